@@ -1,0 +1,133 @@
+"""The contract between a preconditioner and the optimizer that runs it. Start reading here.
+
+A preconditioner is statistic -> factor -> apply. A *statistic* summarises what the layers saw (often, in hooks), a
+*factor* is that summary in a form cheap to apply (rarely), and `precondition` maps gradients to directions (each step):
+
+    FOOF    covariance(inputs)            -> dense inverse
+    NysAct  sketched covariance(inputs)   -> low-rank inverse
+
+An `Algorithm` is a frozen dataclass of hyperparameters and the five functions below. It never loops over layers: layers
+of one shape are stacked into a bank with a leading axis L, and since `@`, `.mT` and `eigh` broadcast, the code reads as
+mathematics on one matrix. State is a separate object, made of tensors with that leading axis; everything that must
+survive a restart is in it (`bank.named_tensors` finds it).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from precond.hyperparameters import count, fraction, positive, problems
+from precond.statistics import Rows
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Shape of a layer's homogeneous gradient matrix G = [dL/dW, dL/db].
+
+    Attributes:
+        d_out: Rows o: outputs, per group for grouped convolutions.
+        d_in: Columns p: inputs (channels x kernel, per group), and one more for the bias, which comes last.
+    """
+
+    d_out: int
+    d_in: int
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one layer saw in one forward.
+
+    Attributes:
+        inputs: The rows a.
+    """
+
+    inputs: Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(ABC):
+    """A preconditioner: hyperparameters, and pure functions of a state that the optimizer keeps for each bank."""
+
+    NUMERICS: ClassVar[int]  # raised when the same hyperparameters give other numbers; part of a trial's key
+
+    def problems(self) -> list[str]:
+        """One line for each hyperparameter out of range."""
+        return problems(self)
+
+    def model_problems(self, shapes: Mapping[str, LayerShape]) -> list[str]:
+        """One line for each hyperparameter that does not fit the model's layers, given by name."""
+        return []
+
+    @abstractmethod
+    def statistics_due(self, step: int) -> bool:
+        """Whether the forward of this step is to be recorded."""
+
+    @abstractmethod
+    def refresh_due(self, step: int) -> bool:
+        """Whether this step makes new factors, after its statistics are committed."""
+
+    @abstractmethod
+    def init(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> Any:
+        """State of a bank.
+
+        Args:
+            shape: Shape of every layer in the bank.
+            layers: Name of each slot, which seeds its random draws; L is their number.
+            like: Dtype and device of the state.
+        """
+
+    @abstractmethod
+    def accumulate(self, state: Any, slots: slice, signals: Signals) -> None:
+        """Add one forward of one layer, which owns `slots` of L (as many as it has groups)."""
+
+    @abstractmethod
+    def commit(self, state: Any) -> None:
+        """Make what was accumulated since the last call one update of the statistics."""
+
+    @abstractmethod
+    def refresh(self, state: Any) -> None:
+        """Make new factors from the statistics; where that fails the old one stays."""
+
+    @abstractmethod
+    def precondition(self, state: Any, gradients: Tensor) -> Tensor:
+        """Directions for gradients `[L, d_out, d_in]`, in a tensor of the same shape; the argument is not changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DampedAlgorithm(Algorithm):
+    """The hyperparameters shared by the methods that invert an averaged, damped curvature.
+
+    Attributes:
+        ema_decay: Weight of the old value in the moving averages.
+        damping: Added to every eigenvalue before inverting.
+        cov_interval: Steps between updates of the statistics.
+        inv_interval: Steps between updates of the factors.
+    """
+
+    ema_decay: float = fraction(0.95)  # beta_2
+    damping: float = positive(1.0)  # rho
+    cov_interval: int = count(5)  # tau_cov
+    inv_interval: int = count(50)  # tau_inv
+
+    def problems(self) -> list[str]:
+        """One line for each hyperparameter out of range, and for intervals that contradict each other."""
+        wrong = problems(self)
+        if not wrong and self.cov_interval > self.inv_interval:
+            wrong.append(
+                f"cov_interval = {self.cov_interval} > inv_interval = {self.inv_interval}: the factor would be made "
+                f"again without new statistics. Set inv_interval >= {self.cov_interval}"
+            )
+        return wrong
+
+    def statistics_due(self, step: int) -> bool:
+        """Every `cov_interval` steps."""
+        return step % self.cov_interval == 0
+
+    def refresh_due(self, step: int) -> bool:
+        """Every `inv_interval` steps."""
+        return step % self.inv_interval == 0

@@ -1,0 +1,71 @@
+"""FOOF: fast first-order optimizer (Benzing 2022), in the form that NysAct approximates.
+
+    A <- beta A + (1 - beta) A_t,   A_t = (1/N) sum a a^T     every tau_cov steps, over all rows of the batch
+    P  = (A / (1 - beta^k) + rho I)^{-1}                      every tau_inv steps, the first at step 0
+    D  = G P                                                  every step; then momentum and weight decay as SGD
+
+Cost per step: 2 N p^2 / tau_cov + p^3 / tau_inv + 2 o p^2 operations; memory 2 p^2 for each layer.
+
+Deviations of the NysAct authors' code from this, which is the default here: it starts A at the identity and still
+divides by 1 - beta^k; it counts k once per layer instead of once per update; it uses the identity, that is SGD, until
+step tau_inv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from precond import linalg
+from precond.algorithm import DampedAlgorithm, LayerShape, Signals
+from precond.factors import Dense
+from precond.statistics import Covariance
+
+
+@dataclass
+class ExactState:
+    """A bank's covariance `[L, p, p]` and its damped inverse."""
+
+    statistic: Covariance
+    factor: Dense
+
+
+@dataclass(frozen=True, kw_only=True)
+class FOOF(DampedAlgorithm):
+    """Precondition with the damped inverse of the input covariance (see the module)."""
+
+    NUMERICS: ClassVar[int] = 1
+
+    def init(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> ExactState:
+        """Zero covariance, P = I / damping."""
+        return exact_state(shape, len(layers), self.damping, like)
+
+    def accumulate(self, state: ExactState, slots: slice, signals: Signals) -> None:
+        """Add `X^T X`."""
+        state.statistic.add(slots, signals.inputs)
+
+    def commit(self, state: ExactState) -> None:
+        """Update the moving average."""
+        state.statistic.average.commit(self.ema_decay)
+
+    def refresh(self, state: ExactState) -> None:
+        """Invert."""
+        refresh_exact(state, self.damping)
+
+    def precondition(self, state: ExactState, gradients: Tensor) -> Tensor:
+        """`G P`."""
+        return state.factor.solve(gradients)
+
+
+def exact_state(shape: LayerShape, num_layers: int, damping: float, like: Tensor) -> ExactState:
+    """The state of FOOF, and of NysAct for layers no wider than the rank."""
+    covariance = Covariance.zeros(num_layers, shape.d_in, like)
+    return ExactState(covariance, Dense.identity(num_layers, shape.d_in, damping, like))
+
+
+def refresh_exact(state: ExactState, damping: float) -> None:
+    """`P = (A + damping I)^{-1}`."""
+    state.factor.store(*linalg.damped_inverse(state.statistic.average.mean(), damping))

@@ -1,0 +1,122 @@
+"""Layers of one shape stacked on a leading axis L, so that every algorithm runs one batched operation for all of them.
+
+A bank owns one preallocated buffer `[L, d_out, d_in]`. A step copies the gradients in, and the directions come out in
+the same memory; the views of it that are shaped as the parameters are made once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precond import linalg
+from precond.algorithm import Algorithm, LayerShape, Signals
+from precond.layers import Layer
+
+
+class Bank:
+    """Layers of equal shape, dtype and device, with the state that an algorithm keeps for them.
+
+    Args:
+        algorithm: What preconditions them.
+        layers: The layers; a grouped convolution takes as many slots of L as it has groups.
+    """
+
+    def __init__(self, algorithm: Algorithm, layers: list[Layer]):
+        weight = layers[0].module.weight
+        # Half-precision models keep their statistics in float32.
+        self.dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.algorithm = algorithm
+        self.layers = layers
+        self.slots = dict(zip([layer.name for layer in layers], _slices(layers), strict=True))
+        names = [name for layer in layers for name in layer.slot_names]
+        shape = layers[0].shape
+        with torch.no_grad():
+            self.buffer = torch.zeros(len(names), shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device)
+            self.state = algorithm.init(shape, names, like=self.buffer)
+        # Which slots have statistics: known on the host, because hooks run there.
+        self._filled: set[str] = set()
+        self.has_factor = False
+        self._mask = torch.zeros(len(names), dtype=torch.bool, device=weight.device)
+
+    def views(self, layer: Layer) -> dict[str, Tensor]:
+        """Views of the buffer shaped as the layer's parameters."""
+        return layer.views(self.buffer[self.slots[layer.name]])
+
+    def record(self, layer: Layer, x: Tensor) -> None:
+        """Accumulate one forward of one layer."""
+        with linalg.exact_arithmetic(x.device):
+            self.algorithm.accumulate(self.state, self.slots[layer.name], Signals(layer.rows(x, self.dtype)))
+        if layer.name not in self._filled:
+            self._filled.add(layer.name)
+            self._mask[self.slots[layer.name]] = True
+
+    def update(self, refresh: bool) -> None:
+        """Commit what was recorded since the last step; make new factors when due, or when there is none yet."""
+        with linalg.exact_arithmetic(self.buffer.device):
+            self.algorithm.commit(self.state)
+            if self._filled and (refresh or not self.has_factor):
+                self.algorithm.refresh(self.state)
+                self.has_factor = True
+
+    def precondition(self) -> None:
+        """Turn the gradients in the buffer into directions.
+
+        A layer whose hook never fired keeps its gradient (`nn.MultiheadAttention` never calls its `out_proj`), and so,
+        for this step, does one whose direction is not finite.
+        """
+        if not self.has_factor:
+            return
+        directions = self.algorithm.precondition(self.state, self.buffer)
+        ok = linalg.all_finite(directions)
+        if len(self._filled) < len(self.layers):
+            ok &= self._mask
+        torch.where(ok.view(-1, 1, 1), directions, self.buffer, out=self.buffer)
+
+    # ------------------------------------------------------------------ state, a layer at a time
+
+    def layer_state(self, layer: Layer) -> dict[str, Any]:
+        """The layer's part of the state: views `[groups, ...]` by name, and whether it has statistics."""
+        slots = self.slots[layer.name]
+        tensors = {name: tensor[slots] for name, tensor in named_tensors(self.state)}
+        return {**tensors, "recorded": layer.name in self._filled, "has_factor": self.has_factor}
+
+    def load_layer_state(self, layer: Layer, state: dict[str, Any]) -> None:
+        """Copy in what `layer_state` returned; names and shapes have been compared."""
+        slots = self.slots[layer.name]
+        for name, tensor in named_tensors(self.state):
+            tensor[slots].copy_(state[name])
+        if state["recorded"]:
+            self._filled.add(layer.name)
+            self._mask[slots] = True
+        self.has_factor = self.has_factor or state["has_factor"]
+
+
+def make_banks(algorithm: Algorithm, layers: Iterable[Layer]) -> list[Bank]:
+    """Group layers by shape, dtype and device."""
+    alike: dict[tuple[LayerShape, torch.dtype, torch.device], list[Layer]] = {}
+    for layer in layers:
+        weight = layer.module.weight
+        alike.setdefault((layer.shape, weight.dtype, weight.device), []).append(layer)
+    return [Bank(algorithm, members) for members in alike.values()]
+
+
+def named_tensors(state: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
+    """The tensors of nested dataclasses as ("statistic.average.value", tensor); fields with `_` are transient."""
+    for field in dataclasses.fields(state):
+        value = getattr(state, field.name)
+        if field.name.startswith("_"):
+            continue
+        if isinstance(value, Tensor):
+            yield prefix + field.name, value
+        elif dataclasses.is_dataclass(value):
+            yield from named_tensors(value, f"{prefix}{field.name}.")
+
+
+def _slices(layers: list[Layer]) -> list[slice]:
+    ends = torch.tensor([layer.groups for layer in layers]).cumsum(0).tolist()
+    return [slice(end - layer.groups, end) for layer, end in zip(layers, ends, strict=True)]

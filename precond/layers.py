@@ -1,0 +1,221 @@
+"""Linear and Conv2d as matrices: a layer's input as rows `[N, p]`, its gradient as `[groups, d_out, d_in]`.
+
+The one convention everything relies on: weight row-major as `weight.reshape(d_out, -1)`, so a convolution's columns are
+in the order (channel, kernel row, kernel column) of `F.unfold`, and the bias is the last column, whose input is 1.
+A grouped convolution is `groups` layers of one shape, each seeing its own channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from precond.algorithm import LayerShape
+from precond.statistics import Rows
+
+UNFOLD_ELEMENTS = 1 << 24  # patches formed at a time for a Gram matrix: 64 MiB in float32
+
+
+@dataclass(frozen=True)
+class LinearRows:
+    """Inputs of a Linear layer, whatever their leading axes: `x [N, d_in]` without the bias column."""
+
+    x: Tensor
+    bias: bool
+
+    @property
+    def count(self) -> int:
+        """Number of rows N."""
+        return self.x.shape[0]
+
+    def gram(self) -> Tensor:
+        """`X^T X`, `[1, p, p]`."""
+        gram = self.x.mT @ self.x
+        if self.bias:
+            sums = self.x.sum(0, keepdim=True)
+            gram = torch.cat([gram, sums])
+            gram = torch.cat([gram, torch.cat([sums, sums.new_full((1, 1), self.count)], 1).mT], 1)
+        return gram.unsqueeze(0)
+
+    def sketch(self, test_matrix: Tensor) -> Tensor:
+        """`X^T (X Omega)`, `[1, p, r]`."""
+        omega = test_matrix[0]
+        y = torch.addmm(omega[-1], self.x, omega[:-1]) if self.bias else self.x @ omega
+        return self._products(y)
+
+    def sketch_columns(self, columns: Tensor) -> Tensor:
+        """`X^T X[:, columns]`, `[1, p, r]`."""
+        ids, width = columns[0], self.x.shape[1]
+        y = self.x[:, ids.clamp(max=width - 1)]
+        return self._products(y.masked_fill(ids == width, 1) if self.bias else y)
+
+    def _products(self, y: Tensor) -> Tensor:
+        products = self.x.mT @ y
+        return (torch.cat([products, y.sum(0, keepdim=True)]) if self.bias else products).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class ConvRows:
+    """Inputs of a Conv2d: every patch is a row, but patches are formed only for a Gram matrix, in chunks.
+
+    Attributes:
+        x: `[batch, channels, height, width]`, padded already where the padding is not symmetric zeros.
+        padding: Zeros that the convolution adds to each side, (vertical, horizontal).
+    """
+
+    x: Tensor
+    bias: bool
+    groups: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        """Number of rows N: images times output positions."""
+        height, width = self._output_size()
+        return self.x.shape[0] * height * width
+
+    def gram(self) -> Tensor:
+        """`X^T X`, `[groups, p, p]`, 2 N p^2 operations."""
+        positions = self.count // self.x.shape[0]
+        chunk = max(1, UNFOLD_ELEMENTS // (positions * self.x.shape[1] * self.kernel[0] * self.kernel[1]))
+        return torch.stack([self._chunk_gram(x) for x in self.x.split(chunk)]).sum(0)
+
+    def sketch(self, test_matrix: Tensor) -> Tensor:
+        """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches (ALGORITHMS.md 9b)."""
+        filters, shift = test_matrix.mT, None
+        if self.bias:
+            filters, shift = filters[..., :-1], filters[..., -1].reshape(-1)
+        weight = filters.reshape(-1, self.x.shape[1] // self.groups, *self.kernel)
+        y = F.conv2d(self.x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        return self._products(y)
+
+    def sketch_columns(self, columns: Tensor) -> Tensor:
+        """`X^T X[:, columns]`, `[groups, p, r]`: a column is one channel, shifted and strided."""
+        area, per_group = self.kernel[0] * self.kernel[1], self.x.shape[1] // self.groups
+        first = torch.arange(self.groups, device=columns.device).unsqueeze(1) * per_group
+        channels = ((columns // area).clamp(max=per_group - 1) + first).view(-1)
+        offsets = (columns % area).view(-1)
+        y = self._shifted(channels, offsets // self.kernel[1], offsets % self.kernel[1])
+        if self.bias:
+            y.masked_fill_((columns == per_group * area).view(1, -1, 1, 1), 1)
+        return self._products(y)
+
+    def _shifted(self, channels: Tensor, row_offsets: Tensor, column_offsets: Tensor) -> Tensor:
+        """What the kernel entries (channel, row, column) see at every output position, `[batch, entries, oh, ow]`."""
+        height, width = self._output_size()
+        rows = torch.arange(height, device=channels.device) * self.stride[0]
+        cols = torch.arange(width, device=channels.device) * self.stride[1]
+        rows = (row_offsets * self.dilation[0]).view(-1, 1, 1) + rows.view(1, -1, 1)
+        cols = (column_offsets * self.dilation[1]).view(-1, 1, 1) + cols.view(1, 1, -1)
+        vertical, horizontal = self.padding
+        padded = F.pad(self.x, (horizontal, horizontal, vertical, vertical))
+        return padded[:, channels.view(-1, 1, 1), rows, cols]
+
+    def _products(self, y: Tensor) -> Tensor:
+        """`X^T Y` for `Y [batch, groups * r, oh, ow]`: the weight gradient that the output gradient Y would give."""
+        per_group = self.x.shape[1] // self.groups
+        size = (y.shape[1], per_group, *self.kernel)
+        weight = conv2d_weight(self.x, size, y, self.stride, self.padding, self.dilation, self.groups)
+        products = weight.reshape(self.groups, -1, per_group * self.kernel[0] * self.kernel[1]).mT
+        if not self.bias:
+            return products
+        return torch.cat([products, y.sum((0, 2, 3)).view(self.groups, 1, -1)], 1)
+
+    def _chunk_gram(self, x: Tensor) -> Tensor:
+        patches = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        patches = patches.unflatten(1, (self.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+        if self.bias:
+            patches = torch.cat([patches, patches.new_ones(self.groups, 1, patches.shape[2])], 1)
+        return patches @ patches.mT
+
+    def _output_size(self) -> tuple[int, int]:
+        sizes = zip(self.x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        height, width = ((n + 2 * pad - d * (k - 1) - 1) // s + 1 for n, k, s, pad, d in sizes)
+        return height, width
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A Linear or Conv2d of a model, by name.
+
+    Attributes:
+        name: Its name in the model; the key of its state.
+        module: The module.
+        shape: Shape of its gradient matrix, per group.
+        groups: Number of such matrices; 1 unless a grouped convolution.
+        bias: Whether the bias is preconditioned with the weight (it is there and trains).
+    """
+
+    name: str
+    module: nn.Linear | nn.Conv2d
+    shape: LayerShape
+    groups: int
+    bias: bool
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module) -> Layer | None:
+        """The layer of a module, or None when it has no weight to precondition (another kind, or frozen)."""
+        if not isinstance(module, (nn.Linear, nn.Conv2d)) or not module.weight.requires_grad:
+            return None
+        bias = module.bias is not None and module.bias.requires_grad
+        groups = module.groups if isinstance(module, nn.Conv2d) else 1
+        d_in = module.weight[0].numel() + bias
+        return cls(name, module, LayerShape(module.weight.shape[0] // groups, d_in), groups, bias)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that are preconditioned together: `weight`, and `bias` where it trains."""
+        return {"weight": self.module.weight, "bias": self.module.bias} if self.bias else {"weight": self.module.weight}
+
+    @property
+    def slot_names(self) -> list[str]:
+        """A name for each group's matrix."""
+        return [self.name] if self.groups == 1 else [f"{self.name}[{group}]" for group in range(self.groups)]
+
+    def views(self, stack: Tensor) -> dict[str, Tensor]:
+        """Views of a stack `[groups, d_out, d_in]`, shaped as the parameters."""
+        if not self.bias:
+            return {"weight": stack.flatten(0, 1).view_as(self.module.weight)}
+        weight = stack[..., :-1].flatten(0, 1).unflatten(1, self.module.weight.shape[1:])
+        return {"weight": weight, "bias": stack[..., -1].flatten()}
+
+    def rows(self, x: Tensor, dtype: torch.dtype) -> Rows:
+        """An input of the module as rows, in the precision of the statistics."""
+        x = x.detach().to(dtype)
+        if isinstance(self.module, nn.Linear):
+            return LinearRows(x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0), self.bias)
+        module = self.module
+        x = x if x.dim() == 4 else x.unsqueeze(0)
+        padding = module.padding
+        if module.padding_mode != "zeros" or isinstance(padding, str):
+            # As the module does: `same` may pad the two sides differently, the other modes pad with values.
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode), (0, 0)
+        return ConvRows(x, self.bias, module.groups, *map(_pair, (module.kernel_size, module.stride)), _pair(padding),
+                        _pair(module.dilation))  # fmt: skip
+
+
+def find_layers(model: nn.Module) -> list[Layer]:
+    """Every layer of a model that can be preconditioned, in the model's order.
+
+    A weight that two modules share (tied embeddings) is left out: its gradient is a sum over both, and the inputs of
+    either describe only a part of it.
+    """
+    layers = [Layer.of(name.replace("_orig_mod.", ""), module) for name, module in model.named_modules()]
+    owners: dict[nn.Parameter, int] = {}
+    for parameter in (p for module in model.modules() for p in module.parameters(recurse=False)):
+        owners[parameter] = owners.get(parameter, 0) + 1
+    return [layer for layer in layers if layer and all(owners[p] == 1 for p in layer.parameters.values())]
+
+
+def _pair(values: Iterable[int]) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)

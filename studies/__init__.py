@@ -1,0 +1,1 @@
+"""One runnable file per paper artefact; `harness` is what runs them."""

@@ -1,0 +1,148 @@
+"""Figures for print: colour-blind-safe, readable in grayscale, equal bytes from equal folders.
+
+The only file that imports matplotlib.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from studies.harness.statistics import completed, group
+from studies.harness.study import LevelFigure, Study
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.edgecolor": "0.3",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "xtick.color": "0.3",
+    "ytick.color": "0.3",
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "pdf.fonttype": 42,  # TrueType: text stays text
+}
+# Okabe and Ito; the first is the study's subject, the others its references, told apart by line style in grayscale.
+SUBJECT = "#0072B2"
+REFERENCES = (("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", (0, (5, 1, 1, 1, 1, 1))))
+SEEDS = {"color": "0.4", "markersize": 5, "markeredgewidth": 0, "alpha": 0.9}
+NAMES = {
+    "nysact-s": "NysAct-S",
+    "nysact-g": "NysAct-G",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "eva": "Eva",
+    "sketchysgd": "SketchySGD",
+    "shampoo": "Shampoo",
+    "adahessian": "AdaHessian",
+}
+
+
+def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the study's figure as `<factor>.pdf` and `<factor>.png`.
+
+    Args:
+        study: Its `figure` says what is drawn.
+        frame: `ledger.frame(..., per="trial")`; panels, levels and references without a completed trial are left out.
+        folder: Where to write.
+
+    Returns:
+        The files; empty when no trial has completed.
+    """
+    spec = study.figure
+    arms = group(frame, spec.metric)
+    arms = arms[arms["n"] > 0]
+    shown = set(arms["optimizer"])
+    panels = [name for name in spec.panels if name in shown]
+    references = [name for name in spec.references if name in shown]
+    if not panels and not references:
+        return []
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(spec, panels or [""], references, arms, frame)
+        return _save(figure, folder, spec.factor)
+
+
+def _figure(
+    spec: LevelFigure, panels: list[str], references: list[str], arms: pd.DataFrame, frame: pd.DataFrame
+) -> Figure:
+    figure = Figure(figsize=(max(3.6, 3.3 * len(panels)), 2.9), layout="constrained")
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(row, panels, strict=True):
+        for name, (color, dashes) in zip(references, REFERENCES, strict=False):
+            _band(axes, arms[arms["optimizer"] == name].iloc[0], color, dashes)
+        _levels(axes, spec, arms[arms["optimizer"] == panel], frame)
+        axes.set_title(_display(panel))
+        axes.set_xlabel(spec.factor.replace("_", " "))
+    row[0].set_ylabel(f"{spec.metric.replace('/', ' ')} (%)")
+    entries = {label: handle for axes in row for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries))
+    return figure
+
+
+def _band(axes: Axes, arm: pd.Series, color: str, dashes: Any) -> None:
+    """A reference: its mean as a line over the whole width, its interval as a shade."""
+    if not math.isnan(arm["ci_lo"]):
+        axes.axhspan(100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5)
+    axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=_display(arm["optimizer"]))
+
+
+def _levels(axes: Axes, spec: LevelFigure, arms: pd.DataFrame, frame: pd.DataFrame) -> None:
+    """The panel's arms: mean with interval at each level, and each seed as a small point."""
+    if arms.empty:
+        axes.set_xticks([])
+        return
+    arms = arms.sort_values(spec.factor)
+    x = _positions(axes, list(arms[spec.factor]))
+    mean = 100 * arms["mean"].to_numpy()
+    half = 100 * np.nan_to_num((arms["ci_hi"] - arms["mean"]).to_numpy())
+    label = "mean, 95% t-interval"
+    axes.errorbar(x, mean, half, fmt="o-", color=SUBJECT, markersize=4.5, linewidth=1.4, capsize=3, label=label)
+    # Beside the bar, not under it.
+    aside = axes.transData + ScaledTranslation(5 / 72, 0, axes.figure.dpi_scale_trans)
+    for position, name in zip(x, arms["arm"], strict=True):
+        seeds = 100 * completed(frame[frame["arm"] == name], spec.metric)
+        axes.plot([position] * len(seeds), seeds, ".", transform=aside, label="seeds", **SEEDS)
+
+
+def _positions(axes: Axes, levels: list[Any]) -> list[float]:
+    """Where the levels stand, with a tick at each: to scale when they are numbers, evenly otherwise."""
+    numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
+    x = [float(level) for level in levels] if numbers else [float(i) for i in range(len(levels))]
+    if numbers and min(x) > 0 and max(x) / min(x) >= 20:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.12)
+    axes.set_xticks(x, [str(level) for level in levels])
+    return x
+
+
+def _display(optimizer: str) -> str:
+    return NAMES.get(optimizer, optimizer.upper())
+
+
+def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
+    # Without these entries the files would hold dates and matplotlib's version.
+    blank = {".pdf": {"CreationDate": None, "Creator": None, "Producer": None}, ".png": {"Software": None}}
+    for path in paths:
+        figure.savefig(path, dpi=200, metadata=blank[path.suffix])
+    return paths

@@ -1,0 +1,98 @@
+"""A study is a literal: arms (what is compared), seeds (how often), and the figure that shows it. Pure, no Ray."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from trainables.config import TrialConfig
+from trainables.workloads import resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One thing compared: an optimizer and what is set differently from the recipe.
+
+    Attributes:
+        optimizer: Registered optimizer.
+        overrides: Hyperparameters set by the arm; all others come from the workload's recipe.
+        factors: The names in `overrides` that the study varies, in the order of the grid.
+    """
+
+    optimizer: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    factors: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The arm's name in tables and run names: `nysact-s rank=10`."""
+        return " ".join([self.optimizer, *(f"{name}={self.overrides[name]}" for name in self.factors)])
+
+
+def grid(optimizer: str, **levels: Sequence[Any]) -> list[Arm]:
+    """One arm for each combination of levels: `grid("nysact-s", rank=[5, 10])` is two arms."""
+    return [
+        Arm(optimizer=optimizer, overrides=dict(zip(levels, values, strict=True)), factors=tuple(levels))
+        for values in itertools.product(*levels.values())
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelFigure:
+    """A metric over a factor's levels, one panel per optimizer, with arms that lack the factor as horizontal bands."""
+
+    factor: str
+    panels: tuple[str, ...]
+    references: tuple[str, ...] = ()
+    metric: str = "test/accuracy"
+
+
+class Trial(NamedTuple):
+    """One planned training: an arm under one seed, resolved."""
+
+    arm: Arm
+    config: TrialConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A grid of arms by seeds.
+
+    Attributes:
+        name: File name without `.py`; also the MLflow experiment.
+        title: One line for reports.
+        artefact: The paper's table or figure that this reproduces.
+        claim: What the paper says, and so what is tested.
+        falsifier: The outcome that would contradict the claim.
+        arms: What is compared.
+        figure: How it is drawn.
+        workload: Default workload.
+        seeds: Number of seeds; the seeds are 0 ... seeds - 1.
+    """
+
+    name: str
+    title: str
+    artefact: str
+    claim: str
+    falsifier: str
+    arms: Sequence[Arm]
+    figure: LevelFigure
+    workload: str = "digits/cnn"
+    seeds: int = 5
+
+    def trials(
+        self, workload: str | None = None, seeds: Sequence[int] | None = None, epochs: int | None = None
+    ) -> list[Trial]:
+        """The trials of this study, seed by seed so that every arm has a first result early.
+
+        Args:
+            workload: Instead of the study's own.
+            seeds: Instead of the study's own.
+            epochs: Instead of the recipe's.
+        """
+        seeds = range(self.seeds) if seeds is None else seeds
+        configs = [resolve(workload or self.workload, arm.optimizer, arm.overrides, epochs=epochs) for arm in self.arms]
+        pairs = list(zip(self.arms, configs, strict=True))
+        return [Trial(arm, config.with_seed(seed)) for seed in seeds for arm, config in pairs]

@@ -1,0 +1,239 @@
+"""MLflow as a view of the trial folders, written by the driver. The only file that imports mlflow.
+
+`sync` may be called at any time and again: it finds each trial's run by its key and sends what that run still lacks.
+One parent run per (study, workload) holds the summary; one nested run per trial holds its curve.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Read when mlflow is imported. A server that does not answer must not hold up the driver.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from studies.harness import ledger
+from studies.harness.statistics import group
+from studies.harness.study import Study, Trial
+from trainables.store import COMPLETED, read_lines, read_status, trial_folder
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+BATCH = 800  # metrics per request; a request holds at most 1000 metrics, parameters and tags
+PARENT = "mlflow.parentRunId"
+_one_at_a_time = threading.Lock()  # two syncs at once could both create the run of a new trial
+
+
+def default_uri(root: Path) -> str:
+    """The database in the output folder."""
+    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def sync(
+    study: Study,
+    trials: Sequence[Trial],
+    root: Path,
+    uri: str | None = None,
+    artifacts: Sequence[Path] = (),
+    smoke: bool = False,
+) -> int:
+    """Bring MLflow up to date with the folders of the planned trials; runs of other trials are left alone.
+
+    Args:
+        study: Its name is the experiment, with `-smoke` appended for a smoke run.
+        trials: The planned trials, all of one workload.
+        root: The output folder.
+        uri: Tracking server or database; `default_uri(root)` when None.
+        artifacts: Files for the parent run, sent when their content changed.
+        smoke: Whether this is a smoke run.
+
+    Returns:
+        The number of epochs sent; 0 without any write when nothing changed.
+    """
+    with _one_at_a_time:
+        return _Sync(study, trials, root, uri or default_uri(root), smoke).send(artifacts)
+
+
+class BackgroundSync:
+    """A daemon thread that syncs while trials run; training never notices when it fails.
+
+    Args:
+        view: What to call, such as `partial(sync, study, trials, root)`.
+        on_error: Gets one line, once, when a call fails; later calls are tried all the same.
+        interval_s: Seconds between calls.
+    """
+
+    def __init__(self, view: Callable[[], object], on_error: Callable[[str], object], interval_s: float = 5.0):
+        self.error: Exception | None = None
+        self._view, self._on_error, self._interval_s = view, on_error, interval_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """End the thread, waiting at most `timeout_s` for a call under way; then sync once more for the rest."""
+        self._stopped.set()
+        self._thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._view()
+            except Exception as error:
+                if self.error is None:
+                    first_line = str(error).strip().partition("\n")[0]
+                    self._on_error(f"tracking failed, training goes on: {type(error).__name__}: {first_line}")
+                self.error = error
+            self._stopped.wait(self._interval_s)
+
+
+class _Sync:
+    """One call of `sync`: the client, and the runs that exist."""
+
+    def __init__(self, study: Study, trials: Sequence[Trial], root: Path, uri: str, smoke: bool):
+        self.study, self.trials, self.root = study, trials, root
+        self.workload = trials[0].config.workload
+        self.name = f"{study.name}-smoke" if smoke else study.name
+        self.common = {"study": study.name, "paper": study.artefact, "workload": self.workload, "smoke": str(smoke)}
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.client = MlflowClient(tracking_uri=uri)
+        self.experiment = self._experiment(uri)
+        self.runs = self._runs()
+
+    def send(self, artifacts: Sequence[Path]) -> int:
+        """Send trials, summary and artifacts; the number of epochs sent."""
+        frame = ledger.frame(self.trials, self.root)
+        parent = self.runs.get("") or self._create("", f"{self.study.name} {self.workload}", self._parent_tags(), None)
+        sent = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
+        known = parent.data.metrics
+        summary = {name: value for name, value in _summary(self.study, frame).items() if known.get(name) != value}
+        now = time.time()
+        self._log(parent, _metrics(summary, now, step=0), {}, self._parent_tags())
+        done = not frame["status"].isin([ledger.IN_FLIGHT, ledger.NOT_RUN]).any()
+        self._set_status(parent, "FINISHED" if done else "RUNNING", now)
+        self._send_artifacts(parent, artifacts)
+        return sent
+
+    def _experiment(self, uri: str) -> str:
+        found = self.client.get_experiment_by_name(self.name)
+        if found:
+            return found.experiment_id
+        # A server has its own place for artifacts; for a local database mlflow would take the current directory.
+        place = (self.root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        return self.client.create_experiment(self.name, artifact_location=place)
+
+    def _runs(self) -> dict[str, Run]:
+        """All runs of this study and workload by trial key; the parent has the key "" ."""
+        runs, token = {}, None
+        while token != "":
+            page = self.client.search_runs([self.experiment], f"tags.workload = '{self.workload}'", page_token=token)
+            runs |= {run.data.tags.get("trial_key", ""): run for run in page}
+            token = page.token or ""
+        return runs
+
+    def _create(self, key: str, name: str, tags: Mapping[str, str], start_s: float | None) -> Run:
+        start_ms = None if start_s is None else int(1000 * start_s)
+        self.runs[key] = self.client.create_run(self.experiment, start_ms, dict(tags), name)
+        return self.runs[key]
+
+    def _send_trial(self, trial: Trial, parent_id: str) -> int:
+        folder = trial_folder(self.root, trial.config.trial_key)
+        status = read_status(folder)  # before the epochs: a trial that reads as completed then has all of them
+        attempts, lines = read_lines(folder / "attempts.jsonl"), read_lines(folder / "epochs.jsonl")
+        if not attempts:  # no worker has begun
+            return 0
+        tags = self._trial_tags(trial, status, attempts[-1]) | {PARENT: parent_id}
+        key, name = trial.config.trial_key, f"{trial.arm.label} s{trial.config.seed}"
+        run = self.runs.get(key) or self._create(key, name, tags, attempts[0]["time"])
+        new = lines[int(run.data.tags.get("epochs_sent", 0)) :]
+        metrics = [m for line in new for m in _metrics(line["metrics"], line["time"], line["epoch"])]
+        self._log(run, metrics, _params(trial), tags | ({"epochs_sent": str(len(lines))} if new else {}))
+        if status is None:
+            self._set_status(run, "RUNNING", 0)
+        else:
+            self._set_status(run, "FINISHED" if status["status"] == COMPLETED else "FAILED", status["time"])
+        return len(new)
+
+    def _log(self, run: Run, metrics: list[Metric], params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Send metrics, and of the parameters and tags those that the run lacks.
+
+        The tags, and so the high-water mark, go last. Killed before, the same points are sent again, which mlflow drops
+        because key, value, step and timestamp are all equal.
+        """
+        new_params = [Param(name, str(value)) for name, value in params.items() if name not in run.data.params]
+        new_tags = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name, "") != value]
+        while len(metrics) > BATCH:
+            self.client.log_batch(run.info.run_id, metrics[:BATCH])
+            metrics = metrics[BATCH:]
+        if metrics or new_params or new_tags:
+            self.client.log_batch(run.info.run_id, metrics, new_params, new_tags)
+
+    def _set_status(self, run: Run, status: str, end_s: float) -> None:
+        if run.info.status == status:
+            return
+        if status == "RUNNING":  # retried, or extended by more trials
+            self.client.update_run(run.info.run_id, status)
+        else:
+            self.client.set_terminated(run.info.run_id, status, int(1000 * end_s))
+
+    def _send_artifacts(self, parent: Run, paths: Sequence[Path]) -> None:
+        content = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+        if paths and parent.data.tags.get("artifacts") != content:
+            for path in paths:
+                self.client.log_artifact(parent.info.run_id, str(path))
+            self.client.set_tag(parent.info.run_id, "artifacts", content)
+
+    def _parent_tags(self) -> dict[str, str]:
+        study = self.study
+        note = f"**{study.title}**\n\n**Claim.** {study.claim}\n\n**Falsifier.** {study.falsifier}"
+        return {**self.common, "kind": "study", "mlflow.note.content": note}
+
+    def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
+        arm, config = trial
+        return {
+            **self.common,
+            "kind": "trial",
+            "factor": ",".join(arm.factors),
+            "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
+            "trial_key": config.trial_key,
+            "group_key": config.group_key,
+            "status": ledger.IN_FLIGHT if status is None else status["status"],
+            "status_reason": (status and ledger.reason(status)) or "",
+            **{name: str(attempt[name]) for name in ("git_sha", "torch", "ray", "host") if attempt.get(name)},
+        }
+
+
+def _params(trial: Trial) -> dict[str, Any]:
+    config = trial.config
+    names = ("workload", "optimizer", "batch_size", "epochs", "schedule", "seed")
+    return {name: getattr(config, name) for name in names} | dict(config.hyperparameters)
+
+
+def _metrics(values: Mapping[str, float], time_s: float, step: int) -> list[Metric]:
+    """Points for mlflow, which would turn infinity into 1.8e308: only finite values are sent."""
+    return [Metric(name, value, int(1000 * time_s), step) for name, value in values.items() if math.isfinite(value)]
+
+
+def _summary(study: Study, frame: Any) -> dict[str, float]:
+    """The parent's metrics: the trials by status, and each arm's mean with its interval."""
+    counts = {f"trials/{status}": float((frame["status"] == status).sum()) for status in ledger.STATUSES}
+    arms = {
+        f"{field}/{re.sub(r'[^A-Za-z0-9_./:-]', '.', arm['arm'])}": float(arm[field])
+        for _, arm in group(frame, study.figure.metric).iterrows()
+        for field in ("mean", "sd", "ci_lo", "ci_hi", "n")
+    }
+    return {"trials/planned": float(len(frame)), **counts, **arms}

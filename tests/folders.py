@@ -1,0 +1,83 @@
+"""Synthetic studies and trial folders for the tests of the harness: written by `TrialStore`, never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from studies.harness.study import Arm, LevelFigure, Study, Trial, grid
+from trainables.config import TrialConfig
+from trainables.store import COMPLETED, TrialStore
+
+PROVENANCE = {"host": "here", "pid": 1, "torch": "2.15.0", "device": "cpu", "git_sha": "abc1234", "git_dirty": False}
+RANKS = (5, 10, 20)
+ARMS = [
+    Arm(optimizer="sgd"),
+    Arm(optimizer="foof"),
+    *grid("nysact-g", rank=RANKS),
+    *grid("nysact-s", rank=RANKS),
+]
+STUDY = Study(
+    name="ablation_test",
+    title="Rank of NysAct",
+    artefact="NysAct, Figure 7",
+    claim="Accuracy rises with the rank.",
+    falsifier="Accuracy does not rise.",
+    arms=ARMS,
+    figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),
+)
+
+
+def planned(seeds: int = 3, epochs: int = 2, arms: Sequence[Arm] = ARMS) -> list[Trial]:
+    """The study's trials, resolved without any workload."""
+    return [Trial(arm, _config(arm, seed, epochs)) for seed in range(seeds) for arm in arms]
+
+
+def _config(arm: Arm, seed: int, epochs: int) -> TrialConfig:
+    return TrialConfig(
+        workload="digits/cnn",
+        optimizer=arm.optimizer,
+        hyperparameters={"lr": 0.1, **arm.overrides},
+        batch_size=64,
+        epochs=epochs,
+        schedule="cosine",
+        seed=seed,
+        numerics={"loop": 1},
+    )
+
+
+def accuracy(trial: Trial, epoch: int) -> float:
+    """The accuracy that `run` writes: a known function of the trial and the epoch, different everywhere."""
+    base = {"sgd": 0.90, "foof": 0.95, "nysact-g": 0.92, "nysact-s": 0.93}[trial.arm.optimizer]
+    level = trial.arm.overrides.get("rank", 0)
+    return base + 0.001 * level + 0.002 * trial.config.seed**1.5 - 0.1 / (epoch + 1)
+
+
+def run(root: Path, trial: Trial, epochs: int | None = None, status: str | None = COMPLETED, **details) -> TrialStore:
+    """Commit a trial's epochs up to `epochs` (its own number when None) and end it with `status`, unless that is None.
+
+    Called again for a trial in flight it goes on from the committed epochs, as a resumed worker does.
+    """
+    store = TrialStore(root, trial.config)
+    store.create()
+    store.begin(PROVENANCE)
+    for epoch in range(len(store.epochs()), trial.config.epochs if epochs is None else epochs):
+        store.record(epoch, metrics(trial, epoch))
+    if status is None:
+        store._append_pending()  # commit's lines without its checkpoint, which nothing here reads
+    else:
+        store.finish(status, **details)
+    return store
+
+
+def metrics(trial: Trial, epoch: int) -> dict[str, float]:
+    """All metrics of one epoch."""
+    return {
+        "train/loss": 1.0 / (epoch + 1),
+        "train/accuracy": accuracy(trial, epoch),
+        "test/loss": 1.2 / (epoch + 1),
+        "test/accuracy": accuracy(trial, epoch),
+        "time/train_s": 0.5,
+        "time/eval_s": 0.1,
+        "mem/peak_mb": 100.0,
+    }

@@ -1,0 +1,309 @@
+"""The trial folder: the only truth about a trial.
+
+    outputs/trials/<first 16 hex of the key>/
+        config.json            schema, full key, resolved configuration     written once, by the driver
+        epochs.jsonl           one line per committed epoch                 appended by the worker, as is all below
+        checkpoint-<epoch>/    state.pt and manifest.json with its SHA-256  the last two; gone when the trial completes
+        attempts.jsonl         one line per worker that opened the folder, with its provenance
+        log.txt                what went wrong, in full
+        status.json            completed | diverged | oom | failed: terminal
+        quarantine/            checkpoints that did not match their manifest
+
+A commit writes aside, fsyncs, renames, fsyncs the directory and only then appends the epochs' lines: a worker killed
+at any moment leaves either the old state or the new one. `torch.load` does not notice flipped bits (it skips the CRCs
+of its own zip format), hence the manifest. A worker of a driver that was replaced is fenced off: every write first
+compares its generation with the one in `outputs/.lock`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.config import SCHEMA, TrialConfig, digest
+
+COMPLETED, DIVERGED, OOM, FAILED = "completed", "diverged", "oom", "failed"
+MAX_LOST_WORKERS = 3  # within one driver's run, without a new commit
+
+
+class StoreError(RuntimeError):
+    """A trial folder that cannot be used; the message is one line and says what to do."""
+
+
+class FencedError(StoreError):
+    """Another driver owns the output folder now: this worker must stop without writing."""
+
+
+class TrialStore:
+    """One trial's folder.
+
+    Args:
+        root: The output folder, which holds `trials/` and the driver's `.lock`.
+        config: The trial.
+        generation: The driver's generation, checked before every write; None when no driver owns the folder.
+    """
+
+    def __init__(self, root: Path | str, config: TrialConfig, generation: int | None = None):
+        self.root = Path(root)
+        self.config = config
+        self.generation = generation
+        self.folder = trial_folder(self.root, config.trial_key)
+        self._pending: list[dict[str, Any]] = []
+
+    @classmethod
+    def open(cls, root: Path | str, key: str, generation: int | None = None) -> TrialStore:
+        """The store of a trial whose `config.json` the driver has written.
+
+        Raises:
+            StoreError: No such folder, or one written by a newer version.
+        """
+        return cls(root, TrialConfig.from_dict(read_config(trial_folder(Path(root), key))["config"]), generation)
+
+    def create(self) -> None:
+        """Write `config.json` unless it is there; called by the driver before the trial is submitted.
+
+        Raises:
+            StoreError: The folder holds another trial, or was written by a newer version.
+        """
+        path = self.folder / "config.json"
+        if path.exists():
+            if read_config(self.folder)["key"] != self.config.trial_key:
+                raise StoreError(f"{self.folder} holds another trial with the same first 16 digits: move it away")
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        document = {"schema": SCHEMA, "key": self.config.trial_key, "config": self.config.to_dict()}
+        write_atomically(path, json.dumps(document, indent=1).encode())
+
+    # ------------------------------------------------------------------ reading
+
+    def status(self) -> dict[str, Any] | None:
+        """The terminal status with its details, or None while the trial is in flight."""
+        return read_status(self.folder)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The committed epochs' records, in order."""
+        return read_lines(self.folder / "epochs.jsonl")
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint that matches its manifest: (its epoch, the state), or None to start afresh.
+
+        A damaged checkpoint is moved to `quarantine/` and the one before it is used.
+        """
+        for path in sorted(self._checkpoints(), key=_epoch_of, reverse=True):
+            problem = self._damage(path)
+            if problem is None:
+                state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+                return _epoch_of(path), state
+            self.log(f"checkpoint of epoch {_epoch_of(path)} is damaged ({problem}); using the one before it")
+            quarantine = self.folder / "quarantine"
+            quarantine.mkdir(exist_ok=True)
+            path.rename(quarantine / f"{path.name}-{time.time_ns()}")
+        return None
+
+    # ------------------------------------------------------------------ writing (the worker)
+
+    def begin(self, provenance: Mapping[str, Any]) -> None:
+        """Open an attempt: clear what a killed worker left half-written and note who is at work.
+
+        Raises:
+            StoreError: This driver has lost `MAX_LOST_WORKERS` workers at this point of the trial already.
+        """
+        self._check_generation()
+        for leftover in self.folder.glob("*.tmp"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        repair_tail(self.folder / "epochs.jsonl")
+        repair_tail(self.folder / "attempts.jsonl")
+        committed = len(self.epochs())
+        attempts = read_lines(self.folder / "attempts.jsonl")
+        here = [a for a in attempts if a["generation"] == self.generation and a["committed"] == committed]
+        if self.generation is not None and len(here) >= MAX_LOST_WORKERS:
+            raise StoreError(f"{len(here)} workers died at epoch {committed} without a commit; see {self.folder}")
+        record = {"time": time.time(), "generation": self.generation, "committed": committed, **provenance}
+        append_lines(self.folder / "attempts.jsonl", [record])
+
+    def record(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Note a finished epoch; it counts once `commit` or `finish` has written it."""
+        self._pending.append({"epoch": epoch, "time": time.time(), "metrics": dict(metrics)})
+
+    def commit(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of the last recorded epoch, then the lines of every recorded epoch."""
+        self._check_generation()
+        epoch = self._pending[-1]["epoch"]
+        final = self.folder / f"checkpoint-{epoch}"
+        aside = self.folder / f"checkpoint-{epoch}.tmp"
+        aside.mkdir()
+        with open(aside / "state.pt", "wb") as file:
+            torch.save(state, file)
+            _sync(file)
+        manifest = {"epoch": epoch, "key": self.config.trial_key, "sha256": _sha256(aside / "state.pt")}
+        write_atomically(aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode())
+        if final.exists():  # a checkpoint whose epochs' lines were lost with the power
+            shutil.rmtree(final)
+        aside.rename(final)
+        _sync_directory(self.folder)
+        self._append_pending()
+        for old in sorted(self._checkpoints(), key=_epoch_of)[:-2]:
+            shutil.rmtree(old)
+
+    def finish(self, status: str, **details: Any) -> None:
+        """Write the recorded epochs and the terminal status, then drop the checkpoints.
+
+        Killed between the two, the next worker finds every epoch committed and only writes the status.
+        """
+        self._check_generation()
+        self._append_pending()
+        document = {"status": status, "time": time.time(), **details}
+        write_atomically(self.folder / "status.json", json.dumps(document).encode())
+        for path in self._checkpoints():
+            shutil.rmtree(path)
+
+    def log(self, message: str) -> None:
+        """Append a line to `log.txt`."""
+        with open(self.folder / "log.txt", "a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    # ------------------------------------------------------------------ private
+
+    def _append_pending(self) -> None:
+        # Epochs recomputed after a quarantine keep their first line.
+        committed = len(self.epochs())
+        append_lines(self.folder / "epochs.jsonl", [line for line in self._pending if line["epoch"] >= committed])
+        self._pending.clear()
+
+    def _checkpoints(self) -> list[Path]:
+        return [path for path in self.folder.glob("checkpoint-*") if path.suffix != ".tmp"]
+
+    def _damage(self, path: Path) -> str | None:
+        """What is wrong with a checkpoint, or None."""
+        try:
+            manifest = json.loads((path / "manifest.json").read_bytes())
+            claimed = manifest.pop("digest")
+            if claimed != digest(manifest) or manifest["key"] != self.config.trial_key:
+                return "manifest mismatch"
+            return None if _sha256(path / "state.pt") == manifest["sha256"] else "sha256 mismatch"
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _check_generation(self) -> None:
+        if self.generation is None:
+            return
+        current = lock_generation(self.root)
+        if current != self.generation:
+            raise FencedError(f"{self.root} belongs to generation {current} now, not {self.generation}: stopping")
+
+
+# ---------------------------------------------------------------------- folders and files
+
+
+def trial_folder(root: Path, key: str) -> Path:
+    """Where a trial lives: `trials/` and the first 16 digits of its key."""
+    return root / "trials" / key[:16]
+
+
+def trial_folders(root: Path) -> Iterator[Path]:
+    """All trial folders of an output folder, in the order of their names."""
+    return (path.parent for path in sorted((root / "trials").glob("*/config.json")))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A trial folder's `config.json`: schema, key, config.
+
+    Raises:
+        StoreError: There is none, or a newer version wrote it.
+    """
+    try:
+        document = json.loads((folder / "config.json").read_bytes())
+    except OSError as error:
+        raise StoreError(f"{folder} is not a trial folder: {error.strerror} (config.json)") from error
+    if document["schema"] > SCHEMA:
+        raise StoreError(f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update precond")
+    return document
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """A trial folder's terminal status, or None."""
+    try:
+        return json.loads((folder / "status.json").read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; a torn last line (no newline yet) is not a record."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def repair_tail(path: Path) -> None:
+    """Cut a torn last line, so that the next record does not grow onto it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with open(path, "rb+") as file:
+            file.truncate(whole)
+            _sync(file)
+
+
+def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Append records to a JSON-lines file in one write, durably."""
+    if not records:
+        return
+    created = not path.exists()
+    with open(path, "ab") as file:
+        file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+        _sync(file)
+    if created:
+        _sync_directory(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content: readers and crashes see the old one or the new one, never a part."""
+    aside = path.with_name(path.name + ".tmp")
+    with open(aside, "wb") as file:
+        file.write(content)
+        _sync(file)
+    aside.replace(path)
+    _sync_directory(path.parent)
+
+
+def lock_generation(root: Path) -> int | None:
+    """The generation of the driver that last took the output folder's lock, or None."""
+    try:
+        return json.loads((root / ".lock").read_bytes())["generation"]
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _epoch_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
