@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from precond.algorithm import Algorithm
 from precond.algorithms import foof, nysact
 from precond.hyperparameters import (
     HyperparameterError,
@@ -24,6 +25,7 @@ from precond.hyperparameters import (
     problems,
     unknown,
 )
+from precond.layers import find_layers
 from precond.optimizer import Preconditioned, SGDStep
 
 
@@ -121,16 +123,18 @@ def defaults(name: str) -> dict[str, Any]:
     return fields | dict(entry.preset)
 
 
-def check(name: str, hyperparameters: Mapping[str, Any]) -> list[str]:
-    """One line for each hyperparameter that is unknown or out of range, without a model."""
+def check(name: str, hyperparameters: Mapping[str, Any], model: nn.Module | None = None) -> list[str]:
+    """One line for each hyperparameter that is unknown, out of range, or does not fit the model if one is given."""
     entry = lookup(name)
     if wrong := unknown(hyperparameters, defaults(name)):
         return wrong
     try:
-        make(*entry.kinds, values={**entry.preset, **hyperparameters})
+        made = make(*entry.kinds, values={**entry.preset, **hyperparameters})
     except HyperparameterError as error:
         return str(error).splitlines()
-    return []
+    shapes = {layer.name: layer.shape for layer in find_layers(model)} if model is not None else {}
+    algorithms = [config for config in made if isinstance(config, Algorithm)]
+    return [line for config in algorithms for line in config.model_problems(shapes)] if shapes else []
 
 
 def build(name: str, model: nn.Module, **hyperparameters: Any) -> Optimizer:

@@ -110,24 +110,23 @@ class TrialStore:
 
     # ------------------------------------------------------------------ writing (the worker)
 
-    def begin(self, provenance: Mapping[str, Any]) -> None:
+    def begin(self, provenance: Mapping[str, Any]) -> int:
         """Open an attempt: clear what a killed worker left half-written and note who is at work.
 
-        Raises:
-            StoreError: This driver has lost `MAX_LOST_WORKERS` workers at this point of the trial already.
+        Returns:
+            How many workers this driver has lost at this point of the trial, without a commit in between.
         """
         self._check_generation()
         for leftover in self.folder.glob("*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         repair_tail(self.folder / "epochs.jsonl")
         repair_tail(self.folder / "attempts.jsonl")
-        committed = len(self.epochs())
+        here = {"generation": self.generation, "committed": len(self.epochs())}
         attempts = read_lines(self.folder / "attempts.jsonl")
-        here = [a for a in attempts if a["generation"] == self.generation and a["committed"] == committed]
-        if self.generation is not None and len(here) >= MAX_LOST_WORKERS:
-            raise StoreError(f"{len(here)} workers died at epoch {committed} without a commit; see {self.folder}")
-        record = {"time": time.time(), "generation": self.generation, "committed": committed, **provenance}
-        append_lines(self.folder / "attempts.jsonl", [record])
+        append_lines(self.folder / "attempts.jsonl", [{"time": time.time(), **here, **provenance}])
+        if self.generation is None:  # no driver: whoever starts it again has decided to
+            return 0
+        return sum(all(attempt[name] == value for name, value in here.items()) for attempt in attempts)
 
     def record(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Note a finished epoch; it counts once `commit` or `finish` has written it."""
