@@ -18,8 +18,8 @@ Record = Callable[[Layer, Tensor], None]
 class Capture:
     """Calls `record(layer, input)` for every forward that counts.
 
-    A forward counts when `recording` is set (the optimizer sets it for steps whose statistics are due), its output needs
-    a gradient, and no backward is running: so evaluation never enters, nor does the second forward of activation
+    A forward counts when `recording` is set (the optimizer sets it for steps whose statistics are due), its output
+    needs a gradient, and no backward is running: so evaluation never enters, nor does the second forward of activation
     checkpointing. The hook reads one bool in between, which costs nothing.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -103,7 +104,7 @@ def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:
         HyperparameterError: Names every unknown keyword and every value out of range.
     """
     names = [[field.name for field in dataclasses.fields(kind)] for kind in kinds]
-    wrong = unknown(values, sum(names, []))
+    wrong = unknown(values, itertools.chain(*names))
     made = [
         kind(**{name: values[name] for name in mine if name in values}) for kind, mine in zip(kinds, names, strict=True)
     ]

@@ -16,7 +16,7 @@ from precond.algorithm import Algorithm
 from precond.bank import make_banks
 from precond.capture import Capture
 from precond.hyperparameters import HyperparameterError, flag, fraction, make, non_negative, positive, problems
-from precond.layers import Layer, find_layers
+from precond.layers import find_layers
 
 
 @dataclass(frozen=True, kw_only=True)

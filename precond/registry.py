@@ -30,11 +30,11 @@ from precond.optimizer import Preconditioned, SGDStep
 
 
 class FOOF(Preconditioned, algorithm=foof.FOOF):
-    __doc__ = foof.__doc__
+    """SGD preconditioned by the damped inverse of the input covariance (Benzing 2022); see `algorithms/foof.py`."""
 
 
 class NysAct(Preconditioned, algorithm=nysact.NysAct):
-    __doc__ = nysact.__doc__
+    """SGD preconditioned by a Nystrom approximation of that covariance; see `algorithms/nysact.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)

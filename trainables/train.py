@@ -6,6 +6,7 @@ process, calling it again with the same store goes on from the last commit, bit 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import traceback
@@ -44,7 +45,9 @@ def epochs(
     commit_every: float = COMMIT_SECONDS,
     provenance: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train from the last commit to the end; the trial's terminal status is written before the last epoch is yielded.
+    """Train from the last commit to the end; the terminal status is written before the last epoch is yielded.
+
+    A trial that has a terminal status already yields nothing.
 
     Args:
         config: The trial.
@@ -60,6 +63,8 @@ def epochs(
         OSError: The folder cannot be written; the trial stays in flight.
         StoreError: The folder belongs to another driver or is damaged; likewise.
     """
+    if store.status() is not None:
+        return
     lost = store.begin({"torch": torch.__version__, "device": device_name(device), **(provenance or {})})
     if lost >= MAX_LOST_WORKERS:
         store.finish(FAILED, reason=f"{lost} workers died at epoch {len(store.epochs())} without a commit")
@@ -217,10 +222,8 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: the mark is the process's
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux, or not allowed: the mark is the process's
 
 
 def peak_memory_mb(device: torch.device) -> float:

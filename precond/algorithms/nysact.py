@@ -155,7 +155,7 @@ def _whiten_by_eigenvalues(c: Tensor, omega: ColumnSketch | GaussianSketch, nu: 
 
 
 def _factor(x: Tensor, nu: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Z from X X^T = Nystrom matrix of A + nu I, by the r x r Gram matrix of X (lines 18 to 20), and where it is finite.
+    """Z from X X^T = Nystrom matrix of A + nu I, by the r x r Gram matrix of X (lines 18 to 20), and where finite.
 
     Exact in float64: with eigenvalue lambda = sigma^2 - nu the factor is sqrt(w / (rho (lambda + rho))) in [0, 1/rho).
     """

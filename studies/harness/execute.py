@@ -34,7 +34,12 @@ class _Report(tune.Callback):
     def __init__(self, progress: StudyProgress, root: Path):
         self._progress, self._root = progress, root
 
-    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **_: Any) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that we never ask for
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **_: Any
+    ) -> None:
         if "epoch" in result:
             self._progress.epoch(trial.config["key"], result["epoch"], result["test/accuracy"])
 
@@ -62,9 +67,7 @@ def train(
         slots: How many trials at once, one CPU each.
         provenance: What workers note about the code.
     """
-    ray.init(
-        address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
+    ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch:
@@ -92,6 +95,7 @@ def _fit(
             callbacks=[report],
             # Lost workers are counted in the trial folder, where progress resets the count.
             failure_config=tune.FailureConfig(max_failures=-1),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
     tuner.fit()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +19,8 @@ from matplotlib.transforms import ScaledTranslation
 from studies.harness.statistics import completed, group
 from studies.harness.study import LevelFigure, Study
 
-STYLE = {
+ArmRow = dict[Any, Any]  # a row of `statistics.group`
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -68,9 +68,8 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
         The files; empty when no trial has completed.
     """
     spec = study.figure
-    arms = group(frame, spec.metric)
-    arms = arms[arms["n"] > 0]
-    shown = set(arms["optimizer"])
+    arms = [arm for arm in group(frame, spec.metric).to_dict("records") if arm["n"]]
+    shown = {arm["optimizer"] for arm in arms}
     panels = [name for name in spec.panels if name in shown]
     references = [name for name in spec.references if name in shown]
     if not panels and not references:
@@ -81,14 +80,14 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def _figure(
-    spec: LevelFigure, panels: list[str], references: list[str], arms: pd.DataFrame, frame: pd.DataFrame
+    spec: LevelFigure, panels: list[str], references: list[str], arms: list[ArmRow], frame: pd.DataFrame
 ) -> Figure:
     figure = Figure(figsize=(max(3.6, 3.3 * len(panels)), 2.9), layout="constrained")
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(row, panels, strict=True):
         for name, (color, dashes) in zip(references, REFERENCES, strict=False):
-            _band(axes, arms[arms["optimizer"] == name].iloc[0], color, dashes)
-        _levels(axes, spec, arms[arms["optimizer"] == panel], frame)
+            _band(axes, next(arm for arm in arms if arm["optimizer"] == name), color, dashes)
+        _levels(axes, spec, [arm for arm in arms if arm["optimizer"] == panel], frame)
         axes.set_title(_display(panel))
         axes.set_xlabel(spec.factor.replace("_", " "))
     row[0].set_ylabel(f"{spec.metric.replace('/', ' ')} (%)")
@@ -97,28 +96,29 @@ def _figure(
     return figure
 
 
-def _band(axes: Axes, arm: pd.Series, color: str, dashes: Any) -> None:
+def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
     """A reference: its mean as a line over the whole width, its interval as a shade."""
     if not math.isnan(arm["ci_lo"]):
         axes.axhspan(100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5)
     axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=_display(arm["optimizer"]))
 
 
-def _levels(axes: Axes, spec: LevelFigure, arms: pd.DataFrame, frame: pd.DataFrame) -> None:
+def _levels(axes: Axes, spec: LevelFigure, arms: list[ArmRow], frame: pd.DataFrame) -> None:
     """The panel's arms: mean with interval at each level, and each seed as a small point."""
-    if arms.empty:
+    if not arms:
         axes.set_xticks([])
         return
-    arms = arms.sort_values(spec.factor)
-    x = _positions(axes, list(arms[spec.factor]))
-    mean = 100 * arms["mean"].to_numpy()
-    half = 100 * np.nan_to_num((arms["ci_hi"] - arms["mean"]).to_numpy())
+    arms = sorted(arms, key=lambda arm: arm[spec.factor])
+    x = _positions(axes, [arm[spec.factor] for arm in arms])
+    mean = [100 * arm["mean"] for arm in arms]
+    half = [0.0 if math.isnan(arm["ci_hi"]) else 100 * (arm["ci_hi"] - arm["mean"]) for arm in arms]
     label = "mean, 95% t-interval"
     axes.errorbar(x, mean, half, fmt="o-", color=SUBJECT, markersize=4.5, linewidth=1.4, capsize=3, label=label)
     # Beside the bar, not under it.
     aside = axes.transData + ScaledTranslation(5 / 72, 0, axes.figure.dpi_scale_trans)
-    for position, name in zip(x, arms["arm"], strict=True):
-        seeds = 100 * completed(frame[frame["arm"] == name], spec.metric)
+    values = completed(frame, spec.metric)
+    for position, arm in zip(x, arms, strict=True):
+        seeds = [100 * value for index, value in values.items() if frame["arm"][index] == arm["arm"]]
         axes.plot([position] * len(seeds), seeds, ".", transform=aside, label="seeds", **SEEDS)
 
 

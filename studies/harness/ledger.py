@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +77,7 @@ def missing(trials: Sequence[Trial], root: Path, retry: Collection[str] = ()) ->
     return [trial for key, trial in unique.items() if _progress(trial_folder(root, key))["status"] in todo]
 
 
-def reason(status: dict[str, Any]) -> str | None:
+def reason(status: Mapping[str, Any]) -> str | None:
     """Why a trial ended as its `status.json` says: the given reason, or its other details as `name=value`."""
     details = {name: value for name, value in status.items() if name not in {"status", "time"}}
     return details.get("reason") or ", ".join(f"{name}={value}" for name, value in details.items()) or None

@@ -1,4 +1,4 @@
-"""One driver per output folder: a lock that the kernel frees when its holder dies, and a generation that fences workers.
+"""One driver per output folder: a lock that dies with its holder, and a generation that fences its workers.
 
 The generation grows with every driver. Workers get it and compare it before each write, so that a worker which outlived
 its driver cannot write into a folder that a new driver has taken over.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -15,7 +16,7 @@ from studies.harness.statistics import SECONDS, UNFINISHED, completed, group
 from studies.harness.study import Study, Trial
 from trainables.store import write_atomically
 
-SECONDS_LABEL = "train s (co-located, descriptive)"
+SECONDS_LABEL = "train s per epoch (co-located, descriptive)"
 
 
 def write(study: Study, trials: Sequence[Trial], frame: pd.DataFrame, folder: Path) -> list[Path]:
@@ -41,13 +42,13 @@ def console_table(study: Study, frame: pd.DataFrame) -> Table:
     table.add_column("arm", no_wrap=True)
     for name in ("n", "mean %", "sd", "95% t-interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("train s", justify="right", style="dim", no_wrap=True)
-    arms = group(frame, study.figure.metric)
-    with_notes = any(arms.apply(_notes, axis=1))
-    if with_notes:
+    table.add_column("s/epoch", justify="right", style="dim", no_wrap=True)
+    arms = group(frame, study.figure.metric).to_dict("records")
+    noted = any(map(_notes, arms))
+    if noted:
         table.add_column("not completed", style="yellow")
-    for _, arm in arms.iterrows():
-        table.add_row(*_cells(arm), *([_notes(arm)] if with_notes else []))
+    for arm in arms:
+        table.add_row(*_cells(arm), *([_notes(arm)] if noted else []))
     return table
 
 
@@ -83,20 +84,19 @@ def _fixed_hyperparameters(trials: Sequence[Trial]) -> str:
 
 
 def _table(study: Study, frame: pd.DataFrame) -> str:
-    arms = group(frame, study.figure.metric)
+    arms = group(frame, study.figure.metric).to_dict("records")
     header = ["arm", "n", "mean %", "sd", "95% t-interval", SECONDS_LABEL]
-    rows = [_cells(arm) for _, arm in arms.iterrows()]
-    notes = [_notes(arm) for _, arm in arms.iterrows()]
-    if any(notes):
-        header, rows = [*header, "not completed"], [[*row, note] for row, note in zip(rows, notes, strict=True)]
+    rows = [_cells(arm) for arm in arms]
+    if any(map(_notes, arms)):
+        header, rows = [*header, "not completed"], [[*_cells(arm), _notes(arm)] for arm in arms]
     rule = ["---", *["---:"] * 5, "---"][: len(header)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
 
 
-def _cells(arm: pd.Series) -> list[str]:
+def _cells(arm: Mapping[Any, Any]) -> list[str]:
     """arm, n, mean, sd, interval (percent, two decimals) and seconds; a dash where there is nothing to say."""
     interval = "-" if math.isnan(arm["ci_lo"]) else f"[{_percent(arm['ci_lo'])}, {_percent(arm['ci_hi'])}]"
-    seconds = "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.1f}"
+    seconds = "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.2f}"
     return [arm["arm"], str(arm["n"]), _percent(arm["mean"]), _percent(arm["sd"]), interval, seconds]
 
 
@@ -104,7 +104,7 @@ def _percent(fraction: float) -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
-def _notes(arm: pd.Series) -> str:
+def _notes(arm: Mapping[Any, Any]) -> str:
     """What became of the planned trials that are not in the mean: `1 of 5 diverged`."""
     return ", ".join(f"{arm[status]} of {arm['planned']} {status}" for status in UNFINISHED if arm[status])
 
@@ -114,12 +114,12 @@ def _words(study: Study) -> str:
 
 
 def _caption(study: Study, frame: pd.DataFrame) -> str:
-    sizes = group(frame, study.figure.metric)["n"]
-    n = f"n = {sizes.min()}" if sizes.nunique() == 1 else f"n between {sizes.min()} and {sizes.max()}"
+    sizes = list(group(frame, study.figure.metric)["n"])
+    n = f"n = {sizes[0]}" if min(sizes) == max(sizes) else f"n between {min(sizes)} and {max(sizes)}"
     return (
         f"*Last-epoch {_words(study)} in percent: mean and sample standard deviation over seeds ({n} completed per "
-        "arm; other trials are counted, never averaged), with the 95% Student t interval of the mean. Seconds were "
-        "measured beside other trials on the same machine and are not comparable between arms.*"
+        "arm; other trials are counted, never averaged), with the 95% Student t interval of the mean. Seconds are the "
+        "last epoch's, measured beside other trials on the same machine: not comparable between arms.*"
     )
 
 

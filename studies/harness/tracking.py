@@ -123,7 +123,7 @@ class _Sync:
         summary = {name: value for name, value in _summary(self.study, frame).items() if known.get(name) != value}
         now = time.time()
         self._log(parent, _metrics(summary, now, step=0), {}, self._parent_tags())
-        done = not frame["status"].isin([ledger.IN_FLIGHT, ledger.NOT_RUN]).any()
+        done = not {ledger.IN_FLIGHT, ledger.NOT_RUN} & set(frame["status"])
         self._set_status(parent, "FINISHED" if done else "RUNNING", now)
         self._send_artifacts(parent, artifacts)
         return sent
@@ -211,8 +211,8 @@ class _Sync:
             "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
             "trial_key": config.trial_key,
             "group_key": config.group_key,
-            "status": ledger.IN_FLIGHT if status is None else status["status"],
-            "status_reason": (status and ledger.reason(status)) or "",
+            "status": ledger.IN_FLIGHT if status is None else str(status["status"]),
+            "status_reason": ledger.reason(status or {}) or "",
             **{name: str(attempt[name]) for name in ("git_sha", "torch", "ray", "host") if attempt.get(name)},
         }
 
@@ -230,10 +230,10 @@ def _metrics(values: Mapping[str, float], time_s: float, step: int) -> list[Metr
 
 def _summary(study: Study, frame: Any) -> dict[str, float]:
     """The parent's metrics: the trials by status, and each arm's mean with its interval."""
-    counts = {f"trials/{status}": float((frame["status"] == status).sum()) for status in ledger.STATUSES}
+    counts = {f"trials/{status}": float(list(frame["status"]).count(status)) for status in ledger.STATUSES}
     arms = {
         f"{field}/{re.sub(r'[^A-Za-z0-9_./:-]', '.', arm['arm'])}": float(arm[field])
-        for _, arm in group(frame, study.figure.metric).iterrows()
+        for arm in group(frame, study.figure.metric).to_dict("records")
         for field in ("mean", "sd", "ci_lo", "ci_hi", "n")
     }
     return {"trials/planned": float(len(frame)), **counts, **arms}

@@ -1,0 +1,71 @@
+import pytest
+from folders import ARMS, accuracy, metrics, planned, run
+
+from studies.harness import ledger
+from trainables.store import DIVERGED, FAILED, OOM, StoreError
+
+
+@pytest.fixture
+def trials():
+    return planned(seeds=1)
+
+
+def test_rows_follow_the_plan_and_hold_the_last_epoch(tmp_path, trials):
+    for trial in reversed(trials):
+        run(tmp_path, trial)
+    frame = ledger.frame(trials, tmp_path)
+    assert list(frame["arm"]) == [arm.label for arm in ARMS]
+    assert list(frame["test/accuracy"]) == [accuracy(trial, 1) for trial in trials]
+    assert list(frame["epochs"]) == [2] * len(trials)
+    assert set(frame["torch"]) == {"2.15.0"}
+
+
+def test_factor_column_stays_whole_numbers_beside_arms_without_it(tmp_path, trials):
+    frame = ledger.frame(trials, tmp_path)
+    assert ledger.factors(frame) == ["rank"]
+    assert frame["rank"].isna().tolist()[:3] == [True, True, False]
+    assert [str(level) for level in frame["rank"].dropna()] == ["5", "10", "20"] * 2
+
+
+def test_every_status_is_told_apart(tmp_path, trials):
+    run(tmp_path, trials[0])
+    run(tmp_path, trials[1], 1, DIVERGED, epoch=1, step=7)
+    run(tmp_path, trials[2], 1, OOM)
+    run(tmp_path, trials[3], 1, FAILED, reason="ValueError: no")
+    run(tmp_path, trials[4], 1, None)
+    frame = ledger.frame(trials, tmp_path)
+    assert list(frame["status"])[:6] == ["completed", "diverged", "oom", "failed", "in flight", "not run"]
+    assert frame["reason"][1] == "epoch=1, step=7"
+    assert frame["reason"][3] == "ValueError: no"
+    assert frame["epochs"][4] == 1
+
+
+def test_one_row_per_committed_epoch(tmp_path, trials):
+    run(tmp_path, trials[0])
+    run(tmp_path, trials[1], 1, None)
+    frame = ledger.frame(trials, tmp_path, per="epoch")
+    assert list(zip(frame["arm"], frame["epoch"], strict=True)) == [("sgd", 0), ("sgd", 1), ("foof", 0)]
+    assert list(frame["test/loss"]) == [metrics(trials[0], epoch)["test/loss"] for epoch in (0, 1, 0)]
+    assert (frame["time"] > 1e9).all()
+
+
+def test_missing_is_what_has_no_result_each_key_once(tmp_path, trials):
+    run(tmp_path, trials[0])
+    run(tmp_path, trials[1], 1, DIVERGED)
+    run(tmp_path, trials[2], 1, None)
+    assert ledger.missing([*trials[:4], trials[3]], tmp_path) == trials[2:4]
+    assert ledger.missing(trials[:4], tmp_path, retry=[DIVERGED]) == trials[1:4]
+
+
+def test_folder_of_a_newer_version_is_refused(tmp_path, trials):
+    config = run(tmp_path, trials[0]).folder / "config.json"
+    config.write_text(config.read_text().replace('"schema": 1', '"schema": 99'))
+    with pytest.raises(StoreError, match="schema 99"):
+        ledger.frame(trials, tmp_path)
+
+
+def test_default_root_is_the_variable_or_outputs(monkeypatch):
+    monkeypatch.setenv("PRECOND_OUT", "elsewhere")
+    assert str(ledger.default_root()) == "elsewhere"
+    monkeypatch.delenv("PRECOND_OUT")
+    assert str(ledger.default_root()) == "outputs"

@@ -1,0 +1,498 @@
+"""The optimizer around an algorithm: what it finds in a model, what it saves, and which forwards it counts."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import rows as explicit_rows
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import precond
+
+
+def net(width: int = 6) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(36, width), nn.Tanh(), nn.Linear(width, 3)
+    )
+
+
+def batch(number: int = 0, size: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(size, 1, 8, 8, generator=generator), torch.randint(3, (size,), generator=generator)
+
+
+def run(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 1) -> None:
+    for number in range(steps):
+        optimizer.zero_grad()
+        x, y = batch(number)
+        F.cross_entropy(model(x.to(next(model.parameters()).dtype)), y).backward()
+        optimizer.step()
+
+
+def snapshot(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of the state, copied."""
+    return {
+        f"{name}/{key}": value.clone()
+        for name, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float = 0.0) -> None:
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
+
+
+# ---------------------------------------------------------------------------------------------- state_dict
+
+
+def test_the_state_is_keyed_by_names():
+    """Names of layers and of the other parameters, so that it outlives the module objects."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2, bias=False))
+    optimizer = precond.NysAct(model, rank=2)
+    model(torch.ones(5, 4)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert set(state["state"]) == {"0", "1.weight", "1.bias", "2"}
+    assert {"weight.momentum_buffer", "bias.momentum_buffer"} < state["state"]["0"].keys()
+    assert state["param_groups"][0]["params"] == ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight"]
+
+
+def without_a_layer(state):
+    del state["state"]["3"]
+
+
+def with_another_layer(state):
+    state["state"]["somewhere.else"] = state["state"]["3"]
+
+
+def of_another_width(state):
+    state["state"]["5"] = precond.NysAct(net(width=7), rank=4).state_dict()["state"]["5"]
+
+
+def of_another_rank(state):
+    state.update(precond.NysAct(net(), rank=5).state_dict())
+
+
+def of_another_algorithm(state):
+    state.update(precond.FOOF(net()).state_dict())
+
+
+def with_other_groups(state):
+    state["param_groups"][0]["params"].pop()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (without_a_layer, r"3: in the model, not in the state"),
+        (with_another_layer, r"somewhere\.else: in the state, not in the model"),
+        (of_another_width, r"5: .* must be \[1, 7, 4\], the state has \[1, 8, 4\]"),
+        (of_another_rank, r"rank = 4 here, 5 in the state"),
+        (of_another_algorithm, r"rank = 4 here, None in the state"),
+        (with_other_groups, r"param_groups"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_by_name_and_changes_nothing(spoil, named):
+    """No silent partial load."""
+    model = net()
+    optimizer = precond.NysAct(model, rank=4)
+    run(model, optimizer, 2)
+    state = copy.deepcopy(optimizer.state_dict())
+    run(model, optimizer, 2)
+    before, groups = snapshot(optimizer), copy.deepcopy(optimizer.state_dict()["param_groups"])
+    spoil(state)
+    with pytest.raises(ValueError, match=named):
+        optimizer.load_state_dict(state)
+    assert_equal(before, snapshot(optimizer))
+    assert optimizer.steps == 4
+    assert optimizer.state_dict()["param_groups"] == groups
+
+
+def test_a_momentum_of_another_shape_is_refused():
+    """The output width shows in the momentum only."""
+    models = [net(6), net(7)]
+    optimizers = [precond.FOOF(model) for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        run(model, optimizer)
+    state = copy.deepcopy(optimizers[0].state_dict())
+    state["state"]["3"] = optimizers[1].state_dict()["state"]["3"]
+    before = snapshot(optimizers[0])
+    with pytest.raises(ValueError, match=r"3: .*momentum_buffer"):
+        optimizers[0].load_state_dict(state)
+    assert_equal(before, snapshot(optimizers[0]))
+
+
+def test_a_loaded_state_is_a_copy():
+    """Two optimizers do not share memory after a load."""
+    model, other = net(), net()
+    optimizer, resumed = precond.FOOF(model), precond.FOOF(other)
+    run(model, optimizer)
+    resumed.load_state_dict(optimizer.state_dict())
+    before = snapshot(resumed)
+    run(model, optimizer, 2)
+    assert_equal(before, snapshot(resumed))
+
+
+# ---------------------------------------------------------------------------------------------- construction
+
+
+def test_a_model_without_layers_is_an_error():
+    """Nothing to precondition is a mistake, not SGD."""
+    for model in (nn.LayerNorm(3), nn.Linear(3, 2).requires_grad_(False)):
+        with pytest.raises(ValueError, match="no trainable Linear or Conv2d"):
+            precond.FOOF(model)
+
+
+def test_a_rank_above_the_widest_layer_names_it_and_the_range():
+    """37 = 36 inputs and the bias of layer 3."""
+    precond.NysAct(net(), rank=37)
+    with pytest.raises(precond.HyperparameterError, match=r"rank = 38: the widest layer \(3\).*1\.\.37"):
+        precond.NysAct(net(), rank=38)
+
+
+def test_parameters_of_another_model_are_refused():
+    """With their shapes."""
+    with pytest.raises(ValueError, match=r"2 tensors that the model does not have"):
+        precond.FOOF(net(), params=nn.Linear(3, 2).parameters())
+
+
+def test_a_layer_outside_the_parameter_groups_is_not_trained():
+    """A layer of which a part is left out follows its gradient; what is left out stays."""
+    model = net()
+    optimizer = precond.FOOF(model, params=[*model[0].parameters(), model[5].weight])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    run(model, optimizer, 2)
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {"0.weight", "0.bias", "5.weight"}
+    assert set(optimizer.state_dict()["state"]) == {"0", "5.weight"}
+
+
+def test_tied_weights_follow_their_gradient():
+    """A weight of two modules is not preconditioned: the inputs of either describe a part of its gradient only."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 4), "hidden": nn.Linear(4, 4), "head": nn.Linear(4, 5, bias=False)})
+    model["head"].weight = model["embed"].weight
+    optimizer = precond.FOOF(model, lr=0.1, momentum=0.0, weight_decay=0.0)
+    assert set(optimizer.state_dict()["state"]) == {"embed.weight", "hidden"}
+    tokens = torch.arange(5)
+    F.cross_entropy(model["head"](model["hidden"](model["embed"](tokens))), tokens).backward()
+    weight = model["embed"].weight
+    expected = weight.detach() - 0.1 * weight.grad
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-7)
+
+
+# ---------------------------------------------------------------------------------------------- hooks
+
+
+def test_a_deep_copied_model_does_not_feed_the_original():
+    """An averaged copy of the model carries the hooks; its forwards are not ours."""
+    models = [net(), net()]
+    optimizers = [precond.FOOF(model) for model in models]
+    copied = copy.deepcopy(models[0])
+    with torch.no_grad():
+        copied[0].weight.mul_(3)
+    copied(batch(9)[0])
+    for model, optimizer in zip(models, optimizers, strict=True):
+        run(model, optimizer)
+    assert_equal(snapshot(optimizers[0]), snapshot(optimizers[1]))
+
+
+def test_a_deleted_optimizer_leaves_the_model_free():
+    """Neither hooks nor memory remain, and the model runs on."""
+    model = net()
+    optimizer = precond.FOOF(model)
+    run(model, optimizer)
+    gone = weakref.ref(optimizer)
+    buffer = weakref.ref(optimizer._banks[0].buffer)
+    assert any(module._forward_hooks for module in model.modules())
+    del optimizer
+    gc.collect()
+    assert gone() is None
+    assert buffer() is None
+    assert not any(module._forward_hooks for module in model.modules())
+    model(batch()[0])
+
+
+def test_a_model_with_an_optimizer_can_be_pickled():
+    """Saving a whole model, or sending it to a worker, must not fail because it is being trained."""
+    model = net()
+    optimizer = precond.FOOF(model)
+    restored = pickle.loads(pickle.dumps(model))
+    restored(batch()[0])
+    run(model, optimizer)
+    assert optimizer.steps == 1
+
+
+def test_a_layer_called_by_keyword_is_recorded():
+    """`layer(input=x)` is `layer(x)`."""
+
+    class ByKeyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(input=x)
+
+    model = ByKeyword()
+    optimizer = precond.FOOF(model)
+    model(torch.ones(4, 3)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(optimizer._banks[0].state.statistic.average.mean()[0], torch.ones(4, 4))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, layers: nn.Sequential, use: bool) -> None:
+        super().__init__()
+        self.layers, self.use = layers, use
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.use:
+            return self.layers(x)
+        x = self.layers[0](x)
+        return checkpoint(self.layers[1:], x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("name", ["foof", "nysact-s"])
+def test_activation_checkpointing_does_not_count_twice(name):
+    """The recomputed forward is no new data: same statistics, same weights."""
+    states = []
+    for use in (True, False):
+        model = Checkpointed(net(), use)
+        optimizer = precond.build(name, model, cov_interval=1)
+        run(model, optimizer, 3)
+        states.append(snapshot(optimizer) | dict(model.state_dict()))
+    assert_equal(*states)
+
+
+# ---------------------------------------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize("name", ["foof", "nysact-s", "nysact-g"])
+def test_accumulated_micro_batches_are_one_batch(name):
+    """Unequal halves, losses weighted by their share: rows are counted, not calls."""
+    results = []
+    for parts in ([8], [3, 5]):
+        model = net().double()
+        optimizer = precond.build(name, model, cov_interval=1, inv_interval=2, damping=0.1)
+        for number in range(3):
+            optimizer.zero_grad()
+            x, y = batch(number)
+            for inputs, labels in zip(x.double().split(parts), y.split(parts), strict=True):
+                (F.cross_entropy(model(inputs), labels, reduction="sum") / 8).backward()
+            optimizer.step()
+        results.append(snapshot(optimizer) | dict(model.state_dict()))
+    assert_equal(*results, tolerance=1e-10)
+    statistics = [{k: v for k, v in result.items() if "statistic.average" in k} for result in results]
+    assert_equal(*statistics, tolerance=1e-12)
+
+
+def test_a_layer_called_twice_counts_both_calls():
+    """Its covariance is over the rows of both."""
+    layer = nn.Linear(3, 3).double()
+    optimizer = precond.FOOF(layer, lr=1e-300)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hidden = layer(x)
+    layer(hidden).sum().backward()
+    optimizer.step()
+    (X,) = explicit_rows(layer, torch.cat([x, hidden.detach()]))
+    mean = optimizer._banks[0].state.statistic.average.mean()[0]
+    torch.testing.assert_close(mean, X.T @ X / 8, rtol=1e-12, atol=1e-12)
+
+
+def test_the_groups_of_a_convolution_are_separate():
+    """A covariance of each group's own channels, and a gradient block for each."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, groups=2).double()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    optimizer = precond.FOOF(conv, lr=1.0, momentum=0.0, weight_decay=0.0, damping=0.5)
+    conv(x).square().sum().backward()
+    weight, bias = conv.weight.detach().clone(), conv.bias.detach().clone()
+    optimizer.step()
+    for group, X in enumerate(explicit_rows(conv, x)):
+        own = slice(3 * group, 3 * group + 3)
+        G = torch.cat([conv.weight.grad[own].flatten(1), conv.bias.grad[own].unsqueeze(1)], 1)
+        D = G @ torch.linalg.inv(X.T @ X / len(X) + 0.5 * torch.eye(19, dtype=X.dtype))
+        torch.testing.assert_close((weight - conv.weight.detach())[own].flatten(1), D[:, :-1], rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close((bias - conv.bias.detach())[own], D[:, -1], rtol=1e-9, atol=1e-10)
+
+
+def test_statistics_are_taken_at_their_interval():
+    """Every cov_interval steps, the first at step 0, and at no other."""
+    model = net()
+    optimizer = precond.FOOF(model, cov_interval=3, inv_interval=6, ema_decay=0.5)
+    weights = []
+    for _ in range(7):
+        run(model, optimizer)
+        weights.append(optimizer._banks[0].state.statistic.average.weight.item())
+    assert weights == [0.5, 0.5, 0.5, 0.75, 0.75, 0.75, 0.875]
+
+
+def test_a_layer_that_is_never_called_does_not_change_the_interval_of_the_others():
+    """A bank without any forward must not make every step a statistics step."""
+    model = nn.ModuleDict({"used": nn.Linear(3, 4), "unused": nn.Linear(5, 6)})
+    optimizer = precond.FOOF(model, cov_interval=5, ema_decay=0.5)
+    for number in range(4):
+        optimizer.zero_grad()
+        model["used"](torch.randn(8, 3, generator=torch.Generator().manual_seed(number))).sum().backward()
+        optimizer.step()
+    assert optimizer.state_dict()["state"]["used"]["statistic.average.weight"].item() == 0.5
+
+
+def test_a_layer_first_called_late_joins_in():
+    """Until then it has no gradient; from its first statistics it is preconditioned."""
+    model = nn.ModuleDict({"early": nn.Linear(3, 4), "late": nn.Linear(5, 6)}).double()
+    optimizer = precond.FOOF(model, lr=1.0, momentum=0.0, weight_decay=0.0, cov_interval=2, inv_interval=2)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(4):
+        optimizer.zero_grad()
+        x = torch.randn(8, 5, generator=generator, dtype=torch.float64)
+        loss = model["early"](x[:, :3]).sum()
+        if step >= 2:
+            loss = loss + model["late"](x).square().sum()
+        loss.backward()
+        before = model["late"].weight.detach().clone()
+        optimizer.step()
+        moved = before - model["late"].weight.detach()
+        if step < 2:
+            assert not moved.any()
+        if step == 2:
+            (X,) = explicit_rows(model["late"], x)
+            G = torch.cat([model["late"].weight.grad, model["late"].bias.grad.unsqueeze(1)], 1)
+            D = G @ torch.linalg.inv(X.T @ X / 8 + torch.eye(6, dtype=X.dtype))
+            torch.testing.assert_close(moved, D[:, :-1], rtol=1e-9, atol=1e-10)
+
+
+def test_an_empty_batch_changes_no_statistics():
+    """A shard without examples."""
+    for name in ("foof", "nysact-g"):
+        model = net()
+        optimizer = precond.build(name, model, cov_interval=1, weight_decay=0.0, momentum=0.0)
+        run(model, optimizer)
+        before = {key: value for key, value in snapshot(optimizer).items() if "statistic" in key}
+        weights = {key: value.clone() for key, value in model.state_dict().items()}
+        optimizer.zero_grad()
+        model(torch.zeros(0, 1, 8, 8)).sum().backward()
+        optimizer.step()
+        assert_equal(before, {key: value for key, value in snapshot(optimizer).items() if "statistic" in key})
+        assert_equal(weights, dict(model.state_dict()))
+
+
+# ---------------------------------------------------------------------------------------------- models and options
+
+
+RANK = {"nysact-s": {"rank": 2}}
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize("name", ["foof", "nysact-s"])
+def test_attention_trains_and_its_output_projection_keeps_its_gradient(name):
+    """`nn.MultiheadAttention` never calls its `out_proj`, so no hook fires: it follows its gradient, as SGD does."""
+    torch.manual_seed(0)
+    model = Attention()
+    optimizer = precond.build(name, model, lr=0.1, momentum=0.0, weight_decay=0.0, **RANK.get(name, {}))
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(16, 5, 3, generator=generator), torch.randint(2, (16,), generator=generator)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        projection, head = model.attention.out_proj, model.head
+        expected = [p.detach() - 0.1 * p.grad for p in (projection.weight, projection.bias, head.weight)]
+        optimizer.step()
+        for p, value in zip((projection.weight, projection.bias), expected, strict=False):
+            torch.testing.assert_close(p.detach(), value, rtol=0, atol=1e-7)
+        assert not torch.allclose(head.weight.detach(), expected[2], rtol=0, atol=1e-7)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("option", ["nesterov", "decoupled", "plain"])
+def test_momentum_and_decay_are_those_of_torch(option):
+    """For parameters that follow their gradient; decoupled decay does not pass through the momentum."""
+    model, expected = (nn.ModuleDict({"norm": nn.LayerNorm(4), "layer": nn.Linear(4, 2)}).double() for _ in range(2))
+    settings = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3}
+    flags = {} if option == "plain" else {option: True}
+    optimizer = precond.FOOF(model, **settings, **flags)
+    decay = 0.0 if option == "decoupled" else 0.3
+    sgd = torch.optim.SGD(expected["norm"].parameters(), lr=0.1, momentum=0.8, weight_decay=decay,
+                          nesterov=option == "nesterov")  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        for p, q in zip(model.parameters(), expected.parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        if option == "decoupled":
+            with torch.no_grad():
+                for q in expected["norm"].parameters():
+                    q.mul_(1 - 0.1 * 0.3)
+        sgd.step()
+        for p, q in zip(model["norm"].parameters(), expected["norm"].parameters(), strict=True):
+            torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_weight_decay_is_not_preconditioned():
+    """T12: with zero gradients the weights shrink by lr times the accumulated decay, whatever P is."""
+    model = net().double()
+    optimizer = precond.FOOF(model, lr=0.1, momentum=0.5, weight_decay=0.2, damping=0.01)
+    weight = model[3].weight.detach().clone()
+    momentum = torch.zeros_like(weight)
+    for number in range(3):
+        optimizer.zero_grad()
+        (0 * model(batch(number)[0].double())).sum().backward()
+        optimizer.step()
+        momentum = 0.5 * momentum + 0.2 * weight
+        weight = weight - 0.1 * momentum
+    torch.testing.assert_close(model[3].weight.detach(), weight, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["foof", "nysact-s", "nysact-g"])
+def test_a_half_precision_model_keeps_float32_statistics(name):
+    """And its weights stay bfloat16."""
+    model = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 2)).bfloat16()
+    optimizer = precond.build(name, model)
+    model(torch.randn(8, 20, generator=torch.Generator().manual_seed(0)).bfloat16()).square().mean().backward()
+    optimizer.step()
+    for bank in optimizer._banks:
+        assert bank.state.statistic.average.value.dtype == torch.float32
+    assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in model.parameters())
+
+
+def test_test_matrices_depend_on_seed_and_layer_only():
+    """Equal for the same seed whatever else the model holds; different for another seed or name."""
+
+    def omega(model: nn.Module, name: str, **options) -> Tensor:
+        return precond.NysAct(model, sketch="gaussian", rank=3, **options).state_dict()["state"][name][
+            "statistic.sketch.omega"
+        ]
+
+    two = nn.ModuleDict({"a": nn.Linear(6, 4), "b": nn.Linear(6, 4)})
+    one = nn.ModuleDict({"b": nn.Linear(6, 4)})
+    assert torch.equal(omega(two, "b"), omega(one, "b"))
+    assert not torch.allclose(omega(two, "a"), omega(two, "b"))
+    assert not torch.allclose(omega(one, "b"), omega(one, "b", seed=1))
