@@ -267,12 +267,18 @@ class Checkpointed(nn.Module):
 
 @pytest.mark.parametrize("name", ["foof", "nysact-s"])
 def test_activation_checkpointing_does_not_count_twice(name):
-    """The recomputed forward is no new data: same statistics, same weights."""
+    """A recomputed forward is no new data: were it counted, the first micro-batch would weigh double."""
     states = []
     for use in (True, False):
-        model = Checkpointed(net(), use)
-        optimizer = precond.build(name, model, cov_interval=1)
-        run(model, optimizer, 3)
+        model = Checkpointed(net().double(), use)
+        optimizer = precond.build(name, model, cov_interval=1, inv_interval=1, damping=0.1)
+        for number in range(3):
+            optimizer.zero_grad()
+            x, y = batch(number)
+            for inputs, labels, checkpointed in ((x[:5], y[:5], use), (x[5:], y[5:], False)):
+                model.use = checkpointed
+                (F.cross_entropy(model(inputs.double()), labels, reduction="sum") / 8).backward()
+            optimizer.step()
         states.append(snapshot(optimizer) | dict(model.state_dict()))
     assert_equal(*states)
 
@@ -310,6 +316,24 @@ def test_a_layer_called_twice_counts_both_calls():
     (X,) = explicit_rows(layer, torch.cat([x, hidden.detach()]))
     mean = optimizer._banks[0].state.statistic.average.mean()[0]
     torch.testing.assert_close(mean, X.T @ X / 8, rtol=1e-12, atol=1e-12)
+
+
+def test_a_bias_without_gradient_counts_as_zero():
+    """In G = [dW, db], db is then 0, not what an earlier step left in the buffer."""
+    layer = nn.Linear(3, 2).double()
+    optimizer = precond.FOOF(layer, lr=1.0, momentum=0.0, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 3, generator=generator, dtype=torch.float64) + 1
+    for absent in (False, True):
+        optimizer.zero_grad()
+        layer(x).square().sum().backward()
+        layer.bias.grad = None if absent else layer.bias.grad
+        before = layer.weight.detach().clone()
+        optimizer.step()
+    (X,) = explicit_rows(layer, x)
+    G = torch.cat([layer.weight.grad, torch.zeros(2, 1, dtype=x.dtype)], 1)
+    D = G @ torch.linalg.inv(X.T @ X / 4 + torch.eye(4, dtype=x.dtype))
+    torch.testing.assert_close(before - layer.weight.detach(), D[:, :-1], rtol=1e-9, atol=1e-10)
 
 
 def test_the_groups_of_a_convolution_are_separate():
@@ -400,11 +424,12 @@ class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(3, 8)
+        self.hidden = nn.Linear(8, 8)  # shares a bank with the attention's output projection
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.head = nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
+        x = torch.tanh(self.hidden(self.embed(x)))
         return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
@@ -413,7 +438,9 @@ def test_attention_trains_and_its_output_projection_keeps_its_gradient(name):
     """`nn.MultiheadAttention` never calls its `out_proj`, so no hook fires: it follows its gradient, as SGD does."""
     torch.manual_seed(0)
     model = Attention()
-    optimizer = precond.build(name, model, lr=0.1, momentum=0.0, weight_decay=0.0, **RANK.get(name, {}))
+    settings = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "damping": 0.5}
+    optimizer = precond.build(name, model, **settings, **RANK.get(name, {}))
+    assert optimizer._bank_of["hidden"] is optimizer._bank_of["attention.out_proj"]
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(16, 5, 3, generator=generator), torch.randint(2, (16,), generator=generator)
     losses = []

@@ -188,6 +188,21 @@ def test_the_preconditioner_is_between_the_inverse_and_identity(kind, power):
     assert captured.sum() == r, "P must differ from I / rho in r directions"
 
 
+@pytest.mark.parametrize("kind", [ColumnSketch, GaussianSketch])
+def test_the_shift_is_taken_off_again(kind):
+    """At r = p any nu, however large, gives (A + rho I)^{-1}: it is in the sketch, in the core, and subtracted."""
+    p, rho = 8, 0.1
+    A = random_covariance(p).unsqueeze(0)
+    sketch = kind.draw(["layer"], p, p, seed=0, like=A)
+    omega = sketch.add_to(A.new_zeros(1, p, p), A.new_ones(1))
+    nu = A.new_full((1,), 0.5)
+    whitened, ok = nysact._whiten(A @ omega, sketch, nu)
+    z, finite = nysact._factor(whitened, nu, rho)
+    assert (ok & finite).all()
+    expected = torch.linalg.inv(A + rho * torch.eye(p, dtype=A.dtype))
+    torch.testing.assert_close(LowRank(z, rho).to_dense(), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_the_same_batch_again_changes_nothing():
     """T2: with one batch fed over and over, the factor after k updates is that of one: correction by k, fixed Omega."""
     x, y = batches()[0]

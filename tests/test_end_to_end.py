@@ -1,0 +1,132 @@
+"""The whole path, as a user runs it: Ray, folders, report, MLflow; the same command again; a killed driver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainables.store import TrialStore, read_config, read_lines, trial_folders
+from trainables.train import epochs
+
+ROOT = Path(__file__).parents[1]
+# Two clusters that start on two busy cores can take longer than Ray's own limit.
+ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "80", "NO_COLOR": "1"}
+
+
+def study(*arguments: object, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, ROOT / "studies" / "ablation_rank.py", *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def files(root: Path, *patterns: str) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for pattern in patterns for p in sorted(root.glob(pattern))}
+
+
+def numbers(folder: Path) -> list[dict[str, float]]:
+    described = ("time/", "mem/")
+    lines = read_lines(folder / "epochs.jsonl")
+    return [{k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("out")
+    return out / "smoke", finish(study("--smoke", "--out", out))
+
+
+def test_a_smoke_run_ends_with_results(smoke: tuple[Path, str]):
+    root, output = smoke
+    assert "12 to go" in output and "Traceback" not in output
+    assert max(map(len, output.splitlines())) <= 80 or "mlflow ui" in output
+    folders = list(trial_folders(root))
+    assert len(folders) == 12
+    for folder in folders:
+        assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == [0, 1]
+        assert not list(folder.glob("checkpoint-*"))
+    written = files(root, "reports/ablation_rank/digits-cnn/*")
+    assert {Path(name).name for name in written} == {"report.md", "trials.csv", "rank.png", "rank.pdf"}
+    for name in written:
+        assert str(name) in output.replace("\n", "")
+
+
+def test_ray_and_this_process_give_the_same_numbers(smoke: tuple[Path, str], tmp_path: Path):
+    folder = next(f for f in trial_folders(smoke[0]) if read_config(f)["config"]["optimizer"] == "nysact-g")
+    source = TrialStore.open(smoke[0], read_config(folder)["key"])
+    here = TrialStore(tmp_path, source.config)
+    here.create()
+    list(epochs(here.config, here))
+    assert numbers(here.folder) == numbers(folder)
+
+
+def test_mlflow_has_a_parent_and_a_run_for_each_trial(smoke: tuple[Path, str]):
+    from mlflow import MlflowClient
+
+    from studies.harness import tracking
+
+    client = MlflowClient(tracking.default_uri(smoke[0]))
+    experiment = client.get_experiment_by_name("ablation_rank-smoke")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    parent = [run for run in runs if run.data.tags["kind"] == "study"]
+    trials = [run for run in runs if run.data.tags["kind"] == "trial"]
+    assert len(parent) == 1 and len(trials) == 12
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent[0].info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    artifacts = {item.path for item in client.list_artifacts(parent[0].info.run_id)}
+    assert {"report.md", "trials.csv", "rank.png"} <= artifacts
+
+
+def test_the_same_command_again_trains_nothing_and_renders_the_same(smoke: tuple[Path, str]):
+    root = smoke[0]
+    before = files(root, "reports/**/*.*", "trials/*/*")
+    output = finish(study("--smoke", "--out", root.parent))
+    assert "12 done, 0 to go" in output
+    assert files(root, "reports/**/*.*", "trials/*/*") == before
+
+
+def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path):
+    arguments = ("--optimizers", "sgd", "--seeds", "4", "--epochs", "8", "--tracking-uri", "none", "--out", tmp_path)
+    driver = study(*arguments)
+    _wait_for(lambda: len(_finished(tmp_path)) >= 1, driver)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = {folder: files(folder, "*") for folder in _finished(tmp_path)}
+    assert len(done) < 4, "the driver was killed too late for this test to mean anything"
+    finish(study(*arguments))
+    folders = _finished(tmp_path)
+    assert len(folders) == 4
+    for folder in folders:
+        assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == list(range(8))
+    assert {folder: files(folder, "*") for folder in done} == done, "a finished trial was touched"
+
+
+def test_a_second_driver_in_the_same_folder_is_refused(tmp_path: Path):
+    from studies.harness import lock
+
+    with lock.exclusive(tmp_path):
+        refused = finish(study("--report-only", "--tracking-uri", "none", "--out", tmp_path), 4)
+    assert f"is in use by pid {os.getpid()}" in refused.replace("\n", " ")
+
+
+def _finished(root: Path) -> list[Path]:
+    return [folder for folder in trial_folders(root) if (folder / "status.json").exists()]
+
+
+def _wait_for(condition, process: subprocess.Popen[str], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)

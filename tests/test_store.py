@@ -1,0 +1,173 @@
+"""The trial folder's promises: the committed stays, the damaged is noticed, the fenced-off writes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables import workloads
+from trainables.config import SCHEMA, TrialConfig
+from trainables.store import (
+    COMPLETED,
+    MAX_LOST_WORKERS,
+    FencedError,
+    StoreError,
+    TrialStore,
+    read_lines,
+    trial_folder,
+)
+
+
+@pytest.fixture
+def config() -> TrialConfig:
+    return workloads.resolve("digits/cnn", "sgd", {}, epochs=5)
+
+
+@pytest.fixture
+def store(tmp_path: Path, config: TrialConfig) -> TrialStore:
+    store = TrialStore(tmp_path, config)
+    store.create()
+    store.begin({})
+    return store
+
+
+def commit(store: TrialStore, *epochs: int) -> None:
+    for epoch in epochs:
+        store.record(epoch, {"test/accuracy": epoch / 10})
+    store.commit({"weights": torch.full((100,), float(epochs[-1]))})
+
+
+def committed(store: TrialStore) -> list[int]:
+    return [line["epoch"] for line in store.epochs()]
+
+
+def test_key_depends_on_values_only(config: TrialConfig):
+    shuffled = TrialConfig.from_dict(dict(reversed(config.to_dict().items())))
+    as_integer = workloads.resolve("digits/cnn", "sgd", {"weight_decay": 1}, epochs=5)
+    assert shuffled.trial_key == config.trial_key
+    assert as_integer.trial_key == workloads.resolve("digits/cnn", "sgd", {"weight_decay": 1.0}, epochs=5).trial_key
+    assert config.with_seed(1).trial_key != config.trial_key
+    assert config.with_seed(1).group_key == config.group_key
+
+
+def test_commit_writes_all_recorded_epochs_and_keeps_two_checkpoints(store: TrialStore):
+    commit(store, 0, 1)
+    commit(store, 2)
+    commit(store, 3)
+    assert committed(store) == [0, 1, 2, 3]
+    assert sorted(path.name for path in store.folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    assert (loaded := store.load()) is not None
+    assert loaded[0] == 3 and loaded[1]["weights"].eq(3).all()
+
+
+def test_recorded_epochs_do_not_count_before_the_commit(store: TrialStore):
+    store.record(0, {})
+    assert committed(store) == [] and store.load() is None
+
+
+def test_finish_writes_the_last_epochs_and_drops_the_checkpoints(store: TrialStore):
+    commit(store, 0)
+    store.record(1, {})
+    store.finish(COMPLETED)
+    assert committed(store) == [0, 1]
+    assert (store.status() or {})["status"] == COMPLETED
+    assert not list(store.folder.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("name", ["state.pt", "manifest.json"])
+def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(store: TrialStore, name: str):
+    commit(store, 0)
+    commit(store, 1)
+    path = store.folder / "checkpoint-1" / name
+    content = bytearray(path.read_bytes())
+    for position in range(0, len(content), max(1, len(content) // 40)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        assert store._damage(path.parent) is not None, f"bit flip at byte {position} of {name} accepted"
+    assert (loaded := store.load()) is not None and loaded[0] == 0
+    assert len(list((store.folder / "quarantine").iterdir())) == 1
+
+
+def test_a_truncated_checkpoint_is_noticed(store: TrialStore):
+    commit(store, 0)
+    path = store.folder / "checkpoint-0" / "state.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert store.load() is None
+
+
+def test_recomputed_epochs_keep_their_first_line(store: TrialStore):
+    commit(store, 0, 1)
+    before = (store.folder / "epochs.jsonl").read_bytes()
+    commit(store, 0, 1)
+    assert (store.folder / "epochs.jsonl").read_bytes() == before
+
+
+def test_resumes_from_every_cut_of_a_torn_last_line(store: TrialStore):
+    commit(store, 0)
+    commit(store, 1)
+    path = store.folder / "epochs.jsonl"
+    whole = path.read_bytes()
+    last = whole.rfind(b"\n", 0, -1) + 1
+    for cut in range(last, len(whole)):
+        path.write_bytes(whole[:cut])
+        store.begin({})
+        assert committed(store) == [0]
+        assert path.read_bytes() == whole[:last]
+        commit(store, 1)
+        assert committed(store) == [0, 1]
+
+
+def test_begin_clears_what_a_killed_worker_left(store: TrialStore):
+    (store.folder / "checkpoint-0.tmp").mkdir()
+    (store.folder / "checkpoint-0.tmp" / "state.pt").write_bytes(b"half")
+    (store.folder / "status.json.tmp").write_bytes(b"{")
+    store.begin({})
+    assert not list(store.folder.glob("*.tmp"))
+
+
+def test_lost_workers_are_counted_until_a_commit(tmp_path: Path, config: TrialConfig):
+    (tmp_path / ".lock").write_text(json.dumps({"generation": 7}))
+    store = TrialStore(tmp_path, config, generation=7)
+    store.create()
+    assert [store.begin({}) for _ in range(MAX_LOST_WORKERS + 1)] == [0, 1, 2, 3]
+    commit(store, 0)
+    assert store.begin({}) == 0
+
+
+def test_a_worker_of_a_replaced_driver_writes_nothing(tmp_path: Path, config: TrialConfig):
+    (tmp_path / ".lock").write_text(json.dumps({"generation": 1}))
+    old = TrialStore(tmp_path, config, generation=1)
+    old.create()
+    old.begin({})
+    (tmp_path / ".lock").write_text(json.dumps({"generation": 2}))
+    old.record(0, {})
+    before = sorted(old.folder.rglob("*"))
+    with pytest.raises(FencedError, match="generation 2"):
+        old.commit({})
+    with pytest.raises(FencedError):
+        old.finish(COMPLETED)
+    assert sorted(old.folder.rglob("*")) == before
+
+
+def test_a_newer_schema_is_refused_with_advice(store: TrialStore, tmp_path: Path, config: TrialConfig):
+    path = store.folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": SCHEMA + 1}))
+    with pytest.raises(StoreError, match=f"schema {SCHEMA + 1}.*update"):
+        TrialStore.open(tmp_path, config.trial_key)
+
+
+def test_create_twice_changes_nothing_and_another_trial_is_refused(store: TrialStore, config: TrialConfig):
+    before = (store.folder / "config.json").read_bytes()
+    store.create()
+    assert (store.folder / "config.json").read_bytes() == before
+    (store.folder / "config.json").write_text(json.dumps({"schema": SCHEMA, "key": "other", "config": {}}))
+    with pytest.raises(StoreError, match="another trial"):
+        store.create()
+
+
+def test_folder_is_named_by_the_key(store: TrialStore, tmp_path: Path, config: TrialConfig):
+    assert store.folder == trial_folder(tmp_path, config.trial_key) == tmp_path / "trials" / config.trial_key[:16]
+    assert TrialStore.open(tmp_path, config.trial_key).config == config
+    assert len(read_lines(store.folder / "attempts.jsonl")) == 1

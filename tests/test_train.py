@@ -1,0 +1,191 @@
+"""The loop: resumed runs equal uninterrupted ones, arms share their random draws, outcomes become statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables import train, workloads
+from trainables.config import TrialConfig
+from trainables.store import TrialStore
+from trainables.train import Trainer, epochs
+
+
+@pytest.fixture
+def config() -> TrialConfig:
+    return workloads.resolve("digits/cnn", "nysact-g", {}, epochs=4)
+
+
+def run(root: Path, config: TrialConfig, stop_after: int | None = None) -> TrialStore:
+    """Train with a commit after each epoch; `stop_after` abandons the generator, as a killed worker does."""
+    store = TrialStore(root, config)
+    store.create()
+    generator = epochs(config, store, commit_every=0)
+    for count, _ in enumerate(generator, start=1):
+        if count == stop_after:
+            break
+    return store
+
+
+def numbers(store: TrialStore) -> list[dict[str, float]]:
+    """The committed metrics that do not depend on the machine's speed."""
+    described = ("time/", "mem/")
+    return [{k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in store.epochs()]
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, config: TrialConfig):
+    whole = run(tmp_path / "whole", config)
+    for stop in (1, 2, 3):
+        root = tmp_path / f"stopped-{stop}"
+        assert TrialStore(root, config).load() is None
+        stopped = run(root, config, stop_after=stop)
+        assert stopped.status() is None and (loaded := stopped.load()) is not None and loaded[0] == stop - 1
+        resumed = run(root, config)
+        assert numbers(resumed) == numbers(whole)
+        assert [line["epoch"] for line in resumed.epochs()] == [0, 1, 2, 3]
+        assert (resumed.status() or {})["status"] == "completed"
+
+
+def test_completed_trials_yield_nothing_and_stay_untouched(tmp_path: Path, config: TrialConfig):
+    store = run(tmp_path, config)
+    before = {path: path.read_bytes() for path in store.folder.iterdir()}
+    assert list(epochs(config, store)) == []
+    assert {path: path.read_bytes() for path in store.folder.iterdir()} == before
+
+
+def test_killed_between_the_last_line_and_the_status(tmp_path: Path, config: TrialConfig):
+    store = run(tmp_path, config)
+    (store.folder / "status.json").unlink()
+    assert list(epochs(config, store)) == []
+    assert (store.status() or {})["status"] == "completed" and len(store.epochs()) == config.epochs
+
+
+def test_arms_share_initial_weights_and_data_order(config: TrialConfig):
+    cpu = torch.device("cpu")
+    first, second = Trainer(config, cpu), Trainer(workloads.resolve("digits/cnn", "sgd", epochs=4), cpu)
+    for mine, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert mine.equal(theirs)
+    other = Trainer(config.with_seed(1), cpu)
+    assert not next(first.model.parameters()).equal(next(other.model.parameters()))
+
+
+def test_each_epoch_has_its_own_order_and_drops_the_rest():
+    data = workloads.workload("digits/cnn").data(torch.device("cpu"))
+    assert [len(data.train_labels), len(data.test_labels)] == [1197, 600]
+    batches = list(data.train_batches(64, seed=1))
+    assert len(batches) == 18 and all(len(labels) == 64 for _, labels in batches)
+    assert not batches[0][1].equal(next(data.train_batches(64, seed=2))[1])
+    assert batches[0][1].equal(next(data.train_batches(64, seed=1))[1])
+
+
+def test_the_split_is_stratified_and_disjoint():
+    data = workloads.workload("digits/cnn").data(torch.device("cpu"))
+    share = torch.bincount(data.test_labels) / (torch.bincount(data.train_labels) + torch.bincount(data.test_labels))
+    assert (share - 600 / 1797).abs().max() < 0.01
+    seen = {tuple(image.flatten().tolist()) for image in data.train_inputs}
+    assert sum(tuple(image.flatten().tolist()) in seen for image in data.test_inputs) == 0
+
+
+def test_divergence_is_a_status_with_its_place(tmp_path: Path):
+    store = run(tmp_path, workloads.resolve("digits/cnn", "sgd", {"lr": 1e20}, epochs=2))
+    status = store.status() or {}
+    assert status["status"] == "diverged"
+    assert status["epoch"] == 0 and status["step"] >= 1 and status["value"] in ("nan", "inf")
+    json.dumps(status, allow_nan=False)
+    assert "diverged" in (store.folder / "log.txt").read_text()
+
+
+def test_an_error_is_a_status_with_its_traceback(tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: 1 / 0)
+    store = run(tmp_path, config)
+    assert (store.status() or {})["status"] == "failed" and "ZeroDivisionError" in (store.status() or {})["reason"]
+    assert "Traceback" in (store.folder / "log.txt").read_text()
+
+
+def test_out_of_memory_is_a_status(tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch):
+    def exhausted(self: Trainer) -> tuple[float, float]:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(Trainer, "evaluate", exhausted)
+    assert (run(tmp_path, config).status() or {})["status"] == "oom"
+
+
+def test_an_input_output_error_leaves_the_trial_in_flight(
+    tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainables.store.append_lines", full)
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path, config)
+    assert TrialStore(tmp_path, config).status() is None
+
+
+def test_three_lost_workers_end_a_trial(tmp_path: Path, config: TrialConfig):
+    (tmp_path / ".lock").write_text('{"generation": 1}')
+    store = TrialStore(tmp_path, config, generation=1)
+    store.create()
+    for _ in range(train.MAX_LOST_WORKERS):
+        next(epochs(config, store))  # abandoned before its first commit
+    assert list(epochs(config, store)) == []
+    assert "3 workers died at epoch 0" in (store.status() or {})["reason"]
+
+
+def test_schedules():
+    cosine = train.schedule("cosine", 10)
+    assert [cosine(0), cosine(5), cosine(10)] == pytest.approx([1, 0.5, 0])
+    assert train.schedule("constant", 10)(7) == 1
+    with pytest.raises(ValueError, match="cosine or constant"):
+        train.schedule("cosin", 10)
+
+
+def test_resolving_names_every_problem(config: TrialConfig):
+    with pytest.raises(ValueError, match='Did you mean "digits/cnn"'):
+        workloads.resolve("digit/cnn", "sgd")
+    with pytest.raises(ValueError, match='Did you mean "foof"'):
+        workloads.resolve("digits/cnn", "fof")
+    with pytest.raises(ValueError, match=r"(?s)damping = 0.*rank = 4\.0"):
+        workloads.resolve("digits/cnn", "nysact-s", {"damping": 0, "rank": 4.0})
+    with pytest.raises(ValueError, match=r"widest layer .* has 513 inputs"):
+        workloads.resolve("digits/cnn", "nysact-s", {"rank": 600})
+    assert replace(config, seed=3).trial_key == config.with_seed(3).trial_key
+
+
+BLOCKED = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
+
+
+def test_precond_needs_torch_alone():
+    """Neither Ray nor MLflow nor any other dependency of the studies is imported by the core."""
+    names = ["ray", "mlflow", "optuna", "pandas", "sklearn", "scipy", "matplotlib", "click", "rich", "trainables"]
+    script = BLOCKED.format(names=names) + (
+        "import torch, precond\n"
+        "model = torch.nn.Linear(16, 2)\n"
+        "for name in precond.available():\n"
+        "    optimizer = precond.build(name, model)\n"
+        "    model(torch.ones(3, 16)).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_epochs_run_without_ray_and_mlflow(tmp_path: Path):
+    """A trial trains to its end in a process where Ray, MLflow and the studies cannot be imported."""
+    names = ["ray", "mlflow", "optuna", "matplotlib", "click", "rich", "studies"]  # scikit-learn wants pandas
+    script = BLOCKED.format(names=names) + (
+        "from trainables import workloads\n"
+        "from trainables.store import TrialStore\n"
+        "from trainables.train import epochs\n"
+        "config = workloads.resolve('digits/cnn', 'nysact-s', epochs=2)\n"
+        f"store = TrialStore({str(tmp_path)!r}, config)\n"
+        "store.create()\n"
+        "assert [m['epoch'] for m in epochs(config, store)] == [0, 1]\n"
+        "assert store.status()['status'] == 'completed'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
