@@ -106,7 +106,7 @@ class DampedAlgorithm(Algorithm):
         ema_decay: Weight of the old value in the moving averages.
         damping: Added to every eigenvalue before inverting.
         cov_interval: Steps between updates of the statistics.
-        inv_interval: Steps between updates of the factors.
+        inv_interval: Steps between updates of the factors, from the statistics there are.
     """
 
     ema_decay: float = fraction(0.95)  # beta_2

@@ -33,15 +33,20 @@ class Bank:
         self.algorithm = algorithm
         self.layers = layers
         self.slots = dict(zip([layer.name for layer in layers], _slices(layers), strict=True))
-        names = [name for layer in layers for name in layer.slot_names]
-        shape = layers[0].shape
+        shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
         with torch.no_grad():
-            self.buffer = torch.zeros(len(names), shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device)
-            self.state = algorithm.init(shape, names, like=self.buffer)
-        # Which slots have statistics: known on the host, because hooks run there.
-        self._filled: set[str] = set()
+            self.buffer = torch.zeros(num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything seen: the state of step 0."""
+        names = [name for layer in self.layers for name in layer.slot_names]
+        self.state = self.algorithm.init(self.layers[0].shape, names, like=self.buffer)
+        self.recording = True
         self.has_factor = False
-        self._mask = torch.zeros(len(names), dtype=torch.bool, device=weight.device)
+        # Which layers have statistics: known on the host, because hooks run there.
+        self._filled: set[str] = set()
+        self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
 
     def views(self, layer: Layer) -> dict[str, Tensor]:
         """Views of the buffer shaped as the layer's parameters."""
@@ -56,9 +61,10 @@ class Bank:
             self._mask[self.slots[layer.name]] = True
 
     def update(self, refresh: bool) -> None:
-        """Commit what was recorded since the last step; make new factors when due, or when there is none yet."""
+        """Commit what was recorded for this step; make new factors when due, or when there is none yet."""
         with linalg.exact_arithmetic(self.buffer.device):
-            self.algorithm.commit(self.state)
+            if self.recording:
+                self.algorithm.commit(self.state)
             if self._filled and (refresh or not self.has_factor):
                 self.algorithm.refresh(self.state)
                 self.has_factor = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,8 +85,8 @@ class ConvRows:
 
     def gram(self) -> Tensor:
         """`X^T X`, `[groups, p, p]`, 2 N p^2 operations."""
-        positions = self.count // self.x.shape[0]
-        chunk = max(1, UNFOLD_ELEMENTS // (positions * self.x.shape[1] * self.kernel[0] * self.kernel[1]))
+        height, width = self._output_size()
+        chunk = max(1, UNFOLD_ELEMENTS // (height * width * self.x.shape[1] * self.kernel[0] * self.kernel[1]))
         return torch.stack([self._chunk_gram(x) for x in self.x.split(chunk)]).sum(0)
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
@@ -123,7 +124,8 @@ class ConvRows:
         """`X^T Y` for `Y [batch, groups * r, oh, ow]`: the weight gradient that the output gradient Y would give."""
         per_group = self.x.shape[1] // self.groups
         size = (y.shape[1], per_group, *self.kernel)
-        weight = conv2d_weight(self.x, size, y, self.stride, self.padding, self.dilation, self.groups)
+        geometry: Any = (self.stride, self.padding, self.dilation, self.groups)  # annotated as int, documented as pairs
+        weight = conv2d_weight(self.x, size, y, *geometry)
         products = weight.reshape(self.groups, -1, per_group * self.kernel[0] * self.kernel[1]).mT
         if not self.bias:
             return products
@@ -171,9 +173,10 @@ class Layer:
         return cls(name, module, LayerShape(module.weight.shape[0] // groups, d_in), groups, bias)
 
     @property
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def parameters(self) -> dict[str, Tensor]:
         """The parameters that are preconditioned together: `weight`, and `bias` where it trains."""
-        return {"weight": self.module.weight, "bias": self.module.bias} if self.bias else {"weight": self.module.weight}
+        bias = {"bias": self.module.bias} if self.bias and self.module.bias is not None else {}
+        return {"weight": self.module.weight, **bias}
 
     @property
     def slot_names(self) -> list[str]:
@@ -199,8 +202,15 @@ class Layer:
             # As the module does: `same` may pad the two sides differently, the other modes pad with values.
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
             x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode), (0, 0)
-        return ConvRows(x, self.bias, module.groups, *map(_pair, (module.kernel_size, module.stride)), _pair(padding),
-                        _pair(module.dilation))  # fmt: skip
+        return ConvRows(
+            x=x,
+            bias=self.bias,
+            groups=module.groups,
+            kernel=_pair(module.kernel_size),
+            stride=_pair(module.stride),
+            padding=_pair(padding),
+            dilation=_pair(module.dilation),
+        )
 
 
 def find_layers(model: nn.Module) -> list[Layer]:
@@ -210,7 +220,7 @@ def find_layers(model: nn.Module) -> list[Layer]:
     either describe only a part of it.
     """
     layers = [Layer.of(name.replace("_orig_mod.", ""), module) for name, module in model.named_modules()]
-    owners: dict[nn.Parameter, int] = {}
+    owners: dict[Tensor, int] = {}
     for parameter in (p for module in model.modules() for p in module.parameters(recurse=False)):
         owners[parameter] = owners.get(parameter, 0) + 1
     return [layer for layer in layers if layer and all(owners[p] == 1 for p in layer.parameters.values())]

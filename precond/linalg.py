@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             yield
             return
-        matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+        matmul: Any = torch.backends.cuda.matmul
+        convolution: Any = torch.backends.cudnn
         allowed = matmul.allow_tf32, convolution.allow_tf32
         matmul.allow_tf32 = convolution.allow_tf32 = False
         try:
@@ -60,22 +62,30 @@ def damped_inverse(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     damped = symmetrize(matrix)
     damped.diagonal(dim1=-2, dim2=-1).add_(damping)
     triangle, info = torch.linalg.cholesky_ex(damped)
-    inverse = torch.cholesky_inverse(triangle)
-    ok = (info == 0) & all_finite(inverse)
-    if not ok.all():
-        inverse, ok = inverse.clone(), ok.clone()
-        for index in torch.nonzero(~ok).flatten().tolist():
-            inverse[index], ok[index] = _inverse_by_eigenvalues(matrix[index], damping)
-    return inverse, ok
+    # cholesky_inverse raises on the zero diagonal that a failed factorisation can leave.
+    inverse = torch.cholesky_inverse(select(info == 0, triangle, torch.eye(damped.shape[-1]).to(damped)))
+    # Rounding lets some factorisations pass whose inverse is wild: no diagonal entry can exceed 1 / damping.
+    ok = (info == 0) & (inverse.diagonal(dim1=-2, dim2=-1).amax(1) <= 1.1 / damping)
+    if ok.all():
+        return inverse, ok
+    eigenvalues, basis, converged = eigh(symmetrize(matrix.double()))
+    rescued = (basis / (eigenvalues.clamp(min=0) + damping).unsqueeze(-2)) @ basis.mT
+    return select(ok, inverse, rescued.to(matrix.dtype)), ok | converged
 
 
-def _inverse_by_eigenvalues(matrix: Tensor, damping: float) -> tuple[Tensor, bool]:
-    """One matrix's damped inverse from float64 eigenvalues clamped at 0."""
-    if not matrix.isfinite().all():
-        return matrix, False
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues `[L, d]`, eigenvectors `[L, d, d]` and `ok [L]` of symmetric matrices, whatever they hold.
+
+    Where an entry is not finite or the iteration does not converge, ok is False and the result that of the identity.
+    """
+    ok = all_finite(matrix)
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    matrix = select(ok, matrix, eye)
     try:
-        eigenvalues, basis = torch.linalg.eigh(symmetrize(matrix.double()))
-    except torch.linalg.LinAlgError:
-        return matrix, False
-    inverse = (basis / (eigenvalues.clamp(min=0) + damping)) @ basis.mT
-    return inverse.to(matrix.dtype), bool(inverse.isfinite().all())
+        return *torch.linalg.eigh(matrix), ok
+    except torch.linalg.LinAlgError:  # one of them: find out which
+        if len(matrix) == 1:
+            return *torch.linalg.eigh(eye.unsqueeze(0)), torch.zeros_like(ok)
+        parts = [eigh(one.unsqueeze(0)) for one in matrix]
+        values, vectors, converged = (torch.cat(part) for part in zip(*parts, strict=True))
+        return values, vectors, ok & converged

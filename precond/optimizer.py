@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from precond.algorithm import Algorithm
 from precond.bank import make_banks
-from precond.capture import Capture
+from precond.capture import attach
 from precond.hyperparameters import HyperparameterError, flag, fraction, make, non_negative, positive, problems
 from precond.layers import find_layers
 
@@ -94,21 +96,35 @@ class Preconditioned(torch.optim.Optimizer):
         ours = {p for group in self.param_groups for p in group["params"]}
         if strangers := [tuple(p.shape) for p in ours if p not in self._names]:
             raise ValueError(f"params has {len(strangers)} tensors that the model does not have: shapes {strangers}")
-        self._layers = [layer for layer in layers if all(p in ours for p in layer.parameters.values())]
-        self._banks = make_banks(algorithm, self._layers)
+        ours_whole = [layer for layer in layers if all(p in ours for p in layer.parameters.values())]
+        self._layers = {layer.name: layer for layer in ours_whole}
+        self._banks = make_banks(algorithm, ours_whole)
         self._bank_of = {layer.name: bank for bank in self._banks for layer in bank.layers}
         # Parameter -> where its gradient goes and its direction comes from; fixed, because the buffers are.
         self._views: dict[Tensor, Tensor] = {
-            layer.parameters[name]: view
-            for layer in self._layers
-            for name, view in self._bank_of[layer.name].views(layer).items()
+            layer.parameters[key]: view
+            for name, layer in self._layers.items()
+            for key, view in self._bank_of[name].views(layer).items()
         }
-        bank_of = self._bank_of
-        self._capture = Capture(self._layers, lambda layer, x: bank_of[layer.name].record(layer, x))
+        # Name in the state -> its parameters, by the key of their momentum.
+        fallback = [p for group in self.param_groups for p in group["params"] if p not in self._views]
+        self._entries: dict[str, dict[str, Tensor]] = {self._names[p]: {"momentum_buffer": p} for p in fallback}
+        for name, layer in self._layers.items():
+            self._entries[name] = {f"{key}.momentum_buffer": p for key, p in layer.parameters.items()}
+        self._handles = attach(self._banks)
+        weakref.finalize(self, _remove_all, self._handles)
 
-    def paused(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
         """Forwards in this block leave no trace in the statistics."""
-        return self._capture.paused()
+        before = [bank.recording for bank in self._banks]
+        try:
+            for bank in self._banks:
+                bank.recording = False
+            yield
+        finally:
+            for bank, recording in zip(self._banks, before, strict=True):
+                bank.recording = recording
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -124,20 +140,21 @@ class Preconditioned(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._capture.recording:
-            for bank in self._banks:
-                bank.update(refresh=self.algorithm.refresh_due(self.steps))
+        refresh = self.algorithm.refresh_due(self.steps)
+        for bank in self._banks:
+            bank.update(refresh)
         self._precondition()
         for group in self.param_groups:
             self._descend(group)
         self.steps += 1
-        self._capture.recording = self._statistics_due()
+        self._schedule_recording()
         return loss
 
-    def _statistics_due(self) -> bool:
-        """Whether the next forward is recorded; until each bank has a factor, all are."""
-        due = self.algorithm.statistics_due(self.steps) or self.algorithm.refresh_due(self.steps)
-        return due or not all(bank.has_factor for bank in self._banks)
+    def _schedule_recording(self) -> None:
+        """Decide what the next forward records; a bank without a factor records each until it has one."""
+        due = self.algorithm.statistics_due(self.steps)
+        for bank in self._banks:
+            bank.recording = due or not bank.has_factor
 
     def _precondition(self) -> None:
         """Gather the gradients into the banks' buffers and make directions of them."""
@@ -168,9 +185,8 @@ class Preconditioned(torch.optim.Optimizer):
 
     def _directions(self, params: list[Tensor], decay: float) -> list[Tensor]:
         """The direction of each parameter, plus the coupled decay. The gradients themselves are never changed."""
-        directions = [self._views.get(p, p.grad) for p in params]
-        dtypes = zip(directions, params, strict=True)
-        directions = [d if d.dtype == p.dtype else d.to(p.dtype) for d, p in dtypes]
+        found = [(p, self._views.get(p, p.grad)) for p in params]
+        directions = [d if d.dtype == p.dtype else d.to(p.dtype) for p, d in found if d is not None]
         return list(torch._foreach_add(directions, params, alpha=decay)) if decay else directions
 
     def _momentum_buffer(self, parameter: Tensor) -> Tensor:
@@ -188,19 +204,14 @@ class Preconditioned(torch.optim.Optimizer):
             `state`: an entry for each layer (the algorithm's tensors, and the momentum of weight and bias) and for each
             other parameter; `param_groups` as torch has them, with names; `algorithm`: its hyperparameters; `steps`.
         """
-        state: dict[str, Any] = {self._names[p]: dict(self.state.get(p, {})) for p in self._fallback_parameters()}
-        for layer in self._layers:
-            entry = self._bank_of[layer.name].layer_state(layer)
-            for name, parameter in layer.parameters.items():
-                entry |= {f"{name}.{key}": value for key, value in self.state.get(parameter, {}).items()}
-            state[layer.name] = entry
+        state: dict[str, dict[str, Any]] = {}
+        for name, parameters in self._entries.items():
+            layer = self._layers.get(name)
+            state[name] = {} if layer is None else self._bank_of[name].layer_state(layer)
+            state[name] |= {key: self.state[p]["momentum_buffer"] for key, p in parameters.items() if p in self.state}
         groups = [{**g, "params": [self._names[p] for p in g["params"]]} for g in self.param_groups]
-        return {
-            "state": state,
-            "param_groups": groups,
-            "algorithm": dataclasses.asdict(self.algorithm),
-            "steps": self.steps,
-        }
+        algorithm = dataclasses.asdict(self.algorithm)
+        return {"state": state, "param_groups": groups, "algorithm": algorithm, "steps": self.steps}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
@@ -212,21 +223,23 @@ class Preconditioned(torch.optim.Optimizer):
         if wrong := self._mismatches(state_dict):
             raise ValueError("this state does not fit the optimizer:\n" + "\n".join(wrong))
         state = state_dict["state"]
-        for layer in self._layers:
-            self._bank_of[layer.name].load_layer_state(layer, state[layer.name])
-            for name, parameter in layer.parameters.items():
-                self._load_momentum(parameter, state[layer.name].get(f"{name}.momentum_buffer"))
-        for parameter in self._fallback_parameters():
-            self._load_momentum(parameter, state[self._names[parameter]].get("momentum_buffer"))
+        for bank in self._banks:
+            bank.reset()
+        for name, parameters in self._entries.items():
+            if name in self._layers:
+                self._bank_of[name].load_layer_state(self._layers[name], state[name])
+            for key, parameter in parameters.items():
+                self.state.pop(parameter, None)
+                if key in state[name]:
+                    self._momentum_buffer(parameter).copy_(state[name][key])
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.steps = state_dict["steps"]
-        self._capture.recording = self._statistics_due()
+        self._schedule_recording()
 
     def _mismatches(self, state_dict: dict[str, Any]) -> list[str]:
         """One line for each way in which a state is not this optimizer's."""
-        mine = self.state_dict()
-        theirs = state_dict["state"]
+        mine, theirs = self.state_dict(), state_dict["state"]
         wrong = [f"{name}: in the model, not in the state" for name in mine["state"] if name not in theirs]
         wrong += [f"{name}: in the state, not in the model" for name in theirs if name not in mine["state"]]
         for name, value in mine["algorithm"].items():
@@ -235,26 +248,23 @@ class Preconditioned(torch.optim.Optimizer):
                 wrong.append(f"{name} = {value!r} here, {saved!r} in the state: build the optimizer with that")
         if [g["params"] for g in mine["param_groups"]] != [g["params"] for g in state_dict["param_groups"]]:
             wrong.append("param_groups: other parameters than in the state")
-        for name in mine["state"].keys() & theirs.keys():
-            wrong += _shape_mismatches(name, mine["state"][name], theirs[name])
+        for name, entry in mine["state"].items():
+            wrong += _shape_mismatches(name, entry | self._entries[name], theirs.get(name, entry))
         return wrong
-
-    def _fallback_parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"] if p not in self._views]
-
-    def _load_momentum(self, parameter: Tensor, value: Tensor | None) -> None:
-        if value is None:
-            self.state.pop(parameter, None)
-        else:
-            self.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
 
 
 def _shape_mismatches(name: str, mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """One line for each tensor of one entry whose shape differs; momentum may be absent on either side."""
-    return [
-        f"{name}: {key} must be {list(value.shape)}, the state has "
-        f"{list(theirs[key].shape) if isinstance(theirs.get(key), Tensor) else 'nothing'}"
-        for key, value in mine.items()
-        if isinstance(value, Tensor) and not key.endswith("momentum_buffer")
-        if not isinstance(theirs.get(key), Tensor) or theirs[key].shape != value.shape
-    ]
+    """One line for each tensor of an entry whose shape differs; momentum may be absent, before the first step."""
+    wrong = []
+    for key, value in mine.items():
+        if not isinstance(value, Tensor) or (key not in theirs and key.endswith("momentum_buffer")):
+            continue
+        found = list(theirs[key].shape) if isinstance(theirs.get(key), Tensor) else "nothing"
+        if found != list(value.shape):
+            wrong.append(f"{name}: {key} must be {list(value.shape)}, the state has {found}")
+    return wrong
+
+
+def _remove_all(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()

@@ -151,4 +151,4 @@ def build(name: str, model: nn.Module, **hyperparameters: Any) -> Optimizer:
     if wrong := check(name, hyperparameters):
         raise HyperparameterError("\n".join(wrong))
     entry = lookup(name)
-    return entry.optimizer(model, **{**entry.preset, **hyperparameters})
+    return entry.optimizer(model, **{**defaults(name), **hyperparameters})

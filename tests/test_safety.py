@@ -63,7 +63,7 @@ def test_activations_that_are_not_finite_change_no_statistics(name, value):
     before = tensors(optimizer)
     bad = inputs(2)
     bad[3, 4] = value
-    layer = optimizer._layers[0]
+    layer = next(iter(optimizer._layers.values()))
     with optimizer.paused():
         optimizer.zero_grad()
         model(inputs(2)).square().mean().backward()
@@ -84,7 +84,7 @@ def test_a_bad_batch_of_one_layer_spares_the_others_of_its_bank(name):
     """Two layers share a stack; inf in one of them leaves the other its update."""
     model = net()
     optimizer = precond.build(name, model, cov_interval=1, ema_decay=0.5)
-    second, third = optimizer._layers[1:]
+    second, third = list(optimizer._layers.values())[1:]
     bank = optimizer._bank_of[second.name]
     assert bank is optimizer._bank_of[third.name]
     bank.record(second, torch.full((4, 16), torch.inf))
@@ -132,7 +132,7 @@ def test_degenerate_inputs_never_raise(name, rows):
         optimizer = precond.build(name, model, cov_interval=1, inv_interval=1, damping=damping)
         for number in range(3):
             bank = optimizer._bank_of["0"]
-            bank.record(optimizer._layers[0], x)
+            bank.record(next(iter(optimizer._layers.values())), x)
             bank.update(refresh=True)
             gradient = torch.randn(bank.buffer.shape, generator=torch.Generator().manual_seed(number))
             bank.buffer.copy_(gradient)

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from trainables.data import TensorData
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
 from trainables.workloads import workload
 
+Epochs = Generator[dict[str, float], None, None]
 COMMIT_SECONDS = 30.0  # of training between commits; what a killed worker can lose
 
 
@@ -44,7 +45,7 @@ def epochs(
     device: str | torch.device = "cpu",
     commit_every: float = COMMIT_SECONDS,
     provenance: Mapping[str, Any] | None = None,
-) -> Iterator[dict[str, float]]:
+) -> Epochs:
     """Train from the last commit to the end; the terminal status is written before the last epoch is yielded.
 
     A trial that has a terminal status already yields nothing.
@@ -84,7 +85,7 @@ def epochs(
         store.finish(FAILED, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
-def _train(config: TrialConfig, store: TrialStore, device: torch.device, commit_every: float) -> Iterator[dict]:
+def _train(config: TrialConfig, store: TrialStore, device: torch.device, commit_every: float) -> Epochs:
     trainer = Trainer(config, device)
     checkpoint = store.load()
     if checkpoint is not None:

@@ -146,12 +146,11 @@ def _whiten(c: Tensor, omega: ColumnSketch | GaussianSketch, nu: Tensor) -> tupl
 
 
 def _whiten_by_eigenvalues(c: Tensor, omega: ColumnSketch | GaussianSketch, nu: Tensor) -> Tensor:
-    """X = C_nu W^{-1/2} with the eigenvalues of W floored at nu; nan where C is not finite."""
-    finite = linalg.all_finite(c)
-    c_nu = omega.add_to(linalg.select(finite, c, torch.zeros_like(c)), nu)
-    eigenvalues, q = torch.linalg.eigh(linalg.symmetrize(omega.core(c_nu)))
+    """X = C_nu W^{-1/2} with the eigenvalues of W floored at nu; nan where that fails."""
+    c_nu = omega.add_to(c, nu)
+    eigenvalues, q, ok = linalg.eigh(linalg.symmetrize(omega.core(c_nu)))
     x = c_nu @ (q * eigenvalues.clamp(min=nu.unsqueeze(-1)).rsqrt().unsqueeze(-2))
-    return linalg.select(finite, x, torch.full_like(x, torch.nan))
+    return linalg.select(ok, x, torch.full_like(x, torch.nan))
 
 
 def _factor(x: Tensor, nu: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -159,9 +158,7 @@ def _factor(x: Tensor, nu: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 
     Exact in float64: with eigenvalue lambda = sigma^2 - nu the factor is sqrt(w / (rho (lambda + rho))) in [0, 1/rho).
     """
-    finite = linalg.all_finite(x)
-    x = linalg.select(finite, x, torch.zeros_like(x))  # eigh raises on nan
-    sigma_squared, v = torch.linalg.eigh(x.mT @ x)
+    sigma_squared, v, ok = linalg.eigh(x.mT @ x)
     eigenvalues = (sigma_squared - nu.unsqueeze(-1)).clamp(min=0)
     w = torch.where(sigma_squared > 0, eigenvalues / sigma_squared, 0)
-    return (x @ v) * (w / (damping * (eigenvalues + damping))).sqrt().unsqueeze(-2), finite
+    return (x @ v) * (w / (damping * (eigenvalues + damping))).sqrt().unsqueeze(-2), ok

@@ -55,7 +55,7 @@ class Seeds(click.ParamType):
 
     name = "N | I,J,..."
 
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> list[int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
         """Seeds as a list."""
         try:
             numbers = [int(part) for part in value.split(",") if part]
@@ -63,7 +63,7 @@ class Seeds(click.ParamType):
             numbers = []
         seeds = numbers if "," in value else list(range(numbers[0])) if numbers else []
         if not seeds or min(seeds) < 0 or max(seeds) >= 2**32 or len(set(seeds)) < len(seeds):
-            self.fail(f"{value!r}: must be a number of seeds >= 1, or distinct seeds >= 0 as in 3,7", param, context)
+            self.fail(f"{value!r}: must be a number of seeds >= 1, or distinct seeds >= 0 as in 3,7", param, ctx)
         return seeds
 
 
@@ -72,11 +72,11 @@ class Levels(click.ParamType):
 
     name = "FACTOR=LEVEL,..."
 
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
         """The factor and its levels as text."""
         factor, sign, levels = value.partition("=")
         if not (factor and sign and levels):
-            self.fail(f"{value!r}: must be FACTOR=LEVEL[,LEVEL], as in rank=5,10", param, context)
+            self.fail(f"{value!r}: must be FACTOR=LEVEL[,LEVEL], as in rank=5,10", param, ctx)
         return factor, levels.split(",")
 
 
@@ -247,7 +247,7 @@ def _train_and_report(
         uri = options.tracking_uri or f"sqlite:///{root / 'mlflow.db'}"
         console.print(f"Compare the trials: mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}",
                       highlight=False, soft_wrap=True)  # fmt: skip
-    return SOME_FAILED if (frame["status"] == FAILED).any() else COMPLETE
+    return SOME_FAILED if FAILED in set(frame["status"]) else COMPLETE
 
 
 def _train(missing: Sequence[Trial], root: Path, generation: int, options: Options, console: Console) -> None:
