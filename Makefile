@@ -15,11 +15,11 @@ help:
 
 setup: $(READY)
 
-# uv installs the locked, hash-checked set in half a minute; it needs no network once its cache is filled.
+# The locked set, hash-checked, in about a minute. Compiling the bytecode now halves the start of every later process.
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -100,8 +99,10 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path):
     arguments = ("--optimizers", "sgd", "--seeds", "4", "--epochs", "8", "--tracking-uri", "none", "--out", tmp_path)
     driver = study(*arguments)
     _wait_for(lambda: len(_finished(tmp_path)) >= 1, driver)
-    driver.send_signal(signal.SIGKILL)
+    driver.kill()
     driver.wait()
+    assert driver.stdout is not None
+    driver.stdout.close()
     done = {folder: files(folder, "*") for folder in _finished(tmp_path)}
     assert len(done) < 4, "the driver was killed too late for this test to mean anything"
     finish(study(*arguments))
