@@ -72,7 +72,7 @@ class Algorithm(ABC):
         """Whether this step makes new factors, after its statistics are committed."""
 
     @abstractmethod
-    def init(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> Any:
+    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> Any:
         """State of a bank.
 
         Args:

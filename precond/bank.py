@@ -41,7 +41,7 @@ class Bank:
     def reset(self) -> None:
         """Forget everything seen: the state of step 0."""
         names = [name for layer in self.layers for name in layer.slot_names]
-        self.state = self.algorithm.init(self.layers[0].shape, names, like=self.buffer)
+        self.state = self.algorithm.new_state(self.layers[0].shape, names, like=self.buffer)
         self.recording = True
         self.has_factor = False
         # Which layers have statistics: known on the host, because hooks run there.

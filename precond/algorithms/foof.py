@@ -6,9 +6,9 @@
 
 Cost per step: 2 N p^2 / tau_cov + p^3 / tau_inv + 2 o p^2 operations; memory 2 p^2 for each layer.
 
-Deviations of the NysAct authors' code from this, which is the default here: it starts A at the identity and still
-divides by 1 - beta^k; it counts k once per layer instead of once per update; it uses the identity, that is SGD, until
-step tau_inv.
+Deviations of the NysAct authors' code from this, which is the default here. `init="identity"`: A starts at I and,
+since their k counts layers instead of updates, is hardly corrected (not at all, here). `first_inverse="skip"`: P = I,
+which is SGD, until step tau_inv.
 """
 
 from __future__ import annotations
@@ -17,31 +17,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from precond import linalg
 from precond.algorithm import DampedAlgorithm, LayerShape, Signals
 from precond.factors import Dense
+from precond.hyperparameters import choice
 from precond.statistics import Covariance
 
 
 @dataclass
 class ExactState:
-    """A bank's covariance `[L, p, p]` and its damped inverse."""
+    """A bank's covariance `[L, p, p]` and its damped inverse.
+
+    `skip: [L]` bool marks the slots whose next refresh leaves P as it is.
+    """
 
     statistic: Covariance
     factor: Dense
+    skip: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class FOOF(DampedAlgorithm):
-    """Precondition with the damped inverse of the input covariance (see the module)."""
+    """Precondition with the damped inverse of the input covariance (see the module).
+
+    Attributes:
+        init: Where the covariance starts; `identity` is never corrected for.
+        first_inverse: Whether step 0 inverts, or leaves P = I until step `inv_interval`.
+    """
 
     NUMERICS: ClassVar[int] = 1
 
-    def init(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> ExactState:
-        """Zero covariance, P = I / damping."""
-        return exact_state(shape, len(layers), self.damping, like)
+    init: str = choice("zero", "identity")
+    first_inverse: str = choice("now", "skip")
+
+    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> ExactState:
+        """Zero or identity covariance, P = I / damping or I."""
+        state = exact_state(shape, len(layers), self.damping, like)
+        eye = torch.eye(shape.d_in, dtype=like.dtype, device=like.device)
+        if self.init == "identity":
+            state.statistic.average.value.copy_(eye)
+            state.statistic.average.weight.fill_(1)
+        if self.first_inverse == "skip":
+            state.factor.inverse.copy_(eye)
+            state.skip.fill_(True)
+        return state
 
     def accumulate(self, state: ExactState, slots: slice, signals: Signals) -> None:
         """Add `X^T X`."""
@@ -63,9 +85,12 @@ class FOOF(DampedAlgorithm):
 def exact_state(shape: LayerShape, num_layers: int, damping: float, like: Tensor) -> ExactState:
     """The state of FOOF, and of NysAct for layers no wider than the rank."""
     covariance = Covariance.zeros(num_layers, shape.d_in, like)
-    return ExactState(covariance, Dense.identity(num_layers, shape.d_in, damping, like))
+    factor = Dense.identity(num_layers, shape.d_in, damping, like)
+    return ExactState(covariance, factor, skip=like.new_zeros(num_layers, dtype=torch.bool))
 
 
 def refresh_exact(state: ExactState, damping: float) -> None:
-    """`P = (A + damping I)^{-1}`."""
-    state.factor.store(*linalg.damped_inverse(state.statistic.average.mean(), damping))
+    """`P = (A + damping I)^{-1}`, except where this one is to be skipped."""
+    inverse, ok = linalg.damped_inverse(state.statistic.average.mean(), damping)
+    state.factor.store(inverse, ok & ~state.skip)
+    state.skip.fill_(False)
