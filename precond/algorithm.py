@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -38,15 +39,30 @@ class LayerShape:
     d_in: int
 
 
-@dataclass(frozen=True)
-class Signals:
-    """What one layer saw in one forward.
+class Needs(Enum):
+    """What an algorithm wants to see of a layer, and when `accumulate` is called.
 
-    Attributes:
-        inputs: The rows a.
+    INPUTS: the inputs, in the forward. BOTH: the inputs in the forward, the output gradients in the backward, in two
+    calls. PAIRS: both in one call in the backward, for methods that need each example's own gradient.
     """
 
-    inputs: Rows
+    INPUTS = auto()
+    BOTH = auto()
+    PAIRS = auto()
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one layer saw in one forward or backward; at least one of the two is there.
+
+    Attributes:
+        inputs: The rows a (`rows.examples` of them times the positions that share the weight).
+        output_gradients: `[groups, batch, positions, d_out]`, the gradients g of each example's own loss with respect
+            to the layer's output: the loss is taken to be a mean over the batch, so g = batch x grad_output.
+    """
+
+    inputs: Rows | None = None
+    output_gradients: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,16 @@ class Algorithm(ABC):
     """A preconditioner: hyperparameters, and pure functions of a state that the optimizer keeps for each bank."""
 
     NUMERICS: ClassVar[int]  # raised when the same hyperparameters give other numbers; part of a trial's key
+
+    @property
+    def needs(self) -> Needs:
+        """What `accumulate` is given."""
+        return Needs.INPUTS
+
+    @property
+    def clip(self) -> float | None:
+        """Bound kappa of the KL-clip over all preconditioned layers (KFAC, Eva), or None."""
+        return None
 
     def problems(self) -> list[str]:
         """One line for each hyperparameter out of range."""
@@ -94,8 +120,14 @@ class Algorithm(ABC):
         """Make new factors from the statistics; where that fails the old one stays."""
 
     @abstractmethod
-    def precondition(self, state: Any, gradients: Tensor) -> Tensor:
-        """Directions for gradients `[L, d_out, d_in]`, in a tensor of the same shape; the argument is not changed."""
+    def precondition(self, state: Any, gradients: Tensor, lr: float) -> Tensor:
+        """Directions, in a new tensor.
+
+        Args:
+            state: The bank's.
+            gradients: `[L, d_out, d_in]`; not changed.
+            lr: Learning rate of the bank's parameter group, for methods whose direction contains it.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

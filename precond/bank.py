@@ -7,31 +7,33 @@ the same memory; the views of it that are shaped as the parameters are made once
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from precond import linalg
-from precond.algorithm import Algorithm, LayerShape, Signals
+from precond.algorithm import Algorithm, Signals
 from precond.layers import Layer
 
 
 class Bank:
-    """Layers of equal shape, dtype and device, with the state that an algorithm keeps for them.
+    """Layers of equal shape, dtype, device and parameter group, with the state that an algorithm keeps for them.
 
     Args:
         algorithm: What preconditions them.
         layers: The layers; a grouped convolution takes as many slots of L as it has groups.
+        group: Index of their parameter group.
     """
 
-    def __init__(self, algorithm: Algorithm, layers: list[Layer]):
+    def __init__(self, algorithm: Algorithm, layers: list[Layer], group: int):
         weight = layers[0].module.weight
         # Half-precision models keep their statistics in float32.
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
         self.algorithm = algorithm
         self.layers = layers
+        self.group = group
         self.slots = dict(zip([layer.name for layer in layers], _slices(layers), strict=True))
         shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
         with torch.no_grad():
@@ -52,10 +54,14 @@ class Bank:
         """Views of the buffer shaped as the layer's parameters."""
         return layer.views(self.buffer[self.slots[layer.name]])
 
-    def record(self, layer: Layer, x: Tensor) -> None:
-        """Accumulate one forward of one layer."""
-        with linalg.exact_arithmetic(x.device):
-            self.algorithm.accumulate(self.state, self.slots[layer.name], Signals(layer.rows(x, self.dtype)))
+    def record(self, layer: Layer, x: Tensor | None = None, gradient: Tensor | None = None) -> None:
+        """Accumulate what one layer saw: its input, the gradient of its output, or both."""
+        signals = Signals(
+            inputs=None if x is None else layer.rows(x, self.dtype),
+            output_gradients=None if gradient is None else layer.output_gradients(gradient, self.dtype),
+        )
+        with linalg.exact_arithmetic(self.buffer.device):
+            self.algorithm.accumulate(self.state, self.slots[layer.name], signals)
         if layer.name not in self._filled:
             self._filled.add(layer.name)
             self._mask[self.slots[layer.name]] = True
@@ -69,19 +75,29 @@ class Bank:
                 self.algorithm.refresh(self.state)
                 self.has_factor = True
 
-    def precondition(self) -> None:
+    def precondition(self, lr: float, measure: bool = False) -> Tensor | None:
         """Turn the gradients in the buffer into directions.
 
         A layer whose hook never fired keeps its gradient (`nn.MultiheadAttention` never calls its `out_proj`), and so,
         for this step, does one whose direction is not finite.
+
+        Returns:
+            Sum of <direction, gradient> over the layers that were preconditioned, if `measure`.
         """
         if not self.has_factor:
-            return
-        directions = self.algorithm.precondition(self.state, self.buffer)
-        ok = linalg.all_finite(directions)
+            return None
+        directions = self.algorithm.precondition(self.state, self.buffer, lr)
+        self._ok = linalg.all_finite(directions)
         if len(self._filled) < len(self.layers):
-            ok &= self._mask
-        torch.where(ok.view(-1, 1, 1), directions, self.buffer, out=self.buffer)
+            self._ok &= self._mask
+        inner = (directions * self.buffer).sum((1, 2)).where(self._ok, 0).sum() if measure else None
+        torch.where(self._ok.view(-1, 1, 1), directions, self.buffer, out=self.buffer)
+        return inner
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the directions of the preconditioned layers by a scalar."""
+        if self.has_factor:
+            self.buffer *= torch.where(self._ok, factor.to(self.dtype), 1).view(-1, 1, 1)
 
     # ------------------------------------------------------------------ state, a layer at a time
 
@@ -102,13 +118,13 @@ class Bank:
         self.has_factor = self.has_factor or state["has_factor"]
 
 
-def make_banks(algorithm: Algorithm, layers: Iterable[Layer]) -> list[Bank]:
-    """Group layers by shape, dtype and device."""
-    alike: dict[tuple[LayerShape, torch.dtype, torch.device], list[Layer]] = {}
+def make_banks(algorithm: Algorithm, layers: Iterable[Layer], group_of: Mapping[Tensor, int]) -> list[Bank]:
+    """Group layers by shape, dtype, device and the parameter group of their weight."""
+    alike: dict[Any, list[Layer]] = {}
     for layer in layers:
         weight = layer.module.weight
-        alike.setdefault((layer.shape, weight.dtype, weight.device), []).append(layer)
-    return [Bank(algorithm, members) for members in alike.values()]
+        alike.setdefault((layer.shape, weight.dtype, weight.device, group_of[weight]), []).append(layer)
+    return [Bank(algorithm, members, group) for (*_, group), members in alike.items()]
 
 
 def named_tensors(state: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from precond.algorithm import Needs
 from precond.bank import Bank
 from precond.layers import Layer
 
@@ -40,7 +41,27 @@ class _Hook:
         if bank is None or not bank.recording or module is not self._layer.module:
             return
         if output.requires_grad and not _in_backward():
-            bank.record(self._layer, args[0] if args else kwargs["input"])
+            self._record(bank, args[0] if args else kwargs["input"], output)
+
+    def _record(self, bank: Bank, x: Tensor, output: Tensor) -> None:
+        """Record what the algorithm needs, now or when the gradient of the output is there."""
+        layer, needs = self._layer, bank.algorithm.needs
+        if needs is not Needs.PAIRS:
+            bank.record(layer, x)
+        if needs is Needs.BOTH:
+            output.register_hook(lambda gradient: bank.record(layer, gradient=gradient))
+        elif needs is Needs.PAIRS:
+            x, version = x.detach(), x._version
+
+            def record_pair(gradient: Tensor) -> None:
+                if x._version != version:
+                    raise RuntimeError(
+                        f"{layer.name}: its input was changed in place after the forward, so the gradients of single "
+                        "examples cannot be formed. Use the out-of-place operation"
+                    )
+                bank.record(layer, x, gradient)
+
+            output.register_hook(record_pair)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
         return self

@@ -24,15 +24,25 @@ UNFOLD_ELEMENTS = 1 << 24  # patches formed at a time for a Gram matrix: 64 MiB 
 
 @dataclass(frozen=True)
 class LinearRows:
-    """Inputs of a Linear layer, whatever their leading axes: `x [N, d_in]` without the bias column."""
+    """Inputs of a Linear layer, `[batch, positions..., d_in]`, as `x [N, d_in]` without the bias column."""
 
     x: Tensor
     bias: bool
+    examples: int
 
     @property
     def count(self) -> int:
         """Number of rows N."""
         return self.x.shape[0]
+
+    def project(self, matrix: Tensor) -> Tensor:
+        """`X M`, `[1, B, T, r]`."""
+        return self._map(matrix[0]).view(1, self.examples, -1, matrix.shape[2])
+
+    def example_means(self) -> Tensor:
+        """Mean over positions, `[1, B, p]`."""
+        means = self.x.view(self.examples, -1, self.x.shape[1]).mean(1)
+        return (torch.cat([means, means.new_ones(self.examples, 1)], 1) if self.bias else means).unsqueeze(0)
 
     def gram(self) -> Tensor:
         """`X^T X`, `[1, p, p]`."""
@@ -45,15 +55,16 @@ class LinearRows:
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
         """`X^T (X Omega)`, `[1, p, r]`."""
-        omega = test_matrix[0]
-        y = torch.addmm(omega[-1], self.x, omega[:-1]) if self.bias else self.x @ omega
-        return self._products(y)
+        return self._products(self._map(test_matrix[0]))
 
     def sketch_columns(self, columns: Tensor) -> Tensor:
         """`X^T X[:, columns]`, `[1, p, r]`."""
         ids, width = columns[0], self.x.shape[1]
         y = self.x[:, ids.clamp(max=width - 1)]
         return self._products(y.masked_fill(ids == width, 1) if self.bias else y)
+
+    def _map(self, matrix: Tensor) -> Tensor:
+        return torch.addmm(matrix[-1], self.x, matrix[:-1]) if self.bias else self.x @ matrix
 
     def _products(self, y: Tensor) -> Tensor:
         products = self.x.mT @ y
@@ -78,25 +89,35 @@ class ConvRows:
     dilation: tuple[int, int]
 
     @property
+    def examples(self) -> int:
+        """Number of images B."""
+        return self.x.shape[0]
+
+    @property
     def count(self) -> int:
         """Number of rows N: images times output positions."""
         height, width = self._output_size()
         return self.x.shape[0] * height * width
 
+    def project(self, matrix: Tensor) -> Tensor:
+        """`X M`, `[groups, B, T, r]`: a convolution with r filters, no patches."""
+        return self._map(matrix).flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2)
+
+    def example_means(self) -> Tensor:
+        """Mean over positions, `[groups, B, p]`."""
+        return torch.cat([self._patches(x).mean(3) for x in self._chunks()], 1)
+
     def gram(self) -> Tensor:
         """`X^T X`, `[groups, p, p]`, 2 N p^2 operations."""
-        height, width = self._output_size()
-        chunk = max(1, UNFOLD_ELEMENTS // (height * width * self.x.shape[1] * self.kernel[0] * self.kernel[1]))
-        return torch.stack([self._chunk_gram(x) for x in self.x.split(chunk)]).sum(0)
+        grams = []
+        for x in self._chunks():
+            columns = self._patches(x).transpose(1, 2).flatten(2)
+            grams.append(columns @ columns.mT)
+        return torch.stack(grams).sum(0)
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
         """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches (ALGORITHMS.md 9b)."""
-        filters, shift = test_matrix.mT, None
-        if self.bias:
-            filters, shift = filters[..., :-1], filters[..., -1].reshape(-1)
-        weight = filters.reshape(-1, self.x.shape[1] // self.groups, *self.kernel)
-        y = F.conv2d(self.x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
-        return self._products(y)
+        return self._products(self._map(test_matrix))
 
     def sketch_columns(self, columns: Tensor) -> Tensor:
         """`X^T X[:, columns]`, `[groups, p, r]`: a column is one channel, shifted and strided."""
@@ -131,12 +152,28 @@ class ConvRows:
             return products
         return torch.cat([products, y.sum((0, 2, 3)).view(self.groups, 1, -1)], 1)
 
-    def _chunk_gram(self, x: Tensor) -> Tensor:
-        patches = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
-        patches = patches.unflatten(1, (self.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    def _map(self, matrix: Tensor) -> Tensor:
+        """`X M` as the map `[batch, groups * r, oh, ow]`."""
+        filters, shift = matrix.mT, None
         if self.bias:
-            patches = torch.cat([patches, patches.new_ones(self.groups, 1, patches.shape[2])], 1)
-        return patches @ patches.mT
+            filters, shift = filters[..., :-1], filters[..., -1].reshape(-1)
+        weight = filters.reshape(-1, self.x.shape[1] // self.groups, *self.kernel)
+        return F.conv2d(self.x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+
+    def _chunks(self) -> tuple[Tensor, ...]:
+        """The images, as many at a time as `UNFOLD_ELEMENTS` of patches allow."""
+        height, width = self._output_size()
+        patches_per_image = height * width * self.x.shape[1] * self.kernel[0] * self.kernel[1]
+        return self.x.split(max(1, UNFOLD_ELEMENTS // patches_per_image))
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """The patches of some images, `[groups, batch, p, positions]`."""
+        patches = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        patches = patches.unflatten(1, (self.groups, -1)).transpose(0, 1)
+        if self.bias:
+            ones = patches.new_ones(self.groups, patches.shape[1], 1, patches.shape[3])
+            patches = torch.cat([patches, ones], 2)
+        return patches
 
     def _output_size(self) -> tuple[int, int]:
         sizes = zip(self.x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
@@ -194,7 +231,8 @@ class Layer:
         """An input of the module as rows, in the precision of the statistics."""
         x = x.detach().to(dtype)
         if isinstance(self.module, nn.Linear):
-            return LinearRows(x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0), self.bias)
+            x = x if x.dim() > 1 else x.unsqueeze(0)
+            return LinearRows(x.flatten(0, -2), self.bias, examples=x.shape[0])
         module = self.module
         x = x if x.dim() == 4 else x.unsqueeze(0)
         padding = module.padding
@@ -211,6 +249,19 @@ class Layer:
             padding=_pair(padding),
             dilation=_pair(module.dilation),
         )
+
+    def output_gradients(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+        """A gradient of the batch-mean loss with respect to the module's output, as each example's own gradients.
+
+        Returns:
+            `[groups, batch, positions, d_out]`, times the batch size.
+        """
+        g = gradient.detach().to(dtype)
+        if isinstance(self.module, nn.Linear):
+            g = g if g.dim() > 1 else g.unsqueeze(0)
+            return g.reshape(1, g.shape[0], -1, g.shape[-1]) * g.shape[0]
+        g = g if g.dim() == 4 else g.unsqueeze(0)
+        return g.flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2) * g.shape[0]
 
 
 def find_layers(model: nn.Module) -> list[Layer]:

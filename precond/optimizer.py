@@ -1,13 +1,12 @@
-"""When to do what: the torch optimizer around an algorithm, with SGD's momentum and weight decay after it."""
+"""When to do what: the torch optimizer around an algorithm and an update rule."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,48 +16,23 @@ from torch.utils.hooks import RemovableHandle
 from precond.algorithm import Algorithm
 from precond.bank import make_banks
 from precond.capture import attach
-from precond.hyperparameters import HyperparameterError, flag, fraction, make, non_negative, positive, problems
+from precond.hyperparameters import HyperparameterError, make
 from precond.layers import find_layers
-
-
-@dataclass(frozen=True, kw_only=True)
-class SGDStep:
-    """What happens after preconditioning: d = D + weight_decay w; m <- momentum m + d; w <- w - lr m.
-
-    Attributes:
-        lr: Learning rate.
-        momentum: Heavy ball, without dampening.
-        nesterov: Step along d + momentum m instead of m.
-        weight_decay: Decay, not preconditioned.
-        decoupled: Shrink the weights by lr x weight_decay instead of adding the decay to the direction (AdamW).
-    """
-
-    lr: float = positive(0.1)  # eta
-    momentum: float = fraction(0.9)  # mu
-    nesterov: bool = flag(False)
-    weight_decay: float = non_negative(5e-4)
-    decoupled: bool = flag(False)
-
-    def problems(self) -> list[str]:
-        """One line for each value out of range."""
-        wrong = problems(self)
-        if self.nesterov is True and self.momentum == 0:
-            wrong.append("nesterov = True: needs momentum > 0")
-        return wrong
+from precond.rules import Rule, SGDRule
 
 
 class Preconditioned(torch.optim.Optimizer):
-    """Base of the package's optimizers: SGD along preconditioned gradients.
+    """Base of the package's optimizers: an update rule along preconditioned gradients.
 
-    Linear and Conv2d layers are preconditioned; every other trainable parameter follows its gradient with the same
-    momentum and decay (normalisation, embeddings, bare parameters, weights shared by two modules, and layers whose
-    forward is never called). Subclasses name their algorithm: `class FOOF(Preconditioned, algorithm=foof.FOOF)`.
+    Linear and Conv2d layers are preconditioned; every other trainable parameter follows its gradient by the same rule
+    (normalisation, embeddings, bare parameters, weights shared by two modules, and layers whose forward is never
+    called). Subclasses name their algorithm: `class FOOF(Preconditioned, algorithm=foof.FOOF)`.
 
     Args:
         model: The model to train, plain or compiled.
         params: Parameter groups as `torch.optim` takes them, to give some parameters another `lr`, `momentum`,
             `nesterov`, `weight_decay` or `decoupled`. Default: all trainable parameters of the model, in one group.
-        **hyperparameters: Those of `SGDStep` and of the algorithm, by name.
+        **hyperparameters: Those of the rule (`SGDRule` unless stated) and of the algorithm, by name.
 
     Raises:
         HyperparameterError: Names every value out of range, with the range, and every unknown name.
@@ -66,39 +40,39 @@ class Preconditioned(torch.optim.Optimizer):
     """
 
     algorithm_type: ClassVar[type[Algorithm]]
+    rule_type: ClassVar[type[Rule]]
 
-    def __init_subclass__(cls, algorithm: type[Algorithm]) -> None:
-        cls.algorithm_type = algorithm
-        keywords = [f for kind in (SGDStep, algorithm) for f in dataclasses.fields(kind)]
-        kind = inspect.Parameter.KEYWORD_ONLY
+    def __init_subclass__(cls, algorithm: type[Algorithm], rule: type[Rule] = SGDRule) -> None:
+        cls.algorithm_type, cls.rule_type = algorithm, rule
+        fields = [f for kind in (rule, algorithm) for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        keyword = inspect.Parameter.KEYWORD_ONLY
         cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=nn.Module),
-                inspect.Parameter("params", kind, default=None),
-                *(inspect.Parameter(f.name, kind, default=f.default, annotation=f.type) for f in keywords),
+                inspect.Parameter("params", keyword, default=None),
+                *(inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields),
             ]
         )
 
     def __init__(self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any):
-        step, algorithm = make(SGDStep, self.algorithm_type, values=hyperparameters)
+        rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
         layers = find_layers(model)
         if not layers:
             raise ValueError("the model has no trainable Linear or Conv2d layer, so there is nothing to precondition")
         if wrong := algorithm.model_problems({layer.name: layer.shape for layer in layers}):
             raise HyperparameterError("\n".join(wrong))
+        self.rule: Rule = rule
         self.algorithm: Algorithm = algorithm
         self.steps = 0
-        super().__init__(
-            params if params is not None else [p for p in model.parameters() if p.requires_grad],
-            dataclasses.asdict(step),
-        )
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        super().__init__(trainable if params is None else params, dataclasses.asdict(rule))
         self._names = {p: name.replace("_orig_mod.", "") for name, p in model.named_parameters()}
-        ours = {p for group in self.param_groups for p in group["params"]}
-        if strangers := [tuple(p.shape) for p in ours if p not in self._names]:
+        group_of = {p: index for index, group in enumerate(self.param_groups) for p in group["params"]}
+        if strangers := [tuple(p.shape) for p in group_of if p not in self._names]:
             raise ValueError(f"params has {len(strangers)} tensors that the model does not have: shapes {strangers}")
-        ours_whole = [layer for layer in layers if all(p in ours for p in layer.parameters.values())]
-        self._layers = {layer.name: layer for layer in ours_whole}
-        self._banks = make_banks(algorithm, ours_whole)
+        ours = [layer for layer in layers if all(p in group_of for p in layer.parameters.values())]
+        self._layers = {layer.name: layer for layer in ours}
+        self._banks = make_banks(algorithm, ours, group_of)
         self._bank_of = {layer.name: bank for bank in self._banks for layer in bank.layers}
         # Parameter -> where its gradient goes and its direction comes from; fixed, because the buffers are.
         self._views: dict[Tensor, Tensor] = {
@@ -106,11 +80,9 @@ class Preconditioned(torch.optim.Optimizer):
             for name, layer in self._layers.items()
             for key, view in self._bank_of[name].views(layer).items()
         }
-        # Name in the state -> its parameters, by the key of their momentum.
-        fallback = [p for group in self.param_groups for p in group["params"] if p not in self._views]
-        self._entries: dict[str, dict[str, Tensor]] = {self._names[p]: {"momentum_buffer": p} for p in fallback}
-        for name, layer in self._layers.items():
-            self._entries[name] = {f"{key}.momentum_buffer": p for key, p in layer.parameters.items()}
+        # Name of each entry in the state -> its parameters, by the prefix of their buffers.
+        self._entries = {self._names[p]: {"": p} for p in group_of if p not in self._views}
+        self._entries |= {n: {f"{key}.": p for key, p in layer.parameters.items()} for n, layer in self._layers.items()}
         self._handles = attach(self._banks)
         weakref.finalize(self, _remove_all, self._handles)
 
@@ -164,36 +136,35 @@ class Preconditioned(torch.optim.Optimizer):
         present = [(view, gradient) for view, gradient in pairs if gradient is not None]
         if present:
             torch._foreach_copy_([view for view, _ in present], [gradient for _, gradient in present])
+        clip = self.algorithm.clip
+        products = []
         for bank in self._banks:
-            bank.precondition()
+            lr = self.param_groups[bank.group]["lr"]
+            inner = bank.precondition(lr, measure=clip is not None)
+            if inner is not None:
+                products.append(inner * lr**2)
+        if clip is not None and products:
+            self._clip(clip, products)
+
+    def _clip(self, bound: float, products: list[Tensor]) -> None:
+        """Scale all directions by min(1, sqrt(kappa / |s|)), s = sum of lr^2 <D, G>, without reading the device."""
+        s = torch.stack(products).sum().abs()
+        factor = torch.where(s > bound, (bound / s).sqrt(), 1)
+        for bank in self._banks:
+            bank.rescale(factor)
 
     def _descend(self, group: dict[str, Any]) -> None:
-        """Momentum, weight decay and the step for one parameter group; parameters without gradient stay."""
-        params = [p for p in group["params"] if p.grad is not None]
-        if not params:
-            return
-        lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-        directions = self._directions(params, 0 if group["decoupled"] else decay)
-        if group["decoupled"] and decay:
-            torch._foreach_mul_(params, 1 - lr * decay)
-        if momentum:
-            buffers = [self._momentum_buffer(p) for p in params]
-            torch._foreach_mul_(buffers, momentum)
-            torch._foreach_add_(buffers, directions)
-            directions = torch._foreach_add(directions, buffers, alpha=momentum) if group["nesterov"] else buffers
-        torch._foreach_add_(params, directions, alpha=-lr)
-
-    def _directions(self, params: list[Tensor], decay: float) -> list[Tensor]:
-        """The direction of each parameter, plus the coupled decay. The gradients themselves are never changed."""
-        found = [(p, self._views.get(p, p.grad)) for p in params]
-        directions = [d if d.dtype == p.dtype else d.to(p.dtype) for p, d in found if d is not None]
-        return list(torch._foreach_add(directions, params, alpha=decay)) if decay else directions
-
-    def _momentum_buffer(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        return state["momentum_buffer"]
+        """Hand one parameter group to the rule; parameters without gradient stay."""
+        layers: tuple[list[Tensor], list[Tensor]] = ([], [])
+        others: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for p in group["params"]:
+            if p.grad is not None:
+                view = self._views.get(p)
+                kind, direction = (others, p.grad) if view is None else (layers, view)
+                kind[0].append(p)
+                kind[1].append(direction if direction.dtype == p.dtype else direction.to(p.dtype))
+        if layers[0] or others[0]:
+            self.rule.descend(group, layers, others, self.state)
 
     # ------------------------------------------------------------------ state_dict, by layer and parameter name
 
@@ -208,7 +179,8 @@ class Preconditioned(torch.optim.Optimizer):
         for name, parameters in self._entries.items():
             layer = self._layers.get(name)
             state[name] = {} if layer is None else self._bank_of[name].layer_state(layer)
-            state[name] |= {key: self.state[p]["momentum_buffer"] for key, p in parameters.items() if p in self.state}
+            for prefix, parameter in parameters.items():
+                state[name] |= {prefix + key: value for key, value in self.state.get(parameter, {}).items()}
         groups = [{**g, "params": [self._names[p] for p in g["params"]]} for g in self.param_groups]
         algorithm = dataclasses.asdict(self.algorithm)
         return {"state": state, "param_groups": groups, "algorithm": algorithm, "steps": self.steps}
@@ -228,10 +200,9 @@ class Preconditioned(torch.optim.Optimizer):
         for name, parameters in self._entries.items():
             if name in self._layers:
                 self._bank_of[name].load_layer_state(self._layers[name], state[name])
-            for key, parameter in parameters.items():
-                self.state.pop(parameter, None)
-                if key in state[name]:
-                    self._momentum_buffer(parameter).copy_(state[name][key])
+            for prefix, parameter in parameters.items():
+                saved = _buffers(state[name], prefix)
+                self.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in saved.items()}
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.steps = state_dict["steps"]
@@ -248,19 +219,32 @@ class Preconditioned(torch.optim.Optimizer):
                 wrong.append(f"{name} = {value!r} here, {saved!r} in the state: build the optimizer with that")
         if [g["params"] for g in mine["param_groups"]] != [g["params"] for g in state_dict["param_groups"]]:
             wrong.append("param_groups: other parameters than in the state")
-        for name, entry in mine["state"].items():
-            wrong += _shape_mismatches(name, entry | self._entries[name], theirs.get(name, entry))
+        for name in mine["state"].keys() & theirs.keys():
+            wrong += _shape_mismatches(name, self._layer_tensors(name), theirs[name])
+            for prefix, parameter in self._entries[name].items():
+                buffers = _buffers(theirs[name], prefix)
+                wrong += _shape_mismatches(name, {prefix + key: parameter for key in buffers}, theirs[name])
         return wrong
 
+    def _layer_tensors(self, name: str) -> dict[str, Tensor]:
+        """The algorithm's tensors for a layer; nothing for another parameter."""
+        if name not in self._layers:
+            return {}
+        state = self._bank_of[name].layer_state(self._layers[name])
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
-def _shape_mismatches(name: str, mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """One line for each tensor of an entry whose shape differs; momentum may be absent, before the first step."""
+
+def _buffers(entry: dict[str, Any], prefix: str) -> dict[str, Tensor]:
+    """The rule's buffers of one parameter, by name."""
+    return {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
+
+
+def _shape_mismatches(name: str, mine: Mapping[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """One line for each of my tensors whose counterpart is missing or has another shape; scalars fit everything."""
     wrong = []
     for key, value in mine.items():
-        if not isinstance(value, Tensor) or (key not in theirs and key.endswith("momentum_buffer")):
-            continue
         found = list(theirs[key].shape) if isinstance(theirs.get(key), Tensor) else "nothing"
-        if found != list(value.shape):
+        if found not in ([], list(value.shape)):
             wrong.append(f"{name}: {key} must be {list(value.shape)}, the state has {found}")
     return wrong
 

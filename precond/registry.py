@@ -26,7 +26,7 @@ from precond.hyperparameters import (
     unknown,
 )
 from precond.layers import find_layers
-from precond.optimizer import Preconditioned, SGDStep
+from precond.optimizer import Preconditioned
 
 
 class FOOF(Preconditioned, algorithm=foof.FOOF):
@@ -80,7 +80,7 @@ class Entry:
 
 def _ours(optimizer: type[Preconditioned], **preset: Any) -> Entry:
     algorithm = optimizer.algorithm_type
-    return Entry(optimizer, (SGDStep, algorithm), preset, algorithm.NUMERICS)
+    return Entry(optimizer, (optimizer.rule_type, algorithm), preset, algorithm.NUMERICS)
 
 
 def _torch(optimizer: Callable[..., Optimizer], kind: type, **preset: Any) -> Entry:

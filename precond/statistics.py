@@ -27,12 +27,25 @@ class Rows(Protocol):
     """
 
     @property
+    def examples(self) -> int:
+        """Number of examples B: the batch size."""
+        ...
+
+    @property
     def count(self) -> int:
-        """Number of rows N: examples times positions that share the weight."""
+        """Number of rows N: examples times positions T that share the weight."""
         ...
 
     def gram(self) -> Tensor:
         """`X^T X`, `[groups, p, p]`."""
+        ...
+
+    def project(self, matrix: Tensor) -> Tensor:
+        """`X M`, `[groups, B, T, r]`, for M `[groups, p, r]`."""
+        ...
+
+    def example_means(self) -> Tensor:
+        """Mean of the rows of each example over its T positions, `[groups, B, p]`."""
         ...
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
@@ -109,6 +122,12 @@ class Covariance:
     def add(self, slots: slice, rows: Rows) -> None:
         """Accumulate one forward of one layer."""
         self.average.add(slots, rows.gram(), rows.count)
+
+
+def output_gram(output_gradients: Tensor) -> Tensor:
+    """Sum of g g^T over examples and positions, `[groups, o, o]`, for gradients `[groups, B, T, o]`."""
+    rows = output_gradients.flatten(1, 2)
+    return rows.mT @ rows
 
 
 @dataclass

@@ -136,7 +136,7 @@ def test_degenerate_inputs_never_raise(name, rows):
             bank.update(refresh=True)
             gradient = torch.randn(bank.buffer.shape, generator=torch.Generator().manual_seed(number))
             bank.buffer.copy_(gradient)
-            bank.precondition()
+            bank.precondition(lr=0.1)
             assert bank.buffer.isfinite().all()
             assert bank.state.factor.to_dense().isfinite().all()
 

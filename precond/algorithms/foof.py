@@ -67,6 +67,7 @@ class FOOF(DampedAlgorithm):
 
     def accumulate(self, state: ExactState, slots: slice, signals: Signals) -> None:
         """Add `X^T X`."""
+        assert signals.inputs is not None
         state.statistic.add(slots, signals.inputs)
 
     def commit(self, state: ExactState) -> None:
@@ -77,7 +78,7 @@ class FOOF(DampedAlgorithm):
         """Invert."""
         refresh_exact(state, self.damping)
 
-    def precondition(self, state: ExactState, gradients: Tensor) -> Tensor:
+    def precondition(self, state: ExactState, gradients: Tensor, lr: float) -> Tensor:
         """`G P`."""
         return state.factor.solve(gradients)
 

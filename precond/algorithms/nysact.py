@@ -96,10 +96,12 @@ class NysAct(DampedAlgorithm):
 
     def accumulate(self, state: ExactState | SketchedState, slots: slice, signals: Signals) -> None:
         """Add `X^T X Omega`."""
+        rows = signals.inputs
+        assert rows is not None
         if isinstance(state, ExactState) or self.resample in ("fixed", "window"):
-            state.statistic.add(slots, signals.inputs)
+            state.statistic.add(slots, rows)
             return
-        sketch, rows = state.statistic.sketch, signals.inputs
+        sketch = state.statistic.sketch
         if slots.start not in state._redrawn:
             state._redrawn.add(slots.start)
             sketch.redraw(slots)
@@ -126,7 +128,7 @@ class NysAct(DampedAlgorithm):
         if self.resample == "window":
             _carry_over(state, c)
 
-    def precondition(self, state: ExactState | SketchedState, gradients: Tensor) -> Tensor:
+    def precondition(self, state: ExactState | SketchedState, gradients: Tensor, lr: float) -> Tensor:
         """`G P`."""
         return state.factor.solve(gradients)
 
