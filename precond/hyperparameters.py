@@ -67,6 +67,12 @@ def choice(*values: str) -> Any:
     return _field(values[0], f"one of {', '.join(values)}", lambda v: v in values)
 
 
+def optional(field: Any) -> Any:
+    """A field of this module that takes None, too."""
+    allowed, accepts = field.metadata["allowed"], field.metadata["accepts"]
+    return _field(field.default, f"{allowed}, or None", lambda v: v is None or accepts(v))
+
+
 def problems(config: Any) -> list[str]:
     """One line for each field of a dataclass instance whose value is out of its range."""
     return [
@@ -103,12 +109,17 @@ def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:
     Raises:
         HyperparameterError: Names every unknown keyword and every value out of range.
     """
+    made, wrong = split(*kinds, values=values)
+    if wrong:
+        raise HyperparameterError("\n".join(wrong))
+    return made
+
+
+def split(*kinds: type, values: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+    """What `make` returns, and a line for each thing that it would raise for."""
     names = [[field.name for field in dataclasses.fields(kind)] for kind in kinds]
     wrong = unknown(values, itertools.chain(*names))
     made = [
         kind(**{name: values[name] for name in mine if name in values}) for kind, mine in zip(kinds, names, strict=True)
     ]
-    wrong += [line for config in made for line in config.problems()]
-    if wrong:
-        raise HyperparameterError("\n".join(wrong))
-    return made
+    return made, wrong + [line for config in made for line in config.problems()]

@@ -23,7 +23,7 @@ from trainables.store import (
 
 @pytest.fixture
 def config() -> TrialConfig:
-    return workloads.resolve("digits/cnn", "sgd", {}, epochs=5)
+    return workloads.resolve("digits/cnn", "sgd", {}, recipe={"epochs": 5})
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def committed(store: TrialStore) -> list[int]:
 
 def test_key_depends_on_values_only(config: TrialConfig):
     shuffled = TrialConfig.from_dict(dict(reversed(config.to_dict().items())))
-    as_integer = workloads.resolve("digits/cnn", "sgd", {"weight_decay": 1}, epochs=5)
+    as_integer = workloads.resolve("digits/cnn", "sgd", {"weight_decay": 1}, recipe={"epochs": 5})
     assert shuffled.trial_key == config.trial_key
-    assert as_integer.trial_key == workloads.resolve("digits/cnn", "sgd", {"weight_decay": 1.0}, epochs=5).trial_key
+    assert as_integer.trial_key == workloads.resolve("digits/cnn", "sgd", {"weight_decay": 1.0}, recipe={"epochs": 5}).trial_key
     assert config.with_seed(1).trial_key != config.trial_key
     assert config.with_seed(1).group_key == config.group_key
 

@@ -19,7 +19,7 @@ from trainables.train import Trainer, epochs
 
 @pytest.fixture
 def config() -> TrialConfig:
-    return workloads.resolve("digits/cnn", "nysact-g", {}, epochs=4)
+    return workloads.resolve("digits/cnn", "nysact-g", {}, recipe={"epochs": 4})
 
 
 def run(root: Path, config: TrialConfig, stop_after: int | None = None) -> TrialStore:
@@ -68,7 +68,7 @@ def test_killed_between_the_last_line_and_the_status(tmp_path: Path, config: Tri
 
 def test_arms_share_initial_weights_and_data_order(config: TrialConfig):
     cpu = torch.device("cpu")
-    first, second = Trainer(config, cpu), Trainer(workloads.resolve("digits/cnn", "sgd", epochs=4), cpu)
+    first, second = Trainer(config, cpu), Trainer(workloads.resolve("digits/cnn", "sgd", recipe={"epochs": 4}), cpu)
     for mine, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert mine.equal(theirs)
     other = Trainer(config.with_seed(1), cpu)
@@ -93,7 +93,7 @@ def test_the_split_is_stratified_and_disjoint():
 
 
 def test_divergence_is_a_status_with_its_place(tmp_path: Path):
-    store = run(tmp_path, workloads.resolve("digits/cnn", "sgd", {"lr": 1e20}, epochs=2))
+    store = run(tmp_path, workloads.resolve("digits/cnn", "sgd", {"lr": 1e20}, recipe={"epochs": 2}))
     status = store.status() or {}
     assert status["status"] == "diverged"
     assert status["epoch"] == 0 and status["step"] >= 1 and status["value"] in ("nan", "inf")
@@ -182,7 +182,7 @@ def test_epochs_run_without_ray_and_mlflow(tmp_path: Path):
         "from trainables import workloads\n"
         "from trainables.store import TrialStore\n"
         "from trainables.train import epochs\n"
-        "config = workloads.resolve('digits/cnn', 'nysact-s', epochs=2)\n"
+        "config = workloads.resolve('digits/cnn', 'nysact-s', recipe={'epochs': 2})\n"
         f"store = TrialStore({str(tmp_path)!r}, config)\n"
         "store.create()\n"
         "assert [m['epoch'] for m in epochs(config, store)] == [0, 1]\n"

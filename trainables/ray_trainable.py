@@ -50,4 +50,10 @@ class TrialTrainable(tune.Trainable):
     def _open(self, config: dict[str, Any]) -> None:
         self._store = TrialStore.open(Path(config["root"]), config["key"], config["generation"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._epochs = epochs(self._store.config, self._store, device=device, provenance=config["provenance"])
+        self._epochs = epochs(
+            self._store.config,
+            self._store,
+            device=device,
+            commit_every=config["commit_every"],
+            provenance=config["provenance"],
+        )

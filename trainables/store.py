@@ -108,6 +108,13 @@ class TrialStore:
             path.rename(quarantine / f"{path.name}-{time.time_ns()}")
         return None
 
+    def reopen(self) -> None:
+        """Take back a terminal status, so that the trial is trained again from its last checkpoint, if any."""
+        path = self.folder / "status.json"
+        if path.exists():
+            self.log(f"opened again; it had ended {path.read_text()}")
+            path.unlink()
+
     # ------------------------------------------------------------------ writing (the worker)
 
     def begin(self, provenance: Mapping[str, Any]) -> int:

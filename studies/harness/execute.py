@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,24 @@ from ray.tune.experiment import Trial as TuneTrial
 from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
 from trainables.ray_trainable import TrialTrainable
-from trainables.store import read_status, trial_folder
+from trainables.store import StoreError, read_status, trial_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where trials run, and how many at once.
+
+    Attributes:
+        address: Of a running cluster, `auto` or host:port; None starts one here, with a slot per core.
+        max_concurrent: At most so many trials at once; None for as many as fit.
+        gpus_per_trial: Share of a GPU for each.
+        time_budget: Seconds after which no more is trained; None for no limit.
+    """
+
+    address: str | None = None
+    max_concurrent: int | None = None
+    gpus_per_trial: float = 0.0
+    time_budget: float | None = None
 
 
 class _Report(tune.Callback):
@@ -38,57 +59,90 @@ class _Report(tune.Callback):
         return {}  # Tune pickles its callbacks for a restore that we never ask for
 
     def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **_: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **_: Any
     ) -> None:
+        """One epoch is done."""
         if "epoch" in result:
             self._progress.epoch(trial.config["key"], result["epoch"], result["test/accuracy"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        status = read_status(trial_folder(self._root, trial.config["key"])) or {"status": "lost"}
-        self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
+        """A trial has ended, unless it was only stopped."""
+        status = read_status(trial_folder(self._root, trial.config["key"]))
+        if status is not None:
+            self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
 
 
 def train(
-    trials: Sequence[Trial],
-    root: Path,
-    generation: int,
-    progress: StudyProgress,
-    *,
-    slots: int,
-    provenance: dict[str, Any],
-) -> None:
-    """Train trials, whose folders exist, until each has a terminal status.
+    trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mapping[str, Any], progress: StudyProgress
+) -> str:
+    """Train trials, whose folders exist, until each has a terminal status or something stops it.
 
     Args:
         trials: What to train.
         root: The output folder.
-        generation: This driver's.
+        cluster: Where.
+        worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`.
         progress: Told of every epoch and every end.
-        slots: How many trials at once, one CPU each.
-        provenance: What workers note about the code.
+
+    Returns:
+        What ended it: `done`, `SIGINT`, `SIGTERM` or `budget`; trials may be left after the last three.
+
+    Raises:
+        StoreError: No cluster could be reached or started.
     """
-    ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    _start(cluster, len(trials))
+    started = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory(prefix="tune-") as scratch:
-            _fit(trials, root.absolute(), generation, _Report(progress, root), provenance, scratch)
+        with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
+            space = {"key": tune.grid_search([trial.config.trial_key for trial in trials]), **worker}
+            _fit({**space, "root": str(root.absolute())}, cluster, _Report(progress, root), scratch)
     finally:
         ray.shutdown()
+    if caught:
+        return "SIGTERM"
+    if cluster.time_budget is not None and time.monotonic() - started >= cluster.time_budget:
+        return "budget"
+    # Tune handles SIGINT by itself and returns early, without raising.
+    left = any(read_status(trial_folder(root, trial.config.trial_key)) is None for trial in trials)
+    return "SIGINT" if left else "done"
 
 
-def _fit(
-    trials: Sequence[Trial], root: Path, generation: int, report: _Report, provenance: dict[str, Any], scratch: str
-) -> None:
-    space = {
-        "key": tune.grid_search([trial.config.trial_key for trial in trials]),
-        "root": str(root),
-        "generation": generation,
-        "provenance": provenance,
-    }
+def _start(cluster: Cluster, trials: int) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.address is None:
+        cores = len(os.sched_getaffinity(0))
+        options |= {"num_cpus": min(cluster.max_concurrent or cores, cores, trials), "include_dashboard": False}
+    try:
+        ray.init(address=cluster.address or "local", **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"no Ray cluster answers at {cluster.address}" if cluster.address else "Ray did not start here"
+        raise StoreError(f"{where}: {str(error).partition(chr(10))[0]}") from error
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _signals() -> Iterator[list[str]]:
+    """SIGTERM takes Tune's SIGINT path (Ray's own handler aborts the driver); yields the names of what came."""
+    caught: list[str] = []
+
+    def note(number: int, frame: Any) -> None:
+        caught.append("SIGTERM")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fit(space: dict[str, Any], cluster: Cluster, report: _Report, scratch: str) -> None:
     tuner = tune.Tuner(
-        tune.with_resources(TrialTrainable, {"cpu": 1}),
+        tune.with_resources(TrialTrainable, {"cpu": 1, "gpu": cluster.gpus_per_trial}),
         param_space=space,
-        tune_config=tune.TuneConfig(reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            reuse_actors=True, max_concurrent_trials=cluster.max_concurrent, time_budget_s=cluster.time_budget
+        ),
         run_config=tune.RunConfig(
             storage_path=scratch,
             verbose=0,

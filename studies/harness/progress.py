@@ -19,11 +19,10 @@ class StudyProgress:
 
     Args:
         trials: Those to be trained.
-        slots: How many train at once.
         console: Where to print.
     """
 
-    def __init__(self, trials: Sequence[Trial], slots: int, console: Console):
+    def __init__(self, trials: Sequence[Trial], console: Console):
         self.console = console
         self._trials = {trial.config.trial_key: trial for trial in trials}
         self._total = sum(trial.config.epochs for trial in trials)
@@ -34,7 +33,7 @@ class StudyProgress:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(),
                    TextColumn("{task.fields[left]}"))  # fmt: skip
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task(f"training on {slots} slots", total=len(trials), left="")
+        self._task = self._bar.add_task("training", total=len(trials), left="")
 
     def __enter__(self) -> StudyProgress:
         self._bar.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,12 @@ def write(study: Study, trials: Sequence[Trial], frame: pd.DataFrame, folder: Pa
     for name, content in contents.items():
         write_atomically(folder / name, content.encode())
     return [folder / name for name in contents]
+
+
+def to_json(study: Study, frame: pd.DataFrame) -> str:
+    """The report's table as one line of JSON: the study, and a record for each arm."""
+    records = group(frame, study.figure.metric).to_json(orient="records")
+    return json.dumps({"study": study.name, "arms": json.loads(records or "[]")})
 
 
 def console_table(study: Study, frame: pd.DataFrame) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from precond import HyperparameterError
 from trainables.config import TrialConfig
 from trainables.workloads import resolve
 
@@ -83,16 +84,33 @@ class Study:
     seeds: int = 5
 
     def trials(
-        self, workload: str | None = None, seeds: Sequence[int] | None = None, epochs: int | None = None
+        self,
+        workload: str | None = None,
+        seeds: Sequence[int] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> list[Trial]:
         """The trials of this study, seed by seed so that every arm has a first result early.
 
         Args:
             workload: Instead of the study's own.
             seeds: Instead of the study's own.
-            epochs: Instead of the recipe's.
+            recipe: Batch size, epochs or schedule instead of the workload's recipe's.
+
+        Raises:
+            HyperparameterError: One line for each thing that is wrong with an arm.
         """
+        pairs, wrong = [], {}
+        for arm in self.arms:
+            try:
+                pairs.append((arm, resolve(workload or self.workload, arm.optimizer, arm.overrides, recipe)))
+            except HyperparameterError as error:
+                wrong.update(dict.fromkeys(str(error).splitlines()))  # many arms, one mistake, one line
+        names: dict[str, str] = {}
+        for arm, config in pairs:
+            twin = names.setdefault(config.group_key, arm.label)
+            if twin != arm.label:
+                wrong[f"{self.name}: arms {twin} and {arm.label} are the same trials"] = None
+        if wrong:
+            raise HyperparameterError("\n".join(wrong))
         seeds = range(self.seeds) if seeds is None else seeds
-        configs = [resolve(workload or self.workload, arm.optimizer, arm.overrides, epochs=epochs) for arm in self.arms]
-        pairs = list(zip(self.arms, configs, strict=True))
         return [Trial(arm, config.with_seed(seed)) for seed in seeds for arm, config in pairs]

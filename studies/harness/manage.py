@@ -1,0 +1,196 @@
+"""The commands of `python -m studies`, over all studies and all trial folders."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import studies
+from precond.hyperparameters import nearest
+from studies.harness import ledger
+from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
+from studies.harness.options import FLAGS, parse
+from studies.harness.run import COMPLETE, ENVIRONMENT, refuse, run
+from studies.harness.study import Study
+from trainables.store import StoreError, read_config, read_lines, read_status, trial_folders
+
+__all__ = ["GROUP", "invoke"]
+GROUP = click.Group("studies", context_settings=SETTINGS, help="Studies of preconditioned optimizers.")
+OUT = click.Option(
+    ["--out"], type=click.Path(path_type=Path), help="Output folder.  [default: $PRECOND_OUT or outputs]"
+)
+DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Say what would go, and how large it is.")
+KEY_DIGITS = 6  # fewer digits of a key are not looked up
+
+
+def all_studies() -> dict[str, Study]:
+    """Every study of the package by name: the modules that have a `STUDY`."""
+    found = {}
+    for module in pkgutil.iter_modules(studies.__path__):
+        if not module.ispkg and not module.name.startswith("_"):
+            study = getattr(importlib.import_module(f"studies.{module.name}"), "STUDY", None)
+            if study is not None:
+                found[study.name] = study
+    return found
+
+
+def _command(name: str, help: str, *params: click.Parameter) -> Any:
+    """Register a function as a command; what it returns is the exit code."""
+
+    def register(function: Any) -> Any:
+        GROUP.add_command(click.Command(name, SETTINGS, function, [*params], help=help))
+        return function
+
+    return register
+
+
+@_command("list", "Every study, the artefact it reproduces, and its state here.", OUT)
+def _list(out: Path | None) -> int:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for header in ("study", "artefact", "default workload", "done"):
+        table.add_column(header)
+    for study in all_studies().values():
+        trials = study.trials()
+        done = len(trials) - len(ledger.missing(trials, out or ledger.default_root()))
+        table.add_row(study.name, study.artefact, study.workload, f"{done}/{len(trials)}")
+    Console().print(table)
+    return COMPLETE
+
+
+def _run(names: tuple[str, ...], **raw: Any) -> int:
+    known = all_studies()
+    unknown = [f'study "{name}": unknown.{nearest(name, known)}' for name in names if name not in known]
+    options, wrong = parse(raw)
+    return run([known[name] for name in names if name in known], options, unknown + wrong)
+
+
+GROUP.add_command(
+    click.Command(
+        "run",
+        SETTINGS,
+        _run,
+        [click.Argument(["names"], nargs=-1, required=True, metavar="STUDY..."), *FLAGS],
+        help="Run several studies with one driver; a trial that two of them need is trained once.",
+        epilog=EXIT_CODES,
+    )
+)
+
+
+@_command("status", "How many trials of the output folder are where, and what is in flight; also while one runs.", OUT)
+def _status(out: Path | None) -> int:
+    root = out or ledger.default_root()
+    console, counts = Console(), Counter[str]()
+    for folder in trial_folders(root):
+        status = read_status(folder)
+        counts[status["status"] if status else ledger.IN_FLIGHT] += 1
+        if status is None:
+            config = read_config(folder)["config"]
+            lines, attempts = read_lines(folder / "epochs.jsonl"), read_lines(folder / "attempts.jsonl")
+            since = f", begun {_ago(attempts[-1]['time'])}" if attempts else ", not begun"
+            done = f"{len(lines)}/{config['epochs']} epochs committed{since}"
+            console.print(f"{folder.name}  {config['optimizer']} s{config['seed']}: {done}", highlight=False)
+    console.print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or f"no trials in {root}")
+    return COMPLETE
+
+
+@_command("show", "A trial's configuration, status and last epoch.", click.Argument(["key"]), OUT)
+def _show(key: str, out: Path | None) -> int:
+    folder, wrong = _find(key, out)
+    if folder is None:
+        return refuse([wrong])
+    lines = read_lines(folder / "epochs.jsonl")
+    document = {**read_config(folder), "status": read_status(folder), "epochs committed": len(lines)}
+    print(json.dumps({**document, "last epoch": lines[-1] if lines else None, "folder": str(folder)}, indent=2))
+    return COMPLETE
+
+
+@_command("explain", "Which fields make two trials different.", click.Argument(["one"]), click.Argument(["other"]), OUT)
+def _explain(one: str, other: str, out: Path | None) -> int:
+    (first, wrong), (second, also_wrong) = _find(one, out), _find(other, out)
+    if first is None or second is None:
+        return refuse([line for line in (wrong, also_wrong) if line])
+    mine, theirs = (_flat(read_config(folder)["config"]) for folder in (first, second))
+    absent = "(absent)"
+    for name in [*mine, *(name for name in theirs if name not in mine)]:
+        if mine.get(name, absent) != theirs.get(name, absent):
+            print(f"{name}: {mine.get(name, absent)} | {theirs.get(name, absent)}")
+    if mine == theirs:
+        print("the same trial")
+    return COMPLETE
+
+
+@_command(
+    "sync",
+    "Send to MLflow what it still lacks of every study.",
+    OUT,
+    click.Option(["--tracking-uri"], metavar="URI", help="[default: OUT/mlflow.db]"),
+)
+def _sync(out: Path | None, tracking_uri: str | None) -> int:
+    from studies.harness import tracking
+
+    root, known = out or ledger.default_root(), {folder.name for folder in trial_folders(out or ledger.default_root())}
+    try:
+        for study in all_studies().values():
+            trials = [trial for trial in study.trials() if trial.config.trial_key[:16] in known]
+            if trials:
+                print(f"{study.name}: {tracking.sync(study, trials, root, tracking_uri)} epochs sent")
+    except Exception as error:
+        print(f"error: {type(error).__name__}: {str(error).partition(chr(10))[0]}; nothing is lost, try again")
+        return ENVIRONMENT
+    return COMPLETE
+
+
+@_command("clean", "Remove the folders of trials that no study here has.", OUT, DRY_RUN)
+def _clean(out: Path | None, dry_run: bool) -> int:
+    from studies.harness import lock
+
+    root = out or ledger.default_root()
+    wanted = {trial.config.trial_key[:16] for study in all_studies().values() for trial in study.trials()}
+    stray = [folder for folder in trial_folders(root) if folder.name not in wanted]
+    for folder in stray:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{size / 2**20:8.1f} MB  {folder}")
+    if dry_run or not stray:
+        print(f"{len(stray)} trials would go" if stray else "nothing to clean")
+        return COMPLETE
+    try:
+        with lock.exclusive(root):
+            for folder in stray:
+                shutil.rmtree(folder)
+    except StoreError as problem:
+        print(f"error: {problem}")
+        return ENVIRONMENT
+    print(f"{len(stray)} trials removed")
+    return COMPLETE
+
+
+def _find(key: str, out: Path | None) -> tuple[Path | None, str]:
+    """The folder of the one trial whose key starts so, or what is wrong."""
+    root = out or ledger.default_root()
+    found = [folder for folder in trial_folders(root) if folder.name.startswith(key[:16])]
+    if len(key) < KEY_DIGITS or len(found) != 1:
+        return None, f"{key}: {len(found)} trials in {root} start so; give at least {KEY_DIGITS} digits of one key"
+    return found[0], ""
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _ago(moment: float) -> str:
+    seconds = max(0, round(time.time() - moment))
+    return f"{seconds} s ago" if seconds < 120 else f"{seconds // 60} min ago"

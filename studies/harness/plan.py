@@ -1,0 +1,130 @@
+"""From a study and a command line to trials: what is selected, what is set, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from precond import HyperparameterError
+from precond.hyperparameters import nearest
+from studies.harness.options import Options
+from studies.harness.study import Arm, Study, Trial
+from trainables.workloads import RECIPE_SETTINGS, WORKLOADS, settable
+
+SMOKE_SEEDS, SMOKE_LEVELS, SMOKE_EPOCHS, SMOKE_WORKLOAD = [0, 1], 2, 2, "digits/cnn"
+MAX_TRIALS = 10_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study with the trials that a command names, all of one workload."""
+
+    study: Study
+    trials: Sequence[Trial]
+
+    @property
+    def workload(self) -> str:
+        """The trials' workload."""
+        return self.trials[0].config.workload
+
+
+def plan(study: Study, options: Options) -> Plan:
+    """The trials that a command names.
+
+    Raises:
+        HyperparameterError: One line for each thing that is wrong.
+    """
+    wrong = _problems(study, options)
+    arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, options.levels)]
+    chosen = [arm for arm in arms if _selected(arm, options)]
+    if not chosen and not wrong:
+        wrong.append("--optimizers and --only leave no arm of the study")
+    seeds, workload = options.seeds, options.workload if options.workload in WORKLOADS else None
+    recipe = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
+    if options.epochs is not None:
+        recipe["epochs"] = options.epochs
+    if options.smoke:
+        chosen, seeds, workload = _fewer_levels(chosen), seeds or SMOKE_SEEDS, SMOKE_WORKLOAD
+        recipe.setdefault("epochs", SMOKE_EPOCHS)
+    trials: list[Trial] = []
+    try:  # also where something is wrong already: the values of the other arms are worth a line, too
+        trials = replace(study, arms=chosen or arms).trials(workload, seeds, recipe)
+    except HyperparameterError as error:
+        wrong += str(error).splitlines()
+    if len(trials) > MAX_TRIALS:
+        wrong.append(f"{study.name} has {len(trials)} trials: at most {MAX_TRIALS}; take fewer seeds")
+    if wrong:
+        raise HyperparameterError("\n".join(wrong))
+    return Plan(study, trials)
+
+
+def _problems(study: Study, options: Options) -> list[str]:
+    known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
+    wrong = [
+        f'--optimizers = "{name}": not in {study.name}.{nearest(name, known)}'
+        for name in options.optimizers or []
+        if name not in known
+    ]
+    levels = _levels(_with_levels(study.arms, options.levels))
+    for factor in [*options.levels, *options.only]:
+        if factor not in levels:
+            wrong.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
+    for factor, wanted in options.only.items():
+        listed = ", ".join(map(str, levels.get(factor, [])))
+        wrong += [
+            f"--only {factor}={level}: not a level of {study.name}; it has {listed}"
+            for level in wanted
+            if factor in levels and level not in levels[factor]
+        ]
+    names = {name for optimizer in known for name in settable(optimizer)}
+    for name, value in options.settings.items():
+        if name in levels:
+            wrong.append(f"--set {name}={value}: {study.name} varies it; use --levels {name}={value}")
+        elif name not in names:
+            wrong.append(f"--set {name}: no optimizer of {study.name} has it.{nearest(name, sorted(names))}")
+    return wrong
+
+
+def _levels(arms: Sequence[Arm]) -> dict[str, list[Any]]:
+    """Each factor's levels, in order."""
+    levels: dict[str, list[Any]] = {}
+    for arm in arms:
+        for factor in arm.factors:
+            seen = levels.setdefault(factor, [])
+            if arm.overrides[factor] not in seen:
+                seen.append(arm.overrides[factor])
+    return levels
+
+
+def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]:
+    """The arms with other levels for some factors, each once, in place of those they replace."""
+    for factor, wanted in levels.items():
+        varied = [
+            replace(arm, overrides={**arm.overrides, factor: level}) if factor in arm.factors else arm
+            for arm in arms
+            for level in wanted
+        ]
+        arms = list({(arm.label, str(arm.overrides)): arm for arm in varied}.values())
+    return list(arms)
+
+
+def _with_settings(arm: Arm, settings: dict[str, Any]) -> Arm:
+    """The arm with the hyperparameters that its optimizer has."""
+    own = {name: v for name, v in settings.items() if name in settable(arm.optimizer) and name not in RECIPE_SETTINGS}
+    return replace(arm, overrides={**arm.overrides, **own})
+
+
+def _selected(arm: Arm, options: Options) -> bool:
+    """Whether an arm is named by `--optimizers` and `--only`; references, which have no factor, stay."""
+    if options.optimizers and arm.optimizer not in options.optimizers:
+        return False
+    return all(arm.overrides[f] in levels for f, levels in options.only.items() if f in arm.factors)
+
+
+def _fewer_levels(arms: Sequence[Arm]) -> list[Arm]:
+    """The first two levels of each optimizer."""
+    kept: dict[str, list[Arm]] = {}
+    for arm in arms:
+        kept.setdefault(arm.optimizer, []).append(arm)
+    return [arm for same in kept.values() for arm in same[:SMOKE_LEVELS]]

@@ -1,0 +1,73 @@
+"""`python -m trainables TRIALS.jsonl --out DIR`: trials one after another in this process, without Ray.
+
+For a debugger, and for a machine that has torch and nothing else. `python studies/NAME.py --dry-run --json` writes the
+file: a line of JSON for each trial, of which `config` is read. The folders are those that Ray's workers write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from trainables.config import TrialConfig
+from trainables.store import FAILED, StoreError, TrialStore
+from trainables.train import COMMIT_SECONDS, epochs
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the trials of a file; returns 0, or 1 if some failed, 2 for a bad file, 4 if the folder cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        configs = [_config(line) for line in options.trials.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"error: {options.trials}: {error}; write it with --dry-run --json", file=sys.stderr)
+        return 2
+    torch.set_num_threads(options.threads)
+    statuses = []
+    for number, config in enumerate(configs, start=1):
+        try:
+            statuses.append(_run(config, options, f"{number}/{len(configs)}"))
+        except (StoreError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 4
+    return int(FAILED in statuses)
+
+
+def _run(config: TrialConfig, options: argparse.Namespace, label: str) -> str:
+    store = TrialStore(options.out, config)
+    store.create()
+    name = f"{label} {config.optimizer} s{config.seed} {config.trial_key[:16]}"
+    for metrics in epochs(config, store, device=options.device, commit_every=options.commit_every):
+        print(f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {metrics['test/accuracy']:.2%}")
+    status = store.status() or {}
+    print(f"{name} {status['status']}{': ' + status['reason'] if 'reason' in status else ''}")
+    return status["status"]
+
+
+def _config(line: str) -> TrialConfig:
+    document = json.loads(line)
+    config = TrialConfig.from_dict(document["config"])
+    if config.trial_key != document["key"]:
+        raise ValueError(f"the key {document['key'][:16]} is not that of its config")
+    return config
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainables", description="Run trials here, without Ray.")
+    parser.add_argument("trials", type=Path, metavar="TRIALS.jsonl")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[default: %(default)s]"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU; as Ray's workers: %(default)s")
+    parser.add_argument("--commit-every", type=float, default=COMMIT_SECONDS, metavar="SECONDS",
+                        help="training between commits [default: %(default)s]")  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
