@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from trainables.__main__ import main as without_ray
 from trainables.store import TrialStore, read_config, read_lines, trial_folders
 from trainables.train import epochs
 
@@ -95,30 +96,49 @@ def test_the_same_command_again_trains_nothing_and_renders_the_same(smoke: tuple
     assert files(root, "reports/**/*.*", "trials/*/*") == before
 
 
-def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path):
-    arguments = ("--optimizers", "sgd", "--seeds", "4", "--epochs", "8", "--tracking-uri", "none", "--out", tmp_path)
+def test_without_ray_the_same_folders(smoke: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """`--dry-run --json` writes the file, `python -m trainables` runs it: bitwise the numbers of Ray's workers."""
+    listed = finish(study("--smoke", "--dry-run", "--json", "--out", tmp_path / "none", "--seeds", "1"))
+    (tmp_path / "trials.jsonl").write_text(listed)
+    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path), "--commit-every", "0"]) == 0
+    folders = list(trial_folders(tmp_path))
+    assert len(folders) == 6 and "completed" in capsys.readouterr().out
+    for folder in folders:
+        assert numbers(folder) == numbers(smoke[0] / "trials" / folder.name)
+    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 0  # nothing left to do
+    (tmp_path / "trials.jsonl").write_text(listed.replace('"batch_size": 64', '"batch_size": 32'))
+    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 2
+
+
+def test_stopped_and_killed_drivers_go_on_where_they_were(tmp_path: Path):
+    """A time budget, SIGTERM and kill -9 in turn; each time the same command goes on, and no finished trial moves."""
+    arguments = ("--optimizers", "sgd", "--seeds", "6", "--epochs", "8", "--tracking-uri", "none", "--out", tmp_path)
+    output = finish(study(*arguments, "--time-budget", "1"), 3)
+    assert output.splitlines()[-1].strip().endswith("--time-budget 1") and "the time budget is used up" in output
+
     driver = study(*arguments)
-    _wait_for(lambda: len(_finished(tmp_path)) >= 1, driver)
+    before = len(_finished(tmp_path))
+    _wait_for(lambda: len(_finished(tmp_path)) > before, driver)
+    driver.terminate()
+    started = time.monotonic()
+    assert "stopped by SIGTERM; nothing committed was lost" in finish(driver, 143)
+    assert time.monotonic() - started < 20
+
+    driver = study(*arguments)
+    before = len(_finished(tmp_path))
+    _wait_for(lambda: len(_finished(tmp_path)) > before, driver)
     driver.kill()
     driver.wait()
     assert driver.stdout is not None
     driver.stdout.close()
     done = {folder: files(folder, "*") for folder in _finished(tmp_path)}
-    assert len(done) < 4, "the driver was killed too late for this test to mean anything"
+    assert len(done) < 6, "the driver was killed too late for this test to mean anything"
+
     finish(study(*arguments))
-    folders = _finished(tmp_path)
-    assert len(folders) == 4
-    for folder in folders:
+    assert len(_finished(tmp_path)) == 6
+    for folder in _finished(tmp_path):
         assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == list(range(8))
     assert {folder: files(folder, "*") for folder in done} == done, "a finished trial was touched"
-
-
-def test_a_second_driver_in_the_same_folder_is_refused(tmp_path: Path):
-    from studies.harness import lock
-
-    with lock.exclusive(tmp_path):
-        refused = finish(study("--report-only", "--tracking-uri", "none", "--out", tmp_path), 4)
-    assert f"is in use by pid {os.getpid()}" in refused.replace("\n", " ")
 
 
 def _finished(root: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import importlib
 import json
 import pkgutil
 import shutil
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -145,32 +146,43 @@ def _sync(out: Path | None, tracking_uri: str | None) -> int:
             if trials:
                 print(f"{study.name}: {tracking.sync(study, trials, root, tracking_uri)} epochs sent")
     except Exception as error:
-        print(f"error: {type(error).__name__}: {str(error).partition(chr(10))[0]}; nothing is lost, try again")
+        print(
+            f"error: {type(error).__name__}: {str(error).partition(chr(10))[0]}; nothing is lost, try again",
+            file=sys.stderr,
+        )
         return ENVIRONMENT
     return COMPLETE
 
 
-@_command("clean", "Remove the folders of trials that no study here has.", OUT, DRY_RUN)
-def _clean(out: Path | None, dry_run: bool) -> int:
+@_command(
+    "clean",
+    "Remove what nothing reads (quarantined and half-written checkpoints), and the trials named by KEY.",
+    click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
+    OUT,
+    DRY_RUN,
+)
+def _clean(keys: tuple[str, ...], out: Path | None, dry_run: bool) -> int:
     from studies.harness import lock
 
     root = out or ledger.default_root()
-    wanted = {trial.config.trial_key[:16] for study in all_studies().values() for trial in study.trials()}
-    stray = [folder for folder in trial_folders(root) if folder.name not in wanted]
-    for folder in stray:
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        print(f"{size / 2**20:8.1f} MB  {folder}")
-    if dry_run or not stray:
-        print(f"{len(stray)} trials would go" if stray else "nothing to clean")
+    named = [_find(key, out) for key in keys]
+    if wrong := [line for _, line in named if line]:
+        return refuse(wrong)
+    going = [folder for folder, _ in named if folder]
+    going += [path for folder in trial_folders(root) for path in (*folder.glob("quarantine"), *folder.glob("*.tmp"))]
+    for path in going:
+        size = sum(inner.stat().st_size for inner in (path, *path.rglob("*")) if inner.is_file())
+        print(f"{size / 2**20:8.1f} MB  {path}")
+    if dry_run or not going:
+        print("nothing was removed (--dry-run)" if going else "nothing to clean")
         return COMPLETE
     try:
-        with lock.exclusive(root):
-            for folder in stray:
-                shutil.rmtree(folder)
+        with lock.exclusive(root):  # a running driver may still need them
+            for path in going:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     except StoreError as problem:
-        print(f"error: {problem}")
+        print(f"error: {problem}", file=sys.stderr)
         return ENVIRONMENT
-    print(f"{len(stray)} trials removed")
     return COMPLETE
 
 
