@@ -10,6 +10,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
@@ -55,5 +56,5 @@ class TrialTrainable(tune.Trainable):
             self._store,
             device=device,
             commit_every=config["commit_every"],
-            provenance=config["provenance"],
+            provenance={**config["provenance"], "ray": ray.__version__},
         )

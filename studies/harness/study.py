@@ -20,11 +20,14 @@ class Arm:
         optimizer: Registered optimizer.
         overrides: Hyperparameters set by the arm; all others come from the workload's recipe.
         factors: The names in `overrides` that the study varies, in the order of the grid.
+        faithful: Whether the arm is the released code's variant, which alone is held against published numbers;
+            otherwise it is what the mathematics says (consistent).
     """
 
     optimizer: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     factors: tuple[str, ...] = ()
+    faithful: bool = False
 
     @property
     def label(self) -> str:
@@ -64,7 +67,8 @@ class Study:
     Attributes:
         name: File name without `.py`; also the MLflow experiment.
         title: One line for reports.
-        artefact: The paper's table or figure that this reproduces.
+        paper: The paper that this reproduces.
+        table: Its table or figure.
         claim: What the paper says, and so what is tested.
         falsifier: The outcome that would contradict the claim.
         arms: What is compared.
@@ -75,13 +79,19 @@ class Study:
 
     name: str
     title: str
-    artefact: str
+    paper: str
+    table: str
     claim: str
     falsifier: str
     arms: Sequence[Arm]
     figure: LevelFigure
     workload: str = "digits/cnn"
     seeds: int = 5
+
+    @property
+    def artefact(self) -> str:
+        """Paper and table in one: `NysAct, Figure 7`."""
+        return f"{self.paper}, {self.table}"
 
     def trials(
         self,

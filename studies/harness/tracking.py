@@ -29,10 +29,12 @@ from studies.harness import ledger
 from studies.harness.statistics import group
 from studies.harness.study import Study, Trial
 from trainables.store import COMPLETED, read_lines, read_status, trial_folder
+from trainables.workloads import resolve
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
+PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
 BATCH = 800  # metrics per request; a request holds at most 1000 metrics, parameters and tags
 PARENT = "mlflow.parentRunId"
 _one_at_a_time = threading.Lock()  # two syncs at once could both create the run of a new trial
@@ -108,7 +110,13 @@ class _Sync:
         self.study, self.trials, self.root = study, trials, root
         self.workload = trials[0].config.workload
         self.name = f"{study.name}-smoke" if smoke else study.name
-        self.common = {"study": study.name, "paper": study.artefact, "workload": self.workload, "smoke": str(smoke)}
+        self.common = {
+            "study": study.name,
+            "paper": study.paper,
+            "table": study.table,
+            "workload": self.workload,
+            "smoke": str(smoke),
+        }
         self.root.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self._experiment(uri)
@@ -213,8 +221,20 @@ class _Sync:
             "group_key": config.group_key,
             "status": ledger.IN_FLIGHT if status is None else str(status["status"]),
             "status_reason": ledger.reason(status or {}) or "",
-            **{name: str(attempt[name]) for name in ("git_sha", "torch", "ray", "host") if attempt.get(name)},
+            "arm": "faithful" if arm.faithful else "consistent",
+            "is_centre": str(_is_centre(trial)),
+            "gpu": "" if attempt.get("device", "cpu") == "cpu" else str(attempt["device"]),
+            **{name: str(attempt[name]) for name in PROVENANCE if name in attempt},
         }
+
+
+def _is_centre(trial: Trial) -> bool:
+    """Whether every factor is at the value that the workload's recipe gives it."""
+    arm, config = trial
+    if not arm.factors:
+        return True
+    recipe = resolve(config.workload, config.optimizer).hyperparameters
+    return all(config.hyperparameters[name] == recipe[name] for name in arm.factors)
 
 
 def _params(trial: Trial) -> dict[str, Any]:
