@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup study test lint ui lock
+.PHONY: help setup study test mutants lint ui lock
 
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make study   the rank ablation, with its report"
 	@echo "make test    the tests"
+	@echo "make mutants every known bug planted in turn: each must make a test fail"
 	@echo "make lint    ruff and pyright"
 	@echo "make ui      the MLflow UI on http://127.0.0.1:5000"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
@@ -29,6 +30,9 @@ study: setup
 test: setup
 	$(BIN)/python -m pytest
 
+mutants: setup
+	$(BIN)/python tests/mutants.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +44,4 @@ ui: setup
 
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate --no-header \
-		--extra studies --extra dev pyproject.toml -o requirements.lock
+		--extra studies --extra peers --extra dev pyproject.toml -o requirements.lock

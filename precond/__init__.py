@@ -5,7 +5,26 @@
 Each optimizer is a `torch.optim.Optimizer` built from the model. `algorithm.py` is the place to start reading.
 """
 
+from precond.attention import separate_attention
+from precond.hessian import backward
 from precond.hyperparameters import HyperparameterError
-from precond.registry import FOOF, NysAct, available, build, check, defaults
+from precond.observe import observe
+from precond.registry import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD, available, build, check, defaults
 
-__all__ = ["FOOF", "HyperparameterError", "NysAct", "available", "build", "check", "defaults"]
+__all__ = [
+    "EKFAC",
+    "FOOF",
+    "KFAC",
+    "STEVE",
+    "Eva",
+    "HyperparameterError",
+    "NysAct",
+    "SketchySGD",
+    "available",
+    "backward",
+    "build",
+    "check",
+    "defaults",
+    "observe",
+    "separate_attention",
+]

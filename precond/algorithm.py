@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from precond.card import Card
 from precond.hyperparameters import count, fraction, positive, problems
 from precond.statistics import Rows
 
@@ -59,10 +60,13 @@ class Signals:
         inputs: The rows a (`rows.examples` of them times the positions that share the weight).
         output_gradients: `[groups, batch, positions, d_out]`, the gradients g of each example's own loss with respect
             to the layer's output: the loss is taken to be a mean over the batch, so g = batch x grad_output.
+        backward: Number of the backward in which this is; the calls of a shared layer have it in common, the
+            micro-batches of gradient accumulation do not.
     """
 
     inputs: Rows | None = None
     output_gradients: Tensor | None = None
+    backward: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,7 @@ class Algorithm(ABC):
     """A preconditioner: hyperparameters, and pure functions of a state that the optimizer keeps for each bank."""
 
     NUMERICS: ClassVar[int]  # raised when the same hyperparameters give other numbers; part of a trial's key
+    CARD: ClassVar[Card | None] = None  # what `python -m precond` says about it
 
     @property
     def needs(self) -> Needs:
@@ -125,7 +130,7 @@ class Algorithm(ABC):
 
         Args:
             state: The bank's.
-            gradients: `[L, d_out, d_in]`; not changed.
+            gradients: `[L, d_out, d_in]`; not changed. Layers without gradient have nan here.
             lr: Learning rate of the bank's parameter group, for methods whose direction contains it.
         """
 

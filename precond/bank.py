@@ -54,11 +54,16 @@ class Bank:
         """Views of the buffer shaped as the layer's parameters."""
         return layer.views(self.buffer[self.slots[layer.name]])
 
+    def unseen(self) -> list[Layer]:
+        """Layers without statistics."""
+        return [layer for layer in self.layers if layer.name not in self._filled]
+
     def record(self, layer: Layer, x: Tensor | None = None, gradient: Tensor | None = None) -> None:
         """Accumulate what one layer saw: its input, the gradient of its output, or both."""
         signals = Signals(
             inputs=None if x is None else layer.rows(x, self.dtype),
             output_gradients=None if gradient is None else layer.output_gradients(gradient, self.dtype),
+            backward=torch._C._current_graph_task_id(),
         )
         with linalg.exact_arithmetic(self.buffer.device):
             self.algorithm.accumulate(self.state, self.slots[layer.name], signals)

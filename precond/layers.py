@@ -8,7 +8,7 @@ A grouped convolution is `groups` layers of one shape, each seeing its own chann
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,22 @@ class LinearRows:
         """Mean over positions, `[1, B, p]`."""
         means = self.x.view(self.examples, -1, self.x.shape[1]).mean(1)
         return (torch.cat([means, means.new_ones(self.examples, 1)], 1) if self.bias else means).unsqueeze(0)
+
+    def total(self) -> Tensor:
+        """`X^T 1`, `[1, p]`."""
+        total = self.x.sum(0, keepdim=True)
+        return torch.cat([total, total.new_full((1, 1), self.count)], 1) if self.bias else total
+
+    def take(self, part: slice) -> LinearRows:
+        """The rows of some examples."""
+        x = self.x.view(self.examples, -1, self.x.shape[1])[part]
+        return LinearRows(x.flatten(0, 1), self.bias, examples=x.shape[0])
+
+    def example_gradients(self, output_gradients: Tensor) -> Tensor:
+        """Sum over the positions of each example of g a^T, `[1, B, o, p]`."""
+        g = output_gradients[0].mT
+        weight = g @ self.x.view(self.examples, -1, self.x.shape[1])
+        return (torch.cat([weight, g.sum(2, keepdim=True)], 2) if self.bias else weight).unsqueeze(0)
 
     def gram(self) -> Tensor:
         """`X^T X`, `[1, p, p]`."""
@@ -106,6 +122,21 @@ class ConvRows:
     def example_means(self) -> Tensor:
         """Mean over positions, `[groups, B, p]`."""
         return torch.cat([self._patches(x).mean(3) for x in self._chunks()], 1)
+
+    def total(self) -> Tensor:
+        """`X^T 1`, `[groups, p]`, from the patches of the images' sum."""
+        total = self._patches(self.x.sum(0, keepdim=True)).sum((1, 3))
+        if self.bias:
+            total[:, -1] *= self.examples
+        return total
+
+    def take(self, part: slice) -> ConvRows:
+        """The rows of some images."""
+        return replace(self, x=self.x[part])
+
+    def example_gradients(self, output_gradients: Tensor) -> Tensor:
+        """Sum over the positions of each image of g a^T, `[groups, B, o, p]`, from its patches: take few at a time."""
+        return output_gradients.mT @ self._patches(self.x).mT
 
     def gram(self) -> Tensor:
         """`X^T X`, `[groups, p, p]`, 2 N p^2 operations."""

@@ -46,7 +46,7 @@ def select(ok: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(ok.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
-def damped_inverse(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor]:
     """`(A + damping I)^{-1}` for a stack of positive semi-definite matrices, by the ladder of ALGORITHMS.md 10.
 
     Cholesky in the given precision; where that fails, eigenvalues in float64, clamped at 0: a covariance whose norm
@@ -54,13 +54,15 @@ def damped_inverse(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 
     Args:
         matrix: `[L, p, p]`, symmetric up to rounding.
-        damping: Added to every eigenvalue, > 0.
+        damping: Added to every eigenvalue, > 0: for all matrices, or `[L]` in float64.
 
     Returns:
         The inverses `[L, p, p]` and `ok [L]`; where not ok, the entry is meaningless.
     """
+    if not isinstance(damping, Tensor):
+        damping = torch.full(matrix.shape[:1], damping, dtype=torch.float64, device=matrix.device)
     damped = symmetrize(matrix)
-    damped.diagonal(dim1=-2, dim2=-1).add_(damping)
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping.to(matrix.dtype).unsqueeze(-1))
     triangle, info = torch.linalg.cholesky_ex(damped)
     # cholesky_inverse raises on the zero diagonal that a failed factorisation can leave.
     inverse = torch.cholesky_inverse(select(info == 0, triangle, torch.eye(damped.shape[-1]).to(damped)))
@@ -69,7 +71,7 @@ def damped_inverse(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     if ok.all():
         return inverse, ok
     eigenvalues, basis, converged = eigh(symmetrize(matrix.double()))
-    rescued = (basis / (eigenvalues.clamp(min=0) + damping).unsqueeze(-2)) @ basis.mT
+    rescued = (basis / (eigenvalues.clamp(min=0) + damping.unsqueeze(-1)).unsqueeze(-2)) @ basis.mT
     return select(ok, inverse, rescued.to(matrix.dtype)), ok | converged
 
 
@@ -89,3 +91,13 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts = [eigh(one.unsqueeze(0)) for one in matrix]
         values, vectors, converged = (torch.cat(part) for part in zip(*parts, strict=True))
         return values, vectors, ok & converged
+
+
+def eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues `[L, d]` and eigenvectors `[L, d, d]` of positive semi-definite matrices, and `ok [L]`, in float64.
+
+    Repeatable up to rounding: eigenvalues rise and are clamped at 0, the largest entry of each vector is positive.
+    """
+    values, vectors, ok = eigh(symmetrize(matrix.double()))
+    largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
+    return values.clamp(min=0), vectors * torch.where(largest < 0, -1, 1), ok

@@ -83,6 +83,15 @@ class Preconditioned(torch.optim.Optimizer):
         # Name of each entry in the state -> its parameters, by the prefix of their buffers.
         self._entries = {self._names[p]: {"": p} for p in group_of if p not in self._views}
         self._entries |= {n: {f"{key}.": p for key, p in layer.parameters.items()} for n, layer in self._layers.items()}
+        # What rules may read beside the group's own settings.
+        self._settings = dataclasses.asdict(algorithm)
+        # Parameters in another group than their layer's weight -> that of the weight.
+        self._weight_group = {
+            p: self._bank_of[layer.name].group
+            for layer in ours
+            for p in layer.parameters.values()
+            if group_of[p] != self._bank_of[layer.name].group
+        }
         self._handles = attach(self._banks)
         weakref.finalize(self, _remove_all, self._handles)
 
@@ -116,8 +125,9 @@ class Preconditioned(torch.optim.Optimizer):
         for bank in self._banks:
             bank.update(refresh)
         self._precondition()
+        unseen = {p for bank in self._banks for layer in bank.unseen() for p in layer.parameters.values()}
         for group in self.param_groups:
-            self._descend(group)
+            self._descend(group, unseen)
         self.steps += 1
         self._schedule_recording()
         return loss
@@ -133,6 +143,7 @@ class Preconditioned(torch.optim.Optimizer):
         pairs = [(view, p.grad) for p, view in self._views.items()]
         if absent := [view for view, gradient in pairs if gradient is None]:
             torch._foreach_zero_(absent)
+            self._mark_absent()
         present = [(view, gradient) for view, gradient in pairs if gradient is not None]
         if present:
             torch._foreach_copy_([view for view, _ in present], [gradient for _, gradient in present])
@@ -146,6 +157,13 @@ class Preconditioned(torch.optim.Optimizer):
         if clip is not None and products:
             self._clip(clip, products)
 
+    def _mark_absent(self) -> None:
+        """Layers without any gradient are nan in the buffers; they stay as they are."""
+        for name, layer in self._layers.items():
+            if all(p.grad is None for p in layer.parameters.values()):
+                bank = self._bank_of[name]
+                bank.buffer[bank.slots[name]] = torch.nan
+
     def _clip(self, bound: float, products: list[Tensor]) -> None:
         """Scale all directions by min(1, sqrt(kappa / |s|)), s = sum of lr^2 <D, G>, without reading the device."""
         s = torch.stack(products).sum().abs()
@@ -153,18 +171,26 @@ class Preconditioned(torch.optim.Optimizer):
         for bank in self._banks:
             bank.rescale(factor)
 
-    def _descend(self, group: dict[str, Any]) -> None:
-        """Hand one parameter group to the rule; parameters without gradient stay."""
+    def _descend(self, group: dict[str, Any], unseen: set[Tensor]) -> None:
+        """Hand one parameter group to the rule; parameters without gradient stay, unseen layers follow theirs."""
         layers: tuple[list[Tensor], list[Tensor]] = ([], [])
         others: tuple[list[Tensor], list[Tensor]] = ([], [])
         for p in group["params"]:
             if p.grad is not None:
-                view = self._views.get(p)
+                view = None if p in unseen else self._direction(p, group["lr"])
                 kind, direction = (others, p.grad) if view is None else (layers, view)
                 kind[0].append(p)
                 kind[1].append(direction if direction.dtype == p.dtype else direction.to(p.dtype))
         if layers[0] or others[0]:
-            self.rule.descend(group, layers, others, self.state)
+            self.rule.descend({**self._settings, **group}, layers, others, self.state)
+
+    def _direction(self, parameter: Tensor, lr: float) -> Tensor | None:
+        """The parameter's direction, if it has one, with the learning rate of its own group where it contains one."""
+        view = self._views.get(parameter)
+        if view is None or not self.rule.CONTAINS_LR or parameter not in self._weight_group:
+            return view
+        contained = self.param_groups[self._weight_group[parameter]]["lr"]
+        return view * (lr / contained if contained else 0.0)
 
     # ------------------------------------------------------------------ state_dict, by layer and parameter name
 
@@ -202,7 +228,11 @@ class Preconditioned(torch.optim.Optimizer):
                 self._bank_of[name].load_layer_state(self._layers[name], state[name])
             for prefix, parameter in parameters.items():
                 saved = _buffers(state[name], prefix)
-                self.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in saved.items()}
+                self.state[parameter] = {
+                    # The count of torch's Adam is read by the host at each step.
+                    key: value.to("cpu" if key == "step" else parameter.device, copy=True)
+                    for key, value in saved.items()
+                }
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.steps = state_dict["steps"]

@@ -5,28 +5,32 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from precond import peers
 from precond.algorithm import Algorithm
-from precond.algorithms import foof, nysact
+from precond.algorithms import ekfac, eva, foof, kfac, nysact, sketchysgd, steve
+from precond.algorithms.sketchysgd import SketchySGD
+from precond.card import Card
 from precond.hyperparameters import (
     HyperparameterError,
     flag,
     fraction,
     fractions,
-    make,
     nearest,
     non_negative,
     positive,
     problems,
-    unknown,
+    split,
 )
 from precond.layers import find_layers
 from precond.optimizer import Preconditioned
+from precond.rules import KFEAdamRule
 
 
 class FOOF(Preconditioned, algorithm=foof.FOOF):
@@ -35,6 +39,22 @@ class FOOF(Preconditioned, algorithm=foof.FOOF):
 
 class NysAct(Preconditioned, algorithm=nysact.NysAct):
     """SGD preconditioned by a Nystrom approximation of that covariance; see `algorithms/nysact.py`."""
+
+
+class KFAC(Preconditioned, algorithm=kfac.KFAC):
+    """SGD preconditioned by Kronecker-factored curvature (Martens and Grosse 2015); see `algorithms/kfac.py`."""
+
+
+class Eva(Preconditioned, algorithm=eva.Eva):
+    """SGD preconditioned by rank-one curvature (Zhang et al. 2023); see `algorithms/eva.py`."""
+
+
+class EKFAC(Preconditioned, algorithm=ekfac.EKFAC):
+    """SGD preconditioned by second moments in KFAC's eigenbasis (George et al. 2018); see `algorithms/ekfac.py`."""
+
+
+class STEVE(Preconditioned, algorithm=steve.STEVE, rule=KFEAdamRule):
+    """Adam in KFAC's eigenbasis; see `algorithms/steve.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,37 +86,58 @@ class Entry:
     """A registered optimizer.
 
     Attributes:
-        optimizer: Called with the model (ours) or its parameters (torch's) and the hyperparameters.
+        optimizer: Called with the model and the hyperparameters.
         kinds: Dataclasses that hold its hyperparameters between them.
         preset: Hyperparameters that the name fixes or whose default it changes.
         numerics: Version of its arithmetic.
+        card: What is printed about it.
+        package: What must be installed for it, beyond torch.
     """
 
     optimizer: Callable[..., Optimizer]
     kinds: tuple[type, ...]
     preset: Mapping[str, Any] = field(default_factory=dict)
     numerics: int = 1
+    card: Card | None = None
+    package: str | None = None
 
 
 def _ours(optimizer: type[Preconditioned], **preset: Any) -> Entry:
     algorithm = optimizer.algorithm_type
-    return Entry(optimizer, (optimizer.rule_type, algorithm), preset, algorithm.NUMERICS)
+    return Entry(optimizer, (optimizer.rule_type, algorithm), preset, algorithm.NUMERICS, algorithm.CARD)
 
 
-def _torch(optimizer: Callable[..., Optimizer], kind: type, **preset: Any) -> Entry:
+def _torch(optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any) -> Entry:
     def build_from_model(model: nn.Module, **hyperparameters: Any) -> Optimizer:
         return optimizer([p for p in model.parameters() if p.requires_grad], **hyperparameters)
 
-    return Entry(build_from_model, (kind,), preset)
+    return Entry(build_from_model, (kind,), preset, card=card)
+
+
+def _peer(kind: type) -> Entry:
+    return Entry(partial(peers.build, kind), (kind,), card=peers.CARDS[kind], package=peers.PACKAGE)
+
+
+_SGD = Card(paper="Robbins and Monro 1951, Polyak 1964", cost="4D", memory="none")
+_ADAM = Card(paper="Kingma and Ba, ICLR 2015", cost="12D", memory="D")
+_ADAMW = Card(paper="Loshchilov and Hutter, ICLR 2019", cost="12D", memory="D")
 
 
 REGISTRY: dict[str, Entry] = {
-    "sgd": _torch(torch.optim.SGD, SGD),
-    "adam": _torch(torch.optim.Adam, Adam),
-    "adamw": _torch(torch.optim.AdamW, Adam, weight_decay=0.05),
+    "sgd": _torch(torch.optim.SGD, SGD, _SGD),
+    "adam": _torch(torch.optim.Adam, Adam, _ADAM),
+    "adamw": _torch(torch.optim.AdamW, Adam, _ADAMW, weight_decay=0.05),
     "nysact-s": _ours(NysAct, sketch="subcolumn"),
     "nysact-g": _ours(NysAct, sketch="gaussian"),
     "foof": _ours(FOOF),
+    "kfac": _ours(KFAC),
+    "eva": _ours(Eva),
+    "ekfac": _ours(EKFAC),
+    "steve": _ours(STEVE),
+    "sketchysgd": Entry(SketchySGD, (sketchysgd.Settings,), numerics=sketchysgd.NUMERICS, card=sketchysgd.CARD),
+    "shampoo": _peer(peers.Shampoo),
+    "soap": _peer(peers.SOAP),
+    "adahessian": _peer(peers.AdaHessian),
 }
 
 
@@ -126,15 +167,12 @@ def defaults(name: str) -> dict[str, Any]:
 def check(name: str, hyperparameters: Mapping[str, Any], model: nn.Module | None = None) -> list[str]:
     """One line for each hyperparameter that is unknown, out of range, or does not fit the model if one is given."""
     entry = lookup(name)
-    if wrong := unknown(hyperparameters, defaults(name)):
-        return wrong
-    try:
-        made = make(*entry.kinds, values={**entry.preset, **hyperparameters})
-    except HyperparameterError as error:
-        return str(error).splitlines()
+    made, wrong = split(*entry.kinds, values={**entry.preset, **hyperparameters})
     shapes = {layer.name: layer.shape for layer in find_layers(model)} if model is not None else {}
-    algorithms = [config for config in made if isinstance(config, Algorithm)]
-    return [line for config in algorithms for line in config.model_problems(shapes)] if shapes else []
+    if shapes:
+        algorithms = [config for config in made if isinstance(config, Algorithm) and not config.problems()]
+        wrong += [line for algorithm in algorithms for line in algorithm.model_problems(shapes)]
+    return wrong
 
 
 def build(name: str, model: nn.Module, **hyperparameters: Any) -> Optimizer:

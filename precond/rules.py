@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from precond.hyperparameters import flag, fraction, non_negative, positive, problems
 
@@ -16,6 +17,8 @@ ParameterState = Mapping[Tensor, dict[str, Any]]
 
 class Rule(Protocol):
     """An update rule: a frozen dataclass of the hyperparameters that parameter groups may change."""
+
+    CONTAINS_LR: ClassVar[bool]  # whether the layers' directions contain the learning rate already
 
     def problems(self) -> list[str]:
         """One line for each hyperparameter out of range."""
@@ -31,7 +34,7 @@ class Rule(Protocol):
         """Update one parameter group in place.
 
         Args:
-            group: The group's current hyperparameters.
+            group: The group's current hyperparameters, and the algorithm's.
             layers: Preconditioned parameters and their directions; the directions may be overwritten.
             others: All other parameters and their gradients; the gradients must not be changed.
             state: Per-parameter buffers, tensors by name.
@@ -50,6 +53,8 @@ class SGDRule:
         weight_decay: Decay, not preconditioned.
         decoupled: Shrink the weights by lr x weight_decay instead of adding the decay to the direction (AdamW).
     """
+
+    CONTAINS_LR: ClassVar[bool] = False
 
     lr: float = positive(0.1)  # eta
     momentum: float = fraction(0.9)  # mu
@@ -84,6 +89,65 @@ class SGDRule:
             torch._foreach_add_(buffers, directions)
             directions = torch._foreach_add(directions, buffers, alpha=momentum) if group["nesterov"] else buffers
         torch._foreach_add_(params, directions, alpha=-lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KFEAdamRule:
+    """w <- (1 - lr weight_decay) w - D for layers; the others follow Adam, or SGD without momentum.
+
+    Reads `fallback`, `betas` and `eps` of the algorithm (STEVE), whose directions are already steps.
+
+    Attributes:
+        lr: Learning rate.
+        weight_decay: Decoupled decay (AdamW).
+    """
+
+    CONTAINS_LR: ClassVar[bool] = True
+
+    lr: float = positive(1e-3)  # eta
+    weight_decay: float = non_negative(0.0)
+
+    problems = problems
+
+    def descend(
+        self,
+        group: dict[str, Any],
+        layers: tuple[list[Tensor], list[Tensor]],
+        others: tuple[list[Tensor], list[Tensor]],
+        state: ParameterState,
+    ) -> None:
+        """Update one parameter group in place (see `Rule.descend`)."""
+        params, gradients = others
+        lr, decay = group["lr"], group["weight_decay"]
+        if decay:
+            torch._foreach_mul_(layers[0] + params, 1 - lr * decay)
+        if layers[0]:
+            torch._foreach_sub_(*layers)
+        if params and group["fallback"] == "sgd":
+            torch._foreach_add_(params, gradients, alpha=-lr)
+        elif params:
+            _adam(params, gradients, group, state)
+
+
+def _adam(params: list[Tensor], gradients: list[Tensor], group: dict[str, Any], state: ParameterState) -> None:
+    """One step of torch's Adam."""
+    for p in params:
+        state[p].setdefault("step", torch.zeros((), dtype=torch.float32))
+    adam(
+        params,
+        gradients,
+        [buffer(state, p, "exp_avg") for p in params],
+        [buffer(state, p, "exp_avg_sq") for p in params],
+        [],
+        [state[p]["step"] for p in params],
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=0.0,
+        eps=group["eps"],
+        maximize=False,
+    )
 
 
 def buffer(state: ParameterState, parameter: Tensor, name: str) -> Tensor:

@@ -48,6 +48,18 @@ class Rows(Protocol):
         """Mean of the rows of each example over its T positions, `[groups, B, p]`."""
         ...
 
+    def total(self) -> Tensor:
+        """Sum of the rows, `[groups, p]`."""
+        ...
+
+    def take(self, part: slice) -> Rows:
+        """The rows of some examples."""
+        ...
+
+    def example_gradients(self, output_gradients: Tensor) -> Tensor:
+        """Sum over the positions of each example of g a^T, `[groups, B, o, p]`, for g `[groups, B, T, o]`."""
+        ...
+
     def sketch(self, test_matrix: Tensor) -> Tensor:
         """`X^T (X Omega)`, `[groups, p, r]`, for Omega `[groups, p, r]`."""
         ...
@@ -90,17 +102,35 @@ class MovingAverage:
         self._sum[slots] += total
         self._count[slots] += count
 
-    def commit(self, decay: float) -> None:
-        """One update with what was added since the last; slots without rows or with inf or nan stay as they are."""
+    def start_at_identity(self) -> None:
+        """Let matrices start at I, with a weight that is never corrected for."""
+        self.value.copy_(torch.eye(self.value.shape[-1]))
+        self.weight.fill_(1)
+
+    def commit(self, decay: float, copy_first: bool = False) -> Tensor:
+        """One update with what was added since the last; slots without rows or with inf or nan stay as they are.
+
+        Args:
+            decay: Weight of the old value.
+            copy_first: Whether a slot's first update has all the weight.
+
+        Returns:
+            Which slots were updated, `[L]`.
+        """
         if self._sum is None or self._count is None:
-            return
+            return torch.zeros_like(self.dropped, dtype=torch.bool)
         fresh = self._sum / self._count.clamp(min=1).view(-1, *[1] * (self.value.dim() - 1))
         finite = linalg.all_finite(fresh)
         ok = finite & (self._count > 0)
         self.dropped += ~finite
+        if copy_first:  # then the rest of this update changes nothing
+            first = ok & (self.weight == 0)
+            self.value.copy_(linalg.select(first, fresh, self.value))
+            self.weight.masked_fill_(first, 1)
         self.value.lerp_(linalg.select(ok, fresh.to(self.value.dtype), self.value), 1 - decay)
         self.weight.lerp_(ok.to(self.weight), (1 - decay) * ok.to(self.weight))
         self._sum = self._count = None
+        return ok
 
     def mean(self) -> Tensor:
         """The bias-corrected average, `[L, ...]`; zero where there was no update."""
@@ -131,6 +161,27 @@ def output_gram(output_gradients: Tensor) -> Tensor:
 
 
 @dataclass
+class KroneckerStatistic:
+    """The two sides of a Kronecker product, averaged: matrices (KFAC) or vectors (Eva) of inputs and of gradients."""
+
+    inputs: MovingAverage
+    outputs: MovingAverage
+    # First slot -> last backward: the calls of a shared layer in one backward bring the same examples again.
+    _counted: dict[int, int] = field(default_factory=dict, repr=False)
+
+    def add_outputs(self, slots: slice, total: Tensor, examples: int, backward: int) -> None:
+        """Add a sum over examples (and all else), which are counted once in a backward; -1 is always another one."""
+        again = backward >= 0 and self._counted.get(slots.start) == backward
+        self._counted[slots.start] = backward
+        self.outputs.add(slots, total, 0 if again else examples)
+
+    def commit(self, decay: float, copy_first: bool) -> None:
+        """One update of each (see `MovingAverage.commit`)."""
+        self.inputs.commit(decay, copy_first)
+        self.outputs.commit(decay, copy_first)
+
+
+@dataclass
 class Draws:
     """Where each slot's test matrix comes from: draw number n is seeded by hash(seed, slot name, n).
 
@@ -149,7 +200,7 @@ class Draws:
     def generators(self, slots: slice = ALL) -> list[torch.Generator]:
         """A generator for each of some slots, at its draw."""
         draws = zip(self._names[slots], self.number[slots].tolist(), strict=True)
-        return [torch.Generator().manual_seed(_hash(self._seed, name, number)) for name, number in draws]
+        return [torch.Generator().manual_seed(seed_of(self._seed, name, number)) for name, number in draws]
 
 
 @dataclass
@@ -253,6 +304,7 @@ class SketchedCovariance:
         self.average.add(slots, self.sketch.products(slots, rows), rows.count)
 
 
-def _hash(seed: int, name: str, number: int) -> int:
+def seed_of(seed: int, name: str, number: int) -> int:
+    """Seed of a generator for the n-th draw of something named."""
     bits = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
     return int.from_bytes(bits[:8], "big") >> 1

@@ -157,7 +157,7 @@ class Trainer:
             self.optimizer.zero_grad()
             outputs = self.model(inputs)
             loss = F.cross_entropy(outputs, labels)
-            loss.backward()
+            precond.backward(loss, self.optimizer)
             self.optimizer.step()
             self.scheduler.step()
             losses.append(loss.detach())

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from precond import linalg
 from precond.algorithm import DampedAlgorithm, LayerShape, Signals
+from precond.card import Card
 from precond.factors import Dense
 from precond.hyperparameters import choice
 from precond.statistics import Covariance
@@ -49,6 +50,12 @@ class FOOF(DampedAlgorithm):
     """
 
     NUMERICS: ClassVar[int] = 1
+    CARD: ClassVar[Card | None] = Card(
+        paper="Benzing, ICML 2022",
+        cost="2Np^2/c + p^3/i + 2op^2",
+        memory="2p^2",
+        deviations="the covariance starts at zero, not at I; the first inverse is at step 0, not at step i",
+    )
 
     init: str = choice("zero", "identity")
     first_inverse: str = choice("now", "skip")
@@ -58,8 +65,7 @@ class FOOF(DampedAlgorithm):
         state = exact_state(shape, len(layers), self.damping, like)
         eye = torch.eye(shape.d_in, dtype=like.dtype, device=like.device)
         if self.init == "identity":
-            state.statistic.average.value.copy_(eye)
-            state.statistic.average.weight.fill_(1)
+            state.statistic.average.start_at_identity()
         if self.first_inverse == "skip":
             state.factor.inverse.copy_(eye)
             state.skip.fill_(True)

@@ -40,6 +40,7 @@ from torch import Tensor
 from precond import linalg
 from precond.algorithm import DampedAlgorithm, LayerShape, Signals
 from precond.algorithms.foof import ExactState, exact_state, refresh_exact
+from precond.card import Card
 from precond.factors import LowRank
 from precond.hyperparameters import choice, count
 from precond.statistics import ColumnSketch, GaussianSketch, Sketch, SketchedCovariance
@@ -73,6 +74,12 @@ class NysAct(DampedAlgorithm):
     """
 
     NUMERICS: ClassVar[int] = 2
+    CARD: ClassVar[Card | None] = Card(
+        paper="Seung et al., IEEE BigData 2024",
+        cost="4Npr/c (S: 2Npr/c) + (7pr^2+10r^3)/i + 4opr",
+        memory="3pr (S: 2pr+r)",
+        deviations="one fixed test matrix, not redrawn; a rounding-sized shift, taken off again; no p x p matrix",
+    )
 
     rank: int = count(10)  # r
     sketch: str = choice("subcolumn", "gaussian")
@@ -143,7 +150,9 @@ class NysAct(DampedAlgorithm):
         return SketchedState(statistic, LowRank.identity(len(layers), width, rank, self.damping, like))
 
 
-def low_rank_factor(sketch: Tensor, omega: Sketch, damping: float, shift: str = "tropp") -> tuple[Tensor, Tensor]:
+def low_rank_factor(
+    sketch: Tensor, omega: Sketch, damping: float, shift: str = "tropp", least_shift: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Z with P = I / damping - Z Z^T (lines 12 to 20), in float64, which costs nothing at r columns.
 
     Args:
@@ -151,6 +160,7 @@ def low_rank_factor(sketch: Tensor, omega: Sketch, damping: float, shift: str = 
         omega: The test matrices that the sketch was made with.
         damping: rho.
         shift: `tropp`, `damped` or `official`.
+        least_shift: `[L]`, for `tropp`, where A is not positive semi-definite.
 
     Returns:
         Z `[L, p, r]` in float64, and `ok [L]`; where not ok, the entry is meaningless.
@@ -161,7 +171,8 @@ def low_rank_factor(sketch: Tensor, omega: Sketch, damping: float, shift: str = 
     elif shift == "damped":
         x, nu = _whiten(c, omega, torch.full_like(c[:, 0, 0], damping))
     else:
-        x, nu = _whiten(c, omega, _rounding(sketch))
+        nu = _rounding(sketch)
+        x, nu = _whiten(c, omega, nu if least_shift is None else torch.maximum(nu, least_shift))
     root, eigenvalues, ok = _root(x, nu)
     return root * (damping * (eigenvalues + damping)).rsqrt().unsqueeze(-2), ok
 
@@ -246,8 +257,10 @@ def _carry_over(state: SketchedState, sketch: Tensor) -> None:
     """Redraw Omega and make C = A_nys Omega of the Nystrom matrix so far, without its shift: exact for that matrix."""
     average, omega = state.statistic.average, state.statistic.sketch
     root, _, ok = _root(*_whiten(sketch.double(), omega, _rounding(sketch)))
-    if not ok.all():  # what a new Omega has no C for would be lost
-        return
-    omega.redraw()
-    carried = (root @ omega.core(root).mT).to(average.value.dtype)
-    average.value.copy_(carried * average.weight.to(carried.dtype).view(-1, 1, 1))
+    if ok.all():
+        omega.redraw()
+    else:  # a slot without a root keeps its Omega and its C
+        for slot in torch.nonzero(ok).flatten().tolist():
+            omega.redraw(slice(slot, slot + 1))
+    carried = (root @ omega.core(root).mT).to(average.value) * average.weight.to(average.value).view(-1, 1, 1)
+    average.value.copy_(linalg.select(ok, carried, average.value))

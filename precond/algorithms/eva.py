@@ -1,0 +1,144 @@
+"""Eva: rank-one curvature from the means of inputs and output gradients (Zhang et al. 2023).
+
+For each layer, with vectors in place of KFAC's matrices:
+
+    m_a <- beta m_a + (1 - beta) (1/(B T)) sum_nt a       every tau_cov steps, both / (1 - beta^k) when read
+    m_g <- beta m_g + (1 - beta) (1/B) sum_nt g
+    D = (v v^T + rho I)^{-1} vec(G),  v = vec(m_g m_a^T)
+      = (1/rho) [G - (m_g^T G m_a) / (|m_a|^2 |m_g|^2 + rho) m_g m_a^T]      every step
+    D <- D min(1, sqrt(kappa / |sum over layers of lr^2 <D, G>|))              KL-clip; then momentum and decay as SGD
+
+g is the gradient of an example's own loss. m_g is its mean over examples and its sum over positions, as in KFAC's
+`reduce`: then v v^T has the scale of the Fisher matrix, and m_g is what a bias has for gradient. Nothing is inverted,
+so there is no `inv_interval`. m_g is close to 0 where the loss is stationary; D then is G / rho, clipped.
+
+Cost per step: N (p + o) / tau_cov + 5 o p operations; memory 2 (p + o) for each layer. The mean patch of a convolution
+is taken from the sum of the images.
+
+Deviations of the released code from this, each an option here. `g_scale="official"`: m_g is the mean over positions of
+the gradient of the batch mean, 1/(B T) of the above, so v v^T is 1/(B^2 T^2) of it; published dampings belong to it.
+`ema_init="first"`: the averages start at their first value, without correction; the released decay, written for the
+old value, is 0.05. Not offered: statistics from 16 examples, a KL-clip with a constant learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from precond import linalg
+from precond.algorithm import Algorithm, LayerShape, Needs, Signals
+from precond.card import Card
+from precond.factors import RankOne
+from precond.hyperparameters import choice, count, fraction, optional, positive
+from precond.statistics import KroneckerStatistic, MovingAverage
+
+
+@dataclass
+class EvaState:
+    """A bank's m_a `[L, p]` and m_g `[L, o]`, and the rank-one inverse made of them."""
+
+    statistic: KroneckerStatistic
+    factor: RankOne
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eva(Algorithm):
+    """Precondition with the damped inverse of a rank-one curvature (see the module).
+
+    Attributes:
+        ema_decay: Weight of the old value in the moving averages.
+        damping: Assumed, for `g_scale="fisher"`: the best on digits, where the means over seeds 100 to 102 of the test
+            accuracy in percent and the loss were, at the lr of the lowest loss (all: `trainables/recipes/digits.py`),
+            .001: 97.78 .1063   .01: 98.61 .0408   .1: 99.06 .0312   1: 98.94 .0265   10: 98.83 .0296
+        cov_interval: Steps between updates of the means and of the factor, which costs next to nothing.
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None is off.
+        g_scale: Scale of m_g: that of the Fisher matrix, or the released code's.
+        ema_init: Where the averages start; `first` is not corrected for.
+    """
+
+    NUMERICS: ClassVar[int] = 1
+    CARD: ClassVar[Card | None] = Card(
+        paper="Zhang et al., ICLR 2023",
+        cost="N(p + o)/c + 5op",
+        memory="2(p + o)",
+        deviations="m_g of the examples' own gradients, not the batch mean's; the old value has the decay, the new the "
+        "rest; the averages start at zero, corrected",
+    )
+
+    ema_decay: float = fraction(0.95)  # 1 - xi
+    damping: float = positive(1.0)  # rho
+    cov_interval: int = count(5)  # tau_cov
+    kl_clip: float | None = optional(positive(1e-3))  # kappa
+    g_scale: str = choice("fisher", "official")
+    ema_init: str = choice("zero", "first")
+
+    @property
+    def needs(self) -> Needs:
+        """Inputs and output gradients, each by itself."""
+        return Needs.BOTH
+
+    @property
+    def clip(self) -> float | None:
+        """The KL-clip's bound."""
+        return self.kl_clip
+
+    def statistics_due(self, step: int) -> bool:
+        """Every `cov_interval` steps."""
+        return step % self.cov_interval == 0
+
+    def refresh_due(self, step: int) -> bool:
+        """With the statistics."""
+        return self.statistics_due(step)
+
+    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> EvaState:
+        """Zero means, P = I / damping."""
+        num_layers, o, p = len(layers), shape.d_out, shape.d_in
+        inputs, outputs = (MovingAverage.zeros(num_layers, width, like=like) for width in (p, o))
+        return EvaState(KroneckerStatistic(inputs, outputs), RankOne.identity(num_layers, o, p, self.damping, like))
+
+    def accumulate(self, state: EvaState, slots: slice, signals: Signals) -> None:
+        """Add sums of a or of g."""
+        if signals.inputs is not None:
+            state.statistic.inputs.add(slots, signals.inputs.total(), signals.inputs.count)
+        if signals.output_gradients is not None:
+            g = signals.output_gradients
+            examples, positions = g.shape[1:3]
+            total = g.sum((1, 2))
+            scale = examples * positions if self.g_scale == "official" else 1
+            state.statistic.add_outputs(slots, total / scale, examples, signals.backward)
+
+    def commit(self, state: EvaState) -> None:
+        """Update the moving averages."""
+        state.statistic.commit(self.ema_decay, copy_first=self.ema_init == "first")
+
+    def refresh(self, state: EvaState) -> None:
+        """Scale the means."""
+        state.factor.store(
+            *rank_one_factors(state.statistic.outputs.mean(), state.statistic.inputs.mean(), self.damping)
+        )
+
+    def precondition(self, state: EvaState, gradients: Tensor, lr: float) -> Tensor:
+        """`(v v^T + rho I)^{-1} vec(G)`."""
+        return state.factor.solve(gradients)
+
+
+def rank_one_factors(m_g: Tensor, m_a: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+    """u, v with |u v^T| < 1 such that `(I - w w^T) / rho`, w = vec(u v^T), is Eva's inverse; and `ok [L]`.
+
+    In float64, where the product of squared norms does not overflow.
+    """
+    (u, u_norm), (v, v_norm) = (_unit(vector.double()) for vector in (m_g, m_a))
+    product = (u_norm * v_norm).square()
+    u = u * (product / (product + damping)).sqrt()
+    return u, v, linalg.all_finite(u) & linalg.all_finite(v)
+
+
+def _unit(vector: Tensor) -> tuple[Tensor, Tensor]:
+    """The direction `[L, d]` (0 of a zero vector) and length `[L, 1]`."""
+    norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+    return torch.where(norm > 0, vector / norm, 0), norm

@@ -1,0 +1,210 @@
+"""SketchySGD: SGD preconditioned by a sketch of the Hessian (Frangella, Rathore, Zhao and Udell 2024).
+
+It is global: H is the Hessian of the batch's loss in all D parameters, of every kind, so it is a torch optimizer of its
+own, not an `Algorithm` of layers. With a test matrix Phi `[D, r]`, Gaussian and orthonormalised:
+
+    Y = H Phi                                           r Hessian-vector products, every tau steps, the first at step 0
+    Y_nu = Y + nu Phi,   Phi^T Y_nu = L L^T,   Y_nu L^{-T} = U Sigma V^T,   S = max(Sigma^2 - nu, 0)
+    m <- mu m + g,   g^ = m / (1 - mu^{t+1})                                                         every step
+    D = U (S + rho)^{-1} U^T g^ + (g^ - U U^T g^) / rho
+    w <- w - lr (D + wd w)
+
+So m is preconditioned, not D averaged, and g^ is 1/(1 - mu) times a mean of gradients. Applied as NysAct's P:
+D = g^/rho - Z Z^T g^. nu is of the size of the rounding error in Y; H need not be positive, so where the core's least
+eigenvalue is negative, nu is twice its size, and negative curvature counts as none.
+
+Cost per step: r Hessian-vector products (each about two backwards) and 7 D r^2 operations, / tau, + 4 D r; memory D r.
+
+Deviations of the released code from this. Its Hessian is of another batch, drawn for that; here it is of the loss that
+is minimised, whose graph is there: that costs no data, but Hessian and gradient are correlated. Where the core is not
+positive definite, it adds |min eig| + eps to the core, not to Y, and the core is all but singular. Its default is
+mu = 0. One parameter group only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from precond import hessian, linalg
+from precond.algorithms.nysact import low_rank_factor
+from precond.card import Card
+from precond.hyperparameters import (
+    HyperparameterError,
+    count,
+    fraction,
+    make,
+    non_negative,
+    positive,
+    problems,
+)
+from precond.statistics import GaussianSketch
+
+NUMERICS = 1
+
+CARD = Card(
+    paper="Frangella et al., SIAM J. Math. Data Sci. 2024",
+    cost="r HVP/tau + 7Dr^2/tau + 4Dr, tau = interval",
+    memory="Dr",
+    deviations="the Hessian of the current batch, not of another; an indefinite core's shift is the sketch's, too",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Hyperparameters of SketchySGD; parameter groups may change the first three.
+
+    Attributes:
+        lr: Learning rate.
+        momentum: Of the gradients, before they are preconditioned.
+        weight_decay: Shrinks the weights by lr x weight_decay; not preconditioned.
+        rank: Columns of the sketch.
+        damping: Added to every eigenvalue before inverting.
+        interval: Steps between sketches.
+        seed: Seeds the test matrices.
+    """
+
+    lr: float = positive(1e-3)
+    momentum: float = fraction(0.9)  # mu
+    weight_decay: float = non_negative(0.0)  # wd
+    rank: int = count(10)  # r
+    damping: float = positive(0.1)  # rho
+    interval: int = count(100)  # tau
+    seed: int = count(0, low=0)
+
+    problems = problems
+
+
+class SketchySGD(Optimizer):
+    """SGD preconditioned by a sketch of the whole model's Hessian; see `algorithms/sketchysgd.py`.
+
+    Use `optimizer.backward(loss)` instead of `loss.backward()`; between sketches they are the same. Called several
+    times before a step, it adds up, Hessians as well as gradients.
+
+    Args:
+        model: The model to train.
+        params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
+        **hyperparameters: Those of `Settings`.
+
+    Raises:
+        HyperparameterError: Names every value out of range, with the range, and every unknown name.
+    """
+
+    def __init__(self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any):
+        [self.settings] = make(Settings, values=hyperparameters)
+        shared = {key: getattr(self.settings, key) for key in ("lr", "momentum", "weight_decay")}
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        super().__init__(trainable if params is None else params, {**shared, "step": 0})
+        size = sum(p.numel() for p in self._parameters())
+        if self.settings.rank > size:
+            raise HyperparameterError(f"rank = {self.settings.rank}: there are {size} parameters, use 1..{size}")
+        self._pending: tuple[GaussianSketch, Tensor] | None = None
+
+    def backward(self, loss: Tensor) -> None:
+        """Set the gradients, as `loss.backward()` does, and sketch the Hessian when a sketch is due."""
+        if not self._due:
+            loss.backward()
+            return
+        parameters = self._parameters()
+        gradients = hessian.differentiate(loss, parameters)
+        if self._pending is None:
+            self._pending = self._draw(parameters)
+        sketch, products = self._pending
+        for column in range(self.settings.rank):
+            vectors = _split(sketch.omega[0, :, column], parameters)
+            parts = hessian.product(gradients, parameters, vectors)
+            products[0, :, column] += torch.cat([part.flatten().to(products.dtype) for part in parts])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Make a new preconditioner when due, then update the parameters.
+
+        Args:
+            closure: Evaluates the model, calls `optimizer.backward(loss)` and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            RuntimeError: A sketch is due, and `optimizer.backward` was not called.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._due:
+            self._refresh()
+        self._descend()
+        for group in self.param_groups:
+            group["step"] += 1
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients and the products taken with them."""
+        super().zero_grad(set_to_none)
+        self._pending = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in `torch.optim`."""
+        super().load_state_dict(state_dict)
+        self._pending = None
+
+    @property
+    def _due(self) -> bool:
+        return self.param_groups[0]["step"] % self.settings.interval == 0
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _draw(self, parameters: list[Tensor]) -> tuple[GaussianSketch, Tensor]:
+        """Phi of this step, and zeros for Y, both `[1, D, r]`."""
+        size, rank = sum(p.numel() for p in parameters), self.settings.rank
+        like = parameters[0].new_empty(0, dtype=torch.promote_types(parameters[0].dtype, torch.float32))
+        number = self.param_groups[0]["step"] // self.settings.interval
+        sketch = GaussianSketch.draw([f"sketch {number}"], size, rank, self.settings.seed, like)
+        return sketch, like.new_zeros(1, size, rank)
+
+    def _refresh(self) -> None:
+        """Z from the sketch, in rows that belong to the parameters; where that fails the old one stays."""
+        if self._pending is None:
+            raise hessian.missing("SketchySGD")
+        sketch, products = self._pending
+        self._pending = None
+        with linalg.exact_arithmetic(products.device):
+            eigenvalues, _, _ = linalg.eigh(linalg.symmetrize(sketch.core(products.double())))
+            least_shift = (-2 * eigenvalues[:, 0]).clamp(min=0)
+            z, ok = low_rank_factor(products, sketch, self.settings.damping, least_shift=least_shift)
+        if ok.all():
+            parameters = self._parameters()
+            for p, rows in zip(parameters, z[0].split([p.numel() for p in parameters]), strict=True):
+                self.state[p]["factor"] = rows.to(p, copy=True)
+
+    def _descend(self) -> None:
+        means: dict[Tensor, Tensor] = {}
+        for group in self.param_groups:
+            correction = 1 - group["momentum"] ** (group["step"] + 1)
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
+                means[p] = state["momentum_buffer"].flatten() / correction
+        sketched = {p: self.state[p]["factor"] for p in means if "factor" in self.state[p]}
+        coefficients = sum(z.mT @ means[p] for p, z in sketched.items())
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p in means):
+                direction = means[p] / self.settings.damping
+                if p in sketched:
+                    direction -= sketched[p] @ coefficients
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction.view_as(p), alpha=-group["lr"])
+
+
+def _split(vector: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """A vector `[D]` as a tensor for each parameter."""
+    parts = vector.split([p.numel() for p in parameters])
+    return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, parameters, strict=True)]

@@ -1,0 +1,196 @@
+"""STEVE: Adam in the eigenbasis of KFAC (Algorithm 1 of its paper; the basis is EKFAC's).
+
+For each layer, with c the updates since the last reset:
+
+    every n steps, the first at step 0, from the rows of that step:
+        (1/B) sum_n g_n g_n^T = U diag(l) U^T,   (1/B) sum_n a_n a_n^T = V diag(k) V^T              (l. 17)
+        m, v <- 0,   c <- 0
+    every step:
+        G~ = U^T G V,   c <- c + 1
+        m <- b1 m + (1 - b1) G~
+        v <- b2 v + (1 - b2) G~^.2,  or  (1/B) sum_n (U^T G_n V)^.2                                 (l. 22)
+        D = lr U [ (m / (1 - b1^c)) / (sqrt(v / (1 - b2^c)) + eps) ] V^T,   W <- (1 - lr decay) W - D
+
+U = V = I gives Adam, bit for bit. The basis is KFAC-reduce's for linear layers (g_n the sum over positions, a_n the
+mean), KFC's for convolutions (every position is an example); G_n is always the whole gradient of example n. What is no
+layer follows Adam (`fallback`), and a layer does, too, while its forward is never called.
+
+Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, per-example moments as in `ekfac.py`;
+memory 2 (p^2 + o^2) + 2 o p for each layer.
+
+The paper's text leaves open what the options decide; its letter is `bias_correction="paper"`, `second_moment=
+"per_example"`. `bias_correction="paper"` divides by sqrt(1 - b^c), which is a learning rate up to 2.6 times as high.
+Its c starts at 0, where that is 0: c counts updates here. Its own statement that what is no layer follows SGD is
+`fallback="sgd"`. `second_moment="minibatch"` is Adam's. `on_refresh` instead of the reset, with R = U_new^T U_old and
+Q = V_new^T V_old: "rotate_m" takes m to R m Q^T, which is exact, and starts v again with a count of its own;
+"rotate_mv" also takes v to R^.2 v (Q^.2)^T, exact if the old basis made the moment diagonal; "keep_v" rotates m
+and keeps v (SOAP). `factor_ema` averages both covariances over the refreshes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from precond import linalg
+from precond.algorithm import Algorithm, LayerShape, Needs, Signals
+from precond.algorithms.kfac import KroneckerStatistic, input_moment, output_moment
+from precond.card import Card
+from precond.factors import KroneckerBasis
+from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
+from precond.layers import LinearRows
+from precond.pairs import Pairs
+from precond.statistics import MovingAverage, Rows
+
+
+@dataclass
+class STEVEState:
+    """A bank's covariances, their bases, and Adam's moments `[L, o, p]` there, with the updates in each `[L]`."""
+
+    statistic: KroneckerStatistic
+    basis: KroneckerBasis
+    m: Tensor
+    v: Tensor
+    m_count: Tensor
+    v_count: Tensor
+    _pairs: Pairs = field(default_factory=Pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class STEVE(Algorithm):
+    """Adam in KFAC's eigenbasis (see the module); its directions contain the learning rate.
+
+    Attributes:
+        betas: Weights of the old moments.
+        eps: Added to the root of the second moment.
+        basis_interval: Steps between new bases.
+        bias_correction: By 1 - b^c, or by its root.
+        second_moment: What v averages: the square of the mean gradient, or the mean of the examples' squares.
+        on_refresh: What a new basis does to the moments.
+        factor_ema: Weight of the old covariances at a refresh; None keeps none of them.
+        fallback: What the parameters without basis follow: Adam, or SGD without momentum.
+    """
+
+    NUMERICS: ClassVar[int] = 1
+    CARD: ClassVar[Card | None] = Card(
+        paper="STEVE: Adaptive Optimization in a Kronecker Factored Eigenbasis",
+        cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: as EKFAC",
+        memory="2(p^2+o^2)+2op",
+        deviations="no released code; from the paper: Adam's bias correction, minibatch second moment, Adam for what "
+        "is no layer",
+    )
+
+    betas: tuple[float, float] = fractions((0.9, 0.999))  # b1, b2
+    eps: float = positive(1e-8)
+    basis_interval: int = count(500)  # n
+    bias_correction: str = choice("adam", "paper")
+    second_moment: str = choice("minibatch", "per_example")
+    on_refresh: str = choice("reset", "rotate_m", "rotate_mv", "keep_v")
+    factor_ema: float | None = optional(fraction(None))  # type: ignore[arg-type]
+    fallback: str = choice("adam", "sgd")
+
+    @property
+    def needs(self) -> Needs:
+        """Inputs with output gradients: a layer's basis is made of both."""
+        return Needs.PAIRS
+
+    def statistics_due(self, step: int) -> bool:
+        """Every `basis_interval` steps, and every step for per-example moments."""
+        return self.second_moment == "per_example" or self.refresh_due(step)
+
+    def refresh_due(self, step: int) -> bool:
+        """Every `basis_interval` steps."""
+        return step % self.basis_interval == 0
+
+    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> STEVEState:
+        """U = V = I, no moments."""
+        num_layers, o, p = len(layers), shape.d_out, shape.d_in
+        inputs, outputs = (MovingAverage.zeros(num_layers, width, width, like=like) for width in (p, o))
+        basis = KroneckerBasis.identity(num_layers, o, p, like)
+        m, v = (like.new_zeros(num_layers, o, p) for _ in range(2))
+        m_count, v_count = (like.new_zeros(num_layers, dtype=torch.int64) for _ in range(2))
+        return STEVEState(KroneckerStatistic(inputs, outputs), basis, m, v, m_count, v_count)
+
+    def accumulate(self, state: STEVEState, slots: slice, signals: Signals) -> None:
+        """Add to both covariances; or keep the pairs, which only `refresh` can tell whether it needs."""
+        assert signals.inputs is not None
+        assert signals.output_gradients is not None
+        if self.second_moment == "per_example":
+            state._pairs.add(slots, signals)
+        else:
+            add_moments(state.statistic, slots, signals.inputs, signals.output_gradients)
+
+    def commit(self, state: STEVEState) -> None:
+        """Nothing: the covariances change with the basis."""
+
+    def refresh(self, state: STEVEState) -> None:
+        """New covariances, bases and coordinates of the moments, where this step's rows allow it."""
+        for slots, uses in state._pairs.passes():
+            for rows, g in uses:
+                add_moments(state.statistic, slots, rows, g)
+        inputs, outputs = state.statistic.inputs, state.statistic.outputs
+        decay = self.factor_ema or 0.0
+        ok = inputs.commit(decay) & outputs.commit(decay)
+        _, u, u_ok = linalg.eigenbasis(outputs.mean())
+        _, v, v_ok = linalg.eigenbasis(inputs.mean())
+        self._change_basis(state, u, v, ok & u_ok & v_ok)
+
+    def _change_basis(self, state: STEVEState, u: Tensor, v: Tensor, ok: Tensor) -> None:
+        old = state.basis.output.clone(), state.basis.input.clone()
+        state.basis.store(u, v, ok)
+        if self.on_refresh == "reset":
+            state.m[ok] = 0
+            state.m_count[ok] = 0
+        else:
+            r, q = state.basis.output.mT @ old[0], state.basis.input.mT @ old[1]
+            state.m.copy_(linalg.select(ok, r @ state.m @ q.mT, state.m))
+            if self.on_refresh == "rotate_mv":
+                state.v.copy_(linalg.select(ok, r.square() @ state.v @ q.square().mT, state.v))
+        if self.on_refresh in ("reset", "rotate_m"):
+            state.v[ok] = 0
+            state.v_count[ok] = 0
+
+    def precondition(self, state: STEVEState, gradients: Tensor, lr: float) -> Tensor:
+        """Update m and v; D, in the order of operations of `torch.optim.Adam`; lr G where that is not finite."""
+        b1, b2 = self.betas
+        rotated = state.basis.rotate(gradients)
+        if self.second_moment == "minibatch":
+            v = (state.v * b2).addcmul_(rotated, rotated, value=1 - b2)
+            ok = linalg.all_finite(v)
+        else:
+            v, ok = self._average_examples(state)
+        ok &= linalg.all_finite(rotated)
+        state.m.copy_(linalg.select(ok, state.m.lerp(rotated, 1 - b1), state.m))
+        state.v.copy_(linalg.select(ok, v, state.v))
+        state.m_count += ok
+        state.v_count += ok
+        m_correction, v_correction = self._correction(b1, state.m_count), self._correction(b2, state.v_count)
+        step_size, root = (t.to(rotated.dtype).view(-1, 1, 1) for t in (lr / m_correction, v_correction.sqrt()))
+        directions = step_size * state.m / (state.v.sqrt() / root).add_(self.eps)
+        return linalg.select(ok, state.basis.restore(directions), lr * gradients)
+
+    def _average_examples(self, state: STEVEState) -> tuple[Tensor, Tensor]:
+        """The next v from each example's squares, and for which slots it is there and finite."""
+        fresh = MovingAverage.zeros(*state.v.shape, like=state.v)
+        with linalg.exact_arithmetic(state.v.device):
+            for slots, total, examples in state._pairs.second_moments(state.basis):
+                fresh.add(slots, total, examples)
+        state._pairs.clear()
+        ok = fresh.commit(0.0)
+        return (state.v * self.betas[1]).add_(fresh.value, alpha=1 - self.betas[1]), ok
+
+    def _correction(self, beta: float, count: Tensor) -> Tensor:
+        """What the moments are divided by, `[L]` in float64."""
+        correction = 1 - beta ** count.double()
+        return correction if self.bias_correction == "adam" else correction.sqrt()
+
+
+def add_moments(statistic: KroneckerStatistic, slots: slice, rows: Rows, gradients: Tensor) -> None:
+    """Add a layer's rows to its covariances: reduced over the positions of linear layers, expanded over patches."""
+    sharing = "reduce" if isinstance(rows, LinearRows) else "expand"
+    statistic.inputs.add(slots, *input_moment(rows, sharing))
+    statistic.outputs.add(slots, *output_moment(gradients, sharing, g_scale="fisher"))

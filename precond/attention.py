@@ -1,0 +1,146 @@
+"""`nn.MultiheadAttention` as four Linear layers, which can be preconditioned: its own never call their forward."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SeparateAttention(nn.Module):
+    """The same function as `nn.MultiheadAttention`, through `q_proj`, `k_proj`, `v_proj` and `out_proj`.
+
+    The layers see `[batch, positions, width]` whatever `batch_first` says, so that methods which count examples do it
+    right.
+
+    Args:
+        attention: The module to copy; `out_proj`'s parameters are shared, the others are new.
+    """
+
+    in_proj_bias = None  # tells nn.TransformerEncoderLayer not to bypass this forward
+
+    def __init__(self, attention: nn.MultiheadAttention):
+        super().__init__()
+        self.embed_dim, self.num_heads = attention.embed_dim, attention.num_heads
+        self.head_dim, self.dropout = attention.head_dim, attention.dropout
+        self.batch_first = attention.batch_first
+        if attention.in_proj_weight is not None:
+            weights, trains = attention.in_proj_weight.chunk(3), 3 * [attention.in_proj_weight.requires_grad]
+        else:
+            weights = attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
+            trains = [weight.requires_grad for weight in weights]
+        bias = attention.in_proj_bias
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        projections = [
+            _linear(weight, train, part, bias is not None and bias.requires_grad)
+            for weight, train, part in zip(weights, trains, biases, strict=True)
+        ]
+        self.q_proj, self.k_proj, self.v_proj = projections
+        self.out_proj = nn.Linear(1, 1, bias=False)
+        self.out_proj.in_features = self.out_proj.out_features = self.embed_dim
+        self.out_proj.weight, self.out_proj.bias = attention.out_proj.weight, attention.out_proj.bias
+        self.train(attention.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `nn.MultiheadAttention.forward`, unbatched inputs included."""
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal = True is a hint about attn_mask: pass the mask, too")
+        unbatched = query.dim() == 2
+        if unbatched:
+            query, key, value = (x.unsqueeze(0) for x in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        elif not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
+        mask = self._mask(attn_mask, key_padding_mask, q)
+        mixed, weights = self._attend(q, k, v, mask, need_weights)
+        output = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(1)
+        if unbatched:
+            return output.squeeze(0), None if weights is None else weights.squeeze(0)
+        return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values mixed, `[batch, heads, L, d]`, and the weights `[batch, heads, L, S]` if they are needed."""
+        dropout = self.dropout if self.training else 0.0
+        if not need_weights:
+            return F.scaled_dot_product_attention(q, k, v, mask, dropout), None
+        scores = q * self.head_dim**-0.5 @ k.mT
+        weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
+        return weights @ v, weights
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """`[batch, L, width]` as `[batch, heads, L, d]`."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
+        """Both masks as one to add to the scores, broadcast to `[batch, heads, L, S]`."""
+        parts = []
+        if attn_mask is not None:
+            whole = attn_mask.dim() == 3
+            parts.append(attn_mask.unflatten(0, (-1, self.num_heads)) if whole else attn_mask[None, None])
+        if key_padding_mask is not None:
+            parts.append(key_padding_mask[:, None, None])
+        added = [torch.zeros_like(m, dtype=q.dtype).masked_fill_(m, -torch.inf) if _is_bool(m) else m for m in parts]
+        return sum(added[1:], start=added[0]) if added else None
+
+
+def separate_attention(model: nn.Module) -> nn.Module:
+    """Replace every `nn.MultiheadAttention` by a `SeparateAttention`, in place and before an optimizer is built.
+
+    Outputs and gradients stay the same; with dropout, the same in distribution.
+
+    Args:
+        model: The model; its weights are taken over.
+
+    Returns:
+        The model; a new module if it is itself an `nn.MultiheadAttention`.
+
+    Raises:
+        ValueError: One line for each attention that has `add_bias_kv` or `add_zero_attn`; then nothing is changed.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
+    wrong = [f"{name or 'the model'}: {what} is not supported" for name, m in found.items() for what in _unsupported(m)]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    made = {module: SeparateAttention(module) for module in found.values()}
+    if isinstance(model, nn.MultiheadAttention):
+        return made[model]
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out a second name
+            if isinstance(child, nn.MultiheadAttention):
+                setattr(parent, name, made[child])
+    return model
+
+
+def _unsupported(attention: nn.MultiheadAttention) -> list[str]:
+    """What the module has that a `SeparateAttention` does not."""
+    has = {"add_bias_kv": attention.bias_k is not None, "add_zero_attn": attention.add_zero_attn}
+    return [name for name, value in has.items() if value]
+
+
+def _linear(weight: Tensor, weight_trains: bool, bias: Tensor | None, bias_trains: bool) -> nn.Linear:
+    """A Linear with copies of a weight and a bias."""
+    with torch.device("meta"):
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.weight = nn.Parameter(weight.detach().clone(), weight_trains)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), bias_trains)
+    return linear
+
+
+def _is_bool(mask: Tensor) -> bool:
+    return mask.dtype == torch.bool

@@ -1,0 +1,59 @@
+"""Hessian-vector products, for the optimizers that need the graph of the backward pass.
+
+Such an optimizer has a method `backward(loss)`, which takes the place of `loss.backward()`: it sets the gradients and
+takes its products while the graph is there. `precond.backward(loss, optimizer)` is right for every optimizer. The
+graph dies with that call: `loss.backward(create_graph=True)` would keep it alive in `p.grad`, in a reference cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+@runtime_checkable
+class TakesLoss(Protocol):
+    """An optimizer that must see the loss."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Set the gradients, as `loss.backward()` does, and keep what the next `step()` needs of the Hessian."""
+        ...
+
+
+def backward(loss: Tensor, optimizer: Optimizer | Any) -> None:
+    """`loss.backward()`, or the optimizer's own way of it where it needs more than gradients."""
+    if isinstance(optimizer, TakesLoss):
+        optimizer.backward(loss)
+    else:
+        loss.backward()
+
+
+def differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Add the gradients to `p.grad`, and return them with their graph; None for a parameter that took no part."""
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            fresh = gradient.detach()
+            parameter.grad = fresh.clone() if parameter.grad is None else parameter.grad + fresh
+    return gradients
+
+
+def product(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], vectors: Sequence[Tensor]
+) -> list[Tensor]:
+    """`H v`, a tensor for each parameter, for gradients with their graph; they can be used again."""
+    pairs = [(g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad]
+    if not pairs:  # the loss is linear in the parameters
+        return [torch.zeros_like(p) for p in parameters]
+    outputs, weights = zip(*pairs, strict=True)
+    kept: dict[str, bool] = {"retain_graph": True, "materialize_grads": True}
+    return list(torch.autograd.grad(outputs, parameters, weights, **kept))
+
+
+def missing(name: str) -> RuntimeError:
+    """What to raise when a step needs products that there are not."""
+    return RuntimeError(f"{name} needs the Hessian at this step: call optimizer.backward(loss), not loss.backward()")

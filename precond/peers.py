@@ -1,0 +1,217 @@
+"""Shampoo, SOAP and AdaHessian as the package pytorch-optimizer has them; the only file that imports it, and late.
+
+They are peers to compare with, not this package's arithmetic: thin subclasses give them our hyperparameters' names and
+what every registered optimizer promises (gradients left alone, seeded draws, a state that goes on bit for bit).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from precond import hessian
+from precond.card import Card
+from precond.hyperparameters import count, fractions, non_negative, positive, problems
+from precond.statistics import seed_of
+
+PACKAGE = "pytorch_optimizer"
+INSTALL = "needs the package pytorch-optimizer: pip install .[peers]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shampoo:
+    """Hyperparameters of Shampoo.
+
+    The roots are made anew in each step: an old root multiplies by powers of 1 / eps whatever its statistics had not
+    seen, and a run with an interval of 10 blows up.
+
+    Attributes:
+        lr: Learning rate.
+        weight_decay: Shrinks the weights by lr x weight_decay.
+        eps: Times I is where the statistics start.
+    """
+
+    lr: float = positive(0.1)
+    weight_decay: float = non_negative(0.0)
+    eps: float = positive(1e-6)
+
+    problems = problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class SOAP:
+    """Hyperparameters of SOAP.
+
+    Attributes:
+        lr: Learning rate.
+        betas: Of the moments; the second is the statistics' too.
+        eps: Added to the square roots.
+        weight_decay: Shrinks the weights by lr x weight_decay.
+        interval: Steps between updates of the eigenbases.
+    """
+
+    lr: float = positive(3e-3)
+    betas: tuple[float, float] = fractions((0.95, 0.95))
+    eps: float = positive(1e-8)
+    weight_decay: float = non_negative(0.01)
+    interval: int = count(10)
+
+    problems = problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaHessian:
+    """Hyperparameters of AdaHessian.
+
+    Attributes:
+        lr: Learning rate.
+        betas: Of the means of gradients and of squared Hessian diagonals.
+        eps: Added to the square roots.
+        weight_decay: Shrinks the weights by lr x weight_decay.
+        seed: Seeds the random signs.
+    """
+
+    lr: float = positive(0.15)
+    betas: tuple[float, float] = fractions((0.9, 0.999))
+    eps: float = positive(1e-4)
+    weight_decay: float = non_negative(0.0)
+    seed: int = count(0, low=0)
+
+    problems = problems
+
+
+CARDS = {
+    Shampoo: Card(
+        paper="Gupta, Koren and Singer, ICML 2018",
+        cost="2op(o+p) + ~22(o^3+p^3) + 2op(o+p)",
+        memory="2(o^2+p^2)",
+        deviations="as pytorch-optimizer: a sum of statistics, no grafting, no momentum",
+    ),
+    SOAP: Card(
+        paper="Vyas et al., ICLR 2025",
+        cost="8op(o+p) + ~(2+4/3)(o^3+p^3)/interval",
+        memory="2(o^2+p^2) + 2op",
+        deviations="as pytorch-optimizer: the first step only starts the statistics; a kernel's axes apart",
+    ),
+    AdaHessian: Card(
+        paper="Yao et al., AAAI 2021",
+        cost="1 HVP + O(D)",
+        memory="2D",
+        deviations="as pytorch-optimizer: no averaging over convolution kernels, decoupled weight decay",
+    ),
+}
+
+
+def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
+    """A peer for a model.
+
+    Args:
+        kind: The dataclass of its hyperparameters.
+        model: The model to train.
+        params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
+        **hyperparameters: Fields of the dataclass.
+
+    Raises:
+        ModuleNotFoundError: The package is not installed; one line that says what to install.
+    """
+    try:
+        import pytorch_optimizer as library  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{kind.__name__} {INSTALL}") from error
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    peers = _subclasses(library.Shampoo, library.SOAP, library.AdaHessian)
+    return peers[kind](trainable if params is None else params, **hyperparameters)
+
+
+@functools.cache
+def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Optimizer]]:
+    """The package's classes with our names and promises; made late, since it may not be there."""
+
+    class ShampooPeer(shampoo):
+        """Shampoo, on copies of the gradients: the package's changes them in place."""
+
+        def __init__(self, params: Any, **hyperparameters: Any):
+            settings = Shampoo(**hyperparameters)
+            rest = {"weight_decouple": True, "matrix_eps": settings.eps}
+            super().__init__(params, lr=settings.lr, weight_decay=settings.weight_decay, **rest)
+
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            loss = _evaluate(closure)
+            parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+            kept = [p.grad for p in parameters]
+            try:
+                for p in parameters:
+                    p.grad = p.grad.clone()
+                super().step()
+            finally:
+                for p, gradient in zip(parameters, kept, strict=True):
+                    p.grad = gradient
+            return loss
+
+    class SOAPPeer(soap):
+        """SOAP."""
+
+        def __init__(self, params: Any, **hyperparameters: Any):
+            settings = dataclasses.asdict(SOAP(**hyperparameters))
+            super().__init__(params, precondition_frequency=settings.pop("interval"), **settings)
+
+    class AdaHessianPeer(adahessian):
+        """AdaHessian. The Hessian's diagonal is estimated in `backward(loss)`, with signs of our own seed."""
+
+        def __init__(self, params: Any, **hyperparameters: Any):
+            settings = dataclasses.asdict(AdaHessian(**hyperparameters))
+            self._seed = settings.pop("seed")
+            self._diagonals: list[Tensor] | None = None
+            super().__init__(params, **settings)
+
+        def backward(self, loss: Tensor) -> None:
+            """Set the gradients, as `loss.backward()` does, and estimate the diagonal by z * (H z)."""
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            gradients = hessian.differentiate(loss, parameters)
+            signs = _signs(parameters, self._seed, self.param_groups[0].get("step", 0))
+            fresh = [z * h for z, h in zip(signs, hessian.product(gradients, parameters, signs), strict=True)]
+            old = self._diagonals
+            self._diagonals = fresh if old is None else [a + b for a, b in zip(old, fresh, strict=True)]
+
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            loss = _evaluate(closure)
+            if self._diagonals is None:
+                raise hessian.missing("AdaHessian")
+            super().step(hessian=self._diagonals)
+            self._diagonals = None
+            for state in self.state.values():
+                state.pop("hessian", None)
+            return loss
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            super().zero_grad(set_to_none)
+            self._diagonals = None
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            super().load_state_dict(state_dict)
+            self._diagonals = None
+
+    return {Shampoo: ShampooPeer, SOAP: SOAPPeer, AdaHessian: AdaHessianPeer}
+
+
+def _evaluate(closure: Callable[[], Any] | None) -> Any:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _signs(parameters: list[Tensor], seed: int, step: int) -> list[Tensor]:
+    """Random signs, shaped as the parameters, on their device."""
+    signs = []
+    for number, p in enumerate(parameters):
+        generator = torch.Generator(p.device).manual_seed(seed_of(seed, f"signs {number}", step))
+        signs.append(torch.randint(0, 2, p.shape, generator=generator, device=p.device).to(p.dtype) * 2 - 1)
+    return signs

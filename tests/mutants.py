@@ -1,0 +1,602 @@
+"""Are the tests worth anything? Each bug below is put into a copy of the repository, and its test must fail there.
+
+    python tests/mutants.py [WORD ...]      all, or those whose description has every word
+
+Not a test: it takes minutes. It fails when a mutant survives, when a named test fails without a mutant, and when the
+text that a mutant replaces is not there exactly once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("precond", "trainables", "studies", "tests", "pyproject.toml")
+AT_A_TIME = 2
+# With the copy's package, not an installed one, or every mutant would survive.
+RUN = """
+import sys, precond, pytest
+assert precond.__file__.startswith(sys.argv[1]), precond.__file__
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+TIMEOUT = 300  # seconds
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug, as one replacement in one file.
+
+    Attributes:
+        file: Where.
+        old: Text that is there once.
+        new: What replaces it.
+        test: The pytest node that must fail then.
+        bug: What it is.
+    """
+
+    file: str
+    old: str
+    new: str
+    test: str
+    bug: str
+
+
+NYSACT = "precond/algorithms/nysact.py"
+FOOF = "precond/algorithms/foof.py"
+STATISTICS = "precond/statistics.py"
+FACTORS = "precond/factors.py"
+LINALG = "precond/linalg.py"
+LAYERS = "precond/layers.py"
+BANK = "precond/bank.py"
+CAPTURE = "precond/capture.py"
+OPTIMIZER = "precond/optimizer.py"
+RULES = "precond/rules.py"
+KFAC = "precond/algorithms/kfac.py"
+EVA = "precond/algorithms/eva.py"
+EKFAC = "precond/algorithms/ekfac.py"
+STEVE = "precond/algorithms/steve.py"
+PAIRS = "precond/pairs.py"
+KFAC_EVA = "tests/test_kfac_eva.py"
+EKFAC_STEVE = "tests/test_ekfac_steve.py"
+
+ORACLES = "tests/test_oracles.py::"
+VARIANTS = "tests/test_variants.py::"
+CONTRACT = "tests/test_contract.py::"
+SAFETY = "tests/test_safety.py::"
+TEST_LAYERS = "tests/test_layers.py::"
+TEST_OPTIMIZER = "tests/test_optimizer.py::"
+CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
+
+MUTANTS = [
+    # T1 to T4: the Nystrom factor
+    Mutant(
+        NYSACT,
+        "solve_triangular(triangle.mT, c_nu, upper=True",
+        "solve_triangular(triangle, c_nu, upper=False",
+        ORACLES + "test_low_rank_factor_is_the_nystrom_matrix",
+        "E1: the transpose of L is missing",
+    ),
+    Mutant(
+        NYSACT,
+        "solve_triangular(triangle.mT, c_nu, upper=True",
+        "solve_triangular(triangle.mT, c, upper=True",
+        ORACLES + "test_the_shift_is_taken_off_again",
+        "E2: the shift is in W, but not in the sketch",
+    ),
+    Mutant(
+        NYSACT,
+        "(sigma_squared - nu.unsqueeze(-1))",
+        "sigma_squared",
+        ORACLES + "test_the_shift_is_taken_off_again",
+        "E3: the shift is not taken off, so damping counts twice",
+    ),
+    Mutant(
+        NYSACT,
+        "x, nu = _whiten(c, omega, _rounding(sketch))",
+        "x, nu = _whiten(c, omega, torch.full_like(c[:, 0, 0], damping))",
+        ORACLES + "test_nysact_equals_its_literal_reference",
+        "E3: the damping is the shift as well",
+    ),
+    Mutant(
+        NYSACT,
+        'self.resample in ("fixed", "window")',
+        'self.resample == "window"',
+        ORACLES + "test_the_same_batch_again_changes_nothing",
+        "E4: a fixed Omega is drawn again at each update",
+    ),
+    Mutant(
+        NYSACT,
+        "(damping * (eigenvalues + damping)).rsqrt()",
+        "(eigenvalues + damping).rsqrt()",
+        ORACLES + "test_nysact_equals_its_literal_reference",
+        "Z without 1 / rho",
+    ),
+    Mutant(
+        NYSACT,
+        "(damping * (eigenvalues + damping)).rsqrt()",
+        "(damping * (eigenvalues + damping / 2)).rsqrt()",
+        ORACLES + "test_the_preconditioner_is_between_the_inverse_and_identity",
+        "T4: half the damping in the captured directions, so P leaves the Loewner sandwich",
+    ),
+    Mutant(
+        STATISTICS,
+        'f"{seed}/{name}/{number}"',
+        'f"{seed}/{number}"',
+        TEST_OPTIMIZER + "test_test_matrices_depend_on_seed_and_layer_only",
+        "all layers have the same test matrix",
+    ),
+    Mutant(
+        FACTORS,
+        "self.z.mT, beta=1 / self.damping",
+        "self.z.mT, beta=0",
+        ORACLES + "test_nysact_equals_its_literal_reference",
+        "the complement of the captured directions is missing",
+    ),
+    # T1 and T2: the moving average
+    Mutant(
+        FOOF,
+        "covariance = Covariance.zeros(num_layers, shape.d_in, like)",
+        "covariance = Covariance.zeros(num_layers, shape.d_in, like)\n"
+        "    covariance.average.value += torch.eye(shape.d_in).to(like)",
+        ORACLES + "test_foof_equals_its_literal_reference",
+        "the covariance starts at I by default",
+    ),
+    Mutant(
+        FOOF,
+        'if self.first_inverse == "skip"',
+        "if self.first_inverse",
+        ORACLES + "test_foof_equals_its_literal_reference",
+        "step 0 does not invert by default",
+    ),
+    Mutant(
+        STATISTICS,
+        "self.weight.lerp_(ok.to(self.weight), (1 - decay)",
+        "self.weight.lerp_(ok.to(self.weight), (1 - decay**2)",
+        ORACLES + "test_the_same_batch_again_changes_nothing",
+        "bias correction with another exponent than the number of updates",
+    ),
+    Mutant(
+        STATISTICS,
+        "torch.where(self.weight > 0, 1 / self.weight, 0)",
+        "torch.ones_like(self.weight)",
+        ORACLES + "test_foof_equals_its_literal_reference",
+        "no bias correction",
+    ),
+    Mutant(
+        STATISTICS,
+        "self._sum[slots] += total",
+        "self._sum[slots] = total",
+        TEST_OPTIMIZER + "test_accumulated_micro_batches_are_one_batch",
+        "the last micro-batch replaces the others",
+    ),
+    # T5: a layer as a matrix
+    Mutant(
+        LAYERS,
+        "column_offsets * self.dilation[1]",
+        "column_offsets",
+        CONVOLUTION,
+        "dilation is ignored in the sketched columns",
+    ),
+    Mutant(
+        LAYERS,
+        ".clamp(max=per_group - 1) + first)",
+        ".clamp(max=per_group - 1) + 0 * first)",
+        CONVOLUTION,
+        "every group of a convolution reads the first group's channels",
+    ),
+    Mutant(
+        LAYERS,
+        "offsets // self.kernel[1], offsets % self.kernel[1]",
+        "offsets % self.kernel[0], offsets // self.kernel[0]",
+        CONVOLUTION,
+        "columns in the order (c, j, i)",
+    ),
+    Mutant(
+        LAYERS,
+        "y.sum((0, 2, 3))",
+        "y.mean((2, 3)).sum(0)",
+        CONVOLUTION,
+        "the sketch's bias row is scaled by 1 / T",
+    ),
+    Mutant(
+        LAYERS,
+        "return self.x.shape[0] * height * width",
+        "return self.x.shape[0]",
+        CONVOLUTION,
+        "N counts images instead of patches",
+    ),
+    Mutant(
+        LAYERS,
+        "sums.new_full((1, 1), self.count)",
+        "sums.new_ones(1, 1)",
+        TEST_LAYERS + "test_a_linear_layer_equals_its_explicit_rows",
+        "the bias entry of a Gram matrix is 1 instead of N",
+    ),
+    # T12: numerical safety
+    Mutant(
+        STATISTICS,
+        "ok = finite & (self._count > 0)",
+        "ok = self._count > 0",
+        SAFETY + "test_activations_that_are_not_finite_change_no_statistics",
+        "a batch with inf or nan enters the statistics",
+    ),
+    Mutant(
+        FACTORS,
+        "linalg.select(ok, inverse, self.inverse)",
+        "inverse",
+        SAFETY + "test_a_failed_refresh_keeps_the_last_factor",
+        "a failed dense inverse replaces the last one",
+    ),
+    Mutant(
+        FACTORS,
+        "linalg.select(ok, z.to(self.z.dtype), self.z)",
+        "z",
+        SAFETY + "test_a_failed_refresh_keeps_the_last_factor",
+        "a failed low-rank factor replaces the last one",
+    ),
+    Mutant(
+        LINALG,
+        "<= 1.1 / damping",
+        "<= torch.inf",
+        SAFETY + "test_no_inverse_is_far_above_one_over_the_damping",
+        "a Cholesky factorisation that passed is believed",
+    ),
+    Mutant(
+        BANK,
+        "torch.where(self._ok.view(-1, 1, 1), directions, self.buffer, out=self.buffer)",
+        "self.buffer.copy_(directions)",
+        SAFETY + "test_a_direction_that_is_not_finite_is_the_gradient",
+        "a direction that is not finite reaches the weights",
+    ),
+    # T12: what a restart needs
+    Mutant(
+        OPTIMIZER,
+        "for key, value in self.state.get(parameter, {}).items()",
+        "for key, value in ()",
+        CONTRACT + "test_a_saved_state_goes_on_bit_for_bit[foof]",
+        "the momentum is not saved",
+    ),
+    Mutant(
+        BANK,
+        'field.name.startswith("_")',
+        'field.name.startswith(("_", "sketch"))',
+        VARIANTS + "test_a_redrawn_sketch_is_saved",
+        "the sketch is not saved",
+    ),
+    Mutant(
+        BANK,
+        'field.name.startswith("_")',
+        'field.name.startswith(("_", "factor"))',
+        CONTRACT + "test_a_saved_state_goes_on_bit_for_bit[nysact-g]",
+        "the factor is not saved",
+    ),
+    Mutant(
+        OPTIMIZER,
+        'self.steps = state_dict["steps"]',
+        "self.steps = 0",
+        CONTRACT + "test_a_saved_state_goes_on_bit_for_bit[nysact-s]",
+        "the step count is not restored, so the intervals shift",
+    ),
+    # T12: the rule after preconditioning
+    Mutant(
+        OPTIMIZER,
+        "pairs = [(view, p.grad) for p, view in self._views.items()]",
+        'decay = self.param_groups[0]["weight_decay"]\n'
+        "        pairs = [(view, p.grad if p.grad is None else p.grad + decay * p) for p, view in self._views.items()]",
+        TEST_OPTIMIZER + "test_weight_decay_is_not_preconditioned",
+        "the weight decay is preconditioned",
+    ),
+    Mutant(
+        RULES,
+        'torch._foreach_add(directions, buffers, alpha=momentum) if group["nesterov"]',
+        'torch._foreach_add(directions, buffers) if group["nesterov"]',
+        VARIANTS + "test_momentum_and_decay_follow_their_formulas",
+        "Nesterov's step adds all of the momentum",
+    ),
+    Mutant(
+        RULES,
+        "torch._foreach_mul_(params, 1 - lr * decay)",
+        "torch._foreach_mul_(params, 1 - decay)",
+        VARIANTS + "test_momentum_and_decay_follow_their_formulas",
+        "the decoupled decay is not scaled by the learning rate",
+    ),
+    # T2 and section 0: which forwards count
+    Mutant(
+        CAPTURE,
+        "if output.requires_grad and not _in_backward():",
+        "if output.requires_grad:",
+        TEST_OPTIMIZER + "test_activation_checkpointing_does_not_count_twice",
+        "the hook fires again where checkpointing recomputes",
+    ),
+    Mutant(
+        CAPTURE,
+        "if output.requires_grad and not _in_backward():",
+        "if not _in_backward():",
+        CONTRACT + "test_forwards_that_do_not_train_leave_no_trace",
+        "evaluation enters the statistics",
+    ),
+    Mutant(
+        OPTIMIZER,
+        "bank.recording = due or not bank.has_factor",
+        "bank.recording = True",
+        TEST_OPTIMIZER + "test_statistics_are_taken_at_their_interval",
+        "the statistics are updated at every step",
+    ),
+    # The named options
+    Mutant(
+        NYSACT,
+        "solve_triangular(triangle, c_rho, upper=False",
+        "solve_triangular(triangle.mT, c_rho, upper=True",
+        VARIANTS + "test_the_official_factor_is_the_transcription",
+        "shift=official: the missing transpose is repaired",
+    ),
+    Mutant(
+        NYSACT,
+        "s = eigenvalues.amin(-1).abs() + damping",
+        "s = eigenvalues.amin(-1).abs()",
+        VARIANTS + "test_the_official_factor_is_the_transcription",
+        "shift=official: s without rho",
+    ),
+    Mutant(
+        NYSACT,
+        "linalg.eigh(omega.core(c_rho))",
+        "linalg.eigh(linalg.symmetrize(omega.core(c_rho)))",
+        VARIANTS + "test_official_nysact_trains_as_the_released_code",
+        "shift=official: W is symmetrised",
+    ),
+    Mutant(
+        NYSACT,
+        "if slots.start not in state._redrawn:",
+        "if True:",
+        VARIANTS + "test_when_omega_is_drawn",
+        "resample=official: Omega is drawn again at each forward",
+    ),
+    Mutant(
+        NYSACT,
+        "carried * average.weight.to(carried.dtype).view(-1, 1, 1)",
+        "carried",
+        VARIANTS + "test_window_carries_the_nystrom_matrix_over",
+        "resample=window: the carried sketch is corrected twice",
+    ),
+    Mutant(
+        NYSACT,
+        "c = torch.linalg.solve_triangular(r, c, upper=True, left=False)",
+        "c = c @ r.mT",
+        VARIANTS + "test_joint_averages_omega_with_the_sketch",
+        "resample=joint: C is not taken to the orthonormal basis",
+    ),
+    Mutant(
+        FOOF,
+        'self.init == "identity"',
+        "False",
+        VARIANTS + "test_official_foof_trains_as_the_released_code",
+        "init=identity: the covariance starts at zero",
+    ),
+    # T6 to T9 and their like: the Kronecker-factored methods
+    Mutant(
+        FACTORS,
+        "return self.output_inverse @ gradients @ self.input_inverse",
+        "return self.input_inverse[:, :1, :1] * gradients @ self.input_inverse",
+        f"{KFAC_EVA}::test_factored_damping_is_the_product_of_the_damped_inverses",
+        "T6: KFAC forgets the output factor",
+    ),
+    Mutant(
+        FACTORS,
+        "return self.output_basis @ (rotated * self.scale) @ self.input_basis.mT",
+        "return self.output_basis.mT @ (rotated * self.scale) @ self.input_basis",
+        f"{KFAC_EVA}::test_eigen_damping_is_the_dense_inverse",
+        "T6: bases the wrong way round",
+    ),
+    Mutant(
+        KFAC,
+        "1 / (products + damping)",
+        "1 / (products + damping**0.5)",
+        f"{KFAC_EVA}::test_eigen_damping_is_the_dense_inverse",
+        "T6: root of the damping in the eigenbasis",
+    ),
+    Mutant(
+        KFAC,
+        "linalg.damped_inverse(s, damping**0.5 / pi)",
+        "linalg.damped_inverse(s, damping**0.5 * pi)",
+        f"{KFAC_EVA}::test_pi_makes_factored_damping_independent_of_where_the_scale_is",
+        "pi on the wrong side",
+    ),
+    Mutant(
+        KFAC,
+        "traces[0] / traces[1]).sqrt()",
+        "traces[0] / traces[1])",
+        f"{KFAC_EVA}::test_pi_makes_factored_damping_independent_of_where_the_scale_is",
+        "pi without its root",
+    ),
+    Mutant(
+        KFAC,
+        "(1 if expand else 2)",
+        "1",
+        f"{KFAC_EVA}::test_the_official_scales",
+        "official scale of reduce as of expand",
+    ),
+    Mutant(
+        KFAC,
+        "gradients.sum(2, keepdim=True)",
+        "gradients.mean(2, keepdim=True)",
+        f"{KFAC_EVA}::test_kfac_equals_its_literal_reference",
+        "T7: mean instead of sum over positions",
+    ),
+    Mutant(
+        EVA,
+        "product / (product + damping)",
+        "product / (product + damping**2)",
+        f"{KFAC_EVA}::test_eva_is_the_dense_rank_one_inverse",
+        "Eva damps with another constant",
+    ),
+    Mutant(
+        OPTIMIZER,
+        "(bound / s).sqrt()",
+        "bound / s",
+        f"{KFAC_EVA}::test_the_kl_clip_bounds_lr2_D_G",
+        "KL-clip without its root",
+    ),
+    Mutant(
+        PAIRS,
+        "torch.stack(terms).sum(0).square().sum(1)",
+        "torch.stack(terms).square().sum(0).sum(1)",
+        f"{EKFAC_STEVE}::test_second_moments_are_those_of_autograd",
+        "T7: the uses of a shared layer squared before they are added",
+    ),
+    Mutant(
+        PAIRS,
+        "return (g @ u.unsqueeze(1)).mT @ rows.project(v)",
+        "return (g @ u.unsqueeze(1)).square().mT.sqrt() @ rows.project(v)",
+        f"{EKFAC_STEVE}::test_second_moments_are_those_of_autograd",
+        "T7: signs lost before the sum over positions",
+    ),
+    Mutant(
+        EKFAC,
+        "examples * rotated[slots].square()",
+        "rotated[slots].square()",
+        f"{EKFAC_STEVE}::test_ekfac_is_the_reference",
+        "running moment without the batch size",
+    ),
+    Mutant(
+        EKFAC,
+        "s_values.unsqueeze(-1) * a_values.unsqueeze(-2)",
+        "s_values.unsqueeze(-1) + a_values.unsqueeze(-2)",
+        f"{EKFAC_STEVE}::test_with_the_products_of_eigenvalues_it_is_kfac",
+        "T6: S starts as a sum",
+    ),
+    Mutant(
+        STEVE,
+        "(state.v.sqrt() / root).add_(self.eps)",
+        "(state.v + self.eps).sqrt() / root",
+        f"{EKFAC_STEVE}::test_with_the_identity_as_basis_it_is_adam_bit_for_bit",
+        "T8: eps under the root",
+    ),
+    Mutant(
+        STEVE,
+        'correction if self.bias_correction == "adam" else correction.sqrt()',
+        "correction.sqrt()",
+        f"{EKFAC_STEVE}::test_with_the_identity_as_basis_it_is_adam_bit_for_bit",
+        "T8: root of the bias correction",
+    ),
+    Mutant(
+        STEVE,
+        "beta ** count.double()",
+        "beta ** (count.double() + 1)",
+        f"{EKFAC_STEVE}::test_with_the_identity_as_basis_it_is_adam_bit_for_bit",
+        "T8: c off by one",
+    ),
+    Mutant(
+        STEVE,
+        "            state.m_count[ok] = 0\n",
+        "",
+        f"{EKFAC_STEVE}::test_a_reset_restarts_adam_bit_for_bit",
+        "T8: c goes on after a reset",
+    ),
+    Mutant(
+        STEVE,
+        "r @ state.m @ q.mT",
+        "r.mT @ state.m @ q",
+        f"{EKFAC_STEVE}::test_what_a_new_basis_does_to_the_moments",
+        "moments rotated backwards",
+    ),
+    Mutant(
+        FACTORS,
+        "return self.output.mT @ gradients @ self.input",
+        "return self.output.mT @ gradients",
+        f"{EKFAC_STEVE}::test_a_rotation_of_the_inputs_rotates_the_weights",
+        "T9: the inputs are not rotated",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What pytest said.
+
+    Attributes:
+        verdict: `killed`, `survived`, or why it is neither.
+        seconds: How long it took.
+        output: Its last lines.
+    """
+
+    verdict: str
+    seconds: float
+    output: str = ""
+
+
+def repository_files() -> list[str]:
+    """What git tracks or would track, of the packages and the tests."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *COPIED]
+    found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [name for name in found.split("\0") if name and (ROOT / name).is_file()]
+
+
+def snapshot() -> dict[str, bytes]:
+    """Their contents, read once: an edit while this runs changes nothing."""
+    return {name: (ROOT / name).read_bytes() for name in repository_files()}
+
+
+def pytest_in(files: dict[str, bytes], nodes: list[str]) -> tuple[int, float, str]:
+    """Exit code, seconds and output of pytest on some nodes in a fresh copy; -1 when it ran out of time."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        start = time.monotonic()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", RUN, folder, "-x", "--tb=line", "-p", "no:cacheprovider", *nodes],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT * (1 if len(nodes) == 1 else 5),
+            )
+        except subprocess.TimeoutExpired:
+            return -1, time.monotonic() - start, ""
+        return done.returncode, time.monotonic() - start, done.stdout + done.stderr
+
+
+def judge(mutant: Mutant, files: dict[str, bytes]) -> Outcome:
+    """Run one mutant's test in a copy that has its bug."""
+    text = files[mutant.file].decode() if mutant.file in files else ""
+    if text.count(mutant.old) != 1:
+        return Outcome(f"not applied: {mutant.file} has {text.count(mutant.old)} times {mutant.old!r}", 0)
+    mutated = text.replace(mutant.old, mutant.new).encode()
+    code, seconds, output = pytest_in({**files, mutant.file: mutated}, [mutant.test])
+    verdict = {-1: "timed out", 0: "survived", 1: "killed" if " failed" in output else "broken"}.get(code, "broken")
+    return Outcome(verdict, seconds, output)
+
+
+def main(words: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if all(word in mutant.bug for word in words)]
+    if not chosen:
+        print("no such mutant", file=sys.stderr)
+        return 2
+    files, start, bad = snapshot(), time.monotonic(), 0
+    code, seconds, output = pytest_in(files, list(dict.fromkeys(mutant.test for mutant in chosen)))
+    print(f"{'pass' if code == 0 else 'FAIL':8} {seconds:5.1f} s  the named tests without a mutant", flush=True)
+    if code != 0:
+        print(output[-4000:])
+        return 1
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for mutant, outcome in zip(chosen, pool.map(lambda mutant: judge(mutant, files), chosen), strict=True):
+            print(f"{outcome.verdict:8} {outcome.seconds:5.1f} s  {mutant.bug}", flush=True)
+            if outcome.verdict != "killed":
+                bad += 1
+                print(f"         {mutant.file}, {mutant.test}\n{outcome.output[-2000:]}")
+    print(f"{len(chosen) - bad} of {len(chosen)} killed in {time.monotonic() - start:.0f} s")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

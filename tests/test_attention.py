@@ -1,0 +1,156 @@
+"""`separate_attention` against `nn.MultiheadAttention`: outputs, weights and gradients in float64."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import precond
+from precond.attention import SeparateAttention
+
+BATCH, LENGTH, SOURCES, WIDTH, HEADS = 3, 4, 5, 6, 2
+
+
+def attention(**options) -> nn.MultiheadAttention:
+    torch.manual_seed(0)
+    made = nn.MultiheadAttention(WIDTH, HEADS, **options).double()
+    for parameter in made.parameters():  # biases start at zero
+        nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def tokens(module: nn.MultiheadAttention) -> list[Tensor]:
+    shapes = [(BATCH, LENGTH, WIDTH), (BATCH, SOURCES, module.kdim), (BATCH, SOURCES, module.vdim)]
+    drawn = [draw(*shape) for shape in shapes]
+    return drawn if module.batch_first else [x.transpose(0, 1) for x in drawn]
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """By the names of the separate layers."""
+    found = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    if isinstance(module, nn.MultiheadAttention):
+        for kind in ("weight", "bias"):
+            packed = found.pop(f"in_proj_{kind}", None)
+            if packed is not None:
+                found |= {f"{x}_proj.{kind}": part for x, part in zip("qkv", packed.chunk(3), strict=True)}
+        found |= {f"{x}_proj.weight": found.pop(f"{x}_proj_weight") for x in "qkv" if f"{x}_proj_weight" in found}
+    return found
+
+
+def assert_same(module: nn.MultiheadAttention, arguments: list[Tensor], **options) -> None:
+    """Outputs, weights and all gradients; `out_proj` is shared, so the two run one after the other."""
+    results = []
+    for one in (module, precond.separate_attention(copy.deepcopy(module))):
+        one.zero_grad()
+        xs = [x.clone().requires_grad_() for x in arguments]
+        output, weights = one(*xs, **options)
+        (output.square().sum() + (0 if weights is None else weights[..., 0].sum())).backward()
+        results.append((output, weights, [x.grad for x in xs], gradients(one)))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
+
+
+MASKS = {
+    "none": {},
+    "bool": {"attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(2)},
+    "float": {"attn_mask": draw(LENGTH, SOURCES)},
+    "per head": {"attn_mask": draw(BATCH * HEADS, LENGTH, SOURCES)},
+    "causal": {"attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(1), "is_causal": True},
+    "padding": {"key_padding_mask": torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]])},
+    "both": {
+        "attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(2),
+        "key_padding_mask": torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]]),
+    },
+    "both float": {"attn_mask": draw(LENGTH, SOURCES), "key_padding_mask": draw(BATCH, SOURCES)},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_masks(mask, need_weights):
+    assert_same(
+        attention(batch_first=True), tokens(attention(batch_first=True)), need_weights=need_weights, **MASKS[mask]
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch_first", "bias", "widths"),
+    list(itertools.product([True, False], [True, False], [{}, {"kdim": 7, "vdim": 3}])),
+)
+def test_layouts(batch_first, bias, widths):
+    module = attention(batch_first=batch_first, bias=bias, **widths)
+    assert_same(module, tokens(module), average_attn_weights=False)
+    assert_same(module.eval(), tokens(module))
+
+
+def test_unbatched():
+    module = attention()
+    arguments = [draw(LENGTH, WIDTH), draw(SOURCES, WIDTH), draw(SOURCES, WIDTH)]
+    assert_same(module, arguments, key_padding_mask=torch.arange(SOURCES) >= 3)
+    assert_same(module, arguments, need_weights=False, attn_mask=draw(LENGTH, SOURCES))
+
+
+def test_dropout_is_on_in_training_alone():
+    module = precond.separate_attention(attention(dropout=0.5, batch_first=True))
+    x = draw(BATCH, LENGTH, WIDTH)
+    for need_weights in (True, False):
+        first, second = (module.train()(x, x, x, need_weights=need_weights)[0] for _ in range(2))
+        assert not torch.equal(first, second)
+        first, second = (module.eval()(x, x, x, need_weights=need_weights)[0] for _ in range(2))
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inside_an_encoder(training):
+    """Where torch bypasses the attention's forward in evaluation without gradients."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 8, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double().train(training)
+    separate = precond.separate_attention(copy.deepcopy(model))
+    x, padding = draw(BATCH, SOURCES, WIDTH), torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]])
+    with torch.set_grad_enabled(training):
+        expected, found = (net(x, src_key_padding_mask=padding)[~padding] for net in (model, separate))
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_every_attention_is_replaced_once():
+    """In place, in containers, and one that two names share stays one; frozen weights stay frozen."""
+    shared, inner = attention(), attention()
+    inner.in_proj_weight.requires_grad_(False)
+    model = nn.ModuleDict({"a": shared, "b": shared, "list": nn.ModuleList([inner])})
+    weight = inner.out_proj.weight
+    assert precond.separate_attention(model) is model
+    assert model["a"] is model["b"]
+    replaced = model["list"][0]
+    assert isinstance(replaced, SeparateAttention)
+    assert replaced.out_proj.weight is weight
+    assert not replaced.q_proj.weight.requires_grad
+    assert replaced.q_proj.bias.requires_grad
+    assert not any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
+
+
+def test_all_four_layers_are_preconditioned():
+    """Which is the point of it: `nn.MultiheadAttention` offers `out_proj` alone, and never calls it."""
+    model = precond.separate_attention(attention(batch_first=True).float())
+    with precond.observe(model) as seen:
+        x = draw(BATCH, LENGTH, WIDTH).float()
+        model(x, x, x)
+    assert set(seen.covariances()) == {"q_proj", "k_proj", "v_proj", "out_proj"}
+
+
+def test_what_is_not_supported_is_named():
+    model = nn.ModuleList([attention(add_bias_kv=True), attention(add_zero_attn=True), attention()])
+    with pytest.raises(ValueError) as error:
+        precond.separate_attention(model)
+    assert str(error.value) == "0: add_bias_kv is not supported\n1: add_zero_attn is not supported"
+    assert isinstance(model[2], nn.MultiheadAttention)
+    with pytest.raises(ValueError, match="pass the mask, too"):
+        precond.separate_attention(attention())(*tokens(attention()), is_causal=True)

@@ -1,0 +1,110 @@
+"""`precond.observe`: covariances of what the layers saw, against their definitions."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import precond
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3, bias=False), nn.Linear(3, 3)
+    ).double()
+
+
+def inputs(number: int, size: int = 6) -> Tensor:
+    return torch.randn(size, 2, 4, 4, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+
+
+def gram(rows: Tensor, bias: bool) -> Tensor:
+    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1) if bias else rows
+    return rows.T @ rows / len(rows)
+
+
+def test_input_covariances_weigh_every_row_alike():
+    """Batches of different sizes are one batch, and reading in between changes nothing."""
+    model, x = net(), torch.cat([inputs(0), inputs(1, size=3)])
+    with precond.observe(model) as seen:
+        model(x[:6])
+        seen.covariances()
+        model(x[6:])
+        found = seen.covariances()
+    assert list(found) == ["0", "3", "4"]
+    for group in range(2):
+        patches = F.unfold(x[:, group : group + 1], 3).transpose(1, 2).flatten(0, 1)
+        torch.testing.assert_close(found["0"][group], gram(patches, bias=True))
+    hidden = model[:3](x)
+    torch.testing.assert_close(found["3"][0], gram(hidden, bias=False))
+    torch.testing.assert_close(found["4"][0], gram(model[3](hidden), bias=True))
+
+
+def test_output_gradient_covariances_are_of_each_examples_own_loss():
+    model, x = net(), inputs(0)
+    seen = precond.observe(model, output_gradients=True)
+    outputs = model(x)
+    outputs.square().sum(1).mean().backward()
+    found = seen.covariances("output_gradients")
+    g = 2 * outputs.detach()
+    torch.testing.assert_close(found["4"][0], g.T @ g / len(x))
+    assert found["0"].shape == (2, 2, 2)
+    torch.testing.assert_close(seen.covariances()["3"][0], gram(model[:3](x), bias=False))
+
+
+def test_norms_and_spectra_are_those_of_the_covariances():
+    model = net()
+    seen = precond.observe(model)
+    model(inputs(0))
+    covariance = seen.covariances()["0"]
+    torch.testing.assert_close(seen.norms()["0"], covariance.square().sum((1, 2)).sqrt())
+    spectrum = seen.spectra()["0"]
+    assert (spectrum.diff() <= 0).all()
+    torch.testing.assert_close(spectrum.sum(1), covariance.diagonal(dim1=1, dim2=2).sum(1))
+
+
+def test_reset_forgets_and_close_stops():
+    """Layers that saw nothing are left out; the optimizer's numbers are not disturbed."""
+    model = net()
+    seen = precond.observe(model)
+    assert seen.covariances() == {}
+    with torch.no_grad():
+        model(inputs(0))
+    assert seen.covariances() == {}
+    model(inputs(0))
+    seen.reset()
+    assert seen.norms() == {}
+    model(inputs(1))
+    norms = seen.norms()
+    seen.close()
+    model(inputs(2))
+    assert all(torch.equal(norm, norms[name]) for name, norm in seen.norms().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_forgotten_observer_leaves_the_model_alone():
+    model = net()
+    precond.observe(model)
+    gc.collect()
+    assert not any(module._forward_hooks for module in model.modules())
+    model(inputs(0))
+
+
+def test_it_sees_beside_an_optimizer_and_changes_nothing():
+    results = []
+    for watch in (False, True):
+        model = net()
+        optimizer = precond.FOOF(model, cov_interval=1, inv_interval=1)
+        seen = precond.observe(model, output_gradients=True) if watch else None
+        for number in range(3):
+            optimizer.zero_grad()
+            model(inputs(number)).square().mean().backward()
+            optimizer.step()
+        results.append([p.detach().clone() for p in model.parameters()])
+        if seen is not None:
+            assert len(seen.covariances("output_gradients")) == 3
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
