@@ -54,6 +54,8 @@ STATISTICS = "precond/statistics.py"
 FACTORS = "precond/factors.py"
 LINALG = "precond/linalg.py"
 LAYERS = "precond/layers.py"
+ROWS = "precond/rows.py"
+SKETCHES = "precond/sketches.py"
 BANK = "precond/bank.py"
 CAPTURE = "precond/capture.py"
 OPTIMIZER = "precond/optimizer.py"
@@ -99,8 +101,8 @@ MUTANTS = [
     ),
     Mutant(
         NYSACT,
-        "x, nu = _whiten(c, omega, _rounding(sketch))",
-        "x, nu = _whiten(c, omega, torch.full_like(c[:, 0, 0], damping))",
+        "nu = _rounding(sketch)\n",
+        "nu = torch.full_like(c[:, 0, 0], damping)\n",
         ORACLES + "test_nysact_equals_its_literal_reference",
         "E3: the damping is the shift as well",
     ),
@@ -126,7 +128,7 @@ MUTANTS = [
         "T4: half the damping in the captured directions, so P leaves the Loewner sandwich",
     ),
     Mutant(
-        STATISTICS,
+        SKETCHES,
         'f"{seed}/{name}/{number}"',
         'f"{seed}/{number}"',
         TEST_OPTIMIZER + "test_test_matrices_depend_on_seed_and_layer_only",
@@ -178,42 +180,42 @@ MUTANTS = [
     ),
     # T5: a layer as a matrix
     Mutant(
-        LAYERS,
+        ROWS,
         "column_offsets * self.dilation[1]",
         "column_offsets",
         CONVOLUTION,
         "dilation is ignored in the sketched columns",
     ),
     Mutant(
-        LAYERS,
+        ROWS,
         ".clamp(max=per_group - 1) + first)",
         ".clamp(max=per_group - 1) + 0 * first)",
         CONVOLUTION,
         "every group of a convolution reads the first group's channels",
     ),
     Mutant(
-        LAYERS,
+        ROWS,
         "offsets // self.kernel[1], offsets % self.kernel[1]",
         "offsets % self.kernel[0], offsets // self.kernel[0]",
         CONVOLUTION,
         "columns in the order (c, j, i)",
     ),
     Mutant(
-        LAYERS,
+        ROWS,
         "y.sum((0, 2, 3))",
         "y.mean((2, 3)).sum(0)",
         CONVOLUTION,
         "the sketch's bias row is scaled by 1 / T",
     ),
     Mutant(
-        LAYERS,
+        ROWS,
         "return self.x.shape[0] * height * width",
         "return self.x.shape[0]",
         CONVOLUTION,
         "N counts images instead of patches",
     ),
     Mutant(
-        LAYERS,
+        ROWS,
         "sums.new_full((1, 1), self.count)",
         "sums.new_ones(1, 1)",
         TEST_LAYERS + "test_a_linear_layer_equals_its_explicit_rows",
@@ -360,8 +362,8 @@ MUTANTS = [
     ),
     Mutant(
         NYSACT,
-        "carried * average.weight.to(carried.dtype).view(-1, 1, 1)",
-        "carried",
+        ".to(average.value) * average.weight.to(average.value).view(-1, 1, 1)",
+        ".to(average.value)",
         VARIANTS + "test_window_carries_the_nystrom_matrix_over",
         "resample=window: the carried sketch is corrected twice",
     ),

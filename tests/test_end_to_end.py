@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from trainables.__main__ import main as without_ray
-from trainables.store import TrialStore, read_config, read_lines, trial_folders
+from trainables.files import read_lines
+from trainables.store import TrialStore, read_config, trial_folders
 from trainables.train import epochs
 
 ROOT = Path(__file__).parents[1]

@@ -51,7 +51,7 @@ def test_the_cases_are_there():
 @pytest.mark.parametrize("case", CASES, ids=spelled)
 def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
     """T5: count, Gram matrix and both sketches; a wrong dilation, group, order, padding or bias row shows here."""
-    monkeypatch.setattr("precond.layers.UNFOLD_ELEMENTS", 400)  # several chunks, the last of them smaller
+    monkeypatch.setattr("precond.rows.UNFOLD_ELEMENTS", 400)  # several chunks, the last of them smaller
     generator = torch.Generator().manual_seed(0)
     module = nn.Conv2d(4, 8, **case).double()
     x = torch.randn(3, 4, 11, 12, generator=generator, dtype=torch.float64)

@@ -16,7 +16,7 @@ import precond
 from precond.algorithms import nysact
 from precond.algorithms.nysact import low_rank_factor
 from precond.factors import LowRank
-from precond.statistics import ColumnSketch, Draws, GaussianSketch
+from precond.sketches import ColumnSketch, Draws, GaussianSketch
 
 STEPS = 20
 SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}

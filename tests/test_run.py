@@ -14,7 +14,8 @@ from studies.harness import execute
 from studies.harness.options import Options
 from studies.harness.run import run
 from studies.harness.study import Arm, Study, Trial, grid
-from trainables.store import TrialStore, read_lines, trial_folders
+from trainables.files import read_lines
+from trainables.store import TrialStore, trial_folders
 from trainables.train import Trainer, epochs
 
 ONE = replace(STUDY, name="one", arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")])

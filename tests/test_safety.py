@@ -11,7 +11,7 @@ import precond
 from precond import linalg
 from precond.algorithms import nysact
 from precond.factors import Dense, LowRank
-from precond.statistics import ColumnSketch, GaussianSketch
+from precond.sketches import ColumnSketch, GaussianSketch
 
 NAMES = ["foof", "nysact-s", "nysact-g"]
 

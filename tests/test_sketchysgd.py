@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import precond
 from precond import hessian
-from precond.statistics import GaussianSketch
+from precond.sketches import GaussianSketch
 
 
 def net() -> nn.Module:

@@ -10,15 +10,8 @@ import torch
 
 from trainables import workloads
 from trainables.config import SCHEMA, TrialConfig
-from trainables.store import (
-    COMPLETED,
-    MAX_LOST_WORKERS,
-    FencedError,
-    StoreError,
-    TrialStore,
-    read_lines,
-    trial_folder,
-)
+from trainables.files import read_lines
+from trainables.store import COMPLETED, MAX_LOST_WORKERS, FencedError, StoreError, TrialStore, trial_folder
 
 
 @pytest.fixture

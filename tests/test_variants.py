@@ -33,7 +33,7 @@ import precond
 from precond.algorithm import LayerShape, Signals
 from precond.algorithms.nysact import NysAct, SketchedState, low_rank_factor
 from precond.factors import LowRank
-from precond.statistics import ColumnSketch, Draws, GaussianSketch, Sketch
+from precond.sketches import ColumnSketch, Draws, GaussianSketch, Sketch
 
 SKETCHES = ["subcolumn", "gaussian"]
 

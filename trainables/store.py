@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from typing import Any
 import torch
 
 from trainables.config import SCHEMA, TrialConfig, digest
+from trainables.files import append_lines, read_lines, repair_tail, sync, sync_directory, write_atomically
 
 COMPLETED, DIVERGED, OOM, FAILED = "completed", "diverged", "oom", "failed"
 MAX_LOST_WORKERS = 3  # within one driver's run, without a new commit
@@ -148,13 +148,13 @@ class TrialStore:
         aside.mkdir()
         with open(aside / "state.pt", "wb") as file:
             torch.save(state, file)
-            _sync(file)
+            sync(file)
         manifest = {"epoch": epoch, "key": self.config.trial_key, "sha256": _sha256(aside / "state.pt")}
         write_atomically(aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode())
         if final.exists():  # a checkpoint whose epochs' lines were lost with the power
             shutil.rmtree(final)
         aside.rename(final)
-        _sync_directory(self.folder)
+        sync_directory(self.folder)
         self._append_pending()
         for old in sorted(self._checkpoints(), key=_epoch_of)[:-2]:
             shutil.rmtree(old)
@@ -242,49 +242,6 @@ def read_status(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a torn last line (no newline yet) is not a record."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
-
-
-def repair_tail(path: Path) -> None:
-    """Cut a torn last line, so that the next record does not grow onto it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with open(path, "rb+") as file:
-            file.truncate(whole)
-            _sync(file)
-
-
-def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Append records to a JSON-lines file in one write, durably."""
-    if not records:
-        return
-    created = not path.exists()
-    with open(path, "ab") as file:
-        file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
-        _sync(file)
-    if created:
-        _sync_directory(path.parent)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content: readers and crashes see the old one or the new one, never a part."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
-        file.write(content)
-        _sync(file)
-    aside.replace(path)
-    _sync_directory(path.parent)
-
-
 def lock_generation(root: Path) -> int | None:
     """The generation of the driver that last took the output folder's lock, or None."""
     try:
@@ -300,16 +257,3 @@ def _epoch_of(checkpoint: Path) -> int:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -43,7 +43,7 @@ from precond.algorithms.foof import ExactState, exact_state, refresh_exact
 from precond.card import Card
 from precond.factors import LowRank
 from precond.hyperparameters import choice, count
-from precond.statistics import ColumnSketch, GaussianSketch, Sketch, SketchedCovariance
+from precond.sketches import ColumnSketch, GaussianSketch, Sketch, SketchedCovariance
 
 SHIFT_RETRIES = 8  # nu grows tenfold with each
 

@@ -43,7 +43,7 @@ from precond.hyperparameters import (
     positive,
     problems,
 )
-from precond.statistics import GaussianSketch
+from precond.sketches import GaussianSketch
 
 NUMERICS = 1
 

@@ -42,8 +42,8 @@ from precond.algorithms.kfac import KroneckerStatistic, input_moment, output_mom
 from precond.card import Card
 from precond.factors import KroneckerBasis
 from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
-from precond.layers import LinearRows
 from precond.pairs import Pairs
+from precond.rows import LinearRows
 from precond.statistics import MovingAverage, Rows
 
 

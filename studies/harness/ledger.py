@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from studies.harness.study import Study, Trial
-from trainables.store import COMPLETED, DIVERGED, FAILED, OOM, read_config, read_lines, read_status, trial_folder
+from trainables.files import read_lines
+from trainables.store import COMPLETED, DIVERGED, FAILED, OOM, read_config, read_status, trial_folder
 
 IN_FLIGHT, NOT_RUN = "in flight", "not run"
 STATUSES = (COMPLETED, DIVERGED, OOM, FAILED, IN_FLIGHT, NOT_RUN)

@@ -23,7 +23,8 @@ from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
 from studies.harness.options import FLAGS, parse
 from studies.harness.run import COMPLETE, ENVIRONMENT, refuse, run
 from studies.harness.study import Study
-from trainables.store import StoreError, read_config, read_lines, read_status, trial_folders
+from trainables.files import read_lines
+from trainables.store import StoreError, read_config, read_status, trial_folders
 
 __all__ = ["GROUP", "invoke"]
 GROUP = click.Group("studies", context_settings=SETTINGS, help="Studies of preconditioned optimizers.")

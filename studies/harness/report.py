@@ -15,7 +15,7 @@ from rich.table import Table
 from studies.harness.ledger import PROVENANCE
 from studies.harness.statistics import SECONDS, UNFINISHED, completed, group
 from studies.harness.study import Study, Trial
-from trainables.store import write_atomically
+from trainables.files import write_atomically
 
 SECONDS_LABEL = "train s per epoch (co-located, descriptive)"
 

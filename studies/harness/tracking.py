@@ -28,7 +28,8 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from studies.harness import ledger
 from studies.harness.statistics import group
 from studies.harness.study import Study, Trial
-from trainables.store import COMPLETED, read_lines, read_status, trial_folder
+from trainables.files import read_lines
+from trainables.store import COMPLETED, read_status, trial_folder
 from trainables.workloads import resolve
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
