@@ -550,6 +550,8 @@ def rotated_training(rotation: Tensor, build) -> tuple[Tensor, list[Tensor]]:
         ("kfac", {"damping_rule": "factored"}, True),
         ("kfac", {"damping_rule": "eigen"}, True),
         ("eva", {}, True),
+        ("foof", {}, True),
+        ("nysact-s", {"rank": 3}, False),
         ("adam", {}, False),
     ],
 )
@@ -566,6 +568,28 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options, invariant):
     rotated, rotated_others = rotated_training(rotation, build)
     gap = max((a - b).abs().max().item() for a, b in zip([first, *others], [rotated, *rotated_others], strict=True))
     assert gap < 1e-8 if invariant else gap > 1e-3
+
+
+def test_nysact_g_is_invariant_with_its_test_matrix():
+    """T9: with Omega -> R Omega as well, bias row untouched, a Gaussian sketch gives W_t R^T, too."""
+    eye, rotation = (
+        torch.eye(6).double(),
+        torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(9))),
+    )
+    weights_of = []
+    for matrix in (eye, rotation.Q.double()):
+
+        def build(model: nn.Module, matrix: Tensor = matrix) -> torch.optim.Optimizer:
+            optimizer = precond.NysAct(
+                model, sketch="gaussian", rank=3, damping=DAMPING, cov_interval=2, inv_interval=4
+            )
+            omega = optimizer._bank_of["0"].state.statistic.sketch.omega
+            omega[:, :6] = matrix @ omega[:, :6]
+            return optimizer
+
+        first, others = rotated_training(matrix, build)
+        weights_of.append(torch.cat([w.flatten() for w in (first, *others)]))
+    assert (weights_of[0] - weights_of[1]).abs().max() < 1e-8
 
 
 # ---------------------------------------------------------------------------------------------- curvlinops
