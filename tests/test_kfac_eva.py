@@ -572,17 +572,13 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options, invariant):
 
 def test_nysact_g_is_invariant_with_its_test_matrix():
     """T9: with Omega -> R Omega as well, bias row untouched, a Gaussian sketch gives W_t R^T, too."""
-    eye, rotation = (
-        torch.eye(6).double(),
-        torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(9))),
-    )
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()).Q
+    settings = {"sketch": "gaussian", "rank": 3, "damping": DAMPING, "cov_interval": 2, "inv_interval": 4}
     weights_of = []
-    for matrix in (eye, rotation.Q.double()):
+    for matrix in (torch.eye(6).double(), rotation):
 
         def build(model: nn.Module, matrix: Tensor = matrix) -> torch.optim.Optimizer:
-            optimizer = precond.NysAct(
-                model, sketch="gaussian", rank=3, damping=DAMPING, cov_interval=2, inv_interval=4
-            )
+            optimizer = precond.NysAct(model, **settings)
             omega = optimizer._bank_of["0"].state.statistic.sketch.omega
             omega[:, :6] = matrix @ omega[:, :6]
             return optimizer
