@@ -29,6 +29,12 @@ def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
     ]
 
 
+def detach(handles: Iterable[RemovableHandle]) -> None:
+    """Remove the hooks."""
+    for handle in handles:
+        handle.remove()
+
+
 class _Hook:
     """One layer's forward hook. It holds the bank weakly: a model must not keep a discarded optimizer alive."""
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from precond.algorithm import Algorithm, LayerShape, Needs, Signals
 from precond.bank import make_banks
-from precond.capture import attach
+from precond.capture import attach, detach
 from precond.layers import find_layers
 from precond.statistics import Covariance, MovingAverage, output_gram
 
@@ -69,7 +69,7 @@ class _Statistics(Algorithm):
         pass
 
     def precondition(self, state: _State, gradients: Tensor, lr: float) -> Tensor:
-        raise NotImplementedError
+        return gradients
 
 
 class Observer:
@@ -81,7 +81,7 @@ class Observer:
         groups = {layer.module.weight: 0 for layer in self._layers}
         self._banks = make_banks(_Statistics(outputs=output_gradients), self._layers, groups)
         self._handles = attach(self._banks)
-        weakref.finalize(self, _remove_all, self._handles)
+        weakref.finalize(self, detach, self._handles)
 
     def covariances(self, of: str = "inputs") -> dict[str, Tensor]:
         """A for each layer seen since `reset`, with the bias's row and column of ones last.
@@ -114,7 +114,7 @@ class Observer:
 
     def close(self) -> None:
         """See nothing more; what was seen stays."""
-        _remove_all(self._handles)
+        detach(self._handles)
 
     def __enter__(self) -> Self:
         return self
@@ -131,8 +131,3 @@ def observe(model: nn.Module, output_gradients: bool = False) -> Observer:
         output_gradients: Whether to watch the gradients of the layers' outputs, too.
     """
     return Observer(model, output_gradients)
-
-
-def _remove_all(handles: list[Any]) -> None:
-    for handle in handles:
-        handle.remove()

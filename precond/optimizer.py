@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from precond.algorithm import Algorithm
 from precond.bank import make_banks
-from precond.capture import attach
+from precond.capture import attach, detach
 from precond.hyperparameters import HyperparameterError, make
 from precond.layers import find_layers
 from precond.rules import Rule, SGDRule
@@ -93,7 +92,7 @@ class Preconditioned(torch.optim.Optimizer):
             if group_of[p] != self._bank_of[layer.name].group
         }
         self._handles = attach(self._banks)
-        weakref.finalize(self, _remove_all, self._handles)
+        weakref.finalize(self, detach, self._handles)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -277,8 +276,3 @@ def _shape_mismatches(name: str, mine: Mapping[str, Any], theirs: dict[str, Any]
         if found not in ([], list(value.shape)):
             wrong.append(f"{name}: {key} must be {list(value.shape)}, the state has {found}")
     return wrong
-
-
-def _remove_all(handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
