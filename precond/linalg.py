@@ -41,9 +41,14 @@ def all_finite(stack: Tensor) -> Tensor:
     return torch.linalg.vector_norm(stack.flatten(1), ord=torch.inf, dim=1).isfinite()
 
 
+def per_layer(values: Tensor, stack: Tensor) -> Tensor:
+    """`values [L]` with as many axes as `stack [L, ...]`, to broadcast against it."""
+    return values.view(-1, *[1] * (stack.dim() - 1))
+
+
 def select(ok: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """`new` where the layer is ok, else `old`; `ok: [L]`, the others `[L, ...]`."""
-    return torch.where(ok.view(-1, *[1] * (new.dim() - 1)), new, old)
+    return torch.where(per_layer(ok, new), new, old)
 
 
 def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from precond.bank import make_banks
 from precond.capture import attach, detach
 from precond.hyperparameters import HyperparameterError, make
 from precond.layers import find_layers
-from precond.rules import Rule, SGDRule
+from precond.rules import Directed, Rule, SGDRule
 
 
 class Preconditioned(torch.optim.Optimizer):
@@ -172,8 +172,8 @@ class Preconditioned(torch.optim.Optimizer):
 
     def _descend(self, group: dict[str, Any], unseen: set[Tensor]) -> None:
         """Hand one parameter group to the rule; parameters without gradient stay, unseen layers follow theirs."""
-        layers: tuple[list[Tensor], list[Tensor]] = ([], [])
-        others: tuple[list[Tensor], list[Tensor]] = ([], [])
+        layers: Directed = ([], [])
+        others: Directed = ([], [])
         for p in group["params"]:
             if p.grad is not None:
                 view = None if p in unseen else self._direction(p, group["lr"])

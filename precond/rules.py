@@ -13,6 +13,7 @@ from torch.optim.adam import adam
 from precond.hyperparameters import flag, fraction, non_negative, positive, problems
 
 ParameterState = Mapping[Tensor, dict[str, Any]]
+Directed = tuple[list[Tensor], list[Tensor]]  # parameters, and the direction of each
 
 
 class Rule(Protocol):
@@ -27,8 +28,8 @@ class Rule(Protocol):
     def descend(
         self,
         group: dict[str, Any],
-        layers: tuple[list[Tensor], list[Tensor]],
-        others: tuple[list[Tensor], list[Tensor]],
+        layers: Directed,
+        others: Directed,
         state: ParameterState,
     ) -> None:
         """Update one parameter group in place.
@@ -72,8 +73,8 @@ class SGDRule:
     def descend(
         self,
         group: dict[str, Any],
-        layers: tuple[list[Tensor], list[Tensor]],
-        others: tuple[list[Tensor], list[Tensor]],
+        layers: Directed,
+        others: Directed,
         state: ParameterState,
     ) -> None:
         """Update one parameter group in place (see `Rule.descend`)."""
@@ -112,8 +113,8 @@ class KFEAdamRule:
     def descend(
         self,
         group: dict[str, Any],
-        layers: tuple[list[Tensor], list[Tensor]],
-        others: tuple[list[Tensor], list[Tensor]],
+        layers: Directed,
+        others: Directed,
         state: ParameterState,
     ) -> None:
         """Update one parameter group in place (see `Rule.descend`)."""

@@ -115,7 +115,7 @@ class MovingAverage:
         """
         if self._sum is None or self._count is None:
             return torch.zeros_like(self.dropped, dtype=torch.bool)
-        fresh = self._sum / self._count.clamp(min=1).view(-1, *[1] * (self.value.dim() - 1))
+        fresh = self._sum / linalg.per_layer(self._count.clamp(min=1), self.value)
         finite = linalg.all_finite(fresh)
         ok = finite & (self._count > 0)
         self.dropped += ~finite
@@ -131,7 +131,7 @@ class MovingAverage:
     def mean(self) -> Tensor:
         """The bias-corrected average, `[L, ...]`; zero where there was no update."""
         scale = torch.where(self.weight > 0, 1 / self.weight, 0).to(self.value.dtype)
-        return self.value * scale.view(-1, *[1] * (self.value.dim() - 1))
+        return self.value * linalg.per_layer(scale, self.value)
 
 
 @dataclass

@@ -113,7 +113,7 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
         _print_plan(plans, missing, options, console)
         return COMPLETE
     for each in plans:
-        console.print(f"[bold]{each.study.title}[/] · {each.study.artefact} · {each.workload}")
+        console.print(_headline(each))
     console.print(_summary(trials, missing), highlight=False)
     from studies.harness import lock
 
@@ -124,10 +124,9 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
             if missing:
                 _train(missing, generation, options, console)
         finally:
-            paths = _report(plans, options, console)
+            paths, statuses = _report(plans, options, console)
             tracking.finish(paths)
     _last_screen(paths, tracking, console)
-    statuses = {status for each in plans for status in ledger.frame(each.trials, options.root)["status"]}
     return SOME_FAILED if FAILED in statuses else COMPLETE
 
 
@@ -140,6 +139,10 @@ def _to_train(trials: Sequence[Trial], options: Options) -> list[Trial]:
     known = {trial.config.trial_key for trial in missing}
     again = [t for t in trials if t.config.trial_key.startswith(options.rerun)] if options.rerun else []
     return missing + [trial for trial in again if trial.config.trial_key not in known]
+
+
+def _headline(plan: Plan) -> str:
+    return f"[bold]{plan.study.title}[/] · {plan.study.artefact} · {plan.workload}"
 
 
 def _summary(trials: Sequence[Trial], missing: Sequence[Trial]) -> str:
@@ -157,7 +160,7 @@ def _print_plan(plans: Sequence[Plan], missing: Sequence[Trial], options: Option
             print(json.dumps({"key": trial.config.trial_key, "arm": trial.arm.label, "config": trial.config.to_dict()}))
         return
     for each in plans:
-        console.print(f"[bold]{each.study.title}[/] · {each.study.artefact} · {each.workload}")
+        console.print(_headline(each))
         console.print(_summary(each.trials, [t for t in each.trials if t.config.trial_key in to_go]), highlight=False)
         arms: dict[str, list[Trial]] = {}
         for trial in each.trials:
@@ -262,20 +265,21 @@ def provenance() -> dict[str, Any]:
 # ---------------------------------------------------------------------- afterwards
 
 
-def _report(plans: Sequence[Plan], options: Options, console: Console) -> list[list[Path]]:
-    """Every study's report, and its table on the screen; returns the files of each."""
+def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[list[list[Path]], set[str]]:
+    """Every study's report, and its table on the screen; returns the files of each, and all trials' statuses."""
     from studies.harness import figures, report
 
-    written = []
+    written, statuses = [], set[str]()
     for each in plans:
         frame = ledger.frame(each.trials, options.root)
+        statuses |= set(frame["status"])
         folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
         paths = report.write(each.study, each.trials, frame, folder)
         written.append([*paths, *figures.draw(each.study, frame, folder)])
         console.print(report.console_table(each.study, frame))
         if options.as_json:
             print(report.to_json(each.study, frame))
-    return written
+    return written, statuses
 
 
 def _last_screen(written: Sequence[Sequence[Path]], tracking: _Tracking, console: Console) -> None:
