@@ -16,6 +16,14 @@ from torch import Tensor
 from precond import linalg
 from precond.algorithm import Algorithm, Signals
 from precond.layers import Layer
+from precond.pairs import Pairs
+from precond.statistics import MovingAverage
+
+
+class Switch:
+    """Whether hooks record. An object of its own, so that they need not hold the bank."""
+
+    on = True
 
 
 class Bank:
@@ -35,6 +43,9 @@ class Bank:
         self.layers = layers
         self.group = group
         self.slots = dict(zip([layer.name for layer in layers], _slices(layers), strict=True))
+        self.switch = Switch()
+        # What the loss was multiplied by before its backward.
+        self.grad_output_scale: float | Tensor = 1.0
         shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
         with torch.no_grad():
             self.buffer = torch.zeros(num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device)
@@ -46,37 +57,78 @@ class Bank:
         self.state = self.algorithm.new_state(self.layers[0].shape, names, like=self.buffer)
         self.recording = True
         self.has_factor = False
-        # Which layers have statistics: known on the host, because hooks run there.
+        # Which layers have statistics, and what this step has seen of them: known on the host, because hooks run there.
         self._filled: set[str] = set()
+        self._recorded: set[str] = set()
+        self._repeated: set[str] = set()
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
+
+    @property
+    def recording(self) -> bool:
+        """Whether the next forwards are recorded."""
+        return self.switch.on
+
+    @recording.setter
+    def recording(self, on: bool) -> None:
+        self.switch.on = on
 
     def views(self, layer: Layer) -> dict[str, Tensor]:
         """Views of the buffer shaped as the layer's parameters."""
         return layer.views(self.buffer[self.slots[layer.name]])
 
+    @property
+    def filled(self) -> bool:
+        """Whether any layer has statistics."""
+        return bool(self._filled)
+
     def unseen(self) -> list[Layer]:
         """Layers without statistics."""
         return [layer for layer in self.layers if layer.name not in self._filled]
 
+    def only_repeated(self) -> list[str]:
+        """Layers whose forward was seen in this step, but only while a backward ran."""
+        return sorted(self._repeated - self._recorded)
+
+    def note_repetition(self, layer: Layer) -> None:
+        """A forward of this layer ran inside a backward."""
+        self._repeated.add(layer.name)
+
     def record(self, layer: Layer, x: Tensor | None = None, gradient: Tensor | None = None) -> None:
         """Accumulate what one layer saw: its input, the gradient of its output, or both."""
-        signals = Signals(
-            inputs=None if x is None else layer.rows(x, self.dtype),
-            output_gradients=None if gradient is None else layer.output_gradients(gradient, self.dtype),
-            backward=torch._C._current_graph_task_id(),
-        )
         with linalg.exact_arithmetic(self.buffer.device):
+            signals = Signals(
+                inputs=None if x is None else layer.rows(x, self.dtype),
+                output_gradients=None if gradient is None else self._output_gradients(layer, gradient),
+                backward=torch._C._current_graph_task_id(),
+            )
             self.algorithm.accumulate(self.state, self.slots[layer.name], signals)
+        self._recorded.add(layer.name)
         if layer.name not in self._filled:
             self._filled.add(layer.name)
             self._mask[self.slots[layer.name]] = True
 
-    def update(self, refresh: bool) -> None:
-        """Commit what was recorded for this step; make new factors when due, or when there is none yet."""
+    def _output_gradients(self, layer: Layer, gradient: Tensor) -> Tensor:
+        g = layer.output_gradients(gradient, self.dtype)
+        scale = self.grad_output_scale
+        return g if isinstance(scale, float) and scale == 1 else g / scale
+
+    def update(self, refresh: bool, skipped: Tensor | None = None) -> None:
+        """Commit what was recorded for this step; make new factors when due, or when there is none yet.
+
+        Args:
+            refresh: Whether new factors are due.
+            skipped: Whether the step is not to count, on the device (`scaling.LossScale`).
+        """
         with linalg.exact_arithmetic(self.buffer.device):
+            if skipped is not None:
+                forget(self.state, skipped)
             if self.recording:
                 self.algorithm.commit(self.state)
-            if self._filled and (refresh or not self.has_factor):
+            self._recorded.clear()
+            self._repeated.clear()
+            # The host must know whether the first factor was made of anything: until then it asks.
+            first = not self.has_factor
+            if self._filled and (refresh or first) and not (first and skipped is not None and skipped):
                 self.algorithm.refresh(self.state)
                 self.has_factor = True
 
@@ -142,6 +194,16 @@ def named_tensors(state: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
             yield prefix + field.name, value
         elif dataclasses.is_dataclass(value):
             yield from named_tensors(value, f"{prefix}{field.name}.")
+
+
+def forget(state: Any, skipped: Tensor) -> None:
+    """Drop what was added to a state since its last commit, where `skipped`, without reading the device."""
+    for field in dataclasses.fields(state):
+        part = getattr(state, field.name)
+        if isinstance(part, (MovingAverage, Pairs)):
+            part.forget(skipped)
+        elif dataclasses.is_dataclass(part):
+            forget(part, skipped)
 
 
 def _slices(layers: list[Layer]) -> list[slice]:

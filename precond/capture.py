@@ -1,8 +1,13 @@
-"""Forward hooks: which forwards count, and where their inputs go.
+"""Forward hooks: which forwards count, and where their inputs and output gradients go.
 
 A forward counts when its bank is recording (the optimizer decides that once per step), its output needs a gradient, and
 no backward is running: so evaluation without gradients never enters, nor does the second forward of activation
-checkpointing. Between statistics steps a hook reads one bool, which costs nothing.
+checkpointing. Between statistics steps a hook reads one bool, which costs nothing, and on which `torch.compile`
+specialises: two graphs, with what is recorded and without.
+
+Output gradients come from a tensor hook on the output, not from a backward hook of the module: those see a copy of the
+output that an in-place activation then cannot change (pytorch/pytorch#61519). Compiled models record through the
+operators of `compiled.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from precond import compiled
 from precond.algorithm import Needs
 from precond.bank import Bank
 from precond.layers import Layer
@@ -23,51 +29,86 @@ from precond.layers import Layer
 def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
     """Let the layers of these banks record into them."""
     return [
-        layer.module.register_forward_hook(_Hook(weakref.ref(bank), layer), with_kwargs=True)
+        layer.module.register_forward_hook(_Hook(bank, layer), with_kwargs=True)
         for bank in banks
         for layer in bank.layers
     ]
 
 
-def detach(handles: Iterable[RemovableHandle]) -> None:
-    """Remove the hooks."""
+def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
+    """Remove the hooks; compiled graphs, which keep theirs, stop recording."""
     for handle in handles:
         handle.remove()
+    for bank in banks:
+        bank.recording = False
 
 
 class _Hook:
     """One layer's forward hook. It holds the bank weakly: a model must not keep a discarded optimizer alive."""
 
-    def __init__(self, bank: weakref.ref[Bank], layer: Layer):
-        self._bank, self._layer = bank, layer
+    def __init__(self, bank: Bank, layer: Layer):
+        self._bank, self._layer = weakref.ref(bank), layer
+        self._switch, self._needs = bank.switch, bank.algorithm.needs
+        self._number = compiled.register(self)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        bank = self._bank()
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
         # A deep copy of the model carries this hook, too, and is not our model.
-        if bank is None or not bank.recording or module is not self._layer.module:
-            return
-        if output.requires_grad and not _in_backward():
-            self._record(bank, args[0] if args else kwargs["input"], output)
+        if not self._switch.on or module is not self._layer.module or not output.requires_grad:
+            return None
+        x = args[0] if args else kwargs["input"]
+        if torch.compiler.is_compiling():
+            return self._record_compiled(x, output)
+        return self._record(x, output)
 
-    def _record(self, bank: Bank, x: Tensor, output: Tensor) -> None:
+    def _record(self, x: Tensor, output: Tensor) -> None:
         """Record what the algorithm needs, now or when the gradient of the output is there."""
-        layer, needs = self._layer, bank.algorithm.needs
-        if needs is not Needs.PAIRS:
-            bank.record(layer, x)
-        if needs is Needs.BOTH:
-            output.register_hook(lambda gradient: bank.record(layer, gradient=gradient))
-        elif needs is Needs.PAIRS:
+        bank = self._bank()
+        if bank is None or self._is_repetition(bank):
+            return
+        if self._needs is not Needs.PAIRS:
+            bank.record(self._layer, x)
+        if self._needs is Needs.BOTH:
+            output.register_hook(lambda gradient: self.see_gradient(gradient, None))
+        elif self._needs is Needs.PAIRS:
             x, version = x.detach(), x._version
 
             def record_pair(gradient: Tensor) -> None:
                 if x._version != version:
                     raise RuntimeError(
-                        f"{layer.name}: its input was changed in place after the forward, so the gradients of single "
-                        "examples cannot be formed. Use the out-of-place operation"
+                        f"{self._layer.name}: its input was changed in place after the forward, so the gradients of "
+                        "single examples cannot be formed. Use the out-of-place operation"
                     )
-                bank.record(layer, x, gradient)
+                self.see_gradient(gradient, x)
 
             output.register_hook(record_pair)
+
+    def _record_compiled(self, x: Tensor, output: Tensor) -> Tensor | None:
+        """The same in a graph, where the output is replaced by one that is watched."""
+        pairs = self._needs is Needs.PAIRS
+        if not pairs:
+            compiled.see_input(x, self._number)
+        return None if self._needs is Needs.INPUTS else compiled.watch(output, x if pairs else None, self._number)
+
+    def see_input(self, x: Tensor) -> None:
+        """Record an input, from a compiled graph; it may be repeating its forward."""
+        bank = self._bank()
+        if bank is not None and not self._is_repetition(bank):
+            bank.record(self._layer, x)
+
+    def see_gradient(self, gradient: Tensor, x: Tensor | None) -> None:
+        """Record an output gradient, with the input for methods that need the pair."""
+        if (bank := self._bank()) is not None:
+            bank.record(self._layer, x, gradient)
+
+    def _is_repetition(self, bank: Bank) -> bool:
+        """Whether autograd runs now, which is when activation checkpointing repeats forwards.
+
+        It is noted, because a layer whose forward is seen only there cannot be right: `step` says so.
+        """
+        if torch._C._current_graph_task_id() == -1:
+            return False
+        bank.note_repetition(self._layer)
+        return True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
         return self
@@ -81,8 +122,3 @@ class _Detached:
 
     def __call__(self, *_: Any) -> None:
         pass
-
-
-def _in_backward() -> bool:
-    """Whether autograd runs now, which is when activation checkpointing repeats forwards."""
-    return torch._C._current_graph_task_id() != -1

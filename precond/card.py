@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MODES = ("accumulation", "checkpointing", "autocast", "GradScaler", "compile", "data parallel")
+"""Ways of training in which an optimizer must give the numbers of a plain loop (tests/test_modes.py, _distributed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +22,11 @@ class Card:
         cost: Operations per step.
         memory: Scalars kept.
         deviations: Where the default differs from the released code.
+        unsupported: Those of `MODES` that it refuses, each with the reason.
     """
 
     paper: str
     cost: str
     memory: str
     deviations: str = "none"
+    unsupported: Mapping[str, str] = field(default_factory=dict)

@@ -11,8 +11,15 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+
+UNSUPPORTED = {
+    "GradScaler": "the Hessian would be scaled, too",
+    "compile": "a compiled backward cannot be differentiated",
+    "data parallel": "the Hessian of one rank's examples is not that of all",
+}
 
 
 @runtime_checkable
@@ -57,3 +64,15 @@ def product(
 def missing(name: str) -> RuntimeError:
     """What to raise when a step needs products that there are not."""
     return RuntimeError(f"{name} needs the Hessian at this step: call optimizer.backward(loss), not loss.backward()")
+
+
+def refuse_data_parallel(model: nn.Module, name: str) -> None:
+    """Raises `ValueError` for a model whose gradients are averaged over ranks, which its Hessian products are not."""
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise ValueError(f"{name} does not support DistributedDataParallel: {UNSUPPORTED['data parallel']}")
+
+
+def refuse_scaler(optimizer: Optimizer, name: str) -> None:
+    """Raises `RuntimeError` in a step under `torch.amp.GradScaler` (`_step_supports_amp_scaling` must be true)."""
+    if getattr(optimizer, "found_inf", None) is not None:
+        raise RuntimeError(f"{name} does not support GradScaler: {UNSUPPORTED['GradScaler']}. Use bfloat16 autocast")

@@ -81,7 +81,7 @@ class Observer:
         groups = {layer.module.weight: 0 for layer in self._layers}
         self._banks = make_banks(_Statistics(outputs=output_gradients), self._layers, groups)
         self._handles = attach(self._banks)
-        weakref.finalize(self, detach, self._handles)
+        weakref.finalize(self, detach, self._handles, self._banks)
 
     def covariances(self, of: str = "inputs") -> dict[str, Tensor]:
         """A for each layer seen since `reset`, with the bias's row and column of ones last.
@@ -114,7 +114,7 @@ class Observer:
 
     def close(self) -> None:
         """See nothing more; what was seen stays."""
-        detach(self._handles)
+        detach(self._handles, self._banks)
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -18,6 +18,8 @@ from precond.capture import attach, detach
 from precond.hyperparameters import HyperparameterError, make
 from precond.layers import find_layers
 from precond.rules import Directed, Rule, SGDRule
+from precond.scaling import LossScale, Undo
+from precond.state import buffers, mismatches
 
 
 class Preconditioned(torch.optim.Optimizer):
@@ -40,6 +42,7 @@ class Preconditioned(torch.optim.Optimizer):
 
     algorithm_type: ClassVar[type[Algorithm]]
     rule_type: ClassVar[type[Rule]]
+    _step_supports_amp_scaling = True  # torch.amp.GradScaler leaves unscaling and skipping to `step`
 
     def __init_subclass__(cls, algorithm: type[Algorithm], rule: type[Rule] = SGDRule) -> None:
         cls.algorithm_type, cls.rule_type = algorithm, rule
@@ -92,7 +95,22 @@ class Preconditioned(torch.optim.Optimizer):
             if group_of[p] != self._bank_of[layer.name].group
         }
         self._handles = attach(self._banks)
-        weakref.finalize(self, detach, self._handles)
+        weakref.finalize(self, detach, self._handles, self._banks)
+
+    @property
+    def grad_output_scale(self) -> float | Tensor:
+        """What the loss is multiplied by before its backward, for the methods that use output gradients.
+
+        1.0 when the loss is the mean over the batch of that backward. The scaler's scale under `torch.amp.GradScaler`
+        (as a tensor: `scaler.scale(torch.ones((), device=...))`, which is not read), 1 / c when each of c accumulated
+        losses is divided by c, local examples x ranks / all examples for unequal shards; or the product of these.
+        """
+        return self._banks[0].grad_output_scale
+
+    @grad_output_scale.setter
+    def grad_output_scale(self, scale: float | Tensor) -> None:
+        for bank in self._banks:
+            bank.grad_output_scale = scale
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -116,20 +134,42 @@ class Preconditioned(torch.optim.Optimizer):
         Returns:
             The closure's loss, or None.
         """
+        scale = LossScale.of(self)
+        if closure is not None and scale is not None:
+            raise RuntimeError("a closure cannot be used under GradScaler, which runs it unscaled: call step() without")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_forwards()
         refresh = self.algorithm.refresh_due(self.steps)
         for bank in self._banks:
-            bank.update(refresh)
-        self._precondition()
+            bank.update(refresh, None if scale is None else scale.skipped)
+        self._precondition(scale)
+        undo = None if scale is None else Undo((p for g in self.param_groups for p in g["params"]), self.state)
         unseen = {p for bank in self._banks for layer in bank.unseen() for p in layer.parameters.values()}
         for group in self.param_groups:
-            self._descend(group, unseen)
+            self._descend(group, unseen, scale)
+        if scale is not None and undo is not None:
+            undo.where(scale.skipped)
         self.steps += 1
         self._schedule_recording()
         return loss
+
+    def _check_forwards(self) -> None:
+        """Raises where the statistics cannot be those of the gradients."""
+        if repeated := [name for bank in self._banks for name in bank.only_repeated()]:
+            raise RuntimeError(
+                f"{repeated[0]}: its forward ran only inside the backward, as with reentrant activation checkpointing, "
+                "so nothing was recorded. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            )
+        if any(bank.filled for bank in self._banks) or all(p.grad is None for p in self._views):
+            return
+        raise RuntimeError(
+            "there are gradients, but no forward has filled the statistics of any layer: run the model that the "
+            "optimizer was made from, outside optimizer.paused(); if it was compiled and had run before the optimizer "
+            "was made, call torch.compiler.reset() first"
+        )
 
     def _schedule_recording(self) -> None:
         """Decide what the next forward records; a bank without a factor records each until it has one."""
@@ -137,7 +177,7 @@ class Preconditioned(torch.optim.Optimizer):
         for bank in self._banks:
             bank.recording = due or not bank.has_factor
 
-    def _precondition(self) -> None:
+    def _precondition(self, scale: LossScale | None) -> None:
         """Gather the gradients into the banks' buffers and make directions of them."""
         pairs = [(view, p.grad) for p, view in self._views.items()]
         if absent := [view for view, gradient in pairs if gradient is None]:
@@ -149,6 +189,8 @@ class Preconditioned(torch.optim.Optimizer):
         clip = self.algorithm.clip
         products = []
         for bank in self._banks:
+            if scale is not None:
+                scale.spoil(bank.buffer)
             lr = self.param_groups[bank.group]["lr"]
             inner = bank.precondition(lr, measure=clip is not None)
             if inner is not None:
@@ -170,7 +212,7 @@ class Preconditioned(torch.optim.Optimizer):
         for bank in self._banks:
             bank.rescale(factor)
 
-    def _descend(self, group: dict[str, Any], unseen: set[Tensor]) -> None:
+    def _descend(self, group: dict[str, Any], unseen: set[Tensor], scale: LossScale | None) -> None:
         """Hand one parameter group to the rule; parameters without gradient stay, unseen layers follow theirs."""
         layers: Directed = ([], [])
         others: Directed = ([], [])
@@ -180,6 +222,8 @@ class Preconditioned(torch.optim.Optimizer):
                 kind, direction = (others, p.grad) if view is None else (layers, view)
                 kind[0].append(p)
                 kind[1].append(direction if direction.dtype == p.dtype else direction.to(p.dtype))
+        if scale is not None and others[0]:
+            others = others[0], scale.unscale(others[1])
         if layers[0] or others[0]:
             self.rule.descend({**self._settings, **group}, layers, others, self.state)
 
@@ -217,7 +261,7 @@ class Preconditioned(torch.optim.Optimizer):
         Raises:
             ValueError: A layer, parameter or hyperparameter differs; one line for each, and nothing is changed.
         """
-        if wrong := self._mismatches(state_dict):
+        if wrong := mismatches(self.state_dict(), state_dict, self._entries):
             raise ValueError("this state does not fit the optimizer:\n" + "\n".join(wrong))
         state = state_dict["state"]
         for bank in self._banks:
@@ -226,7 +270,7 @@ class Preconditioned(torch.optim.Optimizer):
             if name in self._layers:
                 self._bank_of[name].load_layer_state(self._layers[name], state[name])
             for prefix, parameter in parameters.items():
-                saved = _buffers(state[name], prefix)
+                saved = buffers(state[name], prefix)
                 self.state[parameter] = {
                     # The count of torch's Adam is read by the host at each step.
                     key: value.to("cpu" if key == "step" else parameter.device, copy=True)
@@ -236,43 +280,3 @@ class Preconditioned(torch.optim.Optimizer):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.steps = state_dict["steps"]
         self._schedule_recording()
-
-    def _mismatches(self, state_dict: dict[str, Any]) -> list[str]:
-        """One line for each way in which a state is not this optimizer's."""
-        mine, theirs = self.state_dict(), state_dict["state"]
-        wrong = [f"{name}: in the model, not in the state" for name in mine["state"] if name not in theirs]
-        wrong += [f"{name}: in the state, not in the model" for name in theirs if name not in mine["state"]]
-        for name, value in mine["algorithm"].items():
-            saved = state_dict["algorithm"].get(name)
-            if saved != value:
-                wrong.append(f"{name} = {value!r} here, {saved!r} in the state: build the optimizer with that")
-        if [g["params"] for g in mine["param_groups"]] != [g["params"] for g in state_dict["param_groups"]]:
-            wrong.append("param_groups: other parameters than in the state")
-        for name in mine["state"].keys() & theirs.keys():
-            wrong += _shape_mismatches(name, self._layer_tensors(name), theirs[name])
-            for prefix, parameter in self._entries[name].items():
-                buffers = _buffers(theirs[name], prefix)
-                wrong += _shape_mismatches(name, {prefix + key: parameter for key in buffers}, theirs[name])
-        return wrong
-
-    def _layer_tensors(self, name: str) -> dict[str, Tensor]:
-        """The algorithm's tensors for a layer; nothing for another parameter."""
-        if name not in self._layers:
-            return {}
-        state = self._bank_of[name].layer_state(self._layers[name])
-        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _buffers(entry: dict[str, Any], prefix: str) -> dict[str, Tensor]:
-    """The rule's buffers of one parameter, by name."""
-    return {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
-
-
-def _shape_mismatches(name: str, mine: Mapping[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """One line for each of my tensors whose counterpart is missing or has another shape; scalars fit everything."""
-    wrong = []
-    for key, value in mine.items():
-        found = list(theirs[key].shape) if isinstance(theirs.get(key), Tensor) else "nothing"
-        if found not in ([], list(value.shape)):
-            wrong.append(f"{name}: {key} must be {list(value.shape)}, the state has {found}")
-    return wrong

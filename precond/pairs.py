@@ -40,6 +40,11 @@ class Pairs:
         """Drop everything."""
         self._uses.clear()
 
+    def forget(self, skipped: Tensor) -> None:
+        """Make what was kept not finite, where `skipped` (a bool on the device), so that nothing is updated with it."""
+        for key, uses in self._uses.items():
+            self._uses[key] = [(rows, g.masked_fill(skipped, torch.nan)) for rows, g in uses]
+
     def passes(self) -> Iterator[tuple[slice, list[Use]]]:
         """For each layer and backward: the layer's slots, and its calls."""
         for (start, _), uses in self._uses.items():

@@ -105,6 +105,7 @@ CARDS = {
         cost="1 HVP + O(D)",
         memory="2D",
         deviations="as pytorch-optimizer: no averaging over convolution kernels, decoupled weight decay",
+        unsupported=hessian.UNSUPPORTED,
     ),
 }
 
@@ -120,7 +121,10 @@ def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, 
 
     Raises:
         ModuleNotFoundError: The package is not installed; one line that says what to install.
+        ValueError: The model is data parallel, and the method needs the Hessian.
     """
+    if kind is AdaHessian:
+        hessian.refuse_data_parallel(model, kind.__name__)
     try:
         import pytorch_optimizer as library  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -165,6 +169,8 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
     class AdaHessianPeer(adahessian):
         """AdaHessian. The Hessian's diagonal is estimated in `backward(loss)`, with signs of our own seed."""
 
+        _step_supports_amp_scaling = True  # so that `step` sees a scaler, and refuses it
+
         def __init__(self, params: Any, **hyperparameters: Any):
             settings = dataclasses.asdict(AdaHessian(**hyperparameters))
             self._seed = settings.pop("seed")
@@ -181,6 +187,7 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             self._diagonals = fresh if old is None else [a + b for a, b in zip(old, fresh, strict=True)]
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            hessian.refuse_scaler(self, "AdaHessian")
             loss = _evaluate(closure)
             if self._diagonals is None:
                 raise hessian.missing("AdaHessian")

@@ -128,6 +128,12 @@ class MovingAverage:
         self._sum = self._count = None
         return ok
 
+    def forget(self, skipped: Tensor) -> None:
+        """Drop what was added since the last commit, where `skipped` (a bool on the device)."""
+        if self._sum is not None and self._count is not None:
+            self._sum.masked_fill_(skipped, 0)
+            self._count.masked_fill_(skipped, 0)
+
     def mean(self) -> Tensor:
         """The bias-corrected average, `[L, ...]`; zero where there was no update."""
         scale = torch.where(self.weight > 0, 1 / self.weight, 0).to(self.value.dtype)

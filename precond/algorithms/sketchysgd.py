@@ -52,6 +52,7 @@ CARD = Card(
     cost="r HVP/tau + 7Dr^2/tau + 4Dr, tau = interval",
     memory="Dr",
     deviations="the Hessian of the current batch, not of another; an indefinite core's shift is the sketch's, too",
+    unsupported=hessian.UNSUPPORTED,
 )
 
 
@@ -93,9 +94,13 @@ class SketchySGD(Optimizer):
 
     Raises:
         HyperparameterError: Names every value out of range, with the range, and every unknown name.
+        ValueError: The model is data parallel.
     """
 
+    _step_supports_amp_scaling = True  # so that `step` sees a scaler, and refuses it
+
     def __init__(self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any):
+        hessian.refuse_data_parallel(model, "SketchySGD")
         [self.settings] = make(Settings, values=hyperparameters)
         shared = {key: getattr(self.settings, key) for key in ("lr", "momentum", "weight_decay")}
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -133,6 +138,7 @@ class SketchySGD(Optimizer):
         Raises:
             RuntimeError: A sketch is due, and `optimizer.backward` was not called.
         """
+        hessian.refuse_scaler(self, "SketchySGD")
         loss = None
         if closure is not None:
             with torch.enable_grad():
