@@ -1,0 +1,35 @@
+"""Models: as many parameters as the reference implementations have, and the functions that they compute."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trainables.models import cifar_resnet
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# Counted in the NysAct paper's code, cifar10/models/resnet_cifar.py, with 10 classes; B with its `option='B'`.
+CIFAR_RESNETS = {"resnet20": (269_722, 272_474), "resnet32": (464_154, 466_906), "resnet110": (1_727_962, 1_730_714)}
+
+
+@pytest.mark.parametrize(("name", "counts"), CIFAR_RESNETS.items(), ids=CIFAR_RESNETS)
+def test_cifar_resnets_have_the_parameters_of_the_papers_code(name: str, counts: tuple[int, int]):
+    build = getattr(cifar_resnet, name)
+    assert (count(build()), count(build(shortcut="B"))) == counts
+    assert count(build(100)) == counts[0] + 90 * 65
+
+
+def test_a_shortcut_without_parameters_subsamples_and_pads_both_sides():
+    """`F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4))` of that code, planes = 32."""
+    x = torch.randn(2, 16, 8, 8)
+    block = cifar_resnet.resnet20().stages[1][0]
+    expected = torch.cat([torch.zeros(2, 8, 4, 4), x[:, :, ::2, ::2], torch.zeros(2, 8, 4, 4)], 1)
+    assert block.shortcut(x).equal(expected)
+    nn.init.zeros_(block.norm2.weight)
+    assert block(x).equal(F.relu(expected))
