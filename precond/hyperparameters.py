@@ -41,6 +41,20 @@ def fraction(default: float) -> Any:
     return _field(default, "a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1)
 
 
+def probability(default: float) -> Any:
+    """A number in [0, 1]."""
+    return _field(default, "a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
+
+
+def amounts(default: tuple[float, float]) -> Any:
+    """A pair of numbers >= 0."""
+
+    def accepts(value: Any) -> bool:
+        return isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_number(v) and v >= 0 for v in value)
+
+    return _field(default, "two numbers >= 0", accepts)
+
+
 def fractions(default: tuple[float, float]) -> Any:
     """A pair of numbers in [0, 1)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -108,8 +108,9 @@ def _ours(optimizer: type[Preconditioned], **preset: Any) -> Entry:
 
 
 def _torch(optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any) -> Entry:
-    def build_from_model(model: nn.Module, **hyperparameters: Any) -> Optimizer:
-        return optimizer([p for p in model.parameters() if p.requires_grad], **hyperparameters)
+    def build_from_model(model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        return optimizer(trainable if params is None else params, **hyperparameters)
 
     return Entry(build_from_model, (kind,), preset, card=card)
 
@@ -175,12 +176,13 @@ def check(name: str, hyperparameters: Mapping[str, Any], model: nn.Module | None
     return wrong
 
 
-def build(name: str, model: nn.Module, **hyperparameters: Any) -> Optimizer:
+def build(name: str, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
     """An optimizer for a model by its registered name.
 
     Args:
         name: One of `available()`.
         model: The model to train.
+        params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
         **hyperparameters: Set differently from `defaults(name)`.
 
     Raises:
@@ -189,4 +191,4 @@ def build(name: str, model: nn.Module, **hyperparameters: Any) -> Optimizer:
     if wrong := check(name, hyperparameters):
         raise HyperparameterError("\n".join(wrong))
     entry = lookup(name)
-    return entry.optimizer(model, **{**defaults(name), **hyperparameters})
+    return entry.optimizer(model, params=params, **{**defaults(name), **hyperparameters})

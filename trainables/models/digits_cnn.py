@@ -5,22 +5,25 @@ from __future__ import annotations
 from torch import nn
 
 
-def digits_cnn(width: int = 16, classes: int = 10) -> nn.Sequential:
-    """Three 3 x 3 convolutions with batch normalisation and ReLU, and a linear classifier on the 4 x 4 map.
+def digits_cnn(width: int = 16, classes: int = 10, channels: int = 1, size: int = 8) -> nn.Sequential:
+    """Three 3 x 3 convolutions with batch normalisation and ReLU, and a linear classifier on the halved map.
 
     Args:
         width: Channels of the first convolution; the others have twice as many.
         classes: Outputs.
+        channels: Of the images.
+        size: Side of the images in pixels.
 
     Returns:
-        A network `[batch, 1, 8, 8] -> [batch, classes]`; its layers have 9, 144, 288 and 513 inputs at width 16.
+        A network `[batch, channels, size, size] -> [batch, classes]`; on digits its layers have 9, 144, 288 and 513
+        inputs at width 16.
     """
     return nn.Sequential(
-        *_convolution(1, width, stride=1),
+        *_convolution(channels, width, stride=1),
         *_convolution(width, 2 * width, stride=2),
         *_convolution(2 * width, 2 * width, stride=1),
         nn.Flatten(),
-        nn.Linear(2 * width * 16, classes),
+        nn.Linear(2 * width * ((size + 1) // 2) ** 2, classes),
     )
 
 

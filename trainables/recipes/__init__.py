@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SCHEDULES = ("cosine", "constant")
+
+Hyperparameters = Mapping[str, Mapping[str, Any]]  # optimizer -> name -> value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """How many parameters a model has, and what the paper says.
+
+    Attributes:
+        exact: As in the implementation that the paper names or has released.
+        published: The paper's rounded count in millions; None where it has none.
+        note: Why the two differ, where rounding does not explain it.
+    """
+
+    exact: int
+    published: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,32 +31,30 @@ class Recipe:
     """How a workload is trained.
 
     Attributes:
+        paper: Whose recipe it is; empty where it is our own.
         batch_size: Examples per step.
         epochs: Passes over the training set.
-        schedule: One of `SCHEDULES`.
-        optimizers: Hyperparameters by optimizer; what is not named keeps the optimizer's default.
+        schedule: One of `SCHEDULES`, after the warm-up.
+        settings: Of `trainables.settings`; what is not named is neutral.
+        optimizers: Hyperparameters by optimizer, of its consistent arm; what is not named keeps its default.
+        faithful: What the arm that is held against published numbers has differently: the released code's conventions,
+            and the values that belong to them.
+        assumed: What the paper does not state and is set here, a line each.
+        parameters: Of the model.
         numerics: Raised when the same configuration gives other numbers (data, model, split).
     """
 
+    paper: str = ""
     batch_size: int
     epochs: int
     schedule: str
-    optimizers: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    optimizers: Hyperparameters
+    faithful: Hyperparameters = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    parameters: Parameters | None = None
     numerics: int = 1
 
-    def problems(self, train_examples: int) -> list[str]:
-        """One line for each value out of range, for a training set of that size."""
-        wrong = []
-        if not _is_integer(self.batch_size) or not 2 <= self.batch_size <= train_examples:
-            wrong.append(
-                f"batch_size = {self.batch_size!r}: must be an integer in 2..{train_examples}, the training set"
-            )
-        if not _is_integer(self.epochs) or self.epochs < 1:
-            wrong.append(f"epochs = {self.epochs!r}: must be an integer >= 1")
-        if self.schedule not in SCHEDULES:
-            wrong.append(f"schedule = {self.schedule!r}: must be one of {', '.join(SCHEDULES)}")
-        return wrong
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    def hyperparameters(self, optimizer: str, faithful: bool = False) -> dict[str, Any]:
+        """What the recipe states for an optimizer."""
+        return {**self.optimizers.get(optimizer, {}), **(self.faithful.get(optimizer, {}) if faithful else {})}
