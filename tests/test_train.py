@@ -13,8 +13,11 @@ import torch
 
 from trainables import train, workloads
 from trainables.config import TrialConfig
+from trainables.data import Loading
 from trainables.store import TrialStore
 from trainables.train import Trainer, epochs
+
+LOADING = Loading(device=torch.device("cpu"), data_dir=Path("data"), settings={})
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def test_arms_share_initial_weights_and_data_order(config: TrialConfig):
 
 
 def test_each_epoch_has_its_own_order_and_drops_the_rest():
-    data = workloads.workload("digits/cnn").data(torch.device("cpu"))
+    data = workloads.workload("digits/cnn").source.load(LOADING)
     assert [len(data.train_labels), len(data.test_labels)] == [1197, 600]
     batches = list(data.train_batches(64, seed=1))
     assert len(batches) == 18 and all(len(labels) == 64 for _, labels in batches)
@@ -91,7 +94,7 @@ def test_each_epoch_has_its_own_order_and_drops_the_rest():
 
 
 def test_the_split_is_stratified_and_disjoint():
-    data = workloads.workload("digits/cnn").data(torch.device("cpu"))
+    data = workloads.workload("digits/cnn").source.load(LOADING)
     share = torch.bincount(data.test_labels) / (torch.bincount(data.train_labels) + torch.bincount(data.test_labels))
     assert (share - 600 / 1797).abs().max() < 0.01
     seen = {tuple(image.flatten().tolist()) for image in data.train_inputs}

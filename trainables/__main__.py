@@ -15,7 +15,7 @@ import torch
 
 from trainables.config import TrialConfig
 from trainables.store import FAILED, StoreError, TrialStore
-from trainables.train import COMMIT_SECONDS, epochs
+from trainables.train import COMMIT_SECONDS, epochs, score
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def _run(config: TrialConfig, options: argparse.Namespace, label: str) -> str:
     store.create()
     name = f"{label} {config.optimizer} s{config.seed} {config.trial_key[:16]}"
     for metrics in epochs(config, store, device=options.device, commit_every=options.commit_every):
-        print(f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {metrics['test/accuracy']:.2%}")
+        print(f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {score(metrics):.2%}")
     status = store.status() or {}
     print(f"{name} {status['status']}{': ' + status['reason'] if 'reason' in status else ''}")
     return status["status"]

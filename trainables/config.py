@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-SCHEMA = 1
-"""Version of the trial folder's layout; a folder written by a newer one is refused."""
+from trainables.settings import significant
+
+SCHEMA = 2
+"""Version of the trial folder's layout; a folder written by a newer one is refused, an older one is read."""
+
+PRECISIONS = ("float32", "bf16")
 
 
 def canonical_json(value: Any) -> str:
@@ -40,6 +44,13 @@ class TrialConfig:
         schedule: Learning-rate schedule over all steps: `cosine` or `constant`.
         seed: Seeds initialisation, data order, augmentation and sketches.
         numerics: Version of the arithmetic of the optimizer, the loop and the recipe; raised when numbers move.
+        settings: Those of `trainables.settings` that the workload has, complete.
+        precision: Of the forward and backward pass: `float32`, or `bf16` by autocast.
+        compile: Whether the model goes through `torch.compile`.
+        channels_last: Whether images and convolutions have their channels last in memory.
+        workers: Processes that share each batch.
+        train_fraction: Below 1, the rest of the training set is held out and takes the place of the test set.
+        plugin: SHA-256 of the file that registered the workload or the optimizer, if one did.
     """
 
     workload: str
@@ -50,6 +61,13 @@ class TrialConfig:
     schedule: str
     seed: int
     numerics: Mapping[str, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
+    compile: bool = False
+    channels_last: bool = False
+    workers: int = 1
+    train_fraction: float = 1.0
+    plugin: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
@@ -63,16 +81,29 @@ class TrialConfig:
     @cached_property
     def trial_key(self) -> str:
         """Identity of the trial: 64 hexadecimal digits."""
-        return digest(self.to_dict())
+        return digest(self._identity())
 
     @cached_property
     def group_key(self) -> str:
         """Identity of the configuration over all seeds: 64 hexadecimal digits."""
-        return digest({name: value for name, value in self.to_dict().items() if name != "seed"})
+        return digest({name: value for name, value in self._identity().items() if name != "seed"})
 
     def with_seed(self, seed: int) -> TrialConfig:
         """The same configuration under another seed."""
         return replace(self, seed=seed)
+
+    def _identity(self) -> dict[str, Any]:
+        """What the key is a hash of: a field at its default and a neutral setting are left out, as if unknown.
+
+        So what is added later changes no key that there is, and the trials of schema 1 keep theirs.
+        """
+        values = {**self.to_dict(), "settings": significant(self.settings)}
+        defaults = {f.name: {} if f.default is MISSING else f.default for f in fields(self) if not _required(f)}
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+
+
+def _required(f: Any) -> bool:
+    return f.default is MISSING and f.default_factory is MISSING
 
 
 def stream_seed(seed: int, purpose: str, epoch: int = 0) -> int:

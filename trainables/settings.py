@@ -76,9 +76,7 @@ IMAGES = tuple(name for name in NEUTRAL if name not in (*LOOP, *MODEL))  # apply
 def applicable(*, images: bool, stochastic_depth: bool) -> list[str]:
     """Names of the settings that a workload has."""
     return [
-        name
-        for name in NEUTRAL
-        if name in LOOP or (name in IMAGES and images) or (name in MODEL and stochastic_depth)
+        name for name in NEUTRAL if name in LOOP or (name in IMAGES and images) or (name in MODEL and stochastic_depth)
     ]
 
 

@@ -6,23 +6,28 @@ process, calling it again with the same store goes on from the last commit, bit 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
 
 import precond
+from precond.hessian import TakesLoss
 from trainables.config import TrialConfig, stream_seed
-from trainables.data import TensorData
+from trainables.data import Data, Loading, default_data_dir
+from trainables.descent import build_optimizer, schedule
+from trainables.measure import Phases, device_name, peak_memory_mb, reset_peak_memory
+from trainables.mixing import Mixer
+from trainables.settings import NEUTRAL
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
 from trainables.workloads import workload
 
@@ -45,6 +50,7 @@ def epochs(
     device: str | torch.device = "cpu",
     commit_every: float = COMMIT_SECONDS,
     provenance: Mapping[str, Any] | None = None,
+    data_dir: Path | None = None,
 ) -> Epochs:
     """Train from the last commit to the end; the terminal status is written before the last epoch is yielded.
 
@@ -56,6 +62,7 @@ def epochs(
         device: Where to train.
         commit_every: Seconds of training between commits; 0 commits after each epoch.
         provenance: What to note about this worker in `attempts.jsonl`.
+        data_dir: The folder that datasets are in; `default_data_dir()` when None.
 
     Yields:
         Each epoch's metrics, `epoch` (from 0) included.
@@ -71,7 +78,8 @@ def epochs(
         store.finish(FAILED, reason=f"{lost} workers died at epoch {len(store.epochs())} without a commit")
         return
     try:
-        yield from _train(config, store, torch.device(device), commit_every)
+        trainer = Trainer(config, torch.device(device), data_dir)
+        yield from _train(trainer, store, commit_every)
     except Diverged as result:
         store.log(f"diverged: {result}")
         store.finish(DIVERGED, reason=str(result), **result.details)
@@ -85,24 +93,32 @@ def epochs(
         store.finish(FAILED, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
-def _train(config: TrialConfig, store: TrialStore, device: torch.device, commit_every: float) -> Epochs:
-    trainer = Trainer(config, device)
+def score(metrics: Mapping[str, float]) -> float:
+    """Accuracy on the test set, or on what was held out in its place."""
+    return metrics["test/accuracy"] if "test/accuracy" in metrics else metrics["val/accuracy"]
+
+
+def _train(trainer: Trainer, store: TrialStore, commit_every: float) -> Epochs:
+    epochs = trainer.config.epochs
     checkpoint = store.load()
     if checkpoint is not None:
         trainer.load_state_dict(checkpoint[1])
-    elif len(store.epochs()) == config.epochs:  # killed between the last line and the status
+    elif len(store.epochs()) == epochs:  # killed between the last line and the status
         store.finish(COMPLETED)
         return
-    reset_peak_memory(device)
-    committed = time.monotonic()
-    for epoch in range(0 if checkpoint is None else checkpoint[0] + 1, config.epochs):
-        metrics = trainer.run_epoch(epoch)
+    reset_peak_memory(trainer.device)
+    committed, committing = time.monotonic(), 0.0
+    for epoch in range(0 if checkpoint is None else checkpoint[0] + 1, epochs):
+        metrics = {**trainer.run_epoch(epoch), "time/checkpoint_s": committing}
         store.record(epoch, metrics)
-        if epoch == config.epochs - 1:
+        committing = 0.0
+        if epoch == epochs - 1:
             store.finish(COMPLETED)
         elif time.monotonic() - committed >= commit_every:
+            start = time.monotonic()
             store.commit(trainer.state_dict())
             committed = time.monotonic()
+            committing = committed - start
         yield {"epoch": epoch, **metrics}
 
 
@@ -112,69 +128,107 @@ class Trainer:
     Args:
         config: The trial.
         device: Where to train.
+        data_dir: The folder that datasets are in; `default_data_dir()` when None.
     """
 
-    def __init__(self, config: TrialConfig, device: torch.device):
+    def __init__(self, config: TrialConfig, device: torch.device, data_dir: Path | None = None):
         chosen = workload(config.workload)
         self.config = config
         self.device = device
-        self.data: TensorData = chosen.data(device)
+        self.data: Data = chosen.source.load(
+            Loading(
+                device=device,
+                data_dir=data_dir or default_data_dir(),
+                settings=config.settings,
+                train_fraction=config.train_fraction,
+            )
+        )
+        self._settings = {**NEUTRAL, **config.settings}
+        self._mixer = Mixer(self._settings, chosen.source.classes)
+        self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         torch.manual_seed(stream_seed(config.seed, "init"))
-        self.model: nn.Module = chosen.model().to(device)
+        self.model: nn.Module = chosen.build(config.settings).to(device)
+        self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(config, self.model)
-        steps = config.epochs * self.data.steps_per_epoch(config.batch_size)
-        self.scheduler = LambdaLR(self.optimizer, schedule(config.schedule, steps))
+        self._forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if config.compile else self.model
+        steps = self.data.steps_per_epoch(config.batch_size)
+        warmup = self._settings["warmup_epochs"] * steps
+        self.scheduler = LambdaLR(self.optimizer, schedule(config.schedule, config.epochs * steps, warmup))
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch and evaluate; metrics by name.
 
+        `time/train_s` is data, forward and backward (statistics included), step, and what is `other`.
+
         Raises:
             Diverged: A loss was not finite.
         """
-        start = time.monotonic()
+        start = time.perf_counter()
         torch.manual_seed(stream_seed(self.config.seed, "model", epoch))  # dropout and the like
-        losses, accuracy = self._train_epoch(stream_seed(self.config.seed, "order", epoch))
+        phases = Phases(self.device)
+        losses, accuracy = self._train_epoch(epoch, phases)
         self._check(epoch, losses)
-        trained = time.monotonic()
-        test_loss, test_accuracy = self.evaluate()
-        self._check(epoch, [*losses[:-1], test_loss])
+        spent = {f"time/{phase}_s": seconds for phase, seconds in phases.seconds().items()}
+        train_s = time.perf_counter() - start
+        loss, evaluated = self.evaluate()
+        self._check(epoch, [*losses[:-1], loss])
+        part = "test" if self.config.train_fraction == 1 else "val"
         return {
             "train/loss": sum(losses) / len(losses),
             "train/accuracy": accuracy,
-            "test/loss": test_loss,
-            "test/accuracy": test_accuracy,
-            "time/train_s": trained - start,
-            "time/eval_s": time.monotonic() - trained,
+            f"{part}/loss": loss,
+            f"{part}/accuracy": evaluated,
+            "time/train_s": train_s,
+            **spent,
+            "time/other_s": train_s - sum(spent.values()),
+            "time/eval_s": time.perf_counter() - start - train_s,
             "mem/peak_mb": peak_memory_mb(self.device),
         }
 
-    def _train_epoch(self, seed: int) -> tuple[list[float], float]:
+    def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], float]:
         """The loss of each step, and the accuracy while training. The device is read once, at the end."""
         self.model.train()
+        order, mixing = (stream_seed(self.config.seed, purpose, epoch) for purpose in ("order", "mixing"))
         losses: list[Tensor] = []
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for inputs, labels in self.data.train_batches(self.config.batch_size, seed):
+        for step, batch in enumerate(self.data.train_batches(self.config.batch_size, order)):
+            inputs, labels = self._mixer(*batch, seed=mixing + step)
+            inputs = inputs.contiguous(memory_format=self._layout)
+            phases.mark("data")
             self.optimizer.zero_grad()
-            outputs = self.model(inputs)
-            loss = F.cross_entropy(outputs, labels)
+            with self._context():
+                outputs = self._forward(inputs)
+                loss = F.cross_entropy(outputs, labels, label_smoothing=self._settings["label_smoothing"])
             precond.backward(loss, self.optimizer)
+            losses.append(loss.detach())
+            correct += (outputs.argmax(1) == (labels if labels.dim() == 1 else labels.argmax(1))).sum()
+            phases.mark("forward_backward")
             self.optimizer.step()
             self.scheduler.step()
-            losses.append(loss.detach())
-            correct += (outputs.argmax(1) == labels).sum()
+            phases.mark("step")
         return torch.stack(losses).tolist(), correct.item() / (len(losses) * self.config.batch_size)
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """Mean loss and accuracy on the test set."""
+        """Mean loss and accuracy on the test set, or on what is held out."""
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         for inputs, labels in self.data.test_batches():
-            outputs = self.model(inputs)
-            totals[0] += F.cross_entropy(outputs, labels, reduction="sum")
+            with self._context():
+                outputs = self._forward(inputs.contiguous(memory_format=self._layout))
+                totals[0] += F.cross_entropy(outputs, labels, reduction="sum")
             totals[1] += (outputs.argmax(1) == labels).sum()
-        loss, accuracy = (totals / len(self.data.test_labels)).tolist()
+        loss, accuracy = (totals / self.data.evaluation_examples).tolist()
         return loss, accuracy
+
+    def _context(self) -> AbstractContextManager[Any]:
+        """What a forward runs in."""
+        stack = ExitStack()
+        if self.config.precision == "bf16":
+            stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
+        if isinstance(self.optimizer, TakesLoss):  # the other kernels of attention have no second derivative
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        return stack
 
     def _check(self, epoch: int, losses: list[float]) -> None:
         for step, loss in enumerate(losses):
@@ -191,48 +245,3 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-
-
-def build_optimizer(config: TrialConfig, model: nn.Module) -> Optimizer:
-    """The trial's optimizer; the trial's seed seeds whatever it draws."""
-    seed = {"seed": stream_seed(config.seed, "optimizer")} if "seed" in precond.defaults(config.optimizer) else {}
-    return precond.build(config.optimizer, model, **config.hyperparameters, **seed)
-
-
-def schedule(name: str, steps: int) -> Any:
-    """Factor of the learning rate at a step of a run of `steps` steps.
-
-    Raises:
-        ValueError: Unknown schedule.
-    """
-    if name == "cosine":
-        return lambda step: (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
-    if name == "constant":
-        return lambda step: 1.0
-    raise ValueError(f'schedule = "{name}": must be cosine or constant')
-
-
-def device_name(device: str | torch.device) -> str:
-    """Name of the hardware: the GPU's, or `cpu`."""
-    device = torch.device(device)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring the peak: a process's high-water mark outlives the trial that set it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: the mark is the process's
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak since the last reset in MiB: allocated on a GPU, resident otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return math.nan
-    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))

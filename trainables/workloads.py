@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,14 +14,46 @@ import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from precond.registry import lookup
+from trainables.checks import fields_out_of_range, settings_that_do_not_fit
 from trainables.config import TrialConfig
-from trainables.data import TensorData
-from trainables.data.digits import digits
-from trainables.models.digits_cnn import digits_cnn
-from trainables.recipes import Recipe
-from trainables.recipes.digits import DIGITS_CNN
+from trainables.data import Source, source
+from trainables.models import MODELS, Fit, Model, model
+from trainables.recipes import Recipe, digits, nysact, steve
+from trainables.settings import NEUTRAL, applicable
 
 LOOP_NUMERICS = 1  # raised when the training loop gives other numbers for the same configuration
+
+RECIPES: dict[str, Recipe] = {
+    "digits/cnn": digits.DIGITS_CNN,
+    "digits/mlp": digits.DIGITS_MLP,
+    "cifar10/resnet32": nysact.CIFAR10_RESNET32,
+    "cifar10/resnet110": nysact.CIFAR10_RESNET110,
+    "cifar10/densenet121": nysact.CIFAR10_DENSENET121,
+    "cifar10/lenet5": nysact.CIFAR10_LENET5,
+    "cifar10/resnet50": steve.CIFAR10_RESNET50,
+    "cifar100/resnet32": nysact.CIFAR100_RESNET32,
+    "cifar100/resnet110": nysact.CIFAR100_RESNET110,
+    "cifar100/densenet121": nysact.CIFAR100_DENSENET121,
+    "cifar100/vit_s16": steve.CIFAR100_VIT_S16,
+    "tinyimagenet/resnet50": steve.TINYIMAGENET_RESNET50,
+    "imagenet/resnet50": nysact.IMAGENET_RESNET50,
+    "imagenet/deit_s": nysact.IMAGENET_DEIT_S,
+}
+IMAGE_FOLDER = "imagefolder:"
+# Somebody's own images are trained as the paper trains the model.
+FOLDER_RECIPES: dict[str, Recipe] = {
+    **dict.fromkeys(("cnn", "mlp"), digits.DIGITS_CNN),
+    **dict.fromkeys(("lenet5", "resnet20", "resnet32", "resnet110", "densenet121"), nysact.CIFAR),
+    "resnet50": nysact.IMAGENET_RESNET50,
+    "deit_s": nysact.IMAGENET_DEIT_S,
+    "vit_s16": steve.CIFAR100_VIT_S16,
+}
+WORKLOADS = tuple(RECIPES)
+PATTERN = f"{IMAGE_FOLDER}PATH/MODEL"
+HELD = ("batch_size", "epochs", "schedule")
+EXECUTION = ("precision", "compile", "channels_last")
+RECIPE_SETTINGS = (*HELD, *NEUTRAL, *EXECUTION)
+"""What can be set beside hyperparameters."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,35 +61,80 @@ class Workload:
     """What is trained.
 
     Attributes:
-        model: Makes the model; its initial weights come from torch's global generator.
-        data: Loads the dataset onto a device.
+        name: `DATASET/MODEL`.
+        source: The dataset.
+        model: The model.
         recipe: How it is trained.
-        train_examples: Size of the training set.
     """
 
-    model: Callable[[], nn.Module]
-    data: Callable[[torch.device], TensorData]
+    name: str
+    source: Source
+    model: Model
     recipe: Recipe
-    train_examples: int
 
+    @property
+    def architecture(self) -> str:
+        """The model's name."""
+        return self.name.rpartition("/")[2]
 
-WORKLOADS: dict[str, Workload] = {
-    "digits/cnn": Workload(model=digits_cnn, data=digits, recipe=DIGITS_CNN, train_examples=1197),
-}
+    @property
+    def setting_names(self) -> list[str]:
+        """The settings that it has; digits are trained on as they are."""
+        return applicable(images=self.source.name != "digits", stochastic_depth=self.model.stochastic_depth)
+
+    def settings(self, stated: Mapping[str, Any]) -> dict[str, Any]:
+        """Its settings, complete and as they enter a trial: what is stated, the recipe's, or neutral."""
+        held = {**self.recipe.settings, **stated}
+        values = {name: _normal(held.get(name, NEUTRAL[name]), NEUTRAL[name]) for name in self.setting_names}
+        if "resolution" in values:
+            values["resolution"] = values["resolution"] or self.source.size
+            values["test_resolution"] = values["test_resolution"] or values["resolution"]
+        return values
+
+    def fit(self, settings: Mapping[str, Any]) -> Fit:
+        """What the model is made for under some complete settings."""
+        size = settings.get("resolution", self.source.size)
+        return Fit(self.source.classes, self.source.channels, size, settings.get("drop_path", 0.0))
+
+    def build(self, settings: Mapping[str, Any]) -> nn.Module:
+        """The model; its initial weights come from torch's global generator."""
+        return self.model.build(self.fit(settings))
 
 
 def workload(name: str) -> Workload:
-    """A registered workload.
+    """A registered workload, or `imagefolder:PATH/MODEL`.
 
     Raises:
         HyperparameterError: Unknown name; the message names the nearest and all known ones.
     """
-    if name not in WORKLOADS:
-        raise HyperparameterError(f'workload = "{name}": unknown.{nearest(name, WORKLOADS)}')
-    return WORKLOADS[name]
+    dataset, _, architecture = name.rpartition("/")
+    recipe = stated_recipe(name)
+    return Workload(name=name, source=source(dataset), model=model(architecture), recipe=recipe)
 
 
-RECIPE_SETTINGS = ("batch_size", "epochs", "schedule")
+def stated_recipe(name: str) -> Recipe:
+    """A workload's recipe, for which its data need not be there.
+
+    Raises:
+        HyperparameterError: Unknown name; the message names the nearest and all known ones.
+    """
+    folder, _, architecture = name.rpartition("/")
+    if name.startswith(IMAGE_FOLDER):
+        if architecture not in MODELS or folder in ("", IMAGE_FOLDER):
+            raise HyperparameterError(f'workload = "{name}": must be {PATTERN}.{nearest(architecture, MODELS)}')
+        return FOLDER_RECIPES[architecture]
+    if name not in RECIPES:
+        raise HyperparameterError(f'workload = "{name}": unknown.{nearest(name, [*RECIPES, PATTERN])}')
+    return RECIPES[name]
+
+
+def unknown_workload(name: str) -> str | None:
+    """One line if there is no such workload, whether or not its data are there."""
+    try:
+        stated_recipe(name)
+    except HyperparameterError as error:
+        return str(error)
+    return None
 
 
 def settable(optimizer: str) -> set[str]:
@@ -72,6 +149,7 @@ def resolve(
     recipe: Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
+    faithful: bool = False,
 ) -> TrialConfig:
     """A complete trial: the optimizer's defaults, then the recipe's values, then the overrides.
 
@@ -79,16 +157,22 @@ def resolve(
         name: Workload.
         optimizer: Registered optimizer.
         overrides: Hyperparameters set by a study or on the command line.
-        recipe: `batch_size`, `epochs` or `schedule` instead of the recipe's.
+        recipe: Other fields of the trial instead of the recipe's: `RECIPE_SETTINGS`, `train_fraction`, `workers`,
+            `plugin`.
         seed: The trial's seed; it seeds the optimizer's sketches, too, so it is no hyperparameter.
+        faithful: Whether the optimizer is to have the conventions of the paper's code.
 
     Raises:
         HyperparameterError: One line for each unknown name or value out of range, the model's limits included.
     """
     chosen = workload(name)
-    held = replace(chosen.recipe, **(recipe or {}))
-    stated = {**held.optimizers.get(optimizer, {}), **(overrides or {})}
-    wrong = precond.check(optimizer, stated, skeleton(chosen)) + held.problems(chosen.train_examples)
+    stated = {**chosen.recipe.hyperparameters(optimizer, faithful), **(overrides or {})}
+    rest = dict(recipe or {})
+    settings = {key: _parsed(key, rest.pop(key)) for key in list(rest) if key in NEUTRAL}
+    fields = {**{key: getattr(chosen.recipe, key) for key in HELD}, **rest}
+    wrong = settings_that_do_not_fit(chosen, settings, fields["epochs"])
+    shapes = None if wrong else skeleton(chosen.architecture, chosen.fit(chosen.settings(settings)))
+    wrong = precond.check(optimizer, stated, shapes) + wrong + fields_out_of_range(chosen, fields, shapes)
     if wrong:
         raise HyperparameterError("\n".join(wrong))
     defaults = precond.defaults(optimizer)
@@ -97,23 +181,55 @@ def resolve(
         workload=name,
         optimizer=optimizer,
         hyperparameters={key: _normal(stated.get(key, default), default) for key, default in defaults.items()},
-        batch_size=held.batch_size,
-        epochs=held.epochs,
-        schedule=held.schedule,
         seed=seed,
-        numerics={"loop": LOOP_NUMERICS, "optimizer": lookup(optimizer).numerics, "recipe": held.numerics},
+        numerics={"loop": LOOP_NUMERICS, "optimizer": lookup(optimizer).numerics, "recipe": chosen.recipe.numerics},
+        settings=chosen.settings(settings),
+        **fields,
     )
 
 
+def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
+    """What a trial has differently from its workload's recipe, by name: (the recipe's value, the trial's).
+
+    The arm, consistent or faithful, that the trial is nearer to counts.
+    """
+    recipe, defaults = stated_recipe(config.workload), precond.defaults(config.optimizer)
+    arms = [{**defaults, **recipe.hyperparameters(config.optimizer, faithful)} for faithful in (False, True)]
+    normal = [{name: _normal(arm[name], defaults[name]) for name in config.hyperparameters} for arm in arms]
+    nearest_arm = min((_differing(arm, config.hyperparameters) for arm in normal), key=len)
+    # A folder's own resolution is known only where the folder is.
+    away = config.workload.startswith(IMAGE_FOLDER)
+    settings = {**NEUTRAL, **recipe.settings} if away else workload(config.workload).settings({})
+    stated = {name: _normal(value, NEUTRAL[name]) for name, value in settings.items() if value is not None or not away}
+    fields = {name: getattr(recipe, name) for name in HELD} | dict.fromkeys(EXECUTION, False) | {"precision": "float32"}
+    own = {name: getattr(config, name) for name in fields}
+    return _differing(fields, own) | _differing(stated, config.settings) | nearest_arm
+
+
+def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Pairs of values by name, of the names that both have, where they differ."""
+    return {name: (ours[name], theirs[name]) for name in ours if name in theirs and ours[name] != theirs[name]}
+
+
 @cache
-def skeleton(chosen: Workload) -> nn.Module:
-    """The workload's model without memory for its weights, to ask for its shapes."""
+def skeleton(architecture: str, fit: Fit) -> nn.Module:
+    """A model without memory for its weights, to ask for its shapes."""
     with torch.device("meta"):
-        return chosen.model()
+        return model(architecture).build(fit)
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """A setting as a command line has it: `randaugment=9/0.5` is a pair."""
+    if name != "randaugment" or not isinstance(value, str):
+        return value
+    try:
+        return tuple(float(part) for part in value.split("/"))
+    except ValueError:
+        return value
 
 
 def _normal(value: Any, default: Any) -> Any:
     """A value as it enters the key: 1 and 1.0 are the same learning rate, a tuple is a list."""
     if isinstance(default, float) and isinstance(value, int):
         return float(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [float(part) for part in value] if isinstance(value, tuple) else value

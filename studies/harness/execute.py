@@ -30,6 +30,7 @@ from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
 from trainables.ray_trainable import TrialTrainable
 from trainables.store import StoreError, read_status, trial_folder
+from trainables.train import score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class _Report(tune.Callback):
     ) -> None:
         """One epoch is done."""
         if "epoch" in result:
-            self._progress.epoch(trial.config["key"], result["epoch"], result["test/accuracy"])
+            self._progress.epoch(trial.config["key"], result["epoch"], score(result))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         """A trial has ended, unless it was only stopped."""

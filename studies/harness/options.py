@@ -13,10 +13,9 @@ from typing import Any
 import click
 import torch
 
-from precond.hyperparameters import nearest
 from studies.harness import ledger
 from trainables.store import DIVERGED, FAILED, OOM
-from trainables.workloads import WORKLOADS
+from trainables.workloads import unknown_workload
 
 # The papers' and released codes' spellings, accepted on the command line and never stored.
 ALIASES = {
@@ -36,7 +35,7 @@ FLAGS = [
     click.Option(["--only"], metavar="FACTOR=LEVEL,...", multiple=True, help="Only these of a factor's levels."),
     click.Option(["--levels"], metavar="FACTOR=LEVEL,...", multiple=True, help="Other levels than the study's."),
     click.Option(["--set", "settings"], metavar="NAME=VALUE", multiple=True,
-                 help="Set a hyperparameter, batch_size or schedule for every arm that has it."),
+                 help="Set a hyperparameter or a setting of the recipe for every arm that has it."),
     click.Option(["--max-concurrent"], metavar="N", help="Trials at once.  [default: as many as fit]"),
     click.Option(["--gpus-per-trial"], metavar="X", help="Share of a GPU for each trial.  [default: 0]"),
     click.Option(["--address"], metavar="auto|HOST:PORT", help="A running Ray cluster.  [default: start one here]"),
@@ -143,8 +142,8 @@ def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
 def _contradictions(options: Options) -> list[str]:
     """Values that are well-formed, but not here."""
     wrong = []
-    if options.workload and options.workload not in WORKLOADS:
-        wrong.append(f'--workload = "{options.workload}": unknown.{nearest(options.workload, WORKLOADS)}')
+    if options.workload and (line := unknown_workload(options.workload)):
+        wrong.append(f"--{line}")
     if options.gpus_per_trial and not options.address and not torch.cuda.is_available():
         wrong.append(f"--gpus-per-trial = {options.gpus_per_trial:g}: this machine has no GPU; leave it out")
     for status in options.retry:

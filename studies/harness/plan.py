@@ -10,7 +10,7 @@ from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from studies.harness.options import Options
 from studies.harness.study import Arm, Study, Trial
-from trainables.workloads import RECIPE_SETTINGS, WORKLOADS, settable
+from trainables.workloads import RECIPE_SETTINGS, settable, unknown_workload
 
 SMOKE_SEEDS, SMOKE_LEVELS, SMOKE_EPOCHS, SMOKE_WORKLOAD = [0, 1], 2, 2, "digits/cnn"
 MAX_TRIALS = 10_000
@@ -40,7 +40,8 @@ def plan(study: Study, options: Options) -> Plan:
     chosen = [arm for arm in arms if _selected(arm, options)]
     if not chosen and not wrong:
         wrong.append("--optimizers and --only leave no arm of the study")
-    seeds, workload = options.seeds, options.workload if options.workload in WORKLOADS else None
+    named = options.workload if options.workload and not unknown_workload(options.workload) else None
+    seeds, workload = options.seeds, named
     recipe = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
     if options.epochs is not None:
         recipe["epochs"] = options.epochs

@@ -32,7 +32,8 @@ class Arm:
     @property
     def label(self) -> str:
         """The arm's name in tables and run names: `nysact-s rank=10`."""
-        return " ".join([self.optimizer, *(f"{name}={self.overrides[name]}" for name in self.factors)])
+        kind = [self.optimizer, "faithful"] if self.faithful else [self.optimizer]
+        return " ".join([*kind, *(f"{name}={self.overrides[name]}" for name in self.factors)])
 
 
 def grid(optimizer: str, **levels: Sequence[Any]) -> list[Arm]:
@@ -104,7 +105,7 @@ class Study:
         Args:
             workload: Instead of the study's own.
             seeds: Instead of the study's own.
-            recipe: Batch size, epochs or schedule instead of the workload's recipe's.
+            recipe: What is set instead of the workload's recipe's, such as `batch_size` or `mixup`.
 
         Raises:
             HyperparameterError: One line for each thing that is wrong with an arm.
@@ -112,7 +113,8 @@ class Study:
         pairs, wrong = [], {}
         for arm in self.arms:
             try:
-                pairs.append((arm, resolve(workload or self.workload, arm.optimizer, arm.overrides, recipe)))
+                config = resolve(workload or self.workload, arm.optimizer, arm.overrides, recipe, faithful=arm.faithful)
+                pairs.append((arm, config))
             except HyperparameterError as error:
                 wrong.update(dict.fromkeys(str(error).splitlines()))  # many arms, one mistake, one line
         names: dict[str, str] = {}

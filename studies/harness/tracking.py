@@ -234,14 +234,14 @@ def _is_centre(trial: Trial) -> bool:
     arm, config = trial
     if not arm.factors:
         return True
-    recipe = resolve(config.workload, config.optimizer).hyperparameters
+    recipe = resolve(config.workload, config.optimizer, faithful=arm.faithful).hyperparameters
     return all(config.hyperparameters[name] == recipe[name] for name in arm.factors)
 
 
 def _params(trial: Trial) -> dict[str, Any]:
     config = trial.config
     names = ("workload", "optimizer", "batch_size", "epochs", "schedule", "seed")
-    return {name: getattr(config, name) for name in names} | dict(config.hyperparameters)
+    return {name: getattr(config, name) for name in names} | dict(config.settings) | dict(config.hyperparameters)
 
 
 def _metrics(values: Mapping[str, float], time_s: float, step: int) -> list[Metric]:

@@ -69,7 +69,9 @@ class Model:
         return wrong
 
 
-_VIT = Model(build=lambda fit: vit_s16(fit.classes, fit.size, fit.drop_path), patch=16, one_size=True, stochastic_depth=True)
+_VIT = Model(
+    build=lambda fit: vit_s16(fit.classes, fit.size, fit.drop_path), patch=16, one_size=True, stochastic_depth=True
+)
 
 MODELS: dict[str, Model] = {
     "cnn": Model(build=lambda fit: digits_cnn(16, *fit[:3]), channels=None, one_size=True),

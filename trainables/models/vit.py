@@ -48,5 +48,5 @@ def vit_s16(classes: int = 1000, size: int = 224, drop_path: float = 0.0) -> nn.
         for index, block in enumerate(network.encoder.layers):
             # The last thing that happens to either branch before it is added.
             block.dropout = StochasticDepth(drop_path * index / (DEPTH - 1), "row")
-            block.mlp[-1] = StochasticDepth(drop_path * index / (DEPTH - 1), "row")
+            block.mlp[-1] = StochasticDepth(drop_path * index / (DEPTH - 1), "row")  # type: ignore
     return network
