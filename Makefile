@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup study test mutants lint ui lock
+.PHONY: help setup study test test-slow mutants lint ui lock
 
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make study   the rank ablation, with its report"
 	@echo "make test    the tests"
+	@echo "make test-slow  a step of every large model with every optimizer, which takes long"
 	@echo "make mutants every known bug planted in turn: each must make a test fail"
 	@echo "make lint    ruff and pyright"
 	@echo "make ui      the MLflow UI on http://127.0.0.1:5000"
@@ -29,6 +30,9 @@ study: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 mutants: setup
 	$(BIN)/python tests/mutants.py

@@ -1,0 +1,222 @@
+"""Workloads: names, settings, keys, what is refused, deviations, and a step of each model with every optimizer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from synthetic import synthetic
+
+import precond
+from precond import HyperparameterError
+from trainables import workloads
+from trainables.config import TrialConfig
+from trainables.train import Trainer
+from trainables.workloads import RECIPES, deviations, resolve
+
+SMALL = ["digits/cnn", "digits/mlp", "cifar10/lenet5", "cifar10/resnet32"]
+LARGE = [name for name in RECIPES if name not in SMALL]
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workloads, "source", synthetic)
+
+
+def refused(*arguments, **settings) -> list[str]:
+    with pytest.raises(HyperparameterError) as caught:
+        resolve(*arguments, recipe=settings)
+    return str(caught.value).splitlines()
+
+
+# ---------------------------------------------------------------------- every workload trains with every optimizer
+
+
+def one_step(workload: str, optimizer: str) -> None:
+    settings = {"batch_size": 4, "epochs": 1, "warmup_epochs": 0}
+    rank = {"rank": 5} if "rank" in precond.defaults(optimizer) else {}
+    config = resolve(workload, optimizer, rank, settings)
+    trainer = Trainer(config, torch.device("cpu"))
+    trainer.data = replace(trainer.data, **{  # one batch of the real digits, too
+        name: getattr(trainer.data, name)[:4] for name in ("train_inputs", "train_labels", "test_inputs", "test_labels")
+    })  # fmt: skip
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    metrics = trainer.run_epoch(0)
+    assert all(math.isfinite(value) for value in metrics.values())
+    moved = [not p.equal(q) for p, q in zip(trainer.model.parameters(), before, strict=True)]
+    assert all(moved) or (optimizer == "soap" and not any(moved))  # whose first step only begins its statistics
+
+
+@pytest.mark.parametrize("optimizer", precond.available())
+@pytest.mark.parametrize("workload", SMALL)
+def test_a_step_of_a_small_workload(workload: str, optimizer: str):
+    one_step(workload, optimizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", precond.available())
+@pytest.mark.parametrize("workload", LARGE)
+def test_a_step_of_a_large_workload(workload: str, optimizer: str):
+    one_step(workload, optimizer)
+
+
+@pytest.mark.parametrize("workload", RECIPES)
+def test_every_workload_resolves_and_its_model_has_the_parameters_that_its_recipe_says(workload: str):
+    config = resolve(workload, "nysact-s")
+    model = workloads.workload(workload).build(config.settings) if workload in SMALL else None
+    chosen = workloads.workload(workload)
+    model = model or workloads.skeleton(chosen.architecture, chosen.fit(config.settings))
+    parameters = RECIPES[workload].parameters
+    assert parameters and sum(p.numel() for p in model.parameters()) == parameters.exact
+    assert TrialConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_folder_of_images_is_a_workload():
+    config = resolve("imagefolder:/some where/cats/dogs/resnet32", "nysact-s")
+    assert config.settings["resolution"] == 32 and config.settings["crop_padding"] == 4
+    assert workloads.workload(config.workload).source.name == "imagefolder:/some where/cats/dogs"
+
+
+# ---------------------------------------------------------------------- keys
+
+
+def test_the_keys_of_schema_1_are_the_keys_of_now():
+    """Computed by the version before settings; a trial that was trained then is found now."""
+    known = {
+        "sgd": "ff7ff219e8f701995ed0577e9ac4b7d2936c3f5ad1fc97967fba53ec2f80d7fe",
+        "nysact-s": "b4e5f77af4c6037e75fc5d69b4de4cbb4ab6d7cdb78a1ddab12e87a4f9df8ff3",
+    }
+    for optimizer, key in known.items():
+        config = resolve("digits/cnn", optimizer, recipe={"epochs": 2})
+        assert config.trial_key == key
+        old = {name: value for name, value in config.to_dict().items() if name in SCHEMA_1}
+        assert TrialConfig.from_dict(old).trial_key == key
+
+
+SCHEMA_1 = ["workload", "optimizer", "hyperparameters", "batch_size", "epochs", "schedule", "seed", "numerics"]
+OTHERWISE = {
+    **{"precision": "bf16", "compile": True, "channels_last": True, "workers": 2, "train_fraction": 0.9},
+    **{"plugin": "0" * 64, "label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0, "warmup_epochs": 1},
+    **{"decay_exempt": "norm", "crop_padding": 2, "flip": False, "resolution": 16, "test_resolution": 64},
+    **{"random_resized_crop": True, "trivial_augment": True, "randaugment": "9/0.5", "random_erasing": 0.1},
+    **{"repeated_augmentation": 2},
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_whatever_decides_numbers_is_in_the_key(name: str):
+    plain, other = (
+        resolve("cifar10/resnet32", "sgd"),
+        resolve("cifar10/resnet32", "sgd", recipe={name: OTHERWISE[name]}),
+    )
+    assert plain.trial_key != other.trial_key and plain.group_key != other.group_key
+
+
+def test_equal_settings_are_one_trial():
+    pair, text = (
+        resolve("cifar10/resnet32", "sgd", recipe={"randaugment": value, "mixup": mixup})
+        for value, mixup in (((9, 0.5), 1), ("9/0.5", 1.0))
+    )
+    assert pair.trial_key == text.trial_key and pair.settings["randaugment"] == [9.0, 0.5]
+    stated = resolve("cifar10/resnet32", "sgd", recipe={"resolution": 32})
+    assert stated == resolve("cifar10/resnet32", "sgd")
+
+
+def test_settings_are_complete_and_only_what_the_workload_has():
+    digits, cifar, vit = (set(resolve(name, "sgd").settings) for name in ("digits/cnn", SMALL[3], "cifar100/vit_s16"))
+    assert digits == {"mixup", "cutmix", "label_smoothing", "warmup_epochs", "decay_exempt"}
+    assert digits < cifar and vit - cifar == {"drop_path"} and "resolution" in cifar
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar10/resnet23", 'Did you mean "cifar10/resnet32"'),
+        ("digits/cn", 'Did you mean "digits/cnn"'),
+        ("imagenet/resnet32", "unknown. Did you mean"),
+        ("imagefolder:/data/cats/resnet23", 'must be imagefolder:PATH/MODEL. Did you mean "resnet32"'),
+        ("imagefolder:resnet32", "must be imagefolder:PATH/MODEL"),
+        ("resnet32", "unknown"),
+    ],
+)
+def test_unknown_workloads(name: str, message: str):
+    [line] = refused(name, "sgd")
+    assert line.startswith(f'workload = "{name}"') and message in line
+    assert workloads.unknown_workload(name) == line
+
+
+def test_batches_that_cannot_be():
+    assert refused("cifar10/resnet32", "sgd", batch_size=2001) == [
+        "batch_size = 2001: must be an integer in 2..2000, the training set"
+    ]
+    assert "batch normalisation needs two" in refused("cifar10/resnet32", "sgd", batch_size=1)[0]
+    assert refused("digits/mlp", "sgd", batch_size=1198) == [
+        "batch_size = 1198: must be an integer in 1..1197, the training set"
+    ]
+    assert refused("digits/mlp", "sgd", batch_size=1198, train_fraction=0.5)[0].endswith("1..598, the training set")
+    assert resolve("digits/mlp", "sgd", recipe={"batch_size": 1}).batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("workload", "settings", "lines"),
+    [
+        ("digits/cnn", {"crop_padding": 4}, ["crop_padding: digits/cnn has no such setting. Known: mixup"]),
+        ("cifar10/resnet32", {"drop_path": 0.1}, ["drop_path: cifar10/resnet32 has no such setting"]),
+        ("cifar10/resnet32", {"mixup": -1, "flip": 1}, ["flip = 1: must be true or false", "mixup = -1: must be"]),
+        ("cifar10/resnet32", {"randaugment": "9"}, ["randaugment = (9.0,): must be two numbers >= 0, or None"]),
+        ("cifar10/resnet32", {"label_smoothing": 1.0}, ["label_smoothing = 1.0: must be a number in [0, 1)"]),
+        (
+            "cifar10/resnet32",
+            {"decay_exempt": "bias"},
+            ["decay_exempt = 'bias': must be one of nothing, norm"],
+        ),
+        ("digits/cnn", {"warmup_epochs": 20}, ["warmup_epochs = 20: must be below epochs = 20"]),
+        ("cifar10/lenet5", {"resolution": 64}, ["resolution = 64: lenet5 takes images of 32 x 32 pixels only"]),
+        ("cifar100/vit_s16", {"resolution": 40}, ["resolution = 40: vit_s16 takes multiples of 16"]),
+        ("cifar100/vit_s16", {"test_resolution": 64}, ["test_resolution = 64: vit_s16 tests at the resolution"]),
+        ("digits/cnn", {"precision": "fp16"}, ["precision = 'fp16': must be one of float32, bf16"]),
+        ("digits/cnn", {"compile": 1}, ["compile = 1: must be true or false"]),
+        ("digits/cnn", {"train_fraction": 0}, ["train_fraction = 0: must be a number in (0, 1]"]),
+    ],
+)
+def test_settings_that_cannot_be(workload: str, settings: dict, lines: list[str]):
+    found = refused(workload, "sgd", **settings)
+    assert len(found) == len(lines) and all(wanted in line for wanted, line in zip(lines, found, strict=True)), found
+
+
+# ---------------------------------------------------------------------- arms and deviations
+
+
+def test_the_faithful_arm_is_the_recipes():
+    consistent, faithful = (resolve("cifar10/resnet32", "kfac", faithful=kind) for kind in (False, True))
+    assert consistent.hyperparameters["g_scale"] == "fisher" and consistent.hyperparameters["damping"] == 1.0
+    assert faithful.hyperparameters["g_scale"] == "official" and faithful.hyperparameters["damping"] == 0.03
+    assert consistent.trial_key != faithful.trial_key
+
+
+def test_deviations_are_what_the_recipe_has_otherwise():
+    for kind in (False, True):
+        for workload in ("digits/cnn", "cifar10/resnet32", "imagenet/deit_s", "imagefolder:a/resnet50"):
+            assert deviations(resolve(workload, "kfac", faithful=kind)) == {}
+    changed = resolve(
+        "cifar10/resnet32", "kfac", {"damping": 0.1}, {"epochs": 3, "mixup": 0.2, "resolution": 16}, faithful=True
+    )
+    assert deviations(changed) == {
+        "epochs": (200, 3),
+        "mixup": (0.0, 0.2),
+        "resolution": (32, 16),
+        "test_resolution": (32, 16),
+        "damping": (0.03, 0.1),
+    }
+
+
+def test_deviations_need_no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    config = resolve(f"imagefolder:{tmp_path}/resnet32", "sgd", {"lr": 0.2}, {"resolution": 24})
+    monkeypatch.setattr(workloads, "source", lambda name: 1 / 0)
+    assert deviations(config) == {"lr": (0.1, 0.2)}
