@@ -81,6 +81,23 @@ def choice(*values: str) -> Any:
     return _field(values[0], f"one of {', '.join(values)}", lambda v: v in values)
 
 
+def alike(default: Any) -> Any:
+    """Whatever has the type of the default; a finite number, or one of torch.optim's tuples of numbers, or a word."""
+    if isinstance(default, (bool, str)) or default is None:
+        kind = type(default)
+        return _field(default, f"of type {kind.__name__}, as {default!r} is", lambda v: isinstance(v, kind))
+    if isinstance(default, int):
+        return _field(default, "an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
+    if isinstance(default, (tuple, list)):
+        length = len(default)
+        return _field(
+            default,
+            f"{length} numbers",
+            lambda v: isinstance(v, (tuple, list)) and len(v) == length and all(map(_is_number, v)),
+        )
+    return _field(default, "a finite number", _is_number)
+
+
 def optional(field: Any) -> Any:
     """A field of this module that takes None, too."""
     allowed, accepts = field.metadata["allowed"], field.metadata["accepts"]

@@ -92,6 +92,7 @@ class Entry:
         numerics: Version of its arithmetic.
         card: What is printed about it.
         package: What must be installed for it, beyond torch.
+        plugin: SHA-256 of the file of a user that registered it, or None.
     """
 
     optimizer: Callable[..., Optimizer]
@@ -100,6 +101,7 @@ class Entry:
     numerics: int = 1
     card: Card | None = None
     package: str | None = None
+    plugin: str | None = None
 
 
 def _ours(optimizer: type[Preconditioned], **preset: Any) -> Entry:

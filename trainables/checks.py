@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from precond.registry import lookup
 from trainables.config import PRECISIONS
 from trainables.recipes import SCHEDULES
 from trainables.settings import setting_problems
@@ -49,6 +50,16 @@ def fields_out_of_range(workload: Workload, fields: Mapping[str, Any], shapes: n
         if not isinstance(fields.get(name, False), bool):
             wrong.append(f"{name} = {fields[name]!r}: must be true or false")
     return wrong
+
+
+def workers_that_do_not_fit(optimizer: str, workers: Any, batch_size: Any) -> list[str]:
+    """One line if a trial cannot have so many processes."""
+    if not _is_integer(workers) or workers < 1 or (_is_integer(batch_size) and workers > batch_size):
+        return [f"workers = {workers!r}: must be an integer in 1..{batch_size}, the batch size"]
+    card = lookup(optimizer).card
+    if workers > 1 and card is not None and (reason := card.unsupported.get("data parallel")):
+        return [f"workers = {workers}: {optimizer} trains in one process only: {reason}"]
+    return []
 
 
 def _is_integer(value: Any) -> bool:

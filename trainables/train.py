@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import precond
 from precond.hessian import TakesLoss
+from trainables import plugins
 from trainables.config import TrialConfig, stream_seed
 from trainables.data import Data, Loading, default_data_dir
 from trainables.descent import build_optimizer, schedule
@@ -29,6 +31,7 @@ from trainables.measure import Phases, device_name, peak_memory_mb, reset_peak_m
 from trainables.mixing import Mixer
 from trainables.settings import NEUTRAL
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
+from trainables.team import ALONE, Team, TeamStore
 from trainables.workloads import workload
 
 Epochs = Generator[dict[str, float], None, None]
@@ -73,24 +76,30 @@ def epochs(
     """
     if store.status() is not None:
         return
-    lost = store.begin({"torch": torch.__version__, "device": device_name(device), **(provenance or {})})
+    if config.plugin:
+        plugins.load(plugins.kept(store.root, config.plugin), config.plugin)
+    team = Team.here()
+    folder = team.store(store)
+    lost = folder.begin({"torch": torch.__version__, "device": device_name(device), **(provenance or {})})
     if lost >= MAX_LOST_WORKERS:
-        store.finish(FAILED, reason=f"{lost} workers died at epoch {len(store.epochs())} without a commit")
+        folder.finish(FAILED, reason=f"{lost} workers died at epoch {len(folder.epochs())} without a commit")
         return
     try:
-        trainer = Trainer(config, torch.device(device), data_dir)
-        yield from _train(trainer, store, commit_every)
+        trainer = Trainer(config, torch.device(device), data_dir, team)
+        yield from _train(trainer, folder, commit_every)
     except Diverged as result:
-        store.log(f"diverged: {result}")
-        store.finish(DIVERGED, reason=str(result), **result.details)
+        folder.log(f"diverged: {result}")
+        folder.finish(DIVERGED, reason=str(result), **result.details)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        store.log(traceback.format_exc())
-        store.finish(OOM, reason=str(error).partition("\n")[0] or "out of memory")
+        folder.log(traceback.format_exc())
+        folder.finish(OOM, reason=str(error).partition("\n")[0] or "out of memory")
+        team.leave()
     except (OSError, StoreError):
         raise
     except Exception as error:
-        store.log(traceback.format_exc())
-        store.finish(FAILED, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
+        folder.log(traceback.format_exc())
+        folder.finish(FAILED, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
+        team.leave()
 
 
 def score(metrics: Mapping[str, float]) -> float:
@@ -98,7 +107,7 @@ def score(metrics: Mapping[str, float]) -> float:
     return metrics["test/accuracy"] if "test/accuracy" in metrics else metrics["val/accuracy"]
 
 
-def _train(trainer: Trainer, store: TrialStore, commit_every: float) -> Epochs:
+def _train(trainer: Trainer, store: TrialStore | TeamStore, commit_every: float) -> Epochs:
     epochs = trainer.config.epochs
     checkpoint = store.load()
     if checkpoint is not None:
@@ -129,18 +138,22 @@ class Trainer:
         config: The trial.
         device: Where to train.
         data_dir: The folder that datasets are in; `default_data_dir()` when None.
+        team: The processes that share each batch.
     """
 
-    def __init__(self, config: TrialConfig, device: torch.device, data_dir: Path | None = None):
+    def __init__(self, config: TrialConfig, device: torch.device, data_dir: Path | None = None, team: Team = ALONE):
         chosen = workload(config.workload)
         self.config = config
         self.device = device
+        self.team = team
         self.data: Data = chosen.source.load(
             Loading(
                 device=device,
                 data_dir=data_dir or default_data_dir(),
                 settings=config.settings,
                 train_fraction=config.train_fraction,
+                rank=self.team.rank,
+                ranks=self.team.size,
             )
         )
         self._settings = {**NEUTRAL, **config.settings}
@@ -150,7 +163,11 @@ class Trainer:
         self.model: nn.Module = chosen.build(config.settings).to(device)
         self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(config, self.model)
-        self._forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if config.compile else self.model
+        self._weight = self.team.weight(config.batch_size)
+        self.team.tell(self.optimizer, self._weight)
+        compiled: Any = torch.compile(self.model) if config.compile else self.model
+        self._forward: Callable[[Tensor], Tensor] = compiled
+        self._train_forward: Callable[[Tensor], Tensor] = self.team.wrap(compiled)
         steps = self.data.steps_per_epoch(config.batch_size)
         warmup = self._settings["warmup_epochs"] * steps
         self.scheduler = LambdaLR(self.optimizer, schedule(config.schedule, config.epochs * steps, warmup))
@@ -164,7 +181,7 @@ class Trainer:
             Diverged: A loss was not finite.
         """
         start = time.perf_counter()
-        torch.manual_seed(stream_seed(self.config.seed, "model", epoch))  # dropout and the like
+        torch.manual_seed(stream_seed(self.config.seed, "model", epoch) + self.team.rank)  # dropout and the like
         phases = Phases(self.device)
         losses, accuracy = self._train_epoch(epoch, phases)
         self._check(epoch, losses)
@@ -197,8 +214,9 @@ class Trainer:
             phases.mark("data")
             self.optimizer.zero_grad()
             with self._context():
-                outputs = self._forward(inputs)
+                outputs = self._train_forward(inputs)
                 loss = F.cross_entropy(outputs, labels, label_smoothing=self._settings["label_smoothing"])
+            loss = loss if self._weight == 1 else loss * self._weight
             precond.backward(loss, self.optimizer)
             losses.append(loss.detach())
             correct += (outputs.argmax(1) == (labels if labels.dim() == 1 else labels.argmax(1))).sum()
@@ -206,19 +224,22 @@ class Trainer:
             self.optimizer.step()
             self.scheduler.step()
             phases.mark("step")
-        return torch.stack(losses).tolist(), correct.item() / (len(losses) * self.config.batch_size)
+        steps = len(losses)
+        means = self.team.total(torch.stack(losses)) / self.team.size
+        return means.tolist(), self.team.total(correct).item() / (steps * self.config.batch_size)
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """Mean loss and accuracy on the test set, or on what is held out."""
+        """Mean loss and accuracy on the test set, or on what is held out; the team takes turns at the batches."""
         self.model.eval()
+        self.team.copy_buffers(self.model)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for inputs, labels in self.data.test_batches():
+        for inputs, labels in islice(self.data.test_batches(), self.team.rank, None, self.team.size):
             with self._context():
                 outputs = self._forward(inputs.contiguous(memory_format=self._layout))
                 totals[0] += F.cross_entropy(outputs, labels, reduction="sum")
             totals[1] += (outputs.argmax(1) == labels).sum()
-        loss, accuracy = (totals / self.data.evaluation_examples).tolist()
+        loss, accuracy = (self.team.total(totals) / self.data.evaluation_examples).tolist()
         return loss, accuracy
 
     def _context(self) -> AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from precond.registry import lookup
-from trainables.checks import fields_out_of_range, settings_that_do_not_fit
+from trainables.checks import fields_out_of_range, settings_that_do_not_fit, workers_that_do_not_fit
 from trainables.config import TrialConfig
 from trainables.data import Source, source
 from trainables.models import MODELS, Fit, Model, model
@@ -65,12 +65,14 @@ class Workload:
         source: The dataset.
         model: The model.
         recipe: How it is trained.
+        plugin: SHA-256 of the file of a user that registered it, or None.
     """
 
     name: str
     source: Source
     model: Model
     recipe: Recipe
+    plugin: str | None = None
 
     @property
     def architecture(self) -> str:
@@ -80,7 +82,7 @@ class Workload:
     @property
     def setting_names(self) -> list[str]:
         """The settings that it has; digits are trained on as they are."""
-        return applicable(images=self.source.name != "digits", stochastic_depth=self.model.stochastic_depth)
+        return applicable(images=self.source.augmented, stochastic_depth=self.model.stochastic_depth)
 
     def settings(self, stated: Mapping[str, Any]) -> dict[str, Any]:
         """Its settings, complete and as they enter a trial: what is stated, the recipe's, or neutral."""
@@ -101,12 +103,18 @@ class Workload:
         return self.model.build(self.fit(settings))
 
 
+PLUGINS: dict[str, Workload] = {}
+"""Workloads that a user's file has registered (`trainables.plugins`)."""
+
+
 def workload(name: str) -> Workload:
     """A registered workload, or `imagefolder:PATH/MODEL`.
 
     Raises:
         HyperparameterError: Unknown name; the message names the nearest and all known ones.
     """
+    if name in PLUGINS:
+        return PLUGINS[name]
     dataset, _, architecture = name.rpartition("/")
     recipe = stated_recipe(name)
     return Workload(name=name, source=source(dataset), model=model(architecture), recipe=recipe)
@@ -118,13 +126,15 @@ def stated_recipe(name: str) -> Recipe:
     Raises:
         HyperparameterError: Unknown name; the message names the nearest and all known ones.
     """
+    if name in PLUGINS:
+        return PLUGINS[name].recipe
     folder, _, architecture = name.rpartition("/")
     if name.startswith(IMAGE_FOLDER):
         if architecture not in MODELS or folder in ("", IMAGE_FOLDER):
             raise HyperparameterError(f'workload = "{name}": must be {PATTERN}.{nearest(architecture, MODELS)}')
         return FOLDER_RECIPES[architecture]
     if name not in RECIPES:
-        raise HyperparameterError(f'workload = "{name}": unknown.{nearest(name, [*RECIPES, PATTERN])}')
+        raise HyperparameterError(f'workload = "{name}": unknown.{nearest(name, [*RECIPES, *PLUGINS, PATTERN])}')
     return RECIPES[name]
 
 
@@ -157,8 +167,7 @@ def resolve(
         name: Workload.
         optimizer: Registered optimizer.
         overrides: Hyperparameters set by a study or on the command line.
-        recipe: Other fields of the trial instead of the recipe's: `RECIPE_SETTINGS`, `train_fraction`, `workers`,
-            `plugin`.
+        recipe: Other fields of the trial instead of the recipe's: `RECIPE_SETTINGS`, `train_fraction`, `workers`.
         seed: The trial's seed; it seeds the optimizer's sketches, too, so it is no hyperparameter.
         faithful: Whether the optimizer is to have the conventions of the paper's code.
 
@@ -171,8 +180,9 @@ def resolve(
     settings = {key: _parsed(key, rest.pop(key)) for key in list(rest) if key in NEUTRAL}
     fields = {**{key: getattr(chosen.recipe, key) for key in HELD}, **rest}
     wrong = settings_that_do_not_fit(chosen, settings, fields["epochs"])
-    shapes = None if wrong else skeleton(chosen.architecture, chosen.fit(chosen.settings(settings)))
+    shapes = None if wrong else skeleton(chosen.model, chosen.fit(chosen.settings(settings)))
     wrong = precond.check(optimizer, stated, shapes) + wrong + fields_out_of_range(chosen, fields, shapes)
+    wrong += workers_that_do_not_fit(optimizer, fields.get("workers", 1), fields["batch_size"])
     if wrong:
         raise HyperparameterError("\n".join(wrong))
     defaults = precond.defaults(optimizer)
@@ -184,6 +194,7 @@ def resolve(
         seed=seed,
         numerics={"loop": LOOP_NUMERICS, "optimizer": lookup(optimizer).numerics, "recipe": chosen.recipe.numerics},
         settings=chosen.settings(settings),
+        plugin=chosen.plugin or lookup(optimizer).plugin,
         **fields,
     )
 
@@ -212,10 +223,10 @@ def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, 
 
 
 @cache
-def skeleton(architecture: str, fit: Fit) -> nn.Module:
+def skeleton(model: Model, fit: Fit) -> nn.Module:
     """A model without memory for its weights, to ask for its shapes."""
     with torch.device("meta"):
-        return model(architecture).build(fit)
+        return model.build(fit)
 
 
 def _parsed(name: str, value: Any) -> Any:

@@ -21,6 +21,7 @@ class Digits:
     train_examples: int = 1797 - TEST_IMAGES
     channels: int = 1
     size: int = 8
+    augmented: bool = False
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """None: they are a part of scikit-learn."""

@@ -1,0 +1,263 @@
+"""A user's own optimizer or workload, in one Python file that the command line names: `--plugin FILE`.
+
+    from trainables.plugins import optimizer, workload
+
+    @optimizer
+    def signsgd(model, *, lr: float = 0.01):
+        return SignSGD(model.parameters(), lr=lr)
+
+    @workload("moons/mlp", data=moons, batch_size=50, epochs=20)
+    def mlp():
+        return nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 2))
+
+The file's SHA-256 enters the key of every trial that uses what it registers, so an edited plugin means new trials; its
+bytes are kept as `plugins/<sha256>.py` in the output folder, from where workers read them. A plugin is code that runs
+as the user: only the command line names one, never a trial's configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from precond import HyperparameterError
+from precond.hyperparameters import alike, problems
+from precond.registry import REGISTRY, Entry
+from trainables import workloads
+from trainables.data import Loading, TensorData, held_out
+from trainables.files import write_atomically
+from trainables.models import Model
+from trainables.recipes import Recipe
+from trainables.workloads import Workload
+
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # training inputs and labels, test inputs and labels
+
+
+class PluginError(HyperparameterError):
+    """A plugin that cannot be used; the message is one line."""
+
+
+_loaded: dict[str, list[str]] = {}  # SHA-256 -> names that the file registered
+_loading: str | None = None  # SHA-256 of the file that runs now
+
+
+# ---------------------------------------------------------------------- what a plugin calls
+
+
+def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """Register a function of a model and keyword-only hyperparameters, under its own name, with `_` as `-`.
+
+    The defaults are the hyperparameters' defaults, and say their types. A parameter called `params` gets parameter
+    groups, where a recipe spares some parameters the weight decay.
+    """
+    hyperparameters = [p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    name = build.__name__.replace("_", "-")
+    if missing := [p.name for p in hyperparameters if p.default is p.empty]:
+        raise PluginError(f"{name}: {missing[0]} has no default, which every hyperparameter must have")
+    own = [(p.name, Any, alike(p.default)) for p in hyperparameters if p.name != "params"]
+    kind = dataclasses.make_dataclass(name, own, frozen=True, kw_only=True, namespace={"problems": problems})
+
+    takes_groups = any(p.name == "params" for p in hyperparameters)
+
+    def build_from_model(model: nn.Module, *, params: Any = None, **values: Any) -> Optimizer:
+        if params is not None and not takes_groups:
+            raise PluginError(f"{name}: takes no `params`, and this recipe has parameter groups")
+        return build(model, params=params, **values) if takes_groups else build(model, **values)
+
+    _register(name, name in REGISTRY)
+    REGISTRY[name] = Entry(build_from_model, (kind,), plugin=_loading)
+    return build
+
+
+def workload(
+    name: str,
+    *,
+    data: Callable[[], Tensors],
+    batch_size: int,
+    epochs: int,
+    schedule: str = "cosine",
+    optimizers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
+    """Register a function that makes a model, as the workload `name`.
+
+    Args:
+        name: Such as `moons/mlp`: the data, a slash, the model.
+        data: Returns training inputs and labels, test inputs and labels: tensors `[n, ...]` and `[n]` int64.
+        batch_size: Examples per step.
+        epochs: Passes over the training set.
+        schedule: Of the learning rate: `cosine` or `constant`.
+        optimizers: Hyperparameters by optimizer; what is not named keeps the optimizer's default.
+    """
+
+    def register(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise PluginError(f'workload "{name}": must be a name, a slash and a name, as in moons/mlp')
+        _register(name, workloads.unknown_workload(name) is None)
+        workloads.PLUGINS[name] = Workload(
+            name=name,
+            source=OwnTensors(name.partition("/")[0], data),
+            model=Model(build=lambda fit: build(), channels=None),
+            recipe=Recipe(batch_size=batch_size, epochs=epochs, schedule=schedule, optimizers=optimizers or {}),
+            plugin=_loading,
+        )
+        return build
+
+    return register
+
+
+@dataclass(frozen=True)
+class OwnTensors:
+    """A plugin's dataset, which is not augmented."""
+
+    name: str
+    make: Callable[[], Tensors]
+
+    channels = 0
+    size = 0
+    augmented = False
+
+    @cached_property
+    def _tensors(self) -> Tensors:
+        """What the plugin's function returns, checked.
+
+        Raises:
+            PluginError: It is not four tensors that belong together.
+        """
+        tensors = self.make()
+        if not isinstance(tensors, tuple) or len(tensors) != 4 or not all(isinstance(t, Tensor) for t in tensors):
+            raise PluginError(f"data of {self.name}: must be four tensors: inputs and labels, to train and to test on")
+        for inputs, labels in (tensors[:2], tensors[2:]):
+            if len(inputs) != len(labels) or labels.dtype != torch.int64 or labels.dim() != 1:
+                found = f"inputs {list(inputs.shape)}, labels {list(labels.shape)} {labels.dtype}"
+                raise PluginError(f"data of {self.name}: {found}; labels must be [n] int64 for inputs [n, ...]")
+        return tensors
+
+    @property
+    def classes(self) -> int:
+        """One more than the largest label."""
+        return int(self._tensors[1].max()) + 1
+
+    @property
+    def train_examples(self) -> int:
+        """Rows of the training inputs."""
+        return len(self._tensors[1])
+
+    def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
+        """One line if the plugin's function fails."""
+        try:
+            self.train_examples  # noqa: B018
+        except PluginError as error:
+            return [str(error)]
+        except Exception as error:
+            return [f"data of {self.name}: {type(error).__name__}: {error}"]
+        return []
+
+    def load(self, loading: Loading) -> TensorData:
+        """The tensors on the device; with `train_fraction` below 1 the held-out rows take the test set's place."""
+        x, y, test_x, test_y = self._tensors
+        if loading.train_fraction < 1:
+            kept, out = held_out(y, loading.train_fraction)
+            x, y, test_x, test_y = x[kept], y[kept], x[out], y[out]
+        parts = (part.to(loading.device) for part in (x, y, test_x, test_y))
+        return TensorData(*parts, rank=loading.rank, ranks=loading.ranks)
+
+
+def _register(name: str, taken: bool) -> None:
+    """Note that the running file registers a name.
+
+    Raises:
+        PluginError: The name is taken, or no file runs.
+    """
+    if _loading is None:
+        raise PluginError(f"{name}: plugins are loaded by --plugin FILE, not imported")
+    earlier = [sha for sha, names in _loaded.items() if name in names and sha != _loading]
+    if taken and not earlier:
+        raise PluginError(f'"{name}" is taken: choose another name')
+    for sha in earlier:  # an older version of the file, in a worker that outlived it
+        _loaded[sha].remove(name)
+    _loaded[_loading].append(name)
+
+
+# ---------------------------------------------------------------------- what loads plugins
+
+
+def load(path: Path, sha256: str | None = None) -> str:
+    """Run a plugin, once; returns its SHA-256.
+
+    Args:
+        path: The file.
+        sha256: What it must be.
+
+    Raises:
+        PluginError: It cannot be read, is another file, raises, or registers nothing or a taken name.
+    """
+    global _loading
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PluginError(f"plugin {path}: {error.strerror}") from error
+    if sha256 not in (None, found):
+        raise PluginError(f"plugin {path}: its bytes are not those of the trial's plugin; restore the file")
+    if _loaded.get(found):
+        return found
+    _loading, _loaded[found] = found, []
+    try:
+        _run(path, f"plugin_{found[:16]}")
+    except BaseException:
+        _forget(found)
+        raise
+    finally:
+        _loading = None
+    if not _loaded[found]:
+        raise PluginError(f"plugin {path}: registers nothing; use @optimizer or @workload of trainables.plugins")
+    return found
+
+
+def keep(path: Path, root: Path) -> None:
+    """Copy a plugin into an output folder, where workers find it."""
+    content = path.read_bytes()
+    copy = kept(root, hashlib.sha256(content).hexdigest())
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy, content)
+
+
+def kept(root: Path, sha256: str) -> Path:
+    """Where an output folder has a plugin."""
+    return root / "plugins" / f"{sha256}.py"
+
+
+def _run(path: Path, name: str) -> None:
+    """Import a file as a module.
+
+    Raises:
+        PluginError: It raises; the line and what it says.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin {path}: must be a Python file that ends in .py")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [error.lineno] if isinstance(error, SyntaxError) else lines
+        what = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        raise PluginError(f"plugin {path}{f', line {lines[-1]}' if lines else ''}: {what}") from error
+
+
+def _forget(sha256: str) -> None:
+    for name in _loaded.pop(sha256, []):
+        REGISTRY.pop(name, None)
+        workloads.PLUGINS.pop(name, None)
