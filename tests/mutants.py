@@ -58,6 +58,8 @@ ROWS = "precond/rows.py"
 SKETCHES = "precond/sketches.py"
 BANK = "precond/bank.py"
 CAPTURE = "precond/capture.py"
+COMPILED = "precond/compiled.py"
+SCALING = "precond/scaling.py"
 OPTIMIZER = "precond/optimizer.py"
 RULES = "precond/rules.py"
 KFAC = "precond/algorithms/kfac.py"
@@ -72,6 +74,7 @@ ORACLES = "tests/test_oracles.py::"
 VARIANTS = "tests/test_variants.py::"
 CONTRACT = "tests/test_contract.py::"
 SAFETY = "tests/test_safety.py::"
+MODES = "tests/test_modes.py::"
 TEST_LAYERS = "tests/test_layers.py::"
 TEST_OPTIMIZER = "tests/test_optimizer.py::"
 CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
@@ -312,15 +315,15 @@ MUTANTS = [
     # T2 and section 0: which forwards count
     Mutant(
         CAPTURE,
-        "if output.requires_grad and not _in_backward():",
-        "if output.requires_grad:",
+        "if bank is None or self._is_repetition(bank):",
+        "if bank is None:",
         TEST_OPTIMIZER + "test_activation_checkpointing_does_not_count_twice",
         "the hook fires again where checkpointing recomputes",
     ),
     Mutant(
         CAPTURE,
-        "if output.requires_grad and not _in_backward():",
-        "if not _in_backward():",
+        "module is not self._layer.module or not output.requires_grad:",
+        "module is not self._layer.module:",
         CONTRACT + "test_forwards_that_do_not_train_leave_no_trace",
         "evaluation enters the statistics",
     ),
@@ -330,6 +333,70 @@ MUTANTS = [
         "bank.recording = True",
         TEST_OPTIMIZER + "test_statistics_are_taken_at_their_interval",
         "the statistics are updated at every step",
+    ),
+    # Issue 5: ways of training
+    Mutant(
+        COMPILED,
+        'for _name in ("see_input", "see_gradient"):',
+        "for _name in ():",
+        MODES + "test_a_compiled_model_trains_the_same_in_two_graphs[kfac]",
+        "a compiled graph drops what has no output",
+    ),
+    Mutant(
+        CAPTURE,
+        "if torch.compiler.is_compiling():",
+        "if False:",
+        MODES + "test_most_methods_make_both_graphs",
+        "the compiler traces through the recording",
+    ),
+    Mutant(
+        BANK,
+        "return sorted(self._repeated - self._recorded)",
+        "return []",
+        MODES + "test_reentrant_checkpointing_is_refused_by_name[foof]",
+        "reentrant checkpointing passes unnoticed",
+    ),
+    Mutant(
+        BANK,
+        "return g if isinstance(scale, float) and scale == 1 else g / scale",
+        "return g",
+        MODES + "test_accumulated_micro_batches_equal_one_batch[kfac]",
+        "the scale of the loss stays in the output gradients",
+    ),
+    Mutant(
+        BANK,
+        "forget(self.state, skipped)\n            if",
+        "pass\n            if",
+        MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[2-foof]",
+        "a skipped step's statistics are kept",
+    ),
+    Mutant(
+        SCALING,
+        "buffer.masked_fill_(self.skipped, torch.nan)",
+        "pass",
+        MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[2-steve]",
+        "a skipped step moves the moments",
+    ),
+    Mutant(
+        SCALING,
+        "tensor.copy_(torch.where(skipped.to(tensor.device, non_blocking=True), kept, tensor))",
+        "pass",
+        MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[2-nysact-s]",
+        "a skipped step moves the weights",
+    ),
+    Mutant(
+        SCALING,
+        "gradients if self.inverse is None else list(torch._foreach_mul(gradients, self.inverse))",
+        "gradients",
+        MODES + "test_a_scaler_changes_nothing[False-nysact-s]",
+        "what is no layer follows its scaled gradient",
+    ),
+    Mutant(
+        BANK,
+        "not (first and skipped is not None and skipped)",
+        "True",
+        MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[0-foof]",
+        "the first factor is made of nothing",
     ),
     # The named options
     Mutant(
