@@ -67,6 +67,7 @@ EVA = "precond/algorithms/eva.py"
 EKFAC = "precond/algorithms/ekfac.py"
 STEVE = "precond/algorithms/steve.py"
 PAIRS = "precond/pairs.py"
+DISTRIBUTED = "precond/distributed.py"
 KFAC_EVA = "tests/test_kfac_eva.py"
 EKFAC_STEVE = "tests/test_ekfac_steve.py"
 
@@ -77,6 +78,7 @@ SAFETY = "tests/test_safety.py::"
 MODES = "tests/test_modes.py::"
 TEST_LAYERS = "tests/test_layers.py::"
 TEST_OPTIMIZER = "tests/test_optimizer.py::"
+TOGETHER = "tests/test_distributed.py::test_two_ranks_are_one_process_with_the_whole_batch"
 CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
 
 MUTANTS = [
@@ -176,8 +178,8 @@ MUTANTS = [
     ),
     Mutant(
         STATISTICS,
-        "self._sum[slots] += total",
-        "self._sum[slots] = total",
+        "sums[slots] += total",
+        "sums[slots] = total",
         TEST_OPTIMIZER + "test_accumulated_micro_batches_are_one_batch",
         "the last micro-batch replaces the others",
     ),
@@ -227,8 +229,8 @@ MUTANTS = [
     # T12: numerical safety
     Mutant(
         STATISTICS,
-        "ok = finite & (self._count > 0)",
-        "ok = self._count > 0",
+        "ok = finite & seen",
+        "ok = seen",
         SAFETY + "test_activations_that_are_not_finite_change_no_statistics",
         "a batch with inf or nan enters the statistics",
     ),
@@ -528,8 +530,8 @@ MUTANTS = [
     ),
     Mutant(
         EKFAC,
-        "examples * rotated[slots].square()",
-        "rotated[slots].square()",
+        "linalg.per_layer(sizes, rotated) * rotated.square()",
+        "rotated.square()",
         f"{EKFAC_STEVE}::test_ekfac_is_the_reference",
         "running moment without the batch size",
     ),
@@ -581,6 +583,77 @@ MUTANTS = [
         "return self.output.mT @ gradients",
         f"{EKFAC_STEVE}::test_a_rotation_of_the_inputs_rotates_the_weights",
         "T9: the inputs are not rotated",
+    ),
+    # T11: data parallel
+    Mutant(
+        SKETCHES,
+        "seed_of(self._seed, name, number))",
+        "seed_of(self._seed + (torch.distributed.is_initialized() and torch.distributed.get_rank()), name, number))",
+        f"{TOGETHER}[nysact-g]",
+        "T11: each rank draws its own Omega",
+    ),
+    Mutant(
+        NYSACT,
+        "            _agree(state)\n",
+        "            state._redrawn.clear()\n",
+        f"{TOGETHER}[nysact-s resample=joint sizes parts apart]",
+        "T11: a layer that one rank left out keeps its Omega there",
+    ),
+    Mutant(
+        PAIRS,
+        "        distributed.add_up([sizes])\n",
+        "",
+        f"{TOGETHER}[ekfac second_moment=running before]",
+        "T11: the running moment has the local batch size",
+    ),
+    Mutant(
+        KFAC,
+        'power = 3 if self.g_scale == "official"',
+        'power = 1 if self.g_scale == "official"',
+        f"{TOGETHER}[kfac sharing=reduce g_scale=official]",
+        "T11: the official scale is off by the batch size",
+    ),
+    Mutant(
+        STATISTICS,
+        "distributed.add_up([sums, counts])",
+        "distributed.add_up([sums.div_(linalg.per_layer(counts.clamp(min=1), sums)), counts.clamp_(max=1)])",
+        f"{TOGETHER}[kfac sizes]",
+        "T11: the mean of the ranks' means",
+    ),
+    Mutant(
+        STATISTICS,
+        "distributed.add_up([sums, counts])",
+        "distributed.add_up([counts])",
+        f"{TOGETHER}[foof before]",
+        "T11: each rank averages its own statistics",
+    ),
+    Mutant(
+        DISTRIBUTED,
+        "return flags if all(flags) else (counts > 0).tolist()",
+        "return flags",
+        f"{TOGETHER}[steve second_moment=per_example before sizes parts apart]",
+        "T11: a layer that one rank left out follows Adam there",
+    ),
+    Mutant(
+        DISTRIBUTED,
+        "tensor[share.stop :].zero_()",
+        "tensor[share.stop :]",
+        f"{TOGETHER}[kfac]",
+        "T11: slots of others are not zeroed before the sum",
+    ),
+    Mutant(
+        BANK,
+        "bank.share = share\n",
+        "pass\n",
+        "tests/test_distributed.py::test_a_refresh_is_shared_and_changes_nothing",
+        "T11: each rank refreshes everything",
+    ),
+    Mutant(
+        LAYERS,
+        "return module.module\n",
+        "return None\n",
+        "tests/test_distributed.py::test_one_process_goes_on_where_two_ranks_were[foof before]",
+        "T11: names with the wrapper in them",
     ),
 ]
 
