@@ -30,9 +30,9 @@ class Preconditioned(torch.optim.Optimizer):
     (normalisation, embeddings, bare parameters, weights shared by two modules, and layers whose forward is never
     called). Subclasses name their algorithm: `class FOOF(Preconditioned, algorithm=foof.FOOF)`.
 
-    In data parallel training, statistics are sums over the ranks of the model's DistributedDataParallel, or of all there
-    are. Each rank builds the optimizer after `init_process_group`, before or after the model is wrapped, and makes the
-    same steps. Shards of unequal size need `grad_output_scale`.
+    In data parallel training, statistics are sums over the ranks of the model's DistributedDataParallel, or over all
+    there are. Each rank builds the optimizer after `init_process_group`, before or after it wraps the model, and makes
+    the same steps. Shards of unequal size need `grad_output_scale`.
 
     Args:
         model: The model to train, plain or compiled.

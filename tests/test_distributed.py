@@ -258,8 +258,8 @@ def names() -> list[str]:
     return list(precond.FOOF(holder).state_dict()["state"])
 
 
-def work(rank: int, folder: str) -> None:
-    """All that one process does; a failure ends it, and so the other."""
+def work(rank: int, folder: str, wanted: set[str]) -> None:
+    """All that one process does, of the cases those that are wanted; a failure ends it, and so the other."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     early = precond.FOOF(make())
@@ -272,13 +272,13 @@ def work(rank: int, folder: str) -> None:
     except RuntimeError as error:
         late = str(error)
     found: dict[str, Any] = {"late": late, "names": names(), "refusals": refusals(rank), "matrices": {}, "whole": {}}
-    for name, case in BY_NAME.items():
+    for name in (name for name in BY_NAME if name in wanted):
         with counted() as counts:
-            found[name] = train_together(case, rank)
+            found[name] = train_together(BY_NAME[name], rank)
         found["matrices"][name] = sum(counts)
-    for name, case in DENSE.items():
+    for name in (str(case) for case in DENSE.values() if str(case) in wanted):
         with counted() as counts:
-            found["whole"][name] = train_together(case, rank, share=False)
+            found["whole"][name] = train_together(BY_NAME[name], rank, share=False)
         found["matrices"][name, "whole"] = sum(counts)
     found["poisoned"] = {key: value for key, value in vars(poisoned(rank)).items() if value is not None}
     torch.save(found, f"{folder}/{rank}.pt")
@@ -286,10 +286,12 @@ def work(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each rank found."""
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank found, in the cases of the tests that run."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=RANKS)
+    items = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    wanted = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")}
+    torch.multiprocessing.spawn(work, (str(folder), wanted), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
@@ -339,15 +341,14 @@ def test_every_optimizer_of_dense_factors_is_found():
     assert [*DENSE] == ["foof", "kfac", "ekfac", "steve"]
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", [str(case) for case in DENSE.values()])
 def test_a_refresh_is_shared_and_changes_nothing(ranks, name):
     """By cost: the widest of the nine matrices outweighs the others."""
-    case = str(DENSE[name])
-    shared, whole = ([rank["matrices"][key] for rank in ranks] for key in (case, (name, "whole")))
+    shared, whole = ([rank["matrices"][key] for rank in ranks] for key in (name, (name, "whole")))
     assert whole[0] == whole[1] > 0
     assert shared == [whole[0] // 9, whole[0] * 8 // 9]
     for rank in ranks:
-        assert_equal(rank[case], rank["whole"][name])
+        assert_equal(rank[name], rank["whole"][name])
 
 
 def test_the_dearest_slots_go_first_and_to_the_rank_with_the_least_to_do():
