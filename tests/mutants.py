@@ -610,8 +610,8 @@ MUTANTS = [
         KFAC,
         'power = 3 if self.g_scale == "official"',
         'power = 1 if self.g_scale == "official"',
-        f"{TOGETHER}[kfac sharing=reduce g_scale=official]",
-        "T11: the official scale is off by the batch size",
+        f"{KFAC_EVA}::test_the_official_scales",
+        "the official scale without the batch size",
     ),
     Mutant(
         STATISTICS,
