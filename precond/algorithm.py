@@ -75,6 +75,8 @@ class Algorithm(ABC):
 
     NUMERICS: ClassVar[int]  # raised when the same hyperparameters give other numbers; part of a trial's key
     CARD: ClassVar[Card | None] = None  # what `python -m precond` says about it
+    # Fields of the state that `refresh` writes, if it is dear enough for ranks to share its work.
+    SHARED: ClassVar[tuple[str, ...]] = ()
 
     @property
     def needs(self) -> Needs:
@@ -120,9 +122,16 @@ class Algorithm(ABC):
     def commit(self, state: Any) -> None:
         """Make what was accumulated since the last call one update of the statistics."""
 
+    def prepare(self, state: Any) -> Any:
+        """The state for `refresh`, with what that needs of this step; the place for sums over the ranks."""
+        return state
+
     @abstractmethod
     def refresh(self, state: Any) -> None:
-        """Make new factors from the statistics; where that fails the old one stays."""
+        """Make new factors from the statistics, in place; where that fails the old one stays.
+
+        With several ranks and `SHARED`, the state is that of this rank's share of the slots.
+        """
 
     @abstractmethod
     def precondition(self, state: Any, gradients: Tensor, lr: float) -> Tensor:

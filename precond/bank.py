@@ -7,14 +7,15 @@ the same memory; the views of it that are shaped as the parameters are made once
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from precond import linalg
+from precond import distributed, linalg
 from precond.algorithm import Algorithm, Signals
+from precond.distributed import Ranks
 from precond.layers import Layer
 from precond.pairs import Pairs
 from precond.statistics import MovingAverage
@@ -46,6 +47,7 @@ class Bank:
         self.switch = Switch()
         # What the loss was multiplied by before its backward.
         self.grad_output_scale: float | Tensor = 1.0
+        self.share: slice | None = None  # which slots this rank refreshes for all; None is every slot, for itself
         shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
         with torch.no_grad():
             self.buffer = torch.zeros(num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device)
@@ -61,6 +63,7 @@ class Bank:
         self._filled: set[str] = set()
         self._recorded: set[str] = set()
         self._repeated: set[str] = set()
+        self._complete = False  # whether all ranks know that every layer has
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
 
     @property
@@ -103,6 +106,10 @@ class Bank:
             )
             self.algorithm.accumulate(self.state, self.slots[layer.name], signals)
         self._recorded.add(layer.name)
+        self._fill(layer)
+
+    def _fill(self, layer: Layer) -> None:
+        """Note that a layer has statistics."""
         if layer.name not in self._filled:
             self._filled.add(layer.name)
             self._mask[self.slots[layer.name]] = True
@@ -112,25 +119,51 @@ class Bank:
         scale = self.grad_output_scale
         return g if isinstance(scale, float) and scale == 1 else g / scale
 
-    def update(self, refresh: bool, skipped: Tensor | None = None) -> None:
+    def _agree(self) -> None:
+        """Let a layer that any rank has seen have statistics on all."""
+        if not self._complete:
+            flags = distributed.union([layer.name in self._filled for layer in self.layers], self.buffer.device)
+            for layer, filled in zip(self.layers, flags, strict=True):
+                if filled:
+                    self._fill(layer)
+            self._complete = all(flags)
+
+    def update(self, refresh: bool, skipped: Tensor | None = None) -> list[tuple[Tensor, slice]]:
         """Commit what was recorded for this step; make new factors when due, or when there is none yet.
 
         Args:
             refresh: Whether new factors are due.
             skipped: Whether the step is not to count, on the device (`scaling.LossScale`).
+
+        Returns:
+            For `distributed.exchange`: the tensors of which only this rank's share was made, with that.
         """
         with linalg.exact_arithmetic(self.buffer.device):
             if skipped is not None:
                 forget(self.state, skipped)
             if self.recording:
-                self.algorithm.commit(self.state)
+                self._agree()
+                if self._filled:
+                    self.algorithm.commit(self.state)
             self._recorded.clear()
             self._repeated.clear()
             # The host must know whether the first factor was made of anything: until then it asks.
             first = not self.has_factor
-            if self._filled and (refresh or first) and not (first and skipped is not None and skipped):
-                self.algorithm.refresh(self.state)
-                self.has_factor = True
+            if not self._filled or not (refresh or first) or (first and skipped is not None and skipped):
+                return []
+            self.has_factor = True
+            return self._refresh()
+
+    def _refresh(self) -> list[tuple[Tensor, slice]]:
+        """Make new factors, or this rank's share of them, which is then returned."""
+        state, share = self.algorithm.prepare(self.state), self.share
+        if share is None:
+            self.algorithm.refresh(state)
+            return []
+        if share.start < share.stop:
+            self.algorithm.refresh(part_of(state, share))
+        tensors = named_tensors(self.state)
+        return [(tensor, share) for name, tensor in tensors if name.split(".")[0] in self.algorithm.SHARED]
 
     def precondition(self, lr: float, measure: bool = False) -> Tensor | None:
         """Turn the gradients in the buffer into directions.
@@ -170,8 +203,7 @@ class Bank:
         for name, tensor in named_tensors(self.state):
             tensor[slots].copy_(state[name])
         if state["recorded"]:
-            self._filled.add(layer.name)
-            self._mask[slots] = True
+            self._fill(layer)
         self.has_factor = self.has_factor or state["has_factor"]
 
 
@@ -182,6 +214,28 @@ def make_banks(algorithm: Algorithm, layers: Iterable[Layer], group_of: Mapping[
         weight = layer.module.weight
         alike.setdefault((layer.shape, weight.dtype, weight.device, group_of[weight]), []).append(layer)
     return [Bank(algorithm, members, group) for (*_, group), members in alike.items()]
+
+
+def share_refresh(banks: Sequence[Bank], ranks: Ranks | None) -> None:
+    """Let ranks share the refreshes, where the algorithm says that this is worth it."""
+    if ranks is None or not all(bank.algorithm.SHARED for bank in banks):
+        return
+    shapes = [bank.buffer.shape for bank in banks]
+    costs = [(slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes]  # a factorisation of each side
+    for bank, share in zip(banks, distributed.shares(costs, ranks), strict=True):
+        bank.share = share
+
+
+def part_of(state: Any, slots: slice) -> Any:
+    """A state of some slots only, made of views: what is stored there in place is stored in the whole."""
+    parts = {}
+    for field in dataclasses.fields(state):
+        value = getattr(state, field.name)
+        if isinstance(value, Tensor):
+            parts[field.name] = value[slots]
+        elif dataclasses.is_dataclass(value):
+            parts[field.name] = part_of(value, slots)
+    return dataclasses.replace(state, **parts)
 
 
 def named_tensors(state: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from precond.algorithm import LayerShape
 from precond.rows import ConvRows, LinearRows
@@ -108,11 +109,47 @@ def find_layers(model: nn.Module) -> list[Layer]:
     A weight that two modules share (tied embeddings) is left out: its gradient is a sum over both, and the inputs of
     either describe only a part of it.
     """
-    layers = [Layer.of(name.replace("_orig_mod.", ""), module) for name, module in model.named_modules()]
+    layers = [Layer.of(name, module) for name, module in plain_modules(model).items()]
     owners: dict[Tensor, int] = {}
     for parameter in (p for module in model.modules() for p in module.parameters(recurse=False)):
         owners[parameter] = owners.get(parameter, 0) + 1
     return [layer for layer in layers if layer and all(owners[p] == 1 for p in layer.parameters.values())]
+
+
+def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by the name that it has without DistributedDataParallel and `torch.compile` around it, or a parent.
+
+    So a state goes from one process to many and back. The wrappers themselves are left out.
+    """
+    found: dict[nn.Module, str] = {}
+    _visit(model, "", found)
+    return {name: module for module, name in found.items()}
+
+
+def parameter_names(model: nn.Module) -> dict[Tensor, str]:
+    """The name of every parameter, as `plain_modules` has it."""
+    names: dict[Tensor, str] = {}
+    for prefix, module in plain_modules(model).items():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            names.setdefault(parameter, name)
+    return names
+
+
+def _visit(module: nn.Module, name: str, found: dict[nn.Module, str]) -> None:
+    """Name a module and what is in it, each by the first way to it."""
+    if (wrapped := _wrapped(module)) is not None:
+        _visit(wrapped, name, found)
+    elif module not in found:
+        found[module] = name
+        for key, child in module.named_children():
+            _visit(child, f"{name}.{key}" if name else key, found)
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """What a wrapper is around."""
+    if isinstance(module, DistributedDataParallel):
+        return module.module
+    return module._modules.get("_orig_mod")  # of torch.compile, whose class takes a second to import
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

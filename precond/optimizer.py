@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from precond.algorithm import Algorithm
-from precond.bank import make_banks
+from precond.bank import make_banks, share_refresh
 from precond.capture import attach, detach
+from precond.distributed import check_alike, describe, exchange, in_force, ranks_of
 from precond.hyperparameters import HyperparameterError, make
-from precond.layers import find_layers
+from precond.layers import find_layers, parameter_names
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import LossScale, Undo
 from precond.state import buffers, mismatches
@@ -29,6 +30,10 @@ class Preconditioned(torch.optim.Optimizer):
     (normalisation, embeddings, bare parameters, weights shared by two modules, and layers whose forward is never
     called). Subclasses name their algorithm: `class FOOF(Preconditioned, algorithm=foof.FOOF)`.
 
+    In data parallel training, statistics are sums over the ranks of the model's DistributedDataParallel, or over all
+    there are. Each rank builds the optimizer after `init_process_group`, before or after it wraps the model, and makes
+    the same steps. Shards of unequal size need `grad_output_scale`.
+
     Args:
         model: The model to train, plain or compiled.
         params: Parameter groups as `torch.optim` takes them, to give some parameters another `lr`, `momentum`,
@@ -37,7 +42,7 @@ class Preconditioned(torch.optim.Optimizer):
 
     Raises:
         HyperparameterError: Names every value out of range, with the range, and every unknown name.
-        ValueError: The model has no trainable Linear or Conv2d.
+        ValueError: The model has no trainable Linear or Conv2d, or the ranks' models differ.
     """
 
     algorithm_type: ClassVar[type[Algorithm]]
@@ -57,6 +62,8 @@ class Preconditioned(torch.optim.Optimizer):
         )
 
     def __init__(self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any):
+        self._ranks, self._names = ranks_of(model), parameter_names(model)
+        check_alike(self._ranks, {"optimizer": type(self).__name__, **describe(self._names)})
         rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
         layers = find_layers(model)
         if not layers:
@@ -68,13 +75,15 @@ class Preconditioned(torch.optim.Optimizer):
         self.steps = 0
         trainable = [p for p in model.parameters() if p.requires_grad]
         super().__init__(trainable if params is None else params, dataclasses.asdict(rule))
-        self._names = {p: name.replace("_orig_mod.", "") for name, p in model.named_parameters()}
         group_of = {p: index for index, group in enumerate(self.param_groups) for p in group["params"]}
         if strangers := [tuple(p.shape) for p in group_of if p not in self._names]:
             raise ValueError(f"params has {len(strangers)} tensors that the model does not have: shapes {strangers}")
         ours = [layer for layer in layers if all(p in group_of for p in layer.parameters.values())]
         self._layers = {layer.name: layer for layer in ours}
+        groups = {f"parameter group of {self._names[p]}": index for p, index in group_of.items()}
+        check_alike(self._ranks, {**dataclasses.asdict(rule), **dataclasses.asdict(algorithm), **groups})
         self._banks = make_banks(algorithm, ours, group_of)
+        share_refresh(self._banks, self._ranks)
         self._bank_of = {layer.name: bank for bank in self._banks for layer in bank.layers}
         # Parameter -> where its gradient goes and its direction comes from; fixed, because the buffers are.
         self._views: dict[Tensor, Tensor] = {
@@ -143,9 +152,10 @@ class Preconditioned(torch.optim.Optimizer):
                 loss = closure()
         self._check_forwards()
         refresh = self.algorithm.refresh_due(self.steps)
-        for bank in self._banks:
-            bank.update(refresh, None if scale is None else scale.skipped)
-        self._precondition(scale)
+        with in_force(self._ranks):
+            skipped = None if scale is None else scale.skipped
+            exchange([part for bank in self._banks for part in bank.update(refresh, skipped)])
+            self._precondition(scale)
         undo = None if scale is None else Undo((p for g in self.param_groups for p in g["params"]), self.state)
         unseen = {p for bank in self._banks for layer in bank.unseen() for p in layer.parameters.values()}
         for group in self.param_groups:

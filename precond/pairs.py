@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from precond import distributed
 from precond.algorithm import Signals
 from precond.factors import KroneckerBasis
 from precond.statistics import Rows
@@ -50,12 +51,13 @@ class Pairs:
         for (start, _), uses in self._uses.items():
             yield self._slots[start], uses
 
-    def batch_sizes(self) -> Iterator[tuple[slice, int]]:
-        """For each layer that was seen: its slots, and its number of examples."""
-        sizes: dict[int, int] = {}
-        for (start, _), uses in self._uses.items():
-            sizes[start] = sizes.get(start, 0) + uses[0][0].examples
-        return ((self._slots[start], size) for start, size in sizes.items())
+    def batch_sizes(self, like: Tensor) -> Tensor:
+        """Each slot's number of examples on all ranks, `[L]` for a bank shaped as `like`; 0 if it was not seen."""
+        sizes = like.new_zeros(len(like))
+        for slots, uses in self.passes():
+            sizes[slots] += uses[0][0].examples
+        distributed.add_up([sizes])
+        return sizes
 
     def second_moments(self, basis: KroneckerBasis) -> Iterator[tuple[slice, Tensor, int]]:
         """For each layer and backward: slots, sum over n of (U^T G_n V)^.2 `[groups, o, p]`, and how many n."""

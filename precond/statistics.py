@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from precond import linalg
+from precond import distributed, linalg
 
 
 class Rows(Protocol):
@@ -93,31 +93,44 @@ class MovingAverage:
 
     def add(self, slots: slice, total: Tensor, count: int) -> None:
         """Add a sum over `count` rows to some slots."""
+        sums, counts = self._pending()
+        sums[slots] += total
+        counts[slots] += count
+
+    def _pending(self) -> tuple[Tensor, Tensor]:
+        """What was added since the last commit: sums `[L, ...]`, and over how many rows `[L]`."""
         if self._sum is None or self._count is None:
             self._sum, self._count = torch.zeros_like(self.value), torch.zeros_like(self.dropped)
-        self._sum[slots] += total
-        self._count[slots] += count
+        return self._sum, self._count
 
     def start_at_identity(self) -> None:
         """Let matrices start at I, with a weight that is never corrected for."""
         self.value.copy_(torch.eye(self.value.shape[-1]))
         self.weight.fill_(1)
 
-    def commit(self, decay: float, copy_first: bool = False) -> Tensor:
-        """One update with what was added since the last; slots without rows or with inf or nan stay as they are.
+    def commit(self, decay: float, copy_first: bool = False, power: int = 1) -> Tensor:
+        """One update with what all ranks added since the last; slots without rows or with inf or nan stay as they are.
 
         Args:
             decay: Weight of the old value.
             copy_first: Whether a slot's first update has all the weight.
+            power: Of the number of rows, by which the sum is divided.
 
         Returns:
             Which slots were updated, `[L]`.
         """
-        if self._sum is None or self._count is None:
+        if self._sum is None and not distributed.parallel():
             return torch.zeros_like(self.dropped, dtype=torch.bool)
-        fresh = self._sum / linalg.per_layer(self._count.clamp(min=1), self.value)
+        sums, counts = self._pending()
+        distributed.add_up([sums, counts])
+        self._sum = self._count = None
+        rows = linalg.per_layer(counts.clamp(min=1).to(sums.dtype), sums)
+        return self.update(sums / rows**power, counts > 0, decay, copy_first)
+
+    def update(self, fresh: Tensor, seen: Tensor, decay: float, copy_first: bool = False) -> Tensor:
+        """One update with values `[L, ...]` where they are `seen: [L]` and finite (see `commit`)."""
         finite = linalg.all_finite(fresh)
-        ok = finite & (self._count > 0)
+        ok = finite & seen
         self.dropped += ~finite
         if copy_first:  # then the rest of this update changes nothing
             first = ok & (self.weight == 0)
@@ -125,7 +138,6 @@ class MovingAverage:
             self.weight.masked_fill_(first, 1)
         self.value.lerp_(linalg.select(ok, fresh.to(self.value.dtype), self.value), 1 - decay)
         self.weight.lerp_(ok.to(self.weight), (1 - decay) * ok.to(self.weight))
-        self._sum = self._count = None
         return ok
 
     def forget(self, skipped: Tensor) -> None:
@@ -177,7 +189,7 @@ class KroneckerStatistic:
         self._counted[slots.start] = backward
         self.outputs.add(slots, total, 0 if again else examples)
 
-    def commit(self, decay: float, copy_first: bool) -> None:
+    def commit(self, decay: float, copy_first: bool, output_power: int = 1) -> None:
         """One update of each (see `MovingAverage.commit`)."""
         self.inputs.commit(decay, copy_first)
-        self.outputs.commit(decay, copy_first)
+        self.outputs.commit(decay, copy_first, output_power)

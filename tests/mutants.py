@@ -58,6 +58,8 @@ ROWS = "precond/rows.py"
 SKETCHES = "precond/sketches.py"
 BANK = "precond/bank.py"
 CAPTURE = "precond/capture.py"
+COMPILED = "precond/compiled.py"
+SCALING = "precond/scaling.py"
 OPTIMIZER = "precond/optimizer.py"
 RULES = "precond/rules.py"
 KFAC = "precond/algorithms/kfac.py"
@@ -65,6 +67,7 @@ EVA = "precond/algorithms/eva.py"
 EKFAC = "precond/algorithms/ekfac.py"
 STEVE = "precond/algorithms/steve.py"
 PAIRS = "precond/pairs.py"
+DISTRIBUTED = "precond/distributed.py"
 KFAC_EVA = "tests/test_kfac_eva.py"
 EKFAC_STEVE = "tests/test_ekfac_steve.py"
 
@@ -72,8 +75,10 @@ ORACLES = "tests/test_oracles.py::"
 VARIANTS = "tests/test_variants.py::"
 CONTRACT = "tests/test_contract.py::"
 SAFETY = "tests/test_safety.py::"
+MODES = "tests/test_modes.py::"
 TEST_LAYERS = "tests/test_layers.py::"
 TEST_OPTIMIZER = "tests/test_optimizer.py::"
+TOGETHER = "tests/test_distributed.py::test_two_ranks_are_one_process_with_the_whole_batch"
 CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
 
 MUTANTS = [
@@ -173,8 +178,8 @@ MUTANTS = [
     ),
     Mutant(
         STATISTICS,
-        "self._sum[slots] += total",
-        "self._sum[slots] = total",
+        "sums[slots] += total",
+        "sums[slots] = total",
         TEST_OPTIMIZER + "test_accumulated_micro_batches_are_one_batch",
         "the last micro-batch replaces the others",
     ),
@@ -224,8 +229,8 @@ MUTANTS = [
     # T12: numerical safety
     Mutant(
         STATISTICS,
-        "ok = finite & (self._count > 0)",
-        "ok = self._count > 0",
+        "ok = finite & seen",
+        "ok = seen",
         SAFETY + "test_activations_that_are_not_finite_change_no_statistics",
         "a batch with inf or nan enters the statistics",
     ),
@@ -312,15 +317,15 @@ MUTANTS = [
     # T2 and section 0: which forwards count
     Mutant(
         CAPTURE,
-        "if output.requires_grad and not _in_backward():",
-        "if output.requires_grad:",
+        "if bank is None or self._is_repetition(bank):",
+        "if bank is None:",
         TEST_OPTIMIZER + "test_activation_checkpointing_does_not_count_twice",
         "the hook fires again where checkpointing recomputes",
     ),
     Mutant(
         CAPTURE,
-        "if output.requires_grad and not _in_backward():",
-        "if not _in_backward():",
+        "module is not self._layer.module or not output.requires_grad:",
+        "module is not self._layer.module:",
         CONTRACT + "test_forwards_that_do_not_train_leave_no_trace",
         "evaluation enters the statistics",
     ),
@@ -330,6 +335,70 @@ MUTANTS = [
         "bank.recording = True",
         TEST_OPTIMIZER + "test_statistics_are_taken_at_their_interval",
         "the statistics are updated at every step",
+    ),
+    # Issue 5: ways of training
+    Mutant(
+        COMPILED,
+        'for _name in ("see_input", "see_gradient"):',
+        "for _name in ():",
+        MODES + "test_a_compiled_model_trains_the_same_in_two_graphs[kfac]",
+        "a compiled graph drops what has no output",
+    ),
+    Mutant(
+        CAPTURE,
+        "if torch.compiler.is_compiling():",
+        "if False:",
+        MODES + "test_most_methods_make_both_graphs",
+        "the compiler traces through the recording",
+    ),
+    Mutant(
+        BANK,
+        "return sorted(self._repeated - self._recorded)",
+        "return []",
+        MODES + "test_reentrant_checkpointing_is_refused_by_name[foof]",
+        "reentrant checkpointing passes unnoticed",
+    ),
+    Mutant(
+        BANK,
+        "return g if isinstance(scale, float) and scale == 1 else g / scale",
+        "return g",
+        MODES + "test_accumulated_micro_batches_equal_one_batch[kfac]",
+        "the scale of the loss stays in the output gradients",
+    ),
+    Mutant(
+        BANK,
+        "forget(self.state, skipped)\n            if",
+        "pass\n            if",
+        MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[2-foof]",
+        "a skipped step's statistics are kept",
+    ),
+    Mutant(
+        SCALING,
+        "buffer.masked_fill_(self.skipped, torch.nan)",
+        "pass",
+        MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[2-steve]",
+        "a skipped step moves the moments",
+    ),
+    Mutant(
+        SCALING,
+        "tensor.copy_(torch.where(skipped.to(tensor.device, non_blocking=True), kept, tensor))",
+        "pass",
+        MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[2-nysact-s]",
+        "a skipped step moves the weights",
+    ),
+    Mutant(
+        SCALING,
+        "gradients if self.inverse is None else list(torch._foreach_mul(gradients, self.inverse))",
+        "gradients",
+        MODES + "test_a_scaler_changes_nothing[False-nysact-s]",
+        "what is no layer follows its scaled gradient",
+    ),
+    Mutant(
+        BANK,
+        "not (first and skipped is not None and skipped)",
+        "True",
+        MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[0-foof]",
+        "the first factor is made of nothing",
     ),
     # The named options
     Mutant(
@@ -461,8 +530,8 @@ MUTANTS = [
     ),
     Mutant(
         EKFAC,
-        "examples * rotated[slots].square()",
-        "rotated[slots].square()",
+        "linalg.per_layer(sizes, rotated) * rotated.square()",
+        "rotated.square()",
         f"{EKFAC_STEVE}::test_ekfac_is_the_reference",
         "running moment without the batch size",
     ),
@@ -514,6 +583,77 @@ MUTANTS = [
         "return self.output.mT @ gradients",
         f"{EKFAC_STEVE}::test_a_rotation_of_the_inputs_rotates_the_weights",
         "T9: the inputs are not rotated",
+    ),
+    # T11: data parallel
+    Mutant(
+        SKETCHES,
+        "seed_of(self._seed, name, number))",
+        "seed_of(self._seed + (torch.distributed.is_initialized() and torch.distributed.get_rank()), name, number))",
+        f"{TOGETHER}[nysact-g]",
+        "T11: each rank draws its own Omega",
+    ),
+    Mutant(
+        NYSACT,
+        "            _agree(state)\n",
+        "            state._redrawn.clear()\n",
+        f"{TOGETHER}[nysact-s resample=joint sizes parts apart]",
+        "T11: a layer that one rank left out keeps its Omega there",
+    ),
+    Mutant(
+        PAIRS,
+        "        distributed.add_up([sizes])\n",
+        "",
+        f"{TOGETHER}[ekfac second_moment=running before]",
+        "T11: the running moment has the local batch size",
+    ),
+    Mutant(
+        KFAC,
+        'power = 3 if self.g_scale == "official"',
+        'power = 1 if self.g_scale == "official"',
+        f"{KFAC_EVA}::test_the_official_scales",
+        "the official scale without the batch size",
+    ),
+    Mutant(
+        STATISTICS,
+        "distributed.add_up([sums, counts])",
+        "distributed.add_up([sums.div_(linalg.per_layer(counts.clamp(min=1), sums)), counts.clamp_(max=1)])",
+        f"{TOGETHER}[kfac sizes]",
+        "T11: the mean of the ranks' means",
+    ),
+    Mutant(
+        STATISTICS,
+        "distributed.add_up([sums, counts])",
+        "distributed.add_up([counts])",
+        f"{TOGETHER}[foof before]",
+        "T11: each rank averages its own statistics",
+    ),
+    Mutant(
+        DISTRIBUTED,
+        "return flags if all(flags) else (counts > 0).tolist()",
+        "return flags",
+        f"{TOGETHER}[steve second_moment=per_example before sizes parts apart]",
+        "T11: a layer that one rank left out follows Adam there",
+    ),
+    Mutant(
+        DISTRIBUTED,
+        "tensor[share.stop :].zero_()",
+        "tensor[share.stop :]",
+        f"{TOGETHER}[kfac]",
+        "T11: slots of others are not zeroed before the sum",
+    ),
+    Mutant(
+        BANK,
+        "bank.share = share\n",
+        "pass\n",
+        "tests/test_distributed.py::test_a_refresh_is_shared_and_changes_nothing",
+        "T11: each rank refreshes everything",
+    ),
+    Mutant(
+        LAYERS,
+        "return module.module\n",
+        "return None\n",
+        "tests/test_distributed.py::test_one_process_goes_on_where_two_ranks_were[foof first_inverse=skip]",
+        "T11: names with the wrapper in them",
     ),
 ]
 

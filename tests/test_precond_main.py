@@ -8,6 +8,7 @@ from pathlib import Path
 
 import precond
 from precond.__main__ import COLUMNS, main, markdown
+from precond.card import MODES
 from precond.registry import REGISTRY
 
 
@@ -26,9 +27,12 @@ def test_every_optimizer_is_listed_in_80_columns(capsys):
 def test_the_markdown_is_a_table_of_all(capsys):
     main(["--markdown"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + len(precond.available())
+    assert len(rows) == 2 * (2 + len(precond.available()))
     cells = [row.replace("\\|", "").count("|") for row in rows]
-    assert set(cells) == {len(COLUMNS) + 2}
+    half = len(rows) // 2
+    assert set(cells[:half]) == {len(COLUMNS) + 2}
+    assert set(cells[half:]) == {len(MODES) + 2}
+    assert "| `adahessian` | yes | yes | yes | refused | refused | refused |" in rows
 
 
 def test_an_entry_without_a_card_has_dashes(capsys, monkeypatch):

@@ -27,7 +27,7 @@ between the pixels of a patch (SUA), which is not offered. Averaging the covaria
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -48,6 +48,7 @@ class EKFACState:
     basis: KroneckerBasis
     statistic: MovingAverage
     _pairs: Pairs = field(default_factory=Pairs)
+    _covariances: Covariances | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class EKFAC(Algorithm):
     """
 
     NUMERICS: ClassVar[int] = 1
+    SHARED: ClassVar[tuple[str, ...]] = ("basis", "statistic")
     CARD: ClassVar[Card | None] = Card(
         paper="George et al., NeurIPS 2018",
         cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: + 2N(p^2+o^2) + 2Nop",
@@ -101,12 +103,16 @@ class EKFAC(Algorithm):
     def commit(self, state: EKFACState) -> None:
         """Nothing: S is in the basis, which `refresh` may change first."""
 
+    def prepare(self, state: EKFACState) -> EKFACState:
+        """With the covariances of this step's rows."""
+        return replace(state, _covariances=covariances(state._pairs, state.statistic.value))
+
     def refresh(self, state: EKFACState) -> None:
         """New U, V and S where this step's rows allow it."""
-        s, a, ok = covariances(state._pairs, state.statistic.value)
-        s_values, u, s_ok = linalg.eigenbasis(s)
-        a_values, v, a_ok = linalg.eigenbasis(a)
-        ok &= s_ok & a_ok
+        assert state._covariances is not None
+        s_values, u, s_ok = linalg.eigenbasis(state._covariances.outputs)
+        a_values, v, a_ok = linalg.eigenbasis(state._covariances.inputs)
+        ok = state._covariances.ok & s_ok & a_ok
         state.basis.store(u, v, ok)
         moment, products = state.statistic, s_values.unsqueeze(-1) * a_values.unsqueeze(-2)
         moment.value.copy_(linalg.select(ok, products.to(moment.value.dtype), moment.value))
@@ -119,16 +125,27 @@ class EKFAC(Algorithm):
             if self.second_moment == "per_example":
                 for slots, total, examples in state._pairs.second_moments(state.basis):
                     state.statistic.add(slots, total, examples)
+                state.statistic.commit(self.ema_decay)
             else:
-                for slots, examples in state._pairs.batch_sizes():
-                    state.statistic.add(slots, examples * rotated[slots].square(), 1)
-        state.statistic.commit(self.ema_decay)
+                sizes = state._pairs.batch_sizes(like=state.statistic.value)
+                fresh = linalg.per_layer(sizes, rotated) * rotated.square()
+                seen = sizes > 0
+                state.statistic.update(linalg.select(seen, fresh, state.statistic.value), seen, self.ema_decay)
         state._pairs.clear()
         return state.basis.restore(rotated / (state.statistic.mean() + self.damping))
 
 
-def covariances(pairs: Pairs, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """S_G `[L, o, o]`, A `[L, p, p]` and for which slots they are there and finite, for a bank shaped as `like`."""
+@dataclass
+class Covariances:
+    """S_G `[L, o, o]` and A `[L, p, p]` of one step, and for which slots they are there and finite, `[L]`."""
+
+    outputs: Tensor
+    inputs: Tensor
+    ok: Tensor
+
+
+def covariances(pairs: Pairs, like: Tensor) -> Covariances:
+    """Those of what a bank shaped as `like` has seen on all ranks."""
     num_layers, o, p = like.shape
     s, a = (MovingAverage.zeros(num_layers, width, width, like=like) for width in (o, p))
     for slots, uses in pairs.passes():
@@ -136,4 +153,4 @@ def covariances(pairs: Pairs, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             a.add(slots, rows.gram(), rows.count)
             s.add(slots, output_gram(g), 0 if number else rows.examples)  # the same examples in each call
     ok = a.commit(0.0) & s.commit(0.0)
-    return s.mean(), a.mean(), ok
+    return Covariances(s.mean(), a.mean(), ok)

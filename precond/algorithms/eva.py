@@ -108,13 +108,13 @@ class Eva(Algorithm):
         if signals.output_gradients is not None:
             g = signals.output_gradients
             examples, positions = g.shape[1:3]
-            total = g.sum((1, 2))
-            scale = examples * positions if self.g_scale == "official" else 1
-            state.statistic.add_outputs(slots, total / scale, examples, signals.backward)
+            scale = positions if self.g_scale == "official" else 1
+            state.statistic.add_outputs(slots, g.sum((1, 2)) / scale, examples, signals.backward)
 
     def commit(self, state: EvaState) -> None:
         """Update the moving averages."""
-        state.statistic.commit(self.ema_decay, copy_first=self.ema_init == "first")
+        power = 2 if self.g_scale == "official" else 1  # 1/B, with all examples of the step
+        state.statistic.commit(self.ema_decay, copy_first=self.ema_init == "first", output_power=power)
 
     def refresh(self, state: EvaState) -> None:
         """Scale the means."""

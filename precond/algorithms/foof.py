@@ -50,6 +50,7 @@ class FOOF(DampedAlgorithm):
     """
 
     NUMERICS: ClassVar[int] = 1
+    SHARED: ClassVar[tuple[str, ...]] = ("factor", "skip")
     CARD: ClassVar[Card | None] = Card(
         paper="Benzing, ICML 2022",
         cost="2Np^2/c + p^3/i + 2op^2",

@@ -68,6 +68,7 @@ class KFAC(DampedAlgorithm):
     """
 
     NUMERICS: ClassVar[int] = 1
+    SHARED: ClassVar[tuple[str, ...]] = ("factor",)
     CARD: ClassVar[Card | None] = Card(
         paper="Martens and Grosse, ICML 2015",
         cost="2N(p^2 + o^2)/c + (p^3 + o^3)/i + 2op(o + p); eigen: 9(p^3 + o^3)/i, 4op(o + p)",
@@ -112,7 +113,8 @@ class KFAC(DampedAlgorithm):
 
     def commit(self, state: KFACState) -> None:
         """Update the moving averages."""
-        state.statistic.commit(self.ema_decay, copy_first=self.init == "first")
+        power = 3 if self.g_scale == "official" else 1  # 1/B^2, with all examples of the step
+        state.statistic.commit(self.ema_decay, copy_first=self.init == "first", output_power=power)
 
     def refresh(self, state: KFACState) -> None:
         """Invert or decompose."""
@@ -136,12 +138,15 @@ def input_moment(rows: Rows, sharing: str) -> tuple[Tensor, int]:
 
 
 def output_moment(gradients: Tensor, sharing: str, g_scale: str) -> tuple[Tensor, int]:
-    """Sum of g g^T `[groups, o, o]`, and over how many examples, for gradients `[groups, B, T, o]`."""
+    """Sum of g g^T `[groups, o, o]`, and over how many examples, for gradients `[groups, B, T, o]`.
+
+    With `g_scale="official"` over T, or T^2 for reduce; the 1/B^2 is for the one who knows all of the batch.
+    """
     _, examples, positions, _ = gradients.shape
     expand = sharing == "expand"
     total = output_gram(gradients if expand else gradients.sum(2, keepdim=True))
     if g_scale == "official":
-        total = total / (examples**2 * positions ** (1 if expand else 2))
+        total = total / positions ** (1 if expand else 2)
     return total, examples
 
 

@@ -37,7 +37,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond import linalg
+from precond import distributed, linalg
 from precond.algorithm import DampedAlgorithm, LayerShape, Signals
 from precond.algorithms.foof import ExactState, exact_state, refresh_exact
 from precond.card import Card
@@ -57,7 +57,7 @@ class SketchedState:
 
     statistic: SketchedCovariance
     factor: LowRank
-    # First slots of the layers whose Omega was redrawn for the update under way.
+    # The slots whose Omega was redrawn for the update under way.
     _redrawn: set[int] = field(default_factory=set)
 
 
@@ -110,7 +110,7 @@ class NysAct(DampedAlgorithm):
             return
         sketch = state.statistic.sketch
         if slots.start not in state._redrawn:
-            state._redrawn.add(slots.start)
+            state._redrawn.update(range(slots.start, slots.stop))
             sketch.redraw(slots)
         products = sketch.products(slots, rows)
         if self.resample == "joint":
@@ -119,9 +119,9 @@ class NysAct(DampedAlgorithm):
 
     def commit(self, state: ExactState | SketchedState) -> None:
         """Update the moving average (line 9)."""
+        if isinstance(state, SketchedState) and self.resample in ("joint", "official"):
+            _agree(state)
         state.statistic.average.commit(self.ema_decay)
-        if isinstance(state, SketchedState):
-            state._redrawn.clear()
 
     def refresh(self, state: ExactState | SketchedState) -> None:
         """Make Z (lines 11 to 20)."""
@@ -148,6 +148,15 @@ class NysAct(DampedAlgorithm):
             omega = GaussianSketch.draw(layers, width, rank, self.seed, like, orthonormal)
         statistic = SketchedCovariance.zeros(omega, 2 * width if self.resample == "joint" else width, rank, like)
         return SketchedState(statistic, LowRank.identity(len(layers), width, rank, self.damping, like))
+
+
+def _agree(state: SketchedState) -> None:
+    """Redraw what another rank has redrawn for this update, so that all go on with the same Omega."""
+    mine, sketch = state._redrawn, state.statistic.sketch
+    redrawn = distributed.union([slot in mine for slot in range(len(sketch.draws.number))], state.factor.z.device)
+    for slot in (slot for slot, anywhere in enumerate(redrawn) if anywhere and slot not in mine):
+        sketch.redraw(slice(slot, slot + 1))
+    mine.clear()
 
 
 def low_rank_factor(

@@ -30,7 +30,7 @@ and keeps v (SOAP). `factor_ema` averages both covariances over the refreshes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -58,6 +58,7 @@ class STEVEState:
     m_count: Tensor
     v_count: Tensor
     _pairs: Pairs = field(default_factory=Pairs)
+    _fresh: Tensor | None = None  # which slots have new covariances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class STEVE(Algorithm):
     """
 
     NUMERICS: ClassVar[int] = 1
+    SHARED: ClassVar[tuple[str, ...]] = ("basis", "m", "v", "m_count", "v_count")
     CARD: ClassVar[Card | None] = Card(
         paper="STEVE: Adaptive Optimization in a Kronecker Factored Eigenbasis",
         cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: as EKFAC",
@@ -127,17 +129,21 @@ class STEVE(Algorithm):
     def commit(self, state: STEVEState) -> None:
         """Nothing: the covariances change with the basis."""
 
-    def refresh(self, state: STEVEState) -> None:
-        """New covariances, bases and coordinates of the moments, where this step's rows allow it."""
+    def prepare(self, state: STEVEState) -> STEVEState:
+        """With new covariances, where this step's rows allow it."""
         for slots, uses in state._pairs.passes():
             for rows, g in uses:
                 add_moments(state.statistic, slots, rows, g)
         inputs, outputs = state.statistic.inputs, state.statistic.outputs
         decay = self.factor_ema or 0.0
-        ok = inputs.commit(decay) & outputs.commit(decay)
-        _, u, u_ok = linalg.eigenbasis(outputs.mean())
-        _, v, v_ok = linalg.eigenbasis(inputs.mean())
-        self._change_basis(state, u, v, ok & u_ok & v_ok)
+        return replace(state, _fresh=inputs.commit(decay) & outputs.commit(decay))
+
+    def refresh(self, state: STEVEState) -> None:
+        """New bases, and coordinates of the moments in them."""
+        assert state._fresh is not None
+        _, u, u_ok = linalg.eigenbasis(state.statistic.outputs.mean())
+        _, v, v_ok = linalg.eigenbasis(state.statistic.inputs.mean())
+        self._change_basis(state, u, v, state._fresh & u_ok & v_ok)
 
     def _change_basis(self, state: STEVEState, u: Tensor, v: Tensor, ok: Tensor) -> None:
         old = state.basis.output.clone(), state.basis.input.clone()
