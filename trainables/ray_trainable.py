@@ -17,8 +17,9 @@ from ray import tune
 
 from trainables.data import DataError
 from trainables.store import TrialStore
-from trainables.train import epochs
+from trainables.train import Epochs, epochs
 
+TEAMS = ".teams"  # in the output folder: Ray Train's notes, which all nodes must see; nothing reads them afterwards
 DATA_PROBLEM = "data_problem"  # of a result: what was wrong with the data; the driver then stops
 
 
@@ -55,13 +56,60 @@ class TrialTrainable(tune.Trainable):
             torch.cuda.empty_cache()
 
     def _open(self, config: dict[str, Any]) -> None:
-        self._store = TrialStore.open(Path(config["root"]), config["key"], config["generation"])
-        os.environ["PRECOND_DATA"] = config["data_dir"]
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._epochs = epochs(
-            self._store.config,
-            self._store,
-            device=device,
-            commit_every=config["commit_every"],
-            provenance={**config["provenance"], "ray": ray.__version__},
-        )
+        self._store, self._epochs = _begin(config, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train_team(config: dict[str, Any]) -> None:
+    """The same for a trial with several workers: a function that Tune runs, and Ray Train's processes under it."""
+    from ray import train
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    store = TrialStore.open(Path(config["root"]), config["key"])
+    needs = {"CPU": 1, "GPU": config["gpus"]} if config["gpus"] else {"CPU": 1}
+    trainer = TorchTrainer(
+        _train_share,
+        train_loop_config=config,
+        scaling_config=train.ScalingConfig(
+            num_workers=store.config.workers, use_gpu=bool(config["gpus"]), resources_per_worker=needs
+        ),
+        run_config=train.RunConfig(
+            name=f"team-{tune.get_context().get_trial_id()}",
+            storage_path=str(Path(config["root"], TEAMS).absolute()),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    try:
+        trainer.fit()
+    except train.TrainingFailedError as error:
+        if store.status() is not None:  # rank 0 wrote why; the others only missed it
+            return
+        failures = getattr(error, "worker_failures", {}).values()  # its subclass for workers has them
+        problems = [str(failure) for failure in failures if isinstance(failure, DataError)]
+        if not problems:
+            raise
+        tune.report({DATA_PROBLEM: problems[0]})
+
+
+def _train_share(config: dict[str, Any]) -> None:
+    """One of the processes."""
+    from ray import train
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(1)
+    for metrics in _begin(config, str(get_device()))[1]:
+        train.report(metrics)
+
+
+def _begin(config: dict[str, Any], device: str) -> tuple[TrialStore, Epochs]:
+    """Open a trial's folder and its training."""
+    os.environ["PRECOND_DATA"] = config["data_dir"]
+    store = TrialStore.open(Path(config["root"]), config["key"], config["generation"])
+    running = epochs(
+        store.config,
+        store,
+        device=device,
+        commit_every=config["commit_every"],
+        provenance={**config["provenance"], "ray": ray.__version__},
+    )
+    return store, running

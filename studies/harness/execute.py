@@ -29,7 +29,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
 from trainables.data import DataError
-from trainables.ray_trainable import DATA_PROBLEM, TrialTrainable
+from trainables.ray_trainable import DATA_PROBLEM, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
 
@@ -43,12 +43,14 @@ class Cluster:
         max_concurrent: At most so many trials at once; None for as many as fit.
         gpus_per_trial: Share of a GPU for each.
         time_budget: Seconds after which no more is trained; None for no limit.
+        workers_per_trial: Processes that share each batch of a trial.
     """
 
     address: str | None = None
     max_concurrent: int | None = None
     gpus_per_trial: float = 0.0
     time_budget: float | None = None
+    workers_per_trial: int = 1
 
 
 class _Report(tune.Callback):
@@ -133,7 +135,8 @@ def _start(cluster: Cluster, trials: int) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address is None:
         cores = len(os.sched_getaffinity(0))
-        options |= {"num_cpus": min(cluster.max_concurrent or cores, cores, trials), "include_dashboard": False}
+        wanted = (cluster.max_concurrent or cores) * cluster.workers_per_trial
+        options |= {"num_cpus": min(wanted, cores, trials * cluster.workers_per_trial), "include_dashboard": False}
     try:
         ray.init(address=cluster.address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -161,11 +164,12 @@ def _signals() -> Iterator[list[str]]:
 def _fit(
     space: dict[str, Any], cluster: Cluster, callbacks: list[tune.Callback], stop: tune.Stopper, scratch: str
 ) -> None:
+    trainable, at_once = _trainable(cluster)
     tuner = tune.Tuner(
-        tune.with_resources(TrialTrainable, {"cpu": 1, "gpu": cluster.gpus_per_trial}),
-        param_space=space,
+        trainable,
+        param_space={**space, "gpus": cluster.gpus_per_trial},
         tune_config=tune.TuneConfig(
-            reuse_actors=True, max_concurrent_trials=cluster.max_concurrent, time_budget_s=cluster.time_budget
+            reuse_actors=True, max_concurrent_trials=at_once, time_budget_s=cluster.time_budget
         ),
         run_config=tune.RunConfig(
             storage_path=scratch,
@@ -178,3 +182,14 @@ def _fit(
         ),
     )
     tuner.fit()
+
+
+def _trainable(cluster: Cluster) -> tuple[Any, int | None]:
+    """What Tune runs, with what it needs, and at most how often at once."""
+    if cluster.workers_per_trial == 1:
+        needs = {"cpu": 1, "gpu": cluster.gpus_per_trial}
+        return tune.with_resources(TrialTrainable, needs), cluster.max_concurrent
+    # What Tune runs only waits for the workers, which ask for CPUs of their own: more of them would starve each other.
+    fitting = max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.workers_per_trial)
+    least = tune.PlacementGroupFactory([{"memory": 1}])  # a byte: Tune wants to place something
+    return tune.with_resources(train_team, least), min(cluster.max_concurrent or fitting, fitting)

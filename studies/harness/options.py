@@ -15,6 +15,7 @@ import click
 import torch
 
 from studies.harness import ledger
+from trainables import plugins
 from trainables.data import default_data_dir
 from trainables.store import DIVERGED, FAILED, OOM
 from trainables.workloads import unknown_workload
@@ -46,6 +47,8 @@ FLAGS = [
     click.Option(["--data-dir"], metavar="DIR", help="Where datasets are.  [default: $PRECOND_DATA or data]"),
     click.Option(["--download"], is_flag=True, help="Fetch a missing dataset; a damaged file is never replaced."),
     click.Option(["--verify-data"], is_flag=True, help="Read all data before training and compare checksums."),
+    click.Option(["--plugin"], metavar="FILE", help="A Python file that registers an optimizer or a workload."),
+    click.Option(["--workers-per-trial"], metavar="N", help="Processes that share a trial's batches.  [default: 1]"),
     click.Option(["--retry"], metavar="STATUS", multiple=True, help="Train again what ended diverged, oom or failed."),
     click.Option(["--rerun"], metavar="KEY", multiple=True, help="Drop a trial's folder and train it again."),
     click.Option(["--time-budget"], metavar="TIME", help="Stop after 90s, 30m or 2h; the same command goes on."),
@@ -76,6 +79,8 @@ class Options:
     data_dir: Path = field(default_factory=default_data_dir)
     download: bool = False
     verify_data: bool = False
+    plugin: Path | None = None
+    workers_per_trial: int = 1
     retry: tuple[str, ...] = ()
     rerun: tuple[str, ...] = ()
     time_budget: float | None = None
@@ -107,6 +112,16 @@ class _Parser:
             self.wrong.append(f"--{name} = {text}: must be {allowed}")
             return default
 
+    def load_plugin(self, text: str | None) -> Path | None:
+        """The file, after it has registered what it does."""
+        if text is None:
+            return None
+        try:
+            plugins.load(Path(text))
+        except plugins.PluginError as error:
+            self.wrong.append(f"--{error}")
+        return Path(text)
+
     def pairs(self, name: str, texts: Sequence[str], example: str) -> dict[str, str]:
         """`NAME=VALUE` arguments by name, with the papers' spellings made ours."""
         found = {}
@@ -122,6 +137,7 @@ class _Parser:
 def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
     """Options from the texts that click found, and a line for each that is wrong."""
     parser = _Parser()
+    plugin = parser.load_plugin(raw["plugin"])  # first: it may register what the other flags name
     flags = {name: raw[name] for name in ("smoke", "dry_run", "report_only", "download", "verify_data", "as_json")}
     only, levels = (parser.pairs(name, raw[name], "rank=5,10") for name in ("only", "levels"))
     settings = parser.pairs("set", raw["settings"], "damping=0.1")
@@ -140,6 +156,10 @@ def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
         tracking_uri=parser.take("tracking-uri", raw["tracking_uri"], _URI, _tracking_uri),
         out=parser.take("out", raw["out"], "a folder", Path),
         data_dir=_data_dir(raw["data_dir"]),
+        plugin=plugin,
+        workers_per_trial=parser.take(
+            "workers-per-trial", raw["workers_per_trial"], "an integer >= 1", _at_least_one, 1
+        ),
         retry=tuple(raw["retry"]),
         rerun=tuple(raw["rerun"]),
         time_budget=parser.take("time-budget", raw["time_budget"], "a time > 0 as in 90s, 30m or 2h", _duration),
@@ -155,6 +175,9 @@ def _contradictions(options: Options) -> list[str]:
         wrong.append(f"--{line}")
     if options.gpus_per_trial and not options.address and not torch.cuda.is_available():
         wrong.append(f"--gpus-per-trial = {options.gpus_per_trial:g}: this machine has no GPU; leave it out")
+    cores = len(os.sched_getaffinity(0))
+    if options.workers_per_trial > cores and not options.address:
+        wrong.append(f"--workers-per-trial = {options.workers_per_trial}: there are {cores} CPUs; take 1..{cores}")
     for status in options.retry:
         if status not in RETRIES:
             wrong.append(f"--retry = {status}: must be one of {', '.join(RETRIES)}")

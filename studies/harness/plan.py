@@ -8,6 +8,7 @@ from typing import Any
 
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
+from precond.registry import REGISTRY
 from studies.harness.options import Options
 from studies.harness.study import Arm, Study, Trial
 from trainables.workloads import RECIPE_SETTINGS, settable, unknown_workload
@@ -35,6 +36,7 @@ def plan(study: Study, options: Options) -> Plan:
     Raises:
         HyperparameterError: One line for each thing that is wrong.
     """
+    study = _with_plugin(study, options)
     wrong = _problems(study, options)
     arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, options.levels)]
     chosen = [arm for arm in arms if _selected(arm, options)]
@@ -45,6 +47,8 @@ def plan(study: Study, options: Options) -> Plan:
     recipe = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
     if options.epochs is not None:
         recipe["epochs"] = options.epochs
+    if options.workers_per_trial != 1:
+        recipe["workers"] = options.workers_per_trial
     if options.smoke:
         chosen, seeds, workload = _fewer_levels(chosen), seeds or SMOKE_SEEDS, SMOKE_WORKLOAD
         recipe.setdefault("epochs", SMOKE_EPOCHS)
@@ -58,6 +62,13 @@ def plan(study: Study, options: Options) -> Plan:
     if wrong:
         raise HyperparameterError("\n".join(wrong))
     return Plan(study, trials)
+
+
+def _with_plugin(study: Study, options: Options) -> Study:
+    """The study with an arm for each optimizer of a plugin that `--optimizers` names."""
+    own = [name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin]
+    known = {arm.optimizer for arm in study.arms}
+    return replace(study, arms=[*study.arms, *(Arm(optimizer=name) for name in own if name not in known)])
 
 
 def _problems(study: Study, options: Options) -> list[str]:

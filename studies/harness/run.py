@@ -21,6 +21,7 @@ from studies.harness import ledger
 from studies.harness.options import Options
 from studies.harness.plan import Plan, plan
 from studies.harness.study import Study, Trial
+from trainables import plugins
 from trainables.data import DataError
 from trainables.data.check import ready
 from trainables.store import FAILED, StoreError, TrialStore, trial_folder
@@ -200,6 +201,8 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
     from studies.harness.progress import StudyProgress
 
     root = options.root
+    if options.plugin is not None:
+        plugins.keep(options.plugin, root)
     for trial in missing:
         store = TrialStore(root, trial.config)
         if options.rerun and trial.config.trial_key.startswith(options.rerun):
@@ -211,6 +214,7 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
         max_concurrent=options.max_concurrent,
         gpus_per_trial=options.gpus_per_trial,
         time_budget=options.time_budget,
+        workers_per_trial=options.workers_per_trial,
     )
     worker = {
         "generation": generation,
