@@ -395,8 +395,8 @@ MUTANTS = [
     ),
     Mutant(
         BANK,
-        "not (first and skipped is not None and skipped)",
-        "True",
+        " or (first and skipped is not None and skipped):",
+        ":",
         MODES + "test_a_step_that_the_scaler_skips_leaves_no_trace[0-foof]",
         "the first factor is made of nothing",
     ),

@@ -425,10 +425,10 @@ def test_a_state_saved_within_an_interval_goes_on_bit_for_bit(name, options):
 def snapshot(optimizer: Any) -> dict[str, Tensor]:
     """The algorithm's tensors by layer and name."""
     return {
-        f"{layer}/{key}": value.clone()
-        for layer in optimizer._layers
-        for key, value in optimizer._layer_tensors(layer).items()
-        if "dropped" not in key
+        f"{name}/{key}": value.clone()
+        for name, layer in optimizer._layers.items()
+        for key, value in optimizer._bank_of[name].layer_state(layer).items()
+        if isinstance(value, Tensor) and "dropped" not in key
     }
 
 

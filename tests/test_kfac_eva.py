@@ -383,7 +383,7 @@ def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(options):
             (output - target).square().sum().div(6).backward()
             bank = optimizer._banks[0]
             bank.update(refresh=True)
-            optimizer._precondition()
+            optimizer._precondition(scale=None)
             statistic = bank.state.statistic
             found[key] = [statistic.inputs.mean(), statistic.outputs.mean(), bank.buffer.clone()]
         for one, other in zip(found["conv"], found["linear"], strict=True):
@@ -651,7 +651,7 @@ def test_agreement_with_curvlinops(loss, sharing):
     for rule, optimizer in made.items():
         for bank in optimizer._banks:
             bank.update(refresh=True)
-        optimizer._precondition()
+        optimizer._precondition(scale=None)
         directions = dict(zip(model.state_dict(), inverses[rule] @ gradients, strict=True))
         for key, parameter in model.named_parameters():
             close(optimizer._views[parameter], scale * directions[key], 1e-9)
