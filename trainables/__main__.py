@@ -10,14 +10,17 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from trainables import plugins
 from trainables.config import TrialConfig
 from trainables.data import default_data_dir
 from trainables.data.check import ready
 from trainables.store import FAILED, StoreError, TrialStore
+from trainables.team import Team, spawn
 from trainables.train import COMMIT_SECONDS, epochs, score
 
 
@@ -29,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"error: {options.trials}: {error}; write it with --dry-run --json", file=sys.stderr)
         return 2
+    if problems := _plugin_problems(options.plugin, configs):
+        print(*(f"error: {line}" for line in problems), sep="\n", file=sys.stderr)
+        return 2
     os.environ["PRECOND_DATA"] = str(options.data_dir.absolute())
     names = {config.workload for config in configs}
     if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
@@ -38,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     statuses = []
     for number, config in enumerate(configs, start=1):
         try:
+            if config.plugin:
+                plugins.keep(options.plugin, options.out)
             statuses.append(_run(config, options, f"{number}/{len(configs)}"))
         except (StoreError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -49,11 +57,31 @@ def _run(config: TrialConfig, options: argparse.Namespace, label: str) -> str:
     store = TrialStore(options.out, config)
     store.create()
     name = f"{label} {config.optimizer} s{config.seed} {config.trial_key[:16]}"
-    for metrics in epochs(config, store, device=options.device, commit_every=options.commit_every):
-        print(f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {score(metrics):.2%}")
+    if config.workers == 1:
+        _train(config, options, name)
+    else:
+        spawn(_train, config.workers, options.device, config, options, name)
     status = store.status() or {}
     print(f"{name} {status['status']}{': ' + status['reason'] if 'reason' in status else ''}")
     return status["status"]
+
+
+def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
+    """Train in this process, which may be one of a team."""
+    store = TrialStore(options.out, config)
+    for metrics in epochs(config, store, device=options.device, commit_every=options.commit_every):
+        if Team.here().rank == 0:
+            print(f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {score(metrics):.2%}", flush=True)
+
+
+def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[str]:
+    """Load the plugin; a line if that fails, or if there are trials of another."""
+    try:
+        sha = None if path is None else plugins.load(path)
+    except plugins.PluginError as error:
+        return [str(error)]
+    others = {config.plugin for config in configs} - {sha, None}
+    return [f"there are trials of the plugin with SHA-256 {other}: name its file with --plugin" for other in others]
 
 
 def _config(line: str) -> TrialConfig:
@@ -71,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[default: %(default)s]"
     )
+    parser.add_argument("--plugin", type=Path, metavar="FILE", help="the plugin that the trials were planned with")
     parser.add_argument("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
                         help="where datasets are [default: $PRECOND_DATA or data]")  # fmt: skip
     parser.add_argument("--download", action="store_true", help="fetch a missing dataset")
