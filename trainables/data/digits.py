@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 
-from trainables.data import TensorData
+from trainables.data import Loading, TensorData, held_out
 
 TEST_IMAGES = 600
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The dataset's facts; it is never augmented."""
+
+    name: str = "digits"
+    classes: int = 10
+    train_examples: int = 1797 - TEST_IMAGES
+    channels: int = 1
+    size: int = 8
+
+    def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
+        """None: they are a part of scikit-learn."""
+        return []
+
+    def load(self, loading: Loading) -> TensorData:
+        """`digits` on the device; with `train_fraction` below 1 the held-out images take the test set's place."""
+        whole = digits(loading.device)
+        if loading.train_fraction == 1:
+            parts = whole.train_inputs, whole.train_labels, whole.test_inputs, whole.test_labels
+        else:
+            x, y = whole.train_inputs, whole.train_labels
+            kept, out = (part.to(loading.device) for part in held_out(y.cpu(), loading.train_fraction))
+            parts = x[kept], y[kept], x[out], y[out]
+        return TensorData(*parts, rank=loading.rank, ranks=loading.ranks)
 
 
 def digits(device: torch.device) -> TensorData:
