@@ -52,15 +52,17 @@ class Loading:
 
 
 class Data(Protocol):
-    """A dataset loaded for a trial.
+    """A dataset loaded for a trial."""
 
-    Attributes:
-        train_examples: That an epoch draws from; less than the training set with `train_fraction` below 1.
-        evaluation_examples: In all of `test_batches`.
-    """
+    @property
+    def train_examples(self) -> int:
+        """Images that an epoch draws from; fewer than the training set has with `train_fraction` below 1."""
+        ...
 
-    train_examples: int
-    evaluation_examples: int
+    @property
+    def evaluation_examples(self) -> int:
+        """Images in all of `test_batches`."""
+        ...
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Full batches in an epoch; the last, smaller one is dropped."""
@@ -81,21 +83,32 @@ class Data(Protocol):
 
 
 class Source(Protocol):
-    """A dataset.
+    """A dataset."""
 
-    Attributes:
-        name: As in a workload's name.
-        classes: Number of classes.
-        train_examples: Images in the training set.
-        channels: Of an image.
-        size: Height and width of an image in pixels; of large images, what they are cropped to by default.
-    """
+    @property
+    def name(self) -> str:
+        """As in a workload's name."""
+        ...
 
-    name: str
-    classes: int
-    train_examples: int
-    channels: int
-    size: int
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def train_examples(self) -> int:
+        """Images in the training set."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of an image."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels; of large images, what they are cropped to by default."""
+        ...
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """One line for each thing missing or wrong: path, size, and the command that gets it.

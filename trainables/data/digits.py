@@ -29,13 +29,11 @@ class Digits:
     def load(self, loading: Loading) -> TensorData:
         """`digits` on the device; with `train_fraction` below 1 the held-out images take the test set's place."""
         whole = digits(loading.device)
-        if loading.train_fraction == 1:
-            parts = whole.train_inputs, whole.train_labels, whole.test_inputs, whole.test_labels
-        else:
-            x, y = whole.train_inputs, whole.train_labels
+        x, y, test_x, test_y = whole.train_inputs, whole.train_labels, whole.test_inputs, whole.test_labels
+        if loading.train_fraction < 1:
             kept, out = (part.to(loading.device) for part in held_out(y.cpu(), loading.train_fraction))
-            parts = x[kept], y[kept], x[out], y[out]
-        return TensorData(*parts, rank=loading.rank, ranks=loading.ranks)
+            x, y, test_x, test_y = x[kept], y[kept], x[out], y[out]
+        return TensorData(x, y, test_x, test_y, loading.rank, loading.ranks)
 
 
 def digits(device: torch.device) -> TensorData:
@@ -52,4 +50,5 @@ def digits(device: torch.device) -> TensorData:
     train_y, test_y = (torch.as_tensor(y, dtype=torch.int64) for y in split[2:])
     mean, deviation = train_x.mean(), train_x.std()
     tensors = ((train_x - mean) / deviation, train_y, (test_x - mean) / deviation, test_y)
-    return TensorData(*(tensor.to(device) for tensor in tensors))
+    train_x, train_y, test_x, test_y = (tensor.to(device) for tensor in tensors)
+    return TensorData(train_x, train_y, test_x, test_y)

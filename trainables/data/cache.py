@@ -1,0 +1,181 @@
+"""Small images as one memory-mapped array of bytes: made once, shared by every process through the page cache.
+
+    <place>/.precond-<name>-<key>/     meta.json, train.bin and test.bin (uint8, [n, 3, size, size])
+
+The key is a digest of the files' names, sizes and times, so that changed data are another cache. It is written aside
+under a lock and renamed: a process killed while writing leaves no half cache, and of two at once one waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.data import DataError
+from trainables.files import sync, sync_directory, write_atomically
+
+LAYOUT = 1  # of the cache; a part of its name
+Pairs = Iterator[tuple[Tensor, int]]  # an image, [3, size, size] uint8, and its label
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class MixedSizes(Exception):
+    """The images are not squares of one size: no array holds them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """Both splits in memory-mapped arrays.
+
+    Attributes:
+        train: `[n, 3, size, size]` uint8.
+        train_labels: `[n]` int64.
+        test: `[m, 3, size, size]` uint8.
+        test_labels: `[m]` int64.
+        mean: Of each channel over the training set, pixels in 0..1.
+        deviation: Likewise, the standard deviation.
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    mean: Sequence[float]
+    deviation: Sequence[float]
+
+
+def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, Pairs]]) -> Arrays | None:
+    """The cached arrays, made first where there are none.
+
+    Args:
+        places: Folders to keep the cache in; the first that has it or can be written.
+        name: Of the cache: the dataset's and its files' digest.
+        splits: Opens the images to cache, `train` and `test`.
+
+    Returns:
+        The arrays; None for images of mixed sizes, which is remembered, too.
+
+    Raises:
+        DataError: No place can be written, or an image cannot be read.
+    """
+    name = f".precond-{name}-{LAYOUT}"
+    for place in places:
+        if (meta := _read(place / name)) is not None:
+            return _map(place / name, meta)
+    for place in places:
+        if (lock := _lock(place, name)) is None:
+            continue
+        with lock:
+            if _read(place / name) is None:  # else another process has just made it
+                _make(place / name, splits())
+            return _map(place / name, _read(place / name) or {})
+    raise DataError(f"{' and '.join(map(str, places))} cannot be written: name another folder with --data-dir")
+
+
+def _lock(place: Path, name: str) -> AbstractContextManager[Any] | None:
+    """A cache's lock, held until its block is left or its holder dies; None where the folder cannot be written."""
+    from filelock import FileLock
+
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        return FileLock(place / f"{name}.lock").acquire()
+    except OSError as error:
+        if error.errno in REFUSED:
+            return None
+        raise
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """A whole cache's facts, or None where there is none or its files are short."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        return meta if all(os.stat(folder / f).st_size == size for f, size in meta["files"].items()) else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
+    """Write a cache aside, then rename it into its place."""
+    aside = folder.with_name(folder.name + ".tmp")
+    for leftover in (aside, folder):  # of a killed process; short files
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        aside.mkdir()
+        try:
+            meta = _write(aside, splits)
+        except MixedSizes:
+            meta = {"files": {}}
+        write_atomically(aside / "meta.json", json.dumps(meta).encode())
+        aside.rename(folder)
+        sync_directory(folder.parent)
+    except DataError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise DataError(
+            f"{folder}: {error.strerror}: free some space, or name another folder with --data-dir"
+        ) from error
+
+
+def _write(folder: Path, splits: Mapping[str, Pairs]) -> dict[str, Any]:
+    meta: dict[str, Any] = {"files": {}, "labels": {}}
+    for split, pairs in splits.items():
+        labels: list[int] = []
+        with open(folder / f"{split}.bin", "wb") as file:
+            for image, label in pairs:
+                meta.setdefault("shape", list(image.shape))
+                if list(image.shape) != meta["shape"] or image.shape[1] != image.shape[2]:
+                    raise MixedSizes
+                file.write(image.numpy().tobytes())
+                labels.append(label)
+            sync(file)
+        meta["labels"][split] = labels
+        meta["files"][f"{split}.bin"] = len(labels) * math.prod(meta["shape"])
+    mean, deviation = channel_statistics(_mapped(folder / "train.bin", meta["shape"], len(meta["labels"]["train"])))
+    return {**meta, "mean": mean, "deviation": deviation}
+
+
+def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of `[n, c, h, w]` uint8, of pixels in 0..1, from exact counts."""
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for chunk in images.split(1024):
+        for channel, pixels in enumerate(chunk.unbind(1)):
+            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(1, keepdim=True).double()
+    mean = share @ levels
+    deviation = (share * (levels - mean[:, None]) ** 2).sum(1).sqrt()
+    return mean.tolist(), deviation.tolist()
+
+
+def _map(folder: Path, meta: Mapping[str, Any]) -> Arrays | None:
+    if not meta["files"]:
+        return None
+    labels = {split: torch.tensor(values) for split, values in meta["labels"].items()}
+    train, test = (_mapped(folder / f"{s}.bin", meta["shape"], len(labels[s])) for s in ("train", "test"))
+    return Arrays(
+        train=train,
+        train_labels=labels["train"],
+        test=test,
+        test_labels=labels["test"],
+        mean=meta["mean"],
+        deviation=meta["deviation"],
+    )
+
+
+def _mapped(path: Path, shape: Sequence[int], count: int) -> Tensor:
+    """A file's bytes as `[count, *shape]`: pages are read when they are used, and shared with every other process."""
+    size = count * math.prod(shape)
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(count, *shape)

@@ -1,0 +1,134 @@
+"""CIFAR-10 and CIFAR-100, read by torchvision (Krizhevsky, Learning multiple layers of features from tiny images, 2009).
+
+Their files are pickles from outside, which can run code when read: each is compared with its known digest first.
+The members' digests are the MD5 that torchvision has, no other is published; of the archives SHA-256 is known, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.config import digest
+from trainables.data import Data, DataError, Loading
+from trainables.data.cache import Pairs, arrays
+from trainables.data.fetch import Archive, again, checksum, fetch, mismatch, missing
+from trainables.data.small import small_images
+
+IMAGE_BYTES = 3 * 32 * 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar:
+    """One of the two.
+
+    Attributes:
+        name: Of the dataset.
+        classes: Of them.
+        reader: torchvision's class.
+        archive: Where it comes from.
+        files: MD5 of each member, and how many images it holds.
+    """
+
+    name: str
+    classes: int
+    reader: str
+    archive: Archive
+    files: Mapping[str, tuple[str, int]]
+    train_examples: int = 50_000
+    channels: int = 3
+    size: int = 32
+
+    def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
+        """One line for each member that is missing or short; with `verify` for each other than it should be."""
+        folder = data_dir / self.archive.folder
+        if not any((folder / name).exists() for name in self.files):
+            return [missing(folder, self.name, self.archive)]
+        return [line for name in self.files if (line := self._problem(folder / name, verify))]
+
+    def _problem(self, path: Path, verify: bool) -> str | None:
+        md5, images = self.files[path.name]
+        if not path.is_file():
+            return missing(path, self.name, self.archive)
+        if path.stat().st_size < images * IMAGE_BYTES:
+            sizes = f"{path.stat().st_size} bytes, {images} images need {images * IMAGE_BYTES}"
+            return f"{path}: short file ({sizes}). Delete it and run {again('--download')}"
+        if verify and (found := checksum(path, "md5")) != md5:
+            return mismatch(path, md5, found)
+        return None
+
+    def download(self, data_dir: Path) -> None:
+        """Fetch what is missing; raises `DataError` where a file that is there is damaged, and leaves it."""
+        folder = data_dir / self.archive.folder
+        there = [folder / name for name in self.files if (folder / name).exists()]
+        wrong = [line for path in there if (line := self._problem(path, verify=True))]
+        if wrong:
+            raise DataError("\n".join(wrong))
+        if len(there) < len(self.files):
+            fetch(self.archive, data_dir)
+
+    def load(self, loading: Loading) -> Data:
+        """The images on the device, from a cache beside the files."""
+        folder = loading.data_dir / self.archive.folder
+        if wrong := self.problems(loading.data_dir):
+            raise DataError(wrong[0])
+        stamps = [(name, (s := (folder / name).stat()).st_size, s.st_mtime_ns) for name in self.files]
+        key = f"{self.name}-{digest(stamps)[:12]}"
+        cached = arrays([folder, loading.data_dir], key, lambda: self._splits(loading.data_dir))
+        assert cached is not None  # all images are of one size
+        return small_images(cached, loading)
+
+    def _splits(self, data_dir: Path) -> dict[str, Pairs]:
+        if wrong := self.problems(data_dir, verify=True):
+            raise DataError(wrong[0])
+        from torchvision import datasets
+
+        def pairs(train: bool) -> Pairs:
+            data: Any = getattr(datasets, self.reader)(data_dir, train=train)
+            return zip(torch.from_numpy(data.data).permute(0, 3, 1, 2), data.targets, strict=True)
+
+        return {"train": pairs(True), "test": pairs(False)}
+
+
+CIFAR10 = Cifar(
+    name="cifar10",
+    classes=10,
+    reader="CIFAR10",
+    archive=Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+        sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        megabytes=170,
+        folder="cifar-10-batches-py",
+    ),
+    files={
+        "data_batch_1": ("c99cafc152244af753f735de768cd75f", 10_000),
+        "data_batch_2": ("d4bba439e000b95fd0a9bffe97cbabec", 10_000),
+        "data_batch_3": ("54ebc095f3ab1f0389bbae665268c751", 10_000),
+        "data_batch_4": ("634d18415352ddfa80567beed471001a", 10_000),
+        "data_batch_5": ("482c414d41f54cd18b22e5b47cb7c3cb", 10_000),
+        "test_batch": ("40351d587109b95175f43aff81a1287e", 10_000),
+        "batches.meta": ("5ff9c542aee3614f3951f8cda6e48888", 0),
+    },
+)
+CIFAR100 = Cifar(
+    name="cifar100",
+    classes=100,
+    reader="CIFAR100",
+    archive=Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+        sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        megabytes=169,
+        folder="cifar-100-python",
+    ),
+    files={
+        "train": ("16019d7e3df5f24257cddd939b257f8d", 50_000),
+        "test": ("f0ef6b0ae62326f3e7ffdfab6717acfc", 10_000),
+        "meta": ("7973b15100ade9c7d40fb424638fde48", 0),
+    },
+)

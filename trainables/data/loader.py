@@ -1,0 +1,193 @@
+"""Large images: read and augmented in worker processes by torchvision's v2 transforms, finished on the device.
+
+Each image's randomness is seeded by its position in the epoch, so that the number of workers changes nothing, and an
+epoch can be taken up in its middle. Workers send bytes; normalisation and random erasing are the device's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from trainables.data import Batch, DataError, Loading, augment, held_out, share
+from trainables.data.device import epoch_order
+from trainables.data.transforms import test_transform, train_transform
+
+MAX_WORKERS = 16
+PREFETCHED = 4  # batches ready or in work, for each worker
+Wanted = Callable[[int], list[tuple[int, int]]]  # the images of a step: position and seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Both splits, read image by image.
+
+    Attributes:
+        train: Gives the image at a position, as PIL or as `[3, height, width]` uint8.
+        train_labels: `[n]` int64.
+        test: As `train`.
+        test_labels: `[m]` int64.
+        mean: Of each channel, pixels in 0..1.
+        deviation: Likewise, the standard deviation.
+        size: Height and width of a batch's images when the recipe says nothing.
+        square: Whether all are squares already: they are resized whole, not cropped.
+    """
+
+    train: Sequence[Any]
+    train_labels: Tensor
+    test: Sequence[Any]
+    test_labels: Tensor
+    mean: Sequence[float]
+    deviation: Sequence[float]
+    size: int
+    square: bool = False
+
+
+class LoaderData:
+    """A dataset that worker processes read.
+
+    Args:
+        images: Both splits.
+        loading: How.
+        workers: Processes; 0 reads in this one.
+    """
+
+    def __init__(self, images: Images, loading: Loading, workers: int | None = None):
+        self._images, self._loading = images, loading
+        self._workers = loader_workers(loading.ranks) if workers is None else workers
+        self._size = loading.settings.get("resolution") or images.size
+        self._test_size = loading.settings.get("test_resolution") or self._size
+        self._chosen = torch.arange(len(images.train_labels))
+        self._test_chosen = torch.arange(len(images.test_labels))
+        self._test, self._test_labels = images.test, images.test_labels
+        if loading.train_fraction < 1:
+            self._chosen, self._test_chosen = held_out(images.train_labels, loading.train_fraction)
+            self._test, self._test_labels = images.train, images.train_labels
+        self.train_examples, self.evaluation_examples = len(self._chosen), len(self._test_chosen)
+        deviation = torch.tensor(images.deviation)
+        self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(loading.device)
+        self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(loading.device)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Full batches in an epoch; the last, smaller one is dropped."""
+        return self.train_examples // batch_size
+
+    def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
+        """One epoch of (inputs, labels), decided by the seed."""
+        generator, settings = Generator().manual_seed(seed), self._loading.settings
+        repeats, probability = settings.get("repeated_augmentation", 0), settings.get("random_erasing", 0.0)
+        order = self._chosen[epoch_order(self.train_examples, repeats, generator)]
+        seeds = torch.randint(2**62, (self.train_examples,), generator=generator)
+        boxes = augment.draw_boxes(self.train_examples, self._size, probability, generator) if probability else None
+        parts = [
+            share(step, batch_size, self._loading.rank, self._loading.ranks)
+            for step in range(self.steps_per_epoch(batch_size))
+        ]
+        dataset = _Transformed(self._images.train, train_transform(settings, self._size, self._images.square))
+
+        def wanted(step: int) -> list[tuple[int, int]]:
+            return list(zip(order[parts[step]].tolist(), seeds[parts[step]].tolist(), strict=True))
+
+        labels = (self._images.train_labels[order[part]] for part in parts)
+        batches = self._on_device(zip(self._read(dataset, wanted, len(parts)), labels, strict=True))
+        for part, (images, targets) in zip(parts, batches, strict=True):
+            inputs = augment.normalise(images, self._scale, self._shift)
+            if boxes is not None:
+                inputs = augment.erase(inputs, boxes[part].to(inputs.device, non_blocking=True))
+            yield inputs, targets
+
+    def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
+        """The test set, or what is held out, in order: the shorter side resized, the centre cropped."""
+        dataset = _Transformed(self._test, test_transform(self._test_size, self._images.square))
+        parts = self._test_chosen.split(batch_size)
+
+        def wanted(step: int) -> list[tuple[int, int]]:
+            return [(position, 0) for position in parts[step].tolist()]
+
+        labels = (self._test_labels[part] for part in parts)
+        for images, targets in self._on_device(zip(self._read(dataset, wanted, len(parts)), labels, strict=True)):
+            yield augment.normalise(images, self._scale, self._shift), targets
+
+    def _read(self, dataset: _Transformed, wanted: Wanted, steps: int) -> Iterator[Tensor]:
+        """The batches of all steps, `[b, 3, size, size]` uint8; a killed worker is forgiven once."""
+        done, lost = 0, 0
+        while done < steps:
+            try:
+                for images in self._workers_on(dataset, map(wanted, range(done, steps))):
+                    yield images
+                    done += 1
+            except DataError as error:
+                # A worker's error comes with its traceback; the last line is the message.
+                raise DataError(str(error).splitlines()[-1].partition("DataError: ")[2] or str(error)) from error
+            except RuntimeError as error:
+                lost += 1
+                if lost > 1 or "DataLoader worker" not in str(error):
+                    raise
+
+    def _workers_on(self, dataset: _Transformed, wanted: Iterable[Any]) -> Iterator[Tensor]:
+        before = signal.getsignal(signal.SIGCHLD)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=wanted,
+            num_workers=self._workers,
+            prefetch_factor=PREFETCHED if self._workers else None,
+            collate_fn=torch.stack,
+            pin_memory=self._loading.device.type == "cuda",
+        )
+        batches = iter(loader)
+        # torch would raise a worker's death wherever the main thread is just then; here it comes with the next batch.
+        if signal.getsignal(signal.SIGCHLD) is not before:
+            signal.signal(signal.SIGCHLD, before)
+        return batches
+
+    def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches on the device; on a GPU the next one is copied on a stream of its own while one is used."""
+        device = self._loading.device
+        if device.type != "cuda":
+            yield from batches
+            return
+        stream = torch.cuda.Stream(device)
+        ahead: tuple[Batch, torch.cuda.Event] | None = None
+        for images, labels in batches:
+            with torch.cuda.stream(stream):
+                moved = images.to(device, non_blocking=True), labels.pin_memory().to(device, non_blocking=True)
+                copied = stream.record_event()
+            if ahead is not None:
+                yield _taken_over(*ahead)
+            ahead = moved, copied
+        if ahead is not None:
+            yield _taken_over(*ahead)
+
+
+def _taken_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    """A batch made on another stream, for use on the current one: it waits for the copy and keeps the memory."""
+    current = torch.cuda.current_stream(batch[0].device)
+    current.wait_event(copied)
+    for tensor in batch:
+        tensor.record_stream(current)
+    return batch
+
+
+def loader_workers(ranks: int) -> int:
+    """Worker processes of one of `ranks` loaders on this machine: its share of the cores, at most `MAX_WORKERS`."""
+    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // ranks))
+
+
+class _Transformed(Dataset[Tensor]):
+    """Images by (position, seed): the transform's randomness is the seed's, whichever process runs it."""
+
+    def __init__(self, images: Sequence[Any], transform: nn.Module):
+        self._images, self._transform = images, transform
+
+    def __getitem__(self, wanted: tuple[int, int]) -> Tensor:
+        position, seed = wanted
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self._transform(self._images[position])
