@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 
 from trainables.config import TrialConfig
+from trainables.data import default_data_dir
+from trainables.data.check import ready
 from trainables.store import FAILED, StoreError, TrialStore
 from trainables.train import COMMIT_SECONDS, epochs
 
@@ -25,6 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
         configs = [_config(line) for line in options.trials.read_text().splitlines() if line.strip()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"error: {options.trials}: {error}; write it with --dry-run --json", file=sys.stderr)
+        return 2
+    os.environ["PRECOND_DATA"] = str(options.data_dir.absolute())
+    names = {config.workload for config in configs}
+    if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
+        print(*(f"error: {line}" for line in problems), sep="\n", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
     statuses = []
@@ -63,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[default: %(default)s]"
     )
+    parser.add_argument("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
+                        help="where datasets are [default: $PRECOND_DATA or data]")  # fmt: skip
+    parser.add_argument("--download", action="store_true", help="fetch a missing dataset")
+    parser.add_argument("--verify-data", action="store_true", help="read all data and compare checksums first")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU; as Ray's workers: %(default)s")
     parser.add_argument("--commit-every", type=float, default=COMMIT_SECONDS, metavar="SECONDS",
                         help="training between commits [default: %(default)s]")  # fmt: skip

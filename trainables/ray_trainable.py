@@ -7,6 +7,7 @@ replaces a lost one opens the folder and goes on. A terminal outcome is never ra
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import ray
 import torch
 from ray import tune
 
+from trainables.data import DataError
 from trainables.store import TrialStore
 from trainables.train import epochs
+
+DATA_PROBLEM = "data_problem"  # of a result: what was wrong with the data; the driver then stops
 
 
 class TrialTrainable(tune.Trainable):
@@ -33,6 +37,8 @@ class TrialTrainable(tune.Trainable):
             metrics: dict[str, Any] = next(self._epochs)
         except StopIteration:
             return {"done": True}
+        except DataError as problem:  # raised, Tune would try again for ever
+            return {"done": True, DATA_PROBLEM: str(problem)}
         return {**metrics, "done": self._store.status() is not None}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -50,6 +56,7 @@ class TrialTrainable(tune.Trainable):
 
     def _open(self, config: dict[str, Any]) -> None:
         self._store = TrialStore.open(Path(config["root"]), config["key"], config["generation"])
+        os.environ["PRECOND_DATA"] = config["data_dir"]
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._epochs = epochs(
             self._store.config,

@@ -28,7 +28,8 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
-from trainables.ray_trainable import TrialTrainable
+from trainables.data import DataError
+from trainables.ray_trainable import DATA_PROBLEM, TrialTrainable
 from trainables.store import StoreError, read_status, trial_folder
 
 
@@ -72,6 +73,22 @@ class _Report(tune.Callback):
             self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
 
 
+class _DataStop(tune.Stopper):
+    """Ends everything once a worker has met damaged data: the other trials would, too, and no status is to blame."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Keep the first problem; that trial ends."""
+        self.problem = self.problem or result.get(DATA_PROBLEM, "")
+        return DATA_PROBLEM in result
+
+    def stop_all(self) -> bool:
+        """Whether there was one."""
+        return bool(self.problem)
+
+
 def train(
     trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mapping[str, Any], progress: StudyProgress
 ) -> str:
@@ -81,7 +98,7 @@ def train(
         trials: What to train.
         root: The output folder.
         cluster: Where.
-        worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`.
+        worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`, `data_dir`.
         progress: Told of every epoch and every end.
 
     Returns:
@@ -89,15 +106,19 @@ def train(
 
     Raises:
         StoreError: No cluster could be reached or started.
+        DataError: A worker met data that are missing or damaged; its trial stays in flight.
     """
     _start(cluster, len(trials))
     started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
             space = {"key": tune.grid_search([trial.config.trial_key for trial in trials]), **worker}
-            _fit({**space, "root": str(root.absolute())}, cluster, _Report(progress, root), scratch)
+            stop = _DataStop()
+            _fit({**space, "root": str(root.absolute())}, cluster, [_Report(progress, root)], stop, scratch)
     finally:
         ray.shutdown()
+    if stop.problem:
+        raise DataError(stop.problem)
     if caught:
         return "SIGTERM"
     if cluster.time_budget is not None and time.monotonic() - started >= cluster.time_budget:
@@ -136,7 +157,9 @@ def _signals() -> Iterator[list[str]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fit(space: dict[str, Any], cluster: Cluster, report: _Report, scratch: str) -> None:
+def _fit(
+    space: dict[str, Any], cluster: Cluster, callbacks: list[tune.Callback], stop: tune.Stopper, scratch: str
+) -> None:
     tuner = tune.Tuner(
         tune.with_resources(TrialTrainable, {"cpu": 1, "gpu": cluster.gpus_per_trial}),
         param_space=space,
@@ -146,7 +169,8 @@ def _fit(space: dict[str, Any], cluster: Cluster, report: _Report, scratch: str)
         run_config=tune.RunConfig(
             storage_path=scratch,
             verbose=0,
-            callbacks=[report],
+            callbacks=callbacks,
+            stop=stop,
             # Lost workers are counted in the trial folder, where progress resets the count.
             failure_config=tune.FailureConfig(max_failures=-1),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

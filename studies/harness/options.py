@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from precond.hyperparameters import nearest
 from studies.harness import ledger
+from trainables.data import default_data_dir
 from trainables.store import DIVERGED, FAILED, OOM
 from trainables.workloads import WORKLOADS
 
@@ -42,6 +44,9 @@ FLAGS = [
     click.Option(["--address"], metavar="auto|HOST:PORT", help="A running Ray cluster.  [default: start one here]"),
     click.Option(["--tracking-uri"], metavar="none|URI", help="MLflow.  [default: OUT/mlflow.db]"),
     click.Option(["--out"], metavar="DIR", help="Output folder.  [default: $PRECOND_OUT or outputs]"),
+    click.Option(["--data-dir"], metavar="DIR", help="Where datasets are.  [default: $PRECOND_DATA or data]"),
+    click.Option(["--download"], is_flag=True, help="Fetch a missing dataset; a damaged file is never replaced."),
+    click.Option(["--verify-data"], is_flag=True, help="Read all data before training and compare checksums."),
     click.Option(["--retry"], metavar="STATUS", multiple=True, help="Train again what ended diverged, oom or failed."),
     click.Option(["--rerun"], metavar="KEY", multiple=True, help="Drop a trial's folder and train it again."),
     click.Option(["--time-budget"], metavar="TIME", help="Stop after 90s, 30m or 2h; the same command goes on."),
@@ -69,6 +74,9 @@ class Options:
     address: str | None = None
     tracking_uri: str | None = None
     out: Path | None = None
+    data_dir: Path = field(default_factory=default_data_dir)
+    download: bool = False
+    verify_data: bool = False
     retry: tuple[str, ...] = ()
     rerun: tuple[str, ...] = ()
     time_budget: float | None = None
@@ -115,7 +123,7 @@ class _Parser:
 def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
     """Options from the texts that click found, and a line for each that is wrong."""
     parser = _Parser()
-    flags = {name: raw[name] for name in ("smoke", "dry_run", "report_only", "as_json")}
+    flags = {name: raw[name] for name in ("smoke", "dry_run", "report_only", "download", "verify_data", "as_json")}
     only, levels = (parser.pairs(name, raw[name], "rank=5,10") for name in ("only", "levels"))
     settings = parser.pairs("set", raw["settings"], "damping=0.1")
     options = Options(
@@ -132,6 +140,7 @@ def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
         address=parser.take("address", raw["address"], _ADDRESS, _address),
         tracking_uri=parser.take("tracking-uri", raw["tracking_uri"], _URI, _tracking_uri),
         out=parser.take("out", raw["out"], "a folder", Path),
+        data_dir=_data_dir(raw["data_dir"]),
         retry=tuple(raw["retry"]),
         rerun=tuple(raw["rerun"]),
         time_budget=parser.take("time-budget", raw["time_budget"], "a time > 0 as in 90s, 30m or 2h", _duration),
@@ -188,6 +197,13 @@ def _seeds(text: str) -> list[int]:
     if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
         raise ValueError
     return seeds
+
+
+def _data_dir(text: str | None) -> Path:
+    """The data folder; one that is named becomes the default, as if it were in the environment."""
+    if text is not None:
+        os.environ["PRECOND_DATA"] = str(Path(text).absolute())
+    return default_data_dir()
 
 
 def _at_least_one(text: str) -> int:

@@ -21,6 +21,8 @@ from studies.harness import ledger
 from studies.harness.options import Options
 from studies.harness.plan import Plan, plan
 from studies.harness.study import Study, Trial
+from trainables.data import DataError
+from trainables.data.check import ready
 from trainables.store import FAILED, StoreError, TrialStore, trial_folder
 
 COMPLETE, SOME_FAILED, BAD_COMMAND, BUDGET, ENVIRONMENT, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
@@ -63,7 +65,7 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
         return _stopped(INTERRUPTED, "interrupted")
     except Stopped as stopped:
         return _stopped(stopped.code, str(stopped))
-    except StoreError as problem:
+    except (StoreError, DataError) as problem:
         return _environment(str(problem))
     except OSError as problem:
         return _environment(f"cannot write to {options.root} ({problem.strerror or problem})")
@@ -112,6 +114,9 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
     if options.dry_run:
         _print_plan(plans, missing, options, console)
         return COMPLETE
+    names = {trial.config.workload for trial in missing}
+    if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
+        return refuse(problems)
     for each in plans:
         console.print(_headline(each))
     console.print(_summary(trials, missing), highlight=False)
@@ -207,7 +212,12 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
         gpus_per_trial=options.gpus_per_trial,
         time_budget=options.time_budget,
     )
-    worker = {"generation": generation, "provenance": provenance(), "commit_every": options.commit_every}
+    worker = {
+        "generation": generation,
+        "provenance": provenance(),
+        "commit_every": options.commit_every,
+        "data_dir": str(options.data_dir.absolute()),
+    }
     with StudyProgress(missing, console) as progress:
         ended = execute.train(missing, root, cluster, worker, progress)
     if ended in STOPS and ledger.missing(missing, root):

@@ -200,17 +200,22 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("PRECOND_DATA") or "data")
 
 
-NAMES = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet", "imagefolder:PATH")
-
-
 def source(name: str) -> Source:
     """A dataset by name; `imagefolder:PATH` is any folder of class folders.
 
     Raises:
         HyperparameterError: Unknown name; the message names the nearest and all known ones.
     """
-    if name == "digits":
-        from trainables.data.digits import Digits
+    kind, _, path = name.partition(":")
+    if kind == "imagefolder" and path:
+        from trainables.data.folder import image_folder
 
-        return Digits()
-    raise HyperparameterError(f'dataset = "{name}": unknown.{nearest(name, NAMES)}')
+        return image_folder(path)
+    from trainables.data.cifar import CIFAR10, CIFAR100
+    from trainables.data.digits import Digits
+    from trainables.data.imagenet import ImageNet, TinyImageNet
+
+    known = {found.name: found for found in (Digits(), CIFAR10, CIFAR100, TinyImageNet(), ImageNet())}
+    if name not in known:
+        raise HyperparameterError(f'dataset = "{name}": unknown.{nearest(name, [*known, "imagefolder:PATH"])}')
+    return known[name]

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, read by torchvision (Krizhevsky, Learning multiple layers of features from tiny images, 2009).
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, Learning multiple layers of features from tiny images, 2009), by torchvision.
 
 Their files are pickles from outside, which can run code when read: each is compared with its known digest first.
 The members' digests are the MD5 that torchvision has, no other is published; of the archives SHA-256 is known, too.
@@ -16,8 +16,8 @@ import torch
 from trainables.config import digest
 from trainables.data import Data, DataError, Loading
 from trainables.data.cache import Pairs, arrays
+from trainables.data.device import small_images
 from trainables.data.fetch import Archive, again, checksum, fetch, mismatch, missing
-from trainables.data.small import small_images
 
 IMAGE_BYTES = 3 * 32 * 32
 

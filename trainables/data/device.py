@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Generator, Tensor
 
-from trainables.data import Batch, Loading, augment, held_out, share
+from trainables.data import Batch, Data, Loading, augment, held_out, share
 from trainables.data.cache import Arrays
 
 BY_WORKERS = ("random_resized_crop", "trivial_augment", "randaugment")
@@ -95,6 +94,10 @@ class DeviceData:
             yield augment.resize(augment.normalise(images, self._scale, self._shift), self._test_size), labels
 
 
-def suits(settings: Mapping[str, Any]) -> bool:
-    """Whether the device can do all of a recipe's augmentation."""
-    return not any(settings.get(name) for name in BY_WORKERS)
+def small_images(cached: Arrays, loading: Loading) -> Data:
+    """Cached images for a trial: on the device where it can do all of a recipe's augmentation, or by workers."""
+    if not any(loading.settings.get(name) for name in BY_WORKERS):
+        return DeviceData(cached, loading)
+    from trainables.data.loader import Images, LoaderData
+
+    return LoaderData(Images(**vars(cached), size=cached.train.shape[-1], square=True), loading)

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,14 +25,22 @@ PREFETCHED = 4  # batches ready or in work, for each worker
 Wanted = Callable[[int], list[tuple[int, int]]]  # the images of a step: position and seed
 
 
+class Readable(Protocol):
+    """Images by position: PIL, or `[3, height, width]` uint8."""
+
+    def __getitem__(self, position: int, /) -> Any:
+        """Read one."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """Both splits, read image by image.
 
     Attributes:
-        train: Gives the image at a position, as PIL or as `[3, height, width]` uint8.
+        train: To train on.
         train_labels: `[n]` int64.
-        test: As `train`.
+        test: To test on.
         test_labels: `[m]` int64.
         mean: Of each channel, pixels in 0..1.
         deviation: Likewise, the standard deviation.
@@ -40,9 +48,9 @@ class Images:
         square: Whether all are squares already: they are resized whole, not cropped.
     """
 
-    train: Sequence[Any]
+    train: Readable
     train_labels: Tensor
-    test: Sequence[Any]
+    test: Readable
     test_labels: Tensor
     mean: Sequence[float]
     deviation: Sequence[float]
@@ -158,7 +166,8 @@ class LoaderData:
         for images, labels in batches:
             with torch.cuda.stream(stream):
                 moved = images.to(device, non_blocking=True), labels.pin_memory().to(device, non_blocking=True)
-                copied = stream.record_event()
+                copied = torch.cuda.Event()
+                copied.record(stream)
             if ahead is not None:
                 yield _taken_over(*ahead)
             ahead = moved, copied
@@ -183,7 +192,7 @@ def loader_workers(ranks: int) -> int:
 class _Transformed(Dataset[Tensor]):
     """Images by (position, seed): the transform's randomness is the seed's, whichever process runs it."""
 
-    def __init__(self, images: Sequence[Any], transform: nn.Module):
+    def __init__(self, images: Readable, transform: nn.Module):
         self._images, self._transform = images, transform
 
     def __getitem__(self, wanted: tuple[int, int]) -> Tensor:
