@@ -116,6 +116,8 @@ def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
             meta = _write(aside, splits)
         except MixedSizes:
             meta = {"files": {}}
+            for part in aside.iterdir():
+                part.unlink()
         write_atomically(aside / "meta.json", json.dumps(meta).encode())
         aside.rename(folder)
         sync_directory(folder.parent)
@@ -124,9 +126,7 @@ def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
         raise
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise DataError(
-            f"{folder}: {error.strerror}: free some space, or name another folder with --data-dir"
-        ) from error
+        raise DataError(f"{folder}: {error.strerror}: make room, or name another folder with --data-dir") from error
 
 
 def _write(folder: Path, splits: Mapping[str, Pairs]) -> dict[str, Any]:

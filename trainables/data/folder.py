@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from precond import HyperparameterError
 from trainables.config import digest
@@ -46,9 +47,7 @@ class Files:
 
     def pairs(self) -> Pairs:
         """Every image as `[3, height, width]` uint8, with its label."""
-        from torchvision.transforms.v2.functional import pil_to_tensor
-
-        return ((pil_to_tensor(read_image(path)), label) for path, label in zip(self.paths, self.labels, strict=True))
+        return ((_pixels(read_image(path)), label) for path, label in zip(self.paths, self.labels, strict=True))
 
 
 def read_image(path: str) -> Any:
@@ -63,9 +62,13 @@ def read_image(path: str) -> Any:
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
     except Exception as error:  # PIL raises a dozen kinds
-        raise DataError(
-            f"{path}: not a readable image ({len(content)} bytes). Restore the file or remove it"
-        ) from error
+        raise DataError(f"{path}: not a readable image ({len(content)} bytes). Restore or remove it") from error
+
+
+def _pixels(image: Any) -> Tensor:
+    """An RGB image of PIL's as `[3, height, width]` uint8."""
+    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
 
 
 def _read(path: str) -> bytes:
@@ -127,7 +130,7 @@ def _stamp(folder: Path, paths: Sequence[str]) -> str:
     def facts() -> Iterator[tuple[str, int, int]]:
         for path in paths:
             stat = os.stat(path)
-            yield os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns
+            yield path.removeprefix(f"{folder}/"), stat.st_size, stat.st_mtime_ns
 
     return digest(list(facts()))[:12]
 

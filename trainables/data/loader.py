@@ -134,9 +134,10 @@ class LoaderData:
             except DataError as error:
                 # A worker's error comes with its traceback; the last line is the message.
                 raise DataError(str(error).splitlines()[-1].partition("DataError: ")[2] or str(error)) from error
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
+                # A worker's death shows at the next batch, or as a broken connection to one that it had sent.
                 lost += 1
-                if lost > 1 or "DataLoader worker" not in str(error):
+                if lost > 1 or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                     raise
 
     def _workers_on(self, dataset: _Transformed, wanted: Iterable[Any]) -> Iterator[Tensor]:
@@ -148,6 +149,7 @@ class LoaderData:
             prefetch_factor=PREFETCHED if self._workers else None,
             collate_fn=torch.stack,
             pin_memory=self._loading.device.type == "cuda",
+            generator=Generator(),  # else it would draw from torch's own, which is the model's
         )
         batches = iter(loader)
         # torch would raise a worker's death wherever the main thread is just then; here it comes with the next batch.
