@@ -64,7 +64,7 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cifar]:
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, md5] for name, (md5, _) in [*files.items()][:5]])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", files["test_batch"][0]]])
     monkeypatch.setattr(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": files["batches.meta"][0]})
@@ -88,7 +88,7 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cifar]:
 
 def test_the_lists_are_torchvisions():
     for mine, theirs in ((CIFAR10, datasets.CIFAR10), (CIFAR100, datasets.CIFAR100)):
-        listed = {name: md5 for name, md5 in theirs.train_list + theirs.test_list}
+        listed = dict([*theirs.train_list, *theirs.test_list])
         listed[theirs.meta["filename"]] = theirs.meta["md5"]
         assert {name: md5 for name, (md5, _) in mine.files.items()} == listed
         assert (mine.archive.url, mine.archive.md5, mine.archive.folder) == (
