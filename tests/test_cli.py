@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,23 @@ def test_a_full_disk(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     code, _, err = study("--tracking-uri", "none")
     assert code == 4 and "disk full" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "outputs" / "trials").exists()
+
+
+def test_missing_data_are_refused_before_anything_is_written(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def ready(names: set[str], data_dir: Path, **flags: bool) -> list[str]:
+        asked.append((names, data_dir, flags))
+        return ["there/data: not found", "there/more: not found"] if names else []
+
+    monkeypatch.setattr("studies.harness.run.ready", ready)
+    monkeypatch.setenv("PRECOND_DATA", "restored afterwards")
+    code, out, err = study("--data-dir", "there", "--verify-data")
+    assert code == 2 and out == "" and err == "error: there/data: not found\nerror: there/more: not found\n"
+    assert asked == [({"digits/cnn"}, tmp_path / "there", {"download": False, "verify": True})]
+    assert os.environ["PRECOND_DATA"] == str(tmp_path / "there")  # where a relative image folder is looked for
+    assert study("--dry-run")[0] == 0 and len(asked) == 1  # a plan needs no data
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):

@@ -1,0 +1,87 @@
+"""Trials on image folders: resumed bitwise for each loader, and left in flight when their data are damaged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from images import make_folder
+from test_train import numbers, run
+
+from precond import HyperparameterError
+from studies.harness.execute import _DataStop
+from trainables import workloads
+from trainables.config import TrialConfig
+from trainables.data import DataError
+from trainables.ray_trainable import DATA_PROBLEM, TrialTrainable
+from trainables.store import TrialStore
+
+ROOT = Path(__file__).parents[1]
+BY_THE_DEVICE = {"crop_padding": 2, "flip": True}
+BY_WORKERS = {"random_resized_crop": True, "trivial_augment": True, "resolution": 12, "random_erasing": 0.5}
+
+
+def resolved(folder: Path, **recipe: object) -> TrialConfig:
+    try:
+        return workloads.resolve(f"imagefolder:{folder}/resnet20", "nysact-s", recipe={"batch_size": 8, **recipe})
+    except HyperparameterError as error:
+        if "digits/cnn" in str(error):
+            pytest.skip("no workload on image folders yet")
+        raise
+
+
+@pytest.mark.parametrize(("side", "settings"), [(8, BY_THE_DEVICE), (8, BY_WORKERS), (70, BY_WORKERS)])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, side: int, settings: dict):
+    folder = make_folder(tmp_path / "images", side=side, mixed=side > 64)
+    config = resolved(folder, epochs=3, **settings)
+    whole = run(tmp_path / "whole", config)
+    stopped = run(tmp_path / "stopped", config, stop_after=2)
+    loaded = stopped.load()
+    assert stopped.status() is None and loaded is not None and loaded[0] == 1
+    assert numbers(run(tmp_path / "stopped", config)) == numbers(whole) and len(whole.epochs()) == 3
+
+
+def test_damaged_data_leave_a_trial_in_flight(tmp_path: Path):
+    folder = make_folder(tmp_path / "images")
+    config = resolved(folder, epochs=2)
+    (folder / "train" / "dog" / "005.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"dog/005\.png: not a readable image"):
+        run(tmp_path / "out", config)
+    assert TrialStore(tmp_path / "out", config).status() is None
+
+
+def test_a_worker_reports_damaged_data_and_the_driver_stops():
+    def damaged():
+        raise DataError("images/1.png: not a readable image")
+        yield
+
+    trainable = TrialTrainable.__new__(TrialTrainable)
+    trainable._epochs = damaged()
+    result = trainable.step()
+    assert result == {"done": True, DATA_PROBLEM: "images/1.png: not a readable image"}
+    stop = _DataStop()
+    assert not stop("one", {"epoch": 0}) and not stop.stop_all()
+    assert stop("two", result) and stop.stop_all() and stop.problem == result[DATA_PROBLEM]
+
+
+def test_a_run_on_damaged_data_exits_4_and_goes_on_when_they_are_restored(tmp_path: Path):
+    folder = make_folder(tmp_path / "pictures")
+    resolved(folder)
+    image = folder / "train" / "dog" / "005.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    flags = "--workload imagefolder:pictures/resnet20 --optimizers sgd --seeds 2 --epochs 1 --set batch_size=8 --json"
+    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *flags.split(), "--tracking-uri", "none"]
+    command += ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 4, ended.stderr
+    assert ended.stderr.splitlines()[-1] == f"error: {image}: not a readable image (100 bytes). Restore or remove it"
+    assert not list((tmp_path / "out" / "trials").glob("*/status.json"))
+    image.write_bytes(content)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    statuses = [json.loads(path.read_text()) for path in (tmp_path / "out" / "trials").glob("*/status.json")]
+    assert [status["status"] for status in statuses] == ["completed", "completed"]
