@@ -71,6 +71,8 @@ DISTRIBUTED = "precond/distributed.py"
 KFAC_EVA = "tests/test_kfac_eva.py"
 EKFAC_STEVE = "tests/test_ekfac_steve.py"
 
+DATA = "trainables/data/"
+
 ORACLES = "tests/test_oracles.py::"
 VARIANTS = "tests/test_variants.py::"
 CONTRACT = "tests/test_contract.py::"
@@ -82,6 +84,105 @@ TOGETHER = "tests/test_distributed.py::test_two_ranks_are_one_process_with_the_w
 CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
 
 MUTANTS = [
+    # Data
+    Mutant(
+        DATA + "cache.py",
+        'aside = folder.with_name(folder.name + ".tmp")',
+        "aside = folder",
+        "tests/test_data.py::test_a_process_killed_while_making_the_cache_leaves_none_and_of_two_one_makes_it",
+        "data: a killed process leaves half a cache",
+    ),
+    Mutant(
+        DATA + "cache.py",
+        "if _read(place / name) is None:  # else",
+        "if True:  # else",
+        "tests/test_data.py::test_a_process_killed_while_making_the_cache_leaves_none_and_of_two_one_makes_it",
+        "data: two processes make the same cache",
+    ),
+    Mutant(
+        DATA + "folder.py",
+        "stat.st_size, stat.st_mtime_ns",
+        "0, 0",
+        "tests/test_data.py::test_the_cache_is_made_once_and_follows_the_files",
+        "data: a changed image is not noticed",
+    ),
+    Mutant(
+        DATA + "augment.py",
+        "offsets[:, 0], offsets[:, 1]]",
+        "offsets[:, 1], offsets[:, 0]]",
+        "tests/test_data.py::test_crop_and_flip_are_those_of_a_loop_over_images",
+        "data: a crop's top and left are exchanged",
+    ),
+    Mutant(
+        DATA + "augment.py",
+        "fits.int().argmax(1)",
+        "fits.int().argmin(1)",
+        "tests/test_data.py::test_erased_boxes_fit_and_are_drawn_as_torchvision_does",
+        "data: an erased box need not fit",
+    ),
+    Mutant(
+        DATA + "device.py",
+        "(n, 2), generator=generator)",
+        "(n, 2))",
+        "tests/test_data.py::test_an_epoch_is_decided_by_its_seed_alone",
+        "data: crops come from torch's own generator",
+    ),
+    Mutant(
+        DATA + "__init__.py",
+        "(rank + 1) * batch_size // ranks)",
+        "(rank + 1) * (batch_size // ranks))",
+        "tests/test_data.py::test_shares_cover_a_batch",
+        "data: unequal shares of a batch lose images",
+    ),
+    Mutant(
+        DATA + "loader.py",
+        "generator=Generator(),  # else",
+        "generator=None,  # else",
+        "tests/test_data.py::test_an_epoch_is_decided_by_its_seed_alone",
+        "data: the loader moves torch's own generator",
+    ),
+    Mutant(
+        DATA + "loader.py",
+        "torch.default_generator.manual_seed(seed)",
+        "torch.default_generator.manual_seed(position)",
+        "tests/test_data.py::test_repeated_augmentation_shows_an_image_again_at_once",
+        "data: an image is augmented alike each time",
+    ),
+    Mutant(
+        DATA + "loader.py",
+        "if lost > 1 or (isinstance",
+        "if lost > 0 or (isinstance",
+        "tests/test_data.py::test_a_killed_worker_is_forgiven_once",
+        "data: a killed worker is not forgiven",
+    ),
+    Mutant(
+        DATA + "loader.py",
+        "            signal.signal(signal.SIGCHLD, before)",
+        "            pass",
+        "tests/test_data.py::test_a_killed_worker_is_forgiven_once",
+        "data: a worker's death is raised in the middle of a step",
+    ),
+    Mutant(
+        DATA + "cifar.py",
+        "self.problems(data_dir, verify=True):\n            raise",
+        "self.problems(data_dir):\n            raise",
+        "tests/test_fetch.py::test_a_pickle_that_is_not_the_known_one_is_named_and_never_opened",
+        "data: a pickle is not compared with its digest by us",
+    ),
+    Mutant(
+        DATA + "cifar.py",
+        "self._problem(path, verify=True)",
+        "self._problem(path, verify=False)",
+        "tests/test_fetch.py::test_a_pickle_that_is_not_the_known_one_is_named_and_never_opened",
+        "data: a download replaces a damaged file",
+    ),
+    Mutant(
+        "trainables/ray_trainable.py",
+        "except DataError as problem:",
+        "except ZeroDivisionError as problem:",
+        "tests/test_data_trials.py::test_a_worker_reports_damaged_data_and_the_driver_stops",
+        "data: damaged data are an error of the trial, tried again for ever",
+    ),
     # T1 to T4: the Nystrom factor
     Mutant(
         NYSACT,

@@ -500,3 +500,24 @@ def test_verification_names_every_unreadable_image(small: Path):
         (small / "train" / "dog" / f"{name}.png").write_bytes(b"no image")
     lines = found.problems(small.parent, verify=True)
     assert len(lines) == 2 and "dog/000.png" in lines[0] and "dog/007.png" in lines[1]
+
+
+# ---------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_a_gpu_are_the_cpus_and_no_step_waits(path_and_settings: tuple[Path, dict]):
+    path, settings = path_and_settings
+    where = Loading(device=torch.device("cuda"), data_dir=path.parent / "data", settings=settings)
+    there, here = source(f"imagefolder:{path}").load(where), load(path, settings)
+    batches = there.train_batches(5, seed=1)
+    seen = [next(batches)]
+    if isinstance(there, DeviceData):
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        seen += batches
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for (inputs, labels), (expected, targets) in zip(seen, here.train_batches(5, seed=1), strict=True):
+        torch.testing.assert_close(inputs.cpu(), expected, atol=1e-5, rtol=1e-5)
+        assert labels.cpu().equal(targets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -44,13 +43,17 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, side: in
     assert numbers(run(tmp_path / "stopped", config)) == numbers(whole) and len(whole.epochs()) == 3
 
 
-def test_damaged_data_leave_a_trial_in_flight(tmp_path: Path):
+def test_damaged_data_leave_a_trial_in_flight_until_they_are_restored(tmp_path: Path):
     folder = make_folder(tmp_path / "images")
     config = resolved(folder, epochs=2)
-    (folder / "train" / "dog" / "005.png").write_bytes(b"no image")
+    image = folder / "train" / "dog" / "005.png"
+    content = image.read_bytes()
+    image.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"dog/005\.png: not a readable image"):
         run(tmp_path / "out", config)
     assert TrialStore(tmp_path / "out", config).status() is None
+    image.write_bytes(content)
+    assert (run(tmp_path / "out", config).status() or {})["status"] == "completed"
 
 
 def test_a_worker_reports_damaged_data_and_the_driver_stops():
@@ -67,12 +70,11 @@ def test_a_worker_reports_damaged_data_and_the_driver_stops():
     assert stop("two", result) and stop.stop_all() and stop.problem == result[DATA_PROBLEM]
 
 
-def test_a_run_on_damaged_data_exits_4_and_goes_on_when_they_are_restored(tmp_path: Path):
+def test_a_run_on_damaged_data_exits_4_without_a_status(tmp_path: Path):
     folder = make_folder(tmp_path / "pictures")
     resolved(folder)
     image = folder / "train" / "dog" / "005.png"
-    content = image.read_bytes()
-    image.write_bytes(content[:100])
+    image.write_bytes(image.read_bytes()[:100])
     flags = "--workload imagefolder:pictures/resnet20 --optimizers sgd --seeds 2 --epochs 1 --set batch_size=8 --json"
     command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *flags.split(), "--tracking-uri", "none"]
     command += ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
@@ -80,8 +82,3 @@ def test_a_run_on_damaged_data_exits_4_and_goes_on_when_they_are_restored(tmp_pa
     assert ended.returncode == 4, ended.stderr
     assert ended.stderr.splitlines()[-1] == f"error: {image}: not a readable image (100 bytes). Restore or remove it"
     assert not list((tmp_path / "out" / "trials").glob("*/status.json"))
-    image.write_bytes(content)
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    statuses = [json.loads(path.read_text()) for path in (tmp_path / "out" / "trials").glob("*/status.json")]
-    assert [status["status"] for status in statuses] == ["completed", "completed"]
