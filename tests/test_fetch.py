@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import json
 import pickle
 import sys
 import tarfile
@@ -17,11 +18,13 @@ import pytest
 import torch
 from torchvision import datasets
 
+from trainables.__main__ import main
 from trainables.data import DataError, Loading, source
 from trainables.data.check import dataset_of, ready
 from trainables.data.cifar import CIFAR10, CIFAR100, Cifar
 from trainables.data.fetch import Archive, again, fetch
 from trainables.data.imagenet import TINY, ImageNet, TinyImageNet
+from trainables.workloads import resolve
 
 CPU = torch.device("cpu")
 IMAGES = 6  # of each file
@@ -163,6 +166,20 @@ def test_an_archive_that_is_not_the_known_one_is_not_unpacked(cifar: Cifar, tmp_
     assert not (tmp_path / "new" / "cifar-10-batches-py").exists()
     with pytest.raises(DataError, match="try again, or put the archive into"):
         fetch(replace(cifar.archive, url=cifar.archive.url + ".gone"), tmp_path / "new")
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagefolder:pictures"])
+def test_trials_in_this_process_are_refused_without_their_data(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    config = replace(resolve("digits/cnn", "sgd"), workload=f"{dataset}/resnet32")
+    trials, out = tmp_path / "trials.jsonl", tmp_path / "out"
+    trials.write_text(json.dumps({"key": config.trial_key, "config": config.to_dict()}))
+    monkeypatch.setenv("PRECOND_DATA", "restored afterwards")
+    assert main([str(trials), "--out", str(out), "--data-dir", str(tmp_path / "data")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and str(tmp_path / "data") in line and "--data-dir" in line
+    assert not out.exists() and not (tmp_path / "data").exists()
 
 
 def test_the_command_to_repeat(monkeypatch: pytest.MonkeyPatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from precond import HyperparameterError
 from trainables.data import DataError, source
 
 
@@ -24,12 +25,12 @@ def ready(workloads: Iterable[str], data_dir: Path, *, download: bool = False, v
     """
     wrong: list[str] = []
     for name in dict.fromkeys(map(dataset_of, workloads)):
-        found = source(name)
-        fetch = getattr(found, "download", None)
         try:
+            found = source(name)
+            fetch = getattr(found, "download", None)
             if download and fetch is not None:
                 fetch(data_dir)
             wrong += found.problems(data_dir, verify)
-        except DataError as error:
+        except (DataError, HyperparameterError) as error:
             wrong += str(error).splitlines()
     return wrong
