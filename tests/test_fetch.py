@@ -20,10 +20,10 @@ from torchvision import datasets
 
 from trainables.__main__ import main
 from trainables.data import DataError, Loading, source
-from trainables.data.check import dataset_of, ready
 from trainables.data.cifar import CIFAR10, CIFAR100, Cifar
 from trainables.data.fetch import Archive, again, fetch
 from trainables.data.imagenet import TINY, ImageNet, TinyImageNet
+from trainables.ready import ready
 from trainables.workloads import resolve
 
 CPU = torch.device("cpu")
@@ -185,7 +185,6 @@ def test_trials_in_this_process_are_refused_without_their_data(
 def test_the_command_to_repeat(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/trainables/__main__.py", "a b", "--download"])
     assert again("--download") == "python -m trainables 'a b' --download"
-    assert dataset_of("imagefolder:/a/b/resnet32") == "imagefolder:/a/b"
 
 
 def touch_images(folder: Path, counts: dict[str, int]) -> None:

@@ -18,7 +18,7 @@ import torch
 from trainables import plugins
 from trainables.config import TrialConfig
 from trainables.data import default_data_dir
-from trainables.data.check import ready
+from trainables.ready import ready
 from trainables.store import FAILED, StoreError, TrialStore
 from trainables.team import Team, spawn
 from trainables.train import COMMIT_SECONDS, epochs, score

@@ -23,7 +23,7 @@ from studies.harness.plan import Plan, plan
 from studies.harness.study import Study, Trial
 from trainables import plugins
 from trainables.data import DataError
-from trainables.data.check import ready
+from trainables.ready import ready
 from trainables.store import FAILED, StoreError, TrialStore, trial_folder
 
 COMPLETE, SOME_FAILED, BAD_COMMAND, BUDGET, ENVIRONMENT, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143

@@ -6,12 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from precond import HyperparameterError
-from trainables.data import DataError, source
-
-
-def dataset_of(workload: str) -> str:
-    """The dataset in a workload's name: `cifar10` of `cifar10/resnet32`."""
-    return workload.rpartition("/")[0]
+from trainables.data import DataError
+from trainables.workloads import workload
 
 
 def ready(workloads: Iterable[str], data_dir: Path, *, download: bool = False, verify: bool = False) -> list[str]:
@@ -24,13 +20,17 @@ def ready(workloads: Iterable[str], data_dir: Path, *, download: bool = False, v
         verify: Whether to read everything and compare checksums; what was just fetched is compared anyway.
     """
     wrong: list[str] = []
-    for name in dict.fromkeys(map(dataset_of, workloads)):
+    seen: set[str] = set()
+    for name in workloads:
         try:
-            found = source(name)
+            found = workload(name).source
+            if found.name in seen:
+                continue
+            seen.add(found.name)
             fetch = getattr(found, "download", None)
             if download and fetch is not None:
                 fetch(data_dir)
             wrong += found.problems(data_dir, verify)
         except (DataError, HyperparameterError) as error:
             wrong += str(error).splitlines()
-    return wrong
+    return list(dict.fromkeys(wrong))
