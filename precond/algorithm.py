@@ -40,6 +40,23 @@ class LayerShape:
     d_in: int
 
 
+@dataclass(frozen=True)
+class Curvature:
+    """What the factors of a bank stand for, to be looked at (`diagnostics.py`); None where a method has no such thing.
+
+    Attributes:
+        inputs: A, `[L, p, p]`, where it is formed.
+        outputs: S, `[L, o, o]`, where it is formed.
+        low_rank: Y `[L, p, r]` with orthogonal columns: Y Y^T is what the factor has in A's place.
+        top: Largest eigenvalue of what is damped, `[L]`, where that is not the product of A's and S's.
+    """
+
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+    low_rank: Tensor | None = None
+    top: Tensor | None = None
+
+
 class Needs(Enum):
     """What an algorithm wants to see of a layer, and when `accumulate` is called.
 
@@ -127,11 +144,18 @@ class Algorithm(ABC):
         return state
 
     @abstractmethod
-    def refresh(self, state: Any) -> None:
+    def refresh(self, state: Any) -> Tensor:
         """Make new factors from the statistics, in place; where that fails the old one stays.
 
         With several ranks and `SHARED`, the state is that of this rank's share of the slots.
+
+        Returns:
+            Where it succeeded, `[L]`.
         """
+
+    def curvature(self, state: Any) -> Curvature:
+        """What `refresh` has just made the factors of the prepared state from; asked for only when somebody looks."""
+        return Curvature()
 
     @abstractmethod
     def precondition(self, state: Any, gradients: Tensor, lr: float) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from precond import distributed, linalg
 from precond.algorithm import Algorithm, Signals
 from precond.distributed import Ranks
+from precond.diagnostics import Clock, Monitor, Tally
 from precond.layers import Layer
 from precond.pairs import Pairs
 from precond.statistics import MovingAverage
@@ -51,6 +52,7 @@ class Bank:
         shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
         with torch.no_grad():
             self.buffer = torch.zeros(num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device)
+        self.monitor: Monitor | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -65,6 +67,22 @@ class Bank:
         self._repeated: set[str] = set()
         self._complete = False  # whether all ranks know that every layer has
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
+        self.tally = Tally(len(names), like=self.buffer)
+        # The prepared state, which slots were made, which failed at first, and whether the step is not to count.
+        self._refreshed: tuple[Any, Tensor, Tensor, Tensor | None] | None = None
+        if self.monitor is not None:
+            self.watch(self.monitor.clock)
+
+    def watch(self, clock: Clock | None) -> None:
+        """Start a monitor, or end it."""
+        self.monitor = None
+        if clock is not None:
+            self.monitor = Monitor(self.algorithm, self.state, self.layers, self.buffer, clock)
+
+    def dropped(self) -> Tensor:
+        """Updates that the statistics left out, `[L]`."""
+        counts = [tensor for name, tensor in named_tensors(self.state) if name.endswith("dropped")]
+        return torch.stack(counts).sum(0)
 
     @property
     def recording(self) -> bool:
@@ -105,6 +123,8 @@ class Bank:
                 backward=torch._C._current_graph_task_id(),
             )
             self.algorithm.accumulate(self.state, self.slots[layer.name], signals)
+            if self.monitor is not None:
+                self.monitor.record(self.slots[layer.name], signals.inputs)
         self._recorded.add(layer.name)
         self._fill(layer)
 
@@ -145,6 +165,8 @@ class Bank:
                 self._agree()
                 if self._filled:
                     self.algorithm.commit(self.state)
+                    if self.monitor is not None:
+                        self.monitor.commit(skipped)
             self._recorded.clear()
             self._repeated.clear()
             # The host must know whether the first factor was made of anything: until then it asks.
@@ -152,18 +174,36 @@ class Bank:
             if not self._filled or not (refresh or first) or (first and skipped is not None and skipped):
                 return []
             self.has_factor = True
-            return self._refresh()
+            return self._refresh(skipped)
 
-    def _refresh(self) -> list[tuple[Tensor, slice]]:
+    def _refresh(self, skipped: Tensor | None) -> list[tuple[Tensor, slice]]:
         """Make new factors, or this rank's share of them, which is then returned."""
         state, share = self.algorithm.prepare(self.state), self.share
+        made, failures = torch.zeros_like(self._mask), torch.zeros_like(self.tally.failed)
+        self._refreshed = state, made, failures, skipped
         if share is None:
-            self.algorithm.refresh(state)
+            with linalg.counting_failures(failures):
+                made |= self.algorithm.refresh(state)
+            self.note_refresh()
             return []
         if share.start < share.stop:
-            self.algorithm.refresh(part_of(state, share))
+            with linalg.counting_failures(failures[share]):
+                made[share] |= self.algorithm.refresh(part_of(state, share))
         tensors = named_tensors(self.state)
-        return [(tensor, share) for name, tensor in tensors if name.split(".")[0] in self.algorithm.SHARED]
+        shared = [tensor for name, tensor in tensors if name.split(".")[0] in self.algorithm.SHARED]
+        return [(tensor, share) for tensor in (*shared, made, failures)]
+
+    def note_refresh(self) -> None:
+        """Count, and show the monitor, what a refresh came to; on all ranks, where they share it."""
+        if self._refreshed is None:
+            return
+        state, made, failures, skipped = self._refreshed
+        self._refreshed = None
+        self.tally.failed += self._mask & ~(made if skipped is None else made | skipped)
+        self.tally.rescued += self._mask & made & (failures > 0)
+        if self.monitor is not None:
+            with linalg.exact_arithmetic(self.buffer.device):
+                self.monitor.refreshed(state, self._mask & made)
 
     def precondition(self, lr: float, measure: bool = False) -> Tensor | None:
         """Turn the gradients in the buffer into directions.
@@ -178,8 +218,12 @@ class Bank:
             return None
         directions = self.algorithm.precondition(self.state, self.buffer, lr)
         self._ok = linalg.all_finite(directions)
+        # Where there is no gradient the buffer is nan throughout.
+        self.tally.fallbacks += ~self._ok & ~self.buffer[:, 0, 0].isnan()
         if len(self._filled) < len(self.layers):
             self._ok &= self._mask
+        if self.monitor is not None:
+            self.monitor.compare(directions, self.buffer, self._ok)
         inner = (directions * self.buffer).sum((1, 2)).where(self._ok, 0).sum() if measure else None
         torch.where(self._ok.view(-1, 1, 1), directions, self.buffer, out=self.buffer)
         return inner
@@ -206,6 +250,16 @@ class Bank:
             self._fill(layer)
         self.has_factor = self.has_factor or state["has_factor"]
 
+    def seen(self, layer: Layer) -> dict[str, Tensor]:
+        """The layer's part of what the monitor has seen: views `[groups, ...]` by name."""
+        slots, tensors = self.slots[layer.name], {} if self.monitor is None else self.monitor.tensors()
+        return {name: tensor[slots] for name, tensor in tensors.items()}
+
+    def load_seen(self, layer: Layer, seen: Mapping[str, Tensor]) -> None:
+        """Copy in what `seen` returned, if there is a monitor."""
+        for name, tensor in self.seen(layer).items():
+            tensor.copy_(seen[name])
+
 
 def make_banks(algorithm: Algorithm, layers: Iterable[Layer], group_of: Mapping[Tensor, int]) -> list[Bank]:
     """Group layers by shape, dtype, device and the parameter group of their weight."""
@@ -224,6 +278,13 @@ def share_refresh(banks: Sequence[Bank], ranks: Ranks | None) -> None:
     costs = [(slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes]  # a factorisation of each side
     for bank, share in zip(banks, distributed.shares(costs, ranks), strict=True):
         bank.share = share
+
+
+def update(banks: Sequence[Bank], refresh: bool, skipped: Tensor | None) -> None:
+    """Update every bank (see `Bank.update`), and complete what the ranks in force have shared."""
+    distributed.exchange([part for bank in banks for part in bank.update(refresh, skipped)])
+    for bank in banks:
+        bank.note_refresh()
 
 
 def part_of(state: Any, slots: slice) -> Any:

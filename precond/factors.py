@@ -59,6 +59,15 @@ class LowRank:
         """`G P` for G `[L, o, p]`."""
         return torch.baddbmm(gradients, gradients @ self.z, self.z.mT, beta=1 / self.damping, alpha=-1)
 
+    def root(self) -> Tensor:
+        """Y `[L, p, r]` in float64 with Y Y^T = P^{-1} - damping I, for Z with orthogonal columns.
+
+        A column of length^2 w / damping stands for the eigenvalue damping w / (1 - w), as far as Z's precision tells.
+        """
+        z = self.z.double()
+        w = self.damping * z.square().sum(1, keepdim=True)
+        return z * self.damping / (1 - w).clamp(min=torch.finfo(self.z.dtype).eps).sqrt()
+
     def to_dense(self) -> Tensor:
         """P, `[L, p, p]`."""
         eye = torch.eye(self.z.shape[1], dtype=self.z.dtype, device=self.z.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -29,6 +30,26 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
             yield
         finally:
             matmul.allow_tf32, convolution.allow_tf32 = allowed
+
+
+_failures: ContextVar[Tensor | None] = ContextVar("failures", default=None)
+
+
+@contextmanager
+def counting_failures(counts: Tensor) -> Iterator[None]:
+    """In this block, `counts [L]` goes up where a first factorisation fails."""
+    token = _failures.set(counts)
+    try:
+        yield
+    finally:
+        _failures.reset(token)
+
+
+def note_failures(ok: Tensor) -> None:
+    """A first factorisation failed where not `ok [L]`; no host synchronisation."""
+    counts = _failures.get()
+    if counts is not None:
+        counts += ~ok
 
 
 def symmetrize(matrix: Tensor) -> Tensor:
@@ -73,6 +94,7 @@ def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Ten
     inverse = torch.cholesky_inverse(select(info == 0, triangle, torch.eye(damped.shape[-1]).to(damped)))
     # Rounding lets some factorisations pass whose inverse is wild: no diagonal entry can exceed 1 / damping.
     ok = (info == 0) & (inverse.diagonal(dim1=-2, dim2=-1).amax(1) <= 1.1 / damping)
+    note_failures(ok)
     if ok.all():
         return inverse, ok
     eigenvalues, basis, converged = eigh(symmetrize(matrix.double()))

@@ -65,8 +65,8 @@ class _Statistics(Algorithm):
     def commit(self, state: _State) -> None:
         pass
 
-    def refresh(self, state: _State) -> None:
-        pass
+    def refresh(self, state: _State) -> Tensor:
+        return state.inputs.average.weight > 0
 
     def precondition(self, state: _State, gradients: Tensor, lr: float) -> Tensor:
         return gradients

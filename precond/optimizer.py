@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from precond import diagnostics
 from precond.algorithm import Algorithm
-from precond.bank import make_banks, share_refresh
+from precond.bank import make_banks, share_refresh, update
 from precond.capture import attach, detach
-from precond.distributed import check_alike, describe, exchange, in_force, ranks_of
+from precond.distributed import check_alike, describe, in_force, ranks_of
 from precond.hyperparameters import HyperparameterError, make
+from precond.diagnostics import Clock
 from precond.layers import find_layers, parameter_names
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import LossScale, Undo
@@ -133,6 +135,26 @@ class Preconditioned(torch.optim.Optimizer):
             for bank, recording in zip(self._banks, before, strict=True):
                 bank.recording = recording
 
+    def monitor(self, on: bool = True) -> Clock | None:
+        """Start keeping what `diagnostics` reports, from nothing; or stop. It changes no number of the training.
+
+        Returns:
+            A clock whose `read()` says what it has cost since the last call, in seconds.
+        """
+        clock = Clock(self._banks[0].buffer.device) if on else None
+        for bank in self._banks:
+            bank.watch(clock)
+        return clock
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, dict[str, float | None]]:
+        """What the preconditioner does to each layer, by layer name; see `diagnostics.py` for what the entries are.
+
+        Reads the device. Means and counts are those since the last call. Without `monitor()` there are only counts.
+        """
+        found = diagnostics.read(self._banks)
+        return {name: found[name] for name in self._layers}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update the statistics and factors when due, then the parameters.
@@ -152,16 +174,20 @@ class Preconditioned(torch.optim.Optimizer):
                 loss = closure()
         self._check_forwards()
         refresh = self.algorithm.refresh_due(self.steps)
+        measuring = diagnostics.due(self._banks, self.steps)
         with in_force(self._ranks):
-            skipped = None if scale is None else scale.skipped
-            exchange([part for bank in self._banks for part in bank.update(refresh, skipped)])
+            update(self._banks, refresh, None if scale is None else scale.skipped)
             self._precondition(scale)
         undo = None if scale is None else Undo((p for g in self.param_groups for p in g["params"]), self.state)
         unseen = {p for bank in self._banks for layer in bank.unseen() for p in layer.parameters.values()}
+        for monitor in measuring:
+            monitor.before_update()
         for group in self.param_groups:
             self._descend(group, unseen, scale)
         if scale is not None and undo is not None:
             undo.where(scale.skipped)
+        for monitor in measuring:
+            monitor.after_update()
         self.steps += 1
         self._schedule_recording()
         return loss
@@ -252,7 +278,8 @@ class Preconditioned(torch.optim.Optimizer):
 
         Returns:
             `state`: an entry for each layer (the algorithm's tensors, and the momentum of weight and bias) and for each
-            other parameter; `param_groups` as torch has them, with names; `algorithm`: its hyperparameters; `steps`.
+            other parameter; `param_groups` as torch has them, with names; `algorithm`: its hyperparameters; `steps`;
+            `monitor`, where there is one: what it has seen of each layer.
         """
         state: dict[str, dict[str, Any]] = {}
         for name, parameters in self._entries.items():
@@ -262,7 +289,9 @@ class Preconditioned(torch.optim.Optimizer):
                 state[name] |= {prefix + key: value for key, value in self.state.get(parameter, {}).items()}
         groups = [{**g, "params": [self._names[p] for p in g["params"]]} for g in self.param_groups]
         algorithm = dataclasses.asdict(self.algorithm)
-        return {"state": state, "param_groups": groups, "algorithm": algorithm, "steps": self.steps}
+        seen = {name: bank.seen(self._layers[name]) for name, bank in self._bank_of.items() if bank.monitor is not None}
+        monitor = {"monitor": seen} if seen else {}
+        return {"state": state, "param_groups": groups, "algorithm": algorithm, "steps": self.steps, **monitor}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
@@ -286,6 +315,10 @@ class Preconditioned(torch.optim.Optimizer):
                     key: value.to("cpu" if key == "step" else parameter.device, copy=True)
                     for key, value in saved.items()
                 }
+        for bank in self._banks:
+            bank.tally.start(bank.dropped())
+        for name, seen in state_dict.get("monitor", {}).items():
+            self._bank_of[name].load_seen(self._layers[name], seen)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.steps = state_dict["steps"]

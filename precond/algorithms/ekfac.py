@@ -33,7 +33,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from precond import linalg
-from precond.algorithm import Algorithm, LayerShape, Needs, Signals
+from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
 from precond.card import Card
 from precond.factors import KroneckerBasis
 from precond.hyperparameters import choice, count, fraction, positive
@@ -107,7 +107,7 @@ class EKFAC(Algorithm):
         """With the covariances of this step's rows."""
         return replace(state, _covariances=covariances(state._pairs, state.statistic.value))
 
-    def refresh(self, state: EKFACState) -> None:
+    def refresh(self, state: EKFACState) -> Tensor:
         """New U, V and S where this step's rows allow it."""
         assert state._covariances is not None
         s_values, u, s_ok = linalg.eigenbasis(state._covariances.outputs)
@@ -117,6 +117,12 @@ class EKFAC(Algorithm):
         moment, products = state.statistic, s_values.unsqueeze(-1) * a_values.unsqueeze(-2)
         moment.value.copy_(linalg.select(ok, products.to(moment.value.dtype), moment.value))
         moment.weight.masked_fill_(ok, 1)
+        return ok
+
+    def curvature(self, state: EKFACState) -> Curvature:
+        """A and S_G."""
+        found = state._covariances or covariances(Pairs(), state.statistic.value)
+        return Curvature(inputs=found.inputs, outputs=found.outputs)
 
     def precondition(self, state: EKFACState, gradients: Tensor, lr: float) -> Tensor:
         """Update S; `U [(U^T G V) / (S + rho)] V^T`."""

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from precond import linalg
-from precond.algorithm import Algorithm, LayerShape, Needs, Signals
+from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
 from precond.card import Card
 from precond.factors import RankOne
 from precond.hyperparameters import choice, count, fraction, optional, positive
@@ -116,11 +116,18 @@ class Eva(Algorithm):
         power = 2 if self.g_scale == "official" else 1  # 1/B, with all examples of the step
         state.statistic.commit(self.ema_decay, copy_first=self.ema_init == "first", output_power=power)
 
-    def refresh(self, state: EvaState) -> None:
+    def refresh(self, state: EvaState) -> Tensor:
         """Scale the means."""
-        state.factor.store(
-            *rank_one_factors(state.statistic.outputs.mean(), state.statistic.inputs.mean(), self.damping)
-        )
+        means = state.statistic.outputs.mean(), state.statistic.inputs.mean()
+        u, v, ok = rank_one_factors(*means, self.damping)
+        state.factor.store(u, v, ok)
+        return ok
+
+    def curvature(self, state: EvaState) -> Curvature:
+        """|v|^2."""
+        means = state.statistic.outputs.mean(), state.statistic.inputs.mean()
+        m_g, m_a = (mean.double().square().sum(1) for mean in means)
+        return Curvature(top=m_g * m_a)
 
     def precondition(self, state: EvaState, gradients: Tensor, lr: float) -> Tensor:
         """`(v v^T + rho I)^{-1} vec(G)`."""

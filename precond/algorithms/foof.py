@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from precond import linalg
-from precond.algorithm import DampedAlgorithm, LayerShape, Signals
+from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.card import Card
 from precond.factors import Dense
 from precond.hyperparameters import choice
@@ -81,9 +81,13 @@ class FOOF(DampedAlgorithm):
         """Update the moving average."""
         state.statistic.average.commit(self.ema_decay)
 
-    def refresh(self, state: ExactState) -> None:
+    def refresh(self, state: ExactState) -> Tensor:
         """Invert."""
-        refresh_exact(state, self.damping)
+        return refresh_exact(state, self.damping)
+
+    def curvature(self, state: ExactState) -> Curvature:
+        """A."""
+        return Curvature(inputs=state.statistic.average.mean())
 
     def precondition(self, state: ExactState, gradients: Tensor, lr: float) -> Tensor:
         """`G P`."""
@@ -97,8 +101,9 @@ def exact_state(shape: LayerShape, num_layers: int, damping: float, like: Tensor
     return ExactState(covariance, factor, skip=like.new_zeros(num_layers, dtype=torch.bool))
 
 
-def refresh_exact(state: ExactState, damping: float) -> None:
-    """`P = (A + damping I)^{-1}`, except where this one is to be skipped."""
+def refresh_exact(state: ExactState, damping: float) -> Tensor:
+    """`P = (A + damping I)^{-1}`, except where this one is to be skipped; returns where it succeeded."""
     inverse, ok = linalg.damped_inverse(state.statistic.average.mean(), damping)
     state.factor.store(inverse, ok & ~state.skip)
     state.skip.fill_(False)
+    return ok

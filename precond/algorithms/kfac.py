@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from precond import linalg
-from precond.algorithm import DampedAlgorithm, LayerShape, Needs, Signals
+from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Needs, Signals
 from precond.card import Card
 from precond.factors import Kronecker, KroneckerEigen
 from precond.hyperparameters import choice, optional, positive
@@ -116,13 +116,19 @@ class KFAC(DampedAlgorithm):
         power = 3 if self.g_scale == "official" else 1  # 1/B^2, with all examples of the step
         state.statistic.commit(self.ema_decay, copy_first=self.init == "first", output_power=power)
 
-    def refresh(self, state: KFACState) -> None:
+    def refresh(self, state: KFACState) -> Tensor:
         """Invert or decompose."""
         a, s = state.statistic.inputs.mean(), state.statistic.outputs.mean()
         if isinstance(state.factor, Kronecker):
-            state.factor.store(*factored_inverses(s, a, self.damping))
+            *parts, ok = factored_inverses(s, a, self.damping)
         else:
-            state.factor.store(*eigen_factors(s, a, self.damping))
+            *parts, ok = eigen_factors(s, a, self.damping)
+        state.factor.store(*parts, ok)
+        return ok
+
+    def curvature(self, state: KFACState) -> Curvature:
+        """A and S."""
+        return Curvature(inputs=state.statistic.inputs.mean(), outputs=state.statistic.outputs.mean())
 
     def precondition(self, state: KFACState, gradients: Tensor, lr: float) -> Tensor:
         """`(S (x) A + rho I)^{-1}`, or the factored approximation of it, times vec(G)."""

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from precond import distributed, linalg
-from precond.algorithm import DampedAlgorithm, LayerShape, Signals
+from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.algorithms.foof import ExactState, exact_state, refresh_exact
 from precond.card import Card
 from precond.factors import LowRank
@@ -123,17 +123,24 @@ class NysAct(DampedAlgorithm):
             _agree(state)
         state.statistic.average.commit(self.ema_decay)
 
-    def refresh(self, state: ExactState | SketchedState) -> None:
+    def refresh(self, state: ExactState | SketchedState) -> Tensor:
         """Make Z (lines 11 to 20)."""
         if isinstance(state, ExactState):
-            refresh_exact(state, self.damping)
-            return
+            return refresh_exact(state, self.damping)
         c, omega = state.statistic.average.mean(), state.statistic.sketch
         if self.resample == "joint":
             c, omega = _orthonormalized(c, omega)
-        state.factor.store(*low_rank_factor(c, omega, self.damping, self.shift))
+        z, ok = low_rank_factor(c, omega, self.damping, self.shift)
+        state.factor.store(z, ok)
         if self.resample == "window":
             _carry_over(state, c)
+        return ok
+
+    def curvature(self, state: ExactState | SketchedState) -> Curvature:
+        """A, or what Z has of it."""
+        if isinstance(state, ExactState):
+            return Curvature(inputs=state.statistic.average.mean())
+        return Curvature(low_rank=state.factor.root())
 
     def precondition(self, state: ExactState | SketchedState, gradients: Tensor, lr: float) -> Tensor:
         """`G P`."""
@@ -210,6 +217,7 @@ def _whiten(c: Tensor, omega: Sketch, nu: Tensor) -> tuple[Tensor, Tensor]:
     The shift is always in C_nu, in W and in what is taken off, so the result stays a Nystrom approximation.
     """
     x, ok = _whiten_by_cholesky(c, omega, nu)
+    linalg.note_failures(ok)
     for _ in range(SHIFT_RETRIES):
         if ok.all():
             return x, nu

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from precond import linalg
-from precond.algorithm import Algorithm, LayerShape, Needs, Signals
+from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
 from precond.algorithms.kfac import KroneckerStatistic, input_moment, output_moment
 from precond.card import Card
 from precond.factors import KroneckerBasis
@@ -138,12 +138,18 @@ class STEVE(Algorithm):
         decay = self.factor_ema or 0.0
         return replace(state, _fresh=inputs.commit(decay) & outputs.commit(decay))
 
-    def refresh(self, state: STEVEState) -> None:
+    def refresh(self, state: STEVEState) -> Tensor:
         """New bases, and coordinates of the moments in them."""
         assert state._fresh is not None
         _, u, u_ok = linalg.eigenbasis(state.statistic.outputs.mean())
         _, v, v_ok = linalg.eigenbasis(state.statistic.inputs.mean())
-        self._change_basis(state, u, v, state._fresh & u_ok & v_ok)
+        ok = state._fresh & u_ok & v_ok
+        self._change_basis(state, u, v, ok)
+        return ok
+
+    def curvature(self, state: STEVEState) -> Curvature:
+        """A and S."""
+        return Curvature(inputs=state.statistic.inputs.mean(), outputs=state.statistic.outputs.mean())
 
     def _change_basis(self, state: STEVEState, u: Tensor, v: Tensor, ok: Tensor) -> None:
         old = state.basis.output.clone(), state.basis.input.clone()
