@@ -29,9 +29,10 @@ its sketch, and E z z^T = I makes
     |A - A^|_F^2 = mean |A z - A^ z|^2        tr A = tr A^ + mean z^T (A z - A^ z)
     |A_new - A|_F^2 = mean |A_new z - A z|^2  |A|_F^2 = |A^|_F^2 + mean (|A z|^2 - |A^ z|^2)
 
-all unbiased; the squares on the left of the first column have a relative standard deviation of at most
-sqrt(2 / PROBES), their roots of about half that: 25 %, for a matrix of rank one. lambda_max is that of A^, which is at
-most A's for a Nystrom matrix. Where the monitor came later than the statistics, A z averages fewer steps than A.
+all unbiased. The squares on the left have a relative standard deviation of at most sqrt(2 / PROBES), their roots of
+about half that: 25 %, for a matrix of rank one. (Where A^ is far from A, |A|_F^2 = mean |A z|^2.) lambda_max is that of
+A^, at most A's for a Nystrom matrix: the stable rank is too high where the residual is large. Where the monitor came
+later than the statistics, A z averages fewer steps than A.
 """
 
 from __future__ import annotations
@@ -304,14 +305,16 @@ def _signs(names: Sequence[str], width: int, like: Tensor) -> Tensor:
 
 
 def _square_norm(matrices: dict[str, Tensor], probes: Tensor) -> Tensor:
-    """|A|_F^2 `[L]`: that of A^, and an estimate of the rest."""
-    root, z = matrices["low_rank"].double(), probes.double()
-    rest = _mean_square(matrices["products"].double()) - _mean_square(root @ (root.mT @ z))
-    return torch.linalg.matrix_norm(root.mT @ root).square() + rest
+    """|A|_F^2 `[L]`: mean |A z|^2, with A^ as a control variate where it is near A."""
+    root, products = matrices["low_rank"].double(), matrices["products"].double()
+    approximate = root @ (root.mT @ probes.double())
+    plain, known = _mean_square(products), torch.linalg.matrix_norm(root.mT @ root).square()
+    near = _mean_square(products - approximate) < known / 4
+    return torch.where(near, known + plain - _mean_square(approximate), plain)
 
 
 def _mean_square(products: Tensor) -> Tensor:
-    """mean |M z|^2 `[L]`, an unbiased estimate of |M|_F^2, for M z `[L, p, k]`."""
+    """Mean of |M z|^2, `[L]`, an unbiased estimate of |M|_F^2, for M z `[L, p, k]`."""
     return products.square().sum(1).mean(1)
 
 

@@ -16,9 +16,9 @@ from precond import diagnostics
 from precond.algorithm import Algorithm
 from precond.bank import make_banks, share_refresh, update
 from precond.capture import attach, detach
+from precond.diagnostics import Clock
 from precond.distributed import check_alike, describe, in_force, ranks_of
 from precond.hyperparameters import HyperparameterError, make
-from precond.diagnostics import Clock
 from precond.layers import find_layers, parameter_names
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import LossScale, Undo

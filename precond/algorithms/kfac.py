@@ -120,11 +120,12 @@ class KFAC(DampedAlgorithm):
         """Invert or decompose."""
         a, s = state.statistic.inputs.mean(), state.statistic.outputs.mean()
         if isinstance(state.factor, Kronecker):
-            *parts, ok = factored_inverses(s, a, self.damping)
+            parts = factored_inverses(s, a, self.damping)
+            state.factor.store(*parts)
         else:
-            *parts, ok = eigen_factors(s, a, self.damping)
-        state.factor.store(*parts, ok)
-        return ok
+            parts = eigen_factors(s, a, self.damping)
+            state.factor.store(*parts)
+        return parts[-1]
 
     def curvature(self, state: KFACState) -> Curvature:
         """A and S."""
