@@ -69,7 +69,8 @@ def _run(config: TrialConfig, options: argparse.Namespace, label: str) -> str:
 def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
     """Train in this process, which may be one of a team."""
     store = TrialStore(options.out, config)
-    for metrics in epochs(config, store, device=options.device, commit_every=options.commit_every):
+    settings = {"device": options.device, "commit_every": options.commit_every, "diagnostics": options.diagnostics}
+    for metrics in epochs(config, store, **settings):
         if Team.here().rank == 0:
             print(f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {score(metrics):.2%}", flush=True)
 
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU; as Ray's workers: %(default)s")
     parser.add_argument("--commit-every", type=float, default=COMMIT_SECONDS, metavar="SECONDS",
                         help="training between commits [default: %(default)s]")  # fmt: skip
+    parser.add_argument("--diagnostics", action="store_true", help="log what the preconditioner does to each layer")
     return parser
 
 

@@ -110,6 +110,7 @@ def _begin(config: dict[str, Any], device: str) -> tuple[TrialStore, Epochs]:
         store,
         device=device,
         commit_every=config["commit_every"],
+        diagnostics=config["diagnostics"],
         provenance={**config["provenance"], "ray": ray.__version__},
     )
     return store, running

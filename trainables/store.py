@@ -3,6 +3,7 @@
     outputs/trials/<first 16 hex of the key>/
         config.json            schema, full key, resolved configuration     written once, by the driver
         epochs.jsonl           one line per committed epoch                 appended by the worker, as is all below
+        diagnostics.jsonl      one line per committed epoch and layer       where diagnostics were asked for
         checkpoint-<epoch>/    state.pt and manifest.json with its SHA-256  the last two; gone when the trial completes
         attempts.jsonl         one line per worker that opened the folder, with its provenance
         log.txt                what went wrong, in full
@@ -21,7 +22,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class TrialStore:
         self.generation = generation
         self.folder = trial_folder(self.root, config.trial_key)
         self._pending: list[dict[str, Any]] = []
+        self._layers: list[dict[str, Any]] = []
 
     @classmethod
     def open(cls, root: Path | str, key: str, generation: int | None = None) -> TrialStore:
@@ -127,6 +129,7 @@ class TrialStore:
         for leftover in self.folder.glob("*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         repair_tail(self.folder / "epochs.jsonl")
+        repair_tail(self.folder / "diagnostics.jsonl")
         repair_tail(self.folder / "attempts.jsonl")
         here = {"generation": self.generation, "committed": len(self.epochs())}
         attempts = read_lines(self.folder / "attempts.jsonl")
@@ -135,9 +138,10 @@ class TrialStore:
             return 0
         return sum(all(attempt[name] == value for name, value in here.items()) for attempt in attempts)
 
-    def record(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Note a finished epoch; it counts once `commit` or `finish` has written it."""
+    def record(self, epoch: int, metrics: Mapping[str, float], layers: Sequence[dict[str, Any]] = ()) -> None:
+        """Note a finished epoch, and its lines of diagnostics; it counts once `commit` or `finish` has written it."""
         self._pending.append({"epoch": epoch, "time": time.time(), "metrics": dict(metrics)})
+        self._layers += layers
 
     def commit(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of the last recorded epoch, then the lines of every recorded epoch."""
@@ -179,10 +183,19 @@ class TrialStore:
     # ------------------------------------------------------------------ private
 
     def _append_pending(self) -> None:
-        # Epochs recomputed after a quarantine keep their first line.
+        # Epochs recomputed after a quarantine keep their first line. The layers go first: what an epoch's line promises
+        # is there.
+        self._append_layers()
         committed = len(self.epochs())
         append_lines(self.folder / "epochs.jsonl", [line for line in self._pending if line["epoch"] >= committed])
         self._pending.clear()
+
+    def _append_layers(self) -> None:
+        if self._layers:
+            path = self.folder / "diagnostics.jsonl"
+            written = {line["epoch"] for line in read_lines(path)}
+            append_lines(path, [line for line in self._layers if line["epoch"] not in written])
+            self._layers.clear()
 
     def _checkpoints(self) -> list[Path]:
         return [path for path in self.folder.glob("checkpoint-*") if path.suffix != ".tmp"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,10 +114,10 @@ class TeamStore:
         _from_first(None)
         return loaded if self._first else self._store.load()
 
-    def record(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def record(self, epoch: int, metrics: Mapping[str, float], layers: Sequence[dict[str, Any]] = ()) -> None:
         """As in `TrialStore`, by rank 0."""
         if self._first:
-            self._store.record(epoch, metrics)
+            self._store.record(epoch, metrics, layers)
 
     def commit(self, state: Mapping[str, Any]) -> None:
         """As in `TrialStore`, by rank 0."""

@@ -32,6 +32,7 @@ from trainables.mixing import Mixer
 from trainables.settings import NEUTRAL
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
 from trainables.team import ALONE, Team, TeamStore
+from trainables.telemetry import Telemetry, rows
 from trainables.workloads import workload
 
 Epochs = Generator[dict[str, float], None, None]
@@ -52,6 +53,7 @@ def epochs(
     *,
     device: str | torch.device = "cpu",
     commit_every: float = COMMIT_SECONDS,
+    diagnostics: bool = False,
     provenance: Mapping[str, Any] | None = None,
     data_dir: Path | None = None,
 ) -> Epochs:
@@ -64,6 +66,7 @@ def epochs(
         store: Its folder, created.
         device: Where to train.
         commit_every: Seconds of training between commits; 0 commits after each epoch.
+        diagnostics: Whether to log what the preconditioner does to each layer; it changes no number of the training.
         provenance: What to note about this worker in `attempts.jsonl`.
         data_dir: The folder that datasets are in; `default_data_dir()` when None.
 
@@ -85,7 +88,7 @@ def epochs(
         folder.finish(FAILED, reason=f"{lost} workers died at epoch {len(folder.epochs())} without a commit")
         return
     try:
-        trainer = Trainer(config, torch.device(device), data_dir, team)
+        trainer = Trainer(config, torch.device(device), data_dir, team, diagnostics)
         yield from _train(trainer, folder, commit_every)
     except Diverged as result:
         folder.log(f"diverged: {result}")
@@ -119,7 +122,7 @@ def _train(trainer: Trainer, store: TrialStore | TeamStore, commit_every: float)
     committed, committing = time.monotonic(), 0.0
     for epoch in range(0 if checkpoint is None else checkpoint[0] + 1, epochs):
         metrics = {**trainer.run_epoch(epoch), "time/checkpoint_s": committing}
-        store.record(epoch, metrics)
+        store.record(epoch, metrics, rows(epoch, trainer.table))
         committing = 0.0
         if epoch == epochs - 1:
             store.finish(COMPLETED)
@@ -139,9 +142,17 @@ class Trainer:
         device: Where to train.
         data_dir: The folder that datasets are in; `default_data_dir()` when None.
         team: The processes that share each batch.
+        diagnostics: Whether to watch the optimizer; `table` then has the layers of the last epoch.
     """
 
-    def __init__(self, config: TrialConfig, device: torch.device, data_dir: Path | None = None, team: Team = ALONE):
+    def __init__(
+        self,
+        config: TrialConfig,
+        device: torch.device,
+        data_dir: Path | None = None,
+        team: Team = ALONE,
+        diagnostics: bool = False,
+    ):
         chosen = workload(config.workload)
         self.config = config
         self.device = device
@@ -163,6 +174,8 @@ class Trainer:
         self.model: nn.Module = chosen.build(config.settings).to(device)
         self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(config, self.model)
+        self.telemetry = Telemetry(self.optimizer, diagnostics)
+        self.table = self.telemetry.read()
         self._weight = self.team.weight(config.batch_size)
         self.team.tell(self.optimizer, self._weight)
         compiled: Any = torch.compile(self.model) if config.compile else self.model
@@ -186,6 +199,7 @@ class Trainer:
         losses, accuracy = self._train_epoch(epoch, phases)
         self._check(epoch, losses)
         spent = {f"time/{phase}_s": seconds for phase, seconds in phases.seconds().items()}
+        self.table = self.telemetry.read()
         train_s = time.perf_counter() - start
         loss, evaluated = self.evaluate()
         self._check(epoch, [*losses[:-1], loss])
@@ -200,6 +214,7 @@ class Trainer:
             "time/other_s": train_s - sum(spent.values()),
             "time/eval_s": time.perf_counter() - start - train_s,
             "mem/peak_mb": peak_memory_mb(self.device),
+            **self.telemetry.metrics(self.table, train_s),
         }
 
     def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], float]:

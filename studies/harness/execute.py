@@ -101,7 +101,8 @@ def train(
         trials: What to train.
         root: The output folder.
         cluster: Where.
-        worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`, `data_dir`.
+        worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`, `diagnostics`,
+            `data_dir`.
         progress: Told of every epoch and every end.
 
     Returns:

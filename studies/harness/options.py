@@ -53,6 +53,8 @@ FLAGS = [
     click.Option(["--rerun"], metavar="KEY", multiple=True, help="Drop a trial's folder and train it again."),
     click.Option(["--time-budget"], metavar="TIME", help="Stop after 90s, 30m or 2h; the same command goes on."),
     click.Option(["--commit-every"], metavar="SECONDS", help="Training between commits; 0: each epoch.  [default: 30]"),
+    click.Option(["--diagnostics"], is_flag=True,
+                 help="Log what the preconditioner does to each layer, in trials still to train; no number moves."),
     click.Option(["--json", "as_json"], is_flag=True, help="Results as JSON on standard output, the rest on error."),
 ]  # fmt: skip
 
@@ -85,6 +87,7 @@ class Options:
     rerun: tuple[str, ...] = ()
     time_budget: float | None = None
     commit_every: float = 30.0
+    diagnostics: bool = False
     as_json: bool = False
 
     @property
@@ -138,7 +141,8 @@ def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
     """Options from the texts that click found, and a line for each that is wrong."""
     parser = _Parser()
     plugin = parser.load_plugin(raw["plugin"])  # first: it may register what the other flags name
-    flags = {name: raw[name] for name in ("smoke", "dry_run", "report_only", "download", "verify_data", "as_json")}
+    switches = ("smoke", "dry_run", "report_only", "diagnostics", "download", "verify_data", "as_json")
+    flags = {name: raw[name] for name in switches}
     only, levels = (parser.pairs(name, raw[name], "rank=5,10") for name in ("only", "levels"))
     settings = parser.pairs("set", raw["settings"], "damping=0.1")
     options = Options(

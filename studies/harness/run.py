@@ -220,6 +220,7 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
         "generation": generation,
         "provenance": provenance(),
         "commit_every": options.commit_every,
+        "diagnostics": options.diagnostics,
         "data_dir": str(options.data_dir.absolute()),
     }
     with StudyProgress(missing, console) as progress:

@@ -1,0 +1,68 @@
+"""An optimizer's diagnostics for a trial: at most 12 metrics of an epoch, and a row for each layer.
+
+`precond/diagnostics.py` says what the entries are. Optimizers that have none (SGD, Adam, the peers) give nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from torch.optim import Optimizer
+
+from precond.diagnostics import COUNTS, Table
+from precond.optimizer import Preconditioned
+
+# What is logged of each measure over the layers: the middle, and the worst.
+SUMMARIES: dict[str, dict[str, Callable[[list[float]], float]]] = {
+    "stable_rank": {"median": median, "max": max},
+    "top_over_damping": {"median": median, "max": max},
+    "residual": {"median": median, "max": max},
+    "staleness": {"max": max},
+    "cosine": {"median": median, "min": min},
+    "update_over_weight": {"median": median},
+}
+
+
+class Telemetry:
+    """Watches an optimizer, if that can be watched.
+
+    Args:
+        optimizer: Any.
+        on: Whether to.
+    """
+
+    def __init__(self, optimizer: Optimizer, on: bool):
+        self._optimizer = optimizer if on and isinstance(optimizer, Preconditioned) else None
+        self._clock = None if self._optimizer is None else self._optimizer.monitor()
+
+    def read(self) -> Table:
+        """What each layer did since the last call; empty where nothing is watched."""
+        return {} if self._optimizer is None else self._optimizer.diagnostics()
+
+    def metrics(self, table: Table, train_s: float) -> dict[str, float]:
+        """`diag/...` of one epoch.
+
+        Args:
+            table: What `read` returned.
+            train_s: Seconds of training since the last call, `read` included: `diag/overhead` is the share of them that
+                went into all this.
+        """
+        if self._clock is None:
+            return {}
+        return {**summarize(table), "diag/overhead": self._clock.read() / train_s}
+
+
+def summarize(table: Table) -> dict[str, float]:
+    """The measures over the layers that have them, and `diag/rescues`: everything that was counted, of every layer."""
+    metrics = {}
+    for name, summaries in SUMMARIES.items():
+        values = [value for row in table.values() if (value := row[name]) is not None]
+        metrics |= {f"diag/{name}_{how}": float(take(values)) for how, take in summaries.items() if values}
+    return {**metrics, "diag/rescues": float(sum(row[name] or 0 for row in table.values() for name in COUNTS))}
+
+
+def rows(epoch: int, table: Table) -> list[dict[str, Any]]:
+    """The lines of `diagnostics.jsonl` for one epoch."""
+    return [{"epoch": epoch, "layer": layer, **row} for layer, row in table.items()]
