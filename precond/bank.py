@@ -16,8 +16,8 @@ from torch import Tensor
 from precond import distributed, linalg
 from precond.algorithm import Algorithm, Signals
 from precond.distributed import Ranks
-from precond.diagnostics import Clock, Monitor, Tally
 from precond.layers import Layer
+from precond.monitor import Clock, Monitor, Tally
 from precond.pairs import Pairs
 from precond.statistics import MovingAverage
 
@@ -249,16 +249,6 @@ class Bank:
         if state["recorded"]:
             self._fill(layer)
         self.has_factor = self.has_factor or state["has_factor"]
-
-    def seen(self, layer: Layer) -> dict[str, Tensor]:
-        """The layer's part of what the monitor has seen: views `[groups, ...]` by name."""
-        slots, tensors = self.slots[layer.name], {} if self.monitor is None else self.monitor.tensors()
-        return {name: tensor[slots] for name, tensor in tensors.items()}
-
-    def load_seen(self, layer: Layer, seen: Mapping[str, Tensor]) -> None:
-        """Copy in what `seen` returned, if there is a monitor."""
-        for name, tensor in self.seen(layer).items():
-            tensor.copy_(seen[name])
 
 
 def make_banks(algorithm: Algorithm, layers: Iterable[Layer], group_of: Mapping[Tensor, int]) -> list[Bank]:

@@ -16,10 +16,10 @@ from precond import diagnostics
 from precond.algorithm import Algorithm
 from precond.bank import make_banks, share_refresh, update
 from precond.capture import attach, detach
-from precond.diagnostics import Clock
 from precond.distributed import check_alike, describe, in_force, ranks_of
 from precond.hyperparameters import HyperparameterError, make
 from precond.layers import find_layers, parameter_names
+from precond.monitor import Clock
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import LossScale, Undo
 from precond.state import buffers, mismatches
@@ -136,22 +136,12 @@ class Preconditioned(torch.optim.Optimizer):
                 bank.recording = recording
 
     def monitor(self, on: bool = True) -> Clock | None:
-        """Start keeping what `diagnostics` reports, from nothing; or stop. It changes no number of the training.
-
-        Returns:
-            A clock whose `read()` says what it has cost since the last call, in seconds.
-        """
-        clock = Clock(self._banks[0].buffer.device) if on else None
-        for bank in self._banks:
-            bank.watch(clock)
-        return clock
+        """Start keeping the measures that `diagnostics` returns, or stop; returns a clock of what that costs."""
+        return diagnostics.watch(self._banks, on)
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, dict[str, float | None]]:
-        """What the preconditioner does to each layer, by layer name; see `diagnostics.py` for what the entries are.
-
-        Reads the device. Means and counts are those since the last call. Without `monitor()` there are only counts.
-        """
+        """Each layer's measures and counts since the last call (see `diagnostics.py`); without a monitor only counts."""
         found = diagnostics.read(self._banks)
         return {name: found[name] for name in self._layers}
 
@@ -180,8 +170,6 @@ class Preconditioned(torch.optim.Optimizer):
             self._precondition(scale)
         undo = None if scale is None else Undo((p for g in self.param_groups for p in g["params"]), self.state)
         unseen = {p for bank in self._banks for layer in bank.unseen() for p in layer.parameters.values()}
-        for monitor in measuring:
-            monitor.before_update()
         for group in self.param_groups:
             self._descend(group, unseen, scale)
         if scale is not None and undo is not None:
@@ -279,7 +267,7 @@ class Preconditioned(torch.optim.Optimizer):
         Returns:
             `state`: an entry for each layer (the algorithm's tensors, and the momentum of weight and bias) and for each
             other parameter; `param_groups` as torch has them, with names; `algorithm`: its hyperparameters; `steps`;
-            `monitor`, where there is one: what it has seen of each layer.
+            `monitor`, where there is one.
         """
         state: dict[str, dict[str, Any]] = {}
         for name, parameters in self._entries.items():
@@ -289,9 +277,8 @@ class Preconditioned(torch.optim.Optimizer):
                 state[name] |= {prefix + key: value for key, value in self.state.get(parameter, {}).items()}
         groups = [{**g, "params": [self._names[p] for p in g["params"]]} for g in self.param_groups]
         algorithm = dataclasses.asdict(self.algorithm)
-        seen = {name: bank.seen(self._layers[name]) for name, bank in self._bank_of.items() if bank.monitor is not None}
-        monitor = {"monitor": seen} if seen else {}
-        return {"state": state, "param_groups": groups, "algorithm": algorithm, "steps": self.steps, **monitor}
+        parts = {"state": state, "param_groups": groups, "algorithm": algorithm, "steps": self.steps}
+        return {**parts, **diagnostics.state(self._banks)}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
@@ -315,10 +302,7 @@ class Preconditioned(torch.optim.Optimizer):
                     key: value.to("cpu" if key == "step" else parameter.device, copy=True)
                     for key, value in saved.items()
                 }
-        for bank in self._banks:
-            bank.tally.start(bank.dropped())
-        for name, seen in state_dict.get("monitor", {}).items():
-            self._bank_of[name].load_seen(self._layers[name], seen)
+        diagnostics.load_state(self._banks, state_dict)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         self.steps = state_dict["steps"]

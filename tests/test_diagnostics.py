@@ -11,8 +11,9 @@ from test_contract import OURS, assert_same, batch, known, make, parameters, run
 from torch import Tensor, nn
 
 import precond
-from precond import diagnostics
-from precond.diagnostics import EVERY, PROBES
+from precond import monitor
+from precond.diagnostics import EVERY
+from precond.monitor import COUNTS, MEASURES, PROBES, top_eigenvalue
 
 NYSACT = ["nysact-s", "nysact-g"]
 Seen = list[dict[str, Tensor]]
@@ -135,9 +136,9 @@ def test_ekfac_and_steve_are_seen_at_their_refresh():
 
 def sketched(name: str, seeds: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict], Tensor, Tensor, Tensor]:
     """One run watched with different probes: what was found each time, A before and at the last refresh, and A^."""
-    rows, original = [], diagnostics.seed_of
+    rows, original = [], monitor.seed_of
     for seed in range(seeds):
-        monkeypatch.setattr(diagnostics, "seed_of", lambda _, *rest, seed=seed: original(seed, *rest))
+        monkeypatch.setattr(monitor, "seed_of", lambda _, *rest, seed=seed: original(seed, *rest))
         model = mlp()
         settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4, "ema_decay": 0.8, "damping": 0.3, "lr": 0.01}
         optimizer = watched(name, model, **settings)
@@ -211,7 +212,7 @@ def test_top_eigenvalue(width):
     spectra = [torch.logspace(0, -3, width), torch.ones(width), torch.eye(width)[0], torch.zeros(width)]
     stack = torch.stack([(basis * s.double()) @ basis.T for s in spectra])
     expected = torch.linalg.eigvalsh(stack)[:, -1]
-    torch.testing.assert_close(diagnostics.top_eigenvalue(stack), expected, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(top_eigenvalue(stack), expected, rtol=1e-6, atol=1e-12)
 
 
 # ---------------------------------------------------------------------------------------------- directions and counts
@@ -240,7 +241,7 @@ def test_cosine_and_update_ratio():
 def counts(optimizer: Any, layer: str) -> dict[str, float | None]:
     """Those that are not zero; of all layers, a new window."""
     row = optimizer.diagnostics()[layer]
-    return {name: row[name] for name in diagnostics.COUNTS if row[name]}
+    return {name: row[name] for name in COUNTS if row[name]}
 
 
 def test_counts_are_of_the_window_and_the_layer():
@@ -352,7 +353,7 @@ def test_nothing_is_kept_when_not_asked():
     run(model, optimizer, range(2))
     assert "monitor" not in optimizer.state_dict()
     row = optimizer.diagnostics()["hidden"]
-    assert all(row[name] is None for name in diagnostics.MEASURES) and row["dropped"] == 0
+    assert all(row[name] is None for name in MEASURES) and row["dropped"] == 0
     optimizer.monitor()
     assert set(optimizer.state_dict()["monitor"]) == set(optimizer._layers)
     assert optimizer.monitor(on=False) is None

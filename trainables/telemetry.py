@@ -11,7 +11,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from precond.diagnostics import COUNTS, Table
+from precond.diagnostics import Table
+from precond.monitor import COUNTS
 from precond.optimizer import Preconditioned
 
 # What is logged of each measure over the layers: the middle, and the worst.
