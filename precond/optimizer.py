@@ -141,7 +141,7 @@ class Preconditioned(torch.optim.Optimizer):
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, dict[str, float | None]]:
-        """Each layer's measures and counts since the last call (see `diagnostics.py`); without a monitor only counts."""
+        """Each layer's measures and counts since the last call (`diagnostics.py`); without a monitor only counts."""
         found = diagnostics.read(self._banks)
         return {name: found[name] for name in self._layers}
 
