@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from studies.ablation_rank import STUDY
-from studies.harness import execute
+from studies.harness import execute, figures
 from studies.harness.options import Options
 from studies.harness.run import run
 from studies.harness.study import Arm, Study, Trial, grid
@@ -31,7 +32,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         for trial in trials:
             labels.append(f"{trial.arm.label} s{trial.config.seed}")
             store = TrialStore.open(root, trial.config.trial_key, worker["generation"])
-            for metrics in epochs(trial.config, store, commit_every=worker["commit_every"]):
+            settings = {name: worker[name] for name in ("commit_every", "diagnostics")}
+            for metrics in epochs(trial.config, store, **settings):
                 progress.epoch(trial.config.trial_key, int(metrics["epoch"]), metrics["test/accuracy"])
             status = store.status() or {}
             progress.finished(trial.config.trial_key, status["status"], status.get("reason", ""))
@@ -115,3 +117,26 @@ def test_results_as_json_stand_alone_on_standard_output(
     document = json.loads(out)
     assert document["study"] == "one" and [arm["n"] for arm in document["arms"]] == [1, 1, 1]
     assert "to go" in err
+
+
+def test_diagnostics_are_drawn_of_the_trials_that_have_them(tmp_path: Path, trained: list[str]):
+    """They are not in the key: nothing is trained again for them, and what has none is left out and counted."""
+    assert go(tmp_path, ONE) == 0
+    assert not list(tmp_path.glob("**/diagnostics*"))
+    assert go(tmp_path, ONE, diagnostics=True) == 0
+    assert len(trained) == 3 and not list(tmp_path.glob("**/diagnostics*"))
+    assert go(tmp_path, OTHER, diagnostics=True) == 0
+    assert trained[3:] == ["nysact-s rank=20 s0"]
+    [picture] = tmp_path.glob("reports/other/*/diagnostics.png")
+    assert picture.stat().st_size > 10_000
+    assert len(list(tmp_path.glob("trials/*/diagnostics.jsonl"))) == 1
+
+
+def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    titles: list[str] = []
+    monkeypatch.setattr(figures.Figure, "suptitle", lambda self, text, **_: titles.append(text))
+    frame = pd.DataFrame({"arm": ["a", "a", "b"], "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]})
+    assert figures.draw_diagnostics(frame, tmp_path) == []
+    measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
+    assert len(figures.draw_diagnostics(measured, tmp_path)) == 2
+    assert titles == ["1 of 2 trials have diagnostics"]

@@ -106,7 +106,9 @@ def test_optimizers_without_diagnostics_log_none(tmp_path: Path, name: str):
 
 def test_summaries_leave_out_layers_without_a_measure():
     row = {**dict.fromkeys(MEASURES), **dict.fromkeys(COUNTS, 0)}
-    found = summarize({"a": {**row, "cosine": 0.5, "failed": 2}, "b": {**row, "cosine": 0.1, "dropped": 1}, "c": {**row}})
+    found = summarize(
+        {"a": {**row, "cosine": 0.5, "failed": 2}, "b": {**row, "cosine": 0.1, "dropped": 1}, "c": {**row}}
+    )
     assert found == {"diag/cosine_median": 0.3, "diag/cosine_min": 0.1, "diag/rescues": 3.0}
 
 

@@ -5,6 +5,7 @@ The only file that imports matplotlib.
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,15 @@ STYLE: Any = {
 SUBJECT = "#0072B2"
 REFERENCES = (("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", (0, (5, 1, 1, 1, 1, 1))))
 SEEDS = {"color": "0.4", "markersize": 5, "markeredgewidth": 0, "alpha": 0.9}
+# What the figure of the diagnostics shows, and whether on a logarithmic axis.
+DIAGNOSTICS = {
+    "diag/stable_rank_median": ("stable rank, median", False),
+    "diag/top_over_damping_max": ("top eigenvalue / damping, max", True),
+    "diag/residual_max": ("residual of the low-rank factor, max", False),
+    "diag/staleness_max": ("staleness, max", False),
+    "diag/cosine_median": ("cosine to the gradient, median", False),
+    "diag/update_over_weight_median": ("update / weight, median", True),
+}
 NAMES = {
     "nysact-s": "NysAct-S",
     "nysact-g": "NysAct-G",
@@ -77,6 +87,48 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         figure = _figure(spec, panels or [""], references, arms, frame)
         return _save(figure, folder, spec.factor)
+
+
+def draw_diagnostics(frame: Any, folder: Path) -> list[Path]:
+    """Draw `diagnostics.pdf` and `.png`: measures over layers by epoch, each arm's mean over its seeds.
+
+    Args:
+        frame: `ledger.frame(..., per="epoch")`. Trials that ran without diagnostics, or have none, are left out and
+            counted.
+        folder: Where to write.
+
+    Returns:
+        The files; empty when no trial has diagnostics.
+    """
+    names = [name for name in DIAGNOSTICS if name in frame and frame[name].notna().any()]
+    if not names:
+        return []
+    shown = frame.dropna(subset=names, how="all")
+    counts = [table["trial_key"].nunique() for table in (shown, frame)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.6 * math.ceil(len(names) / 3) + 0.5), layout="constrained")
+        grid = figure.subplots(math.ceil(len(names) / 3), 3, sharex=True, squeeze=False).flat
+        for axes in grid[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(grid, names, strict=False):
+            _curves(axes, shown, name)
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.suptitle(f"{counts[0]} of {counts[1]} trials have diagnostics", fontsize=9)
+        return _save(figure, folder, "diagnostics")
+
+
+def _curves(axes: Axes, frame: Any, name: str) -> None:
+    """One measure: a line for each arm."""
+    title, logarithmic = DIAGNOSTICS[name]
+    styles = itertools.cycle([(SUBJECT, "-"), *REFERENCES])
+    for arm, (color, dashes) in zip(dict.fromkeys(frame["arm"]), styles, strict=False):
+        means = frame[frame["arm"] == arm].groupby("epoch")[name].mean()
+        axes.plot(list(means.index), list(means), color=color, linestyle=dashes, linewidth=1.2, label=arm)
+    axes.set_title(title)
+    if logarithmic:
+        axes.set_yscale("log")
+    axes.set_xlabel("epoch")
 
 
 def _figure(

@@ -290,7 +290,8 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
         statuses |= set(frame["status"])
         folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
         paths = report.write(each.study, each.trials, frame, folder)
-        written.append([*paths, *figures.draw(each.study, frame, folder)])
+        curves = figures.draw_diagnostics(ledger.frame(each.trials, options.root, per="epoch"), folder)
+        written.append([*paths, *figures.draw(each.study, frame, folder), *curves])
         console.print(report.console_table(each.study, frame))
         if options.as_json:
             print(report.to_json(each.study, frame))
