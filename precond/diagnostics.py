@@ -33,6 +33,11 @@ all unbiased. The squares on the left have a relative standard deviation of at m
 about half that: 25 %, for a matrix of rank one. (Where A^ is far from A, |A|_F^2 = mean |A z|^2.) lambda_max is that of
 A^, at most A's for a Nystrom matrix: the stable rank is too high where the residual is large. Where the monitor came
 later than the statistics, A z averages fewer steps than A.
+
+Cost: the products A z, 4 N p PROBES operations in each forward that is recorded, for low-rank methods; a copy of A and
+S for the others. By `tests/performance/diagnostics.py`, share of the step on one CPU core at batch 64: NysAct 3.6 % for
+a convolutional net of 28 to 577 inputs a layer and 7 % for digits/cnn; FOOF 0.8 % and 2.3 %; KFAC 2.2 % for digits/cnn.
+`diagnostics()` itself costs a tenth to 1.3 of such steps.
 """
 
 from __future__ import annotations

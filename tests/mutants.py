@@ -61,6 +61,7 @@ CAPTURE = "precond/capture.py"
 COMPILED = "precond/compiled.py"
 SCALING = "precond/scaling.py"
 OPTIMIZER = "precond/optimizer.py"
+DIAGNOSTICS = "tests/test_diagnostics.py::"
 RULES = "precond/rules.py"
 KFAC = "precond/algorithms/kfac.py"
 EVA = "precond/algorithms/eva.py"
@@ -755,6 +756,55 @@ MUTANTS = [
         "return None\n",
         "tests/test_distributed.py::test_one_process_goes_on_where_two_ranks_were[foof first_inverse=skip]",
         "T11: names with the wrapper in them",
+    ),
+    Mutant(
+        "precond/monitor.py",
+        "made = made & (self._products.weight > 0)",
+        "made = made",
+        DIAGNOSTICS + "test_a_refresh_before_anything_was_seen_is_not_measured",
+        "diagnostics: a factor is measured against products that were not seen yet",
+    ),
+    Mutant(
+        "precond/monitor.py",
+        'generators = [torch.Generator().manual_seed(seed_of(0, f"probes {name}", 0)) for name in names]',
+        "generators = [torch.default_generator for name in names]",
+        DIAGNOSTICS + "test_training_is_the_same_bit_for_bit",
+        "diagnostics: the probes are drawn from torch's own random numbers",
+    ),
+    Mutant(
+        "precond/monitor.py",
+        "near = _mean_square(products - approximate) < known / 4",
+        "near = known > 0",
+        DIAGNOSTICS + "test_the_residual_is_that_of_the_factor_in_use",
+        "diagnostics: the norm of A is taken from a factor far from it",
+    ),
+    Mutant(
+        "precond/monitor.py",
+        "self._staleness = torch.where(made & self._known, self._change(new), self._staleness)",
+        "self._staleness = torch.where(made, self._change(new), self._staleness)",
+        DIAGNOSTICS + "test_a_monitor_that_comes_late_waits_for_the_next_refresh",
+        "diagnostics: the first factor is stale against nothing",
+    ),
+    Mutant(
+        "precond/bank.py",
+        "self.tally.rescued += self._mask & made & (failures > 0)",
+        "self.tally.rescued += self._mask & made & (failures == 0)",
+        DIAGNOSTICS + "test_counts_are_of_the_window_and_the_layer",
+        "diagnostics: rescues are counted where there were none",
+    ),
+    Mutant(
+        "precond/bank.py",
+        "self.tally.fallbacks += ~self._ok & ~self.buffer[:, 0, 0].isnan()",
+        "self.tally.fallbacks += ~self._ok",
+        DIAGNOSTICS + "test_a_layer_without_gradient_has_not_fallen_back",
+        "diagnostics: a layer without gradient counts as one that fell back",
+    ),
+    Mutant(
+        "trainables/store.py",
+        'if line["epoch"] not in written]',
+        "if line]",
+        "tests/test_telemetry.py::test_a_torn_line_is_cut_and_no_line_comes_twice",
+        "diagnostics: recomputed epochs are written twice",
     ),
 ]
 

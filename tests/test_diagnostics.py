@@ -372,6 +372,17 @@ def test_a_monitor_that_comes_late_waits_for_the_next_refresh():
     assert row["residual"] is not None and row["staleness"] is None
 
 
+def test_a_refresh_before_anything_was_seen_is_not_measured():
+    """Statistics every 3 steps, factors every 4, and a monitor from between step 3 and step 4."""
+    model = mlp()
+    optimizer = precond.build("nysact-g", model, rank=6, cov_interval=3, inv_interval=4)
+    train(model, optimizer, range(4))
+    optimizer.monitor()
+    train(model, optimizer, range(4, 5))
+    row = optimizer.diagnostics()["0"]
+    assert row["residual"] is row["stable_rank"] is row["top_over_damping"] is None
+
+
 def test_groups_of_a_convolution_are_one_layer():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=4), nn.Flatten(), nn.Linear(8 * 36, 3))

@@ -108,7 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU; as Ray's workers: %(default)s")
     parser.add_argument("--commit-every", type=float, default=COMMIT_SECONDS, metavar="SECONDS",
                         help="training between commits [default: %(default)s]")  # fmt: skip
-    parser.add_argument("--diagnostics", action="store_true", help="log what the preconditioner does to each layer")
+    parser.add_argument(
+        "--diagnostics",
+        action="store_true",
+        help="log what the preconditioner does to each layer; diag/overhead is its share of the time",
+    )
     return parser
 
 
