@@ -9,7 +9,7 @@ A preconditioner is statistic -> factor -> apply. A *statistic* summarises what 
 An `Algorithm` is a frozen dataclass of hyperparameters and the five functions below. It never loops over layers: layers
 of one shape are stacked into a bank with a leading axis L, and since `@`, `.mT` and `eigh` broadcast, the code reads as
 mathematics on one matrix. State is a separate object, made of tensors with that leading axis; everything that must
-survive a restart is in it (`bank.named_tensors` finds it).
+survive a restart is in it (`stacks.named_tensors` finds it).
 """
 
 from __future__ import annotations

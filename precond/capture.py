@@ -13,7 +13,7 @@ operators of `compiled.py`.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,25 @@ def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
         handle.remove()
     for bank in banks:
         bank.recording = False
+
+
+def check_forwards(banks: Sequence[Bank], gradients: bool) -> None:
+    """Before a step, with gradients or without.
+
+    Raises:
+        RuntimeError: The statistics cannot be those of the gradients.
+    """
+    if repeated := [name for bank in banks for name in bank.only_repeated()]:
+        raise RuntimeError(
+            f"{repeated[0]}: its forward ran only inside the backward, as with reentrant activation checkpointing, "
+            "so nothing was recorded. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        )
+    if gradients and not any(bank.filled for bank in banks):
+        raise RuntimeError(
+            "there are gradients, but no forward has filled the statistics of any layer: run the model that the "
+            "optimizer was made from, outside optimizer.paused(); if it was compiled and had run before the optimizer "
+            "was made, call torch.compiler.reset() first"
+        )
 
 
 class _Hook:

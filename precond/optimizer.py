@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from precond import diagnostics
 from precond.algorithm import Algorithm
 from precond.bank import make_banks, share_refresh, update
-from precond.capture import attach, detach
+from precond.capture import attach, check_forwards, detach
 from precond.distributed import check_alike, describe, in_force, ranks_of
 from precond.hyperparameters import HyperparameterError, make
 from precond.layers import find_layers, parameter_names
@@ -162,7 +162,7 @@ class Preconditioned(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_forwards()
+        check_forwards(self._banks, any(p.grad is not None for p in self._views))
         refresh = self.algorithm.refresh_due(self.steps)
         measuring = diagnostics.due(self._banks, self.steps)
         with in_force(self._ranks):
@@ -179,21 +179,6 @@ class Preconditioned(torch.optim.Optimizer):
         self.steps += 1
         self._schedule_recording()
         return loss
-
-    def _check_forwards(self) -> None:
-        """Raises where the statistics cannot be those of the gradients."""
-        if repeated := [name for bank in self._banks for name in bank.only_repeated()]:
-            raise RuntimeError(
-                f"{repeated[0]}: its forward ran only inside the backward, as with reentrant activation checkpointing, "
-                "so nothing was recorded. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-            )
-        if any(bank.filled for bank in self._banks) or all(p.grad is None for p in self._views):
-            return
-        raise RuntimeError(
-            "there are gradients, but no forward has filled the statistics of any layer: run the model that the "
-            "optimizer was made from, outside optimizer.paused(); if it was compiled and had run before the optimizer "
-            "was made, call torch.compiler.reset() first"
-        )
 
     def _schedule_recording(self) -> None:
         """Decide what the next forward records; a bank without a factor records each until it has one."""

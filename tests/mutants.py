@@ -57,6 +57,7 @@ LAYERS = "precond/layers.py"
 ROWS = "precond/rows.py"
 SKETCHES = "precond/sketches.py"
 BANK = "precond/bank.py"
+STACKS = "precond/stacks.py"
 CAPTURE = "precond/capture.py"
 COMPILED = "precond/compiled.py"
 SCALING = "precond/scaling.py"
@@ -373,14 +374,14 @@ MUTANTS = [
         "the momentum is not saved",
     ),
     Mutant(
-        BANK,
+        STACKS,
         'field.name.startswith("_")',
         'field.name.startswith(("_", "sketch"))',
         VARIANTS + "test_a_redrawn_sketch_is_saved",
         "the sketch is not saved",
     ),
     Mutant(
-        BANK,
+        STACKS,
         'field.name.startswith("_")',
         'field.name.startswith(("_", "factor"))',
         CONTRACT + "test_a_saved_state_goes_on_bit_for_bit[nysact-g]",
