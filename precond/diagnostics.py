@@ -34,6 +34,9 @@ about half that: 25 %, for a matrix of rank one. (Where A^ is far from A, |A|_F^
 A^, at most A's for a Nystrom matrix: the stable rank is too high where the residual is large. Where the monitor came
 later than the statistics, A z averages fewer steps than A.
 
+In data parallel training all ranks call `monitor()`, or none does: A z is a sum over them, and what they find is the
+same. A step that a GradScaler skips is not measured; EKFAC, and STEVE with per-example moments, count it as dropped.
+
 Cost: the products A z, 4 N p PROBES operations in each forward that is recorded, for low-rank methods; a copy of A and
 S for the others. By `tests/performance/diagnostics.py`, share of the step on one CPU core at batch 64: NysAct 3.6 % for
 a convolutional net of 28 to 577 inputs a layer and 7 % for digits/cnn; FOOF 0.8 % and 2.3 %; KFAC 2.2 % for digits/cnn.

@@ -759,6 +759,20 @@ MUTANTS = [
         "T11: names with the wrapper in them",
     ),
     Mutant(
+        BANK,
+        "for tensor in (*shared, made, failures)]",
+        "for tensor in shared]",
+        "tests/test_distributed.py::test_diagnostics_are_those_of_the_whole_batch",
+        "diagnostics: a rank does not know which factors the others made",
+    ),
+    Mutant(
+        BANK,
+        "~(made if skipped is None else made | skipped)",
+        "~made",
+        DIAGNOSTICS + "test_a_step_that_a_scaler_skips_leaves_no_trace",
+        "diagnostics: a skipped step's refresh has failed",
+    ),
+    Mutant(
         "precond/monitor.py",
         "made = made & (self._products.weight > 0)",
         "made = made",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -344,6 +345,25 @@ def test_a_resumed_monitor_goes_on_bit_for_bit(name):
     for each, optimizer in ((other, resumed), (model, whole)):
         run(each, optimizer, range(6, 11))
     assert whole.diagnostics() == resumed.diagnostics()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_step_that_a_scaler_skips_leaves_no_trace(name):
+    """Neither in what is measured nor in the counts; measured it would have been."""
+    model = make()
+    settings = known(name, cov_interval=1, inv_interval=1, basis_interval=1, rank=4)
+    optimizer = watched(name, model, **settings)
+    run(model, optimizer, range(EVERY))
+    optimizer.diagnostics()
+    before = copy.deepcopy(optimizer.state_dict()["monitor"])
+    optimizer.found_inf = torch.ones(1)
+    run(model, optimizer, range(EVERY, EVERY + 1))
+    after = optimizer.state_dict()["monitor"]
+    for layer, tensors in before.items():
+        for key in tensors.keys() - {"staleness"}:  # a refresh without new statistics is one all the same
+            torch.testing.assert_close(after[layer][key], tensors[key], msg=f"{layer} {key}")
+    kept = {"dropped"} if name in ("ekfac", "steve") else set()
+    assert all(row[count] == 0 for row in optimizer.diagnostics().values() for count in set(COUNTS) - kept)
 
 
 def test_nothing_is_kept_when_not_asked():

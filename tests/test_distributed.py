@@ -132,6 +132,9 @@ HARDER = [
 ]
 BY_NAME = {str(case): case for case in PLAIN + HARDER}
 DENSE = {name: next(c for c in PLAIN if c.optimizer == name) for name, k in OURS.items() if k.algorithm_type.SHARED}
+WATCHED = [
+    str(next(case for case in PLAIN if case.optimizer == name)) for name in ("nysact-g", "foof", "kfac", "ekfac")
+]
 
 
 def make(outputs: int = 3) -> Net:
@@ -156,7 +159,7 @@ def accumulate(
             (F.cross_entropy(model(x, **kwargs), y) * factor / parts).backward()
 
 
-def train_together(case: Case, rank: int, share: bool = True) -> dict[str, Any]:
+def train_together(case: Case, rank: int, share: bool = True, watch: bool = False) -> dict[str, Any]:
     """One rank's part of the training, sharing refreshes or not; its weights and state midway and at the end."""
     model = make()
     optimizer = case.build(model) if case.before else None
@@ -164,6 +167,8 @@ def train_together(case: Case, rank: int, share: bool = True) -> dict[str, Any]:
     optimizer = optimizer or case.build(wrapped)
     for bank in getattr(optimizer, "_banks", []):
         bank.share = bank.share if share else None
+    if watch:
+        optimizer.monitor()
     factor = case.sizes[rank] * RANKS / BATCH
     found = {}
     for step in range(case.steps):
@@ -173,23 +178,25 @@ def train_together(case: Case, rank: int, share: bool = True) -> dict[str, Any]:
         x, y = (tensor.split(case.sizes)[rank] for tensor in batch(step))
         accumulate(optimizer, wrapped, (x, y), case.parts, factor, sometimes=not (case.apart and rank == 1))
         optimizer.step()
-    return {**found, "end": copied(model, optimizer)}
+    return {**found, "end": copied(model, optimizer), "table": optimizer.diagnostics() if watch else {}}
 
 
-def train_alone(case: Case, start: dict[str, Any] | None = None) -> dict[str, Any]:
+def train_alone(case: Case, start: dict[str, Any] | None = None, watch: bool = False) -> dict[str, Any]:
     """One process with all of the batch, from the start or from a state midway; in two parts if they differ."""
     model = make()
     optimizer = case.build(model)
     if start is not None:
         model.load_state_dict(start["model"])
         optimizer.load_state_dict(start["optimizer"])
+    if watch:
+        optimizer.monitor()
     for step in range(0 if start is None else MIDWAY, case.steps):
         optimizer.zero_grad()
         sizes = case.sizes if case.apart else (BATCH,)
         for number, part in enumerate(zip(*(tensor.split(sizes) for tensor in batch(step)), strict=True)):
             accumulate(optimizer, model, part, 1, sizes[number] / BATCH, sometimes=number == 0)
         optimizer.step()
-    return copied(model, optimizer)
+    return {**copied(model, optimizer), "table": optimizer.diagnostics() if watch else {}}
 
 
 def copied(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -285,6 +292,7 @@ def work(rank: int, folder: str, wanted: set[str]) -> None:
         with counted() as counts:
             found["whole"][name] = train_together(BY_NAME[name], rank, share=False)
         found["matrices"][name, "whole"] = sum(counts)
+    found["watched"] = {name: train_together(BY_NAME[name], rank, watch=True) for name in WATCHED if name in wanted}
     found["poisoned"] = {key: value for key, value in vars(poisoned(rank)).items() if value is not None}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -402,3 +410,16 @@ def test_an_optimizer_from_before_there_were_ranks_is_refused(ranks):
 
 def test_wrappers_leave_no_trace_in_names(ranks):
     assert ranks[0]["names"] == ["inner.1.weight", "inner.1.bias", "module", "inner.0"]
+
+
+@pytest.mark.parametrize("name", WATCHED)
+def test_diagnostics_are_those_of_the_whole_batch(ranks, name):
+    """The same on both ranks, whoever made the factors; and neither is disturbed."""
+    first, second = (found["watched"][name] for found in ranks)
+    assert first["table"] == second["table"]
+    assert_equal(first["end"]["model"], ranks[0][name]["end"]["model"])
+    for layer, row in train_alone(BY_NAME[name], watch=True)["table"].items():
+        for key, value in row.items():
+            expected = value if value is None else pytest.approx(value, rel=1e-5, abs=1e-9)
+            assert first["table"][layer][key] == expected, f"{layer}: {key}"
+    assert all(row["stable_rank"] for layer, row in first["table"].items() if layer != "layers.never")
