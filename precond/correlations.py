@@ -39,7 +39,7 @@ def patch_gram(x: Tensor, groups: int, kernel: tuple[int, int], padding: tuple[i
         left, right = (side.transpose(2, 3).transpose(5, 6) for side in _line_grams(sides, groups, height, vertical))
         gram[:, :, :, -n:, :, :, -n:] -= left
         gram[:, :, :, :n, :, :, :n] -= right
-    return gram.flatten(4).flatten(1, 3)
+    return gram.flatten(4).flatten(1, 3)  # the one copy
 
 
 def _correlations(x: Tensor, groups: int, kernel: tuple[int, int]) -> Tensor:
@@ -56,7 +56,7 @@ def _toeplitz(correlations: Tensor) -> Tensor:
     both = torch.cat([upwards, correlations], 3)
     height, width = (n // 2 + 1 for n in both.shape[3:])
     windows = both.unfold(3, height, 1).unfold(4, width, 1)  # [groups, c, c', -i, -j, i', j']
-    return windows.flip(3, 4).permute(0, 1, 3, 4, 2, 5, 6).contiguous()
+    return windows.flip(3, 4).permute(0, 1, 3, 4, 2, 5, 6)
 
 
 def _line_grams(strips: tuple[Tensor, ...], groups: int, kernel: int, padding: int) -> Tensor:
@@ -65,7 +65,8 @@ def _line_grams(strips: tuple[Tensor, ...], groups: int, kernel: int, padding: i
     Returns:
         `[strips, groups, C, n, kernel, C, n, kernel]`.
     """
-    lines = torch.stack(strips).unflatten(2, (groups, -1)).permute(0, 2, 3, 4, 1, 5)  # [strips, groups, C, n, batch, length]
+    # [strips, groups, C, n, batch, length]
+    lines = torch.stack(strips).unflatten(2, (groups, -1)).permute(0, 2, 3, 4, 1, 5)
     channels, n = lines.shape[2:4]
     lines = lines.flatten(0, 1).flatten(1, 2)
     # Zeros between the images: then a shift of the whole line shifts each of them.
@@ -78,4 +79,4 @@ def _line_grams(strips: tuple[Tensor, ...], groups: int, kernel: int, padding: i
         shape = len(first), channels * n, end, channels * n, end
         gram[:, :, -end:, :, -end:] -= (first @ first.mT).view(shape)
         gram[:, :, :end, :, :end] -= (last @ last.mT).view(shape)
-    return gram.view(len(strips), groups, channels, n, kernel, channels, n, kernel)
+    return gram.reshape(len(strips), groups, channels, n, kernel, channels, n, kernel)
