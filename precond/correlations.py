@@ -1,6 +1,6 @@
 """The Gram matrix of a convolution's patches from its channels' correlations, without patches (ALGORITHMS.md 9e).
 
-With stride and dilation 1, patch entries (c, i) and (c', i') of all positions y multiply to sum_y x[c, y+i] x[c', y+i'].
+With stride and dilation 1, patch entries (c, i) and (c', i') at all positions y give sum_y x[c, y+i] x[c', y+i'].
 Summed over every y at which a patch touches the image, this depends on i' - i alone: it is R[c, c', i' - i], the
 correlation of channel c with c', shifted. So the k (2k - 1) shifts downwards (the others are their transposes), which
 are one convolution of the image with itself, make all k^4 blocks: 15/81 of the operations of X^T X for 3 x 3 kernels.

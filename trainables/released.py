@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 import precond
-from precond import HyperparameterError
 from trainables.contestants import LEARNING_RATE, PLAIN, REFRESH, STATISTICS, Contestant, Kind
 
 PREFIX = "released:"
+FOLDER = "cifar10"
+OPTIMIZERS_FILE = f"{FOLDER}/optimizers/nysact.py"
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,9 @@ def build_released(name: str, model: nn.Module, stated: Mapping[str, Any], check
         model: To train; on its device.
         stated: Hyperparameters other than our defaults: intervals, damping and rank are passed on.
         checkout: Folder of the repository hseung88/nysact.
-
-    Raises:
-        HyperparameterError: There is no such checkout.
     """
-    folder = checkout / "cifar10"
-    if not (folder / "optimizers" / "nysact.py").is_file():
-        raise HyperparameterError(f"--reference {checkout}: must be a checkout of the repository hseung88/nysact")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))  # its files import each other as `optimizers`
+    if (folder := str(checkout / FOLDER)) not in sys.path:
+        sys.path.insert(0, folder)  # its files import each other as `optimizers`
     chosen, values = RELEASED[name], {**precond.defaults(name), **stated}
     made = getattr(importlib.import_module(f"optimizers.{chosen.module}"), chosen.kind)
     every, refresh = values["cov_interval"], values.get("inv_interval", values["cov_interval"])
