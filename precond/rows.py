@@ -145,6 +145,9 @@ class ConvRows:
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
         """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches (ALGORITHMS.md 9b)."""
+        if self.x.device.type == "cpu":  # where both would bring x into blocks of 8 channels, and r filters up to 16
+            rows = replace(self, x=self.x.contiguous(memory_format=torch.channels_last))
+            return rows._products(rows._map(test_matrix))
         return self._products(self._map(test_matrix))
 
     def sketch_columns(self, columns: Tensor) -> Tensor:
