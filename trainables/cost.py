@@ -154,6 +154,7 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "load before": options.load,
         "memory_format": "channels_last" if options.channels_last else "contiguous",
         "precision": "float32",
         "clock": options.clock,
@@ -267,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     options = _parser().parse_args(arguments)
     options.stated = dict(options.set)
+    options.load = round(os.getloadavg()[0], 2)  # of the last minute: near 0 when nothing else runs
     options.repeat = options.repeat if options.repeat is not None else 20 if options.device.type == "cuda" else 2
     return options
 
