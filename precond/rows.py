@@ -78,7 +78,7 @@ class LinearRows:
         return torch.addmm(matrix[-1], self.x, matrix[:-1]) if self.bias else self.x @ matrix
 
     def _products(self, y: Tensor) -> Tensor:
-        products = self.x.mT @ y
+        products = (y.mT @ self.x).mT  # a few rows times x: for MKL a third of the time of x^T times a few columns
         return (torch.cat([products, y.sum(0, keepdim=True)]) if self.bias else products).unsqueeze(0)
 
 

@@ -98,9 +98,11 @@ def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
                 # The closed form through the largest size: the rate of the machine is not its business.
                 scale = sweep["seconds"][-1] / sweep["operations"][-1]
                 axes.loglog(sweep["sizes"], [scale * n for n in sweep["operations"]], ":", color=colors[name])
-            axes.set_xlabel(
-                f"{axis} ({'r = ' + str(scaling['rank']) if axis == 'p' else 'p = ' + str(scaling['width'])})"
-            )
+            sizes = next(iter(scaling[axis].values()))["sizes"]
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.xaxis.set_minor_locator(NullLocator())
+            other = f"r = {scaling['rank']}" if axis == "p" else f"p = {scaling['width']}"
+            axes.set_xlabel(f"{axis} ({other}); dotted: the closed form")
         row[0].set_ylabel("seconds")
         handles, labels = row[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
