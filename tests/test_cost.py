@@ -132,8 +132,11 @@ def test_a_file_belongs_to_what_decides_the_cost():
     assert result_name(resolve("digits/cnn", "nysact-s", {"rank": 5})) != name
     assert result_name(resolve("digits/cnn", "nysact-s", {"momentum": 0.0})) != name
     assert result_name(resolve("digits/cnn", "nysact-s", recipe={"batch_size": 32})) != name
-    by_hand = configuration("digits/cnn", "nysact-s", config.hyperparameters, config.batch_size, False)
+    by_hand = configuration("digits/cnn", "nysact-s", config.hyperparameters, config.batch_size)
     assert file_name(by_hand) == name
+    assert file_name({**by_hand, "channels_last": True}) != name
+    setting = cost.Setting("digits/cnn", config.batch_size, torch.device("cpu"), False, {"damping": 1}, None)
+    assert file_name(setting.configuration("nysact-s")) == name
 
 
 def test_seconds_per_epoch_are_steps_and_evaluation(tmp_path: Path):

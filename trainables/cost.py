@@ -91,12 +91,15 @@ class Setting(NamedTuple):
 
     def known(self, name: str) -> dict[str, Any]:
         """The stated hyperparameters that an optimizer has."""
-        return {key: value for key, value in self.stated.items() if key in precond.defaults(name)}
+        defaults = precond.defaults(name)
+        known = {key: value for key, value in self.stated.items() if key in defaults}
+        # As in a trial's configuration, where 1 and 1.0 are the same damping.
+        return {key: float(v) if isinstance(defaults[key], float) and type(v) is int else v for key, v in known.items()}
 
     def configuration(self, name: str) -> dict[str, Any]:
         """What decides the cost of a registered or released optimizer."""
         hyperparameters = {**precond.defaults(name.removeprefix(PREFIX)), **self.known(name.removeprefix(PREFIX))}
-        return configuration(self.workload, name, hyperparameters, self.batch_size, self.channels_last)
+        return configuration(self.workload, name, hyperparameters, self.batch_size, channels_last=self.channels_last)
 
 
 def measure(setting: Setting, name: str, options: argparse.Namespace) -> dict[str, Any]:

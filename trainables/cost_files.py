@@ -15,19 +15,29 @@ from trainables.config import TrialConfig, digest
 from trainables.intervals import Median
 
 SCHEMA = 1
+EXECUTION = {"channels_last": False, "precision": "float32", "compile": False}
 
 
 def configuration(
-    workload: str, optimizer: str, hyperparameters: Mapping[str, Any], batch_size: int, channels_last: bool
+    workload: str, optimizer: str, hyperparameters: Mapping[str, Any], batch_size: int, **execution: Any
 ) -> dict[str, Any]:
-    """What decides the cost of an optimizer on some hardware: learning rates and the like do not."""
+    """What decides the cost of an optimizer on some hardware: learning rates and the like do not.
+
+    Args:
+        workload: `DATASET/MODEL`.
+        optimizer: Registered or released.
+        hyperparameters: All of them.
+        batch_size: Examples per step.
+        **execution: What is not as in `EXECUTION`.
+    """
     settings = {k: _cost_relevant(v) for k, v in hyperparameters.items() if k not in ("lr", "seed")}
     return {
         "workload": workload,
         "optimizer": optimizer,
         "hyperparameters": settings,
         "batch_size": batch_size,
-        "channels_last": channels_last,
+        **EXECUTION,
+        **execution,
     }
 
 
@@ -40,9 +50,10 @@ def _cost_relevant(value: Any) -> Any:
 
 def result_name(config: TrialConfig) -> str:
     """Name of the file that holds the cost of a trial's configuration, if it was measured."""
-    channels_last = getattr(config, "channels_last", False)
+    # Trials that cannot choose how they are executed are executed in the plain way.
+    execution = {name: getattr(config, name, plain) for name, plain in EXECUTION.items()}
     return file_name(
-        configuration(config.workload, config.optimizer, config.hyperparameters, config.batch_size, channels_last)
+        configuration(config.workload, config.optimizer, config.hyperparameters, config.batch_size, **execution)
     )
 
 
