@@ -39,20 +39,12 @@ from trainables.cost_files import SCHEMA, configuration, file_name, hardware, re
 from trainables.files import write_atomically
 from trainables.footprint import peak_bytes, state_bytes
 from trainables.intervals import FEWEST
-from trainables.models.cifar_resnet import resnet20, resnet32, resnet110
-from trainables.models.digits_cnn import digits_cnn
 from trainables.race import evaluation_seconds, race
 from trainables.released import OPTIMIZERS_FILE, PREFIX, RELEASED, build_released
+from trainables.workloads import unknown_workload, workload
 
 DEFAULT = ("sgd", "nysact-s", "nysact-g", "eva", "foof", "kfac", "steve")
 ALSO_AGAINST_ADAM = ("steve", "ekfac")
-IMAGES = {"digits": (1, 8, 10), "cifar10": (3, 32, 10), "cifar100": (3, 32, 100)}  # channels, side, classes
-MODELS: dict[str, Callable[[int], nn.Module]] = {
-    "cnn": lambda classes: digits_cnn(classes=classes),
-    "resnet20": resnet20,
-    "resnet32": resnet32,
-    "resnet110": resnet110,
-}
 Batch = tuple[Tensor, Tensor]
 
 
@@ -68,14 +60,15 @@ class Setting(NamedTuple):
 
     def model(self) -> nn.Module:
         """A new model on the device, with the same initial weights each time."""
-        dataset, _, name = self.workload.partition("/")
+        chosen = workload(self.workload)
         torch.manual_seed(0)
-        model = MODELS[name](IMAGES[dataset][2]).to(self.device).train()
+        model = chosen.build(chosen.settings({})).to(self.device).train()
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def batch(self) -> Batch:
         """Synthetic images and labels on the device."""
-        channels, side, classes = IMAGES[self.workload.partition("/")[0]]
+        chosen = workload(self.workload)
+        classes, channels, side, _ = chosen.fit(chosen.settings({}))
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(self.batch_size, channels, side, side, generator=generator).to(self.device)
         labels = torch.randint(classes, (self.batch_size,), generator=generator).to(self.device)
@@ -90,16 +83,19 @@ class Setting(NamedTuple):
         return build(name, self.model(), self.known(name))
 
     def known(self, name: str) -> dict[str, Any]:
-        """The stated hyperparameters that an optimizer has."""
+        """The recipe's hyperparameters of an optimizer, and those stated that it has."""
         defaults = precond.defaults(name)
-        known = {key: value for key, value in self.stated.items() if key in defaults}
+        stated = {key: value for key, value in self.stated.items() if key in defaults}
+        known = {**workload(self.workload).recipe.hyperparameters(name), **stated}
         # As in a trial's configuration, where 1 and 1.0 are the same damping.
         return {key: float(v) if isinstance(defaults[key], float) and type(v) is int else v for key, v in known.items()}
 
     def configuration(self, name: str) -> dict[str, Any]:
         """What decides the cost of a registered or released optimizer."""
         hyperparameters = {**precond.defaults(name.removeprefix(PREFIX)), **self.known(name.removeprefix(PREFIX))}
-        return configuration(self.workload, name, hyperparameters, self.batch_size, channels_last=self.channels_last)
+        resolution = workload(self.workload).settings({}).get("resolution")
+        execution = {"channels_last": self.channels_last, "resolution": resolution}
+        return configuration(self.workload, name, hyperparameters, self.batch_size, **execution)
 
 
 def measure(setting: Setting, name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -220,10 +216,8 @@ def line(result: Mapping[str, Any]) -> str:
 def _problems(options: argparse.Namespace) -> list[str]:
     """One line for each wrong value."""
     wrong = []
-    dataset, _, model = options.workload.partition("/")
-    if dataset not in IMAGES or model not in MODELS:
-        known = ", ".join(f"{a}/{b}" for a in IMAGES for b in MODELS if (a == "digits") == (b == "cnn"))
-        wrong.append(f'workload = "{options.workload}": unknown. Known: {known}')
+    if unknown := unknown_workload(options.workload):
+        wrong.append(unknown)
     for name in options.optimizers:
         if name not in precond.available():
             wrong.append(f'optimizer = "{name}": unknown.{nearest(name, precond.available())}')

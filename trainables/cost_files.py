@@ -15,7 +15,7 @@ from trainables.config import TrialConfig, digest
 from trainables.intervals import Median
 
 SCHEMA = 1
-EXECUTION = {"channels_last": False, "precision": "float32", "compile": False}
+EXECUTION = {"channels_last": False, "precision": "float32", "compile": False, "resolution": None}
 
 
 def configuration(
@@ -50,8 +50,8 @@ def _cost_relevant(value: Any) -> Any:
 
 def result_name(config: TrialConfig) -> str:
     """Name of the file that holds the cost of a trial's configuration, if it was measured."""
-    # Trials that cannot choose how they are executed are executed in the plain way.
-    execution = {name: getattr(config, name, plain) for name, plain in EXECUTION.items()}
+    execution = {name: getattr(config, name) for name in ("channels_last", "precision", "compile")}
+    execution["resolution"] = config.settings.get("resolution")
     return file_name(
         configuration(config.workload, config.optimizer, config.hyperparameters, config.batch_size, **execution)
     )
