@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-UNFOLD_ELEMENTS = 1 << 24  # patches formed at a time for a Gram matrix: 64 MiB in float32
+from precond.correlations import patch_gram
+
+# Patches formed at a time, where they must be: 8 MiB in float32, of memory that a CPU has at hand already. A GPU takes
+# 32 times as many, which keeps its launches few.
+UNFOLD_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class LinearRows:
         return torch.addmm(matrix[-1], self.x, matrix[:-1]) if self.bias else self.x @ matrix
 
     def _products(self, y: Tensor) -> Tensor:
-        products = self.x.mT @ y
+        products = (y.mT @ self.x).mT  # a few rows times x: for MKL a third of the time of x^T times a few columns
         return (torch.cat([products, y.sum(0, keepdim=True)]) if self.bias else products).unsqueeze(0)
 
 
@@ -130,15 +134,20 @@ class ConvRows:
         return output_gradients.mT @ self._patches(self.x).mT
 
     def gram(self) -> Tensor:
-        """`X^T X`, `[groups, p, p]`, 2 N p^2 operations."""
-        grams = []
-        for x in self._chunks():
-            columns = self._patches(x).transpose(1, 2).flatten(2)
-            grams.append(columns @ columns.mT)
-        return torch.stack(grams).sum(0)
+        """`X^T X`, `[groups, p, p]`: without patches where the kernel moves by one, else 2 N p^2 operations."""
+        if not self._correlates():
+            return torch.stack([_gram(self._patches(x)) for x in self._chunks()]).sum(0)
+        gram = patch_gram(self.x, self.groups, self.kernel, self.padding)
+        if not self.bias:
+            return gram
+        total = self.total().unsqueeze(1)
+        return torch.cat([torch.cat([gram, total[..., :-1]], 1), total.mT], 2)
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
         """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches (ALGORITHMS.md 9b)."""
+        if self.x.device.type == "cpu":  # where both would bring x into blocks of 8 channels, and r filters up to 16
+            rows = replace(self, x=self.x.contiguous(memory_format=torch.channels_last))
+            return rows._products(rows._map(test_matrix))
         return self._products(self._map(test_matrix))
 
     def sketch_columns(self, columns: Tensor) -> Tensor:
@@ -147,21 +156,35 @@ class ConvRows:
         first = torch.arange(self.groups, device=columns.device).unsqueeze(1) * per_group
         channels = ((columns // area).clamp(max=per_group - 1) + first).view(-1)
         offsets = (columns % area).view(-1)
-        y = self._shifted(channels, offsets // self.kernel[1], offsets % self.kernel[1])
+        y = self._sliced(channels, offsets) if self.x.device.type == "cpu" else self._picked(channels, offsets)
         if self.bias:
             y.masked_fill_((columns == per_group * area).view(1, -1, 1, 1), 1)
         return self._products(y)
 
-    def _shifted(self, channels: Tensor, row_offsets: Tensor, column_offsets: Tensor) -> Tensor:
-        """What the kernel entries (channel, row, column) see at every output position, `[batch, entries, oh, ow]`."""
-        height, width = self._output_size()
-        rows = torch.arange(height, device=channels.device) * self.stride[0]
-        cols = torch.arange(width, device=channels.device) * self.stride[1]
-        rows = (row_offsets * self.dilation[0]).view(-1, 1, 1) + rows.view(1, -1, 1)
-        cols = (column_offsets * self.dilation[1]).view(-1, 1, 1) + cols.view(1, 1, -1)
-        vertical, horizontal = self.padding
-        padded = F.pad(self.x, (horizontal, horizontal, vertical, vertical))
-        return padded[:, channels.view(-1, 1, 1), rows, cols]
+    def _sliced(self, channels: Tensor, offsets: Tensor) -> Tensor:
+        """What kernel entries (channel, offset) see at every output position, `[batch, entries, oh, ow]`: copies."""
+        y = self.x.new_zeros(self.x.shape[0], len(channels), *self._output_size())
+        for entry, (channel, offset) in enumerate(zip(channels.tolist(), offsets.tolist(), strict=True)):
+            (rows, from_rows), (cols, from_cols) = (
+                _overlap(size, out, step, position * dilation - pad)
+                for size, out, step, position, dilation, pad in zip(
+                    self.x.shape[2:],
+                    y.shape[2:],
+                    self.stride,
+                    divmod(offset, self.kernel[1]),
+                    self.dilation,
+                    self.padding,
+                    strict=True,
+                )
+            )
+            y[:, entry, rows, cols] = self.x[:, channel, from_rows, from_cols]
+        return y
+
+    def _picked(self, channels: Tensor, offsets: Tensor) -> Tensor:
+        """The same in two launches, and without the host: a convolution of single channels with ones and zeros."""
+        filters = F.one_hot(offsets, self.kernel[0] * self.kernel[1]).to(self.x.dtype).view(-1, 1, *self.kernel)
+        x = self.x.index_select(1, channels)
+        return F.conv2d(x, filters, None, self.stride, self.padding, self.dilation, len(filters))
 
     def _products(self, y: Tensor) -> Tensor:
         """`X^T Y` for `Y [batch, groups * r, oh, ow]`: the weight gradient that the output gradient Y would give."""
@@ -182,15 +205,24 @@ class ConvRows:
         weight = filters.reshape(-1, self.x.shape[1] // self.groups, *self.kernel)
         return F.conv2d(self.x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
 
+    def _correlates(self) -> bool:
+        """Whether the channels' correlations make the Gram matrix, and cheaper than patches do."""
+        moves_by_one = self.stride == self.dilation == (1, 1) and self.kernel != (1, 1)
+        return moves_by_one and all(n >= k for n, k in zip(self.x.shape[2:], self.kernel, strict=True))
+
     def _chunks(self) -> tuple[Tensor, ...]:
-        """The images, as many at a time as `UNFOLD_ELEMENTS` of patches allow."""
+        """The images, as many at a time as patches may be formed."""
         height, width = self._output_size()
         patches_per_image = height * width * self.x.shape[1] * self.kernel[0] * self.kernel[1]
-        return self.x.split(max(1, UNFOLD_ELEMENTS // patches_per_image))
+        limit = UNFOLD_ELEMENTS * (1 if self.x.device.type == "cpu" else 32)
+        return self.x.split(max(1, limit // patches_per_image))
 
     def _patches(self, x: Tensor) -> Tensor:
         """The patches of some images, `[groups, batch, p, positions]`."""
-        patches = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        if self.kernel == (1, 1) and self.padding == (0, 0):
+            patches = x[:, :, :: self.stride[0], :: self.stride[1]].flatten(2)
+        else:
+            patches = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
         patches = patches.unflatten(1, (self.groups, -1)).transpose(0, 1)
         if self.bias:
             ones = patches.new_ones(self.groups, patches.shape[1], 1, patches.shape[3])
@@ -201,3 +233,19 @@ class ConvRows:
         sizes = zip(self.x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
         height, width = ((n + 2 * pad - d * (k - 1) - 1) // s + 1 for n, k, s, pad, d in sizes)
         return height, width
+
+
+def _gram(patches: Tensor) -> Tensor:
+    """Sum of a a^T, `[groups, p, p]`, of patches `[groups, batch, p, positions]`."""
+    if patches.shape[3] >= patches.shape[2]:  # then the products of single images take less memory than a copy
+        return (patches @ patches.mT).sum(1)
+    columns = patches.transpose(1, 2).flatten(2)
+    return columns @ columns.mT
+
+
+def _overlap(size: int, out: int, step: int, start: int) -> tuple[slice, slice]:
+    """Output positions y for which start + step y is inside `size` pixels, and those pixels."""
+    first = max(0, -(start // step))
+    last = min(out - 1, (size - 1 - start) // step)
+    begin = start + step * first
+    return slice(first, max(first, last + 1)), slice(begin, max(begin, start + step * last + 1), step)

@@ -170,6 +170,9 @@ class Covariance:
 
 def output_gram(output_gradients: Tensor) -> Tensor:
     """Sum of g g^T over examples and positions, `[groups, o, o]`, for gradients `[groups, B, T, o]`."""
+    positions, width = output_gradients.shape[2:]
+    if positions >= width:  # a convolution's are transposed: then no copy, and the examples' products take less memory
+        return (output_gradients.mT @ output_gradients).sum(1)
     rows = output_gradients.flatten(1, 2)
     return rows.mT @ rows
 

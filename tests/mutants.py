@@ -55,6 +55,7 @@ FACTORS = "precond/factors.py"
 LINALG = "precond/linalg.py"
 LAYERS = "precond/layers.py"
 ROWS = "precond/rows.py"
+CORRELATIONS = "precond/correlations.py"
 SKETCHES = "precond/sketches.py"
 BANK = "precond/bank.py"
 STACKS = "precond/stacks.py"
@@ -289,8 +290,8 @@ MUTANTS = [
     # T5: a layer as a matrix
     Mutant(
         ROWS,
-        "column_offsets * self.dilation[1]",
-        "column_offsets",
+        "position * dilation - pad",
+        "position - pad",
         CONVOLUTION,
         "dilation is ignored in the sketched columns",
     ),
@@ -303,8 +304,8 @@ MUTANTS = [
     ),
     Mutant(
         ROWS,
-        "offsets // self.kernel[1], offsets % self.kernel[1]",
-        "offsets % self.kernel[0], offsets // self.kernel[0]",
+        "divmod(offset, self.kernel[1])",
+        "divmod(offset, self.kernel[0])[::-1]",
         CONVOLUTION,
         "columns in the order (c, j, i)",
     ),
@@ -328,6 +329,77 @@ MUTANTS = [
         "sums.new_ones(1, 1)",
         TEST_LAYERS + "test_a_linear_layer_equals_its_explicit_rows",
         "the bias entry of a Gram matrix is 1 instead of N",
+    ),
+    Mutant(
+        CORRELATIONS,
+        "[:, :, :, 1:].transpose(1, 2).flip(3, 4)",
+        "[:, :, :, 1:].flip(3, 4)",
+        CONVOLUTION,
+        "the correlation with a shift up is that of the same channels with the shift down",
+    ),
+    Mutant(
+        CORRELATIONS,
+        "for n in range(1, height - vertical)",
+        "for n in range(1, min(2, height - vertical))",
+        CONVOLUTION,
+        "only the nearest line of patches outside the output is taken off",
+    ),
+    Mutant(
+        CORRELATIONS,
+        "for end in range(1, kernel - padding)",
+        "for end in range(1, 1)",
+        CONVOLUTION,
+        "the corners are taken off twice",
+    ),
+    Mutant(
+        CORRELATIONS,
+        "F.pad(lines, (0, kernel - 1)).flatten(2)",
+        "lines.flatten(2)",
+        CONVOLUTION,
+        "a shift carries the end of one image into the next",
+    ),
+    Mutant(
+        ROWS,
+        "self.stride == self.dilation == (1, 1)",
+        "self.stride == (1, 1)",
+        CONVOLUTION,
+        "correlations of a dilated convolution as if it were dense",
+    ),
+    Mutant(
+        STATISTICS,
+        "(output_gradients.mT @ output_gradients).sum(1)",
+        "(output_gradients.mT @ output_gradients).mean(1)",
+        "tests/test_kfac_eva.py::test_kfac_equals_its_literal_reference",
+        "S is a mean over examples where the sum is meant",
+    ),
+    # The cost benchmark
+    Mutant(
+        "trainables/race.py",
+        "parts if forwards else reversed(parts)",
+        "parts",
+        "tests/test_cost.py::test_a_race_weighs_the_kinds_and_turns_around",
+        "blocks are ABAB, which a drift of the machine favours one side in",
+    ),
+    Mutant(
+        "trainables/contestants.py",
+        "            optimizer._schedule_recording()  # as the step before would have\n",
+        "",
+        "tests/test_cost.py::test_a_step_is_of_the_kind_that_it_is_put_at",
+        "a statistics step that is timed records nothing",
+    ),
+    Mutant(
+        "trainables/cost_files.py",
+        "return value != 0 if isinstance(value, float) else value",
+        "return value",
+        "tests/test_cost.py::test_a_file_belongs_to_what_decides_the_cost",
+        "the cost of a configuration is not found for another damping",
+    ),
+    Mutant(
+        "trainables/intervals.py",
+        "ordered[n - k]",
+        "ordered[n - k - 1]",
+        "tests/test_cost.py::test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does",
+        "the interval is one rank too narrow above",
     ),
     # T12: numerical safety
     Mutant(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import precond
 from precond.layers import Layer
+from precond.rows import ConvRows
 
 PLAIN = [
     {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation, "bias": bias}
@@ -33,7 +34,12 @@ MODES = [
     {"kernel_size": 3, "padding": "same", "padding_mode": "circular", "bias": False},
     {"kernel_size": 3, "padding": "valid", "bias": True},
 ]
-CASES = PLAIN + GROUPED + SAME + MODES
+LARGE = [  # lines outside the output of which several rows touch the image; patches as large as the image
+    {"kernel_size": kernel, "padding": padding, "bias": bias, "groups": groups}
+    for kernel, padding, bias, groups in product([(5, 5), (4, 1), (11, 12)], [0, (2, 0), 4], [True, False], [1, 2])
+    if padding != (2, 0) or kernel != (4, 1)
+]
+CASES = PLAIN + GROUPED + SAME + MODES + LARGE
 EVEN_SAME = "ignore:Using padding='same' with even kernel lengths:UserWarning"
 
 
@@ -76,6 +82,16 @@ def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
     torch.testing.assert_close(rows.sketch(omega), stack.mT @ (stack @ omega), **close)
     picked = torch.stack([X[:, ids] for X, ids in zip(expected, columns, strict=True)])
     torch.testing.assert_close(rows.sketch_columns(columns), stack.mT @ picked, **close)
+    with monkeypatch.context() as patch:  # as on a GPU
+        patch.setattr(ConvRows, "_sliced", ConvRows._picked)
+        torch.testing.assert_close(rows.sketch_columns(columns), stack.mT @ picked, **close)
+
+
+def test_correlations_are_taken_where_the_kernel_moves_by_one(monkeypatch):
+    """Or the cases above compare patches with patches."""
+    monkeypatch.setattr(ConvRows, "_patches", None)
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    assert Layer.of("conv", nn.Conv2d(4, 8, 3, padding=1, bias=False)).rows(x, x.dtype).gram().shape == (1, 36, 36)
 
 
 @pytest.mark.parametrize("bias", [True, False])

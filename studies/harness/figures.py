@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,35 @@ def _curves(axes: Axes, frame: Any, name: str) -> None:
     if logarithmic:
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
+
+
+def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw the time of each part over p and over r as `scaling.pdf` and `scaling.png`, beside its closed form.
+
+    Args:
+        scaling: What `trainables.scaling.measure` returns.
+        folder: Where to write.
+    """
+    colors = dict(zip(scaling["p"], (SUBJECT, *(color for color, _ in REFERENCES), "black"), strict=False))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.9, 3.4), layout="constrained")
+        row = figure.subplots(1, 2, sharey=True)
+        for axes, axis in zip(row, ("p", "r"), strict=True):
+            for name, sweep in scaling[axis].items():
+                slope = f"{name} (p^{sweep['exponent']:.2f})" if axis == "p" else name
+                axes.loglog(sweep["sizes"], sweep["seconds"], "o-", color=colors[name], markersize=3, label=slope)
+                # The closed form through the largest size: the rate of the machine is not its business.
+                scale = sweep["seconds"][-1] / sweep["operations"][-1]
+                axes.loglog(sweep["sizes"], [scale * n for n in sweep["operations"]], ":", color=colors[name])
+            sizes = next(iter(scaling[axis].values()))["sizes"]
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.xaxis.set_minor_locator(NullLocator())
+            other = f"r = {scaling['rank']}" if axis == "p" else f"p = {scaling['width']}"
+            axes.set_xlabel(f"{axis} ({other}); dotted: the closed form")
+        row[0].set_ylabel("seconds")
+        handles, labels = row[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        return _save(figure, folder, "scaling")
 
 
 def _figure(
