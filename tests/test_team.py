@@ -9,6 +9,7 @@ import pytest
 
 from trainables import plugins
 from trainables.config import TrialConfig
+from trainables.files import read_lines
 from trainables.store import TrialStore
 from trainables.team import spawn
 from trainables.train import epochs
@@ -41,11 +42,11 @@ def plugin(tmp_path_factory) -> Path:
     return path
 
 
-def train(config: TrialConfig, root: str, stop_after: int | None = None) -> None:
+def train(config: TrialConfig, root: str, stop_after: int | None = None, diagnostics: bool = False) -> None:
     store = TrialStore(root, config)
     if store.folder.exists() or config.workers == 1:
         store.create()
-    running = epochs(config, store, commit_every=0)
+    running = epochs(config, store, commit_every=0, diagnostics=diagnostics)
     for number, _ in enumerate(running, start=1):
         if number == stop_after:
             return
@@ -97,3 +98,19 @@ def test_a_number_of_workers_out_of_range_is_refused(plugin, workers):
     """A worker needs at least one example."""
     with pytest.raises(ValueError, match=f"workers = {workers}"):
         resolve("noise/norm", "sgd", recipe={"workers": workers})
+
+
+def test_diagnostics_of_a_team_are_those_of_one_process(plugin, tmp_path):
+    """A line for each epoch and layer, by one of them; the same up to the order of sums."""
+    plugins.keep(plugin, tmp_path)
+    one, two = (resolve("noise/norm", "nysact-g", {"rank": 3}, recipe={"workers": n}) for n in (1, 2))
+    TrialStore(tmp_path, two).create()
+    train(one, str(tmp_path), diagnostics=True)
+    spawn(train, 2, "cpu", two, str(tmp_path), None, True)
+    expected, found = (read_lines(TrialStore(tmp_path, each).folder / "diagnostics.jsonl") for each in (one, two))
+    assert [(row["epoch"], row["layer"]) for row in found] == [(e, layer) for e in range(2) for layer in ("0", "3")]
+    for mine, theirs in zip(found, expected, strict=True):
+        for key, value in theirs.items():
+            assert mine[key] == (value if value is None or key == "layer" else pytest.approx(value, rel=1e-6)), key
+    for mine, theirs in zip(lines(tmp_path, two), lines(tmp_path, one), strict=True):
+        assert mine["diag/cosine_min"] == pytest.approx(theirs["diag/cosine_min"], rel=1e-6)

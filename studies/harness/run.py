@@ -216,13 +216,8 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
         time_budget=options.time_budget,
         workers_per_trial=options.workers_per_trial,
     )
-    worker = {
-        "generation": generation,
-        "provenance": provenance(),
-        "commit_every": options.commit_every,
-        "diagnostics": options.diagnostics,
-        "data_dir": str(options.data_dir.absolute()),
-    }
+    worker = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
+    worker |= {"generation": generation, "provenance": provenance(), "data_dir": str(options.data_dir.absolute())}
     with StudyProgress(missing, console) as progress:
         ended = execute.train(missing, root, cluster, worker, progress)
     if ended in STOPS and ledger.missing(missing, root):
@@ -289,9 +284,9 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
         frame = ledger.frame(each.trials, options.root)
         statuses |= set(frame["status"])
         folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
-        paths = report.write(each.study, each.trials, frame, folder)
-        curves = figures.draw_diagnostics(ledger.frame(each.trials, options.root, per="epoch"), folder)
-        written.append([*paths, *figures.draw(each.study, frame, folder), *curves])
+        by_epoch = ledger.frame(each.trials, options.root, per="epoch")
+        drawn = [*figures.draw(each.study, frame, folder), *figures.draw_diagnostics(by_epoch, folder)]
+        written.append([*report.write(each.study, each.trials, frame, folder), *drawn])
         console.print(report.console_table(each.study, frame))
         if options.as_json:
             print(report.to_json(each.study, frame))
