@@ -20,6 +20,7 @@ class Synthetic:
     channels: int = 3
     train_examples: int = 2000
     loaded: int = 4
+    augmented: bool = True
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         return []

@@ -239,7 +239,12 @@ def trained(root: Path, trial: Trial) -> TrialStore:
 def test_list_finds_every_study_file(studies):
     code, out, _ = studies("list")
     files = {path.stem for path in (ROOT / "studies").glob("*.py")} - {"__init__", "__main__"}
-    assert code == 0 and files and all(name in out for name in files) and set(manage.all_studies()) == files
+    assert (
+        code == 0
+        and files
+        and all(name in out for name in files)
+        and {*manage.all_studies(), *manage.cost_studies()} == files
+    )
 
 
 def test_status_show_and_explain(studies, tmp_path: Path):

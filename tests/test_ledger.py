@@ -2,6 +2,7 @@ import pytest
 from folders import ARMS, accuracy, metrics, planned, run
 
 from studies.harness import ledger
+from trainables.config import SCHEMA
 from trainables.store import DIVERGED, FAILED, OOM, StoreError
 
 
@@ -59,7 +60,7 @@ def test_missing_is_what_has_no_result_each_key_once(tmp_path, trials):
 
 def test_folder_of_a_newer_version_is_refused(tmp_path, trials):
     config = run(tmp_path, trials[0]).folder / "config.json"
-    config.write_text(config.read_text().replace('"schema": 1', '"schema": 99'))
+    config.write_text(config.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
     with pytest.raises(StoreError, match="schema 99"):
         ledger.frame(trials, tmp_path)
 

@@ -56,6 +56,27 @@ def test_commit_writes_all_recorded_epochs_and_keeps_two_checkpoints(store: Tria
     assert loaded[0] == 3 and loaded[1]["weights"].eq(3).all()
 
 
+def test_a_worker_killed_before_it_appends_the_lines_loses_none(store: TrialStore, monkeypatch: pytest.MonkeyPatch):
+    """The checkpoint has them; the next worker appends them, once, and goes on after them."""
+    commit(store, 0)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("trainables.store.append_lines", die)
+        store.record(1, {"mem/peak_mb": float("nan")})
+        commit(store, 2)
+    assert committed(store) == [0]
+    for _ in range(2):
+        again = TrialStore(store.root, store.config)
+        again.begin({})
+        assert (loaded := again.load()) is not None and loaded[0] == 2
+        assert committed(again) == [0, 1, 2]
+    commit(again, 3)
+    assert committed(again) == [0, 1, 2, 3]
+
+
 def test_recorded_epochs_do_not_count_before_the_commit(store: TrialStore):
     store.record(0, {})
     assert committed(store) == [] and store.load() is None

@@ -97,12 +97,16 @@ class TrialStore:
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint that matches its manifest: (its epoch, the state), or None to start afresh.
 
-        A damaged checkpoint is moved to `quarantine/` and the one before it is used.
+        A damaged checkpoint is moved to `quarantine/` and the one before it is used. The lines of its epochs are
+        appended where the worker that wrote it could not any more.
         """
         for path in sorted(self._checkpoints(), key=_epoch_of, reverse=True):
             problem = self._damage(path)
             if problem is None:
                 state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+                manifest = json.loads((path / "manifest.json").read_bytes())
+                self._pending, self._layers = (json.loads(manifest[name]) for name in ("lines", "layers"))
+                self._append_pending()
                 return _epoch_of(path), state
             self.log(f"checkpoint of epoch {_epoch_of(path)} is damaged ({problem}); using the one before it")
             quarantine = self.folder / "quarantine"
@@ -153,7 +157,14 @@ class TrialStore:
         with open(aside / "state.pt", "wb") as file:
             torch.save(state, file)
             sync(file)
-        manifest = {"epoch": epoch, "key": self.config.trial_key, "sha256": _sha256(aside / "state.pt")}
+        # The lines go with the checkpoint: killed before they are appended, the next worker appends them.
+        manifest = {
+            "epoch": epoch,
+            "key": self.config.trial_key,
+            "sha256": _sha256(aside / "state.pt"),
+            "lines": json.dumps(self._pending),  # as text: a metric may be nan, which a digest refuses
+            "layers": json.dumps(self._layers),
+        }
         write_atomically(aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode())
         if final.exists():  # a checkpoint whose epochs' lines were lost with the power
             shutil.rmtree(final)

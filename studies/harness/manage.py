@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import studies
 from precond.hyperparameters import nearest
 from studies.harness import ledger
 from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
+from studies.harness.cost import CostStudy
 from studies.harness.options import FLAGS, parse
 from studies.harness.run import COMPLETE, ENVIRONMENT, refuse, run
 from studies.harness.study import Study
@@ -36,14 +38,22 @@ KEY_DIGITS = 6  # fewer digits of a key are not looked up
 
 
 def all_studies() -> dict[str, Study]:
-    """Every study of the package by name: the modules that have a `STUDY`."""
-    found = {}
+    """Every study of trials by name: the modules that have a `STUDY`."""
+    return {study.name: study for study in _literals("STUDY")}
+
+
+def cost_studies() -> dict[str, CostStudy]:
+    """Every study of costs by name: the modules that have a `COST`. They are run by their own file."""
+    return {study.name: study for study in _literals("COST")}
+
+
+def _literals(name: str) -> Iterator[Any]:
+    """What the package's study files call so."""
     for module in pkgutil.iter_modules(studies.__path__):
         if not module.ispkg and not module.name.startswith("_"):
-            study = getattr(importlib.import_module(f"studies.{module.name}"), "STUDY", None)
-            if study is not None:
-                found[study.name] = study
-    return found
+            found = getattr(importlib.import_module(f"studies.{module.name}"), name, None)
+            if found is not None:
+                yield found
 
 
 def _command(name: str, help: str, *params: click.Parameter) -> Any:
@@ -65,6 +75,9 @@ def _list(out: Path | None) -> int:
         trials = study.trials()
         done = len(trials) - len(ledger.missing(trials, out or ledger.default_root()))
         table.add_row(study.name, study.artefact, study.workload, f"{done}/{len(trials)}")
+    for study in cost_studies().values():
+        measured = len(list((out or ledger.default_root()).glob("cost/*/*-*.json")))
+        table.add_row(study.name, f"{study.paper}, {study.table}", study.workload, f"{measured} costs")
     Console().print(table)
     return COMPLETE
 

@@ -12,6 +12,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from studies.harness import protocol
 from studies.harness.ledger import PROVENANCE
 from studies.harness.statistics import SECONDS, UNFINISHED, completed, group
 from studies.harness.study import Study, Trial
@@ -62,32 +63,12 @@ def console_table(study: Study, frame: pd.DataFrame) -> Table:
 def _markdown(study: Study, trials: Sequence[Trial], frame: pd.DataFrame) -> str:
     facts = {"Artefact": study.artefact, "Claim": study.claim, "Falsifier": study.falsifier}
     paragraphs = [f"# {study.title}", *(f"**{name}.** {text}" for name, text in facts.items())]
-    paragraphs += [f"**Held fixed.** {_recipe(trials)}", _fixed_hyperparameters(trials)]
+    paragraphs += protocol.paragraphs(trials)
     if len(completed(frame, study.figure.metric)):  # otherwise nothing is drawn
         factor = study.figure.factor
         paragraphs.append(f"![{_words(study)} over {factor}]({factor}.png)")
     paragraphs += [_table(study, frame), _caption(study, frame), _provenance(frame)]
     return "\n\n".join(paragraphs) + "\n"
-
-
-def _recipe(trials: Sequence[Trial]) -> str:
-    configs = [trial.config for trial in trials]
-    values = {
-        name: ", ".join(dict.fromkeys(str(getattr(config, name)) for config in configs))
-        for name in ("workload", "batch_size", "epochs", "schedule", "seed")
-    }
-    return (
-        f"Workload {values['workload']}, batch size {values['batch_size']}, {values['epochs']} epochs, "
-        f"{values['schedule']} schedule, seeds {values['seed']}; per optimizer:"
-    )
-
-
-def _fixed_hyperparameters(trials: Sequence[Trial]) -> str:
-    lines = {}
-    for arm, config in trials:
-        fixed = {name: value for name, value in config.hyperparameters.items() if name not in arm.factors}
-        lines[f"- `{arm.optimizer}`: " + ", ".join(f"{name}={value}" for name, value in fixed.items())] = None
-    return "\n".join(lines)
 
 
 def _table(study: Study, frame: pd.DataFrame) -> str:
