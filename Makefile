@@ -28,8 +28,9 @@ $(READY): requirements.lock pyproject.toml
 study: setup
 	$(BIN)/python studies/ablation_rank.py
 
+# In two processes, a file in one: what a file sets up is set up once. The `slow` ones have a target of their own.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -20,6 +17,7 @@ from precond import HyperparameterError
 from studies.harness import ledger
 from studies.harness.options import Options
 from studies.harness.plan import Plan, plan
+from studies.harness.provenance import provenance
 from studies.harness.study import Study, Trial
 from trainables import plugins
 from trainables.data import DataError
@@ -256,20 +254,6 @@ class _Tracking:
 
     def _warn(self, message: str) -> None:
         self._console.print(message.partition("\n")[0], style="yellow", markup=False, soft_wrap=True)
-
-
-def provenance() -> dict[str, Any]:
-    """What workers note about the code they run."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    facts: dict[str, Any] = {"host": platform.node(), "python": platform.python_version()}
-    try:
-        return {**facts, "git_sha": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):  # not a checkout
-        return facts
 
 
 # ---------------------------------------------------------------------- afterwards
