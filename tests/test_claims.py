@@ -3,8 +3,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from folders import STUDY
 
+from precond import HyperparameterError
 from studies.harness.claims import PAPERS, about, load, paper
+from studies.harness.options import Options
+from studies.harness.plan import plan
 from studies.harness.strict_yaml import MAX_BYTES, YamlError, read
 
 NYSACT, STEVE = load(PAPERS / "nysact.yaml"), load(PAPERS / "steve.yaml")
@@ -171,3 +175,10 @@ def test_files_that_are_too_large_or_missing(tmp_path):
         read(tmp_path / "large.yaml")
     with pytest.raises(YamlError, match=r"none\.yaml: cannot be read"):
         read(tmp_path / "none.yaml")
+
+
+def test_a_broken_file_is_named_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "nysact.yaml").write_text(SMALL.replace("sgd faithful", "sdg faithful"))
+    monkeypatch.setattr("studies.harness.claims.PAPERS", tmp_path)
+    with pytest.raises(HyperparameterError, match='optimizer "sdg": unknown'):
+        plan(STUDY, Options())

@@ -98,7 +98,7 @@ def test_reports_weigh_the_evidence(root, tmp_path):
     text = render(root, tmp_path)["report.md"].read_text()
     assert "smallest difference detectable with 80% power by one test at 5% = " in text
     assert "## Differences to sgd" in text and "| foof | 3 | +5.00 | [+5.00, +5.00] | - |" in text
-    assert "- `nysact-s` rank: best at 20" in text
+    assert "- `nysact-s` rank: undecided. 20 has the best mean; no other level is told from it" in text
     assert "**" + "9" not in text
 
 

@@ -21,7 +21,7 @@ from studies.harness.study import Study, Trial
 from studies.harness.wording import unit
 from trainables.files import write_atomically
 
-SECONDS_LABEL = "train s per epoch (co-located, descriptive)"
+SECONDS_LABEL = "s/epoch (co-located)"
 
 
 def write(

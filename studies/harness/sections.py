@@ -29,7 +29,7 @@ def differences(study: Study, frame: pd.DataFrame) -> list[Block]:
     header = ["arm", "common seeds", f"difference ({show.difference})", "95% t-interval", "p (Holm)"]
     note = (
         f"Arm - {reference}, on the seeds that both completed: paired t test, p-values by Holm over all "
-        f"{int(pairs['p'].notna().sum())} pairs of arms with two common seeds. The intervals are not corrected; "
+        f"{sum(not math.isnan(p) for p in pairs['p'])} pairs of arms with two common seeds. The intervals are not corrected; "
         "a dash: all differences are equal, so that there is nothing to test with."
     )
     table = Table(name="differences", header=header, rows=rows, caption=caption)
@@ -87,6 +87,11 @@ def _level(found: LevelVerdict) -> str:
         shown = ", ".join(map(str, found.levels))
         return f"{start}flat within noise. Every pair of {shown} is equal within {100 * SAME:g} points (TOST at 5%)."
     tied = [str(level) for level in found.tied if level != found.best]
+    if len(found.tied) == len(found.levels):
+        return (
+            f"{start}undecided. {found.best} has the best mean; no other level is told from it, and they are not all "
+            f"shown to be equal within {100 * SAME:g} points."
+        )
     ties = f"; not told from it: {', '.join(tied)}" if tied else "; every other level is worse"
     if found.verdict == EDGE:
         more = f" Add `--levels {found.factor}={_list(found)}`." if found.suggestion is not None else ""
