@@ -181,4 +181,4 @@ def test_a_broken_file_is_named_before_anything_runs(tmp_path, monkeypatch):
     (tmp_path / "nysact.yaml").write_text(SMALL.replace("sgd faithful", "sdg faithful"))
     monkeypatch.setattr("studies.harness.claims.PAPERS", tmp_path)
     with pytest.raises(HyperparameterError, match='optimizer "sdg": unknown'):
-        plan(STUDY, Options())
+        plan(STUDY, Options(only={}, levels={}, settings={}))

@@ -29,8 +29,8 @@ def differences(study: Study, frame: pd.DataFrame) -> list[Block]:
     header = ["arm", "common seeds", f"difference ({show.difference})", "95% t-interval", "p (Holm)"]
     note = (
         f"Arm - {reference}, on the seeds that both completed: paired t test, p-values by Holm over all "
-        f"{sum(not math.isnan(p) for p in pairs['p'])} pairs of arms with two common seeds. The intervals are not corrected; "
-        "a dash: all differences are equal, so that there is nothing to test with."
+        f"{sum(not math.isnan(p) for p in pairs['p'])} pairs of arms with two common seeds. The intervals are "
+        "not corrected; a dash: all differences are equal, so that there is nothing to test with."
     )
     table = Table(name="differences", header=header, rows=rows, caption=caption)
     return [Heading(f"Differences to {reference}"), table, Text(note, note=True)]
