@@ -52,7 +52,7 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
     (folder / "scaling.json").write_text(json.dumps(measured))
     assert cost.run(COST, {**RAW, "out": str(tmp_path)}) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert {path.name for path in paths} == {"cost.csv", "report.md", "scaling.pdf", "scaling.png"}
+    assert {path.name for path in paths} == {"cost.csv", "report.md", "scaling.pdf", "scaling.png", "scaling.svg"}
     report = next(path for path in paths if path.suffix == ".md").read_text()
     assert "| nysact-s | 1.040 [1.030, 1.060] | - | +1.0% | +2.0% | +0.1% | 1.100 | 1.00 | 0.50 | 600.0 |" in report
     assert "| steve | 1.100 [1.090, 1.120] | 1.050 [1.040, 1.070] |" in report

@@ -70,3 +70,14 @@ def test_default_root_is_the_variable_or_outputs(monkeypatch):
     assert str(ledger.default_root()) == "elsewhere"
     monkeypatch.delenv("PRECOND_OUT")
     assert str(ledger.default_root()) == "outputs"
+
+
+def test_best_epoch_of_each_test_metric_stands_beside_the_last(tmp_path, trials, monkeypatch):
+    curve = [(0.8, 0.9), (0.95, 0.7), (float("nan"), 0.5), (0.9, 0.6)]
+    values = iter(curve)
+    monkeypatch.setattr(
+        "folders.metrics", lambda *_: dict(zip(("test/accuracy", "test/loss"), next(values), strict=True))
+    )
+    run(tmp_path, trials[0], len(curve))
+    row = ledger.frame(trials[:2], tmp_path).iloc[0]
+    assert (row["test/accuracy"], row["best/test/accuracy"], row["best/test/loss"]) == (0.9, 0.95, 0.5)

@@ -1,13 +1,19 @@
 import io
 import re
+from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
-from folders import STUDY, planned, run
+from folders import ARMS, STUDY, planned, run
 from rich.console import Console
 
 from studies.harness import figures, ledger, report, statistics
+from studies.harness.document import tex
+from studies.harness.study import Study
 from trainables.store import DIVERGED
+
+WRITTEN = ["report.md", "report.html", "report.tex", "trials.csv", "arms.csv", "differences.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +30,19 @@ def root(tmp_path_factory):
 def render(root, folder, trials=None):
     trials = planned() if trials is None else trials
     frame = ledger.frame(trials, root)
-    return [*report.write(STUDY, trials, frame, folder), *figures.draw(STUDY, frame, folder)]
+    drawn = figures.draw(STUDY, frame, folder)
+    return {path.name: path for path in [*report.write(STUDY, trials, frame, folder, drawn), *drawn]}
 
 
 def test_rendering_again_gives_the_same_bytes(root, tmp_path):
     first, second = render(root, tmp_path / "a"), render(root, tmp_path / "b")
-    assert [path.name for path in first] == ["report.md", "trials.csv", "rank.pdf", "rank.png"]
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes(), one.name
+    assert list(first) == [*WRITTEN, "rank.pdf", "rank.png", "rank.svg"]
+    for name in first:
+        assert first[name].read_bytes() == second[name].read_bytes(), name
 
 
 def test_report_tells_what_was_measured(root, tmp_path):
-    text = render(root, tmp_path)[0].read_text()
+    text = render(root, tmp_path)["report.md"].read_text()
     for fact in (STUDY.title, STUDY.artefact, STUDY.claim, STUDY.falsifier, "batch size 64", "2 epochs", "cosine"):
         assert fact in text
     assert "1 of 3 diverged" in text
@@ -45,8 +52,10 @@ def test_report_tells_what_was_measured(root, tmp_path):
 
 
 def test_table_is_the_grouped_means_in_percent(root, tmp_path):
-    text = render(root, tmp_path)[0].read_text()
-    row = re.search(r"\| nysact-s rank=10 \| (\d) \| ([\d.]+) \| ([\d.]+) \| \[([\d.]+), ([\d.]+)\]", text)
+    text = render(root, tmp_path)["report.md"].read_text()
+    row = re.search(
+        r"\| nysact-s rank=10 \| (\d) \| \*{0,2}([\d.]+)\*{0,2} \| ([\d.]+) \| \[([\d.]+), ([\d.]+)\]", text
+    )
     table = statistics.group(ledger.frame(planned(), root), "test/accuracy").set_index("arm")
     expected = table.loc["nysact-s rank=10"]
     assert row and int(row[1]) == expected["n"]
@@ -56,7 +65,7 @@ def test_table_is_the_grouped_means_in_percent(root, tmp_path):
 
 def test_csv_keeps_every_digit(root, tmp_path):
     frame = ledger.frame(planned(), root)
-    table = pd.read_csv(render(root, tmp_path)[1])
+    table = pd.read_csv(render(root, tmp_path)["trials.csv"])
     assert list(table["test/accuracy"]) == list(frame["test/accuracy"])
     assert list(table["trial_key"]) == list(frame["trial_key"])
 
@@ -65,15 +74,15 @@ def test_mixed_provenance_is_said(root, tmp_path):
     frame = ledger.frame(planned(), root)
     frame.loc[0, "torch"] = "2.11.0"
     text = report.write(STUDY, planned(), frame, tmp_path)[0].read_text()
-    assert "torch **mixed**: 2.11.0 (1 trials), 2.15.0 (23 trials)" in text
+    assert "torch mixed: 2.11.0 (1 trials), 2.15.0 (23 trials)" in text
 
 
 def test_part_of_a_study_is_drawn_and_nothing_is_not(root, tmp_path):
     part = [trial for trial in planned() if trial.arm.label in {"foof", "nysact-s rank=5"}]
-    assert len(render(root, tmp_path / "part", part)) == 4
+    assert len(render(root, tmp_path / "part", part)) == len(WRITTEN) + 3
     nothing = render(tmp_path, tmp_path / "nothing")
-    assert [path.name for path in nothing] == ["report.md", "trials.csv"]
-    assert "rank.png" not in nothing[0].read_text()
+    assert list(nothing) == WRITTEN
+    assert "rank.png" not in nothing["report.md"].read_text() and "<img" not in nothing["report.html"].read_text()
 
 
 def test_console_table_fits_80_columns(root):
@@ -82,3 +91,88 @@ def test_console_table_fits_80_columns(root):
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0:2] for line in lines if "1 of 3 diverged" in line] == [["nysact-g", "rank=10"]]
+
+
+def test_reports_weigh_the_evidence(root, tmp_path):
+    """The synthetic arms differ by the same amount under each seed: nothing to test with, and so nothing is bold."""
+    text = render(root, tmp_path)["report.md"].read_text()
+    assert "smallest difference detectable with 80% power by one test at 5% = " in text
+    assert "## Differences to sgd" in text and "| foof | 3 | +5.00 | [+5.00, +5.00] | - |" in text
+    assert "- `nysact-s` rank: undecided. 20 has the best mean; no other level is told from it" in text
+    assert "**" + "9" not in text
+
+
+def noisy(frame, scale=0.001):
+    noise = np.random.default_rng(0).normal(size=len(frame)) * scale
+    return frame.assign(**{"test/accuracy": frame["test/accuracy"] + noise})
+
+
+def test_only_what_survives_is_bold_in_every_format(root, tmp_path):
+    frame = noisy(ledger.frame(planned(), root), 1e-4)
+    paths = {path.name: path for path in report.write(STUDY, planned(), frame, tmp_path)}
+    arms = pd.read_csv(paths["arms.csv"])
+    assert list(arms.loc[arms["bold"], "arm"]) == ["foof", "nysact-s rank=20"]  # equal by construction: they share it
+    shown = f"{100 * arms.set_index('arm').loc['foof', 'mean']:.2f}"
+    assert f"| foof | 3 | **{shown}** |" in paths["report.md"].read_text()
+    assert rf"\textbf{{{shown}}}" in paths["report.tex"].read_text()
+    assert f"<strong>{shown}</strong>" in paths["report.html"].read_text()
+
+
+def test_the_page_needs_no_other_file_and_is_well_formed(root, tmp_path):
+    page = render(root, tmp_path)["report.html"].read_text()
+    assert "data:image/svg+xml;base64," in page
+    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
+    opened = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            if tag not in {"meta", "img"}:
+                opened.append(tag)
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    Checker().feed(page)
+    assert opened == []
+
+
+def test_latex_is_a_table_with_as_many_cells_as_columns(root, tmp_path):
+    text = render(root, tmp_path)["report.tex"].read_text()
+    for columns, body in re.findall(r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(rows) > 5
+        assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {len(columns)}
+    assert text.count("{") == text.count("}")
+    assert not re.search(r"(?<!\\)[#_]|(?<!\\)%(?! )", text.partition("\n")[2].replace("ablation_test", ""))
+
+
+@pytest.mark.parametrize("text", ["50% of a_b & c", "`x`", "92.80 ± 0.21", "{^~\\$#}<1"])
+def test_what_latex_would_read_is_escaped(text):
+    escaped = tex(text)
+    assert not re.search(r"(?<!\\)[%_&#]|±|`", escaped)
+    assert re.sub(r"\\texttt\{x\}", "`x`", escaped) == "`x`" or "`" not in text
+
+
+def test_published_numbers_stand_beside_the_measured(root, tmp_path, monkeypatch):
+    published = Study(**{**vars(STUDY), "table": "Table 1", "paper": "P", "arms": ARMS[:2]})
+    trials = published.trials(seeds=range(3), recipe={"epochs": 2})
+    for trial in trials:
+        run(tmp_path / "outputs", trial)
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "paper: P\ntitle: t\nsource: s\nlost: []\ntables:\n  - {table: Table 1, metric: test/accuracy, unit: percent,"
+        " margin: 0.3, n: 5, rows: {SGD: sgd faithful, FOOF: foof faithful, Eva: eva faithful},"
+        " columns: {digits: {workload: digits/cnn, epochs: 2}, far: {workload: cifar10/resnet32}},"
+        " cells: {SGD: {digits: [85.3, 0.2]}, FOOF: {digits: [95, 0.2], far: 90}, Eva: {digits: 91}}}\n"
+    )
+    monkeypatch.setattr("studies.harness.claims.PAPERS", tmp_path)
+    frame = ledger.frame(trials, tmp_path / "outputs")
+    paths = {path.name: path for path in report.write(published, trials, frame, tmp_path / "report")}
+    text = paths["report.md"].read_text()
+    assert "**Coverage.** 2 of 4 cells run; 1 compatible, 1 differs." in text
+    assert "**Order.** Table 1, digits: Kendall's tau of 2 arms = +1.00" in text
+    row = re.search(r"\| FOOF \| Table 1: digits \| 95\.00 ± 0\.20 \(n = 5\) % \| (.*) \|", text)
+    assert row and row[1].endswith("differs")
+    assert "| Eva | Table 1: digits | 91.00 (n = 5) % | - | - | - | not run |" in text and "far" not in text
+    table = pd.read_csv(paths["published.csv"])
+    assert list(table["verdict"]) == ["compatible", "differs", "not run", "not run"]

@@ -138,5 +138,5 @@ def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: 
     frame = pd.DataFrame({"arm": ["a", "a", "b"], "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]})
     assert figures.draw_diagnostics(frame, tmp_path) == []
     measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
-    assert len(figures.draw_diagnostics(measured, tmp_path)) == 2
+    assert len(figures.draw_diagnostics(measured, tmp_path)) == 3
     assert titles == ["1 of 2 trials have diagnostics"]

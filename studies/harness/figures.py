@@ -41,6 +41,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "pdf.fonttype": 42,  # TrueType: text stays text
+    "svg.hashsalt": "precond",  # otherwise the names inside are random
 }
 # Okabe and Ito; the first is the study's subject, the others its references, told apart by line style in grayscale.
 SUBJECT = "#0072B2"
@@ -68,7 +69,7 @@ NAMES = {
 
 
 def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw the study's figure as `<factor>.pdf` and `<factor>.png`.
+    """Draw the study's figure as `<factor>.pdf`, `.png` and `.svg`.
 
     Args:
         study: Its `figure` says what is drawn.
@@ -222,9 +223,13 @@ def _display(optimizer: str) -> str:
 
 def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
     # Without these entries the files would hold dates and matplotlib's version.
-    blank = {".pdf": {"CreationDate": None, "Creator": None, "Producer": None}, ".png": {"Software": None}}
+    blank: dict[str, dict[str, None]] = {
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        ".png": {"Software": None},
+        ".svg": {"Date": None, "Creator": None},
+    }
+    paths = [folder / f"{name}{suffix}" for suffix in blank]
     for path in paths:
         figure.savefig(path, dpi=200, metadata=blank[path.suffix])
     return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -31,8 +32,9 @@ def frame(
     Args:
         plan: A study (its default trials) or trials.
         root: The output folder; `default_root()` when None.
-        per: `trial` gives each planned trial one row with the metrics of its last committed epoch; `epoch` gives each
-            committed epoch one row, with `epoch` and `time` (Unix seconds).
+        per: `trial` gives each planned trial one row with the metrics of its last committed epoch, and the best epoch's
+            of each test metric as `best/test/...`; `epoch` gives each committed epoch one row, with `epoch` and `time`
+            (Unix seconds).
 
     Returns:
         Columns `arm optimizer`, one per factor that any arm varies, `seed trial_key group_key status reason epochs`,
@@ -54,7 +56,7 @@ def frame(
         if per == "epoch":
             measured = [{"epoch": line["epoch"], "time": line["time"], **line["metrics"]} for line in lines]
         else:
-            measured = [lines[-1]["metrics"] if lines else {}]
+            measured = [{**lines[-1]["metrics"], **_best(lines)}] if lines else [{}]
         rows += [{**identity, **values, **source} for values in measured]
         metrics.update(dict.fromkeys(name for values in measured for name in values))
     known = ["arm", "optimizer", *names, "seed", "trial_key", "group_key", "status", "reason", "epochs"]
@@ -99,6 +101,18 @@ def _progress(folder: Path) -> dict[str, Any]:
     if document is None:
         return {"status": IN_FLIGHT, "reason": None}
     return {"status": document["status"], "reason": reason(document)}
+
+
+def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The best value over epochs of each test metric of the last one: the largest accuracy, the smallest loss."""
+    found = {}
+    for name in lines[-1]["metrics"]:
+        if name.startswith("test/"):
+            values = [line["metrics"].get(name, math.nan) for line in lines]
+            finite = [value for value in values if math.isfinite(value)]
+            best = max if name.endswith("accuracy") else min
+            found[f"best/{name}"] = best(finite, default=math.nan)
+    return found
 
 
 def _provenance(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from precond.registry import REGISTRY
+from studies.harness import claims
 from studies.harness.options import Options
+from studies.harness.strict_yaml import YamlError
 from studies.harness.study import Arm, Study, Trial
 from trainables.workloads import RECIPE_SETTINGS, settable, unknown_workload
 
@@ -89,6 +91,10 @@ def _problems(study: Study, options: Options) -> list[str]:
             for level in wanted
             if factor in levels and level not in levels[factor]
         ]
+    try:  # a broken file of published numbers must not come up after hours of training
+        claims.paper(study.paper)
+    except YamlError as error:
+        wrong += str(error).splitlines()
     names = {name for optimizer in known for name in settable(optimizer)}
     for name, value in options.settings.items():
         if name in levels:

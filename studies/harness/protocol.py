@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from studies.harness.study import Trial
+from studies.harness.document import Text
+from studies.harness.study import Arm, Trial
 from trainables.settings import significant
 from trainables.workloads import deviations, stated_recipe
 
@@ -12,14 +13,16 @@ HELD = ("workload", "batch_size", "epochs", "schedule", "seed")
 ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fraction", "plugin")
 
 
-def paragraphs(trials: Sequence[Trial]) -> list[str]:
-    """Markdown paragraphs about a study's trials."""
-    found = [f"**Held fixed.** {_held(trials)}", _hyperparameters(trials)]
+def paragraphs(trials: Sequence[Trial]) -> list[Text]:
+    """Paragraphs of a report about a study's trials."""
+    found = [Text(_held(trials), label="Held fixed", items=_hyperparameters(trials))]
     if departures := _departures(trials):
-        found += ["**Departures from the recipe.** What `--set` and the like changed:", departures]
+        words = "What `--set` and the like changed:"
+        found.append(Text(words, label="Departures from the recipe", items=departures))
     recipe = stated_recipe(trials[0].config.workload)
     if recipe.assumed:
-        found.append(f"**Assumed**, since {recipe.paper}'s paper does not say: {'; '.join(recipe.assumed)}.")
+        words = f"{recipe.paper}'s paper does not say: {'; '.join(recipe.assumed)}."
+        found.append(Text(words, label="Assumed"))
     return found
 
 
@@ -41,20 +44,24 @@ def _held(trials: Sequence[Trial]) -> str:
     )
 
 
-def _hyperparameters(trials: Sequence[Trial]) -> str:
+def _hyperparameters(trials: Sequence[Trial]) -> tuple[str, ...]:
     lines = {}
     for arm, config in trials:
         fixed = {name: value for name, value in config.hyperparameters.items() if name not in arm.factors}
-        lines[f"- `{arm.optimizer}`: " + ", ".join(f"{name}={value}" for name, value in fixed.items())] = None
-    return "\n".join(lines)
+        lines[f"{_named(arm)}: " + ", ".join(f"{name}={value}" for name, value in fixed.items())] = None
+    return tuple(lines)
 
 
-def _departures(trials: Sequence[Trial]) -> str:
+def _departures(trials: Sequence[Trial]) -> tuple[str, ...]:
     """A line for each optimizer that is not trained as its recipe says; a study's own factors are no departure."""
     lines = {}
     for arm, config in trials:
         changed = {name: pair for name, pair in deviations(config).items() if name not in arm.factors}
         words = ", ".join(f"{name}={ours} (recipe: {theirs})" for name, (theirs, ours) in changed.items())
         if words:
-            lines[f"- `{arm.optimizer}`: {words}"] = None
-    return "\n".join(lines)
+            lines[f"{_named(arm)}: {words}"] = None
+    return tuple(lines)
+
+
+def _named(arm: Arm) -> str:
+    return f"`{arm.optimizer}`" + (" faithful" if arm.faithful else "")

@@ -1,4 +1,4 @@
-"""A study's tables: `report.md`, `trials.csv`, the terminal's. Equal folders give equal bytes: no dates, no paths."""
+"""A study's report in its formats, and the terminal's table. Equal folders give equal bytes: no dates, no paths."""
 
 from __future__ import annotations
 
@@ -10,28 +10,49 @@ from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.table import Table
+from rich.table import Table as ConsoleTable
 
-from studies.harness import protocol
+from studies.harness import document, protocol, sections
+from studies.harness.contrasts import bold, contrasts
+from studies.harness.document import Block, Heading, Picture, Table, Text
 from studies.harness.ledger import PROVENANCE
-from studies.harness.statistics import SECONDS, UNFINISHED, completed, group
+from studies.harness.statistics import BEST, SECONDS, UNFINISHED, group
 from studies.harness.study import Study, Trial
+from studies.harness.wording import unit
 from trainables.files import write_atomically
 
-SECONDS_LABEL = "train s per epoch (co-located, descriptive)"
+SECONDS_LABEL = "s/epoch (co-located)"
 
 
-def write(study: Study, trials: Sequence[Trial], frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `report.md` and `trials.csv` (one row per trial, full precision) and return their paths.
+def write(
+    study: Study, trials: Sequence[Trial], frame: pd.DataFrame, folder: Path, drawn: Sequence[Path] = ()
+) -> list[Path]:
+    """Write the report and return its files.
+
+    `report.md`, `report.html` (one file, figures inside), `report.tex` (the tables), and at full precision
+    `trials.csv`, `arms.csv`, `differences.csv` (every pair of arms), and `published.csv` where the paper has numbers.
 
     Args:
         study: The study.
         trials: Its planned trials.
         frame: `ledger.frame(trials, ...)`.
-        folder: Where to write; `figures.draw` puts the figure that the report shows into the same folder.
+        folder: Where to write.
+        drawn: What `figures` has drawn into the same folder; the report shows those that are there as .svg.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {"report.md": _markdown(study, trials, frame), "trials.csv": frame.to_csv(index=False)}
+    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
+    published, comparisons = sections.published(study, trials, frame)
+    blocks = [*_blocks(study, trials, frame, list(pictures)), *published, Text(_provenance(frame), note=True)]
+    contents = {
+        "report.md": document.markdown(study.title, blocks),
+        "report.html": document.page(study.title, blocks, pictures),
+        "report.tex": document.latex(study.title, blocks),
+        "trials.csv": frame.to_csv(index=False),
+        "arms.csv": _arms(study, frame).to_csv(index=False),
+        "differences.csv": contrasts(frame, study.figure.metric).to_csv(index=False),
+    }
+    if comparisons:
+        contents["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
     for name, content in contents.items():
         write_atomically(folder / name, content.encode())
     return [folder / name for name in contents]
@@ -39,57 +60,79 @@ def write(study: Study, trials: Sequence[Trial], frame: pd.DataFrame, folder: Pa
 
 def to_json(study: Study, frame: pd.DataFrame) -> str:
     """The report's table as one line of JSON: the study, and a record for each arm."""
-    records = group(frame, study.figure.metric).to_json(orient="records")
-    return json.dumps({"study": study.name, "arms": json.loads(records or "[]")})
+    return json.dumps({"study": study.name, "arms": json.loads(_arms(study, frame).to_json(orient="records") or "[]")})
 
 
-def console_table(study: Study, frame: pd.DataFrame) -> Table:
+def console_table(study: Study, frame: pd.DataFrame) -> ConsoleTable:
     """The report's table for a terminal of 80 columns."""
-    caption = f"last-epoch {_words(study)} over n seeds, 95% Student t interval; {SECONDS_LABEL}"
-    table = Table(title=study.title, caption=caption, box=box.SIMPLE_HEAD, width=80, collapse_padding=True)
+    show, arms = unit(study.figure.metric), _arms(study, frame).to_dict("records")
+    caption = (
+        f"last-epoch {_words(study)} over n seeds, 95% Student t interval; bold: beaten by none (Holm); "
+        "best: the best epoch on test, no result"
+    )
+    table = ConsoleTable(title=study.title, caption=caption, box=box.SIMPLE_HEAD, width=80, collapse_padding=True)
     table.add_column("arm", no_wrap=True)
-    for name in ("n", "mean %", "sd", "95% t-interval"):
+    for name in ("n", show.mean, "sd", "95% t-interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("s/epoch", justify="right", style="dim", no_wrap=True)
-    arms = group(frame, study.figure.metric).to_dict("records")
+    table.add_column("best", justify="right", style="dim", no_wrap=True)
     noted = any(map(_notes, arms))
     if noted:
         table.add_column("not completed", style="yellow")
     for arm in arms:
-        table.add_row(*_cells(arm), *([_notes(arm)] if noted else []))
+        name, n, mean, sd, interval, *_ = _cells(study, arm)
+        mean = f"[bold]{mean}[/]" if arm["bold"] else mean
+        # rich would read the interval's bracket as a style
+        cells = [name, n, mean, sd, interval.replace("[", "\\["), show.show(arm[BEST])]
+        table.add_row(*cells, *([_notes(arm)] if noted else []))
     return table
 
 
-def _markdown(study: Study, trials: Sequence[Trial], frame: pd.DataFrame) -> str:
+def _arms(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
+    """`statistics.group` with the column `bold`."""
+    table, best = group(frame, study.figure.metric), bold(frame, study.figure.metric)
+    return table.assign(bold=[arm in best for arm in table["arm"]])
+
+
+def _blocks(study: Study, trials: Sequence[Trial], frame: pd.DataFrame, pictures: Sequence[str]) -> list[Block]:
+    metric = study.figure.metric
     facts = {"Artefact": study.artefact, "Claim": study.claim, "Falsifier": study.falsifier}
-    paragraphs = [f"# {study.title}", *(f"**{name}.** {text}" for name, text in facts.items())]
-    paragraphs += protocol.paragraphs(trials)
-    if len(completed(frame, study.figure.metric)):  # otherwise nothing is drawn
-        factor = study.figure.factor
-        paragraphs.append(f"![{_words(study)} over {factor}]({factor}.png)")
-    paragraphs += [_table(study, frame), _caption(study, frame), _provenance(frame)]
-    return "\n\n".join(paragraphs) + "\n"
+    return [
+        *(Text(text, label=name) for name, text in facts.items()),
+        *protocol.paragraphs(trials),
+        *(Picture(name, f"{_words(study)}: {name.replace('_', ' ')}") for name in pictures),
+        Heading("Results"),
+        _table(study, frame),
+        Text(_caption(study, frame), note=True),
+        *sections.differences(study, frame),
+        *sections.levels(frame, metric),
+    ]
 
 
-def _table(study: Study, frame: pd.DataFrame) -> str:
-    arms = group(frame, study.figure.metric).to_dict("records")
-    header = ["arm", "n", "mean %", "sd", "95% t-interval", SECONDS_LABEL]
-    rows = [_cells(arm) for arm in arms]
+def _table(study: Study, frame: pd.DataFrame) -> Table:
+    arms = _arms(study, frame).to_dict("records")
+    header = ["arm", "n", unit(study.figure.metric).mean, "sd", "95% t-interval", "best epoch on test", SECONDS_LABEL]
+    rows = [_cells(study, arm) for arm in arms]
     if any(map(_notes, arms)):
-        header, rows = [*header, "not completed"], [[*_cells(arm), _notes(arm)] for arm in arms]
-    rule = ["---", *["---:"] * 5, "---"][: len(header)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
+        header, rows = [*header, "not completed"], [[*_cells(study, arm), _notes(arm)] for arm in arms]
+    return Table(
+        name=study.name,
+        header=header,
+        rows=rows,
+        text=(0, 7),
+        muted=(5, 6),
+        bold={(i, 2) for i, arm in enumerate(arms) if arm["bold"]},
+        caption=f"{study.title}: last-epoch {_words(study)}, mean over n seeds with its 95% t-interval.",
+    )
 
 
-def _cells(arm: Mapping[Any, Any]) -> list[str]:
-    """arm, n, mean, sd, interval (percent, two decimals) and seconds; a dash where there is nothing to say."""
-    interval = "-" if math.isnan(arm["ci_lo"]) else f"[{_percent(arm['ci_lo'])}, {_percent(arm['ci_hi'])}]"
+def _cells(study: Study, arm: Mapping[Any, Any]) -> list[str]:
+    """arm, n, mean, sd, interval, best epoch with its optimism, seconds; a dash where there is nothing to say."""
+    show = unit(study.figure.metric)
+    interval = show.interval(arm["ci_lo"], arm["ci_hi"])
+    optimism = arm[BEST] - arm["mean"]
+    best = "-" if math.isnan(optimism) else f"{show.show(arm[BEST])} ({show.show(optimism, signed=True)})"
     seconds = "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.2f}"
-    return [arm["arm"], str(arm["n"]), _percent(arm["mean"]), _percent(arm["sd"]), interval, seconds]
-
-
-def _percent(fraction: float) -> str:
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+    return [arm["arm"], str(arm["n"]), show.show(arm["mean"]), show.show(arm["sd"]), interval, best, seconds]
 
 
 def _notes(arm: Mapping[Any, Any]) -> str:
@@ -104,11 +147,18 @@ def _words(study: Study) -> str:
 def _caption(study: Study, frame: pd.DataFrame) -> str:
     sizes = list(group(frame, study.figure.metric)["n"])
     n = f"n = {sizes[0]}" if min(sizes) == max(sizes) else f"n between {min(sizes)} and {max(sizes)}"
-    return (
-        f"*Last-epoch {_words(study)} in percent: mean and sample standard deviation over seeds ({n} completed per "
-        "arm; other trials are counted, never averaged), with the 95% Student t interval of the mean. Seconds are the "
-        "last epoch's, measured beside other trials on the same machine: not comparable between arms.*"
-    )
+    percent = " in percent" if "accuracy" in study.figure.metric else ""
+    sentences = [
+        f"Last-epoch {_words(study)}{percent}: mean and sample standard deviation over seeds ({n} completed per arm; "
+        "other trials are counted, never averaged), with the 95% Student t interval of the mean.",
+        sections.power(frame, study.figure.metric),
+        "Bold: beats another arm and is beaten by none, paired by seed, Holm over all pairs at 5%; an arm with "
+        "diverged trials never is.",
+        "Best epoch on test: the best test value of each run, and its optimism over the last epoch; chosen on the test "
+        "set, so no result.",
+        "Seconds are the last epoch's, measured beside other trials on the same machine: not comparable between arms.",
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def _provenance(frame: pd.DataFrame) -> str:
@@ -116,5 +166,5 @@ def _provenance(frame: pd.DataFrame) -> str:
     for name in PROVENANCE:
         counts = frame[name].dropna().value_counts().sort_index()
         values = [f"{value} ({count} trials)" if len(counts) > 1 else str(value) for value, count in counts.items()]
-        parts.append(f"{name} {'**mixed**: ' if len(counts) > 1 else ''}{', '.join(values) or 'unknown'}")
+        parts.append(f"{name} {'mixed: ' if len(counts) > 1 else ''}{', '.join(values) or 'unknown'}")
     return "Provenance: " + "; ".join(parts) + "."

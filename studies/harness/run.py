@@ -270,7 +270,7 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
         folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
         by_epoch = ledger.frame(each.trials, options.root, per="epoch")
         drawn = [*figures.draw(each.study, frame, folder), *figures.draw_diagnostics(by_epoch, folder)]
-        written.append([*report.write(each.study, each.trials, frame, folder), *drawn])
+        written.append([*report.write(each.study, each.trials, frame, folder, drawn), *drawn])
         console.print(report.console_table(each.study, frame))
         if options.as_json:
             print(report.to_json(each.study, frame))

@@ -14,6 +14,7 @@ from studies.harness.ledger import COMPLETED, DIVERGED, FAILED, IN_FLIGHT, NOT_R
 
 CONFIDENCE = 0.95
 SECONDS = "time/train_s"
+BEST = "best"
 UNFINISHED = (DIVERGED, OOM, FAILED, IN_FLIGHT, NOT_RUN)
 
 
@@ -64,15 +65,17 @@ def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Returns:
         Columns `arm optimizer`, the factors, `n mean sd ci_lo ci_hi` over completed trials, `planned` and the number
-        of trials with each other status (`diverged oom failed "in flight" "not run"`), and the mean `time/train_s`.
+        of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean `time/train_s`, and
+        `best`, the mean over trials of the best epoch's value: chosen on the test set, so no result.
     """
-    rows = []
+    rows, described = [], {SECONDS: SECONDS, BEST: f"best/{metric}"}
     for _, trials in frame.groupby("arm", sort=False):
         counts = {status: list(trials["status"]).count(status) for status in UNFINISHED}
         rows.append(
             trials.iloc[0][["arm", "optimizer", *factors(frame)]].to_dict()
             | asdict(summarize(completed(trials, metric)))
-            | {"planned": len(trials), **counts, SECONDS: summarize(completed(trials, SECONDS)).mean}
+            | {"planned": len(trials), **counts}
+            | {name: summarize(completed(trials, column)).mean for name, column in described.items()}
         )
     table = pd.DataFrame(rows)
     return table.assign(**{name: table[name].convert_dtypes() for name in factors(frame)})

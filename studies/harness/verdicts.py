@@ -1,0 +1,276 @@
+"""Published beside measured: a verdict for each claim, how far the order of the arms agrees, and what was not run.
+
+A published number is held against the arm and the protocol that it belongs to and nothing else: a group of trials is
+that arm when its resolved configuration is the one that the claim resolves to, whatever the study calls it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import precond
+from studies.harness.claims import FAILED, UNITS, Claim
+from studies.harness.contrasts import ALPHA, equivalence_p
+from studies.harness.statistics import Summary, completed, summarize
+from studies.harness.study import Trial
+from trainables.store import DIVERGED
+from trainables.store import FAILED as CRASHED
+from trainables.workloads import resolve
+
+REPRODUCED, COMPATIBLE, DIFFERS, NOT_RUN, OTHER_PROTOCOL = VERDICTS = (
+    "reproduced",
+    "compatible",
+    "differs",
+    "not run",
+    "protocol differs",
+)
+RULE = (
+    "Reproduced: two one-sided t tests at 5% put the mean within the margin of the published value. Otherwise it "
+    "differs when the 95% t-interval of the mean and the published value +- its standard error do not overlap, and is "
+    "compatible when they do. A spread of unknown kind is read as a standard error here, so that differs holds under "
+    "either reading, and as a standard deviation where it is pooled. A published failure is reproduced when every "
+    "trial fails, and differs when none does. Fewer than two completed seeds are not run."
+)
+DRAWS = 2000
+_NOTHING = summarize([])
+_APART = ("target", "reference", "hardware")  # parts of a protocol that are no settings of a trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One arm's results of one metric.
+
+    Attributes:
+        label: As the tables name it.
+        optimizer: Registered name.
+        settings: What was run, flat, by the names that a protocol uses: `workload`, `epochs`, hyperparameters, ...
+        metric: Such as `test/accuracy`.
+        values: Its value by seed, of completed trials, in base units (fraction, seconds, bytes, epochs).
+        failures: Trials that ended without a value because training diverged, crashed, or did not reach the target.
+    """
+
+    label: str
+    optimizer: str
+    settings: Mapping[str, Any]
+    metric: str
+    values: Mapping[int, float]
+    failures: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A claim beside what was measured; numbers are in the claim's unit, nan where there are none.
+
+    Attributes:
+        claim: What was published.
+        verdict: One of `VERDICTS`.
+        label: The arm; empty where nothing was run.
+        measured: Mean over seeds with its interval.
+        values: The values behind it by seed, in base units.
+        failures: Trials of it without a value.
+        difference: Measured - published.
+        pooled: The difference in pooled standard deviations; nan where either has none.
+        why: What differs in the protocol, or why nothing can be said.
+    """
+
+    claim: Claim
+    verdict: str
+    label: str = ""
+    measured: Summary = _NOTHING
+    values: Mapping[int, float] = field(default_factory=dict)
+    failures: int = 0
+    difference: float = math.nan
+    pooled: float = math.nan
+    why: str = ""
+
+
+def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[Measured]:
+    """A study's groups as `compare` takes them.
+
+    Args:
+        trials: The plan.
+        frame: Its `ledger.frame(..., per="trial")`.
+        metric: The column.
+    """
+    values, groups = completed(frame, metric), {}
+    for trial in trials:
+        groups.setdefault(trial.config.group_key, trial)
+    found = []
+    for key, part in frame.groupby("group_key", sort=False):
+        arm, config = groups[key]
+        rows = part.join(values.rename("value")).dropna(subset=["value"])
+        found.append(
+            Measured(
+                label=arm.label,
+                optimizer=arm.optimizer,
+                settings=flat(config.to_dict()),
+                metric=metric,
+                values=dict(zip(rows["seed"], rows["value"], strict=True)),
+                failures=sum(status in (DIVERGED, CRASHED) for status in part["status"]),
+            )
+        )
+    return found
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with its settings and hyperparameters as one mapping, without the seed and versions."""
+    own = {name: v for name, v in config.items() if name not in ("settings", "hyperparameters", "numerics", "seed")}
+    return own | dict(config.get("settings", {})) | dict(config["hyperparameters"])
+
+
+def expected(claim: Claim) -> dict[str, Any]:
+    """What a claim's protocol resolves to: its workload's recipe in the claim's arm, with what the protocol states.
+
+    Raises:
+        HyperparameterError: The protocol is not one that can be run.
+    """
+    protocol = {name: value for name, value in claim.protocol.items() if name not in (*_APART, "workload")}
+    own = precond.defaults(claim.optimizer)
+    overrides = {name: value for name, value in protocol.items() if name in own}
+    recipe = {name: protocol[name] for name in ("epochs", "batch_size", "schedule") if name in protocol}
+    workload = claim.protocol["workload"]
+    config = resolve(workload, claim.optimizer, overrides, recipe, faithful=claim.faithful)
+    return flat(config.to_dict()) | {name: claim.protocol[name] for name in _APART if name in claim.protocol}
+
+
+def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Comparison]:
+    """A verdict for each claim, in their order, by `RULE`."""
+    return [_compare(claim, groups) for claim in claims]
+
+
+def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
+    workload, wanted = claim.protocol["workload"], None
+    near: tuple[Measured, dict[str, Any]] | None = None
+    for group in groups:
+        if (group.optimizer, group.metric, group.settings["workload"]) != (claim.optimizer, claim.metric, workload):
+            continue
+        wanted = wanted or expected(claim)
+        held = {name: v for name, v in group.settings.items() if name in wanted and v != wanted[name]}
+        if near is None or len(held) < len(near[1]):
+            near = group, held
+    if near is None or wanted is None:
+        return Comparison(claim=claim, verdict=NOT_RUN)
+    group, held = near
+    if held:
+        why = ", ".join(f"{name}={v}, published {wanted[name]}" for name, v in held.items())
+        return Comparison(claim=claim, verdict=OTHER_PROTOCOL, label=group.label, why=why)
+    return _judge(claim, group)
+
+
+def _judge(claim: Claim, group: Measured) -> Comparison:
+    values = UNITS[claim.unit] * np.array(list(group.values.values()))
+    summary, ended = summarize(values), len(values) + group.failures
+    common = {"claim": claim, "label": group.label, "measured": summary, "values": group.values}
+    common["failures"] = group.failures
+    told = f"{group.failures} of {ended} failed" if group.failures else ""
+    if claim.value is None:
+        if ended < 2:
+            return Comparison(**common, verdict=NOT_RUN, why="fewer than two seeds")
+        outcome = REPRODUCED if group.failures == ended else COMPATIBLE if group.failures else DIFFERS
+        return Comparison(**common, verdict=outcome, why=told or f"0 of {ended} {_verb(claim)}")
+    if len(values) < 2:
+        verdict = DIFFERS if group.failures >= 2 else NOT_RUN
+        return Comparison(**common, verdict=verdict, why=told or "fewer than two seeds")
+    difference = summary.mean - claim.value
+    error = _standard_error(claim)
+    same = equivalence_p(values - claim.value, claim.margin) <= ALPHA
+    apart = summary.ci_lo > claim.value + error or summary.ci_hi < claim.value - error
+    verdict = REPRODUCED if same else DIFFERS if apart else COMPATIBLE
+    return Comparison(
+        **common, verdict=verdict, difference=difference, pooled=difference / _pooled_sd(claim, summary), why=told
+    )
+
+
+def _verb(claim: Claim) -> str:
+    return "failed" if claim.outcome == FAILED else "missed the target"
+
+
+def _standard_error(claim: Claim) -> float:
+    """Of the published mean; a spread of unknown kind is taken as one. 0 without a spread."""
+    if claim.spread is None:
+        return 0.0
+    return claim.spread / math.sqrt(claim.n) if claim.spread_kind == "sd" and claim.n else claim.spread
+
+
+def _pooled_sd(claim: Claim, summary: Summary) -> float:
+    """Over the published and the measured runs, weighted by degrees of freedom; the measured alone without a spread."""
+    sd = summary.sd or math.nan  # no spread at all is no unit to measure in
+    if claim.spread is None or claim.n is None:
+        return sd
+    published = claim.spread * math.sqrt(claim.n) if claim.spread_kind == "se" else claim.spread
+    freedom = (summary.n - 1) + (claim.n - 1)
+    return math.sqrt(((summary.n - 1) * summary.sd**2 + (claim.n - 1) * published**2) / freedom) or math.nan
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """How far measured and published order of a column's arms agree.
+
+    Attributes:
+        table: Of the claims.
+        column: Of the claims.
+        arms: Arms with both numbers.
+        tau: Kendall's tau-b of published values and measured means.
+        lo: Lower end of its 95% percentile interval, resampling seeds.
+        hi: Its upper end.
+    """
+
+    table: str
+    column: str
+    arms: int
+    tau: float
+    lo: float
+    hi: float
+
+
+def orderings(comparisons: Sequence[Comparison]) -> list[Ordering]:
+    """One for each column of a table in which two arms or more have both numbers.
+
+    The bootstrap draws seeds, the same for every arm that has them, from a generator seeded by the data, so that equal
+    folders give equal intervals.
+    """
+    columns: dict[tuple[str, str], list[tuple[float, Mapping[int, float]]]] = {}
+    for row in comparisons:
+        claim = row.claim
+        if claim.value is not None and not math.isnan(row.difference):
+            columns.setdefault((claim.table, claim.column), []).append((claim.value, row.values))
+    return [_ordering(*key, arms) for key, arms in columns.items() if len(arms) > 1]
+
+
+def _ordering(table: str, column: str, arms: Sequence[tuple[float, Mapping[int, float]]]) -> Ordering:
+    published = np.array([value for value, _ in arms])
+    seeds = sorted({seed for _, values in arms for seed in values})
+    sample = np.array([[values.get(seed, math.nan) for seed in seeds] for _, values in arms])  # [arms, seeds]
+    content = hashlib.sha256(np.ascontiguousarray(np.column_stack([published, sample])).tobytes()).digest()
+    rng = np.random.default_rng(int.from_bytes(content[:8], "big"))
+    drawn = sample[:, rng.integers(len(seeds), size=(DRAWS, len(seeds)))]  # [arms, draws, seeds]
+    count = np.sum(~np.isnan(drawn), axis=2)
+    means = np.where(count, np.nansum(drawn, axis=2) / np.maximum(count, 1), np.nan)
+    means = means[:, ~np.isnan(means).any(axis=0)]  # a draw that misses all of an arm's seeds has no order
+    taus = kendall(published, means.T)
+    lo, hi = np.quantile(taus, [ALPHA / 2, 1 - ALPHA / 2])
+    tau = float(kendall(published, np.nanmean(sample, axis=1)))
+    return Ordering(table, column, len(arms), tau, float(lo), float(hi))
+
+
+def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of x [n] with each y [..., n]; nan where all of either are tied."""
+    first, second = np.triu_indices(len(x), 1)
+    of_x, of_y = np.sign(x[first] - x[second]), np.sign(y[..., first] - y[..., second])
+    with np.errstate(invalid="ignore"):
+        return (of_x * of_y).sum(axis=-1) / np.sqrt((of_x**2).sum() * (of_y**2).sum(axis=-1))
+
+
+def coverage(comparisons: Sequence[Comparison]) -> str:
+    """`41 of 60 cells run; 30 reproduced, 9 compatible, 2 differs`."""
+    counts = {verdict: sum(row.verdict == verdict for row in comparisons) for verdict in VERDICTS}
+    ran = sum(counts[verdict] for verdict in (REPRODUCED, COMPATIBLE, DIFFERS))
+    rest = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count and verdict != NOT_RUN)
+    return f"{ran} of {len(comparisons)} cells run" + (f"; {rest}" if rest else "")
