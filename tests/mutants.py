@@ -86,6 +86,9 @@ TEST_OPTIMIZER = "tests/test_optimizer.py::"
 TOGETHER = "tests/test_distributed.py::test_two_ranks_are_one_process_with_the_whole_batch"
 CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
 
+CONTRASTS = "studies/harness/contrasts.py"
+VERDICTS = "studies/harness/verdicts.py"
+
 MUTANTS = [
     # Data
     Mutant(
@@ -892,6 +895,91 @@ MUTANTS = [
         "if line]",
         "tests/test_telemetry.py::test_a_torn_line_is_cut_and_no_line_comes_twice",
         "diagnostics: recomputed epochs are written twice",
+    ),
+    # Statistics and reports
+    Mutant(
+        CONTRASTS,
+        "* (tests - np.arange(p.shape[-1]))",
+        "* 1",
+        "tests/test_contrasts.py::test_null_tables_are_bold_at_most_as_often_as_promised",
+        "statistics: p-values are not corrected",
+    ),
+    Mutant(
+        CONTRASTS,
+        "np.logical_not(wins.any(axis=-2))",
+        "True",
+        "tests/test_contrasts.py::test_a_middle_arm_that_beats_one_and_loses_to_another_is_not_bold",
+        "statistics: an arm that another beats is bold",
+    ),
+    Mutant(
+        CONTRASTS,
+        "math.sqrt(2 * (1 - correlation) / n)",
+        "math.sqrt(2 / n)",
+        "tests/test_contrasts.py::test_pairing_takes_the_seed_out",
+        "statistics: the paired detectable difference does not know the correlation",
+    ),
+    Mutant(
+        CONTRASTS,
+        "} - lost",
+        "}",
+        "tests/test_contrasts.py::test_an_arm_with_a_diverged_trial_is_never_bold",
+        "statistics: an arm is bold on the seeds that did not diverge",
+    ),
+    Mutant(
+        "studies/harness/targets.py",
+        "meets[:-1] & meets[1:]",
+        "meets[:-1] | meets[1:]",
+        "tests/test_targets.py::test_a_hit_takes_two_in_a_row",
+        "statistics: one lucky evaluation is a hit",
+    ),
+    Mutant(
+        "studies/harness/targets.py",
+        "~np.asarray(observed, bool)",
+        "np.zeros(len(times), bool)",
+        "tests/test_targets.py::test_a_censored_run_counts_until_its_end",
+        "statistics: a censored run counts as a hit",
+    ),
+    Mutant(
+        "studies/harness/budgets.py",
+        "np.maximum(rank - k, 0)",
+        "np.maximum(rank - 1, 0)",
+        "tests/test_budgets.py::test_best_of_k_is_brute_force",
+        "statistics: the best of k is drawn with the wrong weights",
+    ),
+    Mutant(
+        VERDICTS,
+        "summary.ci_lo > claim.value + error",
+        "summary.ci_lo > claim.value",
+        "tests/test_verdicts.py::test_a_number_below_the_mean_has_its_standard_error_too",
+        "verdicts: the published number's own error is forgotten",
+    ),
+    Mutant(
+        VERDICTS,
+        "if name in wanted and v != wanted[name]}",
+        "if False}",
+        "tests/test_verdicts.py::test_another_protocol_is_named_and_not_judged",
+        "verdicts: another protocol is judged",
+    ),
+    Mutant(
+        "studies/harness/strict_yaml.py",
+        "if key.value in seen:",
+        "if False:",
+        "tests/test_claims.py::test_what_is_wrong_is_one_line_with_the_nearest",
+        "papers: the second of two equal keys wins",
+    ),
+    Mutant(
+        "studies/harness/tracking.py",
+        'tags.get("trial_key") or tags.get("group_key", "")',
+        'tags.get("trial_key", "")',
+        "tests/test_tracking.py::test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in",
+        "tracking: a group's run is not found again",
+    ),
+    Mutant(
+        "studies/harness/groups.py",
+        'self.rows["status"] == COMPLETED',
+        'self.rows["status"] != "x"',
+        "tests/test_tracking.py::test_a_group_run_holds_the_mean_over_its_completed_seeds",
+        "tracking: a diverged trial enters its group's mean",
     ),
 ]
 

@@ -6,8 +6,11 @@ import pytest
 from folders import STUDY, metrics, planned, run
 
 from studies.harness import ledger
+from studies.harness.statistics import summarize
 from studies.harness.tracking import BackgroundSync, MlflowClient, default_uri, sync
 from trainables.store import DIVERGED
+
+WRITES = ("create_run", "log_batch", "set_tag", "update_run", "set_terminated", "log_artifact", "log_text")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch):
     page = tmp_path / "report.md"
     page.write_text("one")
     sync(study, trials, tmp_path, uri, [page])
-    for write in ("create_run", "log_batch", "set_tag", "update_run", "set_terminated", "log_artifact"):
+    for write in WRITES:
         monkeypatch.setattr(MlflowClient, write, lambda *args, write=write: pytest.fail(f"{write} was called"))
     assert sync(study, trials, tmp_path, uri, [page]) == 0
 
@@ -191,3 +194,58 @@ def test_nothing_begun_makes_only_the_parent(tmp_path, uri, study, runs):
     assert sync(study, planned(seeds=1), tmp_path, uri) == 0
     parent, children = runs()
     assert not children and parent.data.metrics["trials/not run"] == len(ledger.frame(planned(seeds=1), tmp_path))
+
+
+def group_runs(uri, study):
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(study.name).experiment_id
+    found = client.search_runs([experiment], "tags.kind = 'group'")
+    return {run.info.run_name: run for run in found}, len(found)
+
+
+def test_a_group_run_holds_the_mean_over_its_completed_seeds(tmp_path, uri, study, runs):
+    trials = [trial for trial in planned(seeds=3) if trial.arm.label in {"sgd", "nysact-s rank=10"}]
+    for trial in trials:
+        if trial == trials[0]:
+            run(tmp_path, trial, 1, DIVERGED, epoch=1)
+        else:
+            run(tmp_path, trial)
+    sync(study, trials, tmp_path, uri)
+    groups, count = group_runs(uri, study)
+    assert set(groups) == {"sgd", "nysact-s rank=10"} and count == 2
+    values = [metrics(trial, 1)["test/accuracy"] for trial in trials if trial.arm.optimizer == "nysact-s"]
+    expected, group = summarize(values), groups["nysact-s rank=10"]
+    for name in ("mean", "sd", "ci_lo", "ci_hi"):
+        assert group.data.metrics[f"{name}/test/accuracy"] == pytest.approx(getattr(expected, name))
+    assert group.data.metrics["n"] == 3 and groups["sgd"].data.metrics["n"] == 2
+    assert groups["sgd"].data.tags["status"] == "2 completed, 1 diverged"
+    assert group.info.status == "FINISHED" and group.data.tags["mlflow.parentRunId"] == runs()[0].info.run_id
+    assert (group.data.tags["level"], group.data.tags["group_key"]) == ("10", trials[1].config.group_key)
+    assert group.data.params["rank"] == "10" and "seed" not in group.data.params
+    curve = [(step, value) for step, value, _ in history(uri, group, "test/accuracy")]
+    means = [sum(metrics(t, epoch)["test/accuracy"] for t in trials[1::2]) / 3 for epoch in (0, 1)]
+    assert curve == [(epoch, pytest.approx(mean)) for epoch, mean in enumerate(means)]
+    artifacts = tmp_path / "mlartifacts" / group.info.run_id / "artifacts"
+    assert len((artifacts / "seeds.csv").read_text().splitlines()) == 4
+    assert (artifacts / "curve.csv").read_text().startswith("epoch,metric,n,mean,sd,ci_lo,ci_hi\n0,test/accuracy,3,")
+
+
+def test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in(tmp_path, uri, study, runs):
+    first, second, third = (trial for trial in planned(seeds=3) if trial.arm.optimizer == "foof")
+    sync(study, [first, second], tmp_path, uri)
+    assert group_runs(uri, study) == ({}, 0)
+    run(tmp_path, first)
+    sync(study, [first, second], tmp_path, uri)
+    one = group_runs(uri, study)[0]["foof"]
+    assert one.info.status == "RUNNING" and one.data.metrics["n"] == 1 and "sd/test/accuracy" not in one.data.metrics
+    assert history(uri, one, "test/accuracy") == []
+    run(tmp_path, second)
+    for _ in range(2):
+        sync(study, [first, second], tmp_path, uri)
+    two = group_runs(uri, study)[0]["foof"]
+    assert (two.info.run_id, two.info.status, two.data.metrics["n"]) == (one.info.run_id, "FINISHED", 2)
+    assert [step for step, _, _ in history(uri, two, "test/accuracy")] == [0, 1]
+    run(tmp_path, third)
+    sync(study, [first, second, third], tmp_path, uri)
+    groups, count = group_runs(uri, study)
+    assert (count, groups["foof"].info.run_id, groups["foof"].data.metrics["n"]) == (1, one.info.run_id, 3)

@@ -109,6 +109,12 @@ def test_the_rule_by_hand(groups):
     assert verdict(90.09, margin=0.1, spread=None, n=None) == COMPATIBLE
 
 
+def test_a_number_below_the_mean_has_its_standard_error_too(groups):
+    found = groups()
+    verdicts = [compare([claim(value=89.76, spread=spread)], found)[0].verdict for spread in (0.1, 0.15)]
+    assert verdicts == [DIFFERS, COMPATIBLE]
+
+
 def test_removing_a_claim_or_an_arms_trial_changes_one_cell(groups):
     full = compare(CLAIMS, groups())
     assert compare(CLAIMS[:1] + CLAIMS[2:], groups()) == [full[0], full[2]]

@@ -1,7 +1,8 @@
 """MLflow as a view of the trial folders, written by the driver. The only file that imports mlflow.
 
 `sync` may be called at any time and again: it finds each trial's run by its key and sends what that run still lacks.
-One parent run per (study, workload) holds the summary; one nested run per trial holds its curve.
+One parent run per (study, workload) holds the summary; below it one run per trial holds its curve, and one per group of
+seeds the mean and interval over its completed trials, so that tens of runs can be compared instead of hundreds.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from studies.harness import ledger
+from studies.harness.groups import SeedGroup, seed_groups, shared_params
 from studies.harness.statistics import group
 from studies.harness.study import Study, Trial
+from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
 from trainables.workloads import resolve
@@ -131,6 +134,8 @@ class _Sync:
         known = parent.data.metrics
         summary = {name: value for name, value in _summary(self.study, frame).items() if known.get(name) != value}
         now = time.time()
+        for key, seeds in seed_groups(self.trials, frame).items():
+            self._send_group(key, seeds, parent.info.run_id, now)
         self._log(parent, _metrics(summary, now, step=0), {}, self._parent_tags())
         done = not {ledger.IN_FLIGHT, ledger.NOT_RUN} & set(frame["status"])
         self._set_status(parent, "FINISHED" if done else "RUNNING", now)
@@ -146,11 +151,11 @@ class _Sync:
         return self.client.create_experiment(self.name, artifact_location=place)
 
     def _runs(self) -> dict[str, Run]:
-        """All runs of this study and workload by trial key; the parent has the key "" ."""
+        """All runs of this study and workload by trial key or group key; the parent has the key "" ."""
         runs, token = {}, None
         while token != "":
             page = self.client.search_runs([self.experiment], f"tags.workload = '{self.workload}'", page_token=token)
-            runs |= {run.data.tags.get("trial_key", ""): run for run in page}
+            runs |= {_key(run.data.tags): run for run in page}
             token = page.token or ""
         return runs
 
@@ -176,6 +181,24 @@ class _Sync:
         else:
             self._set_status(run, "FINISHED" if status["status"] == COMPLETED else "FAILED", status["time"])
         return len(new)
+
+    def _send_group(self, key: str, seeds: SeedGroup, parent_id: str, now: float) -> None:
+        """Means over seeds, sent anew when a trial of the group ended; the curve once none is still to come."""
+        arm = seeds.first.arm
+        tags = self._arm_tags(seeds.first) | {"kind": "group", "group_key": key, "status": seeds.statuses}
+        run = self.runs.get(key) or self._create(key, arm.label, tags | {PARENT: parent_id}, None)
+        table = seeds.seeds().to_csv(index=False)
+        sent = f"{digest(table)}{' curve' if seeds.done else ''}"
+        if run.data.tags.get("seeds_sent") != sent:
+            metrics = _metrics(seeds.summary(), now, step=0)
+            self.client.log_text(run.info.run_id, table, "seeds.csv")
+            if seeds.done:
+                curve = seeds.curve(self.root)
+                self.client.log_text(run.info.run_id, curve.to_csv(index=False), "curve.csv")
+                points = zip(curve["metric"], curve["mean"], curve["epoch"], strict=True)
+                metrics += [point for name, mean, epoch in points for point in _metrics({name: mean}, now, int(epoch))]
+            self._log(run, metrics, shared_params(_params(seeds.first)), tags | {"seeds_sent": sent})
+        self._set_status(run, "FINISHED" if seeds.done else "RUNNING", now)
 
     def _log(self, run: Run, metrics: list[Metric], params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Send metrics, and of the parameters and tags those that the run lacks.
@@ -211,22 +234,32 @@ class _Sync:
         note = f"**{study.title}**\n\n**Claim.** {study.claim}\n\n**Falsifier.** {study.falsifier}"
         return {**self.common, "kind": "study", "mlflow.note.content": note}
 
-    def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
-        arm, config = trial
+    def _arm_tags(self, trial: Trial) -> dict[str, str]:
+        arm = trial.arm
         return {
             **self.common,
-            "kind": "trial",
             "factor": ",".join(arm.factors),
             "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
-            "trial_key": config.trial_key,
-            "group_key": config.group_key,
-            "status": ledger.IN_FLIGHT if status is None else str(status["status"]),
-            "status_reason": ledger.reason(status or {}) or "",
             "arm": "faithful" if arm.faithful else "consistent",
             "is_centre": str(_is_centre(trial)),
+        }
+
+    def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            **self._arm_tags(trial),
+            "kind": "trial",
+            "trial_key": trial.config.trial_key,
+            "group_key": trial.config.group_key,
+            "status": ledger.IN_FLIGHT if status is None else str(status["status"]),
+            "status_reason": ledger.reason(status or {}) or "",
             "gpu": "" if attempt.get("device", "cpu") == "cpu" else str(attempt["device"]),
             **{name: str(attempt[name]) for name in PROVENANCE if name in attempt},
         }
+
+
+def _key(tags: Mapping[str, str]) -> str:
+    """What a run is found by: of a trial its key, of a group the group's, of the parent nothing."""
+    return tags.get("trial_key") or tags.get("group_key", "")
 
 
 def _is_centre(trial: Trial) -> bool:
