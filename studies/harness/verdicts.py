@@ -40,6 +40,8 @@ RULE = (
 )
 DRAWS = 2000
 _NOTHING = summarize([])
+# The seed, versions, and how the same arithmetic is carried out.
+_NO_PROTOCOL = ("settings", "hyperparameters", "numerics", "seed", "compile", "channels_last", "workers", "plugin")
 _APART = ("target", "reference", "hardware")  # parts of a protocol that are no settings of a trial
 
 
@@ -120,8 +122,8 @@ def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with its settings and hyperparameters as one mapping, without the seed and versions."""
-    own = {name: v for name, v in config.items() if name not in ("settings", "hyperparameters", "numerics", "seed")}
+    """A configuration with its settings and hyperparameters as one mapping, without what is no protocol."""
+    own = {name: value for name, value in config.items() if name not in _NO_PROTOCOL}
     return own | dict(config.get("settings", {})) | dict(config["hyperparameters"])
 
 
