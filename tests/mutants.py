@@ -75,6 +75,11 @@ KFAC_EVA = "tests/test_kfac_eva.py"
 EKFAC_STEVE = "tests/test_ekfac_steve.py"
 
 DATA = "trainables/data/"
+TRAIN = "trainables/train.py"
+DESCENT = "trainables/descent.py"
+LOOP = "tests/test_loop.py::"
+WORKLOADS = "tests/test_workloads.py::"
+RECIPES = "tests/test_recipes.py::"
 
 ORACLES = "tests/test_oracles.py::"
 VARIANTS = "tests/test_variants.py::"
@@ -980,6 +985,126 @@ MUTANTS = [
         'self.rows["status"] != "x"',
         "tests/test_tracking.py::test_a_group_run_holds_the_mean_over_its_completed_seeds",
         "tracking: a diverged trial enters its group's mean",
+    ),
+    # Workloads, recipes and the loop
+    Mutant(
+        "trainables/mixing.py",
+        "            torch.set_rng_state(before)",
+        "            pass",
+        LOOP + "test_mixing_is_decided_by_its_seed_alone_and_leaves_the_models_stream_alone",
+        "trial: mixing takes from the model's random stream",
+    ),
+    Mutant(
+        TRAIN,
+        "seed=mixing + step",
+        "seed=mixing",
+        LOOP + "test_every_step_of_every_epoch_is_mixed_otherwise",
+        "trial: every batch of an epoch is mixed alike",
+    ),
+    Mutant(
+        TRAIN,
+        'label_smoothing=self._settings["label_smoothing"]',
+        "label_smoothing=0.0",
+        LOOP + "test_smoothed_labels_are_spread_over_all_classes",
+        "trial: labels are never smoothed",
+    ),
+    Mutant(
+        TRAIN,
+        'part = "test" if self.config.train_fraction == 1 else "val"',
+        'part = "test"',
+        LOOP + "test_a_trial_on_a_part_of_the_training_set_is_scored_on_the_rest",
+        "trial: a search scores on the test set by name",
+    ),
+    Mutant(
+        TRAIN,
+        'phases.mark("forward_backward")',
+        'phases.mark("data")',
+        LOOP + "test_the_phases_tile_the_training_time",
+        "trial: the forward's seconds are the data's",
+    ),
+    Mutant(
+        TRAIN,
+        "if isinstance(self.optimizer, TakesLoss):",
+        "if False:",
+        LOOP + "test_a_step_of_a_transformer",
+        "trial: attention has no second derivative",
+    ),
+    Mutant(
+        TRAIN,
+        "torch.compile(self.model) if config.compile else self.model",
+        "self.model",
+        LOOP + "test_a_compiled_trial_goes_through_the_compiler_and_keeps_its_names",
+        "trial: compile is in the key and does nothing",
+    ),
+    Mutant(
+        DESCENT,
+        "after = steps - warmup",
+        "after = steps",
+        LOOP + "test_the_warm_up_is_linear_and_the_schedule_follows",
+        "trial: the cosine does not come down to 0 after a warm-up",
+    ),
+    Mutant(
+        DESCENT,
+        "if isinstance(module, NORMS) for p",
+        "if not isinstance(module, NORMS) for p",
+        LOOP + "test_weight_decay_spares_what_it_says",
+        "trial: weight decay spares all but the norms",
+    ),
+    Mutant(
+        DESCENT,
+        "params=parameter_groups(model, exempt), ",
+        "",
+        LOOP + "test_the_trials_optimizer_has_the_groups_of_its_settings",
+        "trial: the setting of weight decay reaches no optimizer",
+    ),
+    Mutant(
+        "trainables/models/vit.py",
+        'block.dropout = StochasticDepth(drop_path * index / (DEPTH - 1), "row")',
+        'block.dropout = StochasticDepth(drop_path * index / (DEPTH - 1), "batch")',
+        LOOP + "test_stochastic_depth_rises_to_its_rate_and_skips_whole_branches",
+        "trial: stochastic depth skips for the whole batch at once",
+    ),
+    Mutant(
+        "trainables/config.py",
+        '"settings": significant(self.settings)}',
+        '"settings": dict(self.settings)}',
+        WORKLOADS + "test_the_keys_of_schema_1_are_the_keys_of_now",
+        "trial: neutral settings are in the key",
+    ),
+    Mutant(
+        "trainables/settings.py",
+        "if value != NEUTRAL.get(name)}",
+        'if value != NEUTRAL.get(name) and name != "flip"}',
+        WORKLOADS + "test_whatever_decides_numbers_is_in_the_key",
+        "trial: flips are not in the key",
+    ),
+    Mutant(
+        "trainables/workloads.py",
+        "chosen.recipe.hyperparameters(optimizer, faithful)",
+        "chosen.recipe.hyperparameters(optimizer, False)",
+        WORKLOADS + "test_the_faithful_arm_is_the_recipes",
+        "trial: a faithful arm is the consistent one",
+    ),
+    Mutant(
+        "trainables/checks.py",
+        "least = 2 if normalises else 1",
+        "least = 1",
+        WORKLOADS + "test_batches_that_cannot_be",
+        "trial: a batch of one under batch normalisation is let through",
+    ),
+    Mutant(
+        "trainables/recipes/nysact.py",
+        '"eva": {"damping": 0.03, **FAITHFUL_EVA},',
+        '"eva": {"damping": 0.3, **FAITHFUL_EVA},',
+        RECIPES + "test_the_faithful_arm_has_every_cell_of_table_7",
+        "trial: a cell of Table 7 is wrong",
+    ),
+    Mutant(
+        "trainables/models/cifar_resnet.py",
+        "self.added // 2, self.added // 2",
+        "0, self.added",
+        "tests/test_models.py::test_a_shortcut_without_parameters_subsamples_and_pads_both_sides",
+        "trial: a shortcut pads behind its channels only",
     ),
 ]
 
