@@ -1,8 +1,9 @@
 """A trial trained by several processes, which share each batch: `TrialConfig.workers`.
 
 Every process runs the one loop (`train.py`) with a `Team` of its process group, which is a team of one elsewhere. The
-numbers are those of one process with the same batches, up to the order of sums; batch normalisation, which sees a
-process's share only, and dropout, whose masks are each process's own, are the exceptions. Rank 0 writes the folder.
+numbers are those of one process with the same batches, up to the order of sums. The exceptions: batch normalisation
+and Mixup or CutMix, which see a process's share only, and dropout, whose masks are each process's own. Rank 0 writes
+the folder.
 """
 
 from __future__ import annotations
