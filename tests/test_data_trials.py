@@ -10,7 +10,6 @@ import pytest
 from images import make_folder
 from test_train import numbers, run
 
-from precond import HyperparameterError
 from studies.harness.execute import _DataStop
 from trainables import workloads
 from trainables.config import TrialConfig
@@ -24,12 +23,7 @@ BY_WORKERS = {"random_resized_crop": True, "trivial_augment": True, "resolution"
 
 
 def resolved(folder: Path, **recipe: object) -> TrialConfig:
-    try:
-        return workloads.resolve(f"imagefolder:{folder}/resnet20", "nysact-s", recipe={"batch_size": 8, **recipe})
-    except HyperparameterError as error:
-        if "digits/cnn" in str(error):
-            pytest.skip("no workload on image folders yet")
-        raise
+    return workloads.resolve(f"imagefolder:{folder}/resnet20", "nysact-s", recipe={"batch_size": 8, **recipe})
 
 
 @pytest.mark.parametrize(("side", "settings"), [(8, BY_THE_DEVICE), (8, BY_WORKERS), (70, BY_WORKERS)])
