@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +54,6 @@ def epochs(
     commit_every: float = COMMIT_SECONDS,
     diagnostics: bool = False,
     provenance: Mapping[str, Any] | None = None,
-    data_dir: Path | None = None,
 ) -> Epochs:
     """Train from the last commit to the end; the terminal status is written before the last epoch is yielded.
 
@@ -68,7 +66,6 @@ def epochs(
         commit_every: Seconds of training between commits; 0 commits after each epoch.
         diagnostics: Whether to log what the preconditioner does to each layer; it changes no number of the training.
         provenance: What to note about this worker in `attempts.jsonl`.
-        data_dir: The folder that datasets are in; `default_data_dir()` when None.
 
     Yields:
         Each epoch's metrics, `epoch` (from 0) included.
@@ -88,7 +85,7 @@ def epochs(
         folder.finish(FAILED, reason=f"{lost} workers died at epoch {len(folder.epochs())} without a commit")
         return
     try:
-        trainer = Trainer(config, torch.device(device), data_dir, team, diagnostics)
+        trainer = Trainer(config, torch.device(device), team, diagnostics)
         yield from _train(trainer, folder, commit_every)
     except Diverged as result:
         folder.log(f"diverged: {result}")
@@ -140,7 +137,6 @@ class Trainer:
     Args:
         config: The trial.
         device: Where to train.
-        data_dir: The folder that datasets are in; `default_data_dir()` when None.
         team: The processes that share each batch.
         diagnostics: Whether to watch the optimizer; `table` then has the layers of the last epoch.
     """
@@ -149,7 +145,6 @@ class Trainer:
         self,
         config: TrialConfig,
         device: torch.device,
-        data_dir: Path | None = None,
         team: Team = ALONE,
         diagnostics: bool = False,
     ):
@@ -160,7 +155,7 @@ class Trainer:
         self.data: Data = chosen.source.load(
             Loading(
                 device=device,
-                data_dir=data_dir or default_data_dir(),
+                data_dir=default_data_dir(),
                 settings=config.settings,
                 train_fraction=config.train_fraction,
                 rank=self.team.rank,
