@@ -43,7 +43,7 @@ def test_rendering_again_gives_the_same_bytes(root, tmp_path):
 
 def test_report_tells_what_was_measured(root, tmp_path):
     text = render(root, tmp_path)["report.md"].read_text()
-    for fact in (STUDY.title, STUDY.artefact, STUDY.claim, STUDY.falsifier, "batch size 64", "2 epochs", "cosine"):
+    for fact in (STUDY.title, STUDY.citation, STUDY.claim, STUDY.falsifier, "batch size 64", "2 epochs", "cosine"):
         assert fact in text
     assert "1 of 3 diverged" in text
     assert "(rank.png)" in text

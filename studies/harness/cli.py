@@ -25,7 +25,7 @@ def main(study: Study) -> NoReturn:
     def execute(**raw: Any) -> int:
         return run([study], *parse(raw))
 
-    help_text = f"{study.title} ({study.artefact}).\n\nClaim: {study.claim}"
+    help_text = f"{study.title} ({study.citation}).\n\nClaim: {study.claim}"
     sys.exit(invoke(click.Command(study.name, SETTINGS, execute, [*FLAGS], help_text, EXIT_CODES)))
 
 

@@ -18,6 +18,7 @@ import torch
 from studies.harness import ledger
 from studies.harness.cli import SETTINGS, invoke
 from studies.harness.run import COMPLETE, refuse
+from studies.harness.study import Artefact
 from trainables.cost_files import results_folder
 from trainables.files import write_atomically
 
@@ -25,27 +26,15 @@ MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostStudy:
+class CostStudy(Artefact):
     """A comparison of costs, as `Study` is one of results.
 
     Attributes:
-        name: Its file's.
-        title: For people.
-        paper: Whose table it is.
-        table: Which.
-        claim: What the paper says, or we do.
-        falsifier: What would refute it.
         workload: Model and image size; the images are synthetic.
         batch_size: Examples per step.
         optimizers: Registered names.
     """
 
-    name: str
-    title: str
-    paper: str
-    table: str
-    claim: str
-    falsifier: str
     workload: str
     batch_size: int
     optimizers: tuple[str, ...]
@@ -75,7 +64,7 @@ def main(study: CostStudy) -> NoReturn:
     def execute(**raw: Any) -> int:
         return run(study, raw)
 
-    help_text = f"{study.title} ({study.paper}, {study.table}).\n\nClaim: {study.claim}"
+    help_text = f"{study.title} ({study.citation}).\n\nClaim: {study.claim}"
     sys.exit(invoke(click.Command(study.name, SETTINGS, execute, [*FLAGS], help_text)))
 
 
@@ -170,7 +159,7 @@ def _markdown(
     held = {**{k: first["configuration"][k] for k in ("workload", "batch_size")}, **_common(results)}
     paragraphs = [
         f"# {study.title}",
-        f"**Artefact.** {study.paper}, {study.table}",
+        f"**Artefact.** {study.citation}",
         f"**Claim.** {study.claim}",
         f"**Falsifier.** {study.falsifier}",
         "**Held fixed.** " + ", ".join(f"{key}: {value}" for key, value in held.items()),

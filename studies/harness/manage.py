@@ -74,10 +74,10 @@ def _list(out: Path | None) -> int:
     for study in all_studies().values():
         trials = study.trials()
         done = len(trials) - len(ledger.missing(trials, out or ledger.default_root()))
-        table.add_row(study.name, study.artefact, study.workload, f"{done}/{len(trials)}")
+        table.add_row(study.name, study.citation, study.workload, f"{done}/{len(trials)}")
     for study in cost_studies().values():
         measured = len(list((out or ledger.default_root()).glob("cost/*/*-*.json")))
-        table.add_row(study.name, f"{study.paper}, {study.table}", study.workload, f"{measured} costs")
+        table.add_row(study.name, study.citation, study.workload, f"{measured} costs")
     Console().print(table)
     return COMPLETE
 

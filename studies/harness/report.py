@@ -95,7 +95,7 @@ def _arms(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _blocks(study: Study, trials: Sequence[Trial], frame: pd.DataFrame, pictures: Sequence[str]) -> list[Block]:
     metric = study.figure.metric
-    facts = {"Artefact": study.artefact, "Claim": study.claim, "Falsifier": study.falsifier}
+    facts = {"Artefact": study.citation, "Claim": study.claim, "Falsifier": study.falsifier}
     return [
         *(Text(text, label=name) for name, text in facts.items()),
         *protocol.paragraphs(trials),

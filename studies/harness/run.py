@@ -146,7 +146,7 @@ def _to_train(trials: Sequence[Trial], options: Options) -> list[Trial]:
 
 
 def _headline(plan: Plan) -> str:
-    return f"[bold]{plan.study.title}[/] · {plan.study.artefact} · {plan.workload}"
+    return f"[bold]{plan.study.title}[/] · {plan.study.citation} · {plan.workload}"
 
 
 def _summary(trials: Sequence[Trial], missing: Sequence[Trial]) -> str:

@@ -1,4 +1,8 @@
-"""A study is a literal: arms (what is compared), seeds (how often), and the figure that shows it. Pure, no Ray."""
+"""A study is a literal: arms (what is compared), seeds (how often), and the figure that shows it. Pure, no Ray.
+
+Every kind of study is an `Artefact`, a table or figure of a paper: `Study` compares results on a grid, and
+`cost.CostStudy` what a step costs.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +66,8 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """A grid of arms by seeds.
+class Artefact:
+    """What a file of `studies` reproduces, and what would speak against it.
 
     Attributes:
         name: File name without `.py`; also the MLflow experiment.
@@ -72,10 +76,6 @@ class Study:
         table: Its table or figure.
         claim: What the paper says, and so what is tested.
         falsifier: The outcome that would contradict the claim.
-        arms: What is compared.
-        figure: How it is drawn.
-        workload: Default workload.
-        seeds: Number of seeds; the seeds are 0 ... seeds - 1.
     """
 
     name: str
@@ -84,15 +84,28 @@ class Study:
     table: str
     claim: str
     falsifier: str
+
+    @property
+    def citation(self) -> str:
+        """Paper and table in one: `NysAct, Figure 7`."""
+        return f"{self.paper}, {self.table}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Artefact):
+    """A grid of arms by seeds.
+
+    Attributes:
+        arms: What is compared.
+        figure: How it is drawn.
+        workload: Default workload.
+        seeds: Number of seeds; the seeds are 0 ... seeds - 1.
+    """
+
     arms: Sequence[Arm]
     figure: LevelFigure
     workload: str = "digits/cnn"
     seeds: int = 5
-
-    @property
-    def artefact(self) -> str:
-        """Paper and table in one: `NysAct, Figure 7`."""
-        return f"{self.paper}, {self.table}"
 
     def trials(
         self,
