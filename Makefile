@@ -44,8 +44,7 @@ lint: setup
 	$(BIN)/pyright
 
 ui: setup
-	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri sqlite:///$${PRECOND_OUT:-outputs}/mlflow.db
+	$(BIN)/python -m studies ui
 
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate --no-header \

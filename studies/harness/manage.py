@@ -169,6 +169,24 @@ def _sync(out: Path | None, tracking_uri: str | None) -> int:
 
 
 @_command(
+    "ui",
+    "Links that compare the studies' runs, then the MLflow UI on this machine's own address.",
+    OUT,
+    click.Option(["--port"], type=click.IntRange(1, 65535), default=5000, show_default=True),
+    click.Option(["--links-only"], is_flag=True, help="Print the links and stop."),
+)
+def _ui(out: Path | None, port: int, links_only: bool) -> int:
+    from studies.harness import tracking, ui
+
+    root = out or ledger.default_root()
+    if not (root / "mlflow.db").exists():
+        return refuse([f"{root}: no runs there yet; run a study first, or name its folder with --out"])
+    for what, address in ui.links(tracking.shown(root), f"http://127.0.0.1:{port}"):
+        print(f"{what}\n  {address}")
+    return COMPLETE if links_only else ui.serve(root, port)
+
+
+@_command(
     "clean",
     "Remove what nothing reads (quarantined and half-written checkpoints), and the trials named by KEY.",
     click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
