@@ -8,7 +8,7 @@ import pytest
 from folders import ARMS, STUDY, planned, run
 from rich.console import Console
 
-from studies.harness import figures, ledger, report, statistics
+from studies.harness import ledger, level_figures, report, statistics
 from studies.harness.document import tex
 from studies.harness.study import Study
 from trainables.store import DIVERGED
@@ -30,7 +30,7 @@ def root(tmp_path_factory):
 def render(root, folder, trials=None):
     trials = planned() if trials is None else trials
     frame = ledger.frame(trials, root)
-    drawn = figures.draw(STUDY, frame, folder)
+    drawn = level_figures.draw(STUDY, frame, folder)
     return {path.name: path for path in [*report.write(STUDY, trials, frame, folder, drawn), *drawn]}
 
 
