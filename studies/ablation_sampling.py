@@ -5,8 +5,8 @@ inverts with the last one; the algorithm as the mathematics has it keeps one (`f
 says what that costs.
 Falsified by: a variant that is told from `fixed`, `tropp` of the same sketch.
 
-`window` and `joint` redraw without mixing: at each inverse with a fresh average, or averaging the sketch, too. Nobody has
-published this: the report's differences to the recipe's values are the result.
+`window` and `joint` redraw without mixing: at each inverse with a fresh average, or averaging the sketch, too. Nobody
+has published this: the report's differences to the recipe's values are the result.
 """
 
 from studies.harness.cli import main

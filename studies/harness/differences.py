@@ -94,8 +94,8 @@ def _to_centres(study: Study, pairs: pd.DataFrame, against: Mapping[str, str]) -
     tests = sum(not math.isnan(row.p) for row in rows)
     centres = ", ".join(dict.fromkeys(row.base for row in rows))
     note = (
-        f"Each level - the recipe's of the same optimizer ({centres}), on the seeds that both completed: paired t test, "
-        f"p-values by Holm over the {tests} differences of this table. The intervals are not corrected; {NO_TEST}."
+        f"Each level - the recipe's of the same optimizer ({centres}), on the seeds that both completed: paired t "
+        f"test, p-values by Holm over the {tests} differences of this table. The intervals are not corrected; {NO_TEST}."
     )
     return _blocks("centres", "Differences to the recipe's values", study.figure.metric, rows, note)
 

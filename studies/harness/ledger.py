@@ -71,6 +71,18 @@ def factors(frame: pd.DataFrame) -> list[str]:
     return columns[columns.index("optimizer") + 1 : columns.index("seed")]
 
 
+def series(row: Mapping[Any, Any], factor: str, names: Sequence[str]) -> str:
+    """What an arm shares with its optimizer's other levels of a factor: `faithful`, `shift=tropp`, or nothing.
+
+    Args:
+        row: Of a `frame` or of `statistics.group`.
+        factor: The one that varies.
+        names: All `factors`.
+    """
+    others = [f"{name}={row[name]}" for name in names if name != factor and not pd.isna(row[name])]
+    return ", ".join([*(["faithful"] if row["faithful"] else []), *others])
+
+
 def missing(trials: Sequence[Trial], root: Path, retry: Collection[str] = ()) -> list[Trial]:
     """The trials still to be run, each key once: no terminal status, or one that is in `retry`."""
     unique: dict[str, Trial] = {}

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from studies.harness.figures import REFERENCES, STYLE, SUBJECT, display, save
-from studies.harness.ledger import DIVERGED, FAILED, OOM, factors
+from studies.harness.ledger import DIVERGED, FAILED, OOM, factors, series
 from studies.harness.levels import sorted_levels
 from studies.harness.statistics import completed, group
 from studies.harness.study import LevelFigure, Study
@@ -102,11 +102,11 @@ def _panel(axes: Axes, spec: LevelFigure, arms: Sequence[ArmRow], frame: pd.Data
         return
     levels = sorted_levels(arm[spec.factor] for arm in arms)
     at = dict(zip(levels, _positions(axes, levels), strict=True))
-    series: dict[str, list[ArmRow]] = {}
+    lines: dict[str, list[ArmRow]] = {}
     for arm in sorted(arms, key=lambda arm: at[arm[spec.factor]]):
-        series.setdefault(_name(arm, spec.factor, frame), []).append(arm)
-    for i, (name, members) in enumerate(sorted(series.items())):
-        style, shift = SERIES[i % len(SERIES)], (i - (len(series) - 1) / 2) * APART
+        lines.setdefault(series(arm, spec.factor, factors(frame)), []).append(arm)
+    for i, (name, members) in enumerate(sorted(lines.items())):
+        style, shift = SERIES[i % len(SERIES)], (i - (len(lines) - 1) / 2) * APART
         done = [arm for arm in members if arm["n"]]
         _line(axes, [at[arm[spec.factor]] for arm in done], done, name, style, shift)
         for arm in members:
@@ -115,12 +115,6 @@ def _panel(axes: Axes, spec: LevelFigure, arms: Sequence[ArmRow], frame: pd.Data
             axes.plot([x] * len(values), list(100 * values), ".", transform=beside, label="seeds", **SEEDS)
             if lost(arm):
                 _failures(axes, x, arm, style[0], i)
-
-
-def _name(arm: ArmRow, factor: str, frame: pd.DataFrame) -> str:
-    """What the arms of one line share: `faithful`, `shift=tropp`, or nothing to tell apart."""
-    others = [f"{name}={arm[name]}" for name in factors(frame) if name != factor and not pd.isna(arm[name])]
-    return ", ".join([*(["faithful"] if arm["faithful"] else []), *others])
 
 
 def _line(axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: Any, shift: float) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from studies.harness.claims import Claim, about, paper
 from studies.harness.contrasts import SAME, Detectable, detectable
 from studies.harness.document import Block, Heading, Table, Text
+from studies.harness.ledger import factors, series
 from studies.harness.levels import EDGE, FLAT, INSIDE, LevelVerdict, level_verdicts, sorted_levels
 from studies.harness.study import Study, Trial
 from studies.harness.verdicts import NOT_RUN, RULE, Comparison, compare, coverage, measured, orderings
@@ -55,7 +56,8 @@ def _judgement(found: LevelVerdict) -> str:
     if found.best is None:
         return "too few completed trials to say."
     if found.verdict == FLAT:
-        return f"flat within noise. Every pair of {_list(found.levels)} is equal within {100 * SAME:g} points (TOST at 5%)."
+        pairs = f"Every pair of {_list(found.levels)}"
+        return f"flat within noise. {pairs} is equal within {100 * SAME:g} points (TOST at 5%)."
     tied = [str(level) for level in found.tied if level != found.best]
     if len(found.tied) == len(found.levels):
         return (
@@ -82,13 +84,14 @@ def stability(study: Study, frame: pd.DataFrame) -> list[Block]:
     factor = getattr(study.figure, "factor", "")
     factor = factor if factor in frame else ""
     levels = sorted_levels(frame[factor].dropna()) if factor else []
-    rows = {}
+    rows: dict[str, dict[Any, str]] = {}
     for _, part in frame.groupby("arm", sort=False):
-        level = part[factor].iloc[0] if factor and part[factor].notna().all() else ""
-        name = part["arm"].iloc[0].replace(f" {factor}={level}", "")
+        first = part.iloc[0].to_dict()
+        level = first[factor] if factor and not pd.isna(first[factor]) else ""
+        name = f"{first['optimizer']} {series(first, factor, factors(frame))}".strip()
         rows.setdefault(name, {})[level] = _outcome(part)
-    header = ["arm", *(str(level) for level in levels), *([] if all("" not in row for row in rows.values()) else ["all"])]
-    columns = [*levels, *([""] if "all" in header else [])]
+    columns = [*levels, *([""] if any("" in row for row in rows.values()) else [])]
+    header = ["arm", *(str(level) or "no level" for level in columns)]
     cells = [[name, *(row.get(level, "") for level in columns)] for name, row in rows.items()]
     note = (
         "Completed of planned trials, and what became of the others: they are counted here and enter no mean. A level "

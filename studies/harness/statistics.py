@@ -64,9 +64,9 @@ def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         metric: The column to summarise.
 
     Returns:
-        Columns `arm optimizer faithful`, the factors, `n mean sd ci_lo ci_hi` over completed trials, `planned` and the number
-        of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean `time/train_s`, and
-        `best`, the mean over trials of the best epoch's value: chosen on the test set, so no result.
+        Columns `arm optimizer faithful`, the factors, `n mean sd ci_lo ci_hi` over completed trials, `planned` and the
+        number of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean `time/train_s`,
+        and `best`, the mean over trials of the best epoch's value: chosen on the test set, so no result.
     """
     rows, described = [], {SECONDS: SECONDS, BEST: f"best/{metric}"}
     for _, trials in frame.groupby("arm", sort=False):

@@ -37,11 +37,8 @@ class Arm:
     @property
     def label(self) -> str:
         """The arm's name in tables and run names: `nysact-s rank=10`."""
-        return " ".join([self.optimizer, *self._words(self.factors)])
-
-    def series(self, factor: str) -> str:
-        """What tells it from its optimizer's other arms at the same level of a factor: `faithful`, `shift=tropp`."""
-        return " ".join(self._words([name for name in self.factors if name != factor]))
+        kind = ["faithful"] if self.faithful else []
+        return " ".join([self.optimizer, *kind, *(f"{name}={self.overrides[name]}" for name in self.factors)])
 
     def resolve(self, workload: str, recipe: Mapping[str, Any] | None = None) -> TrialConfig:
         """Its trial under seed 0.
@@ -58,9 +55,6 @@ class Arm:
         for name, level in self.overrides.items():
             (fields if name in RECIPE_SETTINGS else own)[name] = level
         return resolve(workload, self.optimizer, own, fields, faithful=self.faithful)
-
-    def _words(self, factors: Sequence[str]) -> list[str]:
-        return [*(["faithful"] if self.faithful else []), *(f"{name}={self.overrides[name]}" for name in factors)]
 
 
 def grid(optimizer: str, *, faithful: bool = False, **levels: Sequence[Any]) -> list[Arm]:

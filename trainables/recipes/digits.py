@@ -42,8 +42,8 @@ For Eva the loss decided: 99.06 against 98.94 is two images of 1800. Both dampin
 
 `digits/mlp` takes these values over; nothing was tuned on it.
 
-The faithful arms have the conventions of the released codes and the dampings that belong to them (NysAct's Table 7); the
-rest, the learning rate included, is the consistent arm's: nothing was tuned for them.
+The faithful arms have the conventions of the released codes and the dampings that belong to them (NysAct's Table 7).
+The rest, the learning rate included, is the consistent arm's: nothing was tuned for them.
 """
 
 from dataclasses import replace
