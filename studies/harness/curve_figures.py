@@ -70,7 +70,7 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
         return save(figure, folder, "curves")
 
 
-def _by_level(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def _by_level(frame: Any) -> list[tuple[str, Any]]:
     """The arms of each combination of levels, and how they are called."""
     names = factors(frame)
     if not names:
@@ -79,7 +79,7 @@ def _by_level(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(", ".join(f"{n}={v}" for n, v in zip(names, key, strict=True)), part) for key, part in groups]
 
 
-def _by_kind(level: str, frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def _by_kind(level: str, frame: Any) -> list[tuple[str, Any]]:
     """The faithful and the consistent arms; one that has no counterpart is in both."""
     kinds = {kind: set(frame.loc[frame["faithful"] == kind, "optimizer"]) for kind in (True, False)}
     if not all(kinds.values()):
@@ -94,7 +94,7 @@ def _by_kind(level: str, frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     ]
 
 
-def _curves(axes: Axes, frame: pd.DataFrame, metric: str, styles: Mapping[str, Any]) -> None:
+def _curves(axes: Axes, frame: Any, metric: str, styles: Mapping[str, Any]) -> None:
     """A line with a band for each optimizer; epoch 1 is the first."""
     scale = 100 if "accuracy" in metric else 1
     for optimizer, part in frame.groupby("optimizer", sort=False):
@@ -112,7 +112,7 @@ def _half(sd: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.where(n > 1, quantile * np.nan_to_num(sd) / np.sqrt(n), 0.0)
 
 
-def _scale(axes: Axes, frame: pd.DataFrame, metric: str) -> None:
+def _scale(axes: Axes, frame: Any, metric: str) -> None:
     """Losses on a logarithmic axis; accuracies from where the curves have settled, or all would be one line."""
     axes.set_ylabel(metric.replace("/", " ") + (" (%)" if "accuracy" in metric else ""))
     if "accuracy" not in metric:

@@ -95,7 +95,8 @@ def _to_centres(study: Study, pairs: pd.DataFrame, against: Mapping[str, str]) -
     centres = ", ".join(dict.fromkeys(row.base for row in rows))
     note = (
         f"Each level - the recipe's of the same optimizer ({centres}), on the seeds that both completed: paired t "
-        f"test, p-values by Holm over the {tests} differences of this table. The intervals are not corrected; {NO_TEST}."
+        f"test, p-values by Holm over the {tests} differences of this table. The intervals are not corrected; "
+        f"{NO_TEST}."
     )
     return _blocks("centres", "Differences to the recipe's values", study.figure.metric, rows, note)
 
@@ -107,9 +108,10 @@ def _pairs(pairs: pd.DataFrame, against: Mapping[str, str]) -> list[Pair]:
     for arm, base in against.items():
         turned = (arm, base) not in known
         row = known[(base, arm) if turned else (arm, base)]
-        sign, ends = (-1, ("ci_hi", "ci_lo")) if turned else (1, ("ci_lo", "ci_hi"))
-        numbers = (sign * row[name] for name in ("difference", *ends))
-        found.append(Pair(arm, base, row["n"], *numbers, row["p"], row["p_holm"]))
+        difference, lo, hi = (row[name] for name in ("difference", "ci_lo", "ci_hi"))
+        if turned:
+            difference, lo, hi = -difference, -hi, -lo
+        found.append(Pair(arm, base, row["n"], difference, lo, hi, row["p"], row["p_holm"]))
     return [pair for pair in found if not math.isnan(pair.difference)]
 
 

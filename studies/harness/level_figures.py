@@ -46,7 +46,7 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
     arms = [arm for arm in group(frame, spec.metric).to_dict("records") if arm["n"] or lost(arm)]
     if not any(arm["n"] for arm in arms):
         return []
-    varied = [arm for arm in arms if not pd.isna(arm.get(spec.factor))]
+    varied = [arm for arm in arms if _level(arm, spec.factor) is not None]
     bands = [_reference(name, arms, spec.factor) for name in spec.references]
     panels = [name for name in spec.panels if any(arm["optimizer"] == name for arm in varied)]
     with matplotlib.rc_context(STYLE):
@@ -62,7 +62,13 @@ def lost(arm: ArmRow) -> int:
 def _reference(optimizer: str, arms: Sequence[ArmRow], factor: str) -> ArmRow | None:
     """The first completed arm of an optimizer that has no level."""
     same = (arm for arm in arms if arm["optimizer"] == optimizer and arm["n"])
-    return next((arm for arm in same if pd.isna(arm.get(factor))), None)
+    return next((arm for arm in same if _level(arm, factor) is None), None)
+
+
+def _level(arm: ArmRow, factor: str) -> Any:
+    """Its level of a factor, or None."""
+    level: Any = arm.get(factor)
+    return None if pd.isna(level) else level
 
 
 def _figure(

@@ -79,7 +79,7 @@ def _list(levels: Sequence[Any]) -> str:
 
 def stability(study: Study, frame: pd.DataFrame) -> list[Block]:
     """What became of the planned trials, by level, where any of them ended without a result."""
-    if not frame["status"].isin(LOST).any():
+    if set(frame["status"]).isdisjoint(LOST):
         return []
     factor = getattr(study.figure, "factor", "")
     factor = factor if factor in frame else ""
