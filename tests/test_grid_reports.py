@@ -71,16 +71,18 @@ def test_faithful_and_consistent_are_two_lines_of_a_panel(written, tmp_path: Pat
     frame = ledger.frame(trials, tmp_path)
     paths = level_figures.draw(ablation_damping.STUDY, frame, tmp_path)
     assert [path.name for path in paths] == ["damping.pdf", "damping.png", "damping.svg"]
-    assert len(drawn["faithful: mean, 95% t-interval"]) == 4 and len(drawn["mean, 95% t-interval"]) == 1
-    assert {n for lines in drawn.values() for _, _, n in lines} == {4, 5}  # with the recipe's 0.03 of KFAC and Eva
-    [consistent], faithful = drawn["mean, 95% t-interval"], drawn["faithful: mean, 95% t-interval"][-1]
-    assert consistent[0] != faithful[0] and consistent[1] != faithful[1]  # a color, and dashes for grayscale
+    [consistent], faithful = drawn["consistent: mean, 95% t-interval"], drawn["faithful: mean, 95% t-interval"]
+    assert [n for _, _, n in faithful] == [5, 5, 4, 4] and consistent[
+        2
+    ] == 4  # KFAC and Eva have the recipe's 0.03, too
+    assert len({line[:2] for line in faithful}) == 1  # in every panel the same
+    assert consistent[0] != faithful[0][0] and consistent[1] != faithful[0][1]  # a color, and dashes for grayscale
 
 
 def test_what_diverges_is_marked_and_in_no_mean(written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trials = written(ablation_damping.STUDY, damped, kfac_diverges_at_10)
     texts: list[str] = []
-    monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **_: texts.append(text.strip()))
+    monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
     frame = ledger.frame(trials, tmp_path)
     level_figures.draw(ablation_damping.STUDY, frame, tmp_path)
     assert texts == ["2/3"]
@@ -90,6 +92,25 @@ def test_what_diverges_is_marked_and_in_no_mean(written, tmp_path: Path, monkeyp
     row = re.search(r"\| kfac faithful damping=10.0 \| 1 \| ([\d.]+) \| - \|.*1 of 3 diverged, 1 of 3 failed", text)
     survivor = next(t for t in trials if kfac_diverges_at_10(t) is None and t.arm.label == "kfac faithful damping=10.0")
     assert row and float(row[1]) == pytest.approx(100 * damped(survivor, 3), abs=0.005)
+
+
+def test_a_collapsed_level_does_not_squeeze_the_others(written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is an arrow with its value at the foot, and every level within some points of the best is on the axis."""
+
+    def collapsing(trial: Trial, epoch: int) -> float:
+        return 0.1 if trial.config.hyperparameters["damping"] == 0.01 else damped(trial, epoch)
+
+    trials = written(ablation_damping.STUDY, collapsing)
+    texts: list[str] = []
+    monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
+    limits: list[tuple[float, float]] = []
+    found = level_figures._limits
+    monkeypatch.setattr(level_figures, "_limits", lambda arms: limits.append(found(arms)) or limits[-1])
+    level_figures.draw(ablation_damping.STUDY, ledger.frame(trials, tmp_path), tmp_path)
+    assert texts == ["10"] * 5 and len(set(limits)) == 1
+    values = [100 * collapsing(t, 3) for t in trials]
+    (low, high), shown = limits[0], [value for value in values if value > 11]
+    assert min(shown) - 10 < low < min(shown) and max(shown) < high <= 100.5
 
 
 def test_a_level_that_diverges_continues_the_grid(written, tmp_path: Path):

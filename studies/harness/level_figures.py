@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -25,6 +26,9 @@ ArmRow = dict[Any, Any]  # a row of `statistics.group`
 SERIES = ((SUBJECT, "-", "o"), ("#56B4E9", "--", "s"), ("black", ":", "^"), ("0.5", "-.", "D"))
 SEEDS = {"color": "0.4", "markersize": 4, "markeredgewidth": 0, "alpha": 0.9}
 APART = 7 / 72  # inches between the lines of a panel
+SQUEEZED = (
+    4  # the axis reaches below the middle mean by so many times what the best is above it, not to collapsed levels
+)
 LOG_FROM = 8  # levels that span so much are on a logarithmic axis
 
 
@@ -80,18 +84,32 @@ def _figure(
     cells = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for axes in cells[len(panels) :]:
         axes.set_axis_off()
+    low, high = _limits([arm for arm in [*arms, *bands] if arm["n"]])
+    names = sorted({series(arm, spec.factor, factors(frame)) for arm in arms})
+    styles = {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
     for axes, panel in zip(cells, panels, strict=False):
+        axes.set_ylim(low, high)
         for arm, (color, dashes) in zip(bands, REFERENCES, strict=False):
             _band(axes, arm, color, dashes)
-        _panel(axes, spec, [arm for arm in arms if arm["optimizer"] == panel], frame)
+        _panel(axes, spec, [arm for arm in arms if arm["optimizer"] == panel], frame, styles)
         axes.set_title(display(panel))
         axes.set_xlabel(spec.factor.replace("_", " "))
     for axes in cells[::columns]:
         axes.set_ylabel(f"{spec.metric.replace('/', ' ')} (%)")
     found = [axes.get_legend_handles_labels() for axes in cells[: len(panels)]]
     entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 2 * columns))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), columns + 1))
     return figure
+
+
+def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
+    """Of the axis: all means, unless a collapsed level would squeeze the others; intervals as far as they fit."""
+    means = [100 * arm["mean"] for arm in arms]
+    middle, top = median(means), max(means)
+    foot = max(min(means), middle - SQUEEZED * max(top - middle, 0.5))
+    ends = [100 * end for arm in arms for end in (arm["ci_lo"], arm["ci_hi"]) if not math.isnan(end)]
+    room = 0.4 * max(top - foot, 0.5)
+    return max(min([foot, *ends]), foot - room) - 0.2 * room, min(max([top, *ends]), top + room, 100.0) + 0.1 * room
 
 
 def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
@@ -101,7 +119,9 @@ def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
     axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=display(arm["optimizer"]))
 
 
-def _panel(axes: Axes, spec: LevelFigure, arms: Sequence[ArmRow], frame: pd.DataFrame) -> None:
+def _panel(
+    axes: Axes, spec: LevelFigure, arms: Sequence[ArmRow], frame: pd.DataFrame, styles: Mapping[str, Any]
+) -> None:
     """One optimizer: a line for each series of levels, side by side so that none hides another."""
     if not arms:
         axes.set_xticks([])
@@ -112,15 +132,15 @@ def _panel(axes: Axes, spec: LevelFigure, arms: Sequence[ArmRow], frame: pd.Data
     for arm in sorted(arms, key=lambda arm: at[arm[spec.factor]]):
         lines.setdefault(series(arm, spec.factor, factors(frame)), []).append(arm)
     for i, (name, members) in enumerate(sorted(lines.items())):
-        style, shift = SERIES[i % len(SERIES)], (i - (len(lines) - 1) / 2) * APART
+        shift = (i - (len(lines) - 1) / 2) * APART
         done = [arm for arm in members if arm["n"]]
-        _line(axes, [at[arm[spec.factor]] for arm in done], done, name, style, shift)
+        shown = name or ("consistent" if "faithful" in styles else "")
+        _line(axes, [at[arm[spec.factor]] for arm in done], done, shown, styles[name], shift)
         for arm in members:
             x, values = at[arm[spec.factor]], completed(frame.loc[frame["arm"] == arm["arm"]], spec.metric)
             beside = _moved(axes, shift + 0.4 * APART)
             axes.plot([x] * len(values), list(100 * values), ".", transform=beside, label="seeds", **SEEDS)
-            if lost(arm):
-                _failures(axes, x, arm, style[0], i)
+            _at_the_foot(axes, x, arm, styles[name][0], i)
 
 
 def _line(axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: Any, shift: float) -> None:
@@ -133,28 +153,44 @@ def _line(axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: 
     axes.errorbar(x, mean, half, transform=_moved(axes, shift), label=label, **look)
 
 
-def _failures(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> None:
-    """A cross at the foot of the panel for trials without a result, k of n."""
-    foot = axes.get_xaxis_transform()
-    label = "diverged or failed, k of n"
-    axes.plot([x], [0.05 + 0.09 * row], "x", color=color, markersize=5, transform=foot, clip_on=False, label=label)
-    text = f" {lost(arm)}/{arm['planned']}"
-    axes.text(x, 0.05 + 0.09 * row, text, color=color, fontsize=7.5, va="center", transform=foot)
+def _at_the_foot(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> None:
+    """Trials without a result as a cross, k of n; a mean below the axis as an arrow with its value."""
+    marks = []
+    if lost(arm):
+        marks.append(("x", f"{lost(arm)}/{arm['planned']}", "diverged or failed, k of n"))
+    if arm["n"] and 100 * arm["mean"] < axes.get_ylim()[0]:
+        marks.append(("v", f"{100 * arm['mean']:.0f}", "mean below the axis"))
+    for column, (marker, text, label) in enumerate(marks):
+        foot = axes.get_xaxis_transform() + ScaledTranslation(column * 22 / 72, 0, _scale(axes))
+        look = {"color": color, "transform": foot, "clip_on": False}
+        axes.plot([x], [0.06 + 0.1 * row], marker, markersize=5, linestyle="", label=label, **look)
+        axes.annotate(
+            text, (x, 0.06 + 0.1 * row), (5, 0), foot, "offset points", color=color, fontsize=7.5, va="center"
+        )
 
 
 def _moved(axes: Axes, inches: float) -> Any:
     """The data's coordinates, moved to the right."""
+    return axes.transData + ScaledTranslation(inches, 0, _scale(axes))
+
+
+def _scale(axes: Axes) -> Any:
     assert axes.figure is not None
-    return axes.transData + ScaledTranslation(inches, 0, axes.figure.dpi_scale_trans)
+    return axes.figure.dpi_scale_trans
 
 
 def _positions(axes: Axes, levels: list[Any]) -> list[float]:
     """Where the levels stand, with a tick at each: to scale when they are numbers, evenly otherwise."""
     numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
     x = [float(level) for level in levels] if numbers else [float(i) for i in range(len(levels))]
+    axes.set_xticks(x, [f"{level:g}" if numbers else str(level) for level in levels])
     if numbers and min(x) > 0 and max(x) / min(x) >= LOG_FROM:
         axes.set_xscale("log")
+        axes.set_xticks(x, [f"{level:g}" for level in levels])
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(x=0.12)
-    axes.set_xticks(x, [f"{level:g}" if numbers else str(level) for level in levels])
+        margin = (max(x) / min(x)) ** 0.12
+        axes.set_xlim(min(x) / margin, max(x) * margin)
+    else:
+        margin = 0.12 * (max(x) - min(x)) or 1.0
+        axes.set_xlim(min(x) - margin, max(x) + margin)
     return x

@@ -172,11 +172,12 @@ def _print_plan(plans: Sequence[Plan], missing: Sequence[Trial], options: Option
         arms: dict[str, list[Trial]] = {}
         for trial in each.trials:
             arms.setdefault(trial.arm.label, []).append(trial)
+        width = max(map(len, arms))
         for label, members in arms.items():
             count = sum(trial.config.trial_key in to_go for trial in members)
             seeds = ",".join(str(trial.config.seed) for trial in members)
-            line = f"  {label:24} seeds {seeds:12} {members[0].config.epochs} epochs  {count} to train"
-            console.print(line, highlight=False)
+            line = f"  {label:{width}}  seeds {seeds}  {members[0].config.epochs} epochs  {count} to train"
+            console.print(line, highlight=False, soft_wrap=True)
         metric = each.study.figure.metric
         console.print(estimate.smallest_difference(each.trials, options.root, metric), highlight=False)
     if missing:

@@ -96,6 +96,7 @@ class BackgroundSync:
 
     def _loop(self) -> None:
         while not self._stopped.is_set():
+            start = time.monotonic()
             try:
                 self._view()
             except Exception as error:
@@ -103,7 +104,8 @@ class BackgroundSync:
                     first_line = str(error).strip().partition("\n")[0]
                     self._on_error(f"tracking failed, training goes on: {type(error).__name__}: {first_line}")
                 self.error = error
-            self._stopped.wait(self._interval_s)
+            # A view of many studies takes seconds: never more than a tenth of the time that trials could use.
+            self._stopped.wait(max(self._interval_s, 9 * (time.monotonic() - start)))
 
 
 class _Sync:
