@@ -204,6 +204,9 @@ def test_missing_data_are_refused_before_anything_is_written(study, tmp_path: Pa
 def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):
     code, out, _ = study("--dry-run")
     assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
+    told = " ".join(out.split())
+    assert "3 seeds: smallest difference" in told and "= 3.1 seed SDs" in told
+    assert "of training (by 20 steps of nysact-s, nysact-g, foof, sgd on" in told and "MB of disk" in told
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from studies import ablation_damping, ablation_sampling, compare_accuracy
+from studies import ablation_batch_size, ablation_damping, ablation_sampling, compare_accuracy
 from studies.harness import curve_figures, ledger, level_figures, report
-from studies.harness.estimate import duration, probe, seed_spreads, smallest_difference
+from studies.harness.estimate import duration, estimate, probe, seed_spreads, smallest_difference
 from studies.harness.levels import EDGE, level_verdicts
+from studies.harness.options import Options
 from studies.harness.study import Study, Trial
 from trainables.store import DIVERGED, FAILED
 from trainables.workloads import resolve
@@ -194,7 +195,7 @@ def test_a_workload_that_is_not_the_papers_says_so(written, tmp_path: Path):
 def test_the_smallest_difference_comes_from_finished_seeds(written, tmp_path: Path):
     trials = ablation_damping.STUDY.trials(recipe={"epochs": 4})
     before = smallest_difference(trials, tmp_path, METRIC)
-    assert "= 3.1 seed SDs" in before and "no arm of digits/cnn" in before  # PRODUCT.md 7: three seeds
+    assert "= 3.1 seed SDs" in before and "no arm of digits/cnn" in before  # 3.1 by simulation, too
     assert "= 2.0 seed SDs" in smallest_difference(ablation_sampling.STUDY.trials(), tmp_path, METRIC)
     written(ablation_damping.STUDY, damped)
     spreads = seed_spreads(tmp_path, "digits/cnn", METRIC)
@@ -203,6 +204,19 @@ def test_the_smallest_difference_comes_from_finished_seeds(written, tmp_path: Pa
     after = smallest_difference(trials, tmp_path, METRIC)
     assert f"the median of {len(spreads)} finished arms" in after and "points" in after
     assert smallest_difference(trials[: len(trials) // 3], tmp_path, METRIC).startswith("One seed")
+
+
+def test_time_is_that_of_committed_epochs_of_the_nearest_batch(written, tmp_path: Path):
+    """0.6 s an epoch in the folders; another batch size is the nearest that is known, and nothing is timed."""
+    trials = written(ablation_damping.STUDY, damped)
+    options = Options(only={}, levels={}, settings={}, out=tmp_path, max_concurrent=1)
+    told = estimate(trials, options)
+    assert (told.seconds, told.probed, told.slots) == (pytest.approx(len(trials) * 4 * 0.6), (), 1)
+    assert "by the epochs that are committed" in str(told) and len(trials) * 4 * 500 < told.disk < 2**24
+    other = [trial for trial in ablation_batch_size.STUDY.trials(recipe={"epochs": 4}) if trial.config.batch_size == 16]
+    assert estimate(other, options).seconds == pytest.approx(len(other) * 4 * 0.6)
+    unknown = ablation_sampling.STUDY.trials(seeds=[0])[:1] + compare_accuracy.STUDY.trials(seeds=[0])[:1]
+    assert estimate(unknown, options).probed == ("sgd",)  # NysAct-S has epochs there
 
 
 def test_a_probe_times_steps_and_weighs_a_checkpoint():

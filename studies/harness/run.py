@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from precond import HyperparameterError
 from studies.harness import ledger
+from studies.harness.dry_run import headline, print_plan, summary
 from studies.harness.options import Options
 from studies.harness.plan import Plan, plans
 from studies.harness.provenance import provenance
@@ -112,14 +112,14 @@ def _plans(studies: Sequence[Study], options: Options) -> tuple[list[Plan], list
 def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, console: Console) -> int:
     missing = [] if options.report_only else _to_train(trials, options)
     if options.dry_run:
-        _print_plan(plans, missing, options, console)
+        print_plan(plans, missing, options, console)
         return COMPLETE
     names = {trial.config.workload for trial in missing}
     if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
         return refuse(problems)
     for each in plans:
-        console.print(_headline(each))
-    console.print(_summary(trials, missing), highlight=False)
+        console.print(headline(each))
+    console.print(summary(trials, missing), highlight=False)
     from studies.harness import lock
 
     with lock.exclusive(options.root) as generation:
@@ -144,45 +144,6 @@ def _to_train(trials: Sequence[Trial], options: Options) -> list[Trial]:
     known = {trial.config.trial_key for trial in missing}
     again = [t for t in trials if t.config.trial_key.startswith(options.rerun)] if options.rerun else []
     return missing + [trial for trial in again if trial.config.trial_key not in known]
-
-
-def _headline(plan: Plan) -> str:
-    return f"[bold]{plan.study.title}[/] · {plan.study.citation} · {plan.workload}"
-
-
-def _summary(trials: Sequence[Trial], missing: Sequence[Trial]) -> str:
-    seeds = len({trial.config.seed for trial in trials})
-    arms = len({trial.config.group_key for trial in trials})
-    done = len(trials) - len(missing)
-    return f"{len(trials)} trials ({arms} arms x {seeds} seeds): {done} done, {len(missing)} to go"
-
-
-def _print_plan(plans: Sequence[Plan], missing: Sequence[Trial], options: Options, console: Console) -> None:
-    """The plan for people; with --json the trials for `python -m trainables`, a line each."""
-    from studies.harness import estimate
-
-    to_go = {trial.config.trial_key for trial in missing}
-    if options.as_json:
-        for trial in missing:
-            print(json.dumps({"key": trial.config.trial_key, "arm": trial.arm.label, "config": trial.config.to_dict()}))
-        return
-    for each in plans:
-        console.print(_headline(each))
-        console.print(_summary(each.trials, [t for t in each.trials if t.config.trial_key in to_go]), highlight=False)
-        arms: dict[str, list[Trial]] = {}
-        for trial in each.trials:
-            arms.setdefault(trial.arm.label, []).append(trial)
-        width = max(map(len, arms))
-        for label, members in arms.items():
-            count = sum(trial.config.trial_key in to_go for trial in members)
-            seeds = ",".join(str(trial.config.seed) for trial in members)
-            line = f"  {label:{width}}  seeds {seeds}  {members[0].config.epochs} epochs  {count} to train"
-            console.print(line, highlight=False, soft_wrap=True)
-        metric = each.study.figure.metric
-        console.print(estimate.smallest_difference(each.trials, options.root, metric), highlight=False)
-    if missing:
-        console.print(str(estimate.estimate(missing, options)), highlight=False)
-    console.print("Nothing was started (--dry-run).")
 
 
 def _check_room(root: Path) -> None:
