@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from studies.harness.figures import STYLE, display, save
@@ -19,15 +21,13 @@ from studies.harness.ledger import COMPLETED, factors
 from studies.harness.statistics import CONFIDENCE
 from studies.harness.study import CurveFigure, Study
 
-# Okabe and Ito; told apart by dashes in grayscale.
+# Okabe and Ito; told apart by dashes in grayscale. The first are whose they are, the others go round.
+OWN = {"sgd": ("black", "-"), "nysact-s": ("#0072B2", "-"), "nysact-g": ("#56B4E9", (0, (6, 2)))}
 LINES = (
-    ("black", "-"),
-    ("#0072B2", "-"),
     ("#D55E00", "--"),
     ("#009E73", "-."),
     ("#CC79A7", ":"),
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
-    ("#56B4E9", (0, (6, 2))),
     ("0.55", (0, (3, 1, 1, 1))),
 )
 SETTLED = 0.2  # an accuracy's axis begins where the curves are after this part of the epochs
@@ -52,7 +52,8 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
     if not isinstance(spec, CurveFigure) or done.empty:
         return []
     rows = [(title, part) for level, some in _by_level(done) for title, part in _by_kind(level, some)]
-    styles = {name: LINES[i % len(LINES)] for i, name in enumerate(dict.fromkeys(frame["optimizer"]))}
+    others = itertools.cycle(LINES)
+    styles = {str(name): OWN.get(str(name)) or next(others) for name in dict.fromkeys(frame["optimizer"])}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(spec.metrics), 2.5 * len(rows) + 0.6), layout="constrained")
         grid = figure.subplots(len(rows), len(spec.metrics), sharex="row", sharey="col", squeeze=False)
@@ -64,6 +65,7 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
             _scale(axes, done, metric)
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         found = [axes.get_legend_handles_labels() for axes in grid[:, 0]]
         entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
@@ -113,13 +115,13 @@ def _half(sd: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def _scale(axes: Axes, frame: Any, metric: str) -> None:
-    """Losses on a logarithmic axis; accuracies from where the curves have settled, or all would be one line."""
+    """By the means: losses on a logarithmic axis, accuracies from where they have settled, or all would be one line."""
     axes.set_ylabel(metric.replace("/", " ") + (" (%)" if "accuracy" in metric else ""))
+    means = frame.groupby(["arm", "epoch"])[metric].mean()
     if "accuracy" not in metric:
         axes.set_yscale("log")
+        axes.set_ylim(means.min() / 1.3, 1.3 * means.max())
         return
-    means = frame.groupby(["arm", "epoch"])[metric].mean()
-    last = int(frame["epoch"].max())
-    settled = means[means.index.get_level_values("epoch") >= math.floor(SETTLED * last)]
-    low, high = 100 * float(settled.min()), 100 * float(means.max())
+    settled = means[means.index.get_level_values("epoch") >= math.floor(SETTLED * frame["epoch"].max())]
+    low, high = 100 * settled.min(), 100 * means.max()
     axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low) + 1e-9)
