@@ -69,12 +69,14 @@ def _command(name: str, help: str, *params: click.Parameter) -> Any:
 @_command("list", "Every study, the artefact it reproduces, and its state here.", OUT)
 def _list(out: Path | None) -> int:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for header in ("study", "artefact", "default workload", "done"):
+    table.add_column("study", no_wrap=True)
+    for header in ("artefact", "default workload (the paper's)", "done"):
         table.add_column(header)
     for study in all_studies().values():
         trials = study.trials()
         done = len(trials) - len(ledger.missing(trials, out or ledger.default_root()))
-        table.add_row(study.name, study.citation, study.workload, f"{done}/{len(trials)}")
+        workloads = study.workload + (f" ({', '.join(study.published)})" if study.published else "")
+        table.add_row(study.name, study.citation, workloads, f"{done}/{len(trials)}")
     for study in cost_studies().values():
         measured = len(list((out or ledger.default_root()).glob("cost/*/*-*.json")))
         table.add_row(study.name, study.citation, study.workload, f"{measured} costs")

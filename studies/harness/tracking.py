@@ -34,7 +34,6 @@ from studies.harness.study import Study, Trial
 from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
-from trainables.workloads import resolve
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -132,6 +131,7 @@ class BackgroundSync:
 
     def _loop(self) -> None:
         while not self._stopped.is_set():
+            start = time.monotonic()
             try:
                 self._view()
             except Exception as error:
@@ -139,7 +139,8 @@ class BackgroundSync:
                     first_line = str(error).strip().partition("\n")[0]
                     self._on_error(f"tracking failed, training goes on: {type(error).__name__}: {first_line}")
                 self.error = error
-            self._stopped.wait(self._interval_s)
+            # A view of many studies takes seconds: never more than a tenth of the time that trials could use.
+            self._stopped.wait(max(self._interval_s, 9 * (time.monotonic() - start)))
 
 
 class _Sync:
@@ -273,7 +274,7 @@ class _Sync:
             "factor": ",".join(arm.factors),
             "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
             "arm": "faithful" if arm.faithful else "consistent",
-            "is_centre": str(_is_centre(trial)),
+            "is_centre": str(trial.is_centre),
         }
 
     def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
@@ -292,15 +293,6 @@ class _Sync:
 def _key(tags: Mapping[str, str]) -> str:
     """What a run is found by: of a trial its key, of a group the group's, of the parent nothing."""
     return tags.get("trial_key") or tags.get("group_key", "")
-
-
-def _is_centre(trial: Trial) -> bool:
-    """Whether every factor is at the value that the workload's recipe gives it."""
-    arm, config = trial
-    if not arm.factors:
-        return True
-    recipe = resolve(config.workload, config.optimizer, faithful=arm.faithful).hyperparameters
-    return all(config.hyperparameters[name] == recipe[name] for name in arm.factors)
 
 
 def _params(trial: Trial) -> dict[str, Any]:
