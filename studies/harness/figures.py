@@ -1,6 +1,6 @@
 """Figures for print: colour-blind-safe, readable in grayscale, equal bytes from equal folders.
 
-The only file that imports matplotlib.
+Only this file and those named after it import matplotlib.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
         return []
     with matplotlib.rc_context(STYLE):
         figure = _figure(spec, panels or [""], references, arms, frame)
-        return _save(figure, folder, spec.factor)
+        return save(figure, folder, spec.factor)
 
 
 def draw_diagnostics(frame: Any, folder: Path) -> list[Path]:
@@ -117,7 +117,7 @@ def draw_diagnostics(frame: Any, folder: Path) -> list[Path]:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
         figure.suptitle(f"{counts[0]} of {counts[1]} trials have diagnostics", fontsize=9)
-        return _save(figure, folder, "diagnostics")
+        return save(figure, folder, "diagnostics")
 
 
 def _curves(axes: Axes, frame: Any, name: str) -> None:
@@ -159,7 +159,7 @@ def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
         row[0].set_ylabel("seconds")
         handles, labels = row[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-        return _save(figure, folder, "scaling")
+        return save(figure, folder, "scaling")
 
 
 def _figure(
@@ -221,7 +221,8 @@ def _display(optimizer: str) -> str:
     return NAMES.get(optimizer, optimizer.upper())
 
 
-def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `<name>.pdf`, `.png` and `.svg`; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     # Without these entries the files would hold dates and matplotlib's version.
     blank: dict[str, dict[str, None]] = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from precond import HyperparameterError
 from trainables.config import TrialConfig
@@ -58,6 +59,14 @@ class LevelFigure:
     metric: str = "test/accuracy"
 
 
+class Further(Protocol):
+    """A figure beside a study's own, of its trials; it is there when its data are."""
+
+    def draw(self, trials: Sequence[Trial], root: Path, folder: Path) -> list[Path]:
+        """Draw it into `folder` from the trials' folders below `root`; returns the files."""
+        ...
+
+
 class Trial(NamedTuple):
     """One planned training: an arm under one seed, resolved."""
 
@@ -100,12 +109,14 @@ class Study(Artefact):
         figure: How it is drawn.
         workload: Default workload.
         seeds: Number of seeds; the seeds are 0 ... seeds - 1.
+        further: Other figures of the same trials.
     """
 
     arms: Sequence[Arm]
     figure: LevelFigure
     workload: str = "digits/cnn"
     seeds: int = 5
+    further: Sequence[Further] = ()
 
     def trials(
         self,
