@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from studies.harness import manage, probe, probe_figures, probe_run
 from studies.harness.covariances import APPROXIMATIONS, Covariances, approximate
 from studies.harness.norms import GROWTH
 from studies.harness.probe import Probe, Result
-from studies.harness.residuals import ResidualFigure
+from studies.harness.residuals import ResidualFigure, order
 from trainables.config import stream_seed
 from trainables.files import append_lines
 from trainables.store import StoreError, trial_folder
@@ -444,6 +445,20 @@ def test_the_residual_of_a_trial_is_its_mean_over_layers_and_epochs(tmp_path: Pa
     assert [path.name for path in drawn] == ["residual.pdf", "residual.png", "residual.svg", "residual.csv"]
     title = f"{len(sketched) - 3} of {len(sketched) - 1} completed trials have diagnostics"
     assert title in (tmp_path / "reports" / "residual.svg").read_text()
+
+
+def test_the_order_is_taken_within_each_seed():
+    """A seed that is better throughout must not hide that its loss falls with the rank."""
+    rows = [
+        {"optimizer": name, "seed": seed, "rank": rank, "residual": 1 / rank + 0.1 * seed, "loss": 1 / rank - 9 * seed}
+        for name in ("a", "b")
+        for seed in range(2)
+        for rank in (5, 10, 20)
+    ]
+    table = pd.DataFrame(rows)
+    table.loc[table["optimizer"] == "b", "loss"] = 1.0
+    assert order(table, "a", "loss") == pytest.approx(1)
+    assert math.isnan(order(table, "b", "loss")) and math.isnan(order(table[table["rank"] > 5], "a", "loss"))
 
 
 def test_without_diagnostics_there_is_no_residual_figure(tmp_path: Path):

@@ -171,7 +171,7 @@ def _figure(
         for name, (color, dashes) in zip(references, REFERENCES, strict=False):
             _band(axes, next(arm for arm in arms if arm["optimizer"] == name), color, dashes)
         _levels(axes, spec, [arm for arm in arms if arm["optimizer"] == panel], frame)
-        axes.set_title(_display(panel))
+        axes.set_title(display(panel))
         axes.set_xlabel(spec.factor.replace("_", " "))
     row[0].set_ylabel(f"{spec.metric.replace('/', ' ')} (%)")
     entries = {label: handle for axes in row for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -183,7 +183,7 @@ def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
     """A reference: its mean as a line over the whole width, its interval as a shade."""
     if not math.isnan(arm["ci_lo"]):
         axes.axhspan(100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5)
-    axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=_display(arm["optimizer"]))
+    axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=display(arm["optimizer"]))
 
 
 def _levels(axes: Axes, spec: LevelFigure, arms: list[ArmRow], frame: pd.DataFrame) -> None:
@@ -217,7 +217,8 @@ def _positions(axes: Axes, levels: list[Any]) -> list[float]:
     return x
 
 
-def _display(optimizer: str) -> str:
+def display(optimizer: str) -> str:
+    """An optimizer's name as papers print it."""
     return NAMES.get(optimizer, optimizer.upper())
 
 

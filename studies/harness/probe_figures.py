@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 
 from studies.harness.covariances import APPROXIMATIONS, approximate
-from studies.harness.figures import NAMES, REFERENCES, STYLE, SUBJECT, save
+from studies.harness.figures import REFERENCES, STYLE, SUBJECT, display, save
 from studies.harness.probe import Arrays
 
 MAP = "cividis"  # its lightness rises evenly, also for the colour-blind and in grayscale
@@ -40,6 +42,8 @@ def draw_covariances(arrays: Arrays, folder: Path) -> list[Path]:
         grid = figure.subplots(len(shown), 1 + len(APPROXIMATIONS), squeeze=False)
         for row, number in zip(grid, shown, strict=True):
             _matrices(figure, row, arrays, number)
+        rank = arrays[f"root/{APPROXIMATIONS[0]}/{shown[0]}"].shape[1]
+        figure.suptitle(f"rank {rank}; error: |A - A^| / |A| in Frobenius norm", fontsize=9)
         return save(figure, folder, "covariances")
 
 
@@ -53,7 +57,7 @@ def _matrices(figure: Figure, row: Sequence[Axes], arrays: Arrays, number: int) 
         image = axes.imshow(matrix, cmap=MAP, vmin=low, vmax=high, interpolation="nearest", rasterized=True)
         axes.set_xticks([])
         axes.set_yticks([])
-        error = f"\nerror {arrays['frobenius'][number, k, 0]:.3f}" if k >= 0 else "\n"
+        error = f"\nerror {arrays['frobenius'][number, k, 0]:.3f}" if k >= 0 else ""
         axes.set_title(kind + error)
     row[0].set_ylabel(f"{arrays['layers'][number]} (p = {len(actual)})")
     figure.colorbar(image, ax=list(row), shrink=0.85, pad=0.01, extend="both" if low < 0 else "max")
@@ -80,8 +84,10 @@ def draw_norms(networks: Sequence[Arrays], folder: Path) -> list[Path]:
                 _norm(axes, norms[:, :, number], color, dashes, label)
             axes.set_title(title)
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter())
             axes.set_xlabel("iteration")
-            axes.legend()
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
         row[0].set_ylabel("Frobenius norm of the covariance")
         return save(figure, folder, "norms")
 
@@ -104,30 +110,45 @@ def _norm(axes: Axes, norms: np.ndarray, color: Any, dashes: Any, label: str | N
     axes.plot(middle, mean, color=color, linestyle=dashes, linewidth=1.2, label=label)
 
 
-def draw_residuals(table: Any, metrics: Sequence[str], title: str, folder: Path) -> list[Path]:
-    """Draw `residual.pdf`, `.png`, `.svg`: a point for each trial, a rank beside the middle of its trials.
+def draw_residuals(table: Any, orders: Mapping[str, Mapping[str, float]], title: str, folder: Path) -> list[Path]:
+    """Draw `residual.pdf`, `.png`, `.svg`: a point for each trial, larger for a larger rank, a line for each seed.
 
     Args:
-        table: A pandas table with the columns `optimizer rank residual` and the metrics.
-        metrics: What is drawn over the residual, a panel each.
+        table: A pandas table with the columns `optimizer rank seed residual` and the metrics.
+        orders: For each metric, a panel, the rank correlations to be stated, by optimizer.
         title: Above all.
         folder: Where to write.
     """
+    ranks = sorted(table["rank"].unique())
+    sizes = {rank: 3 + 4 * place / max(1, len(ranks) - 1) for place, rank in enumerate(ranks)}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * len(metrics), 3.3), layout="constrained")
-        row = figure.subplots(1, len(metrics), squeeze=False)[0]
-        for axes, metric in zip(row, metrics, strict=True):
-            styles = itertools.cycle([SUBJECT, *(color for color, _ in REFERENCES)])
-            for (optimizer, trials), color in zip(table.groupby("optimizer"), styles, strict=False):
-                name = str(optimizer)
-                axes.plot(trials["residual"], trials[metric], MARKERS.get(name, "s"), color=color, markersize=4.5,
-                          markeredgewidth=0, alpha=0.75, label=NAMES.get(name, name))  # fmt: skip
-                for rank, level in trials.groupby("rank"):
-                    place = (float(level["residual"].mean()), float(level[metric].mean()))
-                    axes.annotate(f"r = {rank}", place, (5, 5), textcoords="offset points", fontsize=7.5, color=color)
+        figure = Figure(figsize=(3.6 * len(orders), 3.3), layout="constrained")
+        row = figure.subplots(1, len(orders), squeeze=False)[0]
+        for axes, (metric, order) in zip(row, orders.items(), strict=True):
+            for optimizer, color in zip(order, (SUBJECT, *(color for color, _ in REFERENCES)), strict=False):
+                for _, trials in table[table["optimizer"] == optimizer].sort_values("rank").groupby("seed"):
+                    axes.plot(trials["residual"], trials[metric], color=color, linewidth=0.6, alpha=0.5)
+                    for rank, x, y in zip(trials["rank"], trials["residual"], trials[metric], strict=True):
+                        axes.plot(x, y, _marker(optimizer), color=color, markersize=sizes[rank], markeredgewidth=0)
+            axes.set_title(", ".join(f"{display(name)} {_signed(rho)}" for name, rho in order.items()), fontsize=8.5)
             axes.set_xlabel("mean Nystrom residual |A - A^| / |A|")
             axes.set_ylabel(f"final {metric.replace('/', ' ')}")
-        handles, labels = row[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        colors = zip(next(iter(orders.values())), (SUBJECT, *(color for color, _ in REFERENCES)), strict=False)
+        entries = [_point(display(name), _marker(name), color, 5) for name, color in colors]
+        entries += [_point(f"r = {rank}", "o", "0.5", size) for rank, size in sizes.items()]
+        figure.legend(handles=entries, loc="outside lower center", ncols=len(entries))
         figure.suptitle(title, fontsize=9)
         return save(figure, folder, "residual")
+
+
+def _marker(optimizer: str) -> str:
+    return MARKERS.get(optimizer, "s")
+
+
+def _point(label: str, marker: str, color: str, size: float) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], linestyle="", marker=marker, color=color, markersize=size, markeredgewidth=0, label=label)
+
+
+def _signed(rho: float) -> str:
+    return "-" if math.isnan(rho) else f"{rho:+.2f}"

@@ -51,10 +51,11 @@ class ResidualFigure:
             return []
         from studies.harness import probe_figures
 
-        title = f"{len(shown)} of {len(table)} completed trials have diagnostics\nSpearman's rank correlation with "
-        title += "; ".join(f"{metric.replace('/', ' ')}: {_correlations(shown, metric)}" for metric in METRICS)
+        title = f"{len(shown)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
+        title += "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
+        orders = {metric: {name: order(shown, name, metric) for name in self.optimizers} for metric in METRICS}
         write_atomically(folder / "residual.csv", table.to_csv(index=False).encode())
-        return [*probe_figures.draw_residuals(shown, METRICS, title, folder), folder / "residual.csv"]
+        return [*probe_figures.draw_residuals(shown, orders, title, folder), folder / "residual.csv"]
 
 
 def mean_residual(folder: Path) -> float:
@@ -65,13 +66,16 @@ def mean_residual(folder: Path) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def _correlations(table: pd.DataFrame, metric: str) -> str:
-    """`nysact-g +0.43, nysact-s +0.81`; a dash where there is no order."""
-    parts = []
-    for optimizer, trials in table.groupby("optimizer"):
-        residual, loss = trials["residual"].to_numpy(float), trials[metric].to_numpy(float)
-        ordered = len(trials) > 2 and np.ptp(residual) > 0 and np.ptp(loss) > 0
-        found: Any = stats.spearmanr(residual, loss) if ordered else None
-        rho = f"{found.statistic:+.2f}" if ordered else "-"
-        parts.append(f"{optimizer} {rho}")
-    return ", ".join(parts)
+def order(table: Any, optimizer: str, metric: str) -> float:
+    """Spearman's correlation of residual and metric over the ranks of a seed, mean over seeds.
+
+    Trials of a seed share their initial weights and data: over all trials, the seeds' own differences would drown the
+    ranks'. nan where no seed has three ranks.
+    """
+    found = []
+    for _, trials in table[table["optimizer"] == optimizer].groupby("seed"):
+        pair = trials[["residual", metric]].to_numpy(float)
+        if len(pair) > 2 and (np.ptp(pair, axis=0) > 0).all():
+            correlation: Any = stats.spearmanr(*pair.T)
+            found.append(correlation.statistic)
+    return float(np.mean(found)) if found else np.nan
