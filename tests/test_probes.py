@@ -335,7 +335,7 @@ def test_a_bad_command_is_a_line_each_and_writes_nothing(
 ):
     assert command(HEATMAP, tmp_path, *arguments) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) >= len(lines) and all(error.startswith("error: ") for error in errors)
+    assert len(errors) == len(lines) and all(error.startswith("error: ") for error in errors)
     for line in lines:
         assert any(line in error for error in errors), errors
     assert list(tmp_path.iterdir()) == []

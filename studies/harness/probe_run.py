@@ -41,7 +41,7 @@ from trainables.data import DataError
 from trainables.ready import ready
 from trainables.store import DIVERGED, StoreError
 from trainables.train import score
-from trainables.workloads import RECIPE_SETTINGS, settable, unknown_workload
+from trainables.workloads import RECIPE_SETTINGS, settable
 
 # The others select among arms, or are about Ray's workers and their checkpoints.
 OFFERED = (
@@ -102,7 +102,6 @@ def plan(probe: Probe, options: Options) -> ProbePlan:
     if options.epochs is not None:
         recipe["epochs"] = options.epochs
     name, seeds = options.workload, options.seeds
-    name = None if name and unknown_workload(name) else name  # which is said already
     if options.smoke:
         name, seeds = SMOKE_WORKLOAD, seeds or SMOKE_SEEDS
         recipe.setdefault("epochs", SMOKE_EPOCHS)
@@ -125,7 +124,8 @@ def run(probe: Probe, options: Options, wrong: Sequence[str] = ()) -> int:
         planned = plan(probe, options)
         results = planned.probe.found(planned.trials, options.root)
     except HyperparameterError as error:
-        return refuse([*wrong, *str(error).splitlines()])
+        said = {line.removeprefix("--") for line in wrong}
+        return refuse([*wrong, *(line for line in str(error).splitlines() if line not in said)])
     except StoreError as error:
         return refuse([*wrong, str(error)])
     if wrong:
