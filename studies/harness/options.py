@@ -176,7 +176,7 @@ def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
 def _contradictions(options: Options) -> list[str]:
     """Values that are well-formed, but not here."""
     wrong = []
-    if options.workload and (line := unknown_workload(options.workload)):
+    if options.workload is not None and (line := unknown_workload(options.workload)):
         wrong.append(f"--{line}")
     if options.gpus_per_trial and not options.address and not torch.cuda.is_available():
         wrong.append(f"--gpus-per-trial = {options.gpus_per_trial:g}: this machine has no GPU; leave it out")
@@ -218,10 +218,10 @@ _URI = "none, sqlite:///FILE, or http(s)://HOST without a password in it (use ML
 
 def _seeds(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(",") if part.strip()]
-    if "," not in text and not 1 <= numbers[0] <= 10_000:
+    if not numbers or ("," not in text and not 1 <= numbers[0] <= 10_000):
         raise ValueError
     seeds = numbers if "," in text else list(range(numbers[0]))
-    if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
+    if min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
         raise ValueError
     return seeds
 
@@ -251,7 +251,7 @@ def _duration(text: str) -> float:
         raise ValueError
     number, unit = match.groups()
     seconds = float(number) * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ValueError
     return seconds
 

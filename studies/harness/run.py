@@ -6,8 +6,10 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -59,7 +61,8 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
         return refuse([*wrong, *problems])
     trials = list({t.config.trial_key: t for plan in plans for t in plan.trials}.values())
     try:
-        return _run(plans, trials, options, console)
+        with _terminable():
+            return _run(plans, trials, options, console)
     except KeyboardInterrupt:
         return _stopped(INTERRUPTED, "interrupted")
     except Stopped as stopped:
@@ -73,8 +76,23 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
 def refuse(problems: Sequence[str]) -> int:
     """Say what is wrong with a command, one line each; returns the exit code."""
     for line in dict.fromkeys(problems):
-        print(f"error: {line}", file=sys.stderr)
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # a value may hold a newline
+        print(f"error: {shown}", file=sys.stderr)
     return BAD_COMMAND
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops the run as SIGINT does, whatever it is at; while trials run, `execute` has a handler of its own."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(*STOPS["SIGTERM"])
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stopped(code: int, why: str) -> int:
@@ -217,7 +235,10 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
     worker = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
     worker |= {"generation": generation, "provenance": provenance(), "data_dir": str(options.data_dir.absolute())}
     with StudyProgress(missing, console) as progress:
-        ended = execute.train(missing, root, cluster, worker, progress)
+        try:
+            ended = execute.train(missing, root, cluster, worker, progress)
+        except StoreError as problem:
+            raise Stopped(ENVIRONMENT, f"error: {problem}") from problem
     if ended in STOPS and ledger.missing(missing, root):
         raise Stopped(*STOPS[ended])
 
