@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup study studies test test-slow mutants lint ui lock
+.PHONY: help setup study studies test test-slow mutants faults faults-ci lint ui lock
 
 help:
 	@echo "make setup   install everything into .venv"
@@ -12,6 +12,8 @@ help:
 	@echo "make test    the tests"
 	@echo "make test-slow  a step of every large model with every optimizer, which takes long"
 	@echo "make mutants every known bug planted in turn: each must make a test fail"
+	@echo "make faults  everything broken on purpose, as often as the goals say, which takes hours"
+	@echo "make faults-ci  the same in a few minutes"
 	@echo "make lint    ruff and pyright"
 	@echo "make ui      the MLflow UI on http://127.0.0.1:5000"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
@@ -52,6 +54,23 @@ test-slow: setup
 
 mutants: setup
 	$(BIN)/python tests/mutants.py
+
+# Each prints a line of JSON; `python -m tests.faults SCENARIO --n N --seed S` repeats one.
+faults: setup
+	for scenario in corrupt torn nth sim equal diverge inputs double tracking signals kill; do \
+		$(BIN)/python -W error -m tests.faults $$scenario || exit 1; done
+
+faults-ci: setup
+	$(BIN)/python -m tests.faults corrupt --n 2000
+	$(BIN)/python -m tests.faults torn --n 1
+	$(BIN)/python -m tests.faults nth --n 25
+	$(BIN)/python -m tests.faults sim --n 100
+	$(BIN)/python -m tests.faults equal --n 3
+	$(BIN)/python -m tests.faults diverge --n 6
+	$(BIN)/python -m tests.faults inputs --n 300
+	$(BIN)/python -m tests.faults double --n 5
+	$(BIN)/python -m tests.faults signals --n 1
+	$(BIN)/python -m tests.faults kill --n 2
 
 lint: setup
 	$(BIN)/ruff check .

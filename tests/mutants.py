@@ -903,6 +903,63 @@ MUTANTS = [
         "tests/test_telemetry.py::test_a_torn_line_is_cut_and_no_line_comes_twice",
         "diagnostics: recomputed epochs are written twice",
     ),
+    # Faults
+    Mutant(
+        "trainables/store.py",
+        'if sha256(path / "state.pt") != manifest["sha256"]:',
+        "if False:",
+        "tests/test_faults.py::test_nothing_is_violated",
+        "faults: a checkpoint's contents are not compared with its manifest",
+    ),
+    Mutant(
+        "trainables/store.py",
+        'if lines and lines[0]["epoch"] > len(self.epochs()):',
+        "if False:",
+        "tests/test_store.py::test_a_checkpoint_whose_earlier_lines_are_lost_is_not_used",
+        "faults: a trial goes on behind a gap in its epochs",
+    ),
+    Mutant(
+        "trainables/store.py",
+        "raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None",
+        "raise",
+        "tests/test_faults.py::test_a_full_disk_while_a_checkpoint_is_written_is_no_outcome",
+        "faults: a full disk is taken for a trial that failed",
+    ),
+    Mutant(
+        "trainables/files.py",
+        "if path.is_dir() and not path.is_symlink():",
+        "if path.is_dir():",
+        "tests/test_malicious.py::test_a_link_out_of_the_folder_is_removed_not_followed",
+        "faults: a link in a trial folder is treated as a folder",
+    ),
+    Mutant(
+        "trainables/ray_trainable.py",
+        "if not self._pauses:",
+        "if False:",
+        "tests/test_faults.py::test_a_worker_takes_a_trial_up_again_and_gives_up_after_some_pauses",
+        "faults: a worker waits for a full disk for ever",
+    ),
+    Mutant(
+        "trainables/ray_trainable.py",
+        "except (DataError, StoreError) as problem:",
+        "except DataError as problem:",
+        "tests/test_faults.py::test_a_worker_whose_folder_belongs_to_another_gives_up_at_once",
+        "faults: a fenced-off worker is started again for ever",
+    ),
+    Mutant(
+        "studies/harness/execute.py",
+        "if time.monotonic() - self._seen > LOST_SECONDS:",
+        "if False:",
+        "tests/test_faults.py::test_a_cluster_without_a_living_node_stops_the_driver",
+        "faults: a driver waits for a dead cluster for ever",
+    ),
+    Mutant(
+        "studies/harness/lock.py",
+        ".ljust(LENGTH)",
+        "",
+        "tests/test_faults.py::test_the_lock_file_has_one_length",
+        "faults: what is left of a longer holder makes the lock unreadable",
+    ),
     # Statistics and reports
     Mutant(
         CONTRASTS,

@@ -94,7 +94,7 @@ class Options:
     @property
     def workloads(self) -> list[str]:
         """The workloads that are named; none for the study's own."""
-        return self.workload.split(",") if self.workload else []
+        return [] if self.workload is None else self.workload.split(",")
 
     @property
     def root(self) -> Path:
@@ -223,10 +223,10 @@ _URI = "none, sqlite:///FILE, or http(s)://HOST without a password in it (use ML
 
 def _seeds(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(",") if part.strip()]
-    if "," not in text and not 1 <= numbers[0] <= 10_000:
+    if not numbers or ("," not in text and not 1 <= numbers[0] <= 10_000):
         raise ValueError
     seeds = numbers if "," in text else list(range(numbers[0]))
-    if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
+    if min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
         raise ValueError
     return seeds
 
@@ -256,7 +256,7 @@ def _duration(text: str) -> float:
         raise ValueError
     number, unit = match.groups()
     seconds = float(number) * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ValueError
     return seconds
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from precond import HyperparameterError
 from studies.harness import ledger
+from studies.harness.background import Tracking
 from studies.harness.dry_run import headline, print_plan, summary
 from studies.harness.options import Options
 from studies.harness.plan import Plan, plans
@@ -59,7 +61,8 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
         return refuse([*wrong, *problems])
     trials = list({t.config.trial_key: t for plan in planned for t in plan.trials}.values())
     try:
-        return _run(planned, trials, options, console)
+        with _terminable():
+            return _run(planned, trials, options, console)
     except KeyboardInterrupt:
         return stopped(INTERRUPTED, "interrupted")
     except Stopped as end:
@@ -73,8 +76,23 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
 def refuse(problems: Sequence[str]) -> int:
     """Say what is wrong with a command, one line each; returns the exit code."""
     for line in dict.fromkeys(problems):
-        print(f"error: {line}", file=sys.stderr)
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # a value may hold a newline
+        print(f"error: {shown}", file=sys.stderr)
     return BAD_COMMAND
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops the run as SIGINT does, whatever it is at; while trials run, `execute` has a handler of its own."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(*STOPS["SIGTERM"])
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def stopped(code: int, why: str) -> int:
@@ -126,7 +144,7 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
 
     with lock.exclusive(options.root) as generation:
         check_room(options.root)
-        tracking = _Tracking(plans, options, console)
+        tracking = Tracking(plans, options, console)
         try:
             if missing:
                 _train(missing, generation, options, console)
@@ -188,43 +206,12 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
     worker = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
     worker |= {"generation": generation, "provenance": provenance(), "data_dir": str(options.data_dir.absolute())}
     with StudyProgress(missing, console) as progress:
-        ended = execute.train(missing, root, cluster, worker, progress)
+        try:
+            ended = execute.train(missing, root, cluster, worker, progress)
+        except StoreError as problem:
+            raise Stopped(ENVIRONMENT, f"error: {problem}") from problem
     if ended in STOPS and ledger.missing(missing, root):
         raise Stopped(*STOPS[ended])
-
-
-class _Tracking:
-    """MLflow beside the training: a thread that sends what the folders have, and one last time at the end."""
-
-    def __init__(self, plans: Sequence[Plan], options: Options, console: Console):
-        from studies.harness import tracking
-
-        given, root = options.tracking_uri, options.root
-        self.uri = None if given == "none" else given or tracking.default_uri(root)
-        self.shown_uri = given or f"sqlite:///{root / 'mlflow.db'}"
-        self._console = console
-        self._syncs = [
-            partial(tracking.sync, each.study, each.trials, root, self.uri, smoke=options.smoke) for each in plans
-        ]
-        self._thread = tracking.BackgroundSync(self._all, self._warn) if self.uri else None
-
-    def finish(self, artifacts: Sequence[Sequence[Path]]) -> None:
-        """Send the rest and the reports; a server that fails costs a line, not the report."""
-        if self._thread is None:
-            return
-        self._thread.stop()
-        try:
-            for sync, paths in zip(self._syncs, artifacts, strict=True):
-                sync(artifacts=paths)
-        except Exception as error:
-            self._warn(f"tracking failed, all results are in the folders: {type(error).__name__}: {error}")
-
-    def _all(self) -> None:
-        for sync in self._syncs:
-            sync()
-
-    def _warn(self, message: str) -> None:
-        self._console.print(message.partition("\n")[0], style="yellow", markup=False, soft_wrap=True)
 
 
 # ---------------------------------------------------------------------- afterwards
@@ -253,7 +240,7 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
     return written, statuses
 
 
-def _last_screen(written: Sequence[Sequence[Path]], tracking: _Tracking, console: Console) -> None:
+def _last_screen(written: Sequence[Sequence[Path]], tracking: Tracking, console: Console) -> None:
     for path in (path for paths in written for path in paths):
         console.print(f"  {os.path.relpath(path)}", highlight=False, soft_wrap=True)
     if tracking.uri:

@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,41 +121,6 @@ def _all_runs(client: MlflowClient, experiment_id: str, filter_string: str) -> l
         runs += list(page)
         token = page.token or ""
     return runs
-
-
-class BackgroundSync:
-    """A daemon thread that syncs while trials run; training never notices when it fails.
-
-    Args:
-        view: What to call, such as `partial(sync, study, trials, root)`.
-        on_error: Gets one line, once, when a call fails; later calls are tried all the same.
-        interval_s: Seconds between calls.
-    """
-
-    def __init__(self, view: Callable[[], object], on_error: Callable[[str], object], interval_s: float = 5.0):
-        self.error: Exception | None = None
-        self._view, self._on_error, self._interval_s = view, on_error, interval_s
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 30.0) -> None:
-        """End the thread, waiting at most `timeout_s` for a call under way; then sync once more for the rest."""
-        self._stopped.set()
-        self._thread.join(timeout_s)
-
-    def _loop(self) -> None:
-        while not self._stopped.is_set():
-            start = time.monotonic()
-            try:
-                self._view()
-            except Exception as error:
-                if self.error is None:
-                    first_line = str(error).strip().partition("\n")[0]
-                    self._on_error(f"tracking failed, training goes on: {type(error).__name__}: {first_line}")
-                self.error = error
-            # A view of many studies takes seconds: never more than a tenth of the time that trials could use.
-            self._stopped.wait(max(self._interval_s, 9 * (time.monotonic() - start)))
 
 
 class _Sync:
