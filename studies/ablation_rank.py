@@ -23,6 +23,8 @@ STUDY = Study(
         Arm(optimizer="sgd"),
     ],
     figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),
+    seeds=3,
+    published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
 )
 
 if __name__ == "__main__":

@@ -1043,6 +1043,63 @@ MUTANTS = [
         "tests/test_tracking.py::test_a_group_run_holds_the_mean_over_its_completed_seeds",
         "tracking: a diverged trial enters its group's mean",
     ),
+    # The grids of the papers
+    Mutant(
+        "studies/harness/study.py",
+        "(fields if name in RECIPE_SETTINGS else own)[name] = level",
+        "own[name] = level",
+        "tests/test_grids.py::test_an_arm_may_set_fields_of_the_recipe",
+        "grids: a field of the recipe is taken for a hyperparameter",
+    ),
+    Mutant(
+        "studies/harness/study.py",
+        "**self.published.get(workload, {}), ",
+        "",
+        "tests/test_grids.py::test_appendix_c_has_the_papers_seeds_epochs_and_networks",
+        "grids: the paper's own workloads are not trained as the paper did",
+    ),
+    Mutant(
+        "studies/harness/study.py",
+        "if centre is None or centre in levels:",
+        "if True:",
+        "tests/test_grids.py::test_the_recipes_value_is_one_trial_in_every_ablation",
+        "grids: an ablation lacks the trial that all share",
+    ),
+    Mutant(
+        "studies/harness/study.py",
+        "(twin.faithful == arm.faithful or replace(twin, faithful=arm.faithful) != arm)",
+        "False",
+        "tests/test_grids.py::test_a_wrong_arm_is_named_before_anything_runs",
+        "grids: one of two equal arms is dropped in silence",
+    ),
+    Mutant(
+        "studies/harness/levels.py",
+        "ends = {grid[0], grid[-1]}",
+        "ends = {levels[0], levels[-1]}",
+        "tests/test_grid_reports.py::test_a_level_that_diverges_continues_the_grid",
+        "grids: the level before those that diverge is the edge",
+    ),
+    Mutant(
+        "studies/harness/differences.py",
+        "return arm.optimizer, arm.faithful, arm.factors",
+        "return arm.optimizer, arm.factors",
+        "tests/test_grid_reports.py::test_levels_are_held_against_the_recipes_value",
+        "grids: faithful levels are held against the consistent arm",
+    ),
+    Mutant(
+        "studies/harness/differences.py",
+        "-difference, -hi, -lo",
+        "difference, lo, hi",
+        "tests/test_grid_reports.py::test_levels_are_held_against_the_recipes_value",
+        "grids: differences have the wrong sign",
+    ),
+    Mutant(
+        "studies/harness/curve_figures.py",
+        'frame.loc[frame["status"] == COMPLETED]',
+        "frame",
+        "tests/test_grid_reports.py::test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind",
+        "grids: curves of diverged trials are drawn",
+    ),
     # Workloads, recipes and the loop
     Mutant(
         "trainables/mixing.py",

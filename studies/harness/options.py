@@ -32,7 +32,7 @@ FLAGS = [
     click.Option(["--dry-run"], is_flag=True, help="Print the plan and stop; with --json the trials, a line each."),
     click.Option(["--report-only"], is_flag=True, help="Train nothing; report what is there."),
     click.Option(["--seeds"], metavar="N|I,J", help="6 is seeds 0 to 5; 3,7 is those two; 3, is one."),
-    click.Option(["--workload"], metavar="NAME", help="Model and data, instead of the study's own."),
+    click.Option(["--workload"], metavar="NAME,...", help="Models and data, instead of the study's own."),
     click.Option(["--epochs"], metavar="N", help="Instead of the recipe's."),
     click.Option(["--optimizers"], metavar="NAME,...", help="Only these of the study's optimizers."),
     click.Option(["--only"], metavar="FACTOR=LEVEL,...", multiple=True, help="Only these of a factor's levels."),
@@ -90,6 +90,11 @@ class Options:
     commit_every: float = 30.0
     diagnostics: bool = False
     as_json: bool = False
+
+    @property
+    def workloads(self) -> list[str]:
+        """The workloads that are named; none for the study's own."""
+        return [] if self.workload is None else self.workload.split(",")
 
     @property
     def root(self) -> Path:
@@ -175,9 +180,9 @@ def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
 
 def _contradictions(options: Options) -> list[str]:
     """Values that are well-formed, but not here."""
-    wrong = []
-    if options.workload is not None and (line := unknown_workload(options.workload)):
-        wrong.append(f"--{line}")
+    wrong = [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
+    if len(set(options.workloads)) < len(options.workloads):
+        wrong.append(f"--workload = {options.workload}: one is there twice")
     if options.gpus_per_trial and not options.address and not torch.cuda.is_available():
         wrong.append(f"--gpus-per-trial = {options.gpus_per_trial:g}: this machine has no GPU; leave it out")
     cores = len(os.sched_getaffinity(0))

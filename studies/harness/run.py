@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -17,8 +16,9 @@ from rich.console import Console
 
 from precond import HyperparameterError
 from studies.harness import ledger
+from studies.harness.dry_run import headline, print_plan, summary
 from studies.harness.options import Options
-from studies.harness.plan import Plan, plan
+from studies.harness.plan import Plan, plans
 from studies.harness.provenance import provenance
 from studies.harness.study import Study, Trial
 from trainables import plugins
@@ -56,13 +56,13 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
     """
     # With --json only the results go to standard output.
     console = Console(stderr=options.as_json)
-    plans, problems = _plans(studies, options)
+    planned, problems = _plans(studies, options)
     if wrong or problems:
         return refuse([*wrong, *problems])
-    trials = list({t.config.trial_key: t for plan in plans for t in plan.trials}.values())
+    trials = list({t.config.trial_key: t for plan in planned for t in plan.trials}.values())
     try:
         with _terminable():
-            return _run(plans, trials, options, console)
+            return _run(planned, trials, options, console)
     except KeyboardInterrupt:
         return _stopped(INTERRUPTED, "interrupted")
     except Stopped as stopped:
@@ -108,35 +108,36 @@ def _environment(problem: str) -> int:
 
 def _plans(studies: Sequence[Study], options: Options) -> tuple[list[Plan], list[str]]:
     """Every study's plan, and everything that is wrong with any of them."""
-    plans, problems = [], []
+    planned: list[Plan] = []
+    problems: list[str] = []
     for study in studies:
         try:
-            plans.append(plan(study, options))
+            planned += plans(study, options)
         except HyperparameterError as error:
             problems += str(error).splitlines()
-    known = {trial.config.trial_key for plan in plans for trial in plan.trials}
+    known = {trial.config.trial_key for plan in planned for trial in plan.trials}
     for key in options.rerun:
         if len(key) < 6 or not any(name.startswith(key) for name in known):
             problems.append(f"--rerun = {key}: no trial of this plan has a key that starts so (at least 6 digits)")
     try:  # a folder of a newer version is refused before anything is written
-        for each in plans:
+        for each in planned:
             ledger.missing(each.trials, options.root)
     except StoreError as problem:
         problems.append(str(problem))
-    return plans, problems
+    return planned, problems
 
 
 def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, console: Console) -> int:
     missing = [] if options.report_only else _to_train(trials, options)
     if options.dry_run:
-        _print_plan(plans, missing, options, console)
+        print_plan(plans, missing, options, console)
         return COMPLETE
     names = {trial.config.workload for trial in missing}
     if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
         return refuse(problems)
     for each in plans:
-        console.print(_headline(each))
-    console.print(_summary(trials, missing), highlight=False)
+        console.print(headline(each))
+    console.print(summary(trials, missing), highlight=False)
     from studies.harness import lock
 
     with lock.exclusive(options.root) as generation:
@@ -161,38 +162,6 @@ def _to_train(trials: Sequence[Trial], options: Options) -> list[Trial]:
     known = {trial.config.trial_key for trial in missing}
     again = [t for t in trials if t.config.trial_key.startswith(options.rerun)] if options.rerun else []
     return missing + [trial for trial in again if trial.config.trial_key not in known]
-
-
-def _headline(plan: Plan) -> str:
-    return f"[bold]{plan.study.title}[/] · {plan.study.citation} · {plan.workload}"
-
-
-def _summary(trials: Sequence[Trial], missing: Sequence[Trial]) -> str:
-    seeds = len({trial.config.seed for trial in trials})
-    arms = len({trial.config.group_key for trial in trials})
-    done = len(trials) - len(missing)
-    return f"{len(trials)} trials ({arms} arms x {seeds} seeds): {done} done, {len(missing)} to go"
-
-
-def _print_plan(plans: Sequence[Plan], missing: Sequence[Trial], options: Options, console: Console) -> None:
-    """The plan for people; with --json the trials for `python -m trainables`, a line each."""
-    to_go = {trial.config.trial_key for trial in missing}
-    if options.as_json:
-        for trial in missing:
-            print(json.dumps({"key": trial.config.trial_key, "arm": trial.arm.label, "config": trial.config.to_dict()}))
-        return
-    for each in plans:
-        console.print(_headline(each))
-        console.print(_summary(each.trials, [t for t in each.trials if t.config.trial_key in to_go]), highlight=False)
-        arms: dict[str, list[Trial]] = {}
-        for trial in each.trials:
-            arms.setdefault(trial.arm.label, []).append(trial)
-        for label, members in arms.items():
-            count = sum(trial.config.trial_key in to_go for trial in members)
-            seeds = ",".join(str(trial.config.seed) for trial in members)
-            line = f"  {label:24} seeds {seeds:12} {members[0].config.epochs} epochs  {count} to train"
-            console.print(line, highlight=False)
-    console.print("Nothing was started (--dry-run).")
 
 
 def _check_room(root: Path) -> None:
@@ -282,7 +251,7 @@ class _Tracking:
 
 def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[list[list[Path]], set[str]]:
     """Every study's report, and its table on the screen; returns the files of each, and all trials' statuses."""
-    from studies.harness import figures, report
+    from studies.harness import curve_figures, figures, level_figures, report
 
     written, statuses = [], set[str]()
     for each in plans:
@@ -290,7 +259,11 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
         statuses |= set(frame["status"])
         folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
         by_epoch = ledger.frame(each.trials, options.root, per="epoch")
-        drawn = [*figures.draw(each.study, frame, folder), *figures.draw_diagnostics(by_epoch, folder)]
+        drawn = [
+            *level_figures.draw(each.study, frame, folder),
+            *curve_figures.draw(each.study, by_epoch, folder),
+            *figures.draw_diagnostics(by_epoch, folder),
+        ]
         written.append([*report.write(each.study, each.trials, frame, folder, drawn), *drawn])
         console.print(report.console_table(each.study, frame))
         if options.as_json:

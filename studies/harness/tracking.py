@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Read when mlflow is imported. A server that does not answer must not hold up the driver.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -28,12 +28,12 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from studies.harness import ledger
 from studies.harness.groups import SeedGroup, seed_groups, shared_params
+from studies.harness.notes import description
 from studies.harness.statistics import group
 from studies.harness.study import Study, Trial
 from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
-from trainables.workloads import resolve
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -74,6 +74,40 @@ def sync(
         return _Sync(study, trials, root, uri or default_uri(root), smoke).send(artifacts)
 
 
+class Shown(NamedTuple):
+    """A run of a study as the UI shows it."""
+
+    kind: str  # study, group or trial
+    name: str
+    workload: str
+    experiment_id: str
+    run_id: str
+    parent_id: str
+
+
+def shown(root: Path) -> list[Shown]:
+    """The runs of studies and of groups of seeds in an output folder's database, experiment by experiment."""
+    client = MlflowClient(tracking_uri=default_uri(root))
+    found = []
+    for experiment in sorted(client.search_experiments(), key=lambda one: one.name):
+        pages = (_all_runs(client, experiment.experiment_id, f"tags.kind = '{kind}'") for kind in ("study", "group"))
+        for run in (run for page in pages for run in page):
+            tags, info = run.data.tags, run.info
+            names = tags["kind"], info.run_name or "", tags.get("workload", "")
+            found.append(Shown(*names, info.experiment_id, info.run_id, tags.get(PARENT, "")))
+    return found
+
+
+def _all_runs(client: MlflowClient, experiment_id: str, filter_string: str) -> list[Run]:
+    """What a search finds, over all its pages."""
+    runs, token = [], None
+    while token != "":
+        page = client.search_runs([experiment_id], filter_string, page_token=token)
+        runs += list(page)
+        token = page.token or ""
+    return runs
+
+
 class BackgroundSync:
     """A daemon thread that syncs while trials run; training never notices when it fails.
 
@@ -105,7 +139,7 @@ class BackgroundSync:
                     first_line = str(error).strip().partition("\n")[0]
                     self._on_error(f"tracking failed, training goes on: {type(error).__name__}: {first_line}")
                 self.error = error
-            # The trials have the cores: at most a tenth of one goes into this.
+            # A view of many studies takes seconds: at most a tenth of a core, which the trials could use, goes into it.
             self._stopped.wait(max(self._interval_s, 9 * (time.thread_time() - start)))
 
 
@@ -115,12 +149,15 @@ class _Sync:
     def __init__(self, study: Study, trials: Sequence[Trial], root: Path, uri: str, smoke: bool):
         self.study, self.trials, self.root = study, trials, root
         self.workload = trials[0].config.workload
+        dataset, _, model = self.workload.rpartition("/")
         self.name = f"{study.name}-smoke" if smoke else study.name
         self.common = {
             "study": study.name,
             "paper": study.paper,
             "table": study.table,
             "workload": self.workload,
+            "dataset": dataset,
+            "model": model,
             "smoke": str(smoke),
         }
         self.root.mkdir(parents=True, exist_ok=True)
@@ -154,12 +191,8 @@ class _Sync:
 
     def _runs(self) -> dict[str, Run]:
         """All runs of this study and workload by trial key or group key; the parent has the key "" ."""
-        runs, token = {}, None
-        while token != "":
-            page = self.client.search_runs([self.experiment], f"tags.workload = '{self.workload}'", page_token=token)
-            runs |= {_key(run.data.tags): run for run in page}
-            token = page.token or ""
-        return runs
+        found = _all_runs(self.client, self.experiment, f"tags.workload = '{self.workload}'")
+        return {_key(run.data.tags): run for run in found}
 
     def _create(self, key: str, name: str, tags: Mapping[str, str], start_s: float | None) -> Run:
         start_ms = None if start_s is None else int(1000 * start_s)
@@ -232,9 +265,7 @@ class _Sync:
             self.client.set_tag(parent.info.run_id, "artifacts", content)
 
     def _parent_tags(self) -> dict[str, str]:
-        study = self.study
-        note = f"**{study.title}**\n\n**Claim.** {study.claim}\n\n**Falsifier.** {study.falsifier}"
-        return {**self.common, "kind": "study", "mlflow.note.content": note}
+        return {**self.common, "kind": "study", "mlflow.note.content": description(self.study, self.trials)}
 
     def _arm_tags(self, trial: Trial) -> dict[str, str]:
         arm = trial.arm
@@ -243,7 +274,7 @@ class _Sync:
             "factor": ",".join(arm.factors),
             "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
             "arm": "faithful" if arm.faithful else "consistent",
-            "is_centre": str(_is_centre(trial)),
+            "is_centre": str(trial.is_centre),
         }
 
     def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
@@ -262,15 +293,6 @@ class _Sync:
 def _key(tags: Mapping[str, str]) -> str:
     """What a run is found by: of a trial its key, of a group the group's, of the parent nothing."""
     return tags.get("trial_key") or tags.get("group_key", "")
-
-
-def _is_centre(trial: Trial) -> bool:
-    """Whether every factor is at the value that the workload's recipe gives it."""
-    arm, config = trial
-    if not arm.factors:
-        return True
-    recipe = resolve(config.workload, config.optimizer, faithful=arm.faithful).hyperparameters
-    return all(config.hyperparameters[name] == recipe[name] for name in arm.factors)
 
 
 def _params(trial: Trial) -> dict[str, Any]:
