@@ -93,6 +93,8 @@ CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
 
 CONTRASTS = "studies/harness/contrasts.py"
 VERDICTS = "studies/harness/verdicts.py"
+PROBE = "studies/harness/probe.py"
+PROBES = "tests/test_probes.py::"
 
 MUTANTS = [
     # Data
@@ -1219,6 +1221,49 @@ MUTANTS = [
         "0, self.added",
         "tests/test_models.py::test_a_shortcut_without_parameters_subsamples_and_pads_both_sides",
         "trial: a shortcut pads behind its channels only",
+    ),
+    # Probes
+    Mutant(
+        "studies/harness/covariances.py",
+        "islice(epochs, trainer.config.epochs - 1)",
+        "islice(epochs, 0)",
+        PROBES + "test_the_heatmap_is_of_the_last_epochs_training_batches",
+        "probe: the heatmap is of the first epoch",
+    ),
+    Mutant(
+        "studies/harness/covariances.py",
+        'f"{name}#{draw}" for draw',
+        'f"{name}#0" for draw',
+        PROBES + "test_the_errors_are_those_of_the_nystrom_matrix_of_the_same_columns",
+        "probe: all draws of a sketch are one",
+    ),
+    Mutant(
+        "studies/harness/norms.py",
+        "                seen.reset()\n",
+        "",
+        PROBES + "test_the_norms_are_those_of_every_step",
+        "probe: the covariances of all steps so far",
+    ),
+    Mutant(
+        PROBE,
+        '"parameters": asdict(self.measurement)',
+        '"parameters": {}',
+        PROBES + "test_a_result_is_found_again_by_what_decides_it",
+        "probe: another rank finds the same result",
+    ),
+    Mutant(
+        PROBE,
+        'aside = folder.with_name(folder.name + ".tmp")',
+        "aside = folder",
+        PROBES + "test_a_kill_while_writing_leaves_nothing_half_written",
+        "probe: the folder is written in place",
+    ),
+    Mutant(
+        "studies/harness/residuals.py",
+        'if row["stable_rank"] is not None',
+        'if row["residual"] is not None',
+        PROBES + "test_the_residual_of_a_trial_is_its_mean_over_layers_and_epochs",
+        "probe: layers that are kept exactly are left out of the mean residual",
     ),
 ]
 

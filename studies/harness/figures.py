@@ -1,6 +1,6 @@
 """What all figures share: colour-blind safe, readable in grayscale, equal bytes from equal folders; and two of them.
 
-The only file that imports matplotlib, beside those of single kinds of figures.
+Only this file and those named after it import matplotlib.
 """
 
 from __future__ import annotations

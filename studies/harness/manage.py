@@ -23,6 +23,7 @@ from studies.harness import ledger
 from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
 from studies.harness.cost import CostStudy
 from studies.harness.options import FLAGS, parse
+from studies.harness.probe import Probe
 from studies.harness.run import COMPLETE, ENVIRONMENT, refuse, run
 from studies.harness.study import Study
 from trainables.files import read_lines
@@ -45,6 +46,11 @@ def all_studies() -> dict[str, Study]:
 def cost_studies() -> dict[str, CostStudy]:
     """Every study of costs by name: the modules that have a `COST`. They are run by their own file."""
     return {study.name: study for study in _literals("COST")}
+
+
+def probes() -> dict[str, Probe]:
+    """Every probe by name: the modules that have a `PROBE`. They are run by their own file."""
+    return {probe.name: probe for probe in _literals("PROBE")}
 
 
 def _literals(name: str) -> Iterator[Any]:
@@ -80,6 +86,10 @@ def _list(out: Path | None) -> int:
     for study in cost_studies().values():
         measured = len(list((out or ledger.default_root()).glob("cost/*/*-*.json")))
         table.add_row(study.name, study.citation, study.workload, f"{measured} costs")
+    for probe in probes().values():
+        trials = probe.trials()
+        done = len(probe.found(trials, out or ledger.default_root()))
+        table.add_row(probe.name, probe.citation, probe.workload, f"{done}/{len(trials)}")
     Console().print(table)
     return COMPLETE
 

@@ -210,9 +210,9 @@ def literal(text: str) -> Any:
     return text
 
 
-def unknown_flag(name: str) -> str:
-    """One line for a flag that does not exist, with the nearest that does."""
-    known = [flag for option in FLAGS for flag in option.opts if flag.startswith("--")]
+def unknown_flag(name: str, params: Sequence[click.Parameter] = FLAGS) -> str:
+    """One line for a flag that a command does not have, with the nearest that it has."""
+    known = [flag for option in params for flag in option.opts if flag.startswith("--")]
     close = difflib.get_close_matches(name, known, n=1)
     return f"{name}: unknown option." + (f" Did you mean {close[0]}?" if close else " See --help")
 

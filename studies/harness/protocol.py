@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studies.harness.document import Text
-from studies.harness.study import Arm, Study, Trial
+from studies.harness.study import Arm, Artefact, Trial
 from trainables.settings import significant
 from trainables.workloads import deviations, stated_recipe
 
@@ -13,8 +13,8 @@ HELD = ("workload", "batch_size", "epochs", "schedule", "seed")
 ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fraction", "plugin")
 
 
-def paragraphs(study: Study, trials: Sequence[Trial]) -> list[Text]:
-    """Paragraphs of a report about a study's trials."""
+def paragraphs(study: Artefact, trials: Sequence[Trial]) -> list[Text]:
+    """Paragraphs of a report about the trials of a study or a probe."""
     found = [Text(_held(trials), label="Held fixed", items=_hyperparameters(trials))]
     if departures := _departures(trials):
         words = "What `--set` and the like changed:"

@@ -64,13 +64,13 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
         with _terminable():
             return _run(planned, trials, options, console)
     except KeyboardInterrupt:
-        return _stopped(INTERRUPTED, "interrupted")
-    except Stopped as stopped:
-        return _stopped(stopped.code, str(stopped))
+        return stopped(INTERRUPTED, "interrupted")
+    except Stopped as end:
+        return stopped(end.code, str(end))
     except (StoreError, DataError) as problem:
-        return _environment(str(problem))
+        return environment(str(problem))
     except OSError as problem:
-        return _environment(f"cannot write to {options.root} ({problem.strerror or problem})")
+        return environment(f"cannot write to {options.root} ({problem.strerror or problem})")
 
 
 def refuse(problems: Sequence[str]) -> int:
@@ -95,13 +95,15 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stopped(code: int, why: str) -> int:
+def stopped(code: int, why: str) -> int:
+    """Say that a command ended before its work did, and how to go on; returns the exit code."""
     print(f"{why}; nothing committed was lost. The same command goes on:", file=sys.stderr)
     print(f"  {shlex.join(['python', *sys.argv])}", file=sys.stderr)
     return code
 
 
-def _environment(problem: str) -> int:
+def environment(problem: str) -> int:
+    """Say what is wrong with disk, lock, data or Ray; returns the exit code."""
     print(f"error: {problem}", file=sys.stderr)
     return ENVIRONMENT
 
@@ -141,7 +143,7 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
     from studies.harness import lock
 
     with lock.exclusive(options.root) as generation:
-        _check_room(options.root)
+        check_room(options.root)
         tracking = _Tracking(plans, options, console)
         try:
             if missing:
@@ -164,7 +166,7 @@ def _to_train(trials: Sequence[Trial], options: Options) -> list[Trial]:
     return missing + [trial for trial in again if trial.config.trial_key not in known]
 
 
-def _check_room(root: Path) -> None:
+def check_room(root: Path) -> None:
     """Raises `OSError` where the folder cannot be written, `StoreError` where the disk is full."""
     probe = root / ".writable"
     probe.write_bytes(b"?")
@@ -263,6 +265,7 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
             *level_figures.draw(each.study, frame, folder),
             *curve_figures.draw(each.study, by_epoch, folder),
             *figures.draw_diagnostics(by_epoch, folder),
+            *(path for one in each.study.further for path in one.draw(each.trials, options.root, folder)),
         ]
         written.append([*report.write(each.study, each.trials, frame, folder, drawn), *drawn])
         console.print(report.console_table(each.study, frame))

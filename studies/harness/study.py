@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from precond import HyperparameterError
 from trainables.config import TrialConfig
@@ -82,6 +83,14 @@ class CurveFigure:
     metric: str = "test/accuracy"
 
 
+class Further(Protocol):
+    """A figure beside a study's own, of its trials; it is there when its data are."""
+
+    def draw(self, trials: Sequence[Trial], root: Path, folder: Path) -> list[Path]:
+        """Draw it into `folder` from the trials' folders below `root`; returns the files."""
+        ...
+
+
 class Trial(NamedTuple):
     """One planned training: an arm under one seed, resolved."""
 
@@ -116,6 +125,9 @@ class Artefact:
         table: Its table or figure.
         claim: What the paper says, and so what is tested.
         falsifier: The outcome that would contradict the claim.
+        published: The workloads of the paper's own artefact, each with what the paper sets there instead of the
+            recipe's values.
+        reconstructed: What the paper's text does not state and is set here, a line each.
     """
 
     name: str
@@ -124,11 +136,18 @@ class Artefact:
     table: str
     claim: str
     falsifier: str
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reconstructed: tuple[str, ...] = ()
 
     @property
     def citation(self) -> str:
         """Paper and table in one: `NysAct, Figure 7`."""
         return f"{self.paper}, {self.table}"
+
+    @property
+    def papers_command(self) -> str:
+        """What runs the paper's own: `python studies/ablation_rank.py --workload A,B`; empty without `published`."""
+        return f"python studies/{self.name}.py --workload {','.join(self.published)}" if self.published else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +160,7 @@ class Study(Artefact):
         workload: Default workload.
         seeds: Number of seeds; the seeds are 0 ... seeds - 1.
         arms_on: Other arms, on a workload or on all workloads of a dataset.
-        published: The workloads of the paper's own artefact, each with what the paper sets there instead of the
-            recipe's values.
-        reconstructed: What the paper's text does not state and is set here, a line each.
+        further: Other figures of the same trials.
     """
 
     arms: Sequence[Arm]
@@ -151,13 +168,7 @@ class Study(Artefact):
     workload: str = "digits/cnn"
     seeds: int = 5
     arms_on: Mapping[str, Sequence[Arm]] = field(default_factory=dict)
-    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    reconstructed: tuple[str, ...] = ()
-
-    @property
-    def papers_command(self) -> str:
-        """What trains the paper's own: `python studies/ablation_rank.py --workload A,B`; empty without `published`."""
-        return f"python studies/{self.name}.py --workload {','.join(self.published)}" if self.published else ""
+    further: Sequence[Further] = ()
 
     def arms_of(self, workload: str) -> list[Arm]:
         """What is compared on a workload.

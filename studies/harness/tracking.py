@@ -49,6 +49,21 @@ def default_uri(root: Path) -> str:
     return f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
+def experiment(client: MlflowClient, name: str, root: Path, uri: str) -> str:
+    """The id of an experiment, which is made where there is none."""
+    found = client.get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    # A server has its own place for artifacts; for a local database mlflow would take the current directory.
+    place = (root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    return client.create_experiment(name, artifact_location=place)
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """What files are called and hold, in 64 hexadecimal digits."""
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+
+
 def sync(
     study: Study,
     trials: Sequence[Trial],
@@ -162,7 +177,7 @@ class _Sync:
         }
         self.root.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(tracking_uri=uri)
-        self.experiment = self._experiment(uri)
+        self.experiment = experiment(self.client, self.name, root, uri)
         self.runs = self._runs()
 
     def send(self, artifacts: Sequence[Path]) -> int:
@@ -180,14 +195,6 @@ class _Sync:
         self._set_status(parent, "FINISHED" if done else "RUNNING", now)
         self._send_artifacts(parent, artifacts)
         return sent
-
-    def _experiment(self, uri: str) -> str:
-        found = self.client.get_experiment_by_name(self.name)
-        if found:
-            return found.experiment_id
-        # A server has its own place for artifacts; for a local database mlflow would take the current directory.
-        place = (self.root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        return self.client.create_experiment(self.name, artifact_location=place)
 
     def _runs(self) -> dict[str, Run]:
         """All runs of this study and workload by trial key or group key; the parent has the key "" ."""
@@ -258,7 +265,7 @@ class _Sync:
             self.client.set_terminated(run.info.run_id, status, int(1000 * end_s))
 
     def _send_artifacts(self, parent: Run, paths: Sequence[Path]) -> None:
-        content = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+        content = fingerprint(paths)
         if paths and parent.data.tags.get("artifacts") != content:
             for path in paths:
                 self.client.log_artifact(parent.info.run_id, str(path))
