@@ -64,10 +64,10 @@ faults-ci: setup
 	$(BIN)/python -m tests.faults corrupt --n 2000
 	$(BIN)/python -m tests.faults torn --n 1
 	$(BIN)/python -m tests.faults nth --n 25
-	$(BIN)/python -m tests.faults sim --n 100
+	$(BIN)/python -m tests.faults sim --n 60
 	$(BIN)/python -m tests.faults equal --n 3
 	$(BIN)/python -m tests.faults diverge --n 6
-	$(BIN)/python -m tests.faults inputs --n 300
+	$(BIN)/python -m tests.faults inputs --n 150
 	$(BIN)/python -m tests.faults double --n 5
 	$(BIN)/python -m tests.faults signals --n 1
 	$(BIN)/python -m tests.faults kill --n 2
