@@ -1,6 +1,6 @@
 """Figures for print: colour-blind-safe, readable in grayscale, equal bytes from equal folders.
 
-The only file that imports matplotlib.
+This file and `target_figures` alone import matplotlib.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
         The files; empty when no trial has completed.
     """
     spec = study.figure
+    if not isinstance(spec, LevelFigure):
+        return []  # has a file of its own
     arms = [arm for arm in group(frame, spec.metric).to_dict("records") if arm["n"]]
     shown = {arm["optimizer"] for arm in arms}
     panels = [name for name in spec.panels if name in shown]
@@ -88,7 +90,7 @@ def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
         return []
     with matplotlib.rc_context(STYLE):
         figure = _figure(spec, panels or [""], references, arms, frame)
-        return _save(figure, folder, spec.factor)
+        return save(figure, folder, spec.factor)
 
 
 def draw_diagnostics(frame: Any, folder: Path) -> list[Path]:
@@ -117,7 +119,7 @@ def draw_diagnostics(frame: Any, folder: Path) -> list[Path]:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
         figure.suptitle(f"{counts[0]} of {counts[1]} trials have diagnostics", fontsize=9)
-        return _save(figure, folder, "diagnostics")
+        return save(figure, folder, "diagnostics")
 
 
 def _curves(axes: Axes, frame: Any, name: str) -> None:
@@ -159,7 +161,7 @@ def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
         row[0].set_ylabel("seconds")
         handles, labels = row[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-        return _save(figure, folder, "scaling")
+        return save(figure, folder, "scaling")
 
 
 def _figure(
@@ -171,7 +173,7 @@ def _figure(
         for name, (color, dashes) in zip(references, REFERENCES, strict=False):
             _band(axes, next(arm for arm in arms if arm["optimizer"] == name), color, dashes)
         _levels(axes, spec, [arm for arm in arms if arm["optimizer"] == panel], frame)
-        axes.set_title(_display(panel))
+        axes.set_title(display(panel))
         axes.set_xlabel(spec.factor.replace("_", " "))
     row[0].set_ylabel(f"{spec.metric.replace('/', ' ')} (%)")
     entries = {label: handle for axes in row for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -183,7 +185,7 @@ def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
     """A reference: its mean as a line over the whole width, its interval as a shade."""
     if not math.isnan(arm["ci_lo"]):
         axes.axhspan(100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5)
-    axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=_display(arm["optimizer"]))
+    axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=display(arm["optimizer"]))
 
 
 def _levels(axes: Axes, spec: LevelFigure, arms: list[ArmRow], frame: pd.DataFrame) -> None:
@@ -217,11 +219,13 @@ def _positions(axes: Axes, levels: list[Any]) -> list[float]:
     return x
 
 
-def _display(optimizer: str) -> str:
+def display(optimizer: str) -> str:
+    """An optimizer's name as papers print it."""
     return NAMES.get(optimizer, optimizer.upper())
 
 
-def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `<name>.pdf`, `.png` and `.svg`; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     # Without these entries the files would hold dates and matplotlib's version.
     blank: dict[str, dict[str, None]] = {

@@ -261,7 +261,7 @@ class _Tracking:
 
 def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[list[list[Path]], set[str]]:
     """Every study's report, and its table on the screen; returns the files of each, and all trials' statuses."""
-    from studies.harness import figures, report
+    from studies.harness import figures, reach, reach_report, report, target_figures
 
     written, statuses = [], set[str]()
     for each in plans:
@@ -269,8 +269,11 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
         statuses |= set(frame["status"])
         folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
         by_epoch = ledger.frame(each.trials, options.root, per="epoch")
+        reached = reach.read(each.study, each.trials, frame, by_epoch, options.root)
         drawn = [*figures.draw(each.study, frame, folder), *figures.draw_diagnostics(by_epoch, folder)]
-        written.append([*report.write(each.study, each.trials, frame, folder, drawn), *drawn])
+        drawn = [*target_figures.draw(reached, folder), *drawn]
+        added = reach_report.added(each.study, each.trials, reached, options.root)
+        written.append([*report.write(each.study, each.trials, frame, folder, drawn, added=added), *drawn])
         console.print(report.console_table(each.study, frame))
         if options.as_json:
             print(report.to_json(each.study, frame))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from precond import HyperparameterError
 from trainables.config import TrialConfig
@@ -58,6 +58,34 @@ class LevelFigure:
     metric: str = "test/accuracy"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetFigure:
+    """Curves on the way to a target: how long each arm takes to it, in epochs and in seconds.
+
+    A target that the paper states for a workload is taken; on others the paper's rule makes it of the reference's runs.
+
+    Attributes:
+        reference: The optimizer that makes the target, and that times are compared with.
+        share: The target is this share ...
+        of: ... of the reference's accuracy after the `best` epoch of a run, or the `last`; the mean over seeds.
+        rule: Where the paper says so, in words.
+        panels: What is drawn: (metric, axis), the axis `epochs` or `time`.
+        metric: What has to reach the target.
+    """
+
+    reference: str
+    share: float
+    of: Literal["best", "last"]
+    rule: str
+    panels: tuple[tuple[str, Literal["epochs", "time"]], ...]
+    metric: str = "test/accuracy"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What the other arms are held against."""
+        return (self.reference,)
+
+
 class Trial(NamedTuple):
     """One planned training: an arm under one seed, resolved."""
 
@@ -98,14 +126,16 @@ class Study(Artefact):
     Attributes:
         arms: What is compared.
         figure: How it is drawn.
+        timed: Whether the artefact has seconds per epoch; they come from `compare_cost`'s files.
         workload: Default workload.
         seeds: Number of seeds; the seeds are 0 ... seeds - 1.
     """
 
     arms: Sequence[Arm]
-    figure: LevelFigure
+    figure: LevelFigure | TargetFigure
     workload: str = "digits/cnn"
     seeds: int = 5
+    timed: bool = False
 
     def trials(
         self,
