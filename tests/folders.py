@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from studies.harness.study import Arm, LevelFigure, Study, Trial, grid
+from trainables import cost_files
 from trainables.config import TrialConfig
 from trainables.store import COMPLETED, TrialStore
 
@@ -82,3 +84,32 @@ def metrics(trial: Trial, epoch: int) -> dict[str, float]:
         "time/eval_s": 0.1,
         "mem/peak_mb": 100.0,
     }
+
+
+def timed(
+    folder: Path, config: TrialConfig, step: float = 0.1, ratio: float = 1.0, width: float = 0.1, peak: int = 110
+) -> Path:
+    """A file of the cost benchmark for a trial's configuration: the intervals are `width` x the medians, to each side.
+
+    Evaluating takes 1 ms an example, SGD's peak memory is 100 bytes.
+    """
+
+    def around(middle: float) -> dict[str, float]:
+        return {"median": middle, "low": middle * (1 - width), "high": middle * (1 + width)}
+
+    shares = {name: {"median": share} for name, share in {"apply": 0.01, "statistics": 0.02, "refresh": 0.001}.items()}
+    memory = {"state_bytes": {"algorithm": 2**20, "gradient_buffer": 2**19, "rule": 2**18}}
+    given = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
+    content = {
+        "configuration": cost_files.configuration(*given, resolution=config.settings.get("resolution")),
+        "conditions": {"hardware": folder.name.upper(), "threads": 2},
+        "step_seconds": around(step),
+        "evaluation_seconds_per_example": 0.001,
+        "against": {"sgd": {"ratio": around(ratio), "shares": shares}},
+        "memory": {**memory, "peak_bytes": peak},
+        "sgd_memory": {**memory, "peak_bytes": 100},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / cost_files.result_name(config)
+    path.write_text(json.dumps(content))
+    return path

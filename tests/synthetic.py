@@ -19,6 +19,7 @@ class Synthetic:
     size: int
     channels: int = 3
     train_examples: int = 2000
+    test_examples: int = 500
     loaded: int = 4
     augmented: bool = True
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import timed
 
 from studies.compare_cost import COST
-from studies.harness import cost
-from trainables import scaling
+from studies.harness import cost, cost_report
+from studies.harness.sections import against
+from trainables import cost_files, scaling
 from trainables.contestants import REFRESH, STATISTICS
+from trainables.workloads import resolve
 
 sys.path.insert(0, str(Path(__file__).parent / "performance"))
 import platform_cost
@@ -29,9 +32,10 @@ def result(optimizer: str, ratio: float, **against: float) -> dict:
         shares = {"apply": 0.01, STATISTICS: 0.02, REFRESH: 0.001}
         return {"ratio": ends, "shares": {name: {"median": share} for name, share in shares.items()}}
 
+    hyperparameters = resolve(COST.workload, optimizer).hyperparameters
     memory = {"peak_bytes": 110, "state_bytes": {"algorithm": 2**20, "gradient_buffer": 2**19, "rule": 2**18}}
     return {
-        "configuration": {"workload": COST.workload, "optimizer": optimizer, "batch_size": COST.batch_size},
+        "configuration": cost_files.configuration(COST.workload, optimizer, hyperparameters, COST.batch_size),
         "conditions": {"hardware": "a processor", "threads": 2},
         "step_seconds": {"median": 0.6},
         "against": {"sgd": race(ratio), **{base: race(value) for base, value in against.items()}},
@@ -52,7 +56,8 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
     (folder / "scaling.json").write_text(json.dumps(measured))
     assert cost.run(COST, {**RAW, "out": str(tmp_path)}) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert {path.name for path in paths} == {"cost.csv", "report.md", "scaling.pdf", "scaling.png", "scaling.svg"}
+    written = {"cost.csv", "report.md", "report.html", "report.tex", "published.csv"}
+    assert {path.name for path in paths} == {*written, "scaling.pdf", "scaling.png", "scaling.svg"}
     report = next(path for path in paths if path.suffix == ".md").read_text()
     assert "| nysact-s | 1.040 [1.030, 1.060] | - | +1.0% | +2.0% | +0.1% | 1.100 | 1.00 | 0.50 | 600.0 |" in report
     assert "| steve | 1.100 [1.090, 1.120] | 1.050 [1.040, 1.070] |" in report
@@ -76,6 +81,79 @@ def test_the_study_is_passed_on_and_a_failure_ends_it(tmp_path: Path, monkeypatc
     assert len(calls) == 1
     assert calls[0][:2] == ("trainables.cost", "cifar10/resnet32")
     assert {"--set=rank=5", "--batch-size=128", "--optimizers=" + ",".join(COST.optimizers)} <= set(calls[0])
+
+
+def test_faithful_arms_are_timed_where_they_cost_something_else(tmp_path: Path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cost, "_measure", lambda *arguments: calls.append(arguments) or 0)
+    raw = {**RAW, "out": str(tmp_path), "report_only": False}
+    cost.run(COST, raw)
+    assert [call[0] for call in calls] == ["trainables.cost", "trainables.cost", "trainables.scaling"]
+    # SGD and Adam have no conventions; STEVE's Algorithm 1 is on its own paper's workloads.
+    assert calls[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac")
+    calls.clear()
+    cost.run(COST, {**raw, "workload": "digits/cnn"})
+    # There both papers' conventions have arms.
+    assert calls[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve")
+    calls.clear()
+    cost.run(COST, {**raw, "optimizers": "kfca"})
+    assert len(calls) == 2  # the benchmark itself says what is wrong
+
+
+def test_a_row_is_called_by_its_arm_and_what_it_has_beside_it():
+    def name(optimizer, overrides=None, faithful=False):
+        config = resolve("cifar100/resnet32", optimizer, overrides, faithful=faithful)
+        given = (config.workload, optimizer, config.hyperparameters, config.batch_size)
+        return cost_report.label(cost_files.configuration(*given))
+
+    assert (name("kfac"), name("kfac", faithful=True)) == ("kfac", "kfac faithful")
+    assert (name("adam"), name("adam", faithful=True)) == ("adam", "adam")
+    assert name("nysact-s", {"rank": 5}) == "nysact-s rank=5"
+    assert name("kfac", {"inv_interval": 7}, faithful=True) == "kfac faithful inv_interval=7"
+    assert cost_report.label({"optimizer": "released:kfac", "workload": "cifar10/resnet32"}) == "released:kfac"
+
+
+def test_published_costs_are_held_against_the_very_configuration(tmp_path: Path):
+    """Table 3 has 1.40, 2.29, 1.77 and 1.52 for ResNet-32, with a margin of 0.05; section 2 has seconds."""
+    folder = tmp_path / "cost" / "a-gpu"
+    ratios = {"nysact-s": (1.41, 0.01), "kfac": (2.29, 0.1), "eva": (1.5, 0.01)}
+    for optimizer, (ratio, width) in ratios.items():
+        timed(folder, resolve("cifar100/resnet32", optimizer, faithful=True), ratio=ratio, width=width)
+    timed(folder, resolve("cifar100/resnet32", "foof"), ratio=1.52)  # the consistent arm is not what was published
+    timed(folder, resolve("cifar100/resnet110", "sketchysgd"), step=0.1, peak=21_300_000_000)
+    claims = cost_report.costly(COST)
+    blocks, rows = against(COST, cost_report.measured(claims, folder), {"cifar100/resnet32"})
+    verdicts = {(row.claim.table, row.claim.row, row.claim.column): (row.verdict, row.why) for row in rows}
+    found = {row: verdicts["Table 3", row, "ResNet-32 Time"][0] for row in ("NysAct-s", "KFAC", "Eva", "FOOF")}
+    assert found == {"NysAct-s": "reproduced", "KFAC": "compatible", "Eva": "differs", "FOOF": "not run"}
+    assert verdicts["Table 3", "NysAct-s", "ResNet-32 Mem"][0] == "differs"  # 1.10, published 1.00
+    seconds = next(row for row in rows if (row.claim.table, row.claim.row) == ("Section 2", "SketchySGD"))
+    assert seconds.verdict == "protocol differs" and "hardware=A-GPU" in seconds.why
+    assert seconds.measured.mean == pytest.approx(390 * 0.1 + 10_000 * 0.001)  # what was measured is shown
+    text = next(block for block in blocks if getattr(block, "label", "") == "Order").text
+    assert text == "Table 3, ResNet-32 Time: Kendall's tau of 3 arms = +1.00."  # no seeds, so no interval
+
+
+def test_memory_of_a_process_is_held_against_nothing(tmp_path: Path):
+    config = resolve("cifar100/resnet32", "eva", faithful=True)
+    timed(tmp_path / "cpu-2-threads", config)
+    timed(tmp_path / "gpu", config)
+    metrics = [
+        [one.metric for one in cost_report.measured(cost_report.costly(COST), tmp_path / name)]
+        for name in ("cpu-2-threads", "gpu")
+    ]
+    assert metrics == [["time/ratio"], ["time/ratio", "mem/ratio"]]
+
+
+def test_what_was_published_and_not_measured_names_its_command(tmp_path: Path, capsys):
+    folder = cost.results_folder(tmp_path, torch.device("cpu"), 2)
+    timed(folder, resolve(COST.workload, "kfac"))
+    assert cost.run(COST, {**RAW, "out": str(tmp_path)}) == 0
+    text = Path(capsys.readouterr().out.splitlines()[1]).read_text()
+    command = "python -m trainables.cost cifar100/resnet32 --batch-size=128 --faithful --optimizers="
+    assert f"- `{command}kfac,eva,foof,nysact-g,nysact-s`" in text
+    peers = "cifar100/resnet110 --batch-size=128 --faithful --optimizers=kfac,eva,foof,nysact-g,nysact-s,adahessian,"
+    assert peers + "shampoo,sgd,sketchysgd`" in text
 
 
 def test_the_exponent_of_a_power_is_that_power():

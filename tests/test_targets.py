@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.harness.targets import hit, median_time, time_to_target
+from studies.harness.targets import curves, hit, median_time, time_to_target
 
 
 def test_known_hitting_times_are_recovered():
@@ -66,16 +66,18 @@ def test_a_censored_run_counts_until_its_end():
 
 
 def test_arms_of_a_frame():
-    curves = {"fast": [[0.1, 0.6, 0.7], [0.2, 0.6, 0.6]], "slow": [[0.1, 0.2, 0.3], [0.1, 0.6, 0.7]]}
+    runs = {"fast": [[0.1, 0.6, 0.7], [0.2, 0.6, 0.6]], "slow": [[0.1, 0.2, 0.3], [0.1, 0.6, 0.7]]}
     rows = [
-        {"arm": arm, "trial_key": f"{arm}{seed}", "status": "completed", "epoch": epoch, "test/accuracy": value}
-        for arm, runs in curves.items()
-        for seed, run in enumerate(runs)
+        {"arm": arm, "seed": seed, "trial_key": f"{arm}{seed}", "status": "completed", "epoch": epoch, "a": value}
+        for arm, curves_of in runs.items()
+        for seed, run in enumerate(curves_of)
         for epoch, value in enumerate(run)
     ]
-    rows += [{**rows[0], "arm": "fast", "trial_key": "x", "status": "in flight"}]
-    table = time_to_target(pd.DataFrame(rows), "test/accuracy", 0.5).set_index("arm")
-    assert list(table.index) == ["fast", "slow"]
-    assert (table.loc["fast", "hits"], table.loc["fast", "n"]) == (2, 2)
-    assert table.loc["fast", "median"] == pytest.approx(1.75)
-    assert (table.loc["slow", "hits"], table.loc["slow", "n"]) == (1, 2)
+    early = {"arm": "slow", "seed": 2, "trial_key": "z", "status": "diverged"}  # before its first epoch ended
+    trials = [row for row in rows if not row["epoch"]] + [early]
+    trials += [{**rows[0], "seed": 3, "trial_key": "x", "status": "in flight"}]
+    found = curves(pd.DataFrame(trials), pd.DataFrame(rows), "a")
+    assert {arm: list(seeds) for arm, seeds in found.items()} == {"fast": [0, 1], "slow": [0, 1, 2]}
+    fast, slow = (time_to_target(found[arm], 0.5) for arm in ("fast", "slow"))
+    assert (fast.hits, fast.n, slow.hits, slow.n) == (2, 2, 1, 3)
+    assert fast.median == pytest.approx(1.75) and time_to_target(found["fast"], 0.5, whole=True).median == 2.0

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 from studies.harness import ledger
 from studies.harness.claims import PAPERS, Claim, load
+from studies.harness.orders import kendall, orderings
 from studies.harness.study import Arm, LevelFigure, Study
 from studies.harness.verdicts import (
     COMPATIBLE,
@@ -19,10 +21,9 @@ from studies.harness.verdicts import (
     compare,
     coverage,
     expected,
-    kendall,
     measured,
-    orderings,
 )
+from trainables.intervals import Median
 from trainables.store import DIVERGED
 
 STUDY = Study(
@@ -143,6 +144,52 @@ def test_failures_are_held_against_the_trials_statuses(groups):
     assert (none.why, some.why) == ("0 of 5 failed", "2 of 5 failed")
     (number,) = compare([claim("foof", 94.0)], groups(diverged=dead))
     assert (number.verdict, number.why) == (DIFFERS, "5 of 5 failed")
+
+
+def test_a_cost_is_judged_by_its_own_interval():
+    """A margin of .05 around 1.40: the interval within it, across its end, and apart from the value."""
+
+    def verdict(low, middle, high):
+        found = Measured(
+            label="sgd",
+            optimizer="sgd",
+            settings={"workload": "digits/cnn"},
+            metric="time/ratio",
+            values={},
+            median=Median(middle, low, high),
+        )
+        ratio = claim(value=1.40, metric="time/ratio", unit="ratio", margin=0.05, spread=None, n=None)
+        (row,) = compare([ratio], [found])
+        assert row.measured.mean == middle and row.difference == pytest.approx(middle - 1.40)
+        return row.verdict
+
+    assert verdict(1.38, 1.41, 1.44) == REPRODUCED
+    assert verdict(1.30, 1.41, 1.44) == verdict(1.38, 1.41, 1.50) == COMPATIBLE
+    assert verdict(1.41, 1.42, 1.44) == REPRODUCED  # apart, and within what is called the same
+    assert verdict(1.41, 1.50, 1.60) == verdict(1.20, 1.30, 1.39) == DIFFERS
+
+
+def test_a_time_that_few_runs_reach_has_an_open_interval_and_its_runs_are_counted():
+    few = Measured(
+        label="sgd",
+        optimizer="sgd",
+        settings={"workload": "digits/cnn", "target": 0.5},
+        metric="target/epochs",
+        values={0: 12.0, 1: 14.0},
+        missed=3,
+        median=Median(math.nan, 12.0, math.nan),
+    )
+    epochs = {"metric": "target/epochs", "unit": "epochs", "margin": 2, "spread": None, "n": None}
+    wanted = {"protocol": {"workload": "digits/cnn", "target": 0.5}}
+    (sooner,) = compare([claim(value=10.0, **epochs, **wanted)], [few])
+    assert (sooner.verdict, sooner.why, sooner.failures) == (DIFFERS, "3 of 5 missed the target", 3)
+    assert compare([claim(value=13.0, **epochs, **wanted)], [few])[0].verdict == COMPATIBLE
+    (never,) = compare([claim(value=None, outcome="not reached", **epochs, **wanted)], [few])
+    assert (never.verdict, never.why) == (COMPATIBLE, "3 of 5 missed the target")
+    (failed,) = compare([claim(value=None, outcome="failed", **epochs, **wanted)], [few])
+    assert failed.verdict == DIFFERS  # to train to the end and miss is no failure to train
+    other = claim(value=10.0, **epochs, protocol={"workload": "digits/cnn", "target": 0.6})
+    assert compare([other], [few])[0].why == "target=0.5, published 0.6"
 
 
 def test_tau_is_scipys():

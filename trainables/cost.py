@@ -57,6 +57,7 @@ class Setting(NamedTuple):
     channels_last: bool
     stated: Mapping[str, Any]
     reference: Path | None
+    faithful: bool = False
 
     def model(self) -> nn.Module:
         """A new model on the device, with the same initial weights each time."""
@@ -86,7 +87,7 @@ class Setting(NamedTuple):
         """The recipe's hyperparameters of an optimizer, and those stated that it has."""
         defaults = precond.defaults(name)
         stated = {key: value for key, value in self.stated.items() if key in defaults}
-        known = {**workload(self.workload).recipe.hyperparameters(name), **stated}
+        known = {**workload(self.workload).recipe.hyperparameters(name, self.faithful), **stated}
         # As in a trial's configuration, where 1 and 1.0 are the same damping.
         return {key: float(v) if isinstance(defaults[key], float) and type(v) is int else v for key, v in known.items()}
 
@@ -171,8 +172,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     torch.set_num_threads(options.threads)
     setting = Setting(
-        options.workload, options.batch_size, options.device, options.channels_last, options.stated, options.reference
-    )
+        options.workload, options.batch_size, options.device, options.channels_last, options.stated, options.reference,
+        options.faithful,
+    )  # fmt: skip
     try:
         if options.footprint:
             print(json.dumps(footprint(setting, options.footprint)))
@@ -181,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     except HyperparameterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, ModuleNotFoundError) as error:  # the latter: a peer's package
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -249,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     add("workload", nargs="?", default="cifar10/resnet32", metavar="WORKLOAD", help="[default: %(default)s]")
     add("--optimizers", type=lambda text: text.split(","), default=list(DEFAULT), metavar="NAME,...")
     add("--batch-size", type=int, default=128, help="[default: %(default)s]")
+    add("--faithful", action="store_true", help="with the conventions of the paper's code, as a study's faithful arm")
     add("--set", type=_assignment, action="append", default=[], metavar="NAME=VALUE", help="for those that have it")
     add("--blocks", type=int, default=20, help="after the first, which is discarded [default: %(default)s]")
     add("--repeat", type=int, help="plain steps at a time; half as many others [default: 2, on a GPU 20]")

@@ -154,6 +154,11 @@ class OwnTensors:
         """Rows of the training inputs."""
         return len(self._tensors[1])
 
+    @property
+    def test_examples(self) -> int:
+        """Rows of the test inputs."""
+        return len(self._tensors[3])
+
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """One line if the plugin's function fails."""
         try:

@@ -16,16 +16,24 @@ from studies.harness import differences, document, protocol, sections
 from studies.harness.contrasts import bold, contrasts
 from studies.harness.document import Block, Heading, Picture, Table, Text
 from studies.harness.ledger import PROVENANCE
+from studies.harness.reach_report import Added
 from studies.harness.statistics import BEST, SECONDS, UNFINISHED, group
 from studies.harness.study import Study, Trial
 from studies.harness.wording import unit
 from trainables.files import write_atomically
 
 SECONDS_LABEL = "s/epoch (co-located)"
+NOTHING = Added()
 
 
 def write(
-    study: Study, trials: Sequence[Trial], frame: pd.DataFrame, folder: Path, drawn: Sequence[Path] = ()
+    study: Study,
+    trials: Sequence[Trial],
+    frame: pd.DataFrame,
+    folder: Path,
+    drawn: Sequence[Path] = (),
+    *,
+    added: Added = NOTHING,
 ) -> list[Path]:
     """Write the report and return its files.
 
@@ -38,11 +46,17 @@ def write(
         frame: `ledger.frame(trials, ...)`.
         folder: Where to write.
         drawn: What `figures` has drawn into the same folder; the report shows those that are there as .svg.
+        added: What this kind of study has beyond that.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
-    published, comparisons = sections.published(study, trials, frame)
-    blocks = [*_blocks(study, trials, frame, list(pictures)), *published, Text(_provenance(frame), note=True)]
+    published, comparisons = sections.published(study, trials, frame, added.measured)
+    blocks = [
+        *_blocks(study, trials, frame, list(pictures)),
+        *added.blocks,
+        *published,
+        Text(_provenance(frame), note=True),
+    ]
     contents = {
         "report.md": document.markdown(study.title, blocks),
         "report.html": document.page(study.title, blocks, pictures),
@@ -50,6 +64,7 @@ def write(
         "trials.csv": frame.to_csv(index=False),
         "arms.csv": _arms(study, frame).to_csv(index=False),
         "differences.csv": contrasts(frame, study.figure.metric).to_csv(index=False),
+        **added.files,
     }
     if comparisons:
         contents["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)

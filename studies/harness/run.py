@@ -219,7 +219,7 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
 
 def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[list[list[Path]], set[str]]:
     """Every study's report, and its table on the screen; returns the files of each, and all trials' statuses."""
-    from studies.harness import curve_figures, figures, level_figures, report
+    from studies.harness import curve_figures, figures, level_figures, reach, reach_report, report, target_figures
 
     written, statuses = [], set[str]()
     for each in plans:
@@ -227,13 +227,16 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
         statuses |= set(frame["status"])
         folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
         by_epoch = ledger.frame(each.trials, options.root, per="epoch")
+        reached = reach.read(each.study, each.trials, frame, by_epoch, options.root)
         drawn = [
             *level_figures.draw(each.study, frame, folder),
             *curve_figures.draw(each.study, by_epoch, folder),
+            *target_figures.draw(reached, folder),
             *figures.draw_diagnostics(by_epoch, folder),
             *(path for one in each.study.further for path in one.draw(each.trials, options.root, folder)),
         ]
-        written.append([*report.write(each.study, each.trials, frame, folder, drawn), *drawn])
+        added = reach_report.added(each.study, each.trials, reached, options.root)
+        written.append([*report.write(each.study, each.trials, frame, folder, drawn, added=added), *drawn])
         console.print(report.console_table(each.study, frame))
         if options.as_json:
             print(report.to_json(each.study, frame))

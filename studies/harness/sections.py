@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,8 +13,9 @@ from studies.harness.contrasts import SAME, Detectable, detectable
 from studies.harness.document import Block, Heading, Table, Text
 from studies.harness.ledger import factors, series
 from studies.harness.levels import EDGE, FLAT, INSIDE, LevelVerdict, level_verdicts, sorted_levels
-from studies.harness.study import Study, Trial
-from studies.harness.verdicts import NOT_RUN, RULE, Comparison, compare, coverage, measured, orderings
+from studies.harness.orders import Ordering, orderings
+from studies.harness.study import Artefact, Study, Trial
+from studies.harness.verdicts import NOT_RUN, RULE, Comparison, Measured, compare, coverage, measured
 from studies.harness.wording import Unit, unit
 from trainables.store import COMPLETED, DIVERGED, FAILED, OOM
 
@@ -109,24 +110,32 @@ def _outcome(part: pd.DataFrame) -> str:
     return ", ".join([f"{counts.get(COMPLETED, 0)} of {len(part)}", *lost])
 
 
-def published(study: Study, trials: Sequence[Trial], frame: pd.DataFrame) -> tuple[list[Block], list[Comparison]]:
-    """The claims of the study's tables beside what was measured, and every comparison, those not run included."""
+def published(
+    study: Study, trials: Sequence[Trial], frame: pd.DataFrame, further: Sequence[Measured] = ()
+) -> tuple[list[Block], list[Comparison]]:
+    """`against` of a study's trials; `further` is what was measured of them beside the study's metric."""
+    groups = [*measured(trials, frame, study.figure.metric), *further]
+    return against(study, groups, {trial.config.workload for trial in trials})
+
+
+def against(
+    study: Artefact, groups: Sequence[Measured], workloads: Collection[str]
+) -> tuple[list[Block], list[Comparison]]:
+    """The claims of an artefact's tables beside what was measured, and every comparison, those not run included.
+
+    Args:
+        study: Its paper and tables.
+        groups: What was measured.
+        workloads: Whose claims are shown even where nothing was run.
+    """
     source = paper(study.paper)
     claims = about(source.claims, study.table) if source else []
     if source is None or not claims:
         return [], []
-    rows = compare(claims, measured(trials, frame, study.figure.metric))
-    workloads = {trial.config.workload for trial in trials}
+    rows = compare(claims, groups)
     shown = [row for row in rows if row.verdict != NOT_RUN or row.claim.protocol["workload"] in workloads]
     texts = [Text(f"{coverage(rows)}.", label="Coverage")]
-    texts += [
-        Text(
-            f"{found.table}, {found.column}: Kendall's tau of {found.arms} arms = {found.tau:+.2f}, "
-            f"95% bootstrap interval over seeds [{found.lo:+.2f}, {found.hi:+.2f}].",
-            label="Order",
-        )
-        for found in orderings(rows)
-    ]
+    texts += [Text(_order(found), label="Order") for found in orderings(rows) if not math.isnan(found.tau)]
     lost = tuple(source.notes[table][0] for table in dict.fromkeys(c.table for c in claims) if source.notes[table])
     foot = Text(RULE + "".join(f" {note}" for note in lost), note=True)
     header = ["row", "column", "published", "measured", "difference", "in SDs", "verdict"]
@@ -138,6 +147,12 @@ def published(study: Study, trials: Sequence[Trial], frame: pd.DataFrame) -> tup
         caption=f"{source.name}, {study.table}: published and measured.",
     )
     return [Heading(f"Published by {source.name}"), *texts, *([table, foot] if shown else [])], rows
+
+
+def _order(found: Ordering) -> str:
+    interval = f", 95% bootstrap interval over seeds [{found.lo:+.2f}, {found.hi:+.2f}]"
+    words = f"{found.table}, {found.column}: Kendall's tau of {found.arms} arms = {found.tau:+.2f}"
+    return words + ("" if math.isnan(found.lo) else interval) + "."
 
 
 def _comparison(row: Comparison) -> list[str]:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from precond import HyperparameterError
 from trainables.config import TrialConfig
@@ -91,6 +91,34 @@ class Further(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetFigure:
+    """Curves on the way to a target: how long each arm takes to it, in epochs and in seconds.
+
+    A target that the paper states for a workload is taken; on others the paper's rule makes it of the reference's runs.
+
+    Attributes:
+        reference: The optimizer that makes the target, and that times are compared with.
+        share: The target is this share ...
+        of: ... of the reference's accuracy after the `best` epoch of a run, or the `last`; the mean over seeds.
+        rule: Where the paper says so, in words.
+        panels: What is drawn: (metric, axis), the axis `epochs` or `time`.
+        metric: What has to reach the target.
+    """
+
+    reference: str
+    share: float
+    of: Literal["best", "last"]
+    rule: str
+    panels: tuple[tuple[str, Literal["epochs", "time"]], ...]
+    metric: str = "test/accuracy"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What the other arms are held against."""
+        return (self.reference,)
+
+
 class Trial(NamedTuple):
     """One planned training: an arm under one seed, resolved."""
 
@@ -157,6 +185,7 @@ class Study(Artefact):
     Attributes:
         arms: What is compared.
         figure: How it is drawn.
+        timed: Whether the artefact has seconds per epoch; they come from `compare_cost`'s files.
         workload: Default workload.
         seeds: Number of seeds; the seeds are 0 ... seeds - 1.
         arms_on: Other arms, on a workload or on all workloads of a dataset.
@@ -164,9 +193,10 @@ class Study(Artefact):
     """
 
     arms: Sequence[Arm]
-    figure: LevelFigure | CurveFigure
+    figure: LevelFigure | CurveFigure | TargetFigure
     workload: str = "digits/cnn"
     seeds: int = 5
+    timed: bool = False
     arms_on: Mapping[str, Sequence[Arm]] = field(default_factory=dict)
     further: Sequence[Further] = ()
 

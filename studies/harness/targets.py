@@ -1,6 +1,6 @@
 """Time to a target: when a curve reaches it for good, and Kaplan-Meier over seeds, since some never do.
 
-A run that ends before it hits is right-censored at its last epoch: counted as k of n, never dropped, and no infinity
+A run that ends before it hits is right-censored at the last epoch: counted as k of n, never dropped, and no infinity
 or cap enters a mean.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,28 +89,44 @@ def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarge
     return TimeToTarget(hits, len(times), median, lo, hi)
 
 
-def time_to_target(frame: pd.DataFrame, metric: str, target: float, higher: bool = True) -> pd.DataFrame:
-    """Every arm's time to a target; trials that are still to run, or running, are left out.
+Curves = Mapping[str, Mapping[int, Sequence[float]]]
+"""An arm's label -> a seed -> one evaluation after each epoch."""
+
+
+def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
+    """The curves of all trials that have ended, empty where one ended before its first epoch did.
 
     Args:
-        frame: `ledger.frame(..., per="epoch")`: a run's epochs are in order.
+        frame: `ledger.frame(..., per="trial")`. Trials that are still to run, or running, are left out.
+        by_epoch: The same with `per="epoch"`: a run's epochs are in order.
         metric: The column with the evaluations.
-        target: In the metric's unit.
-        higher: Whether larger is better.
-
-    Returns:
-        Columns `arm hits n median ci_lo ci_hi`, in epochs, an arm a row in the order of the plan.
     """
-    rows = []
-    for arm, epochs in frame[frame["status"].isin(ENDED)].groupby("arm", sort=False):
-        times, observed = [], []
-        for _, run in epochs.groupby("trial_key", sort=False):
-            curve = [float(value) for value in run[metric]]
-            epoch = hit(curve, target, higher)
-            observed.append(not math.isnan(epoch))
-            times.append(len(curve) if math.isnan(epoch) else epoch)
-        rows.append({"arm": arm, **vars(median_time(times, observed))})
-    return pd.DataFrame(rows, columns=["arm", "hits", "n", "median", "ci_lo", "ci_hi"])
+    runs = {str(key): run for key, run in by_epoch.groupby("trial_key", sort=False)}
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in frame.query("status in @ENDED").to_dict("records"):
+        run = runs.get(row["trial_key"])
+        values = [] if run is None else [float(value) for value in run[metric]]
+        found.setdefault(row["arm"], {})[row["seed"]] = values
+    return found
+
+
+def hits(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False) -> dict[int, float]:
+    """The epoch of each seed's hit, nan where there is none; `whole` epochs are what papers count."""
+    return {seed: hit(curve, target, interpolate=not whole) for seed, curve in runs.items()}
+
+
+def time_to_target(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False) -> TimeToTarget:
+    """One arm's time to a target, in epochs.
+
+    Args:
+        runs: Its curves by seed; larger is better.
+        target: In the metric's unit.
+        whole: Whether hits are whole epochs.
+    """
+    found = hits(runs, target, whole)
+    cap = max(map(len, runs.values()), default=0)  # a run that diverged can never hit: it counts until the others end
+    times = [cap if math.isnan(epoch) else epoch for epoch in found.values()]
+    return median_time(times, [not math.isnan(epoch) for epoch in found.values()])
 
 
 def _first(times: np.ndarray, survival: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Published beside measured: a verdict for each claim, how far the order of the arms agrees, and what was not run.
+"""Published beside measured: a verdict for each claim, and how many were run.
 
 A published number is held against the arm and the protocol that it belongs to and nothing else: a group of trials is
 that arm when its resolved configuration is the one that the claim resolves to, whatever the study calls it.
@@ -6,7 +6,6 @@ that arm when its resolved configuration is the one that the claim resolves to, 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from studies.harness.claims import FAILED, UNITS, Claim
 from studies.harness.contrasts import ALPHA, equivalence_p
 from studies.harness.statistics import Summary, completed, summarize
 from studies.harness.study import Trial
+from trainables.config import TrialConfig
+from trainables.intervals import Median
 from trainables.store import DIVERGED
 from trainables.store import FAILED as CRASHED
 from trainables.workloads import resolve
@@ -36,9 +37,10 @@ RULE = (
     "differs when the 95% t-interval of the mean and the published value +- its standard error do not overlap, and is "
     "compatible when they do. A spread of unknown kind is read as a standard error here, so that differs holds under "
     "either reading, and as a standard deviation where it is pooled. A published failure is reproduced when every "
-    "trial fails, and differs when none does. Fewer than two completed seeds are not run."
+    "trial fails, and differs when none does. Fewer than two completed seeds are not run. A cost, and a time that some "
+    "runs never reach, has no mean: its median is held against the published value, reproduced when its own 95% "
+    "interval lies within the margin."
 )
-DRAWS = 2000
 _NOTHING = summarize([])
 # The seed, versions, and how the same arithmetic is carried out.
 _NO_PROTOCOL = ("settings", "hyperparameters", "numerics", "seed", "compile", "channels_last", "workers", "plugin")
@@ -55,7 +57,10 @@ class Measured:
         settings: What was run, flat, by the names that a protocol uses: `workload`, `epochs`, hyperparameters, ...
         metric: Such as `test/accuracy`.
         values: Its value by seed, of completed trials, in base units (fraction, seconds, bytes, epochs).
-        failures: Trials that ended without a value because training diverged, crashed, or did not reach the target.
+        failures: Trials that ended without a value because training diverged or crashed.
+        missed: Trials that trained to the end and did not reach the target.
+        median: What is judged in place of the values' mean, where it is no mean over seeds: a cost, or a time with
+            runs that never reach the target (their Kaplan-Meier median).
     """
 
     label: str
@@ -64,6 +69,8 @@ class Measured:
     metric: str
     values: Mapping[int, float]
     failures: int = 0
+    missed: int = 0
+    median: Median | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ class Comparison:
         claim: What was published.
         verdict: One of `VERDICTS`.
         label: The arm; empty where nothing was run.
-        measured: Mean over seeds with its interval.
+        measured: Mean over seeds with its interval, or the median with its own.
         values: The values behind it by seed, in base units.
         failures: Trials of it without a value.
         difference: Measured - published.
@@ -127,7 +134,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return own | dict(config.get("settings", {})) | dict(config["hyperparameters"])
 
 
-def expected(claim: Claim) -> dict[str, Any]:
+def configuration(claim: Claim) -> TrialConfig:
     """What a claim's protocol resolves to: its workload's recipe in the claim's arm, with what the protocol states.
 
     Raises:
@@ -137,9 +144,13 @@ def expected(claim: Claim) -> dict[str, Any]:
     own = precond.defaults(claim.optimizer)
     overrides = {name: value for name, value in protocol.items() if name in own}
     recipe = {name: protocol[name] for name in ("epochs", "batch_size", "schedule") if name in protocol}
-    workload = claim.protocol["workload"]
-    config = resolve(workload, claim.optimizer, overrides, recipe, faithful=claim.faithful)
-    return flat(config.to_dict()) | {name: claim.protocol[name] for name in _APART if name in claim.protocol}
+    return resolve(claim.protocol["workload"], claim.optimizer, overrides, recipe, faithful=claim.faithful)
+
+
+def expected(claim: Claim) -> dict[str, Any]:
+    """A claim's `configuration`, flat, with the parts of its protocol that are no settings of a trial."""
+    apart = {name: claim.protocol[name] for name in _APART if name in claim.protocol}
+    return flat(configuration(claim).to_dict()) | apart
 
 
 def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Comparison]:
@@ -154,7 +165,7 @@ def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
         if (group.optimizer, group.metric, group.settings["workload"]) != (claim.optimizer, claim.metric, workload):
             continue
         wanted = wanted or expected(claim)
-        held = {name: v for name, v in group.settings.items() if name in wanted and v != wanted[name]}
+        held = {name: v for name, v in group.settings.items() if name in wanted and not _same(name, v, wanted[name])}
         if near is None or len(held) < len(near[1]):
             near = group, held
     if near is None or wanted is None:
@@ -162,32 +173,58 @@ def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
     group, held = near
     if held:
         why = ", ".join(f"{name}={v}, published {wanted[name]}" for name, v in held.items())
-        return Comparison(claim=claim, verdict=OTHER_PROTOCOL, label=group.label, why=why)
+        return Comparison(
+            claim=claim, verdict=OTHER_PROTOCOL, label=group.label, measured=_summary(claim, group), why=why
+        )
     return _judge(claim, group)
 
 
+def _same(name: str, ours: Any, published: Any) -> bool:
+    """Papers shorten the hardware's name: `A100`."""
+    return published in ours if name == "hardware" else ours == published
+
+
+def _summary(claim: Claim, group: Measured) -> Summary:
+    """What was measured, in the claim's unit."""
+    scale = UNITS[claim.unit]
+    if group.median is None:
+        return summarize(scale * np.array(list(group.values.values())))
+    middle, low, high = (scale * value for value in (group.median.median, group.median.low, group.median.high))
+    return Summary(len(group.values), middle, math.nan, low, high)
+
+
 def _judge(claim: Claim, group: Measured) -> Comparison:
-    values = UNITS[claim.unit] * np.array(list(group.values.values()))
-    summary, ended = summarize(values), len(values) + group.failures
+    summary, ended = _summary(claim, group), len(group.values) + group.failures + group.missed
     common = {"claim": claim, "label": group.label, "measured": summary, "values": group.values}
-    common["failures"] = group.failures
-    told = f"{group.failures} of {ended} failed" if group.failures else ""
+    common["failures"] = group.failures + group.missed
+    counts = {"failed": group.failures, "missed the target": group.missed}
+    told = ", ".join(f"{count} of {ended} {verb}" for verb, count in counts.items() if count)
     if claim.value is None:
         if ended < 2:
             return Comparison(**common, verdict=NOT_RUN, why="fewer than two seeds")
-        outcome = REPRODUCED if group.failures == ended else COMPATIBLE if group.failures else DIFFERS
+        without = group.failures if claim.outcome == FAILED else group.failures + group.missed
+        outcome = REPRODUCED if without == ended else COMPATIBLE if without else DIFFERS
         return Comparison(**common, verdict=outcome, why=told or f"0 of {ended} {_verb(claim)}")
-    if len(values) < 2:
-        verdict = DIFFERS if group.failures >= 2 else NOT_RUN
+    if len(group.values) < 2 and (ended or group.median is None):  # a cost has no seeds at all
+        verdict = DIFFERS if group.failures + group.missed >= 2 else NOT_RUN
         return Comparison(**common, verdict=verdict, why=told or "fewer than two seeds")
     difference = summary.mean - claim.value
     error = _standard_error(claim)
-    same = equivalence_p(values - claim.value, claim.margin) <= ALPHA
+    same = _within(claim, group, summary)
     apart = summary.ci_lo > claim.value + error or summary.ci_hi < claim.value - error
     verdict = REPRODUCED if same else DIFFERS if apart else COMPATIBLE
     return Comparison(
         **common, verdict=verdict, difference=difference, pooled=difference / _pooled_sd(claim, summary), why=told
     )
+
+
+def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
+    """Whether what was measured is the published value within the margin."""
+    assert claim.value is not None
+    if group.median is None:
+        values = UNITS[claim.unit] * np.array(list(group.values.values()))
+        return bool(equivalence_p(values - claim.value, claim.margin) <= ALPHA)
+    return claim.value - claim.margin <= summary.ci_lo and summary.ci_hi <= claim.value + claim.margin
 
 
 def _verb(claim: Claim) -> str:
@@ -209,65 +246,6 @@ def _pooled_sd(claim: Claim, summary: Summary) -> float:
     published = claim.spread * math.sqrt(claim.n) if claim.spread_kind == "se" else claim.spread
     freedom = (summary.n - 1) + (claim.n - 1)
     return math.sqrt(((summary.n - 1) * summary.sd**2 + (claim.n - 1) * published**2) / freedom) or math.nan
-
-
-@dataclass(frozen=True)
-class Ordering:
-    """How far measured and published order of a column's arms agree.
-
-    Attributes:
-        table: Of the claims.
-        column: Of the claims.
-        arms: Arms with both numbers.
-        tau: Kendall's tau-b of published values and measured means.
-        lo: Lower end of its 95% percentile interval, resampling seeds.
-        hi: Its upper end.
-    """
-
-    table: str
-    column: str
-    arms: int
-    tau: float
-    lo: float
-    hi: float
-
-
-def orderings(comparisons: Sequence[Comparison]) -> list[Ordering]:
-    """One for each column of a table in which two arms or more have both numbers.
-
-    The bootstrap draws seeds, the same for every arm that has them, from a generator seeded by the data, so that equal
-    folders give equal intervals.
-    """
-    columns: dict[tuple[str, str], list[tuple[float, Mapping[int, float]]]] = {}
-    for row in comparisons:
-        claim = row.claim
-        if claim.value is not None and not math.isnan(row.difference):
-            columns.setdefault((claim.table, claim.column), []).append((claim.value, row.values))
-    return [_ordering(*key, arms) for key, arms in columns.items() if len(arms) > 1]
-
-
-def _ordering(table: str, column: str, arms: Sequence[tuple[float, Mapping[int, float]]]) -> Ordering:
-    published = np.array([value for value, _ in arms])
-    seeds = sorted({seed for _, values in arms for seed in values})
-    sample = np.array([[values.get(seed, math.nan) for seed in seeds] for _, values in arms])  # [arms, seeds]
-    content = hashlib.sha256(np.ascontiguousarray(np.column_stack([published, sample])).tobytes()).digest()
-    rng = np.random.default_rng(int.from_bytes(content[:8], "big"))
-    drawn = sample[:, rng.integers(len(seeds), size=(DRAWS, len(seeds)))]  # [arms, draws, seeds]
-    count = np.sum(~np.isnan(drawn), axis=2)
-    means = np.where(count, np.nansum(drawn, axis=2) / np.maximum(count, 1), np.nan)
-    means = means[:, ~np.isnan(means).any(axis=0)]  # a draw that misses all of an arm's seeds has no order
-    taus = kendall(published, means.T)
-    lo, hi = np.quantile(taus, [ALPHA / 2, 1 - ALPHA / 2])
-    tau = float(kendall(published, np.nanmean(sample, axis=1)))
-    return Ordering(table, column, len(arms), tau, float(lo), float(hi))
-
-
-def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of x [n] with each y [..., n]; nan where all of either are tied."""
-    first, second = np.triu_indices(len(x), 1)
-    of_x, of_y = np.sign(x[first] - x[second]), np.sign(y[..., first] - y[..., second])
-    with np.errstate(invalid="ignore"):
-        return (of_x * of_y).sum(axis=-1) / np.sqrt((of_x**2).sum() * (of_y**2).sum(axis=-1))
 
 
 def coverage(comparisons: Sequence[Comparison]) -> str:

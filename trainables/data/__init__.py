@@ -101,6 +101,11 @@ class Source(Protocol):
         ...
 
     @property
+    def test_examples(self) -> int:
+        """Images in the test set."""
+        ...
+
+    @property
     def channels(self) -> int:
         """Of an image."""
         ...

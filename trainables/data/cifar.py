@@ -40,6 +40,7 @@ class Cifar:
     archive: Archive
     files: Mapping[str, tuple[str, int]]
     train_examples: int = 50_000
+    test_examples: int = 10_000
     channels: int = 3
     size: int = 32
     augmented: bool = True

@@ -21,6 +21,7 @@ class Digits:
     name: str = "digits"
     classes: int = 10
     train_examples: int = 1797 - TEST_IMAGES
+    test_examples: int = TEST_IMAGES
     channels: int = 1
     size: int = 8
     augmented: bool = False

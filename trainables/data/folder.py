@@ -148,6 +148,7 @@ class ImageFolder:
         held: Name of the split that is tested on.
         class_names: Of the folders, in the order of the labels.
         train_examples: Images in PATH/train.
+        test_examples: Images in the other split.
         size: Of an image; 224 for larger ones.
     """
 
@@ -156,6 +157,7 @@ class ImageFolder:
     held: str
     class_names: Sequence[str]
     train_examples: int
+    test_examples: int
     size: int
     channels: int = 3
     augmented: bool = True
@@ -214,6 +216,7 @@ def _image_folder(path: str, folder: Path) -> ImageFolder:
         held=held,
         class_names=train,
         train_examples=len(splits["train"]),
+        test_examples=len(splits[held]),
         size=first.width if small else LARGE_SIZE,
     )
 

@@ -1,0 +1,41 @@
+"""NysAct, Table 5 and Figure 4: epochs and time to 90% of the best accuracy that SGD reaches.
+
+Claim: NysAct reaches it in fewer epochs than SGD, KFAC and Eva, and in less time than any other preconditioned method;
+FOOF needs fewer epochs and more time, and AdamW less of both.
+Falsified by: a median of NysAct's epochs above SGD's, KFAC's or Eva's, or a time above FOOF's, with intervals apart.
+
+Trials train to the end and hits are read off. Seconds are those of compare_cost's files, else the report says how to
+measure them. The paper's own: `--workload imagenet/resnet50` and `--workload imagenet/deit_s`, to 72 and 68%.
+"""
+
+from studies.harness.cli import main
+from studies.harness.study import Arm, Study, TargetFigure
+
+STUDY = Study(
+    name="time_to_target",
+    title="Time to 90% of what SGD reaches",
+    paper="NysAct",
+    table="Table 5, Figure 4",
+    claim="NysAct hits the target in fewer epochs than SGD, KFAC and Eva, and in less time than KFAC, Eva and FOOF.",
+    falsifier="NysAct's median epochs lie above SGD's, KFAC's or Eva's, or its time above FOOF's, intervals apart.",
+    arms=[
+        Arm(optimizer="nysact-s", faithful=True),
+        Arm(optimizer="sgd", faithful=True),
+        Arm(optimizer="adamw", faithful=True),
+        Arm(optimizer="kfac", faithful=True),
+        Arm(optimizer="eva", faithful=True),
+        Arm(optimizer="foof", faithful=True),
+    ],
+    figure=TargetFigure(
+        reference="sgd",
+        share=0.9,
+        of="best",
+        rule="90% of the best that SGD reaches",
+        panels=(("test/accuracy", "epochs"), ("test/accuracy", "time")),
+    ),
+    timed=True,
+    published={"imagenet/resnet50": {}, "imagenet/deit_s": {}},
+)
+
+if __name__ == "__main__":
+    main(STUDY)
