@@ -3,13 +3,14 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup study test test-slow mutants lint ui lock
+.PHONY: help setup study test test-slow test-cluster mutants lint ui lock
 
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make study   the rank ablation, with its report"
 	@echo "make test    the tests"
 	@echo "make test-slow  a step of every large model with every optimizer, which takes long"
+	@echo "make test-cluster  real Ray clusters of several nodes: what it needs and lacks is skipped with the reason"
 	@echo "make mutants every known bug planted in turn: each must make a test fail"
 	@echo "make lint    ruff and pyright"
 	@echo "make ui      the MLflow UI on http://127.0.0.1:5000"
@@ -34,6 +35,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# As root, with Debian's openssh-server, rsync and iproute2: machines made of namespaces. One test at a time.
+test-cluster: setup
+	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 mutants: setup
 	$(BIN)/python tests/mutants.py

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,20 @@ import torch
 from ray import tune
 
 from trainables.data import DataError
-from trainables.store import TrialStore
+from trainables.fingerprint import difference
+from trainables.store import StoreError, TrialStore
 from trainables.train import Epochs, epochs
 
 TEAMS = ".teams"  # in the output folder: Ray Train's notes, which all nodes must see; nothing reads them afterwards
-DATA_PROBLEM = "data_problem"  # of a result: what was wrong with the data; the driver then stops
+DATA_PROBLEM = "data_problem"  # of a result: what was wrong with the data, or with the node; the driver then stops
+LEAVE_SECONDS = 15.0  # that an epoch has to end, once the machine is to go
+
+
+class ForeignNode(RuntimeError):
+    """This node is not fit for the driver's trials: it has other code, or another output folder at that path."""
+
+
+STOPPING = (DataError, ForeignNode)  # the other trials would meet the same: the driver ends, and no trial is to blame
 
 
 class TrialTrainable(tune.Trainable):
@@ -30,6 +42,8 @@ class TrialTrainable(tune.Trainable):
         """Open the trial; called in a new actor."""
         # One CPU slot, one thread: two give other bits, and trials side by side would fight for the cores.
         torch.set_num_threads(1)
+        self._leaving = False
+        signal.signal(signal.SIGTERM, self._hurry)
         self._open(config)
 
     def step(self) -> dict[str, Any]:
@@ -38,9 +52,14 @@ class TrialTrainable(tune.Trainable):
             metrics: dict[str, Any] = next(self._epochs)
         except StopIteration:
             return {"done": True}
-        except DataError as problem:  # raised, Tune would try again for ever
+        except STOPPING as problem:  # raised, Tune would try again for ever
             return {"done": True, DATA_PROBLEM: str(problem)}
-        return {**metrics, "done": self._store.status() is not None}
+        done = self._store.status() is not None
+        if self._leaving and not done:
+            with suppress(StopIteration):
+                self._epochs.send(True)
+            os._exit(1)  # a lost worker, to Tune: it goes on elsewhere
+        return {**metrics, "done": done}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in this actor."""
@@ -56,7 +75,22 @@ class TrialTrainable(tune.Trainable):
             torch.cuda.empty_cache()
 
     def _open(self, config: dict[str, Any]) -> None:
-        self._store, self._epochs = _begin(config, "cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._store, self._epochs = _begin(config, "cuda" if torch.cuda.is_available() else "cpu")
+        except ForeignNode as problem:
+            self._epochs = _refused(problem)
+
+    def _hurry(self, number: int, frame: Any) -> None:
+        """SIGTERM: the machine is to go. An epoch that ends in time is committed; a longer one is given up."""
+        self._leaving = True
+        signal.signal(signal.SIGALRM, self._give_up)
+        signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
+
+    def _give_up(self, number: int, frame: Any) -> None:
+        try:
+            self._store.leave("SIGTERM")
+        finally:
+            os._exit(1)
 
 
 def train_team(config: dict[str, Any]) -> None:
@@ -85,7 +119,7 @@ def train_team(config: dict[str, Any]) -> None:
         if store.status() is not None:  # rank 0 wrote why; the others only missed it
             return
         failures = getattr(error, "worker_failures", {}).values()  # its subclass for workers has them
-        problems = [str(failure) for failure in failures if isinstance(failure, DataError)]
+        problems = [str(failure) for failure in failures if isinstance(failure, STOPPING)]
         if not problems:
             raise
         tune.report({DATA_PROBLEM: problems[0]})
@@ -102,15 +136,35 @@ def _train_share(config: dict[str, Any]) -> None:
 
 
 def _begin(config: dict[str, Any], device: str) -> tuple[TrialStore, Epochs]:
-    """Open a trial's folder and its training."""
+    """Open a trial's folder and its training.
+
+    Raises:
+        ForeignNode: This node cannot; a node that joins later has not been looked at by the driver.
+    """
     os.environ["PRECOND_DATA"] = config["data_dir"]
-    store = TrialStore.open(Path(config["root"]), config["key"], config["generation"])
+    if config["fingerprint"] and (found := difference(config["fingerprint"])):
+        raise ForeignNode(f"node {platform.node()} runs something else than the driver: {found}")
+    try:
+        nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        store = TrialStore.open(Path(config["root"]), config["key"], config["generation"], nodes)
+    except StoreError as error:
+        raise ForeignNode(f"node {platform.node()}: {error}") from error
     running = epochs(
         store.config,
         store,
         device=device,
         commit_every=config["commit_every"],
         diagnostics=config["diagnostics"],
-        provenance={**config["provenance"], "ray": ray.__version__},
+        provenance={
+            **config["provenance"],
+            "ray": ray.__version__,
+            "node": ray.get_runtime_context().get_node_id(),
+        },
     )
     return store, running
+
+
+def _refused(problem: ForeignNode) -> Epochs:
+    """A training that only says why there is none."""
+    raise problem
+    yield {}

@@ -1,4 +1,4 @@
-"""Ray: train what is missing. The only file of this package that imports it.
+"""Ray: train what is missing. Only this file and `cluster`, which looks at a running one, import it.
 
 One Tuner runs a grid over trial keys on reused actors. Tune's own logs, checkpoints and restore are not used: whatever
 it loses is in the trial folders.
@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,14 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial as TuneTrial
 
+from studies.harness.cluster import connect
 from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
+from trainables import packing
+from trainables.config import TrialConfig
 from trainables.data import DataError
 from trainables.ray_trainable import DATA_PROBLEM, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
@@ -41,14 +45,14 @@ class Cluster:
     Attributes:
         address: Of a running cluster, `auto` or host:port; None starts one here, with a slot per core.
         max_concurrent: At most so many trials at once; None for as many as fit.
-        gpus_per_trial: Share of a GPU for each.
+        gpus_per_trial: Share of a GPU for each; None measures how many trials a GPU carries.
         time_budget: Seconds after which no more is trained; None for no limit.
         workers_per_trial: Processes that share each batch of a trial.
     """
 
     address: str | None = None
     max_concurrent: int | None = None
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = 0.0
     time_budget: float | None = None
     workers_per_trial: int = 1
 
@@ -102,7 +106,7 @@ def train(
         root: The output folder.
         cluster: Where.
         worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`, `diagnostics`,
-            `data_dir`.
+            `data_dir`, `fingerprint`.
         progress: Told of every epoch and every end.
 
     Returns:
@@ -110,11 +114,14 @@ def train(
 
     Raises:
         StoreError: No cluster could be reached or started.
-        DataError: A worker met data that are missing or damaged; its trial stays in flight.
+        DataError: A worker met data that are missing or damaged, or is on a node that is not fit; its trial stays in
+            flight.
     """
     _start(cluster, len(trials))
     started = time.monotonic()
     try:
+        if cluster.gpus_per_trial is None:
+            cluster = replace(cluster, gpus_per_trial=_measured_share(trials, root, cluster, worker["data_dir"]))
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
             space = {"key": tune.grid_search([trial.config.trial_key for trial in trials]), **worker}
             stop = _DataStop()
@@ -133,17 +140,35 @@ def train(
 
 
 def _start(cluster: Cluster, trials: int) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if cluster.address is None:
+    if cluster.address is not None:
+        connect(cluster.address)
+    else:
         cores = len(os.sched_getaffinity(0))
         wanted = (cluster.max_concurrent or cores) * cluster.workers_per_trial
-        options |= {"num_cpus": min(wanted, cores, trials * cluster.workers_per_trial), "include_dashboard": False}
-    try:
-        ray.init(address=cluster.address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"no Ray cluster answers at {cluster.address}" if cluster.address else "Ray did not start here"
-        raise StoreError(f"{where}: {str(error).partition(chr(10))[0]}") from error
+        slots = min(wanted, cores, trials * cluster.workers_per_trial)
+        try:
+            ray.init("local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StoreError(f"Ray did not start here: {str(error).partition(chr(10))[0]}") from error
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+
+def _measured_share(trials: Sequence[Trial], root: Path, cluster: Cluster, data_dir: str) -> float:
+    """How much of a GPU a trial needs, measured on one that is free."""
+    if cluster.workers_per_trial > 1:  # the processes of one trial cannot share one: NCCL
+        return 1.0
+    try:
+        probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0)(_pack)
+        return ray.get(probe.remote(str(root.absolute()), [trial.config for trial in trials], data_dir))
+    except RayError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise StoreError(f"the GPU could not be measured ({why}): give --gpus-per-trial a number") from error
+
+
+def _pack(root: str, configs: Sequence[TrialConfig], data_dir: str) -> float:
+    """On a node: the measurement."""
+    os.environ["PRECOND_DATA"] = data_dir
+    return packing.share(Path(root), configs)
 
 
 @contextmanager
