@@ -22,7 +22,6 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.fingerprint import difference, fingerprint
@@ -31,7 +30,7 @@ from trainables.store import StoreError
 CONNECT_SECONDS = 10.0
 PROOF_SECONDS = 180.0  # a node's first process imports torch
 JOIN_SECONDS = 180.0  # `ray up` returns before the workers have joined
-AUTOSCALER_STATUS = b"__autoscaling_status"  # Ray's own key; there while an autoscaler runs
+HTTP2_PREFACE, EMPTY_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +86,12 @@ def connect(address: str) -> None:
     """
     try:
         host, port = _resolve(address)
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
+        _knock(host, port)
     except OSError as error:
         why = error.strerror or str(error).partition(". ")[0]
         raise StoreError(f"no Ray cluster answers at {address} ({why}): is it up?") from error
     try:
-        with _impatient():
-            ray.init(address=f"{host}:{port}", log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=f"{host}:{port}", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise StoreError(f"no Ray cluster answers at {address}: {str(error).strip().partition(chr(10))[0]}") from error
 
@@ -122,16 +120,16 @@ def _resolve(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """Ray asks a silent server for a minute; here for 10 s."""
-    name = "RAY_gcs_server_port_wait_time_s"
-    before = os.environ.get(name)
-    os.environ[name] = "2"  # attempts, of which each waits for some seconds
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.__setitem__(name, before)
+def _knock(host: str, port: int) -> None:
+    """Raises `OSError` unless a gRPC server answers in time: Ray itself asks a silent one for more than a minute."""
+    with socket.create_connection((host, port), CONNECT_SECONDS) as line:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):  # it waits for a handshake, which is Ray's to make
+            return
+        line.settimeout(CONNECT_SECONDS)
+        line.sendall(HTTP2_PREFACE + EMPTY_SETTINGS)
+        answer = line.recv(len(EMPTY_SETTINGS))
+        if answer[3:4] != EMPTY_SETTINGS[3:4]:
+            raise ConnectionError("another kind of server")
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -143,7 +141,7 @@ def _alive() -> list[dict[str, Any]]:
 
 def _lacking(address: str, needs: Needs) -> Iterator[str]:
     """What a trial needs and no node has, or could have: it would wait for ever."""
-    deadline = time.monotonic() + (JOIN_SECONDS if _internal_kv_get(AUTOSCALER_STATUS) else 0)
+    deadline = time.monotonic() + (JOIN_SECONDS if _autoscaler() else 0)
     wanted = {"CPU": needs.cpus, "GPU": needs.gpus}
     while True:
         most = {name: max(_offers(name), default=0.0) for name in wanted}
@@ -164,21 +162,24 @@ def _lacking(address: str, needs: Needs) -> Iterator[str]:
 def _offers(name: str) -> Iterator[float]:
     """What each node has of a resource, and each that the autoscaler may start."""
     yield from (node["Resources"].get(name, 0.0) for node in _alive())
-    for kind in _startable():
+    for kind in _autoscaler():
         yield from [float(kind["resources"].get(name, 0))] * kind["max_workers"]
 
 
-def _startable() -> Iterator[Mapping[str, Any]]:
-    """The kinds of node of the autoscaler that runs here, on the head; Ray itself does not tell them."""
+def _autoscaler() -> list[Mapping[str, Any]]:
+    """The kinds of node of the autoscaler that runs here, on the head; Ray itself does not tell them.
+
+    Machines of one's own are such a kind, too, whose resources are known only when they have joined.
+    """
     import psutil
     import yaml
 
     for process in psutil.process_iter(["cmdline"]):
-        flags = [word.partition("=") for word in process.info["cmdline"] or ()]
-        for flag, _, path in flags:
-            if flag == "--autoscaling-config" and path:
-                config = yaml.safe_load(Path(path).expanduser().read_bytes())
-                yield from config.get("available_node_types", {}).values()
+        for word in process.info["cmdline"] or ():
+            path = word.removeprefix("--autoscaling-config=")
+            if path not in ("", word):
+                return [*yaml.safe_load(Path(path).expanduser().read_bytes())["available_node_types"].values()]
+    return []
 
 
 # ---------------------------------------------------------------------- proofs

@@ -163,11 +163,21 @@ def test_an_address_that_nobody_listens_at_is_refused_wherever_it_comes_from(tmp
     )
 
 
-def test_a_server_that_says_nothing_is_given_up_after_10_seconds():
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_server_that_is_not_rays_is_given_up_after_10_seconds(says: bytes):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        taken: list[socket.socket] = []
-        threading.Thread(target=lambda: [taken.append(server.accept()[0]) for _ in range(99)], daemon=True).start()
+        address, lines = f"127.0.0.1:{server.getsockname()[1]}", []
+
+        def serve() -> None:
+            lines.append(server.accept()[0])
+            lines[0].sendall(says)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
         start = time.monotonic()
-        with pytest.raises(cluster.StoreError, match="no Ray cluster answers at"):
-            cluster.connect(f"127.0.0.1:{server.getsockname()[1]}")
+        why = "another kind of server" if says else "timed out"
+        with pytest.raises(cluster.StoreError, match=rf"no Ray cluster answers at {address} \({why}\)"):
+            cluster.connect(address)
         assert time.monotonic() - start < 12
+        thread.join()
+        lines[0].close()
