@@ -64,7 +64,7 @@ def _busy(process: psutil.Process) -> bool:
         title = " ".join(process.cmdline())
     except psutil.Error:  # it has just ended
         return False
-    return title.startswith("ray::") and not title.startswith("ray::IDLE")
+    return title.startswith("ray::") and not title.startswith("ray::IDLE") and not title.endswith("Agent")
 
 
 def _drain(node: psutil.Process) -> None:

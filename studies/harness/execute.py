@@ -73,6 +73,10 @@ class _Report(tune.Callback):
         if "epoch" in result:
             self._progress.epoch(trial.config["key"], result["epoch"], score(result))
 
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+        """A worker is lost, perhaps with its node."""
+        self._progress.lost(trial.config["key"])
+
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         """A trial has ended, unless it was only stopped."""
         status = read_status(trial_folder(self._root, trial.config["key"]))
@@ -123,9 +127,14 @@ def train(
         if cluster.gpus_per_trial is None:
             cluster = replace(cluster, gpus_per_trial=_measured_share(trials, root, cluster, worker["data_dir"]))
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
-            space = {"key": tune.grid_search([trial.config.trial_key for trial in trials]), **worker}
-            stop = _DataStop()
-            _fit({**space, "root": str(root.absolute())}, cluster, [_Report(progress, root)], stop, scratch)
+            stop, space = _DataStop(), {**worker, "root": str(root.absolute())}
+            left, again = list(trials), True
+            while again:
+                space["key"] = tune.grid_search([trial.config.trial_key for trial in left])
+                dropped = _fit(space, cluster, [_Report(progress, root)], stop, scratch)
+                left = _unfinished(left, root)
+                # More than were dropped: it was told to stop.
+                again = 0 < len(left) <= dropped and not (caught or stop.problem)
     finally:
         ray.shutdown()
     if stop.problem:
@@ -135,8 +144,11 @@ def train(
     if cluster.time_budget is not None and time.monotonic() - started >= cluster.time_budget:
         return "budget"
     # Tune handles SIGINT by itself and returns early, without raising.
-    left = any(read_status(trial_folder(root, trial.config.trial_key)) is None for trial in trials)
-    return "SIGINT" if left else "done"
+    return "SIGINT" if _unfinished(trials, root) else "done"
+
+
+def _unfinished(trials: Sequence[Trial], root: Path) -> list[Trial]:
+    return [trial for trial in trials if read_status(trial_folder(root, trial.config.trial_key)) is None]
 
 
 def _start(cluster: Cluster, trials: int) -> None:
@@ -150,7 +162,7 @@ def _start(cluster: Cluster, trials: int) -> None:
             ray.init("local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise StoreError(f"Ray did not start here: {str(error).partition(chr(10))[0]}") from error
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is a line of ours, no traceback
 
 
 def _measured_share(trials: Sequence[Trial], root: Path, cluster: Cluster, data_dir: str) -> float:
@@ -189,7 +201,12 @@ def _signals() -> Iterator[list[str]]:
 
 def _fit(
     space: dict[str, Any], cluster: Cluster, callbacks: list[tune.Callback], stop: tune.Stopper, scratch: str
-) -> None:
+) -> int:
+    """Run what is in the space; returns how many trials Tune has dropped.
+
+    It drops one whose worker dies while it takes the trial up from another, whatever `max_failures` says: the failure
+    is counted twice, and the second finds the trial no longer running.
+    """
     trainable, at_once = _trainable(cluster)
     tuner = tune.Tuner(
         trainable,
@@ -207,7 +224,7 @@ def _fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
-    tuner.fit()
+    return tuner.fit().num_errors
 
 
 def _trainable(cluster: Cluster) -> tuple[Any, int | None]:

@@ -50,6 +50,12 @@ class StudyProgress:
         label = self._trials[key].arm.label
         self._show(f"{label} s{self._trials[key].config.seed} epoch {epoch + 1}: {accuracy:.2%}")
 
+    def lost(self, key: str) -> None:
+        """A trial's worker is lost."""
+        trial = self._trials[key]
+        label = f"{trial.arm.label} s{trial.config.seed}"
+        self.console.print(f"{label}: its worker is lost, another goes on from the last commit", highlight=False)
+
     def finished(self, key: str, status: str, reason: str) -> None:
         """A trial has ended; what went wrong is said at once."""
         self._done += 1

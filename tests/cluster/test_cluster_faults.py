@@ -115,21 +115,21 @@ def test_a_trial_of_two_processes_survives_one(ray_cluster, tmp_path: Path):
 def test_a_worker_that_is_told_to_go_commits_and_goes(ray_cluster, tmp_path: Path):
     """SIGTERM, as a spot machine's notice sends it: what was trained is kept although no commit was due."""
     ray_cluster.add_node(num_cpus=1)
-    flags = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "60", "--commit-every", "1000")
+    flags = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "600", "--commit-every", "1000")
     driver = begin(tmp_path, ray_cluster.address, *flags)
-    wait_for(lambda: workers("TrialTrainable"), driver)
+    wait_for(lambda: workers("ResourceTrainable"), driver)
     [folder] = trial_folders(tmp_path)
     wait_for(lambda: read_lines(folder / "attempts.jsonl"), driver)
     time.sleep(3)
-    [worker] = workers("TrialTrainable")
+    [worker] = workers("ResourceTrainable")
     worker.send_signal(signal.SIGTERM)
     start = time.monotonic()
     worker.wait(20)
     assert time.monotonic() - start < 20
     kept = epochs(folder)
-    assert 0 < len(kept) < 60
+    assert 0 < len(kept) < 600
     finish(driver)
-    assert epochs(folder) == list(range(60))
+    assert epochs(folder) == list(range(600))
     assert [line["committed"] for line in read_lines(folder / "attempts.jsonl")] == [0, len(kept)]
 
 
