@@ -100,6 +100,8 @@ def train_team(config: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     store = TrialStore.open(Path(config["root"]), config["key"])
+    if store.status() is not None:  # the worker before was lost after it had written that
+        return tune.report({"done": True})
     needs = {"CPU": 1, "GPU": config["gpus"]} if config["gpus"] else {"CPU": 1}
     trainer = TorchTrainer(
         _train_share,
@@ -117,7 +119,7 @@ def train_team(config: dict[str, Any]) -> None:
         trainer.fit()
     except train.TrainingFailedError as error:
         if store.status() is not None:  # rank 0 wrote why; the others only missed it
-            return
+            return tune.report({"done": True})
         failures = getattr(error, "worker_failures", {}).values()  # its subclass for workers has them
         problems = [str(failure) for failure in failures if isinstance(failure, STOPPING)]
         if not problems:

@@ -98,6 +98,8 @@ def epochs(
     except (OSError, StoreError):
         raise
     except Exception as error:
+        if team.lost(error):
+            raise
         folder.log(traceback.format_exc())
         folder.finish(FAILED, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
         team.leave()

@@ -28,12 +28,14 @@ PidFile none
 Subsystem sftp internal-sftp
 """
 # The first process of a machine. What it mounts is seen by its own namespace alone; the order matters, since the
-# folder of this test is below the /tmp that is hidden last.
+# folder of this test is below the /tmp that is hidden last, and this Python may be below the home.
 BOOT = """
 set -e
 mount --make-rprivate /
 mount --bind {folder}/shared /mnt
+mkdir -p {folder}/python && mount --bind {python} {folder}/python
 mount -t tmpfs none /root && chmod 700 /root
+mkdir -p {python} && mount --bind {folder}/python {python}
 mount -t tmpfs none /run && mkdir /run/sshd
 mount -t tmpfs none /dev/shm
 mkdir -p /root/.ssh /root/checkout/.venv /root/.ray && touch /root/.bashrc
@@ -44,7 +46,7 @@ sed 's#{folder}#/run/machine#' {folder}/sshd_config > /run/machine/sshd_config
 for part in bin lib pyvenv.cfg; do ln -s {venv}/$part /root/checkout/.venv/$part; done
 touch -d 2099-01-01 /root/checkout/.venv/.ready
 hostname {name}
-cp {folder}/*.yaml /run/machine
+cp -r {folder}/files/. /run/machine
 mount -t tmpfs none /tmp && chmod 1777 /tmp
 echo ready > /mnt/.{name}
 exec /usr/sbin/sshd -D -e -f /run/machine/sshd_config
@@ -68,26 +70,27 @@ class Machines:
     """A network of machines; the first, `launcher`, is where the user sits.
 
     Args:
-        folder: Of the test; `shared` in it is what all see at /mnt.
+        folder: Of the test; all see `shared` in it at /mnt, and each has a copy of `files` in it at /run/machine.
         count: Machines beside the launcher: 10.77.0.1 ...
     """
 
     def __init__(self, folder: Path, count: int):
-        self.folder, self.shared = folder, folder / "shared"
+        self.folder, self.shared, self.files = folder, folder / "shared", folder / "files"
         self.shared.mkdir(parents=True)
+        self.files.mkdir()
         for name in ("key", "host_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
         (folder / "token").write_text("0123456789abcdef" * 4)
         (folder / "sshd_config").write_text(SSHD.format(folder=folder))
-        self._switch = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
-        self._first: dict[str, subprocess.Popen[bytes]] = {}
+        switch = ["unshare", "--net", "--fork", "--kill-child", "sleep", "infinity"]
+        self._first: dict[str, subprocess.Popen[bytes]] = {"switch": subprocess.Popen(switch)}
         self._names = ["launcher", *(f"machine{number}" for number in range(1, count + 1))]
 
     def start(self) -> None:
         """Boot all machines and connect them."""
-        _in(self._switch.pid, "ip link add bridge type bridge && ip link set bridge up", ["--net"])
+        _in(self._wait("switch"), "ip link add bridge type bridge && ip link set bridge up")
         for number, name in enumerate(self._names):
-            boot = BOOT.format(folder=self.folder, venv=VENV, name=name)
+            boot = BOOT.format(folder=self.folder, python=sys.base_prefix, venv=VENV, name=name)
             kinds = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child"]
             with open(self.folder / f"{name}.log", "wb") as log:
                 self._first[name] = subprocess.Popen(["unshare", *kinds, "sh", "-c", boot], stdout=log, stderr=log)
@@ -98,14 +101,19 @@ class Machines:
             time.sleep(0.1)
 
     def _connect(self, name: str, address: str) -> None:
+        switch, inside, cable = self._wait("switch"), self._wait(name), f"v-{name[-8:]}"
+        subprocess.run(["ip", "link", "add", cable, "netns", str(switch), "type", "veth",
+                        "peer", "name", "eth0", "netns", str(inside)], check=True)  # fmt: skip
+        _in(switch, f"ip link set {cable} master bridge up")
+        _in(inside, f"ip address add {address}/24 dev eth0 && ip link set eth0 up && ip link set lo up")
+
+    def _wait(self, name: str) -> int:
+        """The first process of what is starting, which is in its namespaces once it is there."""
         deadline = time.monotonic() + 10
         while not (inside := self._inside(name)):
             assert time.monotonic() < deadline, f"{name} did not start"
             time.sleep(0.05)
-        subprocess.run(["ip", "link", "add", f"v-{name[-8:]}", "netns", str(self._switch.pid), "type", "veth",
-                        "peer", "name", "eth0", "netns", str(inside)], check=True)  # fmt: skip
-        _in(self._switch.pid, f"ip link set v-{name[-8:]} master bridge up", ["--net"])
-        _in(inside, f"ip address add {address}/24 dev eth0 && ip link set eth0 up && ip link set lo up", ["--net"])
+        return inside
 
     def _inside(self, name: str) -> int:
         """The machine's first process, as this machine numbers it."""
@@ -141,10 +149,10 @@ class Machines:
 
     def end(self) -> None:
         """Power off everything."""
-        for process in (*self._first.values(), self._switch):
+        for process in self._first.values():
             process.kill()  # and with it, by --kill-child, the machine's first process
             process.wait()
 
 
-def _in(pid: int, command: str, kinds: list[str]) -> None:
-    subprocess.run(["nsenter", "-t", str(pid), *kinds, "sh", "-c", command], check=True)
+def _in(pid: int, command: str) -> None:
+    subprocess.run(["nsenter", "-t", str(pid), "--net", "sh", "-c", command], check=True)

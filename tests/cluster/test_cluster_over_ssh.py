@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing() or "can run")]
 STUDY = ["--seeds", "2", "--epochs", "3", "--levels", "rank=5,10", "--commit-every", "0"]
 
-JOINED, TRACKED = "/mnt/joined.py", "/mnt/tracked.py"
+JOINED, TRACKED = "/run/machine/joined.py", "/run/machine/tracked.py"
 JOINED_SCRIPT = """
 import ray
 ray.init("auto", logging_level="ERROR")
@@ -40,9 +40,9 @@ print(sum(run.data.tags.get("kind") == "trial" for run in client.search_runs(exp
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
     found = Machines(tmp_path, 3)
-    (tmp_path / "cluster.yaml").write_text(cluster_file())
-    (tmp_path / "shared" / "joined.py").write_text(JOINED_SCRIPT)
-    (tmp_path / "shared" / "tracked.py").write_text(TRACKED_SCRIPT)
+    (found.files / "cluster.yaml").write_text(cluster_file())
+    (found.files / "joined.py").write_text(JOINED_SCRIPT)
+    (found.files / "tracked.py").write_text(TRACKED_SCRIPT)
     try:
         found.start()
         yield found
