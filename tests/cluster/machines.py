@@ -106,6 +106,7 @@ class Machines:
                         "peer", "name", "eth0", "netns", str(inside)], check=True)  # fmt: skip
         _in(switch, f"ip link set {cable} master bridge up")
         _in(inside, f"ip address add {address}/24 dev eth0 && ip link set eth0 up && ip link set lo up")
+        _in(inside, "ip route add default dev eth0")  # Ray asks which address a packet to the world would leave from
 
     def _wait(self, name: str) -> int:
         """The first process of what is starting, which is in its namespaces once it is there."""
