@@ -93,7 +93,9 @@ def connect(address: str) -> None:
     try:
         ray.init(address=f"{host}:{port}", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StoreError(f"no Ray cluster answers at {address}: {str(error).strip().partition(chr(10))[0]}") from error
+        why = str(error).strip().partition("\n")[0]
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one with a token needs RAY_AUTH_MODE=token"
+        raise StoreError(f"no Ray cluster answers at {address}: {why}{hint}") from error
 
 
 def describe(nodes: Sequence[Mapping[str, Any]]) -> str:
@@ -141,7 +143,8 @@ def _alive() -> list[dict[str, Any]]:
 
 def _lacking(address: str, needs: Needs) -> Iterator[str]:
     """What a trial needs and no node has, or could have: it would wait for ever."""
-    deadline = time.monotonic() + (JOIN_SECONDS if _autoscaler() else 0)
+    unknown = any(not kind["resources"] for kind in _autoscaler())  # until it has joined
+    deadline = time.monotonic() + (JOIN_SECONDS if unknown else 0)
     wanted = {"CPU": needs.cpus, "GPU": needs.gpus}
     while True:
         most = {name: max(_offers(name), default=0.0) for name in wanted}

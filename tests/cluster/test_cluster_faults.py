@@ -140,7 +140,8 @@ AUTOSCALER = {
     "idle_timeout_minutes": 0.1,
     "upscaling_speed": 1.0,
     "provider": {
-        "type": "fake_multinode",
+        "type": "external",  # by its own name Ray looks for defaults that its wheel lacks
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
@@ -172,8 +173,8 @@ def test_a_cluster_grows_from_no_worker_and_shrinks_again(tmp_path: Path):
         head += f"PYTHONPATH={ROOT} RAY_raylet_start_wait_time_s=180 RAY_AUTH_MODE=token; "
         head += "ray start --head --num-cpus=0 --include-dashboard=false --autoscaling-config=/run/machine/fake.yaml"
         machine.run("machine1", head, timeout=120)
-        script = f"cd / && PYTHONPATH={ROOT} python {ROOT}/studies/ablation_rank.py --address auto --out /mnt/outputs "
-        script += "--tracking-uri none --optimizers sgd --seeds 4 --epochs 3"
+        script = f"cd / && PYTHONPATH={ROOT} RAY_AUTH_MODE=token python {ROOT}/studies/ablation_rank.py --address auto "
+        script += "--out /mnt/outputs --tracking-uri none --optimizers sgd --seeds 4 --epochs 3"
         refused = machine.run("machine1", f"{script} --gpus-per-trial 1", check=False)
         assert refused.returncode == 2 and "has no GPU, and can start none" in refused.stderr
         done = machine.run("machine1", script, timeout=300)
