@@ -125,6 +125,7 @@ class _Sync:
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self._experiment(uri)
         self.runs = self._runs()
+        self._centres: dict[str, bool] = {}
 
     def send(self, artifacts: Sequence[Path]) -> int:
         """Send trials, summary and artifacts; the number of epochs sent."""
@@ -241,8 +242,15 @@ class _Sync:
             "factor": ",".join(arm.factors),
             "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
             "arm": "faithful" if arm.faithful else "consistent",
-            "is_centre": str(_is_centre(trial)),
+            "is_centre": str(self._is_centre(trial)),
         }
+
+    def _is_centre(self, trial: Trial) -> bool:
+        """Whether every factor is at the value that the recipe gives it; resolved once for all seeds."""
+        key = trial.config.group_key
+        if key not in self._centres:
+            self._centres[key] = _at_recipe(trial)
+        return self._centres[key]
 
     def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
         return {
@@ -262,7 +270,7 @@ def _key(tags: Mapping[str, str]) -> str:
     return tags.get("trial_key") or tags.get("group_key", "")
 
 
-def _is_centre(trial: Trial) -> bool:
+def _at_recipe(trial: Trial) -> bool:
     """Whether every factor is at the value that the workload's recipe gives it."""
     arm, config = trial
     if not arm.factors:
