@@ -54,4 +54,4 @@ ui: setup
 
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate --no-header \
-		--extra studies --extra peers --extra dev pyproject.toml -o requirements.lock
+		--extra studies --extra peers --extra aws --extra dev pyproject.toml -o requirements.lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def begin(out: Path, address: str, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), "--address", address, "--out", str(out)]
     return subprocess.Popen(
         [*command, "--tracking-uri", "none", *flags],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=out.parent,
     )  # fmt: skip
 
 
@@ -132,6 +133,22 @@ def test_a_worker_that_is_told_to_go_commits_and_goes(ray_cluster, tmp_path: Pat
     finish(driver)
     assert epochs(folder) == list(range(600))
     assert [line["committed"] for line in read_lines(folder / "attempts.jsonl")] == [0, len(kept)]
+
+
+def test_a_node_that_joins_later_with_other_code_ends_the_study(ray_cluster, tmp_path: Path):
+    """It was not there to be looked at when the study began; none of its numbers gets into a folder."""
+    ray_cluster.add_node(num_cpus=1)
+    for package in ("precond", "trainables", "studies"):
+        shutil.copytree(ROOT / package, tmp_path / "other" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "other" / "precond" / "linalg.py", "a") as file:
+        file.write("# another version\n")
+    driver = begin(tmp_path / "out", ray_cluster.address, "--optimizers", "sgd", "--seeds", "30", "--epochs", "20")
+    wait_for(lambda: finished(tmp_path / "out"), driver)
+    ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
+    output = driver.communicate(timeout=120)[0]
+    assert driver.returncode == 4, output
+    assert "runs something else than the driver: code" in output and "Traceback" not in output
+    assert all(len(read_lines(folder / "attempts.jsonl")) == 1 for folder in finished(tmp_path / "out"))
 
 
 AUTOSCALER = {
