@@ -1116,7 +1116,7 @@ MUTANTS = [
     ),
     Mutant(
         "trainables/store.py",
-        'if attempt.get("node") in self.nodes]',
+        ' if self.nodes is None or attempt.get("node") in self.nodes]',
         "]",
         "tests/test_store.py::test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count",
         "cluster: a worker that went with its node counts as lost",

@@ -60,10 +60,8 @@ class TrialStore:
         generation: int | None = None,
         nodes: Collection[str] | None = None,
     ):
-        self.root = Path(root)
-        self.config = config
-        self.generation = generation
-        self.nodes = nodes
+        self.root, self.config = Path(root), config
+        self.generation, self.nodes = generation, nodes
         self.folder = trial_folder(self.root, config.trial_key)
         self._pending: list[dict[str, Any]] = []
         self._layers: list[dict[str, Any]] = []
@@ -153,8 +151,7 @@ class TrialStore:
         if self.generation is None:  # no driver: whoever starts it again has decided to
             return 0
         alike = [attempt for attempt in attempts if all(attempt[name] == value for name, value in here.items())]
-        if self.nodes is not None:
-            alike = [attempt for attempt in alike if attempt.get("node") in self.nodes]
+        alike = [attempt for attempt in alike if self.nodes is None or attempt.get("node") in self.nodes]
         return sum(-1 if "left" in attempt else 1 for attempt in alike)
 
     def leave(self, why: str) -> None:

@@ -41,14 +41,14 @@ class Needs:
         root: The output folder.
         data_dir: The folder that datasets are in.
         cpus: Of one process, on one node.
-        gpus: Share of a GPU of one process.
+        gpus: Share of a GPU of one process; None is to be measured, on a whole one.
         processes: Of one trial.
     """
 
     root: Path
     data_dir: Path
     cpus: float = 1.0
-    gpus: float = 0.0
+    gpus: float | None = 0.0
     processes: int = 1
 
 
@@ -145,7 +145,7 @@ def _lacking(address: str, needs: Needs) -> Iterator[str]:
     """What a trial needs and no node has, or could have: it would wait for ever."""
     unknown = any(not kind["resources"] for kind in _autoscaler())  # until it has joined
     deadline = time.monotonic() + (JOIN_SECONDS if unknown else 0)
-    wanted = {"CPU": needs.cpus, "GPU": needs.gpus}
+    wanted = {"CPU": needs.cpus, "GPU": 1.0 if needs.gpus is None else needs.gpus}
     while True:
         most = {name: max(_offers(name), default=0.0) for name in wanted}
         short = [name for name, amount in wanted.items() if amount > most[name]]
@@ -154,7 +154,8 @@ def _lacking(address: str, needs: Needs) -> Iterator[str]:
         time.sleep(1)
     if "GPU" in short:
         largest = "no GPU" if most["GPU"] == 0 else f"no node with more than {most['GPU']:g} GPUs"
-        yield f"--gpus-per-trial = {needs.gpus:g}: the cluster at {address} has {largest}, and can start none"
+        asked = "auto" if needs.gpus is None else f"{needs.gpus:g}"
+        yield f"--gpus-per-trial = {asked}: the cluster at {address} has {largest}, and can start none"
     if "CPU" in short:
         yield f"the cluster at {address} has no node with {needs.cpus:g} free CPU slots, and can start none"
     total = sum(_offers("CPU"))

@@ -117,7 +117,7 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
     names = {trial.config.workload for trial in missing}
     if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
         return refuse(problems)
-    if missing and (problems := _unfit_cluster(options, console)):
+    if missing and options.address and (problems := _unfit_cluster(options.address, options, console)):
         return refuse(problems)
     for each in plans:
         console.print(_headline(each))
@@ -148,19 +148,13 @@ def _to_train(trials: Sequence[Trial], options: Options) -> list[Trial]:
     return missing + [trial for trial in again if trial.config.trial_key not in known]
 
 
-def _unfit_cluster(options: Options, console: Console) -> list[str]:
+def _unfit_cluster(address: str, options: Options, console: Console) -> list[str]:
     """What is wrong with the cluster that the command names, a line each; what it is goes to the screen."""
-    if options.address is None:
-        return []
     from studies.harness import cluster
 
-    needs = cluster.Needs(
-        root=options.root,
-        data_dir=options.data_dir,
-        gpus=1.0 if options.gpus_per_trial is None else options.gpus_per_trial,
-        processes=options.workers_per_trial,
-    )
-    banner, problems = cluster.inspect(options.address, needs)
+    gpus, processes = options.gpus_per_trial, options.workers_per_trial
+    needs = cluster.Needs(root=options.root, data_dir=options.data_dir, gpus=gpus, processes=processes)
+    banner, problems = cluster.inspect(address, needs)
     console.print(banner, highlight=False)
     return problems
 

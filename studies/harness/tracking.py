@@ -247,8 +247,7 @@ class _Sync:
 
     def _is_centre(self, trial: Trial) -> bool:
         """Whether every factor is at the value that the recipe gives it; resolved once for all seeds."""
-        key = trial.config.group_key
-        if key not in self._centres:
+        if (key := trial.config.group_key) not in self._centres:
             self._centres[key] = _at_recipe(trial)
         return self._centres[key]
 
