@@ -1129,6 +1129,13 @@ MUTANTS = [
         "cluster: a worker that is told to leave commits nothing",
     ),
     Mutant(
+        TRAIN,
+        "if team.lost(error):",
+        "if False:",
+        "tests/test_team.py::test_a_process_that_is_lost_fails_no_trial",
+        "cluster: a process of a team that dies fails the trial",
+    ),
+    Mutant(
         "trainables/packing.py",
         "last.memory_mb * (len(loads) + 1) / len(loads) > MEMORY",
         "last.memory_mb > MEMORY",
