@@ -5,6 +5,7 @@ Falsified by: a rank whose interval lies below SGD's or FOOF's, or intervals of 
 """
 
 from studies.harness.cli import main
+from studies.harness.residuals import ResidualFigure
 from studies.harness.study import Arm, LevelFigure, Study, grid
 
 RANKS = [5, 10, 15, 20]
@@ -23,6 +24,9 @@ STUDY = Study(
         Arm(optimizer="sgd"),
     ],
     figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),
+    seeds=3,
+    published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
+    further=[ResidualFigure(optimizers=("nysact-g", "nysact-s"))],  # Remark 5.6, of trials with --diagnostics
 )
 
 if __name__ == "__main__":

@@ -93,6 +93,8 @@ CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
 
 CONTRASTS = "studies/harness/contrasts.py"
 VERDICTS = "studies/harness/verdicts.py"
+PROBE = "studies/harness/probe.py"
+PROBES = "tests/test_probes.py::"
 
 MUTANTS = [
     # Data
@@ -189,8 +191,8 @@ MUTANTS = [
     ),
     Mutant(
         "trainables/ray_trainable.py",
-        "except DataError as problem:",
-        "except ZeroDivisionError as problem:",
+        "except (DataError, StoreError) as problem:",
+        "except StoreError as problem:",
         "tests/test_data_trials.py::test_a_worker_reports_damaged_data_and_the_driver_stops",
         "data: damaged data are an error of the trial, tried again for ever",
     ),
@@ -901,6 +903,63 @@ MUTANTS = [
         "tests/test_telemetry.py::test_a_torn_line_is_cut_and_no_line_comes_twice",
         "diagnostics: recomputed epochs are written twice",
     ),
+    # Faults
+    Mutant(
+        "trainables/store.py",
+        'if sha256(path / "state.pt") != manifest["sha256"]:',
+        "if False:",
+        "tests/test_faults.py::test_nothing_is_violated",
+        "faults: a checkpoint's contents are not compared with its manifest",
+    ),
+    Mutant(
+        "trainables/store.py",
+        'if lines and lines[0]["epoch"] > len(self.epochs()):',
+        "if False:",
+        "tests/test_store.py::test_a_checkpoint_whose_earlier_lines_are_lost_is_not_used",
+        "faults: a trial goes on behind a gap in its epochs",
+    ),
+    Mutant(
+        "trainables/store.py",
+        "raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None",
+        "raise",
+        "tests/test_faults.py::test_a_full_disk_while_a_checkpoint_is_written_is_no_outcome",
+        "faults: a full disk is taken for a trial that failed",
+    ),
+    Mutant(
+        "trainables/files.py",
+        "if path.is_dir() and not path.is_symlink():",
+        "if path.is_dir():",
+        "tests/test_malicious.py::test_a_link_out_of_the_folder_is_removed_not_followed",
+        "faults: a link in a trial folder is treated as a folder",
+    ),
+    Mutant(
+        "trainables/ray_trainable.py",
+        "if not self._pauses:",
+        "if False:",
+        "tests/test_faults.py::test_a_worker_takes_a_trial_up_again_and_gives_up_after_some_pauses",
+        "faults: a worker waits for a full disk for ever",
+    ),
+    Mutant(
+        "trainables/ray_trainable.py",
+        "except (DataError, StoreError) as problem:",
+        "except DataError as problem:",
+        "tests/test_faults.py::test_a_worker_whose_folder_belongs_to_another_gives_up_at_once",
+        "faults: a fenced-off worker is started again for ever",
+    ),
+    Mutant(
+        "studies/harness/execute.py",
+        "if time.monotonic() - self._seen > LOST_SECONDS:",
+        "if False:",
+        "tests/test_faults.py::test_a_cluster_without_a_living_node_stops_the_driver",
+        "faults: a driver waits for a dead cluster for ever",
+    ),
+    Mutant(
+        "studies/harness/lock.py",
+        ".ljust(LENGTH)",
+        "",
+        "tests/test_faults.py::test_the_lock_file_has_one_length",
+        "faults: what is left of a longer holder makes the lock unreadable",
+    ),
     # Statistics and reports
     Mutant(
         CONTRASTS,
@@ -985,6 +1044,63 @@ MUTANTS = [
         'self.rows["status"] != "x"',
         "tests/test_tracking.py::test_a_group_run_holds_the_mean_over_its_completed_seeds",
         "tracking: a diverged trial enters its group's mean",
+    ),
+    # The grids of the papers
+    Mutant(
+        "studies/harness/study.py",
+        "(fields if name in RECIPE_SETTINGS else own)[name] = level",
+        "own[name] = level",
+        "tests/test_grids.py::test_an_arm_may_set_fields_of_the_recipe",
+        "grids: a field of the recipe is taken for a hyperparameter",
+    ),
+    Mutant(
+        "studies/harness/study.py",
+        "**self.published.get(workload, {}), ",
+        "",
+        "tests/test_grids.py::test_appendix_c_has_the_papers_seeds_epochs_and_networks",
+        "grids: the paper's own workloads are not trained as the paper did",
+    ),
+    Mutant(
+        "studies/harness/study.py",
+        "if centre is None or centre in levels:",
+        "if True:",
+        "tests/test_grids.py::test_the_recipes_value_is_one_trial_in_every_ablation",
+        "grids: an ablation lacks the trial that all share",
+    ),
+    Mutant(
+        "studies/harness/study.py",
+        "(twin.faithful == arm.faithful or replace(twin, faithful=arm.faithful) != arm)",
+        "False",
+        "tests/test_grids.py::test_a_wrong_arm_is_named_before_anything_runs",
+        "grids: one of two equal arms is dropped in silence",
+    ),
+    Mutant(
+        "studies/harness/levels.py",
+        "ends = {grid[0], grid[-1]}",
+        "ends = {levels[0], levels[-1]}",
+        "tests/test_grid_reports.py::test_a_level_that_diverges_continues_the_grid",
+        "grids: the level before those that diverge is the edge",
+    ),
+    Mutant(
+        "studies/harness/differences.py",
+        "return arm.optimizer, arm.faithful, arm.factors",
+        "return arm.optimizer, arm.factors",
+        "tests/test_grid_reports.py::test_levels_are_held_against_the_recipes_value",
+        "grids: faithful levels are held against the consistent arm",
+    ),
+    Mutant(
+        "studies/harness/differences.py",
+        "-difference, -hi, -lo",
+        "difference, lo, hi",
+        "tests/test_grid_reports.py::test_levels_are_held_against_the_recipes_value",
+        "grids: differences have the wrong sign",
+    ),
+    Mutant(
+        "studies/harness/curve_figures.py",
+        'frame.loc[frame["status"] == COMPLETED]',
+        "frame",
+        "tests/test_grid_reports.py::test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind",
+        "grids: curves of diverged trials are drawn",
     ),
     # Workloads, recipes and the loop
     Mutant(
@@ -1176,6 +1292,49 @@ MUTANTS = [
         "{}",
         "tests/cluster/test_cluster_spot.py::test_a_notice_is_heard",
         "cluster: the spot notice is asked for without a session",
+    ),
+    # Probes
+    Mutant(
+        "studies/harness/covariances.py",
+        "islice(epochs, trainer.config.epochs - 1)",
+        "islice(epochs, 0)",
+        PROBES + "test_the_heatmap_is_of_the_last_epochs_training_batches",
+        "probe: the heatmap is of the first epoch",
+    ),
+    Mutant(
+        "studies/harness/covariances.py",
+        'f"{name}#{draw}" for draw',
+        'f"{name}#0" for draw',
+        PROBES + "test_the_errors_are_those_of_the_nystrom_matrix_of_the_same_columns",
+        "probe: all draws of a sketch are one",
+    ),
+    Mutant(
+        "studies/harness/norms.py",
+        "                seen.reset()\n",
+        "",
+        PROBES + "test_the_norms_are_those_of_every_step",
+        "probe: the covariances of all steps so far",
+    ),
+    Mutant(
+        PROBE,
+        '"parameters": asdict(self.measurement)',
+        '"parameters": {}',
+        PROBES + "test_a_result_is_found_again_by_what_decides_it",
+        "probe: another rank finds the same result",
+    ),
+    Mutant(
+        PROBE,
+        'aside = folder.with_name(folder.name + ".tmp")',
+        "aside = folder",
+        PROBES + "test_a_kill_while_writing_leaves_nothing_half_written",
+        "probe: the folder is written in place",
+    ),
+    Mutant(
+        "studies/harness/residuals.py",
+        'if row["stable_rank"] is not None',
+        'if row["residual"] is not None',
+        PROBES + "test_the_residual_of_a_trial_is_its_mean_over_layers_and_epochs",
+        "probe: layers that are kept exactly are left out of the mean residual",
     ),
 ]
 

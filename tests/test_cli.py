@@ -42,17 +42,17 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_the_study_is_the_papers_figure():
     planned = trials()
-    assert len(planned) == 50 and len({trial.config.trial_key for trial in planned}) == 50
+    assert len(planned) == 30 and len({trial.config.trial_key for trial in planned}) == 30
     assert {trial.arm.label for trial in planned if trial.arm.factors} == {
         f"nysact-{kind} rank={rank}" for kind in "sg" for rank in (5, 10, 15, 20)
     }
-    assert {trial.config.seed for trial in planned} == {0, 1, 2, 3, 4}
+    assert {trial.config.seed for trial in planned} == {0, 1, 2}  # Appendix C: "three different runs"
 
 
 def test_more_seeds_or_levels_keep_the_trials_there_are():
     five, six = ({t.config.trial_key for t in trials(seeds=list(range(n)))} for n in (5, 6))
     assert five < six and len(six - five) == 10
-    more = {t.config.trial_key for t in trials(levels={"rank": [5, 10, 15, 20, 25]})}
+    more = {t.config.trial_key for t in trials(levels={"rank": [5, 10, 15, 20, 25]}, seeds=list(range(5)))}
     assert five < more and len(more - five) == 10
 
 
@@ -116,12 +116,18 @@ BAD = [
     ),
     (["--plugin", "nowhere.py"], ["--plugin nowhere.py: No such file or directory"]),
     (["--workload", "digits/cn"], ['unknown. Did you mean "digits/cnn"']),
+    (["--workload", "digits/cnn,digits/mpl"], ['"digits/mpl": unknown. Did you mean "digits/mlp"']),
+    (["--workload", "digits/cnn,digits/cnn"], ["--workload = digits/cnn,digits/cnn: one is there twice"]),
     (["--workload", "imagefolder:nowhere/resnet32"], ["nowhere"]),
     (["--set", "batch_size=1"], ["batch normalisation needs two"]),
     (["--set", "batch_size=1198"], ["batch_size = 1198: must be an integer in 2..1197"]),
     (["--tracking-uri", "ftp://x"], ["--tracking-uri = ftp://x: must be none, sqlite:///FILE"]),
     (["--tracking-uri", "http://me:secret@host"], ["without a password"]),
     (["--address", "ray://head:10001"], ["instead of using ray://"]),
+    (["--time-budget", "9" * 400], ["must be a time > 0"]),
+    (["--seeds", " "], ["--seeds =  : must be a number of seeds"]),
+    (["--epochs", "\n"], ["--epochs = \\n: must be an integer >= 1"]),
+    (["--workload", ""], ["--workload"]),
     (["--time-budget", "soon"], ["--time-budget = soon: must be a time"]),
     (["--commit-every", "-1"], ["--commit-every = -1: must be seconds >= 0"]),
     (["--retry", "lost"], ["--retry = lost: must be one of diverged, oom, failed"]),
@@ -212,7 +218,10 @@ def test_missing_data_are_refused_before_anything_is_written(study, tmp_path: Pa
 
 def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):
     code, out, _ = study("--dry-run")
-    assert code == 0 and "50 to go" in out and "nysact-g rank=20" in out
+    assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
+    told = " ".join(out.split())
+    assert "3 seeds: smallest difference" in told and "= 3.1 seed SDs" in told
+    assert "of training (by 20 steps of nysact-s, nysact-g, foof, sgd on" in told and "MB of disk" in told
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,7 +273,7 @@ def test_list_finds_every_study_file(studies):
         code == 0
         and files
         and all(name in out for name in files)
-        and {*manage.all_studies(), *manage.cost_studies()} == files
+        and {*manage.all_studies(), *manage.cost_studies(), *manage.probes()} == files
     )
 
 

@@ -10,11 +10,11 @@ import pytest
 from images import make_folder
 from test_train import numbers, run
 
-from studies.harness.execute import _DataStop
+from studies.harness.execute import _Stop
 from trainables import workloads
 from trainables.config import TrialConfig
 from trainables.data import DataError
-from trainables.ray_trainable import DATA_PROBLEM, TrialTrainable
+from trainables.ray_trainable import PROBLEM, TrialTrainable
 from trainables.store import TrialStore
 
 ROOT = Path(__file__).parents[1]
@@ -56,12 +56,12 @@ def test_a_worker_reports_damaged_data_and_the_driver_stops():
         yield
 
     trainable = TrialTrainable.__new__(TrialTrainable)
-    trainable._epochs = damaged()
+    trainable._epochs, trainable._report_every = damaged(), 0.0
     result = trainable.step()
-    assert result == {"done": True, DATA_PROBLEM: "images/1.png: not a readable image"}
-    stop = _DataStop()
+    assert result == {"done": True, PROBLEM: "images/1.png: not a readable image"}
+    stop = _Stop()
     assert not stop("one", {"epoch": 0}) and not stop.stop_all()
-    assert stop("two", result) and stop.stop_all() and stop.problem == result[DATA_PROBLEM]
+    assert stop("two", result) and stop.stop_all() and stop.problem == result[PROBLEM]
 
 
 def test_a_run_on_damaged_data_exits_4_without_a_status(tmp_path: Path):
@@ -74,5 +74,7 @@ def test_a_run_on_damaged_data_exits_4_without_a_status(tmp_path: Path):
     command += ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 4, ended.stderr
-    assert ended.stderr.splitlines()[-1] == f"error: {image}: not a readable image (100 bytes). Restore or remove it"
+    problem, command_again = ended.stderr.splitlines()[-2:]
+    assert problem.startswith(f"error: {image}: not a readable image (100 bytes). Restore or remove it; nothing")
+    assert command_again.startswith("  python ") and "imagefolder:pictures/resnet20" in command_again
     assert not list((tmp_path / "out" / "trials").glob("*/status.json"))

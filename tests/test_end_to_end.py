@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "80", "NO_COLOR": "1"}
 
 
-def study(*arguments: object, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, ROOT / "studies" / "ablation_rank.py", *map(str, arguments)]
+def study(*arguments: object, file: str = "ablation_rank.py") -> subprocess.Popen[str]:
+    command = [sys.executable, ROOT / "studies" / file, *map(str, arguments)]
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -109,6 +109,19 @@ def test_without_ray_the_same_folders(smoke: tuple[Path, str], tmp_path: Path, c
     assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 0  # nothing left to do
     (tmp_path / "trials.jsonl").write_text(listed.replace('"batch_size": 64', '"batch_size": 32'))
     assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 2
+
+
+def test_a_field_of_the_recipe_is_a_factor_of_faithful_and_consistent_arms(tmp_path: Path):
+    arguments = ("--smoke", "--optimizers", "foof,nysact-s", "--tracking-uri", "none", "--out", tmp_path)
+    assert "12 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
+    sizes = {
+        (c["optimizer"], c["batch_size"]) for c in (read_config(f)["config"] for f in trial_folders(tmp_path / "smoke"))
+    }
+    assert sizes == {("foof", 16), ("foof", 32), ("nysact-s", 16), ("nysact-s", 32)}
+    text = (tmp_path / "smoke/reports/ablation_batch_size/digits-cnn/report.md").read_text()
+    assert "batch size varied" in text and "(batch_size.png)" in text
+    assert "| nysact-s faithful batch_size=16 | 2 |" in text and "| nysact-s batch_size=16 | 2 |" in text
+    assert "12 done, 0 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
 
 
 def test_stopped_and_killed_drivers_go_on_where_they_were(tmp_path: Path):

@@ -17,7 +17,7 @@ def test_rows_follow_the_plan_and_hold_the_last_epoch(tmp_path, trials):
     frame = ledger.frame(trials, tmp_path)
     assert list(frame["arm"]) == [arm.label for arm in ARMS]
     assert list(frame["test/accuracy"]) == [accuracy(trial, 1) for trial in trials]
-    assert list(frame["epochs"]) == [2] * len(trials)
+    assert list(frame["committed"]) == [2] * len(trials)
     assert set(frame["torch"]) == {"2.15.0"}
 
 
@@ -38,7 +38,7 @@ def test_every_status_is_told_apart(tmp_path, trials):
     assert list(frame["status"])[:6] == ["completed", "diverged", "oom", "failed", "in flight", "not run"]
     assert frame["reason"][1] == "epoch=1, step=7"
     assert frame["reason"][3] == "ValueError: no"
-    assert frame["epochs"][4] == 1
+    assert frame["committed"][4] == 1
 
 
 def test_one_row_per_committed_epoch(tmp_path, trials):

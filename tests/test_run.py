@@ -54,6 +54,14 @@ def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: 
     assert {path.parent.parent.name for path in tmp_path.glob("reports/*/*/report.md")} == {"one", "other"}
 
 
+def test_several_workloads_are_one_command_with_a_report_each(tmp_path: Path, trained: list[str]):
+    assert go(tmp_path, workload="digits/mlp,digits/cnn", optimizers=["sgd"]) == 0
+    assert trained == ["sgd s0", "sgd s0"]
+    assert {path.parent.name for path in tmp_path.glob("reports/one/*/report.md")} == {"digits-mlp", "digits-cnn"}
+    trained.clear()
+    assert go(tmp_path, optimizers=["sgd"]) == 0 and trained == []
+
+
 def test_another_study_level_or_seed_trains_only_what_is_new(tmp_path: Path, trained: list[str]):
     steps = [
         ({}, ["nysact-s rank=5 s0", "nysact-s rank=10 s0", "sgd s0"]),

@@ -6,8 +6,9 @@ import pytest
 from folders import STUDY, metrics, planned, run
 
 from studies.harness import ledger
+from studies.harness.background import BackgroundSync
 from studies.harness.statistics import summarize
-from studies.harness.tracking import BackgroundSync, MlflowClient, default_uri, sync
+from studies.harness.tracking import MlflowClient, default_uri, sync
 from trainables.store import DIVERGED
 
 WRITES = ("create_run", "log_batch", "set_tag", "update_run", "set_terminated", "log_artifact", "log_text")

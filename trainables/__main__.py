@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         configs = [_config(line) for line in options.trials.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         print(f"error: {options.trials}: {error}; write it with --dry-run --json", file=sys.stderr)
         return 2
     if problems := _plugin_problems(options.plugin, configs):

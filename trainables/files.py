@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 
+class StoreError(RuntimeError):
+    """A folder that cannot be used; the message is one line and says what to do."""
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a torn last line (no newline yet) is not a record."""
+    """The records of a JSON-lines file; a torn last line (no newline yet) is not a record.
+
+    Raises:
+        StoreError: A line is damaged, which no crash of ours does.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    return [parse(line, path) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def parse(content: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object that was read from a file.
+
+    Raises:
+        StoreError: It is none.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise StoreError(f"{path} is damaged: move its folder away, and the trial is trained again")
+    return document
 
 
 def repair_tail(path: Path) -> None:
@@ -49,6 +74,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         sync(file)
     aside.replace(path)
     sync_directory(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a folder with all that is in it, or a link, not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def sync(file: Any) -> None:

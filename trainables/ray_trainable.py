@@ -10,6 +10,7 @@ import gc
 import os
 import platform
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,42 +25,62 @@ from trainables.store import StoreError, TrialStore
 from trainables.train import Epochs, epochs
 
 TEAMS = ".teams"  # in the output folder: Ray Train's notes, which all nodes must see; nothing reads them afterwards
-DATA_PROBLEM = "data_problem"  # of a result: what was wrong with the data, or with the node; the driver then stops
+PROBLEM = "problem"  # of a result: what is wrong with the data, the folder or the node; the driver then stops
+PAUSES = (5, 15, 40)  # seconds before a trial is taken up again whose files could not be read or written
+REPORT_SECONDS = 1.0  # between two results of a trial in a grid, where nobody decides by them: each is a round trip
 LEAVE_SECONDS = 15.0  # that an epoch has to end, once the machine is to go
 
 
-class ForeignNode(RuntimeError):
+class ForeignNode(StoreError):
     """This node is not fit for the driver's trials: it has other code, or another output folder at that path."""
 
 
-STOPPING = (DataError, ForeignNode)  # the other trials would meet the same: the driver ends, and no trial is to blame
-
-
 class TrialTrainable(tune.Trainable):
-    """Trains the trial `config["key"]` of the output folder `config["root"]`, an epoch a step."""
+    """Trains the trial `config["key"]` of the output folder `config["root"]`.
+
+    A step is an epoch, or as many as take `config["report_every"]` seconds: then Tune hears of the last of them only.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Open the trial; called in a new actor."""
         # One CPU slot, one thread: two give other bits, and trials side by side would fight for the cores.
         torch.set_num_threads(1)
-        self._leaving = False
+        self._leaving, self._pauses = False, list(PAUSES)
         signal.signal(signal.SIGTERM, self._hurry)
         self._open(config)
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; the last one, or a terminal outcome, ends the trial."""
+        """Train; the last epoch, or a terminal outcome, ends the trial.
+
+        What is wrong with the data or the folder ends it, too, and is reported: raised, Tune would try again for ever.
+        """
         try:
-            metrics: dict[str, Any] = next(self._epochs)
-        except StopIteration:
-            return {"done": True}
-        except STOPPING as problem:  # raised, Tune would try again for ever
-            return {"done": True, DATA_PROBLEM: str(problem)}
+            metrics = self._train()
+        except (DataError, StoreError) as problem:
+            return {"done": True, PROBLEM: str(problem)}
+        except OSError as error:
+            if not self._pauses:
+                return {"done": True, PROBLEM: f"{error.filename or self._store.folder}: {error.strerror or error}"}
+            time.sleep(self._pauses.pop(0))  # a full disk may have room again, a file server be back
+            self._open(self.config)
+            return {}
+        self._pauses = list(PAUSES)
         done = self._store.status() is not None
         if self._leaving and not done:
             with suppress(StopIteration):
                 self._epochs.send(True)
             os._exit(1)  # a lost worker, to Tune: it goes on elsewhere
         return {**metrics, "done": done}
+
+    def _train(self) -> dict[str, Any]:
+        """The metrics of the last epoch that was trained; none when there was nothing left to train."""
+        last: dict[str, Any] = {}
+        until = time.monotonic() + self._report_every
+        for metrics in self._epochs:
+            last = metrics
+            if self._leaving or time.monotonic() >= until:
+                break
+        return last
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in this actor."""
@@ -71,10 +92,12 @@ class TrialTrainable(tune.Trainable):
         """Let go of the trial."""
         self._epochs.close()
         gc.collect()
+        gc.freeze()  # what is left (modules, data) outlives trials: later collections need not look through it
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _open(self, config: dict[str, Any]) -> None:
+        self._report_every = config.get("report_every", 0.0)
         try:
             self._store, self._epochs = _begin(config, "cuda" if torch.cuda.is_available() else "cpu")
         except ForeignNode as problem:
@@ -121,10 +144,10 @@ def train_team(config: dict[str, Any]) -> None:
         if store.status() is not None:  # rank 0 wrote why; the others only missed it
             return tune.report({"done": True})
         failures = getattr(error, "worker_failures", {}).values()  # its subclass for workers has them
-        problems = [str(failure) for failure in failures if isinstance(failure, STOPPING)]
+        problems = [str(failure) for failure in failures if isinstance(failure, OSError | StoreError)]
         if not problems:
             raise
-        tune.report({DATA_PROBLEM: problems[0]})
+        tune.report({PROBLEM: problems[0]})
 
 
 def _train_share(config: dict[str, Any]) -> None:

@@ -18,29 +18,39 @@ compares its generation with the one in `outputs/.lock`.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from trainables.config import SCHEMA, TrialConfig, digest
-from trainables.files import append_lines, read_lines, repair_tail, sync, sync_directory, write_atomically
+from trainables.files import (
+    StoreError,
+    append_lines,
+    parse,
+    read_lines,
+    remove,
+    repair_tail,
+    sha256,
+    sync,
+    sync_directory,
+    write_atomically,
+)
 
 COMPLETED, DIVERGED, OOM, FAILED = "completed", "diverged", "oom", "failed"
 MAX_LOST_WORKERS = 3  # within one driver's run, without a new commit
 
 
-class StoreError(RuntimeError):
-    """A trial folder that cannot be used; the message is one line and says what to do."""
-
-
 class FencedError(StoreError):
     """Another driver owns the output folder now: this worker must stop without writing."""
+
+
+class Damaged(Exception):
+    """A checkpoint that does not match its manifest, or holds what no checkpoint does."""
 
 
 class TrialStore:
@@ -110,17 +120,19 @@ class TrialStore:
         appended where the worker that wrote it could not any more.
         """
         for path in sorted(self._checkpoints(), key=_epoch_of, reverse=True):
-            problem = self._damage(path)
-            if problem is None:
-                state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-                manifest = json.loads((path / "manifest.json").read_bytes())
-                self._pending, self._layers = (json.loads(manifest[name]) for name in ("lines", "layers"))
-                self._append_pending()
-                return _epoch_of(path), state
-            self.log(f"checkpoint of epoch {_epoch_of(path)} is damaged ({problem}); using the one before it")
-            quarantine = self.folder / "quarantine"
-            quarantine.mkdir(exist_ok=True)
-            path.rename(quarantine / f"{path.name}-{time.time_ns()}")
+            try:
+                lines, layers, state = self._read(path)
+                if lines and lines[0]["epoch"] > len(self.epochs()):  # a disk lost more than the last commit
+                    raise Damaged("the lines before it are lost")
+            except Damaged as problem:
+                self.log(f"checkpoint of epoch {_epoch_of(path)} is damaged ({problem}); using the one before it")
+                quarantine = self.folder / "quarantine"
+                quarantine.mkdir(exist_ok=True)
+                path.rename(quarantine / f"{path.name}-{time.time_ns()}")
+                continue
+            self._pending, self._layers = lines, layers
+            self._append_pending()
+            return _epoch_of(path), state
         return None
 
     def reopen(self) -> None:
@@ -141,7 +153,7 @@ class TrialStore:
         """
         self._check_generation()
         for leftover in self.folder.glob("*.tmp"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove(leftover)
         repair_tail(self.folder / "epochs.jsonl")
         repair_tail(self.folder / "diagnostics.jsonl")
         repair_tail(self.folder / "attempts.jsonl")
@@ -172,24 +184,27 @@ class TrialStore:
         aside = self.folder / f"checkpoint-{epoch}.tmp"
         aside.mkdir()
         with open(aside / "state.pt", "wb") as file:
-            torch.save(state, file)
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch's own, when it closes the archive after a write that failed
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
             sync(file)
         # The lines go with the checkpoint: killed before they are appended, the next worker appends them.
         manifest = {
             "epoch": epoch,
             "key": self.config.trial_key,
-            "sha256": _sha256(aside / "state.pt"),
+            "sha256": sha256(aside / "state.pt"),
             "lines": json.dumps(self._pending),  # as text: a metric may be nan, which a digest refuses
             "layers": json.dumps(self._layers),
         }
         write_atomically(aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode())
         if final.exists():  # a checkpoint whose epochs' lines were lost with the power
-            shutil.rmtree(final)
+            remove(final)
         aside.rename(final)
         sync_directory(self.folder)
         self._append_pending()
         for old in sorted(self._checkpoints(), key=_epoch_of)[:-2]:
-            shutil.rmtree(old)
+            remove(old)
 
     def finish(self, status: str, **details: Any) -> None:
         """Write the recorded epochs and the terminal status, then drop the checkpoints.
@@ -201,7 +216,7 @@ class TrialStore:
         document = {"status": status, "time": time.time(), **details}
         write_atomically(self.folder / "status.json", json.dumps(document).encode())
         for path in self._checkpoints():
-            shutil.rmtree(path)
+            remove(path)
 
     def log(self, message: str) -> None:
         """Append a line to `log.txt`."""
@@ -228,16 +243,19 @@ class TrialStore:
     def _checkpoints(self) -> list[Path]:
         return [path for path in self.folder.glob("checkpoint-*") if path.suffix != ".tmp"]
 
-    def _damage(self, path: Path) -> str | None:
-        """What is wrong with a checkpoint, or None."""
+    def _read(self, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+        """A checkpoint's lines, layers' lines and state; raises `Damaged`, or `OSError` where the disk is to blame."""
         try:
             manifest = json.loads((path / "manifest.json").read_bytes())
             claimed = manifest.pop("digest")
             if claimed != digest(manifest) or manifest["key"] != self.config.trial_key:
-                return "manifest mismatch"
-            return None if _sha256(path / "state.pt") == manifest["sha256"] else "sha256 mismatch"
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            return f"{type(error).__name__}: {error}"
+                raise Damaged("manifest mismatch")
+            if sha256(path / "state.pt") != manifest["sha256"]:
+                raise Damaged("sha256 mismatch")
+            lines, layers = (json.loads(manifest[name]) for name in ("lines", "layers"))
+            return lines, layers, torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+        except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, UnpicklingError) as error:
+            raise Damaged(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
     def _check_generation(self) -> None:
         if self.generation is None:
@@ -267,7 +285,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         StoreError: There is none, or a newer version wrote it.
     """
     try:
-        document = json.loads((folder / "config.json").read_bytes())
+        document = parse((folder / "config.json").read_bytes(), folder / "config.json")
     except OSError as error:
         raise StoreError(f"{folder} is not a trial folder: {error.strerror} (config.json)") from error
     if document["schema"] > SCHEMA:
@@ -278,7 +296,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """A trial folder's terminal status, or None."""
     try:
-        return json.loads((folder / "status.json").read_bytes())
+        return parse((folder / "status.json").read_bytes(), folder / "status.json")
     except FileNotFoundError:
         return None
 
@@ -293,8 +311,3 @@ def lock_generation(root: Path) -> int | None:
 
 def _epoch_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

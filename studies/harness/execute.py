@@ -10,9 +10,10 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
 from trainables import packing
 from trainables.config import TrialConfig
-from trainables.data import DataError
-from trainables.ray_trainable import DATA_PROBLEM, TrialTrainable, train_team
+from trainables.ray_trainable import PROBLEM, REPORT_SECONDS, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
+
+PROBE_SECONDS, LOST_SECONDS = 5.0, 60.0  # how often to look for living nodes, and how long to go without one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +86,44 @@ class _Report(tune.Callback):
             self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
 
 
-class _DataStop(tune.Stopper):
-    """Ends everything once a worker has met damaged data: the other trials would, too, and no status is to blame."""
+class _Stop(tune.Stopper):
+    """Ends everything once going on makes no sense, and no trial is to blame.
+
+    That is when a worker has met damaged data or a folder that it cannot use, which the other trials would meet, too;
+    and when no node has been alive for a while, for which Tune by itself waits for ever.
+    """
 
     def __init__(self) -> None:
         self.problem = ""
+        self._seen = time.monotonic()  # when a node was last alive
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Keep the first problem; that trial ends."""
-        self.problem = self.problem or result.get(DATA_PROBLEM, "")
-        return DATA_PROBLEM in result
+        self.problem = self.problem or result.get(PROBLEM, "")
+        return PROBLEM in result
 
     def stop_all(self) -> bool:
-        """Whether there was one."""
+        """Whether there was a problem; asked all the time."""
+        if time.monotonic() - self._seen > LOST_SECONDS:
+            self.problem = self.problem or "Ray's head or its last node died"
         return bool(self.problem)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look for living nodes, in a thread: a dead head does not answer."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(PROBE_SECONDS):
+                with suppress(Exception):
+                    if any(node["Alive"] for node in ray.nodes()):
+                        self._seen = time.monotonic()
+
+        threading.Thread(target=look, name="watch", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 def train(
@@ -117,28 +143,30 @@ def train(
         What ended it: `done`, `SIGINT`, `SIGTERM` or `budget`; trials may be left after the last three.
 
     Raises:
-        StoreError: No cluster could be reached or started.
-        DataError: A worker met data that are missing or damaged, or is on a node that is not fit; its trial stays in
-            flight.
+        StoreError: No cluster could be reached or started, it was lost, or a worker met data or a folder that it cannot
+            use, or is on a node that is not fit; its trial stays in flight.
     """
+    handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place, which aborts the driver
     _start(cluster, len(trials))
-    started = time.monotonic()
+    started, stop = time.monotonic(), _Stop()
     try:
         if cluster.gpus_per_trial is None:
             cluster = replace(cluster, gpus_per_trial=_measured_share(trials, root, cluster, worker["data_dir"]))
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
-            stop, space = _DataStop(), {**worker, "root": str(root.absolute())}
+            space = {**worker, "root": str(root.absolute()), "report_every": REPORT_SECONDS}
             left, again = list(trials), True
-            while again:
-                space["key"] = tune.grid_search([trial.config.trial_key for trial in left])
-                dropped = _fit(space, cluster, [_Report(progress, root)], stop, scratch)
-                left = _unfinished(left, root)
-                # More than were dropped: it was told to stop.
-                again = 0 < len(left) <= dropped and not (caught or stop.problem)
+            with stop.watching():
+                while again:
+                    space["key"] = tune.grid_search([trial.config.trial_key for trial in left])
+                    dropped = _fit(space, cluster, [_Report(progress, root)], stop, scratch)
+                    left = _unfinished(left, root)
+                    # More than were dropped: it was told to stop.
+                    again = 0 < len(left) <= dropped and not (caught or stop.problem)
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)
     if stop.problem:
-        raise DataError(stop.problem)
+        raise StoreError(stop.problem)
     if caught:
         return "SIGTERM"
     if cluster.time_budget is not None and time.monotonic() - started >= cluster.time_budget:
@@ -185,18 +213,15 @@ def _pack(root: str, configs: Sequence[TrialConfig], data_dir: str) -> float:
 
 @contextmanager
 def _signals() -> Iterator[list[str]]:
-    """SIGTERM takes Tune's SIGINT path (Ray's own handler aborts the driver); yields the names of what came."""
+    """SIGTERM takes Tune's SIGINT path; yields the names of what came."""
     caught: list[str] = []
 
     def note(number: int, frame: Any) -> None:
         caught.append("SIGTERM")
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield caught
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, note)
+    yield caught
 
 
 def _fit(

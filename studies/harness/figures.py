@@ -1,6 +1,6 @@
-"""Figures for print: colour-blind-safe, readable in grayscale, equal bytes from equal folders.
+"""What all figures share: colour-blind safe, readable in grayscale, equal bytes from equal folders; and two of them.
 
-The only file that imports matplotlib.
+Only this file and those named after it import matplotlib.
 """
 
 from __future__ import annotations
@@ -12,16 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from matplotlib.transforms import ScaledTranslation
 
-from studies.harness.statistics import completed, group
-from studies.harness.study import LevelFigure, Study
-
-ArmRow = dict[Any, Any]  # a row of `statistics.group`
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -46,7 +40,6 @@ STYLE: Any = {
 # Okabe and Ito; the first is the study's subject, the others its references, told apart by line style in grayscale.
 SUBJECT = "#0072B2"
 REFERENCES = (("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", (0, (5, 1, 1, 1, 1, 1))))
-SEEDS = {"color": "0.4", "markersize": 5, "markeredgewidth": 0, "alpha": 0.9}
 # What the figure of the diagnostics shows, and whether on a logarithmic axis.
 DIAGNOSTICS = {
     "diag/stable_rank_median": ("stable rank, median", False),
@@ -66,29 +59,6 @@ NAMES = {
     "shampoo": "Shampoo",
     "adahessian": "AdaHessian",
 }
-
-
-def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw the study's figure as `<factor>.pdf`, `.png` and `.svg`.
-
-    Args:
-        study: Its `figure` says what is drawn.
-        frame: `ledger.frame(..., per="trial")`; panels, levels and references without a completed trial are left out.
-        folder: Where to write.
-
-    Returns:
-        The files; empty when no trial has completed.
-    """
-    spec = study.figure
-    arms = [arm for arm in group(frame, spec.metric).to_dict("records") if arm["n"]]
-    shown = {arm["optimizer"] for arm in arms}
-    panels = [name for name in spec.panels if name in shown]
-    references = [name for name in spec.references if name in shown]
-    if not panels and not references:
-        return []
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(spec, panels or [""], references, arms, frame)
-        return _save(figure, folder, spec.factor)
 
 
 def draw_diagnostics(frame: Any, folder: Path) -> list[Path]:
@@ -117,7 +87,7 @@ def draw_diagnostics(frame: Any, folder: Path) -> list[Path]:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
         figure.suptitle(f"{counts[0]} of {counts[1]} trials have diagnostics", fontsize=9)
-        return _save(figure, folder, "diagnostics")
+        return save(figure, folder, "diagnostics")
 
 
 def _curves(axes: Axes, frame: Any, name: str) -> None:
@@ -159,69 +129,16 @@ def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
         row[0].set_ylabel("seconds")
         handles, labels = row[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-        return _save(figure, folder, "scaling")
+        return save(figure, folder, "scaling")
 
 
-def _figure(
-    spec: LevelFigure, panels: list[str], references: list[str], arms: list[ArmRow], frame: pd.DataFrame
-) -> Figure:
-    figure = Figure(figsize=(max(3.6, 3.3 * len(panels)), 2.9), layout="constrained")
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, panel in zip(row, panels, strict=True):
-        for name, (color, dashes) in zip(references, REFERENCES, strict=False):
-            _band(axes, next(arm for arm in arms if arm["optimizer"] == name), color, dashes)
-        _levels(axes, spec, [arm for arm in arms if arm["optimizer"] == panel], frame)
-        axes.set_title(_display(panel))
-        axes.set_xlabel(spec.factor.replace("_", " "))
-    row[0].set_ylabel(f"{spec.metric.replace('/', ' ')} (%)")
-    entries = {label: handle for axes in row for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries))
-    return figure
-
-
-def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
-    """A reference: its mean as a line over the whole width, its interval as a shade."""
-    if not math.isnan(arm["ci_lo"]):
-        axes.axhspan(100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5)
-    axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=_display(arm["optimizer"]))
-
-
-def _levels(axes: Axes, spec: LevelFigure, arms: list[ArmRow], frame: pd.DataFrame) -> None:
-    """The panel's arms: mean with interval at each level, and each seed as a small point."""
-    if not arms:
-        axes.set_xticks([])
-        return
-    arms = sorted(arms, key=lambda arm: arm[spec.factor])
-    x = _positions(axes, [arm[spec.factor] for arm in arms])
-    mean = [100 * arm["mean"] for arm in arms]
-    half = [0.0 if math.isnan(arm["ci_hi"]) else 100 * (arm["ci_hi"] - arm["mean"]) for arm in arms]
-    label = "mean, 95% t-interval"
-    axes.errorbar(x, mean, half, fmt="o-", color=SUBJECT, markersize=4.5, linewidth=1.4, capsize=3, label=label)
-    # Beside the bar, not under it.
-    aside = axes.transData + ScaledTranslation(5 / 72, 0, axes.figure.dpi_scale_trans)
-    values = completed(frame, spec.metric)
-    for position, arm in zip(x, arms, strict=True):
-        seeds = [100 * value for index, value in values.items() if frame["arm"][index] == arm["arm"]]
-        axes.plot([position] * len(seeds), seeds, ".", transform=aside, label="seeds", **SEEDS)
-
-
-def _positions(axes: Axes, levels: list[Any]) -> list[float]:
-    """Where the levels stand, with a tick at each: to scale when they are numbers, evenly otherwise."""
-    numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
-    x = [float(level) for level in levels] if numbers else [float(i) for i in range(len(levels))]
-    if numbers and min(x) > 0 and max(x) / min(x) >= 20:
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(x=0.12)
-    axes.set_xticks(x, [str(level) for level in levels])
-    return x
-
-
-def _display(optimizer: str) -> str:
+def display(optimizer: str) -> str:
+    """An optimizer's name as papers spell it."""
     return NAMES.get(optimizer, optimizer.upper())
 
 
-def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as `<name>.pdf`, `.png` and `.svg`: equal figures, equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     # Without these entries the files would hold dates and matplotlib's version.
     blank: dict[str, dict[str, None]] = {

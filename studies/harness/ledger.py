@@ -37,8 +37,8 @@ def frame(
             (Unix seconds).
 
     Returns:
-        Columns `arm optimizer`, one per factor that any arm varies, `seed trial_key group_key status reason epochs`,
-        then the metrics under their own names, then the last attempt's `torch device git_sha`.
+        Columns `arm optimizer`, one per factor that any arm varies, `seed trial_key group_key faithful status reason
+        committed` (epochs), then the metrics under their own names, then the last attempt's `torch device git_sha`.
 
     Raises:
         StoreError: A folder was written by a newer version.
@@ -51,7 +51,7 @@ def frame(
         folder = trial_folder(root, trial.config.trial_key)
         progress = _progress(folder)  # before the epochs: a trial that reads as completed then has all of them
         lines = read_lines(folder / "epochs.jsonl")
-        identity = {**_identity(trial, names), **progress, "epochs": len(lines)}
+        identity = {**_identity(trial, names), **progress, "committed": len(lines)}
         source = _provenance(folder)
         if per == "epoch":
             measured = [{"epoch": line["epoch"], "time": line["time"], **line["metrics"]} for line in lines]
@@ -59,7 +59,7 @@ def frame(
             measured = [{**lines[-1]["metrics"], **_best(lines)}] if lines else [{}]
         rows += [{**identity, **values, **source} for values in measured]
         metrics.update(dict.fromkeys(name for values in measured for name in values))
-    known = ["arm", "optimizer", *names, "seed", "trial_key", "group_key", "status", "reason", "epochs"]
+    known = ["arm", "optimizer", *names, "seed", "trial_key", "group_key", "faithful", "status", "reason", "committed"]
     table = pd.DataFrame(rows, columns=[*known, *metrics, *PROVENANCE])
     # Nullable types: an integer level stays an integer beside arms that lack the factor.
     return table.assign(**{name: table[name].convert_dtypes() for name in names})
@@ -69,6 +69,18 @@ def factors(frame: pd.DataFrame) -> list[str]:
     """The factor columns of a `frame`: those between `optimizer` and `seed`."""
     columns = list(frame.columns)
     return columns[columns.index("optimizer") + 1 : columns.index("seed")]
+
+
+def series(row: Mapping[Any, Any], factor: str, names: Sequence[str]) -> str:
+    """What an arm shares with its optimizer's other levels of a factor: `faithful`, `shift=tropp`, or nothing.
+
+    Args:
+        row: Of a `frame` or of `statistics.group`.
+        factor: The one that varies.
+        names: All `factors`.
+    """
+    others = [f"{name}={row[name]}" for name in names if name != factor and not pd.isna(row[name])]
+    return ", ".join([*(["faithful"] if row["faithful"] else []), *others])
 
 
 def missing(trials: Sequence[Trial], root: Path, retry: Collection[str] = ()) -> list[Trial]:
@@ -90,7 +102,7 @@ def _identity(trial: Trial, names: Sequence[str]) -> dict[str, Any]:
     arm, config = trial
     levels = {name: arm.overrides[name] if name in arm.factors else None for name in names}
     keys = {"seed": config.seed, "trial_key": config.trial_key, "group_key": config.group_key}
-    return {"arm": arm.label, "optimizer": arm.optimizer, **levels, **keys}
+    return {"arm": arm.label, "optimizer": arm.optimizer, **levels, **keys, "faithful": arm.faithful}
 
 
 def _progress(folder: Path) -> dict[str, Any]:

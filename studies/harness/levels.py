@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import pandas as pd
 
 import precond
 from studies.harness.contrasts import ALPHA, SAME, by_seed, equivalence_p, higher_is_better, holm, paired_p
-from studies.harness.ledger import factors
+from studies.harness.ledger import DIVERGED, FAILED, OOM, factors
+from trainables.workloads import RECIPE_SETTINGS
 
 FLAT, EDGE, INSIDE, UNDECIDED = "flat within noise", "at the edge of the grid", "inside the grid", "undecided"
 
@@ -31,6 +32,8 @@ class LevelVerdict:
             when the best level is the first or last of an ordered grid and no inner level ties with it, INSIDE when no
             end ties with it; UNDECIDED for the rest.
         suggestion: A next level beyond the edge, when the optimizer allows one.
+        faithful: Whether these are the levels of the faithful arm.
+        lost: Levels at which trials diverged or failed, as `10.0 (3 of 3)`; such a level continues the grid.
     """
 
     optimizer: str
@@ -41,6 +44,8 @@ class LevelVerdict:
     tied: tuple[Any, ...]
     verdict: str
     suggestion: Any = None
+    faithful: bool = False
+    lost: tuple[str, ...] = ()
 
 
 def level_verdicts(frame: pd.DataFrame, metric: str) -> list[LevelVerdict]:
@@ -51,23 +56,25 @@ def level_verdicts(frame: pd.DataFrame, metric: str) -> list[LevelVerdict]:
         metric: What is judged.
     """
     verdicts, names = [], factors(frame)
+    frame = frame if "faithful" in frame else frame.assign(faithful=False)
     for factor in names:
-        others = ["optimizer", *(name for name in names if name != factor)]
+        rest = [name for name in names if name != factor]
         varied = frame.loc[frame[factor].notna()]
-        for _, part in varied.groupby(others, sort=False, dropna=False):
+        for _, part in varied.groupby(["optimizer", "faithful", *rest], sort=False, dropna=False):
             first = part.iloc[0].to_dict()
-            setting = ", ".join(f"{name}={_plain(first[name])}" for name in others[1:] if not pd.isna(first[name]))
+            setting = ", ".join(f"{name}={_plain(first[name])}" for name in rest if not pd.isna(first[name]))
             if len(set(part[factor])) > 1:
-                verdicts.append(_judge(part, (first["optimizer"], factor, setting), metric))
+                verdict = _judge(part, (first["optimizer"], factor, setting), metric)
+                verdicts.append(replace(verdict, faithful=bool(first["faithful"]), lost=_lost(part, factor)))
     return verdicts
 
 
 def _judge(part: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> LevelVerdict:
     optimizer, factor, _ = identity
     table = by_seed(part.assign(arm=part[factor].map(_plain)), metric)
-    table = table.loc[:, table.notna().sum() >= 2]
-    ordered = all(_is_number(level) for level in table.columns)
-    table = table[sorted(table.columns)] if ordered else table
+    grid = sorted_levels(table.columns)
+    table = table[grid].loc[:, table[grid].notna().sum() >= 2]
+    ordered = all(map(_is_number, grid))
     levels = tuple(table.columns)
     if len(levels) < 2:
         return LevelVerdict(*identity, levels, None, (), UNDECIDED)
@@ -85,9 +92,10 @@ def _judge(part: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> L
         return LevelVerdict(*identity, levels, levels[best], tied, FLAT)
     if not ordered or len(levels) < 3:
         return LevelVerdict(*identity, levels, levels[best], tied, UNDECIDED)
-    ends, inner = {levels[0], levels[-1]}, set(levels[1:-1])
+    ends = {grid[0], grid[-1]}  # of the whole grid: a level that diverges lies beyond those that do not
+    inner = set(levels) - ends
     if levels[best] in ends and not inner & set(tied):
-        beyond = next_level(levels, levels[best], lambda level: not precond.check(optimizer, {factor: level}))
+        beyond = next_level(levels, levels[best], lambda level: _allowed(optimizer, factor, level))
         return LevelVerdict(*identity, levels, levels[best], tied, EDGE, beyond)
     verdict = INSIDE if not ends & set(tied) else UNDECIDED
     return LevelVerdict(*identity, levels, levels[best], tied, verdict)
@@ -109,6 +117,27 @@ def next_level(levels: Sequence[Any], edge: Any, allowed: Callable[[Any], bool])
     value = edge * (edge / inner) if by_ratio else edge + (edge - inner)
     value = round(value) if all(isinstance(level, int) for level in levels) else float(f"{value:.2g}")
     return value if value != edge and allowed(value) else None
+
+
+def sorted_levels(levels: Iterable[Any]) -> list[Any]:
+    """Distinct levels, in numerical order when all are numbers, otherwise as they come."""
+    distinct = list(dict.fromkeys(map(_plain, levels)))
+    return sorted(distinct) if all(map(_is_number, distinct)) else distinct
+
+
+def _lost(part: pd.DataFrame, factor: str) -> tuple[str, ...]:
+    """The levels with trials that have ended without a result."""
+    found = []
+    for level in sorted_levels(part[factor]):
+        statuses = part.loc[part[factor] == level, "status"]
+        if count := int(statuses.isin([DIVERGED, OOM, FAILED]).sum()):
+            found.append(f"{level} ({count} of {len(statuses)})")
+    return tuple(found)
+
+
+def _allowed(optimizer: str, factor: str, level: Any) -> bool:
+    """Whether a level may be proposed; what a batch size may be, the data decide."""
+    return level > 0 if factor in RECIPE_SETTINGS else not precond.check(optimizer, {factor: level})
 
 
 def _plain(level: Any) -> Any:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from trainables.store import StoreError, lock_generation
 
+LENGTH = 512  # bytes of the lock file
+
 
 @contextmanager
 def exclusive(root: Path) -> Iterator[int]:
@@ -36,9 +38,9 @@ def exclusive(root: Path) -> Iterator[int]:
             raise StoreError(f"{root} is in use by {_holder(path)}: wait for it, or take another --out") from error
         generation = (lock_generation(root) or 0) + 1
         holder = {"generation": generation, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        # In place: renaming a new file over it would leave the lock on the old one.
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        # In place: renaming a new file over it would leave the lock on the old one. At one length and in one write: a
+        # driver killed in between would leave no generation, and the next one would count from 1 again.
+        os.pwrite(descriptor, json.dumps(holder).encode().ljust(LENGTH), 0)
         os.fsync(descriptor)
         yield generation
     finally:

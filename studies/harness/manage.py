@@ -23,6 +23,7 @@ from studies.harness import ledger
 from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
 from studies.harness.cost import CostStudy
 from studies.harness.options import FLAGS, parse
+from studies.harness.probe import Probe
 from studies.harness.run import COMPLETE, ENVIRONMENT, refuse, run
 from studies.harness.study import Study
 from trainables.files import read_lines
@@ -47,6 +48,11 @@ def cost_studies() -> dict[str, CostStudy]:
     return {study.name: study for study in _literals("COST")}
 
 
+def probes() -> dict[str, Probe]:
+    """Every probe by name: the modules that have a `PROBE`. They are run by their own file."""
+    return {probe.name: probe for probe in _literals("PROBE")}
+
+
 def _literals(name: str) -> Iterator[Any]:
     """What the package's study files call so."""
     for module in pkgutil.iter_modules(studies.__path__):
@@ -69,15 +75,21 @@ def _command(name: str, help: str, *params: click.Parameter) -> Any:
 @_command("list", "Every study, the artefact it reproduces, and its state here.", OUT)
 def _list(out: Path | None) -> int:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for header in ("study", "artefact", "default workload", "done"):
+    table.add_column("study", no_wrap=True)
+    for header in ("artefact", "default workload (the paper's)", "done"):
         table.add_column(header)
     for study in all_studies().values():
         trials = study.trials()
         done = len(trials) - len(ledger.missing(trials, out or ledger.default_root()))
-        table.add_row(study.name, study.citation, study.workload, f"{done}/{len(trials)}")
+        workloads = study.workload + (f" ({', '.join(study.published)})" if study.published else "")
+        table.add_row(study.name, study.citation, workloads, f"{done}/{len(trials)}")
     for study in cost_studies().values():
         measured = len(list((out or ledger.default_root()).glob("cost/*/*-*.json")))
         table.add_row(study.name, study.citation, study.workload, f"{measured} costs")
+    for probe in probes().values():
+        trials = probe.trials()
+        done = len(probe.found(trials, out or ledger.default_root()))
+        table.add_row(probe.name, probe.citation, probe.workload, f"{done}/{len(trials)}")
     Console().print(table)
     return COMPLETE
 
@@ -180,6 +192,24 @@ def _check_cluster(file: Path) -> int:
         return refuse(wrong)
     print(f"{file}: nothing found; ray up {file}")
     return COMPLETE
+
+
+@_command(
+    "ui",
+    "Links that compare the studies' runs, then the MLflow UI on this machine's own address.",
+    OUT,
+    click.Option(["--port"], type=click.IntRange(1, 65535), default=5000, show_default=True),
+    click.Option(["--links-only"], is_flag=True, help="Print the links and stop."),
+)
+def _ui(out: Path | None, port: int, links_only: bool) -> int:
+    from studies.harness import tracking, ui
+
+    root = out or ledger.default_root()
+    if not (root / "mlflow.db").exists():
+        return refuse([f"{root}: no runs there yet; run a study first, or name its folder with --out"])
+    for what, address in ui.links(tracking.shown(root), f"http://127.0.0.1:{port}"):
+        print(f"{what}\n  {address}")
+    return COMPLETE if links_only else ui.serve(root, port)
 
 
 @_command(

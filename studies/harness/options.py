@@ -32,7 +32,7 @@ FLAGS = [
     click.Option(["--dry-run"], is_flag=True, help="Print the plan and stop; with --json the trials, a line each."),
     click.Option(["--report-only"], is_flag=True, help="Train nothing; report what is there."),
     click.Option(["--seeds"], metavar="N|I,J", help="6 is seeds 0 to 5; 3,7 is those two; 3, is one."),
-    click.Option(["--workload"], metavar="NAME", help="Model and data, instead of the study's own."),
+    click.Option(["--workload"], metavar="NAME,...", help="Models and data, instead of the study's own."),
     click.Option(["--epochs"], metavar="N", help="Instead of the recipe's."),
     click.Option(["--optimizers"], metavar="NAME,...", help="Only these of the study's optimizers."),
     click.Option(["--only"], metavar="FACTOR=LEVEL,...", multiple=True, help="Only these of a factor's levels."),
@@ -93,6 +93,11 @@ class Options:
     commit_every: float = 30.0
     diagnostics: bool = False
     as_json: bool = False
+
+    @property
+    def workloads(self) -> list[str]:
+        """The workloads that are named; none for the study's own."""
+        return [] if self.workload is None else self.workload.split(",")
 
     @property
     def root(self) -> Path:
@@ -190,9 +195,9 @@ def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
 
 def _contradictions(options: Options) -> list[str]:
     """Values that are well-formed, but not here."""
-    wrong = []
-    if options.workload and (line := unknown_workload(options.workload)):
-        wrong.append(f"--{line}")
+    wrong = [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
+    if len(set(options.workloads)) < len(options.workloads):
+        wrong.append(f"--workload = {options.workload}: one is there twice")
     if options.gpus_per_trial != 0 and not options.address and not torch.cuda.is_available():
         wanted = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
         wrong.append(f"--gpus-per-trial = {wanted}: this machine has no GPU; leave it out")
@@ -221,9 +226,9 @@ def literal(text: str) -> Any:
     return text
 
 
-def unknown_flag(name: str) -> str:
-    """One line for a flag that does not exist, with the nearest that does."""
-    known = [flag for option in FLAGS for flag in option.opts if flag.startswith("--")]
+def unknown_flag(name: str, params: Sequence[click.Parameter] = FLAGS) -> str:
+    """One line for a flag that a command does not have, with the nearest that it has."""
+    known = [flag for option in params for flag in option.opts if flag.startswith("--")]
     close = difflib.get_close_matches(name, known, n=1)
     return f"{name}: unknown option." + (f" Did you mean {close[0]}?" if close else " See --help")
 
@@ -235,10 +240,10 @@ _URI = "none, sqlite:///FILE, or http(s)://HOST without a password in it (use ML
 
 def _seeds(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(",") if part.strip()]
-    if "," not in text and not 1 <= numbers[0] <= 10_000:
+    if not numbers or ("," not in text and not 1 <= numbers[0] <= 10_000):
         raise ValueError
     seeds = numbers if "," in text else list(range(numbers[0]))
-    if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
+    if min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
         raise ValueError
     return seeds
 
@@ -276,7 +281,7 @@ def _duration(text: str) -> float:
         raise ValueError
     number, unit = match.groups()
     seconds = float(number) * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ValueError
     return seconds
 

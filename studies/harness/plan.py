@@ -32,31 +32,43 @@ class Plan:
         return self.trials[0].config.workload
 
 
-def plan(study: Study, options: Options) -> Plan:
-    """The trials that a command names.
+def plans(study: Study, options: Options) -> list[Plan]:
+    """A plan for each workload that a command names, or for the study's own.
+
+    Raises:
+        HyperparameterError: One line for each thing that is wrong with any of them.
+    """
+    made, wrong = [], []
+    for workload in _workloads(study, options):
+        try:
+            made.append(plan(study, options, workload))
+        except HyperparameterError as error:
+            wrong += str(error).splitlines()
+    if wrong:
+        raise HyperparameterError("\n".join(dict.fromkeys(wrong)))
+    return made
+
+
+def plan(study: Study, options: Options, workload: str | None = None) -> Plan:
+    """The trials that a command names on a workload; the first that it names when None.
 
     Raises:
         HyperparameterError: One line for each thing that is wrong.
     """
-    study = _with_plugin(study, options)
-    wrong = _problems(study, options)
-    arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, options.levels)]
+    workload = workload or _workloads(study, options)[0]
+    study = _on(study, workload, options)
+    levels = _with_epochs(study, options)
+    wrong = _problems(study, options, levels)
+    arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, levels)]
     chosen = [arm for arm in arms if _selected(arm, options)]
     if not chosen and not wrong:
         wrong.append("--optimizers and --only leave no arm of the study")
-    named = options.workload if options.workload and not unknown_workload(options.workload) else None
-    seeds, workload = options.seeds, named
-    recipe = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
-    if options.epochs is not None:
-        recipe["epochs"] = options.epochs
-    if options.workers_per_trial != 1:
-        recipe["workers"] = options.workers_per_trial
+    seeds, recipe = options.seeds, _recipe(options, levels)
     if options.smoke:
-        chosen, seeds, workload = _fewer_levels(chosen), seeds or SMOKE_SEEDS, SMOKE_WORKLOAD
-        recipe.setdefault("epochs", SMOKE_EPOCHS)
+        chosen, seeds = _fewer_levels(chosen), seeds or SMOKE_SEEDS
     trials: list[Trial] = []
     try:  # also where something is wrong already: the values of the other arms are worth a line, too
-        trials = replace(study, arms=chosen or arms).trials(workload, seeds, recipe)
+        trials = study.trials(workload, seeds, recipe, arms=chosen or arms)
     except HyperparameterError as error:
         wrong += str(error).splitlines()
     if len(trials) > MAX_TRIALS:
@@ -66,29 +78,60 @@ def plan(study: Study, options: Options) -> Plan:
     return Plan(study, trials)
 
 
-def _with_plugin(study: Study, options: Options) -> Study:
-    """The study with an arm for each optimizer of a plugin that `--optimizers` names."""
+def _workloads(study: Study, options: Options) -> list[str]:
+    """Those that the command names and that there are, or the study's own."""
+    known = [name for name in options.workloads if not unknown_workload(name)]
+    return [SMOKE_WORKLOAD] if options.smoke else known or [study.workload]
+
+
+def _on(study: Study, workload: str, options: Options) -> Study:
+    """The study with its arms on a workload, and one for each optimizer of a plugin that `--optimizers` names."""
+    arms = study.arms_of(workload)
     own = [name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin]
-    known = {arm.optimizer for arm in study.arms}
-    return replace(study, arms=[*study.arms, *(Arm(optimizer=name) for name in own if name not in known)])
+    known = {arm.optimizer for arm in arms}
+    arms += [Arm(optimizer=name) for name in own if name not in known]
+    return replace(study, arms=arms, arms_on={}, workload=workload)
 
 
-def _problems(study: Study, options: Options) -> list[str]:
+def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
+    """`--levels`; where a study varies the number of epochs, `--epochs` is one of them."""
+    epochs = _epochs(options)
+    varied = epochs is not None and "epochs" not in options.levels and "epochs" in _levels(study.arms)
+    return {**options.levels, "epochs": [epochs]} if varied else options.levels
+
+
+def _epochs(options: Options) -> int | None:
+    return SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
+
+
+def _recipe(options: Options, levels: dict[str, list[Any]]) -> dict[str, Any]:
+    """What the command sets instead of the recipe's values."""
+    recipe = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
+    epochs = _epochs(options)
+    if epochs is not None and "epochs" not in levels and (options.epochs is not None or "epochs" not in recipe):
+        recipe["epochs"] = epochs
+    if options.workers_per_trial != 1:
+        recipe["workers"] = options.workers_per_trial
+    return recipe
+
+
+def _problems(study: Study, options: Options, wanted: dict[str, list[Any]]) -> list[str]:
+    """What is wrong with the command's names and levels; `wanted` are the levels that it sets."""
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
     wrong = [
         f'--optimizers = "{name}": not in {study.name}.{nearest(name, known)}'
         for name in options.optimizers or []
         if name not in known
     ]
-    levels = _levels(_with_levels(study.arms, options.levels))
+    levels = _levels(_with_levels(study.arms, wanted))
     for factor in [*options.levels, *options.only]:
         if factor not in levels:
             wrong.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
-    for factor, wanted in options.only.items():
+    for factor, selected in options.only.items():
         listed = ", ".join(map(str, levels.get(factor, [])))
         wrong += [
             f"--only {factor}={level}: not a level of {study.name}; it has {listed}"
-            for level in wanted
+            for level in selected
             if factor in levels and level not in levels[factor]
         ]
     try:  # a broken file of published numbers must not come up after hours of training
@@ -141,8 +184,8 @@ def _selected(arm: Arm, options: Options) -> bool:
 
 
 def _fewer_levels(arms: Sequence[Arm]) -> list[Arm]:
-    """The first two levels of each optimizer."""
-    kept: dict[str, list[Arm]] = {}
+    """The first two levels of each optimizer, faithful and consistent."""
+    kept: dict[tuple[str, bool], list[Arm]] = {}
     for arm in arms:
-        kept.setdefault(arm.optimizer, []).append(arm)
+        kept.setdefault((arm.optimizer, arm.faithful), []).append(arm)
     return [arm for same in kept.values() for arm in same[:SMOKE_LEVELS]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studies.harness.document import Text
-from studies.harness.study import Arm, Trial
+from studies.harness.study import Arm, Artefact, Trial
 from trainables.settings import significant
 from trainables.workloads import deviations, stated_recipe
 
@@ -13,8 +13,8 @@ HELD = ("workload", "batch_size", "epochs", "schedule", "seed")
 ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fraction", "plugin")
 
 
-def paragraphs(trials: Sequence[Trial]) -> list[Text]:
-    """Paragraphs of a report about a study's trials."""
+def paragraphs(study: Artefact, trials: Sequence[Trial]) -> list[Text]:
+    """Paragraphs of a report about the trials of a study or a probe."""
     found = [Text(_held(trials), label="Held fixed", items=_hyperparameters(trials))]
     if departures := _departures(trials):
         words = "What `--set` and the like changed:"
@@ -23,20 +23,32 @@ def paragraphs(trials: Sequence[Trial]) -> list[Text]:
     if recipe.assumed:
         words = f"{recipe.paper}'s paper does not say: {'; '.join(recipe.assumed)}."
         found.append(Text(words, label="Assumed"))
+    if study.reconstructed:
+        words = f"{study.paper}'s text does not say, and the study sets: {'; '.join(study.reconstructed)}."
+        found.append(Text(words, label="Reconstructed"))
+    workload = trials[0].config.workload
+    if study.papers_command and workload not in study.published:
+        words = f"{workload} is not what the paper used. Its own: `{study.papers_command}`."
+        found.append(Text(words, label="The paper's workloads"))
     return found
 
 
 def _held(trials: Sequence[Trial]) -> str:
     configs = [trial.config for trial in trials]
-    values = {name: ", ".join(dict.fromkeys(str(getattr(config, name)) for config in configs)) for name in HELD}
+    varied = {name for trial in trials for name in trial.arm.factors}
+    values = {
+        name: "varied" if name in varied else ", ".join(dict.fromkeys(str(getattr(config, name)) for config in configs))
+        for name in HELD
+    }
     plain = {field: getattr(type(configs[0]), field) for field in ONLY_IF_SET}
     rest = {
         f"{name} {getattr(config, name)}": None
         for config in configs
         for name in ONLY_IF_SET
-        if getattr(config, name) != plain[name]
+        if name not in varied and getattr(config, name) != plain[name]
     }
-    settings = {f"{name} {value}": None for config in configs for name, value in significant(config.settings).items()}
+    stated = [(name, value) for config in configs for name, value in significant(config.settings).items()]
+    settings = {f"{name} {value}": None for name, value in stated if name not in varied}
     words = ", ".join([*settings, *rest])
     return (
         f"Workload {values['workload']}, batch size {values['batch_size']}, {values['epochs']} epochs, "

@@ -12,7 +12,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table as ConsoleTable
 
-from studies.harness import document, protocol, sections
+from studies.harness import differences, document, protocol, sections
 from studies.harness.contrasts import bold, contrasts
 from studies.harness.document import Block, Heading, Picture, Table, Text
 from studies.harness.ledger import PROVENANCE
@@ -71,7 +71,7 @@ def console_table(study: Study, frame: pd.DataFrame) -> ConsoleTable:
         "best: the best epoch on test, no result"
     )
     table = ConsoleTable(title=study.title, caption=caption, box=box.SIMPLE_HEAD, width=80, collapse_padding=True)
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm")
     for name in ("n", show.mean, "sd", "95% t-interval"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("best", justify="right", style="dim", no_wrap=True)
@@ -98,13 +98,14 @@ def _blocks(study: Study, trials: Sequence[Trial], frame: pd.DataFrame, pictures
     facts = {"Artefact": study.citation, "Claim": study.claim, "Falsifier": study.falsifier}
     return [
         *(Text(text, label=name) for name, text in facts.items()),
-        *protocol.paragraphs(trials),
+        *protocol.paragraphs(study, trials),
         *(Picture(name, f"{_words(study)}: {name.replace('_', ' ')}") for name in pictures),
         Heading("Results"),
         _table(study, frame),
         Text(_caption(study, frame), note=True),
-        *sections.differences(study, frame),
+        *differences.differences(study, trials, frame),
         *sections.levels(frame, metric),
+        *sections.stability(study, frame),
     ]
 
 

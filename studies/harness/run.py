@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from precond import HyperparameterError
 from studies.harness import ledger
+from studies.harness.background import Tracking
+from studies.harness.dry_run import headline, print_plan, summary
 from studies.harness.options import Options
-from studies.harness.plan import Plan, plan
+from studies.harness.plan import Plan, plans
 from studies.harness.provenance import provenance
 from studies.harness.study import Study, Trial
 from trainables import plugins
@@ -55,64 +57,83 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
     """
     # With --json only the results go to standard output.
     console = Console(stderr=options.as_json)
-    plans, problems = _plans(studies, options)
+    planned, problems = _plans(studies, options)
     if wrong or problems:
         return refuse([*wrong, *problems])
-    trials = list({t.config.trial_key: t for plan in plans for t in plan.trials}.values())
+    trials = list({t.config.trial_key: t for plan in planned for t in plan.trials}.values())
     try:
-        return _run(plans, trials, options, console)
+        with _terminable():
+            return _run(planned, trials, options, console)
     except KeyboardInterrupt:
-        return _stopped(INTERRUPTED, "interrupted")
-    except Stopped as stopped:
-        return _stopped(stopped.code, str(stopped))
+        return stopped(INTERRUPTED, "interrupted")
+    except Stopped as end:
+        return stopped(end.code, str(end))
     except (StoreError, DataError) as problem:
-        return _environment(str(problem))
+        return environment(str(problem))
     except OSError as problem:
-        return _environment(f"cannot write to {options.root} ({problem.strerror or problem})")
+        return environment(f"cannot write to {options.root} ({problem.strerror or problem})")
 
 
 def refuse(problems: Sequence[str]) -> int:
     """Say what is wrong with a command, one line each; returns the exit code."""
     for line in dict.fromkeys(problems):
-        print(f"error: {line}", file=sys.stderr)
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # a value may hold a newline
+        print(f"error: {shown}", file=sys.stderr)
     return BAD_COMMAND
 
 
-def _stopped(code: int, why: str) -> int:
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops the run as SIGINT does, whatever it is at; while trials run, `execute` has a handler of its own."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(*STOPS["SIGTERM"])
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stopped(code: int, why: str) -> int:
+    """Say that a command ended before its work did, and how to go on; returns the exit code."""
     print(f"{why}; nothing committed was lost. The same command goes on:", file=sys.stderr)
     print(f"  {shlex.join(['python', *sys.argv])}", file=sys.stderr)
     return code
 
 
-def _environment(problem: str) -> int:
+def environment(problem: str) -> int:
+    """Say what is wrong with disk, lock, data or Ray; returns the exit code."""
     print(f"error: {problem}", file=sys.stderr)
     return ENVIRONMENT
 
 
 def _plans(studies: Sequence[Study], options: Options) -> tuple[list[Plan], list[str]]:
     """Every study's plan, and everything that is wrong with any of them."""
-    plans, problems = [], []
+    planned: list[Plan] = []
+    problems: list[str] = []
     for study in studies:
         try:
-            plans.append(plan(study, options))
+            planned += plans(study, options)
         except HyperparameterError as error:
             problems += str(error).splitlines()
-    known = {trial.config.trial_key for plan in plans for trial in plan.trials}
+    known = {trial.config.trial_key for plan in planned for trial in plan.trials}
     for key in options.rerun:
         if len(key) < 6 or not any(name.startswith(key) for name in known):
             problems.append(f"--rerun = {key}: no trial of this plan has a key that starts so (at least 6 digits)")
     try:  # a folder of a newer version is refused before anything is written
-        for each in plans:
+        for each in planned:
             ledger.missing(each.trials, options.root)
     except StoreError as problem:
         problems.append(str(problem))
-    return plans, problems
+    return planned, problems
 
 
 def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, console: Console) -> int:
     missing = [] if options.report_only else _to_train(trials, options)
     if options.dry_run:
-        _print_plan(plans, missing, options, console)
+        print_plan(plans, missing, options, console)
         return COMPLETE
     names = {trial.config.workload for trial in missing}
     if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
@@ -120,13 +141,13 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
     if missing and options.address and (problems := _unfit_cluster(options.address, options, console)):
         return refuse(problems)
     for each in plans:
-        console.print(_headline(each))
-    console.print(_summary(trials, missing), highlight=False)
+        console.print(headline(each))
+    console.print(summary(trials, missing), highlight=False)
     from studies.harness import lock
 
     with lock.exclusive(options.root) as generation:
-        _check_room(options.root)
-        tracking = _Tracking(plans, options, console)
+        check_room(options.root)
+        tracking = Tracking(plans, options, console)
         try:
             if missing:
                 _train(missing, generation, options, console)
@@ -159,39 +180,7 @@ def _unfit_cluster(address: str, options: Options, console: Console) -> list[str
     return problems
 
 
-def _headline(plan: Plan) -> str:
-    return f"[bold]{plan.study.title}[/] · {plan.study.citation} · {plan.workload}"
-
-
-def _summary(trials: Sequence[Trial], missing: Sequence[Trial]) -> str:
-    seeds = len({trial.config.seed for trial in trials})
-    arms = len({trial.config.group_key for trial in trials})
-    done = len(trials) - len(missing)
-    return f"{len(trials)} trials ({arms} arms x {seeds} seeds): {done} done, {len(missing)} to go"
-
-
-def _print_plan(plans: Sequence[Plan], missing: Sequence[Trial], options: Options, console: Console) -> None:
-    """The plan for people; with --json the trials for `python -m trainables`, a line each."""
-    to_go = {trial.config.trial_key for trial in missing}
-    if options.as_json:
-        for trial in missing:
-            print(json.dumps({"key": trial.config.trial_key, "arm": trial.arm.label, "config": trial.config.to_dict()}))
-        return
-    for each in plans:
-        console.print(_headline(each))
-        console.print(_summary(each.trials, [t for t in each.trials if t.config.trial_key in to_go]), highlight=False)
-        arms: dict[str, list[Trial]] = {}
-        for trial in each.trials:
-            arms.setdefault(trial.arm.label, []).append(trial)
-        for label, members in arms.items():
-            count = sum(trial.config.trial_key in to_go for trial in members)
-            seeds = ",".join(str(trial.config.seed) for trial in members)
-            line = f"  {label:24} seeds {seeds:12} {members[0].config.epochs} epochs  {count} to train"
-            console.print(line, highlight=False)
-    console.print("Nothing was started (--dry-run).")
-
-
-def _check_room(root: Path) -> None:
+def check_room(root: Path) -> None:
     """Raises `OSError` where the folder cannot be written, `StoreError` where the disk is full."""
     probe = root / ".writable"
     probe.write_bytes(b"?")
@@ -232,43 +221,12 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
     worker |= {"generation": generation, "provenance": provenance(), "data_dir": str(options.data_dir.absolute())}
     worker["fingerprint"] = fingerprint() if options.address else None  # one machine has one code
     with StudyProgress(missing, console) as progress:
-        ended = execute.train(missing, root, cluster, worker, progress)
+        try:
+            ended = execute.train(missing, root, cluster, worker, progress)
+        except StoreError as problem:
+            raise Stopped(ENVIRONMENT, f"error: {problem}") from problem
     if ended in STOPS and ledger.missing(missing, root):
         raise Stopped(*STOPS[ended])
-
-
-class _Tracking:
-    """MLflow beside the training: a thread that sends what the folders have, and one last time at the end."""
-
-    def __init__(self, plans: Sequence[Plan], options: Options, console: Console):
-        from studies.harness import tracking
-
-        given, root = options.tracking_uri, options.root
-        self.uri = None if given == "none" else given or tracking.default_uri(root)
-        self.shown_uri = given or f"sqlite:///{root / 'mlflow.db'}"
-        self._console = console
-        self._syncs = [
-            partial(tracking.sync, each.study, each.trials, root, self.uri, smoke=options.smoke) for each in plans
-        ]
-        self._thread = tracking.BackgroundSync(self._all, self._warn) if self.uri else None
-
-    def finish(self, artifacts: Sequence[Sequence[Path]]) -> None:
-        """Send the rest and the reports; a server that fails costs a line, not the report."""
-        if self._thread is None:
-            return
-        self._thread.stop()
-        try:
-            for sync, paths in zip(self._syncs, artifacts, strict=True):
-                sync(artifacts=paths)
-        except Exception as error:
-            self._warn(f"tracking failed, all results are in the folders: {type(error).__name__}: {error}")
-
-    def _all(self) -> None:
-        for sync in self._syncs:
-            sync()
-
-    def _warn(self, message: str) -> None:
-        self._console.print(message.partition("\n")[0], style="yellow", markup=False, soft_wrap=True)
 
 
 # ---------------------------------------------------------------------- afterwards
@@ -276,7 +234,7 @@ class _Tracking:
 
 def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[list[list[Path]], set[str]]:
     """Every study's report, and its table on the screen; returns the files of each, and all trials' statuses."""
-    from studies.harness import figures, report
+    from studies.harness import curve_figures, figures, level_figures, report
 
     written, statuses = [], set[str]()
     for each in plans:
@@ -284,7 +242,12 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
         statuses |= set(frame["status"])
         folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
         by_epoch = ledger.frame(each.trials, options.root, per="epoch")
-        drawn = [*figures.draw(each.study, frame, folder), *figures.draw_diagnostics(by_epoch, folder)]
+        drawn = [
+            *level_figures.draw(each.study, frame, folder),
+            *curve_figures.draw(each.study, by_epoch, folder),
+            *figures.draw_diagnostics(by_epoch, folder),
+            *(path for one in each.study.further for path in one.draw(each.trials, options.root, folder)),
+        ]
         written.append([*report.write(each.study, each.trials, frame, folder, drawn), *drawn])
         console.print(report.console_table(each.study, frame))
         if options.as_json:
@@ -292,7 +255,7 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
     return written, statuses
 
 
-def _last_screen(written: Sequence[Sequence[Path]], tracking: _Tracking, console: Console) -> None:
+def _last_screen(written: Sequence[Sequence[Path]], tracking: Tracking, console: Console) -> None:
     for path in (path for paths in written for path in paths):
         console.print(f"  {os.path.relpath(path)}", highlight=False, soft_wrap=True)
     if tracking.uri:

@@ -1,4 +1,4 @@
-"""The parts of a report that weigh evidence: differences, what a factor's levels say, published numbers."""
+"""The parts of a report that weigh evidence: power, what a factor's levels say, what failed, published numbers."""
 
 from __future__ import annotations
 
@@ -9,49 +9,16 @@ from typing import Any
 import pandas as pd
 
 from studies.harness.claims import Claim, about, paper
-from studies.harness.contrasts import SAME, Detectable, contrasts, detectable
+from studies.harness.contrasts import SAME, Detectable, detectable
 from studies.harness.document import Block, Heading, Table, Text
-from studies.harness.levels import EDGE, FLAT, INSIDE, LevelVerdict, level_verdicts
+from studies.harness.ledger import factors, series
+from studies.harness.levels import EDGE, FLAT, INSIDE, LevelVerdict, level_verdicts, sorted_levels
 from studies.harness.study import Study, Trial
 from studies.harness.verdicts import NOT_RUN, RULE, Comparison, compare, coverage, measured, orderings
-from studies.harness.wording import Unit, probability, unit
+from studies.harness.wording import Unit, unit
+from trainables.store import COMPLETED, DIVERGED, FAILED, OOM
 
-
-def differences(study: Study, frame: pd.DataFrame) -> list[Block]:
-    """Every arm against the reference, paired by seed, with p-values corrected over all pairs of the table."""
-    metric, reference = study.figure.metric, reference_arm(study, frame)
-    pairs, show = contrasts(frame, metric), unit(metric)
-    rows = [_against(pair, reference, show) for pair in pairs.to_dict("records") if reference in _arms(pair)]
-    rows = [row for row in rows if row[2] != "-"]
-    if not rows:
-        return []
-    caption = f"Differences to {reference} in {show.difference}, paired by seed."
-    header = ["arm", "common seeds", f"difference ({show.difference})", "95% t-interval", "p (Holm)"]
-    note = (
-        f"Arm - {reference}, on the seeds that both completed: paired t test, p-values by Holm over all "
-        f"{sum(not math.isnan(p) for p in pairs['p'])} pairs of arms with two common seeds. The intervals are "
-        "not corrected; a dash: all differences are equal, so that there is nothing to test with."
-    )
-    table = Table(name="differences", header=header, rows=rows, caption=caption)
-    return [Heading(f"Differences to {reference}"), table, Text(note, note=True)]
-
-
-def reference_arm(study: Study, frame: pd.DataFrame) -> str:
-    """The arm that the others are held against: the figure's first reference that is planned, else the first arm."""
-    arms = dict(zip(frame["optimizer"], frame["arm"], strict=True))
-    return next((arms[name] for name in study.figure.references if name in arms), str(frame["arm"].iloc[0]))
-
-
-def _arms(pair: dict[Any, Any]) -> tuple[str, str]:
-    return pair["arm"], pair["other"]
-
-
-def _against(pair: dict[Any, Any], reference: str, show: Unit) -> list[str]:
-    difference, lo, hi, arm = pair["difference"], pair["ci_lo"], pair["ci_hi"], pair["arm"]
-    if arm == reference:
-        difference, lo, hi, arm = -difference, -hi, -lo, pair["other"]
-    shown = [show.show(difference, signed=True), show.interval(lo, hi, signed=True), probability(pair["p_holm"])]
-    return [arm, str(pair["n"]), *shown]
+LOST = (DIVERGED, OOM, FAILED)
 
 
 def power(frame: pd.DataFrame, metric: str) -> str:
@@ -80,28 +47,66 @@ def levels(frame: pd.DataFrame, metric: str) -> list[Block]:
 
 def _level(found: LevelVerdict) -> str:
     setting = f" at {found.setting}" if found.setting else ""
-    start = f"`{found.optimizer}` {found.factor}{setting}: "
+    kind = " faithful" if found.faithful else ""
+    start = f"`{found.optimizer}`{kind} {found.factor}{setting}: "
+    return start + _judgement(found) + (f" Ended without a result: {_list(found.lost)}." if found.lost else "")
+
+
+def _judgement(found: LevelVerdict) -> str:
     if found.best is None:
-        return f"{start}too few completed trials to say."
+        return "too few completed trials to say."
     if found.verdict == FLAT:
-        shown = ", ".join(map(str, found.levels))
-        return f"{start}flat within noise. Every pair of {shown} is equal within {100 * SAME:g} points (TOST at 5%)."
+        pairs = f"Every pair of {_list(found.levels)}"
+        return f"flat within noise. {pairs} is equal within {100 * SAME:g} points (TOST at 5%)."
     tied = [str(level) for level in found.tied if level != found.best]
     if len(found.tied) == len(found.levels):
         return (
-            f"{start}undecided. {found.best} has the best mean; no other level is told from it, and they are not all "
+            f"undecided. {found.best} has the best mean; no other level is told from it, and they are not all "
             f"shown to be equal within {100 * SAME:g} points."
         )
     ties = f"; not told from it: {', '.join(tied)}" if tied else "; every other level is worse"
     if found.verdict == EDGE:
-        more = f" Add `--levels {found.factor}={_list(found)}`." if found.suggestion is not None else ""
-        return f"{start}best at {found.best}, the edge of the grid{ties}.{more}"
+        wider = ",".join(map(str, [*found.levels, found.suggestion]))
+        more = "" if found.suggestion is None else f" Add `--levels {found.factor}={wider}`."
+        return f"best at {found.best}, the edge of the grid{ties}.{more}"
     place = ", inside the grid" if found.verdict == INSIDE else ""
-    return f"{start}best at {found.best}{place}{ties}."
+    return f"best at {found.best}{place}{ties}."
 
 
-def _list(found: LevelVerdict) -> str:
-    return ",".join(map(str, [*found.levels, found.suggestion]))
+def _list(levels: Sequence[Any]) -> str:
+    return ", ".join(map(str, levels))
+
+
+def stability(study: Study, frame: pd.DataFrame) -> list[Block]:
+    """What became of the planned trials, by level, where any of them ended without a result."""
+    if set(frame["status"]).isdisjoint(LOST):
+        return []
+    factor = getattr(study.figure, "factor", "")
+    factor = factor if factor in frame else ""
+    levels = sorted_levels(frame[factor].dropna()) if factor else []
+    rows: dict[str, dict[Any, str]] = {}
+    for _, part in frame.groupby("arm", sort=False):
+        first = part.iloc[0].to_dict()
+        level = first[factor] if factor and not pd.isna(first[factor]) else ""
+        name = f"{first['optimizer']} {series(first, factor, factors(frame))}".strip()
+        rows.setdefault(name, {})[level] = _outcome(part)
+    columns = [*levels, *([""] if any("" in row for row in rows.values()) else [])]
+    header = ["arm", *(str(level) or "no level" for level in columns)]
+    cells = [[name, *(row.get(level, "") for level in columns)] for name, row in rows.items()]
+    note = (
+        "Completed of planned trials, and what became of the others: they are counted here and enter no mean. A level "
+        "at which training diverges is a result."
+    )
+    title = f"Stability over {factor.replace('_', ' ')}" if factor else "Stability"
+    table = Table(name="stability", header=header, rows=cells, caption=f"{title}: completed of planned trials.")
+    return [Heading(title), table, Text(note, note=True)]
+
+
+def _outcome(part: pd.DataFrame) -> str:
+    """`2 of 3, 1 diverged`."""
+    counts = part["status"].value_counts()
+    lost = [f"{counts[status]} {status}" for status in LOST if status in counts]
+    return ", ".join([f"{counts.get(COMPLETED, 0)} of {len(part)}", *lost])
 
 
 def published(study: Study, trials: Sequence[Trial], frame: pd.DataFrame) -> tuple[list[Block], list[Comparison]]:

@@ -64,15 +64,15 @@ def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         metric: The column to summarise.
 
     Returns:
-        Columns `arm optimizer`, the factors, `n mean sd ci_lo ci_hi` over completed trials, `planned` and the number
-        of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean `time/train_s`, and
-        `best`, the mean over trials of the best epoch's value: chosen on the test set, so no result.
+        Columns `arm optimizer faithful`, the factors, `n mean sd ci_lo ci_hi` over completed trials, `planned` and the
+        number of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean `time/train_s`,
+        and `best`, the mean over trials of the best epoch's value: chosen on the test set, so no result.
     """
     rows, described = [], {SECONDS: SECONDS, BEST: f"best/{metric}"}
     for _, trials in frame.groupby("arm", sort=False):
         counts = {status: list(trials["status"]).count(status) for status in UNFINISHED}
         rows.append(
-            trials.iloc[0][["arm", "optimizer", *factors(frame)]].to_dict()
+            trials.iloc[0][["arm", "optimizer", "faithful", *factors(frame)]].to_dict()
             | asdict(summarize(completed(trials, metric)))
             | {"planned": len(trials), **counts}
             | {name: summarize(completed(trials, column)).mean for name, column in described.items()}

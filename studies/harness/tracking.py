@@ -14,9 +14,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Read when mlflow is imported. A server that does not answer must not hold up the driver.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -28,12 +28,12 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from studies.harness import ledger
 from studies.harness.groups import SeedGroup, seed_groups, shared_params
+from studies.harness.notes import description
 from studies.harness.statistics import group
 from studies.harness.study import Study, Trial
 from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
-from trainables.workloads import resolve
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -47,6 +47,21 @@ _one_at_a_time = threading.Lock()  # two syncs at once could both create the run
 def default_uri(root: Path) -> str:
     """The database in the output folder."""
     return f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def experiment(client: MlflowClient, name: str, root: Path, uri: str) -> str:
+    """The id of an experiment, which is made where there is none."""
+    found = client.get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    # A server has its own place for artifacts; for a local database mlflow would take the current directory.
+    place = (root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    return client.create_experiment(name, artifact_location=place)
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """What files are called and hold, in 64 hexadecimal digits."""
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
 
 
 def sync(
@@ -74,37 +89,38 @@ def sync(
         return _Sync(study, trials, root, uri or default_uri(root), smoke).send(artifacts)
 
 
-class BackgroundSync:
-    """A daemon thread that syncs while trials run; training never notices when it fails.
+class Shown(NamedTuple):
+    """A run of a study as the UI shows it."""
 
-    Args:
-        view: What to call, such as `partial(sync, study, trials, root)`.
-        on_error: Gets one line, once, when a call fails; later calls are tried all the same.
-        interval_s: Seconds between calls.
-    """
+    kind: str  # study, group or trial
+    name: str
+    workload: str
+    experiment_id: str
+    run_id: str
+    parent_id: str
 
-    def __init__(self, view: Callable[[], object], on_error: Callable[[str], object], interval_s: float = 5.0):
-        self.error: Exception | None = None
-        self._view, self._on_error, self._interval_s = view, on_error, interval_s
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
-        self._thread.start()
 
-    def stop(self, timeout_s: float = 30.0) -> None:
-        """End the thread, waiting at most `timeout_s` for a call under way; then sync once more for the rest."""
-        self._stopped.set()
-        self._thread.join(timeout_s)
+def shown(root: Path) -> list[Shown]:
+    """The runs of studies and of groups of seeds in an output folder's database, experiment by experiment."""
+    client = MlflowClient(tracking_uri=default_uri(root))
+    found = []
+    for experiment in sorted(client.search_experiments(), key=lambda one: one.name):
+        pages = (_all_runs(client, experiment.experiment_id, f"tags.kind = '{kind}'") for kind in ("study", "group"))
+        for run in (run for page in pages for run in page):
+            tags, info = run.data.tags, run.info
+            names = tags["kind"], info.run_name or "", tags.get("workload", "")
+            found.append(Shown(*names, info.experiment_id, info.run_id, tags.get(PARENT, "")))
+    return found
 
-    def _loop(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._view()
-            except Exception as error:
-                if self.error is None:
-                    first_line = str(error).strip().partition("\n")[0]
-                    self._on_error(f"tracking failed, training goes on: {type(error).__name__}: {first_line}")
-                self.error = error
-            self._stopped.wait(self._interval_s)
+
+def _all_runs(client: MlflowClient, experiment_id: str, filter_string: str) -> list[Run]:
+    """What a search finds, over all its pages."""
+    runs, token = [], None
+    while token != "":
+        page = client.search_runs([experiment_id], filter_string, page_token=token)
+        runs += list(page)
+        token = page.token or ""
+    return runs
 
 
 class _Sync:
@@ -113,17 +129,20 @@ class _Sync:
     def __init__(self, study: Study, trials: Sequence[Trial], root: Path, uri: str, smoke: bool):
         self.study, self.trials, self.root = study, trials, root
         self.workload = trials[0].config.workload
+        dataset, _, model = self.workload.rpartition("/")
         self.name = f"{study.name}-smoke" if smoke else study.name
         self.common = {
             "study": study.name,
             "paper": study.paper,
             "table": study.table,
             "workload": self.workload,
+            "dataset": dataset,
+            "model": model,
             "smoke": str(smoke),
         }
         self.root.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(tracking_uri=uri)
-        self.experiment = self._experiment(uri)
+        self.experiment = experiment(self.client, self.name, root, uri)
         self.runs = self._runs()
         self._centres: dict[str, bool] = {}
 
@@ -143,22 +162,10 @@ class _Sync:
         self._send_artifacts(parent, artifacts)
         return sent
 
-    def _experiment(self, uri: str) -> str:
-        found = self.client.get_experiment_by_name(self.name)
-        if found:
-            return found.experiment_id
-        # A server has its own place for artifacts; for a local database mlflow would take the current directory.
-        place = (self.root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        return self.client.create_experiment(self.name, artifact_location=place)
-
     def _runs(self) -> dict[str, Run]:
         """All runs of this study and workload by trial key or group key; the parent has the key "" ."""
-        runs, token = {}, None
-        while token != "":
-            page = self.client.search_runs([self.experiment], f"tags.workload = '{self.workload}'", page_token=token)
-            runs |= {_key(run.data.tags): run for run in page}
-            token = page.token or ""
-        return runs
+        found = _all_runs(self.client, self.experiment, f"tags.workload = '{self.workload}'")
+        return {_key(run.data.tags): run for run in found}
 
     def _create(self, key: str, name: str, tags: Mapping[str, str], start_s: float | None) -> Run:
         start_ms = None if start_s is None else int(1000 * start_s)
@@ -224,16 +231,14 @@ class _Sync:
             self.client.set_terminated(run.info.run_id, status, int(1000 * end_s))
 
     def _send_artifacts(self, parent: Run, paths: Sequence[Path]) -> None:
-        content = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+        content = fingerprint(paths)
         if paths and parent.data.tags.get("artifacts") != content:
             for path in paths:
                 self.client.log_artifact(parent.info.run_id, str(path))
             self.client.set_tag(parent.info.run_id, "artifacts", content)
 
     def _parent_tags(self) -> dict[str, str]:
-        study = self.study
-        note = f"**{study.title}**\n\n**Claim.** {study.claim}\n\n**Falsifier.** {study.falsifier}"
-        return {**self.common, "kind": "study", "mlflow.note.content": note}
+        return {**self.common, "kind": "study", "mlflow.note.content": description(self.study, self.trials)}
 
     def _arm_tags(self, trial: Trial) -> dict[str, str]:
         arm = trial.arm
@@ -248,7 +253,7 @@ class _Sync:
     def _is_centre(self, trial: Trial) -> bool:
         """Whether every factor is at the value that the recipe gives it; resolved once for all seeds."""
         if (key := trial.config.group_key) not in self._centres:
-            self._centres[key] = _at_recipe(trial)
+            self._centres[key] = trial.is_centre
         return self._centres[key]
 
     def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
@@ -267,15 +272,6 @@ class _Sync:
 def _key(tags: Mapping[str, str]) -> str:
     """What a run is found by: of a trial its key, of a group the group's, of the parent nothing."""
     return tags.get("trial_key") or tags.get("group_key", "")
-
-
-def _at_recipe(trial: Trial) -> bool:
-    """Whether every factor is at the value that the workload's recipe gives it."""
-    arm, config = trial
-    if not arm.factors:
-        return True
-    recipe = resolve(config.workload, config.optimizer, faithful=arm.faithful).hyperparameters
-    return all(config.hyperparameters[name] == recipe[name] for name in arm.factors)
 
 
 def _params(trial: Trial) -> dict[str, Any]:

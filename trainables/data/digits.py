@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from trainables.data import Loading, TensorData, held_out
 
@@ -42,6 +44,13 @@ def digits(device: torch.device) -> TensorData:
 
     Pixels are standardised with the training set's mean and standard deviation.
     """
+    train_x, train_y, test_x, test_y = (tensor.to(device, copy=True) for tensor in _tensors())
+    return TensorData(train_x, train_y, test_x, test_y)
+
+
+@cache
+def _tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs and labels of both splits on the CPU, read once in a process; whoever trains gets copies."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -50,6 +59,4 @@ def digits(device: torch.device) -> TensorData:
     train_x, test_x = (torch.as_tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) for x in split[:2])
     train_y, test_y = (torch.as_tensor(y, dtype=torch.int64) for y in split[2:])
     mean, deviation = train_x.mean(), train_x.std()
-    tensors = ((train_x - mean) / deviation, train_y, (test_x - mean) / deviation, test_y)
-    train_x, train_y, test_x, test_y = (tensor.to(device) for tensor in tensors)
-    return TensorData(train_x, train_y, test_x, test_y)
+    return (train_x - mean) / deviation, train_y, (test_x - mean) / deviation, test_y

@@ -1,0 +1,106 @@
+"""G12: generated command lines through the whole command. Wrong ones are refused with 2; nothing is ever written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from studies.ablation_rank import STUDY
+from studies.harness.cli import main
+
+HUGE = "9" * 5000
+NOT_NUMBERS = ["", " ", "nan", "inf", "-inf", "1e999", "x", "1;2", "0x10", "--", "\u0661x", "\n", "${HOME}"]
+COUNTS = [*NOT_NUMBERS, "0", "-1", "1.5", "4.0", "true", HUGE]
+PATHS = [
+    "../../etc",
+    "digits",
+    "digits/",
+    "/",
+    "digits/cnn/..",
+    "digits\\cnn",
+    "DIGITS/CNN",
+    "imagefolder:",
+    "a" * 4000,
+]
+WRONG: dict[str, list[str]] = {
+    "--seeds": [*COUNTS, "-1,", "3,3", "4294967296,", "10001", ",", ",,", "1,x", "0.5,1"],
+    "--epochs": COUNTS,
+    "--max-concurrent": COUNTS,
+    "--workers-per-trial": [*COUNTS, "4096"],
+    "--gpus-per-trial": ["", "x", "nan", "inf", "-1", "-inf"],
+    "--commit-every": ["", "x", "nan", "inf", "-1", "1s", HUGE],
+    "--time-budget": [*NOT_NUMBERS, "0", "0s", "-5m", "1d", "..", "1.2.3s", "s", HUGE],
+    "--workload": ["", " ", *PATHS, "cifar10/resnet999", "digits/cnn "],
+    "--optimizers": ["", ",", "fof", "sgd,,foof", "SGD", "__import__('os')", "a" * 4000],
+    "--address": ["", "ray://h:1", "host", "host:", ":1", "h:123456", "http://h:1", "h:1/x", "h p:1"],
+    "--tracking-uri": [
+        "", "ftp://x", "http://me:secret@host", "sqlite://", "file:///x", "https://", "/tmp", "databricks",
+    ],
+    "--retry": ["", "lost", "completed", "failed,oom", "FAILED"],
+    "--rerun": ["", "123", "zzzzzz", "../../x", "*", "0" * 64],
+    "--plugin": ["nowhere.py", "/", "/dev/null/x", "../x", "a" * 4000],
+    "--only": ["", "rank", "rank=", "=5", "rank=0", "rank=8", "rnk=5", "rank=5,x", "__class__=1"],
+    "--levels": ["rank=0", "rank=-1", "rank=4.0", "rank=true", "rank=nan", "rank=100000", "rank=x", "rank=,", "lr=1"],
+    "--set": [
+        *(f"{name}={value}" for name in ("lr", "damping") for value in ("0", "-1", "nan", "inf", "1e999", "x", "none")),
+        *(f"{name}={value}" for name in ("momentum", "ema_decay") for value in ("1", "-0.1", "nan", "x", "2")),
+        *(f"{name}={value}" for name in ("cov_interval", "inv_interval") for value in ("0", "-1", "2.5", "nan", "x")),
+        "weight_decay=-1", "weight_decay=nan", "batch_size=0", "batch_size=1", "batch_size=1198", "batch_size=64.0",
+        "schedule=cosin", "nesterov=maybe", "sketch=columns", "resample=never", "precision=bf15", "compile=2",
+        "rank=5", "seed=1", "dampng=1", "__class__=x", "=1", "lr", "lr=", "", "tcov=100", "lr=1,2",
+    ],
+    "--sedes": ["3"],
+    "--": ["rank=5"],
+}  # fmt: skip
+RIGHT = [
+    ["--seeds", "2"], ["--seeds", "3,7"], ["--epochs", "3"], ["--optimizers", "sgd"], ["--only", "rank=5"], ["--smoke"],
+    ["--set", "lr=0.2"], ["--set", "ema=0.9"], ["--commit-every", "0"], ["--json"], ["--time-budget", "90s"],
+    ["--diagnostics"],
+    ["--workload", "digits/mlp"], ["--levels", "rank=5,7"], ["--tracking-uri", "none"], ["--max-concurrent", "1"],
+]  # fmt: skip
+
+
+def inputs(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
+    """n command lines of up to four right flags and up to three wrong ones; --dry-run, so that right ones end, too."""
+    os.chdir(folder)
+    os.environ.pop("PRECOND_DATA", None)
+    pairs = [(flag, value) for flag, values in WRONG.items() for value in values]
+    for number in range(n):
+        wrong = [pairs[number % len(pairs)]] if number % 8 else []
+        wrong += rng.sample(pairs, rng.randint(0, 2)) if wrong else []
+        given = {flag for flag, _ in wrong} | ({"--optimizers", "--only"} if wrong else set())
+        right = [flag for flag in rng.sample(RIGHT, rng.randint(0, 4)) if flag[0] not in given]
+        flags = [list(pair) for pair in wrong] + right
+        rng.shuffle(flags)
+        line = [word for flag in flags for word in flag]
+        shown = [word[:80] for word in line]
+        yield [f"{shown}: {problem}" for problem in _refused(line, folder, bool(wrong))]
+
+
+def _refused(line: list[str], folder: Path, wrong: bool) -> list[str]:
+    code, _, err = _main([*(["--dry-run"] if "--" not in line else []), *line])
+    found = [] if code in ((2,) if wrong else (0, 2)) else [f"exit code {code}: {err[-400:]}"]
+    lines = err.splitlines()
+    if code == 2 and (not lines or not all(text.startswith("error: ") for text in lines)):
+        found.append(f"not a line for each problem: {err[-400:]}")
+    if any(len(text) > 10_000 for text in lines):
+        found.append("a line of more than 10,000 characters")
+    return found + [f"{path.name[:60]} was written" for path in folder.iterdir()]
+
+
+def _main(arguments: list[str]) -> tuple[int, str, str]:
+    """The study's command line in this process: exit code (1 for an exception), output, errors."""
+    sys.argv = ["ablation_rank.py", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main(STUDY)
+        except SystemExit as ended:
+            return int(ended.code or 0), out.getvalue(), err.getvalue()
+        except BaseException:
+            return 1, out.getvalue(), traceback.format_exc()

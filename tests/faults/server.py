@@ -1,0 +1,119 @@
+"""Tracking that does not answer: training must not notice, and a later sync must complete it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import sqlite3
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from studies.ablation_rank import STUDY
+from studies.harness import tracking
+from studies.harness.options import Options
+from studies.harness.plan import plan
+from studies.harness.study import Trial
+from tests.faults.drivers import PATIENCE, Driver
+from trainables.files import read_lines
+from trainables.store import TrialStore
+
+SLOWER, LONGER = 1.05, 40.0  # of the epochs' seconds; seconds of the whole command, which tries to send the rest
+SEEDS, EPOCHS = 6, 8
+
+
+def server(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
+    """G8: n times each: nobody listens, nobody answers, the database is locked; against no tracking at all.
+
+    Epochs are compared by their median over all trials. On a busy machine that moves by itself.
+    """
+    kinds: dict[str, Callable[[Path], AbstractContextManager[str]]] = {"dead": _dead, "hung": _hung, "locked": _locked}
+    for number in range(n):
+        plain, wall = _run(folder / f"{number}-none", "none")
+        for kind, place in kinds.items():
+            root = folder / f"{number}-{kind}"
+            root.mkdir()
+            with place(root) as uri:
+                seconds, longer = _run(root, uri)
+            wrong = [f"epochs of {seconds:.3f} s, not {plain:.3f}"] if seconds > SLOWER * plain else []
+            wrong += [f"{longer:.0f} s in all, not {wall:.0f}"] if longer > wall + LONGER else []
+            yield [f"{kind}: {line}" for line in wrong + _complete_later(root)]
+
+
+def views(root: Path, trials: list[Trial], uri: str) -> list[str]:
+    """Where MLflow does not have what the folders have, once each (I5)."""
+    client, wrong = MlflowClient(tracking_uri=uri), []
+    experiment = client.get_experiment_by_name(STUDY.name)
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'") if experiment else []
+    by_key: dict[str, list[Any]] = {}
+    for run in runs:
+        by_key.setdefault(run.data.tags["trial_key"], []).append(run)
+    for trial in trials:
+        key, found = trial.config.trial_key, by_key.pop(trial.config.trial_key, [])
+        if [run.info.status for run in found] != ["FINISHED"]:
+            wrong.append(f"I5: {key[:16]} has the runs {[run.info.status for run in found]}")
+            continue
+        lines = read_lines(TrialStore(root, trial.config).folder / "epochs.jsonl")
+        for name in lines[0]["metrics"]:
+            points = client.get_metric_history(found[0].info.run_id, name)
+            if [(p.step, p.value) for p in points] != [(line["epoch"], line["metrics"][name]) for line in lines]:
+                wrong.append(f"I5: {key[:16]} has {name} as {[(p.step, p.value) for p in points]}")
+    return wrong + [f"I5: a run of {key[:16]}, which was not planned" for key in by_key]
+
+
+def _run(root: Path, uri: str) -> tuple[float, float]:
+    """The median epoch's training seconds, and those of the whole command."""
+    root.mkdir(exist_ok=True)
+    start = time.monotonic()
+    driver = Driver(root, "--seeds", str(SEEDS), "--epochs", str(EPOCHS), "--tracking-uri", uri)
+    try:
+        code = driver.wait(PATIENCE)
+        if code != 0:
+            raise RuntimeError(f"exit code {code}: {driver.output()}")
+    finally:
+        driver.destroy()
+    seconds = [
+        line["metrics"]["time/train_s"] for path in root.glob("trials/*/epochs.jsonl") for line in read_lines(path)
+    ]
+    return statistics.median(seconds), time.monotonic() - start
+
+
+def _complete_later(root: Path) -> list[str]:
+    """Send everything to a database, twice; what is wrong with what it has then."""
+    chosen: dict[str, Any] = {"only": {}, "levels": {}, "settings": {}, "optimizers": ["sgd"]}
+    trials = list(plan(STUDY, Options(**chosen, out=root, seeds=list(range(SEEDS)), epochs=EPOCHS)).trials)
+    uri = tracking.default_uri(root)
+    for _ in range(2):
+        tracking.sync(STUDY, trials, root, uri)
+    return views(root, trials, uri)
+
+
+@contextlib.contextmanager
+def _dead(root: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _hung(root: Path) -> Iterator[str]:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(100)
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[str]:
+    uri = tracking.default_uri(root)
+    MlflowClient(tracking_uri=uri).search_experiments()  # makes the tables
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        yield uri

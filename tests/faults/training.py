@@ -1,0 +1,114 @@
+"""The real training on the digits, killed at any moment, and losses that are not numbers; no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from studies.harness import ledger, lock
+from studies.harness.study import Arm, Trial
+from tests.faults.injection import DONE, in_child
+from tests.faults.invariants import finished, numbers
+from trainables import train, workloads
+from trainables.config import TrialConfig
+from trainables.data import digits
+from trainables.store import DIVERGED, TrialStore
+
+OPTIMIZERS = ("nysact-g", "sgd", "foof", "nysact-s", "kfac", "eva", "ekfac", "steve")
+EPOCHS, MOST_KILLS = 6, 4
+
+
+def equal(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
+    """G3: n trials killed at random moments; metrics and final weights must be those of the uninterrupted one."""
+    digits._tensors()  # read before the forks
+    expected: dict[str, tuple[list[dict[str, float]], str]] = {}
+    for number in range(n):
+        config = _config(OPTIMIZERS[number % len(OPTIMIZERS)])
+        key = config.trial_key
+        if key not in expected:
+            whole = folder / f"whole-{key[:8]}"
+            assert in_child(lambda config=config, whole=whole: _session(whole, config, 0.0)) == DONE
+            expected[key] = numbers(TrialStore(whole, config).folder), (whole / "weights").read_text()
+        root, commit_every = folder / str(number), rng.choice([0.0, 0.0, 0.2, train.COMMIT_SECONDS])
+        kills = rng.randint(1, MOST_KILLS)
+        for _ in range(kills):
+            in_child(partial(_session, root, config, commit_every, rng.uniform(0.05, 1.0)))
+        code = in_child(partial(_session, root, config, commit_every))
+        wrong = [f"exit code {code}"] if code != DONE else []
+        wrong += finished(root, [config], {key: expected[key][0]})
+        if not wrong and (root / "weights").read_text() != expected[key][1]:
+            wrong.append("other weights")
+        yield [f"{config.optimizer}, {kills} kills, commits every {commit_every} s: {line}" for line in wrong]
+        shutil.rmtree(root)
+
+
+def diverge(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
+    """G13: a weight becomes nan or infinite before each epoch in turn; diverged, with what was trained before."""
+    digits._tensors()
+    for number in range(n):
+        at, optimizer = number % EPOCHS, OPTIMIZERS[number % len(OPTIMIZERS)]
+        config, value = _config(optimizer), rng.choice([torch.nan, torch.inf, -torch.inf])
+        root = folder / str(number)
+
+        def work(root: Path = root, config: TrialConfig = config, at: int = at, value: float = value) -> None:
+            class Poisoned(train.Trainer):
+                def run_epoch(self, epoch: int) -> dict[str, float]:
+                    if epoch == at:
+                        next(self.model.parameters()).data.view(-1)[0] = value
+                    return super().run_epoch(epoch)
+
+            _session(root, config, 0.0, trainer=Poisoned)
+
+        codes = [in_child(work) for _ in range(2)]
+        store = TrialStore(root, config)
+        status = store.status() or {}
+        wrong = [] if codes == [DONE, DONE] else [f"exit codes {codes}"]
+        if (status.get("status"), status.get("epoch"), len(store.epochs())) != (DIVERGED, at, at):
+            wrong.append(f"{status} after {len(store.epochs())} epochs")
+        if len((store.folder / "attempts.jsonl").read_text().splitlines()) != 1:
+            wrong.append("it was trained again")
+        if ledger.missing([Trial(Arm(optimizer=optimizer), config)], root):
+            wrong.append("it counts as missing")
+        yield [f"{optimizer}, {value} before epoch {at}: {line}" for line in wrong]
+
+
+def _config(optimizer: str) -> TrialConfig:
+    return workloads.resolve("digits/cnn", optimizer, {}, recipe={"epochs": EPOCHS})
+
+
+def _session(
+    root: Path,
+    config: TrialConfig,
+    commit_every: float,
+    seconds: float | None = None,
+    trainer: type[train.Trainer] = train.Trainer,
+) -> None:
+    """Train, in a child that dies after some seconds; the final weights' digest is left in `weights`."""
+
+    class Kept(trainer):
+        def run_epoch(self, epoch: int) -> dict[str, float]:
+            metrics = super().run_epoch(epoch)
+            if epoch == self.config.epochs - 1:
+                buffer = io.BytesIO()
+                torch.save(dict(self.model.state_dict()), buffer)
+                (root / "weights").write_text(hashlib.sha256(buffer.getvalue()).hexdigest())
+            return metrics
+
+    train.Trainer = Kept  # type: ignore[misc]
+    torch.set_num_threads(1)
+    if seconds is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # no handler: the process is gone at once
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    with lock.exclusive(root) as generation:
+        store = TrialStore(root, config, generation)
+        store.create()
+        for _ in train.epochs(config, store, commit_every=commit_every):
+            pass

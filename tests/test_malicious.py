@@ -1,0 +1,142 @@
+"""Folders and files that somebody else wrote: nothing in them is run, and nothing outside the output folder changes."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainables import workloads
+from trainables.__main__ import main as run_trials
+from trainables.config import TrialConfig, digest
+from trainables.store import Damaged, TrialStore
+
+MARKER = "it ran"
+CALLS: dict[str, Callable[[Path], tuple[Callable[..., Any], tuple[Any, ...]]]] = {
+    "os.system": lambda path: (os.system, (f"touch '{path}'",)),
+    "os.mkdir": lambda path: (os.mkdir, (str(path),)),
+    "subprocess.call": lambda path: (subprocess.call, (["touch", str(path)],)),
+    "exec": lambda path: (builtins.exec, (f"open({str(path)!r}, 'w')",)),
+    "eval": lambda path: (builtins.eval, (f"open({str(path)!r}, 'w')",)),
+    "open": lambda path: (builtins.open, (str(path), "w")),
+    "shutil.copy": lambda path: (shutil.copy, (__file__, str(path))),
+    "Path.touch": lambda path: (Path.touch, (path,)),
+    "import": lambda path: (importlib.import_module, ("this",)),
+    "torch.save": lambda path: (torch.save, ({}, str(path))),
+    "torch.load": lambda path: (torch.load, (str(path),)),
+}
+
+
+class Evil:
+    """Calls something when it is unpickled."""
+
+    def __init__(self, call: tuple[Callable[..., Any], tuple[Any, ...]]):
+        self._call = call
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self._call
+
+
+WAYS: dict[str, Callable[[Evil, Path], None]] = {
+    "zip": lambda evil, path: torch.save({"model": {"weight": evil}}, path),
+    "legacy": lambda evil, path: torch.save({"model": evil}, path, _use_new_zipfile_serialization=False),
+    "pickle": lambda evil, path: path.write_bytes(pickle.dumps(evil, protocol=2)),
+}
+
+
+@pytest.fixture
+def config() -> TrialConfig:
+    return workloads.resolve("digits/cnn", "sgd", {}, recipe={"epochs": 3})
+
+
+@pytest.fixture
+def store(tmp_path: Path, config: TrialConfig) -> TrialStore:
+    """A trial with the checkpoints of its first two epochs."""
+    store = TrialStore(tmp_path / "out", config)
+    store.create()
+    store.begin({})
+    for epoch in range(2):
+        store.record(epoch, {"test/accuracy": 0.5})
+        store.commit({"weights": torch.full((3,), float(epoch))})
+    return store
+
+
+def sign(checkpoint: Path) -> None:
+    """Make the manifest fit: the attacker knows how."""
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["digest"]
+    manifest["sha256"] = hashlib.sha256((checkpoint / "state.pt").read_bytes()).hexdigest()
+    path.write_text(json.dumps({**manifest, "digest": digest(manifest)}))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CALLS)
+def test_code_in_a_checkpoint_is_not_run(store: TrialStore, tmp_path: Path, name: str, way: str):
+    """Even with a manifest that fits; it is put away, and the checkpoint before is used."""
+    marker, checkpoint = tmp_path / MARKER, store.folder / "checkpoint-1"
+    WAYS[way](Evil(CALLS[name](marker)), checkpoint / "state.pt")
+    sign(checkpoint)
+    with pytest.raises(Damaged, match="UnpicklingError"):
+        store._read(checkpoint)
+    assert (loaded := store.load()) is not None and loaded[0] == 0
+    assert not marker.exists() and len(list((store.folder / "quarantine").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoint-7.tmp", "checkpoint-0"])
+def test_a_link_out_of_the_folder_is_removed_not_followed(store: TrialStore, tmp_path: Path, name: str):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("mine")
+    if (store.folder / name).exists():
+        shutil.rmtree(store.folder / name)
+    (store.folder / name).symlink_to(outside, target_is_directory=True)
+    again = TrialStore(store.root, store.config)
+    again.begin({})
+    assert (loaded := again.load()) is not None and loaded[0] == 1
+    again.record(2, {})
+    again.finish("completed")
+    assert (outside / "precious").read_text() == "mine" and not (store.folder / name).is_symlink()
+
+
+def document(config: TrialConfig, **changed: Any) -> dict[str, Any]:
+    return {"config": {**config.to_dict(), **changed}, "key": config.trial_key}
+
+
+BAD_TRIALS: dict[str, Callable[[TrialConfig], str]] = {
+    "no JSON": lambda config: "{",
+    "a list": lambda config: "[]",
+    "a number": lambda config: "7",
+    "null": lambda config: "null",
+    "nested deep": lambda config: "[" * 100_000,
+    "no key": lambda config: json.dumps({"config": config.to_dict()}),
+    "another key": lambda config: json.dumps({**document(config), "key": "0" * 64}),
+    "a path for a key": lambda config: json.dumps({**document(config), "key": "../../../evil"}),
+    "config of text": lambda config: json.dumps({"config": "x", "key": "y"}),
+    "unknown field": lambda config: json.dumps(document(config, command="touch evil")),
+    "a path for a workload": lambda config: json.dumps(document(config, workload="../../evil")),
+    "another seed": lambda config: json.dumps(document(config, seed=1)),
+    "settings of text": lambda config: json.dumps(document(config, settings="x")),
+    "nan": lambda config: json.dumps(document(config, batch_size=float("nan"))),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TRIALS)
+def test_a_bad_file_of_trials_is_refused(
+    tmp_path: Path, config: TrialConfig, name: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "trials.jsonl").write_text(BAD_TRIALS[name](config))
+    assert run_trials([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["trials.jsonl"]
