@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup study studies test test-slow mutants faults faults-ci lint ui lock
+.PHONY: help setup study studies test test-slow test-cluster mutants faults faults-ci lint ui lock
 
 help:
 	@echo "make setup   install everything into .venv"
@@ -11,6 +11,7 @@ help:
 	@echo "make studies every study, on digits, within an hour on two cores; killed, it goes on where it was"
 	@echo "make test    the tests"
 	@echo "make test-slow  a step of every large model with every optimizer, which takes long"
+	@echo "make test-cluster  real Ray clusters of several nodes: what it needs and lacks is skipped with the reason"
 	@echo "make mutants every known bug planted in turn: each must make a test fail"
 	@echo "make faults  everything broken on purpose, as often as the goals say, which takes hours"
 	@echo "make faults-ci  the same in a few minutes"
@@ -52,6 +53,10 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# As root, with Debian's openssh-server, rsync and iproute2: machines made of namespaces. One test at a time.
+test-cluster: setup
+	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+
 mutants: setup
 	$(BIN)/python tests/mutants.py
 
@@ -82,4 +87,4 @@ ui: setup
 
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate --no-header \
-		--extra studies --extra peers --extra dev pyproject.toml -o requirements.lock
+		--extra studies --extra peers --extra aws --extra dev pyproject.toml -o requirements.lock

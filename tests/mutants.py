@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("precond", "trainables", "studies", "tests", "pyproject.toml")
+COPIED = ("precond", "trainables", "studies", "tests", "pyproject.toml", "cluster.yaml", "cluster.local.yaml")
 AT_A_TIME = 2
 # With the copy's package, not an installed one, or every mutant would survive.
 RUN = """
@@ -191,8 +191,8 @@ MUTANTS = [
     ),
     Mutant(
         "trainables/ray_trainable.py",
-        "except DataError as problem:",
-        "except ZeroDivisionError as problem:",
+        "except (DataError, StoreError) as problem:",
+        "except StoreError as problem:",
         "tests/test_data_trials.py::test_a_worker_reports_damaged_data_and_the_driver_stops",
         "data: damaged data are an error of the trial, tried again for ever",
     ),
@@ -1270,6 +1270,77 @@ MUTANTS = [
         "0, self.added",
         "tests/test_models.py::test_a_shortcut_without_parameters_subsamples_and_pads_both_sides",
         "trial: a shortcut pads behind its channels only",
+    ),
+    # Clusters
+    Mutant(
+        "trainables/store.py",
+        'sum(-1 if "left" in attempt else 1 for attempt in alike)',
+        "len(alike)",
+        "tests/test_store.py::test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count",
+        "cluster: a worker that was told to leave counts as lost",
+    ),
+    Mutant(
+        "trainables/store.py",
+        ' if self.nodes is None or attempt.get("node") in self.nodes]',
+        "]",
+        "tests/test_store.py::test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count",
+        "cluster: a worker that went with its node counts as lost",
+    ),
+    Mutant(
+        TRAIN,
+        "if epoch < epochs - 1 and not committing:",
+        "if False:",
+        "tests/test_train.py::test_told_to_leave_it_commits_once_and_ends",
+        "cluster: a worker that is told to leave commits nothing",
+    ),
+    Mutant(
+        TRAIN,
+        "if team.lost(error):",
+        "if False:",
+        "tests/test_team.py::test_a_process_that_is_lost_fails_no_trial",
+        "cluster: a process of a team that dies fails the trial",
+    ),
+    Mutant(
+        "trainables/packing.py",
+        "last.memory_mb * (len(loads) + 1) / len(loads) > MEMORY",
+        "last.memory_mb > MEMORY",
+        "tests/test_packing.py::test_one_more_process_must_fit_and_gain",
+        "cluster: one process more than fits is tried on a GPU",
+    ),
+    Mutant(
+        "trainables/packing.py",
+        "hungriest = max(group",
+        "hungriest = min(group",
+        "tests/test_packing.py::test_it_is_measured_once_with_the_hungriest_optimizer_and_kept",
+        "cluster: the trial that is packed is the least hungry one",
+    ),
+    Mutant(
+        "trainables/fingerprint.py",
+        "digest.update(content)",
+        "pass",
+        "tests/cluster/test_cluster_spot.py::test_the_fingerprint_is_that_of_the_sources",
+        "cluster: code of the same names and sizes passes for the same code",
+    ),
+    Mutant(
+        "studies/harness/strict_yaml.py",
+        "if alias and self._anchored:",
+        "if False:",
+        "tests/cluster/test_cluster_files.py::test_aliases_are_taken_once_and_bombs_are_refused",
+        "cluster: aliases within aliases are expanded",
+    ),
+    Mutant(
+        "studies/harness/cluster_check.py",
+        "for name, node_type in types.items():",
+        "for name, node_type in list(types.items())[:1]:",
+        "tests/cluster/test_cluster_files.py::test_each_kind_of_machine_is_looked_at",
+        "cluster: only the head's settings are checked",
+    ),
+    Mutant(
+        "studies/harness/cluster_spot.py",
+        '{"X-aws-ec2-metadata-token": session}',
+        "{}",
+        "tests/cluster/test_cluster_spot.py::test_a_notice_is_heard",
+        "cluster: the spot notice is asked for without a session",
     ),
     # Probes
     Mutant(

@@ -105,7 +105,9 @@ BAD = [
     (["--set", "momentum=0", "--set", "nesterov=true"], ["nesterov = True: needs momentum > 0"]),
     (["--epochs", "0"], ["--epochs = 0: must be an integer >= 1"]),
     (["--gpus-per-trial", "1"], ["this machine has no GPU"]),
+    (["--gpus-per-trial", "auto"], ["--gpus-per-trial = auto: this machine has no GPU"]),
     (["--gpus-per-trial", "nan"], ["--gpus-per-trial = nan"]),
+    (["--gpus-per-trial", "1.5"], ["--gpus-per-trial = 1.5: must be auto, a part of a GPU in 0..1, or whole GPUs"]),
     (["--max-concurrent", "0"], ["--max-concurrent = 0: must be an integer >= 1"]),
     (["--workers-per-trial", "0"], ["--workers-per-trial = 0: must be an integer >= 1"]),
     (
@@ -149,6 +151,15 @@ def test_bad_input_is_refused_line_by_line_and_writes_nothing(study, tmp_path: P
     for message in messages:
         assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environments_cluster_and_server_are_checked_like_flags(study, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server")
+    code, _, err = study("--dry-run")
+    assert code == 2 and "RAY_ADDRESS = ray://head:10001: must be auto or HOST:PORT" in err
+    assert "MLFLOW_TRACKING_URI = " in err and "without a password" in err and len(err.splitlines()) == 2
+    assert study("--dry-run", "--address", "auto", "--tracking-uri", "none")[0] == 0  # the flags win
 
 
 def test_an_output_folder_that_is_a_file(study, tmp_path: Path):

@@ -163,6 +163,18 @@ def test_lost_workers_are_counted_until_a_commit(tmp_path: Path, config: TrialCo
     assert store.begin({}) == 0
 
 
+def test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count(tmp_path: Path, config: TrialConfig):
+    (tmp_path / ".lock").write_text(json.dumps({"generation": 7}))
+    store = TrialStore(tmp_path, config, generation=7, nodes={"here"})
+    store.create()
+    assert store.begin({"node": "gone"}) == 0
+    assert store.begin({"node": "here"}) == 0
+    store.leave("SIGTERM")
+    assert store.begin({"node": "here"}) == 0
+    assert store.begin({"node": "here"}) == 1
+    assert read_lines(store.folder / "attempts.jsonl")[2]["left"] == "SIGTERM"
+
+
 def test_a_worker_of_a_replaced_driver_writes_nothing(tmp_path: Path, config: TrialConfig):
     (tmp_path / ".lock").write_text(json.dumps({"generation": 1}))
     old = TrialStore(tmp_path, config, generation=1)

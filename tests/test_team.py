@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainables import plugins
 from trainables.config import TrialConfig
@@ -85,6 +87,25 @@ def test_two_processes_have_the_numbers_of_one(plugin, tmp_path):
                 assert second[key] == pytest.approx(first[key], rel=1e-9), f"{two.optimizer} {two.batch_size} {key}"
         attempts = (TrialStore(tmp_path, two).folder / "attempts.jsonl").read_text().splitlines()
         assert [json.loads(line)["committed"] for line in attempts] == [0, 1]
+
+
+def train_until_one_is_gone(config: TrialConfig, root: str) -> None:
+    running = epochs(config, TrialStore(root, config), commit_every=0)
+    next(running)
+    if torch.distributed.get_rank() == 1:
+        os._exit(0)
+    list(running)
+
+
+def test_a_process_that_is_lost_fails_no_trial(plugin, tmp_path):
+    """The other meets an error in its next sum, which is no error of the trial: it stays in flight."""
+    plugins.keep(plugin, tmp_path)
+    config = resolve("noise/norm", "sgd", recipe={"workers": 2, "epochs": 3})
+    store = TrialStore(tmp_path, config)
+    store.create()
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException):
+        spawn(train_until_one_is_gone, 2, "cpu", config, str(tmp_path))
+    assert store.status() is None and [line["epoch"] for line in store.epochs()] == [0]
 
 
 def test_methods_that_see_one_process_only_are_refused(plugin):

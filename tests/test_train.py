@@ -55,6 +55,19 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, config: 
         assert (resumed.status() or {})["status"] == "completed"
 
 
+@pytest.mark.parametrize("commit_every", [0, 1e9])
+def test_told_to_leave_it_commits_once_and_ends(tmp_path: Path, config: TrialConfig, commit_every: float):
+    whole = run(tmp_path / "whole", config)
+    store = TrialStore(tmp_path, config)
+    store.create()
+    running = epochs(config, store, commit_every=commit_every)
+    assert [next(running)["epoch"], next(running)["epoch"]] == [0, 1]
+    with pytest.raises(StopIteration):
+        running.send(True)
+    assert (loaded := TrialStore(tmp_path, config).load()) is not None and loaded[0] == 1
+    assert numbers(run(tmp_path, config)) == numbers(whole)
+
+
 def test_completed_trials_yield_nothing_and_stay_untouched(tmp_path: Path, config: TrialConfig):
     store = run(tmp_path, config)
     before = {path: path.read_bytes() for path in store.folder.iterdir()}

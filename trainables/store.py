@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -60,24 +60,33 @@ class TrialStore:
         root: The output folder, which holds `trials/` and the driver's `.lock`.
         config: The trial.
         generation: The driver's generation, checked before every write; None when no driver owns the folder.
+        nodes: Of the cluster, those that are alive; None on one machine.
     """
 
-    def __init__(self, root: Path | str, config: TrialConfig, generation: int | None = None):
-        self.root = Path(root)
-        self.config = config
-        self.generation = generation
+    def __init__(
+        self,
+        root: Path | str,
+        config: TrialConfig,
+        generation: int | None = None,
+        nodes: Collection[str] | None = None,
+    ):
+        self.root, self.config = Path(root), config
+        self.generation, self.nodes = generation, nodes
         self.folder = trial_folder(self.root, config.trial_key)
         self._pending: list[dict[str, Any]] = []
         self._layers: list[dict[str, Any]] = []
 
     @classmethod
-    def open(cls, root: Path | str, key: str, generation: int | None = None) -> TrialStore:
+    def open(
+        cls, root: Path | str, key: str, generation: int | None = None, nodes: Collection[str] | None = None
+    ) -> TrialStore:
         """The store of a trial whose `config.json` the driver has written.
 
         Raises:
             StoreError: No such folder, or one written by a newer version.
         """
-        return cls(root, TrialConfig.from_dict(read_config(trial_folder(Path(root), key))["config"]), generation)
+        config = TrialConfig.from_dict(read_config(trial_folder(Path(root), key))["config"])
+        return cls(root, config, generation, nodes)
 
     def create(self) -> None:
         """Write `config.json` unless it is there; called by the driver before the trial is submitted.
@@ -139,7 +148,8 @@ class TrialStore:
         """Open an attempt: clear what a killed worker left half-written and note who is at work.
 
         Returns:
-            How many workers this driver has lost at this point of the trial, without a commit in between.
+            How many workers this driver has lost at this point of the trial, without a commit in between. Those that
+            were told to leave, or went with their node, were not the trial's fault and are not among them.
         """
         self._check_generation()
         for leftover in self.folder.glob("*.tmp"):
@@ -152,7 +162,14 @@ class TrialStore:
         append_lines(self.folder / "attempts.jsonl", [{"time": time.time(), **here, **provenance}])
         if self.generation is None:  # no driver: whoever starts it again has decided to
             return 0
-        return sum(all(attempt[name] == value for name, value in here.items()) for attempt in attempts)
+        alike = [attempt for attempt in attempts if all(attempt[name] == value for name, value in here.items())]
+        alike = [attempt for attempt in alike if self.nodes is None or attempt.get("node") in self.nodes]
+        return sum(-1 if "left" in attempt else 1 for attempt in alike)
+
+    def leave(self, why: str) -> None:
+        """Note that this worker gives up because it was told to: its attempt again, with the reason."""
+        path = self.folder / "attempts.jsonl"
+        append_lines(path, [{**read_lines(path)[-1], "time": time.time(), "left": why}])
 
     def record(self, epoch: int, metrics: Mapping[str, float], layers: Sequence[dict[str, Any]] = ()) -> None:
         """Note a finished epoch, and its lines of diagnostics; it counts once `commit` or `finish` has written it."""

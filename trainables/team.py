@@ -73,6 +73,11 @@ class Team:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
+    def lost(self, error: BaseException) -> bool:
+        """Whether an error says that another of these processes is gone: no fault of the trial, nor of this process."""
+        words = str(error)
+        return self.size > 1 and (isinstance(error, dist.DistError) or "gloo/transport" in words or "NCCL" in words)
+
     def leave(self) -> None:
         """Break off: the others, which wait for this process's part of a sum, end with an error."""
         if self.size > 1:

@@ -34,7 +34,7 @@ from trainables.team import ALONE, Team, TeamStore
 from trainables.telemetry import Telemetry, rows
 from trainables.workloads import workload
 
-Epochs = Generator[dict[str, float], None, None]
+Epochs = Generator[dict[str, float], bool | None, None]
 COMMIT_SECONDS = 30.0  # of training between commits; what a killed worker can lose
 
 
@@ -57,7 +57,8 @@ def epochs(
 ) -> Epochs:
     """Train from the last commit to the end; the terminal status is written before the last epoch is yielded.
 
-    A trial that has a terminal status already yields nothing.
+    A trial that has a terminal status already yields nothing. Sent `True`, it commits what it has and ends: this
+    process is to go, and another will go on.
 
     Args:
         config: The trial.
@@ -97,6 +98,8 @@ def epochs(
     except (OSError, StoreError):
         raise
     except Exception as error:
+        if team.lost(error):
+            raise
         folder.log(traceback.format_exc())
         folder.finish(FAILED, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
         team.leave()
@@ -128,7 +131,11 @@ def _train(trainer: Trainer, store: TrialStore | TeamStore, commit_every: float)
             store.commit(trainer.state_dict())
             committed = time.monotonic()
             committing = committed - start
-        yield {"epoch": epoch, **metrics}
+        leave = yield {"epoch": epoch, **metrics}
+        if leave:
+            if epoch < epochs - 1 and not committing:
+                store.commit(trainer.state_dict())
+            return
 
 
 class Trainer:

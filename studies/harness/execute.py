@@ -1,4 +1,4 @@
-"""Ray: train what is missing. The only file of this package that imports it.
+"""Ray: train what is missing. Only this file and `cluster`, which looks at a running one, import it.
 
 One Tuner runs a grid over trial keys on reused actors. Tune's own logs, checkpoints and restore are not used: whatever
 it loses is in the trial folders.
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,14 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial as TuneTrial
 
+from studies.harness.cluster import connect
 from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
+from trainables import packing
+from trainables.config import TrialConfig
 from trainables.ray_trainable import PROBLEM, REPORT_SECONDS, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
@@ -43,14 +47,14 @@ class Cluster:
     Attributes:
         address: Of a running cluster, `auto` or host:port; None starts one here, with a slot per core.
         max_concurrent: At most so many trials at once; None for as many as fit.
-        gpus_per_trial: Share of a GPU for each.
+        gpus_per_trial: Share of a GPU for each; None measures how many trials a GPU carries.
         time_budget: Seconds after which no more is trained; None for no limit.
         workers_per_trial: Processes that share each batch of a trial.
     """
 
     address: str | None = None
     max_concurrent: int | None = None
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = 0.0
     time_budget: float | None = None
     workers_per_trial: int = 1
 
@@ -70,6 +74,10 @@ class _Report(tune.Callback):
         """One epoch is done."""
         if "epoch" in result:
             self._progress.epoch(trial.config["key"], result["epoch"], score(result))
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+        """A worker is lost, perhaps with its node."""
+        self._progress.lost(trial.config["key"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         """A trial has ended, unless it was only stopped."""
@@ -128,7 +136,7 @@ def train(
         root: The output folder.
         cluster: Where.
         worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`, `diagnostics`,
-            `data_dir`.
+            `data_dir`, `fingerprint`.
         progress: Told of every epoch and every end.
 
     Returns:
@@ -136,17 +144,24 @@ def train(
 
     Raises:
         StoreError: No cluster could be reached or started, it was lost, or a worker met data or a folder that it cannot
-            use; its trial stays in flight.
+            use, or is on a node that is not fit; its trial stays in flight.
     """
     handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place, which aborts the driver
     _start(cluster, len(trials))
     started, stop = time.monotonic(), _Stop()
     try:
+        if cluster.gpus_per_trial is None:
+            cluster = replace(cluster, gpus_per_trial=_measured_share(trials, root, cluster, worker["data_dir"]))
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
-            keys = tune.grid_search([trial.config.trial_key for trial in trials])
-            space = {"key": keys, "report_every": REPORT_SECONDS, **worker}
+            space = {**worker, "root": str(root.absolute()), "report_every": REPORT_SECONDS}
+            left, again = list(trials), True
             with stop.watching():
-                _fit({**space, "root": str(root.absolute())}, cluster, [_Report(progress, root)], stop, scratch)
+                while again:
+                    space["key"] = tune.grid_search([trial.config.trial_key for trial in left])
+                    dropped = _fit(space, cluster, [_Report(progress, root)], stop, scratch)
+                    left = _unfinished(left, root)
+                    # More than were dropped: it was told to stop.
+                    again = 0 < len(left) <= dropped and not (caught or stop.problem)
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, handler)
@@ -157,22 +172,43 @@ def train(
     if cluster.time_budget is not None and time.monotonic() - started >= cluster.time_budget:
         return "budget"
     # Tune handles SIGINT by itself and returns early, without raising.
-    left = any(read_status(trial_folder(root, trial.config.trial_key)) is None for trial in trials)
-    return "SIGINT" if left else "done"
+    return "SIGINT" if _unfinished(trials, root) else "done"
+
+
+def _unfinished(trials: Sequence[Trial], root: Path) -> list[Trial]:
+    return [trial for trial in trials if read_status(trial_folder(root, trial.config.trial_key)) is None]
 
 
 def _start(cluster: Cluster, trials: int) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if cluster.address is None:
+    if cluster.address is not None:
+        connect(cluster.address)
+    else:
         cores = len(os.sched_getaffinity(0))
         wanted = (cluster.max_concurrent or cores) * cluster.workers_per_trial
-        options |= {"num_cpus": min(wanted, cores, trials * cluster.workers_per_trial), "include_dashboard": False}
+        slots = min(wanted, cores, trials * cluster.workers_per_trial)
+        try:
+            ray.init("local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StoreError(f"Ray did not start here: {str(error).partition(chr(10))[0]}") from error
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is a line of ours, no traceback
+
+
+def _measured_share(trials: Sequence[Trial], root: Path, cluster: Cluster, data_dir: str) -> float:
+    """How much of a GPU a trial needs, measured on one that is free."""
+    if cluster.workers_per_trial > 1:  # the processes of one trial cannot share one: NCCL
+        return 1.0
     try:
-        ray.init(address=cluster.address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"no Ray cluster answers at {cluster.address}" if cluster.address else "Ray did not start here"
-        raise StoreError(f"{where}: {str(error).partition(chr(10))[0]}") from error
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0)(_pack)
+        return ray.get(probe.remote(str(root.absolute()), [trial.config for trial in trials], data_dir))
+    except RayError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise StoreError(f"the GPU could not be measured ({why}): give --gpus-per-trial a number") from error
+
+
+def _pack(root: str, configs: Sequence[TrialConfig], data_dir: str) -> float:
+    """On a node: the measurement."""
+    os.environ["PRECOND_DATA"] = data_dir
+    return packing.share(Path(root), configs)
 
 
 @contextmanager
@@ -190,7 +226,12 @@ def _signals() -> Iterator[list[str]]:
 
 def _fit(
     space: dict[str, Any], cluster: Cluster, callbacks: list[tune.Callback], stop: tune.Stopper, scratch: str
-) -> None:
+) -> int:
+    """Run what is in the space; returns how many trials Tune has dropped.
+
+    It drops one whose worker dies while it takes the trial up from another, whatever `max_failures` says: the failure
+    is counted twice, and the second finds the trial no longer running.
+    """
     trainable, at_once = _trainable(cluster)
     tuner = tune.Tuner(
         trainable,
@@ -208,7 +249,7 @@ def _fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
-    tuner.fit()
+    return tuner.fit().num_errors
 
 
 def _trainable(cluster: Cluster) -> tuple[Any, int | None]:

@@ -181,6 +181,20 @@ def _sync(out: Path | None, tracking_uri: str | None) -> int:
 
 
 @_command(
+    "check-cluster",
+    "What is misspelt, unsafe or still an example in a cluster's file, before `ray up`.",
+    click.Argument(["file"], type=click.Path(path_type=Path)),
+)
+def _check_cluster(file: Path) -> int:
+    from studies.harness import cluster_check
+
+    if wrong := cluster_check.check(file):
+        return refuse(wrong)
+    print(f"{file}: nothing found; ray up {file}")
+    return COMPLETE
+
+
+@_command(
     "ui",
     "Links that compare the studies' runs, then the MLflow UI on this machine's own address.",
     OUT,

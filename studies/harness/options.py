@@ -40,9 +40,12 @@ FLAGS = [
     click.Option(["--set", "settings"], metavar="NAME=VALUE", multiple=True,
                  help="Set a hyperparameter or a setting of the recipe for every arm that has it."),
     click.Option(["--max-concurrent"], metavar="N", help="Trials at once.  [default: as many as fit]"),
-    click.Option(["--gpus-per-trial"], metavar="X", help="Share of a GPU for each trial.  [default: 0]"),
-    click.Option(["--address"], metavar="auto|HOST:PORT", help="A running Ray cluster.  [default: start one here]"),
-    click.Option(["--tracking-uri"], metavar="none|URI", help="MLflow.  [default: OUT/mlflow.db]"),
+    click.Option(["--gpus-per-trial"], metavar="X|auto",
+                 help="Share of a GPU for each trial; auto measures it, once a workload and GPU.  [default: 0]"),
+    click.Option(["--address"], metavar="auto|HOST:PORT",
+                 help="A running Ray cluster.  [default: $RAY_ADDRESS, or one is started here]"),
+    click.Option(["--tracking-uri"], metavar="none|URI",
+                 help="MLflow.  [default: $MLFLOW_TRACKING_URI or OUT/mlflow.db]"),
     click.Option(["--out"], metavar="DIR", help="Output folder.  [default: $PRECOND_OUT or outputs]"),
     click.Option(["--data-dir"], metavar="DIR", help="Where datasets are.  [default: $PRECOND_DATA or data]"),
     click.Option(["--download"], is_flag=True, help="Fetch a missing dataset; a damaged file is never replaced."),
@@ -75,7 +78,7 @@ class Options:
     levels: dict[str, list[Any]]
     settings: dict[str, Any]
     max_concurrent: int | None = None
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = 0.0  # None: to be measured
     address: str | None = None
     tracking_uri: str | None = None
     out: Path | None = None
@@ -110,15 +113,25 @@ class _Parser:
         self.wrong: list[str] = []
 
     def take(
-        self, name: str, text: str | None, allowed: str, convert: Callable[[str], Any], default: Any = None
+        self,
+        name: str,
+        text: str | None,
+        allowed: str,
+        convert: Callable[[str], Any],
+        default: Any = None,
+        *,
+        variable: str = "",
     ) -> Any:
-        """The converted value, or the default where there is none or it is wrong."""
+        """The converted value, or an environment variable's, or the default where there is none or it is wrong."""
+        source = f"--{name}"
+        if text is None and variable:
+            source, text = variable, os.environ.get(variable) or None
         if text is None:
             return default
         try:
             return convert(text)
         except (ValueError, OverflowError):
-            self.wrong.append(f"--{name} = {text}: must be {allowed}")
+            self.wrong.append(f"{source} = {text}: must be {allowed}")
             return default
 
     def load_plugin(self, text: str | None) -> Path | None:
@@ -161,9 +174,11 @@ def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
         levels={name: [literal(part) for part in value.split(",")] for name, value in levels.items()},
         settings={name: literal(value) for name, value in settings.items()},
         max_concurrent=parser.take("max-concurrent", raw["max_concurrent"], "an integer >= 1", _at_least_one),
-        gpus_per_trial=parser.take("gpus-per-trial", raw["gpus_per_trial"], "a number >= 0", _not_negative, 0.0),
-        address=parser.take("address", raw["address"], _ADDRESS, _address),
-        tracking_uri=parser.take("tracking-uri", raw["tracking_uri"], _URI, _tracking_uri),
+        gpus_per_trial=parser.take("gpus-per-trial", raw["gpus_per_trial"], _GPUS, _gpus, 0.0),
+        address=parser.take("address", raw["address"], _ADDRESS, _address, variable="RAY_ADDRESS"),
+        tracking_uri=parser.take(
+            "tracking-uri", raw["tracking_uri"], _URI, _tracking_uri, variable="MLFLOW_TRACKING_URI"
+        ),
         out=parser.take("out", raw["out"], "a folder", Path),
         data_dir=_data_dir(raw["data_dir"]),
         plugin=plugin,
@@ -183,8 +198,9 @@ def _contradictions(options: Options) -> list[str]:
     wrong = [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
     if len(set(options.workloads)) < len(options.workloads):
         wrong.append(f"--workload = {options.workload}: one is there twice")
-    if options.gpus_per_trial and not options.address and not torch.cuda.is_available():
-        wrong.append(f"--gpus-per-trial = {options.gpus_per_trial:g}: this machine has no GPU; leave it out")
+    if options.gpus_per_trial != 0 and not options.address and not torch.cuda.is_available():
+        wanted = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
+        wrong.append(f"--gpus-per-trial = {wanted}: this machine has no GPU; leave it out")
     cores = len(os.sched_getaffinity(0))
     if options.workers_per_trial > cores and not options.address:
         wrong.append(f"--workers-per-trial = {options.workers_per_trial}: there are {cores} CPUs; take 1..{cores}")
@@ -217,6 +233,7 @@ def unknown_flag(name: str, params: Sequence[click.Parameter] = FLAGS) -> str:
     return f"{name}: unknown option." + (f" Did you mean {close[0]}?" if close else " See --help")
 
 
+_GPUS = "auto, a part of a GPU in 0..1, or whole GPUs"
 _ADDRESS = "auto or HOST:PORT; run the driver on the head node instead of using ray://"
 _URI = "none, sqlite:///FILE, or http(s)://HOST without a password in it (use MLFLOW_TRACKING_USERNAME and _PASSWORD)"
 
@@ -248,6 +265,14 @@ def _not_negative(text: str) -> float:
     if not 0 <= float(text) < math.inf:
         raise ValueError
     return float(text)
+
+
+def _gpus(text: str) -> float | None:
+    """None is auto; Ray divides one GPU, and gives several only whole."""
+    number = None if text == "auto" else _not_negative(text)
+    if number is not None and number > 1 and number != int(number):
+        raise ValueError
+    return number
 
 
 def _duration(text: str) -> float:

@@ -60,6 +60,12 @@ class StudyProgress:
         self._running[key] = f"{self._name(key)} {epoch + 1}/{self._trials[key].config.epochs} {accuracy:.2%}"
         self._line()
 
+    def lost(self, key: str) -> None:
+        """A trial's worker is lost."""
+        trial = self._trials[key]
+        label = f"{trial.arm.label} s{trial.config.seed}"
+        self.console.print(f"{label}: its worker is lost, another goes on from the last commit", highlight=False)
+
     def finished(self, key: str, status: str, reason: str) -> None:
         """A trial has ended; what went wrong is said at once, the same again only counted."""
         self._done += 1

@@ -23,6 +23,7 @@ from studies.harness.provenance import provenance
 from studies.harness.study import Study, Trial
 from trainables import plugins
 from trainables.data import DataError
+from trainables.fingerprint import fingerprint
 from trainables.ready import ready
 from trainables.store import FAILED, StoreError, TrialStore, trial_folder
 
@@ -137,6 +138,8 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
     names = {trial.config.workload for trial in missing}
     if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
         return refuse(problems)
+    if missing and options.address and (problems := _unfit_cluster(options.address, options, console)):
+        return refuse(problems)
     for each in plans:
         console.print(headline(each))
     console.print(summary(trials, missing), highlight=False)
@@ -164,6 +167,17 @@ def _to_train(trials: Sequence[Trial], options: Options) -> list[Trial]:
     known = {trial.config.trial_key for trial in missing}
     again = [t for t in trials if t.config.trial_key.startswith(options.rerun)] if options.rerun else []
     return missing + [trial for trial in again if trial.config.trial_key not in known]
+
+
+def _unfit_cluster(address: str, options: Options, console: Console) -> list[str]:
+    """What is wrong with the cluster that the command names, a line each; what it is goes to the screen."""
+    from studies.harness import cluster
+
+    gpus, processes = options.gpus_per_trial, options.workers_per_trial
+    needs = cluster.Needs(root=options.root, data_dir=options.data_dir, gpus=gpus, processes=processes)
+    banner, problems = cluster.inspect(address, needs)
+    console.print(banner, highlight=False)
+    return problems
 
 
 def check_room(root: Path) -> None:
@@ -205,6 +219,7 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
     )
     worker = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
     worker |= {"generation": generation, "provenance": provenance(), "data_dir": str(options.data_dir.absolute())}
+    worker["fingerprint"] = fingerprint() if options.address else None  # one machine has one code
     with StudyProgress(missing, console) as progress:
         try:
             ended = execute.train(missing, root, cluster, worker, progress)

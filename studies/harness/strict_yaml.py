@@ -1,7 +1,8 @@
 """YAML as plain data: no aliases, tags or duplicate keys, bounded in size and depth.
 
 PyYAML's safe loader alone takes all of these: 300 bytes of aliases can stand for millions of values, and the second of
-two equal keys wins without a word.
+two equal keys wins without a word. Where a file is meant to name a value once and use it often, aliases are taken, but
+no alias within what another stands for: what a file says is then at most so many times as long as the file.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ class YamlError(ValueError):
     """A file is not the YAML that is read here; the message is one line."""
 
 
-def read(path: Path) -> Any:
+def read(path: Path, *, aliases: bool = False) -> Any:
     """The document in a file, as dictionaries, lists, strings, numbers, booleans and None.
+
+    Args:
+        path: The file.
+        aliases: Whether `&name` and `*name` are taken.
 
     Raises:
         YamlError: Not UTF-8, not YAML, too large, too deep, or with aliases, tags or duplicate keys.
@@ -28,7 +33,7 @@ def read(path: Path) -> Any:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise YamlError(f"{path.name}: {size} bytes: at most {MAX_BYTES}")
-        loader = _Loader(path.read_bytes())
+        loader = _Loader(path.read_bytes(), aliases)
     except OSError as error:
         raise YamlError(f"{path.name}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:  # not text
@@ -47,15 +52,20 @@ def read(path: Path) -> Any:
 class _Loader(yaml.SafeLoader):
     """Refuses while the document is composed, before anything is expanded."""
 
-    def __init__(self, stream: bytes):
+    def __init__(self, stream: bytes, aliases: bool):
         super().__init__(stream)
-        self._depth = self._nodes = 0
+        self._aliases = aliases
+        self._depth = self._nodes = self._anchored = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        alias = isinstance(event, yaml.AliasEvent)
+        anchored = not alias and event.anchor is not None
+        if (alias or anchored) and not self._aliases:
             raise _refusal(event, "aliases (&, *) are not allowed")
-        if event.tag is not None:
+        if alias and self._anchored:
+            raise _refusal(event, f"*{event.anchor} is within what another alias stands for")
+        if not alias and event.tag is not None:
             raise _refusal(event, f"tag {event.tag} is not allowed")
         self._depth += 1
         self._nodes += 1
@@ -63,7 +73,9 @@ class _Loader(yaml.SafeLoader):
             raise _refusal(event, f"nested deeper than {MAX_DEPTH}")
         if self._nodes > MAX_NODES:
             raise _refusal(event, f"more than {MAX_NODES} values")
+        self._anchored += anchored
         node = super().compose_node(parent, index)
+        self._anchored -= anchored
         self._depth -= 1
         return node
 

@@ -144,6 +144,7 @@ class _Sync:
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = experiment(self.client, self.name, root, uri)
         self.runs = self._runs()
+        self._centres: dict[str, bool] = {}
 
     def send(self, artifacts: Sequence[Path]) -> int:
         """Send trials, summary and artifacts; the number of epochs sent."""
@@ -246,8 +247,14 @@ class _Sync:
             "factor": ",".join(arm.factors),
             "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
             "arm": "faithful" if arm.faithful else "consistent",
-            "is_centre": str(trial.is_centre),
+            "is_centre": str(self._is_centre(trial)),
         }
+
+    def _is_centre(self, trial: Trial) -> bool:
+        """Whether every factor is at the value that the recipe gives it; resolved once for all seeds."""
+        if (key := trial.config.group_key) not in self._centres:
+            self._centres[key] = trial.is_centre
+        return self._centres[key]
 
     def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
         return {

@@ -1,0 +1,161 @@
+"""The clusters' files: Ray's own validation takes them, and so does our check, which finds every planted mistake."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from studies.harness import strict_yaml
+from studies.harness.cluster_check import check, problems
+
+ROOT = Path(__file__).parents[2]
+# What a user sets, in place of the examples.
+SET = {
+    "subnet-00000000000000000": "subnet-0a1",
+    "sg-00000000000000000": "sg-0a1",
+    "ami-00000000000000000": "ami-0a1",
+    "fs-00000000000000000": "fs-0a1",
+    ":000000000000:": ":123456789012:",
+    "s3://EXAMPLE/precond": "s3://mine/precond",
+    "192.0.2.": "10.1.2.",
+    "/EXAMPLE": "/shared",
+    "user EXAMPLE": "user me",
+}
+FILES = ["cluster.yaml", "cluster.local.yaml"]
+
+
+def text(name: str) -> str:
+    found = (ROOT / name).read_text()
+    for example, own in SET.items():
+        found = found.replace(example, own)
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ours_takes_a_file_once_its_examples_are_replaced(name):
+    assert problems(yaml.safe_load(text(name))) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_value_to_set_is_at_the_top_and_refused_until_it_is_set(name):
+    lines = problems(yaml.safe_load((ROOT / name).read_text()))
+    examples = [value for value in SET if value in (ROOT / name).read_text()]
+    assert len(lines) >= len(examples) >= 3 and all("still the example's" in line for line in lines)
+    top = (ROOT / name).read_text().partition("\ncluster_name:")[0]
+    assert all((ROOT / name).read_text().count(value) == top.count(value) for value in examples)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rays_own_validation_takes_it(name):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(yaml.safe_load(text(name))))
+
+
+MISTAKES = [
+    ("cluster.yaml", "use_internal_ips: true", "use_internal_ip: true", 'Did you mean "use_internal_ips"'),
+    ("cluster.yaml", "use_internal_ips: true", "use_internal_ips: false", "no node needs a public address"),
+    ("cluster.yaml", "SecurityGroupIds: *security_groups", "SecurityGroupId: *security_groups", "SSH to the world"),
+    ("cluster.yaml", "SecurityGroupIds: *security_groups", "SecurityGroupIds: []", "SSH to the world"),
+    ("cluster.yaml", "MetadataOptions: {HttpTokens", "MetadataOption: {HttpTokens", 'Did you mean "MetadataOptions"'),
+    ("cluster.yaml", "HttpTokens: required", "HttpTokens: optional", "credentials"),
+    ("cluster.yaml", "HttpPutResponseHopLimit: 1", "HttpPutResponseHopLimit: 2", "credentials"),
+    ("cluster.yaml", "Encrypted: true", "Encrypted: false", "Encrypted = False"),
+    ("cluster.yaml", "Encrypted: true", "Encypted: true", 'Did you mean "Encrypted"'),
+    ("cluster.yaml", "DeleteOnTermination: true", "DeleteOnTermination: false", "a disk left over"),
+    ("cluster.yaml", "MarketType: spot", "MarketTyp: spot", 'Did you mean "MarketType"'),
+    ("cluster.yaml", "      InstanceMarketOptions: {MarketType: spot}\n", "", "workers are spot"),
+    ("cluster.yaml", "IamInstanceProfile: *head_profile", "IamProfile: *head_profile", "IamInstanceProfile: missing"),
+    ("cluster.yaml", "min_workers: 0\n    max_workers: *max", "min_workers: 2\n    max_workers: *max", "must be 0"),
+    ("cluster.yaml", "idle_timeout_minutes: 5", "idle_timeout_minutes: 500", "must be in 1..60"),
+    ("cluster.yaml", "idle_timeout_minutes", "idle_timeout_minute", 'Did you mean "idle_timeout_minutes"'),
+    ("cluster.yaml", "cache_stopped_nodes: false", "cache_stopped_nodes: true", "a stopped machine's disk"),
+    ("cluster.yaml", "  region: *region", "  regoin: *region", 'Did you mean "region"'),
+    ("cluster.yaml", "type: aws", "type: awz", 'provider.type = "awz": must be one of aws, local'),
+    ("cluster.yaml", "ssh_proxy_command:", "ssh_proxycommand:", 'Did you mean "ssh_proxy_command"'),
+    ("cluster.yaml", "provider:\n", "provider:\n  security_group: {GroupName: open}\n", "provider.security_group"),
+    *(
+        (name, *mistake)
+        for name in FILES
+        for mistake in [
+            ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "listens on"),
+            ("--dashboard-host=127.0.0.1", "", "lack --dashboard-host=127.0.0.1"),
+            ("RAY_AUTH_MODE=token RAY_", "RAY_AUTH_MODE=disabled RAY_", "without the token"),
+            ("export RAY_AUTH_MODE=token; ulimit -n 65536; ray start --address", "ray start --address", "worker_start"),
+            ("  ~/.ray/auth_token: ~/.ray/auth_token", "  ~/notes: ~/notes", "lack ~/.ray/auth_token"),
+            ("chmod 600 ~/.ray/auth_token", "echo", "can be read by all"),
+            ("--host 127.0.0.1 --port 5000", "--host 0.0.0.0 --port 5000", "mlflow without"),
+            ("setup_commands: #", "setup_commands_: #", "setup_commands_: unknown here"),
+            ("  - chmod", "  - export AWS_SECRET_ACCESS_KEY=abc\n  - chmod", "a secret"),
+            ("  - chmod", "  - export RAY_AUTH_TOKEN='abc'\n  - chmod", "a secret"),
+            ("  - chmod", "  - curl https://example.org/x | sudo bash\n  - chmod", "what it has just fetched"),
+            ("  - chmod", "  - pip install torch\n  - chmod", "name the version"),
+            ("PRECOND_OUT=", "PRECOND_OUTPUT=", "lack PRECOND_OUT"),
+            ("make -C ~/checkout setup", "echo", "lack make setup"),
+            (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "no worker would start"),
+        ]
+    ),
+    ("cluster.local.yaml", "worker_ips: *workers", "worker_ip: *workers", 'Did you mean "worker_ips"'),
+    ("cluster.local.yaml", "&workers [10.1.2.2,", "&workers [10.1.2.1,", "must be other machines than the head"),
+    ("cluster.local.yaml", "&workers [10.1.2.2, 10.1.2.3]", "&workers []", "at least one"),
+    ("cluster.local.yaml", "&head 10.1.2.1", "&head 8.8.8.8", "8.8.8.8 is a public address"),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong", "line"), MISTAKES, ids=[f"{m[0]} {m[2]}"[:60] for m in MISTAKES])
+def test_a_planted_mistake_is_found(name, right, wrong, line):
+    correct = text(name)
+    assert right in correct
+    found = problems(yaml.safe_load(correct.replace(right, wrong)))
+    assert any(line in each for each in found), found
+
+
+def test_each_kind_of_machine_is_looked_at():
+    """A mistake in the workers alone, and in the head alone."""
+    parts = re.split(r"(?=\n  worker: # spot)", text("cluster.yaml"))
+    assert len(parts) == 2
+    for number, name in enumerate(("head", "worker")):
+        mistaken = [
+            part.replace("Encrypted: true", "Encrypted: no") if number == n else part for n, part in enumerate(parts)
+        ]
+        [line] = problems(yaml.safe_load("".join(mistaken)))
+        assert f"available_node_types.{name}.node_config" in line
+
+
+def test_what_does_not_have_the_form_is_one_line_and_no_traceback():
+    for broken in ({}, {"provider": {"type": "aws"}}, {"provider": "aws"}, {"provider": {"type": "local"}, "auth": 3}):
+        assert any("compare with the cluster.yaml" in line for line in problems(broken))
+
+
+def test_aliases_are_taken_once_and_bombs_are_refused(tmp_path: Path):
+    file = tmp_path / "c.yaml"
+    file.write_text("a: &a [1, 2]\nb: *a\n")
+    assert strict_yaml.read(file, aliases=True) == {"a": [1, 2], "b": [1, 2]}
+    with pytest.raises(strict_yaml.YamlError, match="aliases"):
+        strict_yaml.read(file)
+    file.write_text("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n")
+    assert check(file) == ["c.yaml line 2: *a is within what another alias stands for"]
+    file.write_text("a: *nowhere\n")
+    assert len(check(file)) == 1
+    file.write_text("- 1\n")
+    assert check(file) == ["c.yaml: must be keys and values"]
+
+
+def test_the_command(tmp_path: Path):
+    """Exit code 2 and a line each for the example as it is; then what is not there."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(text("cluster.yaml"))
+    done = [
+        subprocess.run(
+            [sys.executable, "-m", "studies", "check-cluster", path], capture_output=True, text=True, cwd=ROOT
+        )
+        for path in (ROOT / "cluster.yaml", file)
+    ]
+    assert [each.returncode for each in done] == [2, 2] and "Traceback" not in done[0].stderr + done[1].stderr
+    assert "metadata.subnets[0] = subnet-0000" in done[0].stderr
+    assert "mine.yaml: file_mounts: precond is not there" in done[1].stderr

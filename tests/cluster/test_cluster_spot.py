@@ -1,0 +1,91 @@
+"""A spot machine's notice, from a metadata service of our own: heard only with a session, and acted on once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from studies.harness import cluster_spot
+from trainables import fingerprint
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """IMDSv2: a session is made by PUT, and without it every answer is 401."""
+
+    notice = False
+
+    def do_PUT(self):
+        known = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        self._answer(200 if known else 400, b"session")
+
+    def do_GET(self):
+        if self.headers["X-aws-ec2-metadata-token"] != "session":
+            self._answer(401, b"")
+        elif self.path == "/latest/meta-data/spot/instance-action" and type(self).notice:
+            self._answer(200, b'{"action": "terminate", "time": "2026-01-01T00:00:00Z"}')
+        else:
+            self._answer(404, b"")
+
+    def _answer(self, code: int, body: bytes) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def metadata() -> Iterator[str]:
+    Metadata.notice = False
+    with ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/latest"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_notice_is_heard(metadata: str, monkeypatch: pytest.MonkeyPatch):
+    assert not cluster_spot.noticed(metadata)
+    Metadata.notice = True
+    assert cluster_spot.noticed(metadata)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which knows nothing of this machine
+    assert cluster_spot.noticed(metadata)
+
+
+def test_a_service_that_is_not_there_has_said_nothing():
+    assert not cluster_spot.noticed("http://127.0.0.1:9/latest")
+
+
+def test_it_waits_and_then_leaves_once(metadata: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    naps = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        Metadata.notice = len(naps) == 3
+
+    monkeypatch.setattr(cluster_spot.time, "sleep", nap)
+    monkeypatch.setattr(cluster_spot, "leave", lambda: 2)
+    cluster_spot.main(metadata)
+    assert naps == [cluster_spot.POLL_SECONDS] * 3 and "2 processes told to end" in capsys.readouterr().out
+
+
+def test_the_fingerprint_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    """A file's name and its content count; the difference is said by name."""
+    here = fingerprint.fingerprint()
+    assert fingerprint.difference(here) == ""
+    assert fingerprint.difference({**here, "torch": "1.0"}) == f"torch {here['torch']} instead of 1.0"
+    digests = set()
+    for name, content in (("a.py", "x = 1"), ("a.py", "x = 2"), ("b.py", "x = 1"), ("a.yaml", "x = 1"), ("a.txt", "")):
+        folder = tmp_path / f"{len(digests)}"
+        (folder / "precond").mkdir(parents=True)
+        (folder / "precond" / name).write_text(content)
+        monkeypatch.setattr(fingerprint, "__file__", str(folder / "trainables" / "fingerprint.py"))
+        fingerprint.fingerprint.cache_clear()
+        digests.add(fingerprint.fingerprint()["code"])
+    fingerprint.fingerprint.cache_clear()
+    assert len(digests) == 5  # the last has no source at all
