@@ -88,6 +88,7 @@ def test_finished_finds_what_is_wrong(tmp_path: Path):
 def worker(epochs: Callable[[], object]) -> TrialTrainable:
     trainable = TrialTrainable.__new__(TrialTrainable)
     trainable.config, trainable._report_every, trainable._pauses = {}, 0.0, [0, 0]
+    trainable._leaving = False
     trainable._store = TrialStore("nowhere", toy.configs(1)[0])
 
     def opened(config: object) -> None:
