@@ -142,10 +142,10 @@ def test_a_node_that_joins_later_with_other_code_ends_the_study(ray_cluster, tmp
         shutil.copytree(ROOT / package, tmp_path / "other" / package, ignore=shutil.ignore_patterns("__pycache__"))
     with open(tmp_path / "other" / "precond" / "linalg.py", "a") as file:
         file.write("# another version\n")
-    driver = begin(tmp_path / "out", ray_cluster.address, "--optimizers", "sgd", "--seeds", "30", "--epochs", "20")
+    driver = begin(tmp_path / "out", ray_cluster.address, "--optimizers", "sgd", "--seeds", "200", "--epochs", "20")
     wait_for(lambda: finished(tmp_path / "out"), driver)
     ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
-    output = driver.communicate(timeout=120)[0]
+    output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 4, output
     assert "runs something else than the driver: code" in output and "Traceback" not in output
     assert all(len(read_lines(folder / "attempts.jsonl")) == 1 for folder in finished(tmp_path / "out"))
