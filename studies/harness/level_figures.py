@@ -26,9 +26,10 @@ ArmRow = dict[Any, Any]  # a row of `statistics.group`
 SERIES = ((SUBJECT, "-", "o"), ("#56B4E9", "--", "s"), ("black", ":", "^"), ("0.5", "-.", "D"))
 SEEDS = {"color": "0.4", "markersize": 4, "markeredgewidth": 0, "alpha": 0.9}
 APART = 7 / 72  # inches between the lines of a panel
-SQUEEZED = (
-    4  # the axis reaches below the middle mean by so many times what the best is above it, not to collapsed levels
-)
+# The axis reaches below the middle mean by so many times what the best is above it, not to collapsed levels;
+SQUEEZED = 4
+# and beyond that range and the best by at most so many times the distance between them, for wide intervals.
+WIDEST = 1.5
 LOG_FROM = 8  # levels that span so much are on a logarithmic axis
 
 
@@ -103,13 +104,15 @@ def _figure(
 
 
 def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
-    """Of the axis: all means, unless a collapsed level would squeeze the others; intervals as far as they fit."""
+    """Of the axis: all means and their intervals, unless a collapsed level would squeeze the others."""
     means = [100 * arm["mean"] for arm in arms]
     middle, top = median(means), max(means)
     foot = max(min(means), middle - SQUEEZED * max(top - middle, 0.5))
-    ends = [100 * end for arm in arms for end in (arm["ci_lo"], arm["ci_hi"]) if not math.isnan(end)]
-    room = 0.4 * max(top - foot, 0.5)
-    return max(min([foot, *ends]), foot - room) - 0.2 * room, min(max([top, *ends]), top + room, 100.0) + 0.1 * room
+    shown = [arm for arm in arms if 100 * arm["mean"] >= foot]
+    ends = [100 * end for arm in shown for end in (arm["ci_lo"], arm["ci_hi"]) if not math.isnan(end)]
+    room = WIDEST * max(top - foot, 0.5)
+    low, high = max(min([foot, *ends]), foot - room), min(max([top, *ends]), top + room, 100.0)
+    return low - 0.08 * (high - low), high + 0.04 * (high - low)
 
 
 def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
