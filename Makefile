@@ -33,17 +33,17 @@ $(READY): requirements.lock pyproject.toml
 study: setup
 	$(BIN)/python studies/ablation_rank.py --seeds 5
 
-# The grids with one driver, so that what several of them need trains once; then those that have one of their own.
-# Failed trials (exit code 1) are in the reports and do not keep the rest from running.
-GRIDS := $(notdir $(basename $(wildcard studies/ablation_*.py studies/compare_accuracy.py)))
-OTHERS := $(wildcard $(addprefix studies/,time_to_target.py tune_optimizers.py covariance_heatmap.py activation_norms.py))
+# Costs first, which times to a target are read with; then the grids with one driver, so that what several of them need
+# trains once; then what has a driver of its own. Failed trials (exit code 1) are in the reports and keep nothing back.
+GRIDS := $(notdir $(basename $(wildcard studies/ablation_*.py studies/compare_accuracy.py studies/time_to_target*.py)))
+OTHERS := $(wildcard $(addprefix studies/,tune_optimizers.py covariance_heatmap.py activation_norms.py))
 
 studies: setup
 	@failed=0; \
 	run() { $(BIN)/python "$$@" || { code=$$?; [ $$code -eq 1 ] || exit $$code; failed=1; }; }; \
+	run studies/compare_cost.py --workload digits/cnn --batch-size 64; \
 	run -m studies run $(GRIDS); \
 	for file in $(OTHERS); do run $$file; done; \
-	run studies/compare_cost.py --workload digits/cnn --batch-size 64; \
 	exit $$failed
 
 # In two processes, a file in one: what a file sets up is set up once. The `slow` ones have a target of their own.

@@ -24,6 +24,11 @@ def default_root() -> Path:
     return Path(os.environ.get("PRECOND_OUT") or "outputs")
 
 
+def report_folder(root: Path, name: str, workload: str) -> Path:
+    """Where the report of a study or a probe on a workload goes."""
+    return root / "reports" / name / workload.replace("/", "-")
+
+
 def frame(
     plan: Study | Sequence[Trial], root: Path | None = None, per: Literal["trial", "epoch"] = "trial"
 ) -> pd.DataFrame:

@@ -163,14 +163,11 @@ def _explain(one: str, other: str, out: Path | None) -> int:
     click.Option(["--tracking-uri"], metavar="URI", help="[default: OUT/mlflow.db]"),
 )
 def _sync(out: Path | None, tracking_uri: str | None) -> int:
-    from studies.harness import tracking
+    from studies.harness import resync
 
-    root, known = out or ledger.default_root(), {folder.name for folder in trial_folders(out or ledger.default_root())}
     try:
-        for study in all_studies().values():
-            trials = [trial for trial in study.trials() if trial.config.trial_key[:16] in known]
-            if trials:
-                print(f"{study.name}: {tracking.sync(study, trials, root, tracking_uri)} epochs sent")
+        for name, sent in resync.everything(all_studies(), probes(), out or ledger.default_root(), tracking_uri):
+            print(f"{name}: {sent}")
     except Exception as error:
         print(
             f"error: {type(error).__name__}: {str(error).partition(chr(10))[0]}; nothing is lost, try again",

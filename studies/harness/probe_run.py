@@ -22,6 +22,7 @@ from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from studies.harness import probe_report
 from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
+from studies.harness.ledger import report_folder
 from studies.harness.options import FLAGS, Options, parse
 from studies.harness.plan import SMOKE_EPOCHS, SMOKE_SEEDS, SMOKE_WORKLOAD
 from studies.harness.probe import Probe, Result
@@ -195,7 +196,7 @@ def _train(
 
 def _report(planned: ProbePlan, results: Mapping[int, Result], options: Options, console: Console) -> None:
     """Write the report and send it to MLflow; a server that fails costs a line, not the report."""
-    folder = options.root / "reports" / planned.probe.name / planned.workload.replace("/", "-")
+    folder = report_folder(options.root, planned.probe.name, planned.workload)
     paths, numbers = probe_report.write(planned.probe, planned.trials, results, folder)
     if options.as_json:
         print(

@@ -240,7 +240,7 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
     for each in plans:
         frame = ledger.frame(each.trials, options.root)
         statuses |= set(frame["status"])
-        folder = options.root / "reports" / each.study.name / each.workload.replace("/", "-")
+        folder = ledger.report_folder(options.root, each.study.name, each.workload)
         by_epoch = ledger.frame(each.trials, options.root, per="epoch")
         reached = reach.read(each.study, each.trials, frame, by_epoch, options.root)
         drawn = [

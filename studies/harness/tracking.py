@@ -60,8 +60,9 @@ def experiment(client: MlflowClient, name: str, root: Path, uri: str) -> str:
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """What files are called and hold, in 64 hexadecimal digits."""
-    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+    """What files are called and hold, in 64 hexadecimal digits, whatever their order."""
+    parts = sorted(path.name.encode() + path.read_bytes() for path in paths)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def sync(
