@@ -960,6 +960,20 @@ MUTANTS = [
         "tests/test_faults.py::test_the_lock_file_has_one_length",
         "faults: what is left of a longer holder makes the lock unreadable",
     ),
+    Mutant(
+        "studies/harness/ledger.py",
+        'if not (folder / "config.json").exists():',
+        "if not folder.exists():",
+        "tests/test_ledger.py::test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run",
+        "faults: a driver that was killed between a folder and its configuration cannot be followed by another",
+    ),
+    Mutant(
+        "studies/harness/run.py",
+        "if missing and (missing := _to_train(trials, options)):",
+        "if missing:",
+        "tests/test_run.py::test_what_another_driver_has_trained_meanwhile_is_not_trained_again",
+        "faults: two drivers, one after the other, train the same",
+    ),
     # Statistics and reports
     Mutant(
         CONTRASTS,
