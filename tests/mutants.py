@@ -974,6 +974,20 @@ MUTANTS = [
         "tests/test_run.py::test_what_another_driver_has_trained_meanwhile_is_not_trained_again",
         "faults: two drivers, one after the other, train the same",
     ),
+    Mutant(
+        "studies/harness/local_cluster.py",
+        "ray_constants.ENABLE_RAY_CLUSTER = False",
+        "pass",
+        "tests/test_sockets.py::test_nothing_listens_beyond_this_machine",
+        "faults: Ray's ports can be reached from other machines",
+    ),
+    Mutant(
+        "studies/harness/local_cluster.py",
+        'os.environ.pop("RAY_AUTH_MODE", None)',
+        "pass",
+        "tests/test_sockets.py::test_every_port_of_ray_refuses_a_request_without_the_token",
+        "faults: a setting made for another cluster takes the token away",
+    ),
     # Statistics and reports
     Mutant(
         CONTRASTS,
