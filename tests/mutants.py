@@ -960,6 +960,34 @@ MUTANTS = [
         "tests/test_faults.py::test_the_lock_file_has_one_length",
         "faults: what is left of a longer holder makes the lock unreadable",
     ),
+    Mutant(
+        "studies/harness/ledger.py",
+        'if not (folder / "config.json").exists():',
+        "if not folder.exists():",
+        "tests/test_ledger.py::test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run",
+        "faults: a driver that was killed between a folder and its configuration cannot be followed by another",
+    ),
+    Mutant(
+        "studies/harness/run.py",
+        "if missing and (missing := _to_train(trials, options)):",
+        "if missing:",
+        "tests/test_run.py::test_what_another_driver_has_trained_meanwhile_is_not_trained_again",
+        "faults: two drivers, one after the other, train the same",
+    ),
+    Mutant(
+        "studies/harness/local_cluster.py",
+        "ray_constants.ENABLE_RAY_CLUSTER = False",
+        "pass",
+        "tests/test_sockets.py::test_nothing_listens_beyond_this_machine",
+        "faults: Ray's ports can be reached from other machines",
+    ),
+    Mutant(
+        "studies/harness/local_cluster.py",
+        'os.environ.pop("RAY_AUTH_MODE", None)',
+        "pass",
+        "tests/test_sockets.py::test_every_port_of_ray_refuses_a_request_without_the_token",
+        "faults: a setting made for another cluster takes the token away",
+    ),
     # Statistics and reports
     Mutant(
         CONTRASTS,

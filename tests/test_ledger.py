@@ -3,7 +3,7 @@ from folders import ARMS, accuracy, metrics, planned, run
 
 from studies.harness import ledger
 from trainables.config import SCHEMA
-from trainables.store import DIVERGED, FAILED, OOM, StoreError
+from trainables.store import DIVERGED, FAILED, OOM, StoreError, trial_folder
 
 
 @pytest.fixture
@@ -39,6 +39,13 @@ def test_every_status_is_told_apart(tmp_path, trials):
     assert frame["reason"][1] == "epoch=1, step=7"
     assert frame["reason"][3] == "ValueError: no"
     assert frame["committed"][4] == 1
+
+
+def test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run(tmp_path, trials):
+    """Refused, the same command would never go on; and a second driver would call the first one's folders foreign."""
+    trial_folder(tmp_path, trials[0].config.trial_key).mkdir(parents=True)
+    assert trials[0] in ledger.missing(trials, tmp_path)
+    assert list(ledger.frame(trials, tmp_path)["status"]) == ["not run"] * len(trials)
 
 
 def test_one_row_per_committed_epoch(tmp_path, trials):

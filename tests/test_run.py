@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import pandas as pd
 import pytest
 
 from studies.ablation_rank import STUDY
-from studies.harness import execute, figures
+from studies.harness import execute, figures, lock
 from studies.harness.options import Options
 from studies.harness.run import run
 from studies.harness.study import Arm, Study, Trial, grid
 from trainables.files import read_lines
-from trainables.store import TrialStore, trial_folders
+from trainables.store import TrialStore, lock_generation, trial_folders
 from trainables.train import Trainer, epochs
 
 ONE = replace(STUDY, name="one", arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")])
@@ -115,6 +116,23 @@ def test_rerun_trains_a_named_trial_again(tmp_path: Path, trained: list[str]):
     after = read_lines(folder / "epochs.jsonl")
     assert after[0]["metrics"]["train/loss"] == before[0]["metrics"]["train/loss"]
     assert after[0]["time"] > before[0]["time"]
+
+
+def test_what_another_driver_has_trained_meanwhile_is_not_trained_again(
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    exclusive, chosen = lock.exclusive, {"optimizers": ["sgd"]}
+
+    @contextmanager
+    def after_another(root: Path) -> Iterator[int]:
+        monkeypatch.setattr(lock, "exclusive", exclusive)
+        assert go(tmp_path, **chosen) == 0
+        with exclusive(root) as generation:
+            yield generation
+
+    monkeypatch.setattr(lock, "exclusive", after_another)
+    assert go(tmp_path, **chosen) == 0
+    assert trained == ["sgd s0"] and lock_generation(tmp_path) == 2
 
 
 def test_results_as_json_stand_alone_on_standard_output(

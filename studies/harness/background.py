@@ -53,16 +53,18 @@ class Tracking:
     """MLflow beside the training: a thread that sends what the folders have, and one last time at the end."""
 
     def __init__(self, plans: Sequence[Plan], options: Options, console: Console):
+        given, root = options.tracking_uri, options.root
+        self.uri, self._thread, self._console = None, None, console
+        if given == "none":
+            return
         from studies.harness import tracking
 
-        given, root = options.tracking_uri, options.root
-        self.uri = None if given == "none" else given or tracking.default_uri(root)
+        self.uri = given or tracking.default_uri(root)
         self.shown_uri = given or f"sqlite:///{root / 'mlflow.db'}"
-        self._console = console
         self._syncs = [
             partial(tracking.sync, each.study, each.trials, root, self.uri, smoke=options.smoke) for each in plans
         ]
-        self._thread = BackgroundSync(self._all, self._warn) if self.uri else None
+        self._thread = BackgroundSync(self._all, self._warn)
 
     def finish(self, artifacts: Sequence[Sequence[Path]]) -> None:
         """Send the rest and the reports; a server that fails costs a line, not the report."""

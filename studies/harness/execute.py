@@ -1,4 +1,4 @@
-"""Ray: train what is missing. Only this file and `cluster`, which looks at a running one, import it.
+"""Ray: train what is missing. Only this file, `cluster`, which looks at a running one, and `local_cluster` import it.
 
 One Tuner runs a grid over trial keys on reused actors. Tune's own logs, checkpoints and restore are not used: whatever
 it loses is in the trial folders.
@@ -28,6 +28,7 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial as TuneTrial
 
+from studies.harness import local_cluster
 from studies.harness.cluster import connect
 from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
@@ -186,10 +187,7 @@ def _start(cluster: Cluster, trials: int) -> None:
         cores = len(os.sched_getaffinity(0))
         wanted = (cluster.max_concurrent or cores) * cluster.workers_per_trial
         slots = min(wanted, cores, trials * cluster.workers_per_trial)
-        try:
-            ray.init("local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise StoreError(f"Ray did not start here: {str(error).partition(chr(10))[0]}") from error
+        local_cluster.start(slots)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is a line of ours, no traceback
 
 

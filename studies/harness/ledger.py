@@ -111,7 +111,7 @@ def _identity(trial: Trial, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _progress(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
+    if not (folder / "config.json").exists():  # a folder alone: its driver is at this moment, or was killed there
         return {"status": NOT_RUN, "reason": None}
     read_config(folder)  # refuses a folder that a newer version wrote
     document = read_status(folder)

@@ -149,7 +149,8 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
         check_room(options.root)
         tracking = Tracking(plans, options, console)
         try:
-            if missing:
+            # Again, if any: another driver may have trained them since, and an ended trial is not opened twice.
+            if missing and (missing := _to_train(trials, options)):
                 _train(missing, generation, options, console)
         finally:
             paths, statuses = _report(plans, options, console)

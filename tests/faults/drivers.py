@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -87,15 +88,21 @@ def signals(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
 
 
 def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G11: n times the same command twice within 0.2 s: one trains, the other gives up at once and writes nothing."""
+    """G11: n times the same command twice within 0.2 s: one trains, the other gives up at once and writes nothing.
+
+    The winner trains until the other has ended, so that on a busy machine, too, neither comes after the other.
+    """
     for number in range(n):
         root = folder / str(number)
         waits = [0.0, rng.uniform(0, 0.2)]
-        start = time.monotonic()
-        children = [_forked(lambda w=wait, r=root: _command(r, w)) for wait in waits]
+        start, (reading, writing) = time.monotonic(), os.pipe()
+        children = [_forked(lambda w=wait, r=root, p=(reading, writing): _command(r, w, *p)) for wait in waits]
+        os.close(reading)
         ended = {}
         while len(ended) < 2:
             pid, status = os.wait()
+            if not ended:
+                os.close(writing)
             ended[pid] = os.waitstatus_to_exitcode(status), time.monotonic() - start
         codes = {pid: code for pid, (code, _) in ended.items()}
         wrong = [] if sorted(codes.values()) == [0, 4] else [f"exit codes {sorted(codes.values())}"]
@@ -110,17 +117,22 @@ def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
 def _forked(work: Callable[[], int]) -> int:
     child = os.fork()
     if child == 0:
-        os._exit(work())
+        code = -1
+        try:
+            code = work()
+        finally:
+            os._exit(code)
     return child
 
 
-def _command(root: Path, wait: float) -> int:
-    """The command as a user runs it, with a second of sleep for the training."""
+def _command(root: Path, wait: float, reading: int, writing: int) -> int:
+    """The command as a user runs it; its training waits until nobody can write into a pipe."""
+    os.close(writing)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
 
     def trains(*_: object) -> str:
-        time.sleep(1)
+        select.select([reading], [], [], PATIENCE)
         return "done"
 
     fake: Any = types.SimpleNamespace(Cluster=types.SimpleNamespace, train=trains)
