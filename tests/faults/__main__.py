@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from tests.faults.drivers import double, kill, signals
+from tests.faults.double import double
 from tests.faults.files import corrupt, nth, torn
 from tests.faults.inputs import inputs
+from tests.faults.kills import kill, signals
 from tests.faults.server import server
 from tests.faults.sim import sim
 from tests.faults.training import diverge, equal

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import socket
 import sqlite3
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -20,6 +24,7 @@ from studies.harness import tracking
 from studies.harness.options import Options
 from studies.harness.plan import plan
 from studies.harness.study import Trial
+from studies.harness.ui import ENVIRONMENT
 from tests.faults.drivers import PATIENCE, Driver
 from trainables.files import read_lines
 from trainables.store import TrialStore
@@ -92,6 +97,39 @@ def _complete_later(root: Path) -> list[str]:
     for _ in range(2):
         tracking.sync(STUDY, trials, root, uri)
     return views(root, trials, uri)
+
+
+class Server:
+    """An MLflow server on this machine, in a session of its own, with a database in a study's folder."""
+
+    def __init__(self, root: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.uri, self.database = f"http://127.0.0.1:{self._port}", f"sqlite:///{root / 'server.db'}"
+        self._root = root
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it unless it runs; it answers some seconds later."""
+        if self._process is None:
+            command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+            places = ["--backend-store-uri", self.database, "--artifacts-destination", str(self._root / "artifacts")]
+            with open(self._root / "server.log", "ab") as log:
+                self._process = subprocess.Popen(
+                    [*command, "--workers", "1", *places],
+                    env={**os.environ, **ENVIRONMENT},
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+
+    def kill(self) -> None:
+        """End it and its own children with SIGKILL, if it runs."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
 
 
 @contextlib.contextmanager
