@@ -48,6 +48,7 @@ class Mutant:
     bug: str
 
 
+SCREEN = "tests/test_screen.py::"
 NYSACT = "precond/algorithms/nysact.py"
 FOOF = "precond/algorithms/foof.py"
 STATISTICS = "precond/statistics.py"
@@ -1412,6 +1413,35 @@ MUTANTS = [
         'if row["residual"] is not None',
         PROBES + "test_the_residual_of_a_trial_is_its_mean_over_layers_and_epochs",
         "probe: layers that are kept exactly are left out of the mean residual",
+    ),
+    # What people see
+    Mutant(
+        "studies/harness/wording.py",
+        'return text if float(text.rstrip("%")) else text.lstrip("+-")',
+        "return text",
+        SCREEN + "test_zero_has_no_sign",
+        "seen: zero is printed with a sign",
+    ),
+    Mutant(
+        "studies/harness/differences.py",
+        "better = (row.difference > 0) == higher_is_better(metric)",
+        "better = row.difference < 0",
+        SCREEN + "test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted",
+        "seen: better and worse are exchanged in words",
+    ),
+    Mutant(
+        "studies/harness/screen.py",
+        "force_terminal=False, color_system=None",
+        "color_system=None",
+        SCREEN + "test_no_color_has_no_live_display_either",
+        "seen: NO_COLOR leaves the codes that move the cursor",
+    ),
+    Mutant(
+        "studies/harness/screen.py",
+        "if seeds != set(range(len(seeds))):",
+        "if False:",
+        SCREEN + "test_what_to_type_names_the_folder_the_server_or_nothing",
+        "seen: more seeds are advised where the seeds were picked",
     ),
 ]
 

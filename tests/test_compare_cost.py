@@ -55,7 +55,10 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
         measured = scaling.measure(torch.device("cpu"), widths=(16, 24, 32), ranks=(2, 4, 8))
     (folder / "scaling.json").write_text(json.dumps(measured))
     assert cost.run(COST, {**RAW, "out": str(tmp_path)}) == 0
-    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    paths = list((tmp_path / "reports" / COST.name / folder.name).iterdir())
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "- Time of a step over SGD's: nysact-s 1.04, steve 1.10. - Of NysAct's" in screen
+    assert f"report {next(path for path in paths if path.suffix == '.html')} files" in screen
     written = {"cost.csv", "report.md", "report.html", "report.tex", "published.csv"}
     assert {path.name for path in paths} == {*written, "scaling.pdf", "scaling.png", "scaling.svg"}
     report = next(path for path in paths if path.suffix == ".md").read_text()
@@ -145,11 +148,11 @@ def test_memory_of_a_process_is_held_against_nothing(tmp_path: Path):
     assert metrics == [["time/ratio"], ["time/ratio", "mem/ratio"]]
 
 
-def test_what_was_published_and_not_measured_names_its_command(tmp_path: Path, capsys):
+def test_what_was_published_and_not_measured_names_its_command(tmp_path: Path):
     folder = cost.results_folder(tmp_path, torch.device("cpu"), 2)
     timed(folder, resolve(COST.workload, "kfac"))
     assert cost.run(COST, {**RAW, "out": str(tmp_path)}) == 0
-    text = Path(capsys.readouterr().out.splitlines()[1]).read_text()
+    text = (tmp_path / "reports" / COST.name / folder.name / "report.md").read_text()
     command = "python -m trainables.cost cifar100/resnet32 --batch-size=128 --faithful --optimizers="
     assert f"- `{command}kfac,eva,foof,nysact-g,nysact-s`" in text
     peers = "cifar100/resnet110 --batch-size=128 --faithful --optimizers=kfac,eva,foof,nysact-g,nysact-s,adahessian,"

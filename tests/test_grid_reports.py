@@ -87,7 +87,7 @@ def test_what_diverges_is_marked_and_in_no_mean(written, tmp_path: Path, monkeyp
     frame = ledger.frame(trials, tmp_path)
     level_figures.draw(ablation_damping.STUDY, frame, tmp_path)
     assert texts == ["2/3"]
-    text = report.write(ablation_damping.STUDY, trials, frame, tmp_path)[0].read_text()
+    text = report.write(ablation_damping.STUDY, trials, frame, tmp_path).paths[0].read_text()
     assert "## Stability over damping" in text
     assert re.search(r"\| kfac faithful \|.* 3 of 3 \|.*\| 1 of 3, 1 diverged, 1 failed \|", text)
     row = re.search(r"\| kfac faithful damping=10.0 \| 1 \| ([\d.]+) \| - \|.*1 of 3 diverged, 1 of 3 failed", text)
@@ -124,15 +124,17 @@ def test_a_level_that_diverges_continues_the_grid(written, tmp_path: Path):
     assert found.verdict != EDGE
     (without,) = level_verdicts(ledger.frame([t for t in trials if t.arm.overrides["damping"] < 10], tmp_path), METRIC)
     assert (without.best, without.verdict, without.lost) == (1.0, EDGE, ())
-    text = report.write(one, trials, ledger.frame(trials, tmp_path), tmp_path)[0].read_text()
-    assert "`kfac` faithful damping: best at 1.0" in text and "Ended without a result: 10.0 (3 of 3)." in text
+    text = report.write(one, trials, ledger.frame(trials, tmp_path), tmp_path).paths[0].read_text()
+    assert (
+        "`kfac` faithful damping 0.01 to 1.0: best at 1.0" in text and "Ended without a result: 10.0 (3 of 3)." in text
+    )
 
 
 def test_levels_are_held_against_the_recipes_value(written, tmp_path: Path):
     """Paired by seed, each kind of arm against its own centre, Holm over the differences of that table alone."""
     trials = written(ablation_damping.STUDY, damped)
     frame = ledger.frame(trials, tmp_path)
-    text = report.write(ablation_damping.STUDY, trials, frame, tmp_path)[0].read_text()
+    text = report.write(ablation_damping.STUDY, trials, frame, tmp_path).paths[0].read_text()
     section = text.partition("## Differences to the recipe's values")[2].partition("## ")[0]
     arms = re.findall(r"^\| ([a-z-]+(?: faithful)? damping=[\d.]+) \| 3 \|", section, re.M)
     assert len(arms) == 4 * 2 + 3 * 3 and "kfac faithful damping=0.03" not in arms
@@ -146,7 +148,7 @@ def test_levels_are_held_against_the_recipes_value(written, tmp_path: Path):
 
 def test_sampling_is_held_against_the_algorithm_by_sketch(written, tmp_path: Path):
     trials = written(ablation_sampling.STUDY, lambda trial, epoch: 0.9 + noise(trial))
-    paths = report.write(ablation_sampling.STUDY, trials, ledger.frame(trials, tmp_path), tmp_path)
+    paths = report.write(ablation_sampling.STUDY, trials, ledger.frame(trials, tmp_path), tmp_path).paths
     section = paths[0].read_text().partition("## Differences to the recipe's values")[2].partition("## ")[0]
     for kind in "sg":
         assert len(re.findall(rf"^\| nysact-{kind} resample=\w+ shift=\w+ \| 5 \|", section, re.M)) == 7
@@ -184,7 +186,7 @@ def test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind(written, t
 
 def test_a_workload_that_is_not_the_papers_says_so(written, tmp_path: Path):
     trials = written(ablation_damping.STUDY, damped)
-    text = report.write(ablation_damping.STUDY, trials, ledger.frame(trials, tmp_path), tmp_path)[0].read_text()
+    text = report.write(ablation_damping.STUDY, trials, ledger.frame(trials, tmp_path), tmp_path).paths[0].read_text()
     assert "`python studies/ablation_damping.py --workload cifar10/resnet32,cifar100/resnet110`" in text
     assert "**Reconstructed.**" in text and "between those it names" in text
 

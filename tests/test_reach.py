@@ -99,7 +99,7 @@ def render(root, folder):
     trials, reached = planned(), read(root)
     added = reach_report.added(STUDY, trials, reached, root)
     drawn = target_figures.draw(reached, folder)
-    paths = report.write(STUDY, trials, ledger.frame(trials, root), folder, drawn, added=added)
+    paths = report.write(STUDY, trials, ledger.frame(trials, root), folder, drawn, added=added).paths
     return {path.name: path for path in [*paths, *drawn]}
 
 
@@ -180,7 +180,7 @@ def test_without_a_reference_there_is_no_target_and_the_report_says_so(root, tmp
     reached = read(root, trials=trials)
     assert reached is not None and reached.target is None
     added = reach_report.added(STUDY, trials, reached, root)
-    paths = report.write(STUDY, trials, ledger.frame(trials, root), tmp_path / "report", added=added)
+    paths = report.write(STUDY, trials, ledger.frame(trials, root), tmp_path / "report", added=added).paths
     assert "**Target.** None yet: it is made of the completed runs of `sgd`" in paths[0].read_text()
     assert not added.files and not added.measured
     nothing = read(tmp_path / "empty")
@@ -292,7 +292,8 @@ def test_any_study_with_times_has_them_in_its_report(tmp_path):
     trials = study.trials(seeds=[0])
     timed(tmp_path / "cost" / "gpu", trials[0].config, ratio=1.5)
     added = reach_report.added(study, trials, None, tmp_path)
-    text = report.write(study, trials, ledger.frame(trials, tmp_path), tmp_path / "report", added=added)[0].read_text()
+    made = report.write(study, trials, ledger.frame(trials, tmp_path), tmp_path / "report", added=added)
+    text = made.paths[0].read_text()
     assert "| foof inv_interval=5 | 2.40 [2.22, 2.58] | 1.500 [1.350, 1.650] |" in text
     assert "| foof inv_interval=50 | not measured | - |" in text
     assert "`python -m trainables.cost digits/cnn --batch-size=64 --optimizers=foof`" in text

@@ -31,7 +31,7 @@ def render(root, folder, trials=None):
     trials = planned() if trials is None else trials
     frame = ledger.frame(trials, root)
     drawn = level_figures.draw(STUDY, frame, folder)
-    return {path.name: path for path in [*report.write(STUDY, trials, frame, folder, drawn), *drawn]}
+    return {path.name: path for path in [*report.write(STUDY, trials, frame, folder, drawn).paths, *drawn]}
 
 
 def test_rendering_again_gives_the_same_bytes(root, tmp_path):
@@ -73,7 +73,7 @@ def test_csv_keeps_every_digit(root, tmp_path):
 def test_mixed_provenance_is_said(root, tmp_path):
     frame = ledger.frame(planned(), root)
     frame.loc[0, "torch"] = "2.11.0"
-    text = report.write(STUDY, planned(), frame, tmp_path)[0].read_text()
+    text = report.write(STUDY, planned(), frame, tmp_path).paths[0].read_text()
     assert "torch mixed: 2.11.0 (1 trials), 2.15.0 (23 trials)" in text
 
 
@@ -98,7 +98,7 @@ def test_reports_weigh_the_evidence(root, tmp_path):
     text = render(root, tmp_path)["report.md"].read_text()
     assert "smallest difference detectable with 80% power by one test at 5% = " in text
     assert "## Differences to sgd" in text and "| foof | 3 | +5.00 | [+5.00, +5.00] | - |" in text
-    assert "- `nysact-s` rank: undecided. 20 has the best mean; no other level is told from it" in text
+    assert "- `nysact-s` rank 5 to 20: undecided, 20 has the best mean, no other level is told from it" in text
     assert "**" + "9" not in text
 
 
@@ -109,7 +109,7 @@ def noisy(frame, scale=0.001):
 
 def test_only_what_survives_is_bold_in_every_format(root, tmp_path):
     frame = noisy(ledger.frame(planned(), root), 1e-4)
-    paths = {path.name: path for path in report.write(STUDY, planned(), frame, tmp_path)}
+    paths = {path.name: path for path in report.write(STUDY, planned(), frame, tmp_path).paths}
     arms = pd.read_csv(paths["arms.csv"])
     assert list(arms.loc[arms["bold"], "arm"]) == ["foof", "nysact-s rank=20"]  # equal by construction: they share it
     shown = f"{100 * arms.set_index('arm').loc['foof', 'mean']:.2f}"
@@ -169,9 +169,9 @@ def test_published_numbers_stand_beside_the_measured(root, tmp_path, monkeypatch
     )
     monkeypatch.setattr("studies.harness.claims.PAPERS", tmp_path)
     frame = ledger.frame(trials, tmp_path / "outputs")
-    paths = {path.name: path for path in report.write(published, trials, frame, tmp_path / "report")}
+    paths = {path.name: path for path in report.write(published, trials, frame, tmp_path / "report").paths}
     text = paths["report.md"].read_text()
-    assert "**Coverage.** 2 of 4 cells run; 1 compatible, 1 differs." in text
+    assert "**Coverage.** Of P's Table 1, 2 of 4 cells run; 1 compatible, 1 differs." in text
     assert "**Order.** Table 1, digits: Kendall's tau of 2 arms = +1.00" in text
     row = re.search(r"\| FOOF \| Table 1: digits \| 95\.00 ± 0\.20 \(n = 5\) % \| (.*) \|", text)
     assert row and row[1].endswith("differs")

@@ -12,7 +12,7 @@ import click
 import torch
 
 from precond import HyperparameterError
-from studies.harness import cost_report, ledger
+from studies.harness import cost_report, ledger, screen
 from studies.harness.cli import SETTINGS, invoke
 from studies.harness.cost_report import CostStudy
 from studies.harness.run import COMPLETE, refuse
@@ -62,8 +62,8 @@ def run(study: CostStudy, raw: Mapping[str, Any]) -> int:
     results = cost_report.read(folder, chosen["workload"], int(chosen["batch_size"]))
     if not results:
         return refuse([f"{folder}: no costs of {chosen['workload']} there; leave --report-only out to measure them"])
-    paths = cost_report.write(study, results, folder, root / "reports" / study.name / folder.name)
-    print("\n".join(map(str, paths)))
+    paths, found = cost_report.write(study, results, folder, root / "reports" / study.name / folder.name)
+    screen.say(found, paths, screen.terminal())
     return COMPLETE
 
 

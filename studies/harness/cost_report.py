@@ -14,10 +14,11 @@ import pandas as pd
 import precond
 from studies.harness import document, exclusive, sections
 from studies.harness.claims import Claim, about, paper
-from studies.harness.document import Block, Heading, Picture, Table, Text
+from studies.harness.document import Block, Heading, Picture, Table, Text, Written
 from studies.harness.exclusive import Cost
 from studies.harness.study import Arm, Artefact, Trial
 from studies.harness.verdicts import Measured, configuration, flat
+from studies.harness.wording import number
 from trainables import cost_files
 from trainables.files import write_atomically
 from trainables.intervals import Median
@@ -88,7 +89,7 @@ def label(configuration: Mapping[str, Any]) -> str:
     return " ".join([kind, *differing[kind]])
 
 
-def write(study: CostStudy, results: Sequence[Mapping[str, Any]], measured_on: Path, folder: Path) -> list[Path]:
+def write(study: CostStudy, results: Sequence[Mapping[str, Any]], measured_on: Path, folder: Path) -> Written:
     """Write the report in its formats, `cost.csv`, `published.csv` and, where it was measured, the figure of Table 1.
 
     Args:
@@ -98,7 +99,7 @@ def write(study: CostStudy, results: Sequence[Mapping[str, Any]], measured_on: P
         folder: Where to write.
 
     Returns:
-        The paths.
+        The files, and what was found.
     """
     from studies.harness import figures
 
@@ -122,7 +123,7 @@ def write(study: CostStudy, results: Sequence[Mapping[str, Any]], measured_on: P
         contents["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
     for name, content in contents.items():
         write_atomically(folder / name, content.encode())
-    return [*(folder / name for name in contents), *drawn]
+    return Written([*(folder / name for name in contents), *drawn], document.findings(blocks))
 
 
 # ---------------------------------------------------------------------- against the published
@@ -190,7 +191,9 @@ def _blocks(study: CostStudy, results: Sequence[Mapping[str, Any]], scaling: Map
         "Ratios of times are medians over interleaved blocks with their 95% interval; the shares are fractions of a "
         "step of SGD. Peak memory is that of a process of its own. Faithful: with the conventions of the paper's code."
     )
-    blocks = [*(Text(text, label=name) for name, text in facts.items()), table, Text(note, note=True)]
+    ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
+    said = Text(f"Time of a step over SGD's: {ratios}.", found=True)
+    blocks = [*(Text(text, label=name) for name, text in facts.items()), said, table, Text(note, note=True)]
     return blocks if scaling is None else [*blocks, *_table_1(scaling)]
 
 
@@ -226,7 +229,7 @@ def _ratio(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _share(row: Mapping[Any, Any], name: str) -> str:
-    return "-" if row.get(name) is None or math.isnan(row[name]) else f"{row[name]:+.1%}"
+    return number(math.nan if row.get(name) is None else row[name], "+.1%")
 
 
 def _common(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:

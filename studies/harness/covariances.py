@@ -162,7 +162,7 @@ class Covariances(Measurement):
             f"{LOST:g}{': ' + ', '.join(lost) if lost else ''}."
         )
         table = Table(name="covariances", header=header, rows=rows, caption=caption)
-        return [Text(said, label="Verdict"), table, Text(note, note=True)]
+        return [Text(said, label="Verdict", found=True), table, Text(note, note=True)]
 
     def metrics(self, numbers: Any) -> dict[str, float]:
         """`frobenius/KIND/LAYER` and `spectral/KIND/LAYER`."""

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from studies.harness.contrasts import contrasts, holm
+from studies.harness.contrasts import ALPHA, contrasts, higher_is_better, holm
 from studies.harness.document import Block, Heading, Table, Text
 from studies.harness.study import Arm, Study, Trial
-from studies.harness.wording import probability, unit
+from studies.harness.wording import few, probability, unit
 
 NO_TEST = "a dash: all differences are equal, so that there is nothing to test with"
 
@@ -82,7 +82,19 @@ def _to_references(study: Study, pairs: pd.DataFrame, against: Mapping[str, str]
         f"Arm - {title}, on the seeds that both completed: paired t test, p-values by Holm over all {tests} pairs of "
         f"arms with two common seeds. The intervals are not corrected; {NO_TEST}."
     )
-    return _blocks("differences", f"Differences to {title}", study.figure.metric, rows, note)
+    said = Text(_told(rows, title, study.figure.metric), found=True)
+    return [*_blocks("differences", f"Differences to {title}", study.figure.metric, rows, note), said]
+
+
+def _told(rows: Sequence[Pair], title: str, metric: str) -> str:
+    """`Better than sgd: foof; not told from sgd: 8 arms.`"""
+    kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told from": []}
+    for row in rows:
+        better = (row.difference > 0) == higher_is_better(metric)
+        told = row.p_holm <= ALPHA  # nan is not
+        kinds["not told from" if not told else "better than" if better else "worse than"].append(row.arm)
+    said = "; ".join(f"{kind} {title}: {few(arms)}" for kind, arms in kinds.items() if arms)
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _to_centres(study: Study, pairs: pd.DataFrame, against: Mapping[str, str]) -> list[Block]:

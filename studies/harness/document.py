@@ -7,6 +7,8 @@ import html
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -32,12 +34,14 @@ class Text:
         label: A bold word before it.
         note: Whether it is small print.
         items: A list under it.
+        found: Whether it is a finding (or its items are): the end of the command's output says it, too.
     """
 
     text: str
     label: str = ""
     note: bool = False
     items: tuple[str, ...] = ()
+    found: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,19 @@ class Table:
 
 
 Block = Text | Heading | Picture | Table
+
+
+class Written(NamedTuple):
+    """A report: its files, and what it found, a sentence each."""
+
+    paths: list[Path]
+    found: list[str]
+
+
+def findings(blocks: Sequence[Block]) -> list[str]:
+    """What a report found, a sentence each."""
+    texts = [block for block in blocks if isinstance(block, Text) and block.found]
+    return [sentence for text in texts for sentence in text.items or [text.text]]
 
 
 def markdown(title: str, blocks: Sequence[Block]) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 import studies
@@ -25,6 +24,7 @@ from studies.harness.cost import CostStudy
 from studies.harness.options import FLAGS, parse
 from studies.harness.probe import Probe
 from studies.harness.run import COMPLETE, ENVIRONMENT, refuse, run
+from studies.harness.screen import terminal
 from studies.harness.study import Study
 from trainables.files import read_lines
 from trainables.store import StoreError, read_config, read_status, trial_folders
@@ -90,7 +90,7 @@ def _list(out: Path | None) -> int:
         trials = probe.trials()
         done = len(probe.found(trials, out or ledger.default_root()))
         table.add_row(probe.name, probe.citation, probe.workload, f"{done}/{len(trials)}")
-    Console().print(table)
+    terminal().print(table)
     return COMPLETE
 
 
@@ -116,7 +116,7 @@ GROUP.add_command(
 @_command("status", "How many trials of the output folder are where, and what is in flight; also while one runs.", OUT)
 def _status(out: Path | None) -> int:
     root = out or ledger.default_root()
-    console, counts = Console(), Counter[str]()
+    console, counts = terminal(), Counter[str]()
     for folder in trial_folders(root):
         status = read_status(folder)
         counts[status["status"] if status else ledger.IN_FLIGHT] += 1

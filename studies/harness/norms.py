@@ -16,6 +16,7 @@ import precond
 from precond.layers import find_layers
 from studies.harness.document import Block, Table, Text
 from studies.harness.probe import Arrays, Epochs, Measurement, Result
+from studies.harness.wording import number
 from trainables.train import Trainer
 
 GROWTH = 0.1  # a mean norm that grew by more over the last tenth of training is not bounded yet
@@ -90,7 +91,7 @@ class Norms(Measurement):
         caption = "Frobenius norm of the activation covariance during training."
         rows = [_cells(rows) for rows in layers]
         table = Table(name="norms", header=header, rows=rows, text=(0, 1), caption=caption)
-        return [Text(said, label="Verdict"), table, Text(note, note=True)]
+        return [Text(said, label="Verdict", found=True), table, Text(note, note=True)]
 
     def metrics(self, numbers: Any) -> dict[str, float]:
         """`smallest/LAYER`, `largest/LAYER`, `growth/LAYER`."""
@@ -134,7 +135,7 @@ def _cells(rows: Any) -> list[str]:
     first = rows.iloc[0]
     return [
         first["layer"], first["kind"], str(first["inputs"]), *(f"{value:#.4g}" for value in bounds),
-        ratio, f"{rows['growth'].mean():+.1%}",
+        ratio, number(rows["growth"].mean(), "+.1%"),
     ]  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from matplotlib.ticker import LogFormatter
 from studies.harness.covariances import APPROXIMATIONS, approximate
 from studies.harness.figures import REFERENCES, STYLE, SUBJECT, display, save
 from studies.harness.probe import Arrays
+from studies.harness.wording import number
 
 MAP = "cividis"  # its lightness rises evenly, also for the colour-blind and in grayscale
 CLIPPED = 99.5  # percentile of the actual entries at which the scale ends: a few large ones would darken all others
@@ -130,7 +130,8 @@ def draw_residuals(table: Any, orders: Mapping[str, Mapping[str, float]], title:
                     axes.plot(trials["residual"], trials[metric], color=color, linewidth=0.6, alpha=0.5)
                     for rank, x, y in zip(trials["rank"], trials["residual"], trials[metric], strict=True):
                         axes.plot(x, y, _marker(optimizer), color=color, markersize=sizes[rank], markeredgewidth=0)
-            axes.set_title(", ".join(f"{display(name)} {_signed(rho)}" for name, rho in order.items()), fontsize=8.5)
+            shown = [f"{display(name)} {number(rho, '+.2f')}" for name, rho in order.items()]
+            axes.set_title(", ".join(shown), fontsize=8.5)
             axes.set_xlabel("mean Nystrom residual |A - A^| / |A|")
             axes.set_ylabel(f"final {metric.replace('/', ' ')}")
         colors = zip(next(iter(orders.values())), (SUBJECT, *(color for color, _ in REFERENCES)), strict=False)
@@ -148,7 +149,3 @@ def _marker(optimizer: str) -> str:
 def _point(label: str, marker: str, color: str, size: float) -> Line2D:
     """An entry of a legend."""
     return Line2D([], [], linestyle="", marker=marker, color=color, markersize=size, markeredgewidth=0, label=label)
-
-
-def _signed(rho: float) -> str:
-    return "-" if math.isnan(rho) else f"{rho:+.2f}"

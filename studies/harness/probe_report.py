@@ -20,7 +20,7 @@ from trainables.train import score
 
 def write(
     probe: Probe, trials: Sequence[Trial], results: Mapping[int, Result], folder: Path
-) -> tuple[list[Path], pd.DataFrame]:
+) -> tuple[list[Path], list[str], pd.DataFrame]:
     """Write `report.md`, `report.html`, `report.tex`, `numbers.csv` and the figure.
 
     Args:
@@ -30,7 +30,7 @@ def write(
         folder: Where to write.
 
     Returns:
-        The files, and the numbers; empty where no network has been trained to the end.
+        The files, what was found, a sentence each, and the numbers; empty where no network has been trained to the end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [results[trial.config.seed] for trial in trials if trial.config.seed in results]
@@ -47,7 +47,7 @@ def write(
     }
     for name, content in contents.items():
         write_atomically(folder / name, content.encode())
-    return [*(folder / name for name in contents), *drawn], numbers
+    return [*(folder / name for name in contents), *drawn], document.findings(blocks), numbers
 
 
 def _blocks(

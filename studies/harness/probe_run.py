@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
-from studies.harness import probe_report
+from studies.harness import probe_report, screen
 from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
 from studies.harness.ledger import report_folder
 from studies.harness.options import FLAGS, Options, parse
@@ -119,7 +118,7 @@ def plan(probe: Probe, options: Options) -> ProbePlan:
 
 def run(probe: Probe, options: Options, wrong: Sequence[str] = ()) -> int:
     """Plan, check, train and report; returns the exit code."""
-    console = Console(stderr=options.as_json)
+    console = screen.terminal(stderr=options.as_json)
     results: dict[int, Result] = {}
     try:
         planned = plan(probe, options)
@@ -197,13 +196,12 @@ def _train(
 def _report(planned: ProbePlan, results: Mapping[int, Result], options: Options, console: Console) -> None:
     """Write the report and send it to MLflow; a server that fails costs a line, not the report."""
     folder = report_folder(options.root, planned.probe.name, planned.workload)
-    paths, numbers = probe_report.write(planned.probe, planned.trials, results, folder)
+    paths, found, numbers = probe_report.write(planned.probe, planned.trials, results, folder)
     if options.as_json:
         print(
             json.dumps({"probe": planned.probe.name, "numbers": json.loads(numbers.to_json(orient="records") or "[]")})
         )
-    for path in paths:
-        console.print(f"  {os.path.relpath(path)}", highlight=False, soft_wrap=True)
+    screen.say(found, paths, console)
     if options.tracking_uri == "none" or numbers.empty:
         return
     from studies.harness import probe_tracking

@@ -63,11 +63,21 @@ def _blocks(reached: Reached) -> list[Block]:
         return [heading, Text(words, label="Target")]
     blocks: list[Block] = [heading, Text(f"{name} of {show.show(target.value)}% ({target.why}).", label="Target")]
     nothing: dict[str, Cost | None] = dict.fromkeys(reached.arms)
-    for number, (machine, costs) in enumerate(reached.costs.items() or [("", nothing)]):
-        blocks += [Text(machine, label="Hardware")] if machine else []
-        blocks.append(_times(reached, costs, f"time-to-target-{number}"))
+    tables = {
+        machine: _times(reached, costs, f"time-to-target-{number}")
+        for number, (machine, costs) in enumerate(reached.costs.items() or [("", nothing)])
+    }
+    blocks.append(Text(_epochs(next(iter(tables.values())), f"{show.show(target.value)}%"), found=True))
+    for machine, table in tables.items():
+        blocks += [*([Text(machine, label="Hardware")] if machine else []), table]
     blocks.append(Text(f"{RULE} {NOTE} {HOW}", note=True))
     return [*blocks, *exclusive.missing(reached.unmeasured)]
+
+
+def _epochs(table: Table, target: str) -> str:
+    """The table's medians in words; an arm without one has how many runs hit."""
+    arms = [f"{arm} {f'- ({runs} hit)' if median == '-' else median}" for arm, runs, median, *_ in table.rows]
+    return f"Median epochs to {target}: {', '.join(arms)}."
 
 
 def _times(reached: Reached, costs: Mapping[str, Cost | None], name: str) -> Table:

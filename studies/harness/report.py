@@ -14,15 +14,16 @@ from rich.table import Table as ConsoleTable
 
 from studies.harness import differences, document, protocol, sections
 from studies.harness.contrasts import bold, contrasts
-from studies.harness.document import Block, Heading, Picture, Table, Text
+from studies.harness.document import Block, Heading, Picture, Table, Text, Written
 from studies.harness.ledger import PROVENANCE
 from studies.harness.reach_report import Added
 from studies.harness.statistics import BEST, SECONDS, UNFINISHED, group
 from studies.harness.study import Study, Trial
-from studies.harness.wording import unit
+from studies.harness.wording import few, unit
 from trainables.files import write_atomically
 
 SECONDS_LABEL = "s/epoch (co-located)"
+HOLM = "paired by seed, Holm over all pairs at 5%"
 NOTHING = Added()
 
 
@@ -34,8 +35,8 @@ def write(
     drawn: Sequence[Path] = (),
     *,
     added: Added = NOTHING,
-) -> list[Path]:
-    """Write the report and return its files.
+) -> Written:
+    """Write the report; returns its files and findings.
 
     `report.md`, `report.html` (one file, figures inside), `report.tex` (the tables), and at full precision
     `trials.csv`, `arms.csv`, `differences.csv` (every pair of arms), and `published.csv` where the paper has numbers.
@@ -70,7 +71,7 @@ def write(
         contents["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
     for name, content in contents.items():
         write_atomically(folder / name, content.encode())
-    return [folder / name for name in contents]
+    return Written([folder / name for name in contents], document.findings(blocks))
 
 
 def to_json(study: Study, frame: pd.DataFrame) -> str:
@@ -118,10 +119,23 @@ def _blocks(study: Study, trials: Sequence[Trial], frame: pd.DataFrame, pictures
         Heading("Results"),
         _table(study, frame),
         Text(_caption(study, frame), note=True),
+        *_unbeaten(study, frame),
         *differences.differences(study, trials, frame),
         *sections.levels(frame, metric),
         *sections.stability(study, frame),
     ]
+
+
+def _unbeaten(study: Study, frame: pd.DataFrame) -> list[Block]:
+    """Which arms are bold, in words; nothing where arms with lost trials, which never are, beat the others."""
+    arms = _arms(study, frame)
+    if max(arms["n"]) < 2:
+        return [Text("Fewer than two completed seeds: no arm can be told from another.", found=True)]
+    if names := list(arms.loc[arms["bold"], "arm"]):
+        return [Text(f"Better than some arm and worse than none: {few(names)} ({HOLM}).", found=True)]
+    if set(frame["status"]) & set(sections.LOST):
+        return []
+    return [Text(f"No arm is told from another ({HOLM}).", found=True)]
 
 
 def _table(study: Study, frame: pd.DataFrame) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from precond import HyperparameterError
-from studies.harness import ledger
+from studies.harness import ledger, screen
 from studies.harness.background import Tracking
 from studies.harness.dry_run import headline, print_plan, summary
 from studies.harness.options import Options
@@ -56,7 +55,7 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
         The exit code.
     """
     # With --json only the results go to standard output.
-    console = Console(stderr=options.as_json)
+    console = screen.terminal(stderr=options.as_json)
     planned, problems = _plans(studies, options)
     if wrong or problems:
         return refuse([*wrong, *problems])
@@ -155,7 +154,7 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
         finally:
             paths, statuses = _report(plans, options, console)
             tracking.finish(paths)
-    _last_screen(paths, tracking, console)
+    screen.say_next([*screen.compare(options.root, tracking.uri, tracking.shown_uri), *screen.further(trials)], console)
     return SOME_FAILED if FAILED in statuses else COMPLETE
 
 
@@ -252,16 +251,10 @@ def _report(plans: Sequence[Plan], options: Options, console: Console) -> tuple[
             *(path for one in each.study.further for path in one.draw(each.trials, options.root, folder)),
         ]
         added = reach_report.added(each.study, each.trials, reached, options.root)
-        written.append([*report.write(each.study, each.trials, frame, folder, drawn, added=added), *drawn])
+        made = report.write(each.study, each.trials, frame, folder, drawn, added=added)
+        written.append([*made.paths, *drawn])
         console.print(report.console_table(each.study, frame))
+        screen.say(made.found, made.paths, console)
         if options.as_json:
             print(report.to_json(each.study, frame))
     return written, statuses
-
-
-def _last_screen(written: Sequence[Sequence[Path]], tracking: Tracking, console: Console) -> None:
-    for path in (path for paths in written for path in paths):
-        console.print(f"  {os.path.relpath(path)}", highlight=False, soft_wrap=True)
-    if tracking.uri:
-        command = f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(tracking.shown_uri)}"
-        console.print(f"Compare the trials: {command}", highlight=False, soft_wrap=True)

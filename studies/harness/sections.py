@@ -16,7 +16,7 @@ from studies.harness.levels import EDGE, FLAT, INSIDE, LevelVerdict, level_verdi
 from studies.harness.orders import Ordering, orderings
 from studies.harness.study import Artefact, Study, Trial
 from studies.harness.verdicts import NOT_RUN, RULE, Comparison, Measured, compare, coverage, measured
-from studies.harness.wording import Unit, unit
+from studies.harness.wording import Unit, number, unit
 from trainables.store import COMPLETED, DIVERGED, FAILED, OOM
 
 LOST = (DIVERGED, OOM, FAILED)
@@ -43,13 +43,14 @@ def levels(frame: pd.DataFrame, metric: str) -> list[Block]:
     verdicts = level_verdicts(frame, metric)
     if not verdicts:
         return []
-    return [Heading("What the levels say"), Text("", items=tuple(_level(verdict) for verdict in verdicts))]
+    sentences = tuple(_level(verdict) for verdict in verdicts)
+    return [Heading("What the levels say"), Text("", items=sentences, found=True)]
 
 
 def _level(found: LevelVerdict) -> str:
     setting = f" at {found.setting}" if found.setting else ""
     kind = " faithful" if found.faithful else ""
-    start = f"`{found.optimizer}`{kind} {found.factor}{setting}: "
+    start = f"`{found.optimizer}`{kind} {found.factor}{_range(found.levels)}{setting}: "
     return start + _judgement(found) + (f" Ended without a result: {_list(found.lost)}." if found.lost else "")
 
 
@@ -57,12 +58,11 @@ def _judgement(found: LevelVerdict) -> str:
     if found.best is None:
         return "too few completed trials to say."
     if found.verdict == FLAT:
-        pairs = f"Every pair of {_list(found.levels)}"
-        return f"flat within noise. {pairs} is equal within {100 * SAME:g} points (TOST at 5%)."
+        return f"flat within noise, every pair equal within {100 * SAME:g} points (TOST at 5%)."
     tied = [str(level) for level in found.tied if level != found.best]
     if len(found.tied) == len(found.levels):
         return (
-            f"undecided. {found.best} has the best mean; no other level is told from it, and they are not all "
+            f"undecided, {found.best} has the best mean, no other level is told from it, and they are not all "
             f"shown to be equal within {100 * SAME:g} points."
         )
     ties = f"; not told from it: {', '.join(tied)}" if tied else "; every other level is worse"
@@ -72,6 +72,14 @@ def _judgement(found: LevelVerdict) -> str:
         return f"best at {found.best}, the edge of the grid{ties}.{more}"
     place = ", inside the grid" if found.verdict == INSIDE else ""
     return f"best at {found.best}{place}{ties}."
+
+
+def _range(levels: Sequence[Any]) -> str:
+    """` 5 to 20` of numbers, otherwise all of them."""
+    if len(levels) < 2:
+        return ""
+    ordered = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
+    return f" {levels[0]} to {levels[-1]}" if ordered else f" {_list(levels)}"
 
 
 def _list(levels: Sequence[Any]) -> str:
@@ -94,13 +102,13 @@ def stability(study: Study, frame: pd.DataFrame) -> list[Block]:
     columns = [*levels, *([""] if any("" in row for row in rows.values()) else [])]
     header = ["arm", *(str(level) or "no level" for level in columns)]
     cells = [[name, *(row.get(level, "") for level in columns)] for name, row in rows.items()]
-    note = (
-        "Completed of planned trials, and what became of the others: they are counted here and enter no mean. A level "
-        "at which training diverges is a result."
-    )
+    note = "Completed of planned trials, and what became of the others. A level at which training diverges is a result."
     title = f"Stability over {factor.replace('_', ' ')}" if factor else "Stability"
     table = Table(name="stability", header=header, rows=cells, caption=f"{title}: completed of planned trials.")
-    return [Heading(title), table, Text(note, note=True)]
+    counts = frame["status"].value_counts()
+    lost = ", ".join(f"{counts[status]} {status}" for status in LOST if status in counts)
+    said = f"{lost} of {len(frame)} trials: they are counted, and enter no mean."
+    return [Heading(title), Text(said, found=True), table, Text(note, note=True)]
 
 
 def _outcome(part: pd.DataFrame) -> str:
@@ -134,8 +142,8 @@ def against(
         return [], []
     rows = compare(claims, groups)
     shown = [row for row in rows if row.verdict != NOT_RUN or row.claim.protocol["workload"] in workloads]
-    texts = [Text(f"{coverage(rows)}.", label="Coverage")]
-    texts += [Text(_order(found), label="Order") for found in orderings(rows) if not math.isnan(found.tau)]
+    texts = [Text(f"Of {source.name}'s {study.table}, {coverage(rows)}.", label="Coverage", found=True)]
+    texts += [Text(_order(found), label="Order", found=True) for found in orderings(rows) if not math.isnan(found.tau)]
     lost = tuple(source.notes[table][0] for table in dict.fromkeys(c.table for c in claims) if source.notes[table])
     foot = Text(RULE + "".join(f" {note}" for note in lost), note=True)
     header = ["row", "column", "published", "measured", "difference", "in SDs", "verdict"]
@@ -150,8 +158,9 @@ def against(
 
 
 def _order(found: Ordering) -> str:
-    interval = f", 95% bootstrap interval over seeds [{found.lo:+.2f}, {found.hi:+.2f}]"
-    words = f"{found.table}, {found.column}: Kendall's tau of {found.arms} arms = {found.tau:+.2f}"
+    tau, lo, hi = (number(value, "+.2f") for value in (found.tau, found.lo, found.hi))
+    interval = f", 95% bootstrap interval over seeds [{lo}, {hi}]"
+    words = f"{found.table}, {found.column}: Kendall's tau of {found.arms} arms = {tau}"
     return words + ("" if math.isnan(found.lo) else interval) + "."
 
 
@@ -161,7 +170,7 @@ def _comparison(row: Comparison) -> list[str]:
     mean = "-" if math.isnan(summary.mean) else _number(summary.mean, claim)
     if not math.isnan(summary.ci_lo):
         mean += f" [{_number(summary.ci_lo, claim)}, {_number(summary.ci_hi, claim)}]"
-    apart = ["-" if math.isnan(value) else f"{value:+.2f}" for value in (row.difference, row.pooled)]
+    apart = [number(value, "+.2f") for value in (row.difference, row.pooled)]
     return [claim.row, f"{claim.table}: {claim.column}", shown_claim(claim), mean, *apart, row.verdict + why]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
+
+FEW = 5
 
 
 class Unit(NamedTuple):
@@ -23,11 +26,8 @@ class Unit(NamedTuple):
 
     def show(self, value: float, signed: bool = False) -> str:
         """A value, with its sign if it is a difference."""
-        if math.isnan(value):
-            return "-"
         kind = "#.4g" if self.decimals is None else f".{self.decimals}f"
-        text = format(self.scale * value, f"{'+' if signed else ''}{kind}")
-        return text.lstrip("-") if not float(text) and not signed else text
+        return number(self.scale * value, f"{'+' if signed else ''}{kind}")
 
     def interval(self, lo: float, hi: float, signed: bool = False) -> str:
         """Both ends in brackets."""
@@ -37,6 +37,19 @@ class Unit(NamedTuple):
 def unit(metric: str) -> Unit:
     """The unit of a trial's metric."""
     return Unit(100, 2, "mean %", "points") if "accuracy" in metric else Unit(1, None, "mean", metric.replace("/", " "))
+
+
+def few(names: Sequence[str]) -> str:
+    """Names, or how many there are."""
+    return ", ".join(names) if len(names) <= FEW else f"{len(names)} arms"
+
+
+def number(value: float, kind: str) -> str:
+    """A value in a format of Python's; what is printed as zero has no sign, and no value is a dash."""
+    if math.isnan(value):
+        return "-"
+    text = format(value, kind)
+    return text if float(text.rstrip("%")) else text.lstrip("+-")
 
 
 def probability(p: float) -> str:
