@@ -1,4 +1,4 @@
-"""A search is a literal: spaces of hyperparameters, a budget that is equal for every optimizer, a sampler. Pure, no Ray.
+"""A search is a literal: spaces of hyperparameters, a budget that every optimizer has alike, a sampler. No Ray.
 
 Configurations are scored on a held-out tenth of the training set, under a seed that nothing else uses. The best of each
 optimizer is then trained on the whole training set under fresh seeds: those trials alone are results.
@@ -192,10 +192,8 @@ class SearchPlan:
             for end in domain.ends:
                 wrong += self._illegal(optimizer, {**start, name: end})
             if not domain.holds(start[name]):
-                where = f"{name} = {domain} of {optimizer} on {self.workload}"
-                wrong.append(
-                    f"space {where}: the recipe's {start[name]} is outside, and the search starts there: widen it"
-                )
+                where = f"space of {optimizer} on {self.workload}: {name} = {domain}"
+                wrong.append(f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it")
         return list(dict.fromkeys(wrong))
 
     def _illegal(self, optimizer: str, parameters: Parameters) -> list[str]:
