@@ -1,4 +1,4 @@
-"""Ray: train what is missing. Only this file and `cluster`, which looks at a running one, import it.
+"""Ray: train what is missing. Only this file, `search_tune` and `cluster`, which looks at a running one, import it.
 
 One Tuner runs a grid over trial keys on reused actors. Tune's own logs, checkpoints and restore are not used: whatever
 it loses is in the trial folders.
