@@ -120,6 +120,16 @@ def proposals_path(root: Path, study: str, workload: str, optimizer: str) -> Pat
     return root / "searches" / study / workload.replace("/", "-") / optimizer / "proposals.jsonl"
 
 
+def stopped_keys(root: Path) -> set[str]:
+    """The trials of an output folder that a search gave up: they have no status, and nobody goes on with them."""
+    found = set()
+    for path in (root / "searches").glob("*/*/*/proposals.jsonl"):
+        lines = read_lines(path)
+        ended = {line["number"] for line in lines if "stopped_at" in line}
+        found |= {line["trial_key"] for line in lines if "trial_key" in line and line["number"] in ended}
+    return found
+
+
 def outcome(proposal: Proposal, root: Path) -> Outcome:
     """What the trial's folder says about a proposal; ASHA's end comes first."""
     if (stop := proposal.stopped) is not None:

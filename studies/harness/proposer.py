@@ -53,10 +53,16 @@ class Proposer:
         """How many configurations have no outcome yet, those not proposed included."""
         return self.budget - sum(one.done for one in self.outcomes())
 
-    def trials(self) -> list[Trial]:
-        """The proposals' trials; before the first one, that of the recipe's values, which will be it."""
-        proposed = [self._trial(proposal) for proposal in self._proposals.all[: self.budget]]
-        return proposed or [self.plan.tuning(self.optimizer, self.plan.start(self.optimizer))]
+    def trials(self, stopped: bool = True) -> list[Trial]:
+        """The proposals' trials; before the first one, that of the recipe's values, which will be it.
+
+        Args:
+            stopped: Whether those that ASHA has given up are among them.
+        """
+        proposals = [one for one in self._proposals.all[: self.budget] if stopped or one.stopped is None]
+        return [self._trial(proposal) for proposal in proposals] or [
+            self.plan.tuning(self.optimizer, self.plan.start(self.optimizer))
+        ]
 
     def winner(self) -> Outcome | None:
         """The configuration that is to be trained under fresh seeds; None while there is none, or none is over."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -48,6 +49,7 @@ def draw(curves: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
 
 def _scale(axes: Axes, curves: Mapping[str, pd.DataFrame]) -> None:
     """By the means from k = 2 on: what one blind draw gives may be far below, and all would be one line."""
-    means = pd.concat([100 * curve["mean"].iloc[min(1, len(curve) - 1) :] for curve in curves.values()]).dropna()
-    span = max(means.max() - means.min(), 0.5)
-    axes.set_ylim(means.min() - 0.1 * span, means.max() + 0.1 * span)
+    means = np.concatenate([100 * curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in curves.values()])
+    low, high = float(np.nanmin(means)), float(np.nanmax(means))
+    span = max(high - low, 0.5)
+    axes.set_ylim(low - 0.1 * span, high + 0.1 * span)

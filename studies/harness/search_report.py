@@ -1,96 +1,36 @@
 """A search's report: the winners under fresh seeds, what the budget bought, the recipe. Equal folders, equal bytes.
 
-Results are the fresh trials' alone. What a configuration scored while it was searched for stands apart, and beside it how
-much of the winner's score was luck.
+Results are the fresh trials' alone. What a configuration scored while it was searched for stands apart, and beside it
+how much of the winner's score was luck.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from rich.table import Table as ConsoleTable
 
-from studies.harness import document, ledger, protocol, report, search_figures, sections
-from studies.harness.budgets import Shrinkage, best_of_k, overtakes, shrinkage
+from studies.harness import document, protocol, report, search_figures, sections
+from studies.harness.budgets import overtakes
 from studies.harness.contrasts import bold, contrasts
 from studies.harness.document import Block, Heading, Picture, Table, Text
 from studies.harness.estimate import duration
-from studies.harness.proposals import IN_FLIGHT, STOPPED, Outcome
-from studies.harness.proposer import Proposer
-from studies.harness.search import METRIC, TRAIN_FRACTION, SearchPlan
-from studies.harness.statistics import UNFINISHED, completed, group
-from studies.harness.study import Trial
+from studies.harness.search import METRIC
+from studies.harness.search_found import Found, curves_table, ledger_rows, proposals_table, recipe
+from studies.harness.statistics import UNFINISHED, group
 from studies.harness.wording import unit
 from trainables.files import write_atomically
-from trainables.store import COMPLETED
-from trainables.workloads import stated_recipe
 
 SHOW = unit(METRIC)
 EXCHANGEABLE = ("random", "qmc")
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the folders have of a search on one workload.
-
-    Attributes:
-        plan: The search.
-        proposers: Of its optimizers.
-        fresh: The winners' trials, of those that are known.
-        root: The output folder.
-    """
-
-    plan: SearchPlan
-    proposers: Sequence[Proposer]
-    fresh: Sequence[Trial]
-    root: Path
-
-    @cached_property
-    def outcomes(self) -> dict[str, list[Outcome]]:
-        """What became of each optimizer's proposals."""
-        return {proposer.optimizer: proposer.outcomes() for proposer in self.proposers}
-
-    @cached_property
-    def winners(self) -> dict[str, Outcome]:
-        """Of the optimizers whose search has ended with a score."""
-        found = {proposer.optimizer: proposer.winner() for proposer in self.proposers}
-        return {name: winner for name, winner in found.items() if winner is not None}
-
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        """The fresh trials, an arm for each optimizer."""
-        frame = ledger.frame(self.fresh, self.root)
-        return frame.assign(arm=frame["optimizer"])
-
-    @cached_property
-    def curves(self) -> dict[str, pd.DataFrame]:
-        """The best of k of each optimizer that has proposals with an end."""
-        scores = {
-            name: [one.score for one in found if one.status != IN_FLIGHT] for name, found in self.outcomes.items()
-        }
-        return {name: best_of_k(values) for name, values in scores.items() if not all(map(math.isnan, values))}
-
-    def shrinkage(self, optimizer: str) -> Shrinkage | None:
-        """Of a winner; None without one."""
-        winner = self.winners.get(optimizer)
-        if winner is None:
-            return None
-        values = completed(self.frame.loc[self.frame["optimizer"] == optimizer], METRIC)
-        return shrinkage(winner.score, list(values))
-
-
 def write(found: Found, folder: Path) -> list[Path]:
     """Write the report, the journal of `optuna-dashboard` and the figure; returns the files.
 
-    `report.md`, `.html` and `.tex`; `trials.csv` (the winners under fresh seeds), `proposals.csv` (every configuration),
+    `report.md`, `.html` and `.tex`; `trials.csv` (the winners under fresh seeds), `proposals.csv` (all configurations),
     `best_of_k.csv`, `differences.csv` (every pair of optimizers); `recipe.py`, to be pasted into `trainables/recipes`.
     """
     from studies.harness.sampling import write_journal
@@ -104,8 +44,8 @@ def write(found: Found, folder: Path) -> list[Path]:
         "report.html": document.page(search.title, blocks, pictures),
         "report.tex": document.latex(search.title, blocks),
         "trials.csv": found.frame.to_csv(index=False),
-        "proposals.csv": _proposals(found).to_csv(index=False),
-        "best_of_k.csv": _curves(found).to_csv(index=False),
+        "proposals.csv": proposals_table(found).to_csv(index=False),
+        "best_of_k.csv": curves_table(found).to_csv(index=False),
         "differences.csv": contrasts(found.frame, METRIC).to_csv(index=False) if found.fresh else "",
         "recipe.py": recipe(found),
     }
@@ -118,47 +58,11 @@ def write(found: Found, folder: Path) -> list[Path]:
     return [*(folder / name for name in contents), *drawn, journal]
 
 
-def recipe(found: Found) -> str:
-    """The winners as a recipe has them: for `optimizers={...}` in `trainables/recipes`."""
-    search, plan = found.plan.search, found.plan
-    lines = [
-        f"# {plan.workload}, tuned by studies/{search.name}.py: the best of {search.budget} configurations each "
-        f"({search.sampler}, seed {search.tuning_seed}),",
-        f"# by the accuracy on {1 - TRAIN_FRACTION:.0%} of the training set that was held out.",
-        "optimizers = {",
-    ]
-    stated = stated_recipe(plan.workload)
-    for name, winner in found.winners.items():
-        values = {**stated.hyperparameters(name), **plan.fresh(name)[0].arm.overrides, **winner.proposal.parameters}
-        lines.append(f'    "{name}": {json.dumps(values)},'.replace("true", "True").replace("false", "False"))
-    return "\n".join([*lines, "}"]) + "\n"
-
-
 def console_table(found: Found) -> ConsoleTable:
     """The winners' table for a terminal of 80 columns."""
     if not found.fresh:
         return ConsoleTable(title="No search has ended yet: there is no winner to train", width=80)
     return report.console_table(found.plan.search.as_study, found.frame)
-
-
-def to_json(found: Found) -> str:
-    """One line of JSON: the search, and a record for each optimizer."""
-    records = []
-    for row in _ledger(found):
-        shrunk = found.shrinkage(row["optimizer"])
-        fresh = {} if shrunk is None else {"fresh": vars(shrunk.fresh), "shrinkage": shrunk.shrinkage}
-        records.append({**row, **fresh})
-    document_ = {"search": found.plan.search.name, "workload": found.plan.workload, "optimizers": _finite(records)}
-    return json.dumps(document_)
-
-
-def _finite(value: Any) -> Any:
-    """Without nan, which is no JSON."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---------------------------------------------------------------------- the blocks
@@ -204,40 +108,17 @@ def _results(found: Found) -> list[Block]:
         caption=f"{found.plan.search.title}: last-epoch test accuracy of each winner under fresh seeds.",
     )
     note = (
-        "Last-epoch test accuracy in percent of each search's winner, trained on the whole training set under seeds that "
-        "the search did not use: mean over n seeds with its 95% Student t interval. Bold: beats another and is beaten by "
-        f"none, paired by seed, Holm over all pairs at 5%. {sections.power(found.frame, METRIC)}"
+        "Last-epoch test accuracy in percent of each search's winner, trained on the whole training set under seeds "
+        "that the search did not use: mean over n seeds with its 95% Student t interval. Bold: beats another and is "
+        f"beaten by none, paired by seed, Holm over all pairs at 5%. {sections.power(found.frame, METRIC)}"
     )
     return [table, Text(note.strip(), note=True)]
-
-
-def _ledger(found: Found) -> list[dict[str, Any]]:
-    """What each optimizer's search took and found."""
-    rows = []
-    for proposer in found.proposers:
-        outcomes, winner = found.outcomes[proposer.optimizer], found.winners.get(proposer.optimizer)
-        counts = Counter(one.status for one in outcomes)
-        rows.append(
-            {
-                "optimizer": proposer.optimizer,
-                "budget": proposer.budget,
-                "completed": counts[COMPLETED],
-                "stopped": counts[STOPPED],
-                "in flight": proposer.left(),
-                "failed": counts.total() - counts[COMPLETED] - counts[STOPPED] - counts[IN_FLIGHT],
-                "winner": None if winner is None else winner.proposal.number,
-                "parameters": {} if winner is None else dict(winner.proposal.parameters),
-                "score": math.nan if winner is None else winner.score,
-                "seconds": sum(one.seconds for one in outcomes),
-            }
-        )
-    return rows
 
 
 def _search(found: Found) -> Table:
     header = ["optimizer", "tuned: the winner's (space)", "budget", "failed", "stopped", "to go", "tuning score %"]
     rows = []
-    for row in _ledger(found):
+    for row in ledger_rows(found):
         space, shrunk = found.plan.spaces[row["optimizer"]], found.shrinkage(row["optimizer"])
         tuned = [f"{name} {row['parameters'].get(name, '-')} ({domain})" for name, domain in space.items()]
         counts = [str(row[name]) for name in ("budget", "failed", "stopped", "in flight")]
@@ -258,16 +139,16 @@ def _search(found: Found) -> Table:
 def _search_note(found: Found) -> str:
     search = found.plan.search
     sentences = [
-        f"{search.budget} configurations for each optimizer ({search.sampler}), the recipe's own values first; failed and "
-        "diverged ones count.",
-        f"Tuning score: last-epoch accuracy on the tenth of the training set that was held out, seed {search.tuning_seed}; "
-        "of equal ones the lower loss won. It was chosen for being high, so it is no result.",
+        f"{search.budget} configurations for each optimizer ({search.sampler}), the recipe's own values first; failed "
+        "and diverged ones count.",
+        "Tuning score: last-epoch accuracy on the tenth of the training set that was held out, seed "
+        f"{search.tuning_seed}; of equal ones the lower loss won. It was chosen for being high, so it is no result.",
         "Shrinkage: tuning score - mean test accuracy of the fresh trials, in points, with the 95% t-interval that the "
         "fresh seeds' spread gives; another data set and more data to train on are in it, too.",
         "Trained for: training and evaluation, all configurations of the search added, trials side by side on one "
         f"machine: {_devices(found)}-seconds, not comparable between machines.",
-        "A driver that was killed goes on with its proposals; with one trial at a time they are bitwise those of a driver "
-        "that was not.",
+        "A driver that was killed goes on with its proposals; with one trial at a time (`--max-concurrent 1`) they are "
+        "bitwise those of a driver that was not.",
     ]
     if search.asha:
         sentences.append("ASHA stopped what fell behind; its rungs start empty when a driver starts anew.")
@@ -288,38 +169,18 @@ def _budgets(found: Found) -> list[Block]:
                 if k := overtakes(found.curves[one], found.curves[other]):
                     items.append(f"`{one}` is ahead of `{other}` " + ("at every k" if k == 1 else f"from k = {k} on"))
     words = (
-        "The expected best validation accuracy of k of the configurations, drawn without replacement, with the band that "
-        "holds 90% of the draws: exact, by order statistics. Failed and stopped configurations have no score."
+        "The expected best validation accuracy of k of the configurations, drawn without replacement, with the band "
+        "that holds 90% of the draws: exact, by order statistics. Failed and stopped configurations have no score and "
+        "lose to all others; `none` in `best_of_k.csv` is the share of draws that have only such."
     )
     if search.sampler not in EXCHANGEABLE or search.asha:
         how = f"{search.sampler}{' with ASHA' if search.asha else ''}"
         words += (
-            f" The configurations of {how} are not exchangeable, later ones being chosen by earlier ones: a curve shows "
-            "what these were worth, not what a smaller budget would have found (`--sampler random` does)."
+            f" The configurations of {how} are not exchangeable, later ones being chosen by earlier ones: a curve "
+            "shows what these were worth, not what a smaller budget would have found (`--sampler random` does)."
         )
     return [Heading("Best of k"), Text(words, items=tuple(items))]
 
 
 def _recipe_lines(found: Found) -> list[str]:
     return [f"`{line.strip()}`" for line in recipe(found).splitlines() if line.startswith("    ")]
-
-
-# ---------------------------------------------------------------------- the files
-
-
-def _proposals(found: Found) -> pd.DataFrame:
-    names = list(dict.fromkeys(name for space in found.plan.spaces.values() for name in space))
-    rows = []
-    for optimizer, outcomes in found.outcomes.items():
-        for one in outcomes:
-            stopped = None if one.proposal.stopped is None else one.proposal.stopped["stopped_at"]
-            values = {name: one.proposal.parameters.get(name) for name in names}
-            facts = {"status": one.status, "stopped_at": stopped, "val/accuracy": one.score, "val/loss": one.loss}
-            identity = {"seconds": one.seconds, "trial_key": one.proposal.trial_key}
-            rows.append({"optimizer": optimizer, "number": one.proposal.number, **values, **facts, **identity})
-    return pd.DataFrame(rows)
-
-
-def _curves(found: Found) -> pd.DataFrame:
-    parts = [curve.assign(optimizer=name) for name, curve in found.curves.items()]
-    return pd.concat(parts) if parts else pd.DataFrame()

@@ -6,10 +6,10 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -21,7 +21,6 @@ from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
 from studies.harness.options import FLAGS, Options, parse
 from studies.harness.plan import Plan
 from studies.harness.progress import StudyProgress
-from studies.harness.proposer import Proposer
 from studies.harness.run import (
     COMPLETE,
     ENVIRONMENT,
@@ -34,11 +33,11 @@ from studies.harness.run import (
     unfit_cluster,
     workers,
 )
-from studies.harness.search import Search, SearchPlan
+from studies.harness.search import Search
+from studies.harness.search_part import Known, Part
 from studies.harness.search_plan import plans
-from studies.harness.study import Trial
 from trainables.ready import ready
-from trainables.store import FAILED, StoreError, TrialStore
+from trainables.store import FAILED, StoreError
 
 ABSENT = ("only", "levels", "rerun")  # they select among the arms of a grid
 HELP = {
@@ -96,89 +95,16 @@ def _chosen(search: Search, budget: str | None, sampler: str | None, asha: bool)
 def run(search: Search, options: Options, wrong: Sequence[str] = ()) -> int:
     """Plan, check, tune, train the winners and report; returns the exit code."""
     console = Console(stderr=options.as_json)
-    parts: list[Part] = []
+    made: list[Part] = []
     try:
-        parts = [Part(plan, options) for plan in plans(search, options)]
+        made = [Part(plan, options) for plan in plans(search, options)]
     except HyperparameterError as error:
         wrong = [*wrong, *str(error).splitlines()]
     except StoreError as error:
         wrong = [*wrong, str(error)]
     if wrong:
         return refuse(wrong)
-    return guarded(lambda: _run(parts, options, console), options.root)
-
-
-class Part:
-    """A search on one workload: its optimizers' proposers, and their winners' trials.
-
-    Raises:
-        StoreError: The output folder has another search of this name.
-    """
-
-    def __init__(self, plan: SearchPlan, options: Options):
-        self.plan, self._root, self._retry = plan, options.root, options.retry
-        self.proposers = [Proposer(plan, optimizer, options.root) for optimizer in plan.spaces]
-
-    def fresh(self, proposer: Proposer) -> list[Trial]:
-        """A winner's trials; none while the search goes on."""
-        winner = proposer.winner()
-        return [] if winner is None else self.plan.fresh(proposer.optimizer, winner.proposal.parameters)
-
-    def missing(self, proposer: Proposer) -> list[Trial]:
-        """Of these, those still to be trained."""
-        return ledger.missing(self.fresh(proposer), self._root, self._retry)
-
-    def to_go(self, proposer: Proposer) -> tuple[int, int]:
-        """Configurations and fresh trials that are left; those in `--retry` are not yet."""
-        outcomes = proposer.outcomes()
-        again = sum(one.status in self._retry for one in outcomes)
-        left = proposer.left() + again
-        if not left:
-            return 0, len(self.missing(proposer))
-        return left, len(self.plan.seeds)
-
-    def expected(self) -> list[Trial]:
-        """Stand-ins for what is left, to be priced: the recipe's configuration."""
-        found: list[Trial] = []
-        for proposer in self.proposers:
-            left, fresh = self.to_go(proposer)
-            found += [self.plan.tuning(proposer.optimizer)] * left
-            found += (self.missing(proposer) if not left else self.plan.fresh(proposer.optimizer))[:fresh]
-        return found
-
-    def begin(self, proposer: Proposer) -> list[Trial]:
-        """Make the folders of a winner's missing trials; called when its search has ended."""
-        missing = self.missing(proposer)
-        for trial in missing:
-            store = TrialStore(self._root, trial.config)
-            store.create()
-            store.reopen()
-        return missing
-
-
-class Known(Sequence[Trial]):
-    """All trials that a search has named so far, now: MLflow's thread reads it while they grow."""
-
-    def __init__(self, part: Part):
-        self._part = part
-
-    def _now(self) -> list[Trial]:
-        proposed = [trial for proposer in self._part.proposers for trial in proposer.trials()]
-        return proposed + [trial for proposer in self._part.proposers for trial in self._part.fresh(proposer)]
-
-    def __len__(self) -> int:
-        return len(self._now())
-
-    def __iter__(self) -> Iterator[Trial]:
-        return iter(self._now())
-
-    @overload
-    def __getitem__(self, index: int) -> Trial: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Trial]: ...
-    def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
-        """A trial, or some of them."""
-        return self._now()[index]
+    return guarded(lambda: _run(made, options, console), options.root)
 
 
 def _run(parts: Sequence[Part], options: Options, console: Console) -> int:
@@ -264,16 +190,15 @@ def _train(parts: Sequence[Part], generation: int, options: Options, console: Co
 
 def _report(part: Part, options: Options, console: Console) -> list[Path]:
     """Write the report, and its tables to the screen."""
-    from studies.harness import search_report
+    from studies.harness import search_found, search_report
 
-    found = search_report.Found(
-        part.plan, part.proposers, [t for p in part.proposers for t in part.fresh(p)], options.root
-    )
+    fresh = [trial for proposer in part.proposers for trial in part.fresh(proposer)]
+    found = search_found.Found(part.plan, part.proposers, fresh, options.root)
     folder = options.root / "reports" / part.plan.search.name / part.plan.workload.replace("/", "-")
     paths = search_report.write(found, folder)
     console.print(search_report.console_table(found))
     if options.as_json:
-        print(search_report.to_json(found))
+        print(search_found.to_json(found))
     return paths
 
 
