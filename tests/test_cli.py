@@ -273,7 +273,7 @@ def test_list_finds_every_study_file(studies):
         code == 0
         and files
         and all(name in out for name in files)
-        and {*manage.all_studies(), *manage.cost_studies(), *manage.probes()} == files
+        and {*manage.all_studies(), *manage.cost_studies(), *manage.probes(), *manage.searches()} == files
     )
 
 

@@ -36,13 +36,15 @@ def root(tmp_path: Path) -> Path:
 
 def test_everything_is_sent_once(root: Path):
     one = replace(ONE, published={name: {"epochs": 1} for name in ("digits/mlp", "cifar10/resnet32")})
-    everything = list(resync.everything({one.name: one}, {SMALL.name: SMALL}, root, None))
+    everything = list(resync.everything({one.name: one}, {SMALL.name: SMALL}, {}, root, None))
     assert everything == [
         (f"{one.name} on cifar10/resnet32", "8 epochs sent"),
         (f"{SMALL.name} on {SMALL.workload}", "sent"),
     ]
-    shared = replace(one, name="shares", arms=[ONE.arms[0], Arm(optimizer="foof")])  # no report, and not all of its trials
-    again = list(resync.everything({one.name: one, "shares": shared}, {SMALL.name: SMALL}, root, None))
+    shared = replace(
+        one, name="shares", arms=[ONE.arms[0], Arm(optimizer="foof")]
+    )  # no report, and not all of its trials
+    again = list(resync.everything({one.name: one, "shares": shared}, {SMALL.name: SMALL}, {}, root, None))
     assert [sent for _, sent in again] == ["0 epochs sent", "nothing to send"]
     client = MlflowClient(tracking_uri=default_uri(root))
     place = client.get_experiment_by_name(one.name)

@@ -54,7 +54,7 @@ class Tracking:
 
     def __init__(self, plans: Sequence[Plan], options: Options, console: Console):
         given, root = options.tracking_uri, options.root
-        self.uri, self._thread, self._console = None, None, console
+        self.uri, self.shown_uri, self._thread, self._console = None, "", None, console
         if given == "none":
             return
         from studies.harness import tracking

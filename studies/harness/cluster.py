@@ -22,8 +22,11 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainables import packing
+from trainables.config import TrialConfig
 from trainables.fingerprint import difference, fingerprint
 from trainables.store import StoreError
 
@@ -96,6 +99,34 @@ def connect(address: str) -> None:
         why = str(error).strip().partition("\n")[0]
         hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one with a token needs RAY_AUTH_MODE=token"
         raise StoreError(f"no Ray cluster answers at {address}: {why}{hint}") from error
+
+
+def measured_share(configs: Sequence[TrialConfig], root: Path, processes: int, data_dir: str) -> float:
+    """How much of a GPU a trial needs, measured on one that is free.
+
+    Args:
+        configs: The trials.
+        root: The output folder.
+        processes: Of one trial.
+        data_dir: The folder that datasets are in.
+
+    Raises:
+        StoreError: It cannot be measured.
+    """
+    if processes > 1:  # the processes of one trial cannot share one: NCCL
+        return 1.0
+    try:
+        probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0)(_pack)
+        return ray.get(probe.remote(str(root.absolute()), configs, data_dir))
+    except RayError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise StoreError(f"the GPU could not be measured ({why}): give --gpus-per-trial a number") from error
+
+
+def _pack(root: str, configs: Sequence[TrialConfig], data_dir: str) -> float:
+    """On a node: the measurement."""
+    os.environ["PRECOND_DATA"] = data_dir
+    return packing.share(Path(root), configs)
 
 
 def describe(nodes: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Ray: train what is missing. Only this file, `cluster`, which looks at a running one, and `local_cluster` import it.
+"""Ray: train what is missing. Only this file, `search_tune`, `cluster` and `local_cluster` import it.
 
 One Tuner runs a grid over trial keys on reused actors. Tune's own logs, checkpoints and restore are not used: whatever
 it loses is in the trial folders.
@@ -25,15 +25,12 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune
-from ray.exceptions import RayError
 from ray.tune.experiment import Trial as TuneTrial
 
 from studies.harness import local_cluster
-from studies.harness.cluster import connect
+from studies.harness.cluster import connect, measured_share
 from studies.harness.progress import StudyProgress
 from studies.harness.study import Trial
-from trainables import packing
-from trainables.config import TrialConfig
 from trainables.ray_trainable import PROBLEM, REPORT_SECONDS, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
@@ -147,33 +144,100 @@ def train(
         StoreError: No cluster could be reached or started, it was lost, or a worker met data or a folder that it cannot
             use, or is on a node that is not fit; its trial stays in flight.
     """
+    left = list(trials)
+    with session(trials, root, cluster, worker) as running:
+        left = running.grid(trials, progress)
+    return running.ended(finished=not left)
+
+
+@dataclass
+class Session:
+    """Ray while it is up: Tuners run in it one after another."""
+
+    root: Path
+    cluster: Cluster
+    space: dict[str, Any]  # what every trial gets beside its key
+    scratch: str  # where Tune may write
+    stop: _Stop
+    caught: list[str]  # signals that came, by name
+    started: float
+
+    def grid(self, trials: Sequence[Trial], progress: StudyProgress) -> list[Trial]:
+        """Train trials; returns those that are left, since something stops it."""
+        left, again = list(trials), bool(trials)
+        while again:
+            keys = tune.grid_search([trial.config.trial_key for trial in left])
+            dropped = self.fit(progress, {"key": keys}, max_concurrent_trials=_at_once(self.cluster))
+            left = _unfinished(left, self.root)
+            again = self.goes_on(len(left), dropped)
+        return left
+
+    def goes_on(self, left: int, dropped: int) -> bool:
+        """Whether to run another Tuner for what one has left: only for trials that it dropped."""
+        return 0 < left <= dropped and not (self.caught or self.stop.problem)  # more: it was told to stop
+
+    def fit(self, progress: StudyProgress, space: Mapping[str, Any], **how: Any) -> int:
+        """Run a Tuner, which reports to `progress`; returns how many trials Tune has dropped.
+
+        It drops one whose worker dies while it takes the trial up from another, whatever `max_failures` says: the
+        failure is counted twice, and the second finds the trial no longer running.
+        """
+        if (budget := self._budget_left()) == 0:
+            return 0
+        tuner = tune.Tuner(
+            _trainable(self.cluster),
+            param_space={**self.space, "gpus": self.cluster.gpus_per_trial, **space},
+            tune_config=tune.TuneConfig(reuse_actors=True, time_budget_s=budget, **how),
+            run_config=tune.RunConfig(
+                storage_path=self.scratch,
+                verbose=0,
+                callbacks=[_Report(progress, self.root)],
+                stop=self.stop,
+                # Lost workers are counted in the trial folder, where progress resets the count.
+                failure_config=tune.FailureConfig(max_failures=-1),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        return tuner.fit().num_errors
+
+    def ended(self, finished: bool) -> str:
+        """What ended it, once it is over: `done`, `SIGINT`, `SIGTERM` or `budget`.
+
+        Raises:
+            StoreError: There was a problem.
+        """
+        if self.stop.problem:
+            raise StoreError(self.stop.problem)
+        if self.caught:
+            return "SIGTERM"
+        if self._budget_left() == 0:
+            return "budget"
+        # Tune handles SIGINT by itself and returns early, without raising.
+        return "done" if finished else "SIGINT"
+
+    def _budget_left(self) -> float | None:
+        budget = self.cluster.time_budget
+        return None if budget is None else max(0.0, budget - (time.monotonic() - self.started))
+
+
+@contextmanager
+def session(trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mapping[str, Any]) -> Iterator[Session]:
+    """Ray, started or connected to for some trials; parameters and errors as those of `train`."""
     handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place, which aborts the driver
     _start(cluster, len(trials))
     started, stop = time.monotonic(), _Stop()
     try:
         if cluster.gpus_per_trial is None:
-            cluster = replace(cluster, gpus_per_trial=_measured_share(trials, root, cluster, worker["data_dir"]))
+            configs = [trial.config for trial in trials]
+            share = measured_share(configs, root, cluster.workers_per_trial, worker["data_dir"])
+            cluster = replace(cluster, gpus_per_trial=share)
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
             space = {**worker, "root": str(root.absolute()), "report_every": REPORT_SECONDS}
-            left, again = list(trials), True
-            with stop.watching():
-                while again:
-                    space["key"] = tune.grid_search([trial.config.trial_key for trial in left])
-                    dropped = _fit(space, cluster, [_Report(progress, root)], stop, scratch)
-                    left = _unfinished(left, root)
-                    # More than were dropped: it was told to stop.
-                    again = 0 < len(left) <= dropped and not (caught or stop.problem)
+            with stop.watching(), _between_tuners(caught):
+                yield Session(root, cluster, space, scratch, stop, caught, started)
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, handler)
-    if stop.problem:
-        raise StoreError(stop.problem)
-    if caught:
-        return "SIGTERM"
-    if cluster.time_budget is not None and time.monotonic() - started >= cluster.time_budget:
-        return "budget"
-    # Tune handles SIGINT by itself and returns early, without raising.
-    return "SIGINT" if _unfinished(trials, root) else "done"
 
 
 def _unfinished(trials: Sequence[Trial], root: Path) -> list[Trial]:
@@ -191,24 +255,6 @@ def _start(cluster: Cluster, trials: int) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is a line of ours, no traceback
 
 
-def _measured_share(trials: Sequence[Trial], root: Path, cluster: Cluster, data_dir: str) -> float:
-    """How much of a GPU a trial needs, measured on one that is free."""
-    if cluster.workers_per_trial > 1:  # the processes of one trial cannot share one: NCCL
-        return 1.0
-    try:
-        probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0)(_pack)
-        return ray.get(probe.remote(str(root.absolute()), [trial.config for trial in trials], data_dir))
-    except RayError as error:
-        why = str(error).strip().splitlines()[-1]
-        raise StoreError(f"the GPU could not be measured ({why}): give --gpus-per-trial a number") from error
-
-
-def _pack(root: str, configs: Sequence[TrialConfig], data_dir: str) -> float:
-    """On a node: the measurement."""
-    os.environ["PRECOND_DATA"] = data_dir
-    return packing.share(Path(root), configs)
-
-
 @contextmanager
 def _signals() -> Iterator[list[str]]:
     """SIGTERM takes Tune's SIGINT path; yields the names of what came."""
@@ -222,40 +268,29 @@ def _signals() -> Iterator[list[str]]:
     yield caught
 
 
-def _fit(
-    space: dict[str, Any], cluster: Cluster, callbacks: list[tune.Callback], stop: tune.Stopper, scratch: str
-) -> int:
-    """Run what is in the space; returns how many trials Tune has dropped.
-
-    It drops one whose worker dies while it takes the trial up from another, whatever `max_failures` says: the failure
-    is counted twice, and the second finds the trial no longer running.
-    """
-    trainable, at_once = _trainable(cluster)
-    tuner = tune.Tuner(
-        trainable,
-        param_space={**space, "gpus": cluster.gpus_per_trial},
-        tune_config=tune.TuneConfig(
-            reuse_actors=True, max_concurrent_trials=at_once, time_budget_s=cluster.time_budget
-        ),
-        run_config=tune.RunConfig(
-            storage_path=scratch,
-            verbose=0,
-            callbacks=callbacks,
-            stop=stop,
-            # Lost workers are counted in the trial folder, where progress resets the count.
-            failure_config=tune.FailureConfig(max_failures=-1),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-        ),
-    )
-    return tuner.fit().num_errors
+@contextmanager
+def _between_tuners(caught: Sequence[str]) -> Iterator[None]:
+    """Ends the session where SIGTERM comes while no Tuner runs, which would take it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not caught:
+            raise
 
 
-def _trainable(cluster: Cluster) -> tuple[Any, int | None]:
-    """What Tune runs, with what it needs, and at most how often at once."""
+def _trainable(cluster: Cluster) -> Any:
+    """What Tune runs, with what it needs."""
     if cluster.workers_per_trial == 1:
         needs = {"cpu": 1, "gpu": cluster.gpus_per_trial}
-        return tune.with_resources(TrialTrainable, needs), cluster.max_concurrent
+        return tune.with_resources(TrialTrainable, needs)
+    least = tune.PlacementGroupFactory([{"memory": 1}])  # a byte: Tune wants to place something
+    return tune.with_resources(train_team, least)
+
+
+def _at_once(cluster: Cluster) -> int | None:
+    """At most how many trials at once; None for as many as fit."""
+    if cluster.workers_per_trial == 1:
+        return cluster.max_concurrent
     # What Tune runs only waits for the workers, which ask for CPUs of their own: more of them would starve each other.
     fitting = max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.workers_per_trial)
-    least = tune.PlacementGroupFactory([{"memory": 1}])  # a byte: Tune wants to place something
-    return tune.with_resources(train_team, least), min(cluster.max_concurrent or fitting, fitting)
+    return min(cluster.max_concurrent or fitting, fitting)

@@ -74,6 +74,12 @@ class SeedGroup:
         return self.rows.loc[:, ["seed", "status", "trial_key", *metrics]]
 
 
+def results(trials: Sequence[Trial], frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of trials on the whole training set; what a search scored on a part of it is no result."""
+    scored = [trial.config.trial_key for trial in trials if trial.config.train_fraction < 1]
+    return frame.loc[~frame["trial_key"].isin(scored)]
+
+
 def seed_groups(trials: Sequence[Trial], frame: pd.DataFrame) -> dict[str, SeedGroup]:
     """A plan's groups with a completed trial, by group key, in the order of the plan."""
     first: dict[str, Trial] = {}

@@ -18,13 +18,15 @@ from rich.table import Table
 
 import studies
 from precond.hyperparameters import nearest
-from studies.harness import ledger
+from studies.harness import ledger, search_part, search_run
 from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
 from studies.harness.cost import CostStudy
 from studies.harness.options import FLAGS, parse
 from studies.harness.probe import Probe
-from studies.harness.run import COMPLETE, ENVIRONMENT, refuse, run
+from studies.harness.proposals import STOPPED, stopped_keys
+from studies.harness.run import COMPLETE, ENVIRONMENT, SOME_FAILED, refuse, run
 from studies.harness.screen import terminal
+from studies.harness.search import Search
 from studies.harness.study import Study
 from trainables.files import read_lines
 from trainables.store import StoreError, read_config, read_status, trial_folders
@@ -51,6 +53,11 @@ def cost_studies() -> dict[str, CostStudy]:
 def probes() -> dict[str, Probe]:
     """Every probe by name: the modules that have a `PROBE`. They are run by their own file."""
     return {probe.name: probe for probe in _literals("PROBE")}
+
+
+def searches() -> dict[str, Search]:
+    """Every search by name: the modules that have a `SEARCH`."""
+    return {search.name: search for search in _literals("SEARCH")}
 
 
 def _literals(name: str) -> Iterator[Any]:
@@ -90,15 +97,23 @@ def _list(out: Path | None) -> int:
         trials = probe.trials()
         done = len(probe.found(trials, out or ledger.default_root()))
         table.add_row(probe.name, probe.citation, probe.workload, f"{done}/{len(trials)}")
+    for search in searches().values():
+        table.add_row(search.name, search.citation, search.workload, search_part.state(search, out))
     terminal().print(table)
     return COMPLETE
 
 
 def _run(names: tuple[str, ...], **raw: Any) -> int:
-    known = all_studies()
-    unknown = [f'study "{name}": unknown.{nearest(name, known)}' for name in names if name not in known]
+    grids, tuned = all_studies(), searches()
+    known = [*grids, *tuned]
     options, wrong = parse(raw)
-    return run([known[name] for name in names if name in known], options, unknown + wrong)
+    wrong = [f'study "{name}": unknown.{nearest(name, known)}' for name in names if name not in known] + wrong
+    chosen = [grids[name] for name in names if name in grids]
+    code = run(chosen, options, wrong) if chosen or wrong else COMPLETE
+    for name in (name for name in names if name in tuned):  # each has proposals, and so a driver, of its own
+        if code in (COMPLETE, SOME_FAILED):
+            code = max(code, search_run.run(tuned[name], options))
+    return code
 
 
 GROUP.add_command(
@@ -117,8 +132,9 @@ GROUP.add_command(
 def _status(out: Path | None) -> int:
     root = out or ledger.default_root()
     console, counts = terminal(), Counter[str]()
+    given_up = {key[:16] for key in stopped_keys(root)}
     for folder in trial_folders(root):
-        status = read_status(folder)
+        status = {"status": STOPPED} if folder.name in given_up else read_status(folder)
         counts[status["status"] if status else ledger.IN_FLIGHT] += 1
         if status is None:
             config = read_config(folder)["config"]
@@ -166,7 +182,8 @@ def _sync(out: Path | None, tracking_uri: str | None) -> int:
     from studies.harness import resync
 
     try:
-        for name, sent in resync.everything(all_studies(), probes(), out or ledger.default_root(), tracking_uri):
+        kinds = all_studies(), probes(), searches()
+        for name, sent in resync.everything(*kinds, out or ledger.default_root(), tracking_uri):
             print(f"{name}: {sent}")
     except Exception as error:
         print(

@@ -27,12 +27,14 @@ class StudyProgress:
     Args:
         trials: Those to be trained.
         console: Where to print.
+        more: Trials that `add` will name later.
+        epochs: That these have between them.
     """
 
-    def __init__(self, trials: Sequence[Trial], console: Console):
+    def __init__(self, trials: Sequence[Trial], console: Console, more: int = 0, epochs: int = 0):
         self.console = console
         self._trials = {trial.config.trial_key: trial for trial in trials}
-        self._total = sum(trial.config.epochs for trial in trials)
+        self._more, self._total = more, sum(trial.config.epochs for trial in trials) + epochs
         self._epochs: dict[str, int] = {}
         self._running: dict[str, str] = {}  # the trials that have reported, the last one last
         self._first: tuple[float, int] | None = None  # when, and at how many epochs, the rate begins
@@ -51,6 +53,16 @@ class StudyProgress:
         for (status, reason), count in self._bad.items():
             if count > 1:
                 self._say(f"{count} trials {status}: {reason}")
+
+    def add(self, trial: Trial) -> None:
+        """One of the trials that were to come has a name."""
+        if trial.config.trial_key not in self._trials:
+            self._trials[trial.config.trial_key] = trial
+            self._more = max(0, self._more - 1)
+
+    def stopped(self, key: str) -> None:
+        """A search gives a trial up, as it should."""
+        self.finished(key, COMPLETED, "")
 
     def epoch(self, key: str, epoch: int, accuracy: float) -> None:
         """A trial has finished an epoch."""
@@ -87,7 +99,7 @@ class StudyProgress:
 
     def _counts(self) -> str:
         bad = f", {self._bad.total()} not completed" if self._bad else ""
-        return f"{self._done}/{len(self._trials)} trials{bad}, {self._left() or 'starting'}"
+        return f"{self._done}/{len(self._trials) + self._more} trials{bad}, {self._left() or 'starting'}"
 
     def _left(self) -> str:
         """Estimated time left: epochs to go at the rate since the first one."""

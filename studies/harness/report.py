@@ -56,7 +56,7 @@ def write(
         *_blocks(study, trials, frame, list(pictures)),
         *added.blocks,
         *published,
-        Text(_provenance(frame), note=True),
+        Text(provenance(frame), note=True),
     ]
     contents = {
         "report.md": document.markdown(study.title, blocks),
@@ -191,7 +191,8 @@ def _caption(study: Study, frame: pd.DataFrame) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _provenance(frame: pd.DataFrame) -> str:
+def provenance(frame: pd.DataFrame) -> str:
+    """With what the trials of a `frame` were trained, and where that is mixed."""
     parts = []
     for name in PROVENANCE:
         counts = frame[name].dropna().value_counts().sort_index()

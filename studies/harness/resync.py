@@ -6,18 +6,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from precond import HyperparameterError
-from studies.harness import ledger, probe_tracking, tracking
+from studies.harness import ledger, probe_tracking, search_part, tracking
 from studies.harness.probe import Probe
+from studies.harness.search import Search
 from studies.harness.study import Study
 from trainables.store import COMPLETED, read_config, trial_folders
 
 
 def everything(
-    studies: Mapping[str, Study], probes: Mapping[str, Probe], root: Path, uri: str | None
+    studies: Mapping[str, Study],
+    probes: Mapping[str, Probe],
+    searches: Mapping[str, Search],
+    root: Path,
+    uri: str | None,
 ) -> Iterator[tuple[str, str]]:
     """Send what MLflow lacks; yields the name of each study that the folder holds anything of, and what was sent.
 
-    A study counts on a workload where it has a report, or all its trials: one that only shares trials with it does not.
+    A study counts on a workload where it has a report, or all its trials; one that only shares trials does not.
     Its trials are found under every seed that is there, with the levels and values of its file: those of other flags are
     sent by the same command with `--report-only`.
     """
@@ -45,6 +50,13 @@ def everything(
                 metrics = probe.measurement.metrics(probe.measurement.numbers(complete))
                 sent = probe_tracking.send(probe, trials, metrics, _report(root, probe.name, workload), root, uri)
                 yield f"{probe.name} on {workload}", "sent" if sent else "nothing to send"
+    for search in searches.values():
+        for part in search_part.parts(search, root):
+            trials = [trial for trial in search_part.Known(part) if trial.config.trial_key[:16] in known]
+            if trials:
+                workload = trials[0].config.workload
+                sent = tracking.sync(search.as_study, trials, root, uri, _report(root, search.name, workload))
+                yield f"{search.name} on {workload}", f"{sent} epochs sent"
 
 
 def _report(root: Path, name: str, workload: str) -> list[Path]:

@@ -6,9 +6,10 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -25,6 +26,9 @@ from trainables.data import DataError
 from trainables.fingerprint import fingerprint
 from trainables.ready import ready
 from trainables.store import FAILED, StoreError, TrialStore, trial_folder
+
+if TYPE_CHECKING:
+    from studies.harness.execute import Cluster
 
 COMPLETE, SOME_FAILED, BAD_COMMAND, BUDGET, ENVIRONMENT, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 STOPS = {
@@ -60,9 +64,14 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
     if wrong or problems:
         return refuse([*wrong, *problems])
     trials = list({t.config.trial_key: t for plan in planned for t in plan.trials}.values())
+    return guarded(lambda: _run(planned, trials, options, console), options.root)
+
+
+def guarded(work: Callable[[], int], root: Path) -> int:
+    """Do a command's work; returns its exit code, or that of whatever ends it before its end."""
     try:
         with _terminable():
-            return _run(planned, trials, options, console)
+            return work()
     except KeyboardInterrupt:
         return stopped(INTERRUPTED, "interrupted")
     except Stopped as end:
@@ -70,7 +79,7 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
     except (StoreError, DataError) as problem:
         return environment(str(problem))
     except OSError as problem:
-        return environment(f"cannot write to {options.root} ({problem.strerror or problem})")
+        return environment(f"cannot write to {root} ({problem.strerror or problem})")
 
 
 def refuse(problems: Sequence[str]) -> int:
@@ -137,7 +146,7 @@ def _run(plans: Sequence[Plan], trials: Sequence[Trial], options: Options, conso
     names = {trial.config.workload for trial in missing}
     if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
         return refuse(problems)
-    if missing and options.address and (problems := _unfit_cluster(options.address, options, console)):
+    if missing and options.address and (problems := unfit_cluster(options.address, options, console)):
         return refuse(problems)
     for each in plans:
         console.print(headline(each))
@@ -169,7 +178,7 @@ def _to_train(trials: Sequence[Trial], options: Options) -> list[Trial]:
     return missing + [trial for trial in again if trial.config.trial_key not in known]
 
 
-def _unfit_cluster(address: str, options: Options, console: Console) -> list[str]:
+def unfit_cluster(address: str, options: Options, console: Console) -> list[str]:
     """What is wrong with the cluster that the command names, a line each; what it is goes to the screen."""
     from studies.harness import cluster
 
@@ -202,14 +211,28 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
     from studies.harness.progress import StudyProgress
 
     root = options.root
-    if options.plugin is not None:
-        plugins.keep(options.plugin, root)
+    cluster, worker = workers(options, generation)
     for trial in missing:
         store = TrialStore(root, trial.config)
         if options.rerun and trial.config.trial_key.startswith(options.rerun):
             shutil.rmtree(trial_folder(root, trial.config.trial_key), ignore_errors=True)
         store.create()
         store.reopen()
+    with StudyProgress(missing, console) as progress:
+        try:
+            ended = execute.train(missing, root, cluster, worker, progress)
+        except StoreError as problem:
+            raise Stopped(ENVIRONMENT, f"error: {problem}") from problem
+    if ended in STOPS and ledger.missing(missing, root):
+        raise Stopped(*STOPS[ended])
+
+
+def workers(options: Options, generation: int) -> tuple[Cluster, dict[str, Any]]:
+    """Where a command trains, and what its workers get; what they need is in the output folder then."""
+    from studies.harness import execute
+
+    if options.plugin is not None:
+        plugins.keep(options.plugin, options.root)
     cluster = execute.Cluster(
         address=options.address,
         max_concurrent=options.max_concurrent,
@@ -220,13 +243,7 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
     worker = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
     worker |= {"generation": generation, "provenance": provenance(), "data_dir": str(options.data_dir.absolute())}
     worker["fingerprint"] = fingerprint() if options.address else None  # one machine has one code
-    with StudyProgress(missing, console) as progress:
-        try:
-            ended = execute.train(missing, root, cluster, worker, progress)
-        except StoreError as problem:
-            raise Stopped(ENVIRONMENT, f"error: {problem}") from problem
-    if ended in STOPS and ledger.missing(missing, root):
-        raise Stopped(*STOPS[ended])
+    return cluster, worker
 
 
 # ---------------------------------------------------------------------- afterwards

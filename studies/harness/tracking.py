@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from studies.harness import ledger
-from studies.harness.groups import SeedGroup, seed_groups, shared_params
+from studies.harness.groups import SeedGroup, results, seed_groups, shared_params
 from studies.harness.notes import description
 from studies.harness.statistics import group
 from studies.harness.study import Study, Trial
@@ -153,9 +153,11 @@ class _Sync:
         parent = self.runs.get("") or self._create("", f"{self.study.name} {self.workload}", self._parent_tags(), None)
         sent = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
         known = parent.data.metrics
-        summary = {name: value for name, value in _summary(self.study, frame).items() if known.get(name) != value}
+        shown = results(self.trials, frame)
+        summary = _summary(self.study, frame, shown).items()
+        summary = {name: value for name, value in summary if known.get(name) != value}
         now = time.time()
-        for key, seeds in seed_groups(self.trials, frame).items():
+        for key, seeds in seed_groups(self.trials, shown).items():
             self._send_group(key, seeds, parent.info.run_id, now)
         self._log(parent, _metrics(summary, now, step=0), {}, self._parent_tags())
         done = not {ledger.IN_FLIGHT, ledger.NOT_RUN} & set(frame["status"])
@@ -286,12 +288,12 @@ def _metrics(values: Mapping[str, float], time_s: float, step: int) -> list[Metr
     return [Metric(name, value, int(1000 * time_s), step) for name, value in values.items() if math.isfinite(value)]
 
 
-def _summary(study: Study, frame: Any) -> dict[str, float]:
-    """The parent's metrics: the trials by status, and each arm's mean with its interval."""
+def _summary(study: Study, frame: Any, shown: Any) -> dict[str, float]:
+    """The parent's metrics: the trials by status, and the mean with its interval of each arm that is shown."""
     counts = {f"trials/{status}": float(list(frame["status"]).count(status)) for status in ledger.STATUSES}
     arms = {
         f"{field}/{re.sub(r'[^A-Za-z0-9_./:-]', '.', arm['arm'])}": float(arm[field])
-        for arm in group(frame, study.figure.metric).to_dict("records")
+        for arm in (group(shown, study.figure.metric).to_dict("records") if len(shown) else [])
         for field in ("mean", "sd", "ci_lo", "ci_hi", "n")
     }
     return {"trials/planned": float(len(frame)), **counts, **arms}
