@@ -22,8 +22,8 @@ def everything(
 ) -> Iterator[tuple[str, str]]:
     """Send what MLflow lacks; yields the name of each study that the folder holds anything of, and what was sent.
 
-    A study counts on a workload where it has a report, or all its trials; one that only shares trials does not.
-    Its trials are found under every seed that is there, with the levels and values of its file: those of other flags are
+    A study counts on a workload where it has a report, or all its trials; one that only shares trials does not. Its
+    trials are found under every seed that is there, with the levels and values of its file: those of other flags are
     sent by the same command with `--report-only`.
     """
     seeds: dict[str, set[int]] = {}
