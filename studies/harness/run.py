@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -77,7 +78,8 @@ def run(studies: Sequence[Study], options: Options, wrong: Sequence[str] = ()) -
 def refuse(problems: Sequence[str]) -> int:
     """Say what is wrong with a command, one line each; returns the exit code."""
     for line in dict.fromkeys(problems):
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # a value may hold a newline
+        hidden = re.sub("//.*@", "//***@", line, flags=re.DOTALL)  # in an address this may be a password
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in hidden)  # a value may hold a newline
         print(f"error: {shown}", file=sys.stderr)
     return BAD_COMMAND
 
