@@ -989,6 +989,20 @@ MUTANTS = [
         "tests/test_sockets.py::test_every_port_of_ray_refuses_a_request_without_the_token",
         "faults: a setting made for another cluster takes the token away",
     ),
+    Mutant(
+        "studies/harness/run.py",
+        're.sub("//.*@", "//***@", line, flags=re.DOTALL)',
+        "line",
+        "tests/test_secrets.py::test_whatever_refuses_an_address_does_not_repeat_its_password",
+        "faults: a password in an address is shown",
+    ),
+    Mutant(
+        "studies/harness/execute.py",
+        "ENV_VARS_TO_PROPAGATE.difference_update(",
+        "sorted(",
+        "tests/test_secrets.py::test_no_secret_of_the_environment_is_written_or_shown",
+        "faults: keys of the environment are in Ray's log",
+    ),
     # Statistics and reports
     Mutant(
         CONTRASTS,

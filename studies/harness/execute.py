@@ -25,6 +25,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.experiment import Trial as TuneTrial
 
 from studies.harness import local_cluster
@@ -34,6 +35,9 @@ from studies.harness.study import Trial
 from trainables.ray_trainable import PROBLEM, REPORT_SECONDS, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
+
+# What Tune passes to its workers Ray writes into a log that everybody on the machine may read. Ours need no keys.
+ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
 
 PROBE_SECONDS, LOST_SECONDS = 5.0, 60.0  # how often to look for living nodes, and how long to go without one
 

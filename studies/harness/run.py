@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import signal
@@ -85,7 +86,8 @@ def guarded(work: Callable[[], int], root: Path) -> int:
 def refuse(problems: Sequence[str]) -> int:
     """Say what is wrong with a command, one line each; returns the exit code."""
     for line in dict.fromkeys(problems):
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # a value may hold a newline
+        hidden = re.sub("//.*@", "//***@", line, flags=re.DOTALL)  # in an address this may be a password
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in hidden)  # a value may hold a newline
         print(f"error: {shown}", file=sys.stderr)
     return BAD_COMMAND
 

@@ -1,4 +1,6 @@
-"""`python -m tests.faults SCENARIO --n N --seed S`: one line of JSON; 1 when something was violated.
+"""`python -m tests.faults SCENARIO --n N --seed S`: a line of JSON; exit code 1 when something was violated.
+
+Several have a line each: `python -m tests.faults torn=1 nth=25`.
 
 The same seed gives the same faults.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -15,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from tests.faults.double import double
+from tests.faults.double import double, forked
 from tests.faults.files import corrupt, nth, torn
-from tests.faults.inputs import inputs
+from tests.faults.inputs import commands, inputs
 from tests.faults.kills import kill, signals
 from tests.faults.server import server
 from tests.faults.sim import sim
@@ -31,6 +34,7 @@ SCENARIOS = {  # with how often, by default
     "equal": (equal, 20),
     "diverge": (diverge, 24),
     "inputs": (inputs, 10_000),
+    "commands": (commands, 30),
     "double": (double, 50),
     "tracking": (server, 1),
     "signals": (signals, 20),
@@ -40,30 +44,40 @@ SHOWN = 5  # violations that are spelled out
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a scenario."""
+    """Run scenarios, each in a forked process: none changes what another finds."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Break things; say what survived.")
-    parser.add_argument("scenario", choices=SCENARIOS, metavar="SCENARIO", help=", ".join(SCENARIOS))
-    parser.add_argument("--n", type=int, help="how often [default: as the goal says]")
+    parser.add_argument("scenario", nargs="+", metavar="SCENARIO[=N]", help=", ".join(SCENARIOS))
+    parser.add_argument("--n", help="how often, where the scenario does not say [default: as the goal says]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    wanted = [text.partition("=")[::2] for text in options.scenario]
+    if unknown := {name for name, _ in wanted} - set(SCENARIOS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)  # forked processes have no others
-    scenario, goal = SCENARIOS[options.scenario]
+    failed = 0
+    for name, often in wanted:
+        n = int(often or options.n or SCENARIOS[name][1])
+        child = forked(lambda name=name, n=n: _run(name, n, options.seed))
+        failed |= os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return int(bool(failed))
+
+
+def _run(name: str, n: int, seed: int) -> int:
     start, tried, violated = time.monotonic(), 0, []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        n = goal if options.n is None else options.n
-        for wrong in scenario(n, random.Random(options.seed), Path(folder)):
+        for wrong in SCENARIOS[name][0](n, random.Random(seed), Path(folder)):
             tried += 1
             violated += [wrong] if wrong else []
     result = {
-        "scenario": options.scenario,
-        "seed": options.seed,
+        "scenario": name,
+        "seed": seed,
         "tried": tried,
         "survived": tried - len(violated),
         "violated": len(violated),
         "first": [line for wrong in violated for line in wrong][:SHOWN],
         "seconds": round(time.monotonic() - start, 1),
     }
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)
     return int(bool(violated) or not tried)
 
 

@@ -7,6 +7,7 @@ import random
 import select
 import sys
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         root = folder / str(number)
         waits = [0.0, rng.uniform(0, 0.2)]
         reading, writing = os.pipe()
-        children = [_forked(lambda w=wait, r=root, p=(reading, writing): _command(r, w, *p)) for wait in waits]
+        children = [forked(lambda w=wait, r=root, p=(reading, writing): _command(r, w, *p)) for wait in waits]
         os.close(reading)
         ended = {}
         while len(ended) < 2:
@@ -49,14 +50,15 @@ def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         yield wrong
 
 
-def _forked(work: Callable[[], int]) -> int:
+def forked(work: Callable[[], int]) -> int:
+    """A process that does some work and ends with its answer; returns its id."""
     child = os.fork()
     if child == 0:
-        code = -1
         try:
-            code = work()
-        finally:
-            os._exit(code)
+            os._exit(work())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
     return child
 
 

@@ -71,7 +71,7 @@ class Driver:
 
     def orphans(self) -> list[str]:
         """What outlives it by more than it may."""
-        deadline = time.monotonic() + ORPHAN_SECONDS
+        deadline = time.monotonic() + ORPHAN_SECONDS * waiting()
         while (left := self.family()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return [f"I6: {_name(process)} is left" for process in left]
@@ -81,6 +81,11 @@ class Driver:
         for process in [*self.family(), *self.victims("driver")]:
             process.kill()
         self.process.wait()
+
+
+def waiting() -> float:
+    """How many processes want each core, at least 1: a promise of seconds is one about a machine that has them."""
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
 def _name(process: psutil.Process) -> str:

@@ -6,13 +6,16 @@ import contextlib
 import io
 import os
 import random
+import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from studies.ablation_rank import STUDY
 from studies.harness.cli import main
+from tests.faults.drivers import PATIENCE, ROOT
 
 HUGE = "9" * 5000
 NOT_NUMBERS = ["", " ", "nan", "inf", "-inf", "1e999", "x", "1;2", "0x10", "--", "\u0661x", "\n", "${HOME}"]
@@ -67,9 +70,21 @@ RIGHT = [
 
 
 def inputs(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """n command lines of up to four right flags and up to three wrong ones; --dry-run, so that right ones end, too."""
+    """G12: n command lines in this process: refused where something is wrong, planned where nothing is."""
     os.chdir(folder)
     os.environ.pop("PRECOND_DATA", None)
+    for line, wrong in _lines(n, rng):
+        yield _refused(line, folder, wrong, _main)
+
+
+def commands(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
+    """G12: the same as a user starts them, each a process of its own."""
+    for line, wrong in _lines(n, rng):
+        yield _refused(line, folder, wrong, partial(_process, folder))
+
+
+def _lines(n: int, rng: random.Random) -> Iterator[tuple[list[str], bool]]:
+    """Up to four right flags and up to three wrong ones, and whether there are any of these."""
     pairs = [(flag, value) for flag, values in WRONG.items() for value in values]
     for number in range(n):
         wrong = [pairs[number % len(pairs)]] if number % 8 else []
@@ -79,28 +94,35 @@ def inputs(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         flags = [list(pair) for pair in wrong] + right
         rng.shuffle(flags)
         line = [word for flag in flags for word in flag]
-        shown = [word[:80] for word in line]
-        yield [f"{shown}: {problem}" for problem in _refused(line, folder, bool(wrong))]
+        yield [*(["--dry-run"] if "--" not in line else []), *line], bool(wrong)  # so that right ones end, too
 
 
-def _refused(line: list[str], folder: Path, wrong: bool) -> list[str]:
-    code, _, err = _main([*(["--dry-run"] if "--" not in line else []), *line])
+def _refused(line: list[str], folder: Path, wrong: bool, run: Callable[[list[str]], tuple[int, str]]) -> list[str]:
+    code, err = run(line)
     found = [] if code in ((2,) if wrong else (0, 2)) else [f"exit code {code}: {err[-400:]}"]
     lines = err.splitlines()
     if code == 2 and (not lines or not all(text.startswith("error: ") for text in lines)):
         found.append(f"not a line for each problem: {err[-400:]}")
     if any(len(text) > 10_000 for text in lines):
         found.append("a line of more than 10,000 characters")
-    return found + [f"{path.name[:60]} was written" for path in folder.iterdir()]
+    found += [f"{path.name[:60]} was written" for path in folder.iterdir()]
+    return [f"{[word[:80] for word in line]}: {problem}" for problem in found]
 
 
-def _main(arguments: list[str]) -> tuple[int, str, str]:
-    """The study's command line in this process: exit code (1 for an exception), output, errors."""
+def _process(folder: Path, arguments: list[str]) -> tuple[int, str]:
+    command = [sys.executable, ROOT / "studies" / "ablation_rank.py", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    return ended.returncode, ended.stderr
+
+
+def _main(arguments: list[str]) -> tuple[int, str]:
+    """The study's command line in this process: exit code (1 for an exception), and what it says on error."""
     sys.argv = ["ablation_rank.py", *arguments]
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
         try:
             main(STUDY)
         except SystemExit as ended:
-            return int(ended.code or 0), out.getvalue(), err.getvalue()
+            return int(ended.code or 0), err.getvalue()
         except BaseException:
-            return 1, out.getvalue(), traceback.format_exc()
+            return 1, traceback.format_exc()

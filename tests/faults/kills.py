@@ -13,7 +13,7 @@ from studies.ablation_rank import STUDY
 from studies.harness import tracking
 from studies.harness.plan import plan
 from studies.harness.study import Trial
-from tests.faults.drivers import PATIENCE, Driver, committed, options
+from tests.faults.drivers import PATIENCE, Driver, committed, options, waiting
 from tests.faults.injection import in_child
 from tests.faults.invariants import Numbers, finished, numbers, unfinished
 from tests.faults.server import Server, views
@@ -82,7 +82,7 @@ def _signals(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str
         if code != 0:  # else it had just ended by itself
             wrong += [f"I7: exit code {code}, not {expected}: {driver.output()[-300:]}"] if code != expected else []
             wrong += [] if "ablation_rank.py" in "".join(last) else [f"I7: the last line is {last}"]
-        wrong += [f"I7: {seconds:.1f} s until the end"] if seconds > STOP_SECONDS else []
+        wrong += [f"I7: {seconds:.1f} s until the end"] if seconds > STOP_SECONDS * waiting() else []
         yield [f"{kind}: {line}" for line in wrong + studies_.check()]
     yield studies_.finish()
 
