@@ -1457,6 +1457,13 @@ MUTANTS = [
         SCREEN + "test_what_to_type_names_the_folder_the_server_or_nothing",
         "seen: more seeds are advised where the seeds were picked",
     ),
+    Mutant(
+        "trainables/measure.py",
+        "        self._since = now\n",
+        "",
+        "tests/test_usage.py::test_each_reading_is_since_the_last_one",
+        "seen: a worker's load is that since its start",
+    ),
 ]
 
 

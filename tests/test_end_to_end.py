@@ -36,7 +36,7 @@ def files(root: Path, *patterns: str) -> dict[str, bytes]:
 
 
 def numbers(folder: Path) -> list[dict[str, float]]:
-    described = ("time/", "mem/")
+    described = ("time/", "mem/", "system/")
     lines = read_lines(folder / "epochs.jsonl")
     return [{k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in lines]
 

@@ -16,7 +16,7 @@ from trainables.store import TrialStore
 from trainables.telemetry import summarize
 from trainables.train import epochs
 
-DESCRIBED = ("time/", "mem/", "diag/overhead")  # what depends on the machine's speed
+DESCRIBED = ("time/", "mem/", "system/", "diag/overhead")  # what depends on the machine's speed
 LAYERS = ["0", "3", "6", "10"]
 
 

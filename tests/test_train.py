@@ -38,7 +38,7 @@ def run(root: Path, config: TrialConfig, stop_after: int | None = None) -> Trial
 
 def numbers(store: TrialStore) -> list[dict[str, float]]:
     """The committed metrics that do not depend on the machine's speed."""
-    described = ("time/", "mem/")
+    described = ("time/", "mem/", "system/")
     return [{k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in store.epochs()]
 
 

@@ -1,9 +1,10 @@
-"""What a worker measures: seconds by phase, the peak of memory, the hardware's name."""
+"""What a worker measures: seconds by phase, the peak of memory, how busy its device is, the hardware's name."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,43 @@ class Phases:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
+
+
+class Usage:
+    """How busy this process and its device are, read once an epoch: `system/...`, which MLflow shows apart.
+
+    Args:
+        device: Where the process works; the first span begins now.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._since = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Since the last call.
+
+        `system/cpu_percent` (100 is one core) and `system/rss_mb` of the process; on a GPU `system/gpu_memory_mb` that
+        is in use by all who share it and, where NVIDIA's library for it is installed, `system/gpu_percent` of the last
+        moments.
+        """
+        now = time.perf_counter(), time.process_time()
+        wall, busy = (later - before for later, before in zip(now, self._since, strict=True))
+        self._since = now
+        found = {"system/cpu_percent": 100 * busy / wall, **self._resident()}
+        if self._device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self._device)
+            found["system/gpu_memory_mb"] = (total - free) / 2**20
+            with contextlib.suppress(Exception):  # the library has errors of its own, and none is worth a trial
+                found["system/gpu_percent"] = float(torch.cuda.utilization(self._device))
+        return found
+
+    def _resident(self) -> dict[str, float]:
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+        except OSError:  # not Linux
+            return {}
+        return {"system/rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
 
 
 def device_name(device: str | torch.device) -> str:

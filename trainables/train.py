@@ -26,7 +26,7 @@ from trainables import plugins
 from trainables.config import TrialConfig, stream_seed
 from trainables.data import Data, Loading, default_data_dir
 from trainables.descent import build_optimizer, schedule
-from trainables.measure import Phases, device_name, peak_memory_mb, reset_peak_memory
+from trainables.measure import Phases, Usage, device_name, peak_memory_mb, reset_peak_memory
 from trainables.mixing import Mixer
 from trainables.settings import NEUTRAL
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
@@ -178,6 +178,7 @@ class Trainer:
         self.optimizer = build_optimizer(config, self.model)
         self.telemetry = Telemetry(self.optimizer, diagnostics)
         self.table = self.telemetry.read()
+        self._usage = Usage(device)
         self._weight = self.team.weight(config.batch_size)
         self.team.tell(self.optimizer, self._weight)
         compiled: Any = torch.compile(self.model) if config.compile else self.model
@@ -216,6 +217,7 @@ class Trainer:
             "time/other_s": train_s - sum(spent.values()),
             "time/eval_s": time.perf_counter() - start - train_s,
             "mem/peak_mb": peak_memory_mb(self.device),
+            **self._usage.read(),
             **self.telemetry.metrics(self.table, train_s),
         }
 

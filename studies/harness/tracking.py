@@ -26,7 +26,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
-from studies.harness import ledger
+from studies.harness import ledger, views
 from studies.harness.groups import SeedGroup, results, seed_groups, shared_params
 from studies.harness.notes import description
 from studies.harness.statistics import group
@@ -144,6 +144,7 @@ class _Sync:
         self.root.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = experiment(self.client, self.name, root, uri)
+        views.keep(self.client, self.experiment, views.tags(study, trials))
         self.runs = self._runs()
         self._centres: dict[str, bool] = {}
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
+from studies.harness import views
 from studies.harness.tracking import Shown
 
+WORKFLOW = "workflowType=machine_learning"
 COMPARED = 100  # runs; the comparison page gets slow beyond
-GROUPS = "tags.kind = 'group'"
 # Nothing but the pages: no jobs started by requests, no pickles opened, nothing sent home.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -33,13 +34,13 @@ def links(runs: Sequence[Shown], base: str) -> list[tuple[str, str]]:
     for parent in (run for run in runs if run.kind == "study"):
         groups = [run.run_id for run in runs if run.kind == "group" and run.parent_id == parent.run_id]
         experiment = f"{base}/#/experiments/{parent.experiment_id}"
-        found.append((f"{parent.name}: summary, table and figures", f"{experiment}/runs/{parent.run_id}"))
+        found.append((f"{parent.name}: summary, table and figures", f"{experiment}/runs/{parent.run_id}?{WORKFLOW}"))
         if len(groups) > 1:
             ids, place = json.dumps(groups[:COMPARED]), json.dumps([parent.experiment_id])
-            page = f"{base}/#/compare-runs?runs={quote(ids)}&experiments={quote(place)}"
-            found.append(("  its configurations in parallel coordinates", page))
-            filtered = quote(f"{GROUPS} and tags.workload = '{parent.workload}'")
-            found.append(("  their curves", f"{experiment}/runs?searchFilter={filtered}&compareRunsMode=CHART"))
+            page = f"{base}/#/compare-runs?runs={quote(ids)}&experiments={quote(place)}&{WORKFLOW}"
+            view = f"{experiment}/runs?viewStateShareKey={views.key(parent.workload)}&compareRunsMode=CHART&{WORKFLOW}"
+            found.append(("  its configurations in parallel coordinates, their means and curves", view))
+            found.append(("  the same side by side, with all parameters", page))
     return found
 
 
