@@ -185,7 +185,7 @@ WRONG = [
     ({"adam": {"betas": Choice((0.9, 0.99), (0.9, 0.999))}}, "values must be numbers, words, true, false or none"),
     ({"nysact-s": {"rank": Range(5, 9999)}}, "rank = 9999: the widest layer (10) has 513 inputs"),
     ({"nysact-s": {"sketch": Choice("subcolumn", "gausian")}}, "sketch = 'gausian': must be one of"),
-    ({"sgd": {"lr": Range(0.2, 1.0)}}, "lr = 0.2..1 of sgd on digits/cnn: the recipe's 0.1 is outside"),
+    ({"sgd": {"lr": Range(0.2, 1.0)}}, "space of sgd on digits/cnn: lr = 0.2..1: the recipe's 0.1 is outside"),
 ]
 
 
