@@ -145,17 +145,16 @@ def _run(parts: Sequence[Part], options: Options, console: Console) -> int:
 
 def _end_stopped(parts: Sequence[Part], uri: str, options: Options, console: Console) -> None:
     """Close MLflow's runs of what ASHA stopped; a server that fails costs a line."""
-    stopped = {part.plan.search.name: part.stopped() for part in parts if part.stopped()}
-    if not stopped:
+    keys, name = [key for part in parts for key in part.stopped()], parts[0].plan.search.name
+    if not keys:
         return
     from studies.harness import search_tracking
 
-    for name, keys in stopped.items():
-        try:
-            search_tracking.end_stopped(f"{name}-smoke" if options.smoke else name, keys, options.root, uri)
-        except Exception as error:
-            line = f"tracking failed, all results are in the folders: {type(error).__name__}: {error}"
-            console.print(line.partition("\n")[0], style="yellow", markup=False, soft_wrap=True)
+    try:
+        search_tracking.end_stopped(f"{name}-smoke" if options.smoke else name, keys, options.root, uri)
+    except Exception as error:
+        line = f"tracking failed, all results are in the folders: {type(error).__name__}: {error}"
+        console.print(line.partition("\n")[0], style="yellow", markup=False, soft_wrap=True)
 
 
 def _print_plan(part: Part, options: Options, console: Console) -> None:
