@@ -104,6 +104,13 @@ def test_a_proposal_depends_on_the_results_and_the_first_is_the_recipes(tmp_path
     assert all(inside[name].holds(value) for one in found for name, value in one.proposal.parameters.items())
 
 
+def test_what_a_sampler_notes_is_there_again(tmp_path: Path):
+    """Generations follow one another, of as many as complete; a sampler that forgot would stay in the first."""
+    found = run(tmp_path, replace(SEARCH, sampler="nsgaii", budget=20), optimizer="sgd").outcomes()
+    generations = [one.proposal.attributes["trial"]["NSGAIISampler:generation"] for one in found]
+    assert generations[0] == 0 and generations == sorted(generations) and generations[-1] == 2
+
+
 def test_a_torn_last_line_is_no_proposal(tmp_path: Path):
     run(tmp_path, SEARCH, most=3)
     path = proposals_path(tmp_path, "tune_test", "digits/cnn", "nysact-s")
