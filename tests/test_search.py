@@ -107,7 +107,7 @@ def test_a_proposal_depends_on_the_results_and_the_first_is_the_recipes(tmp_path
 def test_what_a_sampler_notes_is_there_again(tmp_path: Path):
     """Generations follow one another, of as many as complete; a sampler that forgot would stay in the first."""
     found = run(tmp_path, replace(SEARCH, sampler="nsgaii", budget=20), optimizer="sgd").outcomes()
-    generations = [one.proposal.attributes["trial"]["NSGAIISampler:generation"] for one in found]
+    generations = [one.proposal.attributes["trial"]["NSGAIISampler:generation"] for one in found[1:]]
     assert generations[0] == 0 and generations == sorted(generations) and generations[-1] == 2
 
 
