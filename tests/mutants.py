@@ -96,6 +96,7 @@ CONTRASTS = "studies/harness/contrasts.py"
 VERDICTS = "studies/harness/verdicts.py"
 PROBE = "studies/harness/probe.py"
 PROBES = "tests/test_probes.py::"
+SEARCHES = "tests/test_search.py::"
 
 MUTANTS = [
     # Data
@@ -1384,6 +1385,49 @@ MUTANTS = [
         "{}",
         "tests/cluster/test_cluster_spot.py::test_a_notice_is_heard",
         "cluster: the spot notice is asked for without a session",
+    ),
+    # Searches
+    Mutant(
+        "studies/harness/sampling.py",
+        'own_seed = stream_seed(seed, "proposal", number) % 2**32',
+        "own_seed = None",
+        SEARCHES + "test_a_killed_search_makes_the_proposals_of_one_that_was_not",
+        "searches: a killed search goes on with other proposals",
+    ),
+    Mutant(
+        "studies/harness/sampling.py",
+        'system_attrs=dict(one.proposal.attributes.get("trial", {})),',
+        "",
+        SEARCHES + "test_what_a_sampler_notes_is_there_again",
+        "searches: NSGA-II forgets which generation a configuration was of",
+    ),
+    Mutant(
+        "studies/harness/proposals.py",
+        "        repair_tail(self.path)\n",
+        "",
+        SEARCHES + "test_a_torn_last_line_is_no_proposal",
+        "searches: a proposal grows onto a torn line",
+    ),
+    Mutant(
+        "studies/harness/proposals.py",
+        "if (stop := proposal.stopped) is not None:",
+        "if (stop := None) is not None:",
+        SEARCHES + "test_what_asha_stopped_is_not_submitted_again",
+        "searches: what ASHA stopped is trained again",
+    ),
+    Mutant(
+        "studies/harness/search.py",
+        '{**self.recipe, "train_fraction": TRAIN_FRACTION}',
+        "self.recipe",
+        SEARCHES + "test_configurations_are_scored_on_what_was_held_out_and_winners_on_the_whole",
+        "searches: configurations are scored on the test set",
+    ),
+    Mutant(
+        "studies/harness/proposer.py",
+        "if not again and not self.outcomes()[number].done:",
+        "if not self.outcomes()[number].done:",
+        SEARCHES + "test_two_equal_proposals_are_trained_once",
+        "searches: two workers train the same configuration",
     ),
     # Probes
     Mutant(

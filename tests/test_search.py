@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,15 @@ import optuna
 import pytest
 
 from studies.harness import sampling
+from studies.harness.options import Options
 from studies.harness.proposals import STOPPED, Outcome, Proposal, best, proposals_path
 from studies.harness.proposer import Proposer
 from studies.harness.search import Choice, Range, Search, SearchPlan
+from studies.harness.search_found import Found
+from studies.harness.search_plan import plans
+from studies.harness.search_report import write
+from studies.harness.search_run import main
+from studies.tune_optimizers import SEARCH as TUNE
 from tests.folders import PROVENANCE
 from trainables.files import StoreError
 from trainables.store import COMPLETED, DIVERGED, FAILED, TrialStore, trial_folders
@@ -95,6 +102,13 @@ def test_a_proposal_depends_on_the_results_and_the_first_is_the_recipes(tmp_path
     assert sum(late) / len(late) < 0.6 * sum(early) / len(early)
     inside = {"lr": Range(0.01, 1.0), "weight_decay": Range(0.0, 2e-3)}
     assert all(inside[name].holds(value) for one in found for name, value in one.proposal.parameters.items())
+
+
+def test_what_a_sampler_notes_is_there_again(tmp_path: Path):
+    """Generations follow one another, of as many as complete; a sampler that forgot would stay in the first."""
+    found = run(tmp_path, replace(SEARCH, sampler="nsgaii", budget=20), optimizer="sgd").outcomes()
+    generations = [one.proposal.attributes["trial"]["NSGAIISampler:generation"] for one in found[1:]]
+    assert generations[0] == 0 and generations == sorted(generations) and generations[-1] == 2
 
 
 def test_a_torn_last_line_is_no_proposal(tmp_path: Path):
@@ -185,7 +199,7 @@ WRONG = [
     ({"adam": {"betas": Choice((0.9, 0.99), (0.9, 0.999))}}, "values must be numbers, words, true, false or none"),
     ({"nysact-s": {"rank": Range(5, 9999)}}, "rank = 9999: the widest layer (10) has 513 inputs"),
     ({"nysact-s": {"sketch": Choice("subcolumn", "gausian")}}, "sketch = 'gausian': must be one of"),
-    ({"sgd": {"lr": Range(0.2, 1.0)}}, "lr = 0.2..1 of sgd on digits/cnn: the recipe's 0.1 is outside"),
+    ({"sgd": {"lr": Range(0.2, 1.0)}}, "space of sgd on digits/cnn: lr = 0.2..1: the recipe's 0.1 is outside"),
 ]
 
 
@@ -203,3 +217,68 @@ def test_samplers_by_name():
     assert {"tpe", "random", "nsgaii", "gp"} <= set(sampling.samplers()) and sampling.sampler_problem("tpe") == ""
     assert 'Did you mean "random"?' in sampling.sampler_problem("randm")
     assert "--sampler = cmaes" in sampling.sampler_problem("cmaes")  # needs a package that is not installed
+
+
+def command(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["tune_optimizers.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main(TUNE)
+    return int(ended.value.code or 0)
+
+
+REFUSED = [
+    (["--sampler", "tpee"], '--sampler = "tpee": unknown. Did you mean "tpe"?'),
+    (["--budget", "0"], "--budget = 0: must be an integer >= 1"),
+    (["--set", "lr=0.1"], "--set lr=0.1: tune_optimizers tunes it; leave it out"),
+    (["--set", "nestrov=true"], 'no optimizer of tune_optimizers has it. Did you mean "nesterov"?'),
+    (["--optimizers", "sgd,eva"], '--optimizers = "eva": tune_optimizers has no space for it.'),
+    (["--seeds", "1000,"], "1000 is the search's own seed; fresh ones must be others"),
+    (["--set", "batch_size=1"], "batch_size = 1: must be an integer in 2..1077"),
+    (["--only", "lr=1"], "--only: unknown option"),
+    (["--workload", "digits/cn"], 'Did you mean "digits/cnn"?'),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), REFUSED, ids=[" ".join(arguments) for arguments, _ in REFUSED])
+def test_a_bad_command_is_refused_and_writes_nothing(arguments, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(arguments, monkeypatch) == 2
+    assert line in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(["--dry-run", "--budget", "3", "--optimizers", "sgd", "--sampler", "NSGA-II"], monkeypatch) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "3 configurations for each of 1 optimizers (nsgaii)" in text and "5 fresh trials to go" in text
+    assert "of training" in text and not list(tmp_path.iterdir())
+
+
+PAPERS = ["cifar10/resnet32", "cifar10/resnet50", "cifar100/vit_s16", "tinyimagenet/resnet50", "imagenet/resnet50",
+          "imagenet/deit_s"]  # fmt: skip
+
+
+def test_the_papers_values_are_in_the_spaces_of_their_workloads():
+    options = Options(only={}, levels={}, settings={}, workload=",".join(PAPERS))
+    assert [(plan.workload, plan.problems()) for plan in plans(TUNE, options)] == [(name, []) for name in PAPERS]
+
+
+def test_the_report_of_the_same_folders_is_the_same_and_stopped_is_not_averaged(tmp_path: Path):
+    search = replace(SEARCH, asha=True, budget=5)
+    proposer = run(tmp_path, search, most=3)
+    trial = proposer.next()
+    assert trial is not None
+    proposer.stop(trial.config.trial_key, 0, {0: 0.99}, 3.0)
+    last = proposer.next()
+    assert last is not None
+    finish(tmp_path, last, DIVERGED)
+    winner = proposer.winner()
+    assert winner is not None and winner.proposal.number in (0, 1, 2)
+    found = Found(plan(search), [proposer], plan(search).fresh("nysact-s", winner.proposal.parameters), tmp_path)
+    curve = found.curves["nysact-s"]
+    assert len(curve) == 5 and curve["mean"].iloc[-1] == winner.score and curve["none"].iloc[0] == pytest.approx(0.4)
+    paths = write(found, tmp_path / "one")
+    text = (tmp_path / "one/report.md").read_text()
+    assert "| nysact-s | 0 |" in text and "2 of 2 not run" in text and "| 5 | 1 | 1 | 0 |" in text
+    again = {path.name: path.read_bytes() for path in write(found, tmp_path / "two") if path.suffix != ".journal"}
+    assert {path.name: path.read_bytes() for path in paths if path.suffix != ".journal"} == again

@@ -8,6 +8,7 @@ from typing import overload
 
 from studies.harness import ledger
 from studies.harness.options import Options
+from studies.harness.proposals import STOPPED
 from studies.harness.proposer import Proposer
 from studies.harness.search import Search, SearchPlan
 from studies.harness.search_plan import plans
@@ -52,6 +53,11 @@ class Part:
             found += [self.plan.tuning(proposer.optimizer)] * left
             found += (self.missing(proposer) if not left else self.plan.fresh(proposer.optimizer))[:fresh]
         return found
+
+    def stopped(self) -> list[str]:
+        """Keys of the trials that ASHA has given up."""
+        outcomes = [one for proposer in self.proposers for one in proposer.outcomes()]
+        return [one.proposal.trial_key for one in outcomes if one.status == STOPPED]
 
     def begin(self, proposer: Proposer) -> list[Trial]:
         """Make the folders of a winner's missing trials; called when its search has ended."""

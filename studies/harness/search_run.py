@@ -133,12 +133,28 @@ def _run(parts: Sequence[Part], options: Options, console: Console) -> int:
         finally:
             written = [_report(part, options, console) for part in parts]
             tracking.finish(written)
+            if tracking.uri:
+                _end_stopped(parts, tracking.uri, options, console)
     for path in (path for paths in written for path in paths):
         console.print(f"  {os.path.relpath(path)}", highlight=False, soft_wrap=True)
     if tracking.uri:
         command = f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(tracking.shown_uri)}"
         console.print(f"Compare the trials: {command}", highlight=False, soft_wrap=True)
     return SOME_FAILED if any(FAILED in _statuses(part, options.root) for part in parts) else COMPLETE
+
+
+def _end_stopped(parts: Sequence[Part], uri: str, options: Options, console: Console) -> None:
+    """Close MLflow's runs of what ASHA stopped; a server that fails costs a line."""
+    keys, name = [key for part in parts for key in part.stopped()], parts[0].plan.search.name
+    if not keys:
+        return
+    from studies.harness import search_tracking
+
+    try:
+        search_tracking.end_stopped(f"{name}-smoke" if options.smoke else name, keys, options.root, uri)
+    except Exception as error:
+        line = f"tracking failed, all results are in the folders: {type(error).__name__}: {error}"
+        console.print(line.partition("\n")[0], style="yellow", markup=False, soft_wrap=True)
 
 
 def _print_plan(part: Part, options: Options, console: Console) -> None:
