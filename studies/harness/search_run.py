@@ -117,6 +117,7 @@ def _run(parts: Sequence[Part], options: Options, console: Console) -> int:
 
     with lock.exclusive(options.root) as generation:
         check_room(options.root)
+        parts = [Part(part.plan, options) for part in parts]  # another driver may have proposed since they were read
         plans = [Plan(part.plan.search.as_study, Known(part)) for part in parts]
         tracking, written = Tracking(plans, options, console), []
         try:
