@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from studies.harness import sampling
+from studies.harness import manage, sampling
 from studies.harness.options import Options
 from studies.harness.proposals import STOPPED, Outcome, Proposal, best, proposals_path
 from studies.harness.proposer import Proposer
@@ -282,3 +282,11 @@ def test_the_report_of_the_same_folders_is_the_same_and_stopped_is_not_averaged(
     assert "| nysact-s | 0 |" in text and "2 of 2 not run" in text and "| 5 | 1 | 1 | 0 |" in text
     again = {path.name: path.read_bytes() for path in write(found, tmp_path / "two") if path.suffix != ".journal"}
     assert {path.name: path.read_bytes() for path in paths if path.suffix != ".journal"} == again
+
+
+def test_several_studies_with_one_command_are_refused_before_any_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", "ablation_rank", "tune_optimizers", "--only", "rank=5", "--report-only"]
+    monkeypatch.setattr(sys, "argv", ["studies", *arguments])
+    assert manage.invoke(manage.GROUP) == 2
+    assert "--only: not for tune_optimizers" in capsys.readouterr().err and not list(tmp_path.iterdir())

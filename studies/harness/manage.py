@@ -108,6 +108,7 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
     known = [*grids, *tuned]
     options, wrong = parse(raw)
     wrong = [f'study "{name}": unknown.{nearest(name, known)}' for name in names if name not in known] + wrong
+    wrong += [line for name in names if name in tuned for line in search_part.checked(tuned[name], options)[1]]
     chosen = [grids[name] for name in names if name in grids]
     code = run(chosen, options, wrong) if chosen or wrong else COMPLETE
     for name in (name for name in names if name in tuned):  # each has proposals, and so a driver, of its own

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
+from precond import HyperparameterError
 from studies.harness import ledger
 from studies.harness.options import Options
 from studies.harness.proposals import STOPPED
@@ -92,6 +93,14 @@ class Known(Sequence[Trial]):
     def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
         """A trial, or some of them."""
         return self._now()[index]
+
+
+def checked(search: Search, options: Options) -> tuple[list[Part], list[str]]:
+    """What a command wants of a search, and a line for each thing that is wrong with it."""
+    try:
+        return [Part(plan, options) for plan in plans(search, options)], []
+    except (HyperparameterError, StoreError) as error:
+        return [], str(error).splitlines()
 
 
 def parts(search: Search, root: Path | None = None) -> list[Part]:

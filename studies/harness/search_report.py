@@ -145,8 +145,8 @@ def _search_note(found: Found) -> str:
         f"{search.tuning_seed}; of equal ones the lower loss won. It was chosen for being high, so it is no result.",
         "Shrinkage: tuning score - mean test accuracy of the fresh trials, in points, with the 95% t-interval that the "
         "fresh seeds' spread gives; another data set and more data to train on are in it, too.",
-        "Trained for: training and evaluation, all configurations of the search added, trials side by side on one "
-        f"machine: {_devices(found)}-seconds, not comparable between machines.",
+        f"Trained for: {_devices(found)}-seconds of the workers, training and evaluation of all configurations added; "
+        "trials ran side by side, so it says nothing of other machines.",
         "A driver that was killed goes on with its proposals; with one trial at a time (`--max-concurrent 1`) they are "
         "bitwise those of a driver that was not.",
     ]
@@ -162,7 +162,7 @@ def _devices(found: Found) -> str:
 
 def _budgets(found: Found) -> list[Block]:
     """What the curve of the best of k says in words, and how far to trust it."""
-    search, names, items = found.plan.search, list(found.curves), []
+    search, names, items = found.plan.search, [name for name in found.curves if name in found.winners], []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             for one, other in ((first, second), (second, first)):

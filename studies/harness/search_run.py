@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from precond import HyperparameterError
 from studies.harness import estimate, ledger
 from studies.harness.background import Tracking
 from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
@@ -34,8 +33,7 @@ from studies.harness.run import (
     workers,
 )
 from studies.harness.search import Search
-from studies.harness.search_part import Known, Part
-from studies.harness.search_plan import plans
+from studies.harness.search_part import Known, Part, checked
 from trainables.ready import ready
 from trainables.store import FAILED, StoreError
 
@@ -95,15 +93,9 @@ def _chosen(search: Search, budget: str | None, sampler: str | None, asha: bool)
 def run(search: Search, options: Options, wrong: Sequence[str] = ()) -> int:
     """Plan, check, tune, train the winners and report; returns the exit code."""
     console = Console(stderr=options.as_json)
-    made: list[Part] = []
-    try:
-        made = [Part(plan, options) for plan in plans(search, options)]
-    except HyperparameterError as error:
-        wrong = [*wrong, *str(error).splitlines()]
-    except StoreError as error:
-        wrong = [*wrong, str(error)]
-    if wrong:
-        return refuse(wrong)
+    made, problems = checked(search, options)
+    if wrong or problems:
+        return refuse([*wrong, *problems])
     return guarded(lambda: _run(made, options, console), options.root)
 
 
@@ -125,6 +117,7 @@ def _run(parts: Sequence[Part], options: Options, console: Console) -> int:
 
     with lock.exclusive(options.root) as generation:
         check_room(options.root)
+        parts = [Part(part.plan, options) for part in parts]  # another driver may have proposed since they were read
         plans = [Plan(part.plan.search.as_study, Known(part)) for part in parts]
         tracking, written = Tracking(plans, options, console), []
         try:
