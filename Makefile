@@ -66,7 +66,7 @@ faults: setup
 	$(BIN)/python -W error -m tests.faults corrupt torn nth sim equal diverge inputs commands double tracking signals kill
 
 faults-ci: setup
-	$(BIN)/python -W error -m tests.faults corrupt=2000 torn=1 nth=25 sim=60 equal=3 diverge=6 inputs=300 commands=3 \
+	$(BIN)/python -W error -m tests.faults corrupt=1000 torn=1 nth=20 sim=40 equal=3 diverge=6 inputs=150 commands=2 \
 		double=5 signals=1 kill=2
 
 # Known holes in what is locked; asks PyPI, so it is no part of .ci/run.

@@ -7,9 +7,8 @@ import random
 import select
 import sys
 import time
-import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import studies.harness
 from studies.ablation_rank import STUDY
 from studies.harness import run as command
 from tests.faults.drivers import PATIENCE, options
+from tests.faults.injection import forked
 from trainables.store import lock_generation
 
 LOSER_SECONDS = 3
@@ -48,18 +48,6 @@ def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         wrong += ["the loser wrote the lock"] if any(f'"pid": {pid},' in holder for pid in losers) else []
         wrong += [] if lock_generation(root) == 1 else [f"generation {lock_generation(root)}"]
         yield wrong
-
-
-def forked(work: Callable[[], int]) -> int:
-    """A process that does some work and ends with its answer; returns its id."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(work())
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return child
 
 
 def _command(root: Path, wait: float, reading: int, writing: int) -> int:

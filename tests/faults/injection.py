@@ -112,6 +112,18 @@ def in_child(work: Callable[[], object], fault: Fault | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def forked(work: Callable[[], int]) -> int:
+    """A process that does some work and ends with its answer; returns its id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(work())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+
 def operations(work: Callable[[], object], root: Path) -> int:
     """How many file operations some work does; done in a child, which tells by a pipe."""
     reading, writing = os.pipe()

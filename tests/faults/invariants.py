@@ -17,7 +17,7 @@ from pathlib import Path
 from studies.harness import lock
 from trainables.config import TrialConfig
 from trainables.files import read_lines
-from trainables.store import COMPLETED, Damaged, StoreError, TrialStore, trial_folders
+from trainables.store import COMPLETED, Damaged, StoreError, TrialStore, _epoch_of, trial_folders
 
 Numbers = list[dict[str, float]]
 DESCRIBED = ("time/", "mem/", "system/", "diag/overhead")
@@ -62,9 +62,12 @@ def unfinished(root: Path, config: TrialConfig, reference: Numbers, at_least: in
 
 
 def damaged(store: TrialStore) -> list[str]:
-    """What is wrong with the checkpoints of a trial that nobody has damaged (I3)."""
-    wrong = []
-    for path in store._checkpoints():
+    """What is wrong with the checkpoints of a trial that nobody has damaged (I3).
+
+    With the last two of a trial in flight: of the others a kill may have left half, while they were removed.
+    """
+    wrong, kept = [], [] if store.status() else sorted(store._checkpoints(), key=_epoch_of)[-2:]
+    for path in kept:
         try:
             store._read(path)
         except Damaged as problem:
