@@ -3,10 +3,11 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup study studies test test-slow test-cluster mutants faults faults-ci audit lint ui lock
+.PHONY: help setup setup-ui study studies test test-slow test-cluster mutants faults faults-ci audit lint ui lock
 
 help:
 	@echo "make setup   install everything into .venv"
+	@echo "make setup-ui  what the tests of the UI's pages need: Debian's chromium and playwright"
 	@echo "make study   the rank ablation, with its report"
 	@echo "make studies every study, on digits, within an hour on two cores; killed, it goes on where it was"
 	@echo "make test    the tests"
@@ -29,6 +30,11 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
+
+# The browser is the system's: playwright's own would be a download of its own.
+setup-ui: setup
+	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-ui.lock
 
 # Five seeds where the paper has three: on digits they cost little.
 study: setup
@@ -84,3 +90,5 @@ ui: setup
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate --no-header \
 		--extra studies --extra peers --extra aws --extra dev pyproject.toml -o requirements.lock
+	sed -n 's/^ui = \["\(.*\)"\].*/\1/p' pyproject.toml | $(BIN)/uv pip compile --quiet --generate-hashes \
+		--python-version 3.11 --no-annotate --no-header - -o requirements-ui.lock

@@ -1508,6 +1508,13 @@ MUTANTS = [
         "tests/test_usage.py::test_each_reading_is_since_the_last_one",
         "seen: a worker's load is that since its start",
     ),
+    Mutant(
+        "studies/harness/views.py",
+        'selectedParams=["optimizer", *factors]',
+        'selectedParams=["optimizer"]',
+        "tests/test_tracking.py::test_the_experiment_holds_a_view_of_each_workloads_configurations",
+        "seen: the factor is no axis of the parallel coordinates",
+    ),
 ]
 
 

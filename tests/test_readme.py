@@ -1,7 +1,8 @@
-"""The README's Python runs as it stands."""
+"""The README's Python runs as it stands, its commands exist, and its tables are those that the code prints."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+from studies.harness import manage
+from studies.harness.cost import FLAGS as COST_FLAGS
+from studies.harness.options import FLAGS, Options
+from studies.harness.run import run
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def snippet(first_line: str) -> str:
@@ -55,3 +62,44 @@ def test_a_training_loop_of_the_readme_trains(first_line):
     assert "optimizer.step()" in code
     exec(code, values)
     assert loss_of(values) < 0.9 * before
+
+
+def test_the_map_of_studies_is_the_generated_one():
+    table = README.partition("<!-- python -m studies list --markdown -->\n")[2].partition("<!-- end of the")[0]
+    assert table.strip() == manage.markdown().strip(), "the README's map is out of date"
+
+
+def test_the_study_of_the_readme_is_planned_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    code = snippet("# momentum.py")
+    assert code.count("\n") < 20
+    values: dict[str, Any] = {"__name__": "momentum"}
+    exec(code, values)
+    options = Options(smoke=True, report_only=True, tracking_uri="none", only={}, levels={}, settings={}, out=tmp_path)
+    assert run([values["STUDY"]], options) == 0
+    assert "6 trials (3 arms x 2 seeds)" in capsys.readouterr().out  # two of its levels, and SGD
+    assert (tmp_path / "smoke/reports/momentum/digits-cnn/report.html").exists()
+
+
+def commands() -> list[str]:
+    """The README's command lines, those in sentences included."""
+    lines = [line.strip() for line in README.splitlines() if line.startswith("    ")]
+    return [*lines, *re.findall(r"`([^`\n]+)`", README)]
+
+
+def test_the_commands_of_the_readme_exist_with_their_flags():
+    """Files, targets of make, commands and flags; placeholders and all."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    flags = {option for flag in [*FLAGS, *COST_FLAGS] for option in flag.opts} | {"--help"}
+    known, found = {command: {o for p in c.params for o in p.opts} for command, c in manage.GROUP.commands.items()}, 0
+    for command in (line.partition("#")[0] for line in commands()):
+        if match := re.match(r"(?:UV_TORCH_BACKEND=cpu )?make ([a-z-]+)", command):
+            assert match[1] in targets, command
+        elif match := re.match(r"python (studies/\w+\.py)", command):
+            assert (ROOT / match[1]).exists(), command
+            assert set(re.findall(r"--[a-z-]+", command)) <= flags, command
+        elif match := re.match(r"python -m studies ([a-z-]+)", command):
+            assert set(re.findall(r"--[a-z-]+", command)) <= known[match[1]], command
+        else:
+            continue
+        found += 1
+    assert found > 20

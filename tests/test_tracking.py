@@ -1,3 +1,4 @@
+import json
 import math
 import threading
 from dataclasses import replace
@@ -250,3 +251,18 @@ def test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in(tmp
     sync(study, [first, second, third], tmp_path, uri)
     groups, count = group_runs(uri, study)
     assert (count, groups["foof"].info.run_id, groups["foof"].data.metrics["n"]) == (1, one.info.run_id, 3)
+
+
+def test_the_experiment_holds_a_view_of_each_workloads_configurations(tmp_path, uri, study):
+    """By a metric's order, so that no run is folded into its parent; sent once."""
+    trials = planned(seeds=1)
+    for _ in range(2):
+        sync(study, trials, tmp_path, uri)
+    tags = MlflowClient(tracking_uri=uri).get_experiment_by_name(study.name).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    view = json.loads(tags["mlflow.sharedViewState.configurations-digits-cnn"])
+    assert view["searchFilter"] == "tags.kind = 'group' and tags.workload = 'digits/cnn'"
+    assert view["orderByKey"] == "metrics.`mean/test/accuracy`"
+    parallel = view["compareRunCharts"][0]
+    assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (["optimizer", "rank"], ["mean/test/accuracy"])
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {view["compareRunSections"][0]["uuid"]}

@@ -51,8 +51,12 @@ def free_port() -> int:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     out, port = tmp_path_factory.mktemp("out"), free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    smoke = [sys.executable, ROOT / "studies/ablation_rank.py", "--smoke", "--out", out]
-    subprocess.run(smoke, check=True, env=environment, timeout=300, capture_output=True)
+    smoke, trials = [sys.executable, ROOT / "studies/ablation_rank.py", "--smoke", "--out", out], out / "trials.jsonl"
+    training = [sys.executable, "-m", "trainables", trials, "--out", out / "smoke"]  # the same folders, without Ray
+    for command in ([*smoke, "--dry-run", "--json"], training, [*smoke, "--report-only"]):
+        done = subprocess.run(command, check=True, env=environment, timeout=300, stdout=subprocess.PIPE, text=True)
+        if not trials.exists():
+            trials.write_text(done.stdout)
     command = [sys.executable, "-m", "studies", "ui", "--out", out / "smoke", "--port", str(port)]
     with open(out / "server.log", "wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)

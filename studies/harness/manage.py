@@ -79,8 +79,26 @@ def _command(name: str, help: str, *params: click.Parameter) -> Any:
     return register
 
 
-@_command("list", "Every study, the artefact it reproduces, and its state here.", OUT)
-def _list(out: Path | None) -> int:
+def markdown() -> str:
+    """Every study and the artefact that it reproduces, for the README."""
+    rows = [("study", "what it is", "artefact", "runs on (and, in the paper, on)"), ("---",) * 4]
+    for one in (*all_studies().values(), *cost_studies().values(), *probes().values()):
+        paper = ", ".join(getattr(one, "published", ()))
+        workloads = f"{one.workload} ({paper})" if paper else one.workload
+        rows.append((f"`{one.name}`", one.title, one.citation, workloads))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+@_command(
+    "list",
+    "Every study, the artefact it reproduces, and its state here.",
+    OUT,
+    click.Option(["--markdown", "as_markdown"], is_flag=True, help="The README's table."),
+)
+def _list(out: Path | None, as_markdown: bool) -> int:
+    if as_markdown:
+        print(markdown())
+        return COMPLETE
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("study", no_wrap=True)
     for header in ("artefact", "default workload (the paper's)", "done"):
