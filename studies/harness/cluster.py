@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")  # as in `execute`
 
 import ray
 from ray.exceptions import RayError

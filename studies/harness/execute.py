@@ -22,8 +22,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# Ray would end this process by itself a minute after its head has died, with a code and a message of its own.
-os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
 
 import ray
 from ray import tune
