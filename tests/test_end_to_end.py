@@ -50,7 +50,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_smoke_run_ends_with_results(smoke: tuple[Path, str]):
     root, output = smoke
     assert "12 to go" in output and "Traceback" not in output
-    assert max(map(len, output.splitlines())) <= 80 or "mlflow ui" in output
+    assert all(len(line) <= 80 for line in output.splitlines() if root.parent.name not in line)  # a path is as it is
     folders = list(trial_folders(root))
     assert len(folders) == 12
     for folder in folders:
@@ -58,8 +58,7 @@ def test_a_smoke_run_ends_with_results(smoke: tuple[Path, str]):
         assert not list(folder.glob("checkpoint-*"))
     written = files(root, "reports/ablation_rank/digits-cnn/*")
     assert {Path(name).name for name in written} >= {"report.md", "report.html", "trials.csv", "rank.png", "rank.svg"}
-    for name in written:
-        assert str(name) in output.replace("\n", "")
+    assert "reports/ablation_rank/digits-cnn/report.html" in output.replace("\n", "")
 
 
 def test_ray_and_this_process_give_the_same_numbers(smoke: tuple[Path, str], tmp_path: Path):

@@ -112,7 +112,8 @@ def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
     ends = [100 * end for arm in shown for end in (arm["ci_lo"], arm["ci_hi"]) if not math.isnan(end)]
     room = WIDEST * max(top - foot, 0.5)
     low, high = max(min([foot, *ends]), foot - room), min(max([top, *ends]), top + room, 100.0)
-    return low - 0.08 * (high - low), high + 0.04 * (high - low)
+    margin = 0.04 * max(high - low, 0.5)
+    return low - 2 * margin, high + margin
 
 
 def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
