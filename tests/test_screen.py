@@ -132,7 +132,8 @@ def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(tmp_path: 
     assert "- nysact-s rank 5 to 20: flat within noise, every pair equal within 0.3 points (TOST at 5%)." in text
     assert "- 1 diverged of 24 trials: they are counted, and enter no mean." in text
     assert "- Better than sgd: 6 arms; not told from sgd: foof." in text
-    assert "- in [bold]" in text and all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
+    assert "- in [bold]" in text
+    assert all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
 
 
 def test_one_seed_tells_nothing_apart(tmp_path: Path):
