@@ -15,6 +15,7 @@ from torch import nn
 from studies.harness import manage
 from studies.harness.cost import FLAGS as COST_FLAGS
 from studies.harness.options import FLAGS, Options
+from studies.harness.search_run import OWN as SEARCH_FLAGS
 from studies.harness.run import run
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +90,7 @@ def commands() -> list[str]:
 def test_the_commands_of_the_readme_exist_with_their_flags():
     """Files, targets of make, commands and flags; placeholders and all."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    flags = {option for flag in [*FLAGS, *COST_FLAGS] for option in flag.opts} | {"--help"}
+    flags = {option for flag in [*FLAGS, *COST_FLAGS, *SEARCH_FLAGS] for option in flag.opts} | {"--help"}
     known, found = {command: {o for p in c.params for o in p.opts} for command, c in manage.GROUP.commands.items()}, 0
     for command in (line.partition("#")[0] for line in commands()):
         if match := re.match(r"(?:UV_TORCH_BACKEND=cpu )?make ([a-z-]+)", command):
