@@ -15,8 +15,8 @@ from torch import nn
 from studies.harness import manage
 from studies.harness.cost import FLAGS as COST_FLAGS
 from studies.harness.options import FLAGS, Options
-from studies.harness.search_run import OWN as SEARCH_FLAGS
 from studies.harness.run import run
+from studies.harness.search_run import OWN as SEARCH_FLAGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
