@@ -109,7 +109,7 @@ def recipe(found: Found) -> str:
     stated = stated_recipe(plan.workload)
     for name, winner in found.winners.items():
         values = {**stated.hyperparameters(name), **plan.fresh(name)[0].arm.overrides, **winner.proposal.parameters}
-        lines.append(f'    "{name}": {json.dumps(values)},'.replace("true", "True").replace("false", "False"))
+        lines.append(f'    "{name}": {values},'.replace("'", '"'))
     return "\n".join([*lines, "}"]) + "\n"
 
 

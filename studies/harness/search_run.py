@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from studies.harness import estimate, ledger
+from studies.harness import estimate, ledger, screen
 from studies.harness.background import Tracking
 from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
 from studies.harness.options import FLAGS, Options, parse
@@ -92,7 +91,7 @@ def _chosen(search: Search, budget: str | None, sampler: str | None, asha: bool)
 
 def run(search: Search, options: Options, wrong: Sequence[str] = ()) -> int:
     """Plan, check, tune, train the winners and report; returns the exit code."""
-    console = Console(stderr=options.as_json)
+    console = screen.terminal(stderr=options.as_json)
     made, problems = checked(search, options)
     if wrong or problems:
         return refuse([*wrong, *problems])
@@ -130,9 +129,7 @@ def _run(parts: Sequence[Part], options: Options, console: Console) -> int:
                 _end_stopped(parts, tracking.uri, options, console)
     for path in (path for paths in written for path in paths):
         console.print(f"  {os.path.relpath(path)}", highlight=False, soft_wrap=True)
-    if tracking.uri:
-        command = f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(tracking.shown_uri)}"
-        console.print(f"Compare the trials: {command}", highlight=False, soft_wrap=True)
+    screen.say_next(screen.compare(options.root, tracking.uri, tracking.shown_uri), console)
     return SOME_FAILED if any(FAILED in _statuses(part, options.root) for part in parts) else COMPLETE
 
 
