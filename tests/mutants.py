@@ -949,11 +949,18 @@ MUTANTS = [
         "faults: a fenced-off worker is started again for ever",
     ),
     Mutant(
-        "studies/harness/execute.py",
-        "if time.monotonic() - self._seen > LOST_SECONDS:",
+        "studies/harness/stopping.py",
+        "if self._alone > LOST_SECONDS:",
         "if False:",
         "tests/test_faults.py::test_a_cluster_without_a_living_node_stops_the_driver",
         "faults: a driver waits for a dead cluster for ever",
+    ),
+    Mutant(
+        "studies/harness/stopping.py",
+        "if self._alone > LOST_SECONDS + GRACE_SECONDS:",
+        "if False:",
+        "tests/test_faults.py::test_a_driver_that_waits_for_a_dead_cluster_ends_itself",
+        "faults: a driver hangs in a call to a dead cluster",
     ),
     Mutant(
         "studies/harness/lock.py",

@@ -10,7 +10,7 @@ import pytest
 from images import make_folder
 from test_train import numbers, run
 
-from studies.harness.execute import _Stop
+from studies.harness.stopping import Stop
 from trainables import workloads
 from trainables.config import TrialConfig
 from trainables.data import DataError
@@ -59,7 +59,7 @@ def test_a_worker_reports_damaged_data_and_the_driver_stops():
     trainable._epochs, trainable._report_every = damaged(), 0.0
     result = trainable.step()
     assert result == {"done": True, PROBLEM: "images/1.png: not a readable image"}
-    stop = _Stop()
+    stop = Stop()
     assert not stop("one", {"epoch": 0}) and not stop.stop_all()
     assert stop("two", result) and stop.stop_all() and stop.problem == result[PROBLEM]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from studies.harness import execute, lock
+from studies.harness import lock, stopping
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -151,16 +153,38 @@ def test_a_full_disk_while_a_checkpoint_is_written_is_no_outcome(tmp_path: Path)
 
 def test_a_cluster_without_a_living_node_stops_the_driver(monkeypatch: pytest.MonkeyPatch):
     alive = [{"Alive": True}]
-    monkeypatch.setattr(execute.ray, "nodes", lambda: alive)
-    monkeypatch.setattr(execute, "PROBE_SECONDS", 0.01)
-    monkeypatch.setattr(execute, "LOST_SECONDS", 0.5)
-    stop = execute._Stop()
+    monkeypatch.setattr(stopping.ray, "nodes", lambda: alive)
+    monkeypatch.setattr(stopping, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(stopping, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(stopping, "LOST_SECONDS", 0.5)
+    stop = stopping.Stop()
     with stop.watching():
         time.sleep(0.7)
         assert not stop.stop_all()
         alive[0]["Alive"] = False
-        time.sleep(0.7)
-        assert stop.stop_all() and stop.problem == "Ray's head or its last node died"
+        time.sleep(0.9)
+        assert stop.stop_all() and stop.problem == stopping.LOST
+
+
+def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.CaptureFixture[str]):
+    """A dead head does not answer, and the main thread may be in a call to it."""
+
+    def work() -> None:
+        stopping.ray.nodes = threading.Event().wait
+        stopping.TICK_SECONDS, stopping.PROBE_SECONDS, stopping.LOST_SECONDS, stopping.GRACE_SECONDS = (
+            0.02,
+            0.02,
+            0.1,
+            0.1,
+        )
+        with stopping.Stop().watching():
+            time.sleep(30)
+
+    assert in_child(work) == 4
+    assert re.match(
+        r"error: Ray's head or its last node died; nothing committed was lost\. The same command goes on:\n  python ",
+        capfd.readouterr().err,
+    )
 
 
 def test_the_lock_file_has_one_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Ray: train what is missing. Only this file, `search_tune`, `cluster` and `local_cluster` import it.
+"""Ray: train what is missing. Only this file, `stopping`, `search_tune`, `cluster` and `local_cluster` import it.
 
 One Tuner runs a grid over trial keys on reused actors. Tune's own logs, checkpoints and restore are not used: whatever
 it loses is in the trial folders.
@@ -10,10 +10,9 @@ import logging
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,14 @@ from ray.tune.experiment import Trial as TuneTrial
 from studies.harness import local_cluster
 from studies.harness.cluster import connect, measured_share
 from studies.harness.progress import StudyProgress
+from studies.harness.stopping import Stop
 from studies.harness.study import Trial
-from trainables.ray_trainable import PROBLEM, REPORT_SECONDS, TrialTrainable, train_team
+from trainables.ray_trainable import REPORT_SECONDS, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
 
 # What Tune passes to its workers Ray writes into a log that everybody on the machine may read. Ours need no keys.
 ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
-
-PROBE_SECONDS, LOST_SECONDS = 5.0, 60.0  # how often to look for living nodes, and how long to go without one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,46 +86,6 @@ class _Report(tune.Callback):
             self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
 
 
-class _Stop(tune.Stopper):
-    """Ends everything once going on makes no sense, and no trial is to blame.
-
-    That is when a worker has met damaged data or a folder that it cannot use, which the other trials would meet, too;
-    and when no node has been alive for a while, for which Tune by itself waits for ever.
-    """
-
-    def __init__(self) -> None:
-        self.problem = ""
-        self._seen = time.monotonic()  # when a node was last alive
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Keep the first problem; that trial ends."""
-        self.problem = self.problem or result.get(PROBLEM, "")
-        return PROBLEM in result
-
-    def stop_all(self) -> bool:
-        """Whether there was a problem; asked all the time."""
-        if time.monotonic() - self._seen > LOST_SECONDS:
-            self.problem = self.problem or "Ray's head or its last node died"
-        return bool(self.problem)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Look for living nodes, in a thread: a dead head does not answer."""
-        ended = threading.Event()
-
-        def look() -> None:
-            while not ended.wait(PROBE_SECONDS):
-                with suppress(Exception):
-                    if any(node["Alive"] for node in ray.nodes()):
-                        self._seen = time.monotonic()
-
-        threading.Thread(target=look, name="watch", daemon=True).start()
-        try:
-            yield
-        finally:
-            ended.set()
-
-
 def train(
     trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mapping[str, Any], progress: StudyProgress
 ) -> str:
@@ -162,7 +120,7 @@ class Session:
     cluster: Cluster
     space: dict[str, Any]  # what every trial gets beside its key
     scratch: str  # where Tune may write
-    stop: _Stop
+    stop: Stop
     caught: list[str]  # signals that came, by name
     started: float
 
@@ -229,19 +187,20 @@ def session(trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mappi
     """Ray, started or connected to for some trials; parameters and errors as those of `train`."""
     handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place, which aborts the driver
     _start(cluster, len(trials))
-    started, stop = time.monotonic(), _Stop()
-    try:
-        if cluster.gpus_per_trial is None:
-            configs = [trial.config for trial in trials]
-            share = measured_share(configs, root, cluster.workers_per_trial, worker["data_dir"])
-            cluster = replace(cluster, gpus_per_trial=share)
-        with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
-            space = {**worker, "root": str(root.absolute()), "report_every": REPORT_SECONDS}
-            with stop.watching(), _between_tuners(caught):
-                yield Session(root, cluster, space, scratch, stop, caught, started)
-    finally:
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, handler)
+    started, stop = time.monotonic(), Stop()
+    with stop.watching():
+        try:
+            if cluster.gpus_per_trial is None:
+                configs = [trial.config for trial in trials]
+                share = measured_share(configs, root, cluster.workers_per_trial, worker["data_dir"])
+                cluster = replace(cluster, gpus_per_trial=share)
+            with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _signals() as caught:
+                space = {**worker, "root": str(root.absolute()), "report_every": REPORT_SECONDS}
+                with _between_tuners(caught):
+                    yield Session(root, cluster, space, scratch, stop, caught, started)
+        finally:
+            ray.shutdown()
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _unfinished(trials: Sequence[Trial], root: Path) -> list[Trial]:
