@@ -198,7 +198,7 @@ class _Sync:
         """Means over seeds, sent anew when a trial of the group ended; the curve once none is still to come."""
         arm = seeds.first.arm
         tags = self._arm_tags(seeds.first) | {"kind": "group", "group_key": key, "status": seeds.statuses}
-        run = self.runs.get(key) or self._create(key, arm.label, tags | {PARENT: parent_id}, None)
+        run = self.runs.get(key) or self._create(key, arm.label, tags | {PARENT: parent_id}, now)
         table = seeds.seeds().to_csv(index=False)
         sent = f"{digest(table)}{' curve' if seeds.done else ''}"
         if run.data.tags.get("seeds_sent") != sent:
