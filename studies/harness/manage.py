@@ -82,7 +82,7 @@ def _command(name: str, help: str, *params: click.Parameter) -> Any:
 def markdown() -> str:
     """Every study and the artefact that it reproduces, for the README."""
     rows = [("study", "what it is", "artefact", "runs on (and, in the paper, on)"), ("---",) * 4]
-    for one in (*all_studies().values(), *cost_studies().values(), *probes().values()):
+    for one in (kind for kinds in (all_studies(), cost_studies(), probes(), searches()) for kind in kinds.values()):
         paper = ", ".join(getattr(one, "published", ()))
         workloads = f"{one.workload} ({paper})" if paper else one.workload
         rows.append((f"`{one.name}`", one.title, one.citation, workloads))
@@ -101,16 +101,15 @@ def _list(out: Path | None, as_markdown: bool) -> int:
         return COMPLETE
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("study", no_wrap=True)
-    for header in ("artefact", "default workload (the paper's)", "done"):
+    for header in ("artefact", "workload", "done"):
         table.add_column(header)
     for study in all_studies().values():
         trials = study.trials()
         done = len(trials) - len(ledger.missing(trials, out or ledger.default_root()))
-        workloads = study.workload + (f" ({', '.join(study.published)})" if study.published else "")
-        table.add_row(study.name, study.citation, workloads, f"{done}/{len(trials)}")
+        table.add_row(study.name, study.citation, study.workload, f"{done}/{len(trials)}")
     for study in cost_studies().values():
         measured = len(list((out or ledger.default_root()).glob("cost/*/*-*.json")))
-        table.add_row(study.name, study.citation, study.workload, f"{measured} costs")
+        table.add_row(study.name, study.citation, study.workload, str(measured))
     for probe in probes().values():
         trials = probe.trials()
         done = len(probe.found(trials, out or ledger.default_root()))

@@ -114,11 +114,11 @@ def parts(search: Search, root: Path | None = None) -> list[Part]:
 
 
 def state(search: Search, root: Path | None = None) -> str:
-    """How far a search is in an output folder, in words."""
+    """How many of its configurations a search has proposed in an output folder, or why that is not known."""
     try:
         proposers = [proposer for part in parts(search, root) for proposer in part.proposers]
     except StoreError:
         return "another search"
     left = sum(proposer.left() for proposer in proposers)
     total = search.budget * len(proposers)
-    return f"{total - left}/{total} configurations"
+    return f"{total - left}/{total}"
