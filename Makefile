@@ -24,10 +24,18 @@ help:
 setup: $(READY)
 
 # The locked set, hash-checked, in about a minute. Compiling the bytecode now halves the start of every later process.
+# UV_TORCH_BACKEND names another build of torch, such as `cpu`: its hashes are not in the lock, and it needs no CUDA.
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+ifndef UV_TORCH_BACKEND
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
+else
+	awk '/^[a-z]/ { keep = !/^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/ } keep' requirements.lock > .venv/others.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --compile-bytecode -r .venv/others.lock
+	grep -oE '^(torch|torchvision)==[^ ]+' requirements.lock > .venv/torch.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r .venv/torch.txt
+endif
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
