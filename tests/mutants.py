@@ -956,6 +956,13 @@ MUTANTS = [
         "faults: a driver waits for a dead cluster for ever",
     ),
     Mutant(
+        "studies/harness/execute.py",
+        "if trial not in own or not starting(own[trial])",
+        "if True",
+        "tests/test_faults.py::test_a_free_worker_takes_no_trial_whose_own_worker_is_starting",
+        "clusters: a node that joins late never trains anything",
+    ),
+    Mutant(
         "studies/harness/stopping.py",
         "if self._alone > LOST_SECONDS + GRACE_SECONDS:",
         "if False:",

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from studies.harness import lock, stopping
+from studies.harness import execute, lock, stopping
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -19,6 +21,7 @@ from trainables import store
 from trainables.files import read_lines
 from trainables.ray_trainable import PROBLEM, TrialTrainable
 from trainables.store import StoreError, TrialStore
+
 
 Scenario = Callable[[int, random.Random, Path], files.Tries]
 
@@ -185,6 +188,27 @@ def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.Captur
         r"error: Ray's head or its last node died; nothing committed was lost\. The same command goes on:\n  python ",
         capfd.readouterr().err,
     )
+
+
+class Fake(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+def test_a_free_worker_takes_no_trial_whose_own_worker_is_starting():
+    done, starting, waiting, later = trials = [
+        Fake(status=status) for status in ("TERMINATED", "PENDING", "PENDING", "PENDING")
+    ]
+    controller = SimpleNamespace(
+        get_trials=lambda: trials,
+        _trial_to_actor={done: 1, starting: 1, waiting: 0},
+        _actor_manager=SimpleNamespace(is_actor_started=bool),
+    )
+    scheduler, wrapped = execute._Fifo(), cast(Any, SimpleNamespace(_tune_controller=controller))
+    assert scheduler.choose_trial_to_run(wrapped) is waiting
+    waiting.status = "RUNNING"
+    assert scheduler.choose_trial_to_run(wrapped) is later
+    later.status = "RUNNING"
+    assert scheduler.choose_trial_to_run(wrapped) is None
 
 
 def test_the_lock_file_has_one_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

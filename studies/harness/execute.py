@@ -26,6 +26,7 @@ import ray
 from ray import tune
 from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
 
 from studies.harness import local_cluster
 from studies.harness.cluster import connect, measured_share
@@ -86,6 +87,21 @@ class _Report(tune.Callback):
             self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
 
 
+class _Fifo(FIFOScheduler):
+    """Trials in their order, except that a free worker takes none whose own worker is starting.
+
+    Tune would end that one for it, and so the next: where trials end faster than a worker starts, a node that joins
+    late would never train anything.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
+        """The first that waits for a worker."""
+        controller = tune_controller._tune_controller  # behind a wrapper that warns of private attributes
+        own, starting = controller._trial_to_actor, controller._actor_manager.is_actor_started
+        waiting = (trial for trial in controller.get_trials() if trial.status == TuneTrial.PENDING)
+        return next((trial for trial in waiting if trial not in own or not starting(own[trial])), None)
+
+
 def train(
     trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mapping[str, Any], progress: StudyProgress
 ) -> str:
@@ -129,7 +145,8 @@ class Session:
         left, again = list(trials), bool(trials)
         while again:
             keys = tune.grid_search([trial.config.trial_key for trial in left])
-            dropped = self.fit(progress, {"key": keys}, max_concurrent_trials=_at_once(self.cluster))
+            how = {"scheduler": _Fifo(), "max_concurrent_trials": _at_once(self.cluster)}
+            dropped = self.fit(progress, {"key": keys}, **how)
             left = _unfinished(left, self.root)
             again = self.goes_on(len(left), dropped)
         return left

@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [text.partition("=")[::2] for text in options.scenario]
     if unknown := {name for name, _ in wanted} - set(SCENARIOS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    # Of mlflow's mappers under SQLAlchemy 2.1.
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
     torch.set_num_threads(1)  # forked processes have no others
     failed = 0
     for name, often in wanted:
