@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 NETWORK = "10.77.0"
-VENV = Path(sys.prefix)
+ROOT, VENV = Path(__file__).parents[2], Path(sys.prefix)
 SSHD = """
 Port 22
 HostKey {folder}/host_key
@@ -57,6 +57,8 @@ def missing() -> str:
     """Why there can be no such machines here; empty when there can."""
     if os.geteuid() != 0:
         return "needs root"
+    if any(str(path.resolve()).startswith(("/tmp/", "/root/")) for path in (ROOT, VENV)):
+        return "needs the project outside of /tmp and /root, of which every machine has its own"
     lacking = [
         tool for tool in ("unshare", "nsenter", "ip", "/usr/sbin/sshd", "rsync", "ssh") if not shutil.which(tool)
     ]
