@@ -22,7 +22,6 @@ from trainables.files import read_lines
 from trainables.ray_trainable import PROBLEM, TrialTrainable
 from trainables.store import StoreError, TrialStore
 
-
 Scenario = Callable[[int, random.Random, Path], files.Tries]
 
 
