@@ -97,7 +97,7 @@ def test_faithful_arms_are_timed_where_they_cost_something_else(tmp_path: Path, 
     calls.clear()
     cost.run(COST, {**raw, "workload": "digits/cnn"})
     # There both papers' conventions have arms.
-    assert calls[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve")
+    assert calls[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve,ekfac")
     calls.clear()
     cost.run(COST, {**raw, "optimizers": "kfca"})
     assert len(calls) == 2  # the benchmark itself says what is wrong

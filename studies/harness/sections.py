@@ -44,7 +44,11 @@ def levels(frame: pd.DataFrame, metric: str) -> list[Block]:
     if not verdicts:
         return []
     sentences = tuple(_level(verdict) for verdict in verdicts)
-    return [Heading("What the levels say"), Text("", items=sentences, found=True)]
+    small = (
+        "Each line is by itself: paired by seed, Holm over the pairs of its own levels at 5%, so that of twenty such "
+        "lines about one tells levels apart by chance."
+    )
+    return [Heading("What the levels say"), Text("", items=sentences, found=True), Text(small, note=True)]
 
 
 def _level(found: LevelVerdict) -> str:
