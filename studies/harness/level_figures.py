@@ -24,6 +24,7 @@ from studies.harness.study import LevelFigure, Study
 ArmRow = dict[Any, Any]  # a row of `statistics.group`
 # Lines of one panel: told apart by marker and dashes in grayscale.
 SERIES = ((SUBJECT, "-", "o"), ("#56B4E9", "--", "s"), ("black", ":", "^"), ("0.5", "-.", "D"))
+MANY = 6  # more levels than this, and the ticks' labels touch at their usual size
 SEEDS = {"color": "0.4", "markersize": 4, "markeredgewidth": 0, "alpha": 0.9}
 APART = 7 / 72  # inches between the lines of a panel
 # The axis reaches below the middle mean by so many times what the best is above it, not to collapsed levels;
@@ -192,6 +193,8 @@ def _positions(axes: Axes, levels: list[Any]) -> list[float]:
         axes.set_xscale("log")
         axes.set_xticks(x, [f"{level:g}" for level in levels])
         axes.xaxis.set_minor_locator(NullLocator())
+        if len(x) > MANY:
+            axes.tick_params(axis="x", labelsize=8)
         margin = (max(x) / min(x)) ** 0.12
         axes.set_xlim(min(x) / margin, max(x) * margin)
     else:
