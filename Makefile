@@ -48,18 +48,23 @@ setup-ui: setup
 study: setup
 	$(BIN)/python studies/ablation_rank.py --seeds 5
 
-# Costs first, which times to a target are read with; then the grids with one driver, so that what several of them need
-# trains once; then what has a driver of its own. Failed trials (exit code 1) are in the reports and keep nothing back.
+# Costs first and once, since times to a target are read with them; then the grids with one driver, so that what several of
+# them need trains once; then what has a driver of its own. Failed trials (exit code 1) are in the reports and keep nothing
+# back.
+COSTS := outputs/cost/.digits-cnn
 GRIDS := $(notdir $(basename $(wildcard studies/ablation_*.py studies/compare_accuracy.py studies/time_to_target*.py)))
 OTHERS := $(wildcard $(addprefix studies/,tune_optimizers.py covariance_heatmap.py activation_norms.py))
 
-studies: setup
+studies: setup $(COSTS)
 	@failed=0; \
 	run() { $(BIN)/python "$$@" || { code=$$?; [ $$code -eq 1 ] || exit $$code; failed=1; }; }; \
-	run studies/compare_cost.py --workload digits/cnn --batch-size 64; \
 	run -m studies run $(GRIDS); \
 	for file in $(OTHERS); do run $$file; done; \
 	exit $$failed
+
+$(COSTS): | setup
+	$(BIN)/python studies/compare_cost.py --workload digits/cnn --batch-size 64
+	touch $@
 
 # In two processes, a file in one: what a file sets up is set up once. The `slow` ones have a target of their own.
 test: setup

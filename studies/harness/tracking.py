@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # Read when mlflow is imported. A server that does not answer must not hold up the driver.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run on a server
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -51,8 +52,7 @@ def default_uri(root: Path) -> str:
 
 def experiment(client: MlflowClient, name: str, root: Path, uri: str) -> str:
     """The id of an experiment, which is made where there is none."""
-    found = client.get_experiment_by_name(name)
-    if found:
+    if found := client.get_experiment_by_name(name):
         return found.experiment_id
     # A server has its own place for artifacts; for a local database mlflow would take the current directory.
     place = (root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
