@@ -964,6 +964,13 @@ MUTANTS = [
     ),
     Mutant(
         "studies/harness/stopping.py",
+        "asking.acquire(timeout=GRACE_SECONDS)",
+        "pass",
+        "tests/test_faults.py::test_ray_is_not_asked_for_nodes_while_it_shuts_down",
+        "faults: a driver asks for nodes while it shuts down",
+    ),
+    Mutant(
+        "studies/harness/stopping.py",
         "if self._alone > LOST_SECONDS + GRACE_SECONDS:",
         "if False:",
         "tests/test_faults.py::test_a_driver_that_waits_for_a_dead_cluster_ends_itself",

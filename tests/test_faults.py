@@ -189,6 +189,30 @@ def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.Captur
     )
 
 
+def test_ray_is_not_asked_for_nodes_while_it_shuts_down(monkeypatch: pytest.MonkeyPatch):
+    """It would end the process with exit code 1, and the study without its report."""
+    asked, asking, found = threading.Event(), [], []
+
+    def nodes() -> list[dict[str, bool]]:
+        asking.append(True)
+        asked.set()
+        time.sleep(0.3)
+        asking.pop()
+        return [{"Alive": True}]
+
+    def shutdown() -> None:
+        for _ in range(10):
+            found.extend(asking)
+            time.sleep(0.02)
+
+    monkeypatch.setattr(stopping.ray, "nodes", nodes)
+    monkeypatch.setattr(stopping.ray, "shutdown", shutdown)
+    monkeypatch.setattr(stopping, "PROBE_SECONDS", 0.01)
+    with stopping.Stop().watching():
+        assert asked.wait(10)
+    assert found == []
+
+
 class Fake(SimpleNamespace):
     __hash__ = object.__hash__
 

@@ -205,8 +205,8 @@ def session(trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mappi
     handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place, which aborts the driver
     _start(cluster, len(trials))
     started, stop = time.monotonic(), Stop()
-    with stop.watching():
-        try:
+    try:
+        with stop.watching():
             if cluster.gpus_per_trial is None:
                 configs = [trial.config for trial in trials]
                 share = measured_share(configs, root, cluster.workers_per_trial, worker["data_dir"])
@@ -215,9 +215,8 @@ def session(trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mappi
                 space = {**worker, "root": str(root.absolute()), "report_every": REPORT_SECONDS}
                 with _between_tuners(caught):
                     yield Session(root, cluster, space, scratch, stop, caught, started)
-        finally:
-            ray.shutdown()
-            signal.signal(signal.SIGTERM, handler)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _unfinished(trials: Sequence[Trial], root: Path) -> list[Trial]:

@@ -46,20 +46,20 @@ class Stop(tune.Stopper):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look for living nodes, and end the process where the main thread waits for a dead one.
+        """Look for living nodes while Ray is used, then shut it down; end the process where a dead one holds it up.
 
         Two threads, since a dead head does not answer.
         """
-        ended = threading.Event()
+        over, down, asking = threading.Event(), threading.Event(), threading.Lock()
 
         def look() -> None:
-            while not ended.wait(PROBE_SECONDS):
-                with suppress(Exception):
-                    if any(node["Alive"] for node in ray.nodes()):
+            while not over.wait(PROBE_SECONDS):
+                with asking, suppress(Exception):
+                    if not over.is_set() and any(node["Alive"] for node in ray.nodes()):
                         self._alone = 0.0
 
         def count() -> None:
-            while not ended.wait(TICK_SECONDS):
+            while not down.wait(TICK_SECONDS):
                 self._alone += TICK_SECONDS
                 if self._alone > LOST_SECONDS + GRACE_SECONDS:
                     _end()
@@ -69,7 +69,10 @@ class Stop(tune.Stopper):
         try:
             yield
         finally:
-            ended.set()
+            over.set()
+            asking.acquire(timeout=GRACE_SECONDS)  # asked for nodes while it shuts down, Ray would end the process
+            ray.shutdown()
+            down.set()
 
 
 def _end() -> None:

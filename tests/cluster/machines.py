@@ -38,7 +38,8 @@ mount -t tmpfs none /root && chmod 700 /root
 mkdir -p {python} && mount --bind {folder}/python {python}
 mount -t tmpfs none /run && mkdir /run/sshd
 mount -t tmpfs none /dev/shm
-mkdir -p /root/.ssh /root/checkout/.venv /root/.ray && touch /root/.bashrc
+mkdir -p /root/.ssh /root/checkout/.venv /root/.ray
+echo "export PYTHONFAULTHANDLER=1; trap 'echo exit code \\$?' EXIT" > /root/.bashrc
 cp {folder}/key /root/.ssh/id_ed25519 && chmod 600 /root/.ssh/id_ed25519
 cp {folder}/token /root/.ray/auth_token
 mkdir /run/machine && cp {folder}/host_key {folder}/key.pub /run/machine && chmod 600 /run/machine/host_key
