@@ -48,9 +48,9 @@ setup-ui: setup
 study: setup
 	$(BIN)/python studies/ablation_rank.py --seeds 5
 
-# Costs first and once, since times to a target are read with them; then the grids with one driver, so that what several of
-# them need trains once; then what has a driver of its own. Failed trials (exit code 1) are in the reports and keep nothing
-# back.
+# Costs first and once, since times to a target are read with them; then the grids with one driver, so that what
+# several of them need trains once; then what has a driver of its own. Failed trials (exit code 1) are in the reports
+# and keep nothing back.
 COSTS := outputs/cost/.digits-cnn
 GRIDS := $(notdir $(basename $(wildcard studies/ablation_*.py studies/compare_accuracy.py studies/time_to_target*.py)))
 OTHERS := $(wildcard $(addprefix studies/,tune_optimizers.py covariance_heatmap.py activation_norms.py))
