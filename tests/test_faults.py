@@ -173,12 +173,8 @@ def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.Captur
 
     def work() -> None:
         stopping.ray.nodes = threading.Event().wait
-        stopping.TICK_SECONDS, stopping.PROBE_SECONDS, stopping.LOST_SECONDS, stopping.GRACE_SECONDS = (
-            0.02,
-            0.02,
-            0.1,
-            0.1,
-        )
+        stopping.TICK_SECONDS = stopping.PROBE_SECONDS = 0.02
+        stopping.LOST_SECONDS = stopping.GRACE_SECONDS = 0.1
         with stopping.Stop().watching():
             time.sleep(30)
 

@@ -406,11 +406,14 @@ def test_a_killed_probe_leaves_no_result_and_is_run_again(tmp_path: Path):
     assert "The same command goes on" in errors
 
 
-def test_the_list_of_studies_has_the_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_list_of_studies_has_the_probes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "120")  # no cell is broken
     NORMS.run(NORMS.trials(seeds=[1], recipe={"epochs": 1})[0].config, tmp_path, CPU)  # another number of epochs
     assert manage.GROUP.main(["list", "--out", str(tmp_path)], standalone_mode=False) == 0
     text = capsys.readouterr().out
-    assert "activation_norms" in text and "Section 5" in text and "0/3" in text and "covariance_heatmap" in text
+    assert "activation_norms" in text and "Figure 2" in text and "0/3" in text and "covariance_heatmap" in text
 
 
 # ---------------------------------------------------------------------- Remark 5.6
