@@ -234,12 +234,12 @@ def _check_cluster(file: Path) -> int:
     click.Option(["--links-only"], is_flag=True, help="Print the links and stop."),
 )
 def _ui(out: Path | None, port: int, links_only: bool) -> int:
-    from studies.harness import tracking, ui
+    from studies.harness import ui
 
     root = out or ledger.default_root()
     if not (root / "mlflow.db").exists():
         return refuse([f"{root}: no runs there yet; run a study first, or name its folder with --out"])
-    for what, address in ui.links(tracking.shown(root), f"http://127.0.0.1:{port}"):
+    for what, address in ui.links(ui.shown(root), f"http://127.0.0.1:{port}"):
         print(f"{what}\n  {address}")
     return COMPLETE if links_only else ui.serve(root, port)
 

@@ -7,6 +7,7 @@ seeds the mean and interval over its completed trials, so that tens of runs can 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import math
@@ -14,9 +15,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 # Read when mlflow is imported. A server that does not answer must not hold up the driver.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
@@ -90,38 +92,27 @@ def sync(
         return _Sync(study, trials, root, uri or default_uri(root), smoke).send(artifacts)
 
 
-class Shown(NamedTuple):
-    """A run of a study as the UI shows it."""
-
-    kind: str  # study, group or trial
-    name: str
-    workload: str
-    experiment_id: str
-    run_id: str
-    parent_id: str
-
-
-def shown(root: Path) -> list[Shown]:
-    """The runs of studies and of groups of seeds in an output folder's database, experiment by experiment."""
-    client = MlflowClient(tracking_uri=default_uri(root))
-    found = []
-    for experiment in sorted(client.search_experiments(), key=lambda one: one.name):
-        pages = (_all_runs(client, experiment.experiment_id, f"tags.kind = '{kind}'") for kind in ("study", "group"))
-        for run in (run for page in pages for run in page):
-            tags, info = run.data.tags, run.info
-            names = tags["kind"], info.run_name or "", tags.get("workload", "")
-            found.append(Shown(*names, info.experiment_id, info.run_id, tags.get(PARENT, "")))
-    return found
-
-
-def _all_runs(client: MlflowClient, experiment_id: str, filter_string: str) -> list[Run]:
+def all_runs(client: MlflowClient, experiment_id: str, filter_string: str) -> list[Run]:
     """What a search finds, over all its pages."""
     runs, token = [], None
     while token != "":
-        page = client.search_runs([experiment_id], filter_string, page_token=token)
+        with _without_collections():
+            page = client.search_runs([experiment_id], filter_string, page_token=token)
         runs += list(page)
         token = page.token or ""
     return runs
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """A page is some 10^5 objects, none in a cycle; to look for cycles among them takes twice as long as the search."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class _Sync:
@@ -168,7 +159,7 @@ class _Sync:
 
     def _runs(self) -> dict[str, Run]:
         """All runs of this study and workload by trial key or group key; the parent has the key "" ."""
-        found = _all_runs(self.client, self.experiment, f"tags.workload = '{self.workload}'")
+        found = all_runs(self.client, self.experiment, f"tags.workload = '{self.workload}'")
         return {_key(run.data.tags): run for run in found}
 
     def _create(self, key: str, name: str, tags: Mapping[str, str], start_s: float | None) -> Run:
