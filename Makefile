@@ -68,7 +68,7 @@ $(COSTS): | setup
 
 # In two processes, a file in one: what a file sets up is set up once. The `slow` ones have a target of their own.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 STYLE: Any = {
     "font.size": 9,
@@ -101,6 +101,7 @@ def _curves(axes: Axes, frame: Any, name: str) -> None:
     if logarithmic:
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
