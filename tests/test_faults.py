@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
+from ray.exceptions import RaySystemError
 
-from studies.harness import execute, lock, stopping
+from studies.harness import execute, local_cluster, lock, stopping
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -209,6 +211,14 @@ def test_ray_is_not_asked_for_nodes_while_it_shuts_down(monkeypatch: pytest.Monk
     assert found == []
 
 
+@pytest.mark.parametrize("error", [RaySystemError("no GCS.\nat all"), RuntimeError("System error: no GCS.\nat all")])
+def test_a_ray_that_does_not_start_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "restored afterwards")
+    monkeypatch.setattr(local_cluster.ray, "init", Mock(side_effect=error))
+    with pytest.raises(StoreError, match=r"^Ray did not start here: System error: no GCS$"):
+        local_cluster.start(1)
+
+
 class Fake(SimpleNamespace):
     __hash__ = object.__hash__
 
@@ -222,7 +232,7 @@ def test_a_free_worker_takes_no_trial_whose_own_worker_is_starting():
         _trial_to_actor={done: 1, starting: 1, waiting: 0},
         _actor_manager=SimpleNamespace(is_actor_started=bool),
     )
-    scheduler, wrapped = execute._Fifo(), cast(Any, SimpleNamespace(_tune_controller=controller))
+    scheduler, wrapped = execute.Fifo(), cast(Any, SimpleNamespace(_tune_controller=controller))
     assert scheduler.choose_trial_to_run(wrapped) is waiting
     waiting.status = "RUNNING"
     assert scheduler.choose_trial_to_run(wrapped) is later

@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")  # as for a grid; a search's workers would start singly
 
 import ray
 from ray import tune
@@ -87,7 +88,7 @@ class _Report(tune.Callback):
             self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
 
 
-class _Fifo(FIFOScheduler):
+class Fifo(FIFOScheduler):
     """Trials in their order, except that a free worker takes none whose own worker is starting.
 
     Tune would end that one for it, and so the next: where trials end faster than a worker starts, a node that joins
@@ -145,7 +146,7 @@ class Session:
         left, again = list(trials), bool(trials)
         while again:
             keys = tune.grid_search([trial.config.trial_key for trial in left])
-            how = {"scheduler": _Fifo(), "max_concurrent_trials": _at_once(self.cluster)}
+            how = {"scheduler": Fifo(), "max_concurrent_trials": _at_once(self.cluster)}
             dropped = self.fit(progress, {"key": keys}, **how)
             left = _unfinished(left, self.root)
             again = self.goes_on(len(left), dropped)

@@ -15,6 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import RayError
 
 from trainables.store import StoreError
 
@@ -41,8 +42,9 @@ def start(slots: int) -> None:
                 logging_level=logging.ERROR,
                 _node_ip_address=LOOPBACK,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StoreError(f"Ray did not start here: {str(error).partition(chr(10))[0]}") from error
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise StoreError(f"Ray did not start here: {why}") from error
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from studies.harness.execute import Cluster, Session, session
+from studies.harness.execute import Cluster, Fifo, Session, session
 from studies.harness.progress import StudyProgress
 from studies.harness.proposer import Proposer
 from studies.harness.search import SCORE
@@ -66,7 +66,7 @@ class _Asker(_Kept, Searcher):
         """Nothing: the proposals are on the disk already."""
 
 
-class _Asha(_Kept, AsyncHyperBandScheduler):
+class _Asha(_Kept, Fifo, AsyncHyperBandScheduler):
     """ASHA by our epochs, that notes where it ends a trial."""
 
     def __init__(self, proposer: Proposer, epochs: int, told: Callable[[str], object]):
@@ -137,7 +137,7 @@ def _tune(running: Session, proposer: Proposer, progress: StudyProgress) -> bool
     again = proposer.left() > 0
     while again:
         asha, epochs = proposer.plan.search.asha, proposer.trials()[0].config.epochs
-        scheduler = _Asha(proposer, epochs, progress.stopped) if asha else FIFOScheduler()
+        scheduler = _Asha(proposer, epochs, progress.stopped) if asha else Fifo()
         asker = _Asker(proposer, lambda: _room(running.cluster), progress.add)
         # ASHA decides after each epoch, so it must hear of each.
         space = {"report_every": 0.0} if asha else {}

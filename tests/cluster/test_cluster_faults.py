@@ -39,8 +39,8 @@ def ray_cluster() -> Iterator:
         found.shutdown()
 
 
-def begin(out: Path, address: str, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), "--address", address, "--out", str(out)]
+def begin(out: Path, address: str, *flags: str, file: str = "ablation_rank.py") -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "studies" / file), "--address", address, "--out", str(out)]
     return subprocess.Popen(
         [*command, "--tracking-uri", "none", *flags],
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=out.parent,
@@ -135,14 +135,24 @@ def test_a_worker_that_is_told_to_go_commits_and_goes(ray_cluster, tmp_path: Pat
     assert [line["committed"] for line in read_lines(folder / "attempts.jsonl")] == [0, len(kept)]
 
 
-def test_a_node_that_joins_later_with_other_code_ends_the_study(ray_cluster, tmp_path: Path):
-    """It was not there to be looked at when the study began; none of its numbers gets into a folder."""
+@pytest.mark.parametrize(
+    ("file", "flags"),
+    [("ablation_rank.py", ("--seeds", "200")), ("tune_optimizers.py", ("--budget", "200"))],
+    ids=["grid", "search"],
+)
+def test_a_node_that_joins_later_with_other_code_ends_the_study(
+    ray_cluster, tmp_path: Path, file: str, flags: tuple[str, ...]
+):
+    """It was not there to be looked at when the study began; none of its numbers gets into a folder.
+
+    Its trials are shorter than the start of its worker, which the others must not take from it.
+    """
     ray_cluster.add_node(num_cpus=1)
     for package in ("precond", "trainables", "studies"):
         shutil.copytree(ROOT / package, tmp_path / "other" / package, ignore=shutil.ignore_patterns("__pycache__"))
     with open(tmp_path / "other" / "precond" / "linalg.py", "a") as file:
         file.write("# another version\n")
-    driver = begin(tmp_path / "out", ray_cluster.address, "--optimizers", "sgd", "--seeds", "200", "--epochs", "20")
+    driver = begin(tmp_path / "out", ray_cluster.address, "--optimizers", "sgd", "--epochs", "20", *flags, file=file)
     wait_for(lambda: finished(tmp_path / "out"), driver)
     ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
     output = driver.communicate(timeout=300)[0]

@@ -89,7 +89,8 @@ def _lines(n: int, rng: random.Random) -> Iterator[tuple[list[str], bool]]:
     for number in range(n):
         wrong = [pairs[number % len(pairs)]] if number % 8 else []
         wrong += rng.sample(pairs, rng.randint(0, 2)) if wrong else []
-        given = {flag for flag, _ in wrong} | ({"--optimizers", "--only"} if wrong else set())
+        # Those three could make another flag's value right, as a network without batch norm a batch of one.
+        given = {flag for flag, _ in wrong} | ({"--optimizers", "--only", "--workload"} if wrong else set())
         right = [flag for flag in rng.sample(RIGHT, rng.randint(0, 4)) if flag[0] not in given]
         flags = [list(pair) for pair in wrong] + right
         rng.shuffle(flags)
