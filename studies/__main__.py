@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-from studies.harness.manage import GROUP, invoke
+from studies.harness.cli import leave
+from studies.harness.manage import GROUP
 
 if __name__ == "__main__":
-    sys.exit(invoke(GROUP))
+    leave(GROUP)

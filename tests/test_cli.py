@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from studies.ablation_rank import STUDY
-from studies.harness import lock, manage
+from studies.harness import cli, lock, manage
 from studies.harness.cli import main
 from studies.harness.options import FLAGS, Options
 from studies.harness.plan import plan
@@ -253,7 +253,7 @@ def studies(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["studies", *arguments])
-        return manage.invoke(manage.GROUP), *capsys.readouterr()
+        return cli.invoke(manage.GROUP), *capsys.readouterr()
 
     return run
 

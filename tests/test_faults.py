@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 import re
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,6 +19,7 @@ import pytest
 from ray.exceptions import RaySystemError
 
 from studies.harness import execute, local_cluster, lock, stopping
+from studies.harness.run import guarded
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -217,6 +221,33 @@ def test_a_ray_that_does_not_start_is_one_line(error: Exception, monkeypatch: py
     monkeypatch.setattr(local_cluster.ray, "init", Mock(side_effect=error))
     with pytest.raises(StoreError, match=r"^Ray did not start here: System error: no GCS$"):
         local_cluster.start(1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_swallowed_while_ray_starts_comes_afterwards(number: int):
+    def ours(*_: object) -> None:
+        raise InterruptedError
+
+    handlers = {name: signal.signal(name, ours) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(InterruptedError), stopping.none_swallowed():
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does
+            with suppress(InterruptedError, SystemExit):
+                signal.raise_signal(number)
+            swallowed = True
+        assert swallowed and signal.getsignal(signal.SIGTERM) is ours
+        with stopping.none_swallowed():
+            pass  # and nothing comes of nothing
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+
+
+def test_rays_own_way_of_ending_a_driver_is_a_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert guarded(Mock(side_effect=SystemExit(signal.SIGTERM)), tmp_path) == 143
+    assert "stopped by SIGTERM; nothing committed was lost" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="3"):
+        guarded(Mock(side_effect=SystemExit(3)), tmp_path)
 
 
 class Fake(SimpleNamespace):

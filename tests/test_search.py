@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from studies.harness import manage, sampling
+from studies.harness import cli, manage, sampling
 from studies.harness.options import Options
 from studies.harness.proposals import STOPPED, Outcome, Proposal, best, proposals_path
 from studies.harness.proposer import Proposer
@@ -288,5 +288,5 @@ def test_several_studies_with_one_command_are_refused_before_any_starts(tmp_path
     monkeypatch.chdir(tmp_path)
     arguments = ["run", "ablation_rank", "tune_optimizers", "--only", "rank=5", "--report-only"]
     monkeypatch.setattr(sys, "argv", ["studies", *arguments])
-    assert manage.invoke(manage.GROUP) == 2
+    assert cli.invoke(manage.GROUP) == 2
     assert "--only: not for tune_optimizers" in capsys.readouterr().err and not list(tmp_path.iterdir())

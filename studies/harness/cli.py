@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -26,7 +28,20 @@ def main(study: Study) -> NoReturn:
         return run([study], *parse(raw))
 
     help_text = f"{study.title} ({study.citation}).\n\nClaim: {study.claim}"
-    sys.exit(invoke(click.Command(study.name, SETTINGS, execute, [*FLAGS], help_text, EXIT_CODES)))
+    leave(click.Command(study.name, SETTINGS, execute, [*FLAGS], help_text, EXIT_CODES))
+
+
+def leave(command: click.Command) -> NoReturn:
+    """Run a click command and exit with its code."""
+    code = invoke(command)
+    atexit.register(_deaf)
+    sys.exit(code)
+
+
+def _deaf() -> None:
+    """All is said and done, and Ray takes two seconds to end: a signal would take the code and the last lines away."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
 
 
 def invoke(command: click.Command) -> int:

@@ -13,7 +13,7 @@ import torch
 
 from precond import HyperparameterError
 from studies.harness import cost_report, ledger, screen
-from studies.harness.cli import SETTINGS, invoke
+from studies.harness.cli import SETTINGS, leave
 from studies.harness.cost_report import CostStudy
 from studies.harness.run import COMPLETE, refuse
 from trainables.cost_files import result_name, results_folder
@@ -46,7 +46,7 @@ def main(study: CostStudy) -> NoReturn:
         return run(study, raw)
 
     help_text = f"{study.title} ({study.citation}).\n\nClaim: {study.claim}"
-    sys.exit(invoke(click.Command(study.name, SETTINGS, execute, [*FLAGS], help_text)))
+    leave(click.Command(study.name, SETTINGS, execute, [*FLAGS], help_text))
 
 
 def run(study: CostStudy, raw: Mapping[str, Any]) -> int:

@@ -19,7 +19,7 @@ from rich.table import Table
 import studies
 from precond.hyperparameters import nearest
 from studies.harness import ledger, search_part, search_run
-from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
+from studies.harness.cli import EXIT_CODES, SETTINGS
 from studies.harness.cost import CostStudy
 from studies.harness.options import FLAGS, parse
 from studies.harness.probe import Probe
@@ -31,7 +31,6 @@ from studies.harness.study import Study
 from trainables.files import read_lines
 from trainables.store import StoreError, read_config, read_status, trial_folders
 
-__all__ = ["GROUP", "invoke"]
 GROUP = click.Group("studies", context_settings=SETTINGS, help="Studies of preconditioned optimizers.")
 OUT = click.Option(
     ["--out"], type=click.Path(path_type=Path), help="Output folder.  [default: $PRECOND_OUT or outputs]"

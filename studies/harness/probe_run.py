@@ -5,12 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -20,24 +17,14 @@ from rich.console import Console
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from studies.harness import probe_report, screen
-from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
+from studies.harness.cli import EXIT_CODES, SETTINGS, leave
 from studies.harness.ledger import report_folder
 from studies.harness.options import FLAGS, Options, parse
 from studies.harness.plan import SMOKE_EPOCHS, SMOKE_SEEDS, SMOKE_WORKLOAD
 from studies.harness.probe import Probe, Result
 from studies.harness.progress import StudyProgress
-from studies.harness.run import (
-    COMPLETE,
-    INTERRUPTED,
-    TERMINATED,
-    Stopped,
-    check_room,
-    environment,
-    refuse,
-    stopped,
-)
+from studies.harness.run import COMPLETE, check_room, guarded, refuse
 from studies.harness.study import Trial
-from trainables.data import DataError
 from trainables.ready import ready
 from trainables.store import DIVERGED, StoreError
 from trainables.train import score
@@ -72,7 +59,7 @@ def main(probe: Probe) -> NoReturn:
         return run(probe, *parse({**_absent(), **raw}))
 
     help_text = f"{probe.title} ({probe.citation}).\n\nClaim: {probe.claim}"
-    sys.exit(invoke(click.Command(probe.name, SETTINGS, execute, [*_flags()], help_text, EXIT_CODES)))
+    leave(click.Command(probe.name, SETTINGS, execute, [*_flags()], help_text, EXIT_CODES))
 
 
 def _flags() -> list[click.Option]:
@@ -130,23 +117,7 @@ def run(probe: Probe, options: Options, wrong: Sequence[str] = ()) -> int:
         return refuse([*wrong, str(error)])
     if wrong:
         return refuse(wrong)
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return _run(planned, results, options, console)
-    except KeyboardInterrupt:
-        return stopped(INTERRUPTED, "interrupted")
-    except Stopped as error:
-        return stopped(error.code, str(error))
-    except (StoreError, DataError) as problem:
-        return environment(str(problem))
-    except torch.OutOfMemoryError as problem:
-        return environment(f"out of memory: {str(problem).partition(chr(10))[0]}")
-    except OSError as problem:
-        return environment(f"cannot write to {options.root} ({problem.strerror or problem})")
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(TERMINATED, "stopped by SIGTERM")
+    return guarded(lambda: _run(planned, results, options, console), options.root)
 
 
 def _run(planned: ProbePlan, results: dict[int, Result], options: Options, console: Console) -> int:
@@ -169,6 +140,8 @@ def _run(planned: ProbePlan, results: dict[int, Result], options: Options, conso
         try:
             if missing:
                 _train(planned, missing, results, options.root, console)
+        except torch.OutOfMemoryError as problem:
+            raise StoreError(f"out of memory: {str(problem).partition(chr(10))[0]}") from problem
         finally:
             _report(planned, results, options, console)
     return COMPLETE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from studies.harness import estimate, ledger, screen
 from studies.harness.background import Tracking
-from studies.harness.cli import EXIT_CODES, SETTINGS, invoke
+from studies.harness.cli import EXIT_CODES, SETTINGS, leave
 from studies.harness.options import FLAGS, Options, parse
 from studies.harness.plan import Plan
 from studies.harness.progress import StudyProgress
@@ -60,7 +59,7 @@ def main(search: Search) -> NoReturn:
         return run(chosen, options, [*wrong, *others])
 
     help_text = f"{search.title} ({search.citation}).\n\nClaim: {search.claim}"
-    sys.exit(invoke(click.Command(search.name, SETTINGS, execute, _flags(), help_text, EXIT_CODES)))
+    leave(click.Command(search.name, SETTINGS, execute, _flags(), help_text, EXIT_CODES))
 
 
 def _flags() -> list[click.Parameter]:

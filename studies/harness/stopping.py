@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -86,3 +88,25 @@ def _end() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+@contextmanager
+def none_swallowed() -> Iterator[None]:
+    """What Ray's start is put into: SIGINT and SIGTERM reach the handlers from before, in the end at the latest.
+
+    Ray puts an own handler of SIGTERM in place, and what a handler raises gets lost inside some of its calls.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            signal.signal(signal.SIGTERM, handler)
+        with suppress(BlockingIOError):
+            for number in {signal.SIGINT, signal.SIGTERM}.intersection(ours.recv(1024)):
+                signal.raise_signal(number)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,19 @@ class Driver:
         except subprocess.TimeoutExpired:
             return None
 
+    def wait_for_lock(self) -> None:
+        """Until it has the output folder for itself, or it has ended."""
+        lock, own = self.root / ".lock", f'"pid": {self.process.pid},'
+        self._wait(lambda: lock.exists() and own in lock.read_text())
+
     def wait_for_progress(self) -> None:
         """Until an epoch was committed, or it has ended."""
-        before, deadline = committed(self.root), time.monotonic() + PATIENCE
-        while committed(self.root) == before and self.process.poll() is None:
+        before = committed(self.root)
+        self._wait(lambda: committed(self.root) != before)
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not until() and self.process.poll() is None:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"nothing happened for {PATIENCE} s: {self.output()}")
             time.sleep(0.05)

@@ -57,7 +57,7 @@ def _kills(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str]]
 def signals(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
     """G7: n each of SIGTERM, SIGINT, SIGINT twice, and SIGINT to all as from a terminal: out within 20 s.
 
-    With the promised exit code and last line.
+    With the promised exit code and last line. Every third comes while Ray starts, the others while trials run or after.
     """
     with Studies(folder) as studies_:
         yield from _signals(n, rng, studies_)
@@ -67,8 +67,12 @@ def _signals(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str
     for number in range(4 * n):
         kind = ("SIGTERM", "SIGINT", "SIGINT twice", "SIGINT to all")[number % 4]
         driver = studies_.driver()
-        driver.wait_for_progress()
-        time.sleep(rng.uniform(0, 3))
+        if number % 3:
+            driver.wait_for_progress()
+            time.sleep(rng.uniform(0, 3))
+        else:
+            driver.wait_for_lock()
+            time.sleep(rng.uniform(0, 8))
         start = time.monotonic()
         if kind == "SIGINT to all":
             os.killpg(driver.process.pid, signal.SIGINT)
