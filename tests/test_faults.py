@@ -9,17 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+import ray
 from ray.exceptions import RaySystemError
 
 from studies.harness import execute, local_cluster, lock, stopping
-from studies.harness.run import guarded
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -224,30 +223,27 @@ def test_a_ray_that_does_not_start_is_one_line(error: Exception, monkeypatch: py
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_is_swallowed_while_ray_starts_comes_afterwards(number: int):
+def test_a_signal_waits_until_ray_has_started_but_not_the_second(number: int):
     def ours(*_: object) -> None:
         raise InterruptedError
 
     handlers = {name: signal.signal(name, ours) for name in (signal.SIGINT, signal.SIGTERM)}
+    started = False
     try:
-        with pytest.raises(InterruptedError), stopping.none_swallowed():
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does
-            with suppress(InterruptedError, SystemExit):
-                signal.raise_signal(number)
-            swallowed = True
-        assert swallowed and signal.getsignal(signal.SIGTERM) is ours
-        with stopping.none_swallowed():
+        with pytest.raises(InterruptedError), stopping.signals_wait():
+            ray._private.utils.set_sigterm_handler(lambda number, _: sys.exit(number))  # as `ray.init` does
+            signal.raise_signal(number)
+            signal.alarm(30)  # as abseil's handler does
+            started = True
+        assert started and signal.getsignal(signal.SIGTERM) is ours and signal.alarm(0) == 0
+        with pytest.raises(KeyboardInterrupt), stopping.signals_wait():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+        with stopping.signals_wait():
             pass  # and nothing comes of nothing
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)
-
-
-def test_rays_own_way_of_ending_a_driver_is_a_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert guarded(Mock(side_effect=SystemExit(signal.SIGTERM)), tmp_path) == 143
-    assert "stopped by SIGTERM; nothing committed was lost" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="3"):
-        guarded(Mock(side_effect=SystemExit(3)), tmp_path)
 
 
 class Fake(SimpleNamespace):

@@ -32,7 +32,7 @@ from ray.tune.schedulers import FIFOScheduler
 from studies.harness import local_cluster
 from studies.harness.cluster import connect, measured_share
 from studies.harness.progress import StudyProgress
-from studies.harness.stopping import Stop, none_swallowed
+from studies.harness.stopping import Stop, signals_wait
 from studies.harness.study import Trial
 from trainables.ray_trainable import REPORT_SECONDS, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
@@ -204,7 +204,7 @@ class Session:
 def session(trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mapping[str, Any]) -> Iterator[Session]:
     """Ray, started or connected to for some trials; parameters and errors as those of `train`."""
     handler = signal.getsignal(signal.SIGTERM)
-    with none_swallowed():
+    with signals_wait():
         _start(cluster, len(trials))
     started, stop = time.monotonic(), Stop()
     try:

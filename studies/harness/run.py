@@ -77,10 +77,6 @@ def guarded(work: Callable[[], int], root: Path) -> int:
         return stopped(INTERRUPTED, "interrupted")
     except Stopped as end:
         return stopped(end.code, str(end))
-    except SystemExit as end:
-        if end.code != signal.SIGTERM:  # so Ray's own handler of it ends a driver while Ray starts
-            raise
-        return stopped(*STOPS["SIGTERM"])
     except (StoreError, DataError) as problem:
         return environment(str(problem))
     except OSError as problem:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._private import utils
 from rich.console import Console
 
 from studies.harness.run import ENVIRONMENT, stopped
@@ -91,22 +91,27 @@ def _end() -> None:
 
 
 @contextmanager
-def none_swallowed() -> Iterator[None]:
-    """What Ray's start is put into: SIGINT and SIGTERM reach the handlers from before, in the end at the latest.
+def signals_wait() -> Iterator[None]:
+    """What Ray's start is put into: SIGINT and SIGTERM come when it is over, or when they are sent again.
 
-    Ray puts an own handler of SIGTERM in place, and what a handler raises gets lost inside some of its calls.
+    Ray puts an own handler of SIGTERM in place; what a handler raises gets lost inside some of its calls, and a driver
+    that was half connected crashes as it exits.
     """
-    handler = signal.getsignal(signal.SIGTERM)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-            signal.signal(signal.SIGTERM, handler)
-        with suppress(BlockingIOError):
-            for number in {signal.SIGINT, signal.SIGTERM}.intersection(ours.recv(1024)):
-                signal.raise_signal(number)
+    came: list[int] = []
+
+    def later(number: int, frame: object) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+
+    handlers = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM)}
+    rays, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = rays
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    signal.alarm(0)  # of abseil, whose handler Ray's core has had in place of ours: it aborts 3 s after a SIGTERM
+    if came:
+        signal.raise_signal(came[0])
