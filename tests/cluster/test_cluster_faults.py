@@ -150,8 +150,8 @@ def test_a_node_that_joins_later_with_other_code_ends_the_study(
     ray_cluster.add_node(num_cpus=1)
     for package in ("precond", "trainables", "studies"):
         shutil.copytree(ROOT / package, tmp_path / "other" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with open(tmp_path / "other" / "precond" / "linalg.py", "a") as file:
-        file.write("# another version\n")
+    with open(tmp_path / "other" / "precond" / "linalg.py", "a") as source:
+        source.write("# another version\n")
     driver = begin(tmp_path / "out", ray_cluster.address, "--optimizers", "sgd", "--epochs", "20", *flags, file=file)
     wait_for(lambda: finished(tmp_path / "out"), driver)
     ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
