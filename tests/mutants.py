@@ -950,6 +950,20 @@ MUTANTS = [
     ),
     Mutant(
         "studies/harness/stopping.py",
+        "signal.raise_signal(came[0])",
+        "pass",
+        "tests/test_faults.py::test_signals_wait_until_ray_has_started",
+        "faults: a signal that comes while Ray starts is lost",
+    ),
+    Mutant(
+        "studies/harness/stopping.py",
+        "signal.alarm(0)  #",
+        "pass  #",
+        "tests/test_faults.py::test_signals_wait_until_ray_has_started",
+        "faults: a SIGTERM while Ray starts aborts the driver 3 s later",
+    ),
+    Mutant(
+        "studies/harness/stopping.py",
         "if self._alone > LOST_SECONDS:",
         "if False:",
         "tests/test_faults.py::test_a_cluster_without_a_living_node_stops_the_driver",

@@ -92,7 +92,7 @@ def _end() -> None:
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """What Ray's start is put into: SIGINT and SIGTERM come when it is over, or when they are sent again.
+    """What Ray's start is put into: SIGINT and SIGTERM come when it is over, some seconds later.
 
     Ray puts an own handler of SIGTERM in place; what a handler raises gets lost inside some of its calls, and a driver
     that was half connected crashes as it exits.
@@ -101,8 +101,6 @@ def signals_wait() -> Iterator[None]:
 
     def later(number: int, frame: object) -> None:
         came.append(number)
-        if len(came) > 1:
-            raise KeyboardInterrupt
 
     handlers = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM)}
     rays, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
