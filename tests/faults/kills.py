@@ -153,8 +153,10 @@ class Studies:
         """What is wrong with a study that has ended, and with what MLflow has of it once it was sent the rest."""
         wrong = finished(self.root, [trial.config for trial in self.trials], self.expected)
         if self._tracked:
+            self.server.start()
+            self.server.wait()
+            tracking.sync(STUDY, self.trials, self.root, self.server.uri)  # the files of a run pass through it
             self.server.kill()
-            tracking.sync(STUDY, self.trials, self.root, self.server.database)
             wrong += views(self.root, self.trials, self.server.database)
         return wrong
 

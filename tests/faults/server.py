@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from mlflow import MlflowClient
 
@@ -123,6 +124,16 @@ class Server:
                     stderr=log,
                     start_new_session=True,
                 )
+
+    def wait(self) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(OSError), urlopen(f"{self.uri}/health", timeout=5):
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no answer for {PATIENCE} s: {(self._root / 'server.log').read_text()}")
+            time.sleep(0.2)
 
     def kill(self) -> None:
         """End it and its own children with SIGKILL, if it runs."""
