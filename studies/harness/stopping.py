@@ -110,6 +110,6 @@ def signals_wait() -> Iterator[None]:
         utils.set_sigterm_handler = rays
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    signal.alarm(0)  # of abseil, whose handler Ray's core has had in place of ours: it aborts 3 s after a SIGTERM
+        signal.alarm(0)  # of abseil, whose handler Ray's core has had in place of ours: it aborts 3 s after a SIGTERM
     if came:
         signal.raise_signal(came[0])
