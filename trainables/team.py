@@ -9,6 +9,8 @@ the folder.
 from __future__ import annotations
 
 import datetime
+import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,3 +173,7 @@ def _join(rank: int, target: Any, size: int, device: str, meeting: str, argument
         target(*arguments)
     finally:
         dist.destroy_process_group()
+    # DistributedDataParallel keeps the group, and its threads now and then abort a process whose interpreter ends.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
