@@ -949,6 +949,13 @@ MUTANTS = [
         "faults: a fenced-off worker is started again for ever",
     ),
     Mutant(
+        "studies/harness/cli.py",
+        "    atexit.register(_deaf)\n",
+        "",
+        "tests/test_cli.py::test_a_signal_after_the_last_line_changes_nothing",
+        "faults: a signal while Ray ends takes the exit code away",
+    ),
+    Mutant(
         "studies/harness/stopping.py",
         "signal.raise_signal(came[0])",
         "pass",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -306,3 +307,16 @@ def test_run_refuses_an_unknown_study(studies, tmp_path: Path):
     code, _, err = studies("run", "ablation_rnk", "--seeds", "0")
     assert code == 2 and 'Did you mean "ablation_rank"' in err and "--seeds = 0" in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_last_line_changes_nothing(number: int):
+    """Ray ends as the interpreter does; what is registered before runs after."""
+    script = f"""
+import atexit, signal, click
+from studies.harness.cli import leave
+atexit.register(signal.raise_signal, {int(number)})
+leave(click.Command("work", callback=lambda: print("the last line") or 3))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "the last line\n", "")
