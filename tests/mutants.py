@@ -1091,8 +1091,8 @@ MUTANTS = [
     ),
     Mutant(
         "studies/harness/targets.py",
-        'frame["status"].isin(ENDED)',
-        'frame["status"].isin(ENDED[:1])',
+        "ENDED = (COMPLETED, DIVERGED, OOM, FAILED)",
+        "ENDED = (COMPLETED,)",
         "tests/test_reach.py::test_runs_that_never_hit_are_counted_and_enter_no_mean",
         "targets: a diverged run is left out",
     ),
@@ -1154,7 +1154,7 @@ MUTANTS = [
     ),
     Mutant(
         VERDICTS,
-        "if name in wanted and v != wanted[name]}",
+        "if name in wanted and not _same(name, v, wanted[name])}",
         "if False}",
         "tests/test_verdicts.py::test_another_protocol_is_named_and_not_judged",
         "verdicts: another protocol is judged",
