@@ -1,4 +1,7 @@
-"""What ends a study's training before its trials have ended: a worker's problem, or a cluster that is no more."""
+"""What ends a study's training before its trials have ended: a worker's problem, or a cluster that is no more.
+
+And what keeps signals, which end it too, out of Ray's start.
+"""
 
 from __future__ import annotations
 
