@@ -6,9 +6,9 @@ Each optimizer is a `torch.optim.Optimizer` built from the model. `algorithm.py`
 """
 
 from precond.attention import separate_attention
+from precond.diagnostics.observe import observe
 from precond.hessian import backward
 from precond.hyperparameters import HyperparameterError
-from precond.observe import observe
 from precond.registry import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD, available, build, check, defaults
 
 __all__ = [

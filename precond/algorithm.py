@@ -24,7 +24,7 @@ from torch import Tensor
 
 from precond.card import Card
 from precond.hyperparameters import count, fraction, positive, problems
-from precond.statistics import Rows
+from precond.parts.statistics import Rows
 
 
 @dataclass(frozen=True)

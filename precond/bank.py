@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precond import distributed, linalg
+from precond import distributed
 from precond.algorithm import Algorithm, Signals
+from precond.diagnostics.monitor import Clock, Monitor, Tally
 from precond.distributed import Ranks
 from precond.layers import Layer
-from precond.monitor import Clock, Monitor, Tally
-from precond.stacks import forget, named_tensors, part_of
+from precond.parts import linalg
+from precond.parts.stacks import forget, named_tensors, part_of
 
 
 class Switch:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MODES = ("accumulation", "checkpointing", "autocast", "GradScaler", "compile", "data parallel")
-"""Ways of training in which an optimizer must give the numbers of a plain loop (tests/test_modes.py, _distributed)."""
+"""Ways of training in which an optimizer must give the numbers of a plain loop (held by tests)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from precond.algorithm import LayerShape
-from precond.rows import ConvRows, LinearRows
-from precond.statistics import Rows
+from precond.parts.rows import ConvRows, LinearRows
+from precond.parts.statistics import Rows
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from precond import diagnostics
 from precond.algorithm import Algorithm
 from precond.bank import make_banks, share_refresh, update
 from precond.capture import attach, check_forwards, detach
+from precond.diagnostics import measures as diagnostics
+from precond.diagnostics.monitor import Clock
 from precond.distributed import check_alike, describe, in_force, ranks_of
 from precond.hyperparameters import HyperparameterError, make
 from precond.layers import find_layers, parameter_names
-from precond.monitor import Clock
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import LossScale, Undo
 from precond.state import buffers, mismatches

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from precond import hessian
 from precond.card import Card
 from precond.hyperparameters import count, fractions, non_negative, positive, problems
-from precond.sketches import seed_of
+from precond.parts.sketches import seed_of
 
 PACKAGE = "pytorch_optimizer"
 INSTALL = "needs the package pytorch-optimizer: pip install .[peers]"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from studies.harness.cli import leave
-from studies.harness.manage import GROUP
+from studies.harness.command.cli import leave
+from studies.harness.command.manage import GROUP
 
 if __name__ == "__main__":
     leave(GROUP)

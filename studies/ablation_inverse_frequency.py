@@ -8,8 +8,8 @@ Eva has no inverse: it is a reference. Times are not taken from trials, which sh
 `compare_cost`.
 """
 
-from studies.harness.cli import main
-from studies.harness.study import Arm, LevelFigure, Study, grid
+from studies.harness.command.cli import main
+from studies.harness.kinds.study.study import Arm, LevelFigure, Study, grid
 
 INTERVALS = [5, 10, 50, 100]
 

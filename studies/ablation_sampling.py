@@ -9,8 +9,8 @@ Falsified by: a variant that is told from `fixed`, `tropp` of the same sketch.
 has published this: the report's differences to the recipe's values are the result.
 """
 
-from studies.harness.cli import main
-from studies.harness.study import Arm, LevelFigure, Study, grid
+from studies.harness.command.cli import main
+from studies.harness.kinds.study.study import Arm, LevelFigure, Study, grid
 
 RESAMPLE, SHIFT = ["fixed", "window", "joint", "official"], ["tropp", "official"]
 

@@ -11,8 +11,8 @@ the same trials where the released code has no conventions of its own. CIFAR tra
 
 from collections.abc import Sequence
 
-from studies.harness.cli import main
-from studies.harness.study import Arm, CurveFigure, Study, grid
+from studies.harness.command.cli import main
+from studies.harness.kinds.study.study import Arm, CurveFigure, Study, grid
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "kfac", "eva", "foof", "nysact-g", "nysact-s")
 ON_IMAGENET = ("sgd", "adamw", "kfac", "eva", "foof", "nysact-s")

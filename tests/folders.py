@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.harness.study import Arm, LevelFigure, Study, Trial, grid
-from trainables import cost_files
+from studies.harness.kinds.study.study import Arm, LevelFigure, Study, Trial, grid
 from trainables.config import TrialConfig
+from trainables.cost import files as cost_files
 from trainables.store import COMPLETED, TrialStore
 
 PROVENANCE = {"host": "here", "pid": 1, "torch": "2.15.0", "device": "cpu", "git_sha": "abc1234", "git_dirty": False}

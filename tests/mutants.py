@@ -48,55 +48,55 @@ class Mutant:
     bug: str
 
 
-SCREEN = "tests/test_screen.py::"
+SCREEN = "tests/studies/test_screen.py::"
 NYSACT = "precond/algorithms/nysact.py"
 FOOF = "precond/algorithms/foof.py"
-STATISTICS = "precond/statistics.py"
-FACTORS = "precond/factors.py"
-LINALG = "precond/linalg.py"
+STATISTICS = "precond/parts/statistics.py"
+FACTORS = "precond/parts/factors.py"
+LINALG = "precond/parts/linalg.py"
 LAYERS = "precond/layers.py"
-ROWS = "precond/rows.py"
-CORRELATIONS = "precond/correlations.py"
-SKETCHES = "precond/sketches.py"
+ROWS = "precond/parts/rows.py"
+CORRELATIONS = "precond/parts/correlations.py"
+SKETCHES = "precond/parts/sketches.py"
 BANK = "precond/bank.py"
-STACKS = "precond/stacks.py"
+STACKS = "precond/parts/stacks.py"
 CAPTURE = "precond/capture.py"
 COMPILED = "precond/compiled.py"
 SCALING = "precond/scaling.py"
 OPTIMIZER = "precond/optimizer.py"
-DIAGNOSTICS = "tests/test_diagnostics.py::"
+DIAGNOSTICS = "tests/precond/test_diagnostics.py::"
 RULES = "precond/rules.py"
 KFAC = "precond/algorithms/kfac.py"
 EVA = "precond/algorithms/eva.py"
 EKFAC = "precond/algorithms/ekfac.py"
 STEVE = "precond/algorithms/steve.py"
-PAIRS = "precond/pairs.py"
+PAIRS = "precond/parts/pairs.py"
 DISTRIBUTED = "precond/distributed.py"
-KFAC_EVA = "tests/test_kfac_eva.py"
-EKFAC_STEVE = "tests/test_ekfac_steve.py"
+KFAC_EVA = "tests/precond/test_kfac_eva.py"
+EKFAC_STEVE = "tests/precond/test_ekfac_steve.py"
 
 DATA = "trainables/data/"
 TRAIN = "trainables/train.py"
 DESCENT = "trainables/descent.py"
-LOOP = "tests/test_loop.py::"
-WORKLOADS = "tests/test_workloads.py::"
-RECIPES = "tests/test_recipes.py::"
+LOOP = "tests/trainables/test_loop.py::"
+WORKLOADS = "tests/trainables/test_workloads.py::"
+RECIPES = "tests/trainables/test_recipes.py::"
 
-ORACLES = "tests/test_oracles.py::"
-VARIANTS = "tests/test_variants.py::"
-CONTRACT = "tests/test_contract.py::"
-SAFETY = "tests/test_safety.py::"
-MODES = "tests/test_modes.py::"
-TEST_LAYERS = "tests/test_layers.py::"
-TEST_OPTIMIZER = "tests/test_optimizer.py::"
-TOGETHER = "tests/test_distributed.py::test_two_ranks_are_one_process_with_the_whole_batch"
+ORACLES = "tests/precond/test_oracles.py::"
+VARIANTS = "tests/precond/test_variants.py::"
+CONTRACT = "tests/precond/test_contract.py::"
+SAFETY = "tests/precond/test_safety.py::"
+MODES = "tests/precond/test_modes.py::"
+TEST_LAYERS = "tests/precond/test_layers.py::"
+TEST_OPTIMIZER = "tests/precond/test_optimizer.py::"
+TOGETHER = "tests/precond/test_distributed.py::test_two_ranks_are_one_process_with_the_whole_batch"
 CONVOLUTION = TEST_LAYERS + "test_a_convolution_equals_its_unfolded_patches"
 
-CONTRASTS = "studies/harness/contrasts.py"
-VERDICTS = "studies/harness/verdicts.py"
-PROBE = "studies/harness/probe.py"
-PROBES = "tests/test_probes.py::"
-SEARCHES = "tests/test_search.py::"
+CONTRASTS = "studies/harness/evidence/contrasts.py"
+VERDICTS = "studies/harness/published/verdicts.py"
+PROBE = "studies/harness/kinds/probe/probe.py"
+PROBES = "tests/studies/test_probes.py::"
+SEARCHES = "tests/studies/test_search.py::"
 
 MUTANTS = [
     # Data
@@ -104,98 +104,98 @@ MUTANTS = [
         DATA + "cache.py",
         'aside = folder.with_name(folder.name + ".tmp")',
         "aside = folder",
-        "tests/test_data.py::test_a_process_killed_while_making_the_cache_leaves_none_and_of_two_one_makes_it",
+        "tests/trainables/test_data.py::test_a_process_killed_while_making_the_cache_leaves_none_and_of_two_one_makes_it",
         "data: a killed process leaves half a cache",
     ),
     Mutant(
         DATA + "cache.py",
         "if _read(place / name) is None:  # else",
         "if True:  # else",
-        "tests/test_data.py::test_a_process_killed_while_making_the_cache_leaves_none_and_of_two_one_makes_it",
+        "tests/trainables/test_data.py::test_a_process_killed_while_making_the_cache_leaves_none_and_of_two_one_makes_it",
         "data: two processes make the same cache",
     ),
     Mutant(
         DATA + "folder.py",
         "stat.st_size, stat.st_mtime_ns",
         "0, 0",
-        "tests/test_data.py::test_the_cache_is_made_once_and_follows_the_files",
+        "tests/trainables/test_data.py::test_the_cache_is_made_once_and_follows_the_files",
         "data: a changed image is not noticed",
     ),
     Mutant(
         DATA + "augment.py",
         "offsets[:, 0], offsets[:, 1]]",
         "offsets[:, 1], offsets[:, 0]]",
-        "tests/test_data.py::test_crop_and_flip_are_those_of_a_loop_over_images",
+        "tests/trainables/test_data.py::test_crop_and_flip_are_those_of_a_loop_over_images",
         "data: a crop's top and left are exchanged",
     ),
     Mutant(
         DATA + "augment.py",
         "fits.int().argmax(1)",
         "fits.int().argmin(1)",
-        "tests/test_data.py::test_erased_boxes_fit_and_are_drawn_as_torchvision_does",
+        "tests/trainables/test_data.py::test_erased_boxes_fit_and_are_drawn_as_torchvision_does",
         "data: an erased box need not fit",
     ),
     Mutant(
         DATA + "device.py",
         "(n, 2), generator=generator)",
         "(n, 2))",
-        "tests/test_data.py::test_an_epoch_is_decided_by_its_seed_alone",
+        "tests/trainables/test_data.py::test_an_epoch_is_decided_by_its_seed_alone",
         "data: crops come from torch's own generator",
     ),
     Mutant(
         DATA + "__init__.py",
         "(rank + 1) * batch_size // ranks)",
         "(rank + 1) * (batch_size // ranks))",
-        "tests/test_data.py::test_shares_cover_a_batch",
+        "tests/trainables/test_data.py::test_shares_cover_a_batch",
         "data: unequal shares of a batch lose images",
     ),
     Mutant(
         DATA + "loader.py",
         "generator=Generator(),  # else",
         "generator=None,  # else",
-        "tests/test_data.py::test_an_epoch_is_decided_by_its_seed_alone",
+        "tests/trainables/test_data.py::test_an_epoch_is_decided_by_its_seed_alone",
         "data: the loader moves torch's own generator",
     ),
     Mutant(
         DATA + "loader.py",
         "torch.default_generator.manual_seed(seed)",
         "torch.default_generator.manual_seed(position)",
-        "tests/test_data.py::test_repeated_augmentation_shows_an_image_again_at_once",
+        "tests/trainables/test_data.py::test_repeated_augmentation_shows_an_image_again_at_once",
         "data: an image is augmented alike each time",
     ),
     Mutant(
         DATA + "loader.py",
         "if lost > 1 or (isinstance",
         "if lost > 0 or (isinstance",
-        "tests/test_data.py::test_a_killed_worker_is_forgiven_once",
+        "tests/trainables/test_data.py::test_a_killed_worker_is_forgiven_once",
         "data: a killed worker is not forgiven",
     ),
     Mutant(
         DATA + "loader.py",
         "            signal.signal(signal.SIGCHLD, before)",
         "            pass",
-        "tests/test_data.py::test_a_killed_worker_is_forgiven_once",
+        "tests/trainables/test_data.py::test_a_killed_worker_is_forgiven_once",
         "data: a worker's death is raised in the middle of a step",
     ),
     Mutant(
         DATA + "cifar.py",
         "self.problems(data_dir, verify=True):\n            raise",
         "self.problems(data_dir):\n            raise",
-        "tests/test_fetch.py::test_a_pickle_that_is_not_the_known_one_is_named_and_never_opened",
+        "tests/trainables/test_fetch.py::test_a_pickle_that_is_not_the_known_one_is_named_and_never_opened",
         "data: a pickle is not compared with its digest by us",
     ),
     Mutant(
         DATA + "cifar.py",
         "self._problem(path, verify=True)",
         "self._problem(path, verify=False)",
-        "tests/test_fetch.py::test_a_pickle_that_is_not_the_known_one_is_named_and_never_opened",
+        "tests/trainables/test_fetch.py::test_a_pickle_that_is_not_the_known_one_is_named_and_never_opened",
         "data: a download replaces a damaged file",
     ),
     Mutant(
         "trainables/ray_trainable.py",
         "except (DataError, StoreError) as problem:",
         "except StoreError as problem:",
-        "tests/test_data_trials.py::test_a_worker_reports_damaged_data_and_the_driver_stops",
+        "tests/trainables/test_data_trials.py::test_a_worker_reports_damaged_data_and_the_driver_stops",
         "data: damaged data are an error of the trial, tried again for ever",
     ),
     # T1 to T4: the Nystrom factor
@@ -381,36 +381,36 @@ MUTANTS = [
         STATISTICS,
         "(output_gradients.mT @ output_gradients).sum(1)",
         "(output_gradients.mT @ output_gradients).mean(1)",
-        "tests/test_kfac_eva.py::test_kfac_equals_its_literal_reference",
+        "tests/precond/test_kfac_eva.py::test_kfac_equals_its_literal_reference",
         "S is a mean over examples where the sum is meant",
     ),
     # The cost benchmark
     Mutant(
-        "trainables/race.py",
+        "trainables/cost/race.py",
         "parts if forwards else reversed(parts)",
         "parts",
-        "tests/test_cost.py::test_a_race_weighs_the_kinds_and_turns_around",
+        "tests/trainables/test_cost.py::test_a_race_weighs_the_kinds_and_turns_around",
         "blocks are ABAB, which a drift of the machine favours one side in",
     ),
     Mutant(
-        "trainables/contestants.py",
+        "trainables/cost/contestants.py",
         "            optimizer._schedule_recording()  # as the step before would have\n",
         "",
-        "tests/test_cost.py::test_a_step_is_of_the_kind_that_it_is_put_at",
+        "tests/trainables/test_cost.py::test_a_step_is_of_the_kind_that_it_is_put_at",
         "a statistics step that is timed records nothing",
     ),
     Mutant(
-        "trainables/cost_files.py",
+        "trainables/cost/files.py",
         "return value != 0 if isinstance(value, float) else value",
         "return value",
-        "tests/test_cost.py::test_a_file_belongs_to_what_decides_the_cost",
+        "tests/trainables/test_cost.py::test_a_file_belongs_to_what_decides_the_cost",
         "the cost of a configuration is not found for another damping",
     ),
     Mutant(
-        "trainables/intervals.py",
+        "trainables/cost/intervals.py",
         "ordered[n - k]",
         "ordered[n - k - 1]",
-        "tests/test_cost.py::test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does",
+        "tests/trainables/test_cost.py::test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does",
         "the interval is one rank too narrow above",
     ),
     # T12: numerical safety
@@ -832,21 +832,21 @@ MUTANTS = [
         BANK,
         "bank.share = share\n",
         "pass\n",
-        "tests/test_distributed.py::test_a_refresh_is_shared_and_changes_nothing",
+        "tests/precond/test_distributed.py::test_a_refresh_is_shared_and_changes_nothing",
         "T11: each rank refreshes everything",
     ),
     Mutant(
         LAYERS,
         "return module.module\n",
         "return None\n",
-        "tests/test_distributed.py::test_one_process_goes_on_where_two_ranks_were[foof first_inverse=skip]",
+        "tests/precond/test_distributed.py::test_one_process_goes_on_where_two_ranks_were[foof first_inverse=skip]",
         "T11: names with the wrapper in them",
     ),
     Mutant(
         BANK,
         "for tensor in (*shared, made, failures)]",
         "for tensor in shared]",
-        "tests/test_distributed.py::test_diagnostics_are_those_of_the_whole_batch",
+        "tests/precond/test_distributed.py::test_diagnostics_are_those_of_the_whole_batch",
         "diagnostics: a rank does not know which factors the others made",
     ),
     Mutant(
@@ -857,28 +857,28 @@ MUTANTS = [
         "diagnostics: a skipped step's refresh has failed",
     ),
     Mutant(
-        "precond/monitor.py",
+        "precond/diagnostics/monitor.py",
         "made = made & (self._products.weight > 0)",
         "made = made",
         DIAGNOSTICS + "test_a_refresh_before_anything_was_seen_is_not_measured",
         "diagnostics: a factor is measured against products that were not seen yet",
     ),
     Mutant(
-        "precond/monitor.py",
+        "precond/diagnostics/monitor.py",
         'generators = [torch.Generator().manual_seed(seed_of(0, f"probes {name}", 0)) for name in names]',
         "generators = [torch.default_generator for name in names]",
         DIAGNOSTICS + "test_training_is_the_same_bit_for_bit",
         "diagnostics: the probes are drawn from torch's own random numbers",
     ),
     Mutant(
-        "precond/monitor.py",
+        "precond/diagnostics/monitor.py",
         "near = _mean_square(products - approximate) < known / 4",
         "near = known > 0",
         DIAGNOSTICS + "test_the_residual_is_that_of_the_factor_in_use",
         "diagnostics: the norm of A is taken from a factor far from it",
     ),
     Mutant(
-        "precond/monitor.py",
+        "precond/diagnostics/monitor.py",
         "self._staleness = torch.where(made & self._known, self._change(new), self._staleness)",
         "self._staleness = torch.where(made, self._change(new), self._staleness)",
         DIAGNOSTICS + "test_a_monitor_that_comes_late_waits_for_the_next_refresh",
@@ -902,7 +902,7 @@ MUTANTS = [
         "trainables/store.py",
         'if line["epoch"] not in written]',
         "if line]",
-        "tests/test_telemetry.py::test_a_torn_line_is_cut_and_no_line_comes_twice",
+        "tests/trainables/test_telemetry.py::test_a_torn_line_is_cut_and_no_line_comes_twice",
         "diagnostics: recomputed epochs are written twice",
     ),
     # Faults
@@ -910,140 +910,140 @@ MUTANTS = [
         "trainables/store.py",
         'if sha256(path / "state.pt") != manifest["sha256"]:',
         "if False:",
-        "tests/test_faults.py::test_nothing_is_violated",
+        "tests/studies/test_faults.py::test_nothing_is_violated",
         "faults: a checkpoint's contents are not compared with its manifest",
     ),
     Mutant(
         "trainables/store.py",
         'if lines and lines[0]["epoch"] > len(self.epochs()):',
         "if False:",
-        "tests/test_store.py::test_a_checkpoint_whose_earlier_lines_are_lost_is_not_used",
+        "tests/trainables/test_store.py::test_a_checkpoint_whose_earlier_lines_are_lost_is_not_used",
         "faults: a trial goes on behind a gap in its epochs",
     ),
     Mutant(
         "trainables/store.py",
         "raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None",
         "raise",
-        "tests/test_faults.py::test_a_full_disk_while_a_checkpoint_is_written_is_no_outcome",
+        "tests/studies/test_faults.py::test_a_full_disk_while_a_checkpoint_is_written_is_no_outcome",
         "faults: a full disk is taken for a trial that failed",
     ),
     Mutant(
         "trainables/files.py",
         "if path.is_dir() and not path.is_symlink():",
         "if path.is_dir():",
-        "tests/test_malicious.py::test_a_link_out_of_the_folder_is_removed_not_followed",
+        "tests/trainables/test_malicious.py::test_a_link_out_of_the_folder_is_removed_not_followed",
         "faults: a link in a trial folder is treated as a folder",
     ),
     Mutant(
         "trainables/ray_trainable.py",
         "if not self._pauses:",
         "if False:",
-        "tests/test_faults.py::test_a_worker_takes_a_trial_up_again_and_gives_up_after_some_pauses",
+        "tests/studies/test_faults.py::test_a_worker_takes_a_trial_up_again_and_gives_up_after_some_pauses",
         "faults: a worker waits for a full disk for ever",
     ),
     Mutant(
         "trainables/ray_trainable.py",
         "except (DataError, StoreError) as problem:",
         "except DataError as problem:",
-        "tests/test_faults.py::test_a_worker_whose_folder_belongs_to_another_gives_up_at_once",
+        "tests/studies/test_faults.py::test_a_worker_whose_folder_belongs_to_another_gives_up_at_once",
         "faults: a fenced-off worker is started again for ever",
     ),
     Mutant(
-        "studies/harness/cli.py",
+        "studies/harness/command/cli.py",
         "    atexit.register(_deaf)\n",
         "",
-        "tests/test_cli.py::test_a_signal_after_the_last_line_changes_nothing",
+        "tests/studies/test_cli.py::test_a_signal_after_the_last_line_changes_nothing",
         "faults: a signal while Ray ends takes the exit code away",
     ),
     Mutant(
-        "studies/harness/stopping.py",
+        "studies/harness/cluster/stopping.py",
         "signal.raise_signal(came[0])",
         "pass",
-        "tests/test_faults.py::test_signals_wait_until_ray_has_started",
+        "tests/studies/test_faults.py::test_signals_wait_until_ray_has_started",
         "faults: a signal that comes while Ray starts is lost",
     ),
     Mutant(
-        "studies/harness/stopping.py",
+        "studies/harness/cluster/stopping.py",
         "signal.alarm(0)  #",
         "pass  #",
-        "tests/test_faults.py::test_signals_wait_until_ray_has_started",
+        "tests/studies/test_faults.py::test_signals_wait_until_ray_has_started",
         "faults: a SIGTERM while Ray starts aborts the driver 3 s later",
     ),
     Mutant(
-        "studies/harness/stopping.py",
+        "studies/harness/cluster/stopping.py",
         "if self._alone > LOST_SECONDS:",
         "if False:",
-        "tests/test_faults.py::test_a_cluster_without_a_living_node_stops_the_driver",
+        "tests/studies/test_faults.py::test_a_cluster_without_a_living_node_stops_the_driver",
         "faults: a driver waits for a dead cluster for ever",
     ),
     Mutant(
-        "studies/harness/execute.py",
+        "studies/harness/cluster/execute.py",
         "if trial not in own or not starting(own[trial])",
         "if True",
-        "tests/test_faults.py::test_a_free_worker_takes_no_trial_whose_own_worker_is_starting",
+        "tests/studies/test_faults.py::test_a_free_worker_takes_no_trial_whose_own_worker_is_starting",
         "clusters: a node that joins late never trains anything",
     ),
     Mutant(
-        "studies/harness/stopping.py",
+        "studies/harness/cluster/stopping.py",
         "asking.acquire(timeout=GRACE_SECONDS)",
         "pass",
-        "tests/test_faults.py::test_ray_is_not_asked_for_nodes_while_it_shuts_down",
+        "tests/studies/test_faults.py::test_ray_is_not_asked_for_nodes_while_it_shuts_down",
         "faults: a driver asks for nodes while it shuts down",
     ),
     Mutant(
-        "studies/harness/stopping.py",
+        "studies/harness/cluster/stopping.py",
         "if self._alone > LOST_SECONDS + GRACE_SECONDS:",
         "if False:",
-        "tests/test_faults.py::test_a_driver_that_waits_for_a_dead_cluster_ends_itself",
+        "tests/studies/test_faults.py::test_a_driver_that_waits_for_a_dead_cluster_ends_itself",
         "faults: a driver hangs in a call to a dead cluster",
     ),
     Mutant(
-        "studies/harness/lock.py",
+        "studies/harness/command/lock.py",
         ".ljust(LENGTH)",
         "",
-        "tests/test_faults.py::test_the_lock_file_has_one_length",
+        "tests/studies/test_faults.py::test_the_lock_file_has_one_length",
         "faults: what is left of a longer holder makes the lock unreadable",
     ),
     Mutant(
-        "studies/harness/ledger.py",
+        "studies/harness/evidence/ledger.py",
         'if not (folder / "config.json").exists():',
         "if not folder.exists():",
-        "tests/test_ledger.py::test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run",
+        "tests/studies/test_ledger.py::test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run",
         "faults: a driver that was killed between a folder and its configuration cannot be followed by another",
     ),
     Mutant(
-        "studies/harness/run.py",
+        "studies/harness/command/run.py",
         "if missing and (missing := _to_train(trials, options)):",
         "if missing:",
-        "tests/test_run.py::test_what_another_driver_has_trained_meanwhile_is_not_trained_again",
+        "tests/studies/test_run.py::test_what_another_driver_has_trained_meanwhile_is_not_trained_again",
         "faults: two drivers, one after the other, train the same",
     ),
     Mutant(
-        "studies/harness/local_cluster.py",
+        "studies/harness/cluster/local.py",
         "ray_constants.ENABLE_RAY_CLUSTER = False",
         "pass",
-        "tests/test_sockets.py::test_nothing_listens_beyond_this_machine",
+        "tests/studies/test_sockets.py::test_nothing_listens_beyond_this_machine",
         "faults: Ray's ports can be reached from other machines",
     ),
     Mutant(
-        "studies/harness/local_cluster.py",
+        "studies/harness/cluster/local.py",
         'os.environ.pop("RAY_AUTH_MODE", None)',
         "pass",
-        "tests/test_sockets.py::test_every_port_of_ray_refuses_a_request_without_the_token",
+        "tests/studies/test_sockets.py::test_every_port_of_ray_refuses_a_request_without_the_token",
         "faults: a setting made for another cluster takes the token away",
     ),
     Mutant(
-        "studies/harness/run.py",
+        "studies/harness/command/run.py",
         're.sub("//.*@", "//***@", line, flags=re.DOTALL)',
         "line",
-        "tests/test_secrets.py::test_whatever_refuses_an_address_does_not_repeat_its_password",
+        "tests/studies/test_secrets.py::test_whatever_refuses_an_address_does_not_repeat_its_password",
         "faults: a password in an address is shown",
     ),
     Mutant(
-        "studies/harness/execute.py",
+        "studies/harness/cluster/execute.py",
         "ENV_VARS_TO_PROPAGATE.difference_update(",
         "sorted(",
-        "tests/test_secrets.py::test_no_secret_of_the_environment_is_written_or_shown",
+        "tests/studies/test_secrets.py::test_no_secret_of_the_environment_is_written_or_shown",
         "faults: keys of the environment are in Ray's log",
     ),
     # Statistics and reports
@@ -1051,190 +1051,190 @@ MUTANTS = [
         CONTRASTS,
         "* (tests - np.arange(p.shape[-1]))",
         "* 1",
-        "tests/test_contrasts.py::test_null_tables_are_bold_at_most_as_often_as_promised",
+        "tests/studies/test_contrasts.py::test_null_tables_are_bold_at_most_as_often_as_promised",
         "statistics: p-values are not corrected",
     ),
     Mutant(
         CONTRASTS,
         "np.logical_not(wins.any(axis=-2))",
         "True",
-        "tests/test_contrasts.py::test_a_middle_arm_that_beats_one_and_loses_to_another_is_not_bold",
+        "tests/studies/test_contrasts.py::test_a_middle_arm_that_beats_one_and_loses_to_another_is_not_bold",
         "statistics: an arm that another beats is bold",
     ),
     Mutant(
         CONTRASTS,
         "math.sqrt(2 * (1 - correlation) / n)",
         "math.sqrt(2 / n)",
-        "tests/test_contrasts.py::test_pairing_takes_the_seed_out",
+        "tests/studies/test_contrasts.py::test_pairing_takes_the_seed_out",
         "statistics: the paired detectable difference does not know the correlation",
     ),
     Mutant(
         CONTRASTS,
         "} - lost",
         "}",
-        "tests/test_contrasts.py::test_an_arm_with_a_diverged_trial_is_never_bold",
+        "tests/studies/test_contrasts.py::test_an_arm_with_a_diverged_trial_is_never_bold",
         "statistics: an arm is bold on the seeds that did not diverge",
     ),
     Mutant(
-        "studies/harness/targets.py",
+        "studies/harness/evidence/targets.py",
         "meets[:-1] & meets[1:]",
         "meets[:-1] | meets[1:]",
-        "tests/test_targets.py::test_a_hit_takes_two_in_a_row",
+        "tests/studies/test_targets.py::test_a_hit_takes_two_in_a_row",
         "statistics: one lucky evaluation is a hit",
     ),
     Mutant(
-        "studies/harness/targets.py",
+        "studies/harness/evidence/targets.py",
         "~np.asarray(observed, bool)",
         "np.zeros(len(times), bool)",
-        "tests/test_targets.py::test_a_censored_run_counts_until_its_end",
+        "tests/studies/test_targets.py::test_a_censored_run_counts_until_its_end",
         "statistics: a censored run counts as a hit",
     ),
     Mutant(
-        "studies/harness/targets.py",
+        "studies/harness/evidence/targets.py",
         "ENDED = (COMPLETED, DIVERGED, OOM, FAILED)",
         "ENDED = (COMPLETED,)",
-        "tests/test_reach.py::test_runs_that_never_hit_are_counted_and_enter_no_mean",
+        "tests/studies/test_reach.py::test_runs_that_never_hit_are_counted_and_enter_no_mean",
         "targets: a diverged run is left out",
     ),
     Mutant(
-        "studies/harness/exclusive.py",
+        "studies/harness/evidence/costs.py",
         "if own[name] != recipe[name]]",
         "if False]",
-        "tests/test_reach.py::test_the_commands_measure_exactly_what_is_missing",
+        "tests/studies/test_reach.py::test_the_commands_measure_exactly_what_is_missing",
         "targets: the command measures another configuration than the one that is missing",
     ),
     Mutant(
-        "studies/harness/reach_report.py",
+        "studies/harness/kinds/target/report.py",
         "missed=without.count(COMPLETED)",
         "missed=0",
-        "tests/test_reach.py::test_verdicts_on_epochs_time_and_what_is_saved",
+        "tests/studies/test_reach.py::test_verdicts_on_epochs_time_and_what_is_saved",
         "targets: runs that miss the target are forgotten",
     ),
     Mutant(
-        "studies/harness/reach_report.py",
+        "studies/harness/kinds/target/report.py",
         '{"hardware": machine}',
         "{}",
-        "tests/test_reach.py::test_verdicts_on_epochs_time_and_what_is_saved",
+        "tests/studies/test_reach.py::test_verdicts_on_epochs_time_and_what_is_saved",
         "targets: seconds on one hardware are held against those on another",
     ),
     Mutant(
-        "studies/harness/reach_report.py",
+        "studies/harness/kinds/target/report.py",
         "None if time.hits == time.n else",
         "None if True else",
-        "tests/test_reach.py::test_verdicts_on_epochs_time_and_what_is_saved",
+        "tests/studies/test_reach.py::test_verdicts_on_epochs_time_and_what_is_saved",
         "targets: the mean over the runs that hit stands for all",
     ),
     Mutant(
-        "trainables/cost.py",
+        "trainables/cost/__main__.py",
         "recipe.hyperparameters(name, self.faithful)",
         "recipe.hyperparameters(name)",
-        "tests/test_reach.py::test_the_commands_measure_exactly_what_is_missing",
+        "tests/studies/test_reach.py::test_the_commands_measure_exactly_what_is_missing",
         "cost: the faithful arm is timed as the consistent one",
     ),
     Mutant(
         VERDICTS,
         "return claim.value - claim.margin <= summary.ci_lo and",
         "return claim.value - claim.margin <= summary.mean and",
-        "tests/test_verdicts.py::test_a_cost_is_judged_by_its_own_interval",
+        "tests/studies/test_verdicts.py::test_a_cost_is_judged_by_its_own_interval",
         "verdicts: a cost is reproduced whatever its interval",
     ),
     Mutant(
-        "studies/harness/budgets.py",
+        "studies/harness/evidence/budgets.py",
         "np.maximum(rank - k, 0)",
         "np.maximum(rank - 1, 0)",
-        "tests/test_budgets.py::test_best_of_k_is_brute_force",
+        "tests/studies/test_budgets.py::test_best_of_k_is_brute_force",
         "statistics: the best of k is drawn with the wrong weights",
     ),
     Mutant(
         VERDICTS,
         "summary.ci_lo > claim.value + error",
         "summary.ci_lo > claim.value",
-        "tests/test_verdicts.py::test_a_number_below_the_mean_has_its_standard_error_too",
+        "tests/studies/test_verdicts.py::test_a_number_below_the_mean_has_its_standard_error_too",
         "verdicts: the published number's own error is forgotten",
     ),
     Mutant(
         VERDICTS,
         "if name in wanted and not _same(name, v, wanted[name])}",
         "if False}",
-        "tests/test_verdicts.py::test_another_protocol_is_named_and_not_judged",
+        "tests/studies/test_verdicts.py::test_another_protocol_is_named_and_not_judged",
         "verdicts: another protocol is judged",
     ),
     Mutant(
-        "studies/harness/strict_yaml.py",
+        "studies/harness/published/strict_yaml.py",
         "if key.value in seen:",
         "if False:",
-        "tests/test_claims.py::test_what_is_wrong_is_one_line_with_the_nearest",
+        "tests/studies/test_claims.py::test_what_is_wrong_is_one_line_with_the_nearest",
         "papers: the second of two equal keys wins",
     ),
     Mutant(
-        "studies/harness/tracking.py",
+        "studies/harness/tracking/sync.py",
         'tags.get("trial_key") or tags.get("group_key", "")',
         'tags.get("trial_key", "")',
-        "tests/test_tracking.py::test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in",
+        "tests/studies/test_tracking.py::test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in",
         "tracking: a group's run is not found again",
     ),
     Mutant(
-        "studies/harness/groups.py",
+        "studies/harness/tracking/groups.py",
         'self.rows["status"] == COMPLETED',
         'self.rows["status"] != "x"',
-        "tests/test_tracking.py::test_a_group_run_holds_the_mean_over_its_completed_seeds",
+        "tests/studies/test_tracking.py::test_a_group_run_holds_the_mean_over_its_completed_seeds",
         "tracking: a diverged trial enters its group's mean",
     ),
     # The grids of the papers
     Mutant(
-        "studies/harness/study.py",
+        "studies/harness/kinds/study/study.py",
         "(fields if name in RECIPE_SETTINGS else own)[name] = level",
         "own[name] = level",
-        "tests/test_grids.py::test_an_arm_may_set_fields_of_the_recipe",
+        "tests/studies/test_grids.py::test_an_arm_may_set_fields_of_the_recipe",
         "grids: a field of the recipe is taken for a hyperparameter",
     ),
     Mutant(
-        "studies/harness/study.py",
+        "studies/harness/kinds/study/study.py",
         "**self.published.get(workload, {}), ",
         "",
-        "tests/test_grids.py::test_appendix_c_has_the_papers_seeds_epochs_and_networks",
+        "tests/studies/test_grids.py::test_appendix_c_has_the_papers_seeds_epochs_and_networks",
         "grids: the paper's own workloads are not trained as the paper did",
     ),
     Mutant(
-        "studies/harness/study.py",
+        "studies/harness/kinds/study/study.py",
         "if centre is None or centre in levels:",
         "if True:",
-        "tests/test_grids.py::test_the_recipes_value_is_one_trial_in_every_ablation",
+        "tests/studies/test_grids.py::test_the_recipes_value_is_one_trial_in_every_ablation",
         "grids: an ablation lacks the trial that all share",
     ),
     Mutant(
-        "studies/harness/study.py",
+        "studies/harness/kinds/study/study.py",
         "(twin.faithful == arm.faithful or replace(twin, faithful=arm.faithful) != arm)",
         "False",
-        "tests/test_grids.py::test_a_wrong_arm_is_named_before_anything_runs",
+        "tests/studies/test_grids.py::test_a_wrong_arm_is_named_before_anything_runs",
         "grids: one of two equal arms is dropped in silence",
     ),
     Mutant(
-        "studies/harness/levels.py",
+        "studies/harness/evidence/levels.py",
         "ends = {grid[0], grid[-1]}",
         "ends = {levels[0], levels[-1]}",
-        "tests/test_grid_reports.py::test_a_level_that_diverges_continues_the_grid",
+        "tests/studies/test_grid_reports.py::test_a_level_that_diverges_continues_the_grid",
         "grids: the level before those that diverge is the edge",
     ),
     Mutant(
-        "studies/harness/differences.py",
+        "studies/harness/report/differences.py",
         "return arm.optimizer, arm.faithful, arm.factors",
         "return arm.optimizer, arm.factors",
-        "tests/test_grid_reports.py::test_levels_are_held_against_the_recipes_value",
+        "tests/studies/test_grid_reports.py::test_levels_are_held_against_the_recipes_value",
         "grids: faithful levels are held against the consistent arm",
     ),
     Mutant(
-        "studies/harness/differences.py",
+        "studies/harness/report/differences.py",
         "-difference, -hi, -lo",
         "difference, lo, hi",
-        "tests/test_grid_reports.py::test_levels_are_held_against_the_recipes_value",
+        "tests/studies/test_grid_reports.py::test_levels_are_held_against_the_recipes_value",
         "grids: differences have the wrong sign",
     ),
     Mutant(
-        "studies/harness/curve_figures.py",
+        "studies/harness/report/figures/curves.py",
         'frame.loc[frame["status"] == COMPLETED]',
         "frame",
-        "tests/test_grid_reports.py::test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind",
+        "tests/studies/test_grid_reports.py::test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind",
         "grids: curves of diverged trials are drawn",
     ),
     # Workloads, recipes and the loop
@@ -1354,7 +1354,7 @@ MUTANTS = [
         "trainables/models/cifar_resnet.py",
         "self.added // 2, self.added // 2",
         "0, self.added",
-        "tests/test_models.py::test_a_shortcut_without_parameters_subsamples_and_pads_both_sides",
+        "tests/trainables/test_models.py::test_a_shortcut_without_parameters_subsamples_and_pads_both_sides",
         "trial: a shortcut pads behind its channels only",
     ),
     # Clusters
@@ -1362,42 +1362,42 @@ MUTANTS = [
         "trainables/store.py",
         'sum(-1 if "left" in attempt else 1 for attempt in alike)',
         "len(alike)",
-        "tests/test_store.py::test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count",
+        "tests/trainables/test_store.py::test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count",
         "cluster: a worker that was told to leave counts as lost",
     ),
     Mutant(
         "trainables/store.py",
         ' if self.nodes is None or attempt.get("node") in self.nodes]',
         "]",
-        "tests/test_store.py::test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count",
+        "tests/trainables/test_store.py::test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count",
         "cluster: a worker that went with its node counts as lost",
     ),
     Mutant(
         TRAIN,
         "if epoch < epochs - 1 and not committing:",
         "if False:",
-        "tests/test_train.py::test_told_to_leave_it_commits_once_and_ends",
+        "tests/trainables/test_train.py::test_told_to_leave_it_commits_once_and_ends",
         "cluster: a worker that is told to leave commits nothing",
     ),
     Mutant(
         TRAIN,
         "if team.lost(error):",
         "if False:",
-        "tests/test_team.py::test_a_process_that_is_lost_fails_no_trial",
+        "tests/trainables/test_team.py::test_a_process_that_is_lost_fails_no_trial",
         "cluster: a process of a team that dies fails the trial",
     ),
     Mutant(
         "trainables/packing.py",
         "last.memory_mb * (len(loads) + 1) / len(loads) > MEMORY",
         "last.memory_mb > MEMORY",
-        "tests/test_packing.py::test_one_more_process_must_fit_and_gain",
+        "tests/trainables/test_packing.py::test_one_more_process_must_fit_and_gain",
         "cluster: one process more than fits is tried on a GPU",
     ),
     Mutant(
         "trainables/packing.py",
         "hungriest = max(group",
         "hungriest = min(group",
-        "tests/test_packing.py::test_it_is_measured_once_with_the_hungriest_optimizer_and_kept",
+        "tests/trainables/test_packing.py::test_it_is_measured_once_with_the_hungriest_optimizer_and_kept",
         "cluster: the trial that is packed is the least hungry one",
     ),
     Mutant(
@@ -1408,21 +1408,21 @@ MUTANTS = [
         "cluster: code of the same names and sizes passes for the same code",
     ),
     Mutant(
-        "studies/harness/strict_yaml.py",
+        "studies/harness/published/strict_yaml.py",
         "if alias and self._anchored:",
         "if False:",
         "tests/cluster/test_cluster_files.py::test_aliases_are_taken_once_and_bombs_are_refused",
         "cluster: aliases within aliases are expanded",
     ),
     Mutant(
-        "studies/harness/cluster_check.py",
+        "studies/harness/cluster/check.py",
         "for name, node_type in types.items():",
         "for name, node_type in list(types.items())[:1]:",
         "tests/cluster/test_cluster_files.py::test_each_kind_of_machine_is_looked_at",
         "cluster: only the head's settings are checked",
     ),
     Mutant(
-        "studies/harness/cluster_spot.py",
+        "studies/harness/cluster/spot.py",
         '{"X-aws-ec2-metadata-token": session}',
         "{}",
         "tests/cluster/test_cluster_spot.py::test_a_notice_is_heard",
@@ -1430,42 +1430,42 @@ MUTANTS = [
     ),
     # Searches
     Mutant(
-        "studies/harness/sampling.py",
+        "studies/harness/kinds/search/sampling.py",
         'own_seed = stream_seed(seed, "proposal", number) % 2**32',
         "own_seed = None",
         SEARCHES + "test_a_killed_search_makes_the_proposals_of_one_that_was_not",
         "searches: a killed search goes on with other proposals",
     ),
     Mutant(
-        "studies/harness/sampling.py",
+        "studies/harness/kinds/search/sampling.py",
         'system_attrs=dict(one.proposal.attributes.get("trial", {})),',
         "",
         SEARCHES + "test_what_a_sampler_notes_is_there_again",
         "searches: NSGA-II forgets which generation a configuration was of",
     ),
     Mutant(
-        "studies/harness/proposals.py",
+        "studies/harness/kinds/search/proposals.py",
         "        repair_tail(self.path)\n",
         "",
         SEARCHES + "test_a_torn_last_line_is_no_proposal",
         "searches: a proposal grows onto a torn line",
     ),
     Mutant(
-        "studies/harness/proposals.py",
+        "studies/harness/kinds/search/proposals.py",
         "if (stop := proposal.stopped) is not None:",
         "if (stop := None) is not None:",
         SEARCHES + "test_what_asha_stopped_is_not_submitted_again",
         "searches: what ASHA stopped is trained again",
     ),
     Mutant(
-        "studies/harness/search.py",
+        "studies/harness/kinds/search/search.py",
         '{**self.recipe, "train_fraction": TRAIN_FRACTION}',
         "self.recipe",
         SEARCHES + "test_configurations_are_scored_on_what_was_held_out_and_winners_on_the_whole",
         "searches: configurations are scored on the test set",
     ),
     Mutant(
-        "studies/harness/proposer.py",
+        "studies/harness/kinds/search/proposer.py",
         "if not again and not self.outcomes()[number].done:",
         "if not self.outcomes()[number].done:",
         SEARCHES + "test_two_equal_proposals_are_trained_once",
@@ -1473,21 +1473,21 @@ MUTANTS = [
     ),
     # Probes
     Mutant(
-        "studies/harness/covariances.py",
+        "studies/harness/kinds/probe/covariances.py",
         "islice(epochs, trainer.config.epochs - 1)",
         "islice(epochs, 0)",
         PROBES + "test_the_heatmap_is_of_the_last_epochs_training_batches",
         "probe: the heatmap is of the first epoch",
     ),
     Mutant(
-        "studies/harness/covariances.py",
+        "studies/harness/kinds/probe/covariances.py",
         'f"{name}#{draw}" for draw',
         'f"{name}#0" for draw',
         PROBES + "test_the_errors_are_those_of_the_nystrom_matrix_of_the_same_columns",
         "probe: all draws of a sketch are one",
     ),
     Mutant(
-        "studies/harness/norms.py",
+        "studies/harness/kinds/probe/norms.py",
         "                seen.reset()\n",
         "",
         PROBES + "test_the_norms_are_those_of_every_step",
@@ -1508,7 +1508,7 @@ MUTANTS = [
         "probe: the folder is written in place",
     ),
     Mutant(
-        "studies/harness/residuals.py",
+        "studies/harness/kinds/study/residuals.py",
         'if row["stable_rank"] is not None',
         'if row["residual"] is not None',
         PROBES + "test_the_residual_of_a_trial_is_its_mean_over_layers_and_epochs",
@@ -1516,28 +1516,28 @@ MUTANTS = [
     ),
     # What people see
     Mutant(
-        "studies/harness/wording.py",
+        "studies/harness/report/wording.py",
         'return text if float(text.rstrip("%")) else text.lstrip("+-")',
         "return text",
         SCREEN + "test_zero_has_no_sign",
         "seen: zero is printed with a sign",
     ),
     Mutant(
-        "studies/harness/differences.py",
+        "studies/harness/report/differences.py",
         "better = (row.difference > 0) == higher_is_better(metric)",
         "better = row.difference < 0",
         SCREEN + "test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted",
         "seen: better and worse are exchanged in words",
     ),
     Mutant(
-        "studies/harness/screen.py",
+        "studies/harness/command/screen.py",
         "force_terminal=False, color_system=None",
         "color_system=None",
         SCREEN + "test_no_color_has_no_live_display_either",
         "seen: NO_COLOR leaves the codes that move the cursor",
     ),
     Mutant(
-        "studies/harness/screen.py",
+        "studies/harness/command/screen.py",
         "if seeds != set(range(len(seeds))):",
         "if False:",
         SCREEN + "test_what_to_type_names_the_folder_the_server_or_nothing",
@@ -1547,14 +1547,14 @@ MUTANTS = [
         "trainables/measure.py",
         "        self._since = now\n",
         "",
-        "tests/test_usage.py::test_each_reading_is_since_the_last_one",
+        "tests/trainables/test_usage.py::test_each_reading_is_since_the_last_one",
         "seen: a worker's load is that since its start",
     ),
     Mutant(
-        "studies/harness/views.py",
+        "studies/harness/tracking/views.py",
         'selectedParams=["optimizer", *factors]',
         'selectedParams=["optimizer"]',
-        "tests/test_tracking.py::test_the_experiment_holds_a_view_of_each_workloads_configurations",
+        "tests/studies/test_tracking.py::test_the_experiment_holds_a_view_of_each_workloads_configurations",
         "seen: the factor is no axis of the parallel coordinates",
     ),
 ]

@@ -1,6 +1,6 @@
 """An optimizer's diagnostics for a trial: at most 12 metrics of an epoch, and a row for each layer.
 
-`precond/diagnostics.py` says what the entries are. Optimizers that have none (SGD, Adam, the peers) give nothing.
+`precond.diagnostics` says what the entries are. Optimizers that have none (SGD, Adam, the peers) give nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from precond.diagnostics import Table
-from precond.monitor import COUNTS
+from precond.diagnostics.measures import Table
+from precond.diagnostics.monitor import COUNTS
 from precond.optimizer import Preconditioned
 
 # What is logged of each measure over the layers: the middle, and the worst.

@@ -32,13 +32,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from precond import linalg
 from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
 from precond.card import Card
-from precond.factors import KroneckerBasis
 from precond.hyperparameters import choice, count, fraction, positive
-from precond.pairs import Pairs
-from precond.statistics import MovingAverage, output_gram
+from precond.parts import linalg
+from precond.parts.factors import KroneckerBasis
+from precond.parts.pairs import Pairs
+from precond.parts.statistics import MovingAverage, output_gram
 
 
 @dataclass

@@ -30,12 +30,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond import linalg
 from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
 from precond.card import Card
-from precond.factors import RankOne
 from precond.hyperparameters import choice, count, fraction, optional, positive
-from precond.statistics import KroneckerStatistic, MovingAverage
+from precond.parts import linalg
+from precond.parts.factors import RankOne
+from precond.parts.statistics import KroneckerStatistic, MovingAverage
 
 
 @dataclass

@@ -20,12 +20,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond import linalg
 from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.card import Card
-from precond.factors import Dense
 from precond.hyperparameters import choice
-from precond.statistics import Covariance
+from precond.parts import linalg
+from precond.parts.factors import Dense
+from precond.parts.statistics import Covariance
 
 
 @dataclass

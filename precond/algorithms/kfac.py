@@ -34,12 +34,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond import linalg
 from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Needs, Signals
 from precond.card import Card
-from precond.factors import Kronecker, KroneckerEigen
 from precond.hyperparameters import choice, optional, positive
-from precond.statistics import KroneckerStatistic, MovingAverage, Rows, output_gram
+from precond.parts import linalg
+from precond.parts.factors import Kronecker, KroneckerEigen
+from precond.parts.statistics import KroneckerStatistic, MovingAverage, Rows, output_gram
 
 PI_RANGE = (1e-4, 1e4)
 

@@ -37,13 +37,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond import distributed, linalg
+from precond import distributed
 from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.algorithms.foof import ExactState, exact_state, refresh_exact
 from precond.card import Card
-from precond.factors import LowRank
 from precond.hyperparameters import choice, count
-from precond.sketches import ColumnSketch, GaussianSketch, Sketch, SketchedCovariance
+from precond.parts import linalg
+from precond.parts.factors import LowRank
+from precond.parts.sketches import ColumnSketch, GaussianSketch, Sketch, SketchedCovariance
 
 SHIFT_RETRIES = 8  # nu grows tenfold with each
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from precond import hessian, linalg
+from precond import hessian
 from precond.algorithms.nysact import low_rank_factor
 from precond.card import Card
 from precond.hyperparameters import (
@@ -43,7 +43,8 @@ from precond.hyperparameters import (
     positive,
     problems,
 )
-from precond.sketches import GaussianSketch
+from precond.parts import linalg
+from precond.parts.sketches import GaussianSketch
 
 NUMERICS = 1
 

@@ -36,15 +36,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond import linalg
 from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
 from precond.algorithms.kfac import KroneckerStatistic, input_moment, output_moment
 from precond.card import Card
-from precond.factors import KroneckerBasis
 from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
-from precond.pairs import Pairs
-from precond.rows import LinearRows
-from precond.statistics import MovingAverage, Rows
+from precond.parts import linalg
+from precond.parts.factors import KroneckerBasis
+from precond.parts.pairs import Pairs
+from precond.parts.rows import LinearRows
+from precond.parts.statistics import MovingAverage, Rows
 
 
 @dataclass

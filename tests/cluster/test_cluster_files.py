@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from studies.harness import strict_yaml
-from studies.harness.cluster_check import check, problems
+from studies.harness.cluster.check import check, problems
+from studies.harness.published import strict_yaml
 
 ROOT = Path(__file__).parents[2]
 # What a user sets, in place of the examples.

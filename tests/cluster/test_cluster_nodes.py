@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from studies.harness import cluster
-from studies.harness.cluster import Needs, inspect
+from studies.harness.cluster import inspect as cluster
+from studies.harness.cluster.inspect import Needs, inspect
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "120", "NO_COLOR": "1"}

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from studies.harness import cluster_spot
+from studies.harness.cluster import spot as cluster_spot
 from trainables import fingerprint
 
 

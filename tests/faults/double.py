@@ -14,7 +14,7 @@ from typing import Any
 
 import studies.harness
 from studies.ablation_rank import STUDY
-from studies.harness import run as command
+from studies.harness.command import run as command
 from tests.faults.drivers import PATIENCE, options
 from tests.faults.injection import forked
 from trainables.store import lock_generation
@@ -61,7 +61,7 @@ def _command(root: Path, wait: float, reading: int, writing: int) -> int:
         return "done"
 
     fake: Any = types.SimpleNamespace(Cluster=types.SimpleNamespace, train=trains)
-    sys.modules["studies.harness.execute"] = studies.harness.execute = fake
+    sys.modules["studies.harness.cluster.execute"] = studies.harness.cluster.execute = fake
     command._report = lambda *_: ([], set())
     time.sleep(wait)
     return command.run([STUDY], options(root))

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from studies.harness import lock
+from studies.harness.command import lock
 from tests.faults import toy
 from tests.faults.injection import BROKEN, DONE, EIO, ENOSPC, KILL, Fault, in_child, operations
 from tests.faults.invariants import damaged, finished, unfinished

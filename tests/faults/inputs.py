@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from studies.ablation_rank import STUDY
-from studies.harness.cli import main
+from studies.harness.command.cli import main
 from tests.faults.drivers import PATIENCE, ROOT
 
 HUGE = "9" * 5000

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from studies.harness import lock
+from studies.harness.command import lock
 from trainables.config import TrialConfig
 from trainables.files import read_lines
 from trainables.store import COMPLETED, Damaged, StoreError, TrialStore, _epoch_of, trial_folders

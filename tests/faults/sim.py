@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from studies.harness import lock
+from studies.harness.command import lock
 from tests.faults import toy
 from tests.faults.injection import BROKEN, DONE, EIO, ENOSPC, KILL, Fault, in_child
 from tests.faults.invariants import Numbers, damaged, finished, unfinished

@@ -10,7 +10,7 @@ from unittest import mock
 
 import torch
 
-from studies.harness import lock
+from studies.harness.command import lock
 from tests.faults.invariants import Numbers, numbers
 from trainables import train
 from trainables.config import TrialConfig, stream_seed

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import precond.monitor
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import precond
-import precond.monitor
 from trainables.models.digits_cnn import digits_cnn
 
 ROUNDS, STEPS = 5, 50  # 50 steps: each interval of the defaults once or more
@@ -79,7 +79,7 @@ def measure(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) ->
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    precond.monitor.time.perf_counter = time.process_time  # the clock's too
+    precond.diagnostics.monitor.time.perf_counter = time.process_time  # the clock's too
     for case, (make, shape) in CASES.items():
         for name in sys.argv[1:] or ("nysact-s", "nysact-g", "foof", "kfac", "eva"):
             print(f"{case:11} {name:9} {measure(name, make, shape)}", flush=True)

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from trainables.contestants import PLAIN, STATISTICS
-from trainables.cost import CLOCKS, Setting
+from trainables.cost.__main__ import CLOCKS, Setting
+from trainables.cost.contestants import PLAIN, STATISTICS
 
 RANK, ROUNDS = 10, 7
 Operation = tuple[Callable[[], object], float]  # what is timed, and its multiplications and additions

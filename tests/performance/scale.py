@@ -42,8 +42,8 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
     from studies.ablation_rank import STUDY
-    from studies.harness.options import parse
-    from studies.harness.run import run
+    from studies.harness.command.options import parse
+    from studies.harness.command.run import run
 
     (out / "nothing.py").write_text(PLUGIN)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -68,7 +68,8 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
     """The ledger and MLflow over generated folders."""
     from folders import STUDY, planned, run
 
-    from studies.harness import ledger, tracking
+    from studies.harness.evidence import ledger
+    from studies.harness.tracking import sync as tracking
 
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.fsync = lambda descriptor: None  # of the generation alone: what is measured reads
@@ -92,13 +93,13 @@ def _peak_mb() -> int:
 
 
 def _flags() -> list[str]:
-    from studies.harness.options import FLAGS
+    from studies.harness.command.options import FLAGS
 
     return [option.name for option in FLAGS if option.name]
 
 
 def _switches() -> list[str]:
-    from studies.harness.options import FLAGS
+    from studies.harness.command.options import FLAGS
 
     return [option.name for option in FLAGS if option.name and getattr(option, "is_flag", False)]
 

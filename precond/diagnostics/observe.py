@@ -1,0 +1,133 @@
+"""What a model's layers see, without an optimizer: covariances of inputs and of output gradients, by layer.
+
+>>> with precond.observe(model) as seen:
+...     loss_function(model(inputs), labels).backward()
+>>> seen.covariances()["conv1"]  # [groups, p, p]
+
+It is the optimizers' way of seeing: the same layers, rows and forwards (those of a training step: a forward without
+gradients leaves no trace). Every row since `reset` has the same weight.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from precond.algorithm import Algorithm, LayerShape, Needs, Signals
+from precond.bank import make_banks
+from precond.capture import attach, detach
+from precond.layers import find_layers
+from precond.parts.statistics import Covariance, MovingAverage, output_gram
+
+
+@dataclass
+class _State:
+    inputs: Covariance
+    outputs: MovingAverage
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Statistics(Algorithm):
+    """The half of an algorithm that looks."""
+
+    NUMERICS: ClassVar[int] = 1
+
+    outputs: bool
+
+    @property
+    def needs(self) -> Needs:
+        return Needs.BOTH if self.outputs else Needs.INPUTS
+
+    def statistics_due(self, step: int) -> bool:
+        return True
+
+    def refresh_due(self, step: int) -> bool:
+        return False
+
+    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> _State:
+        d_out = shape.d_out if self.outputs else 0
+        inputs = Covariance.zeros(len(layers), shape.d_in, like)
+        return _State(inputs, MovingAverage.zeros(len(layers), d_out, d_out, like=like))
+
+    def accumulate(self, state: _State, slots: slice, signals: Signals) -> None:
+        if signals.inputs is not None:
+            state.inputs.add(slots, signals.inputs)
+        if signals.output_gradients is not None:
+            examples = signals.output_gradients.shape[1]
+            state.outputs.add(slots, output_gram(signals.output_gradients), examples)
+
+    def commit(self, state: _State) -> None:
+        pass
+
+    def refresh(self, state: _State) -> Tensor:
+        return state.inputs.average.weight > 0
+
+    def precondition(self, state: _State, gradients: Tensor, lr: float) -> Tensor:
+        return gradients
+
+
+class Observer:
+    """Covariances of what a model's layers have seen; made by `precond.observe`."""
+
+    def __init__(self, model: nn.Module, output_gradients: bool = False):
+        self._layers = find_layers(model)
+        # One group for all: there are no learning rates here.
+        groups = {layer.module.weight: 0 for layer in self._layers}
+        self._banks = make_banks(_Statistics(outputs=output_gradients), self._layers, groups)
+        self._handles = attach(self._banks)
+        weakref.finalize(self, detach, self._handles, self._banks)
+
+    def covariances(self, of: str = "inputs") -> dict[str, Tensor]:
+        """A for each layer seen since `reset`, with the bias's row and column of ones last.
+
+        Args:
+            of: `inputs`: (1/N) sum a a^T, `[groups, p, p]`, over examples and positions; or `output_gradients`:
+                (1/B) sum g g^T, `[groups, o, o]`, summed over positions, for each example's own loss.
+        """
+        found = {}
+        for bank in self._banks:
+            average = bank.state.inputs.average if of == "inputs" else bank.state.outputs
+            average = copy.deepcopy(average)  # sums go on
+            average.commit(decay=0.0)
+            found |= {name: average.mean()[slots] for name, slots in bank.slots.items() if average.weight[slots].all()}
+        return {layer.name: found[layer.name] for layer in self._layers if layer.name in found}
+
+    def norms(self, of: str = "inputs") -> dict[str, Tensor]:
+        """Frobenius norm of each covariance, `[groups]`."""
+        return {name: torch.linalg.matrix_norm(matrix) for name, matrix in self.covariances(of).items()}
+
+    def spectra(self, of: str = "inputs") -> dict[str, Tensor]:
+        """Eigenvalues of each covariance in float64, `[groups, p]`, the largest first."""
+        matrices = self.covariances(of).items()
+        return {name: torch.linalg.eigvalsh(matrix.double()).flip(-1) for name, matrix in matrices}
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        for bank in self._banks:
+            bank.reset()
+
+    def close(self) -> None:
+        """See nothing more; what was seen stays."""
+        detach(self._handles, self._banks)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def observe(model: nn.Module, output_gradients: bool = False) -> Observer:
+    """Watch a model's Linear and Conv2d layers until `close()`, or for a `with` block.
+
+    Args:
+        model: The model, plain or compiled; nothing in it changes.
+        output_gradients: Whether to watch the gradients of the layers' outputs, too.
+    """
+    return Observer(model, output_gradients)

@@ -1,0 +1,251 @@
+"""The inputs of Linear and Conv2d layers as rows, without ever forming them (`statistics.Rows`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+from precond.parts.correlations import patch_gram
+
+# Patches formed at a time, where they must be: 8 MiB in float32, of memory that a CPU has at hand already. A GPU takes
+# 32 times as many, which keeps its launches few.
+UNFOLD_ELEMENTS = 1 << 21
+
+
+@dataclass(frozen=True)
+class LinearRows:
+    """Inputs of a Linear layer, `[batch, positions..., d_in]`, as `x [N, d_in]` without the bias column."""
+
+    x: Tensor
+    bias: bool
+    examples: int
+
+    @property
+    def count(self) -> int:
+        """Number of rows N."""
+        return self.x.shape[0]
+
+    def project(self, matrix: Tensor) -> Tensor:
+        """`X M`, `[1, B, T, r]`."""
+        return self._map(matrix[0]).view(1, self.examples, -1, matrix.shape[2])
+
+    def example_means(self) -> Tensor:
+        """Mean over positions, `[1, B, p]`."""
+        means = self.x.view(self.examples, -1, self.x.shape[1]).mean(1)
+        return (torch.cat([means, means.new_ones(self.examples, 1)], 1) if self.bias else means).unsqueeze(0)
+
+    def total(self) -> Tensor:
+        """`X^T 1`, `[1, p]`."""
+        total = self.x.sum(0, keepdim=True)
+        return torch.cat([total, total.new_full((1, 1), self.count)], 1) if self.bias else total
+
+    def take(self, part: slice) -> LinearRows:
+        """The rows of some examples."""
+        x = self.x.view(self.examples, -1, self.x.shape[1])[part]
+        return LinearRows(x.flatten(0, 1), self.bias, examples=x.shape[0])
+
+    def example_gradients(self, output_gradients: Tensor) -> Tensor:
+        """Sum over the positions of each example of g a^T, `[1, B, o, p]`."""
+        g = output_gradients[0].mT
+        weight = g @ self.x.view(self.examples, -1, self.x.shape[1])
+        return (torch.cat([weight, g.sum(2, keepdim=True)], 2) if self.bias else weight).unsqueeze(0)
+
+    def gram(self) -> Tensor:
+        """`X^T X`, `[1, p, p]`."""
+        gram = self.x.mT @ self.x
+        if self.bias:
+            sums = self.x.sum(0, keepdim=True)
+            gram = torch.cat([gram, sums])
+            gram = torch.cat([gram, torch.cat([sums, sums.new_full((1, 1), self.count)], 1).mT], 1)
+        return gram.unsqueeze(0)
+
+    def sketch(self, test_matrix: Tensor) -> Tensor:
+        """`X^T (X Omega)`, `[1, p, r]`."""
+        return self._products(self._map(test_matrix[0]))
+
+    def sketch_columns(self, columns: Tensor) -> Tensor:
+        """`X^T X[:, columns]`, `[1, p, r]`."""
+        ids, width = columns[0], self.x.shape[1]
+        y = self.x[:, ids.clamp(max=width - 1)]
+        return self._products(y.masked_fill(ids == width, 1) if self.bias else y)
+
+    def _map(self, matrix: Tensor) -> Tensor:
+        return torch.addmm(matrix[-1], self.x, matrix[:-1]) if self.bias else self.x @ matrix
+
+    def _products(self, y: Tensor) -> Tensor:
+        products = (y.mT @ self.x).mT  # a few rows times x: for MKL a third of the time of x^T times a few columns
+        return (torch.cat([products, y.sum(0, keepdim=True)]) if self.bias else products).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class ConvRows:
+    """Inputs of a Conv2d: every patch is a row, but patches are formed only for a Gram matrix, in chunks.
+
+    Attributes:
+        x: `[batch, channels, height, width]`, padded already where the padding is not symmetric zeros.
+        padding: Zeros that the convolution adds to each side, (vertical, horizontal).
+    """
+
+    x: Tensor
+    bias: bool
+    groups: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @property
+    def examples(self) -> int:
+        """Number of images B."""
+        return self.x.shape[0]
+
+    @property
+    def count(self) -> int:
+        """Number of rows N: images times output positions."""
+        height, width = self._output_size()
+        return self.x.shape[0] * height * width
+
+    def project(self, matrix: Tensor) -> Tensor:
+        """`X M`, `[groups, B, T, r]`: a convolution with r filters, no patches."""
+        return self._map(matrix).flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2)
+
+    def example_means(self) -> Tensor:
+        """Mean over positions, `[groups, B, p]`."""
+        return torch.cat([self._patches(x).mean(3) for x in self._chunks()], 1)
+
+    def total(self) -> Tensor:
+        """`X^T 1`, `[groups, p]`, from the patches of the images' sum."""
+        total = self._patches(self.x.sum(0, keepdim=True)).sum((1, 3))
+        if self.bias:
+            total[:, -1] *= self.examples
+        return total
+
+    def take(self, part: slice) -> ConvRows:
+        """The rows of some images."""
+        return replace(self, x=self.x[part])
+
+    def example_gradients(self, output_gradients: Tensor) -> Tensor:
+        """Sum over the positions of each image of g a^T, `[groups, B, o, p]`, from its patches: take few at a time."""
+        return output_gradients.mT @ self._patches(self.x).mT
+
+    def gram(self) -> Tensor:
+        """`X^T X`, `[groups, p, p]`: without patches where the kernel moves by one, else 2 N p^2 operations."""
+        if not self._correlates():
+            return torch.stack([_gram(self._patches(x)) for x in self._chunks()]).sum(0)
+        gram = patch_gram(self.x, self.groups, self.kernel, self.padding)
+        if not self.bias:
+            return gram
+        total = self.total().unsqueeze(1)
+        return torch.cat([torch.cat([gram, total[..., :-1]], 1), total.mT], 2)
+
+    def sketch(self, test_matrix: Tensor) -> Tensor:
+        """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches (ALGORITHMS.md 9b)."""
+        if self.x.device.type == "cpu":  # where both would bring x into blocks of 8 channels, and r filters up to 16
+            rows = replace(self, x=self.x.contiguous(memory_format=torch.channels_last))
+            return rows._products(rows._map(test_matrix))
+        return self._products(self._map(test_matrix))
+
+    def sketch_columns(self, columns: Tensor) -> Tensor:
+        """`X^T X[:, columns]`, `[groups, p, r]`: a column is one channel, shifted and strided."""
+        area, per_group = self.kernel[0] * self.kernel[1], self.x.shape[1] // self.groups
+        first = torch.arange(self.groups, device=columns.device).unsqueeze(1) * per_group
+        channels = ((columns // area).clamp(max=per_group - 1) + first).view(-1)
+        offsets = (columns % area).view(-1)
+        y = self._sliced(channels, offsets) if self.x.device.type == "cpu" else self._picked(channels, offsets)
+        if self.bias:
+            y.masked_fill_((columns == per_group * area).view(1, -1, 1, 1), 1)
+        return self._products(y)
+
+    def _sliced(self, channels: Tensor, offsets: Tensor) -> Tensor:
+        """What kernel entries (channel, offset) see at every output position, `[batch, entries, oh, ow]`: copies."""
+        y = self.x.new_zeros(self.x.shape[0], len(channels), *self._output_size())
+        for entry, (channel, offset) in enumerate(zip(channels.tolist(), offsets.tolist(), strict=True)):
+            (rows, from_rows), (cols, from_cols) = (
+                _overlap(size, out, step, position * dilation - pad)
+                for size, out, step, position, dilation, pad in zip(
+                    self.x.shape[2:],
+                    y.shape[2:],
+                    self.stride,
+                    divmod(offset, self.kernel[1]),
+                    self.dilation,
+                    self.padding,
+                    strict=True,
+                )
+            )
+            y[:, entry, rows, cols] = self.x[:, channel, from_rows, from_cols]
+        return y
+
+    def _picked(self, channels: Tensor, offsets: Tensor) -> Tensor:
+        """The same in two launches, and without the host: a convolution of single channels with ones and zeros."""
+        filters = F.one_hot(offsets, self.kernel[0] * self.kernel[1]).to(self.x.dtype).view(-1, 1, *self.kernel)
+        x = self.x.index_select(1, channels)
+        return F.conv2d(x, filters, None, self.stride, self.padding, self.dilation, len(filters))
+
+    def _products(self, y: Tensor) -> Tensor:
+        """`X^T Y` for `Y [batch, groups * r, oh, ow]`: the weight gradient that the output gradient Y would give."""
+        per_group = self.x.shape[1] // self.groups
+        size = (y.shape[1], per_group, *self.kernel)
+        geometry: Any = (self.stride, self.padding, self.dilation, self.groups)  # annotated as int, documented as pairs
+        weight = conv2d_weight(self.x, size, y, *geometry)
+        products = weight.reshape(self.groups, -1, per_group * self.kernel[0] * self.kernel[1]).mT
+        if not self.bias:
+            return products
+        return torch.cat([products, y.sum((0, 2, 3)).view(self.groups, 1, -1)], 1)
+
+    def _map(self, matrix: Tensor) -> Tensor:
+        """`X M` as the map `[batch, groups * r, oh, ow]`."""
+        filters, shift = matrix.mT, None
+        if self.bias:
+            filters, shift = filters[..., :-1], filters[..., -1].reshape(-1)
+        weight = filters.reshape(-1, self.x.shape[1] // self.groups, *self.kernel)
+        return F.conv2d(self.x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+
+    def _correlates(self) -> bool:
+        """Whether the channels' correlations make the Gram matrix, and cheaper than patches do."""
+        moves_by_one = self.stride == self.dilation == (1, 1) and self.kernel != (1, 1)
+        return moves_by_one and all(n >= k for n, k in zip(self.x.shape[2:], self.kernel, strict=True))
+
+    def _chunks(self) -> tuple[Tensor, ...]:
+        """The images, as many at a time as patches may be formed."""
+        height, width = self._output_size()
+        patches_per_image = height * width * self.x.shape[1] * self.kernel[0] * self.kernel[1]
+        limit = UNFOLD_ELEMENTS * (1 if self.x.device.type == "cpu" else 32)
+        return self.x.split(max(1, limit // patches_per_image))
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """The patches of some images, `[groups, batch, p, positions]`."""
+        if self.kernel == (1, 1) and self.padding == (0, 0):
+            patches = x[:, :, :: self.stride[0], :: self.stride[1]].flatten(2)
+        else:
+            patches = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        patches = patches.unflatten(1, (self.groups, -1)).transpose(0, 1)
+        if self.bias:
+            ones = patches.new_ones(self.groups, patches.shape[1], 1, patches.shape[3])
+            patches = torch.cat([patches, ones], 2)
+        return patches
+
+    def _output_size(self) -> tuple[int, int]:
+        sizes = zip(self.x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        height, width = ((n + 2 * pad - d * (k - 1) - 1) // s + 1 for n, k, s, pad, d in sizes)
+        return height, width
+
+
+def _gram(patches: Tensor) -> Tensor:
+    """Sum of a a^T, `[groups, p, p]`, of patches `[groups, batch, p, positions]`."""
+    if patches.shape[3] >= patches.shape[2]:  # then the products of single images take less memory than a copy
+        return (patches @ patches.mT).sum(1)
+    columns = patches.transpose(1, 2).flatten(2)
+    return columns @ columns.mT
+
+
+def _overlap(size: int, out: int, step: int, start: int) -> tuple[slice, slice]:
+    """Output positions y for which start + step y is inside `size` pixels, and those pixels."""
+    first = max(0, -(start // step))
+    last = min(out - 1, (size - 1 - start) // step)
+    begin = start + step * first
+    return slice(first, max(first, last + 1)), slice(begin, max(begin, start + step * last + 1), step)

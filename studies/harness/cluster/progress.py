@@ -1,0 +1,128 @@
+"""Live progress: a bar and the running trials on a terminal, and a plain line every 10 s where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from studies.harness.kinds.study.study import Trial
+from trainables.store import COMPLETED
+
+LINE_SECONDS = 10.0
+LINES = 4  # running trials shown; a cluster has more of them than a terminal has lines
+WIDTH = 80
+
+
+class StudyProgress:
+    """Counts epochs and trials as workers report them, and estimates the time left from the epochs.
+
+    Args:
+        trials: Those to be trained.
+        console: Where to print.
+        more: Trials that `add` will name later.
+        epochs: That these have between them.
+    """
+
+    def __init__(self, trials: Sequence[Trial], console: Console, more: int = 0, epochs: int = 0):
+        self.console = console
+        self._trials = {trial.config.trial_key: trial for trial in trials}
+        self._more, self._total = more, sum(trial.config.epochs for trial in trials) + epochs
+        self._epochs: dict[str, int] = {}
+        self._running: dict[str, str] = {}  # the trials that have reported, the last one last
+        self._first: tuple[float, int] | None = None  # when, and at how many epochs, the rate begins
+        self._done = 0
+        self._bad = Counter[tuple[str, str]]()  # by status and reason
+        self._printed = time.monotonic()
+        self._live = Live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
+
+    def __enter__(self) -> StudyProgress:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+        for (status, reason), count in self._bad.items():
+            if count > 1:
+                self._say(f"{count} trials {status}: {reason}")
+
+    def add(self, trial: Trial) -> None:
+        """One of the trials that were to come has a name."""
+        if trial.config.trial_key not in self._trials:
+            self._trials[trial.config.trial_key] = trial
+            self._more = max(0, self._more - 1)
+
+    def stopped(self, key: str) -> None:
+        """A search gives a trial up, as it should."""
+        self.finished(key, COMPLETED, "")
+
+    def epoch(self, key: str, epoch: int, accuracy: float) -> None:
+        """A trial has finished an epoch."""
+        self._epochs[key] = epoch + 1
+        self._first = self._first or (time.monotonic(), sum(self._epochs.values()))
+        self._running.pop(key, None)
+        self._running[key] = f"{self._name(key)} {epoch + 1}/{self._trials[key].config.epochs} {accuracy:.2%}"
+        self._line()
+
+    def lost(self, key: str) -> None:
+        """A trial's worker is lost."""
+        trial = self._trials[key]
+        label = f"{trial.arm.label} s{trial.config.seed}"
+        self.console.print(f"{label}: its worker is lost, another goes on from the last commit", highlight=False)
+
+    def finished(self, key: str, status: str, reason: str) -> None:
+        """A trial has ended; what went wrong is said at once, the same again only counted."""
+        self._done += 1
+        self._epochs[key] = self._trials[key].config.epochs
+        self._running.pop(key, None)
+        if status != COMPLETED:
+            self._bad[status, reason] += 1
+            if self._bad[status, reason] == 1:
+                self._say(f"{self._name(key)} {status}: {reason} (trials/{key[:16]}/log.txt)")
+        self._line()
+
+    def _name(self, key: str) -> str:
+        trial = self._trials[key]
+        return f"{trial.arm.label} s{trial.config.seed}"
+
+    def _say(self, line: str) -> None:
+        """A line that stays; a reason may hold anything, also what rich would read as markup."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _counts(self) -> str:
+        bad = f", {self._bad.total()} not completed" if self._bad else ""
+        return f"{self._done}/{len(self._trials) + self._more} trials{bad}, {self._left() or 'starting'}"
+
+    def _left(self) -> str:
+        """Estimated time left: epochs to go at the rate since the first one."""
+        if self._first is None:
+            return ""
+        elapsed, seen = time.monotonic() - self._first[0], sum(self._epochs.values()) - self._first[1]
+        if seen < 1:
+            return ""
+        seconds = round(elapsed / seen * (self._total - sum(self._epochs.values())))
+        return f"{seconds // 60}:{seconds % 60:02d} left"
+
+    def _render(self) -> Group:
+        """What a terminal shows: the counts and a bar of the epochs, then a line for each trial that is running."""
+        head = Table.grid(padding=(0, 1))
+        head.add_row(self._counts(), ProgressBar(total=self._total, completed=sum(self._epochs.values()), width=30))
+        running = list(self._running.values())[-LINES:]
+        return Group(head, *(Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in running))
+
+    def _line(self) -> None:
+        """Without a terminal, a line every 10 s."""
+        if self.console.is_terminal or time.monotonic() - self._printed < LINE_SECONDS:
+            return
+        self._printed = time.monotonic()
+        running = "; ".join(list(self._running.values())[: -LINES - 1 : -1])
+        line = f"{self._counts()}; {running}" if running else self._counts()
+        self._say(line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}...")

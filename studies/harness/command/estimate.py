@@ -1,0 +1,194 @@
+"""What a plan takes, before it is started: time, disk, and the smallest difference it can show. Writes nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import precond
+from studies.harness.command.options import Options
+from studies.harness.evidence.contrasts import smallest_effect
+from studies.harness.kinds.study.study import Trial
+from studies.harness.report.wording import unit
+from trainables.config import TrialConfig
+from trainables.data import Loading, default_data_dir
+from trainables.descent import build_optimizer
+from trainables.files import read_lines
+from trainables.store import COMPLETED, read_config, read_status, trial_folders
+from trainables.workloads import Workload, workload
+
+PROBE_STEPS, PROBE_SECONDS = 20, 10.0
+PROBE_PIXELS = 2**17  # in a batch at the most: enough for a batch of CIFAR, and for one of ImageNet not too much
+LINE_BYTES, FOLDER_BYTES = 1_000, 8_000  # of an epoch's line, and of the rest of a finished trial
+KEPT_CHECKPOINTS = 3  # of a trial in flight: the last two, and the one being written
+
+Cost = tuple[str, str]  # workload, optimizer
+Rates = Mapping[Cost, Mapping[int, float]]  # seconds of an epoch by batch size
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What some trials take.
+
+    Attributes:
+        seconds: Of training, one trial after another.
+        slots: Trials at once on this machine.
+        disk: Bytes, at the most.
+        probed: The optimizers for which no epochs were committed, so that steps were timed.
+    """
+
+    seconds: float
+    slots: int
+    disk: int
+    probed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(self.probed)
+        steps = f"{PROBE_STEPS} steps of {names} on this machine's CPU, one thread; without evaluation"
+        source = f"by {steps}" if names else "by the epochs that are committed"
+        at_once = f"{duration(self.seconds / self.slots)} with {self.slots} at once here"
+        return (
+            f"About {duration(self.seconds)} of training ({source}): {at_once}. "
+            f"At most {max(1, math.ceil(self.disk / 2**20))} MB of disk."
+        )
+
+
+def estimate(trials: Sequence[Trial], options: Options) -> Estimate:
+    """What trials that are still to be trained take, from their first epoch on."""
+    rates, probes = committed(options.root), {}
+    seconds, state = 0.0, 0
+    for config in (trial.config for trial in trials):
+        key = config.workload, config.optimizer
+        if key not in probes:
+            probes[key] = probe(config, steps=0 if key in rates else PROBE_STEPS)
+            state = max(state, probes[key][1])
+        seconds += config.epochs * _epoch_seconds(config, rates.get(key), probes[key][0])
+    slots = _slots(options, len(trials))
+    lines = sum(trial.config.epochs for trial in trials) * LINE_BYTES + len(trials) * FOLDER_BYTES
+    probed = dict.fromkeys(optimizer for workload, optimizer in probes if (workload, optimizer) not in rates)
+    return Estimate(seconds, slots, lines + slots * KEPT_CHECKPOINTS * state, tuple(probed))
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.4 hours`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def committed(root: Path) -> dict[Cost, dict[int, float]]:
+    """Median seconds of an epoch, evaluation included, of the trials in an output folder."""
+    found: dict[Cost, dict[int, list[float]]] = {}
+    for folder in trial_folders(root):
+        config = read_config(folder)["config"]
+        spent = [line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in _epochs(folder)]
+        if spent:
+            sizes = found.setdefault((config["workload"], config["optimizer"]), {})
+            sizes.setdefault(config["batch_size"], []).append(median(spent))
+    return {key: {size: median(values) for size, values in sizes.items()} for key, sizes in found.items()}
+
+
+def _epochs(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in read_lines(folder / "epochs.jsonl") if "time/eval_s" in line["metrics"]]
+
+
+def _epoch_seconds(config: TrialConfig, known: Mapping[int, float] | None, per_image: float) -> float:
+    if known:
+        return known[min(known, key=lambda size: abs(math.log(size / config.batch_size)))]
+    images = workload(config.workload).source.train_examples * config.train_fraction
+    return per_image * images
+
+
+def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
+    """Seconds of training for each image, and bytes of a checkpoint; on made-up images, one thread.
+
+    Args:
+        config: The trial; a batch that is too large for a glance is made smaller.
+        steps: To time, after a first one; 0 leaves the time out.
+    """
+    chosen, threads = workload(config.workload), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        images, labels = _batch(chosen, config)
+        model = chosen.build(config.settings)
+        optimizer = build_optimizer(config, model)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            precond.backward(F.cross_entropy(model(images), labels), optimizer)
+            optimizer.step()
+
+        step()
+        start, done = time.perf_counter(), 0
+        while done < steps and time.perf_counter() - start < PROBE_SECONDS:
+            step()
+            done += 1
+        spent = (time.perf_counter() - start) / max(done, 1) / len(labels)
+        return spent, _bytes([model.state_dict(), optimizer.state_dict()])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _batch(chosen: Workload, config: TrialConfig) -> tuple[Tensor, Tensor]:
+    """Random images of the model's size; of a user's own workload, its data."""
+    fit = chosen.fit(config.settings)
+    if not fit.size:
+        data = chosen.source.load(Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={}))
+        return next(iter(data.train_batches(config.batch_size, 0)))
+    most = max(2, PROBE_PIXELS // fit.size**2)
+    size, draw = min(config.batch_size, most), torch.Generator().manual_seed(0)
+    images = torch.randn(size, fit.channels, fit.size, fit.size, generator=draw)
+    return images, torch.randint(fit.classes, (size,), generator=draw)
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(_bytes, parts))
+
+
+def _slots(options: Options, trials: int) -> int:
+    fitting = len(os.sched_getaffinity(0)) // options.workers_per_trial
+    if options.gpus_per_trial and torch.cuda.is_available():
+        fitting = min(fitting, int(torch.cuda.device_count() / options.gpus_per_trial))
+    return max(1, min(options.max_concurrent or fitting, fitting, trials))
+
+
+def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str:
+    """The difference that two arms of a plan must have to be told apart, by the spread that its workload has shown."""
+    workload, n = trials[0].config.workload, len({trial.config.seed for trial in trials})
+    if n < 2:
+        return "One seed: no two arms can be told apart."
+    effect = smallest_effect(2 * n - 2) * math.sqrt(2 / n)
+    start = f"{n} seeds: smallest difference of two arms that one unpaired test at 5% finds with 80% power ="
+    spreads = seed_spreads(root, workload, metric)
+    if not spreads:
+        return f"{start} {effect:.1f} seed SDs; no arm of {workload} has two finished seeds yet."
+    show, sd = unit(metric), median(spreads)
+    return (
+        f"{start} {show.show(effect * sd)} {show.difference}; seed SD = {show.show(sd)}, the median of "
+        f"{len(spreads)} finished arms of {workload}."
+    )
+
+
+def seed_spreads(root: Path, workload: str, metric: str) -> list[float]:
+    """The standard deviation over seeds of every configuration of a workload with two finished trials or more."""
+    groups: dict[str, list[float]] = {}
+    for folder in trial_folders(root):
+        config = TrialConfig.from_dict(read_config(folder)["config"])
+        status, lines = read_status(folder), read_lines(folder / "epochs.jsonl")
+        if config.workload == workload and status and status["status"] == COMPLETED and metric in lines[-1]["metrics"]:
+            groups.setdefault(config.group_key, []).append(lines[-1]["metrics"][metric])
+    return [float(np.std(values, ddof=1)) for values in groups.values() if len(values) > 1]

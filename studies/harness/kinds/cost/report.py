@@ -1,0 +1,239 @@
+"""The report of a cost study: what its files say on one hardware, beside what the paper published."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import precond
+from studies.harness.evidence import costs as exclusive
+from studies.harness.evidence.costs import Cost
+from studies.harness.kinds.study.study import Arm, Artefact, Trial
+from studies.harness.published.papers import Claim, about, paper
+from studies.harness.published.verdicts import Measured, configuration, flat
+from studies.harness.report import document, sections
+from studies.harness.report.document import Block, Heading, Picture, Table, Text, Written
+from studies.harness.report.wording import number
+from trainables.cost import files as cost_files
+from trainables.cost.intervals import Median
+from trainables.files import write_atomically
+from trainables.workloads import resolve
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostStudy(Artefact):
+    """A comparison of costs, as `Study` is one of results.
+
+    Attributes:
+        workload: Model and image size; the images are synthetic.
+        batch_size: Examples per step.
+        optimizers: Registered names.
+    """
+
+    workload: str
+    batch_size: int
+    optimizers: tuple[str, ...]
+
+
+def read(folder: Path, workload: str, batch_size: int) -> list[dict[str, Any]]:
+    """The results for a workload on some hardware, the cheapest first."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))]
+    wanted = {"workload": workload, "batch_size": batch_size}
+    results = [one for one in results if wanted.items() <= one["configuration"].items()]
+    return sorted(results, key=lambda one: one["against"]["sgd"]["ratio"]["median"])
+
+
+def _scaling(folder: Path) -> dict[str, Any] | None:
+    path = folder / "scaling.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def frame(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row for each result: ratios with their intervals, shares of a step of SGD, memory."""
+    return pd.DataFrame([_row(result) for result in results])
+
+
+def _row(result: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"optimizer": label(result["configuration"])}
+    for base, race in result["against"].items():
+        row |= {
+            f"time / {base}" + (f" {end}" if end else ""): race["ratio"][end or "median"] for end in ("", "low", "high")
+        }
+    row |= {f"{part} / sgd": share["median"] for part, share in result["against"]["sgd"]["shares"].items()}
+    memory, sgd = result["memory"], result["sgd_memory"]
+    row["peak memory / sgd"] = memory["peak_bytes"] / sgd["peak_bytes"]
+    row["algorithm state MiB"] = memory["state_bytes"]["algorithm"] / MIB
+    row["gradient buffer MiB"] = memory["state_bytes"]["gradient_buffer"] / MIB
+    row["momentum MiB"] = memory["state_bytes"]["rule"] / MIB
+    return row | {"seconds per step": result["step_seconds"]["median"]}
+
+
+def label(configuration: Mapping[str, Any]) -> str:
+    """What a row is called: `kfac`, `kfac faithful`, or with what the nearer arm has not, `kfac inv_interval=5`."""
+    name, workload = configuration["optimizer"], configuration["workload"]
+    if name not in precond.available():  # a released one
+        return name
+    own, differing = configuration["hyperparameters"], {}
+    for kind, faithful in ((name, False), (f"{name} faithful", True)):
+        config = resolve(workload, name, faithful=faithful)
+        arm = cost_files.configuration(workload, name, config.hyperparameters, config.batch_size)["hyperparameters"]
+        differing[kind] = [f"{key}={value}" for key, value in own.items() if arm.get(key) != value]
+    kind = min(differing, key=lambda kind: len(differing[kind]))
+    return " ".join([kind, *differing[kind]])
+
+
+def write(study: CostStudy, results: Sequence[Mapping[str, Any]], measured_on: Path, folder: Path) -> Written:
+    """Write the report in its formats, `cost.csv`, `published.csv` and, where it was measured, the figure of Table 1.
+
+    Args:
+        study: The study.
+        results: Of one workload and batch size.
+        measured_on: The folder of the hardware's results, which may have all of the paper's workloads.
+        folder: Where to write.
+
+    Returns:
+        The files, and what was found.
+    """
+    from studies.harness.report.figures import style as figures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = measured_on / "scaling.json"
+    scaling = json.loads(path.read_text()) if path.exists() else None
+    drawn = figures.draw_scaling(scaling, folder) if scaling is not None else []
+    claims = costly(study)
+    published, comparisons = sections.against(
+        study, measured(claims, measured_on), {one["configuration"]["workload"] for one in results}
+    )
+    blocks = [*_blocks(study, results, scaling), *published, *exclusive.missing(_unmeasured(claims, measured_on))]
+    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
+    contents = {
+        "cost.csv": frame(results).to_csv(index=False),
+        "report.md": document.markdown(study.title, blocks),
+        "report.html": document.page(study.title, blocks, pictures),
+        "report.tex": document.latex(study.title, blocks),
+    }
+    if comparisons:
+        contents["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
+    for name, content in contents.items():
+        write_atomically(folder / name, content.encode())
+    return Written([*(folder / name for name in contents), *drawn], document.findings(blocks))
+
+
+# ---------------------------------------------------------------------- against the published
+
+COSTS: dict[str, Callable[[Cost], Median]] = {
+    "time/ratio": lambda cost: cost.ratio,
+    "time/epoch": lambda cost: cost.epoch,
+    "mem/ratio": lambda cost: Median(cost.memory, cost.memory, cost.memory),
+    "mem/peak": lambda cost: Median(cost.peak, cost.peak, cost.peak),
+}
+
+
+def costly(study: Artefact) -> list[Claim]:
+    """The claims of a study's tables that are about costs."""
+    source = paper(study.paper)
+    return [claim for claim in about(source.claims, study.table) if claim.metric in COSTS] if source else []
+
+
+def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
+    """What was measured on a folder's hardware of the very configurations that claims are about.
+
+    A processor's memory is that of the whole process, no allocator's: it stands beside no published number.
+    """
+    found = []
+    for claim in claims:
+        config = configuration(claim)
+        cost = exclusive.find(config, folder)
+        if cost is None or (claim.metric.startswith("mem/") and not cost.device_memory):
+            continue
+        found.append(
+            Measured(
+                label=Arm(optimizer=claim.optimizer, faithful=claim.faithful).label,
+                optimizer=claim.optimizer,
+                settings={**flat(config.to_dict()), "hardware": cost.hardware},
+                metric=claim.metric,
+                values={},
+                median=COSTS[claim.metric](cost),
+            )
+        )
+    return found
+
+
+def _unmeasured(claims: Iterable[Claim], folder: Path) -> list[Trial]:
+    """The claims' configurations that have no cost on a folder's hardware."""
+    arms = [Trial(Arm(optimizer=claim.optimizer, faithful=claim.faithful), configuration(claim)) for claim in claims]
+    return [trial for trial in arms if exclusive.find(trial.config, folder) is None]
+
+
+# ---------------------------------------------------------------------- in words
+
+
+def _blocks(study: CostStudy, results: Sequence[Mapping[str, Any]], scaling: Mapping[str, Any] | None) -> list[Block]:
+    first = results[0]["configuration"]
+    held = {"workload": first["workload"], "batch_size": first["batch_size"], **_common(results)}
+    facts = {"Artefact": study.citation, "Claim": study.claim, "Falsifier": study.falsifier}
+    facts["Held fixed"] = ", ".join(f"{key}: {value}" for key, value in held.items())
+    records = frame(results).to_dict("records")
+    table = Table(
+        name=study.name,
+        header=["optimizer", *COLUMNS],
+        rows=[[str(row["optimizer"]), *(show(row) for show in COLUMNS.values())] for row in records],
+        caption=f"{study.title}: {first['workload']}, batch size {first['batch_size']}.",
+    )
+    note = (
+        "Ratios of times are medians over interleaved blocks with their 95% interval; the shares are fractions of a "
+        "step of SGD. Peak memory is that of a process of its own. Faithful: with the conventions of the paper's code."
+    )
+    ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
+    said = Text(f"Time of a step over SGD's: {ratios}.", found=True)
+    blocks = [*(Text(text, label=name) for name, text in facts.items()), said, table, Text(note, note=True)]
+    return blocks if scaling is None else [*blocks, *_table_1(scaling)]
+
+
+def _table_1(scaling: Mapping[str, Any]) -> list[Block]:
+    """Table 1: measured exponents beside those of the closed forms."""
+    rows = [
+        [name, axis, f"{sweep['exponent']:.2f}", f"{sweep['closed_form_exponent']:.2f}"]
+        for axis in ("p", "r")
+        for name, sweep in scaling[axis].items()
+    ]
+    header = ["part", "over", "exponent", "closed form"]
+    table = Table(name="scaling", header=header, rows=rows, text=(0, 1), caption="Exponents of cost, measured.")
+    return [Heading("Table 1, measured"), table, Picture("scaling", "cost against p and r")]
+
+
+COLUMNS: dict[str, Callable[[Mapping[Any, Any]], str]] = {
+    "time / sgd": lambda row: _ratio(row, "time / sgd"),
+    "time / adam": lambda row: _ratio(row, "time / adam"),
+    "apply": lambda row: _share(row, "apply / sgd"),
+    "statistics": lambda row: _share(row, "statistics / sgd"),
+    "refresh": lambda row: _share(row, "refresh / sgd"),
+    "peak memory / sgd": lambda row: f"{row['peak memory / sgd']:.3f}",
+    "state MiB": lambda row: f"{row['algorithm state MiB']:.2f}",
+    "buffer MiB": lambda row: f"{row['gradient buffer MiB']:.2f}",
+    "ms per step": lambda row: f"{1e3 * row['seconds per step']:.1f}",
+}
+
+
+def _ratio(row: Mapping[Any, Any], name: str) -> str:
+    if row.get(name) is None or math.isnan(row[name]):
+        return "-"
+    return f"{row[name]:.3f} [{row[name + ' low']:.3f}, {row[name + ' high']:.3f}]"
+
+
+def _share(row: Mapping[Any, Any], name: str) -> str:
+    return number(math.nan if row.get(name) is None else row[name], "+.1%")
+
+
+def _common(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The conditions of all results; several values where they differ."""
+    names = results[0]["conditions"]
+    return {name: " / ".join(dict.fromkeys(str(one["conditions"].get(name)) for one in results)) for name in names}

@@ -1,0 +1,128 @@
+"""One optimizer's part of a search: what to train next, read from the folders each time it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from studies.harness.kinds.search.proposals import Outcome, Proposal, Proposals, best, outcome, proposals_path
+from studies.harness.kinds.search.search import SearchPlan
+from studies.harness.kinds.study.study import Trial
+from trainables.config import digest
+from trainables.store import TrialStore
+
+
+class Proposer:
+    """Unfinished proposals first, then new ones up to the budget; failed ones count.
+
+    Args:
+        plan: The search.
+        optimizer: One of those that it tunes.
+        root: The output folder; nothing is written there before the first `next`.
+
+    Raises:
+        StoreError: The output folder has another search of this name.
+    """
+
+    def __init__(self, plan: SearchPlan, optimizer: str, root: Path):
+        self.plan, self.optimizer, self.root = plan, optimizer, root
+        path = proposals_path(root, plan.search.name, plan.workload, optimizer)
+        self._proposals = Proposals(path, settings(plan, optimizer))
+        self._submitted: set[str] = set()
+        self._done: dict[int, Outcome] = {}
+        self._trials: dict[int, Trial] = {}
+
+    @property
+    def budget(self) -> int:
+        """Configurations, whatever becomes of them."""
+        return self.plan.search.budget
+
+    def outcomes(self) -> list[Outcome]:
+        """What became of every proposal within the budget, by number."""
+        found = []
+        for proposal in self._proposals.all[: self.budget]:
+            known = self._done.get(proposal.number) or outcome(proposal, self.root)
+            if known.done:
+                self._done[proposal.number] = known
+            found.append(known)
+        return found
+
+    def left(self) -> int:
+        """How many configurations have no outcome yet, those not proposed included."""
+        return self.budget - sum(one.done for one in self.outcomes())
+
+    def trials(self, stopped: bool = True) -> list[Trial]:
+        """The proposals' trials; before the first one, that of the recipe's values, which will be it.
+
+        Args:
+            stopped: Whether those that ASHA has given up are among them.
+        """
+        proposals = [one for one in self._proposals.all[: self.budget] if stopped or one.stopped is None]
+        return [self._trial(proposal) for proposal in proposals] or [
+            self.plan.tuning(self.optimizer, self.plan.start(self.optimizer))
+        ]
+
+    def winner(self) -> Outcome | None:
+        """The configuration that is to be trained under fresh seeds; None while there is none, or none is over."""
+        return None if self.left() else best(self.outcomes())
+
+    def begin(self, retry: Collection[str] = ()) -> None:
+        """Start over with what has no outcome, or one that is in `retry`, as when a driver starts."""
+        self._submitted.clear()
+        for one in self.outcomes():
+            if one.status in retry:
+                TrialStore(self.root, self._trial(one.proposal).config).reopen()
+                self._done.pop(one.proposal.number)
+
+    def next(self) -> Trial | None:
+        """The next trial to submit, its proposal and folder on the disk; None once all are submitted.
+
+        Raises:
+            OSError: The folder cannot be written.
+            StoreError: Likewise, or it holds something else.
+        """
+        for one in self.outcomes():
+            if not one.done and one.proposal.trial_key not in self._submitted:
+                return self._submit(one.proposal)
+        while (number := len(self._proposals.all)) < self.budget:
+            proposal = self._propose()
+            again = proposal.trial_key in self._submitted  # a proposal as one before it, which is being trained
+            if not again and not self.outcomes()[number].done:
+                return self._submit(proposal)
+        return None
+
+    def stop(self, key: str, epoch: int, values: Mapping[int, float], seconds: float) -> None:
+        """Note that a trial was told to stop after an epoch (from 0)."""
+        for proposal in self._proposals.all:
+            if proposal.trial_key == key and proposal.stopped is None:
+                self._proposals.stop(proposal.number, epoch, values, seconds)
+
+    def _propose(self) -> Proposal:
+        from studies.harness.kinds.search import sampling
+
+        search = self.plan.search
+        start, space = self.plan.start(self.optimizer), self.plan.spaces[self.optimizer]
+        seed = int(digest([search.name, self.plan.workload, self.optimizer, search.tuning_seed])[:8], 16)
+        parameters, attributes = sampling.propose(search.sampler, space, start, self.outcomes(), seed)
+        key = self.plan.tuning(self.optimizer, parameters).config.trial_key
+        return self._proposals.append(parameters, key, attributes)
+
+    def _submit(self, proposal: Proposal) -> Trial:
+        trial = self._trial(proposal)
+        TrialStore(self.root, trial.config).create()
+        self._submitted.add(proposal.trial_key)
+        return trial
+
+    def _trial(self, proposal: Proposal) -> Trial:
+        if proposal.number not in self._trials:
+            self._trials[proposal.number] = self.plan.tuning(self.optimizer, proposal.parameters)
+        return self._trials[proposal.number]
+
+
+def settings(plan: SearchPlan, optimizer: str) -> dict[str, Any]:
+    """What makes two searches of one optimizer the same; the budget may grow."""
+    space = {name: {**asdict(domain), "kind": type(domain).__name__} for name, domain in plan.spaces[optimizer].items()}
+    trial = plan.tuning(optimizer).config.to_dict()
+    return {"sampler": plan.search.sampler, "asha": plan.search.asha, "space": space, "trial": trial}

@@ -1,0 +1,188 @@
+"""A search's report: the winners under fresh seeds, what the budget bought, the recipe. Equal folders, equal bytes.
+
+Results are the fresh trials' alone. What a configuration scored while it was searched for stands apart, and beside it
+how much of the winner's score was luck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table as ConsoleTable
+
+from studies.harness.command.estimate import duration
+from studies.harness.evidence.budgets import overtakes
+from studies.harness.evidence.contrasts import bold, contrasts
+from studies.harness.evidence.statistics import UNFINISHED, group
+from studies.harness.kinds.search.results import Found, curves_table, ledger_rows, proposals_table, recipe
+from studies.harness.kinds.search.search import METRIC
+from studies.harness.kinds.study import report
+from studies.harness.report import document, protocol, sections
+from studies.harness.report.document import Block, Heading, Picture, Table, Text
+from studies.harness.report.figures import searches as search_figures
+from studies.harness.report.wording import unit
+from trainables.files import write_atomically
+
+SHOW = unit(METRIC)
+EXCHANGEABLE = ("random", "qmc")
+
+
+def write(found: Found, folder: Path) -> list[Path]:
+    """Write the report, the journal of `optuna-dashboard` and the figure; returns the files.
+
+    `report.md`, `.html` and `.tex`; `trials.csv` (the winners under fresh seeds), `proposals.csv` (all configurations),
+    `best_of_k.csv`, `differences.csv` (every pair of optimizers); `recipe.py`, to be pasted into `trainables/recipes`.
+    """
+    from studies.harness.kinds.search.sampling import write_journal
+
+    search = found.plan.search
+    drawn = search_figures.draw(found.curves, folder)
+    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
+    blocks = _blocks(found, list(pictures))
+    contents = {
+        "report.md": document.markdown(search.title, blocks),
+        "report.html": document.page(search.title, blocks, pictures),
+        "report.tex": document.latex(search.title, blocks),
+        "trials.csv": found.frame.to_csv(index=False),
+        "proposals.csv": proposals_table(found).to_csv(index=False),
+        "best_of_k.csv": curves_table(found).to_csv(index=False),
+        "differences.csv": contrasts(found.frame, METRIC).to_csv(index=False) if found.fresh else "",
+        "recipe.py": recipe(found),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_atomically(folder / name, content.encode())
+    journal = found.root / "searches" / search.name / found.plan.workload.replace("/", "-") / "optuna.journal"
+    spaces = {name: (found.plan.spaces[name], outcomes) for name, outcomes in found.outcomes.items()}
+    write_journal(journal, {f"{search.name} {found.plan.workload} {name}": part for name, part in spaces.items()})
+    return [*(folder / name for name in contents), *drawn, journal]
+
+
+def console_table(found: Found) -> ConsoleTable:
+    """The winners' table for a terminal of 80 columns."""
+    if not found.fresh:
+        return ConsoleTable(title="No search has ended yet: there is no winner to train", width=80)
+    return report.console_table(found.plan.search.as_study, found.frame)
+
+
+# ---------------------------------------------------------------------- the blocks
+
+
+def _blocks(found: Found, pictures: Sequence[str]) -> list[Block]:
+    search = found.plan.search
+    facts = {"Artefact": search.citation, "Claim": search.claim, "Falsifier": search.falsifier}
+    fresh = protocol.paragraphs(search, found.fresh) if found.fresh else []
+    return [
+        *(Text(text, label=name) for name, text in facts.items()),
+        *fresh,
+        Heading("Results"),
+        *_results(found),
+        Heading("The search"),
+        _search(found),
+        Text(_search_note(found), note=True),
+        *(Picture(name, "the best validation accuracy of k configurations") for name in pictures),
+        *_budgets(found),
+        Heading("The recipe"),
+        Text("For `trainables/recipes`, also in `recipe.py`:", items=tuple(_recipe_lines(found))),
+        Text(report.provenance(found.frame), note=True),
+    ]
+
+
+def _results(found: Found) -> list[Block]:
+    if not found.fresh:
+        return [Text("No search has ended yet: there is no winner to train.")]
+    best, rows = bold(found.frame, METRIC), group(found.frame, METRIC).to_dict("records")
+    cells = []
+    for row in rows:
+        missing = ", ".join(f"{row[status]} of {row['planned']} {status}" for status in UNFINISHED if row[status])
+        interval = SHOW.interval(row["ci_lo"], row["ci_hi"])
+        cells.append(
+            [row["arm"], str(row["n"]), SHOW.show(row["mean"]), SHOW.show(row["sd"]), interval, missing or "-"]
+        )
+    table = Table(
+        name=found.plan.search.name,
+        header=["optimizer", "n", SHOW.mean, "sd", "95% t-interval", "not completed"],
+        rows=cells,
+        text=(0, 5),
+        bold={(i, 2) for i, row in enumerate(rows) if row["arm"] in best},
+        caption=f"{found.plan.search.title}: last-epoch test accuracy of each winner under fresh seeds.",
+    )
+    note = (
+        "Last-epoch test accuracy in percent of each search's winner, trained on the whole training set under seeds "
+        "that the search did not use: mean over n seeds with its 95% Student t interval. Bold: beats another and is "
+        f"beaten by none, paired by seed, Holm over all pairs at 5%. {sections.power(found.frame, METRIC)}"
+    )
+    return [table, Text(note.strip(), note=True)]
+
+
+def _search(found: Found) -> Table:
+    header = ["optimizer", "tuned: the winner's (space)", "budget", "failed", "stopped", "to go", "tuning score %"]
+    rows = []
+    for row in ledger_rows(found):
+        space, shrunk = found.plan.spaces[row["optimizer"]], found.shrinkage(row["optimizer"])
+        tuned = [f"{name} {row['parameters'].get(name, '-')} ({domain})" for name, domain in space.items()]
+        counts = [str(row[name]) for name in ("budget", "failed", "stopped", "in flight")]
+        gone = math.nan if shrunk is None else shrunk.shrinkage
+        interval = "-" if shrunk is None else SHOW.interval(shrunk.ci_lo, shrunk.ci_hi, signed=True)
+        cells = [row["optimizer"], ", ".join(tuned), *counts, SHOW.show(row["score"])]
+        rows.append([*cells, SHOW.show(gone, signed=True), interval, duration(row["seconds"])])
+    return Table(
+        name=f"{found.plan.search.name}-search",
+        header=[*header, "shrinkage", "95%", "trained for"],
+        rows=rows,
+        text=(0, 1),
+        muted=(6,),
+        caption=f"{found.plan.search.title}: the search; a tuning score is no result.",
+    )
+
+
+def _search_note(found: Found) -> str:
+    search = found.plan.search
+    sentences = [
+        f"{search.budget} configurations for each optimizer ({search.sampler}), the recipe's own values first; failed "
+        "and diverged ones count.",
+        "Tuning score: last-epoch accuracy on the tenth of the training set that was held out, seed "
+        f"{search.tuning_seed}; of equal ones the lower loss won. It was chosen for being high, so it is no result.",
+        "Shrinkage: tuning score - mean test accuracy of the fresh trials, in points, with the 95% t-interval that the "
+        "fresh seeds' spread gives; another data set and more data to train on are in it, too.",
+        f"Trained for: {_devices(found)}-seconds of the workers, training and evaluation of all configurations added; "
+        "trials ran side by side, so it says nothing of other machines.",
+        "A driver that was killed goes on with its proposals; with one trial at a time (`--max-concurrent 1`) they are "
+        "bitwise those of a driver that was not.",
+    ]
+    if search.asha:
+        sentences.append("ASHA stopped what fell behind; its rungs start empty when a driver starts anew.")
+    return " ".join(sentences)
+
+
+def _devices(found: Found) -> str:
+    devices = {"CPU" if name == "cpu" else "GPU" for name in found.frame["device"].dropna()} or {"CPU"}
+    return "/".join(sorted(devices))
+
+
+def _budgets(found: Found) -> list[Block]:
+    """What the curve of the best of k says in words, and how far to trust it."""
+    search, names, items = found.plan.search, [name for name in found.curves if name in found.winners], []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            for one, other in ((first, second), (second, first)):
+                if k := overtakes(found.curves[one], found.curves[other]):
+                    items.append(f"`{one}` is ahead of `{other}` " + ("at every k" if k == 1 else f"from k = {k} on"))
+    words = (
+        "The expected best validation accuracy of k of the configurations, drawn without replacement, with the band "
+        "that holds 90% of the draws: exact, by order statistics. Failed and stopped configurations have no score and "
+        "lose to all others; `none` in `best_of_k.csv` is the share of draws that have only such."
+    )
+    if search.sampler not in EXCHANGEABLE or search.asha:
+        how = f"{search.sampler}{' with ASHA' if search.asha else ''}"
+        words += (
+            f" The configurations of {how} are not exchangeable, later ones being chosen by earlier ones: a curve "
+            "shows what these were worth, not what a smaller budget would have found (`--sampler random` does)."
+        )
+    return [Heading("Best of k"), Text(words, items=tuple(items))]
+
+
+def _recipe_lines(found: Found) -> list[str]:
+    return [f"`{line.strip()}`" for line in recipe(found).splitlines() if line.startswith("    ")]

@@ -1,0 +1,153 @@
+"""What the folders have of a search: its outcomes, winners and their fresh trials, and as what it is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from studies.harness.evidence import ledger
+from studies.harness.evidence.budgets import Shrinkage, best_of_k, shrinkage
+from studies.harness.evidence.statistics import completed
+from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome
+from studies.harness.kinds.search.proposer import Proposer
+from studies.harness.kinds.search.search import METRIC, TRAIN_FRACTION, SearchPlan
+from studies.harness.kinds.study.study import Trial
+from trainables.store import COMPLETED
+from trainables.workloads import stated_recipe
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the folders have of a search on one workload.
+
+    Attributes:
+        plan: The search.
+        proposers: Of its optimizers.
+        fresh: The winners' trials, of those that are known.
+        root: The output folder.
+    """
+
+    plan: SearchPlan
+    proposers: Sequence[Proposer]
+    fresh: Sequence[Trial]
+    root: Path
+
+    @cached_property
+    def outcomes(self) -> dict[str, list[Outcome]]:
+        """What became of each optimizer's proposals."""
+        return {proposer.optimizer: proposer.outcomes() for proposer in self.proposers}
+
+    @cached_property
+    def winners(self) -> dict[str, Outcome]:
+        """Of the optimizers whose search has ended with a score."""
+        found = {proposer.optimizer: proposer.winner() for proposer in self.proposers}
+        return {name: winner for name, winner in found.items() if winner is not None}
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The fresh trials, an arm for each optimizer."""
+        frame = ledger.frame(self.fresh, self.root)
+        return frame.assign(arm=frame["optimizer"])
+
+    @cached_property
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """The best of k of each optimizer that has proposals with an end."""
+        scores = {
+            name: [one.score for one in found if one.status != IN_FLIGHT] for name, found in self.outcomes.items()
+        }
+        return {name: best_of_k(values) for name, values in scores.items() if not all(map(math.isnan, values))}
+
+    def shrinkage(self, optimizer: str) -> Shrinkage | None:
+        """Of a winner; None without one."""
+        winner = self.winners.get(optimizer)
+        if winner is None:
+            return None
+        values = completed(self.frame.loc[self.frame["optimizer"] == optimizer], METRIC)
+        return shrinkage(winner.score, list(values))
+
+
+def ledger_rows(found: Found) -> list[dict[str, Any]]:
+    """What each optimizer's search took and found."""
+    rows = []
+    for proposer in found.proposers:
+        outcomes, winner = found.outcomes[proposer.optimizer], found.winners.get(proposer.optimizer)
+        counts = Counter(one.status for one in outcomes)
+        rows.append(
+            {
+                "optimizer": proposer.optimizer,
+                "budget": proposer.budget,
+                "completed": counts[COMPLETED],
+                "stopped": counts[STOPPED],
+                "in flight": proposer.left(),
+                "failed": counts.total() - counts[COMPLETED] - counts[STOPPED] - counts[IN_FLIGHT],
+                "winner": None if winner is None else winner.proposal.number,
+                "parameters": {} if winner is None else dict(winner.proposal.parameters),
+                "score": math.nan if winner is None else winner.score,
+                "seconds": sum(one.seconds for one in outcomes),
+            }
+        )
+    return rows
+
+
+def recipe(found: Found) -> str:
+    """The winners as a recipe has them: for `optimizers={...}` in `trainables/recipes`."""
+    search, plan = found.plan.search, found.plan
+    lines = [
+        f"# {plan.workload}, tuned by studies/{search.name}.py: the best of {search.budget} configurations each "
+        f"({search.sampler}, seed {search.tuning_seed}),",
+        f"# by the accuracy on {1 - TRAIN_FRACTION:.0%} of the training set that was held out.",
+        "optimizers = {",
+    ]
+    stated = stated_recipe(plan.workload)
+    for name, winner in found.winners.items():
+        values = {**stated.hyperparameters(name), **plan.fresh(name)[0].arm.overrides, **winner.proposal.parameters}
+        lines.append(f'    "{name}": {values},'.replace("'", '"'))
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def to_json(found: Found) -> str:
+    """One line of JSON: the search, and a record for each optimizer."""
+    records = []
+    for row in ledger_rows(found):
+        shrunk = found.shrinkage(row["optimizer"])
+        fresh = {} if shrunk is None else {"fresh": vars(shrunk.fresh), "shrinkage": shrunk.shrinkage}
+        records.append({**row, **fresh})
+    document_ = {"search": found.plan.search.name, "workload": found.plan.workload, "optimizers": _finite(records)}
+    return json.dumps(document_)
+
+
+def _finite(value: Any) -> Any:
+    """Without nan, which is no JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def proposals_table(found: Found) -> pd.DataFrame:
+    """A row for each configuration: parameters, status, score, what it took."""
+    names = list(dict.fromkeys(name for space in found.plan.spaces.values() for name in space))
+    rows = []
+    for optimizer, outcomes in found.outcomes.items():
+        for one in outcomes:
+            stopped = None if one.proposal.stopped is None else one.proposal.stopped["stopped_at"]
+            values = {name: one.proposal.parameters.get(name) for name in names}
+            facts = {"status": one.status, "stopped_at": stopped, "val/accuracy": one.score, "val/loss": one.loss}
+            identity = {"seconds": one.seconds, "trial_key": one.proposal.trial_key}
+            rows.append({"optimizer": optimizer, "number": one.proposal.number, **values, **facts, **identity})
+    return pd.DataFrame(rows)
+
+
+def curves_table(found: Found) -> pd.DataFrame:
+    """The best of k of every optimizer, a row for each k."""
+    parts = [curve.assign(optimizer=name) for name, curve in found.curves.items()]
+    return pd.concat(parts) if parts else pd.DataFrame()

@@ -1,0 +1,148 @@
+"""Optuna: the next configuration of a search, as a pure function of what is known, and the journal for its dashboard.
+
+The study is made anew for each proposal and the sampler seeded by the proposal's number: a search that was killed goes
+on as if it had not been. Optuna's own storage is a view; it is written and never read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome, Proposal
+from studies.harness.kinds.search.search import Choice, Parameters, Range, Space
+from trainables.config import stream_seed
+from trainables.store import COMPLETED
+
+DIGITS = 4  # significant digits of a proposed number: what one would write into a recipe
+POPULATION = 8  # of genetic samplers: with Optuna's 50 a usual budget ends before the first generation does
+STATES = {COMPLETED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, IN_FLIGHT: TrialState.RUNNING}
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def samplers() -> dict[str, type[optuna.samplers.BaseSampler]]:
+    """Optuna's samplers by name (`tpe`, `random`, `nsgaii`, ...): those that take any range, and need only a seed."""
+    found = {}
+    for name, kind in vars(optuna.samplers).items():
+        if name.endswith("Sampler") and name not in ("BaseSampler", "BaseGASampler", "BruteForceSampler"):
+            needed = inspect.signature(kind).parameters.values()
+            if not any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in needed):
+                found[name.removesuffix("Sampler").lower()] = kind
+    return found
+
+
+def sampler_problem(name: str) -> str:
+    """One line if Optuna has no such sampler, or lacks what it needs; else nothing."""
+    known = samplers()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        question = f' Did you mean "{close[0]}"?' if close else ""
+        return f'--sampler = "{name}": unknown.{question} Known: {", ".join(sorted(known))}'
+    try:  # what a sampler needs is imported by its first draw
+        space = {"x": Range(0.0, 1.0), "y": Range(0.0, 1.0)}
+        known = [Outcome(Proposal(0, {"x": 0.5, "y": 0.5}, ""), COMPLETED, 0.5, 0.5, {}, 0.0)]
+        propose(name, space, {}, known, 0)
+    except ImportError as error:
+        return f"--sampler = {name}: {str(error).strip().partition(chr(10))[0]}"
+    return ""
+
+
+def propose(
+    name: str, space: Space, start: Parameters, outcomes: Sequence[Outcome], seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The next configuration.
+
+    Args:
+        name: Of the sampler.
+        space: Where to look.
+        start: The first configuration.
+        outcomes: Of all earlier proposals, in their order; those in flight are there without a result.
+        seed: Of the search; each proposal draws with one of its own.
+
+    Returns:
+        The parameters, and what the sampler wants to find again beside them.
+    """
+    storage, number = InMemoryStorage(), len(outcomes)
+    own_seed = stream_seed(seed, "proposal", number) % 2**32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = _study(storage, "search", space, outcomes, _sampler(name, own_seed))
+    if number == 0:
+        study.enqueue_trial(dict(start))
+    trial = study.ask(_distributions(space))
+    shared = storage.get_study_system_attrs(storage.get_study_id_from_name("search"))
+    attributes = {"trial": dict(study.trials[number].system_attrs), "study": dict(shared)}
+    return {key: _rounded(value, space[key]) for key, value in trial.params.items()}, attributes
+
+
+def write_journal(path: Path, found: Mapping[str, tuple[Space, Sequence[Outcome]]]) -> None:
+    """Write the file that `optuna-dashboard` opens, with a study for each name; whole or not at all."""
+    aside = path.with_name(path.name + ".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside.unlink(missing_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(aside), lock_obj=JournalFileOpenLock(str(aside))))
+    for name, (space, outcomes) in found.items():
+        _study(storage, name, space, outcomes, optuna.samplers.RandomSampler())
+    os.replace(aside, path)
+
+
+def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    kind = samplers()[name]
+    if issubclass(kind, optuna.samplers.BaseGASampler):
+        return kind(seed=seed, population_size=POPULATION)  # pyright: ignore[reportCallIssue]
+    return kind(seed=seed)  # pyright: ignore[reportCallIssue]
+
+
+def _study(
+    storage: BaseStorage, name: str, space: Space, outcomes: Sequence[Outcome], kind: optuna.samplers.BaseSampler
+) -> optuna.Study:
+    study = optuna.create_study(storage=storage, study_name=name, sampler=kind, direction="maximize")
+    for one in outcomes:
+        study.add_trial(_trial(one, space))
+    shared = outcomes[-1].proposal.attributes.get("study", {}) if outcomes else {}
+    for key, value in shared.items():
+        storage.set_study_system_attr(storage.get_study_id_from_name(name), key, value)
+    return study
+
+
+def _trial(one: Outcome, space: Space) -> FrozenTrial:
+    """As Optuna knows it: COMPLETE with its score, PRUNED with those of its epochs, RUNNING, or FAIL."""
+    state = STATES.get(one.status, TrialState.FAIL)
+    return optuna.trial.create_trial(
+        state=state,
+        value=one.score if state == TrialState.COMPLETE else None,
+        params=dict(one.proposal.parameters),
+        distributions=_distributions(space),
+        system_attrs=dict(one.proposal.attributes.get("trial", {})),
+        user_attrs={"trial_key": one.proposal.trial_key},
+        intermediate_values=dict(one.values),
+    )
+
+
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
+    return {name: _distribution(domain) for name, domain in space.items()}
+
+
+def _distribution(domain: Range | Choice) -> BaseDistribution:
+    if isinstance(domain, Choice):
+        return CategoricalDistribution(domain.values)
+    kind = IntDistribution if domain.integer else FloatDistribution
+    return kind(domain.low, domain.high, log=domain.log)  # pyright: ignore[reportArgumentType]
+
+
+def _rounded(value: Any, domain: Range | Choice) -> Any:
+    """A drawn number with few digits, still in its range; what is not drawn from the reals as it is."""
+    if isinstance(domain, Choice) or domain.integer:
+        return value
+    return float(min(max(float(f"{value:.{DIGITS}g}"), domain.low), domain.high))

@@ -1,0 +1,221 @@
+"""What the papers published, as data: `studies/papers/*.yaml`, checked whole before anything runs.
+
+A file has tables; a table's rows name arms, its columns what was run, and each cell is one claim.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import precond
+from precond.hyperparameters import nearest
+from studies.harness.published.strict_yaml import YamlError, read
+
+PAPERS = Path(__file__).resolve().parents[2] / "papers"
+UNITS = {"percent": 100.0, "ratio": 1.0, "epochs": 1.0, "s": 1.0, "hours": 1 / 3600, "GB": 1e-9}
+"""What a measured value (fraction, seconds, bytes) is multiplied by to stand beside a published one."""
+METRICS = {
+    "test/accuracy": "percent",
+    "time/ratio": "ratio",
+    "mem/ratio": "ratio",
+    "time/epoch": "s",
+    "mem/peak": "GB",
+    "target/epochs": "epochs",
+    "target/time": "hours",
+    "target/time_reduction": "percent",
+    "target/epochs_reduction": "percent",
+}
+FAILED, NOT_REACHED = "failed", "not reached"
+SPREADS = ("sd", "se", "unknown")
+ARMS = ("faithful", "consistent")
+PROTOCOL = ("workload", "epochs", "batch_size", "schedule", "target", "reference", "hardware")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One published cell.
+
+    Attributes:
+        paper: Such as `NysAct`.
+        table: Such as `Table 2`.
+        row: As the paper names it.
+        column: As the file names it.
+        metric: One of `METRICS`.
+        unit: The metric's unit, in which value, spread and margin are.
+        value: The number; None for an outcome.
+        outcome: `failed` or `not reached` in place of a number.
+        spread: What stands after the plus-minus sign, where there is one.
+        n: Runs averaged; None where the paper does not say.
+        spread_kind: `sd`, `se`, or `unknown` where the paper does not say.
+        margin: Differences within it are called the same.
+        optimizer: Registered name of the arm that the number belongs to.
+        faithful: Whether that arm is the faithful one.
+        protocol: What was run: `workload`, and settings as a trial's configuration names them.
+    """
+
+    paper: str
+    table: str
+    row: str
+    column: str
+    metric: str
+    unit: str
+    value: float | None
+    outcome: str | None
+    spread: float | None
+    n: int | None
+    spread_kind: str
+    margin: float
+    optimizer: str
+    faithful: bool
+    protocol: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper's claims, in the order of its tables, and what its text lost or never said."""
+
+    name: str
+    title: str
+    source: str
+    lost: tuple[str, ...]
+    notes: Mapping[str, tuple[str, ...]]
+    claims: tuple[Claim, ...]
+
+
+def load(path: Path) -> Paper:
+    """Read and check a paper's file.
+
+    Raises:
+        YamlError: One line for each thing that is wrong, with the nearest allowed word where one is misspelt.
+    """
+    document = read(path)
+    wrong = _keys(path.name, document, {"paper", "title", "source", "lost", "tables"})
+    if wrong or not isinstance(document["tables"], list):
+        raise YamlError("\n".join(wrong) or f"{path.name}: tables: must be a list")
+    claims, notes = [], {}
+    for table in document["tables"]:
+        reader = _Table(path.name, document["paper"], table)
+        claims += reader.claims()
+        wrong += reader.wrong
+        if reader.name in notes:
+            wrong.append(f"{path.name}: {reader.name} is there twice")
+        notes[reader.name] = tuple(reader.table.get("notes", ()))
+    if wrong:
+        raise YamlError("\n".join(wrong))
+    said = (document["title"], document["source"], tuple(document["lost"]))
+    return Paper(document["paper"], *said, notes, tuple(claims))
+
+
+def paper(name: str) -> Paper | None:
+    """The paper that a study names, or None where there is no file of it."""
+    path = PAPERS / f"{name.lower()}.yaml"
+    return load(path) if re.fullmatch(r"[A-Za-z0-9_-]+", name) and path.exists() else None
+
+
+def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
+    """The claims of the tables, figures and sections that a study's `table` names, as `Tables 3, 6 and Section 1`."""
+    named = {
+        f"{kind} {number}"
+        for kind, numbers in re.findall(r"(Table|Figure|Section)s? ((?:\d+(?:, | and |,)?)+)", artefact)
+        for number in re.findall(r"\d+", numbers)
+    }
+    return [claim for claim in claims if claim.table in named]
+
+
+class _Table:
+    """One table of a file: `claims` yields its cells and collects what is wrong."""
+
+    KEYS = {"table", "rows", "columns", "cells"}
+    OPTIONAL = {"metric", "unit", "margin", "n", "spread_kind", "notes"}
+
+    def __init__(self, file: str, paper_name: str, table: Any):
+        self.name = str(table.get("table", "a table")) if isinstance(table, dict) else "a table"
+        self._where, self._paper = f"{file}: {self.name}", paper_name
+        self.wrong = _keys(self._where, table, self.KEYS, self.OPTIONAL)
+        if not self.wrong:
+            parts = [(part, table[part]) for part in ("rows", "columns", "cells")]
+            for part, given in parts[1:]:
+                parts += [(f'{part} "{name}"', v) for name, v in given.items()] if isinstance(given, dict) else []
+            bad = [part for part, given in parts if not isinstance(given, dict)]
+            self.wrong = [f"{self._where}: {part}: must be keys and values" for part in bad]
+        self.table: dict[str, Any] = {} if self.wrong else table
+
+    def claims(self) -> list[Claim]:
+        """The valid cells; `wrong` has a line for each other one."""
+        if self.wrong:
+            return []
+        arms = {row: self._arm(row, text) for row, text in self.table["rows"].items()}
+        columns = {column: self._column(column, given) for column, given in self.table["columns"].items()}
+        found = []
+        for row, column, cell in self._cells():
+            arm, held = arms.get(row), columns.get(column)
+            value = self._value(row, column, cell)
+            if arm and held and value:
+                common = {"paper": self._paper, "table": self.name, "row": row, "column": column}
+                runs = {"n": self.table.get("n"), "spread_kind": self.table.get("spread_kind", "unknown")}
+                found.append(Claim(**common, **value, **runs, **arm, **held))
+        return found
+
+    def _cells(self) -> Iterator[tuple[str, str, Any]]:
+        for row, cells in self.table["cells"].items():
+            self._known(f'row "{row}"', row, self.table["rows"])
+            for column, cell in cells.items():
+                self._known(f'cell "{row}" / "{column}": column', column, self.table["columns"])
+                yield row, column, cell
+
+    def _known(self, what: str, name: str, known: Collection[str]) -> bool:
+        if name not in known:
+            self.wrong.append(f"{self._where}: {what}: unknown.{nearest(str(name), map(str, known))}")
+        return name in known
+
+    def _arm(self, row: str, text: Any) -> dict[str, Any] | None:
+        optimizer, _, kind = str(text).partition(" ")
+        known = self._known(f'row "{row}": optimizer "{optimizer}"', optimizer, precond.available())
+        known &= self._known(f'row "{row}": arm "{kind}"', kind, ARMS)
+        return {"optimizer": optimizer, "faithful": kind == "faithful"} if known else None
+
+    def _column(self, column: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
+        settings = {name: given.get(name, self.table.get(name)) for name in ("metric", "unit", "margin")}
+        protocol = {name: value for name, value in given.items() if name not in settings}
+        allowed = [*PROTOCOL, *sorted({name for o in precond.available() for name in precond.defaults(o)})]
+        before, metric = len(self.wrong), settings["metric"]
+        for name in protocol:
+            self._known(f'column "{column}": {name}', name, allowed)
+        if self._known(f'column "{column}": metric "{metric}"', metric, METRICS):
+            self._known(f'column "{column}": unit "{settings["unit"]}"', settings["unit"], [METRICS[metric]])
+        if not _positive(settings["margin"]):
+            self.wrong.append(f'{self._where}: column "{column}": margin = {settings["margin"]}: must be a number > 0')
+        if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+", str(protocol.get("workload"))):
+            self.wrong.append(f'{self._where}: column "{column}": workload = {protocol.get("workload")}: as data/model')
+        return {**settings, "protocol": protocol} if len(self.wrong) == before else None
+
+    def _value(self, row: str, column: str, cell: Any) -> dict[str, Any] | None:
+        if cell in (FAILED, NOT_REACHED):
+            return {"value": None, "spread": None, "outcome": cell}
+        value: Any
+        spread: Any
+        value, spread = cell if isinstance(cell, list) and len(cell) == 2 else (cell, None)
+        if _positive(value) and (spread is None or _positive(spread)):
+            return {"value": float(value), "spread": None if spread is None else float(spread), "outcome": None}
+        self.wrong.append(
+            f'{self._where}: cell "{row}" / "{column}" = {cell}: must be a number > 0, [number, spread], '
+            f"{FAILED} or {NOT_REACHED}"
+        )
+        return None
+
+
+def _keys(where: str, given: Any, needed: Collection[str], optional: Collection[str] = ()) -> list[str]:
+    if not isinstance(given, dict):
+        return [f"{where}: must be keys and values"]
+    known = [*sorted(needed), *sorted(optional)]
+    unknown = [f'{where}: key "{key}": unknown.{nearest(str(key), known)}' for key in given if key not in known]
+    return unknown + [f'{where}: key "{key}" is missing' for key in sorted(needed) if key not in given]
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

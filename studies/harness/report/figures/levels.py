@@ -1,0 +1,203 @@
+"""The figure of an ablation: a metric over a factor's levels, a panel for each optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from studies.harness.evidence.ledger import DIVERGED, FAILED, OOM, factors, series
+from studies.harness.evidence.levels import sorted_levels
+from studies.harness.evidence.statistics import completed, group
+from studies.harness.kinds.study.study import LevelFigure, Study
+from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, save
+
+ArmRow = dict[Any, Any]  # a row of `statistics.group`
+# Lines of one panel: told apart by marker and dashes in grayscale.
+SERIES = ((SUBJECT, "-", "o"), ("#56B4E9", "--", "s"), ("black", ":", "^"), ("0.5", "-.", "D"))
+MANY = 6  # more levels than this, and the ticks' labels touch at their usual size
+SEEDS = {"color": "0.4", "markersize": 4, "markeredgewidth": 0, "alpha": 0.9}
+APART = 7 / 72  # inches between the lines of a panel
+# The axis reaches below the middle mean by so many times what the best is above it, not to collapsed levels;
+SQUEEZED = 4
+# and beyond that range and the best by at most so many times the distance between them, for wide intervals.
+WIDEST = 1.5
+LOG_FROM = 8  # levels that span so much are on a logarithmic axis
+
+
+def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the study's figure, if it is one of levels, as `<factor>.pdf`, `.png` and `.svg`.
+
+    Args:
+        study: Its `figure` says what is drawn.
+        frame: `ledger.frame(..., per="trial")`. Panels without a completed or failed trial are left out, and so are
+            references without a completed one. Levels with trials that diverged or failed are marked as such.
+        folder: Where to write.
+
+    Returns:
+        The files; empty when no trial has completed.
+    """
+    spec = study.figure
+    if not isinstance(spec, LevelFigure):
+        return []
+    arms = [arm for arm in group(frame, spec.metric).to_dict("records") if arm["n"] or lost(arm)]
+    if not any(arm["n"] for arm in arms):
+        return []
+    varied = [arm for arm in arms if _level(arm, spec.factor) is not None]
+    bands = [_reference(name, arms, spec.factor) for name in spec.references]
+    panels = [name for name in spec.panels if any(arm["optimizer"] == name for arm in varied)]
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(spec, panels or [""], [arm for arm in bands if arm], varied, frame)
+        return save(figure, folder, spec.factor)
+
+
+def lost(arm: ArmRow) -> int:
+    """How many of an arm's trials ended without a result."""
+    return sum(arm[status] for status in (DIVERGED, OOM, FAILED))
+
+
+def _reference(optimizer: str, arms: Sequence[ArmRow], factor: str) -> ArmRow | None:
+    """The first completed arm of an optimizer that has no level."""
+    same = (arm for arm in arms if arm["optimizer"] == optimizer and arm["n"])
+    return next((arm for arm in same if _level(arm, factor) is None), None)
+
+
+def _level(arm: ArmRow, factor: str) -> Any:
+    """Its level of a factor, or None."""
+    level: Any = arm.get(factor)
+    return None if pd.isna(level) else level
+
+
+def _figure(
+    spec: LevelFigure, panels: list[str], bands: Sequence[ArmRow], arms: Sequence[ArmRow], frame: pd.DataFrame
+) -> Figure:
+    columns = len(panels) if len(panels) <= 3 else 2
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(max(3.6, 3.3 * columns), 2.4 * rows + 0.5), layout="constrained")
+    cells = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for axes in cells[len(panels) :]:
+        axes.set_axis_off()
+    low, high = _limits([arm for arm in [*arms, *bands] if arm["n"]])
+    names = sorted({series(arm, spec.factor, factors(frame)) for arm in arms})
+    styles = {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
+    for axes, panel in zip(cells, panels, strict=False):
+        axes.set_ylim(low, high)
+        for arm, (color, dashes) in zip(bands, REFERENCES, strict=False):
+            _band(axes, arm, color, dashes)
+        _panel(axes, spec, [arm for arm in arms if arm["optimizer"] == panel], frame, styles)
+        axes.set_title(display(panel))
+        axes.set_xlabel(spec.factor.replace("_", " "))
+    for axes in cells[::columns]:
+        axes.set_ylabel(f"{spec.metric.replace('/', ' ')} (%)")
+    found = [axes.get_legend_handles_labels() for axes in cells[: len(panels)]]
+    entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), columns + 1))
+    return figure
+
+
+def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
+    """Of the axis: all means and their intervals, unless a collapsed level would squeeze the others."""
+    means = [100 * arm["mean"] for arm in arms]
+    middle, top = median(means), max(means)
+    foot = max(min(means), middle - SQUEEZED * max(top - middle, 0.5))
+    shown = [arm for arm in arms if 100 * arm["mean"] >= foot]
+    ends = [100 * end for arm in shown for end in (arm["ci_lo"], arm["ci_hi"]) if not math.isnan(end)]
+    room = WIDEST * max(top - foot, 0.5)
+    low, high = max(min([foot, *ends]), foot - room), min(max([top, *ends]), top + room, 100.0)
+    margin = 0.04 * max(high - low, 0.5)
+    return low - 2 * margin, high + margin
+
+
+def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
+    """A reference: its mean as a line over the whole width, its interval as a shade."""
+    if not math.isnan(arm["ci_lo"]):
+        axes.axhspan(100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5)
+    axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=display(arm["optimizer"]))
+
+
+def _panel(
+    axes: Axes, spec: LevelFigure, arms: Sequence[ArmRow], frame: pd.DataFrame, styles: Mapping[str, Any]
+) -> None:
+    """One optimizer: a line for each series of levels, side by side so that none hides another."""
+    if not arms:
+        axes.set_xticks([])
+        return
+    levels = sorted_levels(arm[spec.factor] for arm in arms)
+    at = dict(zip(levels, _positions(axes, levels), strict=True))
+    lines: dict[str, list[ArmRow]] = {}
+    for arm in sorted(arms, key=lambda arm: at[arm[spec.factor]]):
+        lines.setdefault(series(arm, spec.factor, factors(frame)), []).append(arm)
+    for i, (name, members) in enumerate(sorted(lines.items())):
+        shift = (i - (len(lines) - 1) / 2) * APART
+        done = [arm for arm in members if arm["n"]]
+        shown = name or ("consistent" if "faithful" in styles else "")
+        _line(axes, [at[arm[spec.factor]] for arm in done], done, shown, styles[name], shift)
+        for arm in members:
+            x, values = at[arm[spec.factor]], completed(frame.loc[frame["arm"] == arm["arm"]], spec.metric)
+            beside = _moved(axes, shift + 0.4 * APART)
+            axes.plot([x] * len(values), list(100 * values), ".", transform=beside, label="seeds", **SEEDS)
+            _at_the_foot(axes, x, arm, styles[name][0], i)
+
+
+def _line(axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: Any, shift: float) -> None:
+    """Means with their intervals at the levels that have a result."""
+    color, dashes, marker = style
+    mean = [100 * arm["mean"] for arm in arms]
+    half = [0.0 if math.isnan(arm["ci_hi"]) else 100 * (arm["ci_hi"] - arm["mean"]) for arm in arms]
+    label = f"{name}: mean, 95% t-interval" if name else "mean, 95% t-interval"
+    look = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
+    axes.errorbar(x, mean, half, transform=_moved(axes, shift), label=label, **look)
+
+
+def _at_the_foot(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> None:
+    """Trials without a result as a cross, k of n; a mean below the axis as an arrow with its value."""
+    marks = []
+    if lost(arm):
+        marks.append(("x", f"{lost(arm)}/{arm['planned']}", "diverged or failed, k of n"))
+    if arm["n"] and 100 * arm["mean"] < axes.get_ylim()[0]:
+        marks.append(("v", f"{100 * arm['mean']:.0f}", "mean below the axis"))
+    for column, (marker, text, label) in enumerate(marks):
+        foot = axes.get_xaxis_transform() + ScaledTranslation(column * 22 / 72, 0, _scale(axes))
+        look = {"color": color, "transform": foot, "clip_on": False}
+        axes.plot([x], [0.06 + 0.1 * row], marker, markersize=5, linestyle="", label=label, **look)
+        axes.annotate(
+            text, (x, 0.06 + 0.1 * row), (5, 0), foot, "offset points", color=color, fontsize=7.5, va="center"
+        )
+
+
+def _moved(axes: Axes, inches: float) -> Any:
+    """The data's coordinates, moved to the right."""
+    return axes.transData + ScaledTranslation(inches, 0, _scale(axes))
+
+
+def _scale(axes: Axes) -> Any:
+    assert axes.figure is not None
+    return axes.figure.dpi_scale_trans
+
+
+def _positions(axes: Axes, levels: list[Any]) -> list[float]:
+    """Where the levels stand, with a tick at each: to scale when they are numbers, evenly otherwise."""
+    numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
+    x = [float(level) for level in levels] if numbers else [float(i) for i in range(len(levels))]
+    axes.set_xticks(x, [f"{level:g}" if numbers else str(level) for level in levels])
+    if numbers and min(x) > 0 and max(x) / min(x) >= LOG_FROM:
+        axes.set_xscale("log")
+        axes.set_xticks(x, [f"{level:g}" for level in levels])
+        axes.xaxis.set_minor_locator(NullLocator())
+        if len(x) > MANY:
+            axes.tick_params(axis="x", labelsize=8)
+        margin = (max(x) / min(x)) ** 0.12
+        axes.set_xlim(min(x) / margin, max(x) * margin)
+    else:
+        margin = 0.12 * (max(x) - min(x)) or 1.0
+        axes.set_xlim(min(x) - margin, max(x) + margin)
+    return x

@@ -1,0 +1,428 @@
+"""Diagnostics: every quantity against dense float64 matrices, and training that does not notice it is watched."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from test_contract import OURS, assert_same, batch, known, make, parameters, run
+from torch import Tensor, nn
+
+import precond
+from precond.diagnostics import monitor
+from precond.diagnostics.measures import EVERY
+from precond.diagnostics.monitor import COUNTS, MEASURES, PROBES, top_eigenvalue
+
+NYSACT = ["nysact-s", "nysact-g"]
+Seen = list[dict[str, Tensor]]
+
+
+def mlp(width: int = 40) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(width, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 3)).double()
+
+
+def inputs(number: int, width: int = 40) -> Tensor:
+    """Rows with a mean and a decaying spectrum that turns from batch to batch."""
+    generator = torch.Generator().manual_seed(number)
+    x = torch.randn(64, width, generator=generator, dtype=torch.float64)
+    return 0.5 + 0.1 * number + x / torch.arange(1, width + 1).roll(number).sqrt()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range, width: int = 40) -> Seen:
+    """Steps; what each step's forward brings for A, by layer: (1/N) X^T X with the bias last."""
+    seen: Seen = []
+    for number in numbers:
+        x, grams = inputs(number, width), {}
+        optimizer.zero_grad()
+        out = x
+        for name, module in model.named_children():
+            if isinstance(module, nn.Linear):
+                rows = torch.cat([out.detach(), torch.ones(len(out), 1, dtype=out.dtype)], 1)
+                grams[name] = rows.T @ rows / len(rows)
+            out = module(out)
+        out.square().sum(1).mean().backward()
+        optimizer.step()
+        seen.append(grams)
+    return seen
+
+
+def average(grams: list[Tensor], decay: float) -> Tensor:
+    """The bias-corrected moving average."""
+    value, weight = torch.zeros_like(grams[0]), 0.0
+    for gram in grams:
+        value, weight = decay * value + (1 - decay) * gram, decay * weight + 1 - decay
+    return value / weight
+
+
+def norm(matrix: Tensor) -> float:
+    return torch.linalg.matrix_norm(matrix).item()
+
+
+def top(matrix: Tensor) -> float:
+    return torch.linalg.eigvalsh(matrix)[-1].item()
+
+
+def watched(name: str, model: nn.Module, **settings: Any) -> Any:
+    optimizer = precond.build(name, model, **known(name, **settings))
+    optimizer.monitor()
+    return optimizer
+
+
+# ---------------------------------------------------------------------------------------------- the matrices
+
+
+@pytest.mark.parametrize("name", ["foof", "kfac"])
+def test_dense_spectra_and_staleness_are_exact(name):
+    """tr A / lambda_max, lambda_max over the damping, |A_new - A| / |A_new|, of the A at the last refresh."""
+    model = mlp()
+    optimizer = watched(name, model, cov_interval=1, inv_interval=4, ema_decay=0.8, damping=0.3, lr=0.01)
+    seen = train(model, optimizer, range(11))
+    found = optimizer.diagnostics()
+    for layer, row in found.items():
+        old, new = (average([grams[layer] for grams in seen[: at + 1]], 0.8) for at in (4, 8))
+        assert row["stable_rank"] == pytest.approx(new.trace().item() / top(new), rel=1e-6)
+        assert row["staleness"] == pytest.approx(norm(new - old) / norm(new), rel=1e-9)
+        assert row["residual"] is None
+        if name == "foof":
+            assert row["top_over_damping"] == pytest.approx(top(new) / 0.3, rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["factored", "eigen"])
+def test_kfacs_top_is_that_of_the_product(rule):
+    model = mlp()
+    optimizer = watched("kfac", model, cov_interval=1, inv_interval=1, damping=0.3, damping_rule=rule)
+    train(model, optimizer, range(3))
+    for layer, row in optimizer.diagnostics().items():
+        bank = optimizer._bank_of[layer]
+        statistic, slots = bank.state.statistic, bank.slots[layer]
+        a, s = statistic.inputs.mean()[slots][0], statistic.outputs.mean()[slots][0]
+        assert row["top_over_damping"] == pytest.approx(top(a) * top(s) / 0.3, rel=1e-6)
+        if rule == "eigen":  # it is what the factor has: 1 / (s a + rho)
+            scale = bank.state.factor.scale[bank.slots[layer]]
+            assert row["top_over_damping"] == pytest.approx(1 / (0.3 * scale.min().item()) - 1, rel=1e-6)
+
+
+def test_evas_top_is_that_of_its_inverse():
+    """P has 1 / (|v|^2 + rho) once, and 1 / rho."""
+    model = mlp()
+    optimizer = watched("eva", model, cov_interval=1, damping=0.3)
+    train(model, optimizer, range(3))
+    row, factor = optimizer.diagnostics()["4"], optimizer._bank_of["4"].state.factor
+    smallest = torch.linalg.eigvalsh(factor.to_dense()[0])[0].item()
+    assert row["top_over_damping"] == pytest.approx((1 / smallest - 0.3) / 0.3, rel=1e-9)
+    assert row["stable_rank"] is row["residual"] is row["staleness"] is None
+
+
+def test_ekfac_and_steve_are_seen_at_their_refresh():
+    """EKFAC's right after it: S = l k^T, whose largest entry is the largest eigenvalue."""
+    for name in ("ekfac", "steve"):
+        model = mlp()
+        optimizer = watched(name, model, basis_interval=2, damping=0.3, ema_decay=0.999999)
+        seen = train(model, optimizer, range(3))
+        for layer, row in optimizer.diagnostics().items():
+            a, old = seen[2][layer], seen[0][layer]
+            assert row["stable_rank"] == pytest.approx(a.trace().item() / top(a), rel=1e-6)
+            assert row["staleness"] == pytest.approx(norm(a - old) / norm(a), rel=1e-9)
+            if name == "ekfac":
+                bank = optimizer._bank_of[layer]
+                moment = bank.state.statistic.mean()[bank.slots[layer]]
+                assert row["top_over_damping"] == pytest.approx(moment.max().item() / 0.3, rel=1e-4)
+            else:
+                assert row["top_over_damping"] is None
+
+
+def sketched(name: str, seeds: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict], Tensor, Tensor, Tensor]:
+    """One run watched with different probes: what was found each time, A before and at the last refresh, and A^."""
+    rows, original = [], monitor.seed_of
+    for seed in range(seeds):
+        monkeypatch.setattr(monitor, "seed_of", lambda _, *rest, seed=seed: original(seed, *rest))
+        model = mlp()
+        settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4, "ema_decay": 0.8, "damping": 0.3, "lr": 0.01}
+        optimizer = watched(name, model, **settings)
+        seen = train(model, optimizer, range(6))
+        rows.append(optimizer.diagnostics()["0"])
+    old, new = (average([grams["0"] for grams in seen[: at + 1]], 0.8) for at in (0, 4))
+    inverse = optimizer._bank_of["0"].state.factor.to_dense()[0]
+    return rows, old, new, torch.linalg.inv(inverse) - 0.3 * torch.eye(len(inverse))
+
+
+@pytest.mark.parametrize("name", NYSACT)
+def test_low_rank_measures_are_unbiased_and_as_exact_as_stated(name, monkeypatch):
+    """Against A (41 x 41, sketched with 6 columns): each draw within 4 standard deviations, the mean closer."""
+    rows, old, new, nystrom = sketched(name, 25, monkeypatch)
+    bound = (2 / PROBES) ** 0.5
+    assert norm(new - nystrom) > 0.02 * norm(new)  # there is something to estimate
+    for square in (
+        [(row["residual"] * norm(new) / norm(new - nystrom)) ** 2 for row in rows],
+        [(row["staleness"] * norm(new) / norm(new - old)) ** 2 for row in rows],
+    ):
+        ratios = torch.tensor(square)
+        assert ratios.std() < bound
+        assert (ratios - 1).abs().max() < 4 * bound
+        assert abs(ratios.mean() - 1) < 3 * bound / len(rows) ** 0.5
+    ranks = torch.tensor([row["stable_rank"] for row in rows])
+    assert ranks.std() / ranks.mean() < 0.05
+    assert ranks.mean().item() == pytest.approx(new.trace().item() / top(nystrom), rel=0.02)
+    for row in rows:
+        assert row["top_over_damping"] == pytest.approx(top(nystrom) / 0.3, rel=1e-6)
+    assert top(nystrom) <= top(new) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", NYSACT)
+def test_a_nystrom_matrix_of_full_rank_has_no_residual(name):
+    """Where the batch has fewer rows than the sketch columns, A^ = A."""
+    model = mlp()
+    optimizer = watched(name, model, rank=20, inv_interval=5)
+    optimizer.zero_grad()
+    model(inputs(0)[:3]).square().sum().backward()
+    optimizer.step()
+    assert 0 < optimizer.diagnostics()["0"]["residual"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("resample", "window"),
+        ("resample", "joint"),
+        ("resample", "official"),
+        ("shift", "damped"),
+        ("shift", "official"),
+    ],
+)
+def test_the_residual_is_that_of_the_factor_in_use(option, value):
+    """Whatever made it, good or bad: A^ = P^{-1} - rho I."""
+    model = mlp()
+    settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4, "ema_decay": 0.8, "damping": 0.3, option: value}
+    optimizer = watched("nysact-g", model, **settings)
+    seen = train(model, optimizer, range(6))
+    a = average([grams["0"] for grams in seen[:5]], 0.8)
+    used = torch.linalg.inv(optimizer._bank_of["0"].state.factor.to_dense()[0]) - 0.3 * torch.eye(len(a))
+    found = optimizer.diagnostics()["0"]["residual"]
+    assert found == pytest.approx(norm(a - used) / norm(a), rel=0.5)
+
+
+@pytest.mark.parametrize("width", [3, 8, 50])
+def test_top_eigenvalue(width):
+    """Against eigvalsh: with a gap, without one, of rank one, and of zero."""
+    generator = torch.Generator().manual_seed(width)
+    basis = torch.linalg.qr(torch.randn(width, width, generator=generator).double()).Q
+    spectra = [torch.logspace(0, -3, width), torch.ones(width), torch.eye(width)[0], torch.zeros(width)]
+    stack = torch.stack([(basis * s.double()) @ basis.T for s in spectra])
+    expected = torch.linalg.eigvalsh(stack)[:, -1]
+    torch.testing.assert_close(top_eigenvalue(stack), expected, rtol=1e-6, atol=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------- directions and counts
+
+
+def test_cosine_and_update_ratio():
+    """Without momentum and decay the update is lr times the direction: both can be told from the weights alone."""
+    model = mlp()
+    optimizer = watched("foof", model, lr=0.1, momentum=0.0, weight_decay=0.0, cov_interval=1, inv_interval=1)
+    cosines, ratios = [], []
+    for number in range(EVERY + 3):
+        before = [model[0].weight.detach().clone(), model[0].bias.detach().clone()]
+        train(model, optimizer, range(number, number + 1))
+        flat = torch.cat([p.detach().flatten() for p in (model[0].weight, model[0].bias)])
+        start = torch.cat([p.flatten() for p in before])
+        gradient = torch.cat([p.grad.flatten() for p in (model[0].weight, model[0].bias)])
+        cosines.append(torch.cosine_similarity(start - flat, gradient, dim=0).item())
+        ratios.append(((start - flat).norm() / start.norm()).item())
+    row = optimizer.diagnostics()["0"]
+    assert row["cosine"] == pytest.approx((cosines[0] + cosines[EVERY]) / 2, rel=1e-9)
+    assert row["update_over_weight"] == pytest.approx((ratios[0] + ratios[EVERY]) / 2, rel=1e-9)
+    train(model, optimizer, range(EVERY + 3, EVERY + 5))
+    assert optimizer.diagnostics()["0"]["cosine"] is None  # a window without a measured step
+
+
+def counts(optimizer: Any, layer: str) -> dict[str, float | None]:
+    """Those that are not zero; of all layers, a new window."""
+    row = optimizer.diagnostics()[layer]
+    return {name: row[name] for name in COUNTS if row[name]}
+
+
+def test_counts_are_of_the_window_and_the_layer():
+    """A dropped batch, a refresh rescued in float64, a direction that was not finite, and a refresh that failed."""
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Tanh(), nn.Linear(6, 6, bias=False))
+    optimizer = precond.build("foof", model, cov_interval=1, inv_interval=1, damping=1e-12)
+    bank = optimizer._bank_of["0"]
+
+    def update(*inputs: Tensor) -> None:
+        for layer, x in zip(optimizer._layers.values(), inputs, strict=False):
+            bank.record(layer, x)
+        bank.update(refresh=True)
+
+    def precondition() -> None:
+        bank.buffer.fill_(1)
+        bank.precondition(lr=0.1)
+
+    good = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+    massive = good * torch.tensor([1e6, 1, 1, 1, 1, 1]) + 1e6  # float32 cannot factorise its covariance
+    update(good, good)
+    precondition()
+    assert counts(optimizer, "0") == {}
+    update(torch.full_like(good, torch.inf), good)
+    assert counts(optimizer, "0") == {"dropped": 1}
+    update(good, massive)
+    assert counts(optimizer, "2") == {"rescued": 1}
+    bank.state.factor.inverse[1].fill_(torch.nan)
+    precondition()
+    assert counts(optimizer, "2") == {"fallbacks": 1}
+    bank.state.statistic.average.value[0, 0, 0] = torch.nan
+    update()
+    assert counts(optimizer, "0") == {"failed": 1}
+    assert counts(optimizer, "0") == {}
+    update(torch.full_like(good, torch.inf))
+    assert counts(optimizer, "2") == {"rescued": 1}  # again: the statistics have not changed
+
+
+def test_a_layer_without_gradient_has_not_fallen_back():
+    model = mlp()
+    optimizer = watched("foof", model)
+    train(model, optimizer, range(1))
+    train_only_head = model[4](torch.ones(2, 12, dtype=torch.float64)).sum()
+    optimizer.zero_grad()
+    train_only_head.backward()
+    optimizer.step()
+    assert [row["fallbacks"] for row in optimizer.diagnostics().values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", NYSACT)
+def test_a_sketch_that_climbs_the_ladder_is_rescued(name):
+    """C = -Omega: no shift of the size of rounding makes the core definite."""
+    model = mlp()
+    optimizer = precond.build(name, model, rank=6)
+    train(model, optimizer, range(1))
+    bank = optimizer._bank_of["0"]
+    average, omega = bank.state.statistic.average, bank.state.statistic.sketch
+    average.value.copy_(omega.add_to(torch.zeros_like(average.value), -average.weight))
+    optimizer.diagnostics()
+    bank.update(refresh=True)
+    assert counts(optimizer, "0") == {"rescued": 1}
+
+
+# ---------------------------------------------------------------------------------------------- it is not noticed
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_training_is_the_same_bit_for_bit(name):
+    """Watched from the start, from the middle, and not: parameters, state, and torch's random numbers."""
+    ends = []
+    for start in (None, 0, 5):
+        model = make()
+        settings = known(name, cov_interval=2, inv_interval=4, basis_interval=4, rank=4)
+        optimizer = precond.build(name, model, **settings)
+        for number in range(10):
+            if number == start:
+                optimizer.monitor()
+            run(model, optimizer, range(number, number + 1))
+            if start is not None:
+                optimizer.diagnostics()
+        state = {key: value for key, value in optimizer.state_dict().items() if key != "monitor"}
+        ends.append((parameters(model), state, torch.get_rng_state()))
+    for (values, state, random), (others, other_state, other_random) in itertools.pairwise(ends):
+        assert_same(values, others)
+        assert_same(state, other_state)
+        assert random.equal(other_random)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_resumed_monitor_goes_on_bit_for_bit(name):
+    settings = known(name, cov_interval=2, inv_interval=4, basis_interval=4, rank=4)
+    model = make()
+    whole = watched(name, model, **settings)
+    run(model, whole, range(6))
+    whole.diagnostics()
+    saved_model, saved = {k: v.clone() for k, v in model.state_dict().items()}, whole.state_dict()
+    other = make()
+    resumed = watched(name, other, **settings)
+    other.load_state_dict(saved_model)
+    resumed.load_state_dict(saved)
+    for each, optimizer in ((other, resumed), (model, whole)):
+        run(each, optimizer, range(6, 11))
+    assert whole.diagnostics() == resumed.diagnostics()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_step_that_a_scaler_skips_leaves_no_trace(name):
+    """Neither in what is measured nor in the counts; measured it would have been."""
+    model = make()
+    settings = known(name, cov_interval=1, inv_interval=1, basis_interval=1, rank=4)
+    optimizer = watched(name, model, **settings)
+    run(model, optimizer, range(EVERY))
+    optimizer.diagnostics()
+    before = copy.deepcopy(optimizer.state_dict()["monitor"])
+    optimizer.found_inf = torch.ones(1)
+    run(model, optimizer, range(EVERY, EVERY + 1))
+    after = optimizer.state_dict()["monitor"]
+    for layer, tensors in before.items():
+        for key in tensors.keys() - {"staleness"}:  # a refresh without new statistics is one all the same
+            torch.testing.assert_close(after[layer][key], tensors[key], msg=f"{layer} {key}")
+    kept = {"dropped"} if name in ("ekfac", "steve") else set()
+    assert all(row[count] == 0 for row in optimizer.diagnostics().values() for count in set(COUNTS) - kept)
+
+
+def test_nothing_is_kept_when_not_asked():
+    """No monitor, no entry in the state; counts all the same. And off again after on."""
+    model = make()
+    optimizer = precond.build("nysact-s", model, rank=4)
+    run(model, optimizer, range(2))
+    assert "monitor" not in optimizer.state_dict()
+    row = optimizer.diagnostics()["hidden"]
+    assert all(row[name] is None for name in MEASURES) and row["dropped"] == 0
+    optimizer.monitor()
+    assert set(optimizer.state_dict()["monitor"]) == set(optimizer._layers)
+    assert optimizer.monitor(on=False) is None
+    assert "monitor" not in optimizer.state_dict()
+
+
+def test_a_monitor_that_comes_late_waits_for_the_next_refresh():
+    model = mlp()
+    optimizer = precond.build("nysact-g", model, rank=6, cov_interval=1, inv_interval=4)
+    train(model, optimizer, range(3))
+    optimizer.monitor()
+    train(model, optimizer, range(3, 4))
+    assert optimizer.diagnostics()["0"]["residual"] is None
+    train(model, optimizer, range(4, 5))
+    row = optimizer.diagnostics()["0"]
+    assert row["residual"] is not None and row["staleness"] is None
+
+
+def test_a_refresh_before_anything_was_seen_is_not_measured():
+    """Statistics every 3 steps, factors every 4, and a monitor from between step 3 and step 4."""
+    model = mlp()
+    optimizer = precond.build("nysact-g", model, rank=6, cov_interval=3, inv_interval=4)
+    train(model, optimizer, range(4))
+    optimizer.monitor()
+    train(model, optimizer, range(4, 5))
+    row = optimizer.diagnostics()["0"]
+    assert row["residual"] is row["stable_rank"] is row["top_over_damping"] is None
+
+
+def test_groups_of_a_convolution_are_one_layer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=4), nn.Flatten(), nn.Linear(8 * 36, 3))
+    optimizer = watched("foof", model)
+    x, y = batch()
+    nn.functional.cross_entropy(model(x.repeat(1, 4, 1, 1)), y).backward()
+    optimizer.step()
+    row, bank = optimizer.diagnostics()["0"], optimizer._bank_of["0"]
+    matrices = bank.state.statistic.average.mean()[bank.slots["0"]].double()
+    ranks = [matrix.trace().item() / top(matrix) for matrix in matrices]
+    assert len(ranks) == 4 and row["stable_rank"] == pytest.approx(sum(ranks) / 4, rel=1e-4)
+    assert 0 < (row["cosine"] or 0) <= 1 and 0 < (row["update_over_weight"] or 0) < 1
+
+
+def test_the_clock_counts_what_is_spent():
+    """Something, less than all; from zero after each reading."""
+    model = make()
+    optimizer = precond.build("nysact-g", model, rank=4)
+    clock = optimizer.monitor()
+    run(model, optimizer, range(2))
+    optimizer.diagnostics()
+    assert 0 < clock.read() < 60
+    assert clock.read() == 0

@@ -1,0 +1,663 @@
+"""KFAC and Eva against literal float64 references, dense inverses, symmetries and another library."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import kfac as reference
+from reference.eva import Eva as ReferenceEva
+from torch import Tensor, nn
+
+import precond
+from precond.algorithms.eva import rank_one_factors
+from precond.algorithms.kfac import eigen_factors, factored_inverses
+from precond.parts import linalg
+from precond.parts.factors import Kronecker, KroneckerEigen, RankOne
+from precond.parts.statistics import MovingAverage
+
+STEPS = 20
+SETTINGS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}
+DECAY, DAMPING, CLIP = 0.8, 0.05, 1e-5
+RULES, SHARING, SCALES = ["factored", "eigen"], ["expand", "reduce"], ["fisher", "official"]
+
+
+class Net(nn.Module):
+    """Stride, padding, groups, tokens, three layers of one shape (of different T), and both kinds of norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.batch_norm = nn.BatchNorm2d(4)
+        self.grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False)
+        self.token = nn.Linear(4, 5)
+        self.layer_norm = nn.LayerNorm(5)
+        self.token2 = nn.Linear(5, 5)
+        self.first = nn.Linear(5, 5)
+        self.second = nn.Linear(5, 5)
+        self.head = nn.Linear(5, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.batch_norm(self.conv(x)))
+        x = torch.tanh(self.grouped(x)).flatten(2).mT  # [batch, positions, features]
+        x = torch.tanh(self.token2(self.layer_norm(torch.tanh(self.token(x)))))
+        x = torch.tanh(self.second(torch.tanh(self.first(x.mean(1)))))
+        return self.head(x)
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().double()
+
+
+def batches(steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(steps, 8, 2, 6, 6, generator=generator, dtype=torch.float64)
+    return list(zip(x, torch.randint(3, (steps, 8), generator=generator), strict=True))
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, scale: float = 1.0) -> None:
+    optimizer.zero_grad()
+    (scale * F.cross_entropy(model(x), y)).backward()
+    optimizer.step()
+
+
+def trained(optimizer: type, **options) -> nn.Module:
+    model = net()
+    made = optimizer(model, **SETTINGS, ema_decay=DECAY, **options)
+    for x, y in batches():
+        step(model, made, x, y)
+    return model
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def difference(model: nn.Module, other: nn.Module) -> float:
+    return (weights(model) - weights(other)).abs().max().item()
+
+
+def spd(d: int, seed: int, scale: float = 1.0) -> Tensor:
+    x = torch.randn(2 * d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return scale * x.T @ x / len(x)
+
+
+def stacks(o: int = 3, p: int = 5, layers: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """S `[L, o, o]`, A `[L, p, p]`, G `[L, o, p]`."""
+    s = torch.stack([spd(o, seed) for seed in range(layers)])
+    a = torch.stack([spd(p, 10 + seed, 3.0) for seed in range(layers)])
+    generator = torch.Generator().manual_seed(5)
+    return s, a, torch.randn(layers, o, p, generator=generator, dtype=torch.float64)
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+
+
+# ---------------------------------------------------------------------------------------------- literal references
+
+
+@pytest.mark.parametrize("clip", [None, CLIP], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("init", ["zero", "identity", "first"])
+@pytest.mark.parametrize("g_scale", SCALES)
+@pytest.mark.parametrize("sharing", SHARING)
+@pytest.mark.parametrize("rule", RULES)
+def test_kfac_equals_its_literal_reference(rule, sharing, g_scale, init, clip):
+    """Normalisation, EMA, intervals, damping, layout, momentum and clip; eigen is compared with a dense inverse."""
+    intervals = {"cov_interval": 2, "inv_interval": 6}
+    options = {"sharing": sharing, "g_scale": g_scale, "init": init}
+    model = trained(precond.KFAC, damping=DAMPING, damping_rule=rule, kl_clip=clip, **options, **intervals)
+    expected = net()
+
+    def make(p: int, o: int) -> reference.KFAC:
+        return reference.KFAC(p, o, beta=DECAY, rho=DAMPING, rule=rule, **options)
+
+    factors = reference.train(expected, F.cross_entropy, batches(), make, **SETTINGS, **intervals, kl_clip=clip)
+    assert difference(model, expected) < 1e-9
+    assert difference(expected, net()) > 1e-2, "nothing was trained"
+    assert (min(factors) < 0.9) == (clip is not None), "the clip was not tested"
+
+
+@pytest.mark.parametrize("clip", [None, CLIP], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("init", ["zero", "first"])
+@pytest.mark.parametrize("g_scale", SCALES)
+def test_eva_equals_its_literal_reference(g_scale, init, clip):
+    """The same, with the factor made as often as the means."""
+    model = trained(precond.Eva, damping=DAMPING, kl_clip=clip, g_scale=g_scale, ema_init=init, cov_interval=3)
+    expected = net()
+
+    def make(p: int, o: int) -> ReferenceEva:
+        return ReferenceEva(p, o, beta=DECAY, rho=DAMPING, g_scale=g_scale, init=init)
+
+    intervals = {"cov_interval": 3, "inv_interval": 3}
+    factors = reference.train(expected, F.cross_entropy, batches(), make, **SETTINGS, **intervals, kl_clip=clip)
+    assert difference(model, expected) < 1e-9
+    assert difference(expected, net()) > 1e-2, "nothing was trained"
+    assert (min(factors) < 0.9) == (clip is not None), "the clip was not tested"
+
+
+KFAC_OPTIONS = [
+    {},
+    {"damping_rule": "eigen"},
+    {"sharing": "reduce"},
+    {"g_scale": "official"},
+    {"init": "identity"},
+    {"init": "first"},
+    {"kl_clip": CLIP},
+]
+EVA_OPTIONS = [{}, {"g_scale": "official"}, {"ema_init": "first"}, {"kl_clip": CLIP}]
+
+
+@pytest.mark.parametrize(("kind", "options"), [(precond.KFAC, KFAC_OPTIONS), (precond.Eva, EVA_OPTIONS)])
+def test_every_option_makes_a_difference(kind, options):
+    """Otherwise agreeing with the references would say nothing."""
+    common = {"kl_clip": None, "damping": DAMPING, "cov_interval": 2}
+    common |= {"inv_interval": 6} if kind is precond.KFAC else {}
+    models = [trained(kind, **common | chosen) for chosen in options]
+    for (i, model), (j, other) in itertools.combinations(enumerate(models), 2):
+        assert difference(model, other) > 1e-4, f"{options[i]} and {options[j]} are the same"
+
+
+# ---------------------------------------------------------------------------------------------- factors
+
+
+def test_eigen_damping_is_the_dense_inverse():
+    """T6: (S (x) A + rho I)^{-1} vec(G), row-major, with o != p; and `to_dense` is that matrix."""
+    s, a, gradients = stacks()
+    factor = KroneckerEigen.identity(2, 3, 5, DAMPING, like=s)
+    factor.store(*eigen_factors(s, a, DAMPING))
+    for layer in range(2):
+        dense = torch.linalg.inv(torch.kron(s[layer], a[layer]) + DAMPING * torch.eye(15).double())
+        close(factor.to_dense()[layer], dense)
+        close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
+
+
+def test_factored_damping_is_the_product_of_the_damped_inverses():
+    """T6: and it is not the eigen-damped one."""
+    s, a, gradients = stacks()
+    factor = Kronecker.identity(2, 3, 5, DAMPING, like=s)
+    factor.store(*factored_inverses(s, a, DAMPING))
+    for layer in range(2):
+        pi = ((a[layer].trace() / 5) / (s[layer].trace() / 3)).sqrt()
+        eyes = torch.eye(3).double(), torch.eye(5).double()
+        damped = s[layer] + DAMPING**0.5 / pi * eyes[0], a[layer] + pi * DAMPING**0.5 * eyes[1]
+        dense = torch.linalg.inv(torch.kron(*damped))
+        close(factor.to_dense()[layer], dense)
+        close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
+    u, v, scale, _ = eigen_factors(s, a, DAMPING)
+    assert (KroneckerEigen(u, v, scale).to_dense() - factor.to_dense()).norm() > 0.1 * factor.to_dense().norm()
+
+
+@pytest.mark.parametrize("c", [1e-3, 1e3])
+def test_pi_makes_factored_damping_independent_of_where_the_scale_is(c):
+    """A c and S / c have the same product, and so the same damped inverse."""
+    s, a, _ = stacks()
+    dense = [Kronecker(*factored_inverses(*pair, DAMPING)[:2]).to_dense() for pair in ((s, a), (s / c, c * a))]
+    close(dense[1], dense[0], 1e-9)
+    root, eye = DAMPING**0.5, torch.eye
+    alone = [
+        Kronecker(torch.linalg.inv(x + root * eye(3)), torch.linalg.inv(y + root * eye(5))).to_dense()
+        for x, y in ((s, a), (s / c, c * a))
+    ]
+    assert (alone[1] - alone[0]).norm() > 0.1 * alone[0].norm(), "pi = 1 would do as well"
+
+
+def test_negative_eigenvalues_are_rounding():
+    """They count as 0, on either side: a product of two must not look like curvature, nor one cancel the damping."""
+    s = torch.diag_embed(torch.tensor([[-1.0, 2.0]], dtype=torch.float64))
+    a = torch.diag_embed(torch.tensor([[-3.0, 0.5, 4.0]], dtype=torch.float64))
+    u, v, scale, ok = eigen_factors(s, a, 0.25)
+    assert ok.all()
+    expected = 1 / (torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 8.0]).double() + 0.25)
+    close(KroneckerEigen(u, v, scale).to_dense()[0], torch.diag(expected))
+
+
+def test_pi_is_clamped_and_one_without_traces():
+    """A bank in which one layer has an enormous ratio, one a tiny one, and two have a zero."""
+    eye = torch.eye(2, dtype=torch.float64)
+    a = torch.stack([1e20 * eye, 1e-20 * eye, eye, 0 * eye])
+    s = torch.stack([eye, eye, 0 * eye, eye])
+    left, right, ok = factored_inverses(s, a, 1.0)
+    assert ok.all()
+    pi = torch.tensor([1e4, 1e-4, 1.0, 1.0], dtype=torch.float64)
+    close(left[:, 0, 0], 1 / (s[:, 0, 0] + 1 / pi))
+    close(right[:, 0, 0], 1 / (a[:, 0, 0] + pi))
+
+
+def test_eva_is_the_dense_rank_one_inverse():
+    """(v v^T + rho I)^{-1} vec(G) with v = vec(m_g m_a^T); a zero mean gives I / rho, a huge one its projection."""
+    generator = torch.Generator().manual_seed(3)
+    m_g = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    m_a = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    m_g[1] = 0
+    factor = RankOne.identity(3, 3, 5, DAMPING, like=m_a)
+    close(factor.to_dense()[0], torch.eye(15).double() / DAMPING)
+    factor.store(*rank_one_factors(m_g + 1, m_a, DAMPING))
+    factor.store(*rank_one_factors(m_g, m_a, DAMPING))
+    gradients = torch.randn(3, 3, 5, generator=generator, dtype=torch.float64)
+    for layer in range(3):
+        v = torch.outer(m_g[layer], m_a[layer]).flatten()
+        dense = torch.linalg.inv(torch.outer(v, v) + DAMPING * torch.eye(15).double())
+        close(factor.to_dense()[layer], dense)
+        close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
+    u, v, ok = rank_one_factors(torch.full((1, 3), 1e30), torch.full((1, 5), 1e30), DAMPING)
+    assert ok.all()
+    close(u * v[:, :1], torch.full((1, 3), 15**-0.5).double(), 1e-6)
+
+
+@pytest.mark.parametrize("kind", [Kronecker, KroneckerEigen, RankOne])
+def test_factors_start_as_sgd(kind):
+    """I / damping."""
+    dense = kind.identity(2, 3, 4, 0.25, like=torch.zeros(1)).to_dense()
+    close(dense, 4 * torch.eye(12).expand(2, 12, 12), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_damping_for_each_matrix(dtype):
+    """`[L]` dampings are those of each matrix alone, on the Cholesky path and on the eigenvalue path."""
+    a = torch.stack([spd(6, 0), 1e8 * spd(6, 1)[:, :1] @ spd(6, 1)[:1], spd(6, 2)]).to(dtype)
+    damping = torch.tensor([1e-1, 1e-3, 10.0], dtype=torch.float64)
+    inverse, ok = linalg.damped_inverse(a, damping)
+    assert ok.all()
+    for matrix, rho, found in zip(a, damping, inverse, strict=True):
+        alone, _ = linalg.damped_inverse(matrix.unsqueeze(0), rho.item())
+        assert torch.equal(alone[0], found)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("kfac", {"damping_rule": "factored"}), ("kfac", {"damping_rule": "eigen"}), ("eva", {})]
+)
+def test_one_bad_layer_keeps_its_last_factor_whole(name, options):
+    """Nothing is stored for it, not even the side that succeeded; the other layers of its bank go on."""
+    model = net()
+    optimizer = precond.build(name, model, **options)
+    step(model, optimizer, *batches()[0])
+    bank = optimizer._bank_of["first"]
+    before = bank.state.factor.to_dense().clone()
+    bank.state.statistic.outputs.value[1] = torch.nan
+    bank.state.statistic.inputs.value *= 2
+    bank.update(refresh=True)
+    after = bank.state.factor.to_dense()
+    assert torch.equal(after[1], before[1])
+    assert not torch.allclose(after[[0, 2]], before[[0, 2]])
+    assert after.isfinite().all()
+
+
+@pytest.mark.parametrize("damping", [1e-12, 1.0])
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1.0, 1e12, torch.inf])
+@pytest.mark.parametrize(("name", "options"), [("kfac", {"damping_rule": rule}) for rule in RULES] + [("eva", {})])
+def test_degenerate_signals_never_raise(name, options, scale, damping):
+    """T12, float32: inputs and gradients of rank one, zero, tiny, huge or infinite give finite factors and steps."""
+    layer = nn.Linear(6, 4)
+    optimizer = precond.build(name, layer, damping=damping, **options)
+    [bank] = optimizer._banks
+    for number in range(3):
+        x = torch.full((8, 6), scale) * torch.arange(8).view(-1, 1).clamp(max=number + 1)
+        bank.record(optimizer._layers[""], x=x.nan_to_num(posinf=torch.inf))
+        bank.record(optimizer._layers[""], gradient=torch.full((8, 4), scale))
+        bank.update(refresh=True)
+        bank.buffer.copy_(torch.randn(bank.buffer.shape, generator=torch.Generator().manual_seed(number)))
+        gradient = bank.buffer.clone()
+        direction = bank.algorithm.precondition(bank.state, gradient, lr=0.1)
+        assert direction.isfinite().all()
+        assert bank.state.factor.to_dense().isfinite().all()
+        if scale == torch.inf:
+            close(direction, gradient / damping, 1e-3)
+    dropped = bank.state.statistic.inputs.dropped + bank.state.statistic.outputs.dropped
+    assert dropped.item() == (6 if scale == torch.inf else 0)
+
+
+# ---------------------------------------------------------------------------------------------- statistics
+
+CONVOLUTIONS = [
+    {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 2), "dilation": (1, 2), "bias": False},
+    {"kernel_size": 3, "groups": 2, "padding": "same"},
+    {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
+]
+
+
+def recorded(name: str, module: nn.Module, x: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
+    """The statistics of inputs and output gradients after one forward and backward, and the layer's output gradient."""
+    optimizer = precond.build(name, module, **options)
+    output = module(x)
+    output.retain_grad()
+    output.square().mul(torch.linspace(-1, 2, output.numel()).view_as(output)).sum().div(len(x)).backward()
+    [bank] = optimizer._banks
+    bank.update(refresh=True)
+    statistic = bank.state.statistic
+    return statistic.inputs.mean(), statistic.outputs.mean(), output.grad
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+@pytest.mark.parametrize("geometry", CONVOLUTIONS, ids=str)
+def test_convolutions_are_sums_over_positions(geometry, sharing):
+    """T5: A and S of a convolution from explicit patches and positions; no 1/T in S."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, **geometry).double()
+    x = torch.randn(5, 4, 7, 6, dtype=torch.float64)
+    a, s, gradient = recorded("kfac", conv, x, sharing=sharing)
+    for group, (X, dY) in enumerate(zip(reference.rows(conv, x), reference.output_rows(conv, gradient), strict=True)):
+        X, g = X.reshape(*dY.shape[:2], -1), 5 * dY
+        if sharing == "reduce":
+            X, g = X.mean(1, keepdim=True), g.sum(1, keepdim=True)
+        close(a[group], torch.einsum("nti,ntj->ij", X, X) / X[..., 0].numel())
+        close(s[group], torch.einsum("nti,ntj->ij", g, g) / 5)
+
+
+@pytest.mark.parametrize("geometry", CONVOLUTIONS, ids=str)
+def test_the_mean_patch_needs_no_patches(geometry):
+    """Eva's m_a from the images' sum, and m_g: with a bias it is the bias's gradient."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, **geometry).double()
+    x = torch.randn(5, 4, 7, 6, dtype=torch.float64)
+    m_a, m_g, gradient = recorded("eva", conv, x)
+    for group, X in enumerate(reference.rows(conv, x)):
+        close(m_a[group], X.mean(0))
+    close(m_g.flatten(), gradient.sum((0, 2, 3)))
+    if conv.bias is not None:
+        close(m_g.flatten(), conv.bias.grad)
+
+
+@pytest.mark.parametrize("options", [{"sharing": "expand"}, {"sharing": "reduce"}], ids=str)
+def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(options):
+    """T5: the same A, S and direction."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, 1).double()
+    linear = nn.Linear(3, 5).double()
+    linear.load_state_dict({"weight": conv.weight.detach().flatten(1), "bias": conv.bias.detach()})
+    x = torch.randn(6, 3, 4, 2, dtype=torch.float64)
+    target = torch.randn(6, 8, 5, dtype=torch.float64)
+    for name in ("kfac", "eva"):
+        chosen = options if name == "kfac" else {}
+        modules = {"conv": conv, "linear": linear}
+        found = {}
+        for key, module in modules.items():
+            module.zero_grad()
+            optimizer = precond.build(name, module, lr=0.1, **chosen)
+            output = module(x).flatten(2).mT if key == "conv" else module(x.flatten(2).mT)
+            (output - target).square().sum().div(6).backward()
+            bank = optimizer._banks[0]
+            bank.update(refresh=True)
+            optimizer._precondition(scale=None)
+            statistic = bank.state.statistic
+            found[key] = [statistic.inputs.mean(), statistic.outputs.mean(), bank.buffer.clone()]
+        for one, other in zip(found["conv"], found["linear"], strict=True):
+            close(one, other, 1e-12)
+
+
+class Twice(nn.Module):
+    """One layer, called on two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x)) * self.layer(x + 1)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one call", "two calls"])
+def test_the_calls_of_a_shared_layer_are_positions(together):
+    """Each sees the same examples: S is a sum over both, as if they were two positions, and m_g the bias's gradient."""
+    torch.manual_seed(0)
+    module = Twice().double()
+    x = torch.randn(6, 3, dtype=torch.float64)
+    for name in ("kfac", "eva"):
+        module.zero_grad()
+        optimizer = precond.build(name, module)
+        if together:
+            first, second = module.layer(torch.stack([x, x + 1], 1)).unbind(1)
+            (torch.tanh(first) * second).square().sum().div(6).backward()
+        else:
+            module(x).square().sum().div(6).backward()
+        optimizer._banks[0].update(refresh=True)
+        statistic = optimizer._banks[0].state.statistic
+        if name == "eva":
+            close(statistic.outputs.mean()[0], module.layer.bias.grad)
+            continue
+        outputs = [module.layer(z).detach().requires_grad_() for z in (x, x + 1)]
+        (torch.tanh(outputs[0]) * outputs[1]).square().sum().backward()
+        close(statistic.outputs.mean()[0], sum(z.grad.T @ z.grad for z in outputs) / 6)
+        rows = torch.cat([torch.cat([x, x + 1]), torch.ones(12, 1).double()], 1)
+        close(statistic.inputs.mean()[0], rows.T @ rows / 12)
+
+
+@pytest.mark.parametrize("name", ["kfac", "eva"])
+def test_half_batches_make_one_whole(name):
+    """Two forwards and backwards of half a batch are one update with the sums over both."""
+    x, y = batches()[0]
+    statistics = []
+    for parts in (1, 2):
+        model = net().eval()  # batch norm would see the halves
+        optimizer = precond.build(name, model)
+        for part, labels in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            F.cross_entropy(model(part), labels).backward()
+        for bank in optimizer._banks:
+            bank.update(refresh=False)
+        averages = [getattr(b.state.statistic, side) for b in optimizer._banks for side in ("inputs", "outputs")]
+        for average in averages:
+            close(average.weight, torch.full_like(average.weight, 0.05))
+        statistics.append([average.mean() for average in averages])
+    for whole, halves in zip(*statistics, strict=True):
+        close(halves, whole, 1e-12)
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_the_official_scales(sharing):
+    """S is 1/(B^2 T) of the Fisher one, for reduce 1/(B^2 T^2); Eva's m_g is 1/(B T)."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 7, 3, dtype=torch.float64)  # B = 4, T = 7
+    linear = nn.Linear(3, 2).double()
+    _, fisher, _ = recorded("kfac", linear, x, sharing=sharing)
+    _, official, _ = recorded("kfac", linear, x, sharing=sharing, g_scale="official")
+    close(official, fisher / (4**2 * (7 if sharing == "expand" else 49)))
+    _, fisher, _ = recorded("eva", linear, x)
+    _, official, _ = recorded("eva", linear, x, g_scale="official")
+    close(official, fisher / 28)
+
+
+def test_a_first_update_has_all_the_weight():
+    """Of each slot by itself: the first that is finite."""
+    average = MovingAverage.zeros(2, 3, like=torch.zeros(1))
+    bad, good = torch.full((1, 3), torch.nan), torch.full((1, 3), 4.0)
+    for number, second in enumerate([bad, good, torch.zeros(1, 3)]):
+        average.add(slice(0, 1), torch.full((1, 3), 2.0 * number), 2)
+        average.add(slice(1, 2), second, 2)
+        average.commit(0.75, copy_first=True)
+    assert average.weight.tolist() == [1, 1]
+    assert average.dropped.tolist() == [0, 1]
+    assert average.mean().tolist() == [[0.6875] * 3, [1.5] * 3]
+
+
+# ---------------------------------------------------------------------------------------------- the KL-clip
+
+
+def second_step(name: str, kl_clip: float | None, scale: float = 1.0) -> tuple[Tensor, Tensor, float]:
+    """How far the layers and the norms go in a step between two updates, after a first one that is not clipped.
+
+    Its loss is multiplied by the scale. Also returns s = lr^2 <D, G> = -lr <step, G> over the layers.
+    """
+    model = net()
+    settings = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "damping": DAMPING, "cov_interval": 5}
+    optimizer = precond.build(name, model, **settings, kl_clip=None)
+    step(model, optimizer, *batches()[0])
+    optimizer.algorithm = dataclasses.replace(optimizer.algorithm, kl_clip=kl_clip)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    step(model, optimizer, *batches()[1], scale=scale)
+    moved: dict[bool, list[Tensor]] = {True: [], False: []}
+    s = 0.0
+    for key, p in model.named_parameters():
+        moved["norm" in key].append((p.detach() - before[key]).flatten())
+        s -= 0.0 if "norm" in key else 0.1 * (moved[False][-1] @ p.grad.flatten()).item()
+    return torch.cat(moved[False]), torch.cat(moved[True]), s
+
+
+@pytest.mark.parametrize("name", ["kfac", "eva"])
+def test_the_kl_clip_bounds_lr2_D_G(name):
+    """The step is the unclipped one times min(1, sqrt(kappa / s)); the norms are free."""
+    free, free_norms, s = second_step(name, None)
+    assert s > 0
+    for kappa in (0.5 * s, 2 * s):
+        clipped, norms, _ = second_step(name, kappa)
+        close(clipped, min(1, (kappa / s) ** 0.5) * free)
+        close(norms, free_norms)
+
+
+@pytest.mark.parametrize("name", ["kfac", "eva"])
+def test_a_clipped_step_does_not_depend_on_the_scale_of_the_loss(name):
+    """Between updates of the factor: D and G grow by c, nu falls by c; unclipped, the step grows by c."""
+    (one, norms, s), (other, other_norms, _) = (second_step(name, 1e-6, scale) for scale in (1.0, 8.0))
+    assert s > 0
+    close(other, one)
+    close(other_norms, 8 * norms)
+    close(second_step(name, None, 8.0)[0], 8 * second_step(name, None)[0])
+
+
+@pytest.mark.parametrize("name", ["kfac", "eva"])
+def test_zero_gradients_are_not_divided_by(name):
+    """s = 0: the factor is 1, and nothing moves."""
+    moved, _, s = second_step(name, 1e-3, 0.0)
+    assert s == 0
+    assert torch.equal(moved, torch.zeros_like(moved))
+
+
+# ---------------------------------------------------------------------------------------------- symmetries
+
+
+def rotated_training(rotation: Tensor, build) -> tuple[Tensor, list[Tensor]]:
+    """Weights of the first layer, rotated back, and of the others, after training on rotated inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(model[0].weight @ rotation.T)
+    optimizer = build(model)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(15):
+        x = torch.randn(12, 6, generator=generator, dtype=torch.float64)
+        step(model, optimizer, x @ rotation.T, torch.randint(3, (12,), generator=generator))
+    first, *others = [p.detach() for p in model.parameters()]
+    return first @ rotation, others
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "invariant"),
+    [
+        ("kfac", {"damping_rule": "factored"}, True),
+        ("kfac", {"damping_rule": "eigen"}, True),
+        ("eva", {}, True),
+        ("foof", {}, True),
+        ("nysact-s", {"rank": 3}, False),
+        ("adam", {}, False),
+    ],
+)
+def test_a_rotation_of_the_inputs_rotates_the_weights(name, options, invariant):
+    """T9: data R x and W_0 R^T give W_t R^T, the bias column untouched; not so for Adam."""
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()).Q
+    settings = {"damping": DAMPING, "cov_interval": 2, "inv_interval": 4}
+    settings = {key: value for key, value in settings.items() if key in precond.defaults(name)}
+
+    def build(model: nn.Module) -> torch.optim.Optimizer:
+        return precond.build(name, model, **settings, **options)
+
+    first, others = rotated_training(torch.eye(6).double(), build)
+    rotated, rotated_others = rotated_training(rotation, build)
+    gap = max((a - b).abs().max().item() for a, b in zip([first, *others], [rotated, *rotated_others], strict=True))
+    assert gap < 1e-8 if invariant else gap > 1e-3
+
+
+def test_nysact_g_is_invariant_with_its_test_matrix():
+    """T9: with Omega -> R Omega as well, bias row untouched, a Gaussian sketch gives W_t R^T, too."""
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()).Q
+    settings = {"sketch": "gaussian", "rank": 3, "damping": DAMPING, "cov_interval": 2, "inv_interval": 4}
+    weights_of = []
+    for matrix in (torch.eye(6).double(), rotation):
+
+        def build(model: nn.Module, matrix: Tensor = matrix) -> torch.optim.Optimizer:
+            optimizer = precond.NysAct(model, **settings)
+            omega = optimizer._bank_of["0"].state.statistic.sketch.omega
+            omega[:, :6] = matrix @ omega[:, :6]
+            return optimizer
+
+        first, others = rotated_training(matrix, build)
+        weights_of.append(torch.cat([w.flatten() for w in (first, *others)]))
+    assert (weights_of[0] - weights_of[1]).abs().max() < 1e-8
+
+
+# ---------------------------------------------------------------------------------------------- curvlinops
+
+
+class Tokens(nn.Module):
+    """A Linear over positions, a pooled one and a convolution with stride and padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, stride=2, padding=1)
+        self.token = nn.Linear(3, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.conv(x)).flatten(2).mT
+        return self.head(torch.tanh(self.token(x)).mean(1))
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+@pytest.mark.parametrize("loss", ["squared error, summed", "cross-entropy, averaged"])
+def test_agreement_with_curvlinops(loss, sharing):
+    """T10: A, S, the product with S (x) A, and both damped inverses."""
+    curvlinops = pytest.importorskip("curvlinops")
+    torch.manual_seed(0)
+    model = Tokens().double()
+    x = torch.randn(6, 2, 5, 5, dtype=torch.float64)
+    summed = loss.startswith("squared")
+    y = torch.randn(6, 3, dtype=torch.float64) if summed else torch.randint(3, (6,))
+    criterion = nn.MSELoss(reduction="sum") if summed else nn.CrossEntropyLoss()
+    parameters = list(model.parameters())
+    theirs = curvlinops.KFACLinearOperator(
+        model,
+        criterion,
+        parameters,
+        [(x, y)],
+        fisher_type="empirical",
+        kfac_approx=sharing,
+        separate_weight_and_bias=False,
+        check_deterministic=False,
+        num_per_example_loss_terms=1,
+    )
+    theirs.compute_kronecker_factors()
+
+    # A sum over examples has the curvature of their mean, times B; we take the loss to be a mean.
+    scale = len(x) if summed else 1
+    made = {
+        rule: precond.KFAC(model, damping=DAMPING, damping_rule=rule, sharing=sharing, kl_clip=None) for rule in RULES
+    }
+    model.zero_grad()
+    (criterion(model(x), y) / scale).backward()
+    gradients = [p.grad.clone() for p in parameters]
+    for name in ("conv", "token", "head"):
+        state = made["eigen"]._bank_of[name].state
+        made["eigen"]._bank_of[name].update(refresh=True)
+        close(state.statistic.inputs.mean()[0], theirs._input_covariances[name])
+        close(scale * state.statistic.outputs.mean()[0], theirs._gradient_covariances[name])
+    product = theirs @ gradients
+    inverses = {
+        "factored": curvlinops.KFACInverseLinearOperator(theirs, damping=scale * DAMPING, use_heuristic_damping=True),
+        "eigen": curvlinops.KFACInverseLinearOperator(theirs, damping=scale * DAMPING, use_exact_damping=True),
+    }
+    for rule, optimizer in made.items():
+        for bank in optimizer._banks:
+            bank.update(refresh=True)
+        optimizer._precondition(scale=None)
+        directions = dict(zip(model.state_dict(), inverses[rule] @ gradients, strict=True))
+        for key, parameter in model.named_parameters():
+            close(optimizer._views[parameter], scale * directions[key], 1e-9)
+    for index, (key, parameter) in enumerate(model.named_parameters()):
+        if key.endswith("weight"):
+            state = made["eigen"]._bank_of[key.removesuffix(".weight")].state
+            matrix = torch.cat([gradients[index].flatten(1), gradients[index + 1].unsqueeze(1)], 1)
+            ours = state.statistic.outputs.mean()[0] @ matrix @ state.statistic.inputs.mean()[0]
+            close(scale * ours[:, :-1].reshape(parameter.shape), product[index])

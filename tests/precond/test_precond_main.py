@@ -1,0 +1,55 @@
+"""`python -m precond`: every registered optimizer, from its card."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import precond
+from precond.__main__ import COLUMNS, main, markdown
+from precond.card import MODES
+from precond.registry import REGISTRY
+
+
+def test_every_optimizer_is_listed_in_80_columns(capsys):
+    main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line in precond.available()] == precond.available()
+    text = " ".join(" ".join(lines).split())
+    for entry in REGISTRY.values():
+        if entry.card is not None:
+            assert f"cost {entry.card.cost} memory {entry.card.memory} deviations" in text
+            assert entry.card.deviations in text
+
+
+def test_the_markdown_is_a_table_of_all(capsys):
+    main(["--markdown"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 * (2 + len(precond.available()))
+    cells = [row.replace("\\|", "").count("|") for row in rows]
+    half = len(rows) // 2
+    assert set(cells[:half]) == {len(COLUMNS) + 2}
+    assert set(cells[half:]) == {len(MODES) + 2}
+    assert "| `adahessian` | yes | yes | yes | refused | refused | refused |" in rows
+
+
+def test_an_entry_without_a_card_has_dashes(capsys, monkeypatch):
+    import dataclasses
+
+    monkeypatch.setitem(REGISTRY, "foof", dataclasses.replace(REGISTRY["foof"], card=None))
+    main(["--markdown"])
+    assert "| `foof` | - | - | - | - |" in capsys.readouterr().out
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "precond"], capture_output=True, text=True, check=True, timeout=60)
+    assert "nysact-s" in done.stdout
+
+
+def test_the_readme_has_this_table():
+    """Between its two marks the README holds what `python -m precond --markdown` prints."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme.partition("<!-- python -m precond --markdown -->\n")[2].partition("<!-- end -->")[0]
+    assert table.strip() == markdown().strip(), "the README's table is out of date"

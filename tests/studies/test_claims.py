@@ -1,0 +1,184 @@
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from folders import STUDY
+
+from precond import HyperparameterError
+from studies.harness.command.options import Options
+from studies.harness.kinds.study.plan import plan
+from studies.harness.published.papers import PAPERS, about, load, paper
+from studies.harness.published.strict_yaml import MAX_BYTES, YamlError, read
+
+NYSACT, STEVE = load(PAPERS / "nysact.yaml"), load(PAPERS / "steve.yaml")
+COUNTS = {"Table 2": 96, "Table 3": 30, "Table 4": 24, "Table 5": 24, "Table 6": 16, "Section 1": 4, "Section 2": 4}
+
+
+def cell(source, table, row, column):
+    (found,) = [c for c in source.claims if (c.table, c.row, c.column) == (table, row, column)]
+    return found
+
+
+def test_every_cell_of_every_table_is_there_once():
+    assert Counter(claim.table for claim in NYSACT.claims) == COUNTS
+    assert Counter(claim.table for claim in STEVE.claims) == {"Figure 1": 4, "Figure 2": 4, "Figure 3": 2}
+    for source in (NYSACT, STEVE):
+        keys = [(c.table, c.row, c.column) for c in source.claims]
+        assert len(set(keys)) == len(keys)
+    assert sum(claim.outcome == "failed" for claim in NYSACT.claims) == 2 + 4
+    assert sum(claim.outcome == "not reached" for claim in STEVE.claims) == 4
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "column", "value", "spread", "optimizer", "workload"),
+    [
+        ("Table 2", "SGD", "CIFAR-10 ResNet-32 100", 92.80, 0.21, "sgd", "cifar10/resnet32"),
+        ("Table 2", "KFAC", "CIFAR-10 DenseNet-121 200", 95.57, 0.07, "kfac", "cifar10/densenet121"),
+        ("Table 2", "SGD", "CIFAR-100 ResNet-110 100", 71.44, 1.90, "sgd", "cifar100/resnet110"),
+        ("Table 2", "AdamW", "CIFAR-100 ResNet-32 200", 67.04, 1.08, "adamw", "cifar100/resnet32"),
+        ("Table 2", "NysAct-s", "CIFAR-100 DenseNet-121 200", 80.54, 0.17, "nysact-s", "cifar100/densenet121"),
+        ("Table 3", "NysAct-g", "ResNet-110 Time", 1.36, None, "nysact-g", "cifar100/resnet110"),
+        ("Table 4", "FOOF", "DeiT-S 100", 65.37, None, "foof", "imagenet/deit_s"),
+        ("Table 5", "NysAct-S", "DeiT-S Time", 8.18, None, "nysact-s", "imagenet/deit_s"),
+        ("Table 6", "KFAC", "DeiT-S Time", 1.37, None, "kfac", "imagenet/deit_s"),
+        ("Section 1", "Shampoo", "ResNet-110 CIFAR-100", 200.63, None, "shampoo", "cifar100/resnet110"),
+        ("Section 2", "SketchySGD", "Memory", 21.3, None, "sketchysgd", "cifar100/resnet110"),
+    ],
+)
+def test_cells_of_the_first_paper(table, row, column, value, spread, optimizer, workload):
+    claim = cell(NYSACT, table, row, column)
+    assert (claim.value, claim.spread, claim.optimizer) == (value, spread, optimizer)
+    assert claim.protocol["workload"] == workload and claim.faithful
+
+
+def test_cells_of_the_second_paper():
+    assert cell(STEVE, "Figure 2", "STEVE", "number of epochs").value == 85
+    claim = cell(STEVE, "Figure 1", "EKFAC", "target")
+    assert (claim.outcome, claim.protocol["target"], claim.protocol["lr"]) == ("not reached", 0.925, 0.001)
+    assert cell(STEVE, "Figure 3", "STEVE", "wall-clock time").protocol["basis_interval"] == 50
+
+
+def shared_text(name):
+    for parent in Path(__file__).resolve().parents:
+        if (parent / "shared/papers" / name).exists():
+            return (parent / "shared/papers" / name).read_text()
+    pytest.skip("the papers' texts are not here")
+
+
+def test_every_value_is_in_the_papers_text():
+    """As the text prints it: with its decimals, and the spread glued to it where the plus-minus sign was lost."""
+    for source, name in ((NYSACT, "nysact.txt"), (STEVE, "steve.txt")):
+        text = shared_text(name)
+        for claim in source.claims:
+            if claim.value is None:
+                continue
+            decimals = range(3)
+            forms = [f"{claim.value:.{d}f}" + (f"{claim.spread:.2f}" if claim.spread else "") for d in decimals]
+            assert any(re.search(rf"(?<![\d.]){re.escape(form)}(?!\d)", text) for form in forms), claim
+
+
+def test_tables_stand_in_the_text_row_by_row():
+    """The cells of a row, in the order of the file's columns, are a row of the text: no two are swapped."""
+    text = re.sub(r"[†‡| ]+", " ", shared_text("nysact.txt").replace("✗", "failed"))
+    rows = {}
+    for claim in NYSACT.claims:
+        if claim.table.startswith("Table"):
+            part = claim.column.split()[0] if claim.table == "Table 2" else ""
+            shown = claim.outcome or f"{claim.value:.2f}" + (f"{claim.spread:.2f}" if claim.spread else "")
+            shown = f"{claim.value:.0f}" if claim.column.endswith("Epochs") and claim.value else shown
+            rows.setdefault((claim.table, part, claim.row), [claim.row]).append(shown)
+    assert len(rows) == 16 + 5 + 6 + 6 + 4
+    for key, cells in rows.items():
+        assert " ".join(cells) in text, key
+
+
+def test_a_study_names_its_claims():
+    assert Counter(c.table for c in about(NYSACT.claims, "Table 2, Figure 3, Table 4")) == {
+        "Table 2": 96,
+        "Table 4": 24,
+    }
+    assert {c.table for c in about(NYSACT.claims, "Tables 3, 6 and Section 1")} == {"Table 3", "Table 6", "Section 1"}
+    assert about(NYSACT.claims, "Appendix C, Figure 7") == []
+    assert paper("NysAct") == NYSACT and paper("nobody") is None and paper("../papers/nysact") is None
+
+
+SMALL = """
+paper: P
+title: t
+source: s
+lost: []
+tables:
+  - table: Table 1
+    metric: test/accuracy
+    unit: percent
+    margin: 0.3
+    rows: {SGD: sgd faithful}
+    columns: {first: {workload: digits/cnn, epochs: 2}}
+    cells: {SGD: {first: [90, 0.1]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{SGD: {first:", "{SDG: {first:", 'Table 1: row "SDG": unknown. Did you mean "SGD"?'),
+        ("{SGD: {first:", "{SGD: {frist:", 'cell "SGD" / "frist": column: unknown. Did you mean "first"?'),
+        ("sgd faithful", "sdg faithful", 'optimizer "sdg": unknown. Did you mean "sgd"?'),
+        ("sgd faithful", "sgd faithfull", 'arm "faithfull": unknown. Did you mean "faithful"?'),
+        ("epochs: 2", "epoch: 2", 'epoch: unknown. Did you mean "epochs"?'),
+        ("margin: 0.3", "margins: 0.3", 'key "margins": unknown. Did you mean "margin"?'),
+        ("margin: 0.3", "margin: -1", "margin = -1: must be a number > 0"),
+        ("unit: percent", "unit: s", 'unit "s": unknown. Known: percent'),
+        ("test/accuracy", "test/acuracy", 'Did you mean "test/accuracy"?'),
+        ("[90, 0.1]", "[90, .nan]", "must be a number > 0, [number, spread], failed or not reached"),
+        ("[90, 0.1]", "true", '"SGD" / "first" = True: must be'),
+        ("{SGD: {first: [90, 0.1]}}", "{SGD: 3}", 'cells "SGD": must be keys and values'),
+        ("{SGD: sgd faithful}", "3", "rows: must be keys and values"),
+        ("{first: {workload: digits/cnn, epochs: 2}}", "{first: x}", 'columns "first": must be keys and values'),
+        ("digits/cnn", "digits", "workload = digits: as data/model"),
+        ("lost: []", "lst: []", 'key "lst": unknown. Did you mean "lost"?'),
+        ("tables:", "x: &a 1\ntables:", "aliases (&, *) are not allowed"),
+        ("title: t", "title: !!python/object:os.system t", "python/object:os.system is not allowed"),
+        ("title: t", "title: t\ntitle: u", 'key "title" is there twice'),
+        ("title: t", "title: " + "[" * 25 + "]" * 25, "nested deeper than 20"),
+        ("title: t", "title: [" + "1," * 10_001 + "]", "more than 10000 values"),
+        ("title: t", "title: t\n<<: {a: 1}", "merge keys (<<) are not allowed"),
+        ("title: t", "? [a]\n: 1\ntitle: t", "a key must be a word"),
+        ("title: t", "title: 'open", "line"),
+        ("title: t", "title: t\0", "unacceptable character"),
+        ("title: t", "title: 2026-99-99", "month must be in 1..12"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_the_nearest(tmp_path, old, new, message):
+    file = tmp_path / "p.yaml"
+    file.write_text(SMALL)
+    assert len(load(file).claims) == 1
+    file.write_text(SMALL.replace(old, new))
+    with pytest.raises(YamlError) as caught:
+        load(file)
+    (line, *_) = [line for line in str(caught.value).splitlines() if message in line]
+    assert line.startswith("p.yaml")
+
+
+def test_everything_wrong_is_said_at_once(tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text(SMALL.replace("sgd faithful", "sdg faithful").replace("[90, 0.1]", "no").replace("/cnn", ""))
+    with pytest.raises(YamlError) as caught:
+        load(file)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_files_that_are_too_large_or_missing(tmp_path):
+    (tmp_path / "large.yaml").write_text("a" * (MAX_BYTES + 1))
+    with pytest.raises(YamlError, match=f"large.yaml: {MAX_BYTES + 1} bytes: at most {MAX_BYTES}"):
+        read(tmp_path / "large.yaml")
+    with pytest.raises(YamlError, match=r"none\.yaml: cannot be read"):
+        read(tmp_path / "none.yaml")
+
+
+def test_a_broken_file_is_named_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "nysact.yaml").write_text(SMALL.replace("sgd faithful", "sdg faithful"))
+    monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
+    with pytest.raises(HyperparameterError, match='optimizer "sdg": unknown'):
+        plan(STUDY, Options(only={}, levels={}, settings={}))

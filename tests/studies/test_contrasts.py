@@ -1,0 +1,147 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from studies.harness.evidence.contrasts import (
+    SAME,
+    bold,
+    by_seed,
+    contrasts,
+    detectable,
+    equivalence_p,
+    holm,
+    paired_p,
+    smallest_effect,
+    survivors,
+)
+from studies.harness.evidence.statistics import summarize
+
+RNG = np.random.default_rng
+METRIC = "test/accuracy"
+
+
+def frame(values, status="completed"):
+    """A ledger frame from {arm: one value per seed}; nan is a trial that diverged."""
+    rows = [
+        {"arm": arm, "optimizer": arm, "seed": seed, METRIC: value, "status": "diverged" if value != value else status}
+        for arm, sample in values.items()
+        for seed, value in enumerate(sample)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_paired_p_is_scipys_and_leaves_out_missing_seeds():
+    x = RNG(0).normal(size=(50, 6))
+    assert paired_p(x) == pytest.approx(stats.ttest_1samp(x, 0.0, axis=-1).pvalue)
+    holes = x.copy()
+    holes[:, 2] = math.nan
+    assert paired_p(holes) == pytest.approx(paired_p(np.delete(x, 2, axis=1)))
+
+
+@pytest.mark.parametrize("sample", [[1.0], [math.nan, 2.0], [0.1, 0.1, 0.1], [0.3 - 0.2, 0.1, 0.4 - 0.3]])
+def test_nothing_is_tested_without_a_spread(sample):
+    assert math.isnan(paired_p(np.array(sample)))
+
+
+def test_holm_is_statsmodels():
+    p = np.array([0.01, 0.04, 0.03, 0.005, 0.5, 0.012])
+    printed = [0.05, 0.09, 0.09, 0.03, 0.5, 0.05]  # statsmodels 0.15, multipletests(p, method="holm")
+    assert holm(p) == pytest.approx(printed)
+    assert holm(np.stack([p, p[::-1]]))[1] == pytest.approx(printed[::-1])
+    with_hole = holm(np.insert(p, 1, math.nan))
+    assert math.isnan(with_hole[1]) and np.delete(with_hole, 1) == pytest.approx(printed)
+
+
+def test_equivalence_is_statsmodels():
+    differences = np.array([0.001, 0.002, -0.001, 0.0005, 0.0015])
+    assert equivalence_p(differences, 0.003) == pytest.approx(0.006456268141645009)  # 0.15, ttost_paired
+    assert equivalence_p(-differences, 0.003) == pytest.approx(0.006456268141645009)
+    assert equivalence_p(np.zeros(3), SAME) == 0 and math.isnan(equivalence_p(np.full(3, 0.001), SAME))
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(2, 3), (5, 5), (8, 3)])
+def test_null_tables_are_bold_at_most_as_often_as_promised(arms, seeds):
+    """Identical arms, 20,000 tables, half of the variance shared by the seed: Holm over all pairs of arms."""
+    rng = RNG(arms)
+    values = rng.normal(size=(20_000, seeds, arms)) + rng.normal(size=(20_000, seeds, 1))
+    share = survivors(values).any(axis=-1).mean()
+    assert 0.03 <= share <= 0.055  # uncorrected, 0.05 to 0.3 would be bold: the lower end shows that the test can fire
+
+
+def test_intervals_cover_the_mean_of_identical_arms():
+    values = RNG(1).normal(size=(20_000, 5))
+    half = stats.t.ppf(0.975, 4) * values.std(axis=1, ddof=1) / math.sqrt(5)
+    some = [summarize(sample) for sample in values[:200]]
+    assert [summary.ci_hi - summary.mean for summary in some] == pytest.approx(list(half[:200]))
+    assert 0.94 <= np.mean(np.abs(values.mean(axis=1)) <= half) <= 0.96
+
+
+def test_ties_at_the_top_share_bold_and_a_smaller_loss_wins():
+    noise = RNG(2).normal(size=(6, 3)) * 0.1
+    values = noise + np.array([5.0, 5.0, 1.0])
+    assert survivors(values).tolist() == [True, True, False]
+    assert survivors(values, higher=False).tolist() == [False, False, True]
+    assert not survivors(noise).any()
+
+
+def test_a_middle_arm_that_beats_one_and_loses_to_another_is_not_bold():
+    values = RNG(3).normal(size=(8, 3)) * 0.05 + [2.0, 1.0, 0.0]
+    assert survivors(values).tolist() == [True, False, False]
+
+
+def test_contrasts_pair_common_seeds_and_correct_over_the_table():
+    rng = RNG(4)
+    a, b, c = rng.normal(size=(3, 5))
+    b[4] = math.nan
+    table = contrasts(frame({"a": a, "b": b, "c": c}), METRIC)
+    assert list(zip(table["arm"], table["other"], strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert list(table["n"]) == [4, 5, 4]
+    expected = stats.ttest_rel(a[:4], b[:4])
+    interval = expected.confidence_interval(0.95)
+    first = table.iloc[0]
+    assert (first["p"], first["difference"]) == pytest.approx((expected.pvalue, (a - b)[:4].mean()))
+    assert (first["ci_lo"], first["ci_hi"]) == pytest.approx((interval.low, interval.high))
+    assert list(table["p_holm"]) == pytest.approx(list(holm(table["p"].to_numpy())))
+
+
+def test_pairing_takes_the_seed_out():
+    """Arms 0.1 apart under seeds 1.0 apart: the paired test sees it, an unpaired one could not."""
+    seeds = np.arange(5.0)
+    values = {"a": seeds + 0.1 + RNG(5).normal(size=5) * 0.01, "b": seeds}
+    assert bold(frame(values), METRIC) == {"a"}
+    assert stats.ttest_ind(values["a"], values["b"]).pvalue > 0.9
+    summary = detectable(frame(values), METRIC)
+    assert summary is not None and summary.correlation > 0.99 and summary.paired < 0.05 * summary.unpaired
+
+
+def test_an_arm_with_a_diverged_trial_is_never_bold():
+    values = {"a": [0.9, 0.901, 0.902, 0.9], "b": [0.5, 0.502, 0.501, 0.5]}
+    assert bold(frame(values), METRIC) == {"a"}
+    assert bold(frame({**values, "a": [*values["a"][:3], math.nan]}), METRIC) == set()
+
+
+def test_detectable_difference_has_its_power():
+    # statsmodels 0.15: TTestIndPower and TTestPower, 80% at 5%, in standard deviations.
+    for n, unpaired, paired in ((3, 3.0709, 3.2640), (5, 2.0244, 1.6820), (10, 1.3249, 0.9960), (20, 0.9091, 0.6604)):
+        assert smallest_effect(2 * n - 2) * math.sqrt(2 / n) == pytest.approx(unpaired, abs=2e-4)
+        assert smallest_effect(n - 1) / math.sqrt(n) == pytest.approx(paired, abs=2e-4)
+
+
+def test_detectable_difference_pools_spread_and_correlation():
+    rng = RNG(6)
+    shared = rng.normal(size=2000)
+    values = {arm: 0.8**0.5 * shared + 0.2**0.5 * rng.normal(size=2000) for arm in "abc"}
+    summary = detectable(frame(values), METRIC)
+    assert summary is not None and summary.n == 2000
+    assert summary.sd == pytest.approx(1, abs=0.05) and summary.correlation == pytest.approx(0.8, abs=0.03)
+    assert summary.paired == pytest.approx(summary.unpaired * math.sqrt(1 - summary.correlation), rel=1e-2)
+    assert detectable(frame({"a": [1.0], "b": [2.0]}), METRIC) is None
+
+
+def test_by_seed_keeps_the_order_of_the_plan():
+    table = by_seed(frame({"z": [1.0, 2.0], "a": [3.0, math.nan]}), METRIC)
+    assert list(table.columns) == ["z", "a"] and table.to_numpy()[0].tolist() == [1.0, 3.0]
+    assert math.isnan(table["a"][1])

@@ -1,0 +1,90 @@
+import pytest
+from folders import ARMS, accuracy, metrics, planned, run
+
+from studies.harness.evidence import ledger
+from trainables.config import SCHEMA
+from trainables.store import DIVERGED, FAILED, OOM, StoreError, trial_folder
+
+
+@pytest.fixture
+def trials():
+    return planned(seeds=1)
+
+
+def test_rows_follow_the_plan_and_hold_the_last_epoch(tmp_path, trials):
+    for trial in reversed(trials):
+        run(tmp_path, trial)
+    frame = ledger.frame(trials, tmp_path)
+    assert list(frame["arm"]) == [arm.label for arm in ARMS]
+    assert list(frame["test/accuracy"]) == [accuracy(trial, 1) for trial in trials]
+    assert list(frame["committed"]) == [2] * len(trials)
+    assert set(frame["torch"]) == {"2.15.0"}
+
+
+def test_factor_column_stays_whole_numbers_beside_arms_without_it(tmp_path, trials):
+    frame = ledger.frame(trials, tmp_path)
+    assert ledger.factors(frame) == ["rank"]
+    assert frame["rank"].isna().tolist()[:3] == [True, True, False]
+    assert [str(level) for level in frame["rank"].dropna()] == ["5", "10", "20"] * 2
+
+
+def test_every_status_is_told_apart(tmp_path, trials):
+    run(tmp_path, trials[0])
+    run(tmp_path, trials[1], 1, DIVERGED, epoch=1, step=7)
+    run(tmp_path, trials[2], 1, OOM)
+    run(tmp_path, trials[3], 1, FAILED, reason="ValueError: no")
+    run(tmp_path, trials[4], 1, None)
+    frame = ledger.frame(trials, tmp_path)
+    assert list(frame["status"])[:6] == ["completed", "diverged", "oom", "failed", "in flight", "not run"]
+    assert frame["reason"][1] == "epoch=1, step=7"
+    assert frame["reason"][3] == "ValueError: no"
+    assert frame["committed"][4] == 1
+
+
+def test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run(tmp_path, trials):
+    """Refused, the same command would never go on; and a second driver would call the first one's folders foreign."""
+    trial_folder(tmp_path, trials[0].config.trial_key).mkdir(parents=True)
+    assert trials[0] in ledger.missing(trials, tmp_path)
+    assert list(ledger.frame(trials, tmp_path)["status"]) == ["not run"] * len(trials)
+
+
+def test_one_row_per_committed_epoch(tmp_path, trials):
+    run(tmp_path, trials[0])
+    run(tmp_path, trials[1], 1, None)
+    frame = ledger.frame(trials, tmp_path, per="epoch")
+    assert list(zip(frame["arm"], frame["epoch"], strict=True)) == [("sgd", 0), ("sgd", 1), ("foof", 0)]
+    assert list(frame["test/loss"]) == [metrics(trials[0], epoch)["test/loss"] for epoch in (0, 1, 0)]
+    assert (frame["time"] > 1e9).all()
+
+
+def test_missing_is_what_has_no_result_each_key_once(tmp_path, trials):
+    run(tmp_path, trials[0])
+    run(tmp_path, trials[1], 1, DIVERGED)
+    run(tmp_path, trials[2], 1, None)
+    assert ledger.missing([*trials[:4], trials[3]], tmp_path) == trials[2:4]
+    assert ledger.missing(trials[:4], tmp_path, retry=[DIVERGED]) == trials[1:4]
+
+
+def test_folder_of_a_newer_version_is_refused(tmp_path, trials):
+    config = run(tmp_path, trials[0]).folder / "config.json"
+    config.write_text(config.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
+    with pytest.raises(StoreError, match="schema 99"):
+        ledger.frame(trials, tmp_path)
+
+
+def test_default_root_is_the_variable_or_outputs(monkeypatch):
+    monkeypatch.setenv("PRECOND_OUT", "elsewhere")
+    assert str(ledger.default_root()) == "elsewhere"
+    monkeypatch.delenv("PRECOND_OUT")
+    assert str(ledger.default_root()) == "outputs"
+
+
+def test_best_epoch_of_each_test_metric_stands_beside_the_last(tmp_path, trials, monkeypatch):
+    curve = [(0.8, 0.9), (0.95, 0.7), (float("nan"), 0.5), (0.9, 0.6)]
+    values = iter(curve)
+    monkeypatch.setattr(
+        "folders.metrics", lambda *_: dict(zip(("test/accuracy", "test/loss"), next(values), strict=True))
+    )
+    run(tmp_path, trials[0], len(curve))
+    row = ledger.frame(trials[:2], tmp_path).iloc[0]
+    assert (row["test/accuracy"], row["best/test/accuracy"], row["best/test/loss"]) == (0.9, 0.95, 0.5)

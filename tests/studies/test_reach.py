@@ -1,0 +1,305 @@
+"""Times to a target end to end: from folders with known hitting times, and files of known costs, to the report."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+
+import pandas as pd
+import pytest
+from folders import run, timed
+
+from studies.harness.evidence import costs as exclusive
+from studies.harness.evidence import ledger, reach
+from studies.harness.kinds.study import report
+from studies.harness.kinds.study.study import Arm, LevelFigure, Study, TargetFigure, Trial
+from studies.harness.kinds.target import report as reach_report
+from studies.harness.report.figures import targets as target_figures
+from studies.time_to_target import STUDY as NYSACT
+from studies.time_to_target_steve import STUDY as STEVE
+from trainables.cost import __main__ as cost
+from trainables.cost.files import file_name, result_name
+from trainables.cost.intervals import Median
+from trainables.store import DIVERGED
+from trainables.workloads import resolve
+
+EPOCHS = 10
+STUDY = Study(
+    name="to_target",
+    title="Time to a target",
+    paper="P",
+    table="Table 5",
+    claim="c",
+    falsifier="f",
+    arms=[Arm(optimizer="foof"), Arm(optimizer="sgd"), Arm(optimizer="kfac"), Arm(optimizer="eva")],
+    figure=TargetFigure(
+        reference="sgd",
+        share=0.9,
+        of="best",
+        rule="90% of the best",
+        panels=(("test/accuracy", "epochs"), ("test/loss", "time")),
+    ),
+    seeds=3,
+    timed=True,
+)
+# When each seed crosses 0.45 on a straight line of 0.05 an epoch; None: never. SGD ends at 0.5, and so makes 0.45.
+CROSSINGS = {"foof": [4.5, 5.25, 6.5], "sgd": [9.0, 9.0, 9.0], "kfac": [3.0, None, None], "eva": [6.5, 7.5, None]}
+STEP = {"foof": 0.2, "sgd": 0.1}
+PAPER = """
+paper: P
+title: t
+source: s
+lost: []
+tables:
+  - table: Table 5
+    rows: {FOOF: foof consistent, SGD: sgd consistent, KFAC: kfac consistent, Eva: eva consistent}
+    columns:
+      epochs: {metric: target/epochs, unit: epochs, margin: 2, workload: digits/cnn, epochs: 10, target: 0.45}
+      time: {metric: target/time, unit: hours, margin: 0.0013, workload: digits/cnn, epochs: 10, hardware: GPU}
+      saved: {metric: target/epochs_reduction, unit: percent, margin: 5, workload: digits/cnn, reference: sgd}
+      other: {metric: target/time_reduction, unit: percent, margin: 5, workload: digits/cnn, hardware: A100}
+    cells:
+      FOOF: {epochs: 6, time: 0.007, saved: 80, other: 20}
+      SGD: {epochs: 20}
+      KFAC: {epochs: not reached}
+      Eva: {epochs: 8}
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Trials that cross as `CROSSINGS` says; one of kfac's diverges before its first epoch is committed."""
+
+    def metrics(trial, epoch):
+        crossing = CROSSINGS[trial.arm.optimizer][trial.config.seed]
+        accuracy = 0.3 if crossing is None else 0.45 + 0.05 * (epoch + 1 - crossing)
+        return {"test/accuracy": accuracy, "test/loss": 1 / (1 + epoch), "train/loss": 2 / (1 + epoch)}
+
+    monkeypatch.setattr("folders.metrics", metrics)
+    for trial in planned():
+        dead = (trial.arm.optimizer, trial.config.seed) == ("kfac", 2)
+        run(tmp_path, trial, 0 if dead else EPOCHS, DIVERGED if dead else "completed")
+    return tmp_path
+
+
+def planned() -> list[Trial]:
+    return STUDY.trials(recipe={"epochs": EPOCHS})
+
+
+def costs(root, name="a-gpu"):
+    for trial in planned():
+        if trial.arm.optimizer in STEP:
+            timed(root / "cost" / name, trial.config, STEP[trial.arm.optimizer])
+
+
+def read(root, study=STUDY, trials=None):
+    trials = trials or planned()
+    tables = [ledger.frame(trials, root, per=per) for per in ("trial", "epoch")]
+    return reach.read(study, trials, *tables, root)
+
+
+def render(root, folder):
+    trials, reached = planned(), read(root)
+    added = reach_report.added(STUDY, trials, reached, root)
+    drawn = target_figures.draw(reached, folder)
+    paths = report.write(STUDY, trials, ledger.frame(trials, root), folder, drawn, added=added).paths
+    return {path.name: path for path in [*paths, *drawn]}
+
+
+def row(text: str, arm: str) -> list[str]:
+    """An arm's cells in the table of times."""
+    table = text.partition("## Time to the target")[2]
+    [line] = re.findall(rf"^\| {arm} \| (\d of .*) \|$", table, re.MULTILINE)
+    return line.split(" | ")
+
+
+def test_known_times_come_out_of_the_report(root, tmp_path):
+    costs(root)
+    text = render(root, tmp_path / "report")["report.md"].read_text()
+    assert "**Target.** test accuracy of 45.00% (90% of the best: 0.9 x 50.00%, the best epoch's accuracy" in text
+    foof = row(text, "foof")
+    # 18 steps of 0.2 s and 600 evaluations of 1 ms are 4.2 s; SGD's epoch takes 2.4 s.
+    assert (foof[0], foof[1], foof[3], foof[4]) == ("3 of 3", "5.25", "0.58", "4.20 [3.84, 4.56]")
+    assert foof[5].startswith("22.05 s [") and foof[6] == "1.02"
+    assert row(text, "sgd")[5].startswith("21.60 s [") and row(text, "sgd")[6] == "1.00"
+    assert "**Hardware.** A-GPU" in text
+
+
+def test_the_time_s_interval_is_from_both_lower_ends_to_both_upper_ends(root, tmp_path):
+    costs(root)
+    reached = read(root)
+    assert reached is not None
+    time = reached.time("foof")
+    low, high = 3.84 * time.ci_lo, 4.56 * time.ci_hi
+    shown = "-" if math.isnan(high) else f"{high:.2f}"
+    text = render(root, tmp_path / "report")["report.md"].read_text()
+    assert row(text, "foof")[5] == f"22.05 s [{low:.2f}, {shown}]"
+
+
+def test_runs_that_never_hit_are_counted_and_enter_no_mean(root, tmp_path):
+    text = render(root, tmp_path / "report")["report.md"].read_text()
+    assert row(text, "kfac")[:2] == ["1 of 3", "-"]  # the one that died before its first epoch is one of the three
+    assert row(text, "eva")[:2] == ["2 of 3", "7.50"]  # 1, 2/3, 1/3: half is passed at the second hit
+
+
+def test_a_missing_cost_names_its_command_and_an_existing_one_does_not(root, tmp_path):
+    costs(root)
+    text = render(root, tmp_path / "report")["report.md"].read_text()
+    assert row(text, "kfac")[4:] == ["not measured", "-", "-"]
+    assert "- `python -m trainables.cost digits/cnn --batch-size=64 --optimizers=kfac,eva`" in text
+    assert text.count("python -m trainables.cost") == 1
+
+
+def test_each_hardware_has_a_table_and_a_figure(root, tmp_path):
+    costs(root, "a-gpu")
+    costs(root, "b-2-threads")
+    paths = render(root, tmp_path / "report")
+    text = paths["report.md"].read_text()
+    assert "**Hardware.** A-GPU" in text and "**Hardware.** B-2-THREADS, 2 threads" in text
+    table = pd.read_csv(paths["time_to_target.csv"])
+    assert len(table) == 8 and table["s/epoch median"].notna().sum() == 4
+    assert {"time_to_target.svg", "time_to_target_2.svg", "epochs_over_target.svg"} <= set(paths)
+
+
+def test_equal_folders_give_equal_bytes(root, tmp_path):
+    costs(root)
+    first, second = render(root, tmp_path / "a"), render(root, tmp_path / "b")
+    assert list(first) == list(second)
+    assert all(first[name].read_bytes() == second[name].read_bytes() for name in first)
+
+
+def test_epochs_over_the_target_are_those_of_each_target(root, tmp_path):
+    table = pd.read_csv(render(root, tmp_path / "report")["epochs_over_target.csv"])
+    sgd = table[table["arm"] == "sgd"].dropna(subset="median")
+    assert len(sgd) > 5
+    # A straight line: the first epochs meet what is below them, the last one is not confirmed.
+    expected = [max(1.0, target / 0.05) for target in sgd["target"]]
+    assert list(sgd["median"]) == pytest.approx(expected)
+    assert sgd["target"].max() <= 0.45 + 0.05
+
+
+def test_without_a_reference_there_is_no_target_and_the_report_says_so(root, tmp_path):
+    trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
+    reached = read(root, trials=trials)
+    assert reached is not None and reached.target is None
+    added = reach_report.added(STUDY, trials, reached, root)
+    paths = report.write(STUDY, trials, ledger.frame(trials, root), tmp_path / "report", added=added).paths
+    assert "**Target.** None yet: it is made of the completed runs of `sgd`" in paths[0].read_text()
+    assert not added.files and not added.measured
+    nothing = read(tmp_path / "empty")
+    assert nothing is not None and target_figures.draw(nothing, tmp_path) == []
+
+
+def test_verdicts_on_epochs_time_and_what_is_saved(root, tmp_path, monkeypatch):
+    (tmp_path / "p.yaml").write_text(PAPER)
+    monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
+    costs(root)
+    paths = render(root, tmp_path / "report")
+    table = pd.read_csv(paths["published.csv"]).set_index(["row", "column"])
+    verdicts = {key: (r["verdict"], str(r["why"])) for key, r in table.iterrows()}
+    # Whole epochs 5, 6, 7: mean 6, 95% interval +- 2.5, 90% interval +- 1.7.
+    assert verdicts["FOOF", "epochs"][0] == "reproduced"
+    assert table.loc[("FOOF", "epochs"), "measured_mean"] == pytest.approx(6.0)
+    assert verdicts["SGD", "epochs"][0] == "differs"
+    assert verdicts["FOOF", "time"][0] == "compatible"  # on a hardware that the paper calls by a part of its name
+    assert verdicts["KFAC", "epochs"] == ("compatible", "1 of 3 failed, 1 of 3 missed the target")
+    assert verdicts["Eva", "epochs"][1] == "1 of 3 missed the target"
+    assert table.loc[("Eva", "epochs"), "measured_mean"] == 8.0  # Kaplan-Meier, not the mean of the hits
+    assert verdicts["FOOF", "saved"][0] == "protocol differs"  # 10 epochs, not the recipe's 20
+    assert "hardware=A-GPU, published A100" in verdicts["FOOF", "other"][1]
+    assert "**Target.** test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
+
+
+def test_the_same_hardware_and_protocol_are_judged(root):
+    costs(root)
+    reached = read(root)
+    assert reached is not None
+    found = {(one.label, one.metric): one for one in reach_report.measured(reached)}
+    saved = found["foof", "target/time_reduction"]
+    assert saved.values == pytest.approx({s: 1 - e * 4.2 / (9 * 2.4) for s, e in enumerate([5, 6, 7])})
+    assert saved.settings["hardware"] == "A-GPU" and saved.settings["reference"] == "sgd"
+    assert found["foof", "target/time"].values == pytest.approx({0: 21.0, 1: 25.2, 2: 29.4})
+    assert ("sgd", "target/epochs_reduction") not in found
+    eva = found["eva", "target/epochs"]
+    assert eva.median is not None and eva.median.median == 8.0
+    assert (eva.values, eva.failures, eva.missed) == ({0: 7.0, 1: 8.0}, 0, 1)
+
+
+# ---------------------------------------------------------------------- the commands
+
+
+def trials_of(study: Study, workload: str, **recipe) -> list[Trial]:
+    return study.trials(workload, [0], recipe)
+
+
+COMMANDED = [
+    *[(NYSACT, name) for name in ("digits/cnn", "cifar10/resnet32", "cifar100/resnet32", "imagenet/deit_s")],
+    *[(STEVE, name) for name in ("digits/cnn", "cifar10/resnet50", "cifar100/vit_s16")],
+]
+
+
+@pytest.mark.parametrize(("study", "workload"), COMMANDED)
+def test_the_commands_measure_exactly_what_is_missing(study, workload):
+    """Each command, parsed by the benchmark itself, makes the files that the trials' costs are read from."""
+    trials = trials_of(study, workload)
+    trials += [Trial(t.arm, resolve(workload, "sgd", {"momentum": 0.0}, {"batch_size": 32})) for t in trials[:1]]
+    made = set()
+    for command in exclusive.commands(trials):
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "trainables.cost"]
+        options = cost._parse(words[3:])
+        assert not cost._problems(options)
+        setting = cost.Setting(
+            options.workload, options.batch_size, options.device, options.channels_last, options.stated, None,
+            options.faithful,
+        )  # fmt: skip
+        made |= {file_name(setting.configuration(name)) for name in options.optimizers}
+    assert made == {result_name(trial.config) for trial in trials}
+
+
+def test_arms_with_the_same_flags_share_a_command():
+    trials = trials_of(NYSACT, "imagenet/resnet50")
+    [command] = exclusive.commands(trials)
+    assert command == (
+        "python -m trainables.cost imagenet/resnet50 --batch-size=1024 --faithful "
+        "--optimizers=nysact-s,sgd,adamw,kfac,eva,foof"
+    )
+
+
+def test_what_the_benchmark_cannot_time_is_said():
+    trial = trials_of(NYSACT, "cifar10/resnet32", compile=True)[0]
+    assert exclusive.commands([trial]) == [
+        "nysact-s faithful: the benchmark cannot time compile = True",
+    ]
+    smaller = trials_of(STEVE, "cifar100/vit_s16", resolution=112)[3]
+    assert exclusive.commands([smaller]) == ["adam faithful: the benchmark cannot time resolution = 112"]
+
+
+def test_seconds_per_epoch_or_the_command(tmp_path):
+    """For Figure 6: what one level of the interval takes, of exactly that configuration."""
+    config = resolve("digits/cnn", "foof", {"inv_interval": 10})
+    told = exclusive.seconds_per_epoch(config, tmp_path)
+    assert told == "python -m trainables.cost digits/cnn --batch-size=64 --set=inv_interval=10 --optimizers=foof"
+    timed(tmp_path / "cost" / "gpu", resolve("digits/cnn", "foof"))
+    assert exclusive.seconds_per_epoch(config, tmp_path) == told  # another level's is not this one's
+    timed(tmp_path / "cost" / "gpu", config, 0.2)
+    assert exclusive.seconds_per_epoch(config, tmp_path) == {
+        "GPU": Median(4.2, pytest.approx(3.84), pytest.approx(4.56))
+    }
+
+
+def test_any_study_with_times_has_them_in_its_report(tmp_path):
+    figure = LevelFigure(factor="inv_interval", panels=("foof",))
+    arms = [Arm(optimizer="foof", overrides={"inv_interval": k}, factors=("inv_interval",)) for k in (5, 50)]
+    study = Study(**{**vars(STUDY), "arms": arms, "figure": figure})
+    trials = study.trials(seeds=[0])
+    timed(tmp_path / "cost" / "gpu", trials[0].config, ratio=1.5)
+    added = reach_report.added(study, trials, None, tmp_path)
+    made = report.write(study, trials, ledger.frame(trials, tmp_path), tmp_path / "report", added=added)
+    text = made.paths[0].read_text()
+    assert "| foof inv_interval=5 | 2.40 [2.22, 2.58] | 1.500 [1.350, 1.650] |" in text
+    assert "| foof inv_interval=50 | not measured | - |" in text
+    assert "`python -m trainables.cost digits/cnn --batch-size=64 --optimizers=foof`" in text
+    untimed = Study(**{**vars(study), "timed": False})
+    assert reach_report.added(untimed, trials, None, tmp_path) == reach_report.Added()

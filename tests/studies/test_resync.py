@@ -1,0 +1,62 @@
+"""`python -m studies sync`: MLflow's database anew from the folders, whatever workloads and seeds they are of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from folders import STUDY, run
+
+from studies.activation_norms import PROBE
+from studies.harness.command import manage
+from studies.harness.command.run import ENVIRONMENT
+from studies.harness.evidence.ledger import report_folder
+from studies.harness.kinds.study.study import Arm, grid
+from studies.harness.tracking import resync
+from studies.harness.tracking.sync import MlflowClient, default_uri
+
+ONE = replace(STUDY, arms=[Arm(optimizer="sgd"), *grid("nysact-s", rank=[100, 200])], seeds=1)
+SMALL = replace(PROBE, seeds=1, published={PROBE.workload: {"epochs": 1}})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two workloads of one study, on one of which rank 200 is refused, more seeds than it says, a report, a probe."""
+    small = replace(ONE, arms=ONE.arms[:2])
+    for workload, seeds in (("digits/mlp", [0]), ("cifar10/resnet32", [0, 6])):
+        for trial in (small if workload == "digits/mlp" else ONE).trials(workload, seeds, {"epochs": 1}):
+            run(tmp_path, trial)
+    page = report_folder(tmp_path, ONE.name, "cifar10/resnet32") / "report.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<h1>Rank</h1>")
+    SMALL.run(SMALL.trials()[0].config, tmp_path, torch.device("cpu"))
+    return tmp_path
+
+
+def test_everything_is_sent_once(root: Path):
+    one = replace(ONE, published={name: {"epochs": 1} for name in ("digits/mlp", "cifar10/resnet32")})
+    everything = list(resync.everything({one.name: one}, {SMALL.name: SMALL}, {}, root, None))
+    assert everything == [
+        (f"{one.name} on cifar10/resnet32", "8 epochs sent"),
+        (f"{SMALL.name} on {SMALL.workload}", "sent"),
+    ]
+    shared = replace(
+        one, name="shares", arms=[ONE.arms[0], Arm(optimizer="foof")]
+    )  # no report, and not all of its trials
+    again = list(resync.everything({one.name: one, "shares": shared}, {SMALL.name: SMALL}, {}, root, None))
+    assert [sent for _, sent in again] == ["0 epochs sent", "nothing to send"]
+    client = MlflowClient(tracking_uri=default_uri(root))
+    place = client.get_experiment_by_name(one.name)
+    runs = client.search_runs([place.experiment_id])
+    assert sorted(run.data.params["seed"] for run in runs if run.data.tags["kind"] == "trial") == ["0"] * 4 + ["6"] * 4
+    [parent] = [run for run in runs if run.data.tags["kind"] == "study"]
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
+
+
+def test_a_damaged_folder_is_a_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(manage, "all_studies", lambda: {})
+    next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
+    assert manage._sync(root, None) == ENVIRONMENT
+    assert "nothing is lost, try again" in capsys.readouterr().err

@@ -1,0 +1,170 @@
+"""A run from its plan to its exit code, with the training in this process instead of Ray's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from studies.ablation_rank import STUDY
+from studies.harness.cluster import execute
+from studies.harness.command import lock
+from studies.harness.command.options import Options
+from studies.harness.command.run import run
+from studies.harness.kinds.study.study import Arm, Study, Trial, grid
+from studies.harness.report.figures import style as figures
+from trainables.files import read_lines
+from trainables.store import TrialStore, lock_generation, trial_folders
+from trainables.train import Trainer, epochs
+
+ONE = replace(STUDY, name="one", arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")])
+OTHER = replace(STUDY, name="other", arms=[*grid("nysact-s", rank=[10, 20]), Arm(optimizer="sgd")])
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trains here, one trial after another, and returns the labels of what was trained."""
+    labels: list[str] = []
+
+    def train(trials: Sequence[Trial], root: Path, cluster, worker, progress) -> str:
+        for trial in trials:
+            labels.append(f"{trial.arm.label} s{trial.config.seed}")
+            store = TrialStore.open(root, trial.config.trial_key, worker["generation"])
+            settings = {name: worker[name] for name in ("commit_every", "diagnostics")}
+            for metrics in epochs(trial.config, store, **settings):
+                progress.epoch(trial.config.trial_key, int(metrics["epoch"]), metrics["test/accuracy"])
+            status = store.status() or {}
+            progress.finished(trial.config.trial_key, status["status"], status.get("reason", ""))
+        return "done"
+
+    monkeypatch.setattr(execute, "train", train)
+    return labels
+
+
+def go(root: Path, *studies: Study, **chosen) -> int:
+    common = {"only": {}, "levels": {}, "settings": {}, "out": root, "tracking_uri": "none", "epochs": 1, "seeds": [0]}
+    return run(studies or [ONE], Options(**{**common, **chosen}))
+
+
+def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: list[str]):
+    assert go(tmp_path, ONE, OTHER) == 0
+    assert sorted(trained) == ["nysact-s rank=10 s0", "nysact-s rank=20 s0", "nysact-s rank=5 s0", "sgd s0"]
+    assert {path.parent.parent.name for path in tmp_path.glob("reports/*/*/report.md")} == {"one", "other"}
+
+
+def test_several_workloads_are_one_command_with_a_report_each(tmp_path: Path, trained: list[str]):
+    assert go(tmp_path, workload="digits/mlp,digits/cnn", optimizers=["sgd"]) == 0
+    assert trained == ["sgd s0", "sgd s0"]
+    assert {path.parent.name for path in tmp_path.glob("reports/one/*/report.md")} == {"digits-mlp", "digits-cnn"}
+    trained.clear()
+    assert go(tmp_path, optimizers=["sgd"]) == 0 and trained == []
+
+
+def test_another_study_level_or_seed_trains_only_what_is_new(tmp_path: Path, trained: list[str]):
+    steps = [
+        ({}, ["nysact-s rank=5 s0", "nysact-s rank=10 s0", "sgd s0"]),
+        ({}, []),
+        ({"levels": {"rank": [5, 10, 15]}}, ["nysact-s rank=15 s0"]),
+        ({"seeds": [0, 1], "optimizers": ["sgd"]}, ["sgd s1"]),
+    ]
+    for chosen, expected in steps:
+        trained.clear()
+        assert go(tmp_path, **chosen) == 0
+        assert trained == expected
+    trained.clear()
+    assert go(tmp_path, OTHER) == 0
+    assert trained == ["nysact-s rank=20 s0"]
+
+
+def test_report_only_trains_nothing(tmp_path: Path, trained: list[str]):
+    assert go(tmp_path, report_only=True) == 0
+    assert trained == [] and "3 of 3" not in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+    assert "1 of 1 not run" in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+
+
+def test_diverged_trials_are_results_and_retried_only_when_asked(tmp_path: Path, trained: list[str]):
+    chosen = {"optimizers": ["sgd"], "settings": {"lr": 1e20}}
+    assert go(tmp_path, **chosen) == 0
+    assert go(tmp_path, **chosen) == 0
+    assert trained == ["sgd s0"]
+    assert go(tmp_path, **chosen, retry=("diverged",)) == 0
+    assert trained == ["sgd s0", "sgd s0"]
+    assert "1 of 1 diverged" in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+
+
+def test_failed_trials_give_exit_code_1_and_can_be_retried(
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with monkeypatch.context() as broken:
+        broken.setattr(Trainer, "evaluate", lambda self: 1 / 0)
+        assert go(tmp_path, optimizers=["sgd"]) == 1
+    output = capsys.readouterr().out
+    assert "ZeroDivisionError" in output and "log.txt" in output
+    assert go(tmp_path, optimizers=["sgd"]) == 1
+    assert go(tmp_path, optimizers=["sgd"], retry=("failed",)) == 0
+
+
+def test_rerun_trains_a_named_trial_again(tmp_path: Path, trained: list[str]):
+    assert go(tmp_path, optimizers=["sgd"]) == 0
+    folder = next(trial_folders(tmp_path))
+    before = read_lines(folder / "epochs.jsonl")
+    assert go(tmp_path, optimizers=["sgd"], rerun=(folder.name,)) == 0
+    assert trained == ["sgd s0", "sgd s0"]
+    after = read_lines(folder / "epochs.jsonl")
+    assert after[0]["metrics"]["train/loss"] == before[0]["metrics"]["train/loss"]
+    assert after[0]["time"] > before[0]["time"]
+
+
+def test_what_another_driver_has_trained_meanwhile_is_not_trained_again(
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    exclusive, chosen = lock.exclusive, {"optimizers": ["sgd"]}
+
+    @contextmanager
+    def after_another(root: Path) -> Iterator[int]:
+        monkeypatch.setattr(lock, "exclusive", exclusive)
+        assert go(tmp_path, **chosen) == 0
+        with exclusive(root) as generation:
+            yield generation
+
+    monkeypatch.setattr(lock, "exclusive", after_another)
+    assert go(tmp_path, **chosen) == 0
+    assert trained == ["sgd s0"] and lock_generation(tmp_path) == 2
+
+
+def test_results_as_json_stand_alone_on_standard_output(
+    tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert go(tmp_path, as_json=True) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert document["study"] == "one" and [arm["n"] for arm in document["arms"]] == [1, 1, 1]
+    assert "to go" in err
+
+
+def test_diagnostics_are_drawn_of_the_trials_that_have_them(tmp_path: Path, trained: list[str]):
+    """They are not in the key: nothing is trained again for them, and what has none is left out and counted."""
+    assert go(tmp_path, ONE) == 0
+    assert not list(tmp_path.glob("**/diagnostics*"))
+    assert go(tmp_path, ONE, diagnostics=True) == 0
+    assert len(trained) == 3 and not list(tmp_path.glob("**/diagnostics*"))
+    assert go(tmp_path, OTHER, diagnostics=True) == 0
+    assert trained[3:] == ["nysact-s rank=20 s0"]
+    [picture] = tmp_path.glob("reports/other/*/diagnostics.png")
+    assert picture.stat().st_size > 10_000
+    assert len(list(tmp_path.glob("trials/*/diagnostics.jsonl"))) == 1
+
+
+def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    titles: list[str] = []
+    monkeypatch.setattr(figures.Figure, "suptitle", lambda self, text, **_: titles.append(text))
+    frame = pd.DataFrame({"arm": ["a", "a", "b"], "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]})
+    assert figures.draw_diagnostics(frame, tmp_path) == []
+    measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
+    assert len(figures.draw_diagnostics(measured, tmp_path)) == 3
+    assert titles == ["1 of 2 trials have diagnostics"]

@@ -1,0 +1,181 @@
+"""The end of a command's output: what was found, where it is, what to type next; at 80 columns, as plain lines too."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from folders import STUDY, planned, run
+from rich.console import Console
+
+from studies import ablation_rank
+from studies.harness.cluster.progress import StudyProgress
+from studies.harness.command import screen
+from studies.harness.command.options import Options
+from studies.harness.command.run import run as run_command
+from studies.harness.evidence import ledger
+from studies.harness.evidence.contrasts import SAME
+from studies.harness.kinds.study import report
+from studies.harness.kinds.study.plan import plans
+from studies.harness.report.document import Heading, Text, findings
+from studies.harness.report.wording import number, unit
+from trainables.store import DIVERGED
+
+ESCAPE = "\x1b"
+
+
+def options(out: Path, **chosen) -> Options:
+    return Options(smoke=True, only={}, levels={}, settings={}, out=out, **chosen)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished trials of a smoke run."""
+    root = tmp_path_factory.mktemp("out")
+    (plan,) = plans(ablation_rank.STUDY, options(root))
+    for trial in plan.trials:
+        run(root / "smoke", trial)
+    return root
+
+
+class Terminal(io.StringIO):
+    """What rich takes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(out: Path, monkeypatch: pytest.MonkeyPatch, file: io.StringIO, **variables: str) -> str:
+    """What the command prints to a file of 80 columns."""
+    monkeypatch.chdir(out.parent)
+    for name in ("NO_COLOR", "FORCE_COLOR", "PRECOND_OUT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", file)
+    assert run_command([ablation_rank.STUDY], options(out, report_only=True, tracking_uri="none")) == 0
+    return file.getvalue()
+
+
+def plain(text: str) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
+
+
+def test_a_terminal_a_pipe_and_no_color_say_the_same_in_80_columns(out: Path, monkeypatch: pytest.MonkeyPatch):
+    """Style is all that differs; `NO_COLOR` on a terminal has no escape code at all, as a pipe."""
+    coloured = shown(out, monkeypatch, Terminal())
+    uncoloured = shown(out, monkeypatch, Terminal(), NO_COLOR="1")
+    piped = shown(out, monkeypatch, io.StringIO())
+    assert ESCAPE in coloured and ESCAPE not in uncoloured and ESCAPE not in piped
+    assert plain(coloured) == uncoloured.splitlines() == piped.splitlines()
+    assert max(map(len, piped.splitlines())) <= 80
+
+
+def test_no_color_has_no_live_display_either(monkeypatch: pytest.MonkeyPatch):
+    outputs = []
+    for variables in ({}, {"NO_COLOR": "1"}):
+        monkeypatch.setattr(sys, "stdout", Terminal())
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with StudyProgress(planned(seeds=1), screen.terminal()) as progress:
+            progress.epoch(planned(seeds=1)[0].config.trial_key, 0, 0.5)
+        outputs.append(sys.stdout.getvalue())
+    assert ESCAPE in outputs[0] and outputs[1] == ""
+
+
+def test_the_last_screen_is_the_reports_findings_then_the_places_then_what_to_type(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+):
+    piped = shown(out, monkeypatch, io.StringIO())
+    written = (out / "smoke/reports/ablation_rank/digits-cnn/report.md").read_text()
+    *said, rest = re.split(r"^- ", piped, flags=re.M)[1:]
+    last, _, places = rest.partition("\n\n")
+    sentences = [" ".join(sentence.split()) for sentence in (*said, last)]
+    assert len(sentences) == 4
+    assert all(sentence in written.replace("`", "") for sentence in sentences)
+    assert sentences[2].startswith("nysact-s rank 5 to 10: ")
+    folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
+    assert places.splitlines() == [
+        f"  report  {folder}/report.html",
+        f"  files   {folder}/",
+        "Next:",
+        "  the same command with --seeds 3  trains one more seed of each arm",
+    ]
+
+
+def printed(found: list[str], folder: Path) -> list[str]:
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    screen.say(found, [folder / "report.md", folder / "report.html"], console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From the report's own sentences; brackets are no markup."""
+    levels = {"nysact-s": 0.95, "nysact-g": 0.95, "foof": 0.97, "sgd": 0.90}
+
+    def alike(trial, epoch):
+        jitter = SAME * 0.01 * ((trial.config.seed * 7 + trial.arm.overrides.get("rank", 0)) % 3)
+        return {"test/accuracy": levels[trial.arm.optimizer] + jitter}
+
+    monkeypatch.setattr("folders.metrics", alike)
+    for trial in planned():
+        if trial == planned()[1]:
+            run(tmp_path, trial, 1, DIVERGED, epoch=1, step=3)
+        else:
+            run(tmp_path, trial)
+    made = report.write(STUDY, planned(), ledger.frame(planned(), tmp_path), tmp_path / "report")
+    lines = printed([*made.found, "in [bold]"], tmp_path)
+    text = " ".join(" ".join(lines).split())
+    assert "- nysact-s rank 5 to 20: flat within noise, every pair equal within 0.3 points (TOST at 5%)." in text
+    assert "- 1 diverged of 24 trials: they are counted, and enter no mean." in text
+    assert "- Better than sgd: 6 arms; not told from sgd: foof." in text
+    assert "- in [bold]" in text
+    assert all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
+
+
+def test_one_seed_tells_nothing_apart(tmp_path: Path):
+    trials = planned(seeds=1)
+    for trial in trials:
+        run(tmp_path, trial)
+    made = report.write(STUDY, trials, ledger.frame(trials, tmp_path), tmp_path / "report")
+    assert made.found[:2] == [
+        "Fewer than two completed seeds: no arm can be told from another.",
+        "Not told from sgd: 7 arms.",
+    ]
+
+
+def test_a_screen_has_ten_sentences_and_counts_the_rest(tmp_path: Path):
+    lines = printed([f"Sentence {i}." for i in range(13)], tmp_path)
+    assert lines[9:11] == ["- Sentence 9.", "  3 more in the report"]
+
+
+def test_what_to_type_names_the_folder_the_server_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PRECOND_OUT", raising=False)
+    here = f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    assert screen.compare(Path("outputs"), here, "")[0][0] == "python -m studies ui"
+    there = f"sqlite:///{tmp_path}/a b/mlflow.db"
+    assert screen.compare(Path("a b"), there, "")[0][0] == "python -m studies ui --out 'a b'"
+    assert screen.compare(Path("outputs"), "http://host:1", "http://host:1")[0][0] == "http://host:1"
+    assert screen.compare(Path("outputs"), None, "") == []
+    picked = planned(seeds=3)[len(STUDY.arms) :]  # seeds 1 and 2
+    assert screen.further(picked) == [] and "--seeds 4" in screen.further(planned(seeds=3))[0][0]
+
+
+def test_findings_are_texts_or_their_items_in_order():
+    blocks = [Text("a", found=True), Heading("b"), Text("c"), Text("", items=("d", "e"), found=True)]
+    assert findings(blocks) == ["a", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [(-0.001, "+.2f", "0.00"), (0.001, "+.2f", "0.00"), (-0.0001, "+.1%", "0.0%"), (-0.01, "+.2f", "-0.01")],
+)
+def test_zero_has_no_sign(value: float, kind: str, text: str):
+    assert number(value, kind) == text
+    assert unit("test/accuracy").show(-1e-5, signed=True) == unit("test/accuracy").show(-1e-5) == "0.00"

@@ -1,0 +1,206 @@
+"""A search as a user runs it: Ray, a killed driver, the same command again, ASHA, SIGTERM, MLflow; waits are long."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from studies.harness.command.options import Options
+from studies.harness.kinds.search.plan import plans
+from studies.harness.kinds.search.proposals import proposals_path, stopped_keys
+from studies.harness.kinds.search.proposer import Proposer
+from studies.tune_optimizers import SEARCH
+from trainables.files import read_lines
+from trainables.store import TrialStore, read_config, trial_folders
+from trainables.train import epochs
+from trainables.workloads import resolve
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "80", "NO_COLOR": "1"}
+LONGEST = 1500  # seconds: the machine may be busy
+SMALL = ("--optimizers", "sgd,adamw", "--budget", "4", "--epochs", "2", "--seeds", "2", "--max-concurrent", "1")
+
+
+def search(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, ROOT / "studies" / "tune_optimizers.py", *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output = process.communicate(timeout=LONGEST)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def wait_for(condition, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + LONGEST
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def lines(root: Path, optimizer: str) -> list[dict]:
+    return read_lines(proposals_path(root, "tune_optimizers", "digits/cnn", optimizer))
+
+
+def finished(root: Path) -> list[Path]:
+    return [folder for folder in trial_folders(root) if (folder / "status.json").exists()]
+
+
+def contents(folders: list[Path]) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for folder in folders for path in sorted(folder.glob("*")) if path.is_file()}
+
+
+def never_killed(root: Path) -> None:
+    """The same search in this process, without Ray."""
+    options = Options(only={}, levels={}, settings={}, epochs=2, optimizers=["sgd", "adamw"], out=root)
+    (plan,) = plans(SEARCH.__class__(**{**vars(SEARCH), "budget": 4}), options)
+    for optimizer in ("sgd", "adamw"):
+        proposer = Proposer(plan, optimizer, root)
+        while trial := proposer.next():
+            list(epochs(trial.config, TrialStore(root, trial.config)))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A search whose driver was killed half way, and that the same command has brought to its end."""
+    out = tmp_path_factory.mktemp("out")
+    driver = search(*SMALL, "--out", out)
+    wait_for(lambda: len(finished(out)) >= 2, driver)
+    driver.kill()
+    driver.wait()
+    assert driver.stdout is not None
+    driver.stdout.close()
+    before, done = lines(out, "sgd"), contents(finished(out))
+    assert len(finished(out)) < 8, "the driver was killed too late for this to mean anything"
+    output = finish(search(*SMALL, "--out", out))
+    assert lines(out, "sgd")[: len(before)] == before
+    assert contents([path.parent for path in done]) == {**contents([path.parent for path in done]), **done}
+    return out, output
+
+
+def test_a_killed_search_goes_on_with_the_same_proposals_and_an_equal_budget(whole: tuple[Path, str], tmp_path: Path):
+    never_killed(tmp_path)
+    for optimizer in ("sgd", "adamw"):
+        assert len(lines(whole[0], optimizer)) == 5  # what the search is, and four proposals
+        assert lines(whole[0], optimizer) == lines(tmp_path, optimizer)
+    configs = [read_config(folder)["config"] for folder in finished(whole[0])]
+    scored = [config for config in configs if config["train_fraction"] == 0.9]
+    fresh = [config for config in configs if config["train_fraction"] == 1]
+    assert len(scored) == 8 and {config["seed"] for config in scored} == {1000}
+    assert len(fresh) == 4 and {config["seed"] for config in fresh} == {0, 1}
+    for folder in finished(whole[0]):
+        assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == [0, 1]
+
+
+def test_the_report_has_the_winners_and_a_recipe_that_gives_their_trials(whole: tuple[Path, str]):
+    folder = whole[0] / "reports/tune_optimizers/digits-cnn"
+    text = (folder / "report.md").read_text()
+    assert "| sgd | 2 |" in text and "| adamw | 2 |" in text and "not exchangeable" in text and "shrinkage" in text
+    assert {path.name for path in folder.iterdir()} >= {"best_of_k.png", "best_of_k.csv", "proposals.csv", "report.tex"}
+    source = (folder / "recipe.py").read_text()
+    recipes = ast.literal_eval(source[source.index("{") :])
+    fresh = [read_config(f)["config"] for f in finished(whole[0]) if read_config(f)["config"]["train_fraction"] == 1]
+    for name, values in recipes.items():
+        config = resolve("digits/cnn", name, values, {"epochs": 2})
+        assert config.to_dict() in fresh
+    trials = (folder / "trials.csv").read_text()
+    assert "val/accuracy" not in trials and "test/accuracy" in trials, "a tuning score is no result"
+
+
+def test_mlflow_has_one_parent_every_trial_and_the_winners_groups(whole: tuple[Path, str]):
+    from mlflow import MlflowClient
+
+    from studies.harness.tracking import sync as tracking
+
+    client = MlflowClient(tracking.default_uri(whole[0]))
+    experiment = client.get_experiment_by_name("tune_optimizers")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    kinds = [run.data.tags["kind"] for run in runs]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"study": 1, "trial": 12, "group": 2}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_second_run_trains_nothing_and_renders_the_same(whole: tuple[Path, str]):
+    out = whole[0]
+    reports = sorted((out / "reports").glob("*/*/*"))
+    before = {path: path.read_bytes() for path in reports}, contents(list(trial_folders(out))), lines(out, "adamw")
+    command = (*SMALL, "--out", out, "--json")
+    output = finish(search(*command))
+    assert "sgd    0 configurations and 0 fresh trials to go" in output and "adamw  0 configurations" in output
+    assert (
+        {path: path.read_bytes() for path in reports},
+        contents(list(trial_folders(out))),
+        lines(out, "adamw"),
+    ) == before
+    record = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+    assert [row["completed"] for row in record["optimizers"]] == [4, 4]
+    assert "sampler = tpe, not random" in finish(search(*command, "--sampler", "random"), 2)
+
+
+def test_asha_stops_and_what_it_stopped_is_not_trained_again(tmp_path: Path):
+    """SIGTERM half way; the same command goes on to the budget."""
+    command = (
+        "--optimizers",
+        "sgd",
+        "--asha",
+        "--budget",
+        "7",
+        "--epochs",
+        "3",
+        "--seeds",
+        "1",
+        "--max-concurrent",
+        "1",
+    )
+    command = (*command, "--tracking-uri", "none", "--out", tmp_path)
+    driver = search(*command)
+    wait_for(lambda: stopped_keys(tmp_path), driver)
+    driver.terminate()
+    assert "nothing committed was lost" in finish(driver, 143)
+    first, done = stopped_keys(tmp_path), contents(finished(tmp_path))
+    kept = {key: contents([tmp_path / "trials" / key[:16]]) for key in first}
+    output = finish(search(*command))
+    assert "ASHA" in output
+    proposals = [line for line in lines(tmp_path, "sgd") if "parameters" in line]
+    assert len(proposals) == 7 and first <= stopped_keys(tmp_path)
+    assert {key: contents([tmp_path / "trials" / key[:16]]) for key in first} == kept
+    assert {path: path.read_bytes() for path in done} == done
+    statuses = {line["trial_key"] for line in proposals} - stopped_keys(tmp_path)
+    assert all((tmp_path / "trials" / key[:16] / "status.json").exists() for key in statuses)
+    text = (tmp_path / "reports/tune_optimizers/digits-cnn/report.md").read_text()
+    assert "its rungs start empty" in text
+
+
+def test_mlflow_does_not_show_as_running_what_asha_stopped(tmp_path: Path):
+    from mlflow import MlflowClient
+
+    from studies.harness.tracking import searches as search_tracking
+    from studies.harness.tracking import sync as tracking
+
+    (plan,) = plans(SEARCH, Options(only={}, levels={}, settings={}, optimizers=["sgd"], out=tmp_path))
+    proposer = Proposer(plan, "sgd", tmp_path)
+    trial = proposer.next()
+    assert trial is not None
+    TrialStore(tmp_path, trial.config).begin({"torch": "2"})
+    tracking.sync(SEARCH.as_study, [trial], tmp_path)
+    client = MlflowClient(tracking.default_uri(tmp_path))
+    key = trial.config.trial_key
+
+    def status() -> str:
+        experiment = client.get_experiment_by_name("tune_optimizers")
+        assert experiment is not None
+        return client.search_runs([experiment.experiment_id], f"tags.trial_key = '{key}'")[0].info.status
+
+    assert status() == "RUNNING"
+    assert search_tracking.end_stopped("tune_optimizers", [key], tmp_path) == 1 and status() == "KILLED"
+    assert search_tracking.end_stopped("tune_optimizers", [key], tmp_path) == 0

@@ -1,0 +1,166 @@
+"""The whole path, as a user runs it: Ray, folders, report, MLflow; the same command again; a killed driver."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainables.__main__ import main as without_ray
+from trainables.files import read_lines
+from trainables.store import TrialStore, read_config, trial_folders
+from trainables.train import epochs
+
+ROOT = Path(__file__).parents[2]
+# Two clusters that start on two busy cores can take longer than Ray's own limit.
+ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "80", "NO_COLOR": "1"}
+
+
+def study(*arguments: object, file: str = "ablation_rank.py") -> subprocess.Popen[str]:
+    command = [sys.executable, ROOT / "studies" / file, *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def files(root: Path, *patterns: str) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for pattern in patterns for p in sorted(root.glob(pattern))}
+
+
+def numbers(folder: Path) -> list[dict[str, float]]:
+    described = ("time/", "mem/", "system/")
+    lines = read_lines(folder / "epochs.jsonl")
+    return [{k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("out")
+    return out / "smoke", finish(study("--smoke", "--out", out))
+
+
+def test_a_smoke_run_ends_with_results(smoke: tuple[Path, str]):
+    root, output = smoke
+    assert "12 to go" in output and "Traceback" not in output
+    assert all(len(line) <= 80 for line in output.splitlines() if root.parent.name not in line)  # a path is as it is
+    folders = list(trial_folders(root))
+    assert len(folders) == 12
+    for folder in folders:
+        assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == [0, 1]
+        assert not list(folder.glob("checkpoint-*"))
+    written = files(root, "reports/ablation_rank/digits-cnn/*")
+    assert {Path(name).name for name in written} >= {"report.md", "report.html", "trials.csv", "rank.png", "rank.svg"}
+    assert "reports/ablation_rank/digits-cnn/report.html" in output.replace("\n", "")
+
+
+def test_ray_and_this_process_give_the_same_numbers(smoke: tuple[Path, str], tmp_path: Path):
+    folder = next(f for f in trial_folders(smoke[0]) if read_config(f)["config"]["optimizer"] == "nysact-g")
+    source = TrialStore.open(smoke[0], read_config(folder)["key"])
+    here = TrialStore(tmp_path, source.config)
+    here.create()
+    list(epochs(here.config, here))
+    assert numbers(here.folder) == numbers(folder)
+
+
+def test_mlflow_has_a_parent_and_a_run_for_each_trial(smoke: tuple[Path, str]):
+    from mlflow import MlflowClient
+
+    from studies.harness.tracking import sync as tracking
+
+    client = MlflowClient(tracking.default_uri(smoke[0]))
+    experiment = client.get_experiment_by_name("ablation_rank-smoke")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    parent = [run for run in runs if run.data.tags["kind"] == "study"]
+    trials = [run for run in runs if run.data.tags["kind"] == "trial"]
+    assert len(parent) == 1 and len(trials) == 12
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent[0].info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    artifacts = {item.path for item in client.list_artifacts(parent[0].info.run_id)}
+    assert {"report.md", "trials.csv", "rank.png"} <= artifacts
+
+
+def test_the_same_command_again_trains_nothing_and_renders_the_same(smoke: tuple[Path, str]):
+    root = smoke[0]
+    before = files(root, "reports/**/*.*", "trials/*/*")
+    output = finish(study("--smoke", "--out", root.parent))
+    assert "12 done, 0 to go" in output
+    assert files(root, "reports/**/*.*", "trials/*/*") == before
+
+
+def test_without_ray_the_same_folders(smoke: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """`--dry-run --json` writes the file, `python -m trainables` runs it: bitwise the numbers of Ray's workers."""
+    listed = finish(study("--smoke", "--dry-run", "--json", "--out", tmp_path / "none", "--seeds", "1"))
+    (tmp_path / "trials.jsonl").write_text(listed)
+    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path), "--commit-every", "0"]) == 0
+    folders = list(trial_folders(tmp_path))
+    assert len(folders) == 6 and "completed" in capsys.readouterr().out
+    for folder in folders:
+        assert numbers(folder) == numbers(smoke[0] / "trials" / folder.name)
+    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 0  # nothing left to do
+    (tmp_path / "trials.jsonl").write_text(listed.replace('"batch_size": 64', '"batch_size": 32'))
+    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 2
+
+
+def test_a_field_of_the_recipe_is_a_factor_of_faithful_and_consistent_arms(tmp_path: Path):
+    arguments = ("--smoke", "--optimizers", "foof,nysact-s", "--tracking-uri", "none", "--out", tmp_path)
+    assert "12 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
+    sizes = {
+        (c["optimizer"], c["batch_size"]) for c in (read_config(f)["config"] for f in trial_folders(tmp_path / "smoke"))
+    }
+    assert sizes == {("foof", 16), ("foof", 32), ("nysact-s", 16), ("nysact-s", 32)}
+    text = (tmp_path / "smoke/reports/ablation_batch_size/digits-cnn/report.md").read_text()
+    assert "batch size varied" in text and "(batch_size.png)" in text
+    assert "| nysact-s faithful batch_size=16 | 2 |" in text and "| nysact-s batch_size=16 | 2 |" in text
+    assert "12 done, 0 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
+
+
+def test_stopped_and_killed_drivers_go_on_where_they_were(tmp_path: Path):
+    """A time budget, SIGTERM and kill -9 in turn; each time the same command goes on, and no finished trial moves."""
+    arguments = ("--optimizers", "sgd", "--seeds", "12", "--epochs", "8", "--tracking-uri", "none", "--out", tmp_path)
+    output = finish(study(*arguments, "--time-budget", "1"), 3)
+    assert output.splitlines()[-1].strip().endswith("--time-budget 1") and "the time budget is used up" in output
+
+    driver = study(*arguments)
+    before = len(_finished(tmp_path))
+    _wait_for(lambda: len(_finished(tmp_path)) > before, driver)
+    driver.terminate()
+    started = time.monotonic()
+    assert "stopped by SIGTERM; nothing committed was lost" in finish(driver, 143)
+    assert time.monotonic() - started < 20
+
+    driver = study(*arguments)
+    before = len(_finished(tmp_path))
+    _wait_for(lambda: len(_finished(tmp_path)) > before, driver)
+    driver.kill()
+    driver.wait()
+    assert driver.stdout is not None
+    driver.stdout.close()
+    done = {folder: files(folder, "*") for folder in _finished(tmp_path)}
+    assert len(done) < 12, "the driver was killed too late for this test to mean anything"
+
+    finish(study(*arguments))
+    assert len(_finished(tmp_path)) == 12
+    for folder in _finished(tmp_path):
+        assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == list(range(8))
+    assert {folder: files(folder, "*") for folder in done} == done, "a finished trial was touched"
+
+
+def _finished(root: Path) -> list[Path]:
+    return [folder for folder in trial_folders(root) if (folder / "status.json").exists()]
+
+
+def _wait_for(condition, process: subprocess.Popen[str], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)

@@ -1,0 +1,99 @@
+"""Where the results of the cost benchmark are, and how to read them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.config import TrialConfig, digest
+from trainables.cost.intervals import Median
+
+SCHEMA = 1
+EXECUTION = {"channels_last": False, "precision": "float32", "compile": False, "resolution": None}
+
+
+def configuration(
+    workload: str, optimizer: str, hyperparameters: Mapping[str, Any], batch_size: int, **execution: Any
+) -> dict[str, Any]:
+    """What decides the cost of an optimizer on some hardware: learning rates and the like do not.
+
+    Args:
+        workload: `DATASET/MODEL`.
+        optimizer: Registered or released.
+        hyperparameters: All of them.
+        batch_size: Examples per step.
+        **execution: What is not as in `EXECUTION`.
+    """
+    settings = {k: _cost_relevant(v) for k, v in hyperparameters.items() if k not in ("lr", "seed")}
+    return {
+        "workload": workload,
+        "optimizer": optimizer,
+        "hyperparameters": settings,
+        "batch_size": batch_size,
+        **EXECUTION,
+        **execution,
+    }
+
+
+def _cost_relevant(value: Any) -> Any:
+    """A real number matters to the cost only by being zero or not: damping 0.1 and 1 take the same time."""
+    if isinstance(value, (list, tuple)):
+        return [_cost_relevant(part) for part in value]
+    return value != 0 if isinstance(value, float) else value
+
+
+def result_name(config: TrialConfig) -> str:
+    """Name of the file that holds the cost of a trial's configuration, if it was measured."""
+    execution = {name: getattr(config, name) for name in ("channels_last", "precision", "compile")}
+    execution["resolution"] = config.settings.get("resolution")
+    return file_name(
+        configuration(config.workload, config.optimizer, config.hyperparameters, config.batch_size, **execution)
+    )
+
+
+def file_name(configuration: Mapping[str, Any]) -> str:
+    """Name of the file that holds a configuration's cost."""
+    return f"{configuration['optimizer'].replace(':', '-')}-{digest(configuration)[:16]}.json"
+
+
+def hardware(device: torch.device) -> str:
+    """The GPU's or the processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def results_folder(out: Path, device: torch.device, threads: int) -> Path:
+    """Where the results of this hardware are; a CPU's threads are part of it."""
+    name = hardware(device) + ("" if device.type == "cuda" else f" {threads} threads")
+    return out / "cost" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def seconds_per_epoch(config: TrialConfig, folder: Path, steps: int, test_examples: int) -> Median | None:
+    """Seconds that an epoch of a trial takes on the hardware of a folder when nothing else runs there.
+
+    Args:
+        config: The trial.
+        folder: `results_folder(...)`.
+        steps: In an epoch.
+        test_examples: Evaluated after it.
+
+    Returns:
+        Steps times the step's time, with its interval, and the evaluation; None if this was not measured.
+    """
+    path = folder / result_name(config)
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    step, evaluation = result["step_seconds"], test_examples * result["evaluation_seconds_per_example"]
+    return Median(*(steps * step[key] + evaluation for key in ("median", "low", "high")))
