@@ -1,95 +1,159 @@
-"""From a study and a command line to trials: what is selected, what is set, and everything that is wrong with it."""
+"""From a study and a command line to trials: what is selected, what is set, what is still to be trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from precond import HyperparameterError
-from precond.hyperparameters import nearest
+from precond.hyperparameters import HyperparameterError, nearest
 from precond.registry import REGISTRY
-from studies.harness.command.options import Options
-from studies.harness.kinds.study.study import Arm, Study, Trial
-from studies.harness.published import papers as claims
+from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_LEVELS, SMOKE_SEEDS, Options, report_folder
+from studies.harness.evidence import status
+from studies.harness.kinds.artefact import Plan, Work, workloads
+from studies.harness.kinds.study.study import Study
+from studies.harness.published import papers
 from studies.harness.published.strict_yaml import YamlError
-from trainables.workloads import RECIPE_SETTINGS, settable, unknown_workload
+from trainables.store import read_config, trial_folders
+from trainables.workloads import RECIPE_SETTINGS, settable
 
-SMOKE_SEEDS, SMOKE_LEVELS, SMOKE_EPOCHS, SMOKE_WORKLOAD = [0, 1], 2, 2, "digits/cnn"
 MAX_TRIALS = 10_000
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan(Plan):
     """A study with the trials that a command names, all of one workload."""
 
-    study: Study
+    artefact: Study
     trials: Sequence[Trial]
 
-    @property
-    def workload(self) -> str:
-        """The trials' workload."""
-        return self.trials[0].config.workload
 
-
-def plans(study: Study, options: Options) -> list[Plan]:
-    """A plan for each workload that a command names, or for the study's own.
+def plans(study: Study, options: Options) -> list[StudyPlan]:
+    """Return a plan for each workload that the command names, or for the study's own.
 
     Raises:
-        HyperparameterError: One line for each thing that is wrong with any of them.
+        HyperparameterError: One line for each error in any of them.
     """
-    made, wrong = [], []
-    for workload in _workloads(study, options):
+    planned, errors = [], []
+    for workload in workloads(study, options):
         try:
-            made.append(plan(study, options, workload))
+            planned.append(plan(study, options, workload))
         except HyperparameterError as error:
-            wrong += str(error).splitlines()
-    if wrong:
-        raise HyperparameterError("\n".join(dict.fromkeys(wrong)))
-    return made
+            errors += str(error).splitlines()
+    if errors:
+        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
+    return planned
 
 
-def plan(study: Study, options: Options, workload: str | None = None) -> Plan:
-    """The trials that a command names on a workload; the first that it names when None.
+def plan(study: Study, options: Options, workload: str | None = None) -> StudyPlan:
+    """Return the trials that a command names on a workload; on the first that it names if None.
 
     Raises:
-        HyperparameterError: One line for each thing that is wrong.
+        HyperparameterError: One line for each error.
     """
-    workload = workload or _workloads(study, options)[0]
+    workload = workload or workloads(study, options)[0]
     study = _on(study, workload, options)
     levels = _with_epochs(study, options)
-    wrong = _problems(study, options, levels)
+    errors = _errors(study, options, levels)
     arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, levels)]
     chosen = [arm for arm in arms if _selected(arm, options)]
-    if not chosen and not wrong:
-        wrong.append("--optimizers and --only leave no arm of the study")
+    if not chosen and not errors:
+        errors.append("--optimizers and --only leave no arm of the study")
     seeds, recipe = options.seeds, _recipe(options, levels)
     if options.smoke:
         chosen, seeds = _fewer_levels(chosen), seeds or SMOKE_SEEDS
     trials: list[Trial] = []
-    try:  # also where something is wrong already: the values of the other arms are worth a line, too
+    try:  # also after an error: the values of the other arms are worth a line, too
         trials = study.trials(workload, seeds, recipe, arms=chosen or arms)
     except HyperparameterError as error:
-        wrong += str(error).splitlines()
+        errors += str(error).splitlines()
     if len(trials) > MAX_TRIALS:
-        wrong.append(f"{study.name} has {len(trials)} trials: at most {MAX_TRIALS}; take fewer seeds")
-    if wrong:
-        raise HyperparameterError("\n".join(wrong))
-    return Plan(study, trials)
+        errors.append(f"{study.name} has {len(trials)} trials: at most {MAX_TRIALS}; take fewer seeds")
+    if errors:
+        raise HyperparameterError("\n".join(errors))
+    return StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
 
 
-def _workloads(study: Study, options: Options) -> list[str]:
-    """Those that the command names and that there are, or the study's own."""
-    known = [name for name in options.workloads if not unknown_workload(name)]
-    return [SMOKE_WORKLOAD] if options.smoke else known or [study.workload]
+def missing(plan: StudyPlan) -> Work:
+    """Return the trials without a result, and those to train again; none with `--report-only`."""
+    todo = [] if plan.options.report_only else _to_train(plan)
+    keys = {trial.config.trial_key for trial in todo}
+    records = [{"key": t.config.trial_key, "arm": t.arm.label, "config": t.config.to_dict()} for t in todo]
+    details = _details(plan, keys) if plan.options.dry_run else []
+    return Work(
+        count=len(todo),
+        summary=_summary(plan.trials, len(todo)),
+        details=details,
+        records=records if plan.options.dry_run else [],
+        trials=todo,
+        on_ray=True,
+    )
+
+
+def _to_train(plan: StudyPlan) -> list[Trial]:
+    todo = status.missing(plan.trials, plan.root, plan.options.retry)
+    known = {trial.config.trial_key for trial in todo}
+    again = [trial for trial in plan.trials if trial.config.trial_key.startswith(plan.options.rerun)]
+    return todo + [trial for trial in again if trial.config.trial_key not in known]
+
+
+def _summary(trials: Sequence[Trial], todo: int) -> str:
+    """Return `50 trials (10 arms x 5 seeds): 20 done, 30 to go`."""
+    seeds = len({trial.config.seed for trial in trials})
+    arms = len({trial.config.group_key for trial in trials})
+    grid = f"{arms} arms x {seeds} seeds" if arms * seeds == len(trials) else f"{arms} arms, up to {seeds} seeds"
+    return f"{len(trials)} trials ({grid}): {len(trials) - todo} done, {todo} to go"
+
+
+def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
+    """Return a line for each arm, and the smallest difference that the seeds can show."""
+    from studies.harness.evidence.power import smallest_difference
+
+    arms: dict[str, list[Trial]] = {}
+    for trial in plan.trials:
+        arms.setdefault(trial.arm.label, []).append(trial)
+    width = max(map(len, arms))
+    lines = []
+    for label, members in arms.items():
+        count = sum(trial.config.trial_key in todo for trial in members)
+        seeds = ",".join(str(trial.config.seed) for trial in members)
+        lines.append(f"  {label:{width}}  seeds {seeds}  {members[0].config.epochs} epochs  {count} to train")
+    return [*lines, smallest_difference(plan.trials, plan.root, plan.artefact.figure.metric)]
+
+
+def stored(study: Study, root: Path) -> list[StudyPlan]:
+    """Return the workloads on which an output folder has a report of the study, or all of its trials.
+
+    The trials are those of every seed that is there, with the levels and values of the study's file: those of other
+    flags are sent by the same command with `--report-only`.
+    """
+    seeds: dict[str, set[int]] = {}
+    known = set()
+    for folder in trial_folders(root):
+        config = read_config(folder)["config"]
+        seeds.setdefault(config["workload"], set()).add(config["seed"])
+        known.add(folder.name)
+    planned = []
+    for workload, present in sorted(seeds.items()):
+        try:
+            everything = study.trials(workload, sorted(present))
+            default = study.trials(workload)
+        except HyperparameterError:  # not a study of this workload
+            continue
+        if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
+            trials = [trial for trial in everything if trial.config.trial_key[:16] in known]
+            planned.append(StudyPlan(artefact=study, workload=workload, options=Options(out=root), trials=trials))
+    return planned
 
 
 def _on(study: Study, workload: str, options: Options) -> Study:
-    """The study with its arms on a workload, and one for each optimizer of a plugin that `--optimizers` names."""
+    """Return the study with its arms on a workload, and one for each plugin's optimizer that `--optimizers` names."""
     arms = study.arms_of(workload)
-    own = [name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin]
+    plugins = [name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin]
     known = {arm.optimizer for arm in arms}
-    arms += [Arm(optimizer=name) for name in own if name not in known]
+    arms += [Arm(optimizer=name) for name in plugins if name not in known]
     return replace(study, arms=arms, arms_on={}, workload=workload)
 
 
@@ -115,10 +179,10 @@ def _recipe(options: Options, levels: dict[str, list[Any]]) -> dict[str, Any]:
     return recipe
 
 
-def _problems(study: Study, options: Options, wanted: dict[str, list[Any]]) -> list[str]:
-    """What is wrong with the command's names and levels; `wanted` are the levels that it sets."""
+def _errors(study: Study, options: Options, wanted: dict[str, list[Any]]) -> list[str]:
+    """Return the errors in the command's names and levels; `wanted` are the levels that it sets."""
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
-    wrong = [
+    errors = [
         f'--optimizers = "{name}": not in {study.name}.{nearest(name, known)}'
         for name in options.optimizers or []
         if name not in known
@@ -126,25 +190,25 @@ def _problems(study: Study, options: Options, wanted: dict[str, list[Any]]) -> l
     levels = _levels(_with_levels(study.arms, wanted))
     for factor in [*options.levels, *options.only]:
         if factor not in levels:
-            wrong.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
+            errors.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
     for factor, selected in options.only.items():
         listed = ", ".join(map(str, levels.get(factor, [])))
-        wrong += [
+        errors += [
             f"--only {factor}={level}: not a level of {study.name}; it has {listed}"
             for level in selected
             if factor in levels and level not in levels[factor]
         ]
     try:  # a broken file of published numbers must not come up after hours of training
-        claims.paper(study.paper)
+        papers.paper(study.paper)
     except YamlError as error:
-        wrong += str(error).splitlines()
+        errors += str(error).splitlines()
     names = {name for optimizer in known for name in settable(optimizer)}
     for name, value in options.settings.items():
         if name in levels:
-            wrong.append(f"--set {name}={value}: {study.name} varies it; use --levels {name}={value}")
+            errors.append(f"--set {name}={value}: {study.name} varies it; use --levels {name}={value}")
         elif name not in names:
-            wrong.append(f"--set {name}: no optimizer of {study.name} has it.{nearest(name, sorted(names))}")
-    return wrong
+            errors.append(f"--set {name}: no optimizer of {study.name} has it.{nearest(name, sorted(names))}")
+    return errors
 
 
 def _levels(arms: Sequence[Arm]) -> dict[str, list[Any]]:
@@ -172,8 +236,8 @@ def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]
 
 def _with_settings(arm: Arm, settings: dict[str, Any]) -> Arm:
     """The arm with the hyperparameters that its optimizer has."""
-    own = {name: v for name, v in settings.items() if name in settable(arm.optimizer) and name not in RECIPE_SETTINGS}
-    return replace(arm, overrides={**arm.overrides, **own})
+    known = settable(arm.optimizer) - {*RECIPE_SETTINGS}
+    return replace(arm, overrides={**arm.overrides, **{name: v for name, v in settings.items() if name in known}})
 
 
 def _selected(arm: Arm, options: Options) -> bool:

@@ -1,0 +1,91 @@
+"""Arms (what a study compares) and trials (an arm under one seed)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from trainables.config import TrialConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A configuration that is compared: an optimizer, and what is set differently from the recipe.
+
+    Attributes:
+        optimizer: Registered optimizer.
+        overrides: What the arm sets: hyperparameters, and settings of the recipe such as `batch_size`; all others come
+            from the workload's recipe.
+        factors: The names in `overrides` that the study varies, in the order of the grid.
+        faithful: True for the variant of the released code, which alone is compared with published numbers; False for
+            the corrected definition (consistent).
+    """
+
+    optimizer: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    factors: tuple[str, ...] = ()
+    faithful: bool = False
+
+    @property
+    def label(self) -> str:
+        """The arm's name in tables and run names: `nysact-s rank=10`."""
+        kind = ["faithful"] if self.faithful else []
+        return " ".join([self.optimizer, *kind, *(f"{name}={self.overrides[name]}" for name in self.factors)])
+
+    def resolve(self, workload: str, recipe: Mapping[str, Any] | None = None) -> TrialConfig:
+        """Return the arm's trial under seed 0.
+
+        Args:
+            workload: Name of the workload.
+            recipe: Settings that replace those of the workload's recipe; the arm's own overrides go first.
+
+        Raises:
+            HyperparameterError: One line for each error.
+        """
+        from trainables.workloads import RECIPE_SETTINGS, resolve
+
+        hyperparameters: dict[str, Any] = {}
+        fields = dict(recipe or {})
+        for name, level in self.overrides.items():
+            (fields if name in RECIPE_SETTINGS else hyperparameters)[name] = level
+        return resolve(workload, self.optimizer, hyperparameters, fields, faithful=self.faithful)
+
+
+def grid(optimizer: str, *, faithful: bool = False, **levels: Sequence[Any]) -> list[Arm]:
+    """Return one arm for each combination of levels: `grid("nysact-s", rank=[5, 10])` is two arms."""
+    combinations = [dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values())]
+    return [Arm(optimizer=optimizer, overrides=c, factors=tuple(levels), faithful=faithful) for c in combinations]
+
+
+class Trial(NamedTuple):
+    """One planned training: an arm under one seed, resolved."""
+
+    arm: Arm
+    config: TrialConfig
+
+    @property
+    def is_centre(self) -> bool:
+        """True if every factor has the value that the workload's recipe gives it."""
+        if not self.arm.factors:
+            return True
+        recipe = Arm(optimizer=self.arm.optimizer, faithful=self.arm.faithful).resolve(self.config.workload)
+        return all(value(self.config, name) == value(recipe, name) for name in self.arm.factors)
+
+
+def value(config: TrialConfig, name: str) -> Any:
+    """Return a trial's hyperparameter, setting or field by its name; None if it has none of that name."""
+    for part in (config.hyperparameters, config.settings):
+        if name in part:
+            return part[name]
+    return getattr(config, name, None)
+
+
+def first_trials(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """Return one trial of each arm by the arm's label, in the order of the plan."""
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        first.setdefault(trial.arm.label, trial)
+    return first

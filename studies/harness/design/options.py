@@ -1,0 +1,89 @@
+"""A command's options as values, and the places they name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SMOKE_SEEDS, SMOKE_LEVELS, SMOKE_EPOCHS, SMOKE_WORKLOAD = [0, 1], 2, 2, "digits/cnn"
+
+
+def default_root() -> Path:
+    """Return the output folder: `$PRECOND_OUT`, or `outputs` below the current directory."""
+    return Path(os.environ.get("PRECOND_OUT") or "outputs")
+
+
+def report_folder(root: Path, name: str, workload: str) -> Path:
+    """Return the folder of an artefact's report on a workload."""
+    return root / "reports" / name / workload.replace("/", "-")
+
+
+def default_uri(root: Path) -> str:
+    """Return the address of MLflow's database in an output folder."""
+    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def _data_dir() -> Path:
+    from trainables.data import default_data_dir
+
+    return default_data_dir()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command line, parsed; `--help` describes each option.
+
+    Attributes:
+        extra: The texts of the options that only one kind of artefact has, by name.
+        given: Names of the options that the command line states.
+    """
+
+    smoke: bool = False
+    dry_run: bool = False
+    report_only: bool = False
+    seeds: list[int] | None = None
+    workload: str | None = None
+    epochs: int | None = None
+    optimizers: list[str] | None = None
+    only: dict[str, list[Any]] = field(default_factory=dict)
+    levels: dict[str, list[Any]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    max_concurrent: int | None = None
+    gpus_per_trial: float | None = 0.0  # None: to be measured
+    address: str | None = None
+    tracking_uri: str | None = None
+    out: Path | None = None
+    data_dir: Path = field(default_factory=_data_dir)
+    download: bool = False
+    verify_data: bool = False
+    plugin: Path | None = None
+    workers_per_trial: int = 1
+    retry: tuple[str, ...] = ()
+    rerun: tuple[str, ...] = ()
+    time_budget: float | None = None
+    commit_every: float = 30.0
+    diagnostics: bool = False
+    as_json: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
+
+    @property
+    def workloads(self) -> list[str]:
+        """The workloads that are named; empty for the artefact's own."""
+        return [] if self.workload is None else self.workload.split(",")
+
+    @property
+    def root(self) -> Path:
+        """The output folder; a smoke run has its own, so that it never mixes with results."""
+        root = self.out or default_root()
+        return root / "smoke" if self.smoke else root
+
+    @property
+    def uri(self) -> str | None:
+        """MLflow's address; None for no tracking."""
+        if self.tracking_uri == "none":
+            return None
+        return self.tracking_uri or default_uri(self.root)

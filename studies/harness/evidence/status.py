@@ -1,0 +1,49 @@
+"""The status of trials, read from their folders without pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from studies.harness.design.arms import Trial
+from trainables.store import COMPLETED, DIVERGED, FAILED, OOM, read_config, read_status, trial_folder
+
+IN_FLIGHT, NOT_RUN = "in flight", "not run"
+LOST = (DIVERGED, OOM, FAILED)  # ended without a result
+UNFINISHED = (*LOST, IN_FLIGHT, NOT_RUN)
+STATUSES = (COMPLETED, *UNFINISHED)
+
+
+def missing(trials: Sequence[Trial], root: Path, retry: Collection[str] = ()) -> list[Trial]:
+    """Return the trials still to be run, each key once: without a terminal status, or with one that is in `retry`.
+
+    Raises:
+        StoreError: A folder was written by a newer version.
+    """
+    unique: dict[str, Trial] = {}
+    for trial in trials:
+        unique.setdefault(trial.config.trial_key, trial)
+    todo = {IN_FLIGHT, NOT_RUN, *retry}
+    return [trial for key, trial in unique.items() if progress(trial_folder(root, key))["status"] in todo]
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    """Return the `status` of a trial's folder, and the `reason` for its end.
+
+    Raises:
+        StoreError: The folder was written by a newer version.
+    """
+    if not (folder / "config.json").exists():  # a folder alone: its driver is at this moment, or was killed there
+        return {"status": NOT_RUN, "reason": None}
+    read_config(folder)  # refuses a folder that a newer version wrote
+    document = read_status(folder)
+    if document is None:
+        return {"status": IN_FLIGHT, "reason": None}
+    return {"status": document["status"], "reason": reason(document)}
+
+
+def reason(status: Mapping[str, Any]) -> str | None:
+    """Return why a trial ended as its `status.json` says: the reason, or its other details as `name=value`."""
+    details = {name: value for name, value in status.items() if name not in {"status", "time"}}
+    return details.get("reason") or ", ".join(f"{name}={value}" for name, value in details.items()) or None

@@ -1,0 +1,39 @@
+"""Training the missing trials of studies: one grid on Ray, in which each trial is trained once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from studies.harness.design.arms import Trial
+from studies.harness.design.ending import STOPS, Stopped
+from studies.harness.evidence import status
+from studies.harness.kinds.artefact import Driver
+from studies.harness.kinds.study.plan import StudyPlan
+from trainables.store import TrialStore, trial_folder
+
+
+def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
+    """Train what is missing of some plans; raises `Stopped` if trials are left."""
+    from studies.harness.cluster import execute as ray
+    from studies.harness.cluster.progress import StudyProgress
+
+    options = driver.options
+    todo = list({t.config.trial_key: t for plan in plans for t in plan.artefact.missing(plan).trials}.values())
+    cluster, worker = ray.resources(options, driver.generation)
+    prepare(todo, plans[0].root, options.rerun)
+    with StudyProgress(todo, driver.console) as progress:
+        ended = ray.train(todo, plans[0].root, cluster, worker, progress, driver.on_lost)
+    if ended in STOPS and status.missing(todo, plans[0].root):
+        raise Stopped(*STOPS[ended])
+
+
+def prepare(trials: Sequence[Trial], root: Path, rerun: tuple[str, ...] = ()) -> None:
+    """Create the folders of trials that are about to be trained; a trial in `rerun` starts with an empty one."""
+    for trial in trials:
+        store = TrialStore(root, trial.config)
+        if trial.config.trial_key.startswith(rerun):
+            shutil.rmtree(trial_folder(root, trial.config.trial_key), ignore_errors=True)
+        store.create()
+        store.reopen()

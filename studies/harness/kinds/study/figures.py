@@ -1,0 +1,100 @@
+"""The figures of a study, as literals: what is drawn, and which metric the study's tables judge."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from studies.harness.evidence.analysis import Evidence
+    from studies.harness.kinds.study.plan import StudyPlan
+    from studies.harness.published.verdicts import Measured
+    from studies.harness.report.document import Block
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What a figure adds to its study's report.
+
+    Attributes:
+        drawn: The files of the pictures.
+        blocks: Sections after the results.
+        measured: Results compared with published numbers beside the study's own metric.
+        files: Further files by name.
+    """
+
+    drawn: Sequence[Path] = ()
+    blocks: Sequence[Block] = ()
+    measured: Sequence[Measured] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure(ABC):
+    """A figure of a study's trials; a new kind of figure is a subclass, and needs no change elsewhere.
+
+    Attributes:
+        metric: What is drawn, and what the tables judge.
+        references: Optimizers that the other arms are compared with.
+        factor: The factor over whose levels the figure is drawn; empty if there is none.
+    """
+
+    metric: str = "test/accuracy"
+    references: tuple[str, ...] = ()
+    factor: str = ""
+
+    @abstractmethod
+    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+        """Draw the figure into the plan's report folder, as far as the evidence allows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelFigure(Figure):
+    """A metric over a factor's levels, one panel per optimizer, with arms that lack the factor as horizontal bands.
+
+    Attributes:
+        factor: The factor.
+        panels: Optimizers.
+    """
+
+    factor: str
+    panels: tuple[str, ...]
+
+    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+        """Draw `<factor>.pdf`, `.png` and `.svg`."""
+        from studies.harness.report.figures import levels
+
+        return Extension(drawn=levels.draw(self, evidence, plan.folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveFigure(Figure):
+    """Metrics over epochs, a column each: every arm's mean over its seeds with a band.
+
+    Attributes:
+        metrics: What is drawn.
+    """
+
+    metrics: tuple[str, ...] = ("test/accuracy", "train/loss")
+
+    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+        """Draw `curves.pdf`, `.png` and `.svg`."""
+        from studies.harness.report.figures import curves
+
+        return Extension(drawn=curves.draw(self.metrics, evidence, plan.folder))
+
+
+def merged(parts: Sequence[Extension]) -> Extension:
+    """Return several extensions as one, in their order."""
+    files: dict[str, Any] = {}
+    for part in parts:
+        files |= part.files
+    return Extension(
+        drawn=[path for part in parts for path in part.drawn],
+        blocks=[block for part in parts for block in part.blocks],
+        measured=[group for part in parts for group in part.measured],
+        files=files,
+    )
