@@ -1,4 +1,4 @@
-"""The flags that every study has: what they are called, what they accept, and every wrong value at once."""
+"""The options that every artefact has: their names, what they accept, and one line for each invalid value."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from studies.harness.evidence import ledger
-from trainables import plugins
-from trainables.data import default_data_dir
-from trainables.store import DIVERGED, FAILED, OOM
-from trainables.workloads import unknown_workload
+from studies.harness.design.options import Options
 
 # The papers' and released codes' spellings, accepted on the command line and never stored.
 ALIASES = {
     "stat_decay": "ema_decay", "ema": "ema_decay", "tcov": "cov_interval", "tinv": "inv_interval", "rank_size": "rank",
 }  # fmt: skip
-RETRIES = (DIVERGED, OOM, FAILED)
+RETRIES = ("diverged", "oom", "failed")
 MAX_SEED = 2**32 - 1
 
 FLAGS = [
@@ -63,67 +57,18 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The command line, parsed; `--help` says what each is."""
-
-    smoke: bool = False
-    dry_run: bool = False
-    report_only: bool = False
-    seeds: list[int] | None = None
-    workload: str | None = None
-    epochs: int | None = None
-    optimizers: list[str] | None = None
-    only: dict[str, list[Any]]
-    levels: dict[str, list[Any]]
-    settings: dict[str, Any]
-    max_concurrent: int | None = None
-    gpus_per_trial: float | None = 0.0  # None: to be measured
-    address: str | None = None
-    tracking_uri: str | None = None
-    out: Path | None = None
-    data_dir: Path = field(default_factory=default_data_dir)
-    download: bool = False
-    verify_data: bool = False
-    plugin: Path | None = None
-    workers_per_trial: int = 1
-    retry: tuple[str, ...] = ()
-    rerun: tuple[str, ...] = ()
-    time_budget: float | None = None
-    commit_every: float = 30.0
-    diagnostics: bool = False
-    as_json: bool = False
-
-    @property
-    def workloads(self) -> list[str]:
-        """The workloads that are named; none for the study's own."""
-        return [] if self.workload is None else self.workload.split(",")
-
-    @property
-    def root(self) -> Path:
-        """The output folder; a smoke run has its own, so that it never mixes with results."""
-        root = self.out or ledger.default_root()
-        return root / "smoke" if self.smoke else root
-
-
 class _Parser:
-    """Collects one line for each wrong value, so that all are shown at once."""
+    """Collects one line for each invalid value, so that all are shown at once."""
 
-    def __init__(self) -> None:
-        self.wrong: list[str] = []
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.errors: list[str] = []
+        self._raw = raw
 
     def take(
-        self,
-        name: str,
-        text: str | None,
-        allowed: str,
-        convert: Callable[[str], Any],
-        default: Any = None,
-        *,
-        variable: str = "",
+        self, name: str, allowed: str, convert: Callable[[str], Any], default: Any = None, *, variable: str = ""
     ) -> Any:
-        """The converted value, or an environment variable's, or the default where there is none or it is wrong."""
-        source = f"--{name}"
+        """Return an option's converted value, or an environment variable's; the default if both are absent or bad."""
+        source, text = f"--{name.replace('_', '-')}", self._raw.get(name)
         if text is None and variable:
             source, text = variable, os.environ.get(variable) or None
         if text is None:
@@ -131,90 +76,103 @@ class _Parser:
         try:
             return convert(text)
         except (ValueError, OverflowError):
-            self.wrong.append(f"{source} = {text}: must be {allowed}")
+            self.errors.append(f"{source} = {text}: must be {allowed}")
             return default
 
-    def load_plugin(self, text: str | None) -> Path | None:
-        """The file, after it has registered what it does."""
+    def load_plugin(self) -> Path | None:
+        """Return the plugin's file, after it has registered its optimizers and workloads."""
+        text = self._raw.get("plugin")
         if text is None:
             return None
+        from trainables import plugins
+
         try:
             plugins.load(Path(text))
         except plugins.PluginError as error:
-            self.wrong.append(f"--{error}")
+            self.errors.append(f"--{error}")
         return Path(text)
 
-    def pairs(self, name: str, texts: Sequence[str], example: str) -> dict[str, str]:
-        """`NAME=VALUE` arguments by name, with the papers' spellings made ours."""
-        found = {}
-        for text in texts:
+    def pairs(self, name: str, example: str) -> dict[str, str]:
+        """Return `NAME=VALUE` arguments by name, with the papers' spellings replaced by ours."""
+        values = {}
+        for text in self._raw.get(name, ()):
             key, sign, value = text.partition("=")
             if key and sign and value:
-                found[ALIASES.get(key, key)] = value
+                values[ALIASES.get(key, key)] = value
             else:
-                self.wrong.append(f"--{name} {text}: must look like {example}")
-        return found
+                self.errors.append(f"--{name.removesuffix('tings')} {text}: must look like {example}")
+        return values
 
 
-def parse(raw: dict[str, Any]) -> tuple[Options, list[str]]:
-    """Options from the texts that click found, and a line for each that is wrong."""
-    parser = _Parser()
-    plugin = parser.load_plugin(raw["plugin"])  # first: it may register what the other flags name
-    switches = ("smoke", "dry_run", "report_only", "diagnostics", "download", "verify_data", "as_json")
-    flags = {name: raw[name] for name in switches}
-    only, levels = (parser.pairs(name, raw[name], "rank=5,10") for name in ("only", "levels"))
-    settings = parser.pairs("set", raw["settings"], "damping=0.1")
+def parse(raw: Mapping[str, Any], extra: Sequence[click.Parameter] = ()) -> tuple[Options, list[str]]:
+    """Return options from click's texts, and one line for each invalid value.
+
+    Args:
+        raw: Texts by name; an absent one is at its default.
+        extra: Options that only one kind of artefact has; their texts go into `Options.extra` as they are.
+    """
+    parser = _Parser(raw)
+    plugin = parser.load_plugin()  # first: it may register what the other options name
+    take = parser.take
     options = Options(
-        **flags,
-        seeds=parser.take("seeds", raw["seeds"], "a number of seeds >= 1, or distinct seeds >= 0 as in 3,7", _seeds),
-        workload=parser.take("workload", raw["workload"], "a workload", str),
-        epochs=parser.take("epochs", raw["epochs"], "an integer >= 1", _at_least_one),
-        optimizers=parser.take("optimizers", raw["optimizers"], "names", lambda text: text.split(",")),
-        only={name: [literal(part) for part in value.split(",")] for name, value in only.items()},
-        levels={name: [literal(part) for part in value.split(",")] for name, value in levels.items()},
-        settings={name: literal(value) for name, value in settings.items()},
-        max_concurrent=parser.take("max-concurrent", raw["max_concurrent"], "an integer >= 1", _at_least_one),
-        gpus_per_trial=parser.take("gpus-per-trial", raw["gpus_per_trial"], _GPUS, _gpus, 0.0),
-        address=parser.take("address", raw["address"], _ADDRESS, _address, variable="RAY_ADDRESS"),
-        tracking_uri=parser.take(
-            "tracking-uri", raw["tracking_uri"], _URI, _tracking_uri, variable="MLFLOW_TRACKING_URI"
-        ),
-        out=parser.take("out", raw["out"], "a folder", Path),
-        data_dir=_data_dir(raw["data_dir"]),
+        **{str(flag.name): bool(raw.get(str(flag.name))) for flag in FLAGS if flag.is_flag},
+        seeds=take("seeds", "a number of seeds >= 1, or distinct seeds >= 0 as in 3,7", _seeds),
+        workload=take("workload", "a workload", str),
+        epochs=take("epochs", "an integer >= 1", _at_least_one),
+        optimizers=take("optimizers", "names", lambda text: text.split(",")),
+        only={name: list(map(literal, value.split(","))) for name, value in parser.pairs("only", "rank=5,10").items()},
+        levels={n: list(map(literal, value.split(","))) for n, value in parser.pairs("levels", "rank=5,10").items()},
+        settings={name: literal(value) for name, value in parser.pairs("settings", "damping=0.1").items()},
+        max_concurrent=take("max_concurrent", "an integer >= 1", _at_least_one),
+        gpus_per_trial=take("gpus_per_trial", _GPUS, _gpus, 0.0),
+        address=take("address", _ADDRESS, _address, variable="RAY_ADDRESS"),
+        tracking_uri=take("tracking_uri", _URI, _tracking_uri, variable="MLFLOW_TRACKING_URI"),
+        out=take("out", "a folder", Path),
+        data_dir=_data_dir(raw.get("data_dir")),
         plugin=plugin,
-        workers_per_trial=parser.take(
-            "workers-per-trial", raw["workers_per_trial"], "an integer >= 1", _at_least_one, 1
-        ),
-        retry=tuple(raw["retry"]),
-        rerun=tuple(raw["rerun"]),
-        time_budget=parser.take("time-budget", raw["time_budget"], "a time > 0 as in 90s, 30m or 2h", _duration),
-        commit_every=parser.take("commit-every", raw["commit_every"], "seconds >= 0", _not_negative, 30.0),
+        workers_per_trial=take("workers_per_trial", "an integer >= 1", _at_least_one, 1),
+        retry=tuple(raw.get("retry", ())),
+        rerun=tuple(raw.get("rerun", ())),
+        time_budget=take("time_budget", "a time > 0 as in 90s, 30m or 2h", _duration),
+        commit_every=take("commit_every", "seconds >= 0", _not_negative, 30.0),
+        extra={str(flag.name): raw.get(str(flag.name)) for flag in extra},
+        given=frozenset(name for name, value in raw.items() if value),
     )
-    return options, parser.wrong + _contradictions(options)
+    return options, parser.errors + _contradictions(options)
 
 
 def _contradictions(options: Options) -> list[str]:
-    """Values that are well-formed, but not here."""
-    wrong = [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
+    """Return a line for each value that is well-formed, but impossible here."""
+    errors = []
+    if options.workloads:
+        from trainables.workloads import unknown_workload
+
+        errors += [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
     if len(set(options.workloads)) < len(options.workloads):
-        wrong.append(f"--workload = {options.workload}: one is there twice")
-    if options.gpus_per_trial != 0 and not options.address and not torch.cuda.is_available():
-        wanted = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
-        wrong.append(f"--gpus-per-trial = {wanted}: this machine has no GPU; leave it out")
+        errors.append(f"--workload = {options.workload}: one is there twice")
+    if options.gpus_per_trial != 0 and not options.address and not _has_gpu():
+        amount = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
+        errors.append(f"--gpus-per-trial = {amount}: this machine has no GPU; leave it out")
     cores = len(os.sched_getaffinity(0))
     if options.workers_per_trial > cores and not options.address:
-        wrong.append(f"--workers-per-trial = {options.workers_per_trial}: there are {cores} CPUs; take 1..{cores}")
+        errors.append(f"--workers-per-trial = {options.workers_per_trial}: there are {cores} CPUs; take 1..{cores}")
     for status in options.retry:
         if status not in RETRIES:
-            wrong.append(f"--retry = {status}: must be one of {', '.join(RETRIES)}")
+            errors.append(f"--retry = {status}: must be one of {', '.join(RETRIES)}")
     blocking = next((p for p in (options.root, *options.root.parents) if p.exists() and not p.is_dir()), None)
     if blocking:
-        wrong.append(f"--out = {options.out or options.root}: {blocking} is a file; name a folder")
-    return wrong
+        errors.append(f"--out = {options.out or options.root}: {blocking} is a file; name a folder")
+    return errors
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def literal(text: str) -> Any:
-    """A value as Python means it: 4, 4.0, nan, true, none, or a word."""
+    """Return a value as Python means it: 4, 4.0, nan, true, none, or a word."""
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -227,7 +185,7 @@ def literal(text: str) -> Any:
 
 
 def unknown_flag(name: str, params: Sequence[click.Parameter] = FLAGS) -> str:
-    """One line for a flag that a command does not have, with the nearest that it has."""
+    """Return one line for an option that a command does not have, with the nearest that it has."""
     known = [flag for option in params for flag in option.opts if flag.startswith("--")]
     close = difflib.get_close_matches(name, known, n=1)
     return f"{name}: unknown option." + (f" Did you mean {close[0]}?" if close else " See --help")
@@ -249,10 +207,10 @@ def _seeds(text: str) -> list[int]:
 
 
 def _data_dir(text: str | None) -> Path:
-    """The data folder; one that is named becomes the default, as if it were in the environment."""
+    """Return the data folder; one that is named becomes the default, as if it were in the environment."""
     if text is not None:
         os.environ["PRECOND_DATA"] = str(Path(text).absolute())
-    return default_data_dir()
+    return Options().data_dir
 
 
 def _at_least_one(text: str) -> int:

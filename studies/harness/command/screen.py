@@ -1,60 +1,106 @@
-"""The end of a command's output: a sentence for each thing found, where the files are, what to type next."""
+"""What a command prints: errors, tables, a sentence for each finding, where the files are, what to type next."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import sys
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from studies.harness.evidence import ledger
-from studies.harness.kinds.study.study import Trial
+from studies.harness.design.ending import ENVIRONMENT, INVALID_COMMAND
+from studies.harness.design.options import default_root, default_uri
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from studies.harness.report.result import Listing, Report
 
 WIDTH = 80
 SENTENCES = 10  # a report may have one for each of a hundred levels
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """Where a command prints. With `NO_COLOR`, plain lines: no escape codes, not even those that move the cursor."""
+    """Return where a command prints.
+
+    With `NO_COLOR` it prints plain lines: no escape codes, not even those that move the cursor.
+    """
     if os.environ.get("NO_COLOR"):
         return Console(stderr=stderr, force_terminal=False, color_system=None)
     return Console(stderr=stderr)
 
 
-def say(found: Sequence[str], files: Sequence[Path], console: Console) -> None:
-    """What a report found, and where it is.
+def refuse(problems: Sequence[str]) -> int:
+    """Print one line for each error in a command; return the exit code."""
+    for line in dict.fromkeys(problems):
+        hidden = re.sub("//.*@", "//***@", line, flags=re.DOTALL)  # in an address this may be a password
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in hidden)  # a value may hold a newline
+        print(f"error: {shown}", file=sys.stderr)
+    return INVALID_COMMAND
 
-    Args:
-        found: `document.findings` of the report.
-        files: The report's.
-        console: Where to print.
-    """
-    lines = [_sentence(line, console) for line in found[:SENTENCES]]
-    if len(found) > SENTENCES:
-        lines.append(f"  {len(found) - SENTENCES} more in the report")
-    page = next(path for path in files if path.suffix == ".html")
+
+def stopped(code: int, reason: str) -> int:
+    """Print that a command ended before its work did, and the command that resumes it; return the exit code."""
+    print(f"{reason}; nothing committed was lost. The same command resumes it:", file=sys.stderr)
+    print(f"  {shlex.join(['python', *sys.argv])}", file=sys.stderr)
+    return code
+
+
+def environment(problem: str) -> int:
+    """Print a problem with the disk, the lock, the data or Ray; return the exit code."""
+    print(f"error: {problem}", file=sys.stderr)
+    return ENVIRONMENT
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a report's table, its findings, and where its files are."""
+    if report.listing is not None:
+        console.print(table(report.listing))
+    lines = [_sentence(line, console) for line in report.findings[:SENTENCES]]
+    if len(report.findings) > SENTENCES:
+        lines.append(f"  {len(report.findings) - SENTENCES} more in the report")
+    page = next(path for path in report.files if path.suffix == ".html")
     lines += ["", f"  report  {_shown(page)}", f"  files   {_shown(page.parent)}{os.sep}"]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        plain(line, console)
+
+
+def table(listing: Listing) -> Table:
+    """Return a listing as a table of 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(
+        title=listing.title, caption=listing.caption, box=box.SIMPLE_HEAD, width=WIDTH, collapse_padding=True
+    )
+    for i, name in enumerate(listing.header):
+        style = "dim" if i in listing.muted else "yellow" if i in listing.warnings else None
+        text = i in listing.text
+        drawn.add_column(name, justify="left" if text else "right", no_wrap=not text, style=style)
+    for i, row in enumerate(listing.rows):
+        cells = [cell.replace("[", "\\[") for cell in row]  # rich would read an interval as a style
+        drawn.add_row(*(f"[bold]{cell}[/]" if (i, j) in listing.bold else cell for j, cell in enumerate(cells)))
+    return drawn
 
 
 def say_next(commands: Sequence[tuple[str, str]], console: Console) -> None:
-    """What to type next, as (command, what it does)."""
+    """Print what to type next, as (command, what it does)."""
     if not commands:
         return
     width = max(len(command) for command, _ in commands)
     fits = 2 + width + 2 + max(len(what) for _, what in commands) <= WIDTH
-    console.print("Next:", highlight=False)
+    plain("Next:", console)
     for command, what in commands:
-        line = f"  {command:{width}}  {what}" if fits else f"  {command}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        plain(f"  {command:{width}}  {what}" if fits else f"  {command}", console)
 
 
 def compare(root: Path, uri: str | None, shown_uri: str) -> list[tuple[str, str]]:
-    """The command that shows the runs in MLflow; none without tracking.
+    """Return the command that shows the runs in MLflow; nothing without tracking.
 
     Args:
         root: The output folder.
@@ -63,27 +109,24 @@ def compare(root: Path, uri: str | None, shown_uri: str) -> list[tuple[str, str]
     """
     if uri is None:
         return []
-    if uri != f"sqlite:///{root.resolve() / 'mlflow.db'}":
+    if uri != default_uri(root):
         command = f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(shown_uri)}"
         return [(shown_uri if uri.startswith("http") else command, "the runs in MLflow")]
-    out = "" if root == ledger.default_root() else f" --out {shlex.quote(_shown(root))}"
+    out = "" if root == default_root() else f" --out {shlex.quote(_shown(root))}"
     return [(f"python -m studies ui{out}", "compare the runs in MLflow")]
 
 
-def further(trials: Collection[Trial]) -> list[tuple[str, str]]:
-    """One more seed; nothing where the seeds were picked."""
-    seeds = {trial.config.seed for trial in trials}
-    if seeds != set(range(len(seeds))):
-        return []
-    return [(f"the same command with --seeds {len(seeds) + 1}", "trains one more seed of each arm")]
+def plain(line: str, console: Console) -> None:
+    """Print a line as it is, however long."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _sentence(text: str, console: Console) -> str:
-    plain = text.replace("`", "")
     width = min(WIDTH, console.width)
-    return textwrap.fill(plain, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+    shown = text.replace("`", "")
+    return textwrap.fill(shown, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _shown(path: Path) -> str:
-    """A path as it is shortest."""
+    """Return the shortest form of a path."""
     return min(os.path.relpath(path), str(path.resolve()), key=len)

@@ -6,79 +6,79 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
-from precond import HyperparameterError
-from studies.harness.command.options import Options
-from studies.harness.evidence import ledger
-from studies.harness.kinds.search.plan import plans
+from studies.harness.design.arms import Trial
+from studies.harness.design.options import Options
+from studies.harness.evidence import status
+from studies.harness.kinds.artefact import Work
+from studies.harness.kinds.search.plan import SearchPlan, plans
 from studies.harness.kinds.search.proposals import STOPPED
 from studies.harness.kinds.search.proposer import Proposer
-from studies.harness.kinds.search.search import Search, SearchPlan
-from studies.harness.kinds.study.study import Trial
-from trainables.store import StoreError, TrialStore
+from studies.harness.kinds.search.search import Search
+from studies.harness.kinds.study.execute import prepare
+from trainables.store import StoreError, trial_folders
 
 
 class Part:
-    """A search on one workload: its optimizers' proposers, and their winners' trials.
+    """The proposers of a search's optimizers on one workload, and their winners' trials, as the folders have them.
 
     Raises:
         StoreError: The output folder has another search of this name.
     """
 
-    def __init__(self, plan: SearchPlan, options: Options):
-        self.plan, self._root, self._retry = plan, options.root, options.retry
-        self.proposers = [Proposer(plan, optimizer, options.root) for optimizer in plan.spaces]
+    def __init__(self, plan: SearchPlan):
+        self.plan, self._root, self._retry = plan, plan.root, plan.options.retry
+        self.proposers = [Proposer(plan, optimizer, plan.root) for optimizer in plan.spaces]
 
     def fresh(self, proposer: Proposer) -> list[Trial]:
-        """A winner's trials; none while the search goes on."""
+        """Return a winner's trials; none while its search is unfinished."""
         winner = proposer.winner()
         return [] if winner is None else self.plan.fresh(proposer.optimizer, winner.proposal.parameters)
 
+    def all_fresh(self) -> list[Trial]:
+        """Return the trials of all winners."""
+        return [trial for proposer in self.proposers for trial in self.fresh(proposer)]
+
     def missing(self, proposer: Proposer) -> list[Trial]:
-        """Of these, those still to be trained."""
-        return ledger.missing(self.fresh(proposer), self._root, self._retry)
+        """Return a winner's trials that are still to be trained."""
+        return status.missing(self.fresh(proposer), self._root, self._retry)
 
     def to_go(self, proposer: Proposer) -> tuple[int, int]:
-        """Configurations and fresh trials that are left; those in `--retry` are not yet."""
-        outcomes = proposer.outcomes()
-        again = sum(one.status in self._retry for one in outcomes)
-        left = proposer.left() + again
+        """Return how many configurations and fresh trials are left; those in `--retry` count as left."""
+        left = proposer.left() + sum(outcome.status in self._retry for outcome in proposer.outcomes())
         if not left:
             return 0, len(self.missing(proposer))
         return left, len(self.plan.seeds)
 
     def expected(self) -> list[Trial]:
-        """Stand-ins for what is left, to be priced: the recipe's configuration."""
-        found: list[Trial] = []
+        """Return stand-ins for what is left, to be priced: the recipe's configuration."""
+        trials: list[Trial] = []
         for proposer in self.proposers:
             left, fresh = self.to_go(proposer)
-            found += [self.plan.tuning(proposer.optimizer)] * left
-            found += (self.missing(proposer) if not left else self.plan.fresh(proposer.optimizer))[:fresh]
-        return found
+            trials += [self.plan.tuning(proposer.optimizer)] * left
+            trials += (self.missing(proposer) if not left else self.plan.fresh(proposer.optimizer))[:fresh]
+        return trials
 
     def stopped(self) -> list[str]:
-        """Keys of the trials that ASHA has given up."""
-        outcomes = [one for proposer in self.proposers for one in proposer.outcomes()]
-        return [one.proposal.trial_key for one in outcomes if one.status == STOPPED]
+        """Return the keys of the trials that ASHA has given up."""
+        outcomes = [outcome for proposer in self.proposers for outcome in proposer.outcomes()]
+        return [outcome.proposal.trial_key for outcome in outcomes if outcome.status == STOPPED]
 
     def begin(self, proposer: Proposer) -> list[Trial]:
-        """Make the folders of a winner's missing trials; called when its search has ended."""
+        """Make the folders of a winner's missing trials, and return them; called when its search has ended."""
         missing = self.missing(proposer)
-        for trial in missing:
-            store = TrialStore(self._root, trial.config)
-            store.create()
-            store.reopen()
+        prepare(missing, self._root)
         return missing
 
 
 class Known(Sequence[Trial]):
-    """All trials that a search has named so far, now: MLflow's thread reads it while they grow."""
+    """All trials that a search has named so far: MLflow's thread reads it while the proposals' files grow."""
 
-    def __init__(self, part: Part):
-        self._part = part
+    def __init__(self, plan: SearchPlan):
+        self._plan = plan
 
     def _now(self) -> list[Trial]:
-        proposed = [trial for proposer in self._part.proposers for trial in proposer.trials(stopped=False)]
-        return proposed + [trial for proposer in self._part.proposers for trial in self._part.fresh(proposer)]
+        part = Part(self._plan)
+        return [trial for proposer in part.proposers for trial in proposer.trials(stopped=False)] + part.all_fresh()
 
     def __len__(self) -> int:
         return len(self._now())
@@ -91,34 +91,54 @@ class Known(Sequence[Trial]):
     @overload
     def __getitem__(self, index: slice) -> list[Trial]: ...
     def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
-        """A trial, or some of them."""
+        """Return a trial, or some of them."""
         return self._now()[index]
 
 
-def checked(search: Search, options: Options) -> tuple[list[Part], list[str]]:
-    """What a command wants of a search, and a line for each thing that is wrong with it."""
+def missing(plan: SearchPlan) -> Work:
+    """Return the configurations and the winners' trials to go; none with `--report-only`."""
+    part, search = Part(plan), plan.artefact
+    expected = [] if plan.options.report_only else part.expected()
+    asha = ", ASHA" if search.asha else ""
+    width = max(len(proposer.optimizer) for proposer in part.proposers)
+    details, records = [], []
+    for proposer in part.proposers:
+        left, fresh = part.to_go(proposer)
+        space = ", ".join(f"{name} {domain}" for name, domain in plan.spaces[proposer.optimizer].items())
+        to_go = f"{left} configurations and {fresh} fresh trials to go"
+        details.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
+        counts = {"configurations": search.budget, "configurations to go": left, "fresh to go": fresh}
+        records.append(
+            {"search": search.name, "workload": plan.workload, "optimizer": proposer.optimizer, **counts}
+        )
+    return Work(
+        count=len(expected),
+        summary=(
+            f"{search.budget} configurations for each of {len(part.proposers)} optimizers ({search.sampler}{asha}), "
+            f"then each winner under {len(plan.seeds)} fresh seeds"
+        ),
+        details=details,
+        records=records,
+        trials=expected,
+        on_ray=True,
+    )
+
+
+def stored(search: Search, root: Path) -> list[SearchPlan]:
+    """Return the search's plan if an output folder holds any of its trials."""
+    known = {folder.name for folder in trial_folders(root)}
+    return [
+        plan
+        for plan in plans(search, Options(out=root))
+        if any(trial.config.trial_key[:16] in known for trial in Known(plan))
+    ]
+
+
+def state(search: Search, root: Path) -> str:
+    """Return how many configurations have an outcome in an output folder, or why that is not known."""
     try:
-        return [Part(plan, options) for plan in plans(search, options)], []
-    except (HyperparameterError, StoreError) as error:
-        return [], str(error).splitlines()
-
-
-def parts(search: Search, root: Path | None = None) -> list[Part]:
-    """A search as it is without a command line, in an output folder.
-
-    Raises:
-        StoreError: The folder has another search of this name.
-    """
-    options = Options(only={}, levels={}, settings={}, out=root)
-    return [Part(plan, options) for plan in plans(search, options)]
-
-
-def state(search: Search, root: Path | None = None) -> str:
-    """How many of its configurations a search has proposed in an output folder, or why that is not known."""
-    try:
-        proposers = [proposer for part in parts(search, root) for proposer in part.proposers]
+        proposers = [proposer for plan in plans(search, Options(out=root)) for proposer in Part(plan).proposers]
     except StoreError:
         return "another search"
-    left = sum(proposer.left() for proposer in proposers)
     total = search.budget * len(proposers)
-    return f"{total - left}/{total}"
+    return f"{total - sum(proposer.left() for proposer in proposers)}/{total}"

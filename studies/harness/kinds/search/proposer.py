@@ -28,7 +28,7 @@ class Proposer:
 
     def __init__(self, plan: SearchPlan, optimizer: str, root: Path):
         self.plan, self.optimizer, self.root = plan, optimizer, root
-        path = proposals_path(root, plan.search.name, plan.workload, optimizer)
+        path = proposals_path(root, plan.artefact.name, plan.workload, optimizer)
         self._proposals = Proposals(path, settings(plan, optimizer))
         self._submitted: set[str] = set()
         self._done: dict[int, Outcome] = {}
@@ -37,7 +37,7 @@ class Proposer:
     @property
     def budget(self) -> int:
         """Configurations, whatever becomes of them."""
-        return self.plan.search.budget
+        return self.plan.artefact.budget
 
     def outcomes(self) -> list[Outcome]:
         """What became of every proposal within the budget, by number."""
@@ -102,7 +102,7 @@ class Proposer:
     def _propose(self) -> Proposal:
         from studies.harness.kinds.search import sampling
 
-        search = self.plan.search
+        search = self.plan.artefact
         start, space = self.plan.start(self.optimizer), self.plan.spaces[self.optimizer]
         seed = int(digest([search.name, self.plan.workload, self.optimizer, search.tuning_seed])[:8], 16)
         parameters, attributes = sampling.propose(search.sampler, space, start, self.outcomes(), seed)
@@ -125,4 +125,4 @@ def settings(plan: SearchPlan, optimizer: str) -> dict[str, Any]:
     """What makes two searches of one optimizer the same; the budget may grow."""
     space = {name: {**asdict(domain), "kind": type(domain).__name__} for name, domain in plan.spaces[optimizer].items()}
     trial = plan.tuning(optimizer).config.to_dict()
-    return {"sampler": plan.search.sampler, "asha": plan.search.asha, "space": space, "trial": trial}
+    return {"sampler": plan.artefact.sampler, "asha": plan.artefact.asha, "space": space, "trial": trial}

@@ -37,7 +37,7 @@ def write(found: Found, folder: Path) -> list[Path]:
     """
     from studies.harness.kinds.search.sampling import write_journal
 
-    search = found.plan.search
+    search = found.plan.artefact
     drawn = search_figures.draw(found.curves, folder)
     pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
     blocks = _blocks(found, list(pictures))
@@ -64,14 +64,14 @@ def console_table(found: Found) -> ConsoleTable:
     """The winners' table for a terminal of 80 columns."""
     if not found.fresh:
         return ConsoleTable(title="No search has ended yet: there is no winner to train", width=80)
-    return report.console_table(found.plan.search.as_study, found.frame)
+    return report.console_table(found.plan.artefact.as_study, found.frame)
 
 
 # ---------------------------------------------------------------------- the blocks
 
 
 def _blocks(found: Found, pictures: Sequence[str]) -> list[Block]:
-    search = found.plan.search
+    search = found.plan.artefact
     facts = {"Artefact": search.citation, "Claim": search.claim, "Falsifier": search.falsifier}
     fresh = protocol.paragraphs(search, found.fresh) if found.fresh else []
     return [
@@ -102,12 +102,12 @@ def _results(found: Found) -> list[Block]:
             [row["arm"], str(row["n"]), SHOW.show(row["mean"]), SHOW.show(row["sd"]), interval, missing or "-"]
         )
     table = Table(
-        name=found.plan.search.name,
+        name=found.plan.artefact.name,
         header=["optimizer", "n", SHOW.mean, "sd", "95% t-interval", "not completed"],
         rows=cells,
         text=(0, 5),
         bold={(i, 2) for i, row in enumerate(rows) if row["arm"] in best},
-        caption=f"{found.plan.search.title}: last-epoch test accuracy of each winner under fresh seeds.",
+        caption=f"{found.plan.artefact.title}: last-epoch test accuracy of each winner under fresh seeds.",
     )
     note = (
         "Last-epoch test accuracy in percent of each search's winner, trained on the whole training set under seeds "
@@ -129,17 +129,17 @@ def _search(found: Found) -> Table:
         cells = [row["optimizer"], ", ".join(tuned), *counts, SHOW.show(row["score"])]
         rows.append([*cells, SHOW.show(gone, signed=True), interval, duration(row["seconds"])])
     return Table(
-        name=f"{found.plan.search.name}-search",
+        name=f"{found.plan.artefact.name}-search",
         header=[*header, "shrinkage", "95%", "trained for"],
         rows=rows,
         text=(0, 1),
         muted=(6,),
-        caption=f"{found.plan.search.title}: the search; a tuning score is no result.",
+        caption=f"{found.plan.artefact.title}: the search; a tuning score is no result.",
     )
 
 
 def _search_note(found: Found) -> str:
-    search = found.plan.search
+    search = found.plan.artefact
     sentences = [
         f"{search.budget} configurations for each optimizer ({search.sampler}), the recipe's own values first; failed "
         "and diverged ones count.",
@@ -164,7 +164,7 @@ def _devices(found: Found) -> str:
 
 def _budgets(found: Found) -> list[Block]:
     """What the curve of the best of k says in words, and how far to trust it."""
-    search, names, items = found.plan.search, [name for name in found.curves if name in found.winners], []
+    search, names, items = found.plan.artefact, [name for name in found.curves if name in found.winners], []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             for one, other in ((first, second), (second, first)):

@@ -99,7 +99,7 @@ def ledger_rows(found: Found) -> list[dict[str, Any]]:
 
 def recipe(found: Found) -> str:
     """The winners as a recipe has them: for `optimizers={...}` in `trainables/recipes`."""
-    search, plan = found.plan.search, found.plan
+    search, plan = found.plan.artefact, found.plan
     lines = [
         f"# {plan.workload}, tuned by studies/{search.name}.py: the best of {search.budget} configurations each "
         f"({search.sampler}, seed {search.tuning_seed}),",
@@ -120,7 +120,7 @@ def to_json(found: Found) -> str:
         shrunk = found.shrinkage(row["optimizer"])
         fresh = {} if shrunk is None else {"fresh": vars(shrunk.fresh), "shrinkage": shrunk.shrinkage}
         records.append({**row, **fresh})
-    document_ = {"search": found.plan.search.name, "workload": found.plan.workload, "optimizers": _finite(records)}
+    document_ = {"search": found.plan.artefact.name, "workload": found.plan.workload, "optimizers": _finite(records)}
     return json.dumps(document_)
 
 

@@ -1,4 +1,4 @@
-"""A search is a literal: spaces of hyperparameters, a budget that every optimizer has alike, a sampler. No Ray.
+"""A search: spaces of hyperparameters, a budget that every optimizer has alike, a sampler.
 
 Configurations are scored on a held-out tenth of the training set, under a seed that nothing else uses. The best of each
 optimizer is then trained on the whole training set under fresh seeds: those trials alone are results.
@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import precond
-from precond import HyperparameterError
-from precond.hyperparameters import nearest
-from studies.harness.kinds.study.study import Arm, Artefact, CurveFigure, Study, Trial
-from trainables.workloads import RECIPE_SETTINGS
+import click
+
+from studies.harness.kinds.artefact import Artefact, Driver, Work
+
+if TYPE_CHECKING:
+    from studies.harness.design.options import Options
+    from studies.harness.kinds.search.plan import SearchPlan
+    from studies.harness.report.result import Report
+    from studies.harness.tracking.view import View
 
 TRAIN_FRACTION = 0.9
 METRIC, SCORE = "test/accuracy", "val/accuracy"
@@ -29,7 +34,7 @@ class Range:
     Attributes:
         low: Smallest value.
         high: Largest value.
-        log: Whether the logarithm is drawn.
+        log: True if the logarithm is drawn.
     """
 
     low: float
@@ -38,7 +43,7 @@ class Range:
 
     @property
     def integer(self) -> bool:
-        """Whether only integers are drawn."""
+        """True if only integers are drawn."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
@@ -47,11 +52,11 @@ class Range:
         return [self.low, self.high]
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one of them."""
+        """Return True if a value is one of them."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def problem(self) -> str:
-        """What is wrong with the ends, or nothing."""
+        """Return the error in the ends, or an empty text."""
         if not all(isinstance(end, int | float) and math.isfinite(end) for end in self.ends):
             return "both ends must be finite numbers"
         if not self.low < self.high:
@@ -77,11 +82,11 @@ class Choice:
         return [*self.values]
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one of them."""
+        """Return True if a value is one of them."""
         return value in self.values
 
     def problem(self) -> str:
-        """What is wrong with the values, or nothing."""
+        """Return the error in the values, or an empty text."""
         if len(set(map(repr, self.values))) < max(2, len(self.values)):
             return "needs two values or more, all different"
         plain = all(value is None or isinstance(value, bool | int | float | str) for value in self.values)
@@ -99,19 +104,31 @@ class Search(Artefact):
     """Every optimizer tuned with the same budget.
 
     Attributes:
-        spaces: What is tuned of each optimizer, and where.
+        spaces: The hyperparameters that are tuned of each optimizer, with their domains.
         spaces_on: Other spaces of some optimizers, on a workload or on all workloads of a dataset.
-        workload: Default workload.
         budget: Configurations for each optimizer, the recipe's own values first; failed ones count.
         sampler: One of Optuna's, by name: `tpe`, `random`, `nsgaii`, ...
-        asha: Whether configurations that fall behind are stopped early.
-        seeds: Fresh seeds for the winners: 0 ... seeds - 1.
+        asha: True if configurations that fall behind are stopped early.
+        seeds: Number of fresh seeds for the winners: 0 ... seeds - 1.
         tuning_seed: The seed of the configurations; none of the fresh ones.
     """
 
+    KIND: ClassVar[str] = "search"
+    FLAGS: ClassVar[Sequence[click.Option]] = (
+        click.Option(["--budget"], metavar="N", help="Configurations for each optimizer, instead of the study's."),
+        click.Option(["--sampler"], metavar="NAME", help="One of Optuna's: tpe, random, nsgaii, gp, qmc, ..."),
+        click.Option(["--asha"], is_flag=True, help="Stop configurations that fall behind."),
+    )
+    HELP: ClassVar[Mapping[str, str]] = {
+        "smoke": "Two optimizers, two configurations, two fresh seeds, two epochs on digits, in OUT/smoke.",
+        "seeds": "Fresh seeds for the winners: 6 is seeds 0 to 5; 3,7 is those two.",
+        "settings": "Set a hyperparameter that is not tuned, or a setting of the recipe.",
+        "dry_run": "Print the plan and stop; with --json a line for each optimizer.",
+    }
+    REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(("only", "levels", "rerun"), "which is a search")
+
     spaces: Mapping[str, Space]
     spaces_on: Mapping[str, Mapping[str, Space]] = field(default_factory=dict)
-    workload: str = "digits/cnn"
     budget: int = 20
     sampler: str = "tpe"
     asha: bool = False
@@ -119,91 +136,58 @@ class Search(Artefact):
     tuning_seed: int = 1000
 
     def spaces_of(self, workload: str) -> dict[str, Space]:
-        """What is tuned on a workload."""
-        own = self.spaces_on.get(workload, self.spaces_on.get(workload.rpartition("/")[0], {}))
-        return {name: own.get(name, space) for name, space in self.spaces.items()}
+        """Return the spaces on a workload."""
+        others = self.spaces_on.get(workload, self.spaces_on.get(workload.rpartition("/")[0], {}))
+        return {name: others.get(name, space) for name, space in self.spaces.items()}
 
-    @property
-    def as_study(self) -> Study:
-        """What reports and MLflow say of any comparison, about the winners."""
-        facts = {name: getattr(self, name) for name in Artefact.__dataclass_fields__}
-        return Study(**facts, arms=(), figure=CurveFigure(metrics=(METRIC,)), workload=self.workload, seeds=self.seeds)
+    # ------------------------------------------------------------------ the protocol of an artefact
 
+    def plan(self, options: Options) -> list[SearchPlan]:
+        """Return a plan for each workload that the command names."""
+        from studies.harness.kinds.search.plan import plans
 
-@dataclass(frozen=True, kw_only=True)
-class SearchPlan:
-    """A search on one workload, as the command line has set it.
+        return plans(self, options)
 
-    Attributes:
-        search: With the sampler and the budget that the command names.
-        workload: What is trained.
-        spaces: Of the optimizers that are tuned.
-        seeds: Fresh seeds.
-        recipe: What is set instead of the recipe's values, such as `batch_size`.
-        settings: Hyperparameters that are set for every optimizer that has them.
-    """
+    def missing(self, plan: SearchPlan) -> Work:
+        """Return the configurations and the winners' trials to go."""
+        from studies.harness.kinds.search.part import missing
 
-    search: Search
-    workload: str
-    spaces: Mapping[str, Space]
-    seeds: Sequence[int]
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+        return missing(plan)
 
-    def tuning(self, optimizer: str, parameters: Parameters | None = None) -> Trial:
-        """The trial that scores a configuration; the recipe's own when None.
+    @classmethod
+    def execute(cls, plans: Sequence[SearchPlan], driver: Driver) -> None:
+        """Propose and train up to the budget, then train the winners, one plan after another."""
+        from studies.harness.kinds.search.execute import execute
 
-        Raises:
-            HyperparameterError: One line for each thing that is wrong with it.
-        """
-        arm = self._arm(optimizer, parameters or {})
-        config = arm.resolve(self.workload, {**self.recipe, "train_fraction": TRAIN_FRACTION})
-        return Trial(arm, config.with_seed(self.search.tuning_seed))
+        execute(plans, driver)
 
-    def fresh(self, optimizer: str, parameters: Parameters | None = None) -> list[Trial]:
-        """A configuration's trials on the whole training set: ordinary ones, which other studies share."""
-        arm = self._arm(optimizer, parameters or {})
-        config = arm.resolve(self.workload, self.recipe)
-        return [Trial(arm, config.with_seed(seed)) for seed in self.seeds]
+    def report(self, plan: SearchPlan) -> Report:
+        """Write the report in its formats, the recipe, and the journal for Optuna's dashboard."""
+        from studies.harness.kinds.search.report import report
 
-    def start(self, optimizer: str) -> dict[str, Any]:
-        """The recipe's values of what is tuned: the first configuration."""
-        hyperparameters = self.tuning(optimizer).config.hyperparameters
-        return {name: hyperparameters[name] for name in self.spaces[optimizer]}
+        return report(plan)
 
-    def problems(self) -> list[str]:
-        """One line for each thing that is wrong with the spaces, or with what they hold."""
-        return [line for optimizer in self.spaces for line in self._problems(optimizer)]
+    def tracking(self, plan: SearchPlan) -> View:
+        """Return the runs of all trials that the search has named."""
+        from studies.harness.kinds.search.part import Known, Part
+        from studies.harness.tracking.view import TrialsView
 
-    def _problems(self, optimizer: str) -> list[str]:
-        known, wrong = precond.defaults(optimizer), []
-        for name, domain in self.spaces[optimizer].items():
-            if name not in known or name == "seed":
-                wrong.append(f"space of {optimizer}: {name}: unknown hyperparameter.{nearest(name, known)}")
-            elif problem := domain.problem():
-                wrong.append(f"space of {optimizer}: {name} = {domain}: {problem}")
-        if wrong:
-            return wrong
-        try:
-            start = self.start(optimizer)
-        except HyperparameterError as error:
-            return str(error).splitlines()
-        for name, domain in self.spaces[optimizer].items():
-            for end in domain.ends:
-                wrong += self._illegal(optimizer, {**start, name: end})
-            if not domain.holds(start[name]):
-                where = f"space of {optimizer} on {self.workload}: {name} = {domain}"
-                wrong.append(f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it")
-        return list(dict.fromkeys(wrong))
+        return TrialsView(
+            facts=self,
+            metric=METRIC,
+            trials=Known(plan),
+            options=plan.options,
+            stopped=lambda: Part(plan).stopped(),
+        )
 
-    def _illegal(self, optimizer: str, parameters: Parameters) -> list[str]:
-        try:
-            self.tuning(optimizer, parameters)
-        except HyperparameterError as error:
-            return [f"space of {optimizer}: {line}" for line in str(error).splitlines()]
-        return []
+    def stored(self, root: Path) -> list[SearchPlan]:
+        """Return the plan if an output folder holds any of its trials."""
+        from studies.harness.kinds.search.part import stored
 
-    def _arm(self, optimizer: str, parameters: Parameters) -> Arm:
-        known = precond.defaults(optimizer)
-        held = {k: v for k, v in self.settings.items() if k in known and k not in RECIPE_SETTINGS}
-        return Arm(optimizer=optimizer, overrides={**held, **parameters}, factors=tuple(parameters))
+        return stored(self, root)
+
+    def state(self, root: Path) -> str:
+        """Return the number of configurations with an outcome, of the budget."""
+        from studies.harness.kinds.search.part import state
+
+        return state(self, root)

@@ -1,0 +1,130 @@
+"""A command's reports: written by their kinds, printed, sent to MLflow; kept as they are while nothing changed.
+
+Beside each report lies `.report.json`: a digest of everything that the report is made from, and what it said. A command
+that finds the same digest prints that, and neither reads a folder again nor draws a figure again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studies.harness.command import screen
+from studies.harness.design.options import Options
+from studies.harness.kinds.artefact import Plan
+from studies.harness.report.result import Listing, Report
+from trainables.config import digest
+from trainables.files import write_atomically
+from trainables.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from studies.harness.tracking.background import Tracking
+
+KEPT = ".report.json"
+
+
+class Results:
+    """The reports of a command's plans, and their views in MLflow."""
+
+    def __init__(self, plans: Sequence[Plan], options: Options, console: Console):
+        self._plans, self._options, self._console = plans, options, console
+        self._tracking: Tracking | None = None
+
+    @property
+    def shown_uri(self) -> str:
+        """MLflow's address as the user has named it."""
+        return self._options.tracking_uri or f"sqlite:///{self._options.root / 'mlflow.db'}"
+
+    def start_tracking(self) -> None:
+        """Begin to send what the folders hold, in a thread, while trials run."""
+        if self._options.uri is not None and self._tracking is None:
+            from studies.harness.tracking.background import Tracking
+
+            views = [view for plan in self._plans if (view := plan.artefact.tracking(plan)) is not None]
+            self._tracking = Tracking(views, self._options, self._console)
+
+    def write(self) -> bool:
+        """Write and print every report, then send it; return True if trials failed."""
+        written = [(plan, *make(plan)) for plan in self._plans]
+        for _, report, _ in written:
+            screen.show(report, self._console)
+            if self._options.as_json and report.record:
+                print(report.record)
+        self._send([(plan, report, inputs) for plan, report, inputs in written if plan.artefact.tracking(plan)])
+        return any(report.failed for _, report, _ in written)
+
+    def _send(self, written: Sequence[tuple[Plan, Report, str]]) -> None:
+        """Bring MLflow up to date, unless it is already."""
+        uri = self._options.uri
+        if uri is None:
+            return
+        from studies.harness.tracking.background import up_to_date
+
+        inputs = [digest for _, _, digest in written]
+        if self._tracking is None and up_to_date(uri, inputs):
+            return
+        self.start_tracking()
+        if self._tracking is not None:
+            self._tracking.finish([report for _, report, _ in written], inputs)
+
+
+def make(plan: Plan) -> tuple[Report, str]:
+    """Return a plan's report, written anew unless it is up to date, and the digest of what it is made from."""
+    inputs = _inputs(plan)
+    report = _kept(plan.folder, inputs)
+    if report is None:
+        report = plan.artefact.report(plan)
+        if inputs:
+            _keep(plan.folder, inputs, report)
+    return report, inputs
+
+
+def _inputs(plan: Plan) -> str:
+    """Return the digest of what a report is made from: code, plan, files; empty if the kind does not say."""
+    places = plan.artefact.inputs(plan)
+    if not places:
+        return ""
+    files = [path for place in places for path in (sorted(place.glob("*.json*")) if place.is_dir() else [place])]
+    trials = [(trial.arm.label, trial.config.trial_key) for trial in plan.trials]
+    stamps = [(str(path.relative_to(plan.root)), *_stamp(path)) for path in files]
+    return digest([fingerprint(), repr(plan.artefact), plan.workload, trials, stamps])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _kept(folder: Path, inputs: str) -> Report | None:
+    """Return what the report said when it was made from the same inputs, if its files are untouched since."""
+    try:
+        kept = json.loads((folder / KEPT).read_bytes())
+        untouched = all([*_stamp(folder / name)] == stamp for name, stamp in kept["files"].items())
+        if not inputs or kept["inputs"] != inputs or not untouched:
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    facts: dict[str, Any] = kept["report"]
+    listing = facts.pop("listing")
+    if listing is not None:
+        listing = Listing(**{**listing, "bold": {tuple(cell) for cell in listing["bold"]}})
+    return Report(**facts, files=[folder / name for name in kept["files"]], listing=listing)
+
+
+def _keep(folder: Path, inputs: str, report: Report) -> None:
+    facts = dataclasses.asdict(report)
+    files = {os.path.relpath(path, folder): _stamp(path) for path in facts.pop("files")}
+    if facts["listing"] is not None:
+        facts["listing"] = {name: _plain(value) for name, value in facts["listing"].items()}
+    write_atomically(folder / KEPT, json.dumps({"inputs": inputs, "files": files, "report": facts}).encode())
+
+
+def _plain(value: Any) -> Any:
+    """Return a set as a list, which JSON has."""
+    return sorted(value) if isinstance(value, (set, frozenset)) else value
