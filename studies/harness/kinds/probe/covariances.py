@@ -1,12 +1,15 @@
-"""Activation covariances beside their Nystrom approximations: the arrays and numbers of `covariance_heatmap`."""
+"""Activation covariances beside their Nystrom approximations: the arrays and numbers of `covariance_heatmap`.
+
+The rows a are those that an optimizer sees: of training batches in training mode, with a last column of ones for a
+bias. The approximations are those of `precond.NysAct`, given rows whose covariance is A.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +19,13 @@ from torch import Tensor, nn
 import precond
 from precond.algorithm import LayerShape, Signals
 from precond.algorithms.nysact import NysAct
-from precond.hyperparameters import count
 from precond.parts import linalg
 from precond.parts.rows import LinearRows
-from studies.harness.kinds.probe.probe import Arrays, Epochs, Measurement, Result
+from studies.harness.kinds.probe.execute import Epochs
+from studies.harness.kinds.probe.folder import Arrays, Result
+from studies.harness.kinds.probe.probe import Covariances
 from studies.harness.report.document import Block, Table, Text
+from studies.harness.report.figures import probes as probe_figures
 from trainables.config import stream_seed
 from trainables.train import Trainer
 
@@ -31,153 +36,144 @@ SHOWN = 3  # layers in the figure
 LOST = 0.5  # a column sketch with a larger relative error has not recovered the matrix
 
 
-@dataclass(frozen=True, kw_only=True)
-class Covariances(Measurement):
-    """A = (1/N) sum a a^T of each layer over the last epoch, and what NysAct makes of it.
+def model_problems(parameters: Covariances, model: nn.Module) -> list[str]:
+    """Return a line if the rank exceeds the inputs of the widest layer."""
+    return precond.check("nysact-s", {"rank": parameters.rank}, model)
 
-    The rows a are those that an optimizer sees: of training batches in training mode, with a last column of ones for a
-    bias. The approximations are those of `precond.NysAct`, given rows whose covariance is A.
 
-    Attributes:
-        rank: r.
-        draws: Test matrices drawn for each layer and kind of sketch.
+def measure(parameters: Covariances, trainer: Trainer, epochs: Epochs) -> Arrays:
+    """Watch the last epoch."""
+    for _ in islice(epochs, trainer.config.epochs - 1):
+        pass
+    with precond.observe(trainer.model) as seen:
+        next(epochs)
+    return arrays(parameters, seen.covariances(), stream_seed(trainer.config.seed, "optimizer"))
+
+
+def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int) -> Arrays:
+    """The relative errors of all layers, and the matrices of those in the figure.
+
+    Args:
+        covariances: `[groups, p, p]` by layer.
+        seed: Of the test matrices.
+
+    Returns:
+        `layers` and `inputs` (p) of n layers, a group of a convolution being one; `frobenius` and `spectral`
+        `[n, approximations, draws]`; `shown`, numbers of layers; for each i of them `actual/i [p, p]` and
+        `root/APPROXIMATION/i [p, r]`, Y of the first draw's Y Y^T.
     """
+    matrices = {name: a.double().cpu() for layer, stack in covariances.items() for name, a in _named(layer, stack)}
+    names, shown = list(matrices), _shown(parameters, list(matrices.values()))
+    contents: Arrays = {
+        "layers": np.array(names),
+        "inputs": np.array([len(a) for a in matrices.values()]),
+        "shown": np.array(shown, dtype=np.int64),
+    }
+    errors = []
+    for number, (name, a) in enumerate(matrices.items()):
+        roots = roots(parameters, name, a, seed)
+        errors.append([_errors(parameters, a, drawn) for drawn in roots.values()])
+        if number in shown:
+            contents[f"actual/{number}"] = a.float().numpy()
+            contents |= {f"root/{kind}/{number}": drawn[0].float().numpy() for kind, drawn in roots.items()}
+    both = np.array(errors)
+    return contents | {"frobenius": both[..., 0], "spectral": both[..., 1]}
 
-    NUMERICS: ClassVar[int] = 1
 
-    rank: int = count(10)
-    draws: int = count(10)
+def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str, Tensor]:
+    """Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; one draw of the best, and where p <= r."""
+    values, vectors, _ = (part[0] for part in linalg.eigenbasis(a.unsqueeze(0)))
+    root = (vectors * values.sqrt()).flip(-1)  # A = root root^T, the largest first
+    roots = {kind: _sketched(parameters, sketch, name, root, seed) for kind, sketch in SKETCHES.items()}
+    return roots | {BEST: root[None, :, : parameters.rank]}
 
-    def model_problems(self, model: nn.Module) -> list[str]:
-        """The rank must not exceed the widest layer's inputs."""
-        return precond.check("nysact-s", {"rank": self.rank}, model)
 
-    def measure(self, trainer: Trainer, epochs: Epochs) -> Arrays:
-        """Watch the last epoch."""
-        for _ in islice(epochs, trainer.config.epochs - 1):
-            pass
-        with precond.observe(trainer.model) as seen:
-            next(epochs)
-        return self.arrays(seen.covariances(), stream_seed(trainer.config.seed, "optimizer"))
+def _sketched(parameters: Covariances, sketch: str, name: str, root: Tensor, seed: int) -> Tensor:
+    """The same of one kind of sketch: each draw is a slot of a bank of NysAct's."""
+    algorithm, width = NysAct(rank=parameters.rank, sketch=sketch, seed=seed), len(root)
+    if width <= parameters.rank:
+        return root.unsqueeze(0)  # kept as it is
+    slots = [f"{name}#{draw}" for draw in range(parameters.draws)]
+    state = algorithm.new_state(LayerShape(d_out=1, d_in=width), slots, like=root)
+    rows = LinearRows(root.mT * width**0.5, bias=False, examples=width)  # their mean a a^T is A
+    for slot in range(parameters.draws):
+        algorithm.accumulate(state, slice(slot, slot + 1), Signals(inputs=rows))
+    algorithm.commit(state)
+    algorithm.refresh(state)
+    approximate = algorithm.curvature(state).low_rank
+    assert approximate is not None
+    return approximate
 
-    def arrays(self, covariances: Mapping[str, Tensor], seed: int) -> Arrays:
-        """The relative errors of all layers, and the matrices of those in the figure.
 
-        Args:
-            covariances: `[groups, p, p]` by layer.
-            seed: Of the test matrices.
+def _errors(parameters: Covariances, a: Tensor, roots: Tensor) -> np.ndarray:
+    """|A - Y Y^T| / |A| in Frobenius and spectral norm, `[draws, 2]`; nan for a layer that saw only zeros."""
+    left = torch.stack([_norms(a - root @ root.mT) for root in roots])
+    of = _norms(a)
+    return (left / of.where(of > 0, torch.nan)).expand(parameters.draws, 2).numpy()
 
-        Returns:
-            `layers` and `inputs` (p) of n layers, a group of a convolution being one; `frobenius` and `spectral`
-            `[n, approximations, draws]`; `shown`, numbers of layers; for each i of them `actual/i [p, p]` and
-            `root/APPROXIMATION/i [p, r]`, Y of the first draw's Y Y^T.
-        """
-        found = {name: a.double().cpu() for layer, stack in covariances.items() for name, a in _named(layer, stack)}
-        names, shown = list(found), self._shown(list(found.values()))
-        arrays: Arrays = {
-            "layers": np.array(names),
-            "inputs": np.array([len(a) for a in found.values()]),
-            "shown": np.array(shown, dtype=np.int64),
+
+def _shown(parameters: Covariances, matrices: Sequence[Tensor]) -> list[int]:
+    """The last layer of each of the largest widths that are approximated, in the model's order."""
+    last = {len(a): number for number, a in enumerate(matrices) if len(a) > parameters.rank}
+    return sorted(last[width] for width in sorted(last)[-SHOWN:])
+
+
+def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
+    """A row for each seed, layer, approximation and draw: relative errors in Frobenius and spectral norm."""
+    rows = [
+        {
+            "seed": result.seed,
+            "layer": str(layer),
+            "inputs": int(result.arrays["inputs"][i]),
+            "approximation": kind,
+            "draw": draw,
+            "frobenius": float(result.arrays["frobenius"][i, k, draw]),
+            "spectral": float(result.arrays["spectral"][i, k, draw]),
         }
-        errors = []
-        for number, (name, a) in enumerate(found.items()):
-            roots = self.roots(name, a, seed)
-            errors.append([self._errors(a, drawn) for drawn in roots.values()])
-            if number in shown:
-                arrays[f"actual/{number}"] = a.float().numpy()
-                arrays |= {f"root/{kind}/{number}": drawn[0].float().numpy() for kind, drawn in roots.items()}
-        both = np.array(errors)
-        return arrays | {"frobenius": both[..., 0], "spectral": both[..., 1]}
+        for result in results
+        for i, layer in enumerate(result.arrays["layers"])
+        for k, kind in enumerate(APPROXIMATIONS)
+        for draw in range(parameters.draws)
+    ]
+    return pd.DataFrame(rows)
 
-    def roots(self, name: str, a: Tensor, seed: int) -> dict[str, Tensor]:
-        """Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; one draw of the best, and where p <= r."""
-        values, vectors, _ = (part[0] for part in linalg.eigenbasis(a.unsqueeze(0)))
-        root = (vectors * values.sqrt()).flip(-1)  # A = root root^T, the largest first
-        found = {kind: self._sketched(sketch, name, root, seed) for kind, sketch in SKETCHES.items()}
-        return found | {BEST: root[None, :, : self.rank]}
 
-    def _sketched(self, sketch: str, name: str, root: Tensor, seed: int) -> Tensor:
-        """The same of one kind of sketch: each draw is a slot of a bank of NysAct's."""
-        algorithm, width = NysAct(rank=self.rank, sketch=sketch, seed=seed), len(root)
-        if width <= self.rank:
-            return root.unsqueeze(0)  # kept as it is
-        slots = [f"{name}#{draw}" for draw in range(self.draws)]
-        state = algorithm.new_state(LayerShape(d_out=1, d_in=width), slots, like=root)
-        rows = LinearRows(root.mT * width**0.5, bias=False, examples=width)  # their mean a a^T is A
-        for slot in range(self.draws):
-            algorithm.accumulate(state, slice(slot, slot + 1), Signals(inputs=rows))
-        algorithm.commit(state)
-        algorithm.refresh(state)
-        found = algorithm.curvature(state).low_rank
-        assert found is not None
-        return found
+def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
+    """The errors of each layer, and where a column sketch has not recovered it."""
+    header = ["layer", "p", *(f"{norm}: {kind}" for norm in ("Frobenius", "spectral") for kind in APPROXIMATIONS)]
+    layers = list(dict.fromkeys(zip(numbers["layer"], numbers["inputs"], strict=True)))
+    rows = [[layer, str(p), *_cells(numbers[numbers["layer"] == layer])] for layer, p in layers]
+    caption = f"Relative errors of approximations of rank {parameters.rank} of the activation covariance."
+    note = (
+        f"Errors |A - A^| / |A| at rank {parameters.rank}: mean and sample standard deviation over {parameters.draws} draws of "
+        f"the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r largest "
+        "eigenvalues with their vectors, the least error that a matrix of rank r can have. A is the mean over the "
+        f"batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {parameters.rank} is kept "
+        "as it is. The rank of the paper's Figure 1 is not stated; 10 is that of its Table 7 for CIFAR."
+    )
+    column = numbers[numbers["approximation"] == APPROXIMATIONS[0]].groupby("layer", sort=False)["frobenius"].mean()
+    lost = [str(layer) for layer, error in column.items() if error > LOST]
+    said = (
+        f"In {len(lost)} of {len(column)} layers the column sketch has a mean Frobenius error above "
+        f"{LOST:g}{': ' + ', '.join(lost) if lost else ''}."
+    )
+    table = Table(name="covariances", header=header, rows=rows, caption=caption)
+    return [Text(said, label="Verdict", found=True), table, Text(note, note=True)]
 
-    def _errors(self, a: Tensor, roots: Tensor) -> np.ndarray:
-        """|A - Y Y^T| / |A| in Frobenius and spectral norm, `[draws, 2]`; nan for a layer that saw only zeros."""
-        left = torch.stack([_norms(a - root @ root.mT) for root in roots])
-        of = _norms(a)
-        return (left / of.where(of > 0, torch.nan)).expand(self.draws, 2).numpy()
 
-    def _shown(self, matrices: Sequence[Tensor]) -> list[int]:
-        """The last layer of each of the largest widths that are approximated, in the model's order."""
-        last = {len(a): number for number, a in enumerate(matrices) if len(a) > self.rank}
-        return sorted(last[width] for width in sorted(last)[-SHOWN:])
+def metrics(numbers: Any) -> dict[str, float]:
+    """`frobenius/KIND/LAYER` and `spectral/KIND/LAYER`."""
+    means = numbers.groupby(["approximation", "layer"], sort=False)[["frobenius", "spectral"]].mean()
+    return {
+        f"{norm}/{kind}/{layer}": float(row[norm])
+        for (kind, layer), row in means.iterrows()
+        for norm in ("frobenius", "spectral")
+    }
 
-    def numbers(self, results: Sequence[Result]) -> pd.DataFrame:
-        """A row for each seed, layer, approximation and draw: relative errors in Frobenius and spectral norm."""
-        rows = [
-            {
-                "seed": result.seed,
-                "layer": str(layer),
-                "inputs": int(result.arrays["inputs"][i]),
-                "approximation": kind,
-                "draw": draw,
-                "frobenius": float(result.arrays["frobenius"][i, k, draw]),
-                "spectral": float(result.arrays["spectral"][i, k, draw]),
-            }
-            for result in results
-            for i, layer in enumerate(result.arrays["layers"])
-            for k, kind in enumerate(APPROXIMATIONS)
-            for draw in range(self.draws)
-        ]
-        return pd.DataFrame(rows)
 
-    def blocks(self, numbers: Any) -> list[Block]:
-        """The errors of each layer, and where a column sketch has not recovered it."""
-        header = ["layer", "p", *(f"{norm}: {kind}" for norm in ("Frobenius", "spectral") for kind in APPROXIMATIONS)]
-        layers = list(dict.fromkeys(zip(numbers["layer"], numbers["inputs"], strict=True)))
-        rows = [[layer, str(p), *_cells(numbers[numbers["layer"] == layer])] for layer, p in layers]
-        caption = f"Relative errors of approximations of rank {self.rank} of the activation covariance."
-        note = (
-            f"Errors |A - A^| / |A| at rank {self.rank}: mean and sample standard deviation over {self.draws} draws of "
-            f"the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r largest "
-            "eigenvalues with their vectors, the least error that a matrix of rank r can have. A is the mean over the "
-            f"batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {self.rank} is kept "
-            "as it is. The rank of the paper's Figure 1 is not stated; 10 is that of its Table 7 for CIFAR."
-        )
-        column = numbers[numbers["approximation"] == APPROXIMATIONS[0]].groupby("layer", sort=False)["frobenius"].mean()
-        lost = [str(layer) for layer, error in column.items() if error > LOST]
-        said = (
-            f"In {len(lost)} of {len(column)} layers the column sketch has a mean Frobenius error above "
-            f"{LOST:g}{': ' + ', '.join(lost) if lost else ''}."
-        )
-        table = Table(name="covariances", header=header, rows=rows, caption=caption)
-        return [Text(said, label="Verdict", found=True), table, Text(note, note=True)]
-
-    def metrics(self, numbers: Any) -> dict[str, float]:
-        """`frobenius/KIND/LAYER` and `spectral/KIND/LAYER`."""
-        means = numbers.groupby(["approximation", "layer"], sort=False)[["frobenius", "spectral"]].mean()
-        return {
-            f"{norm}/{kind}/{layer}": float(row[norm])
-            for (kind, layer), row in means.iterrows()
-            for norm in ("frobenius", "spectral")
-        }
-
-    def draw(self, results: Sequence[Result], folder: Path) -> list[Path]:
-        """The matrices of the first seed's network."""
-        from studies.harness.report.figures import probes as probe_figures
-
-        return probe_figures.draw_covariances(results[0].arrays, folder)
+def draw(results: Sequence[Result], folder: Path) -> list[Path]:
+    """The matrices of the first seed's network."""
+    return probe_figures.draw_covariances(results[0].arrays, folder)
 
 
 def approximate(arrays: Arrays, kind: str, number: int) -> np.ndarray:

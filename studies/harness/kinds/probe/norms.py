@@ -1,11 +1,13 @@
-"""How large activation covariances are while a network trains: the arrays and numbers of `activation_norms`."""
+"""How large activation covariances are while a network trains: the arrays and numbers of `activation_norms`.
+
+The rows are those that an optimizer sees, with a last column of ones for a bias.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,95 +16,96 @@ from torch import Tensor, nn
 
 import precond
 from precond.layers import find_layers
-from studies.harness.kinds.probe.probe import Arrays, Epochs, Measurement, Result
+from studies.harness.kinds.probe.execute import Epochs
+from studies.harness.kinds.probe.folder import Arrays, Result
+from studies.harness.kinds.probe.probe import Norms
 from studies.harness.report.document import Block, Table, Text
+from studies.harness.report.figures import probes as probe_figures
 from studies.harness.report.wording import number
 from trainables.train import Trainer
 
 GROWTH = 0.1  # a mean norm that grew by more over the last tenth of training is not bounded yet
 
 
-@dataclass(frozen=True, kw_only=True)
-class Norms(Measurement):
-    """Frobenius norm of each layer's activation covariance in every training batch.
+def model_problems(parameters: Norms, model: nn.Module) -> list[str]:
+    """Return nothing: there are no parameters."""
+    return []
 
-    The rows are those that an optimizer sees, with a last column of ones for a bias.
+
+def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
+    """Watch every step; the device is read once an epoch.
+
+    Returns:
+        `layers`, `convolution` (else linear) and `inputs` (p) of n layers, a group of a convolution being one;
+        `norms [steps, n]`.
     """
+    layers = find_layers(trainer.model)
+    unseen = {layer.name: torch.full((layer.groups,), torch.nan, device=trainer.device) for layer in layers}
+    steps: list[Tensor] = []
+    read: list[np.ndarray] = []
+    with precond.observe(trainer.model) as seen:
 
-    NUMERICS: ClassVar[int] = 1
+        def note(*_: Any) -> None:
+            norms = {**unseen, **seen.norms()}
+            steps.append(torch.cat([norms[layer.name] for layer in layers]))
+            seen.reset()
 
-    def measure(self, trainer: Trainer, epochs: Epochs) -> Arrays:
-        """Watch every step; the device is read once an epoch.
+        handle = trainer.optimizer.register_step_post_hook(note)
+        for _ in epochs:
+            read.append(torch.stack(steps).cpu().numpy())
+            steps.clear()
+        handle.remove()
+    norms = np.concatenate(read)
+    slots = [(name, layer) for layer in layers for name in layer.slot_names]
+    kept = ~np.isnan(norms).all(0)  # a layer can have a forward that is never called
+    return {
+        "layers": np.array([name for name, _ in slots])[kept],
+        "convolution": np.array([isinstance(layer.module, nn.Conv2d) for _, layer in slots])[kept],
+        "inputs": np.array([layer.shape.d_in for _, layer in slots])[kept],
+        "norms": norms[:, kept],
+    }
 
-        Returns:
-            `layers`, `convolution` (else linear) and `inputs` (p) of n layers, a group of a convolution being one;
-            `norms [steps, n]`.
-        """
-        layers = find_layers(trainer.model)
-        unseen = {layer.name: torch.full((layer.groups,), torch.nan, device=trainer.device) for layer in layers}
-        steps: list[Tensor] = []
-        read: list[np.ndarray] = []
-        with precond.observe(trainer.model) as seen:
 
-            def note(*_: Any) -> None:
-                norms = {**unseen, **seen.norms()}
-                steps.append(torch.cat([norms[layer.name] for layer in layers]))
-                seen.reset()
+def numbers(parameters: Norms, results: Sequence[Result]) -> pd.DataFrame:
+    """A row for each seed and layer: the first, last, smallest and largest norm, and the growth at the end.
 
-            handle = trainer.optimizer.register_step_post_hook(note)
-            for _ in epochs:
-                read.append(torch.stack(steps).cpu().numpy())
-                steps.clear()
-            handle.remove()
-        norms = np.concatenate(read)
-        slots = [(name, layer) for layer in layers for name in layer.slot_names]
-        kept = ~np.isnan(norms).all(0)  # a layer can have a forward that is never called
-        return {
-            "layers": np.array([name for name, _ in slots])[kept],
-            "convolution": np.array([isinstance(layer.module, nn.Conv2d) for _, layer in slots])[kept],
-            "inputs": np.array([layer.shape.d_in for _, layer in slots])[kept],
-            "norms": norms[:, kept],
-        }
+    `growth` is the mean over the last tenth of the steps over that of the tenth before, less one.
+    """
+    return pd.DataFrame([row for result in results for row in _rows(result)])
 
-    def numbers(self, results: Sequence[Result]) -> pd.DataFrame:
-        """A row for each seed and layer: the first, last, smallest and largest norm, and the growth at the end.
 
-        `growth` is the mean over the last tenth of the steps over that of the tenth before, less one.
-        """
-        return pd.DataFrame([row for result in results for row in _rows(result)])
+def blocks(parameters: Norms, numbers: Any) -> list[Block]:
+    """The bounds of each layer over all networks, and which still grow."""
+    header = ["layer", "kind", "p", "first", "smallest", "largest", "last", "largest / smallest", "growth at end"]
+    layers = [rows for _, rows in numbers.groupby("layer", sort=False)]
+    names = [str(rows["layer"].iloc[0]) for rows in layers]
+    growing = [name for name, rows in zip(names, layers, strict=True) if rows["growth"].mean() > GROWTH]
+    zero = [name for name, rows in zip(names, layers, strict=True) if not rows["smallest"].min() > 0]
+    said = (
+        f"{len(growing)} of {len(layers)} layers still grow by more than {GROWTH:.0%} over the last tenth of "
+        f"training{_listed(growing)}; the norm of {len(zero)} reached zero{_listed(zero)}."
+    )
+    note = (
+        f"Frobenius norm of (1/N) sum a a^T over the rows a of one training batch, at every step of "
+        f"{numbers['seed'].nunique()} networks: smallest and largest over all steps and networks, first and last "
+        "as means over networks. Growth at end: mean over the last tenth of the steps over that of the tenth "
+        "before, less one."
+    )
+    caption = "Frobenius norm of the activation covariance during training."
+    rows = [_cells(rows) for rows in layers]
+    table = Table(name="norms", header=header, rows=rows, text=(0, 1), caption=caption)
+    return [Text(said, label="Verdict", found=True), table, Text(note, note=True)]
 
-    def blocks(self, numbers: Any) -> list[Block]:
-        """The bounds of each layer over all networks, and which still grow."""
-        header = ["layer", "kind", "p", "first", "smallest", "largest", "last", "largest / smallest", "growth at end"]
-        layers = [rows for _, rows in numbers.groupby("layer", sort=False)]
-        names = [str(rows["layer"].iloc[0]) for rows in layers]
-        growing = [name for name, rows in zip(names, layers, strict=True) if rows["growth"].mean() > GROWTH]
-        zero = [name for name, rows in zip(names, layers, strict=True) if not rows["smallest"].min() > 0]
-        said = (
-            f"{len(growing)} of {len(layers)} layers still grow by more than {GROWTH:.0%} over the last tenth of "
-            f"training{_listed(growing)}; the norm of {len(zero)} reached zero{_listed(zero)}."
-        )
-        note = (
-            f"Frobenius norm of (1/N) sum a a^T over the rows a of one training batch, at every step of "
-            f"{numbers['seed'].nunique()} networks: smallest and largest over all steps and networks, first and last "
-            "as means over networks. Growth at end: mean over the last tenth of the steps over that of the tenth "
-            "before, less one."
-        )
-        caption = "Frobenius norm of the activation covariance during training."
-        rows = [_cells(rows) for rows in layers]
-        table = Table(name="norms", header=header, rows=rows, text=(0, 1), caption=caption)
-        return [Text(said, label="Verdict", found=True), table, Text(note, note=True)]
 
-    def metrics(self, numbers: Any) -> dict[str, float]:
-        """`smallest/LAYER`, `largest/LAYER`, `growth/LAYER`."""
-        means = numbers.groupby("layer", sort=False)[["smallest", "largest", "growth"]].mean()
-        return {f"{name}/{layer}": float(row[name]) for layer, row in means.iterrows() for name in means.columns}
+def metrics(numbers: Any) -> dict[str, float]:
+    """`smallest/LAYER`, `largest/LAYER`, `growth/LAYER`."""
+    means = numbers.groupby("layer", sort=False)[["smallest", "largest", "growth"]].mean()
+    return {f"{name}/{layer}": float(row[name]) for layer, row in means.iterrows() for name in means.columns}
 
-    def draw(self, results: Sequence[Result], folder: Path) -> list[Path]:
-        """The norms over the steps, convolutions left and linear layers right."""
-        from studies.harness.report.figures import probes as probe_figures
 
-        return probe_figures.draw_norms([result.arrays for result in results], folder)
+def draw(results: Sequence[Result], folder: Path) -> list[Path]:
+    """The norms over the steps, convolutions left and linear layers right."""
+    return probe_figures.draw_norms([result.arrays for result in results], folder)
 
 
 def _rows(result: Result) -> list[dict[str, Any]]:

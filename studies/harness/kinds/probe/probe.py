@@ -1,103 +1,80 @@
-"""A probe watches networks while they train, one for each seed, and keeps what it saw as arrays.
-
-    outputs/probes/<first 16 hex of the key>/
-        config.json    schema, full key, what is watched and how, the trial that is trained meanwhile
-        arrays.npz     what was seen; not there when the training diverged
-        status.json    completed | diverged; seconds, the last epoch's metrics, where and with which code
-                       (and the SHA-256 of the arrays: numpy does not notice every flipped bit)
-
-Numbers and figures are made of the arrays, so that they can be made again without training. A folder is renamed into
-place whole, and found again by its key: a second run trains nothing, and one that was killed trains the network that it
-was at from the start, since a probe keeps no checkpoints. It needs no Ray: few networks, one after another.
-"""
+"""A probe: a measurement of networks while they train, one network for each seed."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import shutil
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import pandas as pd
-import torch
-from torch import nn
+from precond.hyperparameters import count, problems
+from studies.harness.kinds.artefact import Artefact, Driver, Work
 
-from precond import HyperparameterError
-from precond.hyperparameters import problems
-from precond.layers import find_layers
-from studies.harness.evidence.provenance import provenance
-from studies.harness.kinds.study.study import Arm, Artefact, Trial
-from studies.harness.report.document import Block
-from trainables.config import TrialConfig, digest
-from trainables.files import sync, sync_directory
-from trainables.measure import device_name
-from trainables.store import COMPLETED, DIVERGED, StoreError
-from trainables.train import Diverged, Trainer
-from trainables.workloads import resolve, skeleton, workload
-
-SCHEMA = 1
-Arrays = dict[str, np.ndarray]
-Epochs = Iterator[dict[str, float]]  # trains an epoch when asked for the next
-
-
-@dataclass(frozen=True)
-class Result:
-    """What is known of one seed's network.
-
-    Attributes:
-        seed: Of its trial.
-        status: `status.json`.
-        arrays: What was seen; empty when it diverged.
-    """
-
-    seed: int
-    status: Mapping[str, Any]
-    arrays: Arrays
+if TYPE_CHECKING:
+    from studies.harness.design.arms import Trial
+    from studies.harness.design.options import Options
+    from studies.harness.kinds.probe.plan import ProbePlan
+    from studies.harness.report.result import Report
+    from studies.harness.tracking.view import View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(ABC):
-    """What is watched, and what is made of it; the fields are its parameters, which `--set` changes."""
+    """What is measured; the fields are its parameters, which `--set` changes.
+
+    A measurement is a subclass here, and a module with the functions `model_problems`, `measure`, `numbers`, `blocks`,
+    `metrics` and `draw` of `norms.py`.
+    """
 
     NUMERICS: ClassVar[int]  # raised when the same parameters give other arrays
 
     problems = problems
 
-    def model_problems(self, model: nn.Module) -> list[str]:
-        """One line for each parameter that does not fit the model."""
-        return []
-
+    @property
     @abstractmethod
-    def measure(self, trainer: Trainer, epochs: Epochs) -> Arrays:
-        """Train to the end, and watch.
+    def code(self) -> Any:
+        """The module that measures; loaded late, since it needs torch."""
 
-        Args:
-            trainer: Model, optimizer and data.
-            epochs: Trains `trainer.config.epochs` epochs, one with each `next`.
-        """
 
-    @abstractmethod
-    def numbers(self, results: Sequence[Result]) -> pd.DataFrame:
-        """What the arrays say, in rows for `numbers.csv`."""
+@dataclass(frozen=True, kw_only=True)
+class Covariances(Measurement):
+    """A = (1/N) sum a a^T of each layer over the last epoch, and NysAct's approximations of it.
 
-    @abstractmethod
-    def blocks(self, numbers: pd.DataFrame) -> list[Block]:
-        """The report's tables, and what they say about the claim."""
+    Attributes:
+        rank: r.
+        draws: Test matrices drawn for each layer and kind of sketch.
+    """
 
-    @abstractmethod
-    def metrics(self, numbers: pd.DataFrame) -> dict[str, float]:
-        """The numbers that MLflow gets, means over seeds by name."""
+    NUMERICS: ClassVar[int] = 1
 
-    @abstractmethod
-    def draw(self, results: Sequence[Result], folder: Path) -> list[Path]:
-        """Draw the figure into a folder; returns the files."""
+    rank: int = count(10)
+    draws: int = count(10)
+
+    @property
+    def code(self) -> Any:
+        """`covariances.py`."""
+        from studies.harness.kinds.probe import covariances
+
+        return covariances
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norms(Measurement):
+    """Frobenius norm of each layer's activation covariance in every training batch."""
+
+    NUMERICS: ClassVar[int] = 1
+
+    @property
+    def code(self) -> Any:
+        """`norms.py`."""
+        from studies.harness.kinds.probe import norms
+
+        return norms
+
+
+_RAY = "which trains few networks one after another, without Ray"
+_ARMS = "which has no arms"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +82,26 @@ class Probe(Artefact):
     """A figure of what happens inside a network.
 
     Attributes:
-        measurement: What is watched.
+        measurement: What is measured.
         optimizer: What trains the networks.
-        workload: Default workload.
         seeds: Number of networks; the seeds are 0 ... seeds - 1.
     """
 
+    KIND: ClassVar[str] = "probe"
+    HELP: ClassVar[Mapping[str, str]] = {
+        "smoke": "Two networks, two epochs on digits, in OUT/smoke.",
+        "settings": "A parameter of the probe, a hyperparameter or a setting of the recipe.",
+        "dry_run": "Print the plan and stop.",
+    }
+    REFUSED: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("optimizers", "only", "levels"), _ARMS),
+        **dict.fromkeys(("max_concurrent", "gpus_per_trial", "address", "workers_per_trial", "time_budget"), _RAY),
+        **dict.fromkeys(("retry", "rerun", "commit_every"), "which keeps no trial folders"),
+        "diagnostics": "which measures by itself",
+    }
+
     measurement: Measurement
     optimizer: str = "sgd"
-    workload: str = "digits/cnn"
     seeds: int = 3
 
     def trials(
@@ -123,150 +111,63 @@ class Probe(Artefact):
         recipe: Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> list[Trial]:
-        """A trial for each network.
+        """Return a trial for each network.
 
         Args:
             workload: Instead of the probe's own.
             seeds: Instead of the probe's own.
-            recipe: What is set instead of the recipe's, such as `batch_size`.
+            recipe: Settings that replace the recipe's, such as `batch_size`.
             overrides: Hyperparameters of the optimizer.
 
         Raises:
-            HyperparameterError: One line for each thing that is wrong, the probe's own parameters included.
+            HyperparameterError: One line for each error, those in the measurement's parameters included.
         """
-        wrong, name = self.measurement.problems(), workload or self.workload
-        trials: list[Trial] = []
-        try:
-            held = {**self.published.get(name, {}), **(recipe or {})}
-            config = resolve(name, self.optimizer, overrides, held)
-            arm = Arm(optimizer=self.optimizer, overrides=overrides or {})
-            trials = [Trial(arm, config.with_seed(seed)) for seed in (range(self.seeds) if seeds is None else seeds)]
-            wrong = wrong or self._unfit(config)
-        except HyperparameterError as error:
-            wrong = [*wrong, *str(error).splitlines()]
-        if wrong:
-            raise HyperparameterError("\n".join(wrong))
-        return trials
+        from studies.harness.kinds.probe.plan import trials
 
-    def found(self, trials: Sequence[Trial], root: Path) -> dict[int, Result]:
-        """The results that there are of some networks, by seed.
+        return trials(self, workload or self.workload, seeds, recipe or {}, overrides or {})
 
-        Raises:
-            StoreError: A folder is damaged, another's, or of a newer version.
-        """
-        read = {trial.config.seed: self.read(trial.config, root) for trial in trials}
-        return {seed: result for seed, result in read.items() if result is not None}
+    # ------------------------------------------------------------------ the protocol of an artefact
 
-    def key(self, config: TrialConfig) -> str:
-        """Identity of the result for one network: 64 hexadecimal digits."""
-        return digest({**self._watched(), "trial": config.trial_key})
+    def plan(self, options: Options) -> list[ProbePlan]:
+        """Return a plan for each workload that the command names."""
+        from studies.harness.kinds.probe.plan import plans
 
-    def read(self, config: TrialConfig, root: Path) -> Result | None:
-        """The result for one network, or None where there is none.
+        return plans(self, options)
 
-        Raises:
-            StoreError: The folder is damaged, another's, or of a newer version.
-        """
-        folder = probe_folder(root, self.key(config))
-        if not folder.exists():
-            return None
-        try:
-            document = json.loads((folder / "config.json").read_bytes())
-            status = json.loads((folder / "status.json").read_bytes())
-            arrays = _load(folder / "arrays.npz", status["sha256"]) if status["status"] == COMPLETED else {}
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{folder} is damaged ({type(error).__name__}): remove it and run again") from error
-        if document["schema"] > SCHEMA:
-            raise StoreError(f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update")
-        if document["key"] != self.key(config):
-            raise StoreError(f"{folder} holds another result with the same first 16 digits: move it away")
-        return Result(config.seed, status, arrays)
+    def missing(self, plan: ProbePlan) -> Work:
+        """Return the networks without a result."""
+        from studies.harness.kinds.probe.plan import missing
 
-    def run(
-        self,
-        config: TrialConfig,
-        root: Path,
-        device: torch.device,
-        told: Callable[[int, Mapping[str, float]], object] = lambda epoch, metrics: None,
-    ) -> Result:
-        """Train one network, watch it and keep the result.
+        return missing(plan)
 
-        Args:
-            config: The trial.
-            root: The output folder.
-            device: Where to train.
-            told: Is called after each epoch with its number and metrics.
+    @classmethod
+    def execute(cls, plans: Sequence[ProbePlan], driver: Driver) -> None:
+        """Train the networks one after another, and keep what was measured."""
+        from studies.harness.kinds.probe.execute import execute
 
-        Raises:
-            OSError: The folder cannot be written.
-        """
-        start, metrics = time.time(), {}
-        trainer = Trainer(config, device)
+        execute(plans, driver)
 
-        def epochs() -> Epochs:
-            for epoch in range(config.epochs):
-                metrics.update(trainer.run_epoch(epoch))
-                told(epoch, metrics)
-                yield dict(metrics)
+    def report(self, plan: ProbePlan) -> Report:
+        """Write the figure, the numbers and the report."""
+        from studies.harness.kinds.probe.report import report
 
-        try:
-            arrays, ended = self.measurement.measure(trainer, epochs()), {"status": COMPLETED}
-        except Diverged as result:
-            arrays, ended = {}, {"status": DIVERGED, "reason": str(result), **result.details}
-        here = {"torch": torch.__version__, "device": device_name(device), **provenance()}
-        status = {**ended, "time": time.time(), "seconds": time.time() - start, "metrics": metrics, **here}
-        document = {"schema": SCHEMA, "key": self.key(config), **self._watched(), "config": config.to_dict()}
-        return Result(config.seed, write(probe_folder(root, self.key(config)), document, status, arrays), arrays)
+        return report(plan)
 
-    def _unfit(self, config: TrialConfig) -> list[str]:
-        """A line for each parameter that does not fit the model, or if there is nothing to watch."""
-        chosen = workload(config.workload)
-        model = skeleton(chosen.model, chosen.fit(config.settings))
-        if config.compile:
-            return ["compile = True: a probe watches layers as they are written; leave it out"]
-        if not find_layers(model):
-            return [f'workload = "{chosen.name}": its model has no Linear or Conv2d layer to watch']
-        return self.measurement.model_problems(model)
+    def tracking(self, plan: ProbePlan) -> View:
+        """Return one run with the report's numbers and files."""
+        from studies.harness.kinds.probe.plan import view
 
-    def _watched(self) -> dict[str, Any]:
-        kind = type(self.measurement)
-        return {"measurement": kind.__name__, "numerics": kind.NUMERICS, "parameters": asdict(self.measurement)}
+        return view(plan)
 
+    def stored(self, root: Path) -> list[ProbePlan]:
+        """Return the workloads of which an output folder holds a network's result."""
+        from studies.harness.kinds.probe.plan import stored
 
-def probe_folder(root: Path, key: str) -> Path:
-    """Where a result lives: `probes/` and the first 16 digits of its key."""
-    return root / "probes" / key[:16]
+        return stored(self, root)
 
+    def state(self, root: Path) -> str:
+        """Return measured over planned networks."""
+        from studies.harness.kinds.probe.folder import results
 
-def write(folder: Path, config: Mapping[str, Any], status: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
-    """Write a result's folder, whole or not at all; what a killed writer left aside goes. Returns `status.json`."""
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    stored = io.BytesIO()
-    np.savez_compressed(stored, allow_pickle=False, **arrays)
-    status = {**status, "sha256": hashlib.sha256(stored.getvalue()).hexdigest()}
-    files = {"config.json": json.dumps(config, indent=1).encode(), "status.json": json.dumps(status, indent=1).encode()}
-    if arrays:
-        files["arrays.npz"] = stored.getvalue()
-    for name, content in files.items():
-        with open(aside / name, "wb") as file:
-            file.write(content)
-            sync(file)
-    sync_directory(aside)
-    aside.rename(folder)
-    sync_directory(folder.parent)
-    return status
-
-
-def _load(path: Path, sha256: str) -> Arrays:
-    """The arrays of a file.
-
-    Raises:
-        ValueError: It is not what was written.
-    """
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError("the arrays are not those that were written")
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:  # a pickle is code
-        return {name: stored[name] for name in stored.files}
+        trials = self.trials()
+        return f"{len(results(self, trials, root))}/{len(trials)}"

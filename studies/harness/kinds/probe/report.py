@@ -1,60 +1,52 @@
-"""A probe's report: the figure, the numbers, and which networks were watched. Equal folders give equal bytes."""
+"""A probe's report: the figure, the numbers, and which networks were measured. Equal folders give equal bytes."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pandas as pd
 
-from studies.harness.evidence.ledger import NOT_RUN, PROVENANCE
-from studies.harness.kinds.probe.probe import Probe, Result
-from studies.harness.kinds.study.study import Trial
-from studies.harness.report import document, protocol
+from studies.harness.design.arms import Trial
+from studies.harness.evidence.ledger import PROVENANCE
+from studies.harness.evidence.status import NOT_RUN
+from studies.harness.kinds.probe import folder
+from studies.harness.kinds.probe.folder import Result
+from studies.harness.kinds.probe.plan import ProbePlan
+from studies.harness.kinds.probe.probe import Probe
+from studies.harness.report import document, protocol, result
 from studies.harness.report.document import Block, Heading, Picture, Text
-from trainables.files import write_atomically
+from studies.harness.report.result import Report
 from trainables.store import COMPLETED
 from trainables.train import score
 
 
-def write(
-    probe: Probe, trials: Sequence[Trial], results: Mapping[int, Result], folder: Path
-) -> tuple[list[Path], list[str], pd.DataFrame]:
-    """Write `report.md`, `report.html`, `report.tex`, `numbers.csv` and the figure.
-
-    Args:
-        probe: As the command line has set it.
-        trials: A network each.
-        results: What there is, by seed.
-        folder: Where to write.
-
-    Returns:
-        The files, what was found, a sentence each, and the numbers; empty where no network has been trained to the end.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = [results[trial.config.seed] for trial in trials if trial.config.seed in results]
-    complete = [result for result in wanted if result.status["status"] == COMPLETED]
-    numbers = probe.measurement.numbers(complete) if complete else pd.DataFrame()
-    drawn = probe.measurement.draw(complete, folder) if complete else []
-    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
-    blocks = _blocks(probe, trials, wanted, numbers, list(pictures))
-    contents = {
-        "report.md": document.markdown(probe.title, blocks),
-        "report.html": document.page(probe.title, blocks, pictures),
-        "report.tex": document.latex(probe.title, blocks),
-        "numbers.csv": numbers.to_csv(index=False),
-    }
-    for name, content in contents.items():
-        write_atomically(folder / name, content.encode())
-    return [*(folder / name for name in contents), *drawn], document.findings(blocks), numbers
+def report(plan: ProbePlan) -> Report:
+    """Write `report.md`, `report.html`, `report.tex`, `numbers.csv` and the figure."""
+    probe, measurement = plan.artefact, plan.artefact.measurement
+    known = folder.results(probe, plan.trials, plan.root)
+    results = [known[trial.config.seed] for trial in plan.trials if trial.config.seed in known]
+    complete = [network for network in results if network.status["status"] == COMPLETED]
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    numbers = measurement.code.numbers(measurement, complete) if complete else pd.DataFrame()
+    drawn = measurement.code.draw(complete, plan.folder) if complete else []
+    pictures = [path.stem for path in drawn if path.suffix == ".svg"]
+    blocks = _blocks(probe, plan.trials, results, numbers, pictures)
+    rows = json.loads(numbers.to_json(orient="records") or "[]")
+    return Report(
+        files=result.write(plan.folder, probe.title, blocks, drawn, {"numbers.csv": numbers.to_csv(index=False)}),
+        findings=document.findings(blocks),
+        record=json.dumps({"probe": probe.name, "numbers": rows}),
+        metrics=measurement.code.metrics(numbers) if complete else {},
+    )
 
 
 def _blocks(
     probe: Probe, trials: Sequence[Trial], results: Sequence[Result], numbers: pd.DataFrame, pictures: Sequence[str]
 ) -> list[Block]:
     facts = {"Artefact": probe.citation, "Claim": probe.claim, "Falsifier": probe.falsifier}
-    measured = [] if numbers.empty else [Heading("Numbers"), *probe.measurement.blocks(numbers)]
+    measured = [] if numbers.empty else [Heading("Numbers"), *probe.measurement.code.blocks(probe.measurement, numbers)]
     return [
         *(Text(text, label=name) for name, text in facts.items()),
         *protocol.paragraphs(probe, trials),
@@ -77,6 +69,6 @@ def _networks(trials: Sequence[Trial], results: Sequence[Result]) -> str:
 
 
 def _provenance(results: Sequence[Result]) -> str:
-    found = {name: dict.fromkeys(str(result.status.get(name)) for result in results) for name in PROVENANCE}
-    parts = [f"{name} {', '.join(values) or 'unknown'}" for name, values in found.items()]
+    values = {name: dict.fromkeys(str(network.status.get(name)) for network in results) for name in PROVENANCE}
+    parts = [f"{name} {', '.join(texts) or 'unknown'}" for name, texts in values.items()]
     return "Provenance: " + "; ".join(parts) + "."

@@ -1,0 +1,141 @@
+"""From a cost study and a command line to the benchmark's commands, and their execution."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from precond.hyperparameters import HyperparameterError
+from studies.harness.design.options import Options
+from studies.harness.kinds.artefact import Plan, Work, workloads
+from studies.harness.kinds.cost.cost import CostStudy
+from studies.harness.kinds.cost.report import read
+from studies.harness.tracking.view import ReportView, View
+from trainables.config import digest
+from trainables.cost import benchmark
+from trainables.cost.files import result_name, results_folder
+from trainables.store import StoreError
+from trainables.workloads import resolve
+
+SMOKE = {"optimizers": ["sgd", "nysact-s"], "batch_size": 16, "blocks": 6}
+Command = tuple[str, ...]  # a module and its arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostPlan(Plan):
+    """A cost study on one workload.
+
+    Attributes:
+        optimizers: Registered names.
+        settings: The benchmark's own: `batch_size`, `blocks`, `threads`, `device`, `reference`.
+    """
+
+    artefact: CostStudy
+    optimizers: Sequence[str]
+    settings: Mapping[str, Any]
+
+    @property
+    def measured_on(self) -> Path:
+        """The folder of this hardware's results."""
+        return results_folder(self.root, torch.device(self.settings["device"]), self.settings["threads"])
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the report: one for each hardware."""
+        return self.root / "reports" / self.artefact.name / self.measured_on.name
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """What was measured of the workload on this hardware, the cheapest first."""
+        return read(self.measured_on, self.workload, int(self.settings["batch_size"]))
+
+    @property
+    def commands(self) -> list[Command]:
+        """The benchmark's commands: every optimizer, the faithful arms that cost something else, and Table 1."""
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self.settings.items() if value is not None]
+        flags += [f"--set={name}={json.dumps(value)}" for name, value in self.options.settings.items()]
+        place = f"--out={self.root}"
+        first = ("trainables.cost", self.workload, f"--optimizers={','.join(self.optimizers)}", *flags, place)
+        commands = [first]
+        if names := _with_conventions(self.workload, self.optimizers):
+            commands.append((*first, "--faithful", f"--optimizers={','.join(names)}"))  # the last one counts
+        if not self.options.smoke:
+            hardware = (f"--threads={self.settings['threads']}", f"--device={self.settings['device']}")
+            commands.append(("trainables.cost.scaling", *hardware, place))
+        return commands
+
+
+def plans(study: CostStudy, options: Options) -> list[CostPlan]:
+    """Return a plan for each workload that the command names, or for the study's own.
+
+    Raises:
+        HyperparameterError: One line for each error, the benchmark's own included.
+    """
+    device = options.extra.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings = {"batch_size": study.batch_size, "blocks": 20, "threads": 2, "reference": None, "device": device}
+    settings |= {name: value for name, value in options.extra.items() if name in settings and value is not None}
+    optimizers = options.optimizers or list(study.optimizers)
+    if options.smoke:
+        optimizers, settings = SMOKE["optimizers"], {**settings, **{n: v for n, v in SMOKE.items() if n in settings}}
+    planned, errors = [], []
+    for workload in workloads(study, options):
+        plan = CostPlan(
+            artefact=study, workload=workload, options=options, optimizers=optimizers, settings=settings
+        )
+        errors += benchmark.errors(plan.commands[0][1:])
+        if not errors and options.report_only and not plan.results:
+            place = plan.measured_on
+            errors.append(f"{place}: no costs of {workload} there; leave --report-only out to measure them")
+        planned.append(plan)
+    if errors:
+        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
+    return planned
+
+
+def missing(plan: CostPlan) -> Work:
+    """Return the configurations to time; none with `--report-only`."""
+    commands = [] if plan.options.report_only else plan.commands
+    settings = plan.settings
+    summary = (
+        f"{len(plan.optimizers)} optimizers over SGD, batch size {settings['batch_size']}, {settings['blocks']} blocks "
+        f"each, on {settings['device']}: {len(plan.results)} results there, {len(commands)} benchmarks to run"
+    )
+    details = [f"  python -m {' '.join(command)}" for command in commands]
+    return Work(count=len(commands), summary=summary, details=details, records=[{"command": c} for c in commands])
+
+
+def execute(plans: Sequence[CostPlan]) -> None:
+    """Run each benchmark in a process of its own, where nothing but torch is loaded.
+
+    Raises:
+        StoreError: A benchmark failed.
+    """
+    for module, *arguments in (command for plan in plans for command in plan.commands):
+        code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+        if code:
+            raise StoreError(f"python -m {module} ended with exit code {code}")
+
+
+def view(plan: CostPlan) -> View:
+    """Return one MLflow run with the report's numbers and files, found again by hardware, workload and batch size."""
+    params = {name: value for name, value in plan.settings.items() if value is not None}
+    key = digest([plan.artefact.name, plan.measured_on.name, plan.workload, plan.settings["batch_size"]])
+    return ReportView(
+        facts=plan.artefact, workload=plan.workload, key=key, kind="cost", params=params, options=plan.options
+    )
+
+
+def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
+    """Return the optimizers whose faithful arm costs something else than the consistent one."""
+    try:
+        arms = [(name, [resolve(workload, name, faithful=arm) for arm in (False, True)]) for name in optimizers]
+    except HyperparameterError:  # the benchmark reports it
+        return []
+    return [name for name, configs in arms if len(set(map(result_name, configs))) > 1]

@@ -1,0 +1,132 @@
+"""The folder of one network's result, found again by its key.
+
+    outputs/probes/<first 16 hex of the key>/
+        config.json    schema, full key, what is measured and how, the trial that is trained meanwhile
+        arrays.npz     what was measured; absent if the training diverged
+        status.json    completed | diverged; seconds, the last epoch's metrics, where and with which code
+                       (and the SHA-256 of the arrays: numpy does not notice every flipped bit)
+
+Numbers and figures are made from the arrays, so that they can be made again without training. A folder is renamed into
+place whole: a probe that was killed trains its current network from the start, since it keeps no checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studies.harness.design.arms import Trial
+from studies.harness.kinds.probe.probe import Probe
+from trainables.config import TrialConfig, digest
+from trainables.files import StoreError, sync, sync_directory
+from trainables.store import COMPLETED
+
+SCHEMA = 1
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of one seed's network.
+
+    Attributes:
+        seed: Of its trial.
+        status: `status.json`.
+        arrays: What was measured; empty if it diverged.
+    """
+
+    seed: int
+    status: Mapping[str, Any]
+    arrays: Arrays
+
+
+def results(probe: Probe, trials: Sequence[Trial], root: Path) -> dict[int, Result]:
+    """Return the results of some networks by seed, as far as there are any.
+
+    Raises:
+        StoreError: A folder is damaged, another's, or of a newer version.
+    """
+    known = {trial.config.seed: read(probe, trial.config, root) for trial in trials}
+    return {seed: result for seed, result in known.items() if result is not None}
+
+
+def key(probe: Probe, config: TrialConfig) -> str:
+    """Return the identity of the result for one network: 64 hexadecimal digits."""
+    return digest({**description(probe), "trial": config.trial_key})
+
+
+def description(probe: Probe) -> dict[str, Any]:
+    """Return what is measured, as the key and `config.json` have it."""
+    kind = type(probe.measurement)
+    return {"measurement": kind.__name__, "numerics": kind.NUMERICS, "parameters": asdict(probe.measurement)}
+
+
+def read(probe: Probe, config: TrialConfig, root: Path) -> Result | None:
+    """Return the result for one network, or None if there is none.
+
+    Raises:
+        StoreError: The folder is damaged, another's, or of a newer version.
+    """
+    folder = probe_folder(root, key(probe, config))
+    if not folder.exists():
+        return None
+    try:
+        document = json.loads((folder / "config.json").read_bytes())
+        status = json.loads((folder / "status.json").read_bytes())
+        arrays = _load(folder / "arrays.npz", status["sha256"]) if status["status"] == COMPLETED else {}
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(f"{folder} is damaged ({type(error).__name__}): remove it and run again") from error
+    if document["schema"] > SCHEMA:
+        raise StoreError(f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update")
+    if document["key"] != key(probe, config):
+        raise StoreError(f"{folder} holds another result with the same first 16 digits: move it away")
+    return Result(config.seed, status, arrays)
+
+
+def probe_folder(root: Path, key: str) -> Path:
+    """Return a result's folder: `probes/` and the first 16 digits of its key."""
+    return root / "probes" / key[:16]
+
+
+def write(probe: Probe, config: TrialConfig, root: Path, status: Mapping[str, Any], arrays: Arrays) -> Result:
+    """Write a result's folder, whole or not at all, and return the result.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder = probe_folder(root, key(probe, config))
+    aside = folder.with_name(folder.name + ".tmp")  # a killed writer may have left it
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    stored = io.BytesIO()
+    np.savez_compressed(stored, allow_pickle=False, **arrays)
+    status = {**status, "sha256": hashlib.sha256(stored.getvalue()).hexdigest()}
+    document = {"schema": SCHEMA, "key": key(probe, config), **description(probe), "config": config.to_dict()}
+    files = {"config.json": json.dumps(document, indent=1).encode(), "status.json": json.dumps(status, indent=1).encode()}
+    if arrays:
+        files["arrays.npz"] = stored.getvalue()
+    for name, content in files.items():
+        with open(aside / name, "wb") as file:
+            file.write(content)
+            sync(file)
+    sync_directory(aside)
+    aside.rename(folder)
+    sync_directory(folder.parent)
+    return Result(config.seed, status, arrays)
+
+
+def _load(path: Path, sha256: str) -> Arrays:
+    """Return the arrays of a file; raise `ValueError` if they are not those that were written."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError("the arrays are not those that were written")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:  # a pickle is code
+        return {name: stored[name] for name in stored.files}

@@ -1,0 +1,118 @@
+"""From a probe and a command line to networks, and every error in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from precond.hyperparameters import HyperparameterError, nearest
+from precond.layers import find_layers
+from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_SEEDS, Options
+from studies.harness.kinds.artefact import Plan, Work, workloads
+from studies.harness.kinds.probe import folder
+from studies.harness.kinds.probe.probe import Probe
+from studies.harness.tracking.view import ReportView, View
+from trainables.config import TrialConfig
+from trainables.workloads import RECIPE_SETTINGS, resolve, settable, skeleton, workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbePlan(Plan):
+    """A probe, as the command line sets it, and a trial for each network."""
+
+    artefact: Probe
+    trials: Sequence[Trial]
+
+
+def plans(probe: Probe, options: Options) -> list[ProbePlan]:
+    """Return a plan for each workload that a command names, or for the probe's own.
+
+    Raises:
+        HyperparameterError: One line for each error.
+    """
+    parameters = {field.name for field in dataclasses.fields(probe.measurement)}
+    chosen = {name: value for name, value in options.settings.items() if name in parameters}
+    probe = replace(probe, measurement=replace(probe.measurement, **chosen))
+    known = {*parameters, *settable(probe.optimizer)}
+    errors = [f"--set {name}: unknown.{nearest(name, sorted(known))}" for name in options.settings if name not in known]
+    recipe = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
+    if options.epochs is not None:
+        recipe["epochs"] = options.epochs
+    seeds = options.seeds
+    if options.smoke:
+        seeds = seeds or SMOKE_SEEDS
+        recipe.setdefault("epochs", SMOKE_EPOCHS)
+    hyperparameters = known - parameters - {*RECIPE_SETTINGS}
+    overrides = {name: value for name, value in options.settings.items() if name in hyperparameters}
+    planned = []
+    for name in workloads(probe, options):
+        try:
+            networks = probe.trials(name, seeds, recipe, overrides)
+            planned.append(ProbePlan(artefact=probe, workload=name, options=options, trials=networks))
+        except HyperparameterError as error:
+            errors += str(error).splitlines()
+    if errors:
+        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
+    return planned
+
+
+def trials(
+    probe: Probe, name: str, seeds: Sequence[int] | None, recipe: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> list[Trial]:
+    """Return a trial for each network (see `Probe.trials`)."""
+    errors = probe.measurement.problems()
+    try:
+        config = resolve(name, probe.optimizer, overrides, {**probe.published.get(name, {}), **recipe})
+        errors = errors or _unfit(probe, config)
+    except HyperparameterError as error:
+        raise HyperparameterError("\n".join([*errors, *str(error).splitlines()])) from error
+    if errors:
+        raise HyperparameterError("\n".join(errors))
+    arm = Arm(optimizer=probe.optimizer, overrides=overrides)
+    return [Trial(arm, config.with_seed(seed)) for seed in (range(probe.seeds) if seeds is None else seeds)]
+
+
+def _unfit(probe: Probe, config: TrialConfig) -> list[str]:
+    """Return a line for each parameter that does not fit the model, or if there is nothing to measure."""
+    chosen = workload(config.workload)
+    model = skeleton(chosen.model, chosen.fit(config.settings))
+    if config.compile:
+        return ["compile = True: a probe watches layers as they are written; leave it out"]
+    if not find_layers(model):
+        return [f'workload = "{chosen.name}": its model has no Linear or Conv2d layer to watch']
+    return probe.measurement.code.model_problems(probe.measurement, model)
+
+
+def missing(plan: ProbePlan) -> Work:
+    """Return the networks without a result; none with `--report-only`."""
+    results = folder.results(plan.artefact, plan.trials, plan.root)
+    todo = [] if plan.options.report_only else [t for t in plan.trials if t.config.seed not in results]
+    summary = f"{len(plan.trials)} networks ({plan.artefact.optimizer}, {plan.trials[0].config.epochs} epochs): "
+    records = [{"key": folder.key(plan.artefact, t.config), "config": t.config.to_dict()} for t in todo]
+    counts = f"{len(results)} done, {len(todo)} to go"
+    return Work(count=len(todo), summary=summary + counts, records=records, trials=todo)
+
+
+def stored(probe: Probe, root: Path) -> list[ProbePlan]:
+    """Return the workloads of which an output folder holds a network's result."""
+    planned = []
+    for name in sorted({probe.workload, *probe.published}):
+        networks = probe.trials(name)
+        if folder.results(probe, networks, root):
+            planned.append(ProbePlan(artefact=probe, workload=name, options=Options(out=root), trials=networks))
+    return planned
+
+
+def view(plan: ProbePlan) -> View:
+    """Return one MLflow run with the report's numbers and files, found again by what is measured."""
+    probe, config = plan.artefact, plan.trials[0].config
+    params = {**vars(probe.measurement), "optimizer": config.optimizer, "epochs": config.epochs}
+    params |= {"batch_size": config.batch_size, "schedule": config.schedule, **config.hyperparameters}
+    key = folder.key(probe, config.with_seed(0))
+    return ReportView(
+        facts=probe, workload=plan.workload, key=key, kind="probe", params=params, options=plan.options
+    )
