@@ -1,1 +1,62 @@
-"""One runnable file per paper artefact; `harness` is what runs them."""
+"""One runnable file for each artefact of the papers, and what such a file is written with.
+
+>>> from studies import Arm, LevelFigure, Study, grid, main
+
+The names are imported when they are used, so that `--help` needs neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from studies.harness.command.cli import main
+    from studies.harness.command.run import run
+    from studies.harness.design.arms import Arm, grid
+    from studies.harness.kinds.cost.cost import CostStudy
+    from studies.harness.kinds.probe.probe import Covariances, Norms, Probe
+    from studies.harness.kinds.search.search import Choice, Range, Search
+    from studies.harness.kinds.study.figures import CurveFigure, LevelFigure
+    from studies.harness.kinds.study.residuals import ResidualFigure
+    from studies.harness.kinds.study.study import Study
+    from studies.harness.kinds.target.figure import TargetFigure
+
+_HOMES = {
+    "command.cli": ("main",),
+    "command.run": ("run",),
+    "design.arms": ("Arm", "grid"),
+    "kinds.cost.cost": ("CostStudy",),
+    "kinds.probe.probe": ("Covariances", "Norms", "Probe"),
+    "kinds.search.search": ("Choice", "Range", "Search"),
+    "kinds.study.figures": ("CurveFigure", "LevelFigure"),
+    "kinds.study.residuals": ("ResidualFigure",),
+    "kinds.study.study": ("Study",),
+    "kinds.target.figure": ("TargetFigure",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Arm",
+    "Choice",
+    "CostStudy",
+    "Covariances",
+    "CurveFigure",
+    "LevelFigure",
+    "Norms",
+    "Probe",
+    "Range",
+    "ResidualFigure",
+    "Search",
+    "Study",
+    "TargetFigure",
+    "grid",
+    "main",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"studies.harness.{_HOME[name]}"), name)

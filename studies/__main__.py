@@ -1,4 +1,4 @@
-"""`python -m studies`: what there is, what has run, and why two trials differ."""
+"""`python -m studies`: list the studies, run several, inspect trials, rebuild MLflow's database, open its UI."""
 
 from __future__ import annotations
 

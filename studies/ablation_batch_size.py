@@ -7,8 +7,7 @@ The learning rate is not rescaled, and the last, smaller batch of an epoch is dr
 smaller batches. Reconstructed: the levels (the text names none).
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import Arm, LevelFigure, Study, grid
+from studies import Arm, LevelFigure, Study, grid, main
 
 
 def arms(sizes: list[int]) -> list[Arm]:

@@ -8,8 +8,7 @@ KFAC's and Eva's recipe has a damping that is none of the levels; it is added, b
 Reconstructed: the level 1 (the text names 0.01, 0.1 and 10).
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import LevelFigure, Study, grid
+from studies import LevelFigure, Study, grid, main
 
 DAMPINGS = [0.01, 0.1, 1.0, 10.0]
 

@@ -7,8 +7,7 @@ Falsified by: a level of NysAct, Eva or FOOF that is told from the recipe's, or 
 .8 .9 .95 .99 are .2 .1 .05 .01 here. Reconstructed: the levels (the text names 0.9; Table 7 has 0.95).
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import LevelFigure, Study, grid
+from studies import LevelFigure, Study, grid, main
 
 DECAYS, OF_EVA = [0.8, 0.9, 0.95, 0.99], [0.2, 0.1, 0.05, 0.01]
 

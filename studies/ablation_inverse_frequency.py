@@ -8,8 +8,7 @@ Eva has no inverse: it is a reference. Times are not taken from trials, which sh
 `compare_cost`.
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import Arm, LevelFigure, Study, grid
+from studies import Arm, LevelFigure, Study, grid, main
 
 INTERVALS = [5, 10, 50, 100]
 

@@ -6,8 +6,7 @@ Falsified by: a best level other than 0.1, or NysAct's accuracy varying over the
 Reconstructed: the levels (the text names 0.1, 1.0 and a "lower end") and so where Eva and FOOF drop.
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import LevelFigure, Study, grid
+from studies import LevelFigure, Study, grid, main
 
 RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 

@@ -4,9 +4,7 @@ Claim: with either sketch NysAct beats SGD and follows FOOF, and rank 5 does as 
 Falsified by: a rank whose interval lies below SGD's or FOOF's, or intervals of ranks 5 and 20 that do not overlap.
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.residuals import ResidualFigure
-from studies.harness.kinds.study.study import Arm, LevelFigure, Study, grid
+from studies import Arm, LevelFigure, ResidualFigure, Study, grid, main
 
 RANKS = [5, 10, 15, 20]
 

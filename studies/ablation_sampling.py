@@ -9,8 +9,7 @@ Falsified by: a variant that is told from `fixed`, `tropp` of the same sketch.
 has published this: the report's differences to the recipe's values are the result.
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import Arm, LevelFigure, Study, grid
+from studies import Arm, LevelFigure, Study, grid, main
 
 RESAMPLE, SHIFT = ["fixed", "window", "joint", "official"], ["tropp", "official"]
 

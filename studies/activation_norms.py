@@ -4,9 +4,7 @@ Claim: the norms have natural lower and upper bounds in every layer, as Assumpti
 Falsified by: a layer whose norm reaches zero, or still grows by more than a tenth over the last tenth of training.
 """
 
-from studies.harness.kinds.probe.norms import Norms
-from studies.harness.kinds.probe.probe import Probe
-from studies.harness.kinds.probe.run import main
+from studies import Norms, Probe, main
 
 PROBE = Probe(
     name="activation_norms",

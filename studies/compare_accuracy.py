@@ -11,8 +11,7 @@ the same trials where the released code has no conventions of its own. CIFAR tra
 
 from collections.abc import Sequence
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import Arm, CurveFigure, Study, grid
+from studies import Arm, CurveFigure, Study, grid, main
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "kfac", "eva", "foof", "nysact-g", "nysact-s")
 ON_IMAGENET = ("sgd", "adamw", "kfac", "eva", "foof", "nysact-s")

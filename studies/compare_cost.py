@@ -11,7 +11,7 @@ or densenet121 (Table 3), imagenet/ resnet50 or deit_s with `--batch-size 1024` 
 too: `--workload cifar100/resnet110 --optimizers sgd,kfac,nysact-s,shampoo,adahessian,sketchysgd`.
 """
 
-from studies.harness.kinds.cost.cost import CostStudy, main
+from studies import CostStudy, main
 
 COST = CostStudy(
     name="compare_cost",

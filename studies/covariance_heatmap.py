@@ -6,9 +6,7 @@ Falsified by: a layer of which the column sketch loses more than half of the Fro
 Beside the paper's column sketch stand the Gaussian one and the best matrix of the same rank, which no method can beat.
 """
 
-from studies.harness.kinds.probe.covariances import Covariances
-from studies.harness.kinds.probe.probe import Probe
-from studies.harness.kinds.probe.run import main
+from studies import Covariances, Probe, main
 
 PROBE = Probe(
     name="covariance_heatmap",

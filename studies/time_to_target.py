@@ -8,8 +8,7 @@ Trials train to the end and hits are read off. Seconds are those of compare_cost
 measure them. The paper's own: `--workload imagenet/resnet50` and `--workload imagenet/deit_s`, to 72 and 68%.
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import Arm, Study, TargetFigure
+from studies import Arm, Study, TargetFigure, main
 
 STUDY = Study(
     name="time_to_target",

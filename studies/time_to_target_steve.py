@@ -8,8 +8,7 @@ A file of its own, since it is another paper's claim. The paper's own: `--worklo
 `tinyimagenet/resnet50` and `cifar100/vit_s16`, to 92.5, 44 and 46%, trained to the cap of 100 epochs and read off.
 """
 
-from studies.harness.command.cli import main
-from studies.harness.kinds.study.study import Arm, Study, TargetFigure
+from studies import Arm, Study, TargetFigure, main
 
 ALGORITHM_1 = {"bias_correction": "paper", "second_moment": "per_example"}
 

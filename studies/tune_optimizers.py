@@ -8,8 +8,7 @@ Scored on a held-out tenth of the training set, the recipe's own values first; t
 under fresh seeds, which alone is the result. The spaces are ours: what the paper searched is lost from its text.
 """
 
-from studies.harness.kinds.search.run import main
-from studies.harness.kinds.search.search import Range, Search
+from studies import Range, Search, main
 
 DECAY = Range(0.0, 2e-3)
 DAMPED = {"damping": Range(0.03, 10.0, log=True), "ema_decay": Range(0.5, 0.99), "weight_decay": DECAY}

@@ -33,7 +33,7 @@ from studies.harness.cluster import local as local_cluster
 from studies.harness.cluster.inspect import connect, measured_share
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.cluster.stopping import Stop, signals_wait
-from studies.harness.kinds.study.study import Trial
+from studies.harness.design.arms import Trial
 from trainables.ray_trainable import REPORT_SECONDS, TrialTrainable, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score

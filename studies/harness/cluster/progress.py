@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from studies.harness.kinds.study.study import Trial
+from studies.harness.design.arms import Trial
 from trainables.store import COMPLETED
 
 LINE_SECONDS = 10.0

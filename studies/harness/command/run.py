@@ -137,8 +137,6 @@ def _plans(artefacts: Sequence[Artefact], options: Options) -> tuple[list[Plan],
 
 def _print_plans(plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console) -> None:
     """Print the plan for people; with --json the records, a line each."""
-
-
     if options.as_json:
         for record in dict.fromkeys(json.dumps(record) for part in work for record in part.records):
             print(record)

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from studies.harness.design.arms import Trial
+from studies.harness.kinds.search.plan import SearchPlan
 from studies.harness.kinds.search.proposals import Outcome, Proposal, Proposals, best, outcome, proposals_path
-from studies.harness.kinds.search.search import SearchPlan
-from studies.harness.kinds.study.study import Trial
 from trainables.config import digest
 from trainables.store import TrialStore
 
