@@ -75,9 +75,7 @@ def table(listing: Listing) -> Table:
     from rich import box
     from rich.table import Table
 
-    drawn = Table(
-        title=listing.title, caption=listing.caption, box=box.SIMPLE_HEAD, width=WIDTH, collapse_padding=True
-    )
+    drawn = Table(title=listing.title, caption=listing.caption, box=box.SIMPLE_HEAD, width=WIDTH, collapse_padding=True)
     for i, name in enumerate(listing.header):
         style = "dim" if i in listing.muted else "yellow" if i in listing.warnings else None
         text = i in listing.text

@@ -16,7 +16,6 @@ from precond.hyperparameters import HyperparameterError
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Plan, Work, workloads
 from studies.harness.kinds.cost.cost import CostStudy
-from studies.harness.kinds.cost.report import read
 from studies.harness.tracking.view import ReportView, View
 from trainables.config import digest
 from trainables.cost import benchmark
@@ -54,7 +53,10 @@ class CostPlan(Plan):
     @property
     def results(self) -> list[dict[str, Any]]:
         """What was measured of the workload on this hardware, the cheapest first."""
-        return read(self.measured_on, self.workload, int(self.settings["batch_size"]))
+        results = [json.loads(path.read_text()) for path in sorted(self.measured_on.glob("*-*.json"))]
+        expected = {"workload": self.workload, "batch_size": int(self.settings["batch_size"])}
+        results = [result for result in results if expected.items() <= result["configuration"].items()]
+        return sorted(results, key=lambda result: result["against"]["sgd"]["ratio"]["median"])
 
     @property
     def commands(self) -> list[Command]:
@@ -86,9 +88,7 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
         optimizers, settings = SMOKE["optimizers"], {**settings, **{n: v for n, v in SMOKE.items() if n in settings}}
     planned, errors = [], []
     for workload in workloads(study, options):
-        plan = CostPlan(
-            artefact=study, workload=workload, options=options, optimizers=optimizers, settings=settings
-        )
+        plan = CostPlan(artefact=study, workload=workload, options=options, optimizers=optimizers, settings=settings)
         errors += benchmark.errors(plan.commands[0][1:])
         if not errors and options.report_only and not plan.results:
             place = plan.measured_on

@@ -5,55 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 import precond
+from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.facts import Facts
 from studies.harness.evidence import costs as exclusive
 from studies.harness.evidence.costs import Cost
-from studies.harness.kinds.study.study import Arm, Artefact, Trial
+from studies.harness.kinds.cost.cost import CostStudy
+from studies.harness.kinds.cost.plan import CostPlan
 from studies.harness.published.papers import Claim, about, paper
 from studies.harness.published.verdicts import Measured, configuration, flat
-from studies.harness.report import document, sections
-from studies.harness.report.document import Block, Heading, Picture, Table, Text, Written
+from studies.harness.report import document, result, sections
+from studies.harness.report.document import Block, Heading, Picture, Table, Text
+from studies.harness.report.result import Report
 from studies.harness.report.wording import number
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
-from trainables.files import write_atomically
 from trainables.workloads import resolve
 
 MIB = 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostStudy(Artefact):
-    """A comparison of costs, as `Study` is one of results.
-
-    Attributes:
-        workload: Model and image size; the images are synthetic.
-        batch_size: Examples per step.
-        optimizers: Registered names.
-    """
-
-    workload: str
-    batch_size: int
-    optimizers: tuple[str, ...]
-
-
-def read(folder: Path, workload: str, batch_size: int) -> list[dict[str, Any]]:
-    """The results for a workload on some hardware, the cheapest first."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))]
-    wanted = {"workload": workload, "batch_size": batch_size}
-    results = [one for one in results if wanted.items() <= one["configuration"].items()]
-    return sorted(results, key=lambda one: one["against"]["sgd"]["ratio"]["median"])
-
-
-def _scaling(folder: Path) -> dict[str, Any] | None:
-    path = folder / "scaling.json"
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def frame(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -90,41 +64,28 @@ def label(configuration: Mapping[str, Any]) -> str:
     return " ".join([kind, *differing[kind]])
 
 
-def write(study: CostStudy, results: Sequence[Mapping[str, Any]], measured_on: Path, folder: Path) -> Written:
-    """Write the report in its formats, `cost.csv`, `published.csv` and, where it was measured, the figure of Table 1.
-
-    Args:
-        study: The study.
-        results: Of one workload and batch size.
-        measured_on: The folder of the hardware's results, which may have all of the paper's workloads.
-        folder: Where to write.
-
-    Returns:
-        The files, and what was found.
-    """
+def report(plan: CostPlan) -> Report:
+    """Write the report, `cost.csv`, `published.csv` and, where it was measured, the figure of Table 1."""
     from studies.harness.report.figures import style as figures
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = measured_on / "scaling.json"
+    study, results = plan.artefact, plan.results
+    path = plan.measured_on / "scaling.json"
     scaling = json.loads(path.read_text()) if path.exists() else None
-    drawn = figures.draw_scaling(scaling, folder) if scaling is not None else []
+    drawn = figures.draw_scaling(scaling, plan.folder) if scaling is not None else []
     claims = costly(study)
-    published, comparisons = sections.against(
-        study, measured(claims, measured_on), {one["configuration"]["workload"] for one in results}
-    )
-    blocks = [*_blocks(study, results, scaling), *published, *exclusive.missing(_unmeasured(claims, measured_on))]
-    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
-    contents = {
-        "cost.csv": frame(results).to_csv(index=False),
-        "report.md": document.markdown(study.title, blocks),
-        "report.html": document.page(study.title, blocks, pictures),
-        "report.tex": document.latex(study.title, blocks),
-    }
+    published, comparisons = sections.against(study, measured(claims, plan.measured_on), {plan.workload})
+    blocks = [*_blocks(study, results, scaling), *published, *exclusive.missing(_unmeasured(claims, plan.measured_on))]
+    rows = frame(results)
+    files = {"cost.csv": rows.to_csv(index=False)}
     if comparisons:
-        contents["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
-    for name, content in contents.items():
-        write_atomically(folder / name, content.encode())
-    return Written([*(folder / name for name in contents), *drawn], document.findings(blocks))
+        files["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
+    ratios = {f"time / sgd/{row['optimizer']}": float(row["time / sgd"]) for row in rows.to_dict("records")}
+    return Report(
+        files=result.write(plan.folder, study.title, blocks, drawn, files),
+        findings=document.findings(blocks),
+        record=json.dumps({"cost": study.name, "workload": plan.workload, "results": results}),
+        metrics=ratios,
+    )
 
 
 # ---------------------------------------------------------------------- against the published
@@ -137,7 +98,7 @@ COSTS: dict[str, Callable[[Cost], Median]] = {
 }
 
 
-def costly(study: Artefact) -> list[Claim]:
+def costly(study: Facts) -> list[Claim]:
     """The claims of a study's tables that are about costs."""
     source = paper(study.paper)
     return [claim for claim in about(source.claims, study.table) if claim.metric in COSTS] if source else []

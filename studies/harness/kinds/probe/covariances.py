@@ -51,9 +51,10 @@ def measure(parameters: Covariances, trainer: Trainer, epochs: Epochs) -> Arrays
 
 
 def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int) -> Arrays:
-    """The relative errors of all layers, and the matrices of those in the figure.
+    """Return the relative errors of all layers, and the matrices of those in the figure.
 
     Args:
+        parameters: Rank and number of draws.
         covariances: `[groups, p, p]` by layer.
         seed: Of the test matrices.
 
@@ -71,11 +72,11 @@ def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int
     }
     errors = []
     for number, (name, a) in enumerate(matrices.items()):
-        roots = roots(parameters, name, a, seed)
-        errors.append([_errors(parameters, a, drawn) for drawn in roots.values()])
+        drawn = roots(parameters, name, a, seed)
+        errors.append([_errors(parameters, a, stack) for stack in drawn.values()])
         if number in shown:
             contents[f"actual/{number}"] = a.float().numpy()
-            contents |= {f"root/{kind}/{number}": drawn[0].float().numpy() for kind, drawn in roots.items()}
+            contents |= {f"root/{kind}/{number}": stack[0].float().numpy() for kind, stack in drawn.items()}
     both = np.array(errors)
     return contents | {"frobenius": both[..., 0], "spectral": both[..., 1]}
 
@@ -84,8 +85,8 @@ def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str,
     """Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; one draw of the best, and where p <= r."""
     values, vectors, _ = (part[0] for part in linalg.eigenbasis(a.unsqueeze(0)))
     root = (vectors * values.sqrt()).flip(-1)  # A = root root^T, the largest first
-    roots = {kind: _sketched(parameters, sketch, name, root, seed) for kind, sketch in SKETCHES.items()}
-    return roots | {BEST: root[None, :, : parameters.rank]}
+    sketched = {kind: _sketched(parameters, sketch, name, root, seed) for kind, sketch in SKETCHES.items()}
+    return sketched | {BEST: root[None, :, : parameters.rank]}
 
 
 def _sketched(parameters: Covariances, sketch: str, name: str, root: Tensor, seed: int) -> Tensor:
@@ -145,8 +146,8 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     rows = [[layer, str(p), *_cells(numbers[numbers["layer"] == layer])] for layer, p in layers]
     caption = f"Relative errors of approximations of rank {parameters.rank} of the activation covariance."
     note = (
-        f"Errors |A - A^| / |A| at rank {parameters.rank}: mean and sample standard deviation over {parameters.draws} draws of "
-        f"the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r largest "
+        f"Errors |A - A^| / |A| at rank {parameters.rank}: mean and sample standard deviation over {parameters.draws} "
+        f"draws of the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r largest "
         "eigenvalues with their vectors, the least error that a matrix of rank r can have. A is the mean over the "
         f"batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {parameters.rank} is kept "
         "as it is. The rank of the paper's Figure 1 is not stated; 10 is that of its Table 7 for CIFAR."

@@ -110,7 +110,8 @@ def write(probe: Probe, config: TrialConfig, root: Path, status: Mapping[str, An
     np.savez_compressed(stored, allow_pickle=False, **arrays)
     status = {**status, "sha256": hashlib.sha256(stored.getvalue()).hexdigest()}
     document = {"schema": SCHEMA, "key": key(probe, config), **description(probe), "config": config.to_dict()}
-    files = {"config.json": json.dumps(document, indent=1).encode(), "status.json": json.dumps(status, indent=1).encode()}
+    documents = {"config.json": document, "status.json": status}
+    files = {name: json.dumps(content, indent=1).encode() for name, content in documents.items()}
     if arrays:
         files["arrays.npz"] = stored.getvalue()
     for name, content in files.items():

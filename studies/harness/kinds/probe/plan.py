@@ -113,6 +113,4 @@ def view(plan: ProbePlan) -> View:
     params = {**vars(probe.measurement), "optimizer": config.optimizer, "epochs": config.epochs}
     params |= {"batch_size": config.batch_size, "schedule": config.schedule, **config.hyperparameters}
     key = folder.key(probe, config.with_seed(0))
-    return ReportView(
-        facts=probe, workload=plan.workload, key=key, kind="probe", params=params, options=plan.options
-    )
+    return ReportView(facts=probe, workload=plan.workload, key=key, kind="probe", params=params, options=plan.options)

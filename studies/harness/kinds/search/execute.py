@@ -26,8 +26,6 @@ def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
             proposer.begin(options.retry)
         epochs = sum(trial.config.epochs for trial in expected)
         with StudyProgress([], driver.console, more=len(expected), epochs=epochs) as progress:
-            ended = tuning.train(
-                part.proposers, part.begin, part.plan.root, cluster, worker, progress, driver.on_lost
-            )
+            ended = tuning.train(part.proposers, part.begin, part.plan.root, cluster, worker, progress, driver.on_lost)
         if ended in STOPS and any(any(part.to_go(proposer)) for proposer in part.proposers):
             raise Stopped(*STOPS[ended])

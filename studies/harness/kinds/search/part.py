@@ -108,9 +108,7 @@ def missing(plan: SearchPlan) -> Work:
         to_go = f"{left} configurations and {fresh} fresh trials to go"
         details.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
         counts = {"configurations": search.budget, "configurations to go": left, "fresh to go": fresh}
-        records.append(
-            {"search": search.name, "workload": plan.workload, "optimizer": proposer.optimizer, **counts}
-        )
+        records.append({"search": search.name, "workload": plan.workload, "optimizer": proposer.optimizer, **counts})
     return Work(
         count=len(expected),
         summary=(
