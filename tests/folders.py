@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.harness.kinds.study.study import Arm, LevelFigure, Study, Trial, grid
+from studies.harness.design.arms import Arm, Trial, grid
+from studies.harness.kinds.study.figures import LevelFigure
+from studies.harness.kinds.study.study import Study
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.store import COMPLETED, TrialStore

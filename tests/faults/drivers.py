@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from studies.harness.command.options import Options
+from studies.harness.design.options import Options
 from trainables.store import trial_folders
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.ablation_rank import STUDY
+from studies.harness.design.arms import Trial
 from studies.harness.kinds.study.plan import plan
-from studies.harness.kinds.study.study import Trial
 from studies.harness.tracking import sync as tracking
 from tests.faults.drivers import PATIENCE, Driver, committed, options, waiting
 from tests.faults.injection import in_child

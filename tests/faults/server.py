@@ -21,11 +21,11 @@ from urllib.request import urlopen
 from mlflow import MlflowClient
 
 from studies.ablation_rank import STUDY
-from studies.harness.command.options import Options
+from studies.harness.design.arms import Trial
+from studies.harness.design.ending import ENVIRONMENT
+from studies.harness.design.options import Options
 from studies.harness.kinds.study.plan import plan
-from studies.harness.kinds.study.study import Trial
 from studies.harness.tracking import sync as tracking
-from studies.harness.tracking.ui import ENVIRONMENT
 from tests.faults.drivers import PATIENCE, Driver
 from trainables.files import read_lines
 from trainables.store import TrialStore

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from studies.harness.command import lock
+from studies.harness.design.arms import Arm, Trial
 from studies.harness.evidence import ledger
-from studies.harness.kinds.study.study import Arm, Trial
 from tests.faults.injection import DONE, in_child
 from tests.faults.invariants import finished, numbers
 from trainables import train, workloads

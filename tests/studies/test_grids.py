@@ -19,9 +19,11 @@ from studies import (
     compare_accuracy,
 )
 from studies.harness.command import manage
-from studies.harness.command.options import Options
+from studies.harness.design.arms import Arm, Trial, grid, value
+from studies.harness.design.options import Options
+from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.plan import plan, plans
-from studies.harness.kinds.study.study import Arm, LevelFigure, Study, Trial, grid, value
+from studies.harness.kinds.study.study import Study
 from trainables.workloads import resolve
 
 FIGURE_5 = [ablation_learning_rate, ablation_ema, ablation_damping, ablation_batch_size]

@@ -25,11 +25,14 @@ from studies.ablation_rank import STUDY
 from studies.activation_norms import PROBE as NORMS
 from studies.covariance_heatmap import PROBE as HEATMAP
 from studies.harness.command import manage
-from studies.harness.kinds.probe import probe
-from studies.harness.kinds.probe import run as probe_run
-from studies.harness.kinds.probe.covariances import APPROXIMATIONS, Covariances, approximate
+from studies.harness.command.cli import main
+from studies.harness.kinds.probe import covariances, execute, folder
+from studies.harness.kinds.probe import norms as norms_code
+from studies.harness.kinds.probe.covariances import APPROXIMATIONS, approximate
+from studies.harness.kinds.probe.execute import measure
+from studies.harness.kinds.probe.folder import Result
 from studies.harness.kinds.probe.norms import GROWTH
-from studies.harness.kinds.probe.probe import Probe, Result
+from studies.harness.kinds.probe.probe import Covariances, Probe
 from studies.harness.kinds.study.residuals import ResidualFigure, order
 from studies.harness.report.figures import probes as probe_figures
 from trainables.config import stream_seed
@@ -58,7 +61,7 @@ def result(arrays: dict, seed: int = 0) -> Result:
 
 def test_the_errors_are_those_of_the_nystrom_matrix_of_the_same_columns():
     a = covariance(40)[0]
-    arrays = Covariances(rank=6, draws=3).arrays({"layer": a.unsqueeze(0)}, seed=5)
+    arrays = covariances.arrays(Covariances(rank=6, draws=3), {"layer": a.unsqueeze(0)}, seed=5)
     for draw in range(3):
         columns = ColumnSketch.draw([f"layer#{draw}"], 40, 6, 5, a).columns[0]
         c = a[:, columns]
@@ -72,7 +75,7 @@ def test_the_errors_are_those_of_the_nystrom_matrix_of_the_same_columns():
 
 
 def test_the_floor_is_the_tail_of_the_spectrum_and_nothing_is_below_it():
-    arrays = Covariances(rank=6, draws=4).arrays({"layer": covariance(40)}, seed=0)
+    arrays = covariances.arrays(Covariances(rank=6, draws=4), {"layer": covariance(40)}, seed=0)
     values = torch.arange(1.0, 41, dtype=torch.float64) ** -1
     floor = values[6:].square().sum().sqrt() / values.square().sum().sqrt()
     assert arrays["frobenius"][0, 2] == pytest.approx([floor.item()] * 4, rel=1e-9)
@@ -85,7 +88,7 @@ def test_the_matrices_in_the_figure_are_those_of_the_errors():
     """Of the widest three layers that are approximated, the last of each width; groups are layers of their own."""
     stacks = {"a": covariance(5), "b": covariance(20, 1), "c": covariance(20, 2), "d": covariance(30, 3)}
     stacks["e"] = torch.cat([covariance(12, 4), covariance(12, 5)])
-    arrays = Covariances(rank=5, draws=2).arrays(stacks, seed=0)
+    arrays = covariances.arrays(Covariances(rank=5, draws=2), stacks, seed=0)
     assert list(arrays["layers"]) == ["a", "b", "c", "d", "e[0]", "e[1]"]
     assert list(arrays["inputs"]) == [5, 20, 20, 30, 12, 12]
     assert list(arrays["shown"]) == [2, 3, 5]
@@ -100,16 +103,20 @@ def test_the_matrices_in_the_figure_are_those_of_the_errors():
 def test_a_covariance_of_low_rank_is_recovered_and_one_of_zeros_is_no_error():
     root = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     stacks = {"low": (root @ root.T).unsqueeze(0), "dead": torch.zeros(1, 30, 30)}
-    arrays = Covariances(rank=4, draws=3).arrays(stacks, seed=0)
+    arrays = covariances.arrays(Covariances(rank=4, draws=3), stacks, seed=0)
     assert arrays["frobenius"][0].max() < 1e-6
     assert np.isnan(arrays["frobenius"][1]).all()
     seen = replace(HEATMAP.measurement, draws=3)
-    assert "In 0 of 2 layers" in seen.blocks(seen.numbers([result(arrays)]))[0].text
+    numbers = covariances.numbers(seen, [result(arrays)])
+    assert "In 0 of 2 layers" in covariances.blocks(seen, numbers)[0].text
 
 
 def test_a_layer_that_loses_more_than_half_is_named():
-    arrays = Covariances(rank=2, draws=10).arrays({"flat": covariance(40, decay=0.0), "low": covariance(40, 1, 3)}, 0)
-    text = HEATMAP.measurement.blocks(HEATMAP.measurement.numbers([result(arrays)]))[0].text
+    arrays = covariances.arrays(
+        Covariances(rank=2, draws=10), {"flat": covariance(40, decay=0.0), "low": covariance(40, 1, 3)}, 0
+    )
+    numbers = covariances.numbers(HEATMAP.measurement, [result(arrays)])
+    text = covariances.blocks(HEATMAP.measurement, numbers)[0].text
     assert text == "In 1 of 2 layers the column sketch has a mean Frobenius error above 0.5: flat."
 
 
@@ -154,7 +161,7 @@ def trial(one: Probe, **recipe):
 
 def test_the_heatmap_is_of_the_last_epochs_training_batches(tmp_path: Path, inputs: list[Inputs]):
     one = replace(HEATMAP, measurement=Covariances(rank=5, draws=1))
-    arrays = one.run(trial(one), tmp_path, CPU).arrays
+    arrays = measure(one, trial(one), tmp_path, CPU).arrays
     [seen] = inputs
     steps = len(seen.first) // 2
     first = torch.cat([patches(x) for x in seen.first[steps:]])
@@ -164,12 +171,12 @@ def test_the_heatmap_is_of_the_last_epochs_training_batches(tmp_path: Path, inpu
     expected = (last.T @ last / len(last)).numpy()
     np.testing.assert_allclose(arrays["actual/3"], expected, rtol=1e-4, atol=1e-5 * expected.max())
     small = (first.T @ first / len(first)).unsqueeze(0)
-    by_hand = one.measurement.arrays({"0": small}, stream_seed(0, "optimizer"))
+    by_hand = covariances.arrays(one.measurement, {"0": small}, stream_seed(0, "optimizer"))
     assert arrays["frobenius"][0, 0, 0] == pytest.approx(by_hand["frobenius"][0, 0, 0], rel=1e-3)
 
 
 def test_the_norms_are_those_of_every_step(tmp_path: Path, inputs: list[Inputs]):
-    arrays = NORMS.run(trial(NORMS), tmp_path, CPU).arrays
+    arrays = measure(NORMS, trial(NORMS), tmp_path, CPU).arrays
     [seen] = inputs
     assert arrays["norms"].shape == (len(seen.first), 4)
     assert list(arrays["convolution"]) == [True, True, True, False]
@@ -185,7 +192,9 @@ def test_watching_changes_no_number_of_the_training(tmp_path: Path):
     wanted = [plain.run_epoch(epoch)["train/loss"] for epoch in range(2)]
     for one in (NORMS, replace(HEATMAP, measurement=Covariances(rank=5, draws=1))):
         losses: list[float] = []
-        one.run(trial(one), tmp_path, CPU, lambda epoch, metrics, losses=losses: losses.append(metrics["train/loss"]))
+        measure(
+            one, trial(one), tmp_path, CPU, lambda epoch, metrics, losses=losses: losses.append(metrics["train/loss"])
+        )
         assert losses == wanted
 
 
@@ -198,12 +207,12 @@ def norms(values: np.ndarray) -> dict:
 def test_a_norm_that_still_grows_or_is_zero_is_named():
     steps = np.linspace(0, 1, 100)
     values = np.stack([np.ones(100), 1 + 10 * steps**4, np.maximum(1 - 2 * steps, 0)], 1)
-    numbers = NORMS.measurement.numbers([result(norms(values))])
+    numbers = norms_code.numbers(NORMS.measurement, [result(norms(values))])
     assert list(numbers["smallest"]) == [1, 1, 0]
     assert list(numbers["largest"]) == [1, 11, 1]
     tenth = values[90:, 1].mean() / values[80:90, 1].mean() - 1
     assert numbers["growth"][1] == pytest.approx(tenth) and tenth > GROWTH
-    text = NORMS.measurement.blocks(numbers)[0].text
+    text = norms_code.blocks(NORMS.measurement, numbers)[0].text
     assert "1 of 3 layers still grow" in text and "(layer1)" in text and "norm of 1 reached zero (layer2)" in text
 
 
@@ -220,21 +229,20 @@ def test_figures_with_many_layers_and_one_kind_are_drawn(tmp_path: Path):
 
 def test_a_result_is_found_again_by_what_decides_it(tmp_path: Path):
     config = trial(NORMS, epochs=1)
-    assert NORMS.read(config, tmp_path) is None
-    made = NORMS.run(config, tmp_path, CPU)
-    read = NORMS.read(config, tmp_path)
+    assert folder.read(NORMS, config, tmp_path) is None
+    made = measure(NORMS, config, tmp_path, CPU)
+    read = folder.read(NORMS, config, tmp_path)
     assert read is not None and read == replace(made, arrays=read.arrays)
     assert all(np.array_equal(array, read.arrays[name]) for name, array in made.arrays.items())
-    assert NORMS.read(config.with_seed(1), tmp_path) is None
+    assert folder.read(NORMS, config.with_seed(1), tmp_path) is None
     other = replace(HEATMAP, measurement=Covariances(rank=3))
-    assert len({one.key(config) for one in (NORMS, HEATMAP, other)}) == 3
+    assert len({folder.key(one, config) for one in (NORMS, HEATMAP, other)}) == 3
 
 
 def test_a_kill_while_writing_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever write is the last, there is no result, and the next run makes a whole one."""
-    arrays = {"norms": np.arange(3.0)}
-    written = {"config": {"schema": 1, "key": "k"}, "status": {"status": "completed"}, "arrays": arrays}
-    folder, calls = tmp_path / "probes" / "k", 0
+    config, arrays = trial(NORMS), {"norms": np.arange(3.0)}
+    place, calls = folder.probe_folder(tmp_path, folder.key(NORMS, config)), 0
 
     def die_at(last: int):
         nonlocal calls
@@ -249,37 +257,37 @@ def test_a_kill_while_writing_leaves_nothing_half_written(tmp_path: Path, monkey
         return dying
 
     for last in range(4):
-        monkeypatch.setattr(probe, "sync", die_at(last))
-        monkeypatch.setattr(probe, "sync_directory", probe.sync)
+        monkeypatch.setattr(folder, "sync", die_at(last))
+        monkeypatch.setattr(folder, "sync_directory", folder.sync)
         with pytest.raises(KeyboardInterrupt):
-            probe.write(folder, **written)
-        assert not folder.exists()
+            folder.write(NORMS, config, tmp_path, {"status": "completed"}, arrays)
+        assert not place.exists()
     monkeypatch.undo()
-    probe.write(folder, **written)
-    assert {path.name for path in folder.iterdir()} == {"config.json", "status.json", "arrays.npz"}
-    assert [path.name for path in folder.parent.iterdir()] == ["k"]
+    folder.write(NORMS, config, tmp_path, {"status": "completed"}, arrays)
+    assert {path.name for path in place.iterdir()} == {"config.json", "status.json", "arrays.npz"}
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_damage_is_a_line_that_says_what_to_do(tmp_path: Path, damage: str):
     config = trial(NORMS, epochs=1)
-    NORMS.run(config, tmp_path, CPU)
-    path = probe.probe_folder(tmp_path, NORMS.key(config)) / "arrays.npz"
+    measure(NORMS, config, tmp_path, CPU)
+    path = folder.probe_folder(tmp_path, folder.key(NORMS, config)) / "arrays.npz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes({"cut": content[:-50], "flipped": content, "gone": b""}[damage])
     if damage == "gone":
         path.unlink()
     with pytest.raises(StoreError, match=r"damaged.*remove it and run again"):
-        NORMS.read(config, tmp_path)
+        folder.read(NORMS, config, tmp_path)
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = trial(NORMS, epochs=1)
-    NORMS.run(config, tmp_path, CPU)
-    monkeypatch.setattr(probe, "SCHEMA", 0)
+    measure(NORMS, config, tmp_path, CPU)
+    monkeypatch.setattr(folder, "SCHEMA", 0)
     with pytest.raises(StoreError, match="schema 1, this version reads up to 0"):
-        NORMS.read(config, tmp_path)
+        folder.read(NORMS, config, tmp_path)
 
 
 # ---------------------------------------------------------------------- the command line
@@ -293,7 +301,7 @@ def command(one: Probe, tmp_path: Path, *arguments: str) -> int:
         patch.setattr(sys, "argv", [f"{one.name}.py", *arguments])
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as ended:
-            probe_run.main(one)
+            main(one)
         signal.signal(signal.SIGTERM, before)
     return int(ended.value.code or 0)
 
@@ -304,18 +312,18 @@ def test_a_smoke_run_ends_with_a_report_and_a_second_one_trains_nothing(
 ):
     assert command(one, tmp_path, "--smoke", "--tracking-uri", "none") == 0
     assert "0 done, 2 to go" in capsys.readouterr().out
-    folder = tmp_path / "outputs" / "smoke" / "reports" / one.name / "digits-cnn"
-    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    place = tmp_path / "outputs" / "smoke" / "reports" / one.name / "digits-cnn"
+    first = {path.name: path.read_bytes() for path in place.iterdir()}
     stem = "covariances" if one is HEATMAP else "norms"
     figure = {f"{stem}.{suffix}" for suffix in ("pdf", "png", "svg")}
     assert set(first) == {"report.md", "report.html", "report.tex", "numbers.csv", *figure}
     text = first["report.md"].decode()
     assert one.claim in text and one.falsifier in text and "2 of 2 completed; test accuracy" in text
     assert one.papers_command in text and "**Verdict.**" in text and b"<img" in first["report.html"]
-    monkeypatch.setattr(probe, "Trainer", None)
+    monkeypatch.setattr(execute, "Trainer", None)
     assert command(one, tmp_path, "--smoke", "--tracking-uri", "none") == 0
     assert "2 done, 0 to go" in capsys.readouterr().out
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == first
 
 
 @pytest.mark.parametrize(
@@ -328,7 +336,7 @@ def test_a_smoke_run_ends_with_a_report_and_a_second_one_trains_nothing(
         (("--set", "lr=-1"), ["lr = -1: must be"]),
         (("--set", "compile=true"), ["compile = True: a probe watches layers as they are written; leave it out"]),
         (("--workload", "digits/cn", "--epochs", "0"), ["--epochs = 0", '--workload = "digits/cn": unknown']),
-        (("--optimizers", "adam"), ["--optimizers: unknown option."]),
+        (("--optimizers", "adam"), ["--optimizers: not for covariance_heatmap, which has no arms"]),
         (("--seed", "3"), ["--seed: unknown option. Did you mean --seeds?"]),
         (("--workload", "cifar10/lenet5", "--data-dir", "nowhere"), ["nowhere"]),
     ],
@@ -413,7 +421,7 @@ def test_the_list_of_studies_has_the_probes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("COLUMNS", "120")  # no cell is broken
-    NORMS.run(NORMS.trials(seeds=[1], recipe={"epochs": 1})[0].config, tmp_path, CPU)  # another number of epochs
+    measure(NORMS, NORMS.trials(seeds=[1], recipe={"epochs": 1})[0].config, tmp_path, CPU)  # another number of epochs
     assert manage.GROUP.main(["list", "--out", str(tmp_path)], standalone_mode=False) == 0
     text = capsys.readouterr().out
     assert "activation_norms" in text and "Figure 2" in text and "0/3" in text and "covariance_heatmap" in text

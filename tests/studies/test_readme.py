@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from studies.harness.kinds.search.run import OWN as SEARCH_FLAGS
 from torch import nn
 
 from studies.harness.command import manage
-from studies.harness.command.options import FLAGS, Options
+from studies.harness.command.options import FLAGS
 from studies.harness.command.run import run
+from studies.harness.design.options import Options
 from studies.harness.kinds.cost.cost import FLAGS as COST_FLAGS
-from studies.harness.kinds.search.run import OWN as SEARCH_FLAGS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

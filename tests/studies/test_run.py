@@ -14,9 +14,10 @@ import pytest
 from studies.ablation_rank import STUDY
 from studies.harness.cluster import execute
 from studies.harness.command import lock
-from studies.harness.command.options import Options
 from studies.harness.command.run import run
-from studies.harness.kinds.study.study import Arm, Study, Trial, grid
+from studies.harness.design.arms import Arm, Trial, grid
+from studies.harness.design.options import Options
+from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import style as figures
 from trainables.files import read_lines
 from trainables.store import TrialStore, lock_generation, trial_folders

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from studies.harness.command.options import Options
+from studies.harness.design.options import Options
 from studies.harness.kinds.search.plan import plans
 from studies.harness.kinds.search.proposals import proposals_path, stopped_keys
 from studies.harness.kinds.search.proposer import Proposer
