@@ -6,26 +6,33 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from folders import timed
 
 from studies.compare_cost import COST
-from studies.harness.kinds.cost import cost
+from studies.harness.command.run import run
+from studies.harness.design.options import Options
+from studies.harness.kinds.cost import plan as cost_plan
 from studies.harness.kinds.cost import report as cost_report
 from studies.harness.report.sections import against
 from trainables.cost import files as cost_files
 from trainables.cost import scaling
 from trainables.cost.contestants import REFRESH, STATISTICS
+from trainables.cost.files import results_folder
 from trainables.workloads import resolve
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "performance"))
 import platform_cost
 from platform_cost import Span
 
-RAW = {"smoke": False, "report_only": True, "workload": None, "optimizers": None, "batch_size": None, "settings": ()}
-RAW |= {"blocks": 20, "threads": 2, "device": "cpu", "reference": None}
+
+def go(root: Path, **chosen) -> int:
+    """The study's command in this process; its exit code."""
+    common = {"report_only": True, "tracking_uri": "none", "out": root, "extra": {"device": "cpu"}}
+    return run([COST], Options(**{**common, **chosen}))
 
 
 def result(optimizer: str, ratio: float, **against: float) -> dict:
@@ -47,7 +54,7 @@ def result(optimizer: str, ratio: float, **against: float) -> dict:
 
 
 def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
-    folder = cost.results_folder(tmp_path, torch.device("cpu"), 2)
+    folder = results_folder(tmp_path, torch.device("cpu"), 2)
     folder.mkdir(parents=True)
     other = result("kfac", 1.3)
     other["configuration"]["batch_size"] = 64  # another comparison's
@@ -56,7 +63,7 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
     with torch.no_grad():
         measured = scaling.measure(torch.device("cpu"), widths=(16, 24, 32), ranks=(2, 4, 8))
     (folder / "scaling.json").write_text(json.dumps(measured))
-    assert cost.run(COST, {**RAW, "out": str(tmp_path)}) == 0
+    assert go(tmp_path) == 0
     paths = list((tmp_path / "reports" / COST.name / folder.name).iterdir())
     screen = " ".join(capsys.readouterr().out.split())
     assert "- Time of a step over SGD's: nysact-s 1.04, steve 1.10. - Of NysAct's" in screen
@@ -73,36 +80,55 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
 
 
 def test_nothing_measured_is_one_line(tmp_path: Path, capsys):
-    assert cost.run(COST, {**RAW, "out": str(tmp_path)}) == 2
+    assert go(tmp_path) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "leave --report-only out" in line
 
 
-def test_the_study_is_passed_on_and_a_failure_ends_it(tmp_path: Path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(cost, "_measure", lambda *arguments: calls.append(arguments) or 1)
-    raw = {**RAW, "out": str(tmp_path), "report_only": False, "settings": ("rank=5",)}
-    assert cost.run(COST, raw) == 1
-    assert len(calls) == 1
-    assert calls[0][:2] == ("trainables.cost", "cifar10/resnet32")
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The benchmark's commands (module and arguments), which fail."""
+    commands: list[list[str]] = []
+
+    def fail(command: list[str], check: bool) -> SimpleNamespace:
+        commands.append(command[2:])
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(cost_plan.subprocess, "run", fail)
+    return commands
+
+
+def test_the_study_is_passed_on_and_a_failure_ends_it(tmp_path: Path, calls: list[list[str]], capsys):
+    timed(results_folder(tmp_path, torch.device("cpu"), 2), resolve(COST.workload, "kfac"))
+    assert go(tmp_path, report_only=False, settings={"rank": 5}) == 4
+    assert len(calls) == 1 and "python -m trainables.cost ended with exit code 1" in capsys.readouterr().err
+    assert calls[0][:2] == ["trainables.cost", "cifar10/resnet32"]
     assert {"--set=rank=5", "--batch-size=128", "--optimizers=" + ",".join(COST.optimizers)} <= set(calls[0])
 
 
-def test_faithful_arms_are_timed_where_they_cost_something_else(tmp_path: Path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(cost, "_measure", lambda *arguments: calls.append(arguments) or 0)
-    raw = {**RAW, "out": str(tmp_path), "report_only": False}
-    cost.run(COST, raw)
-    assert [call[0] for call in calls] == ["trainables.cost", "trainables.cost", "trainables.cost.scaling"]
+def test_faithful_arms_are_timed_where_they_cost_something_else(tmp_path: Path, calls: list[list[str]], capsys):
+    options = Options(out=tmp_path, extra={"device": "cpu"})
+    [plan] = COST.plan(options)
+    assert [command[0] for command in plan.commands] == [
+        "trainables.cost",
+        "trainables.cost",
+        "trainables.cost.scaling",
+    ]
     # SGD and Adam have no conventions; STEVE's Algorithm 1 is on its own paper's workloads.
-    assert calls[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac")
-    calls.clear()
-    cost.run(COST, {**raw, "workload": "digits/cnn"})
+    assert plan.commands[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac")
+    [plan] = COST.plan(Options(out=tmp_path, extra={"device": "cpu"}, workload="digits/cnn"))
     # There both papers' conventions have arms.
-    assert calls[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve,ekfac")
-    calls.clear()
-    cost.run(COST, {**raw, "optimizers": "kfca"})
-    assert len(calls) == 2  # the benchmark itself says what is wrong
+    assert plan.commands[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve,ekfac")
+    assert go(tmp_path, report_only=False, optimizers=["kfca"]) == 2 and not calls
+    assert 'optimizer = "kfca": unknown. Did you mean "kfac"?' in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_benchmarks_and_runs_none(tmp_path: Path, calls: list[list[str]], capsys):
+    assert go(tmp_path, report_only=False, dry_run=True) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "10 optimizers over SGD, batch size 128, 20 blocks each, on cpu: 0 results there" in text
+    assert "python -m trainables.cost cifar10/resnet32 --optimizers=sgd,nysact-s" in text
+    assert not calls and not list(tmp_path.iterdir())
 
 
 def test_a_row_is_called_by_its_arm_and_what_it_has_beside_it():
@@ -151,9 +177,9 @@ def test_memory_of_a_process_is_held_against_nothing(tmp_path: Path):
 
 
 def test_what_was_published_and_not_measured_names_its_command(tmp_path: Path):
-    folder = cost.results_folder(tmp_path, torch.device("cpu"), 2)
+    folder = results_folder(tmp_path, torch.device("cpu"), 2)
     timed(folder, resolve(COST.workload, "kfac"))
-    assert cost.run(COST, {**RAW, "out": str(tmp_path)}) == 0
+    assert go(tmp_path) == 0
     text = (tmp_path / "reports" / COST.name / folder.name / "report.md").read_text()
     command = "python -m trainables.cost cifar100/resnet32 --batch-size=128 --faithful --optimizers="
     assert f"- `{command}kfac,eva,foof,nysact-g,nysact-s`" in text

@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from studies.harness.kinds.search.run import OWN as SEARCH_FLAGS
 from torch import nn
 
 from studies.harness.command import manage
 from studies.harness.command.options import FLAGS
 from studies.harness.command.run import run
 from studies.harness.design.options import Options
-from studies.harness.kinds.cost.cost import FLAGS as COST_FLAGS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -91,7 +89,10 @@ def commands() -> list[str]:
 def test_the_commands_of_the_readme_exist_with_their_flags():
     """Files, targets of make, commands and flags; placeholders and all."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    flags = {option for flag in [*FLAGS, *COST_FLAGS, *SEARCH_FLAGS] for option in flag.opts} | {"--help"}
+    kinds = {type(artefact) for artefact in manage.artefacts().values()}
+    flags = {option for flag in [*FLAGS, *(f for kind in kinds for f in kind.FLAGS)] for option in flag.opts} | {
+        "--help"
+    }
     known, found = {command: {o for p in c.params for o in p.opts} for command, c in manage.GROUP.commands.items()}, 0
     for command in (line.partition("#")[0] for line in commands()):
         if match := re.match(r"(?:UV_TORCH_BACKEND=cpu )?make ([a-z-]+)", command):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import optuna
 import pytest
-from studies.harness.kinds.search.run import main
 
 from studies.harness.command import cli, manage
+from studies.harness.command.cli import main
 from studies.harness.design.options import Options
 from studies.harness.kinds.search import sampling
 from studies.harness.kinds.search.plan import SearchPlan, plans
@@ -41,10 +41,11 @@ SEARCH = Search(
 )
 
 
-def plan(search: Search = SEARCH, workload: str = "digits/cnn", **changed) -> SearchPlan:
+def plan(search: Search = SEARCH, workload: str = "digits/cnn", out: Path | None = None, **changed) -> SearchPlan:
     recipe = {"epochs": 2}
     spaces = search.spaces_of(workload)
-    return SearchPlan(search=search, workload=workload, spaces=spaces, seeds=range(2), recipe=recipe, **changed)
+    facts = {"artefact": search, "workload": workload, "options": Options(out=out), "spaces": spaces}
+    return SearchPlan(**facts, seeds=range(2), recipe=recipe, **changed)
 
 
 def score(trial) -> float:
@@ -235,7 +236,7 @@ REFUSED = [
     (["--optimizers", "sgd,eva"], '--optimizers = "eva": tune_optimizers has no space for it.'),
     (["--seeds", "1000,"], "1000 is the search's own seed; fresh ones must be others"),
     (["--set", "batch_size=1"], "batch_size = 1: must be an integer in 2..1077"),
-    (["--only", "lr=1"], "--only: unknown option"),
+    (["--only", "lr=1"], "--only: not for tune_optimizers, which is a search"),
     (["--workload", "digits/cn"], 'Did you mean "digits/cnn"?'),
 ]
 

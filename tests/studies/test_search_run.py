@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from studies.harness.design.options import Options
+from studies.harness.design.options import Options, default_uri
 from studies.harness.kinds.search.plan import plans
 from studies.harness.kinds.search.proposals import proposals_path, stopped_keys
 from studies.harness.kinds.search.proposer import Proposer
@@ -184,16 +184,14 @@ def test_asha_stops_and_what_it_stopped_is_not_trained_again(tmp_path: Path):
 def test_mlflow_does_not_show_as_running_what_asha_stopped(tmp_path: Path):
     from mlflow import MlflowClient
 
-    from studies.harness.tracking import searches as search_tracking
-    from studies.harness.tracking import sync as tracking
-
     (plan,) = plans(SEARCH, Options(only={}, levels={}, settings={}, optimizers=["sgd"], out=tmp_path))
     proposer = Proposer(plan, "sgd", tmp_path)
     trial = proposer.next()
     assert trial is not None
     TrialStore(tmp_path, trial.config).begin({"torch": "2"})
-    tracking.sync(SEARCH.as_study, [trial], tmp_path)
-    client = MlflowClient(tracking.default_uri(tmp_path))
+    uri = default_uri(tmp_path)
+    SEARCH.tracking(plan).send(uri)
+    client = MlflowClient(uri)
     key = trial.config.trial_key
 
     def status() -> str:
@@ -202,5 +200,7 @@ def test_mlflow_does_not_show_as_running_what_asha_stopped(tmp_path: Path):
         return client.search_runs([experiment.experiment_id], f"tags.trial_key = '{key}'")[0].info.status
 
     assert status() == "RUNNING"
-    assert search_tracking.end_stopped("tune_optimizers", [key], tmp_path) == 1 and status() == "KILLED"
-    assert search_tracking.end_stopped("tune_optimizers", [key], tmp_path) == 0
+    proposer.stop(key, 0, {0: 0.5}, 1.0)
+    for _ in range(2):
+        SEARCH.tracking(plan).send(uri)
+        assert status() == "KILLED"
