@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import studies.harness
+import studies.harness.cluster
 from studies.ablation_rank import STUDY
-from studies.harness.command import run as command
+from studies.harness.command import reports
+from studies.harness.command.run import run
 from tests.faults.drivers import PATIENCE, options
 from tests.faults.injection import forked
 from trainables.store import lock_generation
@@ -60,8 +61,8 @@ def _command(root: Path, wait: float, reading: int, writing: int) -> int:
         select.select([reading], [], [], PATIENCE)
         return "done"
 
-    fake: Any = types.SimpleNamespace(Cluster=types.SimpleNamespace, train=trains)
+    fake: Any = types.SimpleNamespace(resources=lambda *_: (None, {}), train=trains)
     sys.modules["studies.harness.cluster.execute"] = studies.harness.cluster.execute = fake
-    command._report = lambda *_: ([], set())
+    reports.Results.write = lambda self: False
     time.sleep(wait)
-    return command.run([STUDY], options(root))
+    return run([STUDY], options(root))

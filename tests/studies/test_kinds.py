@@ -1,0 +1,134 @@
+"""The protocol of an artefact: every kind implements it, and a kind from outside the package runs by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import click
+import pytest
+
+from precond.hyperparameters import HyperparameterError
+from studies.harness.command import cli, manage
+from studies.harness.command.options import FLAGS
+from studies.harness.design.ending import STOPS, Stopped
+from studies.harness.design.options import Options
+from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
+from studies.harness.report import result
+from studies.harness.report.document import Text
+from studies.harness.report.result import Listing, Report
+from trainables.store import StoreError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumPlan(Plan):
+    """The numbers to add."""
+
+    numbers: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Artefact):
+    """A kind from outside the package: it adds numbers up."""
+
+    KIND: ClassVar[str] = "sum"
+    FLAGS: ClassVar[Sequence[click.Option]] = (click.Option(["--numbers"], help="Numbers to add."),)
+    REFUSED: ClassVar[dict[str, str]] = {"optimizers": "which trains nothing"}
+
+    ending: str = ""
+
+    def plan(self, options: Options) -> list[SumPlan]:
+        try:
+            numbers = [int(word) for word in (options.extra.get("numbers") or "1,2").split(",")]
+        except ValueError:
+            raise HyperparameterError("--numbers: must be integers, as in 1,2") from None
+        return [SumPlan(artefact=self, workload=self.workload, options=options, numbers=numbers)]
+
+    def missing(self, plan: SumPlan) -> Work:
+        todo = 0 if (plan.root / "sum.json").exists() or plan.options.report_only else 1
+        return Work(count=todo, summary=f"{len(plan.numbers)} numbers to add", records=[{"numbers": plan.numbers}])
+
+    @classmethod
+    def execute(cls, plans: Sequence[SumPlan], driver: Driver) -> None:
+        for plan in plans:
+            if plan.artefact.ending == "failure":
+                raise StoreError("the abacus is broken")
+            if plan.artefact.ending:
+                raise Stopped(*STOPS[plan.artefact.ending])
+            (plan.root / "sum.json").write_text(json.dumps([sum(plan.numbers), driver.generation]))
+
+    def report(self, plan: SumPlan) -> Report:
+        path = plan.root / "sum.json"
+        total = json.loads(path.read_text())[0] if path.exists() else None
+        files = result.write(plan.folder, self.title, [Text(f"The sum is {total}.")], [], {})
+        listing = Listing(title="Sums", header=["what", "sum"], rows=[["all", str(total)]])
+        return Report(files=files, findings=[f"The sum is {total}."], listing=listing, record=json.dumps(total))
+
+    def tracking(self, plan: SumPlan) -> None:
+        return None
+
+    def stored(self, root: Path) -> list[SumPlan]:
+        return []
+
+    def state(self, root: Path) -> str:
+        return "done" if (root / "sum.json").exists() else "-"
+
+
+SUM = Sum(
+    name="sum", title="A sum", paper="ours", table="Table 1", claim="It adds up.", falsifier="It does not add up."
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs the artefact's command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str, artefact: Artefact = SUM) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["sum.py", *arguments])
+        return cli.invoke(cli.command(artefact)), *capsys.readouterr()
+
+    return command
+
+
+def test_a_kind_from_outside_runs_on_the_one_path(run, tmp_path: Path):
+    code, out, err = run("--numbers", "3,4")
+    assert (code, err) == (0, "") and "A sum" in out and "- The sum is 7." in out
+    assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [7, 1]
+    assert (tmp_path / "outputs/reports/sum/digits-cnn/report.html").exists()
+    code, out, _ = run("--numbers", "3,4", "--json")
+    assert code == 0 and out == "7\n"
+    assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [7, 1]  # nothing was executed again
+
+
+def test_it_has_the_whole_command_line(run, tmp_path: Path):
+    code, out, _ = run("--dry-run")
+    assert code == 0 and "2 numbers to add" in out and "Nothing was started" in out
+    code, out, _ = run("--dry-run", "--json")
+    assert code == 0 and json.loads(out) == {"numbers": [1, 2]}
+    code, _, err = run("--numbers", "x", "--optimizers", "sgd", "--epochs", "0")
+    assert code == 2 and err.splitlines() == [
+        "error: --epochs = 0: must be an integer >= 1",
+        "error: --optimizers: not for sum, which trains nothing",
+        "error: --numbers: must be integers, as in 1,2",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("ending", "code"), [("budget", 3), ("SIGINT", 130), ("SIGTERM", 143), ("failure", 4)])
+def test_its_ends_are_exit_codes_after_which_the_command_resumes(run, ending: str, code: int):
+    ended, out, err = run(artefact=replace(SUM, ending=ending))
+    assert ended == code and "- The sum is None." in out  # the report is made whatever happens
+    assert err.splitlines()[-1] == "  python sum.py" and "nothing committed was lost" in err
+
+
+@pytest.mark.parametrize("artefact", manage.artefacts().values(), ids=list(manage.artefacts()))
+def test_every_artefact_of_the_package_has_the_whole_command_line(artefact: Artefact, run):
+    code, out, _ = run("--help", artefact=artefact)
+    common = [flag for flag in FLAGS if flag.name not in artefact.REFUSED]
+    assert code == 0 and all(flag.opts[0] in out for flag in [*common, *artefact.FLAGS])
+    names = {flag.name for flag in FLAGS}
+    assert set(artefact.REFUSED) <= names and set(artefact.HELP) <= names
