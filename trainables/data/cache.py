@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.data import DataError
+from trainables.config import digest
+from trainables.data.base import DataError
 from trainables.files import sync, sync_directory, write_atomically
 
 LAYOUT = 1  # of the cache; a part of its name
@@ -81,6 +82,12 @@ def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, 
                 _make(place / name, splits())
             return _map(place / name, _read(place / name) or {})
     raise DataError(f"{' and '.join(map(str, places))} cannot be written: name another folder with --data-dir")
+
+
+def stamp(folder: Path, paths: Sequence[str]) -> str:
+    """Return a digest of the names, sizes and modification times of a folder's files."""
+    stats = ((path, os.stat(path)) for path in paths)
+    return digest([(path.removeprefix(f"{folder}/"), stat.st_size, stat.st_mtime_ns) for path, stat in stats])[:12]
 
 
 def _lock(place: Path, name: str) -> AbstractContextManager[Any] | None:

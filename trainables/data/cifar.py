@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from trainables.config import digest
-from trainables.data import Data, DataError, Loading
-from trainables.data.cache import Pairs, arrays
+from trainables.data.base import Data, DataError, Loading
+from trainables.data.cache import Pairs, arrays, stamp
 from trainables.data.device import small_images
-from trainables.data.fetch import Archive, again, checksum, fetch, mismatch, missing
+from trainables.data.fetch import Archive, again, fetch, mismatch, missing
+from trainables.files import checksum
 
 IMAGE_BYTES = 3 * 32 * 32
 
@@ -78,8 +78,7 @@ class Cifar:
         folder = loading.data_dir / self.archive.folder
         if wrong := self.problems(loading.data_dir):
             raise DataError(wrong[0])
-        stamps = [(name, (s := (folder / name).stat()).st_size, s.st_mtime_ns) for name in self.files]
-        key = f"{self.name}-{digest(stamps)[:12]}"
+        key = f"{self.name}-{stamp(folder, [str(folder / name) for name in self.files])}"
         cached = arrays([folder, loading.data_dir], key, lambda: self._splits(loading.data_dir))
         assert cached is not None  # all images are of one size
         return small_images(cached, loading)

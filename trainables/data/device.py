@@ -7,17 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from trainables.data import Batch, Data, Loading, augment, held_out, share
+from trainables.data import augment
+from trainables.data.base import Batch, Data, Loading, epoch_order, held_out, share
 from trainables.data.cache import Arrays
+from trainables.data.loader import Images, LoaderData
 
 BY_WORKERS = ("random_resized_crop", "trivial_augment", "randaugment")
 """Settings that take worker processes (`loader.py`)."""
-
-
-def epoch_order(examples: int, repeats: int, generator: Generator) -> Tensor:
-    """The epoch's positions `[examples]`: shuffled, each `repeats` times in a row, as many as without repeats."""
-    order = torch.randperm(examples, generator=generator)
-    return order.repeat_interleave(repeats)[:examples] if repeats > 1 else order
 
 
 class DeviceData:
@@ -98,6 +94,4 @@ def small_images(cached: Arrays, loading: Loading) -> Data:
     """Cached images for a trial: on the device where it can do all of a recipe's augmentation, or by workers."""
     if not any(loading.settings.get(name) for name in BY_WORKERS):
         return DeviceData(cached, loading)
-    from trainables.data.loader import Images, LoaderData
-
     return LoaderData(Images(**vars(cached), size=cached.train.shape[-1], square=True), loading)

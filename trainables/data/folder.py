@@ -6,97 +6,23 @@ read by worker processes.
 
 from __future__ import annotations
 
-import io
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from precond import HyperparameterError
-from trainables.config import digest
-from trainables.data import Data, DataError, Loading, default_data_dir
-from trainables.data.cache import Pairs, arrays
+from trainables.data.base import Data, DataError, Loading, default_data_dir
+from trainables.data.cache import arrays, stamp
 from trainables.data.device import small_images
-from trainables.data.fetch import unreadable
+from trainables.data.images import ENDINGS, Files, class_names, listed, read_image, unreadable
+from trainables.data.loader import Images, LoaderData
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SMALL = 64  # pixels; up to here an image is cached as bytes
 LARGE_SIZE = 224  # pixels that larger images are brought to, when the recipe says nothing
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, used for every folder of large images
-TRIES = 3  # to read a file
-
-
-@dataclass(frozen=True)
-class Files:
-    """A split: its images' paths and labels; reads an image by position."""
-
-    paths: Sequence[str]
-    labels: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, position: int) -> Any:
-        return read_image(self.paths[position])
-
-    def pairs(self) -> Pairs:
-        """Every image as `[3, height, width]` uint8, with its label."""
-        return ((_pixels(read_image(path)), label) for path, label in zip(self.paths, self.labels, strict=True))
-
-
-def read_image(path: str) -> Any:
-    """An image in RGB, as PIL; a file that cannot be read just now is tried again.
-
-    Raises:
-        DataError: Names the file.
-    """
-    from PIL import Image
-
-    content = _read(path)
-    try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except Exception as error:  # PIL raises a dozen kinds
-        raise DataError(f"{path}: not a readable image ({len(content)} bytes). Restore or remove it") from error
-
-
-def _pixels(image: Any) -> Tensor:
-    """An RGB image of PIL's as `[3, height, width]` uint8."""
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
-
-
-def _read(path: str) -> bytes:
-    for attempt in range(1, TRIES + 1):
-        try:
-            return Path(path).read_bytes()
-        except OSError as error:
-            if attempt == TRIES:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-            time.sleep(0.1 * attempt)
-    raise AssertionError
-
-
-def class_names(folder: Path) -> list[str]:
-    """Names of the folders in a split, sorted; a class's label is its place."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def listed(folder: Path, classes: Sequence[str], below: str = "") -> Files:
-    """A split's images, class by class, sorted by name; `below` is a folder within each class's."""
-    found = [
-        (f"{folder / name / below}/{image}", label)
-        for label, name in enumerate(classes)
-        for image in sorted(os.listdir(folder / name / below))
-        if image.lower().endswith(ENDINGS)
-    ]
-    return Files([path for path, _ in found], [label for _, label in found])
 
 
 def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading: Loading) -> Data:
@@ -104,14 +30,12 @@ def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading
     try:
         train, test = splits()
         small = max(read_image(train.paths[0]).size) <= SMALL
-        key = f"{folder.name}-{_stamp(folder, [*train.paths, *test.paths])}" if small else ""
+        key = f"{folder.name}-{stamp(folder, [*train.paths, *test.paths])}" if small else ""
     except (OSError, ValueError, KeyError) as error:
         raise error if isinstance(error, DataError) else DataError(f"{folder}: {error}") from error
     places = [folder, loading.data_dir]
     if small and (cached := arrays(places, key, lambda: {"train": train.pairs(), "test": test.pairs()})):
         return small_images(cached, loading)
-    from trainables.data.loader import Images, LoaderData
-
     images = Images(
         train=train,
         train_labels=torch.tensor(train.labels),
@@ -122,17 +46,6 @@ def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading
         size=LARGE_SIZE,
     )
     return LoaderData(images, loading)
-
-
-def _stamp(folder: Path, paths: Sequence[str]) -> str:
-    """Digest of the files' names, sizes and times of change."""
-
-    def facts() -> Iterator[tuple[str, int, int]]:
-        for path in paths:
-            stat = os.stat(path)
-            yield path.removeprefix(f"{folder}/"), stat.st_size, stat.st_mtime_ns
-
-    return digest(list(facts()))[:12]
 
 
 # ---------------------------------------------------------------------- a user's own folder

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data import Data, Loading
-from trainables.data.fetch import Archive, again, fetch, missing, unreadable
-from trainables.data.folder import Files, class_names, listed, load_folder
+from trainables.data.base import Data, Loading
+from trainables.data.fetch import Archive, again, fetch, missing
+from trainables.data.folder import load_folder
+from trainables.data.images import Files, class_names, listed, unreadable
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from trainables.data import Batch, DataError, Loading, augment, held_out, share
-from trainables.data.device import epoch_order
+from trainables.data import augment
+from trainables.data.base import Batch, DataError, Loading, epoch_order, held_out, share
 from trainables.data.transforms import test_transform, train_transform
 
 MAX_WORKERS = 16
