@@ -23,7 +23,7 @@ import torch.multiprocessing
 
 from trainables import plugins
 from trainables.config import TrialConfig
-from trainables.data import Data
+from trainables.data.base import Data
 from trainables.files import write_atomically
 from trainables.measure import Phases, device_name
 from trainables.train import Trainer

@@ -24,13 +24,13 @@ import precond
 from precond.hessian import TakesLoss
 from trainables import plugins
 from trainables.config import TrialConfig, stream_seed
-from trainables.data import Data, Loading, default_data_dir
+from trainables.data.base import Data, Loading, default_data_dir
 from trainables.descent import build_optimizer, schedule
 from trainables.measure import Phases, Usage, device_name, peak_memory_mb, reset_peak_memory
 from trainables.mixing import Mixer
 from trainables.settings import NEUTRAL
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
-from trainables.team import ALONE, Team, TeamStore
+from trainables.team import ALONE, Team
 from trainables.telemetry import Telemetry, rows
 from trainables.workloads import workload
 
@@ -110,7 +110,7 @@ def score(metrics: Mapping[str, float]) -> float:
     return metrics["test/accuracy"] if "test/accuracy" in metrics else metrics["val/accuracy"]
 
 
-def _train(trainer: Trainer, store: TrialStore | TeamStore, commit_every: float) -> Epochs:
+def _train(trainer: Trainer, store: TrialStore, commit_every: float) -> Epochs:
     epochs = trainer.config.epochs
     checkpoint = store.load()
     if checkpoint is not None:

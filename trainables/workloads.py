@@ -16,7 +16,8 @@ from precond.hyperparameters import nearest
 from precond.registry import lookup
 from trainables.checks import field_problems, is_integer, worker_problems
 from trainables.config import TrialConfig
-from trainables.data import Source, source
+from trainables.data import source
+from trainables.data.base import Source
 from trainables.models import MODELS, Fit, Model, model
 from trainables.recipes import Recipe, digits, nysact, steve
 from trainables.settings import NEUTRAL, applicable, setting_problems

@@ -21,7 +21,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.transforms.v2 import functional as peer
 
 from precond import HyperparameterError
-from trainables.data import Data, DataError, Loading, augment, held_out, images, share, source
+from trainables.data import DataError, Loading, augment, images, source
+from trainables.data.base import Data, held_out, share
 from trainables.data.cache import channel_statistics
 from trainables.data.device import DeviceData
 from trainables.data.digits import Digits, _tensors

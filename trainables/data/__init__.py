@@ -11,30 +11,9 @@ from __future__ import annotations
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from trainables.data import cifar, digits, folder, imagenet
-from trainables.data.base import (
-    Batch,
-    Data,
-    DataError,
-    Loading,
-    Source,
-    TensorData,
-    default_data_dir,
-    held_out,
-    share,
-)
+from trainables.data.base import DataError, Loading, Source, TensorData, default_data_dir
 
-__all__ = [
-    "Batch",
-    "Data",
-    "DataError",
-    "Loading",
-    "Source",
-    "TensorData",
-    "default_data_dir",
-    "held_out",
-    "share",
-    "source",
-]
+__all__ = ["DataError", "Loading", "TensorData", "default_data_dir", "source"]
 
 
 def source(name: str) -> Source:

@@ -128,6 +128,31 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Both splits of a dataset of images, either tensors or read image by image.
+
+    Attributes:
+        train: `[n, 3, size, size]` uint8, or images (PIL or tensors `[3, height, width]`) by position.
+        train_labels: `[n]` int64.
+        test: Like `train`, m images.
+        test_labels: `[m]` int64.
+        mean: Of each channel over the training set, pixels in 0..1.
+        deviation: The standard deviation of each channel.
+        size: Height and width of a batch's images where the recipe sets none.
+        square: True if all images are squares, which are resized whole and not cropped.
+    """
+
+    train: Any
+    train_labels: Tensor
+    test: Any
+    test_labels: Tensor
+    mean: Sequence[float]
+    deviation: Sequence[float]
+    size: int
+    square: bool = False
+
+
 @dataclass
 class TensorData:
     """A dataset that fits on the device and is not augmented.

@@ -1,9 +1,9 @@
-"""Small images as one memory-mapped array of bytes: made once, shared by every process through the page cache.
+"""Small images as one memory-mapped array of bytes, which all processes share through the page cache.
 
     <place>/.precond-<name>-<key>/     meta.json, train.bin and test.bin (uint8, [n, 3, size, size])
 
-The key is a digest of the files' names, sizes and times, so that changed data are another cache. It is written aside
-under a lock and renamed: a process killed while writing leaves no half cache, and of two at once one waits.
+The key is a digest of the files' names, sizes and modification times, so changed data have another cache. It is written
+aside under a lock and renamed: a process killed while writing leaves no partial cache, and a second process waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from trainables.config import digest
-from trainables.data.base import DataError
+from trainables.data.base import DataError, Images
 from trainables.files import sync, sync_directory, write_atomically
 
 LAYOUT = 1  # of the cache; a part of its name
@@ -35,37 +34,16 @@ class MixedSizes(Exception):
     """The images are not squares of one size: no array holds them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arrays:
-    """Both splits in memory-mapped arrays.
-
-    Attributes:
-        train: `[n, 3, size, size]` uint8.
-        train_labels: `[n]` int64.
-        test: `[m, 3, size, size]` uint8.
-        test_labels: `[m]` int64.
-        mean: Of each channel over the training set, pixels in 0..1.
-        deviation: Likewise, the standard deviation.
-    """
-
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-    mean: Sequence[float]
-    deviation: Sequence[float]
-
-
-def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, Pairs]]) -> Arrays | None:
-    """The cached arrays, made first where there are none.
+def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, Pairs]]) -> Images | None:
+    """Return the cached images as memory-mapped tensors; the first call creates the cache.
 
     Args:
-        places: Folders to keep the cache in; the first that has it or can be written.
-        name: Of the cache: the dataset's and its files' digest.
+        places: Folders for the cache; the first that contains it or is writable is used.
+        name: Name of the cache: the dataset and the digest of its files.
         splits: Opens the images to cache, `train` and `test`.
 
     Returns:
-        The arrays; None for images of mixed sizes, which is remembered, too.
+        Tensors on the CPU; None for images of mixed sizes, which the cache also records.
 
     Raises:
         DataError: No place can be written, or an image cannot be read.
@@ -167,18 +145,20 @@ def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return mean.tolist(), deviation.tolist()
 
 
-def _map(folder: Path, meta: Mapping[str, Any]) -> Arrays | None:
+def _map(folder: Path, meta: Mapping[str, Any]) -> Images | None:
     if not meta["files"]:
         return None
     labels = {split: torch.tensor(values) for split, values in meta["labels"].items()}
     train, test = (_mapped(folder / f"{s}.bin", meta["shape"], len(labels[s])) for s in ("train", "test"))
-    return Arrays(
+    return Images(
         train=train,
         train_labels=labels["train"],
         test=test,
         test_labels=labels["test"],
         mean=meta["mean"],
         deviation=meta["deviation"],
+        size=meta["shape"][-1],
+        square=True,
     )
 
 

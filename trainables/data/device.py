@@ -8,9 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from trainables.data import augment
-from trainables.data.base import Batch, Data, Loading, epoch_order, held_out, share
-from trainables.data.cache import Arrays
-from trainables.data.loader import Images, LoaderData
+from trainables.data.base import Batch, Data, Images, Loading, epoch_order, held_out, share
+from trainables.data.loader import LoaderData
 
 BY_WORKERS = ("random_resized_crop", "trivial_augment", "randaugment")
 """Settings that take worker processes (`loader.py`)."""
@@ -20,28 +19,28 @@ class DeviceData:
     """The arrays on a device.
 
     Args:
-        arrays: Both splits; on a CPU they stay in the page cache.
+        images: Both splits as tensors; on a CPU they stay in the page cache.
         loading: How.
     """
 
-    def __init__(self, arrays: Arrays, loading: Loading):
+    def __init__(self, images: Images, loading: Loading):
         device = loading.device
         self._loading = loading
         self._settings = settings = loading.settings
-        self._images = arrays.train.to(device)
-        self._labels = arrays.train_labels.to(device)
+        self._images = images.train.to(device)
+        self._labels = images.train_labels.to(device)
         self._chosen: Tensor | None = None  # positions to train on, where some are held out
         if loading.train_fraction < 1:
-            self._chosen, out = (p.to(device) for p in held_out(arrays.train_labels, loading.train_fraction))
+            self._chosen, out = (p.to(device) for p in held_out(images.train_labels, loading.train_fraction))
             self._test_images, self._test_labels = self._images[out], self._labels[out]
         else:
-            self._test_images, self._test_labels = arrays.test.to(device), arrays.test_labels.to(device)
+            self._test_images, self._test_labels = images.test.to(device), images.test_labels.to(device)
         self.train_examples = len(self._labels if self._chosen is None else self._chosen)
         self.evaluation_examples = len(self._test_labels)
-        deviation = torch.tensor(arrays.deviation).clamp_min(1 / 255)  # a channel of one colour stays finite
+        deviation = torch.tensor(images.deviation).clamp_min(1 / 255)  # a channel of one colour stays finite
         self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(device)
-        self._shift = (-torch.tensor(arrays.mean) / deviation).view(-1, 1, 1).to(device)
-        self._size = settings.get("resolution") or arrays.train.shape[-1]
+        self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(device)
+        self._size = settings.get("resolution") or images.size
         self._test_size = settings.get("test_resolution") or self._size
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -90,8 +89,8 @@ class DeviceData:
             yield augment.resize(augment.normalise(images, self._scale, self._shift), self._test_size), labels
 
 
-def small_images(cached: Arrays, loading: Loading) -> Data:
+def small_images(images: Images, loading: Loading) -> Data:
     """Cached images for a trial: on the device where it can do all of a recipe's augmentation, or by workers."""
     if not any(loading.settings.get(name) for name in BY_WORKERS):
-        return DeviceData(cached, loading)
-    return LoaderData(Images(**vars(cached), size=cached.train.shape[-1], square=True), loading)
+        return DeviceData(images, loading)
+    return LoaderData(images, loading)

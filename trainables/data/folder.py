@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from precond import HyperparameterError
-from trainables.data.base import Data, DataError, Loading, default_data_dir
+from trainables.data.base import Data, DataError, Images, Loading, default_data_dir
 from trainables.data.cache import arrays, stamp
 from trainables.data.device import small_images
 from trainables.data.images import ENDINGS, Files, class_names, listed, read_image, unreadable
-from trainables.data.loader import Images, LoaderData
+from trainables.data.loader import LoaderData
 
 SMALL = 64  # pixels; up to here an image is cached as bytes
 LARGE_SIZE = 224  # pixels that larger images are brought to, when the recipe says nothing

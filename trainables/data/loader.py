@@ -8,54 +8,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from trainables.data import augment
-from trainables.data.base import Batch, DataError, Loading, epoch_order, held_out, share
+from trainables.data.base import Batch, DataError, Images, Loading, epoch_order, held_out, share
 from trainables.data.transforms import test_transform, train_transform
 
 MAX_WORKERS = 16
 PREFETCHED = 4  # batches ready or in work, for each worker
 Wanted = Callable[[int], list[tuple[int, int]]]  # the images of a step: position and seed
-
-
-class Readable(Protocol):
-    """Images by position: PIL, or `[3, height, width]` uint8."""
-
-    def __getitem__(self, position: int, /) -> Any:
-        """Read one."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """Both splits, read image by image.
-
-    Attributes:
-        train: To train on.
-        train_labels: `[n]` int64.
-        test: To test on.
-        test_labels: `[m]` int64.
-        mean: Of each channel, pixels in 0..1.
-        deviation: Likewise, the standard deviation.
-        size: Height and width of a batch's images when the recipe says nothing.
-        square: Whether all are squares already: they are resized whole, not cropped.
-    """
-
-    train: Readable
-    train_labels: Tensor
-    test: Readable
-    test_labels: Tensor
-    mean: Sequence[float]
-    deviation: Sequence[float]
-    size: int
-    square: bool = False
 
 
 class LoaderData:
@@ -194,7 +160,7 @@ def loader_workers(ranks: int) -> int:
 class _Transformed(Dataset[Tensor]):
     """Images by (position, seed): the transform's randomness is the seed's, whichever process runs it."""
 
-    def __init__(self, images: Readable, transform: nn.Module):
+    def __init__(self, images: Any, transform: nn.Module):
         self._images, self._transform = images, transform
 
     def __getitem__(self, wanted: tuple[int, int]) -> Tensor:

@@ -18,14 +18,13 @@ from precond import HyperparameterError
 from studies.harness.command import screen
 from studies.harness.command.options import Options
 from studies.harness.evidence import ledger
-from studies.harness.evidence.provenance import provenance
 from studies.harness.kinds.study.dry_run import headline, print_plan, summary
 from studies.harness.kinds.study.plan import Plan, plans
 from studies.harness.kinds.study.study import Study, Trial
 from studies.harness.tracking.background import Tracking
 from trainables import plugins
 from trainables.data import DataError
-from trainables.fingerprint import fingerprint
+from trainables.fingerprint import fingerprint, provenance
 from trainables.ready import ready
 from trainables.store import FAILED, StoreError, TrialStore, trial_folder
 

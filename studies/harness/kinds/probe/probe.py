@@ -32,11 +32,11 @@ from torch import nn
 from precond import HyperparameterError
 from precond.hyperparameters import problems
 from precond.layers import find_layers
-from studies.harness.evidence.provenance import provenance
 from studies.harness.kinds.study.study import Arm, Artefact, Trial
 from studies.harness.report.document import Block
 from trainables.config import TrialConfig, digest
 from trainables.files import sync, sync_directory
+from trainables.fingerprint import provenance
 from trainables.measure import device_name
 from trainables.store import COMPLETED, DIVERGED, StoreError
 from trainables.train import Diverged, Trainer
