@@ -1125,7 +1125,7 @@ MUTANTS = [
         "targets: the mean over the runs that hit stands for all",
     ),
     Mutant(
-        "trainables/cost/__main__.py",
+        "trainables/cost/benchmark.py",
         "recipe.hyperparameters(name, self.faithful)",
         "recipe.hyperparameters(name)",
         "tests/studies/test_reach.py::test_the_commands_measure_exactly_what_is_missing",
