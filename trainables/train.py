@@ -35,7 +35,8 @@ from trainables.telemetry import Telemetry, rows
 from trainables.workloads import workload
 
 Epochs = Generator[dict[str, float], bool | None, None]
-COMMIT_SECONDS = 30.0  # of training between commits; what a killed worker can lose
+COMMIT_SECONDS = 30.0  # of training between commits; a killed worker loses at most this
+STATEFUL = ("model", "optimizer", "scheduler")
 
 
 class Diverged(Exception):
@@ -276,12 +277,10 @@ class Trainer:
                 raise Diverged(epoch, step, loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next epoch needs; random streams are not in it, they are made anew from the seed."""
-        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
-        return {name: part.state_dict() for name, part in parts.items()}
+        """Return everything that the next epoch needs, except random streams, which start anew from the seed."""
+        return {name: getattr(self, name).state_dict() for name in STATEFUL}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])

@@ -56,7 +56,7 @@ class Data(Protocol):
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Return the number of full batches in an epoch; the last, smaller batch is dropped."""
-        ...
+        return self.train_examples // batch_size
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yield one epoch of (inputs `[b, channels, height, width]`, labels `[b]`) on the device, augmented.
@@ -154,7 +154,7 @@ class Images:
 
 
 @dataclass
-class TensorData:
+class TensorData(Data):
     """A dataset that fits on the device and is not augmented.
 
     Attributes:
@@ -185,10 +185,6 @@ class TensorData:
             x, y, test_x, test_y = x[kept], y[kept], x[out], y[out]
         parts = (part.to(loading.device) for part in (x, y, test_x, test_y))
         return cls(*parts, rank=loading.rank, ranks=loading.ranks)
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Return the number of full batches in the training set."""
-        return self.train_examples // batch_size
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yield one epoch of (inputs, labels) in the order that the seed gives, the same on every device."""

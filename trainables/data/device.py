@@ -15,7 +15,7 @@ BY_WORKERS = ("random_resized_crop", "trivial_augment", "randaugment")
 """Settings that take worker processes (`loader.py`)."""
 
 
-class DeviceData:
+class DeviceData(Data):
     """The arrays on a device.
 
     Args:
@@ -42,10 +42,6 @@ class DeviceData:
         self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(device)
         self._size = settings.get("resolution") or images.size
         self._test_size = settings.get("test_resolution") or self._size
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Full batches in an epoch; the last, smaller one is dropped."""
-        return self.train_examples // batch_size
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """One epoch of (inputs, labels); order and augmentation are drawn at once from the seed, on the CPU."""

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from trainables.data import augment
-from trainables.data.base import Batch, DataError, Images, Loading, epoch_order, held_out, share
+from trainables.data.base import Batch, Data, DataError, Images, Loading, epoch_order, held_out, share
 from trainables.data.transforms import test_transform, train_transform
 
 MAX_WORKERS = 16
@@ -24,7 +24,7 @@ PREFETCHED = 4  # batches ready or in work, for each worker
 Wanted = Callable[[int], list[tuple[int, int]]]  # the images of a step: position and seed
 
 
-class LoaderData:
+class LoaderData(Data):
     """A dataset that worker processes read.
 
     Args:
@@ -48,10 +48,6 @@ class LoaderData:
         deviation = torch.tensor(images.deviation)
         self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(loading.device)
         self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(loading.device)
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Full batches in an epoch; the last, smaller one is dropped."""
-        return self.train_examples // batch_size
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """One epoch of (inputs, labels), decided by the seed."""
