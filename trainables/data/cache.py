@@ -25,13 +25,13 @@ from trainables.config import digest
 from trainables.data.base import DataError, Images
 from trainables.files import sync, sync_directory, write_atomically
 
-LAYOUT = 1  # of the cache; a part of its name
+LAYOUT = 1  # version of the cache's layout; a part of its name
 Pairs = Iterator[tuple[Tensor, int]]  # an image, [3, size, size] uint8, and its label
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class MixedSizes(Exception):
-    """The images are not squares of one size: no array holds them."""
+    """The images are not squares of one size, so they do not fit into one array."""
 
 
 def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, Pairs]]) -> Images | None:
@@ -69,7 +69,7 @@ def stamp(folder: Path, paths: Sequence[str]) -> str:
 
 
 def _lock(place: Path, name: str) -> AbstractContextManager[Any] | None:
-    """A cache's lock, held until its block is left or its holder dies; None where the folder cannot be written."""
+    """Acquire a cache's lock, which ends with its block or its process; None if the folder is not writable."""
     from filelock import FileLock
 
     try:
@@ -82,7 +82,7 @@ def _lock(place: Path, name: str) -> AbstractContextManager[Any] | None:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """A whole cache's facts, or None where there is none or its files are short."""
+    """Return the description of a complete cache, or None if it is missing or its files are short."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         return meta if all(os.stat(folder / f).st_size == size for f, size in meta["files"].items()) else None
@@ -91,7 +91,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
-    """Write a cache aside, then rename it into its place."""
+    """Write a cache aside, then rename it."""
     aside = folder.with_name(folder.name + ".tmp")
     for leftover in (aside, folder):  # of a killed process; short files
         shutil.rmtree(leftover, ignore_errors=True)
@@ -106,11 +106,10 @@ def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
         write_atomically(aside / "meta.json", json.dumps(meta).encode())
         aside.rename(folder)
         sync_directory(folder.parent)
-    except DataError:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{folder}: {error.strerror}: make room, or name another folder with --data-dir") from error
 
 
@@ -133,7 +132,7 @@ def _write(folder: Path, splits: Mapping[str, Pairs]) -> dict[str, Any]:
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of `[n, c, h, w]` uint8, of pixels in 0..1, from exact counts."""
+    """Return mean and standard deviation of each channel of `[n, c, h, w]` uint8, scaled to 0..1, from exact counts."""
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in images.split(1024):
         for channel, pixels in enumerate(chunk.unbind(1)):
@@ -163,6 +162,6 @@ def _map(folder: Path, meta: Mapping[str, Any]) -> Images | None:
 
 
 def _mapped(path: Path, shape: Sequence[int], count: int) -> Tensor:
-    """A file's bytes as `[count, *shape]`: pages are read when they are used, and shared with every other process."""
+    """Map a file's bytes as `[count, *shape]`; all processes share the pages, which are read on first use."""
     size = count * math.prod(shape)
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(count, *shape)

@@ -1,4 +1,4 @@
-"""Small images whole on the device, augmented there in batches."""
+"""Small images that stay on the device as a whole and are augmented there in batches."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from trainables.data.base import Batch, Data, Images, Loading, epoch_order, held
 from trainables.data.loader import LoaderData
 
 BY_WORKERS = ("random_resized_crop", "trivial_augment", "randaugment")
-"""Settings that take worker processes (`loader.py`)."""
+"""Settings that need worker processes (`loader.py`)."""
 
 
 class DeviceData(Data):
-    """The arrays on a device.
+    """Images on a device.
 
     Args:
         images: Both splits as tensors; on a CPU they stay in the page cache.
-        loading: How.
+        loading: How to load them.
     """
 
     def __init__(self, images: Images, loading: Loading):
@@ -29,7 +29,7 @@ class DeviceData(Data):
         self._settings = settings = loading.settings
         self._images = images.train.to(device)
         self._labels = images.train_labels.to(device)
-        self._chosen: Tensor | None = None  # positions to train on, where some are held out
+        self._chosen: Tensor | None = None  # positions to train on, if some are held out
         if loading.train_fraction < 1:
             self._chosen, out = (p.to(device) for p in held_out(images.train_labels, loading.train_fraction))
             self._test_images, self._test_labels = self._images[out], self._labels[out]
@@ -44,7 +44,7 @@ class DeviceData(Data):
         self._test_size = settings.get("test_resolution") or self._size
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """One epoch of (inputs, labels); order and augmentation are drawn at once from the seed, on the CPU."""
+        """Yield one epoch of (inputs, labels); all its random numbers are drawn first, on the CPU."""
         drawn = self._draw(Generator().manual_seed(seed))
         for step in range(self.steps_per_epoch(batch_size)):
             at = share(step, batch_size, self._loading.rank, self._loading.ranks)
@@ -52,7 +52,7 @@ class DeviceData(Data):
             yield self._augmented(mine), self._labels[mine["order"]]
 
     def _draw(self, generator: Generator) -> dict[str, Tensor]:
-        """What is random in an epoch, by position in it: `[n, ...]`, on the device."""
+        """Return the random numbers of an epoch by position in it: `[n, ...]`, on the device."""
         settings, n = self._settings, self.train_examples
         order = epoch_order(n, settings.get("repeated_augmentation", 0), generator)
         drawn = {"order": order}
@@ -68,7 +68,7 @@ class DeviceData(Data):
         return drawn
 
     def _augmented(self, drawn: dict[str, Tensor]) -> Tensor:
-        """A batch from its draws: crop and flip at the images' own size, normalise, resize, erase."""
+        """Return an augmented batch: crop and flip at the original size, normalise, resize, erase."""
         images = self._images[drawn["order"]]
         if "offsets" in drawn:
             images = augment.crop(images, drawn["offsets"], self._settings["crop_padding"])
@@ -78,7 +78,7 @@ class DeviceData(Data):
         return augment.erase(images, drawn["boxes"]) if "boxes" in drawn else images
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """The test set, or what is held out, in order."""
+        """Yield the test set, or the held-out images, in order."""
         for images, labels in zip(
             self._test_images.split(batch_size), self._test_labels.split(batch_size), strict=True
         ):
@@ -86,7 +86,7 @@ class DeviceData(Data):
 
 
 def small_images(images: Images, loading: Loading) -> Data:
-    """Cached images for a trial: on the device where it can do all of a recipe's augmentation, or by workers."""
+    """Load images for a trial: onto the device if it can do all of the augmentation, or by workers."""
     if not any(loading.settings.get(name) for name in BY_WORKERS):
         return DeviceData(images, loading)
     return LoaderData(images, loading)

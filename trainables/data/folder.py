@@ -1,7 +1,7 @@
-"""Folders of class folders: a user's own, Tiny ImageNet and ImageNet in their usual layouts.
+"""Folders of class folders: Tiny ImageNet and ImageNet in their usual layouts, and a user's (`imagefolder:PATH`).
 
-Where all images are squares of one size, at most `SMALL` pixels, they are cached and live on the device; others are
-read by worker processes.
+If all images are squares of one size, at most `SMALL` pixels, they are cached and stay on the device; worker processes
+read other images.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from trainables.data.device import small_images
 from trainables.data.images import ENDINGS, Files, class_names, listed, read_image, unreadable
 from trainables.data.loader import LoaderData
 
-SMALL = 64  # pixels; up to here an image is cached as bytes
-LARGE_SIZE = 224  # pixels that larger images are brought to, when the recipe says nothing
+SMALL = 64  # pixels; images up to this size are cached as bytes
+LARGE_SIZE = 224  # pixels; larger images are resized to it where the recipe sets no size
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, used for every folder of large images
 
 
 def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading: Loading) -> Data:
-    """A folder loaded for a trial; `splits` lists the images to train on and to test on."""
+    """Load a folder for a trial; `splits` lists the training and the test images."""
     try:
         train, test = splits()
         small = max(read_image(train.paths[0]).size) <= SMALL
@@ -58,11 +58,11 @@ class ImageFolder:
     Attributes:
         name: `imagefolder:PATH`.
         path: The folder.
-        held: Name of the split that is tested on.
-        class_names: Of the folders, in the order of the labels.
+        held: Name of the test split.
+        class_names: Names of the class folders, in the order of the labels.
         train_examples: Images in PATH/train.
         test_examples: Images in the other split.
-        size: Of an image; 224 for larger ones.
+        size: Side of an image in pixels; 224 for larger images.
     """
 
     name: str
@@ -84,16 +84,16 @@ class ImageFolder:
         return listed(self.path / "train", self.class_names), listed(self.path / self.held, self.class_names)
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """With `verify` a line for each image that cannot be decoded; the folder itself was checked when named."""
+        """With `verify`, return one line for each image that cannot be decoded; `image_folder` checked the folder."""
         return unreadable([path for split in self._splits() for path in split.paths]) if verify else []
 
     def load(self, loading: Loading) -> Data:
-        """The images, from a cache in the folder where they are small."""
+        """Load the images, small ones from a cache in the folder."""
         return load_folder(self._splits, self.path, loading)
 
 
 def image_folder(path: str) -> ImageFolder:
-    """The dataset in a folder; a relative path is one below the data folder, so that every worker finds it.
+    """Return the dataset in a folder; a relative path is below the data folder, where every worker finds it.
 
     Raises:
         HyperparameterError: No such folder, no splits, classes that differ between them, or a class without images.
