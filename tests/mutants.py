@@ -115,7 +115,7 @@ MUTANTS = [
         "data: two processes make the same cache",
     ),
     Mutant(
-        DATA + "folder.py",
+        DATA + "cache.py",
         "stat.st_size, stat.st_mtime_ns",
         "0, 0",
         "tests/trainables/test_data.py::test_the_cache_is_made_once_and_follows_the_files",
@@ -143,7 +143,7 @@ MUTANTS = [
         "data: crops come from torch's own generator",
     ),
     Mutant(
-        DATA + "__init__.py",
+        DATA + "base.py",
         "(rank + 1) * batch_size // ranks)",
         "(rank + 1) * (batch_size // ranks))",
         "tests/trainables/test_data.py::test_shares_cover_a_batch",
@@ -907,8 +907,8 @@ MUTANTS = [
     ),
     # Faults
     Mutant(
-        "trainables/store.py",
-        'if sha256(path / "state.pt") != manifest["sha256"]:',
+        "trainables/checkpoints.py",
+        'if checksum(path / "state.pt") != manifest["sha256"]:',
         "if False:",
         "tests/studies/test_faults.py::test_nothing_is_violated",
         "faults: a checkpoint's contents are not compared with its manifest",
@@ -921,7 +921,7 @@ MUTANTS = [
         "faults: a trial goes on behind a gap in its epochs",
     ),
     Mutant(
-        "trainables/store.py",
+        "trainables/checkpoints.py",
         "raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None",
         "raise",
         "tests/studies/test_faults.py::test_a_full_disk_while_a_checkpoint_is_written_is_no_outcome",
@@ -1125,7 +1125,7 @@ MUTANTS = [
         "targets: the mean over the runs that hit stands for all",
     ),
     Mutant(
-        "trainables/cost/__main__.py",
+        "trainables/cost/benchmark.py",
         "recipe.hyperparameters(name, self.faithful)",
         "recipe.hyperparameters(name)",
         "tests/studies/test_reach.py::test_the_commands_measure_exactly_what_is_missing",

@@ -95,24 +95,20 @@ def _config(line: str) -> TrialConfig:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainables", description="Run trials here, without Ray.")
-    parser.add_argument("trials", type=Path, metavar="TRIALS.jsonl")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[default: %(default)s]"
-    )
-    parser.add_argument("--plugin", type=Path, metavar="FILE", help="the plugin that the trials were planned with")
-    parser.add_argument("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
-                        help="where datasets are [default: $PRECOND_DATA or data]")  # fmt: skip
-    parser.add_argument("--download", action="store_true", help="fetch a missing dataset")
-    parser.add_argument("--verify-data", action="store_true", help="read all data and compare checksums first")
-    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU; as Ray's workers: %(default)s")
-    parser.add_argument("--commit-every", type=float, default=COMMIT_SECONDS, metavar="SECONDS",
-                        help="training between commits [default: %(default)s]")  # fmt: skip
-    parser.add_argument(
-        "--diagnostics",
-        action="store_true",
-        help="log what the preconditioner does to each layer; diag/overhead is its share of the time",
-    )
+    add = parser.add_argument
+    add("trials", type=Path, metavar="TRIALS.jsonl")
+    add("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[default: %(default)s]")
+    add("--plugin", type=Path, metavar="FILE", help="the plugin that the trials were planned with")
+    add("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
+        help="where datasets are [default: $PRECOND_DATA or data]")  # fmt: skip
+    add("--download", action="store_true", help="fetch a missing dataset")
+    add("--verify-data", action="store_true", help="read all data and compare checksums first")
+    add("--threads", type=int, default=1, help="of torch on the CPU; as Ray's workers: %(default)s")
+    add("--commit-every", type=float, default=COMMIT_SECONDS, metavar="SECONDS",
+        help="training between commits [default: %(default)s]")  # fmt: skip
+    add("--diagnostics", action="store_true",
+        help="log what the preconditioner does to each layer; diag/overhead is its share of the time")  # fmt: skip
     return parser
 
 

@@ -1,7 +1,7 @@
-"""What a trial is: a resolved configuration and a seed, and the key that identifies it.
+"""A trial: a resolved configuration and a seed, and the key that identifies it.
 
-The key is a hash of resolved values only. Paths, hosts, verbosity and the study that asked are not in it, so that two
-studies that need the same trial share it, and a trial moved to another machine keeps its name.
+The key is a hash of resolved values only. It does not contain paths, hosts, verbosity or the study, so two studies that
+need the same trial share it, and a trial that is moved to another machine keeps its name.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 from trainables.settings import significant
 
 SCHEMA = 2
-"""Version of the trial folder's layout; a folder written by a newer one is refused, an older one is read."""
+"""Version of the trial folder's layout; folders of a newer version are refused, those of an older version are read."""
 
 PRECISIONS = ("float32", "bf16")
 
@@ -93,23 +93,19 @@ class TrialConfig:
         return replace(self, seed=seed)
 
     def _identity(self) -> dict[str, Any]:
-        """What the key is a hash of: a field at its default and a neutral setting are left out, as if unknown.
+        """Return the values that the key is a hash of, without fields at their default and neutral settings.
 
-        So what is added later changes no key that there is, and the trials of schema 1 keep theirs.
+        Fields and settings added later therefore do not change existing keys, and trials of schema 1 keep theirs.
         """
         values = {**self.to_dict(), "settings": significant(self.settings)}
-        defaults = {f.name: {} if f.default is MISSING else f.default for f in fields(self) if not _required(f)}
-        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
-
-
-def _required(f: Any) -> bool:
-    return f.default is MISSING and f.default_factory is MISSING
+        defaults = {f.name: f.default for f in fields(self)} | {"settings": {}}
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def stream_seed(seed: int, purpose: str, epoch: int = 0) -> int:
-    """Seed of one random stream: 63 bits of hash(seed, purpose, epoch).
+    """Return the seed of a random stream: 63 bits of hash(seed, purpose, epoch).
 
-    No generator's state is ever saved: an epoch's streams are made anew at its start, so resuming is bitwise, and two
-    arms with the same seed share initial weights, data order and augmentation (common random numbers).
+    No generator's state is saved: each epoch starts with new streams, so resuming is bitwise, and two configurations
+    with the same seed share initial weights, data order and augmentation (common random numbers).
     """
     return int(digest([seed, purpose, epoch])[:16], 16) >> 1

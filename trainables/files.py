@@ -76,10 +76,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
-def sha256(path: Path) -> str:
-    """The digest of a file's content, in hexadecimal."""
+def checksum(path: Path, method: str = "sha256") -> str:
+    """Return the digest of a file's content in hexadecimal, by a method of `hashlib`."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, method).hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -23,7 +23,7 @@ import torch.multiprocessing
 
 from trainables import plugins
 from trainables.config import TrialConfig
-from trainables.data import Data
+from trainables.data.base import Batch
 from trainables.files import write_atomically
 from trainables.measure import Phases, device_name
 from trainables.train import Trainer
@@ -150,18 +150,32 @@ def _train(
     if config.plugin:
         plugins.load(plugins.kept(root, config.plugin), config.plugin)
     trainer = Trainer(config.with_seed(rank), torch.device(device))
-    endless: Any = _Endless(trainer.data)
-    trainer.data = endless
-    endless.stop = lambda steps: steps >= WARM_UP_STEPS
-    trainer._train_epoch(0, Phases(trainer.device))
+    _steps(trainer, lambda steps: steps >= WARM_UP_STEPS)
     together.wait()
     start = time.monotonic()
-    endless.stop = lambda steps: time.monotonic() - start >= seconds
-    trainer._train_epoch(1, Phases(trainer.device))  # reads its losses at the end, and so waits for the device
-    steps_per_s = endless.steps / (time.monotonic() - start)
+    steps = _steps(trainer, lambda steps: time.monotonic() - start >= seconds)
+    steps_per_s = steps / (time.monotonic() - start)
     used, capacity = _memory_mb(trainer.device)
     together.wait()
     answers.put((steps_per_s, used, capacity))
+
+
+def _steps(trainer: Trainer, stop: Callable[[int], bool]) -> int:
+    """Train, epoch after epoch, until `stop(steps)` is true and the device has finished; return the steps."""
+    load, taken = trainer.data.train_batches, 0
+
+    def endless(batch_size: int, seed: int) -> Iterator[Batch]:
+        nonlocal taken
+        for batch in chain.from_iterable(load(batch_size, seed + epoch) for epoch in count()):
+            if stop(taken):
+                return
+            taken += 1
+            yield batch
+
+    trainer.data.train_batches = endless  # type: ignore[method-assign]
+    trainer._train_epoch(0, Phases(trainer.device))  # reads the losses at the end, and so waits for the device
+    trainer.data.train_batches = load  # type: ignore[method-assign]
+    return taken
 
 
 def _memory_mb(device: torch.device) -> tuple[float, float]:
@@ -170,24 +184,3 @@ def _memory_mb(device: torch.device) -> tuple[float, float]:
         return 0.0, math.inf
     free, total = torch.cuda.mem_get_info(device)
     return (total - free) / 2**20, total / 2**20
-
-
-class _Endless:
-    """Data whose epoch goes on until `stop(steps)` is true."""
-
-    def __init__(self, data: Data):
-        self._data, self.steps = data, 0
-        self.stop: Callable[[int], bool] = lambda steps: False
-
-    def train_batches(self, batch_size: int, seed: int) -> Iterator[Any]:
-        """Those of the data, epoch after epoch."""
-        epochs = (self._data.train_batches(batch_size, seed + epoch) for epoch in count())
-        self.steps = 0
-        for batch in chain.from_iterable(epochs):
-            if self.stop(self.steps):
-                return
-            self.steps += 1
-            yield batch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._data, name)

@@ -36,7 +36,7 @@ from precond import HyperparameterError
 from precond.hyperparameters import alike, problems
 from precond.registry import REGISTRY, Entry
 from trainables import workloads
-from trainables.data import Loading, TensorData, held_out
+from trainables.data.base import Loading, TensorData
 from trainables.files import write_atomically
 from trainables.models import Model
 from trainables.recipes import Recipe
@@ -170,13 +170,8 @@ class OwnTensors:
         return []
 
     def load(self, loading: Loading) -> TensorData:
-        """The tensors on the device; with `train_fraction` below 1 the held-out rows take the test set's place."""
-        x, y, test_x, test_y = self._tensors
-        if loading.train_fraction < 1:
-            kept, out = held_out(y, loading.train_fraction)
-            x, y, test_x, test_y = x[kept], y[kept], x[out], y[out]
-        parts = (part.to(loading.device) for part in (x, y, test_x, test_y))
-        return TensorData(*parts, rank=loading.rank, ranks=loading.ranks)
+        """Load the tensors onto the device."""
+        return TensorData.load(self._tensors, loading)
 
 
 def _register(name: str, taken: bool) -> None:

@@ -22,24 +22,11 @@ import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
-from trainables.config import SCHEMA, TrialConfig, digest
-from trainables.files import (
-    StoreError,
-    append_lines,
-    parse,
-    read_lines,
-    remove,
-    repair_tail,
-    sha256,
-    sync,
-    sync_directory,
-    write_atomically,
-)
+from trainables import checkpoints
+from trainables.config import SCHEMA, TrialConfig
+from trainables.files import StoreError, append_lines, parse, read_lines, remove, repair_tail, write_atomically
 
 COMPLETED, DIVERGED, OOM, FAILED = "completed", "diverged", "oom", "failed"
 MAX_LOST_WORKERS = 3  # within one driver's run, without a new commit
@@ -47,10 +34,6 @@ MAX_LOST_WORKERS = 3  # within one driver's run, without a new commit
 
 class FencedError(StoreError):
     """Another driver owns the output folder now: this worker must stop without writing."""
-
-
-class Damaged(Exception):
-    """A checkpoint that does not match its manifest, or holds what no checkpoint does."""
 
 
 class TrialStore:
@@ -119,20 +102,21 @@ class TrialStore:
         A damaged checkpoint is moved to `quarantine/` and the one before it is used. The lines of its epochs are
         appended where the worker that wrote it could not any more.
         """
-        for path in sorted(self._checkpoints(), key=_epoch_of, reverse=True):
+        for path in reversed(checkpoints.list_checkpoints(self.folder)):
+            epoch = checkpoints.epoch_of(path)
             try:
-                lines, layers, state = self._read(path)
+                lines, layers, state = checkpoints.read(path, self.config.trial_key)
                 if lines and lines[0]["epoch"] > len(self.epochs()):  # a disk lost more than the last commit
-                    raise Damaged("the lines before it are lost")
-            except Damaged as problem:
-                self.log(f"checkpoint of epoch {_epoch_of(path)} is damaged ({problem}); using the one before it")
+                    raise checkpoints.Damaged("the lines before it are lost")
+            except checkpoints.Damaged as problem:
+                self.log(f"checkpoint of epoch {epoch} is damaged ({problem}); using the one before it")
                 quarantine = self.folder / "quarantine"
                 quarantine.mkdir(exist_ok=True)
                 path.rename(quarantine / f"{path.name}-{time.time_ns()}")
                 continue
             self._pending, self._layers = lines, layers
             self._append_pending()
-            return _epoch_of(path), state
+            return epoch, state
         return None
 
     def reopen(self) -> None:
@@ -179,31 +163,9 @@ class TrialStore:
     def commit(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of the last recorded epoch, then the lines of every recorded epoch."""
         self._check_generation()
-        epoch = self._pending[-1]["epoch"]
-        final = self.folder / f"checkpoint-{epoch}"
-        aside = self.folder / f"checkpoint-{epoch}.tmp"
-        aside.mkdir()
-        with open(aside / "state.pt", "wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:  # torch's own, when it closes the archive after a write that failed
-                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-            sync(file)
-        # The lines go with the checkpoint: killed before they are appended, the next worker appends them.
-        manifest = {
-            "epoch": epoch,
-            "key": self.config.trial_key,
-            "sha256": sha256(aside / "state.pt"),
-            "lines": json.dumps(self._pending),  # as text: a metric may be nan, which a digest refuses
-            "layers": json.dumps(self._layers),
-        }
-        write_atomically(aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode())
-        if final.exists():  # a checkpoint whose epochs' lines were lost with the power
-            remove(final)
-        aside.rename(final)
-        sync_directory(self.folder)
+        checkpoints.write(self.folder, self.config.trial_key, self._pending, self._layers, state)
         self._append_pending()
-        for old in sorted(self._checkpoints(), key=_epoch_of)[:-2]:
+        for old in checkpoints.list_checkpoints(self.folder)[:-2]:
             remove(old)
 
     def finish(self, status: str, **details: Any) -> None:
@@ -215,7 +177,7 @@ class TrialStore:
         self._append_pending()
         document = {"status": status, "time": time.time(), **details}
         write_atomically(self.folder / "status.json", json.dumps(document).encode())
-        for path in self._checkpoints():
+        for path in checkpoints.list_checkpoints(self.folder):
             remove(path)
 
     def log(self, message: str) -> None:
@@ -239,23 +201,6 @@ class TrialStore:
             written = {line["epoch"] for line in read_lines(path)}
             append_lines(path, [line for line in self._layers if line["epoch"] not in written])
             self._layers.clear()
-
-    def _checkpoints(self) -> list[Path]:
-        return [path for path in self.folder.glob("checkpoint-*") if path.suffix != ".tmp"]
-
-    def _read(self, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-        """A checkpoint's lines, layers' lines and state; raises `Damaged`, or `OSError` where the disk is to blame."""
-        try:
-            manifest = json.loads((path / "manifest.json").read_bytes())
-            claimed = manifest.pop("digest")
-            if claimed != digest(manifest) or manifest["key"] != self.config.trial_key:
-                raise Damaged("manifest mismatch")
-            if sha256(path / "state.pt") != manifest["sha256"]:
-                raise Damaged("sha256 mismatch")
-            lines, layers = (json.loads(manifest[name]) for name in ("lines", "layers"))
-            return lines, layers, torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-        except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, UnpicklingError) as error:
-            raise Damaged(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
     def _check_generation(self) -> None:
         if self.generation is None:
@@ -307,7 +252,3 @@ def lock_generation(root: Path) -> int | None:
         return json.loads((root / ".lock").read_bytes())["generation"]
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _epoch_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))

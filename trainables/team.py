@@ -1,8 +1,8 @@
 """A trial trained by several processes, which share each batch: `TrialConfig.workers`.
 
-Every process runs the one loop (`train.py`) with a `Team` of its process group, which is a team of one elsewhere. The
-numbers are those of one process with the same batches, up to the order of sums. The exceptions: batch normalisation
-and Mixup or CutMix, which see a process's share only, and dropout, whose masks are each process's own. Rank 0 writes
+Every process runs the same loop (`train.py`) with the `Team` of its process group; a single process is a team of one.
+The numbers are those of one process with the same batches, up to the order of sums, with three exceptions: batch
+normalisation, Mixup and CutMix see only a process's share, and each process draws other dropout masks. Rank 0 writes
 the folder.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from precond.optimizer import Preconditioned
-from trainables.data import share
+from trainables.data.base import share
 from trainables.store import TrialStore
 
 TIMEOUT = datetime.timedelta(minutes=10)  # of one collective: an evaluation is far shorter
@@ -35,8 +35,8 @@ class Team:
     """The processes of a trial.
 
     Attributes:
-        rank: This one's number.
-        size: How many they are.
+        rank: Number of this process.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -44,107 +44,95 @@ class Team:
 
     @classmethod
     def here(cls) -> Team:
-        """That of the default process group, or this process alone."""
+        """Return the team of the default process group, or of this process alone."""
         if not dist.is_initialized():
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """A model whose backward averages the gradients over the team."""
+        """Return a model whose backward averages the gradients over the team."""
         return model if self.size == 1 else DistributedDataParallel(model)
 
     def weight(self, batch_size: int) -> float:
-        """What this process's mean loss is multiplied by, so that their average is the mean over the whole batch."""
+        """Return the factor of this process's mean loss that makes the team's average the mean over the whole batch."""
         mine = share(0, batch_size, self.rank, self.size)
         return (mine.stop - mine.start) * self.size / batch_size
 
     def tell(self, optimizer: torch.optim.Optimizer, weight: float) -> None:
-        """Let an optimizer that uses output gradients know the loss's weight."""
+        """Tell an optimizer that uses output gradients the weight of the loss."""
         if self.size > 1 and isinstance(optimizer, Preconditioned):
             optimizer.grad_output_scale = weight
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over the team, in place."""
+        """Sum over the team, in place."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
     def copy_buffers(self, model: nn.Module) -> None:
-        """Rank 0's buffers for all, as before every forward in training: it is rank 0's that are saved."""
+        """Copy rank 0's buffers to all, as before every forward in training; rank 0's are saved."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     def lost(self, error: BaseException) -> bool:
-        """Whether an error says that another of these processes is gone: no fault of the trial, nor of this process."""
+        """Return True if an error means that another process of the team has ended; the trial did not cause it."""
         words = str(error)
         return self.size > 1 and (isinstance(error, dist.DistError) or "gloo/transport" in words or "NCCL" in words)
 
     def leave(self) -> None:
-        """Break off: the others, which wait for this process's part of a sum, end with an error."""
+        """Leave the team: the other processes, which wait for this one in a collective, end with an error."""
         if self.size > 1:
             dist.destroy_process_group()
 
-    def store(self, store: TrialStore) -> TrialStore | TeamStore:
-        """A trial's folder as this process may use it."""
+    def store(self, store: TrialStore) -> TrialStore:
+        """Return the trial's folder as this process may use it."""
         return store if self.size == 1 else TeamStore(store, self.rank)
 
 
 ALONE = Team()
 
 
-class TeamStore:
-    """A trial folder with several processes at it: all read, rank 0 writes, and the others wait where they must."""
+class TeamStore(TrialStore):
+    """A trial folder that several processes use: all of them read it, and rank 0 alone writes."""
 
     def __init__(self, store: TrialStore, rank: int):
-        self._store, self._first = store, rank == 0
-
-    @property
-    def root(self) -> Path:
-        """The output folder."""
-        return self._store.root
-
-    def status(self) -> dict[str, Any] | None:
-        """As in `TrialStore`."""
-        return self._store.status()
-
-    def epochs(self) -> list[dict[str, Any]]:
-        """As in `TrialStore`."""
-        return self._store.epochs()
+        super().__init__(store.root, store.config, store.generation, store.nodes)
+        self._first = rank == 0
 
     def begin(self, provenance: Mapping[str, Any]) -> int:
-        """As in `TrialStore`; the others get rank 0's answer when it has put the folder in order."""
-        return _from_first(self._store.begin(provenance) if self._first else None)
+        """Open an attempt on rank 0, and return its result on all ranks."""
+        return _from_first(super().begin(provenance) if self._first else None)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """As in `TrialStore`; rank 0 goes first, since it may put damaged checkpoints away."""
-        loaded = self._store.load() if self._first else None
+        """Return the newest checkpoint; rank 0 loads first, because it may move damaged checkpoints away."""
+        loaded = super().load() if self._first else None
         _from_first(None)
-        return loaded if self._first else self._store.load()
+        return loaded if self._first else super().load()
 
     def record(self, epoch: int, metrics: Mapping[str, float], layers: Sequence[dict[str, Any]] = ()) -> None:
-        """As in `TrialStore`, by rank 0."""
+        """Record an epoch on rank 0."""
         if self._first:
-            self._store.record(epoch, metrics, layers)
+            super().record(epoch, metrics, layers)
 
     def commit(self, state: Mapping[str, Any]) -> None:
-        """As in `TrialStore`, by rank 0."""
+        """Commit on rank 0."""
         if self._first:
-            self._store.commit(state)
+            super().commit(state)
 
     def finish(self, status: str, **details: Any) -> None:
-        """As in `TrialStore`, by rank 0."""
+        """Write the status on rank 0."""
         if self._first:
-            self._store.finish(status, **details)
+            super().finish(status, **details)
 
     def log(self, message: str) -> None:
-        """As in `TrialStore`, by rank 0."""
+        """Log on rank 0."""
         if self._first:
-            self._store.log(message)
+            super().log(message)
 
 
 def _from_first(value: Any) -> Any:
-    """Rank 0's value, on all, when all have come here."""
+    """Wait for all ranks, then return rank 0's value on each of them."""
     values = [value]
     dist.broadcast_object_list(values, 0)
     return values[0]
@@ -173,7 +161,7 @@ def _join(rank: int, target: Any, size: int, device: str, meeting: str, argument
         target(*arguments)
     finally:
         dist.destroy_process_group()
-    # DistributedDataParallel keeps the group, and its threads now and then abort a process whose interpreter ends.
+    # DistributedDataParallel keeps the group, whose threads can abort a process at the interpreter's shutdown.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -24,18 +24,19 @@ import precond
 from precond.hessian import TakesLoss
 from trainables import plugins
 from trainables.config import TrialConfig, stream_seed
-from trainables.data import Data, Loading, default_data_dir
+from trainables.data.base import Data, Loading, default_data_dir
 from trainables.descent import build_optimizer, schedule
 from trainables.measure import Phases, Usage, device_name, peak_memory_mb, reset_peak_memory
 from trainables.mixing import Mixer
 from trainables.settings import NEUTRAL
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
-from trainables.team import ALONE, Team, TeamStore
+from trainables.team import ALONE, Team
 from trainables.telemetry import Telemetry, rows
 from trainables.workloads import workload
 
 Epochs = Generator[dict[str, float], bool | None, None]
-COMMIT_SECONDS = 30.0  # of training between commits; what a killed worker can lose
+COMMIT_SECONDS = 30.0  # of training between commits; a killed worker loses at most this
+STATEFUL = ("model", "optimizer", "scheduler")
 
 
 class Diverged(Exception):
@@ -110,7 +111,7 @@ def score(metrics: Mapping[str, float]) -> float:
     return metrics["test/accuracy"] if "test/accuracy" in metrics else metrics["val/accuracy"]
 
 
-def _train(trainer: Trainer, store: TrialStore | TeamStore, commit_every: float) -> Epochs:
+def _train(trainer: Trainer, store: TrialStore, commit_every: float) -> Epochs:
     epochs = trainer.config.epochs
     checkpoint = store.load()
     if checkpoint is not None:
@@ -276,12 +277,10 @@ class Trainer:
                 raise Diverged(epoch, step, loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next epoch needs; random streams are not in it, they are made anew from the seed."""
-        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
-        return {name: part.state_dict() for name, part in parts.items()}
+        """Return everything that the next epoch needs, except random streams, which start anew from the seed."""
+        return {name: getattr(self, name).state_dict() for name in STATEFUL}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])

@@ -14,12 +14,13 @@ import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from precond.registry import lookup
-from trainables.checks import fields_out_of_range, settings_that_do_not_fit, workers_that_do_not_fit
+from trainables.checks import field_problems, is_integer, worker_problems
 from trainables.config import TrialConfig
-from trainables.data import Source, source
+from trainables.data import source
+from trainables.data.base import Source
 from trainables.models import MODELS, Fit, Model, model
 from trainables.recipes import Recipe, digits, nysact, steve
-from trainables.settings import NEUTRAL, applicable
+from trainables.settings import NEUTRAL, applicable, setting_problems
 
 LOOP_NUMERICS = 1  # raised when the training loop gives other numbers for the same configuration
 
@@ -97,6 +98,16 @@ class Workload:
         """What the model is made for under some complete settings."""
         size = settings.get("resolution", self.source.size)
         return Fit(self.source.classes, self.source.channels, size, settings.get("drop_path", 0.0))
+
+    def problems(self, stated: Mapping[str, Any], epochs: Any) -> list[str]:
+        """Return one line for each setting that is out of range, or that the model or the epochs do not allow."""
+        if errors := setting_problems(stated, self.setting_names, self.name):
+            return errors
+        settings = self.settings(stated)
+        if is_integer(epochs) and 1 <= epochs <= settings["warmup_epochs"]:
+            errors.append(f"warmup_epochs = {settings['warmup_epochs']}: must be below epochs = {epochs}")
+        fit = self.fit(settings)
+        return errors + self.model.problems(self.architecture, fit, settings.get("test_resolution", fit.size))
 
     def build(self, settings: Mapping[str, Any]) -> nn.Module:
         """The model; its initial weights come from torch's global generator."""
@@ -179,12 +190,13 @@ def resolve(
     rest = dict(recipe or {})
     settings = {key: _parsed(key, rest.pop(key)) for key in list(rest) if key in NEUTRAL}
     fields = {**{key: getattr(chosen.recipe, key) for key in HELD}, **rest}
-    wrong = settings_that_do_not_fit(chosen, settings, fields["epochs"])
-    shapes = None if wrong else skeleton(chosen.model, chosen.fit(chosen.settings(settings)))
-    wrong = precond.check(optimizer, stated, shapes) + wrong + fields_out_of_range(chosen, fields, shapes)
-    wrong += workers_that_do_not_fit(optimizer, fields.get("workers", 1), fields["batch_size"])
-    if wrong:
-        raise HyperparameterError("\n".join(wrong))
+    errors = chosen.problems(settings, fields["epochs"])
+    shapes = None if errors else skeleton(chosen.model, chosen.fit(chosen.settings(settings)))
+    errors = precond.check(optimizer, stated, shapes) + errors
+    errors += field_problems(fields, chosen.source.train_examples, shapes)
+    errors += worker_problems(optimizer, fields.get("workers", 1), fields["batch_size"])
+    if errors:
+        raise HyperparameterError("\n".join(errors))
     defaults = precond.defaults(optimizer)
     defaults.pop("seed", None)
     return TrialConfig(

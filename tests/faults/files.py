@@ -11,6 +11,7 @@ from studies.harness.command import lock
 from tests.faults import toy
 from tests.faults.injection import BROKEN, DONE, EIO, ENOSPC, KILL, Fault, in_child, operations
 from tests.faults.invariants import damaged, finished, unfinished
+from trainables.checkpoints import list_checkpoints
 from trainables.config import TrialConfig
 from trainables.store import TrialStore
 
@@ -23,11 +24,11 @@ def corrupt(n: int, rng: random.Random, folder: Path) -> Tries:
     [config] = toy.configs(1)
     whole, root = folder / "whole", folder / "damaged"
     _stopped(whole, config)
-    newest = max(TrialStore(whole, config)._checkpoints(), key=lambda path: path.name)
+    newest = list_checkpoints(TrialStore(whole, config).folder)[-1]
     shutil.copytree(whole, root)
     store = TrialStore(root, config)
     checkpoint = store.folder / newest.name
-    older = [path.name for path in TrialStore(whole, config)._checkpoints() if path != newest]
+    older = [path.name for path in list_checkpoints(TrialStore(whole, config).folder) if path != newest]
     for number in range(n + n // 10):
         name = rng.choice(["state.pt", "state.pt", "manifest.json"])
         content = bytearray((newest / name).read_bytes())
@@ -121,7 +122,7 @@ def _disorder(root: Path, config: TrialConfig) -> None:
     """What several crashes leave: a damaged checkpoint, torn lines, half-written files."""
     store = _stopped(root, config)
     assert not damaged(store)
-    newest = max(store._checkpoints(), key=lambda path: path.name)
+    newest = list_checkpoints(store.folder)[-1]
     (newest / "state.pt").write_bytes(b"not what it was")
     with open(store.folder / "attempts.jsonl", "ab") as file:
         file.write(b'{"time": 17')

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from studies.harness.command import lock
+from trainables import checkpoints
 from trainables.config import TrialConfig
 from trainables.files import read_lines
-from trainables.store import COMPLETED, Damaged, StoreError, TrialStore, _epoch_of, trial_folders
+from trainables.store import COMPLETED, StoreError, TrialStore, trial_folders
 
 Numbers = list[dict[str, float]]
 DESCRIBED = ("time/", "mem/", "system/", "diag/overhead")
@@ -66,10 +67,10 @@ def damaged(store: TrialStore) -> list[str]:
 
     With the last two of a trial in flight: of the others a kill may have left half, while they were removed.
     """
-    wrong, kept = [], [] if store.status() else sorted(store._checkpoints(), key=_epoch_of)[-2:]
+    wrong, kept = [], [] if store.status() else checkpoints.list_checkpoints(store.folder)[-2:]
     for path in kept:
         try:
-            store._read(path)
-        except Damaged as problem:
+            checkpoints.read(path, store.config.trial_key)
+        except checkpoints.Damaged as problem:
             wrong.append(f"I3: {store.folder.name}/{path.name}: {problem}")
     return wrong

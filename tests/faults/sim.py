@@ -18,6 +18,7 @@ from tests.faults import toy
 from tests.faults.injection import BROKEN, DONE, EIO, ENOSPC, KILL, Fault, in_child
 from tests.faults.invariants import Numbers, damaged, finished, unfinished
 from trainables import train
+from trainables.checkpoints import list_checkpoints
 from trainables.config import TrialConfig
 from trainables.files import read_lines
 from trainables.store import FencedError, TrialStore
@@ -114,7 +115,7 @@ class Schedule:
 
     def checkpoint_is_damaged(self) -> None:
         """Some bytes of a checkpoint are others."""
-        found = [path for t in self.trials for path in TrialStore(self.root, t)._checkpoints()]
+        found = [path for t in self.trials for path in list_checkpoints(TrialStore(self.root, t).folder)]
         lines = [line for trial in self.trials for line in damaged(TrialStore(self.root, trial))]
         self.wrong += [line for line in lines if not line.startswith(tuple(self.spoiled))]
         if found:

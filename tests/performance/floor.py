@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from trainables.cost.__main__ import CLOCKS, Setting
+from trainables.cost.benchmark import CLOCKS, Setting
 from trainables.cost.contestants import PLAIN, STATISTICS
 
 RANK, ROUNDS = 10, 7

@@ -24,7 +24,7 @@ from studies.harness.command import lock
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
-from trainables import store
+from trainables import checkpoints, store
 from trainables.files import read_lines
 from trainables.ray_trainable import PROBLEM, TrialTrainable
 from trainables.store import StoreError, TrialStore
@@ -51,7 +51,7 @@ def test_command_lines_are_refused_or_planned(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_store_that_does_not_compare_digests_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(store, "digest", lambda _: "the same for all")
+    monkeypatch.setattr(checkpoints, "digest", lambda _: "the same for all")
     assert any("manifest.json" in line for line in violations(files.corrupt, 100, tmp_path))
 
 
@@ -65,7 +65,8 @@ def test_a_store_that_writes_in_place_is_noticed(tmp_path: Path, monkeypatch: py
         with open(path, "wb") as file:
             file.write(content)
 
-    monkeypatch.setattr(store, "write_atomically", in_place)
+    for module in (checkpoints, store):
+        monkeypatch.setattr(module, "write_atomically", in_place)
     tries = files.nth(0, random.Random(0), tmp_path)
     assert next((wrong for wrong in tries if wrong), None)
 

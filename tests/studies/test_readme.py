@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from readme import README, snippet
 from torch import nn
 
 from studies.harness.command import manage
@@ -18,19 +18,6 @@ from studies.harness.command.run import run
 from studies.harness.design.options import Options
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-
-
-def snippet(first_line: str) -> str:
-    """The indented block that begins so."""
-    _, found, rest = README.partition(f"\n    {first_line}\n")
-    assert found, f"the README has no block that begins with {first_line}"
-    lines = []
-    for line in rest.splitlines():
-        if line and not line.startswith("    "):
-            break
-        lines.append(line)
-    return textwrap.dedent("\n".join([f"    {first_line}", *lines]))
 
 
 def problem() -> dict[str, Any]:

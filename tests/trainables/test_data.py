@@ -21,11 +21,13 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.transforms.v2 import functional as peer
 
 from precond import HyperparameterError
-from trainables.data import Data, DataError, Loading, augment, folder, held_out, share, source
+from trainables.data import DataError, Loading, augment, images, source
+from trainables.data.base import Data, held_out, share
 from trainables.data.cache import channel_statistics
 from trainables.data.device import DeviceData
-from trainables.data.digits import Digits
-from trainables.data.folder import image_folder, read_image
+from trainables.data.digits import Digits, _tensors
+from trainables.data.folder import image_folder
+from trainables.data.images import read_image
 from trainables.data.loader import LoaderData
 from trainables.data.transforms import NoisyRandAugment
 
@@ -224,6 +226,31 @@ def test_digits_share_and_hold_out():
     assert abs(part.evaluation_examples - 119.7) < 5 and part.test_inputs.shape[1:] == (1, 8, 8)
 
 
+def test_digits_are_those_of_scikit_learn_bit_for_bit():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    train_x, test_x, train_y, test_y = map(
+        torch.as_tensor, train_test_split(images, labels, test_size=600, stratify=labels, random_state=0)
+    )
+    train_x, test_x = (x.float().view(-1, 1, 8, 8) for x in (train_x, test_x))
+    mean, deviation = train_x.mean(), train_x.std()
+    expected = (train_x - mean) / deviation, train_y, (test_x - mean) / deviation, test_y
+    for actual, tensor in zip(_tensors(), expected, strict=True):
+        assert actual.dtype == tensor.dtype and torch.equal(actual, tensor)
+
+
+def test_digits_without_scikit_learn_are_a_problem(monkeypatch: pytest.MonkeyPatch):
+    assert Digits().problems(Path("x")) == []
+    monkeypatch.setattr("trainables.data.digits.find_spec", lambda name: None)
+    _tensors.cache_clear()
+    [line] = Digits().problems(Path("x"))
+    assert "pip install scikit-learn" in line
+    with pytest.raises(DataError, match="scikit-learn"):
+        Digits().load(loading(Path("x")))
+
+
 def test_shares_cover_a_batch():
     for ranks in (1, 2, 3, 5):
         parts = [share(3, 11, rank, ranks) for rank in range(ranks)]
@@ -343,7 +370,7 @@ def test_the_cache_is_made_once_and_follows_the_files(small: Path, monkeypatch: 
     made = cache_of(small)
     assert len(made) == 1 and cache_of(small.parent / "data") == []
     reads = []
-    monkeypatch.setattr("trainables.data.folder._pixels", lambda image: reads.append(image))
+    monkeypatch.setattr("trainables.data.images._pixels", lambda image: reads.append(image))
     assert same(data.test_batches(), load(small).test_batches()) and not reads
     monkeypatch.undo()
     paint(small / "train" / "cat" / "004.png", (8, 8), seed=999)
@@ -363,7 +390,7 @@ def test_images_of_mixed_sizes_go_to_workers_and_that_is_remembered(tmp_path: Pa
     assert isinstance(load(mixed), LoaderData)
     (cache,) = cache_of(mixed)
     assert [path.name for path in (mixed / cache).iterdir()] == ["meta.json"]
-    monkeypatch.setattr("trainables.data.folder._pixels", lambda image: 1 / 0)
+    monkeypatch.setattr("trainables.data.images._pixels", lambda image: 1 / 0)
     assert isinstance(load(mixed), LoaderData)
 
 
@@ -372,14 +399,14 @@ FORK = multiprocessing.get_context("fork")
 
 def build(path: Path, results: Any) -> None:
     """Load the folder slowly; reports how many images were read for the cache, and a sum over it."""
-    pixels, seen = folder._pixels, []
+    pixels, seen = images._pixels, []
 
     def slow(image: Any) -> Tensor:
         seen.append(image)
         time.sleep(0.01)
         return pixels(image)
 
-    folder._pixels = slow
+    images._pixels = slow
     data = load(path)
     results.put((len(seen), next(data.train_batches(30, 0))[0].double().sum().item()))
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from trainables import workloads
+from trainables import checkpoints, workloads
 from trainables.__main__ import main as run_trials
 from trainables.config import TrialConfig, digest
-from trainables.store import Damaged, TrialStore
+from trainables.store import TrialStore
 
 MARKER = "it ran"
 CALLS: dict[str, Callable[[Path], tuple[Callable[..., Any], tuple[Any, ...]]]] = {
@@ -88,8 +88,8 @@ def test_code_in_a_checkpoint_is_not_run(store: TrialStore, tmp_path: Path, name
     marker, checkpoint = tmp_path / MARKER, store.folder / "checkpoint-1"
     WAYS[way](Evil(CALLS[name](marker)), checkpoint / "state.pt")
     sign(checkpoint)
-    with pytest.raises(Damaged, match="UnpicklingError"):
-        store._read(checkpoint)
+    with pytest.raises(checkpoints.Damaged, match="UnpicklingError"):
+        checkpoints.read(checkpoint, store.config.trial_key)
     assert (loaded := store.load()) is not None and loaded[0] == 0
     assert not marker.exists() and len(list((store.folder / "quarantine").iterdir())) == 1
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_readme import snippet
+from readme import snippet
 
 import precond
 from trainables import plugins

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables import workloads
+from trainables import checkpoints, workloads
 from trainables.config import SCHEMA, TrialConfig
 from trainables.files import read_lines
-from trainables.store import COMPLETED, MAX_LOST_WORKERS, Damaged, FencedError, StoreError, TrialStore, trial_folder
+from trainables.store import COMPLETED, MAX_LOST_WORKERS, FencedError, StoreError, TrialStore, trial_folder
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(store: Trial
     content = bytearray(path.read_bytes())
     for position in range(0, len(content), max(1, len(content) // 40)):
         path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
-        with pytest.raises(Damaged):
-            store._read(path.parent)
+        with pytest.raises(checkpoints.Damaged):
+            checkpoints.read(path.parent, store.config.trial_key)
     assert (loaded := store.load()) is not None and loaded[0] == 0
     assert len(list((store.folder / "quarantine").iterdir())) == 1
 

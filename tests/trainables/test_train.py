@@ -200,7 +200,7 @@ def test_precond_needs_torch_alone():
 
 def test_epochs_run_without_ray_and_mlflow(tmp_path: Path):
     """A trial trains to its end in a process where Ray, MLflow and the studies cannot be imported."""
-    names = ["ray", "mlflow", "optuna", "matplotlib", "click", "rich", "studies"]  # scikit-learn wants pandas
+    names = ["ray", "mlflow", "optuna", "pandas", "scipy", "matplotlib", "torchvision", "click", "rich", "studies"]
     script = BLOCKED.format(names=names) + (
         "from trainables import workloads\n"
         "from trainables.store import TrialStore\n"
@@ -210,5 +210,6 @@ def test_epochs_run_without_ray_and_mlflow(tmp_path: Path):
         "store.create()\n"
         "assert [m['epoch'] for m in epochs(config, store)] == [0, 1]\n"
         "assert store.status()['status'] == 'completed'\n"
+        "assert 'sklearn' not in sys.modules\n"  # its data file is read without it
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -1,174 +1,40 @@
-"""`python -m trainables.cost`: what an optimizer costs over SGD, in time and memory, on this machine alone.
+"""`python -m trainables.cost`: measure what an optimizer costs over SGD, on this machine alone (`benchmark.py`).
 
-Time. An optimizer X and its baseline B (`torch.optim.SGD(foreach=True)`; for STEVE and EKFAC Adam, too) train a model
-each, in one process, on one batch that is on the device already. A block times B X X B, X being steps of each of its
-kinds (`contestants.py`), whose times are weighted with the exact shares of the kinds in a period of the intervals: so a
-block's expectation is the true mean cost per step, without timing a whole period. Blocks give the ratio X / B, of which
-the median is reported, with a distribution-free 95% interval of the median (`intervals.py`) over the blocks; the first
-block is discarded. SGD against itself is timed, too, and shows what the method resolves.
-
-Shares by differences, as fractions of a step of the baseline: *apply* is a plain step, which is what all steps are with
-infinite intervals, less the baseline's; *statistics* and *refresh* are what these steps take longer, times how often.
-
-Memory. A fresh process for each optimizer: the peak over steps of every kind, and the exact bytes of its state.
-
-Results are `DIR/cost/<hardware>/<optimizer>-<digest>.json` (`cost_files.py`), where time-to-target reads them.
+Results are `DIR/cost/<hardware>/<optimizer>-<digest>.json` (`files.py`), where time-to-target reads them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
-from trainables.cost.contestants import Contestant, build
-from trainables.cost.files import SCHEMA, configuration, file_name, hardware, results_folder
-from trainables.cost.footprint import peak_bytes, state_bytes
+from trainables.cost.benchmark import CLOCKS, Setting, footprint, measure
+from trainables.cost.files import SCHEMA, file_name, hardware, results_folder
 from trainables.cost.intervals import FEWEST
-from trainables.cost.race import evaluation_seconds, race
-from trainables.cost.released import OPTIMIZERS_FILE, PREFIX, RELEASED, build_released
+from trainables.cost.released import OPTIMIZERS_FILE, PREFIX, RELEASED
 from trainables.files import write_atomically
-from trainables.workloads import unknown_workload, workload
+from trainables.workloads import unknown_workload
 
 DEFAULT = ("sgd", "nysact-s", "nysact-g", "eva", "foof", "kfac", "steve")
-ALSO_AGAINST_ADAM = ("steve", "ekfac")
-Batch = tuple[Tensor, Tensor]
-
-
-class Setting(NamedTuple):
-    """What is the same for all contestants."""
-
-    workload: str
-    batch_size: int
-    device: torch.device
-    channels_last: bool
-    stated: Mapping[str, Any]
-    reference: Path | None
-    faithful: bool = False
-
-    def model(self) -> nn.Module:
-        """A new model on the device, with the same initial weights each time."""
-        chosen = workload(self.workload)
-        torch.manual_seed(0)
-        model = chosen.build(chosen.settings({})).to(self.device).train()
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model
-
-    def batch(self) -> Batch:
-        """Synthetic images and labels on the device."""
-        chosen = workload(self.workload)
-        classes, channels, side, _ = chosen.fit(chosen.settings({}))
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(self.batch_size, channels, side, side, generator=generator).to(self.device)
-        labels = torch.randint(classes, (self.batch_size,), generator=generator).to(self.device)
-        return images.to(memory_format=torch.channels_last) if self.channels_last else images, labels
-
-    def contestant(self, name: str) -> Contestant:
-        """An optimizer, registered or released, with a new model."""
-        if name.startswith(PREFIX):
-            assert self.reference is not None
-            registered = name.removeprefix(PREFIX)
-            return build_released(registered, self.model(), self.known(registered), self.reference)
-        return build(name, self.model(), self.known(name))
-
-    def known(self, name: str) -> dict[str, Any]:
-        """The recipe's hyperparameters of an optimizer, and those stated that it has."""
-        defaults = precond.defaults(name)
-        stated = {key: value for key, value in self.stated.items() if key in defaults}
-        known = {**workload(self.workload).recipe.hyperparameters(name, self.faithful), **stated}
-        # As in a trial's configuration, where 1 and 1.0 are the same damping.
-        return {key: float(v) if isinstance(defaults[key], float) and type(v) is int else v for key, v in known.items()}
-
-    def configuration(self, name: str) -> dict[str, Any]:
-        """What decides the cost of a registered or released optimizer."""
-        hyperparameters = {**precond.defaults(name.removeprefix(PREFIX)), **self.known(name.removeprefix(PREFIX))}
-        resolution = workload(self.workload).settings({}).get("resolution")
-        execution = {"channels_last": self.channels_last, "resolution": resolution}
-        return configuration(self.workload, name, hyperparameters, self.batch_size, **execution)
-
-
-def measure(setting: Setting, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Everything about one optimizer, as the file has it."""
-    batch, clock = setting.batch(), CLOCKS[options.clock]
-    against, evaluation = {}, math.nan
-    for rival in ("sgd", *(["adam"] if name in ALSO_AGAINST_ADAM else [])):
-        base, other = setting.contestant(rival), setting.contestant(name)
-        base.warm_up(batch)
-        other.warm_up(batch)
-        against[rival] = race(base, other, batch, options.blocks, options.repeat, clock)
-        evaluation = evaluation_seconds(other, batch, clock)
-    memory = {who: _in_fresh_process(who, options) for who in dict.fromkeys((name, "sgd"))}
-    return {
-        "schema": SCHEMA,
-        "configuration": setting.configuration(name),
-        "conditions": conditions(options),
-        "step_seconds": against["sgd"]["step_seconds"],
-        "evaluation_seconds_per_example": evaluation,
-        "against": against,
-        "memory": memory[name],
-        "sgd_memory": memory["sgd"],
-    }
-
-
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-# ---------------------------------------------------------------------------- memory
-
-
-def _in_fresh_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """`footprint` of one optimizer, measured by this program in another process."""
-    command = [sys.executable, "-m", "trainables.cost", *options.arguments, "--footprint", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name}: measuring its memory failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def footprint(setting: Setting, name: str) -> dict[str, Any]:
-    """Exact bytes of an optimizer's state, and the peak of this process."""
-    contestant = setting.contestant(name)
-    peak = peak_bytes(contestant, setting.batch())
-    return {"peak_bytes": peak, "state_bytes": state_bytes(contestant)}
-
-
-# ---------------------------------------------------------------------------- command line
-
-
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    """What was held fixed, printed and stored."""
-    return {
-        "hardware": hardware(options.device),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "load before": options.load,
-        "memory_format": "channels_last" if options.channels_last else "contiguous",
-        "precision": "float32",
-        "clock": options.clock,
-        "blocks": options.blocks,
-        "interval": "95%, of the median of the blocks' ratios, from order statistics",
-    }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print and write; 2 for a bad command, 1 when a measurement failed."""
+    """Measure, print and write; return 2 for an invalid command and 1 if a measurement failed."""
     options = _parse(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if wrong := _problems(options):
-        print("\n".join(f"error: {line}" for line in wrong), file=sys.stderr)
+    if errors := _problems(options):
+        print("\n".join(f"error: {line}" for line in errors), file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
     setting = Setting(
@@ -198,13 +64,47 @@ def _measure_all(setting: Setting, options: argparse.Namespace) -> None:
     if options.reference is not None:
         names += [PREFIX + name for name in options.optimizers if name in RELEASED]
     for name in names:
-        result = measure(setting, name, options)
+        timed = measure(setting, name, options.blocks, options.repeat, CLOCKS[options.clock])
+        memory = {who: _in_fresh_process(who, options) for who in dict.fromkeys((name, "sgd"))}
+        result = {
+            "schema": SCHEMA,
+            "configuration": setting.configuration(name),
+            "conditions": conditions(options),
+            **timed,
+            "memory": memory[name],
+            "sgd_memory": memory["sgd"],
+        }
         write_atomically(folder / file_name(result["configuration"]), json.dumps(result, indent=1).encode())
         print(line(result), flush=True)
 
 
+def _in_fresh_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the footprint of an optimizer, measured by this program in another process."""
+    command = [sys.executable, "-m", "trainables.cost", *options.arguments, "--footprint", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name}: measuring its memory failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fixed conditions of a measurement, which are printed and stored."""
+    return {
+        "hardware": hardware(options.device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load before": options.load,
+        "memory_format": "channels_last" if options.channels_last else "contiguous",
+        "precision": "float32",
+        "clock": options.clock,
+        "blocks": options.blocks,
+        "interval": "95%, of the median of the blocks' ratios, from order statistics",
+    }
+
+
 def line(result: Mapping[str, Any]) -> str:
-    """One optimizer's result for a terminal."""
+    """Return an optimizer's result as a line for a terminal."""
     name, memory = result["configuration"]["optimizer"], result["memory"]
     parts = [
         f"{race['ratio']['median']:.3f} [{race['ratio']['low']:.3f}, {race['ratio']['high']:.3f}] x {base}"
@@ -216,25 +116,25 @@ def line(result: Mapping[str, Any]) -> str:
 
 
 def _problems(options: argparse.Namespace) -> list[str]:
-    """One line for each wrong value."""
-    wrong = []
+    """Return one line for each invalid value."""
+    errors = []
     if unknown := unknown_workload(options.workload):
-        wrong.append(unknown)
+        errors.append(unknown)
     for name in options.optimizers:
         if name not in precond.available():
-            wrong.append(f'optimizer = "{name}": unknown.{nearest(name, precond.available())}')
+            errors.append(f'optimizer = "{name}": unknown.{nearest(name, precond.available())}')
         else:
-            wrong += precond.check(name, {k: v for k, v in options.stated.items() if k in precond.defaults(name)})
+            errors += precond.check(name, {k: v for k, v in options.stated.items() if k in precond.defaults(name)})
     if options.reference is not None and not (options.reference / OPTIMIZERS_FILE).is_file():
-        wrong.append(f"--reference {options.reference}: must be a checkout of the repository hseung88/nysact")
+        errors.append(f"--reference {options.reference}: must be a checkout of the repository hseung88/nysact")
     if options.blocks < FEWEST:
-        wrong.append(f"--blocks {options.blocks}: must be an integer >= {FEWEST}, for a 95% interval")
-    wrong += [
+        errors.append(f"--blocks {options.blocks}: must be an integer >= {FEWEST}, for a 95% interval")
+    errors += [
         f"--{name.replace('_', '-')} {getattr(options, name)}: must be an integer >= {least}"
         for name, least in (("threads", 1), ("batch_size", 2), ("repeat", 1))
         if getattr(options, name) < least
     ]
-    return wrong
+    return errors
 
 
 def _assignment(text: str) -> tuple[str, Any]:

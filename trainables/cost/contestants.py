@@ -1,15 +1,14 @@
-"""What the cost benchmark times: an optimizer with a model of its own, whose next step can be of any kind.
+"""Contestants of the cost benchmark: an optimizer with its own model, whose next step can be of any kind.
 
-A step is of one of three kinds: *plain*, *statistics* (the forward is recorded, too) and *refresh* (new factors are
-made, too). How often each is due follows from the intervals, so the mean cost of a step is the mean over the kinds,
-weighted with how often they are due in one common period of all intervals: exact, without timing a whole period.
+A step is of one of three kinds: *plain*, *statistics* (the forward is recorded, too) and *refresh* (the factors are
+computed, too). The intervals decide how often each kind is due. The mean cost of a step is therefore the mean over the
+kinds, weighted with their shares of one common period of all intervals, and no whole period has to be timed.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,7 +33,7 @@ class Kind:
         name: `plain`, `statistics` or `refresh`; `mixed` where the steps of a period are only timed together.
         weight: Its share of all steps.
         place: Number of a step of this kind.
-        length: How many consecutive steps make a measurement.
+        length: Consecutive steps in a measurement.
     """
 
     name: str
@@ -45,14 +44,14 @@ class Kind:
 
 @dataclass
 class Contestant:
-    """An optimizer at work on its own copy of a model.
+    """An optimizer that trains its own copy of a model.
 
     Attributes:
-        name: Of the optimizer.
-        model: In training mode.
-        optimizer: For it.
-        kinds: Of its steps; the weights add up to 1.
-        place: Makes the next step that of a number.
+        name: Name of the optimizer.
+        model: The model, in training mode.
+        optimizer: The optimizer of the model.
+        kinds: Kinds of its steps; the weights add up to 1.
+        place: Sets the number of the next step.
     """
 
     name: str
@@ -62,13 +61,13 @@ class Contestant:
     place: Callable[[int], None]
 
     def train(self, inputs: Tensor, labels: Tensor) -> None:
-        """One step, as the training loop does it."""
+        """Take one step, as the training loop does."""
         self.optimizer.zero_grad()
         precond.backward(F.cross_entropy(self.model(inputs), labels), self.optimizer)
         self.optimizer.step()
 
     def seconds(self, kind: Kind, batch: tuple[Tensor, Tensor], repeat: int, clock: Callable[[], float]) -> float:
-        """Mean time of a step of one kind; the device is waited for before and after, not between."""
+        """Return the mean time of a step of a kind; the device is synchronized before and after, not between."""
         synchronize(batch[0].device)
         start = clock()
         for _ in range(repeat):
@@ -79,18 +78,18 @@ class Contestant:
         return (clock() - start) / (repeat * kind.length)
 
     def warm_up(self, batch: tuple[Tensor, Tensor]) -> None:
-        """A first step, which makes the first factors, and one of each kind."""
+        """Take a first step, which computes the first factors, and one step of each kind."""
         self.train(*batch)
         for kind in self.kinds:
             self.seconds(kind, batch, 1, time.perf_counter)
 
 
 def build(name: str, model: nn.Module, stated: Mapping[str, Any]) -> Contestant:
-    """A registered optimizer; those of torch with `foreach=True`.
+    """Return a contestant with a registered optimizer; torch's own get `foreach=True`.
 
     Args:
-        name: Its registered name.
-        model: To train; on its device.
+        name: Registered name.
+        model: The model to train, on its device.
         stated: Hyperparameters other than the defaults; the learning rate is `LEARNING_RATE`.
 
     Raises:
@@ -103,26 +102,35 @@ def build(name: str, model: nn.Module, stated: Mapping[str, Any]) -> Contestant:
             optimizer.steps = step
             optimizer._schedule_recording()  # as the step before would have
 
-        return Contestant(name, model, optimizer, kinds_of(optimizer), place)
+        algorithm = optimizer.algorithm
+        period = _period(asdict(algorithm))  # type: ignore[call-overload]
+        kinds = kinds_of(period, algorithm.statistics_due, algorithm.refresh_due)
+        return Contestant(name, model, optimizer, kinds, place)
     for group in optimizer.param_groups:
         if "foreach" in group:
             group["foreach"] = True
-    period = math.lcm(*(v for key, v in {**precond.defaults(name), **stated}.items() if key.endswith("interval")))
+    period = _period({**precond.defaults(name), **stated})
     return Contestant(name, model, optimizer, [Kind(MIXED if period > 1 else PLAIN, 1.0, 0, period)], lambda step: None)
 
 
-def kinds_of(optimizer: Preconditioned) -> list[Kind]:
-    """The kinds of steps that an algorithm takes, with their exact shares."""
-    algorithm = optimizer.algorithm
-    period = math.lcm(*(value for key, value in asdict(algorithm).items() if key.endswith("interval")))  # type: ignore[call-overload]
-    places: dict[str, int] = {}
-    counts: Counter[str] = Counter()
-    for step in range(period, 2 * period):  # not at the beginning, where every algorithm makes its first factor
-        name = STATISTICS if algorithm.statistics_due(step) else PLAIN
-        name = REFRESH if algorithm.refresh_due(step) else name
-        counts[name] += 1
-        places.setdefault(name, step)
-    return [Kind(n, counts[n] / period, places[n]) for n in (PLAIN, STATISTICS, REFRESH) if n in counts]
+def kinds_of(period: int, statistics_due: Callable[[int], bool], refresh_due: Callable[[int], bool]) -> list[Kind]:
+    """Return the kinds of steps, with their exact shares of a period: a common multiple of all intervals.
+
+    The period is the second one, because every algorithm creates its first factor at the beginning.
+    """
+    names = [
+        REFRESH if refresh_due(step) else STATISTICS if statistics_due(step) else PLAIN
+        for step in range(period, 2 * period)
+    ]
+    return [
+        Kind(name, names.count(name) / period, period + names.index(name))
+        for name in (PLAIN, STATISTICS, REFRESH)
+        if name in names
+    ]
+
+
+def _period(hyperparameters: Mapping[str, Any]) -> int:
+    return math.lcm(*(value for name, value in hyperparameters.items() if name.endswith("interval")))
 
 
 def synchronize(device: torch.device) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ MIB = 2**20
 
 
 def state_bytes(contestant: Contestant) -> dict[str, int]:
-    """Bytes by what they are for: `rule` (momentum and the like), `algorithm`, `gradient_buffer`, and all weights."""
+    """Return bytes by purpose: `rule` (such as momentum), `algorithm`, `gradient_buffer`, and all `weights`."""
     optimizer = contestant.optimizer
     banks = optimizer._banks if isinstance(optimizer, Preconditioned) else []
     return {
@@ -30,9 +30,9 @@ def state_bytes(contestant: Contestant) -> dict[str, int]:
 
 
 def peak_bytes(contestant: Contestant, batch: tuple[Tensor, Tensor]) -> int:
-    """Peak while training steps of every kind, in a process that has done nothing else with this device.
+    """Return the peak of steps of every kind, in a process that has done nothing else with this device.
 
-    On a GPU what the allocator gave out; on a CPU the resident high-water mark, reset before, of the whole process.
+    On a GPU that is the allocator's peak; on a CPU it is the resident high-water mark of the process, reset before.
     """
     device = batch[0].device
     contestant.warm_up(batch)
@@ -43,22 +43,16 @@ def peak_bytes(contestant: Contestant, batch: tuple[Tensor, Tensor]) -> int:
 
 
 def _return_free_memory() -> None:
-    """Let glibc give the system what is free, or the mark would start at the peak of the warm-up."""
-    try:
+    """Make glibc return free memory to the system, or the mark would start at the peak of the warm-up."""
+    with suppress(AttributeError, OSError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):  # another libc
-        return
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _bytes(tensor: torch.Tensor) -> int:

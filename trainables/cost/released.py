@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import precond
-from trainables.cost.contestants import LEARNING_RATE, PLAIN, REFRESH, STATISTICS, Contestant, Kind
+from trainables.cost.contestants import LEARNING_RATE, Contestant, Kind, kinds_of
 
 PREFIX = "released:"
 FOLDER = "cifar10"
@@ -80,17 +80,8 @@ def build_released(name: str, model: nn.Module, stated: Mapping[str, Any], check
 
 
 def _kinds(every: int, refresh: int) -> list[Kind]:
-    """As `contestants.kinds_of`, for statistics and factors at multiples of these."""
-    period = math.lcm(every, refresh)
-    names = [
-        REFRESH if step % refresh == 0 else STATISTICS if step % every == 0 else PLAIN
-        for step in range(period, 2 * period)
-    ]
-    return [
-        Kind(name, names.count(name) / period, period + names.index(name))
-        for name in (PLAIN, STATISTICS, REFRESH)
-        if name in names
-    ]
+    """Return the kinds of steps with statistics and factors at multiples of two intervals."""
+    return kinds_of(math.lcm(every, refresh), lambda step: step % every == 0, lambda step: step % refresh == 0)
 
 
 class _InFront(torch.optim.SGD):

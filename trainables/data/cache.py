@@ -1,9 +1,9 @@
-"""Small images as one memory-mapped array of bytes: made once, shared by every process through the page cache.
+"""Small images as one memory-mapped array of bytes, which all processes share through the page cache.
 
     <place>/.precond-<name>-<key>/     meta.json, train.bin and test.bin (uint8, [n, 3, size, size])
 
-The key is a digest of the files' names, sizes and times, so that changed data are another cache. It is written aside
-under a lock and renamed: a process killed while writing leaves no half cache, and of two at once one waits.
+The key is a digest of the files' names, sizes and modification times, so changed data have another cache. It is written
+aside under a lock and renamed: a process killed while writing leaves no partial cache, and a second process waits.
 """
 
 from __future__ import annotations
@@ -15,56 +15,35 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainables.data import DataError
+from trainables.config import digest
+from trainables.data.base import DataError, Images
 from trainables.files import sync, sync_directory, write_atomically
 
-LAYOUT = 1  # of the cache; a part of its name
+LAYOUT = 1  # version of the cache's layout; a part of its name
 Pairs = Iterator[tuple[Tensor, int]]  # an image, [3, size, size] uint8, and its label
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class MixedSizes(Exception):
-    """The images are not squares of one size: no array holds them."""
+    """The images are not squares of one size, so they do not fit into one array."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arrays:
-    """Both splits in memory-mapped arrays.
-
-    Attributes:
-        train: `[n, 3, size, size]` uint8.
-        train_labels: `[n]` int64.
-        test: `[m, 3, size, size]` uint8.
-        test_labels: `[m]` int64.
-        mean: Of each channel over the training set, pixels in 0..1.
-        deviation: Likewise, the standard deviation.
-    """
-
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-    mean: Sequence[float]
-    deviation: Sequence[float]
-
-
-def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, Pairs]]) -> Arrays | None:
-    """The cached arrays, made first where there are none.
+def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, Pairs]]) -> Images | None:
+    """Return the cached images as memory-mapped tensors; the first call creates the cache.
 
     Args:
-        places: Folders to keep the cache in; the first that has it or can be written.
-        name: Of the cache: the dataset's and its files' digest.
+        places: Folders for the cache; the first that contains it or is writable is used.
+        name: Name of the cache: the dataset and the digest of its files.
         splits: Opens the images to cache, `train` and `test`.
 
     Returns:
-        The arrays; None for images of mixed sizes, which is remembered, too.
+        Tensors on the CPU; None for images of mixed sizes, which the cache also records.
 
     Raises:
         DataError: No place can be written, or an image cannot be read.
@@ -83,8 +62,14 @@ def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, 
     raise DataError(f"{' and '.join(map(str, places))} cannot be written: name another folder with --data-dir")
 
 
+def stamp(folder: Path, paths: Sequence[str]) -> str:
+    """Return a digest of the names, sizes and modification times of a folder's files."""
+    stats = ((path, os.stat(path)) for path in paths)
+    return digest([(path.removeprefix(f"{folder}/"), stat.st_size, stat.st_mtime_ns) for path, stat in stats])[:12]
+
+
 def _lock(place: Path, name: str) -> AbstractContextManager[Any] | None:
-    """A cache's lock, held until its block is left or its holder dies; None where the folder cannot be written."""
+    """Acquire a cache's lock, which ends with its block or its process; None if the folder is not writable."""
     from filelock import FileLock
 
     try:
@@ -97,7 +82,7 @@ def _lock(place: Path, name: str) -> AbstractContextManager[Any] | None:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """A whole cache's facts, or None where there is none or its files are short."""
+    """Return the description of a complete cache, or None if it is missing or its files are short."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         return meta if all(os.stat(folder / f).st_size == size for f, size in meta["files"].items()) else None
@@ -106,7 +91,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
-    """Write a cache aside, then rename it into its place."""
+    """Write a cache aside, then rename it."""
     aside = folder.with_name(folder.name + ".tmp")
     for leftover in (aside, folder):  # of a killed process; short files
         shutil.rmtree(leftover, ignore_errors=True)
@@ -121,11 +106,10 @@ def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
         write_atomically(aside / "meta.json", json.dumps(meta).encode())
         aside.rename(folder)
         sync_directory(folder.parent)
-    except DataError:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{folder}: {error.strerror}: make room, or name another folder with --data-dir") from error
 
 
@@ -148,7 +132,7 @@ def _write(folder: Path, splits: Mapping[str, Pairs]) -> dict[str, Any]:
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of `[n, c, h, w]` uint8, of pixels in 0..1, from exact counts."""
+    """Return mean and standard deviation of each channel of `[n, c, h, w]` uint8, scaled to 0..1, from exact counts."""
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in images.split(1024):
         for channel, pixels in enumerate(chunk.unbind(1)):
@@ -160,22 +144,24 @@ def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return mean.tolist(), deviation.tolist()
 
 
-def _map(folder: Path, meta: Mapping[str, Any]) -> Arrays | None:
+def _map(folder: Path, meta: Mapping[str, Any]) -> Images | None:
     if not meta["files"]:
         return None
     labels = {split: torch.tensor(values) for split, values in meta["labels"].items()}
     train, test = (_mapped(folder / f"{s}.bin", meta["shape"], len(labels[s])) for s in ("train", "test"))
-    return Arrays(
+    return Images(
         train=train,
         train_labels=labels["train"],
         test=test,
         test_labels=labels["test"],
         mean=meta["mean"],
         deviation=meta["deviation"],
+        size=meta["shape"][-1],
+        square=True,
     )
 
 
 def _mapped(path: Path, shape: Sequence[int], count: int) -> Tensor:
-    """A file's bytes as `[count, *shape]`: pages are read when they are used, and shared with every other process."""
+    """Map a file's bytes as `[count, *shape]`; all processes share the pages, which are read on first use."""
     size = count * math.prod(shape)
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(count, *shape)

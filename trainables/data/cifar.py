@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, Learning multiple layers of features from tiny images, 2009), by torchvision.
 
-Their files are pickles from outside, which can run code when read: each is compared with its known digest first.
-The members' digests are the MD5 that torchvision has, no other is published; of the archives SHA-256 is known, too.
+The files are pickles, which can run code when they are read, so each is compared with its known digest first. For the
+members only torchvision's MD5 digests are published; for the archives SHA-256 is known, too.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any
 
 import torch
 
-from trainables.config import digest
-from trainables.data import Data, DataError, Loading
-from trainables.data.cache import Pairs, arrays
+from trainables.data.base import Data, DataError, Loading
+from trainables.data.cache import Pairs, arrays, stamp
 from trainables.data.device import small_images
-from trainables.data.fetch import Archive, again, checksum, fetch, mismatch, missing
+from trainables.data.fetch import Archive, again, fetch, mismatch, missing
+from trainables.files import checksum
 
 IMAGE_BYTES = 3 * 32 * 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar:
-    """One of the two.
+    """CIFAR-10 or CIFAR-100.
 
     Attributes:
-        name: Of the dataset.
-        classes: Of them.
-        reader: torchvision's class.
-        archive: Where it comes from.
-        files: MD5 of each member, and how many images it holds.
+        name: Name of the dataset.
+        classes: Number of classes.
+        reader: Name of torchvision's class.
+        archive: Where to download it.
+        files: MD5 digest and number of images of each member.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Cifar:
     augmented: bool = True
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """One line for each member that is missing or short; with `verify` for each other than it should be."""
+        """Return one line for each missing or short member; with `verify`, for each with another checksum."""
         folder = data_dir / self.archive.folder
         if not any((folder / name).exists() for name in self.files):
             return [missing(folder, self.name, self.archive)]
@@ -59,12 +59,12 @@ class Cifar:
         if path.stat().st_size < images * IMAGE_BYTES:
             sizes = f"{path.stat().st_size} bytes, {images} images need {images * IMAGE_BYTES}"
             return f"{path}: short file ({sizes}). Delete it and run {again('--download')}"
-        if verify and (found := checksum(path, "md5")) != md5:
-            return mismatch(path, md5, found)
+        if verify and (actual := checksum(path, "md5")) != md5:
+            return mismatch(path, md5, actual)
         return None
 
     def download(self, data_dir: Path) -> None:
-        """Fetch what is missing; raises `DataError` where a file that is there is damaged, and leaves it."""
+        """Fetch missing files; if an existing file is damaged, keep it and raise `DataError`."""
         folder = data_dir / self.archive.folder
         there = [folder / name for name in self.files if (folder / name).exists()]
         wrong = [line for path in there if (line := self._problem(path, verify=True))]
@@ -74,12 +74,11 @@ class Cifar:
             fetch(self.archive, data_dir)
 
     def load(self, loading: Loading) -> Data:
-        """The images on the device, from a cache beside the files."""
+        """Load the images onto the device, from a cache beside the files."""
         folder = loading.data_dir / self.archive.folder
         if wrong := self.problems(loading.data_dir):
             raise DataError(wrong[0])
-        stamps = [(name, (s := (folder / name).stat()).st_size, s.st_mtime_ns) for name in self.files]
-        key = f"{self.name}-{digest(stamps)[:12]}"
+        key = f"{self.name}-{stamp(folder, [str(folder / name) for name in self.files])}"
         cached = arrays([folder, loading.data_dir], key, lambda: self._splits(loading.data_dir))
         assert cached is not None  # all images are of one size
         return small_images(cached, loading)

@@ -1,4 +1,4 @@
-"""Small images whole on the device, augmented there in batches."""
+"""Small images that stay on the device as a whole and are augmented there in batches."""
 
 from __future__ import annotations
 
@@ -7,53 +7,44 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from trainables.data import Batch, Data, Loading, augment, held_out, share
-from trainables.data.cache import Arrays
+from trainables.data import augment
+from trainables.data.base import Batch, Data, Images, Loading, epoch_order, held_out, share
+from trainables.data.loader import LoaderData
 
 BY_WORKERS = ("random_resized_crop", "trivial_augment", "randaugment")
-"""Settings that take worker processes (`loader.py`)."""
+"""Settings that need worker processes (`loader.py`)."""
 
 
-def epoch_order(examples: int, repeats: int, generator: Generator) -> Tensor:
-    """The epoch's positions `[examples]`: shuffled, each `repeats` times in a row, as many as without repeats."""
-    order = torch.randperm(examples, generator=generator)
-    return order.repeat_interleave(repeats)[:examples] if repeats > 1 else order
-
-
-class DeviceData:
-    """The arrays on a device.
+class DeviceData(Data):
+    """Images on a device.
 
     Args:
-        arrays: Both splits; on a CPU they stay in the page cache.
-        loading: How.
+        images: Both splits as tensors; on a CPU they stay in the page cache.
+        loading: How to load them.
     """
 
-    def __init__(self, arrays: Arrays, loading: Loading):
+    def __init__(self, images: Images, loading: Loading):
         device = loading.device
         self._loading = loading
         self._settings = settings = loading.settings
-        self._images = arrays.train.to(device)
-        self._labels = arrays.train_labels.to(device)
-        self._chosen: Tensor | None = None  # positions to train on, where some are held out
+        self._images = images.train.to(device)
+        self._labels = images.train_labels.to(device)
+        self._chosen: Tensor | None = None  # positions to train on, if some are held out
         if loading.train_fraction < 1:
-            self._chosen, out = (p.to(device) for p in held_out(arrays.train_labels, loading.train_fraction))
+            self._chosen, out = (p.to(device) for p in held_out(images.train_labels, loading.train_fraction))
             self._test_images, self._test_labels = self._images[out], self._labels[out]
         else:
-            self._test_images, self._test_labels = arrays.test.to(device), arrays.test_labels.to(device)
+            self._test_images, self._test_labels = images.test.to(device), images.test_labels.to(device)
         self.train_examples = len(self._labels if self._chosen is None else self._chosen)
         self.evaluation_examples = len(self._test_labels)
-        deviation = torch.tensor(arrays.deviation).clamp_min(1 / 255)  # a channel of one colour stays finite
+        deviation = torch.tensor(images.deviation).clamp_min(1 / 255)  # a channel of one colour stays finite
         self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(device)
-        self._shift = (-torch.tensor(arrays.mean) / deviation).view(-1, 1, 1).to(device)
-        self._size = settings.get("resolution") or arrays.train.shape[-1]
+        self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(device)
+        self._size = settings.get("resolution") or images.size
         self._test_size = settings.get("test_resolution") or self._size
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Full batches in an epoch; the last, smaller one is dropped."""
-        return self.train_examples // batch_size
-
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """One epoch of (inputs, labels); order and augmentation are drawn at once from the seed, on the CPU."""
+        """Yield one epoch of (inputs, labels); all its random numbers are drawn first, on the CPU."""
         drawn = self._draw(Generator().manual_seed(seed))
         for step in range(self.steps_per_epoch(batch_size)):
             at = share(step, batch_size, self._loading.rank, self._loading.ranks)
@@ -61,7 +52,7 @@ class DeviceData:
             yield self._augmented(mine), self._labels[mine["order"]]
 
     def _draw(self, generator: Generator) -> dict[str, Tensor]:
-        """What is random in an epoch, by position in it: `[n, ...]`, on the device."""
+        """Return the random numbers of an epoch by position in it: `[n, ...]`, on the device."""
         settings, n = self._settings, self.train_examples
         order = epoch_order(n, settings.get("repeated_augmentation", 0), generator)
         drawn = {"order": order}
@@ -77,7 +68,7 @@ class DeviceData:
         return drawn
 
     def _augmented(self, drawn: dict[str, Tensor]) -> Tensor:
-        """A batch from its draws: crop and flip at the images' own size, normalise, resize, erase."""
+        """Return an augmented batch: crop and flip at the original size, normalise, resize, erase."""
         images = self._images[drawn["order"]]
         if "offsets" in drawn:
             images = augment.crop(images, drawn["offsets"], self._settings["crop_padding"])
@@ -87,17 +78,15 @@ class DeviceData:
         return augment.erase(images, drawn["boxes"]) if "boxes" in drawn else images
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """The test set, or what is held out, in order."""
+        """Yield the test set, or the held-out images, in order."""
         for images, labels in zip(
             self._test_images.split(batch_size), self._test_labels.split(batch_size), strict=True
         ):
             yield augment.resize(augment.normalise(images, self._scale, self._shift), self._test_size), labels
 
 
-def small_images(cached: Arrays, loading: Loading) -> Data:
-    """Cached images for a trial: on the device where it can do all of a recipe's augmentation, or by workers."""
+def small_images(images: Images, loading: Loading) -> Data:
+    """Load images for a trial: onto the device if it can do all of the augmentation, or by workers."""
     if not any(loading.settings.get(name) for name in BY_WORKERS):
-        return DeviceData(cached, loading)
-    from trainables.data.loader import Images, LoaderData
-
-    return LoaderData(Images(**vars(cached), size=cached.train.shape[-1], square=True), loading)
+        return DeviceData(images, loading)
+    return LoaderData(images, loading)

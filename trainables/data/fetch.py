@@ -1,32 +1,28 @@
-"""Files of a dataset: checked, fetched, and what to say when they are not there."""
+"""Archives of datasets: download, unpack, and the messages about missing and damaged files."""
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data import DataError
-
-SHOWN = 20  # damaged files named; the rest are counted
+from trainables.data.base import DataError
+from trainables.files import checksum
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """Where a dataset comes from.
+    """The archive of a dataset.
 
     Attributes:
-        url: Of the archive.
-        md5: As torchvision and other libraries list it.
-        sha256: Likewise; None where nobody states it.
-        megabytes: To download.
-        folder: That it unpacks to.
+        url: Where to download it.
+        md5: Its digest, as torchvision and other libraries list it.
+        sha256: Likewise; None where no source states it.
+        megabytes: Size of the download.
+        folder: The folder that it unpacks to.
     """
 
     url: str
@@ -37,10 +33,10 @@ class Archive:
 
 
 def fetch(archive: Archive, data_dir: Path) -> None:
-    """Download and unpack a dataset; the archive stays beside it. One process does it, others wait.
+    """Download and unpack a dataset under a lock; the archive is kept.
 
     Raises:
-        DataError: It cannot be had, or is not what it should be.
+        DataError: The download failed, or a checksum differs.
     """
     from filelock import FileLock
     from torchvision.datasets.utils import download_url
@@ -52,8 +48,8 @@ def fetch(archive: Archive, data_dir: Path) -> None:
             download_url(archive.url, data_dir, path.name, archive.md5)
         except (OSError, RuntimeError) as error:
             raise DataError(f"{archive.url}: {error}: try again, or put the archive into {data_dir}") from error
-        if archive.sha256 and (found := checksum(path, "sha256")) != archive.sha256:
-            raise DataError(mismatch(path, archive.sha256, found))
+        if archive.sha256 and (actual := checksum(path)) != archive.sha256:
+            raise DataError(mismatch(path, archive.sha256, actual))
         _unpack(path, data_dir)
 
 
@@ -66,43 +62,21 @@ def _unpack(path: Path, data_dir: Path) -> None:
             file.extractall(data_dir, filter="data")
 
 
-def checksum(path: Path, method: str) -> str:
-    """A file's digest in hexadecimal, by a method of `hashlib`."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, method).hexdigest()
-
-
-def mismatch(path: Path, expected: str, found: str) -> str:
-    """The line about a file that is not what it should be. It is never deleted here."""
-    got = f"(expected {expected[:8]}.., got {found[:8]}..)"
+def mismatch(path: Path, expected: str, actual: str) -> str:
+    """Return the message about a file with another checksum; only the user deletes it."""
+    got = f"(expected {expected[:8]}.., got {actual[:8]}..)"
     return f"{path}: checksum mismatch {got}. Delete it and run {again('--download')}"
 
 
 def missing(path: Path, name: str, archive: Archive) -> str:
-    """The line about a dataset that is not there."""
+    """Return the message about a missing dataset."""
     size = f"{name}, {archive.megabytes} MB to download"
     return f"{path}: not found ({size}). Run {again('--download')}, or name the folder that has it with --data-dir"
 
 
 def again(flag: str) -> str:
-    """This process's command with one more flag."""
+    """Return the command that started this process, with a flag added."""
     program, *arguments = sys.argv
     path = Path(program)
     command = ["-m", path.parent.name] if path.name == "__main__.py" else [program]
     return shlex.join(["python", *command, *arguments, *([] if flag in arguments else [flag])])
-
-
-def unreadable(paths: Iterable[str]) -> list[str]:
-    """A line for each image that cannot be decoded, after reading all of them."""
-    from trainables.data.folder import read_image
-
-    def problem(path: str) -> str | None:
-        try:
-            read_image(path)
-        except DataError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor() as threads:  # decoding releases the interpreter
-        lines = [line for line in threads.map(problem, paths) if line]
-    return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more files"]

@@ -1,117 +1,41 @@
-"""Folders of class folders: a user's own, Tiny ImageNet and ImageNet in their usual layouts.
+"""Folders of class folders: Tiny ImageNet and ImageNet in their usual layouts, and a user's (`imagefolder:PATH`).
 
-Where all images are squares of one size, at most `SMALL` pixels, they are cached and live on the device; others are
-read by worker processes.
+If all images are squares of one size, at most `SMALL` pixels, they are cached and stay on the device; worker processes
+read other images.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from precond import HyperparameterError
-from trainables.config import digest
-from trainables.data import Data, DataError, Loading, default_data_dir
-from trainables.data.cache import Pairs, arrays
+from trainables.data.base import Data, DataError, Images, Loading, default_data_dir
+from trainables.data.cache import arrays, stamp
 from trainables.data.device import small_images
-from trainables.data.fetch import unreadable
+from trainables.data.images import ENDINGS, Files, class_names, listed, read_image, unreadable
+from trainables.data.loader import LoaderData
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-SMALL = 64  # pixels; up to here an image is cached as bytes
-LARGE_SIZE = 224  # pixels that larger images are brought to, when the recipe says nothing
+SMALL = 64  # pixels; images up to this size are cached as bytes
+LARGE_SIZE = 224  # pixels; larger images are resized to it where the recipe sets no size
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, used for every folder of large images
-TRIES = 3  # to read a file
-
-
-@dataclass(frozen=True)
-class Files:
-    """A split: its images' paths and labels; reads an image by position."""
-
-    paths: Sequence[str]
-    labels: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, position: int) -> Any:
-        return read_image(self.paths[position])
-
-    def pairs(self) -> Pairs:
-        """Every image as `[3, height, width]` uint8, with its label."""
-        return ((_pixels(read_image(path)), label) for path, label in zip(self.paths, self.labels, strict=True))
-
-
-def read_image(path: str) -> Any:
-    """An image in RGB, as PIL; a file that cannot be read just now is tried again.
-
-    Raises:
-        DataError: Names the file.
-    """
-    from PIL import Image
-
-    content = _read(path)
-    try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except Exception as error:  # PIL raises a dozen kinds
-        raise DataError(f"{path}: not a readable image ({len(content)} bytes). Restore or remove it") from error
-
-
-def _pixels(image: Any) -> Tensor:
-    """An RGB image of PIL's as `[3, height, width]` uint8."""
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
-
-
-def _read(path: str) -> bytes:
-    for attempt in range(1, TRIES + 1):
-        try:
-            return Path(path).read_bytes()
-        except OSError as error:
-            if attempt == TRIES:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-            time.sleep(0.1 * attempt)
-    raise AssertionError
-
-
-def class_names(folder: Path) -> list[str]:
-    """Names of the folders in a split, sorted; a class's label is its place."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def listed(folder: Path, classes: Sequence[str], below: str = "") -> Files:
-    """A split's images, class by class, sorted by name; `below` is a folder within each class's."""
-    found = [
-        (f"{folder / name / below}/{image}", label)
-        for label, name in enumerate(classes)
-        for image in sorted(os.listdir(folder / name / below))
-        if image.lower().endswith(ENDINGS)
-    ]
-    return Files([path for path, _ in found], [label for _, label in found])
 
 
 def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading: Loading) -> Data:
-    """A folder loaded for a trial; `splits` lists the images to train on and to test on."""
+    """Load a folder for a trial; `splits` lists the training and the test images."""
     try:
         train, test = splits()
         small = max(read_image(train.paths[0]).size) <= SMALL
-        key = f"{folder.name}-{_stamp(folder, [*train.paths, *test.paths])}" if small else ""
+        key = f"{folder.name}-{stamp(folder, [*train.paths, *test.paths])}" if small else ""
     except (OSError, ValueError, KeyError) as error:
         raise error if isinstance(error, DataError) else DataError(f"{folder}: {error}") from error
     places = [folder, loading.data_dir]
     if small and (cached := arrays(places, key, lambda: {"train": train.pairs(), "test": test.pairs()})):
         return small_images(cached, loading)
-    from trainables.data.loader import Images, LoaderData
-
     images = Images(
         train=train,
         train_labels=torch.tensor(train.labels),
@@ -124,17 +48,6 @@ def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading
     return LoaderData(images, loading)
 
 
-def _stamp(folder: Path, paths: Sequence[str]) -> str:
-    """Digest of the files' names, sizes and times of change."""
-
-    def facts() -> Iterator[tuple[str, int, int]]:
-        for path in paths:
-            stat = os.stat(path)
-            yield path.removeprefix(f"{folder}/"), stat.st_size, stat.st_mtime_ns
-
-    return digest(list(facts()))[:12]
-
-
 # ---------------------------------------------------------------------- a user's own folder
 
 
@@ -145,11 +58,11 @@ class ImageFolder:
     Attributes:
         name: `imagefolder:PATH`.
         path: The folder.
-        held: Name of the split that is tested on.
-        class_names: Of the folders, in the order of the labels.
+        held: Name of the test split.
+        class_names: Names of the class folders, in the order of the labels.
         train_examples: Images in PATH/train.
         test_examples: Images in the other split.
-        size: Of an image; 224 for larger ones.
+        size: Side of an image in pixels; 224 for larger images.
     """
 
     name: str
@@ -171,16 +84,16 @@ class ImageFolder:
         return listed(self.path / "train", self.class_names), listed(self.path / self.held, self.class_names)
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """With `verify` a line for each image that cannot be decoded; the folder itself was checked when named."""
+        """With `verify`, return one line for each image that cannot be decoded; `image_folder` checked the folder."""
         return unreadable([path for split in self._splits() for path in split.paths]) if verify else []
 
     def load(self, loading: Loading) -> Data:
-        """The images, from a cache in the folder where they are small."""
+        """Load the images, small ones from a cache in the folder."""
         return load_folder(self._splits, self.path, loading)
 
 
 def image_folder(path: str) -> ImageFolder:
-    """The dataset in a folder; a relative path is one below the data folder, so that every worker finds it.
+    """Return the dataset in a folder; a relative path is below the data folder, where every worker finds it.
 
     Raises:
         HyperparameterError: No such folder, no splits, classes that differ between them, or a class without images.

@@ -1,18 +1,19 @@
-"""ImageNet and Tiny ImageNet, from the layouts that they are usually unpacked to."""
+"""ImageNet and Tiny ImageNet, in the layouts that their archives are usually unpacked to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data import Data, Loading
-from trainables.data.fetch import Archive, again, fetch, missing, unreadable
-from trainables.data.folder import Files, class_names, listed, load_folder
+from trainables.data.base import Data, Loading
+from trainables.data.fetch import Archive, again, fetch, missing
+from trainables.data.folder import load_folder
+from trainables.data.images import Files, class_names, listed, unreadable
 
 
 @dataclass(frozen=True)
 class ImageNet:
-    """ILSVRC 2012: `imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`; it is had by registration only."""
+    """ILSVRC 2012: `imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`; it requires a registration."""
 
     name: str = "imagenet"
     classes: int = 1000
@@ -23,7 +24,7 @@ class ImageNet:
     augmented: bool = True
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """One line for each split that is missing or short; with `verify` for each unreadable image."""
+        """Return one line for each missing or short split; with `verify`, for each unreadable image."""
         folder = data_dir / "imagenet"
         how = (
             "Register at image-net.org, then unpack ILSVRC2012_img_train.tar (138 GB) to train/<wnid>/ and "
@@ -49,7 +50,7 @@ class ImageNet:
         return listed(folder / "train", names), listed(folder / "val", names)
 
     def load(self, loading: Loading) -> Data:
-        """The images, read by workers."""
+        """Load the images, which workers read."""
         folder = loading.data_dir / "imagenet"
         return load_folder(lambda: self._splits(folder), folder, loading)
 
@@ -76,7 +77,7 @@ class TinyImageNet:
     augmented: bool = True
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """One line where it is missing or short; with `verify` for each unreadable image."""
+        """Return one line if it is missing or short; with `verify`, one for each unreadable image."""
         folder = data_dir / TINY.folder
         if not folder.is_dir():
             return [missing(folder, self.name, TINY)]
@@ -90,7 +91,7 @@ class TinyImageNet:
         return unreadable([*train.paths, *test.paths]) if verify else []
 
     def download(self, data_dir: Path) -> None:
-        """Fetch it where there is none; raises `DataError`."""
+        """Fetch it if its folder is missing; raises `DataError`."""
         if not (data_dir / TINY.folder).exists():
             fetch(TINY, data_dir)
 
@@ -103,6 +104,6 @@ class TinyImageNet:
         return listed(folder / "train", names, "images"), test
 
     def load(self, loading: Loading) -> Data:
-        """The images on the device, from a cache in the folder."""
+        """Load the images onto the device, from a cache in the folder."""
         folder = loading.data_dir / TINY.folder
         return load_folder(lambda: self._splits(folder), folder, loading)

@@ -1,70 +1,36 @@
 """Large images: read and augmented in worker processes by torchvision's v2 transforms, finished on the device.
 
-Each image's randomness is seeded by its position in the epoch, so that the number of workers changes nothing, and an
-epoch can be taken up in its middle. Workers send bytes; normalisation and random erasing are the device's.
+Each image's random numbers are seeded by its position in the epoch, so the number of workers changes nothing, and a
+lost worker's batches can be read again. Workers send bytes; the device normalises and erases.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from trainables.data import Batch, DataError, Loading, augment, held_out, share
-from trainables.data.device import epoch_order
+from trainables.data import augment
+from trainables.data.base import Batch, Data, DataError, Images, Loading, epoch_order, held_out, share
 from trainables.data.transforms import test_transform, train_transform
 
 MAX_WORKERS = 16
-PREFETCHED = 4  # batches ready or in work, for each worker
-Wanted = Callable[[int], list[tuple[int, int]]]  # the images of a step: position and seed
+PREFETCHED = 4  # batches per worker that are ready or in progress
+Wanted = Callable[[int], list[tuple[int, int]]]  # step -> position and seed of each image
 
 
-class Readable(Protocol):
-    """Images by position: PIL, or `[3, height, width]` uint8."""
-
-    def __getitem__(self, position: int, /) -> Any:
-        """Read one."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """Both splits, read image by image.
-
-    Attributes:
-        train: To train on.
-        train_labels: `[n]` int64.
-        test: To test on.
-        test_labels: `[m]` int64.
-        mean: Of each channel, pixels in 0..1.
-        deviation: Likewise, the standard deviation.
-        size: Height and width of a batch's images when the recipe says nothing.
-        square: Whether all are squares already: they are resized whole, not cropped.
-    """
-
-    train: Readable
-    train_labels: Tensor
-    test: Readable
-    test_labels: Tensor
-    mean: Sequence[float]
-    deviation: Sequence[float]
-    size: int
-    square: bool = False
-
-
-class LoaderData:
-    """A dataset that worker processes read.
+class LoaderData(Data):
+    """Images that worker processes read.
 
     Args:
         images: Both splits.
-        loading: How.
-        workers: Processes; 0 reads in this one.
+        loading: How to load them.
+        workers: Number of worker processes; 0 reads in the calling process.
     """
 
     def __init__(self, images: Images, loading: Loading, workers: int | None = None):
@@ -83,12 +49,8 @@ class LoaderData:
         self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(loading.device)
         self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(loading.device)
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Full batches in an epoch; the last, smaller one is dropped."""
-        return self.train_examples // batch_size
-
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """One epoch of (inputs, labels), decided by the seed."""
+        """Yield one epoch of (inputs, labels), which the seed decides."""
         generator, settings = Generator().manual_seed(seed), self._loading.settings
         repeats, probability = settings.get("repeated_augmentation", 0), settings.get("random_erasing", 0.0)
         order = self._chosen[epoch_order(self.train_examples, repeats, generator)]
@@ -112,7 +74,7 @@ class LoaderData:
             yield inputs, targets
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """The test set, or what is held out, in order: the shorter side resized, the centre cropped."""
+        """Yield the test set, or the held-out images, in order: the shorter side resized, the centre cropped."""
         dataset = _Transformed(self._test, test_transform(self._test_size, self._images.square))
         parts = self._test_chosen.split(batch_size)
 
@@ -124,7 +86,7 @@ class LoaderData:
             yield augment.normalise(images, self._scale, self._shift), targets
 
     def _read(self, dataset: _Transformed, wanted: Wanted, steps: int) -> Iterator[Tensor]:
-        """The batches of all steps, `[b, 3, size, size]` uint8; a killed worker is forgiven once."""
+        """Yield the batches of all steps, `[b, 3, size, size]` uint8; after a first killed worker, start new ones."""
         done, lost = 0, 0
         while done < steps:
             try:
@@ -132,10 +94,10 @@ class LoaderData:
                     yield images
                     done += 1
             except DataError as error:
-                # A worker's error comes with its traceback; the last line is the message.
+                # A worker's error contains its traceback; the last line is the message.
                 raise DataError(str(error).splitlines()[-1].partition("DataError: ")[2] or str(error)) from error
             except (RuntimeError, OSError, EOFError) as error:
-                # A worker's death shows at the next batch, or as a broken connection to one that it had sent.
+                # A dead worker is noticed at the next batch, or as a broken connection to one that it has sent.
                 lost += 1
                 if lost > 1 or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                     raise
@@ -149,16 +111,16 @@ class LoaderData:
             prefetch_factor=PREFETCHED if self._workers else None,
             collate_fn=torch.stack,
             pin_memory=self._loading.device.type == "cuda",
-            generator=Generator(),  # else it would draw from torch's own, which is the model's
+            generator=Generator(),  # else it draws from torch's global generator, which the model uses
         )
         batches = iter(loader)
-        # torch would raise a worker's death wherever the main thread is just then; here it comes with the next batch.
+        # torch's handler would raise in the middle of a step; without it the next batch raises.
         if signal.getsignal(signal.SIGCHLD) is not before:
             signal.signal(signal.SIGCHLD, before)
         return batches
 
     def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Batches on the device; on a GPU the next one is copied on a stream of its own while one is used."""
+        """Yield batches on the device; on a GPU a second stream copies the next batch ahead."""
         device = self._loading.device
         if device.type != "cuda":
             yield from batches
@@ -178,7 +140,7 @@ class LoaderData:
 
 
 def _taken_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """A batch made on another stream, for use on the current one: it waits for the copy and keeps the memory."""
+    """Make a batch that another stream copied usable on the current stream: wait for it and keep its memory."""
     current = torch.cuda.current_stream(batch[0].device)
     current.wait_event(copied)
     for tensor in batch:
@@ -187,14 +149,14 @@ def _taken_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
 
 
 def loader_workers(ranks: int) -> int:
-    """Worker processes of one of `ranks` loaders on this machine: its share of the cores, at most `MAX_WORKERS`."""
+    """Return the workers of one of `ranks` loaders on this machine: its share of the cores, at most `MAX_WORKERS`."""
     return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // ranks))
 
 
 class _Transformed(Dataset[Tensor]):
-    """Images by (position, seed): the transform's randomness is the seed's, whichever process runs it."""
+    """Images by (position, seed); the seed decides the transform's random numbers in every process."""
 
-    def __init__(self, images: Readable, transform: nn.Module):
+    def __init__(self, images: Any, transform: nn.Module):
         self._images, self._transform = images, transform
 
     def __getitem__(self, wanted: tuple[int, int]) -> Tensor:

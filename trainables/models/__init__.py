@@ -1,4 +1,9 @@
-"""Models by name: torchvision's where it has them, our own where no library does."""
+"""Models by name, and the images that each accepts: `model(name)` returns a `Model`, which builds the network.
+
+One file holds one family of networks: torchvision's with small changes, or written here where no library has it. A file
+takes its initial weights from torch's global generator and knows nothing of datasets, recipes or optimizers. Imports:
+torch and `precond`; torchvision only inside the functions that build its networks.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +16,20 @@ from torch import nn
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from trainables.models.cifar_resnet import resnet20, resnet32, resnet110
-from trainables.models.densenet import densenet121
 from trainables.models.digits_cnn import digits_cnn
 from trainables.models.digits_mlp import digits_mlp
+from trainables.models.imagenet import densenet121, resnet50
 from trainables.models.lenet5 import lenet5
-from trainables.models.resnet50 import resnet50
 from trainables.models.vit import vit_s16
 
 
 class Fit(NamedTuple):
-    """What a model is made to fit.
+    """The images and classes that a model is built for.
 
     Attributes:
         classes: Outputs.
-        channels: Of the images.
-        size: Side in pixels of the images it trains on.
+        channels: Channels of the images.
+        size: Side in pixels of the training images.
         drop_path: Rate of stochastic depth, for models that have it.
     """
 
@@ -40,12 +44,12 @@ class Model:
     """A registered model.
 
     Attributes:
-        build: Makes it, with initial weights from torch's global generator.
-        channels: Of the images that it takes; None for any.
-        size: The one side in pixels that it takes; None for any.
-        patch: What the side must be a multiple of.
-        one_size: Whether it tests on images of the size that it trained on only.
-        stochastic_depth: Whether it has a rate `drop_path`.
+        build: Builds the network, with initial weights from torch's global generator.
+        channels: Channels of the images that it accepts; None for any number.
+        size: The only side in pixels that it accepts; None for any.
+        patch: The side must be a multiple of this.
+        one_size: True if the test images must have the size of the training images.
+        stochastic_depth: True if it has the setting `drop_path`.
     """
 
     build: Callable[[Fit], nn.Module]
@@ -56,17 +60,17 @@ class Model:
     stochastic_depth: bool = False
 
     def problems(self, name: str, fit: Fit, test_size: int) -> list[str]:
-        """One line for each thing about the images that the model cannot take."""
-        wrong = []
+        """Return one line for each property of the images that the model does not accept."""
+        errors = []
         if self.channels not in (None, fit.channels):
-            wrong.append(f"{name} takes images with {self.channels} channels, these have {fit.channels}")
+            errors.append(f"{name} takes images with {self.channels} channels, these have {fit.channels}")
         if self.size not in (None, fit.size):
-            wrong.append(f"resolution = {fit.size}: {name} takes images of {self.size} x {self.size} pixels only")
+            errors.append(f"resolution = {fit.size}: {name} takes images of {self.size} x {self.size} pixels only")
         if fit.size % self.patch:
-            wrong.append(f"resolution = {fit.size}: {name} takes multiples of {self.patch}")
+            errors.append(f"resolution = {fit.size}: {name} takes multiples of {self.patch}")
         if self.one_size and test_size != fit.size:
-            wrong.append(f"test_resolution = {test_size}: {name} tests at the resolution it trains at, {fit.size}")
-        return wrong
+            errors.append(f"test_resolution = {test_size}: {name} tests at the resolution it trains at, {fit.size}")
+        return errors
 
 
 _VIT = Model(
@@ -89,10 +93,10 @@ SMALL = 32  # pixels up to which DenseNet and ResNet-50 keep the resolution in t
 
 
 def model(name: str) -> Model:
-    """A registered model.
+    """Return a registered model.
 
     Raises:
-        HyperparameterError: Unknown name; the message names the nearest and all known ones.
+        HyperparameterError: Unknown name; the message lists the nearest and all known names.
     """
     if name not in MODELS:
         raise HyperparameterError(f'model = "{name}": unknown.{nearest(name, MODELS)}')

@@ -1,4 +1,9 @@
-"""Recipes: what is held fixed on a workload, and each optimizer's hyperparameters there. Data, no code."""
+"""Recipes: how each workload is trained, and each optimizer's hyperparameters on it.
+
+One file holds the recipes of one paper, or those tuned here on digits, and states the source of each value. Recipes are
+data: no file imports torch, models or datasets, and no file computes anything beyond combining dictionaries. A changed
+value changes trial keys; `numerics` is raised when numbers change for another reason.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +18,12 @@ Hyperparameters = Mapping[str, Mapping[str, Any]]  # optimizer -> name -> value
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """How many parameters a model has, and what the paper says.
+    """The number of parameters of a model, and the paper's count.
 
     Attributes:
-        exact: As in the implementation that the paper names or has released.
-        published: The paper's rounded count in millions; None where it has none.
-        note: Why the two differ, where rounding does not explain it.
+        exact: Count of the implementation that the paper names or has released.
+        published: The paper's rounded count in millions; None where it states none.
+        note: Reason for a difference that rounding does not explain.
     """
 
     exact: int
@@ -31,16 +36,16 @@ class Recipe:
     """How a workload is trained.
 
     Attributes:
-        paper: Whose recipe it is; empty where it is our own.
+        paper: The paper that the recipe is from; empty for a recipe of this project.
         batch_size: Examples per step.
         epochs: Passes over the training set.
         schedule: One of `SCHEDULES`, after the warm-up.
-        settings: Of `trainables.settings`; what is not named is neutral.
-        optimizers: Hyperparameters by optimizer, of its consistent arm; what is not named keeps its default.
-        faithful: What the arm that is held against published numbers has differently: the released code's conventions,
-            and the values that belong to them.
-        assumed: What the paper does not state and is set here, a line each.
-        parameters: Of the model.
+        settings: Values of `trainables.settings`; the others are neutral.
+        optimizers: Hyperparameters of the corrected variant by optimizer; the others keep their defaults.
+        faithful: Differences of the as-released variant, which is compared with published numbers: the released code's
+            conventions and the values that belong to them.
+        assumed: Values that the paper does not state, a line each.
+        parameters: Number of parameters of the model.
         numerics: Raised when the same configuration gives other numbers (data, model, split).
     """
 
@@ -56,5 +61,5 @@ class Recipe:
     numerics: int = 1
 
     def hyperparameters(self, optimizer: str, faithful: bool = False) -> dict[str, Any]:
-        """What the recipe states for an optimizer."""
+        """Return the recipe's hyperparameters of an optimizer."""
         return {**self.optimizers.get(optimizer, {}), **(self.faithful.get(optimizer, {}) if faithful else {})}

@@ -109,13 +109,7 @@ IMAGENET_RESNET50 = Recipe(
         "nysact-s": {**IMAGENET_CURVATURE, "damping": 1.0, "rank": 50},
         "nysact-g": {**IMAGENET_CURVATURE, "damping": 1.0, "rank": 50},
     },
-    faithful={
-        "kfac": FAITHFUL_KFAC2,
-        "eva": {"damping": 0.1, **FAITHFUL_EVA},
-        "foof": FAITHFUL_FOOF,
-        "nysact-s": FAITHFUL_NYSACT,
-        "nysact-g": FAITHFUL_NYSACT,
-    },
+    faithful={**FAITHFUL, "kfac": FAITHFUL_KFAC2, "eva": {"damping": 0.1, **FAITHFUL_EVA}},
     assumed=(
         ASSUMED_EPS,
         ASSUMED_DAMPING,
@@ -137,10 +131,8 @@ IMAGENET_DEIT_S = replace(
         **{"repeated_augmentation": 3, "decay_exempt": "vectors"},
     },
     optimizers={
-        "sgd": IMAGENET_SGD,
-        "adamw": ADAMW,
+        **IMAGENET_RESNET50.optimizers,
         "kfac": {**IMAGENET_CURVATURE, "damping": 1.0, "inv_interval": 5},
-        "eva": {**IMAGENET_EVA, "damping": 1.0},
         "foof": {**IMAGENET_CURVATURE, "damping": 1.0, "inv_interval": 5},
         "nysact-s": DEIT_NYSACT,
         "nysact-g": DEIT_NYSACT,

@@ -1,0 +1,173 @@
+"""Imports between modules have no cycles and one direction: studies/*.py -> studies.harness -> trainables -> precond.
+
+The tests read the source. They count every import statement, also those inside functions and under TYPE_CHECKING.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ["precond", "trainables", pytest.param("studies", marks=pytest.mark.skip(reason="its rooms have cycles"))]
+HARNESS = "studies.harness"
+# The rooms of the harness: a room may import only itself and the rooms of later lines.
+ROOMS = [
+    {"command"},
+    {"kinds"},
+    {"cluster", "tracking", "report"},
+    {"evidence"},
+    {"published"},
+    {"statistics", "design"},
+]
+# Never imported by `precond` and `trainables`: a worker pays for each of them in seconds and memory.
+HEAVY = {"pandas", "scipy", "sklearn", "matplotlib", "mlflow", "optuna", "studies"}
+# Installed beside torch, and imported only by the functions that need them.
+LATE = {"torchvision", "PIL", "numpy", "filelock", "pytorch_optimizer", "ray"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """A statement that imports a module; of a module outside this project only the top-level name counts."""
+
+    module: str
+    target: str
+    line: int
+    late: bool
+
+    def __str__(self) -> str:
+        return f"{modules()[self.module].relative_to(ROOT)}:{self.line}: {self.module} imports {self.target}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Return the files of the three packages by module name."""
+    files = {}
+    for package in ("precond", "trainables", "studies"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+@cache
+def imports(package: str) -> list[Import]:
+    """Return the imports of a package's modules."""
+    return [
+        statement
+        for module, path in modules().items()
+        if module.partition(".")[0] == package
+        for statement in _imports(module, ast.parse(path.read_text()))
+    ]
+
+
+def _imports(module: str, node: ast.AST, late: bool = False) -> list[Import]:
+    statements = []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            names = [alias.name for alias in child.names]
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"{module}, line {child.lineno}: write the absolute name of the module"
+            qualified = [f"{child.module}.{alias.name}" for alias in child.names]
+            names = [name if name in modules() else str(child.module) for name in qualified]
+        else:
+            names = []
+            statements += _imports(module, child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+        targets = [name if name in modules() else name.partition(".")[0] for name in names]
+        statements += [Import(module, target, child.lineno, late) for target in dict.fromkeys(targets)]  # type: ignore
+    return statements
+
+
+def cycles(package: str) -> list[list[Import]]:
+    """Return cycles of imports; without the last import of each there would be none."""
+    edges = {(edge.module, edge.target): edge for edge in imports(package) if edge.target in modules()}
+    results: list[list[Import]] = []
+    while True:
+        graph: dict[str, set[str]] = {}
+        for module, target in edges:
+            graph.setdefault(module, set()).add(target)
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            path = error.args[1][::-1]
+            results.append([edges[pair] for pair in pairwise(path)])
+            del edges[path[-2], path[-1]]
+        else:
+            return results
+
+
+def lines(statements: list[Import]) -> str:
+    return "".join(f"\n  {statement}" for statement in statements)
+
+
+def level(module: str) -> int:
+    """Return 0 for `precond`, 1 for `trainables`, 2 for the harness, and 3 for the files of `studies`."""
+    packages = ["precond", "trainables", HARNESS, "studies"]
+    return next(i for i, package in enumerate(packages) if f"{module}.".startswith(f"{package}."))
+
+
+def room(module: str) -> str:
+    """Return the room of a module of the harness; empty for other modules."""
+    return module.removeprefix(f"{HARNESS}.").partition(".")[0] if module.startswith(f"{HARNESS}.") else ""
+
+
+def allowed(edge: Import) -> bool:
+    """Return True if an import goes in the direction of the packages and, within the harness, of the rooms."""
+    source, target = room(edge.module), room(edge.target)
+    if not (source and target):
+        return level(edge.target) <= level(edge.module)
+    places = [next((i for i, names in enumerate(ROOMS) if name in names), -1) for name in (source, target)]
+    return source == target or -1 < places[0] < places[1]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_modules_import_each_other(package: str):
+    results = cycles(package)
+    assert not results, f"{len(results)} import cycles:" + "\n".join(map(lines, results))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_have_one_direction(package: str):
+    against = [edge for edge in imports(package) if edge.target in modules() and not allowed(edge)]
+    assert not against, f"{len(against)} imports against the direction:" + lines(against)
+
+
+@pytest.mark.parametrize("package", PACKAGES[-1:])
+def test_every_module_of_the_harness_is_in_a_room(package: str):
+    rooms = set().union(*ROOMS)
+    homeless = [m for m in modules() if m.startswith(f"{HARNESS}.") and room(m) not in rooms]
+    assert not homeless, f"in no room: {', '.join(homeless)}"
+
+
+@pytest.mark.parametrize("package", ["precond", "trainables"])
+def test_a_worker_needs_torch_alone(package: str):
+    """Other libraries are imported late, or in `ray_trainable` alone, and the heavy ones nowhere."""
+    known = {*sys.stdlib_module_names, "torch", "precond", "trainables"}
+    outside = [edge for edge in imports(package) if edge.target.partition(".")[0] not in known]
+    outside = [edge for edge in outside if not (edge.late and edge.target in LATE)]
+    outside = [edge for edge in outside if (edge.module, edge.target) != ("trainables.ray_trainable", "ray")]
+    assert not outside, "imports that a worker cannot afford:" + lines(outside)
+
+
+def test_the_import_of_every_module_and_the_digits_load_no_heavy_library():
+    names = [name for name in modules() if name.partition(".")[0] in ("precond", "trainables")]
+    names = [name for name in names if name != "trainables.ray_trainable"]
+    heavy = HEAVY | LATE - {"numpy"}
+    script = (
+        f"import importlib, sys, torch\n"
+        f"before = set(sys.modules)\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        f"import trainables.data.digits\n"
+        f"trainables.data.digits._tensors()\n"
+        f"print(*sorted({heavy!r} & (set(sys.modules) - before)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

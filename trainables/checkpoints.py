@@ -1,0 +1,81 @@
+"""A trial's checkpoints: `checkpoint-<epoch>/` with `state.pt` and a manifest that holds its SHA-256.
+
+`torch.load` does not notice flipped bits, because it skips the checksums of its own file format; hence the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from trainables.config import digest
+from trainables.files import checksum, remove, sync, sync_directory, write_atomically
+
+Lines = list[dict[str, Any]]
+
+
+class Damaged(Exception):
+    """A checkpoint that does not match its manifest, or that cannot be decoded."""
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a trial folder, the oldest first."""
+    return sorted((path for path in folder.glob("checkpoint-*") if path.suffix != ".tmp"), key=epoch_of)
+
+
+def epoch_of(checkpoint: Path) -> int:
+    """Return the last epoch that a checkpoint contains."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint of the last epoch in `lines` aside, then rename it.
+
+    The lines are a part of it: if the worker is killed before it appends them, the next worker appends them.
+    """
+    final = folder / f"checkpoint-{lines[-1]['epoch']}"
+    aside = final.with_suffix(".tmp")
+    aside.mkdir()
+    with open(aside / "state.pt", "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # raised by torch when it closes the archive after a failed write
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        sync(file)
+    manifest = {
+        "epoch": epoch_of(final),
+        "key": key,
+        "sha256": checksum(aside / "state.pt"),
+        "lines": json.dumps(lines),  # as text: a metric may be nan, which a digest refuses
+        "layers": json.dumps(layers),
+    }
+    write_atomically(aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode())
+    if final.exists():  # a checkpoint whose lines were lost in a power failure
+        remove(final)
+    aside.rename(final)
+    sync_directory(folder)
+
+
+def read(path: Path, key: str) -> tuple[Lines, Lines, dict[str, Any]]:
+    """Return a checkpoint's epochs, rows of diagnostics and state.
+
+    Raises:
+        Damaged: It does not match its manifest, or belongs to another trial.
+        OSError: The disk failed.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        claimed = manifest.pop("digest")
+        if claimed != digest(manifest) or manifest["key"] != key:
+            raise Damaged("manifest mismatch")
+        if checksum(path / "state.pt") != manifest["sha256"]:
+            raise Damaged("sha256 mismatch")
+        lines, layers = (json.loads(manifest[name]) for name in ("lines", "layers"))
+        return lines, layers, torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, UnpicklingError) as error:
+        raise Damaged(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
