@@ -2,14 +2,24 @@
 
 >>> optimizer = precond.NysAct(model, lr=0.1, rank=10)
 
-Each optimizer is a `torch.optim.Optimizer` built from the model. `algorithm.py` is the place to start reading.
+Each optimizer is a `torch.optim.Optimizer` built from the model. Start reading in `algorithm.py`.
+
+Imports go in one direction: registry -> optimizers -> optimizer -> {directions, state, capture, bank, rules,
+distributed, diagnostics} -> layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. The names below are
+imported on first use, so `precond.hyperparameters` can be imported without torch.
 """
 
-from precond.attention import separate_attention
-from precond.diagnostics.observe import observe
-from precond.hessian import backward
-from precond.hyperparameters import HyperparameterError
-from precond.registry import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD, available, build, check, defaults
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from precond import registry
+    from precond.attention import separate_attention
+    from precond.diagnostics.observe import observe
+    from precond.hessian import backward
+    from precond.hyperparameters import HyperparameterError
+    from precond.optimizers import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD
+    from precond.registry import available, build, check, defaults
 
 __all__ = [
     "EKFAC",
@@ -26,5 +36,29 @@ __all__ = [
     "check",
     "defaults",
     "observe",
+    "registry",
     "separate_attention",
 ]
+
+_HOMES = {
+    **dict.fromkeys(("EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "NysAct", "SketchySGD"), "optimizers"),
+    **dict.fromkeys(("available", "build", "check", "defaults"), "registry"),
+    "HyperparameterError": "hyperparameters",
+    "backward": "hessian",
+    "observe": "diagnostics.observe",
+    "separate_attention": "attention",
+}
+
+if not TYPE_CHECKING:  # or a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:
+        if name == "registry":
+            return importlib.import_module("precond.registry")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'precond' has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(f"precond.{_HOMES[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

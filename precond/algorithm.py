@@ -1,15 +1,16 @@
 """The contract between a preconditioner and the optimizer that runs it. Start reading here.
 
 A preconditioner is statistic -> factor -> apply. A *statistic* summarises what the layers saw (often, in hooks), a
-*factor* is that summary in a form cheap to apply (rarely), and `precondition` maps gradients to directions (each step):
+*factor* is that summary in a form that is cheap to apply (rarely), and `precondition` maps gradients to directions
+(every step):
 
     FOOF    covariance(inputs)            -> dense inverse
     NysAct  sketched covariance(inputs)   -> low-rank inverse
 
-An `Algorithm` is a frozen dataclass of hyperparameters and the five functions below. It never loops over layers: layers
-of one shape are stacked into a bank with a leading axis L, and since `@`, `.mT` and `eigh` broadcast, the code reads as
-mathematics on one matrix. State is a separate object, made of tensors with that leading axis; everything that must
-survive a restart is in it (`stacks.named_tensors` finds it).
+An `Algorithm` is a frozen dataclass of hyperparameters with the methods below. It never loops over layers: layers of
+one shape are stacked into a bank with a leading axis L, and because `@`, `.mT` and `eigh` broadcast, the code reads as
+mathematics on one matrix. The state is a separate object, a dataclass of tensors with that leading axis. It holds all
+that must survive a restart (`stacks.named_tensors` lists it).
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
 from precond.card import Card
 from precond.hyperparameters import count, fraction, positive, problems
+from precond.parts.linalg import Outcome
 from precond.parts.statistics import Rows
+
+State = TypeVar("State")
 
 
 @dataclass(frozen=True)
@@ -42,23 +46,31 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Curvature:
-    """What the factors of a bank stand for, to be looked at (`diagnostics.py`); None where a method has no such thing.
+    """The matrices that the factors of a bank represent, for diagnostics; None where a method does not have them.
 
     Attributes:
-        inputs: A, `[L, p, p]`, where it is formed.
-        outputs: S, `[L, o, o]`, where it is formed.
-        low_rank: Y `[L, p, r]` with orthogonal columns: Y Y^T is what the factor has in A's place.
-        top: Largest eigenvalue of what is damped, `[L]`, where that is not the product of A's and S's.
+        inputs: A, `[L, p, p]`, if it is formed.
+        outputs: S, `[L, o, o]`, if it is formed.
+        low_rank: Y `[L, p, r]` with orthogonal columns; the factor represents A by Y Y^T.
+        top: Largest eigenvalue of the damped matrix, `[L]`, if it is not the product of those of A and S.
+        damping: The number that is added to the eigenvalues.
+        decay: Weight of the old value in the statistic behind `low_rank`.
     """
 
     inputs: Tensor | None = None
     outputs: Tensor | None = None
     low_rank: Tensor | None = None
     top: Tensor | None = None
+    damping: float | None = None
+    decay: float = 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that are not None, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 class Needs(Enum):
-    """What an algorithm wants to see of a layer, and when `accumulate` is called.
+    """The signals that an algorithm needs from a layer, and when `accumulate` is called.
 
     INPUTS: the inputs, in the forward. BOTH: the inputs in the forward, the output gradients in the backward, in two
     calls. PAIRS: both in one call in the backward, for methods that need each example's own gradient.
@@ -71,133 +83,139 @@ class Needs(Enum):
 
 @dataclass(frozen=True)
 class Signals:
-    """What one layer saw in one forward or backward; at least one of the two is there.
+    """What one layer saw in one forward or backward; at least one of inputs and output gradients is present.
 
     Attributes:
         inputs: The rows a (`rows.examples` of them times the positions that share the weight).
-        output_gradients: `[groups, batch, positions, d_out]`, the gradients g of each example's own loss with respect
+        output_gradients: `[groups, batch, positions, d_out]`, the gradients g of the loss of each example with respect
             to the layer's output: the loss is taken to be a mean over the batch, so g = batch x grad_output.
-        backward: Number of the backward in which this is; the calls of a shared layer have it in common, the
-            micro-batches of gradient accumulation do not.
+        backward: Number of the backward; the calls of a shared layer have the same number, the micro-batches of
+            gradient accumulation have different ones.
     """
 
     inputs: Rows | None = None
     output_gradients: Tensor | None = None
     backward: int = -1
 
+    def pair(self) -> tuple[Rows, Tensor]:
+        """Return inputs and output gradients, for algorithms that need `Needs.PAIRS`."""
+        assert self.inputs is not None and self.output_gradients is not None
+        return self.inputs, self.output_gradients
+
 
 @dataclass(frozen=True, kw_only=True)
-class Algorithm(ABC):
-    """A preconditioner: hyperparameters, and pure functions of a state that the optimizer keeps for each bank."""
+class Algorithm(ABC, Generic[State]):
+    """A preconditioner: hyperparameters, and functions of a state that the optimizer keeps for each bank."""
 
     NUMERICS: ClassVar[int]  # raised when the same hyperparameters give other numbers; part of a trial's key
-    CARD: ClassVar[Card | None] = None  # what `python -m precond` says about it
-    # Fields of the state that `refresh` writes, if it is dear enough for ranks to share its work.
+    CARD: ClassVar[Card | None] = None  # the text that `python -m precond` prints
+    # Fields of the state that `refresh` writes; set if a refresh is expensive enough to split across ranks.
     SHARED: ClassVar[tuple[str, ...]] = ()
 
     @property
     def needs(self) -> Needs:
-        """What `accumulate` is given."""
+        """The signals that `accumulate` receives."""
         return Needs.INPUTS
 
     @property
     def clip(self) -> float | None:
-        """Bound kappa of the KL-clip over all preconditioned layers (KFAC, Eva), or None."""
+        """The bound kappa of the KL-clip over all preconditioned layers (KFAC, Eva), or None."""
         return None
 
     def problems(self) -> list[str]:
-        """One line for each hyperparameter out of range."""
+        """Return one line for each hyperparameter out of range."""
         return problems(self)
 
     def model_problems(self, shapes: Mapping[str, LayerShape]) -> list[str]:
-        """One line for each hyperparameter that does not fit the model's layers, given by name."""
+        """Return one line for each hyperparameter that the model's layers, given by name, do not allow."""
         return []
+
+    def for_shape(self, shape: LayerShape) -> Algorithm[Any]:
+        """Return the algorithm for layers of this shape; a bank calls it once."""
+        return self
 
     @abstractmethod
     def statistics_due(self, step: int) -> bool:
-        """Whether the forward of this step is to be recorded."""
+        """Return True if the forward of this step must be recorded."""
 
     @abstractmethod
     def refresh_due(self, step: int) -> bool:
-        """Whether this step makes new factors, after its statistics are committed."""
+        """Return True if this step computes new factors, after it has committed its statistics."""
 
     @abstractmethod
-    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> Any:
-        """State of a bank.
+    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> State:
+        """Return the initial state of a bank.
 
         Args:
             shape: Shape of every layer in the bank.
-            layers: Name of each slot, which seeds its random draws; L is their number.
+            layers: The name of each of the L slots, which seeds its random draws.
             like: Dtype and device of the state.
         """
 
     @abstractmethod
-    def accumulate(self, state: Any, slots: slice, signals: Signals) -> None:
+    def accumulate(self, state: State, slots: slice, signals: Signals) -> None:
         """Add one forward of one layer, which owns `slots` of L (as many as it has groups)."""
 
     @abstractmethod
-    def commit(self, state: Any) -> None:
-        """Make what was accumulated since the last call one update of the statistics."""
+    def commit(self, state: State) -> None:
+        """Update the statistics once with all that was accumulated since the last call."""
 
-    def prepare(self, state: Any) -> Any:
-        """The state for `refresh`, with what that needs of this step; the place for sums over the ranks."""
+    def prepare(self, state: State) -> State:
+        """Return the state for `refresh`, with what it needs from this step; sums over the ranks belong here."""
         return state
 
     @abstractmethod
-    def refresh(self, state: Any) -> Tensor:
-        """Make new factors from the statistics, in place; where that fails the old one stays.
+    def refresh(self, state: State) -> Outcome:
+        """Compute new factors from the statistics, in place; where that fails the old factor stays.
 
         With several ranks and `SHARED`, the state is that of this rank's share of the slots.
-
-        Returns:
-            Where it succeeded, `[L]`.
         """
 
-    def curvature(self, state: Any) -> Curvature:
-        """What `refresh` has just made the factors of the prepared state from; asked for only when somebody looks."""
+    def curvature(self, state: State) -> Curvature:
+        """Return what `refresh` has just computed the factors from, for a prepared state; only diagnostics call it."""
         return Curvature()
 
     @abstractmethod
-    def precondition(self, state: Any, gradients: Tensor, lr: float) -> Tensor:
-        """Directions, in a new tensor.
+    def precondition(self, state: State, gradients: Tensor, lr: float) -> Tensor:
+        """Return the directions, in a new tensor.
 
         Args:
-            state: The bank's.
+            state: The bank's state.
             gradients: `[L, d_out, d_in]`; not changed. Layers without gradient have nan here.
             lr: Learning rate of the bank's parameter group, for methods whose direction contains it.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
-class DampedAlgorithm(Algorithm):
+class DampedAlgorithm(Algorithm[State]):
     """The hyperparameters shared by the methods that invert an averaged, damped curvature.
 
     Attributes:
         ema_decay: Weight of the old value in the moving averages.
         damping: Added to every eigenvalue before inverting.
         cov_interval: Steps between updates of the statistics.
-        inv_interval: Steps between updates of the factors, from the statistics there are.
+        inv_interval: Steps between updates of the factors.
     """
 
-    ema_decay: float = fraction(0.95)  # beta_2
-    damping: float = positive(1.0)  # rho
-    cov_interval: int = count(5)  # tau_cov
-    inv_interval: int = count(50)  # tau_inv
+    ema_decay: float = fraction(0.95, symbol="beta_2")
+    damping: float = positive(1.0, symbol="rho")
+    cov_interval: int = count(5, symbol="tau_cov")
+    inv_interval: int = count(50, symbol="tau_inv")
 
     def problems(self) -> list[str]:
-        """One line for each hyperparameter out of range, and for intervals that contradict each other."""
-        wrong = problems(self)
-        if not wrong and self.cov_interval > self.inv_interval:
-            wrong.append(
+        """Return one line for each hyperparameter out of range, and for intervals that contradict each other."""
+        errors = problems(self)
+        if not errors and self.cov_interval > self.inv_interval:
+            errors.append(
                 f"cov_interval = {self.cov_interval} > inv_interval = {self.inv_interval}: the factor would be made "
                 f"again without new statistics. Set inv_interval >= {self.cov_interval}"
             )
-        return wrong
+        return errors
 
     def statistics_due(self, step: int) -> bool:
-        """Every `cov_interval` steps."""
+        """Return True every `cov_interval` steps."""
         return step % self.cov_interval == 0
 
     def refresh_due(self, step: int) -> bool:
-        """Every `inv_interval` steps."""
+        """Return True every `inv_interval` steps."""
         return step % self.inv_interval == 0

@@ -1,7 +1,7 @@
 """Layers of one shape stacked on a leading axis L, so that every algorithm runs one batched operation for all of them.
 
-A bank owns one preallocated buffer `[L, d_out, d_in]`. A step copies the gradients in, and the directions come out in
-the same memory; the views of it that are shaped as the parameters are made once.
+A bank has one preallocated buffer `[L, d_out, d_in]`. A step copies the gradients into it, and the directions replace
+them there; the views of the buffer that are shaped as the parameters are created once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from torch import Tensor
 from precond import distributed
 from precond.algorithm import Algorithm, Signals
 from precond.diagnostics.monitor import Clock, Monitor, Tally
-from precond.distributed import Ranks
 from precond.layers import Layer
-from precond.parts import linalg
+from precond.parts import collectives, linalg
+from precond.parts.collectives import Ranks
+from precond.parts.linalg import Outcome
 from precond.parts.stacks import forget, named_tensors, part_of
 
 
 class Switch:
-    """Whether hooks record. An object of its own, so that they need not hold the bank."""
+    """On while hooks record. It is a separate object, so that hooks need no reference to the bank."""
 
     on = True
 
@@ -31,23 +32,23 @@ class Bank:
     """Layers of equal shape, dtype, device and parameter group, with the state that an algorithm keeps for them.
 
     Args:
-        algorithm: What preconditions them.
+        algorithm: The optimizer's algorithm; the bank uses the one that it returns for the layers' shape.
         layers: The layers; a grouped convolution takes as many slots of L as it has groups.
-        group: Index of their parameter group.
+        group: Index of the layers' parameter group.
     """
 
-    def __init__(self, algorithm: Algorithm, layers: list[Layer], group: int):
+    def __init__(self, algorithm: Algorithm[Any], layers: list[Layer], group: int):
         weight = layers[0].module.weight
         # Half-precision models keep their statistics in float32.
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.algorithm = algorithm
+        self.algorithm = algorithm.for_shape(layers[0].shape)
         self.layers = layers
         self.group = group
         self.slots = dict(zip([layer.name for layer in layers], _slices(layers), strict=True))
         self.switch = Switch()
-        # What the loss was multiplied by before its backward.
+        # The factor of the loss in its backward.
         self.grad_output_scale: float | Tensor = 1.0
-        self.share: slice | None = None  # which slots this rank refreshes for all; None is every slot, for itself
+        self.share: slice | None = None  # the slots that this rank refreshes for all ranks; None: all slots, for itself
         shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
         with torch.no_grad():
             self.buffer = torch.zeros(num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device)
@@ -55,37 +56,32 @@ class Bank:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything seen: the state of step 0."""
+        """Return to the state of step 0."""
         names = [name for layer in self.layers for name in layer.slot_names]
         self.state = self.algorithm.new_state(self.layers[0].shape, names, like=self.buffer)
         self.recording = True
         self.has_factor = False
-        # Which layers have statistics, and what this step has seen of them: known on the host, because hooks run there.
+        # Names of the layers that have statistics, and of those seen in this step; on the host, where hooks run.
         self._filled: set[str] = set()
         self._recorded: set[str] = set()
         self._repeated: set[str] = set()
-        self._complete = False  # whether all ranks know that every layer has
+        self._complete = False  # all ranks know that every layer has statistics
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
         self.tally = Tally(len(names), like=self.buffer)
-        # The prepared state, which slots were made, which failed at first, and whether the step is not to count.
-        self._refreshed: tuple[Any, Tensor, Tensor, Tensor | None] | None = None
+        # The prepared state of a refresh, its outcome, and whether the step is skipped.
+        self._refreshed: tuple[Any, Outcome, Tensor | None] | None = None
         if self.monitor is not None:
             self.watch(self.monitor.clock)
 
     def watch(self, clock: Clock | None) -> None:
-        """Start a monitor, or end it."""
+        """Start a monitor, or stop it."""
         self.monitor = None
         if clock is not None:
             self.monitor = Monitor(self.algorithm, self.state, self.layers, self.buffer, clock)
 
-    def dropped(self) -> Tensor:
-        """Updates that the statistics left out, `[L]`."""
-        counts = [tensor for name, tensor in named_tensors(self.state) if name.endswith("dropped")]
-        return torch.stack(counts).sum(0)
-
     @property
     def recording(self) -> bool:
-        """Whether the next forwards are recorded."""
+        """True if the next forwards are recorded."""
         return self.switch.on
 
     @recording.setter
@@ -93,28 +89,28 @@ class Bank:
         self.switch.on = on
 
     def views(self, layer: Layer) -> dict[str, Tensor]:
-        """Views of the buffer shaped as the layer's parameters."""
+        """Return views of the buffer, shaped as the layer's parameters."""
         return layer.views(self.buffer[self.slots[layer.name]])
 
     @property
     def filled(self) -> bool:
-        """Whether any layer has statistics."""
+        """True if any layer has statistics."""
         return bool(self._filled)
 
     def unseen(self) -> list[Layer]:
-        """Layers without statistics."""
+        """Return the layers without statistics."""
         return [layer for layer in self.layers if layer.name not in self._filled]
 
     def only_repeated(self) -> list[str]:
-        """Layers whose forward was seen in this step, but only while a backward ran."""
+        """Return the layers whose forward was seen in this step, but only while a backward ran."""
         return sorted(self._repeated - self._recorded)
 
     def note_repetition(self, layer: Layer) -> None:
-        """A forward of this layer ran inside a backward."""
+        """Note that a forward of this layer ran inside a backward."""
         self._repeated.add(layer.name)
 
     def record(self, layer: Layer, x: Tensor | None = None, gradient: Tensor | None = None) -> None:
-        """Accumulate what one layer saw: its input, the gradient of its output, or both."""
+        """Accumulate the input of one layer, the gradient of its output, or both."""
         with linalg.exact_arithmetic(self.buffer.device):
             signals = Signals(
                 inputs=None if x is None else layer.rows(x, self.dtype),
@@ -139,23 +135,23 @@ class Bank:
         return g if isinstance(scale, float) and scale == 1 else g / scale
 
     def _agree(self) -> None:
-        """Let a layer that any rank has seen have statistics on all."""
+        """Mark a layer that any rank has seen as having statistics on all ranks."""
         if not self._complete:
-            flags = distributed.union([layer.name in self._filled for layer in self.layers], self.buffer.device)
+            flags = collectives.union([layer.name in self._filled for layer in self.layers], self.buffer.device)
             for layer, filled in zip(self.layers, flags, strict=True):
                 if filled:
                     self._fill(layer)
             self._complete = all(flags)
 
     def update(self, refresh: bool, skipped: Tensor | None = None) -> list[tuple[Tensor, slice]]:
-        """Commit what was recorded for this step; make new factors when due, or when there is none yet.
+        """Commit what was recorded for this step; compute new factors when due, or when there is none yet.
 
         Args:
-            refresh: Whether new factors are due.
-            skipped: Whether the step is not to count, on the device (`scaling.LossScale`).
+            refresh: True if new factors are due.
+            skipped: True if the step is skipped, on the device (`scaling.LossScale`).
 
         Returns:
-            For `distributed.exchange`: the tensors of which only this rank's share was made, with that.
+            For `distributed.exchange`: the tensors of which only this rank's share was computed, with that share.
         """
         with linalg.exact_arithmetic(self.buffer.device):
             if skipped is not None:
@@ -168,7 +164,7 @@ class Bank:
                         self.monitor.commit(skipped)
             self._recorded.clear()
             self._repeated.clear()
-            # The host must know whether the first factor was made of anything: until then it asks.
+            # The host must know whether the first factor saw any data: until then it reads the device.
             first = not self.has_factor
             if not self._filled or not (refresh or first) or (first and skipped is not None and skipped):
                 return []
@@ -176,42 +172,41 @@ class Bank:
             return self._refresh(skipped)
 
     def _refresh(self, skipped: Tensor | None) -> list[tuple[Tensor, slice]]:
-        """Make new factors, or this rank's share of them, which is then returned."""
+        """Compute new factors, or this rank's share of them, which is then returned."""
         state, share = self.algorithm.prepare(self.state), self.share
-        made, failures = torch.zeros_like(self._mask), torch.zeros_like(self.tally.failed)
-        self._refreshed = state, made, failures, skipped
         if share is None:
-            with linalg.counting_failures(failures):
-                made |= self.algorithm.refresh(state)
+            self._refreshed = state, self.algorithm.refresh(state), skipped
             self.note_refresh()
             return []
+        outcome = Outcome(torch.zeros_like(self._mask), torch.zeros_like(self._mask))
+        self._refreshed = state, outcome, skipped
         if share.start < share.stop:
-            with linalg.counting_failures(failures[share]):
-                made[share] |= self.algorithm.refresh(part_of(state, share))
+            part = self.algorithm.refresh(part_of(state, share))
+            outcome.ok[share], outcome.retried[share] = part.ok, part.retried
         tensors = named_tensors(self.state)
         shared = [tensor for name, tensor in tensors if name.split(".")[0] in self.algorithm.SHARED]
-        return [(tensor, share) for tensor in (*shared, made, failures)]
+        return [(tensor, share) for tensor in (*shared, *outcome)]
 
     def note_refresh(self) -> None:
-        """Count, and show the monitor, what a refresh came to; on all ranks, where they share it."""
+        """Update the failure counters and the monitor after a refresh, once its outcome is known on all ranks."""
         if self._refreshed is None:
             return
-        state, made, failures, skipped = self._refreshed
+        state, (ok, retried), skipped = self._refreshed
         self._refreshed = None
-        self.tally.failed += self._mask & ~(made if skipped is None else made | skipped)
-        self.tally.rescued += self._mask & made & (failures > 0)
+        self.tally.failed += self._mask & ~(ok if skipped is None else ok | skipped)
+        self.tally.rescued += self._mask & ok & retried
         if self.monitor is not None:
             with linalg.exact_arithmetic(self.buffer.device):
-                self.monitor.refreshed(state, self._mask & made)
+                self.monitor.refreshed(state, self._mask & ok)
 
     def precondition(self, lr: float, measure: bool = False) -> Tensor | None:
         """Turn the gradients in the buffer into directions.
 
-        A layer whose hook never fired keeps its gradient (`nn.MultiheadAttention` never calls its `out_proj`), and so,
-        for this step, does one whose direction is not finite.
+        A layer whose hook never fired keeps its gradient (`nn.MultiheadAttention` never calls its `out_proj`). A layer
+        whose direction is not finite keeps it for this step.
 
         Returns:
-            Sum of <direction, gradient> over the layers that were preconditioned, if `measure`.
+            If `measure`, the sum of <direction, gradient> over the layers that were preconditioned.
         """
         if not self.has_factor:
             return None
@@ -232,16 +227,16 @@ class Bank:
         if self.has_factor:
             self.buffer *= torch.where(self._ok, factor.to(self.dtype), 1).view(-1, 1, 1)
 
-    # ------------------------------------------------------------------ state, a layer at a time
+    # ------------------------------------------------------------------ state of a layer
 
     def layer_state(self, layer: Layer) -> dict[str, Any]:
-        """The layer's part of the state: views `[groups, ...]` by name, and whether it has statistics."""
+        """Return the layer's part of the state: views `[groups, ...]` by name, and whether it has statistics."""
         slots = self.slots[layer.name]
         tensors = {name: tensor[slots] for name, tensor in named_tensors(self.state)}
         return {**tensors, "recorded": layer.name in self._filled, "has_factor": self.has_factor}
 
-    def load_layer_state(self, layer: Layer, state: dict[str, Any]) -> None:
-        """Copy in what `layer_state` returned; names and shapes have been compared."""
+    def load_layer_state(self, layer: Layer, state: Mapping[str, Any]) -> None:
+        """Copy in what `layer_state` returned; the caller has compared names and shapes."""
         slots = self.slots[layer.name]
         for name, tensor in named_tensors(self.state):
             tensor[slots].copy_(state[name])
@@ -250,7 +245,7 @@ class Bank:
         self.has_factor = self.has_factor or state["has_factor"]
 
 
-def make_banks(algorithm: Algorithm, layers: Iterable[Layer], group_of: Mapping[Tensor, int]) -> list[Bank]:
+def make_banks(algorithm: Algorithm[Any], layers: Iterable[Layer], group_of: Mapping[Tensor, int]) -> list[Bank]:
     """Group layers by shape, dtype, device and the parameter group of their weight."""
     alike: dict[Any, list[Layer]] = {}
     for layer in layers:
@@ -259,9 +254,9 @@ def make_banks(algorithm: Algorithm, layers: Iterable[Layer], group_of: Mapping[
     return [Bank(algorithm, members, group) for (*_, group), members in alike.items()]
 
 
-def share_refresh(banks: Sequence[Bank], ranks: Ranks | None) -> None:
-    """Let ranks share the refreshes, where the algorithm says that this is worth it."""
-    if ranks is None or not all(bank.algorithm.SHARED for bank in banks):
+def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks | None) -> None:
+    """Split the refreshes across ranks, if the optimizer's algorithm is expensive enough for that."""
+    if ranks is None or not algorithm.SHARED:
         return
     shapes = [bank.buffer.shape for bank in banks]
     costs = [(slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes]  # a factorisation of each side
@@ -270,7 +265,7 @@ def share_refresh(banks: Sequence[Bank], ranks: Ranks | None) -> None:
 
 
 def update(banks: Sequence[Bank], refresh: bool, skipped: Tensor | None) -> None:
-    """Update every bank (see `Bank.update`), and complete what the ranks in force have shared."""
+    """Update every bank (see `Bank.update`), and exchange what the active ranks have computed of a shared refresh."""
     distributed.exchange([part for bank in banks for part in bank.update(refresh, skipped)])
     for bank in banks:
         bank.note_refresh()

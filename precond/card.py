@@ -1,4 +1,4 @@
-"""What is printed about an optimizer: by `python -m precond`, and in the table of the README."""
+"""The text about an optimizer that `python -m precond` prints, also in the table of the README."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MODES = ("accumulation", "checkpointing", "autocast", "GradScaler", "compile", "data parallel")
-"""Ways of training in which an optimizer must give the numbers of a plain loop (held by tests)."""
+"""Ways of training in which an optimizer must give the numbers of a plain loop; tests compare them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One optimizer, in text.
+    """A summary of one optimizer.
 
     Costs are operations per step (a multiplication and an addition are 2) and memory is in scalars beyond gradient and
     momentum, for each layer with N = examples x positions rows, p inputs (bias included) and o outputs, or for all D
     parameters; r is the rank, c and i are the intervals `cov_interval` and `inv_interval`.
 
     Attributes:
-        paper: Where it comes from.
+        paper: The paper that introduced it.
         cost: Operations per step.
-        memory: Scalars kept.
-        deviations: Where the default differs from the released code.
-        unsupported: Those of `MODES` that it refuses, each with the reason.
+        memory: Scalars in its state.
+        deviations: Differences of the defaults from the released code.
+        unsupported: The modes (of `MODES`) that it refuses, each with the reason.
     """
 
     paper: str

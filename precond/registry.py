@@ -1,4 +1,4 @@
-"""One line per optimizer; the only place where algorithms and the torch optimizer meet."""
+"""The registered optimizers, one line for each: names, defaults, checks and construction."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch.optim import Optimizer
 
 from precond import peers
 from precond.algorithm import Algorithm
-from precond.algorithms import ekfac, eva, foof, kfac, nysact, sketchysgd, steve
-from precond.algorithms.sketchysgd import SketchySGD
+from precond.algorithms import sketchysgd
 from precond.card import Card
 from precond.hyperparameters import (
     HyperparameterError,
@@ -30,31 +29,7 @@ from precond.hyperparameters import (
 )
 from precond.layers import find_layers
 from precond.optimizer import Preconditioned
-from precond.rules import KFEAdamRule
-
-
-class FOOF(Preconditioned, algorithm=foof.FOOF):
-    """SGD preconditioned by the damped inverse of the input covariance (Benzing 2022); see `algorithms/foof.py`."""
-
-
-class NysAct(Preconditioned, algorithm=nysact.NysAct):
-    """SGD preconditioned by a Nystrom approximation of that covariance; see `algorithms/nysact.py`."""
-
-
-class KFAC(Preconditioned, algorithm=kfac.KFAC):
-    """SGD preconditioned by Kronecker-factored curvature (Martens and Grosse 2015); see `algorithms/kfac.py`."""
-
-
-class Eva(Preconditioned, algorithm=eva.Eva):
-    """SGD preconditioned by rank-one curvature (Zhang et al. 2023); see `algorithms/eva.py`."""
-
-
-class EKFAC(Preconditioned, algorithm=ekfac.EKFAC):
-    """SGD preconditioned by second moments in KFAC's eigenbasis (George et al. 2018); see `algorithms/ekfac.py`."""
-
-
-class STEVE(Preconditioned, algorithm=steve.STEVE, rule=KFEAdamRule):
-    """Adam in KFAC's eigenbasis; see `algorithms/steve.py`."""
+from precond.optimizers import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +61,13 @@ class Entry:
     """A registered optimizer.
 
     Attributes:
-        optimizer: Called with the model and the hyperparameters.
-        kinds: Dataclasses that hold its hyperparameters between them.
+        optimizer: A function of the model and the hyperparameters that builds the optimizer.
+        kinds: The dataclasses of its hyperparameters.
         preset: Hyperparameters that the name fixes or whose default it changes.
         numerics: Version of its arithmetic.
-        card: What is printed about it.
-        package: What must be installed for it, beyond torch.
-        plugin: SHA-256 of the file of a user that registered it, or None.
+        card: The text that `python -m precond` prints.
+        package: The package that it needs beyond torch, or None.
+        plugin: SHA-256 of the plugin file that registered it, or None.
     """
 
     optimizer: Callable[..., Optimizer]
@@ -145,15 +120,15 @@ REGISTRY: dict[str, Entry] = {
 
 
 def available() -> list[str]:
-    """Names of the registered optimizers."""
+    """Return the names of the registered optimizers."""
     return list(REGISTRY)
 
 
 def lookup(name: str) -> Entry:
-    """The entry of an optimizer.
+    """Return the entry of an optimizer.
 
     Raises:
-        HyperparameterError: Unknown name; the message names the nearest and all known ones.
+        HyperparameterError: Unknown name; the message suggests the nearest name and lists all names.
     """
     if name not in REGISTRY:
         raise HyperparameterError(f'optimizer = "{name}": unknown.{nearest(name, REGISTRY)}')
@@ -161,36 +136,36 @@ def lookup(name: str) -> Entry:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Every hyperparameter of an optimizer with its default."""
+    """Return every hyperparameter of an optimizer with its default."""
     entry = lookup(name)
     fields = {f.name: f.default for kind in entry.kinds for f in dataclasses.fields(kind)}
     return fields | dict(entry.preset)
 
 
 def check(name: str, hyperparameters: Mapping[str, Any], model: nn.Module | None = None) -> list[str]:
-    """One line for each hyperparameter that is unknown, out of range, or does not fit the model if one is given."""
+    """Return one line for each hyperparameter that is unknown, out of range, or not possible for the model."""
     entry = lookup(name)
-    made, wrong = split(*entry.kinds, values={**entry.preset, **hyperparameters})
+    configs, errors = split(*entry.kinds, values={**entry.preset, **hyperparameters})
     shapes = {layer.name: layer.shape for layer in find_layers(model)} if model is not None else {}
     if shapes:
-        algorithms = [config for config in made if isinstance(config, Algorithm) and not config.problems()]
-        wrong += [line for algorithm in algorithms for line in algorithm.model_problems(shapes)]
-    return wrong
+        algorithms = [config for config in configs if isinstance(config, Algorithm) and not config.problems()]
+        errors += [line for algorithm in algorithms for line in algorithm.model_problems(shapes)]
+    return errors
 
 
 def build(name: str, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
-    """An optimizer for a model by its registered name.
+    """Build an optimizer for a model by its registered name.
 
     Args:
         name: One of `available()`.
         model: The model to train.
         params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
-        **hyperparameters: Set differently from `defaults(name)`.
+        **hyperparameters: Values that differ from `defaults(name)`.
 
     Raises:
-        HyperparameterError: Unknown name, or unknown or wrong hyperparameters: all of them, with their ranges.
+        HyperparameterError: The name is unknown, or hyperparameters are unknown or out of range; one line for each.
     """
-    if wrong := check(name, hyperparameters):
-        raise HyperparameterError("\n".join(wrong))
+    if errors := check(name, hyperparameters):
+        raise HyperparameterError("\n".join(errors))
     entry = lookup(name)
     return entry.optimizer(model, params=params, **{**defaults(name), **hyperparameters})

@@ -1,4 +1,4 @@
-"""What happens to a direction after preconditioning: momentum, weight decay and the step itself."""
+"""Update rules: momentum, weight decay and the step along a preconditioned direction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Directed = tuple[list[Tensor], list[Tensor]]  # parameters, and the direction of
 class Rule(Protocol):
     """An update rule: a frozen dataclass of the hyperparameters that parameter groups may change."""
 
-    CONTAINS_LR: ClassVar[bool]  # whether the layers' directions contain the learning rate already
+    CONTAINS_LR: ClassVar[bool]  # True if the layers' directions contain the learning rate already
 
     def problems(self) -> list[str]:
         """One line for each hyperparameter out of range."""
@@ -49,26 +49,26 @@ class SGDRule:
 
     Attributes:
         lr: Learning rate.
-        momentum: Heavy ball, without dampening.
+        momentum: Heavy-ball momentum, without dampening.
         nesterov: Step along d + momentum m instead of m.
-        weight_decay: Decay, not preconditioned.
-        decoupled: Shrink the weights by lr x weight_decay instead of adding the decay to the direction (AdamW).
+        weight_decay: Weight decay, not preconditioned.
+        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
     """
 
     CONTAINS_LR: ClassVar[bool] = False
 
-    lr: float = positive(0.1)  # eta
-    momentum: float = fraction(0.9)  # mu
+    lr: float = positive(0.1, symbol="eta")
+    momentum: float = fraction(0.9, symbol="mu")
     nesterov: bool = flag(False)
     weight_decay: float = non_negative(5e-4)
     decoupled: bool = flag(False)
 
     def problems(self) -> list[str]:
-        """One line for each value out of range."""
-        wrong = problems(self)
+        """Return one line for each value out of range."""
+        errors = problems(self)
         if self.nesterov is True and self.momentum == 0:
-            wrong.append("nesterov = True: needs momentum > 0")
-        return wrong
+            errors.append("nesterov = True: needs momentum > 0")
+        return errors
 
     def descend(
         self,
@@ -100,12 +100,12 @@ class KFEAdamRule:
 
     Attributes:
         lr: Learning rate.
-        weight_decay: Decoupled decay (AdamW).
+        weight_decay: Decoupled weight decay, as in AdamW.
     """
 
     CONTAINS_LR: ClassVar[bool] = True
 
-    lr: float = positive(1e-3)  # eta
+    lr: float = positive(1e-3, symbol="eta")
     weight_decay: float = non_negative(0.0)
 
     problems = problems

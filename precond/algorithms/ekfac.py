@@ -19,7 +19,9 @@ Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations;
 backward to the end of its step, the layers' inputs and output gradients ("running" needs them on the steps that make a
 basis, and the batch size on all).
 
-Deviations of the released PyTorch code from this: its "intra" moments are those of the batch alone (`ema_decay=0`), its
+The default damping is an assumption: the best of .03 to 10 on digits (`trainables/recipes/digits.py`).
+
+Deviations of the released PyTorch code: its "intra" moments are those of the batch alone (`ema_decay=0`), its
 "ra" is `second_moment="running", ema_decay=0.75`. It ignores dilation and groups, and can leave out the correlations
 between the pixels of a patch (SUA), which is not offered. Averaging the covariances over bases is not, either.
 """
@@ -37,6 +39,7 @@ from precond.card import Card
 from precond.hyperparameters import choice, count, fraction, positive
 from precond.parts import linalg
 from precond.parts.factors import KroneckerBasis
+from precond.parts.linalg import Outcome
 from precond.parts.pairs import Pairs
 from precond.parts.statistics import MovingAverage, output_gram
 
@@ -52,15 +55,14 @@ class EKFACState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EKFAC(Algorithm):
-    """Precondition with the damped inverse of a diagonal in KFAC's eigenbasis (see the module).
+class EKFAC(Algorithm[EKFACState]):
+    """Precondition with the damped inverse of a diagonal in KFAC's eigenbasis.
 
     Attributes:
-        damping: Added to S before inverting. The default is assumed: the best of .03 to 10 on digits, seeds 100 to 102
-            (`trainables/recipes/digits.py`).
+        damping: Added to S before inverting.
         basis_interval: Steps between new bases.
-        second_moment: What S averages: each example's squared gradient, or B times the square of their mean.
-        ema_decay: Weight of the old S.
+        second_moment: S averages the squared gradient of each example, or B times the square of their mean.
+        ema_decay: Weight of the old value in S.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -73,42 +75,42 @@ class EKFAC(Algorithm):
         "respected; no SUA",
     )
 
-    damping: float = positive(3.0)  # rho
-    basis_interval: int = count(500)  # n
+    damping: float = positive(3.0, symbol="rho")
+    basis_interval: int = count(500, symbol="n")
     second_moment: str = choice("per_example", "running")
-    ema_decay: float = fraction(0.9)  # beta
+    ema_decay: float = fraction(0.9, symbol="beta")
 
     @property
     def needs(self) -> Needs:
-        """Each example's own gradient."""
+        """Inputs with output gradients, for the gradient of each example."""
         return Needs.PAIRS
 
     def statistics_due(self, step: int) -> bool:
-        """Every step."""
+        """Return True: every step."""
         return True
 
     def refresh_due(self, step: int) -> bool:
-        """Every `basis_interval` steps."""
+        """Return True every `basis_interval` steps."""
         return step % self.basis_interval == 0
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> EKFACState:
-        """U = V = I, no second moment."""
+        """Return U = V = I, without a second moment."""
         size = len(layers), shape.d_out, shape.d_in
         return EKFACState(KroneckerBasis.identity(*size, like), MovingAverage.zeros(*size, like=like))
 
     def accumulate(self, state: EKFACState, slots: slice, signals: Signals) -> None:
         """Keep inputs and output gradients until `precondition`, which may come after a new basis."""
-        state._pairs.add(slots, signals)
+        state._pairs.add(slots, *signals.pair(), signals.backward)
 
     def commit(self, state: EKFACState) -> None:
-        """Nothing: S is in the basis, which `refresh` may change first."""
+        """Do nothing: S is in the basis, which `refresh` may change first."""
 
     def prepare(self, state: EKFACState) -> EKFACState:
-        """With the covariances of this step's rows."""
+        """Return the state with the covariances of this step's rows."""
         return replace(state, _covariances=covariances(state._pairs, state.statistic.value))
 
-    def refresh(self, state: EKFACState) -> Tensor:
-        """New U, V and S where this step's rows allow it."""
+    def refresh(self, state: EKFACState) -> Outcome:
+        """Compute new U, V and S where this step's rows allow it."""
         assert state._covariances is not None
         s_values, u, s_ok = linalg.eigenbasis(state._covariances.outputs)
         a_values, v, a_ok = linalg.eigenbasis(state._covariances.inputs)
@@ -117,15 +119,15 @@ class EKFAC(Algorithm):
         moment, products = state.statistic, s_values.unsqueeze(-1) * a_values.unsqueeze(-2)
         moment.value.copy_(linalg.select(ok, products.to(moment.value.dtype), moment.value))
         moment.weight.masked_fill_(ok, 1)
-        return ok
+        return Outcome.of(ok)
 
     def curvature(self, state: EKFACState) -> Curvature:
-        """A and S_G."""
-        found = state._covariances or covariances(Pairs(), state.statistic.value)
-        return Curvature(inputs=found.inputs, outputs=found.outputs)
+        """Return A and S_G."""
+        pair = state._covariances or covariances(Pairs(), state.statistic.value)
+        return Curvature(inputs=pair.inputs, outputs=pair.outputs, damping=self.damping)
 
     def precondition(self, state: EKFACState, gradients: Tensor, lr: float) -> Tensor:
-        """Update S; `U [(U^T G V) / (S + rho)] V^T`."""
+        """Update S, and return `U [(U^T G V) / (S + rho)] V^T`."""
         rotated = state.basis.rotate(gradients)
         with linalg.exact_arithmetic(gradients.device):
             if self.second_moment == "per_example":
@@ -143,7 +145,7 @@ class EKFAC(Algorithm):
 
 @dataclass
 class Covariances:
-    """S_G `[L, o, o]` and A `[L, p, p]` of one step, and for which slots they are there and finite, `[L]`."""
+    """S_G `[L, o, o]` and A `[L, p, p]` of one step, and the slots for which they exist and are finite, `[L]`."""
 
     outputs: Tensor
     inputs: Tensor
@@ -151,7 +153,7 @@ class Covariances:
 
 
 def covariances(pairs: Pairs, like: Tensor) -> Covariances:
-    """Those of what a bank shaped as `like` has seen on all ranks."""
+    """Return the covariances of what a bank shaped as `like` has seen on all ranks."""
     num_layers, o, p = like.shape
     s, a = (MovingAverage.zeros(num_layers, width, width, like=like) for width in (o, p))
     for slots, uses in pairs.passes():

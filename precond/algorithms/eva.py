@@ -15,10 +15,14 @@ so there is no `inv_interval`. m_g is close to 0 where the loss is stationary; D
 Cost per step: N (p + o) / tau_cov + 5 o p operations; memory 2 (p + o) for each layer. The mean patch of a convolution
 is taken from the sum of the images.
 
-Deviations of the released code from this, each an option here. `g_scale="official"`: m_g is the mean over positions of
+Deviations of the released code, each of them an option here. `g_scale="official"`: m_g is the mean over positions of
 the gradient of the batch mean, 1/(B T) of the above, so v v^T is 1/(B^2 T^2) of it; published dampings belong to it.
 `ema_init="first"`: the averages start at their first value, without correction; the released decay, written for the
 old value, is 0.05. Not offered: statistics from 16 examples, a KL-clip with a constant learning rate.
+
+The default damping is an assumption, for `g_scale="fisher"`: the best on digits (`trainables/recipes/digits.py`). There
+the means over seeds 100 to 102 of the test accuracy in percent and of the loss, at the lr of the lowest loss, are
+    .001: 97.78 .1063   .01: 98.61 .0408   .1: 99.06 .0312   1: 98.94 .0265   10: 98.83 .0296
 """
 
 from __future__ import annotations
@@ -35,30 +39,29 @@ from precond.card import Card
 from precond.hyperparameters import choice, count, fraction, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import RankOne
+from precond.parts.linalg import Outcome
 from precond.parts.statistics import KroneckerStatistic, MovingAverage
 
 
 @dataclass
 class EvaState:
-    """A bank's m_a `[L, p]` and m_g `[L, o]`, and the rank-one inverse made of them."""
+    """A bank's m_a `[L, p]` and m_g `[L, o]`, and the rank-one inverse that they define."""
 
     statistic: KroneckerStatistic
     factor: RankOne
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eva(Algorithm):
-    """Precondition with the damped inverse of a rank-one curvature (see the module).
+class Eva(Algorithm[EvaState]):
+    """Precondition with the damped inverse of a rank-one curvature.
 
     Attributes:
         ema_decay: Weight of the old value in the moving averages.
-        damping: Assumed, for `g_scale="fisher"`: the best on digits, where the means over seeds 100 to 102 of the test
-            accuracy in percent and the loss were, at the lr of the lowest loss (all: `trainables/recipes/digits.py`),
-            .001: 97.78 .1063   .01: 98.61 .0408   .1: 99.06 .0312   1: 98.94 .0265   10: 98.83 .0296
-        cov_interval: Steps between updates of the means and of the factor, which costs next to nothing.
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None is off.
-        g_scale: Scale of m_g: that of the Fisher matrix, or the released code's.
-        ema_init: Where the averages start; `first` is not corrected for.
+        damping: Added to the curvature before inverting.
+        cov_interval: Steps between updates of the means and of the factor.
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables it.
+        g_scale: Scale of m_g: that of the Fisher matrix, or that of the released code.
+        ema_init: Start of the averages; `first` is not corrected for.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -70,33 +73,33 @@ class Eva(Algorithm):
         "rest; the averages start at zero, corrected",
     )
 
-    ema_decay: float = fraction(0.95)  # 1 - xi
-    damping: float = positive(1.0)  # rho
-    cov_interval: int = count(5)  # tau_cov
-    kl_clip: float | None = optional(positive(1e-3))  # kappa
+    ema_decay: float = fraction(0.95, symbol="1 - xi")
+    damping: float = positive(1.0, symbol="rho")
+    cov_interval: int = count(5, symbol="tau_cov")
+    kl_clip: float | None = optional(positive(1e-3, symbol="kappa"))
     g_scale: str = choice("fisher", "official")
     ema_init: str = choice("zero", "first")
 
     @property
     def needs(self) -> Needs:
-        """Inputs and output gradients, each by itself."""
+        """Inputs and output gradients, each in a call of its own."""
         return Needs.BOTH
 
     @property
     def clip(self) -> float | None:
-        """The KL-clip's bound."""
+        """The bound of the KL-clip."""
         return self.kl_clip
 
     def statistics_due(self, step: int) -> bool:
-        """Every `cov_interval` steps."""
+        """Return True every `cov_interval` steps."""
         return step % self.cov_interval == 0
 
     def refresh_due(self, step: int) -> bool:
-        """With the statistics."""
+        """Return True together with the statistics."""
         return self.statistics_due(step)
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> EvaState:
-        """Zero means, P = I / damping."""
+        """Return zero means, and P = I / damping."""
         num_layers, o, p = len(layers), shape.d_out, shape.d_in
         inputs, outputs = (MovingAverage.zeros(num_layers, width, like=like) for width in (p, o))
         return EvaState(KroneckerStatistic(inputs, outputs), RankOne.identity(num_layers, o, p, self.damping, like))
@@ -116,26 +119,26 @@ class Eva(Algorithm):
         power = 2 if self.g_scale == "official" else 1  # 1/B, with all examples of the step
         state.statistic.commit(self.ema_decay, copy_first=self.ema_init == "first", output_power=power)
 
-    def refresh(self, state: EvaState) -> Tensor:
+    def refresh(self, state: EvaState) -> Outcome:
         """Scale the means."""
         means = state.statistic.outputs.mean(), state.statistic.inputs.mean()
         u, v, ok = rank_one_factors(*means, self.damping)
         state.factor.store(u, v, ok)
-        return ok
+        return Outcome.of(ok)
 
     def curvature(self, state: EvaState) -> Curvature:
-        """|v|^2."""
+        """Return |v|^2, the only eigenvalue."""
         means = state.statistic.outputs.mean(), state.statistic.inputs.mean()
         m_g, m_a = (mean.double().square().sum(1) for mean in means)
-        return Curvature(top=m_g * m_a)
+        return Curvature(top=m_g * m_a, damping=self.damping)
 
     def precondition(self, state: EvaState, gradients: Tensor, lr: float) -> Tensor:
-        """`(v v^T + rho I)^{-1} vec(G)`."""
+        """Return `(v v^T + rho I)^{-1} vec(G)`."""
         return state.factor.solve(gradients)
 
 
 def rank_one_factors(m_g: Tensor, m_a: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
-    """u, v with |u v^T| < 1 such that `(I - w w^T) / rho`, w = vec(u v^T), is Eva's inverse; and `ok [L]`.
+    """Return u, v with |u v^T| < 1 such that `(I - w w^T) / rho`, w = vec(u v^T), is Eva's inverse; and `ok [L]`.
 
     In float64, where the product of squared norms does not overflow.
     """
@@ -146,6 +149,6 @@ def rank_one_factors(m_g: Tensor, m_a: Tensor, damping: float) -> tuple[Tensor, 
 
 
 def _unit(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """The direction `[L, d]` (0 of a zero vector) and length `[L, 1]`."""
+    """Return the direction `[L, d]` (0 for a zero vector) and the length `[L, 1]`."""
     norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
     return torch.where(norm > 0, vector / norm, 0), norm

@@ -6,9 +6,9 @@
 
 Cost per step: 2 N p^2 / tau_cov + p^3 / tau_inv + 2 o p^2 operations; memory 2 p^2 for each layer.
 
-Deviations of the NysAct authors' code from this, which is the default here. `init="identity"`: A starts at I and,
-since their k counts layers instead of updates, is hardly corrected (not at all, here). `first_inverse="skip"`: P = I,
-which is SGD, until step tau_inv.
+Deviations of the NysAct authors' code, each of them an option here. `init="identity"`: A starts at I and, because their
+k counts layers instead of updates, is hardly corrected (here: not at all). `first_inverse="skip"`: P = I, which is SGD,
+until step tau_inv.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from precond.card import Card
 from precond.hyperparameters import choice
 from precond.parts import linalg
 from precond.parts.factors import Dense
+from precond.parts.linalg import Outcome
 from precond.parts.statistics import Covariance
 
 
@@ -41,12 +42,12 @@ class ExactState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FOOF(DampedAlgorithm):
-    """Precondition with the damped inverse of the input covariance (see the module).
+class FOOF(DampedAlgorithm[ExactState]):
+    """Precondition with the damped inverse of the input covariance.
 
     Attributes:
-        init: Where the covariance starts; `identity` is never corrected for.
-        first_inverse: Whether step 0 inverts, or leaves P = I until step `inv_interval`.
+        init: Start of the covariance; `identity` is never corrected for.
+        first_inverse: `now` inverts at step 0; `skip` keeps P = I until step `inv_interval`.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -62,15 +63,13 @@ class FOOF(DampedAlgorithm):
     first_inverse: str = choice("now", "skip")
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> ExactState:
-        """Zero or identity covariance, P = I / damping or I."""
-        state = exact_state(shape, len(layers), self.damping, like)
-        eye = torch.eye(shape.d_in, dtype=like.dtype, device=like.device)
+        """Return a zero or identity covariance, and P = I / damping or I."""
+        num_layers, skip = len(layers), self.first_inverse == "skip"
+        covariance = Covariance.zeros(num_layers, shape.d_in, like)
         if self.init == "identity":
-            state.statistic.average.start_at_identity()
-        if self.first_inverse == "skip":
-            state.factor.inverse.copy_(eye)
-            state.skip.fill_(True)
-        return state
+            covariance.average.start_at_identity()
+        factor = Dense.identity(num_layers, shape.d_in, 1.0 if skip else self.damping, like)
+        return ExactState(covariance, factor, skip=like.new_full((num_layers,), skip, dtype=torch.bool))
 
     def accumulate(self, state: ExactState, slots: slice, signals: Signals) -> None:
         """Add `X^T X`."""
@@ -81,29 +80,17 @@ class FOOF(DampedAlgorithm):
         """Update the moving average."""
         state.statistic.average.commit(self.ema_decay)
 
-    def refresh(self, state: ExactState) -> Tensor:
-        """Invert."""
-        return refresh_exact(state, self.damping)
+    def refresh(self, state: ExactState) -> Outcome:
+        """Compute `P = (A + damping I)^{-1}`, except where this refresh is to be skipped."""
+        inverse, outcome = linalg.damped_inverse(state.statistic.average.mean(), self.damping)
+        state.factor.store(inverse, outcome.ok & ~state.skip)
+        state.skip.fill_(False)
+        return outcome
 
     def curvature(self, state: ExactState) -> Curvature:
-        """A."""
-        return Curvature(inputs=state.statistic.average.mean())
+        """Return A."""
+        return Curvature(inputs=state.statistic.average.mean(), damping=self.damping)
 
     def precondition(self, state: ExactState, gradients: Tensor, lr: float) -> Tensor:
-        """`G P`."""
+        """Return `G P`."""
         return state.factor.solve(gradients)
-
-
-def exact_state(shape: LayerShape, num_layers: int, damping: float, like: Tensor) -> ExactState:
-    """The state of FOOF, and of NysAct for layers no wider than the rank."""
-    covariance = Covariance.zeros(num_layers, shape.d_in, like)
-    factor = Dense.identity(num_layers, shape.d_in, damping, like)
-    return ExactState(covariance, factor, skip=like.new_zeros(num_layers, dtype=torch.bool))
-
-
-def refresh_exact(state: ExactState, damping: float) -> Tensor:
-    """`P = (A + damping I)^{-1}`, except where this one is to be skipped; returns where it succeeded."""
-    inverse, ok = linalg.damped_inverse(state.statistic.average.mean(), damping)
-    state.factor.store(inverse, ok & ~state.skip)
-    state.skip.fill_(False)
-    return ok

@@ -1,24 +1,24 @@
 """SketchySGD: SGD preconditioned by a sketch of the Hessian (Frangella, Rathore, Zhao and Udell 2024).
 
-It is global: H is the Hessian of the batch's loss in all D parameters, of every kind, so it is a torch optimizer of its
-own, not an `Algorithm` of layers. With a test matrix Phi `[D, r]`, Gaussian and orthonormalised:
+It is global: H is the Hessian of the batch's loss in all D parameters, of every kind, so it is a separate torch
+optimizer and not an `Algorithm` of layers. With a test matrix Phi `[D, r]`, Gaussian and orthonormalised:
 
     Y = H Phi                                           r Hessian-vector products, every tau steps, the first at step 0
-    Y_nu = Y + nu Phi,   Phi^T Y_nu = L L^T,   Y_nu L^{-T} = U Sigma V^T,   S = max(Sigma^2 - nu, 0)
+    U S U^T, the Nystrom approximation of H from Y and Phi (`parts/nystrom.py`)
     m <- mu m + g,   g^ = m / (1 - mu^{t+1})                                                         every step
     D = U (S + rho)^{-1} U^T g^ + (g^ - U U^T g^) / rho
     w <- w - lr (D + wd w)
 
-So m is preconditioned, not D averaged, and g^ is 1/(1 - mu) times a mean of gradients. Applied as NysAct's P:
-D = g^/rho - Z Z^T g^. nu is of the size of the rounding error in Y; H need not be positive, so where the core's least
-eigenvalue is negative, nu is twice its size, and negative curvature counts as none.
+So m is preconditioned, not D averaged, and g^ is 1/(1 - mu) times a mean of gradients. D is computed as
+g^/rho - Z Z^T g^. H need not be positive: where the least eigenvalue of the core Phi^T Y is negative, the shift nu is
+twice its size, and negative curvature counts as zero.
 
 Cost per step: r Hessian-vector products (each about two backwards) and 7 D r^2 operations, / tau, + 4 D r; memory D r.
 
-Deviations of the released code from this. Its Hessian is of another batch, drawn for that; here it is of the loss that
-is minimised, whose graph is there: that costs no data, but Hessian and gradient are correlated. Where the core is not
-positive definite, it adds |min eig| + eps to the core, not to Y, and the core is all but singular. Its default is
-mu = 0. One parameter group only.
+Deviations of the released code. Its Hessian is that of another batch; here it is that of the minimised loss, whose
+graph exists already: that costs no data, but Hessian and gradient are correlated. Where the core is not positive
+definite, it adds |min eig| + eps to the core, not to Y, and the core is almost singular. Its default is mu = 0. It has
+one parameter group only.
 """
 
 from __future__ import annotations
@@ -32,18 +32,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precond import hessian
-from precond.algorithms.nysact import low_rank_factor
 from precond.card import Card
-from precond.hyperparameters import (
-    HyperparameterError,
-    count,
-    fraction,
-    make,
-    non_negative,
-    positive,
-    problems,
-)
+from precond.hyperparameters import HyperparameterError, count, fraction, make, non_negative, positive, problems
 from precond.parts import linalg
+from precond.parts.nystrom import low_rank_factor
 from precond.parts.sketches import GaussianSketch
 
 NUMERICS = 1
@@ -63,8 +55,8 @@ class Settings:
 
     Attributes:
         lr: Learning rate.
-        momentum: Of the gradients, before they are preconditioned.
-        weight_decay: Shrinks the weights by lr x weight_decay; not preconditioned.
+        momentum: Momentum of the gradients, before they are preconditioned.
+        weight_decay: The weights shrink by lr x weight_decay; not preconditioned.
         rank: Columns of the sketch.
         damping: Added to every eigenvalue before inverting.
         interval: Steps between sketches.
@@ -72,29 +64,29 @@ class Settings:
     """
 
     lr: float = positive(1e-3)
-    momentum: float = fraction(0.9)  # mu
-    weight_decay: float = non_negative(0.0)  # wd
-    rank: int = count(10)  # r
-    damping: float = positive(0.1)  # rho
-    interval: int = count(100)  # tau
+    momentum: float = fraction(0.9, symbol="mu")
+    weight_decay: float = non_negative(0.0, symbol="wd")
+    rank: int = count(10, symbol="r")
+    damping: float = positive(0.1, symbol="rho")
+    interval: int = count(100, symbol="tau")
     seed: int = count(0, low=0)
 
     problems = problems
 
 
 class SketchySGD(Optimizer):
-    """SGD preconditioned by a sketch of the whole model's Hessian; see `algorithms/sketchysgd.py`.
+    """The implementation of `precond.SketchySGD`, which has the explicit signature.
 
-    Use `optimizer.backward(loss)` instead of `loss.backward()`; between sketches they are the same. Called several
-    times before a step, it adds up, Hessians as well as gradients.
+    Use `optimizer.backward(loss)` instead of `loss.backward()`; between sketches they are the same. Several calls
+    before a step add up, in the Hessians as well as in the gradients.
 
     Args:
         model: The model to train.
         params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
-        **hyperparameters: Those of `Settings`.
+        **hyperparameters: The fields of `Settings`.
 
     Raises:
-        HyperparameterError: Names every value out of range, with the range, and every unknown name.
+        HyperparameterError: Lists every value out of range, with the range, and every unknown name.
         ValueError: The model is data parallel.
     """
 
@@ -103,12 +95,13 @@ class SketchySGD(Optimizer):
     def __init__(self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any):
         hessian.refuse_data_parallel(model, "SketchySGD")
         [self.settings] = make(Settings, values=hyperparameters)
-        shared = {key: getattr(self.settings, key) for key in ("lr", "momentum", "weight_decay")}
+        s: Settings = self.settings
+        group_defaults = {"lr": s.lr, "momentum": s.momentum, "weight_decay": s.weight_decay, "step": 0}
         trainable = [p for p in model.parameters() if p.requires_grad]
-        super().__init__(trainable if params is None else params, {**shared, "step": 0})
+        super().__init__(trainable if params is None else params, group_defaults)
         size = sum(p.numel() for p in self._parameters())
-        if self.settings.rank > size:
-            raise HyperparameterError(f"rank = {self.settings.rank}: there are {size} parameters, use 1..{size}")
+        if s.rank > size:
+            raise HyperparameterError(f"rank = {s.rank}: there are {size} parameters, use 1..{size}")
         self._pending: tuple[GaussianSketch, Tensor] | None = None
 
     def backward(self, loss: Tensor) -> None:
@@ -128,7 +121,7 @@ class SketchySGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Make a new preconditioner when due, then update the parameters.
+        """Compute a new preconditioner when due, then update the parameters.
 
         Args:
             closure: Evaluates the model, calls `optimizer.backward(loss)` and returns the loss.
@@ -152,7 +145,7 @@ class SketchySGD(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients and the products taken with them."""
+        """Drop the gradients and the Hessian products."""
         super().zero_grad(set_to_none)
         self._pending = None
 
@@ -169,7 +162,7 @@ class SketchySGD(Optimizer):
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
     def _draw(self, parameters: list[Tensor]) -> tuple[GaussianSketch, Tensor]:
-        """Phi of this step, and zeros for Y, both `[1, D, r]`."""
+        """Return Phi of this step, and zeros for Y, both `[1, D, r]`."""
         size, rank = sum(p.numel() for p in parameters), self.settings.rank
         like = parameters[0].new_empty(0, dtype=torch.promote_types(parameters[0].dtype, torch.float32))
         number = self.param_groups[0]["step"] // self.settings.interval
@@ -177,7 +170,7 @@ class SketchySGD(Optimizer):
         return sketch, like.new_zeros(1, size, rank)
 
     def _refresh(self) -> None:
-        """Z from the sketch, in rows that belong to the parameters; where that fails the old one stays."""
+        """Compute Z from the sketch, and split its rows over the parameters; if that fails the old Z stays."""
         if self._pending is None:
             raise hessian.missing("SketchySGD")
         sketch, products = self._pending
@@ -185,8 +178,8 @@ class SketchySGD(Optimizer):
         with linalg.exact_arithmetic(products.device):
             eigenvalues, _, _ = linalg.eigh(linalg.symmetrize(sketch.core(products.double())))
             least_shift = (-2 * eigenvalues[:, 0]).clamp(min=0)
-            z, ok = low_rank_factor(products, sketch, self.settings.damping, least_shift=least_shift)
-        if ok.all():
+            z, outcome = low_rank_factor(products, sketch, self.settings.damping, least_shift=least_shift)
+        if outcome.ok.all():
             parameters = self._parameters()
             for p, rows in zip(parameters, z[0].split([p.numel() for p in parameters]), strict=True):
                 self.state[p]["factor"] = rows.to(p, copy=True)
@@ -212,6 +205,6 @@ class SketchySGD(Optimizer):
 
 
 def _split(vector: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """A vector `[D]` as a tensor for each parameter."""
+    """Return a vector `[D]` as a tensor for each parameter."""
     parts = vector.split([p.numel() for p in parameters])
     return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, parameters, strict=True)]

@@ -37,14 +37,15 @@ import torch
 from torch import Tensor
 
 from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
-from precond.algorithms.kfac import KroneckerStatistic, input_moment, output_moment
+from precond.algorithms.kfac import input_moment, output_moment
 from precond.card import Card
 from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import KroneckerBasis
+from precond.parts.linalg import Outcome
 from precond.parts.pairs import Pairs
 from precond.parts.rows import LinearRows
-from precond.parts.statistics import MovingAverage, Rows
+from precond.parts.statistics import KroneckerStatistic, MovingAverage, Rows
 
 
 @dataclass
@@ -62,18 +63,18 @@ class STEVEState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class STEVE(Algorithm):
-    """Adam in KFAC's eigenbasis (see the module); its directions contain the learning rate.
+class STEVE(Algorithm[STEVEState]):
+    """Adam in KFAC's eigenbasis; its directions contain the learning rate.
 
     Attributes:
-        betas: Weights of the old moments.
+        betas: Weights of the old values in the two moments.
         eps: Added to the root of the second moment.
         basis_interval: Steps between new bases.
-        bias_correction: By 1 - b^c, or by its root.
-        second_moment: What v averages: the square of the mean gradient, or the mean of the examples' squares.
-        on_refresh: What a new basis does to the moments.
-        factor_ema: Weight of the old covariances at a refresh; None keeps none of them.
-        fallback: What the parameters without basis follow: Adam, or SGD without momentum.
+        bias_correction: Divide by 1 - b^c, or by its root.
+        second_moment: v averages the square of the mean gradient, or the mean of the squares of the examples.
+        on_refresh: Effect of a new basis on the moments: reset both, rotate m, rotate both, or rotate m and keep v.
+        factor_ema: Weight of the old covariances at a refresh; None uses the new ones alone.
+        fallback: Update of the parameters without a basis: Adam, or SGD without momentum.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -86,30 +87,30 @@ class STEVE(Algorithm):
         "is no layer",
     )
 
-    betas: tuple[float, float] = fractions((0.9, 0.999))  # b1, b2
+    betas: tuple[float, float] = fractions((0.9, 0.999), symbol="b1, b2")
     eps: float = positive(1e-8)
-    basis_interval: int = count(500)  # n
+    basis_interval: int = count(500, symbol="n")
     bias_correction: str = choice("adam", "paper")
     second_moment: str = choice("minibatch", "per_example")
     on_refresh: str = choice("reset", "rotate_m", "rotate_mv", "keep_v")
-    factor_ema: float | None = optional(fraction(None))  # type: ignore[arg-type]
+    factor_ema: float | None = optional(fraction(None))
     fallback: str = choice("adam", "sgd")
 
     @property
     def needs(self) -> Needs:
-        """Inputs with output gradients: a layer's basis is made of both."""
+        """Inputs with output gradients: the basis of a layer needs both."""
         return Needs.PAIRS
 
     def statistics_due(self, step: int) -> bool:
-        """Every `basis_interval` steps, and every step for per-example moments."""
+        """Return True every `basis_interval` steps, and every step for per-example moments."""
         return self.second_moment == "per_example" or self.refresh_due(step)
 
     def refresh_due(self, step: int) -> bool:
-        """Every `basis_interval` steps."""
+        """Return True every `basis_interval` steps."""
         return step % self.basis_interval == 0
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> STEVEState:
-        """U = V = I, no moments."""
+        """Return U = V = I and zero moments."""
         num_layers, o, p = len(layers), shape.d_out, shape.d_in
         inputs, outputs = (MovingAverage.zeros(num_layers, width, width, like=like) for width in (p, o))
         basis = KroneckerBasis.identity(num_layers, o, p, like)
@@ -118,19 +119,17 @@ class STEVE(Algorithm):
         return STEVEState(KroneckerStatistic(inputs, outputs), basis, m, v, m_count, v_count)
 
     def accumulate(self, state: STEVEState, slots: slice, signals: Signals) -> None:
-        """Add to both covariances; or keep the pairs, which only `refresh` can tell whether it needs."""
-        assert signals.inputs is not None
-        assert signals.output_gradients is not None
+        """Add to both covariances; or keep the pairs, because only `refresh` knows whether it needs them."""
         if self.second_moment == "per_example":
-            state._pairs.add(slots, signals)
+            state._pairs.add(slots, *signals.pair(), signals.backward)
         else:
-            add_moments(state.statistic, slots, signals.inputs, signals.output_gradients)
+            add_moments(state.statistic, slots, *signals.pair())
 
     def commit(self, state: STEVEState) -> None:
-        """Nothing: the covariances change with the basis."""
+        """Do nothing: the covariances change together with the basis."""
 
     def prepare(self, state: STEVEState) -> STEVEState:
-        """With new covariances, where this step's rows allow it."""
+        """Return the state with new covariances, where this step's rows allow it."""
         for slots, uses in state._pairs.passes():
             for rows, g in uses:
                 add_moments(state.statistic, slots, rows, g)
@@ -138,17 +137,17 @@ class STEVE(Algorithm):
         decay = self.factor_ema or 0.0
         return replace(state, _fresh=inputs.commit(decay) & outputs.commit(decay))
 
-    def refresh(self, state: STEVEState) -> Tensor:
-        """New bases, and coordinates of the moments in them."""
+    def refresh(self, state: STEVEState) -> Outcome:
+        """Compute new bases, and the coordinates of the moments in them."""
         assert state._fresh is not None
         _, u, u_ok = linalg.eigenbasis(state.statistic.outputs.mean())
         _, v, v_ok = linalg.eigenbasis(state.statistic.inputs.mean())
         ok = state._fresh & u_ok & v_ok
         self._change_basis(state, u, v, ok)
-        return ok
+        return Outcome.of(ok)
 
     def curvature(self, state: STEVEState) -> Curvature:
-        """A and S."""
+        """Return A and S."""
         return Curvature(inputs=state.statistic.inputs.mean(), outputs=state.statistic.outputs.mean())
 
     def _change_basis(self, state: STEVEState, u: Tensor, v: Tensor, ok: Tensor) -> None:
@@ -167,7 +166,7 @@ class STEVE(Algorithm):
             state.v_count[ok] = 0
 
     def precondition(self, state: STEVEState, gradients: Tensor, lr: float) -> Tensor:
-        """Update m and v; D, in the order of operations of `torch.optim.Adam`; lr G where that is not finite."""
+        """Update m and v, and return D, with the operations of `torch.optim.Adam`; lr G where D is not finite."""
         b1, b2 = self.betas
         rotated = state.basis.rotate(gradients)
         if self.second_moment == "minibatch":
@@ -186,7 +185,7 @@ class STEVE(Algorithm):
         return linalg.select(ok, state.basis.restore(directions), lr * gradients)
 
     def _average_examples(self, state: STEVEState) -> tuple[Tensor, Tensor]:
-        """The next v from each example's squares, and for which slots it is there and finite."""
+        """Return the next v from the squares of each example, and the slots for which it exists and is finite."""
         fresh = MovingAverage.zeros(*state.v.shape, like=state.v)
         with linalg.exact_arithmetic(state.v.device):
             for slots, total, examples in state._pairs.second_moments(state.basis):
@@ -196,7 +195,7 @@ class STEVE(Algorithm):
         return (state.v * self.betas[1]).add_(fresh.value, alpha=1 - self.betas[1]), ok
 
     def _correction(self, beta: float, count: Tensor) -> Tensor:
-        """What the moments are divided by, `[L]` in float64."""
+        """Return the divisor of the moments, `[L]` in float64."""
         correction = 1 - beta ** count.double()
         return correction if self.bias_correction == "adam" else correction.sqrt()
 

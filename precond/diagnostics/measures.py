@@ -54,6 +54,7 @@ from torch import Tensor
 
 from precond.bank import Bank
 from precond.diagnostics.monitor import COUNTS, MEASURES, Clock, Monitor
+from precond.parts.stacks import dropped
 
 EVERY = 7
 
@@ -76,7 +77,7 @@ def read(banks: Iterable[Bank]) -> Table:
     table: Table = {}
     for bank in banks:
         columns = {} if bank.monitor is None else bank.monitor.read()
-        columns |= bank.tally.read(bank.dropped())
+        columns |= bank.tally.read(dropped(bank.state))
         numbers = torch.stack([column.double() for column in columns.values()]).tolist()
         found = dict(zip(columns, numbers, strict=True))
         for layer in bank.layers:
@@ -112,7 +113,7 @@ def load_state(banks: Iterable[Bank], saved: Mapping[str, Any]) -> None:
     """Begin a window, and copy in what `state` returned, if there are monitors."""
     banks = list(banks)
     for bank in banks:
-        bank.tally.start(bank.dropped())
+        bank.tally.start(dropped(bank.state))
     for name, tensors in state(banks).get("monitor", {}).items():
         seen: Mapping[str, Tensor] = saved.get("monitor", {}).get(name, {})
         for key in tensors.keys() & seen.keys():

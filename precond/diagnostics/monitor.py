@@ -1,6 +1,6 @@
-"""Watches one bank: keeps on the device what the measures of `diagnostics.py` are made of.
+"""Watch one bank: keep on the device what `measures.py` needs.
 
-What A, A^ and the probes z are, and how good the estimates, is said there.
+That module defines A, A^ and the probes z, and states how good the estimates are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from precond.algorithm import Algorithm
 from precond.layers import Layer
 from precond.parts import linalg
 from precond.parts.sketches import seed_of
+from precond.parts.stacks import named_tensors
 from precond.parts.statistics import MovingAverage, Rows
 
 MEASURES = ("stable_rank", "top_over_damping", "residual", "staleness", "cosine", "update_over_weight")
@@ -66,36 +67,36 @@ class Tally:
         )
 
     def start(self, dropped: Tensor) -> None:
-        """Begin a window, with the updates that were dropped before."""
+        """Begin a window; `dropped` counts the updates that were dropped before."""
         for count in (self.failed, self.rescued, self.fallbacks):
             count.zero_()
         self._dropped = dropped
 
     def read(self, dropped: Tensor) -> dict[str, Tensor]:
-        """The counts by name, `[L]`; begins a window."""
-        fresh = dropped - self._dropped
-        counts = {name: getattr(self, name).clone() for name in COUNTS[1:]}
+        """Return the counts by name, `[L]`, and begin a window."""
+        counts = dropped - self._dropped, self.failed.clone(), self.rescued.clone(), self.fallbacks.clone()
         self.start(dropped)
-        return {"dropped": fresh, **counts}
+        return dict(zip(COUNTS, counts, strict=True))
 
 
 class Monitor:
     """Watches one bank.
 
     Args:
-        algorithm: What preconditions it.
-        state: Its state.
-        layers: Its layers, in the order of their slots.
-        like: Dtype and device of its statistics.
-        clock: Measures what this costs.
+        algorithm: The bank's algorithm.
+        state: The bank's state.
+        layers: The bank's layers, in the order of their slots.
+        like: Dtype and device of the statistics.
+        clock: Measures the time that the monitor takes.
     """
 
-    def __init__(self, algorithm: Algorithm, state: Any, layers: Sequence[Layer], like: Tensor, clock: Clock):
+    def __init__(self, algorithm: Algorithm[Any], state: Any, layers: Sequence[Layer], like: Tensor, clock: Clock):
         self.measuring = False
         self.clock = clock
         self._algorithm = algorithm
         names = [name for layer in layers for name in layer.slot_names]
         curvature = algorithm.curvature(state)
+        self._damping, self._decay = curvature.damping, curvature.decay
         self._probes, self._products = None, None
         if curvature.low_rank is not None:
             self._probes = _signs(names, curvature.low_rank.shape[1], like)
@@ -125,7 +126,7 @@ class Monitor:
             with self.clock:
                 if skipped is not None:
                     self._products.forget(skipped)
-                self._products.commit(self._algorithm.ema_decay)  # type: ignore[attr-defined]
+                self._products.commit(self._decay)
 
     def refreshed(self, state: Any, made: Tensor) -> None:
         """Take note of what the factors of the slots `made [L]` were just made from."""
@@ -172,16 +173,17 @@ class Monitor:
             return values
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it has seen, `[L, ...]` by name."""
-        own = {"known": self._known, "staleness": self._staleness, "cosines": self._cosines, "updates": self._updates}
+        """Return all that the monitor keeps, `[L, ...]` by name."""
+        tensors = {"known": self._known, "staleness": self._staleness}
+        tensors |= {"cosines": self._cosines, "updates": self._updates}
         if self._products is not None:
-            own |= {f"products.{name}": getattr(self._products, name) for name in ("value", "weight", "dropped")}
-        return own | {f"used.{name}": matrix for name, matrix in self._used.items()}
+            tensors |= named_tensors(self._products, "products.")
+        return tensors | {f"used.{name}": matrix for name, matrix in self._used.items()}
 
     def _matrices(self, state: Any) -> dict[str, Tensor]:
-        """The curvature by name, and what the probes saw of A, `[L, ...]`."""
-        found = {name: matrix for name, matrix in vars(self._algorithm.curvature(state)).items() if matrix is not None}
-        return found if self._products is None else {**found, "products": self._products.mean()}
+        """Return the curvature by name, and the products of A with the probes, `[L, ...]`."""
+        matrices = self._algorithm.curvature(state).tensors()
+        return matrices if self._products is None else {**matrices, "products": self._products.mean()}
 
     def _change(self, new: dict[str, Tensor]) -> Tensor:
         """|A_new - A|_F / |A_new|_F, `[L]`."""
@@ -208,9 +210,8 @@ class Monitor:
             values["residual"] = (_mean_square(error) / _square_norm(used, self._probes)).sqrt()
         if "outputs" in used and top is not None:
             top = top * top_eigenvalue(used["outputs"])
-        damping = getattr(self._algorithm, "damping", None)
-        if top is not None and damping is not None:
-            values["top_over_damping"] = top / damping
+        if top is not None and self._damping is not None:
+            values["top_over_damping"] = top / self._damping
         return values
 
     def _lengths(self, tensors: Iterable[Tensor]) -> Tensor:

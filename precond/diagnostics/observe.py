@@ -23,6 +23,7 @@ from precond.algorithm import Algorithm, LayerShape, Needs, Signals
 from precond.bank import make_banks
 from precond.capture import attach, detach
 from precond.layers import find_layers
+from precond.parts.linalg import Outcome
 from precond.parts.statistics import Covariance, MovingAverage, output_gram
 
 
@@ -33,8 +34,8 @@ class _State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Statistics(Algorithm):
-    """The half of an algorithm that looks."""
+class _Statistics(Algorithm[_State]):
+    """An algorithm that only collects statistics."""
 
     NUMERICS: ClassVar[int] = 1
 
@@ -65,8 +66,8 @@ class _Statistics(Algorithm):
     def commit(self, state: _State) -> None:
         pass
 
-    def refresh(self, state: _State) -> Tensor:
-        return state.inputs.average.weight > 0
+    def refresh(self, state: _State) -> Outcome:
+        return Outcome.of(state.inputs.average.weight > 0)
 
     def precondition(self, state: _State, gradients: Tensor, lr: float) -> Tensor:
         return gradients

@@ -1,4 +1,4 @@
-"""The Gram matrix of a convolution's patches from its channels' correlations, without patches (ALGORITHMS.md 9e).
+"""The Gram matrix of a convolution's patches from its channels' correlations, without patches.
 
 With stride and dilation 1, patch entries (c, i) and (c', i') at all positions y give sum_y x[c, y+i] x[c', y+i'].
 Summed over every y at which a patch touches the image, this depends on i' - i alone: it is R[c, c', i' - i], the

@@ -1,7 +1,7 @@
 """Statistics in a form that is cheap to apply: a stack of symmetric maps P of gradients G `[L, o, p]`.
 
 Each starts as `I / damping`, which is SGD with the learning rate lr / damping, and keeps its last good value where a
-refresh fails. `to_dense` says what it represents, for tests and diagnostics only.
+refresh fails.
 """
 
 from __future__ import annotations
@@ -34,10 +34,6 @@ class Dense:
         """`G P` for G `[L, o, p]`."""
         return gradients @ self.inverse
 
-    def to_dense(self) -> Tensor:
-        """P, `[L, p, p]`."""
-        return self.inverse
-
 
 @dataclass
 class LowRank:
@@ -68,11 +64,6 @@ class LowRank:
         w = self.damping * z.square().sum(1, keepdim=True)
         return z * self.damping / (1 - w).clamp(min=torch.finfo(self.z.dtype).eps).sqrt()
 
-    def to_dense(self) -> Tensor:
-        """P, `[L, p, p]`."""
-        eye = torch.eye(self.z.shape[1], dtype=self.z.dtype, device=self.z.device)
-        return eye / self.damping - self.z @ self.z.mT
-
 
 @dataclass
 class Kronecker:
@@ -95,10 +86,6 @@ class Kronecker:
     def solve(self, gradients: Tensor) -> Tensor:
         """`S G Q` for G `[L, o, p]`."""
         return self.output_inverse @ gradients @ self.input_inverse
-
-    def to_dense(self) -> Tensor:
-        """The map on vec(G), row-major, `[L, o p, o p]`."""
-        return _kron(self.output_inverse, self.input_inverse)
 
 
 @dataclass
@@ -130,11 +117,6 @@ class KroneckerEigen:
         """`U [(U^T G V) * scale] V^T` for G `[L, o, p]`."""
         rotated = self.output_basis.mT @ gradients @ self.input_basis
         return self.output_basis @ (rotated * self.scale) @ self.input_basis.mT
-
-    def to_dense(self) -> Tensor:
-        """The map on vec(G), row-major, `[L, o p, o p]`."""
-        basis = _kron(self.output_basis, self.input_basis)
-        return (basis * self.scale.flatten(1).unsqueeze(1)) @ basis.mT
 
 
 @dataclass
@@ -187,15 +169,3 @@ class RankOne:
         return torch.baddbmm(
             gradients, u * (u.mT @ gradients @ v), v.mT, beta=1 / self.damping, alpha=-1 / self.damping
         )
-
-    def to_dense(self) -> Tensor:
-        """The map on vec(G), row-major, `[L, o p, o p]`."""
-        w = (self.u.unsqueeze(-1) * self.v.unsqueeze(-2)).flatten(1)
-        eye = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
-        return (eye - w.unsqueeze(-1) * w.unsqueeze(-2)) / self.damping
-
-
-def _kron(left: Tensor, right: Tensor) -> Tensor:
-    """Kronecker products of two stacks of matrices."""
-    product = torch.einsum("lij,lkm->likjm", left, right)
-    return product.flatten(3, 4).flatten(1, 2)

@@ -1,15 +1,14 @@
 """Pure functions on stacks of matrices `[L, d, d]`; nothing here knows about layers or optimizers.
 
-Every function that can fail returns a mask `ok: [L]` instead of raising: one bad layer must not stop the others. The
-first attempt on the whole stack costs one flag read from the device; only a failure costs more.
+A function that can fail returns a mask `ok: [L]` or an `Outcome` instead of raising, so that one bad layer does not
+stop the others. The first attempt on the whole stack reads one flag from the device; only a failure costs more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,24 +31,25 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
             matmul.allow_tf32, convolution.allow_tf32 = allowed
 
 
-_failures: ContextVar[Tensor | None] = ContextVar("failures", default=None)
+class Outcome(NamedTuple):
+    """The result of a factorisation of each matrix in a stack, `[L]` bool.
 
+    Attributes:
+        ok: The matrix was factored.
+        retried: The first attempt failed, whether or not another succeeded.
+    """
 
-@contextmanager
-def counting_failures(counts: Tensor) -> Iterator[None]:
-    """In this block, `counts [L]` goes up where a first factorisation fails."""
-    token = _failures.set(counts)
-    try:
-        yield
-    finally:
-        _failures.reset(token)
+    ok: Tensor
+    retried: Tensor
 
+    @classmethod
+    def of(cls, ok: Tensor) -> Outcome:
+        """Return the outcome of a method that has a single attempt."""
+        return cls(ok, torch.zeros_like(ok))
 
-def note_failures(ok: Tensor) -> None:
-    """A first factorisation failed where not `ok [L]`; no host synchronisation."""
-    counts = _failures.get()
-    if counts is not None:
-        counts += ~ok
+    def both(self, other: Outcome) -> Outcome:
+        """Return the outcome for pairs of matrices that are factored together."""
+        return Outcome(self.ok & other.ok, self.retried | other.retried)
 
 
 def symmetrize(matrix: Tensor) -> Tensor:
@@ -75,18 +75,19 @@ def select(ok: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(per_layer(ok, new), new, old)
 
 
-def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor]:
-    """`(A + damping I)^{-1}` for a stack of positive semi-definite matrices, by the ladder of ALGORITHMS.md 10.
+def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Outcome]:
+    """Return `(A + damping I)^{-1}` for a stack of positive semi-definite matrices.
 
-    Cholesky in the given precision; where that fails, eigenvalues in float64, clamped at 0: a covariance whose norm
-    times epsilon exceeds the damping (massive activations) defeats any float32 factorisation.
+    The first attempt is a Cholesky factorisation in the given precision. Where it fails, the eigenvalues are computed
+    in float64 and clamped at 0: no float32 factorisation exists for a covariance whose norm times epsilon exceeds the
+    damping (massive activations).
 
     Args:
         matrix: `[L, p, p]`, symmetric up to rounding.
         damping: Added to every eigenvalue, > 0: for all matrices, or `[L]` in float64.
 
     Returns:
-        The inverses `[L, p, p]` and `ok [L]`; where not ok, the entry is meaningless.
+        The inverses `[L, p, p]`, and the outcome; where that is not ok, the entry is meaningless.
     """
     if not isinstance(damping, Tensor):
         damping = torch.full(matrix.shape[:1], damping, dtype=torch.float64, device=matrix.device)
@@ -95,14 +96,13 @@ def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Ten
     triangle, info = torch.linalg.cholesky_ex(damped)
     # cholesky_inverse raises on the zero diagonal that a failed factorisation can leave.
     inverse = torch.cholesky_inverse(select(info == 0, triangle, torch.eye(damped.shape[-1]).to(damped)))
-    # Rounding lets some factorisations pass whose inverse is wild: no diagonal entry can exceed 1 / damping.
+    # Rounding lets some factorisations pass whose inverse is far off: no diagonal entry can exceed 1 / damping.
     ok = (info == 0) & (inverse.diagonal(dim1=-2, dim2=-1).amax(1) <= 1.1 / damping)
-    note_failures(ok)
     if ok.all():
-        return inverse, ok
+        return inverse, Outcome.of(ok)
     eigenvalues, basis, converged = eigh(symmetrize(matrix.double()))
     rescued = (basis / (eigenvalues.clamp(min=0) + damping.unsqueeze(-1)).unsqueeze(-2)) @ basis.mT
-    return select(ok, inverse, rescued.to(matrix.dtype)), ok | converged
+    return select(ok, inverse, rescued.to(matrix.dtype)), Outcome(ok | converged, retried=~ok)
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,10 +115,10 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     matrix = select(ok, matrix, eye)
     try:
         return *torch.linalg.eigh(matrix), ok
-    except torch.linalg.LinAlgError:  # one of them: find out which
+    except torch.linalg.LinAlgError:  # repeat with single matrices to find the one that failed
         if len(matrix) == 1:
             return *torch.linalg.eigh(eye.unsqueeze(0)), torch.zeros_like(ok)
-        parts = [eigh(one.unsqueeze(0)) for one in matrix]
+        parts = [eigh(single.unsqueeze(0)) for single in matrix]
         values, vectors, converged = (torch.cat(part) for part in zip(*parts, strict=True))
         return values, vectors, ok & converged
 

@@ -1,4 +1,4 @@
-"""Inputs and output gradients kept to the end of a step: what it takes to square each example's own gradient.
+"""Inputs and output gradients, kept to the end of a step in order to square the gradient of each example.
 
 The gradient of example n is G_n = sum over t of g a^T: over positions, and over the calls of a shared layer that one
 backward went through. Another backward of the same step (gradient accumulation) brings other examples.
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from precond import distributed
-from precond.algorithm import Signals
+from precond.parts import collectives
 from precond.parts.factors import KroneckerBasis
 from precond.parts.statistics import Rows
 
@@ -29,13 +28,10 @@ class Pairs:
     _uses: dict[tuple[int, int], list[Use]] = field(default_factory=dict)
     _slots: dict[int, slice] = field(default_factory=dict)
 
-    def add(self, slots: slice, signals: Signals) -> None:
-        """Keep one call of one layer."""
-        assert signals.inputs is not None
-        assert signals.output_gradients is not None
+    def add(self, slots: slice, rows: Rows, output_gradients: Tensor, backward: int) -> None:
+        """Keep one call of one layer, which the backward of this number went through."""
         self._slots[slots.start] = slots
-        uses = self._uses.setdefault((slots.start, signals.backward), [])
-        uses.append((signals.inputs, signals.output_gradients))
+        self._uses.setdefault((slots.start, backward), []).append((rows, output_gradients))
 
     def clear(self) -> None:
         """Drop everything."""
@@ -56,7 +52,7 @@ class Pairs:
         sizes = like.new_zeros(len(like))
         for slots, uses in self.passes():
             sizes[slots] += uses[0][0].examples
-        distributed.add_up([sizes])
+        collectives.add_up([sizes])
         return sizes
 
     def second_moments(self, basis: KroneckerBasis) -> Iterator[tuple[slice, Tensor, int]]:

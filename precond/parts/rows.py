@@ -144,7 +144,7 @@ class ConvRows:
         return torch.cat([torch.cat([gram, total[..., :-1]], 1), total.mT], 2)
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
-        """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches (ALGORITHMS.md 9b)."""
+        """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches."""
         if self.x.device.type == "cpu":  # where both would bring x into blocks of 8 channels, and r filters up to 16
             rows = replace(self, x=self.x.contiguous(memory_format=torch.channels_last))
             return rows._products(rows._map(test_matrix))

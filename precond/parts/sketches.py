@@ -1,14 +1,16 @@
-"""Sketched covariances: C = A Omega with the Omega that it belongs to, and where Omega comes from."""
+"""Sketched covariances: C = A Omega with the Omega that it belongs to, and the random draws of Omega."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from precond.parts.linalg import Outcome
 from precond.parts.statistics import MovingAverage, Rows
 
 ALL = slice(None)
@@ -122,22 +124,37 @@ Sketch = ColumnSketch | GaussianSketch
 
 @dataclass
 class SketchedCovariance:
-    """C = A Omega, averaged over steps, with the Omega that it belongs to: they are useless apart."""
+    """C = A Omega, averaged over steps, with the Omega that it belongs to.
+
+    Omega is fixed. Subclasses that redraw it override the methods (`algorithms/nysact_variants.py`).
+    """
 
     average: MovingAverage
     sketch: Sketch
 
     @classmethod
-    def zeros(cls, sketch: Sketch, width: int, rank: int, like: Tensor) -> SketchedCovariance:
-        """No updates yet; C will be `[L, width, rank]`."""
+    def zeros(cls, sketch: Sketch, width: int, rank: int, like: Tensor) -> Self:
+        """Return a statistic without updates; C will be `[L, width, rank]`."""
         return cls(MovingAverage.zeros(len(sketch.draws.number), width, rank, like=like), sketch)
 
     def add(self, slots: slice, rows: Rows) -> None:
         """Accumulate one forward of one layer."""
         self.average.add(slots, self.sketch.products(slots, rows), rows.count)
 
+    def commit(self, decay: float) -> None:
+        """Update the moving average with what was accumulated."""
+        self.average.commit(decay)
+
+    def mean(self) -> tuple[Tensor, Sketch]:
+        """Return C without bias, `[L, p, r]`, and its Omega."""
+        return self.average.mean(), self.sketch
+
+    def end_window(self, c: Tensor, outcome: Outcome) -> Outcome:
+        """Return the outcome of a refresh that has just used the mean C; called once for each refresh."""
+        return outcome
+
 
 def seed_of(seed: int, name: str, number: int) -> int:
-    """Seed of a generator for the n-th draw of something named."""
+    """Return the seed of the generator for the n-th draw of a named object."""
     bits = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
     return int.from_bytes(bits[:8], "big") >> 1

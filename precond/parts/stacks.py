@@ -1,46 +1,57 @@
-"""A bank's state as a whole: nested dataclasses of stacks `[L, ...]`, whatever the algorithm that made it."""
+"""A bank's state as a whole: nested dataclasses of stacks `[L, ...]`, for any algorithm."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from precond.parts.pairs import Pairs
 from precond.parts.statistics import MovingAverage
 
+Part = TypeVar("Part")
+
 
 def part_of(state: Any, slots: slice) -> Any:
-    """A state of some slots only, made of views: what is stored there in place is stored in the whole."""
+    """Return a state of some slots, made of views: writing to it in place writes to the whole state."""
     parts = {}
-    for field in dataclasses.fields(state):
-        value = getattr(state, field.name)
+    for name, value in vars(state).items():
         if isinstance(value, Tensor):
-            parts[field.name] = value[slots]
-        elif dataclasses.is_dataclass(value):
-            parts[field.name] = part_of(value, slots)
-    return dataclasses.replace(state, **parts)
+            parts[name] = value[slots]
+        elif is_dataclass(value):
+            parts[name] = part_of(value, slots)
+    return replace(state, **parts)
 
 
-def named_tensors(state: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
-    """The tensors of nested dataclasses as ("statistic.average.value", tensor); fields with `_` are transient."""
-    for field in dataclasses.fields(state):
-        value = getattr(state, field.name)
-        if field.name.startswith("_"):
+def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a state as ("statistic.average.value", tensor); fields that start with `_` are transient."""
+    for name, value in vars(state).items():
+        if name.startswith("_"):
             continue
         if isinstance(value, Tensor):
-            yield prefix + field.name, value
-        elif dataclasses.is_dataclass(value):
-            yield from named_tensors(value, f"{prefix}{field.name}.")
+            yield prefix + name, value
+        elif is_dataclass(value):
+            yield from named_tensors(value, f"{prefix}{name}.")
+
+
+def parts(state: Any, *kinds: type[Part]) -> Iterator[Part]:
+    """Yield the parts of a state that are of these classes."""
+    for value in vars(state).values():
+        if isinstance(value, kinds):
+            yield value
+        elif is_dataclass(value):
+            yield from parts(value, *kinds)
 
 
 def forget(state: Any, skipped: Tensor) -> None:
     """Drop what was added to a state since its last commit, where `skipped`, without reading the device."""
-    for field in dataclasses.fields(state):
-        part = getattr(state, field.name)
-        if isinstance(part, (MovingAverage, Pairs)):
-            part.forget(skipped)
-        elif dataclasses.is_dataclass(part):
-            forget(part, skipped)
+    for part in parts(state, MovingAverage, Pairs):
+        part.forget(skipped)
+
+
+def dropped(state: Any) -> Tensor:
+    """Return the number of updates that the statistics of each slot left out, `[L]`."""
+    return torch.stack([average.dropped for average in parts(state, MovingAverage)]).sum(0)

@@ -1,7 +1,7 @@
-"""What is accumulated from the layers' inputs. A statistic owns all that is needed to read it: weight and sketch.
+"""Statistics: moving averages of what the layers saw, each with the weight that is needed to read it.
 
-`add` runs in the forward hook and keeps sums and row counts only; `commit` runs once per optimizer step and makes them
-one update of the moving average, so that accumulation, shared layers and data parallelism count rows, not calls.
+`add` runs in the hooks and keeps sums and row counts only. `commit` runs once per optimizer step and turns them into
+one update of the moving average, so gradient accumulation, shared layers and data parallelism count rows, not calls.
 All tensors are stacks over the slots of a bank, `[L, ...]`.
 """
 
@@ -13,8 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from precond import distributed
-from precond.parts import linalg
+from precond.parts import collectives, linalg
 
 
 class Rows(Protocol):
@@ -120,10 +119,10 @@ class MovingAverage:
         Returns:
             Which slots were updated, `[L]`.
         """
-        if self._sum is None and not distributed.parallel():
+        if self._sum is None and not collectives.parallel():
             return torch.zeros_like(self.dropped, dtype=torch.bool)
         sums, counts = self._pending()
-        distributed.add_up([sums, counts])
+        collectives.add_up([sums, counts])
         self._sum = self._count = None
         rows = linalg.per_layer(counts.clamp(min=1).to(sums.dtype), sums)
         return self.update(sums / rows**power, counts > 0, decay, copy_first)

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import precond
-from precond import distributed
-from precond.distributed import Ranks, shares
+from precond.distributed import shares
 from precond.optimizer import Preconditioned
-from precond.parts import linalg
+from precond.parts import collectives, linalg
+from precond.parts.collectives import Ranks
 from precond.parts.statistics import MovingAverage
 from precond.registry import REGISTRY
 
@@ -254,7 +254,7 @@ def groups(model: Net, rank: int) -> list[dict[str, Any]]:
 def poisoned(rank: int) -> MovingAverage:
     """An average after three updates: slot 0 is not finite on rank 1; rank 0 alone sees slots 1 and 2; one is empty."""
     average = MovingAverage.zeros(3, 2, like=torch.zeros(1))
-    with distributed.in_force(Ranks(None, rank, RANKS)):
+    with collectives.active(Ranks(None, rank, RANKS)):
         average.add(slice(0, 1), torch.full((1, 2), torch.inf if rank else 1.0), 1)
         for slot in (1, 2):
             if rank == 0:

@@ -1,6 +1,6 @@
 """What the NysAct authors' released code computes, bugs included, for one layer: dense matrices and full SVDs.
 
-ALGORITHMS.md 1.4 has the formulas. This is what the options called "official" (and FOOF's) are to reproduce.
+The options called "official" (and those of FOOF) must reproduce it.
 """
 
 from __future__ import annotations

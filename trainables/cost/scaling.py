@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from precond.algorithms.nysact import low_rank_factor
 from precond.parts import linalg
 from precond.parts.factors import Dense, LowRank
+from precond.parts.nystrom import low_rank_factor
 from precond.parts.rows import LinearRows
 from precond.parts.sketches import ColumnSketch
 from trainables.cost.contestants import synchronize

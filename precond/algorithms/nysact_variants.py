@@ -1,0 +1,133 @@
+"""The options of NysAct that the method itself does not need: the released code's conventions, and their repairs.
+
+`resample` chooses the statistic, `shift` the factor:
+
+    resample  official  Omega is redrawn at each update while C averages over them; the core uses the last Omega
+              joint     the same, but Omega is averaged with C, so the pair stays consistent for a constant A
+              window    Omega is redrawn at each refresh, and the average is carried over to the new Omega
+    shift     damped    nu = rho (Algorithm 1, line 12), in C_nu and in W, and subtracted again
+              official  s = |min eig W| + rho is added to W only, and B L = C_rho is solved without the transpose
+
+With either `official`, a Gaussian Omega is plain N(0, 1/p), not orthonormal. The released code also forms the full SVD
+and P, which gives the same numbers at p / r times the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from precond.parts import collectives, linalg
+from precond.parts.linalg import Outcome
+from precond.parts.nystrom import Whitened, inverse_factor, low_rank_factor, nystrom_root, rounding, whiten
+from precond.parts.sketches import GaussianSketch, Sketch, SketchedCovariance
+from precond.parts.statistics import Rows
+
+# ---------------------------------------------------------------------- resample
+
+
+@dataclass
+class OfficialCovariance(SketchedCovariance):
+    """C averaged over updates, each with another Omega; the last Omega is the sketch."""
+
+    _redrawn: set[int] = field(default_factory=set)  # slots whose Omega was redrawn for the current update
+
+    def add(self, slots: slice, rows: Rows) -> None:
+        """Accumulate one forward of one layer; the first in an update redraws Omega."""
+        if slots.start not in self._redrawn:
+            self._redrawn.update(range(slots.start, slots.stop))
+            self.sketch.redraw(slots)
+        self.average.add(slots, self._products(slots, rows), rows.count)
+
+    def _products(self, slots: slice, rows: Rows) -> Tensor:
+        return self.sketch.products(slots, rows)
+
+    def commit(self, decay: float) -> None:
+        """Update the moving average, after redrawing where another rank has, so that all ranks use the same Omega."""
+        slots = range(len(self.sketch.draws.number))
+        redrawn = collectives.union([slot in self._redrawn for slot in slots], self.average.value.device)
+        for slot in slots:
+            if redrawn[slot] and slot not in self._redrawn:
+                self.sketch.redraw(slice(slot, slot + 1))
+        self._redrawn.clear()
+        super().commit(decay)
+
+
+@dataclass
+class JointCovariance(OfficialCovariance):
+    """The average is `[L, 2 p, r]`: C above the averaged Omega."""
+
+    @classmethod
+    def zeros(cls, sketch: Sketch, width: int, rank: int, like: Tensor) -> Self:
+        """Return a statistic without updates."""
+        return super().zeros(sketch, 2 * width, rank, like)
+
+    def _products(self, slots: slice, rows: Rows) -> Tensor:
+        value = self.average.value
+        omega = self.sketch.add_to(torch.zeros_like(value.chunk(2, dim=1)[1]), torch.ones_like(value[:, 0, 0]))
+        return torch.cat([self.sketch.products(slots, rows), rows.count * omega[slots]], 1)
+
+    def mean(self) -> tuple[Tensor, Sketch]:
+        """Return C R^{-1} and Q for the averaged Omega = Q R: A Omega R^{-1} = A Q."""
+        mean = self.average.mean()
+        c, omega = mean.double().chunk(2, dim=1)
+        q, r = torch.linalg.qr(omega)
+        c = torch.linalg.solve_triangular(r, c, upper=True, left=False)
+        return c.to(mean.dtype), GaussianSketch(q, self.sketch.draws)
+
+
+@dataclass
+class WindowCovariance(SketchedCovariance):
+    """Omega is fixed between two refreshes."""
+
+    def end_window(self, c: Tensor, outcome: Outcome) -> Outcome:
+        """Redraw Omega and set C = Y Y^T Omega for the Nystrom root Y: exact for the Nystrom matrix so far."""
+        root, _, carried = nystrom_root(whiten(c.double(), self.sketch, rounding(c)))
+        if carried.ok.all():
+            self.sketch.redraw()
+        else:  # a slot without a root keeps its Omega and its C
+            for slot in torch.nonzero(carried.ok).flatten().tolist():
+                self.sketch.redraw(slice(slot, slot + 1))
+        average = self.average
+        new = (root @ self.sketch.core(root).mT).to(average.value) * average.weight.to(average.value).view(-1, 1, 1)
+        average.value.copy_(linalg.select(carried.ok, new, average.value))
+        return Outcome(outcome.ok, outcome.retried | carried.retried)
+
+
+STATISTICS: Mapping[str, type[SketchedCovariance]] = {
+    "fixed": SketchedCovariance,
+    "window": WindowCovariance,
+    "joint": JointCovariance,
+    "official": OfficialCovariance,
+}
+
+# ---------------------------------------------------------------------- shift
+
+
+def damped_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:
+    """Return Z with nu = rho (see `low_rank_factor`)."""
+    c = c.double()
+    return inverse_factor(whiten(c, omega, torch.full_like(c[:, 0, 0], damping)), damping)
+
+
+def official_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:
+    """Return Z by the released formulas: B L = C_rho, where L L^T = W + s I and s = |min eig W| + rho.
+
+    W is not symmetrised (eigh reads its lower triangle), s is missing from C_rho, and L should be transposed.
+    """
+    c = c.double()
+    c_rho = omega.add_to(c, torch.full_like(c[:, 0, 0], damping))
+    eigenvalues, q, ok = linalg.eigh(omega.core(c_rho))
+    s = eigenvalues.amin(-1).abs() + damping
+    triangle, info = torch.linalg.cholesky_ex((q * (eigenvalues + s.unsqueeze(-1)).unsqueeze(-2)) @ q.mT)
+    b = torch.linalg.solve_triangular(triangle, c_rho, upper=False, left=False)
+    b = linalg.select(ok & (info == 0), b, torch.full_like(b, torch.nan))
+    return inverse_factor(Whitened(b, s, retried=torch.zeros_like(ok)), damping)
+
+
+Factor = Callable[[Tensor, Sketch, float], tuple[Tensor, Outcome]]
+FACTORS: Mapping[str, Factor] = {"tropp": low_rank_factor, "damped": damped_factor, "official": official_factor}

@@ -1,0 +1,89 @@
+"""From gradients to directions: the parameters' gradients go into the banks' buffers, and directions come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precond.bank import Bank
+from precond.scaling import LossScale
+
+Groups = Sequence[Mapping[str, Any]]  # torch's param_groups
+
+
+class Directions:
+    """The directions of the preconditioned parameters of one optimizer.
+
+    Args:
+        banks: The banks of its layers.
+        group_of: Index of each parameter's group.
+    """
+
+    def __init__(self, banks: Sequence[Bank], group_of: Mapping[Tensor, int]):
+        self._banks = banks
+        # Parameter -> the view that takes its gradient and returns its direction; fixed, because the buffers are.
+        self.views: dict[Tensor, Tensor] = {
+            layer.parameters[key]: view
+            for bank in banks
+            for layer in bank.layers
+            for key, view in bank.views(layer).items()
+        }
+        # Parameters in another group than the weight of their layer -> the group of that weight.
+        self._weight_group = {
+            p: bank.group
+            for bank in banks
+            for layer in bank.layers
+            for p in layer.parameters.values()
+            if group_of[p] != bank.group
+        }
+
+    def compute(self, groups: Groups, clip: float | None, scale: LossScale | None) -> None:
+        """Copy the gradients into the banks' buffers and turn them into directions, with the KL-clip `clip` or None."""
+        pairs = [(view, p.grad) for p, view in self.views.items()]
+        if absent := [view for view, gradient in pairs if gradient is None]:
+            torch._foreach_zero_(absent)
+            self._mark_absent()
+        present = [(view, gradient) for view, gradient in pairs if gradient is not None]
+        if present:
+            torch._foreach_copy_([view for view, _ in present], [gradient for _, gradient in present])
+        products = []
+        for bank in self._banks:
+            if scale is not None:
+                scale.spoil(bank.buffer)
+            lr = groups[bank.group]["lr"]
+            inner = bank.precondition(lr, measure=clip is not None)
+            if inner is not None:
+                products.append(inner * lr**2)
+        if clip is not None and products:
+            self._clip(clip, products)
+
+    def of(self, parameter: Tensor, groups: Groups, lr: float | None = None) -> Tensor | None:
+        """Return the direction of a parameter, or None if it is not preconditioned.
+
+        Args:
+            parameter: The parameter.
+            groups: The optimizer's parameter groups.
+            lr: Learning rate of the parameter's group, for algorithms whose directions contain it.
+        """
+        view = self.views.get(parameter)
+        if view is None or lr is None or parameter not in self._weight_group:
+            return view
+        contained = groups[self._weight_group[parameter]]["lr"]
+        return view * (lr / contained if contained else 0.0)
+
+    def _mark_absent(self) -> None:
+        """Fill the buffers of layers without any gradient with nan; these layers are not updated."""
+        for bank in self._banks:
+            for layer in bank.layers:
+                if all(p.grad is None for p in layer.parameters.values()):
+                    bank.buffer[bank.slots[layer.name]] = torch.nan
+
+    def _clip(self, bound: float, products: list[Tensor]) -> None:
+        """Scale all directions by min(1, sqrt(kappa / |s|)), s = sum of lr^2 <D, G>, without reading the device."""
+        s = torch.stack(products).sum().abs()
+        factor = torch.where(s > bound, (bound / s).sqrt(), 1)
+        for bank in self._banks:
+            bank.rescale(factor)

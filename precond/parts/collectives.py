@@ -1,0 +1,83 @@
+"""Sums over the ranks that train one model together; the same bits result on every rank.
+
+The ranks are *active* during `Optimizer.step`. They are kept in a context variable, because the statistics that need
+the sums lie deep below the optimizer. Outside a step, and in a single process, the functions below leave their
+arguments as they are. Every active rank must call them in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train one model together.
+
+    Attributes:
+        group: Their process group; None is the default group.
+        rank: The number of this process in the group.
+        size: The number of processes.
+    """
+
+    group: Any
+    rank: int
+    size: int
+
+
+_active: ContextVar[Ranks | None] = ContextVar("active ranks", default=None)
+
+
+def initialized() -> bool:
+    """Return True if there is a default process group of more than one rank."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def active(ranks: Ranks | None) -> Iterator[None]:
+    """Sum over these ranks inside the block.
+
+    Raises:
+        RuntimeError: `ranks` is None because the optimizer was built before torch.distributed was initialised.
+    """
+    if ranks is None and initialized():
+        raise RuntimeError("torch.distributed was initialised after this optimizer was built: build it after that")
+    token = _active.set(ranks)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def parallel() -> bool:
+    """Return True if ranks are active, so that a rank without a contribution must still take part in a sum."""
+    return _active.get() is not None
+
+
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Sum tensors over the ranks, in place."""
+    if ranks := _active.get():
+        works = [dist.all_reduce(tensor, group=ranks.group, async_op=True) for tensor in tensors]
+        for work in works:
+            assert work is not None
+            work.wait()
+
+
+def union(flags: list[bool], device: torch.device) -> list[bool]:
+    """Return the flags that any rank has set. A rank that has set all of them does not read the device."""
+    if not parallel():
+        return flags
+    if all(flags):
+        counts = torch.ones(len(flags), dtype=torch.int32, device=device)
+    else:
+        counts = torch.tensor(flags, dtype=torch.int32, device=device)
+    add_up([counts])
+    return flags if all(flags) else (counts > 0).tolist()

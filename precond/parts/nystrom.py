@@ -1,0 +1,103 @@
+"""Low-rank inverses from a sketch C = A Omega of positive semi-definite matrices A, `[L, p, p]`, which stay unknown.
+
+    C_nu = C + nu Omega,    W = Omega^T C_nu = L L^T
+    B = C_nu L^{-T},        so that B B^T = C_nu W^{-1} C_nu^T, the Nystrom matrix of A + nu I
+    B = U Sigma V^T,        lambda = max(Sigma^2 - nu, 0)
+    P = U diag(1 / (lambda + rho)) U^T + (I - U U^T) / rho = I / rho - Z Z^T
+
+Z = B V diag(sqrt(w / (rho (lambda + rho)))) with w = lambda / Sigma^2: no p x p matrix, and no division by a small
+singular value. All of it is computed in float64, which is cheap for r columns. The shift nu (Tropp et al. 2017) is of
+the size of the rounding error in C and is subtracted again, so it only makes the Cholesky factorisation stable.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from precond.parts import linalg
+from precond.parts.linalg import Outcome
+from precond.parts.sketches import Sketch
+
+SHIFT_RETRIES = 8  # each multiplies nu by ten
+
+
+class Whitened(NamedTuple):
+    """B `[L, p, r]`, the shift nu `[L]` that it contains, and whether the first factorisation failed `[L]`."""
+
+    b: Tensor
+    nu: Tensor
+    retried: Tensor
+
+
+def low_rank_factor(
+    c: Tensor, omega: Sketch, damping: float, least_shift: Tensor | None = None
+) -> tuple[Tensor, Outcome]:
+    """Return Z `[L, p, r]` in float64 with P = I / damping - Z Z^T, and the outcome; where not ok, Z is meaningless.
+
+    Args:
+        c: The sketch C = A Omega, `[L, p, r]`.
+        omega: The test matrices that the sketch was computed with.
+        damping: rho.
+        least_shift: `[L]`, where A is not positive semi-definite.
+    """
+    nu = rounding(c)
+    nu = nu if least_shift is None else torch.maximum(nu, least_shift)
+    return inverse_factor(whiten(c.double(), omega, nu), damping)
+
+
+def inverse_factor(whitened: Whitened, damping: float) -> tuple[Tensor, Outcome]:
+    """Return Z for B (see `low_rank_factor`)."""
+    root, eigenvalues, outcome = nystrom_root(whitened)
+    return root * (damping * (eigenvalues + damping)).rsqrt().unsqueeze(-2), outcome
+
+
+def nystrom_root(whitened: Whitened) -> tuple[Tensor, Tensor, Outcome]:
+    """Return Y `[L, p, r]` with Y Y^T = U diag(lambda) U^T, the Nystrom matrix without its shift; lambda; the outcome.
+
+    From the r x r Gram matrix of B: Y = B V sqrt(w), which never divides by a small singular value.
+    """
+    b, nu, retried = whitened
+    sigma_squared, v, ok = linalg.eigh(b.mT @ b)
+    eigenvalues = (sigma_squared - nu.unsqueeze(-1)).clamp(min=0)
+    w = torch.where(sigma_squared > 0, eigenvalues / sigma_squared, 0)
+    return (b @ v) * w.sqrt().unsqueeze(-2), eigenvalues, Outcome(ok, retried)
+
+
+def rounding(c: Tensor) -> Tensor:
+    """Return a shift `[L]` of the size of the rounding error in C, in the precision in which C was accumulated."""
+    norm = torch.linalg.matrix_norm(c.double())
+    return 8 * torch.finfo(c.dtype).eps * norm + torch.finfo(torch.float32).tiny
+
+
+def whiten(c: Tensor, omega: Sketch, nu: Tensor) -> Whitened:
+    """Return B with B B^T = the Nystrom matrix of A + nu I, for C in float64.
+
+    Where W is not positive definite, nu grows tenfold, at most 8 times; after that the eigenvalues of W are floored.
+    The returned nu is the shift in C_nu and in W, so the result stays a Nystrom approximation.
+    """
+    b, ok = _whiten_by_cholesky(c, omega, nu)
+    retried = ~ok
+    for _ in range(SHIFT_RETRIES):
+        if ok.all():
+            return Whitened(b, nu, retried)
+        nu = torch.where(ok, nu, 10 * nu)
+        b, ok = _whiten_by_cholesky(c, omega, nu)
+    return Whitened(linalg.select(ok, b, _whiten_by_eigenvalues(c, omega, nu)), nu, retried)
+
+
+def _whiten_by_cholesky(c: Tensor, omega: Sketch, nu: Tensor) -> tuple[Tensor, Tensor]:
+    """Return B = C_nu L^{-T} with L L^T = W, and where the factorisation succeeded `[L]`."""
+    c_nu = omega.add_to(c, nu)
+    triangle, info = torch.linalg.cholesky_ex(linalg.symmetrize(omega.core(c_nu)))
+    return torch.linalg.solve_triangular(triangle.mT, c_nu, upper=True, left=False), info == 0
+
+
+def _whiten_by_eigenvalues(c: Tensor, omega: Sketch, nu: Tensor) -> Tensor:
+    """Return B = C_nu W^{-1/2} with the eigenvalues of W floored at nu; nan where the eigenvalue solver fails."""
+    c_nu = omega.add_to(c, nu)
+    eigenvalues, q, ok = linalg.eigh(linalg.symmetrize(omega.core(c_nu)))
+    b = c_nu @ (q * eigenvalues.clamp(min=nu.unsqueeze(-1)).rsqrt().unsqueeze(-2))
+    return linalg.select(ok, b, torch.full_like(b, torch.nan))

@@ -1,0 +1,35 @@
+"""What a factor represents, as one dense matrix for each layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precond.parts.factors import Dense, Kronecker, KroneckerEigen, LowRank, RankOne
+
+
+def to_dense(factor: Any) -> Tensor:
+    """P `[L, p, p]` of `Dense` and `LowRank`; of the others the map on vec(G), row-major, `[L, o p, o p]`."""
+    match factor:
+        case Dense(inverse):
+            return inverse
+        case LowRank(z, damping):
+            return torch.eye(z.shape[1], dtype=z.dtype, device=z.device) / damping - z @ z.mT
+        case Kronecker(output_inverse, input_inverse):
+            return kron(output_inverse, input_inverse)
+        case KroneckerEigen(output_basis, input_basis, scale):
+            basis = kron(output_basis, input_basis)
+            return (basis * scale.flatten(1).unsqueeze(1)) @ basis.mT
+        case RankOne(u, v, damping):
+            w = (u.unsqueeze(-1) * v.unsqueeze(-2)).flatten(1)
+            eye = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
+            return (eye - w.unsqueeze(-1) * w.unsqueeze(-2)) / damping
+    raise TypeError(type(factor))
+
+
+def kron(left: Tensor, right: Tensor) -> Tensor:
+    """Kronecker products of two stacks of matrices."""
+    product = torch.einsum("lij,lkm->likjm", left, right)
+    return product.flatten(3, 4).flatten(1, 2)
