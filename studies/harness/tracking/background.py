@@ -1,85 +1,111 @@
-"""MLflow beside the training: a thread that sends what the folders have, and cannot hold the trials up."""
+"""MLflow beside the training: a thread that sends what the output folder contains, and does not delay the trials."""
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from studies.harness.command.options import Options
-from studies.harness.kinds.study.plan import Plan
+from studies.harness.design.options import Options
+from studies.harness.tracking.view import MARK, View
 
+if TYPE_CHECKING:
+    from studies.harness.report.result import Report
 
-class BackgroundSync:
-    """A daemon thread that syncs while trials run; training never notices when it fails.
-
-    Args:
-        view: What to call, such as `partial(sync, study, trials, root)`.
-        on_error: Gets one line, once, when a call fails; later calls are tried all the same.
-        interval_s: Seconds between calls; more when a call is much work.
-    """
-
-    def __init__(self, view: Callable[[], object], on_error: Callable[[str], object], interval_s: float = 5.0):
-        self.error: Exception | None = None
-        self._view, self._on_error, self._interval_s = view, on_error, interval_s
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 30.0) -> None:
-        """End the thread, waiting at most `timeout_s` for a call under way; then sync once more for the rest."""
-        self._stopped.set()
-        self._thread.join(timeout_s)
-
-    def _loop(self) -> None:
-        while not self._stopped.is_set():
-            start = time.thread_time()
-            try:
-                self._view()
-            except Exception as error:
-                if self.error is None:
-                    first_line = str(error).strip().partition("\n")[0]
-                    self._on_error(f"tracking failed, training goes on: {type(error).__name__}: {first_line}")
-                self.error = error
-            # The trials have the cores: at most a tenth of one goes into this.
-            self._stopped.wait(max(self._interval_s, 9 * (time.thread_time() - start)))
+INTERVAL_S, PATIENCE_S = 5.0, 30.0  # between two updates; for the update under way when a command ends
+QUERY = "SELECT 1 FROM tags JOIN runs USING (run_uuid) WHERE key = ? AND value = ? AND lifecycle_stage = 'active'"
 
 
 class Tracking:
-    """MLflow beside the training: a thread that sends what the folders have, and one last time at the end."""
+    """MLflow beside the execution of plans: a thread sends what there is, and `finish` sends the rest.
 
-    def __init__(self, plans: Sequence[Plan], options: Options, console: Console):
-        given, root = options.tracking_uri, options.root
-        self.uri, self.shown_uri, self._thread, self._console = None, "", None, console
-        if given == "none":
-            return
-        from studies.harness.tracking import sync as tracking
+    Neither imports mlflow if the digests in `inputs` are those of the last command that sent everything.
 
-        self.uri = given or tracking.default_uri(root)
-        self.shown_uri = given or f"sqlite:///{root / 'mlflow.db'}"
-        self._syncs = [
-            partial(tracking.sync, each.study, each.trials, root, self.uri, smoke=options.smoke) for each in plans
-        ]
-        self._thread = BackgroundSync(self._all, self._warn)
+    Args:
+        views: A view for each plan; None for a plan without one.
+        options: The command line.
+        console: Where the first failure is printed; training continues, and the next update is tried.
+        inputs: A digest of what each view is made from; None if it is not known or will change.
 
-    def finish(self, artifacts: Sequence[Sequence[Path]]) -> None:
-        """Send the rest and the reports; a server that fails costs a line, not the report."""
-        if self._thread is None:
-            return
-        self._thread.stop()
+    Attributes:
+        uri: MLflow's address; None without tracking.
+        shown_uri: The same as the user wrote it.
+        error: The last failure of the thread.
+    """
+
+    def __init__(
+        self, views: Sequence[View | None], options: Options, console: Console, inputs: Sequence[str | None] = ()
+    ):
+        self.uri, local = options.uri, f"sqlite:///{options.root / 'mlflow.db'}"
+        self.shown_uri = (options.tracking_uri or local) if self.uri else ""
+        self.error: Exception | None = None
+        self._views, self._console = views if self.uri else (), console
+        self._stopped, self._lock = threading.Event(), threading.Lock()
+        outdated = [view for _, view, _ in self._outdated(inputs)]
+        self._thread = threading.Thread(target=self._loop, args=[outdated], name="tracking", daemon=True)
+        if outdated:
+            self._thread.start()
+
+    def finish(self, reports: Sequence[Report | None], inputs: Sequence[str | None] = ()) -> None:
+        """Send the rest and the reports; a server that fails costs one line, not the report.
+
+        Args:
+            reports: A report for each plan; None for a plan without one.
+            inputs: The digests as they are now, for the next command.
+        """
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(PATIENCE_S)
         try:
-            for sync, paths in zip(self._syncs, artifacts, strict=True):
-                sync(artifacts=paths)
+            for number, view, mark in self._outdated(inputs):
+                self._send(view, reports[number], mark if reports[number] else "")
         except Exception as error:
-            self._warn(f"tracking failed, all results are in the folders: {type(error).__name__}: {error}")
+            self._warn("all results are in the folders", error)
 
-    def _all(self) -> None:
-        for sync in self._syncs:
-            sync()
+    def _outdated(self, inputs: Sequence[str | None]) -> list[tuple[int, View, str]]:
+        """Return the views for which MLflow may lack something, each with its number and its mark."""
+        views = [(number, view) for number, view in enumerate(self._views) if view]
+        marks = [f"{view.name}: {inputs[number]}" if inputs and inputs[number] else "" for number, view in views]
+        return [(*view, mark) for view, mark in zip(views, marks, strict=True) if not up_to_date(self.uri, mark)]
 
-    def _warn(self, message: str) -> None:
-        self._console.print(message.partition("\n")[0], style="yellow", markup=False, soft_wrap=True)
+    def _loop(self, views: Sequence[View]) -> None:
+        while not self._stopped.is_set():
+            start = time.thread_time()
+            try:
+                from studies.harness.tracking import client  # noqa: F401  (the main thread need not wait for mlflow)
+
+                for view in views:
+                    self._send(view)
+            except Exception as error:
+                if self.error is None:
+                    self._warn("training continues", error)
+                self.error = error
+            # The trials need the cores: at most a tenth of one is used here.
+            self._stopped.wait(max(INTERVAL_S, 9 * (time.thread_time() - start)))
+
+    def _send(self, view: View, report: Report | None = None, mark: str = "") -> None:
+        with self._lock:  # two threads could both create the run of a new trial
+            view.send(self.uri or "", report, mark)
+
+    def _warn(self, consequence: str, error: Exception) -> None:
+        reason = str(error).strip().partition("\n")[0]
+        line = f"tracking failed, {consequence}: {type(error).__name__}: {reason}"
+        self._console.print(line, style="yellow", markup=False, soft_wrap=True)
+
+
+def up_to_date(uri: str | None, mark: str) -> bool:
+    """Return True if a local database has a run with this mark, False if that is not known; import no mlflow."""
+    if not (mark and uri and uri.startswith("sqlite:///")):
+        return False
+    path = Path(uri.removeprefix("sqlite:///")).absolute()
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=1, uri=True)) as database:
+            return database.execute(QUERY, (MARK, mark)).fetchone() is not None
+    except sqlite3.Error:  # there is no database, or it is locked or not MLflow's
+        return False

@@ -1,21 +1,20 @@
-"""Seeds as one: what MLflow's group run, one for each configuration, says of its trials. Imports no MLflow."""
+"""The numbers of a group run: one for each configuration, over its trials under several seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from studies.harness.evidence.ledger import IN_FLIGHT, NOT_RUN
-from studies.harness.evidence.statistics import Summary, summarize
-from studies.harness.kinds.study.study import Trial
+from studies.harness.design.arms import Trial
+from studies.harness.evidence.statistics import summarize
+from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN
 from trainables.files import read_lines
 from trainables.store import COMPLETED, trial_folder
 
-SHOWN = ("train/", "test/", "val/")  # what is worth a mean over seeds; the rest describes one machine
+SHOWN = ("train/", "test/", "val/")  # metrics that are averaged over seeds; the others describe one machine
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class SeedGroup:
     """The trials of one configuration.
 
     Attributes:
-        first: One of them, for the arm and what they share.
+        first: One of them; it has the arm and the parameters that they share.
         rows: Their rows of `ledger.frame(..., per="trial")`.
     """
 
@@ -32,29 +31,30 @@ class SeedGroup:
 
     @property
     def done(self) -> bool:
-        """Whether no trial is still to come."""
+        """True if all trials have ended."""
         return not {IN_FLIGHT, NOT_RUN} & set(self.rows["status"])
 
     @property
     def statuses(self) -> str:
-        """`2 completed, 1 diverged`."""
+        """The number of trials by status: `2 completed, 1 diverged`."""
         counts = self.rows["status"].value_counts().sort_index()
         return ", ".join(f"{count} {status}" for status, count in counts.items())
 
     def completed(self) -> pd.DataFrame:
-        """The rows of completed trials; no other enters a mean."""
+        """Return the rows of completed trials; only these are averaged."""
         return self.rows.loc[self.rows["status"] == COMPLETED]
 
     def summary(self) -> dict[str, float]:
-        """`mean/M sd/M ci_lo/M ci_hi/M` of each metric M at the last epoch, and `n`."""
-        found, rows = {}, self.completed()
+        """Return `mean/M sd/M ci_lo/M ci_hi/M` of each metric M at the last epoch, and `n`."""
+        metrics, rows = {}, self.completed()
         for name in (name for name in rows.columns if name.startswith(SHOWN)):
             if len(values := rows[name].dropna().astype(float)):
-                found |= {f"{part}/{name}": value for part, value in _spread(summarize(values)).items()}
-        return {**found, "n": float(len(rows))}
+                spread = vars(summarize(values))
+                metrics |= {f"{part}/{name}": spread[part] for part in ("mean", "sd", "ci_lo", "ci_hi")}
+        return {**metrics, "n": float(len(rows))}
 
     def curve(self, root: Path) -> pd.DataFrame:
-        """Means over the completed trials by epoch.
+        """Return means over the completed trials by epoch.
 
         Returns:
             Columns `epoch metric n mean sd ci_lo ci_hi`.
@@ -69,30 +69,20 @@ class SeedGroup:
         return pd.DataFrame(rows, columns=["epoch", "metric", "n", "mean", "sd", "ci_lo", "ci_hi"])
 
     def seeds(self) -> pd.DataFrame:
-        """A row for each seed: its status and last-epoch metrics."""
+        """Return a row for each seed: its status and the metrics of its last epoch."""
         metrics = [name for name in self.rows.columns if name.startswith(SHOWN)]
         return self.rows.loc[:, ["seed", "status", "trial_key", *metrics]]
 
 
-def results(trials: Sequence[Trial], frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of trials on the whole training set; what a search scored on a part of it is no result."""
-    scored = [trial.config.trial_key for trial in trials if trial.config.train_fraction < 1]
-    return frame.loc[~frame["trial_key"].isin(scored)]
-
-
 def seed_groups(trials: Sequence[Trial], frame: pd.DataFrame) -> dict[str, SeedGroup]:
-    """A plan's groups with a completed trial, by group key, in the order of the plan."""
+    """Return a plan's groups with a completed trial, by group key, in the order of the plan.
+
+    Trials on a part of the training set are left out: a search scores configurations by them, and they are no results.
+    """
     first: dict[str, Trial] = {}
     for trial in trials:
-        first.setdefault(trial.config.group_key, trial)
-    groups = {str(key): SeedGroup(first[str(key)], rows) for key, rows in frame.groupby("group_key", sort=False)}
+        if trial.config.train_fraction == 1:
+            first.setdefault(trial.config.group_key, trial)
+    rows = {str(key): rows for key, rows in frame.groupby("group_key", sort=False)}
+    groups = {key: SeedGroup(trial, rows[key]) for key, trial in first.items()}
     return {key: group for key, group in groups.items() if len(group.completed())}
-
-
-def shared_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's parameters without what its group does not share."""
-    return {name: value for name, value in params.items() if name != "seed"}
-
-
-def _spread(summary: Summary) -> dict[str, float]:
-    return {"mean": summary.mean, "sd": summary.sd, "ci_lo": summary.ci_lo, "ci_hi": summary.ci_hi}

@@ -1,10 +1,11 @@
-"""What MLflow says beside the numbers: the claim, the parameters' symbols in the papers, how to read the runs."""
+"""The text on a study's page in MLflow: the claim, how to read the runs, the parameters' symbols in the papers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from studies.harness.kinds.study.study import Study, Trial
+from studies.harness.design.arms import Trial
+from studies.harness.design.facts import Facts
 
 SYMBOLS = {
     "lr": "eta",
@@ -28,10 +29,10 @@ READING = (
 )
 
 
-def description(study: Study, trials: Sequence[Trial]) -> str:
-    """Markdown for the page of a study's parent run."""
+def description(facts: Facts, trials: Sequence[Trial]) -> str:
+    """Return the note of a study's parent run, in Markdown."""
     names = dict.fromkeys(name for trial in trials for name in trial.config.hyperparameters)
     symbols = [f"- `{name}`: {SYMBOLS[name]}" for name in names if name in SYMBOLS]
-    facts = {"Artefact": study.citation, "Claim": study.claim, "Falsifier": study.falsifier, "How to read it": READING}
-    paragraphs = [f"**{study.title}**", *(f"**{name}.** {text}" for name, text in facts.items())]
+    texts = {"Artefact": facts.citation, "Claim": facts.claim, "Falsifier": facts.falsifier, "How to read it": READING}
+    paragraphs = [f"**{facts.title}**", *(f"**{name}.** {text}" for name, text in texts.items())]
     return "\n\n".join([*paragraphs, "\n".join(["**Parameters** and the papers' symbols", "", *symbols])])

@@ -1,68 +1,33 @@
-"""MLflow anew, from everything that an output folder holds of the package's studies."""
+"""MLflow from everything that an output folder contains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from precond import HyperparameterError
-from studies.harness.evidence import ledger
-from studies.harness.kinds.probe.probe import Probe
-from studies.harness.kinds.search import part as search_part
-from studies.harness.kinds.search.search import Search
-from studies.harness.kinds.study.study import Study
-from studies.harness.tracking import probes as probe_tracking
-from studies.harness.tracking import sync as tracking
-from trainables.store import COMPLETED, read_config, trial_folders
+from studies.harness.design.options import default_uri
+from studies.harness.kinds.artefact import Artefact, Plan
+from studies.harness.report.result import Report
 
 
 def everything(
-    studies: Mapping[str, Study],
-    probes: Mapping[str, Probe],
-    searches: Mapping[str, Search],
+    artefacts: Iterable[Artefact],
     root: Path,
-    uri: str | None,
+    uri: str | None = None,
+    last_report: Callable[[Plan], Report | None] = lambda plan: None,
 ) -> Iterator[tuple[str, str]]:
-    """Send what MLflow lacks; yields the name of each study that the folder holds anything of, and what was sent.
+    """Send what MLflow lacks of all artefacts; yield the name of each view, and what was sent.
 
-    A study counts on a workload where it has a report, or all its trials; one that only shares trials does not. Its
-    trials are found under every seed that is there, with the levels and values of its file: those of other flags are
-    sent by the same command with `--report-only`.
+    Args:
+        artefacts: Those that an output folder may have results of.
+        root: The output folder.
+        uri: Tracking server or database; the output folder's database if None.
+        last_report: Returns the report that a plan's last command kept. If it is None, the files of the report's folder
+            are sent, and the parent run's summary stays as it is.
     """
-    seeds: dict[str, set[int]] = {}
-    for folder in trial_folders(root):
-        config = read_config(folder)["config"]
-        seeds.setdefault(config["workload"], set()).add(config["seed"])
-    known = {folder.name for folder in trial_folders(root)}
-    for study in studies.values():
-        for workload, there in sorted(seeds.items()):
-            try:
-                planned = study.trials(workload, sorted(there))
-            except HyperparameterError:  # not a study of this workload
-                continue
-            trials = [trial for trial in planned if trial.config.trial_key[:16] in known]
-            report = _report(root, study.name, workload)
-            if report or not ledger.missing(study.trials(workload), root):
-                sent = tracking.sync(study, trials, root, uri, report)
-                yield f"{study.name} on {workload}", f"{sent} epochs sent"
-    for probe in probes.values():
-        for workload in sorted({probe.workload, *probe.published}):
-            trials = probe.trials(workload)
-            complete = [one for one in probe.found(trials, root).values() if one.status["status"] == COMPLETED]
-            if complete:
-                metrics = probe.measurement.metrics(probe.measurement.numbers(complete))
-                sent = probe_tracking.send(probe, trials, metrics, _report(root, probe.name, workload), root, uri)
-                yield f"{probe.name} on {workload}", "sent" if sent else "nothing to send"
-    for search in searches.values():
-        for part in search_part.parts(search, root):
-            trials = [trial for trial in search_part.Known(part) if trial.config.trial_key[:16] in known]
-            if trials:
-                workload = trials[0].config.workload
-                sent = tracking.sync(search.as_study, trials, root, uri, _report(root, search.name, workload))
-                yield f"{search.name} on {workload}", f"{sent} epochs sent"
-
-
-def _report(root: Path, name: str, workload: str) -> list[Path]:
-    """The files of the last report."""
-    folder = ledger.report_folder(root, name, workload)
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    for artefact in artefacts:
+        for plan in artefact.stored(root):
+            if view := artefact.tracking(plan):
+                files = sorted(path for path in plan.folder.glob("*") if path.is_file())
+                report = last_report(plan) or Report(files=files)
+                yield view.name, view.send(uri or default_uri(root), report)

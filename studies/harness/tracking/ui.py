@@ -1,4 +1,4 @@
-"""The MLflow UI of an output folder on this machine, and links into it that compare at once."""
+"""The MLflow UI of an output folder on this machine, and links to its pages that compare runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote
 
-from studies.harness.tracking import views
-from studies.harness.tracking.sync import PARENT, MlflowClient, all_runs, default_uri
+from studies.harness.design.options import default_uri
+from studies.harness.tracking import charts
+from studies.harness.tracking.client import PARENT, MlflowClient, all_runs
 
 WORKFLOW = "workflowType=machine_learning"
-COMPARED = 100  # runs; the comparison page gets slow beyond
-# Nothing but the pages: no jobs started by requests, no pickles opened, nothing sent home.
+COMPARED = 100  # runs; with more, the comparison page is slow
+# Serve pages only: start no jobs on request, open no pickles, send no telemetry.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -35,41 +36,41 @@ class Shown(NamedTuple):
 
 
 def shown(root: Path) -> list[Shown]:
-    """The runs of studies and of groups of seeds in an output folder's database, experiment by experiment."""
+    """Return the runs of studies and of groups of seeds in an output folder's database, experiment by experiment."""
     client = MlflowClient(tracking_uri=default_uri(root))
-    found = []
-    for experiment in sorted(client.search_experiments(), key=lambda one: one.name):
+    runs = []
+    for experiment in sorted(client.search_experiments(), key=lambda experiment: experiment.name):
         pages = (all_runs(client, experiment.experiment_id, f"tags.kind = '{kind}'") for kind in ("study", "group"))
         for run in (run for page in pages for run in page):
             tags, info = run.data.tags, run.info
             names = tags["kind"], info.run_name or "", tags.get("workload", "")
-            found.append(Shown(*names, info.experiment_id, info.run_id, tags.get(PARENT, "")))
-    return found
+            runs.append(Shown(*names, info.experiment_id, info.run_id, tags.get(PARENT, "")))
+    return runs
 
 
 def links(runs: Sequence[Shown], base: str) -> list[tuple[str, str]]:
-    """Pages worth opening, as (what it is, address), study by study.
+    """Return pages of the UI as (what it shows, address), study by study.
 
     Args:
-        runs: What MLflow has of the studies (`shown`).
+        runs: The runs in MLflow (`shown`).
         base: Address of the UI, without a slash at its end.
     """
-    found = []
+    pages = []
     for parent in (run for run in runs if run.kind == "study"):
         groups = [run.run_id for run in runs if run.kind == "group" and run.parent_id == parent.run_id]
         experiment = f"{base}/#/experiments/{parent.experiment_id}"
-        found.append((f"{parent.name}: summary, table and figures", f"{experiment}/runs/{parent.run_id}?{WORKFLOW}"))
+        pages.append((f"{parent.name}: summary, table and figures", f"{experiment}/runs/{parent.run_id}?{WORKFLOW}"))
         if len(groups) > 1:
             ids, place = json.dumps(groups[:COMPARED]), json.dumps([parent.experiment_id])
             page = f"{base}/#/compare-runs?runs={quote(ids)}&experiments={quote(place)}&{WORKFLOW}"
-            view = f"{experiment}/runs?viewStateShareKey={views.key(parent.workload)}&compareRunsMode=CHART&{WORKFLOW}"
-            found.append(("  its configurations in parallel coordinates, their means and curves", view))
-            found.append(("  the same side by side, with all parameters", page))
-    return found
+            view = f"{experiment}/runs?viewStateShareKey={charts.key(parent.workload)}&compareRunsMode=CHART&{WORKFLOW}"
+            pages.append(("  its configurations in parallel coordinates, their means and curves", view))
+            pages.append(("  the same side by side, with all parameters", page))
+    return pages
 
 
 def serve(root: Path, port: int) -> NoReturn:
-    """Become the MLflow UI of an output folder, on this machine's own address only."""
+    """Replace this process by the MLflow UI of an output folder, on the loopback address only."""
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     hosts = f"127.0.0.1:{port},localhost:{port}"
     environment: Mapping[str, Any] = {**os.environ, **ENVIRONMENT}

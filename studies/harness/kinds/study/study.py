@@ -126,7 +126,13 @@ class Study(Artefact):
         """Return the runs of the trials, of their seed groups and of the study."""
         from studies.harness.tracking.view import TrialsView
 
-        return TrialsView(facts=self, metric=self.figure.metric, trials=plan.trials, options=plan.options)
+        return TrialsView(
+            facts=self,
+            workload=plan.workload,
+            metric=self.figure.metric,
+            trials=plan.trials,
+            options=plan.options,
+        )
 
     def stored(self, root: Path) -> list[StudyPlan]:
         """Return the workloads that have a report or all trials in an output folder, under every seed there."""

@@ -1,38 +1,33 @@
-"""What MLflow's chart page shows of a study at once: a view that the experiment holds, as its own Share button makes.
+"""The charts on the experiment's page in MLflow: a shared view in the experiment's tags, as the Share button writes it.
 
-Without it the page has a chart for each of some fifty metrics, of the parent run alone.
+Without it the page has a chart for each of about fifty metrics, of the parent run alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from studies.harness.kinds.study.study import Study, Trial
+from studies.harness.design.arms import Trial
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI would take it for a chat application
 SECTION = "configurations"
 
 
-def groups(workload: str) -> str:
-    """The search that finds a workload's configurations, one run each."""
-    return f"tags.kind = 'group' and tags.workload = '{workload}'"
-
-
 def key(workload: str) -> str:
-    """What a workload's view is called in an address."""
+    """Return the name of a workload's view in an address."""
     return "configurations-" + workload.replace("/", "-")
 
 
-def tags(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
-    """The experiment's tags for the view of one workload's configurations.
+def tags(workload: str, metric: str, trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the experiment's tags for the view of a workload's configurations.
 
     Args:
-        study: Its figure names the metric.
-        trials: The plan, all of one workload.
+        workload: Name of the workload.
+        metric: What the charts show beside the loss.
+        trials: The plan; its factors are axes of the parallel coordinates.
     """
-    workload, metric = trials[0].config.workload, study.figure.metric
     factors = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
     charts = [
         _chart("PARALLEL", "parallel", selectedParams=["optimizer", *factors], selectedMetrics=[f"mean/{metric}"]),
@@ -43,23 +38,15 @@ def tags(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
     ]  # fmt: skip
     section = {"uuid": SECTION, "name": "Configurations: means over seeds", "columns": 2}
     view = {
-        "searchFilter": groups(workload),
-        "orderByKey": f"metrics.`mean/{metric}`",  # by any other column than the date, and no run is folded away
+        "searchFilter": f"tags.kind = 'group' and tags.workload = '{workload}'",
+        "orderByKey": f"metrics.`mean/{metric}`",  # any column but the date: no run is collapsed into its parent
         "orderByAsc": "loss" in metric,
         "runsHiddenMode": "SHOWALL",
         "compareRunCharts": charts,
-        "isAccordionReordered": True,  # ours first, not by the alphabet
+        "isAccordionReordered": True,  # this section first, not in alphabetical order
         "compareRunSections": [{**section, "display": True, "isReordered": True, "deleted": False}],
     }
     return {**KIND, f"mlflow.sharedViewState.{key(workload)}": json.dumps(view)}
-
-
-def keep(client: Any, experiment: str, wanted: Mapping[str, str]) -> None:
-    """Give an experiment the tags that it lacks."""
-    known = client.get_experiment(experiment).tags
-    for name, value in wanted.items():
-        if known.get(name) != value:
-            client.set_experiment_tag(experiment, name, value)
 
 
 def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:

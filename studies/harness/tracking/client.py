@@ -1,0 +1,125 @@
+"""An experiment in MLflow: its runs, and writes that send only what a run lacks. Its import takes seconds."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Read when mlflow is imported. A server that does not answer must not delay the driver.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run on a server
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from studies.harness.tracking.view import MARK
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+BATCH = 800  # metrics per request; a request holds at most 1000 metrics, parameters and tags
+PARENT = "mlflow.parentRunId"
+
+
+class Experiment:
+    """An experiment, which is created if it does not exist.
+
+    Args:
+        uri: Tracking server or database.
+        name: Of the experiment.
+        root: The output folder; the artifacts of a local database are stored in it.
+    """
+
+    def __init__(self, uri: str, name: str, root: Path):
+        root.mkdir(parents=True, exist_ok=True)
+        self.client = MlflowClient(tracking_uri=uri)
+        if known := self.client.get_experiment_by_name(name):
+            self.id = known.experiment_id
+            return
+        # A server has its own place for artifacts; for a local database mlflow would take the current directory.
+        place = (root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        self.id = self.client.create_experiment(name, artifact_location=place)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set those tags of the experiment that it lacks."""
+        known = self.client.get_experiment(self.id).tags
+        for name, value in tags.items():
+            if known.get(name) != value:
+                self.client.set_experiment_tag(self.id, name, value)
+
+    def log(
+        self, run: Run, metrics: list[Metric], params: Mapping[str, Any] | None = None, tags: Mapping[str, str] = {}
+    ) -> None:
+        """Send metrics, and those parameters and tags that the run lacks.
+
+        The tags are sent last, and with them the number of epochs sent. If the process is killed before, the same
+        points are sent again; mlflow drops them, because key, value, step and timestamp are all equal.
+        """
+        new_params = [Param(name, str(value)) for name, value in (params or {}).items() if name not in run.data.params]
+        new_tags = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name, "") != value]
+        while len(metrics) > BATCH:
+            self.client.log_batch(run.info.run_id, metrics[:BATCH])
+            metrics = metrics[BATCH:]
+        if metrics or new_params or new_tags:
+            self.client.log_batch(run.info.run_id, metrics, new_params, new_tags)
+
+    def log_files(self, run: Run, paths: Sequence[Path]) -> None:
+        """Send the files of a report, and then the tag that describes their content."""
+        for path in paths:
+            self.client.log_artifact(run.info.run_id, str(path))
+        self.client.set_tag(run.info.run_id, "artifacts", fingerprint(paths))
+
+    def set_status(self, run: Run, status: str, end_s: float) -> None:
+        """Set a run's status if it has changed."""
+        if run.info.status == status:
+            return
+        if status == "RUNNING":  # retried, or extended by more trials
+            self.client.update_run(run.info.run_id, status)
+        else:
+            self.client.set_terminated(run.info.run_id, status, int(1000 * end_s))
+
+    @contextmanager
+    def marked(self, run: Run, mark: str) -> Iterator[None]:
+        """Give a run a mark after everything inside was sent; a mark of another state is removed before."""
+        known = run.data.tags.get(MARK, "")
+        if known not in ("", mark):
+            self.client.set_tag(run.info.run_id, MARK, "")
+        yield
+        if mark not in ("", known):
+            self.client.set_tag(run.info.run_id, MARK, mark)
+
+
+def all_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
+    """Return the runs of an experiment that match a query, from all pages."""
+    runs, token, enabled = [], None, gc.isenabled()
+    gc.disable()  # a page has about 10^5 objects and no cycles: looking for some takes twice as long as the search
+    try:
+        while token != "":
+            page = client.search_runs([experiment_id], query, page_token=token)
+            runs, token = runs + list(page), page.token or ""
+    finally:
+        if enabled:
+            gc.enable()
+    return runs
+
+
+def points(values: Mapping[str, float], time_s: float | None = None, step: int = 0) -> list[Metric]:
+    """Return the finite values as metrics at a Unix time, or now: mlflow would store infinity as 1.8e308."""
+    time_ms = int(1000 * (time.time() if time_s is None else time_s))
+    return [Metric(name, value, time_ms, step) for name, value in values.items() if math.isfinite(value)]
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of the names and contents of files, in any order."""
+    parts = sorted(path.name.encode() + path.read_bytes() for path in paths)
+    return hashlib.sha256(b"".join(parts)).hexdigest()

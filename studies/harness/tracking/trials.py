@@ -1,0 +1,150 @@
+"""Trials as runs in MLflow: a parent run, a run for each trial, and a run for each group of seeds.
+
+They are sent at any time and repeatedly: each run is found by its key, and gets what it lacks. The parent run has the
+summary; a trial's run has its curve; a group's run has the mean and the interval over its completed trials, so that
+tens of runs can be compared instead of hundreds.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from studies.harness.design.arms import Trial
+from studies.harness.evidence import ledger
+from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
+from studies.harness.tracking import charts
+from studies.harness.tracking.client import PARENT, Experiment, Run, all_runs, fingerprint, points
+from studies.harness.tracking.groups import SeedGroup, seed_groups
+from studies.harness.tracking.notes import description
+from studies.harness.tracking.view import TrialsView
+from trainables.config import digest
+from trainables.files import read_lines
+from trainables.store import COMPLETED, read_status, trial_folder
+
+if TYPE_CHECKING:
+    from studies.harness.report.result import Report
+
+PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
+
+
+class Sender:
+    """One update of a view: the experiment, and its runs by the key of a trial or group (the parent's is empty)."""
+
+    def __init__(self, view: TrialsView, uri: str):
+        self.view, self.trials, self.root = view, list(view.trials), view.options.root
+        dataset, _, model = view.workload.rpartition("/")
+        self.common = {**view.tags, "dataset": dataset, "model": model}
+        self.experiment = Experiment(uri, view.experiment, self.root)
+        self.experiment.set_tags(charts.tags(view.workload, view.metric, self.trials))
+        self.runs: dict[str, Run] = {}
+        for run in all_runs(self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'"):
+            tags = run.data.tags
+            self.runs[tags.get("trial_key") or tags.get("group_key", "")] = run
+        self._centres: dict[str, bool] = {}
+
+    def send(self, report: Report | None, mark: str) -> int:
+        """Send trials, groups, summary and report, and leave other runs alone; return the number of epochs sent."""
+        frame = ledger.frame(self.trials, self.root)
+        statuses = list(frame["status"])
+        note = {"mlflow.note.content": description(self.view.facts, self.trials)}
+        tags = {**self.common, "kind": "study", **note}
+        parent = self._run("", f"{self.view.facts.name} {self.view.workload}", tags)
+        with self.experiment.marked(parent, mark):
+            sent = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
+            self._close_stopped()
+            for key, seeds in seed_groups(self.trials, frame).items():
+                self._send_group(key, seeds, parent.info.run_id)
+            counts = {f"trials/{status}": float(statuses.count(status)) for status in STATUSES}
+            results = {re.sub(r"[^A-Za-z0-9_./:-]", ".", k): v for k, v in (report.metrics if report else {}).items()}
+            summary = {"trials/planned": float(len(frame)), **counts, **results}.items()
+            new = points({name: value for name, value in summary if parent.data.metrics.get(name) != value})
+            self.experiment.log(parent, new, tags=tags)
+            done = not {IN_FLIGHT, NOT_RUN} & set(statuses)
+            self.experiment.set_status(parent, "FINISHED" if done else "RUNNING", time.time())
+            if report and report.files and parent.data.tags.get("artifacts") != fingerprint(report.files):
+                self.experiment.log_files(parent, report.files)
+        return sent
+
+    def _run(self, key: str, name: str, tags: Mapping[str, str], start_s: float | None = None) -> Run:
+        if key not in self.runs:
+            start_ms, client = None if start_s is None else int(1000 * start_s), self.experiment.client
+            self.runs[key] = client.create_run(self.experiment.id, start_ms, dict(tags), name)
+        return self.runs[key]
+
+    def _send_trial(self, trial: Trial, parent_id: str) -> int:
+        folder = trial_folder(self.root, trial.config.trial_key)
+        status = read_status(folder)  # before the epochs: a trial that reads as completed then has all of them
+        attempts, lines = read_lines(folder / "attempts.jsonl"), read_lines(folder / "epochs.jsonl")
+        if not attempts:  # no worker has begun
+            return 0
+        tags = self._trial_tags(trial, status, attempts[-1]) | {PARENT: parent_id}
+        name = f"{trial.arm.label} s{trial.config.seed}"
+        run = self._run(trial.config.trial_key, name, tags, attempts[0]["time"])
+        new = lines[int(run.data.tags.get("epochs_sent", 0)) :]
+        metrics = [point for line in new for point in points(line["metrics"], line["time"], line["epoch"])]
+        self.experiment.log(run, metrics, _params(trial), tags | ({"epochs_sent": str(len(lines))} if new else {}))
+        if status is None:
+            self.experiment.set_status(run, "RUNNING", 0)
+        else:
+            ended = "FINISHED" if status["status"] == COMPLETED else "FAILED"
+            self.experiment.set_status(run, ended, status["time"])
+        return len(new)
+
+    def _close_stopped(self) -> None:
+        """Close the runs of trials that were stopped early: they have no status in their folder."""
+        for key in sorted(self.view.stopped()):
+            run = self.runs.get(key)
+            if run and run.info.status == "RUNNING":
+                self.experiment.log(run, [], tags={"status": "stopped"})
+                self.experiment.set_status(run, "KILLED", time.time())
+
+    def _send_group(self, key: str, seeds: SeedGroup, parent_id: str) -> None:
+        """Send the means over seeds if a trial of the group has ended, and the curve if all trials have ended."""
+        tags = self._arm_tags(seeds.first) | {"kind": "group", "group_key": key, "status": seeds.statuses}
+        run = self._run(key, seeds.first.arm.label, tags | {PARENT: parent_id}, time.time())
+        table = seeds.seeds().to_csv(index=False)
+        sent = f"{digest(table)}{' curve' if seeds.done else ''}"
+        if run.data.tags.get("seeds_sent") != sent:
+            metrics, client = points(seeds.summary()), self.experiment.client
+            client.log_text(run.info.run_id, table, "seeds.csv")
+            if seeds.done:
+                curve = seeds.curve(self.root)
+                client.log_text(run.info.run_id, curve.to_csv(index=False), "curve.csv")
+                means = zip(curve["metric"], curve["mean"], curve["epoch"], strict=True)
+                metrics += [point for name, mean, epoch in means for point in points({name: mean}, step=int(epoch))]
+            params = {name: value for name, value in _params(seeds.first).items() if name != "seed"}
+            self.experiment.log(run, metrics, params, tags | {"seeds_sent": sent})
+        self.experiment.set_status(run, "FINISHED" if seeds.done else "RUNNING", time.time())
+
+    def _arm_tags(self, trial: Trial) -> dict[str, str]:
+        arm, key = trial.arm, trial.config.group_key
+        if key not in self._centres:  # resolved once for all seeds
+            self._centres[key] = trial.is_centre
+        return {
+            **self.common,
+            "factor": ",".join(arm.factors),
+            "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
+            "arm": "faithful" if arm.faithful else "consistent",
+            "is_centre": str(self._centres[key]),
+        }
+
+    def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            **self._arm_tags(trial),
+            "kind": "trial",
+            "trial_key": trial.config.trial_key,
+            "group_key": trial.config.group_key,
+            "status": IN_FLIGHT if status is None else str(status["status"]),
+            "status_reason": reason(status or {}) or "",
+            "gpu": "" if attempt.get("device", "cpu") == "cpu" else str(attempt["device"]),
+            **{name: str(attempt[name]) for name in PROVENANCE if name in attempt},
+        }
+
+
+def _params(trial: Trial) -> dict[str, Any]:
+    config = trial.config
+    names = ("workload", "optimizer", "batch_size", "epochs", "schedule", "seed")
+    return {name: getattr(config, name) for name in names} | dict(config.settings) | dict(config.hyperparameters)

@@ -1,0 +1,120 @@
+"""Views: what MLflow shows of an artefact on a workload. Imports no mlflow, whose import takes seconds."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from studies.harness.design.arms import Trial
+from studies.harness.design.facts import Facts
+from studies.harness.design.options import Options
+
+if TYPE_CHECKING:
+    from studies.harness.report.result import Report
+
+MARK = "inputs_sent"  # tag of the run with the report: what the view was made from when it was last sent as a whole
+NOTHING = "nothing to send"
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(ABC):
+    """What MLflow shows of an artefact on a workload.
+
+    Attributes:
+        facts: Of the artefact; its name is the experiment, with `-smoke` appended for a smoke run.
+        workload: What is trained or timed.
+        options: The command line.
+    """
+
+    facts: Facts
+    workload: str
+    options: Options
+
+    @abstractmethod
+    def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
+        """Bring MLflow up to date with the output folder; write nothing if nothing has changed.
+
+        Args:
+            uri: Tracking server or database.
+            report: The last report; None while trials run.
+            mark: Stored as the tag `MARK` after everything was sent; a call with another mark removes it first.
+
+        Returns:
+            What was sent: `8 epochs sent`, `sent`, `nothing to send`.
+        """
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return f"{self.facts.name}-smoke" if self.options.smoke else self.facts.name
+
+    @property
+    def name(self) -> str:
+        """The experiment and the workload: `ablation_rank on digits/cnn`."""
+        return f"{self.experiment} on {self.workload}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that all runs of the view share."""
+        facts = {"study": self.facts.name, "paper": self.facts.paper, "table": self.facts.table}
+        return {**facts, "workload": self.workload, "smoke": str(self.options.smoke)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialsView(View):
+    """A parent run with the report, and below it a run for each trial and for each configuration.
+
+    Attributes:
+        metric: What the charts show.
+        trials: The planned trials, all of the workload; the sequence may grow.
+        stopped: Returns the keys of trials that were stopped early and are no longer in `trials`.
+    """
+
+    metric: str
+    trials: Sequence[Trial]
+    stopped: Callable[[], Collection[str]] = tuple
+
+    def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
+        """Send the epochs of trials, the means over seeds, the number of trials by status, and the report."""
+        if not self.trials:  # a search before its first proposal
+            return NOTHING
+        from studies.harness.tracking.trials import Sender
+
+        return f"{Sender(self, uri).send(report, mark)} epochs sent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportView(View):
+    """One run with the files and numbers of a report.
+
+    Attributes:
+        kind: The tag `kind`: `probe`.
+        key: Identity of what the report is about; the run is found by it.
+        params: The run's parameters.
+    """
+
+    kind: str
+    key: str
+    params: Mapping[str, Any]
+
+    def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
+        """Send the report if its files have changed."""
+        if report is None:
+            return NOTHING
+        from studies.harness.tracking.client import Experiment, all_runs, fingerprint, points
+
+        place = Experiment(uri, self.experiment, self.options.root)
+        name, tags = f"{self.facts.name} {self.workload}", {**self.tags, "kind": self.kind, "group_key": self.key}
+        runs = all_runs(place.client, place.id, f"tags.group_key = '{self.key}'")
+        run = runs[0] if runs else place.client.create_run(place.id, tags=tags, run_name=name)
+        with place.marked(run, mark):
+            if run.data.tags.get("artifacts") == fingerprint(report.files):
+                return NOTHING
+            metrics = {re.sub(r"[^A-Za-z0-9_./ :-]", ".", name): value for name, value in report.metrics.items()}
+            place.log(run, points(metrics), self.params)
+            place.client.set_terminated(run.info.run_id)
+            place.log_files(run, report.files)  # last: if the process is killed before, all is sent again
+        return "sent"
