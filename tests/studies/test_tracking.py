@@ -1,15 +1,24 @@
+import io
 import json
 import math
+import subprocess
+import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from folders import STUDY, metrics, planned, run
+from rich.console import Console
 
+from studies.harness.design.options import Options, default_uri
 from studies.harness.evidence import ledger
 from studies.harness.evidence.statistics import summarize
-from studies.harness.tracking.background import BackgroundSync
-from studies.harness.tracking.sync import MlflowClient, default_uri, sync
+from studies.harness.report.result import Report
+from studies.harness.tracking import background
+from studies.harness.tracking.background import Tracking, up_to_date
+from studies.harness.tracking.client import MlflowClient
+from studies.harness.tracking.view import MARK, ReportView, TrialsView, View
 from trainables.store import DIVERGED
 
 WRITES = ("create_run", "log_batch", "set_tag", "update_run", "set_terminated", "log_artifact", "log_text")
@@ -39,6 +48,18 @@ def runs(uri, study):
         return parents[0], by_key
 
     return read
+
+
+def view(study, trials, root, **options):
+    settings = {"facts": study, "workload": "digits/cnn", "metric": study.figure.metric}
+    return TrialsView(**settings, trials=trials, options=Options(out=root, **options))
+
+
+def sync(study, trials, root, uri, files=(), smoke=False, **numbers):
+    """Send a study's trials, and a report with these files and numbers; return the number of epochs sent."""
+    sent = view(study, trials, root, smoke=smoke).send(uri, Report(files=files, metrics=numbers))
+    assert sent.endswith(" epochs sent")
+    return int(sent.split()[0])
 
 
 def history(uri, run, name):
@@ -72,13 +93,14 @@ def test_parent_holds_the_summary_and_the_artifacts(tmp_path, uri, study, runs):
         run(tmp_path, trial)
     page = tmp_path / "report.md"
     page.write_text("one")
-    sync(study, trials, tmp_path, uri, [page])
+    expected = metrics(trials[4], 1)["test/accuracy"]
+    sync(study, trials, tmp_path, uri, [page], **{"mean/nysact-g rank=20": expected, "sd/nysact-g rank=20": math.nan})
     parent, _ = runs()
     assert parent.info.run_name == f"{study.name} digits/cnn"
     assert parent.info.status == "RUNNING"
     assert parent.data.metrics["trials/completed"] == 7 and parent.data.metrics["trials/not run"] == 1
-    expected = metrics(trials[4], 1)["test/accuracy"]
     assert parent.data.metrics["mean/nysact-g.rank.20"] == expected
+    assert "sd/nysact-g.rank.20" not in parent.data.metrics
     artifacts = tmp_path / "mlartifacts" / parent.info.run_id / "artifacts"
     assert (artifacts / "report.md").read_text() == "one"
 
@@ -91,16 +113,18 @@ def test_parent_holds_the_summary_and_the_artifacts(tmp_path, uri, study, runs):
     assert (artifacts / "report.md").read_text() == "two"
 
 
-def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch):
+@pytest.mark.parametrize("mark", ["", "digest"])
+def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
     trials = planned(seeds=1)[:3]
     run(tmp_path, trials[0])
     run(tmp_path, trials[1], 1, None)
     page = tmp_path / "report.md"
     page.write_text("one")
-    sync(study, trials, tmp_path, uri, [page])
+    report = Report(files=[page], metrics={"mean/sgd": 0.5})
+    view(study, trials, tmp_path).send(uri, report, mark)
     for write in WRITES:
         monkeypatch.setattr(MlflowClient, write, lambda *args, write=write: pytest.fail(f"{write} was called"))
-    assert sync(study, trials, tmp_path, uri, [page]) == 0
+    assert view(study, trials, tmp_path).send(uri, report, mark) == "0 epochs sent"
 
 
 def test_a_trial_in_flight_goes_on_in_the_same_run(tmp_path, uri, study, runs):
@@ -168,6 +192,7 @@ def test_other_plans_and_smoke_are_left_alone(tmp_path, uri, study, runs):
     trials = planned(seeds=1)[:2]
     for trial in trials:
         run(tmp_path, trial)
+    run(tmp_path / "smoke", trials[0])
     sync(study, trials, tmp_path, uri)
     sync(study, trials[:1], tmp_path, uri)
     sync(study, trials[:1], tmp_path, uri, smoke=True)
@@ -176,20 +201,36 @@ def test_other_plans_and_smoke_are_left_alone(tmp_path, uri, study, runs):
     assert len(children) == 1 and parent.data.tags["smoke"] == "True"
 
 
-def test_background_tells_of_the_first_failure_only_and_goes_on():
-    told, calls, enough = [], [], threading.Event()
+@dataclass(frozen=True, kw_only=True)
+class Failing(View):
+    """A view whose server does not answer."""
 
-    def view():
-        calls.append(None)
-        if len(calls) == 3:
-            enough.set()
+    calls: list[None]
+    enough: threading.Event
+
+    def send(self, uri, report=None, mark=""):
+        self.calls.append(None)
+        if len(self.calls) == 3:
+            self.enough.set()
         raise OSError("no server\nand a long story")
 
-    background = BackgroundSync(view, told.append, interval_s=0.001)
+
+def terminal():
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_background_tells_of_the_first_failure_only_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(background, "INTERVAL_S", 0.001)
+    options, console, enough = Options(out=tmp_path), terminal(), threading.Event()
+    failing = Failing(facts=STUDY, workload="digits/cnn", options=options, calls=[], enough=enough)
+    tracking = Tracking([failing, None], options, console)
     assert enough.wait(10)
-    background.stop()
-    assert told == ["tracking failed, training goes on: OSError: no server"]
-    assert isinstance(background.error, OSError)
+    first = "tracking failed, training continues: OSError: no server\n"
+    assert console.file.getvalue() == first
+    assert isinstance(tracking.error, OSError)
+    tracking.finish([Report(files=[]), None])
+    assert not tracking._thread.is_alive()
+    assert console.file.getvalue() == f"{first}tracking failed, all results are in the folders: OSError: no server\n"
 
 
 def test_nothing_begun_makes_only_the_parent(tmp_path, uri, study, runs):
@@ -266,3 +307,164 @@ def test_the_experiment_holds_a_view_of_each_workloads_configurations(tmp_path, 
     parallel = view["compareRunCharts"][0]
     assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (["optimizer", "rank"], ["mean/test/accuracy"])
     assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {view["compareRunSections"][0]["uuid"]}
+
+
+def test_a_trial_that_was_stopped_early_is_no_longer_running(tmp_path, uri, study, runs):
+    first, second = planned(seeds=1)[:2]
+    run(tmp_path, first)
+    run(tmp_path, second, 1, None)
+    key, planning = second.config.trial_key, [first, second]
+    growing = view(study, planning, tmp_path)
+    assert growing.send(uri) == "3 epochs sent" and runs()[1][key].info.status == "RUNNING"
+    planning.remove(second)
+    for sent in ("0 epochs sent", "0 epochs sent"):
+        assert replace(growing, stopped=lambda: [key]).send(uri) == sent
+        stopped = runs()[1][key]
+        assert (stopped.info.status, stopped.data.tags["status"]) == ("KILLED", "stopped")
+    assert runs()[0].info.status == "FINISHED"
+
+
+def test_a_search_before_its_first_proposal_has_no_runs(tmp_path, uri, study):
+    assert view(study, [], tmp_path).send(uri, Report(files=[])) == "nothing to send"
+    assert MlflowClient(tracking_uri=uri).get_experiment_by_name(study.name) is None
+
+
+def test_without_a_report_the_summary_stays_as_it_is(tmp_path, uri, study, runs):
+    trial, extended = planned(seeds=1)[0], planned(seeds=1)[:2]
+    run(tmp_path, trial)
+    sync(study, [trial], tmp_path, uri, **{"mean/sgd": 0.5})
+    view(study, extended, tmp_path).send(uri)
+    summary = runs()[0].data.metrics
+    assert (summary["mean/sgd"], summary["trials/planned"], summary["trials/not run"]) == (0.5, 2, 1)
+
+
+def test_a_report_is_one_run_that_is_sent_anew_when_its_files_change(tmp_path, uri, study):
+    options, page = Options(out=tmp_path), tmp_path / "report.md"
+    numbers = {"growth/conv 1": 2.0, "growth/fc=2": 3.0, "growth/fc": math.inf}
+    probe = ReportView(
+        facts=study, workload="digits/cnn", options=options, kind="probe", key="ab" * 32, params={"lr": 0.1}
+    )
+    assert probe.send(uri) == "nothing to send"
+    client = MlflowClient(tracking_uri=uri)
+    assert client.get_experiment_by_name(study.name) is None
+    for content in ("one", "two"):
+        page.write_text(content)
+        report = Report(files=[page], metrics=numbers)
+        assert [probe.send(uri, report), probe.send(uri, report)] == ["sent", "nothing to send"]
+        [only] = client.search_runs([client.get_experiment_by_name(study.name).experiment_id])
+        assert (tmp_path / "mlartifacts" / only.info.run_id / "artifacts/report.md").read_text() == content
+    assert only.data.metrics == {"growth/conv 1": 2.0, "growth/fc.2": 3.0}
+    assert only.data.params == {"lr": "0.1"}
+    assert (only.info.run_name, only.info.status) == (f"{study.name} digits/cnn", "FINISHED")
+    tags = {name: value for name, value in only.data.tags.items() if not name.startswith(("mlflow.", "artifacts"))}
+    shared = {"study": study.name, "paper": "NysAct", "table": "Figure 7", "workload": "digits/cnn", "smoke": "False"}
+    assert tags == {**shared, "kind": "probe", "group_key": "ab" * 32}
+
+
+# ---------------------------------------------------------------------- nothing is sent if nothing has changed
+
+SECOND = """
+import io, sys
+from pathlib import Path
+from folders import STUDY, planned
+from rich.console import Console
+from studies.harness.design.options import Options
+from studies.harness.report.result import Report
+from studies.harness.tracking.background import Tracking
+from studies.harness.tracking.view import TrialsView
+
+root, uri, digest = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+options = Options(out=root, tracking_uri=uri)
+view = TrialsView(facts=STUDY, workload="digits/cnn", metric="test/accuracy", trials=planned(1)[:1], options=options)
+tracking = Tracking([view], options, Console(), [digest])
+tracking.finish([Report(files=[root / "report.md"])], [digest])
+print("mlflow" in sys.modules)
+"""
+
+
+def track(study, trials, root, uri, digest, **numbers):
+    options, console = Options(out=root, tracking_uri=uri), terminal()
+    tracking = Tracking([view(study, trials, root)], options, console, [digest])
+    tracking.finish([Report(files=[root / "report.md"], metrics=numbers)], [digest])
+    assert console.file.getvalue() == ""
+    return tracking
+
+
+def mark(study, digest):
+    return f"{study.name} on digits/cnn: {digest}"
+
+
+def test_the_second_command_does_not_import_mlflow(tmp_path, uri, monkeypatch):
+    trial = planned(seeds=1)[0]
+    run(tmp_path, trial)
+    (tmp_path / "report.md").write_text("one")
+
+    def second(digest):
+        command = [sys.executable, "-c", SECOND, tmp_path, uri, digest]
+        monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert second("first") == "True\n"
+    assert second("first") == "False\n"
+    assert second("changed") == "True\n"
+
+
+def test_a_view_is_sent_again_after_its_run_or_its_database_was_deleted(tmp_path, uri, study, runs):
+    trial, here = planned(seeds=1)[0], f"sqlite:///{tmp_path / 'other.db'}"
+    run(tmp_path, trial)
+    (tmp_path / "report.md").write_text("one")
+    first = track(study, [trial], tmp_path, uri, "digest")
+    assert first.uri == first.shown_uri == uri and up_to_date(uri, mark(study, "digest"))
+    parent = runs()[0]
+    assert track(study, [trial], tmp_path, uri, "digest")._thread.ident is None  # it was not started
+    MlflowClient(tracking_uri=uri).delete_run(parent.info.run_id)
+    assert not up_to_date(uri, mark(study, "digest"))
+    track(study, [trial], tmp_path, uri, "digest")
+    assert runs()[0].info.run_id != parent.info.run_id and up_to_date(uri, mark(study, "digest"))
+
+    (tmp_path / "other.db").write_bytes(b"not a database")
+    for unknown in (here, f"sqlite:///{tmp_path / 'none.db'}", "http://127.0.0.1:9", None):
+        assert not up_to_date(unknown, mark(study, "digest"))
+    (tmp_path / "other.db").unlink()
+    track(study, [trial], tmp_path, here, "digest")
+    assert up_to_date(here, mark(study, "digest"))
+    assert not up_to_date(here, mark(study, "other")) and not up_to_date(here, "")
+
+
+def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, runs, monkeypatch):
+    """Killed between the two, the next command sends everything, also if the folder is in the earlier state again."""
+    trials = planned(seeds=1)[:2]
+    run(tmp_path, trials[0])
+    (tmp_path / "report.md").write_text("one")
+    track(study, trials[:1], tmp_path, uri, "first", **{"mean/sgd": 0.5})
+    assert runs()[0].data.tags[MARK] == mark(study, "first")
+    run(tmp_path, trials[1])
+    with monkeypatch.context() as killed, pytest.raises(OSError):
+        killed.setattr(MlflowClient, "set_terminated", lambda *arguments: (_ for _ in ()).throw(OSError("killed")))
+        view(study, trials, tmp_path).send(uri, Report(files=[]), mark(study, "second"))
+    assert not up_to_date(uri, mark(study, "first")) and not up_to_date(uri, mark(study, "second"))
+    track(study, trials[:1], tmp_path, uri, "first")
+    assert runs()[0].data.tags[MARK] == mark(study, "first")
+    assert runs()[0].data.metrics["trials/planned"] == 1
+    view(study, trials, tmp_path).send(uri)  # as the thread does
+    assert runs()[0].data.tags[MARK] == ""
+
+
+def test_without_a_report_or_a_digest_there_is_no_mark(tmp_path, uri, study, runs):
+    trial, console = planned(seeds=1)[0], terminal()
+    options = Options(out=tmp_path, tracking_uri=uri)
+    Tracking([view(study, [trial], tmp_path)], options, console, ["digest"]).finish([None], ["digest"])
+    assert MARK not in runs()[0].data.tags
+    Tracking([view(study, [trial], tmp_path)], options, console, [None]).finish([Report(files=[])], [None])
+    assert MARK not in runs()[0].data.tags
+
+
+def test_no_tracking_is_no_address_and_no_thread(tmp_path):
+    console = terminal()
+    tracking = Tracking([view(STUDY, planned(seeds=1), tmp_path)], Options(out=tmp_path, tracking_uri="none"), console)
+    tracking.finish([Report(files=[])])
+    assert (tracking.uri, tracking.shown_uri, tracking._thread.ident) == (None, "", None)
+    assert Tracking([], Options(out=Path("x")), console).shown_uri == f"sqlite:///{Path('x/mlflow.db')}"
+    assert not (tmp_path / "mlflow.db").exists()
