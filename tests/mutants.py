@@ -1167,7 +1167,7 @@ MUTANTS = [
         "papers: the second of two equal keys wins",
     ),
     Mutant(
-        "studies/harness/tracking/sync.py",
+        "studies/harness/tracking/trials.py",
         'tags.get("trial_key") or tags.get("group_key", "")',
         'tags.get("trial_key", "")',
         "tests/studies/test_tracking.py::test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in",
@@ -1551,7 +1551,7 @@ MUTANTS = [
         "seen: a worker's load is that since its start",
     ),
     Mutant(
-        "studies/harness/tracking/views.py",
+        "studies/harness/tracking/charts.py",
         'selectedParams=["optimizer", *factors]',
         'selectedParams=["optimizer"]',
         "tests/studies/test_tracking.py::test_the_experiment_holds_a_view_of_each_workloads_configurations",

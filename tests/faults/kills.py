@@ -12,7 +12,6 @@ from pathlib import Path
 from studies.ablation_rank import STUDY
 from studies.harness.design.arms import Trial
 from studies.harness.kinds.study.plan import plan
-from studies.harness.tracking import sync as tracking
 from tests.faults.drivers import PATIENCE, Driver, committed, options, waiting
 from tests.faults.injection import in_child
 from tests.faults.invariants import Numbers, finished, numbers, unfinished
@@ -155,7 +154,8 @@ class Studies:
         if self._tracked:
             self.server.start()
             self.server.wait()
-            tracking.sync(STUDY, self.trials, self.root, self.server.uri)  # the files of a run pass through it
+            view = STUDY.tracking(plan(STUDY, options(self.root)))
+            view.send(self.server.uri)  # the files of a run pass through it
             self.server.kill()
             wrong += views(self.root, self.trials, self.server.database)
         return wrong

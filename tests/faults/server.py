@@ -23,9 +23,8 @@ from mlflow import MlflowClient
 from studies.ablation_rank import STUDY
 from studies.harness.design.arms import Trial
 from studies.harness.design.ending import ENVIRONMENT
-from studies.harness.design.options import Options
+from studies.harness.design.options import Options, default_uri
 from studies.harness.kinds.study.plan import plan
-from studies.harness.tracking import sync as tracking
 from tests.faults.drivers import PATIENCE, Driver
 from trainables.files import read_lines
 from trainables.store import TrialStore
@@ -93,11 +92,11 @@ def _run(root: Path, uri: str) -> tuple[float, float]:
 def _complete_later(root: Path) -> list[str]:
     """Send everything to a database, twice; what is wrong with what it has then."""
     chosen: dict[str, Any] = {"only": {}, "levels": {}, "settings": {}, "optimizers": ["sgd"]}
-    trials = list(plan(STUDY, Options(**chosen, out=root, seeds=list(range(SEEDS)), epochs=EPOCHS)).trials)
-    uri = tracking.default_uri(root)
+    planned = plan(STUDY, Options(**chosen, out=root, seeds=list(range(SEEDS)), epochs=EPOCHS))
+    uri = default_uri(root)
     for _ in range(2):
-        tracking.sync(STUDY, trials, root, uri)
-    return views(root, trials, uri)
+        STUDY.tracking(planned).send(uri)
+    return views(root, list(planned.trials), uri)
 
 
 class Server:
@@ -161,7 +160,7 @@ def _hung(root: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[str]:
-    uri = tracking.default_uri(root)
+    uri = default_uri(root)
     MlflowClient(tracking_uri=uri).search_experiments()  # makes the tables
     with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as holder:
         holder.execute("BEGIN EXCLUSIVE")

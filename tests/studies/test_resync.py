@@ -11,11 +11,13 @@ from folders import STUDY, run
 
 from studies.activation_norms import PROBE
 from studies.harness.command import manage
-from studies.harness.command.run import ENVIRONMENT
-from studies.harness.evidence.ledger import report_folder
-from studies.harness.kinds.study.study import Arm, grid
+from studies.harness.design.arms import Arm, grid
+from studies.harness.design.ending import ENVIRONMENT
+from studies.harness.design.options import default_uri, report_folder
+from studies.harness.kinds.probe.execute import measure
+from studies.harness.report.result import Report
 from studies.harness.tracking import resync
-from studies.harness.tracking.sync import MlflowClient, default_uri
+from studies.harness.tracking.client import MlflowClient
 
 ONE = replace(STUDY, arms=[Arm(optimizer="sgd"), *grid("nysact-s", rank=[100, 200])], seeds=1)
 SMALL = replace(PROBE, seeds=1, published={PROBE.workload: {"epochs": 1}})
@@ -31,13 +33,14 @@ def root(tmp_path: Path) -> Path:
     page = report_folder(tmp_path, ONE.name, "cifar10/resnet32") / "report.html"
     page.parent.mkdir(parents=True)
     page.write_text("<h1>Rank</h1>")
-    SMALL.run(SMALL.trials()[0].config, tmp_path, torch.device("cpu"))
+    measure(SMALL, SMALL.trials()[0].config, tmp_path, torch.device("cpu"))
     return tmp_path
 
 
 def test_everything_is_sent_once(root: Path):
     one = replace(ONE, published={name: {"epochs": 1} for name in ("digits/mlp", "cifar10/resnet32")})
-    everything = list(resync.everything({one.name: one}, {SMALL.name: SMALL}, {}, root, None))
+    kept = Report(files=[], metrics={"mean/sgd": 0.5})
+    everything = list(resync.everything([one, SMALL], root, last_report=lambda plan: kept))
     assert everything == [
         (f"{one.name} on cifar10/resnet32", "8 epochs sent"),
         (f"{SMALL.name} on {SMALL.workload}", "sent"),
@@ -45,7 +48,7 @@ def test_everything_is_sent_once(root: Path):
     shared = replace(
         one, name="shares", arms=[ONE.arms[0], Arm(optimizer="foof")]
     )  # no report, and not all of its trials
-    again = list(resync.everything({one.name: one, "shares": shared}, {SMALL.name: SMALL}, {}, root, None))
+    again = list(resync.everything([one, shared, SMALL], root, None))
     assert [sent for _, sent in again] == ["0 epochs sent", "nothing to send"]
     client = MlflowClient(tracking_uri=default_uri(root))
     place = client.get_experiment_by_name(one.name)
@@ -53,10 +56,11 @@ def test_everything_is_sent_once(root: Path):
     assert sorted(run.data.params["seed"] for run in runs if run.data.tags["kind"] == "trial") == ["0"] * 4 + ["6"] * 4
     [parent] = [run for run in runs if run.data.tags["kind"] == "study"]
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
+    assert parent.data.metrics["mean/sgd"] == 0.5  # of the report that was kept
 
 
 def test_a_damaged_folder_is_a_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(manage, "all_studies", lambda: {})
+    monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: ONE})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
     assert manage._sync(root, None) == ENVIRONMENT
     assert "nothing is lost, try again" in capsys.readouterr().err

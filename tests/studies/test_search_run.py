@@ -119,9 +119,7 @@ def test_the_report_has_the_winners_and_a_recipe_that_gives_their_trials(whole: 
 def test_mlflow_has_one_parent_every_trial_and_the_winners_groups(whole: tuple[Path, str]):
     from mlflow import MlflowClient
 
-    from studies.harness.tracking import sync as tracking
-
-    client = MlflowClient(tracking.default_uri(whole[0]))
+    client = MlflowClient(default_uri(whole[0]))
     experiment = client.get_experiment_by_name("tune_optimizers")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=100)

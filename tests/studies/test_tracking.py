@@ -223,12 +223,12 @@ def test_background_tells_of_the_first_failure_only_and_goes_on(tmp_path, monkey
     monkeypatch.setattr(background, "INTERVAL_S", 0.001)
     options, console, enough = Options(out=tmp_path), terminal(), threading.Event()
     failing = Failing(facts=STUDY, workload="digits/cnn", options=options, calls=[], enough=enough)
-    tracking = Tracking([failing, None], options, console)
+    tracking = Tracking([failing], options, console)
     assert enough.wait(10)
     first = "tracking failed, training continues: OSError: no server\n"
     assert console.file.getvalue() == first
     assert isinstance(tracking.error, OSError)
-    tracking.finish([Report(files=[]), None])
+    tracking.finish([Report(files=[])], [""])
     assert not tracking._thread.is_alive()
     assert console.file.getvalue() == f"{first}tracking failed, all results are in the folders: OSError: no server\n"
 
@@ -363,108 +363,94 @@ def test_a_report_is_one_run_that_is_sent_anew_when_its_files_change(tmp_path, u
 
 # ---------------------------------------------------------------------- nothing is sent if nothing has changed
 
-SECOND = """
-import io, sys
+COMMAND = """
+import sys
 from pathlib import Path
 from folders import STUDY, planned
 from rich.console import Console
 from studies.harness.design.options import Options
 from studies.harness.report.result import Report
-from studies.harness.tracking.background import Tracking
+from studies.harness.tracking.background import Tracking, up_to_date
 from studies.harness.tracking.view import TrialsView
 
-root, uri, digest = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+root, uri, inputs = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 options = Options(out=root, tracking_uri=uri)
 view = TrialsView(facts=STUDY, workload="digits/cnn", metric="test/accuracy", trials=planned(1)[:1], options=options)
-tracking = Tracking([view], options, Console(), [digest])
-tracking.finish([Report(files=[root / "report.md"])], [digest])
+if not up_to_date(uri, inputs):
+    Tracking([view], options, Console()).finish([Report(files=[root / "report.md"])], inputs)
 print("mlflow" in sys.modules)
 """
 
 
 def track(study, trials, root, uri, digest, **numbers):
     options, console = Options(out=root, tracking_uri=uri), terminal()
-    tracking = Tracking([view(study, trials, root)], options, console, [digest])
-    tracking.finish([Report(files=[root / "report.md"], metrics=numbers)], [digest])
+    report = Report(files=[root / "report.md"], metrics=numbers)
+    Tracking([view(study, trials, root)], options, console).finish([report], [digest])
     assert console.file.getvalue() == ""
-    return tracking
-
-
-def mark(study, digest):
-    return f"{study.name} on digits/cnn: {digest}"
 
 
 def test_the_second_command_does_not_import_mlflow(tmp_path, uri, monkeypatch):
-    trial = planned(seeds=1)[0]
-    run(tmp_path, trial)
+    run(tmp_path, planned(seeds=1)[0])
     (tmp_path / "report.md").write_text("one")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}")
 
-    def second(digest):
-        command = [sys.executable, "-c", SECOND, tmp_path, uri, digest]
-        monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}")
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    def command(digest):
+        arguments = [sys.executable, "-c", COMMAND, tmp_path, uri, digest]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert second("first") == "True\n"
-    assert second("first") == "False\n"
-    assert second("changed") == "True\n"
+    assert [command(digest) for digest in ("a", "a", "b")] == ["True\n", "False\n", "True\n"]
 
 
-def test_a_view_is_sent_again_after_its_run_or_its_database_was_deleted(tmp_path, uri, study, runs):
-    trial, here = planned(seeds=1)[0], f"sqlite:///{tmp_path / 'other.db'}"
+def test_all_is_sent_again_after_the_run_or_the_database_was_deleted(tmp_path, uri, study, runs):
+    trial = planned(seeds=1)[0]
     run(tmp_path, trial)
     (tmp_path / "report.md").write_text("one")
-    first = track(study, [trial], tmp_path, uri, "digest")
-    assert first.uri == first.shown_uri == uri and up_to_date(uri, mark(study, "digest"))
+    first, second = f"{study.name} 1", f"{study.name} 2"  # the database is that of all tests
+    track(study, [trial], tmp_path, uri, first)
+    assert up_to_date(uri, []) and up_to_date(uri, [first]) and not up_to_date(uri, [first, second]) and not up_to_date(uri, [""])
     parent = runs()[0]
-    assert track(study, [trial], tmp_path, uri, "digest")._thread.ident is None  # it was not started
     MlflowClient(tracking_uri=uri).delete_run(parent.info.run_id)
-    assert not up_to_date(uri, mark(study, "digest"))
-    track(study, [trial], tmp_path, uri, "digest")
-    assert runs()[0].info.run_id != parent.info.run_id and up_to_date(uri, mark(study, "digest"))
+    assert not up_to_date(uri, [first])
+    track(study, [trial], tmp_path, uri, first)
+    assert runs()[0].info.run_id != parent.info.run_id and up_to_date(uri, [first])
 
-    (tmp_path / "other.db").write_bytes(b"not a database")
-    for unknown in (here, f"sqlite:///{tmp_path / 'none.db'}", "http://127.0.0.1:9", None):
-        assert not up_to_date(unknown, mark(study, "digest"))
-    (tmp_path / "other.db").unlink()
-    track(study, [trial], tmp_path, here, "digest")
-    assert up_to_date(here, mark(study, "digest"))
-    assert not up_to_date(here, mark(study, "other")) and not up_to_date(here, "")
+    database = tmp_path / "other.db"
+    database.write_bytes(b"not a database, and longer than the header of a database file: " * 9)
+    for unknown in (f"sqlite:///{database}", f"sqlite:///{tmp_path / 'none.db'}", "http://127.0.0.1:9"):
+        assert not up_to_date(unknown, [first])
+    database.unlink()
+    track(study, [trial], tmp_path, f"sqlite:///{database}", first)
+    assert up_to_date(f"sqlite:///{database}", [first])
+    only = MlflowClient(tracking_uri=f"sqlite:///{database}").get_experiment_by_name(study.name)
+    kinds = {run.data.tags["kind"] for run in MlflowClient(f"sqlite:///{database}").search_runs([only.experiment_id])}
+    assert kinds == {"study", "group", "trial"}
 
 
 def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, runs, monkeypatch):
-    """Killed between the two, the next command sends everything, also if the folder is in the earlier state again."""
+    """If the command is killed meanwhile, the next one sends everything, even from the earlier state."""
     trials = planned(seeds=1)[:2]
     run(tmp_path, trials[0])
     (tmp_path / "report.md").write_text("one")
-    track(study, trials[:1], tmp_path, uri, "first", **{"mean/sgd": 0.5})
-    assert runs()[0].data.tags[MARK] == mark(study, "first")
+    first, second = f"{study.name} 1", f"{study.name} 2"
+    track(study, trials[:1], tmp_path, uri, first, **{"mean/sgd": 0.5})
+    assert runs()[0].data.tags[MARK] == first
     run(tmp_path, trials[1])
     with monkeypatch.context() as killed, pytest.raises(OSError):
         killed.setattr(MlflowClient, "set_terminated", lambda *arguments: (_ for _ in ()).throw(OSError("killed")))
-        view(study, trials, tmp_path).send(uri, Report(files=[]), mark(study, "second"))
-    assert not up_to_date(uri, mark(study, "first")) and not up_to_date(uri, mark(study, "second"))
-    track(study, trials[:1], tmp_path, uri, "first")
-    assert runs()[0].data.tags[MARK] == mark(study, "first")
-    assert runs()[0].data.metrics["trials/planned"] == 1
+        view(study, trials, tmp_path).send(uri, Report(files=[]), second)
+    assert not up_to_date(uri, [first]) and not up_to_date(uri, [second])
+    track(study, trials[:1], tmp_path, uri, first)
+    assert runs()[0].data.tags[MARK] == first and runs()[0].data.metrics["trials/planned"] == 1
     view(study, trials, tmp_path).send(uri)  # as the thread does
     assert runs()[0].data.tags[MARK] == ""
 
 
-def test_without_a_report_or_a_digest_there_is_no_mark(tmp_path, uri, study, runs):
-    trial, console = planned(seeds=1)[0], terminal()
-    options = Options(out=tmp_path, tracking_uri=uri)
-    Tracking([view(study, [trial], tmp_path)], options, console, ["digest"]).finish([None], ["digest"])
-    assert MARK not in runs()[0].data.tags
-    Tracking([view(study, [trial], tmp_path)], options, console, [None]).finish([Report(files=[])], [None])
-    assert MARK not in runs()[0].data.tags
-
-
-def test_no_tracking_is_no_address_and_no_thread(tmp_path):
-    console = terminal()
-    tracking = Tracking([view(STUDY, planned(seeds=1), tmp_path)], Options(out=tmp_path, tracking_uri="none"), console)
-    tracking.finish([Report(files=[])])
-    assert (tracking.uri, tracking.shown_uri, tracking._thread.ident) == (None, "", None)
-    assert Tracking([], Options(out=Path("x")), console).shown_uri == f"sqlite:///{Path('x/mlflow.db')}"
-    assert not (tmp_path / "mlflow.db").exists()
+def test_a_reports_run_has_the_mark_too(tmp_path, uri, study):
+    options = Options(out=tmp_path)
+    probe = ReportView(facts=study, workload="digits/cnn", options=options, kind="probe", key="cd" * 32, params={})
+    for digest in (f"{study.name} 1", f"{study.name} 2"):  # the second has the same files
+        probe.send(uri, Report(files=[]), digest)
+        assert up_to_date(uri, [digest])
+    assert not up_to_date(uri, [f"{study.name} 1"])

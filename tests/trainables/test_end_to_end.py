@@ -73,9 +73,9 @@ def test_ray_and_this_process_give_the_same_numbers(smoke: tuple[Path, str], tmp
 def test_mlflow_has_a_parent_and_a_run_for_each_trial(smoke: tuple[Path, str]):
     from mlflow import MlflowClient
 
-    from studies.harness.tracking import sync as tracking
+    from studies.harness.design.options import default_uri
 
-    client = MlflowClient(tracking.default_uri(smoke[0]))
+    client = MlflowClient(default_uri(smoke[0]))
     experiment = client.get_experiment_by_name("ablation_rank-smoke")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=100)

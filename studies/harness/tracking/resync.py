@@ -28,6 +28,6 @@ def everything(
     for artefact in artefacts:
         for plan in artefact.stored(root):
             if view := artefact.tracking(plan):
-                files = sorted(path for path in plan.folder.glob("*") if path.is_file())
+                files = sorted(path for path in plan.folder.glob("[!.]*") if path.is_file())
                 report = last_report(plan) or Report(files=files)
                 yield view.name, view.send(uri or default_uri(root), report)

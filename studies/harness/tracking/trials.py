@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from studies.harness.design.arms import Trial
@@ -33,8 +33,8 @@ PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
 class Sender:
     """One update of a view: the experiment, and its runs by the key of a trial or group (the parent's is empty)."""
 
-    def __init__(self, view: TrialsView, uri: str):
-        self.view, self.trials, self.root = view, list(view.trials), view.options.root
+    def __init__(self, view: TrialsView, trials: Sequence[Trial], uri: str):
+        self.view, self.trials, self.root = view, trials, view.options.root
         dataset, _, model = view.workload.rpartition("/")
         self.common = {**view.tags, "dataset": dataset, "model": model}
         self.experiment = Experiment(uri, view.experiment, self.root)

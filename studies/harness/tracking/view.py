@@ -40,7 +40,7 @@ class View(ABC):
         Args:
             uri: Tracking server or database.
             report: The last report; None while trials run.
-            mark: Stored as the tag `MARK` after everything was sent; a call with another mark removes it first.
+            mark: Stored as the tag `MARK` after everything was sent; another mark is removed first.
 
         Returns:
             What was sent: `8 epochs sent`, `sent`, `nothing to send`.
@@ -69,7 +69,7 @@ class TrialsView(View):
 
     Attributes:
         metric: What the charts show.
-        trials: The planned trials, all of the workload; the sequence may grow.
+        trials: The planned trials, all of the workload; the sequence may grow, and starts empty in a search.
         stopped: Returns the keys of trials that were stopped early and are no longer in `trials`.
     """
 
@@ -79,11 +79,10 @@ class TrialsView(View):
 
     def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
         """Send the epochs of trials, the means over seeds, the number of trials by status, and the report."""
-        if not self.trials:  # a search before its first proposal
-            return NOTHING
         from studies.harness.tracking.trials import Sender
 
-        return f"{Sender(self, uri).send(report, mark)} epochs sent"
+        trials = list(self.trials)  # as they are now
+        return f"{Sender(self, trials, uri).send(report, mark)} epochs sent" if trials else NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,6 +174,7 @@ class Search(Artefact):
 
         return TrialsView(
             facts=self,
+            workload=plan.workload,
             metric=METRIC,
             trials=Known(plan),
             options=plan.options,
