@@ -10,11 +10,13 @@ import torch
 from folders import STUDY, run
 
 from studies.activation_norms import PROBE
-from studies.harness.command import manage
+from studies.harness.command import manage, reports
 from studies.harness.design.arms import Arm, grid
-from studies.harness.design.ending import ENVIRONMENT
+from studies.harness.design.ending import COMPLETE, ENVIRONMENT
 from studies.harness.design.options import default_uri, report_folder
 from studies.harness.kinds.probe.execute import measure
+from studies.harness.kinds.study.plan import StudyPlan
+from studies.harness.kinds.study.study import Study
 from studies.harness.report.result import Report
 from studies.harness.tracking import resync
 from studies.harness.tracking.client import MlflowClient
@@ -57,6 +59,27 @@ def test_everything_is_sent_once(root: Path):
     [parent] = [run for run in runs if run.data.tags["kind"] == "study"]
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
     assert parent.data.metrics["mean/sgd"] == 0.5  # of the report that was kept
+
+
+def test_a_new_database_has_the_numbers_of_the_last_report(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def report(self: Study, plan: StudyPlan) -> Report:
+        return Report(files=[plan.folder / "report.html"], metrics={"mean/nysact-s rank=100": 0.5})
+
+    monkeypatch.setattr(Study, "report", report)
+    one = replace(ONE, published={"cifar10/resnet32": {"epochs": 1}})
+    [plan] = [plan for plan in one.stored(root) if plan.workload == "cifar10/resnet32"]
+    reports.make(plan)
+    monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: one})
+    assert manage._sync(root, None) == COMPLETE
+    assert f"{one.name} on cifar10/resnet32: 8 epochs sent\n" in capsys.readouterr().out
+    client = MlflowClient(tracking_uri=default_uri(root))
+    place = client.get_experiment_by_name(one.name)
+    runs = client.search_runs([place.experiment_id], "tags.workload = 'cifar10/resnet32'")
+    [parent] = [run for run in runs if run.data.tags["kind"] == "study"]
+    assert parent.data.metrics["mean/nysact-s.rank.100"] == 0.5
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
 def test_a_damaged_folder_is_a_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -165,10 +165,12 @@ def _explain(one: str, other: str, out: Path | None) -> int:
     click.Option(["--tracking-uri"], metavar="URI", help="[default: OUT/mlflow.db]"),
 )
 def _sync(out: Path | None, tracking_uri: str | None) -> int:
+    from studies.harness.command import reports
     from studies.harness.tracking import resync
 
     try:
-        for name, sent in resync.everything(artefacts().values(), out or default_root(), tracking_uri):
+        literals, root = artefacts().values(), out or default_root()
+        for name, sent in resync.everything(literals, root, tracking_uri, lambda plan: reports.last(plan.folder)[1]):
             print(f"{name}: {sent}")
     except Exception as error:
         first_line = str(error).partition("\n")[0]

@@ -77,11 +77,10 @@ class Results:
 def make(plan: Plan) -> tuple[Report, str]:
     """Return a plan's report, written anew unless it is up to date, and the digest of what it is made from."""
     inputs = _inputs(plan)
-    report = _kept(plan.folder, inputs)
-    if report is None:
+    known, report = last(plan.folder)
+    if report is None or not inputs or inputs != known:
         report = plan.artefact.report(plan)
-        if inputs:
-            _keep(plan.folder, inputs, report)
+        _keep(plan.folder, inputs, report)
     return report, inputs
 
 
@@ -101,20 +100,20 @@ def _stamp(path: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _kept(folder: Path, inputs: str) -> Report | None:
-    """Return what the report said when it was made from the same inputs, if its files are untouched since."""
+def last(folder: Path) -> tuple[str, Report | None]:
+    """Return the digest of the inputs of the last report and what it said, if its files are untouched since."""
     try:
         kept = json.loads((folder / KEPT).read_bytes())
         untouched = all([*_stamp(folder / name)] == stamp for name, stamp in kept["files"].items())
-        if not inputs or kept["inputs"] != inputs or not untouched:
-            return None
+        if not untouched:
+            return "", None
     except (OSError, ValueError, KeyError):
-        return None
+        return "", None
     facts: dict[str, Any] = kept["report"]
     listing = facts.pop("listing")
     if listing is not None:
         listing = Listing(**{**listing, "bold": {tuple(cell) for cell in listing["bold"]}})
-    return Report(**facts, files=[folder / name for name in kept["files"]], listing=listing)
+    return kept["inputs"], Report(**facts, files=[folder / name for name in kept["files"]], listing=listing)
 
 
 def _keep(folder: Path, inputs: str, report: Report) -> None:
