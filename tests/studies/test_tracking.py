@@ -322,6 +322,9 @@ def test_a_trial_that_was_stopped_early_is_no_longer_running(tmp_path, uri, stud
         stopped = runs()[1][key]
         assert (stopped.info.status, stopped.data.tags["status"]) == ("KILLED", "stopped")
     assert runs()[0].info.status == "FINISHED"
+    planning.remove(first)
+    assert replace(growing, stopped=lambda: [key, first.config.trial_key]).send(uri) == "0 epochs sent"
+    assert runs()[1][first.config.trial_key].info.status == "FINISHED"
 
 
 def test_a_search_before_its_first_proposal_has_no_runs(tmp_path, uri, study):

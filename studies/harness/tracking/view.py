@@ -82,7 +82,9 @@ class TrialsView(View):
         from studies.harness.tracking.trials import Sender
 
         trials = list(self.trials)  # as they are now
-        return f"{Sender(self, trials, uri).send(report, mark)} epochs sent" if trials else NOTHING
+        if not trials and not self.stopped():
+            return NOTHING
+        return f"{Sender(self, trials, uri).send(report, mark)} epochs sent"
 
 
 @dataclass(frozen=True, kw_only=True)
