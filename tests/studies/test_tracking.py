@@ -316,18 +316,17 @@ def test_a_trial_that_was_stopped_early_is_no_longer_running(tmp_path, uri, stud
     key, planning = second.config.trial_key, [first, second]
     growing = view(study, planning, tmp_path)
     assert growing.send(uri) == "3 epochs sent" and runs()[1][key].info.status == "RUNNING"
-    planning.remove(second)
     for sent in ("0 epochs sent", "0 epochs sent"):
         assert replace(growing, stopped=lambda: [key]).send(uri) == sent
         stopped = runs()[1][key]
         assert (stopped.info.status, stopped.data.tags["status"]) == ("KILLED", "stopped")
     assert runs()[0].info.status == "FINISHED"
-    planning.remove(first)
+    planning.clear()
     assert replace(growing, stopped=lambda: [key, first.config.trial_key]).send(uri) == "0 epochs sent"
     assert runs()[1][first.config.trial_key].info.status == "FINISHED"
 
 
-def test_a_search_before_its_first_proposal_has_no_runs(tmp_path, uri, study):
+def test_without_trials_there_are_no_runs(tmp_path, uri, study):
     assert view(study, [], tmp_path).send(uri, Report(files=[])) == "nothing to send"
     assert MlflowClient(tracking_uri=uri).get_experiment_by_name(study.name) is None
 
@@ -412,7 +411,12 @@ def test_all_is_sent_again_after_the_run_or_the_database_was_deleted(tmp_path, u
     (tmp_path / "report.md").write_text("one")
     first, second = f"{study.name} 1", f"{study.name} 2"  # the database is that of all tests
     track(study, [trial], tmp_path, uri, first)
-    assert up_to_date(uri, []) and up_to_date(uri, [first]) and not up_to_date(uri, [first, second]) and not up_to_date(uri, [""])
+    assert (
+        up_to_date(uri, [])
+        and up_to_date(uri, [first])
+        and not up_to_date(uri, [first, second])
+        and not up_to_date(uri, [""])
+    )
     parent = runs()[0]
     MlflowClient(tracking_uri=uri).delete_run(parent.info.run_id)
     assert not up_to_date(uri, [first])

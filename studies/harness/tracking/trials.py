@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from studies.harness.design.arms import Trial
@@ -45,7 +45,7 @@ class Sender:
             self.runs[tags.get("trial_key") or tags.get("group_key", "")] = run
         self._centres: dict[str, bool] = {}
 
-    def send(self, report: Report | None, mark: str) -> int:
+    def send(self, stopped: Collection[str], report: Report | None, mark: str) -> int:
         """Send trials, groups, summary and report, and leave other runs alone; return the number of epochs sent."""
         frame = ledger.frame(self.trials, self.root)
         statuses = list(frame["status"])
@@ -54,7 +54,7 @@ class Sender:
         parent = self._run("", f"{self.view.facts.name} {self.view.workload}", tags)
         with self.experiment.marked(parent, mark):
             sent = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
-            self._close_stopped()
+            self._close(stopped)
             for key, seeds in seed_groups(self.trials, frame).items():
                 self._send_group(key, seeds, parent.info.run_id)
             counts = {f"trials/{status}": float(statuses.count(status)) for status in STATUSES}
@@ -93,9 +93,9 @@ class Sender:
             self.experiment.set_status(run, ended, status["time"])
         return len(new)
 
-    def _close_stopped(self) -> None:
+    def _close(self, stopped: Collection[str]) -> None:
         """Close the runs of trials that were stopped early: they have no status in their folder."""
-        for key in sorted(self.view.stopped()):
+        for key in sorted(stopped):
             run = self.runs.get(key)
             if run and run.info.status == "RUNNING":
                 self.experiment.log(run, [], tags={"status": "stopped"})

@@ -69,8 +69,8 @@ class TrialsView(View):
 
     Attributes:
         metric: What the charts show.
-        trials: The planned trials, all of the workload; the sequence may grow, and starts empty in a search.
-        stopped: Returns the keys of trials that were stopped early and are no longer in `trials`.
+        trials: The planned trials, all of the workload; the sequence may grow.
+        stopped: Returns the keys of trials that were stopped early: their runs are closed, and not sent again.
     """
 
     metric: str
@@ -81,10 +81,11 @@ class TrialsView(View):
         """Send the epochs of trials, the means over seeds, the number of trials by status, and the report."""
         from studies.harness.tracking.trials import Sender
 
-        trials = list(self.trials)  # as they are now
-        if not trials and not self.stopped():
+        stopped = self.stopped()
+        trials = [trial for trial in self.trials if trial.config.trial_key not in stopped]
+        if not trials and not stopped:
             return NOTHING
-        return f"{Sender(self, trials, uri).send(report, mark)} epochs sent"
+        return f"{Sender(self, trials, uri).send(stopped, report, mark)} epochs sent"
 
 
 @dataclass(frozen=True, kw_only=True)
