@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from studies.harness.design.options import default_uri
-from studies.harness.kinds.artefact import Artefact, Plan
 from studies.harness.report.result import Report
+
+if TYPE_CHECKING:
+    from studies.harness.kinds.artefact import Artefact, Plan
 
 
 def everything(
