@@ -15,7 +15,7 @@ from folders import timed
 from studies.compare_cost import COST
 from studies.harness.command.run import run
 from studies.harness.design.options import Options
-from studies.harness.kinds.cost import plan as cost_plan
+from studies.harness.kinds.cost import execute
 from studies.harness.kinds.cost import report as cost_report
 from studies.harness.report.sections import against
 from trainables.cost import files as cost_files
@@ -94,7 +94,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         commands.append(command[2:])
         return SimpleNamespace(returncode=1)
 
-    monkeypatch.setattr(cost_plan.subprocess, "run", fail)
+    monkeypatch.setattr(execute.subprocess, "run", fail)
     return commands
 
 

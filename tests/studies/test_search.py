@@ -15,12 +15,12 @@ from studies.harness.command import cli, manage
 from studies.harness.command.cli import main
 from studies.harness.design.options import Options
 from studies.harness.kinds.search import sampling
-from studies.harness.kinds.search.plan import SearchPlan, plans
 from studies.harness.kinds.search.proposals import STOPPED, Outcome, Proposal, best, proposals_path
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.report import write
 from studies.harness.kinds.search.results import Found
 from studies.harness.kinds.search.search import Choice, Range, Search
+from studies.harness.kinds.search.tuning import SearchPlan, plans
 from studies.tune_optimizers import SEARCH as TUNE
 from tests.folders import PROVENANCE
 from trainables.files import StoreError

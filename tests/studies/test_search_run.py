@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from studies.harness.design.options import Options, default_uri
-from studies.harness.kinds.search.plan import plans
 from studies.harness.kinds.search.proposals import proposals_path, stopped_keys
 from studies.harness.kinds.search.proposer import Proposer
+from studies.harness.kinds.search.tuning import plans
 from studies.tune_optimizers import SEARCH
 from trainables.files import read_lines
 from trainables.store import TrialStore, read_config, trial_folders

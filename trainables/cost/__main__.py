@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write; return 2 for an invalid command and 1 if a measurement failed."""
     options = _parse(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if errors := _problems(options):
-        print("\n".join(f"error: {line}" for line in errors), file=sys.stderr)
+    if lines := _errors(options):
+        print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
     setting = Setting(
@@ -115,8 +115,12 @@ def line(result: Mapping[str, Any]) -> str:
     return f"{name:18} {' '.join(parts)}  ({shares})  peak x {peak:.3f}"
 
 
-def _problems(options: argparse.Namespace) -> list[str]:
-    """Return one line for each invalid value."""
+def errors(arguments: Sequence[str]) -> list[str]:
+    """Return one line for each invalid value in the command's arguments."""
+    return _errors(_parse(list(arguments)))
+
+
+def _errors(options: argparse.Namespace) -> list[str]:
     errors = []
     if unknown := unknown_workload(options.workload):
         errors.append(unknown)

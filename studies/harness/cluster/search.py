@@ -16,9 +16,9 @@ from ray.tune.search import Searcher
 
 from studies.harness.cluster.execute import Cluster, Fifo, Session, session
 from studies.harness.cluster.progress import StudyProgress
+from studies.harness.design.arms import Trial
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import SCORE
-from studies.harness.design.arms import Trial
 from trainables.files import read_lines
 from trainables.store import trial_folder
 

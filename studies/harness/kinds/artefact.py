@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,38 +92,44 @@ class Driver:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artefact(Facts, ABC):
+class Artefact(Facts):
     """A table or figure of a paper that a command reproduces. A study file holds one, as a literal.
 
-    A new kind is a folder beside this file with a subclass of this class; `command/` runs it without any change.
+    A new kind is a folder beside this file: a subclass of this class, and the modules `plan`, `execute` and `report`
+    with the functions that the methods below call. They are imported when they are used, since they need torch and
+    pandas. `command/` runs the new kind without any change.
     """
 
-    KIND: ClassVar[str]  # one word for messages: "a search"
+    KIND: ClassVar[str]  # one word for messages and lists
     FLAGS: ClassVar[Sequence[click.Option]] = ()  # options that only this kind has; their texts are in `Options.extra`
     HELP: ClassVar[Mapping[str, str]] = {}  # help texts that differ from the common ones, by option
     REFUSED: ClassVar[Mapping[str, str]] = {}  # common options that this kind refuses, with the reason
 
-    workload: str = field(default=SMOKE_WORKLOAD)
+    workload: str = SMOKE_WORKLOAD
 
-    @abstractmethod
-    def plan(self, options: Options) -> Sequence[Plan]:
+    @classmethod
+    def module(cls, name: str) -> Any:
+        """Return a module of the kind's folder."""
+        return import_module(f"{cls.__module__.rpartition('.')[0]}.{name}")
+
+    def plan(self, options: Options) -> Sequence[Any]:
         """Return a plan for each workload that the command names.
 
         Raises:
             HyperparameterError: One line for each error in any of them.
             StoreError: The output folder cannot be read by this version.
         """
+        return self.module("plan").plans(self, options)
 
-    @abstractmethod
     def missing(self, plan: Any) -> Work:
         """Return what is still to be done; reads the output folder and writes nothing.
 
         Raises:
             StoreError: The output folder cannot be read by this version.
         """
+        return self.module("plan").missing(plan)
 
     @classmethod
-    @abstractmethod
     def execute(cls, plans: Sequence[Any], driver: Driver) -> None:
         """Do what is missing of all plans of this kind.
 
@@ -131,22 +137,23 @@ class Artefact(Facts, ABC):
             Stopped: Something ends it before its end.
             StoreError: Ray, the data or the output folder cannot be used.
         """
+        cls.module("execute").execute(plans, driver)
 
-    @abstractmethod
     def report(self, plan: Any) -> Report:
         """Write the report from the output folder, and return what it says."""
+        return self.module("report").report(plan)
 
-    @abstractmethod
     def tracking(self, plan: Any) -> View | None:
         """Return the plan's view in MLflow; None if it has none."""
+        return self.module("plan").view(plan)
 
-    @abstractmethod
     def stored(self, root: Path) -> Sequence[Plan]:
         """Return the plans of which an output folder holds results: what `sync` sends to MLflow."""
+        return self.module("plan").stored(self, root)
 
-    @abstractmethod
     def state(self, root: Path) -> str:
         """Return how much of the artefact is done in an output folder: `20/50`."""
+        return self.module("plan").state(self, root)
 
     def inputs(self, plan: Any) -> Sequence[Path]:
         """Return the files and folders that the report is made from; empty if it must be made anew each time."""

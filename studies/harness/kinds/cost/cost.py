@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import click
 
-from studies.harness.kinds.artefact import Artefact, Driver, Work
+from studies.harness.kinds.artefact import Artefact
 
 if TYPE_CHECKING:
-    from studies.harness.design.options import Options
-    from studies.harness.kinds.cost.plan import CostPlan
-    from studies.harness.report.result import Report
-    from studies.harness.tracking.view import View
+    pass
 
 _NO_TRIALS = "which times steps on synthetic images and trains no trials"
 
@@ -55,44 +51,3 @@ class CostStudy(Artefact):
     workload: str
     batch_size: int
     optimizers: tuple[str, ...]
-
-    # ------------------------------------------------------------------ the protocol of an artefact
-
-    def plan(self, options: Options) -> list[CostPlan]:
-        """Return a plan for each workload that the command names."""
-        from studies.harness.kinds.cost.plan import plans
-
-        return plans(self, options)
-
-    def missing(self, plan: CostPlan) -> Work:
-        """Return the configurations to time: all of them, since costs are measured anew."""
-        from studies.harness.kinds.cost.plan import missing
-
-        return missing(plan)
-
-    @classmethod
-    def execute(cls, plans: Sequence[CostPlan], driver: Driver) -> None:
-        """Run the benchmark, in a process of its own."""
-        from studies.harness.kinds.cost.plan import execute
-
-        execute(plans)
-
-    def report(self, plan: CostPlan) -> Report:
-        """Write the report of one workload on this hardware."""
-        from studies.harness.kinds.cost.report import report
-
-        return report(plan)
-
-    def tracking(self, plan: CostPlan) -> View:
-        """Return one run with the report's numbers and files."""
-        from studies.harness.kinds.cost.plan import view
-
-        return view(plan)
-
-    def stored(self, root: Path) -> list[CostPlan]:
-        """Return nothing: `sync` sends trials and probes; a cost study is sent by its own command."""
-        return []
-
-    def state(self, root: Path) -> str:
-        """Return the number of costs in an output folder."""
-        return str(len(list(root.glob("cost/*/*-*.json"))))

@@ -1,10 +1,8 @@
-"""From a cost study and a command line to the benchmark's commands, and their execution."""
+"""From a cost study and a command line to the benchmark's commands."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +16,8 @@ from studies.harness.kinds.artefact import Plan, Work, workloads
 from studies.harness.kinds.cost.cost import CostStudy
 from studies.harness.tracking.view import ReportView, View
 from trainables.config import digest
-from trainables.cost import benchmark
+from trainables.cost.__main__ import errors as benchmark_errors
 from trainables.cost.files import result_name, results_folder
-from trainables.store import StoreError
 from trainables.workloads import resolve
 
 SMOKE = {"optimizers": ["sgd", "nysact-s"], "batch_size": 16, "blocks": 6}
@@ -89,7 +86,7 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
     planned, errors = [], []
     for workload in workloads(study, options):
         plan = CostPlan(artefact=study, workload=workload, options=options, optimizers=optimizers, settings=settings)
-        errors += benchmark.errors(plan.commands[0][1:])
+        errors += benchmark_errors(plan.commands[0][1:])
         if not errors and options.report_only and not plan.results:
             place = plan.measured_on
             errors.append(f"{place}: no costs of {workload} there; leave --report-only out to measure them")
@@ -111,18 +108,6 @@ def missing(plan: CostPlan) -> Work:
     return Work(count=len(commands), summary=summary, details=details, records=[{"command": c} for c in commands])
 
 
-def execute(plans: Sequence[CostPlan]) -> None:
-    """Run each benchmark in a process of its own, where nothing but torch is loaded.
-
-    Raises:
-        StoreError: A benchmark failed.
-    """
-    for module, *arguments in (command for plan in plans for command in plan.commands):
-        code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
-        if code:
-            raise StoreError(f"python -m {module} ended with exit code {code}")
-
-
 def view(plan: CostPlan) -> View:
     """Return one MLflow run with the report's numbers and files, found again by hardware, workload and batch size."""
     params = {name: value for name, value in plan.settings.items() if value is not None}
@@ -139,3 +124,13 @@ def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
     except HyperparameterError:  # the benchmark reports it
         return []
     return [name for name, configs in arms if len(set(map(result_name, configs))) > 1]
+
+
+def stored(study: CostStudy, root: Path) -> list[CostPlan]:
+    """Return nothing: a cost study is sent to MLflow by its own command."""
+    return []
+
+
+def state(study: CostStudy, root: Path) -> str:
+    """Return the number of costs in an output folder."""
+    return str(len(list(root.glob("cost/*/*-*.json"))))

@@ -113,3 +113,9 @@ def view(plan: ProbePlan) -> View:
     params |= {"batch_size": config.batch_size, "schedule": config.schedule, **config.hyperparameters}
     key = folder.key(probe, config.with_seed(0))
     return ReportView(facts=probe, workload=plan.workload, key=key, kind="probe", params=params, options=plan.options)
+
+
+def state(probe: Probe, root: Path) -> str:
+    """Return measured over planned networks."""
+    networks = probe.trials()
+    return f"{len(folder.results(probe, networks, root))}/{len(networks)}"

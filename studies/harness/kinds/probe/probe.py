@@ -5,18 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from precond.hyperparameters import count, problems
-from studies.harness.kinds.artefact import Artefact, Driver, Work
+from studies.harness.kinds.artefact import Artefact
 
 if TYPE_CHECKING:
     from studies.harness.design.arms import Trial
-    from studies.harness.design.options import Options
-    from studies.harness.kinds.probe.plan import ProbePlan
-    from studies.harness.report.result import Report
-    from studies.harness.tracking.view import View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,49 +120,3 @@ class Probe(Artefact):
         from studies.harness.kinds.probe.plan import trials
 
         return trials(self, workload or self.workload, seeds, recipe or {}, overrides or {})
-
-    # ------------------------------------------------------------------ the protocol of an artefact
-
-    def plan(self, options: Options) -> list[ProbePlan]:
-        """Return a plan for each workload that the command names."""
-        from studies.harness.kinds.probe.plan import plans
-
-        return plans(self, options)
-
-    def missing(self, plan: ProbePlan) -> Work:
-        """Return the networks without a result."""
-        from studies.harness.kinds.probe.plan import missing
-
-        return missing(plan)
-
-    @classmethod
-    def execute(cls, plans: Sequence[ProbePlan], driver: Driver) -> None:
-        """Train the networks one after another, and keep what was measured."""
-        from studies.harness.kinds.probe.execute import execute
-
-        execute(plans, driver)
-
-    def report(self, plan: ProbePlan) -> Report:
-        """Write the figure, the numbers and the report."""
-        from studies.harness.kinds.probe.report import report
-
-        return report(plan)
-
-    def tracking(self, plan: ProbePlan) -> View:
-        """Return one run with the report's numbers and files."""
-        from studies.harness.kinds.probe.plan import view
-
-        return view(plan)
-
-    def stored(self, root: Path) -> list[ProbePlan]:
-        """Return the workloads of which an output folder holds a network's result."""
-        from studies.harness.kinds.probe.plan import stored
-
-        return stored(self, root)
-
-    def state(self, root: Path) -> str:
-        """Return measured over planned networks."""
-        from studies.harness.kinds.probe.folder import results
-
-        trials = self.trials()
-        return f"{len(results(self, trials, root))}/{len(trials)}"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from studies.harness.design.ending import STOPS, Stopped
 from studies.harness.kinds.artefact import Driver
-from studies.harness.kinds.search.part import Part
-from studies.harness.kinds.search.plan import SearchPlan
+from studies.harness.kinds.search.plan import Part
+from studies.harness.kinds.search.tuning import SearchPlan
 
 
 def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:

@@ -1,169 +1,155 @@
-"""From a search and a command line to what is tuned where, and every error in it."""
+"""A search on one workload with what it has to do: its optimizers' proposers, and their winners' trials."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
 
-import precond
-from precond.hyperparameters import HyperparameterError, nearest
-from studies.harness.design.arms import Arm, Trial
-from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_LEVELS, SMOKE_SEEDS, Options
-from studies.harness.kinds.artefact import Plan, workloads
-from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
-from trainables.workloads import RECIPE_SETTINGS, settable
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchPlan(Plan):
-    """A search on one workload, as the command line sets it.
-
-    Attributes:
-        spaces: Of the optimizers that are tuned.
-        seeds: Fresh seeds.
-        recipe: Settings that replace the recipe's values, such as `batch_size`.
-        settings: Hyperparameters that are set for every optimizer that has them.
-    """
-
-    artefact: Search
-    spaces: Mapping[str, Space]
-    seeds: Sequence[int]
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def tuning(self, optimizer: str, parameters: Parameters | None = None) -> Trial:
-        """The trial that scores a configuration; the recipe's own when None.
-
-        Raises:
-            HyperparameterError: One line for each thing that is wrong with it.
-        """
-        arm = self._arm(optimizer, parameters or {})
-        config = arm.resolve(self.workload, {**self.recipe, "train_fraction": TRAIN_FRACTION})
-        return Trial(arm, config.with_seed(self.artefact.tuning_seed))
-
-    def fresh(self, optimizer: str, parameters: Parameters | None = None) -> list[Trial]:
-        """A configuration's trials on the whole training set: ordinary ones, which other studies share."""
-        arm = self._arm(optimizer, parameters or {})
-        config = arm.resolve(self.workload, self.recipe)
-        return [Trial(arm, config.with_seed(seed)) for seed in self.seeds]
-
-    def start(self, optimizer: str) -> dict[str, Any]:
-        """The recipe's values of what is tuned: the first configuration."""
-        hyperparameters = self.tuning(optimizer).config.hyperparameters
-        return {name: hyperparameters[name] for name in self.spaces[optimizer]}
-
-    def problems(self) -> list[str]:
-        """One line for each thing that is wrong with the spaces, or with what they hold."""
-        return [line for optimizer in self.spaces for line in self._problems(optimizer)]
-
-    def _problems(self, optimizer: str) -> list[str]:
-        known, wrong = precond.defaults(optimizer), []
-        for name, domain in self.spaces[optimizer].items():
-            if name not in known or name == "seed":
-                wrong.append(f"space of {optimizer}: {name}: unknown hyperparameter.{nearest(name, known)}")
-            elif problem := domain.problem():
-                wrong.append(f"space of {optimizer}: {name} = {domain}: {problem}")
-        if wrong:
-            return wrong
-        try:
-            start = self.start(optimizer)
-        except HyperparameterError as error:
-            return str(error).splitlines()
-        for name, domain in self.spaces[optimizer].items():
-            for end in domain.ends:
-                wrong += self._illegal(optimizer, {**start, name: end})
-            if not domain.holds(start[name]):
-                where = f"space of {optimizer} on {self.workload}: {name} = {domain}"
-                wrong.append(f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it")
-        return list(dict.fromkeys(wrong))
-
-    def _illegal(self, optimizer: str, parameters: Parameters) -> list[str]:
-        try:
-            self.tuning(optimizer, parameters)
-        except HyperparameterError as error:
-            return [f"space of {optimizer}: {line}" for line in str(error).splitlines()]
-        return []
-
-    def _arm(self, optimizer: str, parameters: Parameters) -> Arm:
-        known = precond.defaults(optimizer)
-        held = {k: v for k, v in self.settings.items() if k in known and k not in RECIPE_SETTINGS}
-        return Arm(optimizer=optimizer, overrides={**held, **parameters}, factors=tuple(parameters))
+from studies.harness.design.arms import Trial
+from studies.harness.design.options import Options
+from studies.harness.evidence import status
+from studies.harness.kinds.artefact import Work
+from studies.harness.kinds.search.proposals import STOPPED
+from studies.harness.kinds.search.proposer import Proposer
+from studies.harness.kinds.search.search import METRIC, Search
+from studies.harness.kinds.search.tuning import SearchPlan, plans
+from studies.harness.kinds.study.execute import prepare
+from studies.harness.tracking.view import TrialsView, View
+from trainables.store import StoreError, trial_folders
 
 
-def plans(search: Search, options: Options) -> list[SearchPlan]:
-    """A plan for each workload that a command names, or for the search's own.
+class Part:
+    """The proposers of a search's optimizers on one workload, and their winners' trials, as the folders have them.
 
     Raises:
-        HyperparameterError: One line for each thing that is wrong with any of them.
+        StoreError: The output folder has another search of this name.
     """
-    search, errors = _chosen(search, options.extra)
-    if options.smoke:
-        search = replace(search, budget=min(search.budget, SMOKE_LEVELS))
-    planned = [_plan(search, options, name) for name in workloads(search, options)]
-    errors += _errors(search, options)
-    errors += [line for plan in planned for line in plan.problems()]
-    if errors:
-        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
-    return planned
+
+    def __init__(self, plan: SearchPlan):
+        self.plan, self._root, self._retry = plan, plan.root, plan.options.retry
+        self.proposers = [Proposer(plan, optimizer, plan.root) for optimizer in plan.spaces]
+
+    def fresh(self, proposer: Proposer) -> list[Trial]:
+        """Return a winner's trials; none while its search is unfinished."""
+        winner = proposer.winner()
+        return [] if winner is None else self.plan.fresh(proposer.optimizer, winner.proposal.parameters)
+
+    def all_fresh(self) -> list[Trial]:
+        """Return the trials of all winners."""
+        return [trial for proposer in self.proposers for trial in self.fresh(proposer)]
+
+    def missing(self, proposer: Proposer) -> list[Trial]:
+        """Return a winner's trials that are still to be trained."""
+        return status.missing(self.fresh(proposer), self._root, self._retry)
+
+    def to_go(self, proposer: Proposer) -> tuple[int, int]:
+        """Return how many configurations and fresh trials are left; those in `--retry` count as left."""
+        left = proposer.left() + sum(outcome.status in self._retry for outcome in proposer.outcomes())
+        if not left:
+            return 0, len(self.missing(proposer))
+        return left, len(self.plan.seeds)
+
+    def expected(self) -> list[Trial]:
+        """Return stand-ins for what is left, to be priced: the recipe's configuration."""
+        trials: list[Trial] = []
+        for proposer in self.proposers:
+            left, fresh = self.to_go(proposer)
+            trials += [self.plan.tuning(proposer.optimizer)] * left
+            trials += (self.missing(proposer) if not left else self.plan.fresh(proposer.optimizer))[:fresh]
+        return trials
+
+    def stopped(self) -> list[str]:
+        """Return the keys of the trials that ASHA has given up."""
+        outcomes = [outcome for proposer in self.proposers for outcome in proposer.outcomes()]
+        return [outcome.proposal.trial_key for outcome in outcomes if outcome.status == STOPPED]
+
+    def begin(self, proposer: Proposer) -> list[Trial]:
+        """Make the folders of a winner's missing trials, and return them; called when its search has ended."""
+        missing = self.missing(proposer)
+        prepare(missing, self._root)
+        return missing
 
 
-def _chosen(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]]:
-    """Return the search as its own options set it, and a line for each error in them."""
-    errors = []
-    budget, sampler = extra.get("budget"), extra.get("sampler")
-    if budget is not None:
-        if budget.isdecimal() and int(budget) >= 1:
-            search = replace(search, budget=int(budget))
-        else:
-            errors.append(f"--budget = {budget}: must be an integer >= 1")
-    if sampler is not None:
-        search = replace(search, sampler=sampler.lower().replace("-", "").removesuffix("sampler"))
-    return replace(search, asha=search.asha or bool(extra.get("asha"))), errors
+class Known(Sequence[Trial]):
+    """All trials that a search has named so far: MLflow's thread reads it while the proposals' files grow."""
+
+    def __init__(self, plan: SearchPlan):
+        self._plan = plan
+
+    def _now(self) -> list[Trial]:
+        part = Part(self._plan)
+        return [trial for proposer in part.proposers for trial in proposer.trials(stopped=False)] + part.all_fresh()
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._now())
+
+    @overload
+    def __getitem__(self, index: int) -> Trial: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Trial]: ...
+    def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
+        """Return a trial, or some of them."""
+        return self._now()[index]
 
 
-def _plan(search: Search, options: Options, workload: str) -> SearchPlan:
-    spaces = search.spaces_of(workload)
-    chosen = [name for name in options.optimizers or spaces if name in spaces]
-    recipe = {**search.published.get(workload, {})}
-    recipe |= {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
-    seeds = options.seeds
-    if options.epochs is not None:
-        recipe["epochs"] = options.epochs
-    if options.smoke:
-        chosen, seeds = chosen[:SMOKE_LEVELS], seeds or SMOKE_SEEDS
-        recipe.setdefault("epochs", SMOKE_EPOCHS)
-    if options.workers_per_trial != 1:
-        recipe["workers"] = options.workers_per_trial
-    return SearchPlan(
-        artefact=search,
-        workload=workload,
-        options=options,
-        spaces={name: spaces[name] for name in chosen},
-        seeds=range(search.seeds) if seeds is None else seeds,
-        recipe=recipe,
-        settings={name: value for name, value in options.settings.items() if name not in RECIPE_SETTINGS},
+def missing(plan: SearchPlan) -> Work:
+    """Return the configurations and the winners' trials to go; none with `--report-only`."""
+    part, search = Part(plan), plan.artefact
+    expected = [] if plan.options.report_only else part.expected()
+    asha = ", ASHA" if search.asha else ""
+    width = max(len(proposer.optimizer) for proposer in part.proposers)
+    details, records = [], []
+    for proposer in part.proposers:
+        left, fresh = part.to_go(proposer)
+        space = ", ".join(f"{name} {domain}" for name, domain in plan.spaces[proposer.optimizer].items())
+        to_go = f"{left} configurations and {fresh} fresh trials to go"
+        details.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
+        counts = {"configurations": search.budget, "configurations to go": left, "fresh to go": fresh}
+        records.append({"search": search.name, "workload": plan.workload, "optimizer": proposer.optimizer, **counts})
+    return Work(
+        count=len(expected),
+        summary=(
+            f"{search.budget} configurations for each of {len(part.proposers)} optimizers ({search.sampler}{asha}), "
+            f"then each winner under {len(plan.seeds)} fresh seeds"
+        ),
+        details=details,
+        records=records,
+        trials=expected,
+        on_ray=True,
     )
 
 
-def _errors(search: Search, options: Options) -> list[str]:
-    """Return the errors in the command's names, the seeds and the sampler."""
-    from studies.harness.kinds.search.sampling import sampler_problem
-
-    errors = [
-        f'--optimizers = "{name}": {search.name} has no space for it.{nearest(name, search.spaces)}'
-        for name in options.optimizers or []
-        if name not in search.spaces
+def stored(search: Search, root: Path) -> list[SearchPlan]:
+    """Return the search's plan if an output folder holds any of its trials."""
+    known = {folder.name for folder in trial_folders(root)}
+    return [
+        plan
+        for plan in plans(search, Options(out=root))
+        if any(trial.config.trial_key[:16] in known for trial in Known(plan))
     ]
-    if problem := sampler_problem(search.sampler):
-        errors.append(problem)
-    if search.tuning_seed in (options.seeds or range(search.seeds)):
-        errors.append(f"--seeds: {search.tuning_seed} is the search's own seed; fresh ones must be others")
-    tuned = {name for space in search.spaces.values() for name in space}
-    known = sorted({name for optimizer in search.spaces for name in settable(optimizer)})
-    for name, value in options.settings.items():
-        if name in tuned:
-            errors.append(f"--set {name}={value}: {search.name} tunes it; leave it out")
-        elif name not in known:
-            errors.append(f"--set {name}: no optimizer of {search.name} has it.{nearest(name, known)}")
-    return errors
+
+
+def state(search: Search, root: Path) -> str:
+    """Return how many configurations have an outcome in an output folder, or why that is not known."""
+    try:
+        proposers = [proposer for plan in plans(search, Options(out=root)) for proposer in Part(plan).proposers]
+    except StoreError:
+        return "another search"
+    total = search.budget * len(proposers)
+    return f"{total - sum(proposer.left() for proposer in proposers)}/{total}"
+
+
+def view(plan: SearchPlan) -> View:
+    """Return the MLflow runs of all trials that the search has named."""
+    return TrialsView(
+        facts=plan.artefact,
+        workload=plan.workload,
+        options=plan.options,
+        metric=METRIC,
+        trials=Known(plan),
+        stopped=lambda: Part(plan).stopped(),
+    )

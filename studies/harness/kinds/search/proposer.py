@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from studies.harness.design.arms import Trial
-from studies.harness.kinds.search.plan import SearchPlan
 from studies.harness.kinds.search.proposals import Outcome, Proposal, Proposals, best, outcome, proposals_path
+from studies.harness.kinds.search.tuning import SearchPlan
 from trainables.config import digest
 from trainables.store import TrialStore
 

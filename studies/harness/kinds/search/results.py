@@ -17,10 +17,10 @@ from studies.harness.design.arms import Trial
 from studies.harness.evidence import ledger
 from studies.harness.evidence.budgets import Shrinkage, best_of_k, shrinkage
 from studies.harness.evidence.statistics import completed
-from studies.harness.kinds.search.plan import SearchPlan
 from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import METRIC, TRAIN_FRACTION
+from studies.harness.kinds.search.tuning import SearchPlan
 from trainables.store import COMPLETED
 from trainables.workloads import stated_recipe
 

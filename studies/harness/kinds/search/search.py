@@ -9,18 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from studies.harness.kinds.artefact import Artefact, Driver, Work
+from studies.harness.kinds.artefact import Artefact
 
 if TYPE_CHECKING:
-    from studies.harness.design.options import Options
-    from studies.harness.kinds.search.plan import SearchPlan
-    from studies.harness.report.result import Report
-    from studies.harness.tracking.view import View
+    pass
 
 TRAIN_FRACTION = 0.9
 METRIC, SCORE = "test/accuracy", "val/accuracy"
@@ -139,56 +135,3 @@ class Search(Artefact):
         """Return the spaces on a workload."""
         others = self.spaces_on.get(workload, self.spaces_on.get(workload.rpartition("/")[0], {}))
         return {name: others.get(name, space) for name, space in self.spaces.items()}
-
-    # ------------------------------------------------------------------ the protocol of an artefact
-
-    def plan(self, options: Options) -> list[SearchPlan]:
-        """Return a plan for each workload that the command names."""
-        from studies.harness.kinds.search.plan import plans
-
-        return plans(self, options)
-
-    def missing(self, plan: SearchPlan) -> Work:
-        """Return the configurations and the winners' trials to go."""
-        from studies.harness.kinds.search.part import missing
-
-        return missing(plan)
-
-    @classmethod
-    def execute(cls, plans: Sequence[SearchPlan], driver: Driver) -> None:
-        """Propose and train up to the budget, then train the winners, one plan after another."""
-        from studies.harness.kinds.search.execute import execute
-
-        execute(plans, driver)
-
-    def report(self, plan: SearchPlan) -> Report:
-        """Write the report in its formats, the recipe, and the journal for Optuna's dashboard."""
-        from studies.harness.kinds.search.report import report
-
-        return report(plan)
-
-    def tracking(self, plan: SearchPlan) -> View:
-        """Return the runs of all trials that the search has named."""
-        from studies.harness.kinds.search.part import Known, Part
-        from studies.harness.tracking.view import TrialsView
-
-        return TrialsView(
-            facts=self,
-            workload=plan.workload,
-            metric=METRIC,
-            trials=Known(plan),
-            options=plan.options,
-            stopped=lambda: Part(plan).stopped(),
-        )
-
-    def stored(self, root: Path) -> list[SearchPlan]:
-        """Return the plan if an output folder holds any of its trials."""
-        from studies.harness.kinds.search.part import stored
-
-        return stored(self, root)
-
-    def state(self, root: Path) -> str:
-        """Return the number of configurations with an outcome, of the budget."""
-        from studies.harness.kinds.search.part import state
-
-        return state(self, root)

@@ -16,6 +16,7 @@ from studies.harness.kinds.artefact import Plan, Work, workloads
 from studies.harness.kinds.study.study import Study
 from studies.harness.published import papers
 from studies.harness.published.strict_yaml import YamlError
+from studies.harness.tracking.view import TrialsView, View
 from trainables.store import read_config, trial_folders
 from trainables.workloads import RECIPE_SETTINGS, settable
 
@@ -89,6 +90,20 @@ def missing(plan: StudyPlan) -> Work:
         trials=todo,
         on_ray=True,
     )
+
+
+def view(plan: StudyPlan) -> View:
+    """Return the MLflow runs of the trials, of their seed groups and of the study."""
+    study = plan.artefact
+    return TrialsView(
+        facts=study, workload=plan.workload, options=plan.options, metric=study.figure.metric, trials=plan.trials
+    )
+
+
+def state(study: Study, root: Path) -> str:
+    """Return finished over planned trials."""
+    trials = study.trials()
+    return f"{len(trials) - len(status.missing(trials, root))}/{len(trials)}"
 
 
 def _to_train(plan: StudyPlan) -> list[Trial]:

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from studies.harness.design.arms import Arm, Trial, value
-from studies.harness.kinds.artefact import Artefact, Driver, Work
+from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
 
 if TYPE_CHECKING:
-    from studies.harness.design.options import Options
     from studies.harness.kinds.study.plan import StudyPlan
-    from studies.harness.report.result import Report
-    from studies.harness.tracking.view import View
     from trainables.config import TrialConfig
 
 
@@ -94,58 +91,6 @@ class Study(Artefact):
             raise HyperparameterError("\n".join(errors))
         seeds = range(self.seeds) if seeds is None else seeds
         return [Trial(arm, config.with_seed(seed)) for seed in seeds for arm, config in pairs.values()]
-
-    # ------------------------------------------------------------------ the protocol of an artefact
-
-    def plan(self, options: Options) -> list[StudyPlan]:
-        """Return a plan for each workload that the command names."""
-        from studies.harness.kinds.study.plan import plans
-
-        return plans(self, options)
-
-    def missing(self, plan: StudyPlan) -> Work:
-        """Return the trials without a result, and those to train again."""
-        from studies.harness.kinds.study.plan import missing
-
-        return missing(plan)
-
-    @classmethod
-    def execute(cls, plans: Sequence[StudyPlan], driver: Driver) -> None:
-        """Train what is missing, each trial once however many plans need it."""
-        from studies.harness.kinds.study.execute import execute
-
-        execute(plans, driver)
-
-    def report(self, plan: StudyPlan) -> Report:
-        """Write the report in its formats."""
-        from studies.harness.kinds.study.report import report
-
-        return report(plan)
-
-    def tracking(self, plan: StudyPlan) -> View:
-        """Return the runs of the trials, of their seed groups and of the study."""
-        from studies.harness.tracking.view import TrialsView
-
-        return TrialsView(
-            facts=self,
-            workload=plan.workload,
-            metric=self.figure.metric,
-            trials=plan.trials,
-            options=plan.options,
-        )
-
-    def stored(self, root: Path) -> list[StudyPlan]:
-        """Return the workloads that have a report or all trials in an output folder, under every seed there."""
-        from studies.harness.kinds.study.plan import stored
-
-        return stored(self, root)
-
-    def state(self, root: Path) -> str:
-        """Return finished over planned trials."""
-        from studies.harness.evidence.status import missing
-
-        trials = self.trials()
-        return f"{len(trials) - len(missing(trials, root))}/{len(trials)}"
 
     def inputs(self, plan: StudyPlan) -> list[Path]:
         """Return the trial folders, and the files of measured costs."""

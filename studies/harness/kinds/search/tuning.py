@@ -1,0 +1,169 @@
+"""From a search and a command line to what is tuned where, and every error in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import precond
+from precond.hyperparameters import HyperparameterError, nearest
+from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_LEVELS, SMOKE_SEEDS, Options
+from studies.harness.kinds.artefact import Plan, workloads
+from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
+from trainables.workloads import RECIPE_SETTINGS, settable
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan(Plan):
+    """A search on one workload, as the command line sets it.
+
+    Attributes:
+        spaces: Of the optimizers that are tuned.
+        seeds: Fresh seeds.
+        recipe: Settings that replace the recipe's values, such as `batch_size`.
+        settings: Hyperparameters that are set for every optimizer that has them.
+    """
+
+    artefact: Search
+    spaces: Mapping[str, Space]
+    seeds: Sequence[int]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def tuning(self, optimizer: str, parameters: Parameters | None = None) -> Trial:
+        """The trial that scores a configuration; the recipe's own when None.
+
+        Raises:
+            HyperparameterError: One line for each thing that is wrong with it.
+        """
+        arm = self._arm(optimizer, parameters or {})
+        config = arm.resolve(self.workload, {**self.recipe, "train_fraction": TRAIN_FRACTION})
+        return Trial(arm, config.with_seed(self.artefact.tuning_seed))
+
+    def fresh(self, optimizer: str, parameters: Parameters | None = None) -> list[Trial]:
+        """A configuration's trials on the whole training set: ordinary ones, which other studies share."""
+        arm = self._arm(optimizer, parameters or {})
+        config = arm.resolve(self.workload, self.recipe)
+        return [Trial(arm, config.with_seed(seed)) for seed in self.seeds]
+
+    def start(self, optimizer: str) -> dict[str, Any]:
+        """The recipe's values of what is tuned: the first configuration."""
+        hyperparameters = self.tuning(optimizer).config.hyperparameters
+        return {name: hyperparameters[name] for name in self.spaces[optimizer]}
+
+    def problems(self) -> list[str]:
+        """One line for each thing that is wrong with the spaces, or with what they hold."""
+        return [line for optimizer in self.spaces for line in self._problems(optimizer)]
+
+    def _problems(self, optimizer: str) -> list[str]:
+        known, wrong = precond.defaults(optimizer), []
+        for name, domain in self.spaces[optimizer].items():
+            if name not in known or name == "seed":
+                wrong.append(f"space of {optimizer}: {name}: unknown hyperparameter.{nearest(name, known)}")
+            elif problem := domain.problem():
+                wrong.append(f"space of {optimizer}: {name} = {domain}: {problem}")
+        if wrong:
+            return wrong
+        try:
+            start = self.start(optimizer)
+        except HyperparameterError as error:
+            return str(error).splitlines()
+        for name, domain in self.spaces[optimizer].items():
+            for end in domain.ends:
+                wrong += self._illegal(optimizer, {**start, name: end})
+            if not domain.holds(start[name]):
+                where = f"space of {optimizer} on {self.workload}: {name} = {domain}"
+                wrong.append(f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it")
+        return list(dict.fromkeys(wrong))
+
+    def _illegal(self, optimizer: str, parameters: Parameters) -> list[str]:
+        try:
+            self.tuning(optimizer, parameters)
+        except HyperparameterError as error:
+            return [f"space of {optimizer}: {line}" for line in str(error).splitlines()]
+        return []
+
+    def _arm(self, optimizer: str, parameters: Parameters) -> Arm:
+        known = precond.defaults(optimizer)
+        held = {k: v for k, v in self.settings.items() if k in known and k not in RECIPE_SETTINGS}
+        return Arm(optimizer=optimizer, overrides={**held, **parameters}, factors=tuple(parameters))
+
+
+def plans(search: Search, options: Options) -> list[SearchPlan]:
+    """A plan for each workload that a command names, or for the search's own.
+
+    Raises:
+        HyperparameterError: One line for each thing that is wrong with any of them.
+    """
+    search, errors = _chosen(search, options.extra)
+    if options.smoke:
+        search = replace(search, budget=min(search.budget, SMOKE_LEVELS))
+    planned = [_plan(search, options, name) for name in workloads(search, options)]
+    errors += _errors(search, options)
+    errors += [line for plan in planned for line in plan.problems()]
+    if errors:
+        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
+    return planned
+
+
+def _chosen(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]]:
+    """Return the search as its own options set it, and a line for each error in them."""
+    errors = []
+    budget, sampler = extra.get("budget"), extra.get("sampler")
+    if budget is not None:
+        if budget.isdecimal() and int(budget) >= 1:
+            search = replace(search, budget=int(budget))
+        else:
+            errors.append(f"--budget = {budget}: must be an integer >= 1")
+    if sampler is not None:
+        search = replace(search, sampler=sampler.lower().replace("-", "").removesuffix("sampler"))
+    return replace(search, asha=search.asha or bool(extra.get("asha"))), errors
+
+
+def _plan(search: Search, options: Options, workload: str) -> SearchPlan:
+    spaces = search.spaces_of(workload)
+    chosen = [name for name in options.optimizers or spaces if name in spaces]
+    recipe = {**search.published.get(workload, {})}
+    recipe |= {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
+    seeds = options.seeds
+    if options.epochs is not None:
+        recipe["epochs"] = options.epochs
+    if options.smoke:
+        chosen, seeds = chosen[:SMOKE_LEVELS], seeds or SMOKE_SEEDS
+        recipe.setdefault("epochs", SMOKE_EPOCHS)
+    if options.workers_per_trial != 1:
+        recipe["workers"] = options.workers_per_trial
+    return SearchPlan(
+        artefact=search,
+        workload=workload,
+        options=options,
+        spaces={name: spaces[name] for name in chosen},
+        seeds=range(search.seeds) if seeds is None else seeds,
+        recipe=recipe,
+        settings={name: value for name, value in options.settings.items() if name not in RECIPE_SETTINGS},
+    )
+
+
+def _errors(search: Search, options: Options) -> list[str]:
+    """Return the errors in the command's names, the seeds and the sampler."""
+    from studies.harness.kinds.search.sampling import sampler_problem
+
+    errors = [
+        f'--optimizers = "{name}": {search.name} has no space for it.{nearest(name, search.spaces)}'
+        for name in options.optimizers or []
+        if name not in search.spaces
+    ]
+    if problem := sampler_problem(search.sampler):
+        errors.append(problem)
+    if search.tuning_seed in (options.seeds or range(search.seeds)):
+        errors.append(f"--seeds: {search.tuning_seed} is the search's own seed; fresh ones must be others")
+    tuned = {name for space in search.spaces.values() for name in space}
+    known = sorted({name for optimizer in search.spaces for name in settable(optimizer)})
+    for name, value in options.settings.items():
+        if name in tuned:
+            errors.append(f"--set {name}={value}: {search.name} tunes it; leave it out")
+        elif name not in known:
+            errors.append(f"--set {name}: no optimizer of {search.name} has it.{nearest(name, known)}")
+    return errors
