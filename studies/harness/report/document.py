@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainables.files import write_atomically
+
 if TYPE_CHECKING:
     import jinja2
 
@@ -116,25 +118,28 @@ def findings(blocks: Sequence[Block]) -> list[str]:
     return [sentence for text in texts for sentence in text.items or [text.text]]
 
 
-def markdown(title: str, blocks: Sequence[Block]) -> str:
-    """Return the report as Markdown, which refers to the picture files beside it."""
-    return _template("report.md").render(title=title, blocks=blocks)
+def write(
+    folder: Path, title: str, blocks: Sequence[Block], drawn: Sequence[Path], files: Mapping[str, str]
+) -> Written:
+    """Write a report as Markdown, HTML and LaTeX, and further files beside it; return its files and findings.
 
-
-def latex(title: str, blocks: Sequence[Block]) -> str:
-    """Return the report's tables, for a LaTeX document that loads the packages booktabs and xcolor."""
-    return _template("report.tex").render(title=title, blocks=blocks)
-
-
-def page(title: str, blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
-    """Return the report as one HTML file that needs no other file and no network.
+    `report.md` refers to the picture files, `report.html` contains them and needs no network, and `report.tex` has the
+    tables, for a document that loads the packages booktabs and xcolor.
 
     Args:
-        title: The title of the page.
+        folder: The folder, which is created if necessary.
+        title: The title.
         blocks: The report.
-        pictures: The SVG of each `Picture` by its name.
+        drawn: The figure files. The SVG of each `Picture` is one of them.
+        files: The content of each further file by its name.
     """
-    return _template("report.html").render(title=title, blocks=blocks, pictures=pictures)
+    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
+    names = ("report.md", "report.html", "report.tex")
+    reports = {name: _template(name).render(title=title, blocks=blocks, pictures=pictures) for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in {**reports, **files}.items():
+        write_atomically(folder / name, content.encode())
+    return Written([folder / name for name in (*reports, *files)], findings(blocks))
 
 
 def tex(text: str) -> str:

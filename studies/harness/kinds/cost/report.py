@@ -22,7 +22,6 @@ from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.wording import number
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
-from trainables.files import write_atomically
 from trainables.workloads import resolve
 
 MIB = 2**20
@@ -113,18 +112,11 @@ def write(study: CostStudy, results: Sequence[Mapping[str, Any]], measured_on: P
         study, measured(claims, measured_on), {one["configuration"]["workload"] for one in results}
     )
     blocks = [*_blocks(study, results, scaling), *published, *exclusive.missing(_unmeasured(claims, measured_on))]
-    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
-    contents = {
-        "cost.csv": frame(results).to_csv(index=False),
-        "report.md": document.markdown(study.title, blocks),
-        "report.html": document.page(study.title, blocks, pictures),
-        "report.tex": document.latex(study.title, blocks),
-    }
+    files = {"cost.csv": frame(results).to_csv(index=False)}
     if comparisons:
-        contents["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
-    for name, content in contents.items():
-        write_atomically(folder / name, content.encode())
-    return Written([*(folder / name for name in contents), *drawn], document.findings(blocks))
+        files["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
+    paths, findings = document.write(folder, study.title, blocks, drawn, files)
+    return Written([*paths, *drawn], findings)
 
 
 # ---------------------------------------------------------------------- against the published

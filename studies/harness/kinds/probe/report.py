@@ -13,7 +13,6 @@ from studies.harness.kinds.probe.probe import Probe, Result
 from studies.harness.kinds.study.study import Trial
 from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Text
-from trainables.files import write_atomically
 from trainables.store import COMPLETED
 from trainables.train import score
 
@@ -37,17 +36,10 @@ def write(
     complete = [result for result in wanted if result.status["status"] == COMPLETED]
     numbers = probe.measurement.numbers(complete) if complete else pd.DataFrame()
     drawn = probe.measurement.draw(complete, folder) if complete else []
-    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
-    blocks = _blocks(probe, trials, wanted, numbers, list(pictures))
-    contents = {
-        "report.md": document.markdown(probe.title, blocks),
-        "report.html": document.page(probe.title, blocks, pictures),
-        "report.tex": document.latex(probe.title, blocks),
-        "numbers.csv": numbers.to_csv(index=False),
-    }
-    for name, content in contents.items():
-        write_atomically(folder / name, content.encode())
-    return [*(folder / name for name in contents), *drawn], document.findings(blocks), numbers
+    blocks = _blocks(probe, trials, wanted, numbers, [path.stem for path in drawn if path.suffix == ".svg"])
+    files = {"numbers.csv": numbers.to_csv(index=False)}
+    paths, findings = document.write(folder, probe.title, blocks, drawn, files)
+    return [*paths, *drawn], findings, numbers
 
 
 def _blocks(
