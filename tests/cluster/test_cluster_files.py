@@ -139,7 +139,7 @@ def test_aliases_are_taken_once_and_bombs_are_refused(tmp_path: Path):
     with pytest.raises(strict_yaml.YamlError, match="aliases"):
         strict_yaml.read(file)
     file.write_text("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n")
-    assert check(file) == ["c.yaml line 2: *a is within what another alias stands for"]
+    assert check(file) == ["c.yaml line 2: *a is inside the value of another alias"]
     file.write_text("a: *nowhere\n")
     assert len(check(file)) == 1
     file.write_text("- 1\n")
