@@ -1415,9 +1415,9 @@ MUTANTS = [
         "cluster: aliases within aliases are expanded",
     ),
     Mutant(
-        "studies/harness/cluster/check.py",
-        "for name, node_type in types.items():",
-        "for name, node_type in list(types.items())[:1]:",
+        "studies/harness/cluster/rules.yaml",
+        'available_node_types: {additionalProperties: {$ref: "#/definitions/aws_type"}}',
+        'available_node_types: {properties: {head: {$ref: "#/definitions/aws_type"}}}',
         "tests/cluster/test_cluster_files.py::test_each_kind_of_machine_is_looked_at",
         "cluster: only the head's settings are checked",
     ),

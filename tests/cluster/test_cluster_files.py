@@ -65,14 +65,14 @@ MISTAKES = [
     ("cluster.yaml", "MetadataOptions: {HttpTokens", "MetadataOption: {HttpTokens", 'Did you mean "MetadataOptions"'),
     ("cluster.yaml", "HttpTokens: required", "HttpTokens: optional", "credentials"),
     ("cluster.yaml", "HttpPutResponseHopLimit: 1", "HttpPutResponseHopLimit: 2", "credentials"),
-    ("cluster.yaml", "Encrypted: true", "Encrypted: false", "Encrypted = False"),
+    ("cluster.yaml", "Encrypted: true", "Encrypted: false", "Encrypted = false"),
     ("cluster.yaml", "Encrypted: true", "Encypted: true", 'Did you mean "Encrypted"'),
-    ("cluster.yaml", "DeleteOnTermination: true", "DeleteOnTermination: false", "a disk left over"),
+    ("cluster.yaml", "DeleteOnTermination: true", "DeleteOnTermination: false", "a disk that is left over"),
     ("cluster.yaml", "MarketType: spot", "MarketTyp: spot", 'Did you mean "MarketType"'),
-    ("cluster.yaml", "      InstanceMarketOptions: {MarketType: spot}\n", "", "workers are spot"),
+    ("cluster.yaml", "      InstanceMarketOptions: {MarketType: spot}\n", "", "workers must be spot"),
     ("cluster.yaml", "IamInstanceProfile: *head_profile", "IamProfile: *head_profile", "IamInstanceProfile: missing"),
     ("cluster.yaml", "min_workers: 0\n    max_workers: *max", "min_workers: 2\n    max_workers: *max", "must be 0"),
-    ("cluster.yaml", "idle_timeout_minutes: 5", "idle_timeout_minutes: 500", "must be in 1..60"),
+    ("cluster.yaml", "idle_timeout_minutes: 5", "idle_timeout_minutes: 500", "must be > 0 and <= 60"),
     ("cluster.yaml", "idle_timeout_minutes", "idle_timeout_minute", 'Did you mean "idle_timeout_minutes"'),
     ("cluster.yaml", "cache_stopped_nodes: false", "cache_stopped_nodes: true", "a stopped machine's disk"),
     ("cluster.yaml", "  region: *region", "  regoin: *region", 'Did you mean "region"'),
@@ -84,26 +84,26 @@ MISTAKES = [
         for name in FILES
         for mistake in [
             ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "listens on"),
-            ("--dashboard-host=127.0.0.1", "", "lack --dashboard-host=127.0.0.1"),
+            ("--dashboard-host=127.0.0.1", "", "must contain --dashboard-host=127.0.0.1"),
             ("RAY_AUTH_MODE=token RAY_", "RAY_AUTH_MODE=disabled RAY_", "without the token"),
             ("export RAY_AUTH_MODE=token; ulimit -n 65536; ray start --address", "ray start --address", "worker_start"),
-            ("  ~/.ray/auth_token: ~/.ray/auth_token", "  ~/notes: ~/notes", "lack ~/.ray/auth_token"),
-            ("chmod 600 ~/.ray/auth_token", "echo", "can be read by all"),
-            ("--host 127.0.0.1 --port 5000", "--host 0.0.0.0 --port 5000", "mlflow without"),
+            ("  ~/.ray/auth_token: ~/.ray/auth_token", "  ~/notes: ~/notes", "must contain ~/.ray/auth_token"),
+            ("chmod 600 ~/.ray/auth_token", "echo", "every user of the node can read the token"),
+            ("--host 127.0.0.1 --port 5000", "--host 0.0.0.0 --port 5000", "must contain --host 127.0.0.1"),
             ("setup_commands: #", "setup_commands_: #", "setup_commands_: unknown here"),
             ("  - chmod", "  - export AWS_SECRET_ACCESS_KEY=abc\n  - chmod", "a secret"),
             ("  - chmod", "  - export RAY_AUTH_TOKEN='abc'\n  - chmod", "a secret"),
-            ("  - chmod", "  - curl https://example.org/x | sudo bash\n  - chmod", "what it has just fetched"),
-            ("  - chmod", "  - pip install torch\n  - chmod", "name the version"),
-            ("PRECOND_OUT=", "PRECOND_OUTPUT=", "lack PRECOND_OUT"),
-            ("make -C ~/checkout setup", "echo", "lack make setup"),
-            (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "no worker would start"),
+            ("  - chmod", "  - curl https://example.org/x | sudo bash\n  - chmod", "runs a downloaded script"),
+            ("  - chmod", "  - pip install torch\n  - chmod", "write each package as name==version"),
+            ("PRECOND_OUT=", "PRECOND_OUTPUT=", "must contain PRECOND_OUT="),
+            ("make -C ~/checkout setup", "echo", "must contain make setup"),
+            (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "no worker starts"),
         ]
     ),
     ("cluster.local.yaml", "worker_ips: *workers", "worker_ip: *workers", 'Did you mean "worker_ips"'),
-    ("cluster.local.yaml", "&workers [10.1.2.2,", "&workers [10.1.2.1,", "must be other machines than the head"),
-    ("cluster.local.yaml", "&workers [10.1.2.2, 10.1.2.3]", "&workers []", "at least one"),
-    ("cluster.local.yaml", "&head 10.1.2.1", "&head 8.8.8.8", "8.8.8.8 is a public address"),
+    ("cluster.local.yaml", "&workers [10.1.2.2,", "&workers [10.1.2.1,", "must be machines other than the head"),
+    ("cluster.local.yaml", "&workers [10.1.2.2, 10.1.2.3]", "&workers []", "at least one machine"),
+    ("cluster.local.yaml", "&head 10.1.2.1", "&head 8.8.8.8", '"8.8.8.8": must be a private address'),
 ]
 
 
@@ -139,7 +139,7 @@ def test_aliases_are_taken_once_and_bombs_are_refused(tmp_path: Path):
     with pytest.raises(strict_yaml.YamlError, match="aliases"):
         strict_yaml.read(file)
     file.write_text("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n")
-    assert check(file) == ["c.yaml line 2: *a is within what another alias stands for"]
+    assert check(file) == ["c.yaml line 2: *a is inside the value of another alias"]
     file.write_text("a: *nowhere\n")
     assert len(check(file)) == 1
     file.write_text("- 1\n")
@@ -157,5 +157,5 @@ def test_the_command(tmp_path: Path):
         for path in (ROOT / "cluster.yaml", file)
     ]
     assert [each.returncode for each in done] == [2, 2] and "Traceback" not in done[0].stderr + done[1].stderr
-    assert "metadata.subnets[0] = subnet-0000" in done[0].stderr
-    assert "mine.yaml: file_mounts: precond is not there" in done[1].stderr
+    assert 'metadata.subnets[0] = "subnet-0000' in done[0].stderr
+    assert "mine.yaml: file_mounts: precond does not exist" in done[1].stderr

@@ -82,7 +82,7 @@ def test_a_study_on_two_workers_of_which_one_is_powered_off(machines: Machines, 
     file = "/run/machine/cluster.yaml"
     outputs = machines.shared / "outputs"
     check = machines.run("launcher", f"cd {ROOT} && python -m studies check-cluster {file}", check=False)
-    assert "cluster.yaml: file_mounts: precond is not there" in check.stderr  # the file is not in the repository
+    assert "cluster.yaml: file_mounts: precond does not exist" in check.stderr  # the file is not in the repository
     machines.run("launcher", f"cd {ROOT} && ray up -y {file}", timeout=600)
     deadline = time.monotonic() + 300
     while "alive: 3" not in machines.run("launcher", f"ray exec {file} 'python {JOINED}'", check=False).stdout:

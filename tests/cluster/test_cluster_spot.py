@@ -50,15 +50,15 @@ def metadata() -> Iterator[str]:
 
 
 def test_a_notice_is_heard(metadata: str, monkeypatch: pytest.MonkeyPatch):
-    assert not cluster_spot.noticed(metadata)
+    assert not cluster_spot.has_notice(metadata)
     Metadata.notice = True
-    assert cluster_spot.noticed(metadata)
+    assert cluster_spot.has_notice(metadata)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which knows nothing of this machine
-    assert cluster_spot.noticed(metadata)
+    assert cluster_spot.has_notice(metadata)
 
 
 def test_a_service_that_is_not_there_has_said_nothing():
-    assert not cluster_spot.noticed("http://127.0.0.1:9/latest")
+    assert not cluster_spot.has_notice("http://127.0.0.1:9/latest")
 
 
 def test_it_waits_and_then_leaves_once(metadata: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
@@ -71,7 +71,7 @@ def test_it_waits_and_then_leaves_once(metadata: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cluster_spot.time, "sleep", nap)
     monkeypatch.setattr(cluster_spot, "leave", lambda: 2)
     cluster_spot.main(metadata)
-    assert naps == [cluster_spot.POLL_SECONDS] * 3 and "2 processes told to end" in capsys.readouterr().out
+    assert naps == [cluster_spot.POLL_SECONDS] * 3 and "sent SIGTERM to 2 processes" in capsys.readouterr().out
 
 
 def test_the_fingerprint_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path):

@@ -140,7 +140,7 @@ tables:
         ("lost: []", "lst: []", 'key "lst": unknown. Did you mean "lost"?'),
         ("tables:", "x: &a 1\ntables:", "aliases (&, *) are not allowed"),
         ("title: t", "title: !!python/object:os.system t", "python/object:os.system is not allowed"),
-        ("title: t", "title: t\ntitle: u", 'key "title" is there twice'),
+        ("title: t", "title: t\ntitle: u", 'key "title" occurs twice'),
         ("title: t", "title: " + "[" * 25 + "]" * 25, "nested deeper than 20"),
         ("title: t", "title: [" + "1," * 10_001 + "]", "more than 10000 values"),
         ("title: t", "title: t\n<<: {a: 1}", "merge keys (<<) are not allowed"),

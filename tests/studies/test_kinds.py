@@ -17,7 +17,7 @@ from studies.harness.command.options import FLAGS
 from studies.harness.design.ending import STOPS, Stopped
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
-from studies.harness.report import result
+from studies.harness.report import document
 from studies.harness.report.document import Text
 from studies.harness.report.result import Listing, Report
 from trainables.store import StoreError
@@ -63,7 +63,7 @@ class Sum(Artefact):
     def report(self, plan: SumPlan) -> Report:
         path = plan.root / "sum.json"
         total = json.loads(path.read_text())[0] if path.exists() else None
-        files = result.write(plan.folder, self.title, [Text(f"The sum is {total}.")], [], {})
+        files = document.write(plan.folder, self.title, [Text(f"The sum is {total}.")], [], {})
         listing = Listing(title="Sums", header=["what", "sum"], rows=[["all", str(total)]])
         return Report(files=files, findings=[f"The sum is {total}."], listing=listing, record=json.dumps(total))
 

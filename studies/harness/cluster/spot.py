@@ -1,8 +1,8 @@
-"""On a spot machine: `python -m studies.harness.cluster.spot` ends its trials in time when the cloud takes it back.
+"""Watch for the interruption notice of a spot machine: `python -m studies.harness.cluster.spot`.
 
-AWS says so two minutes ahead, in the machine's own metadata, and nothing in Ray listens there. This does: the node is
-drained, so that Ray places nothing on it any more, and each trial gets a SIGTERM, upon which it commits and ends; Tune
-then goes on with it elsewhere. A rebalance recommendation is no notice: the machine may stay for hours.
+AWS announces an interruption two minutes ahead in the machine's metadata, and nothing in Ray reads it. On a notice this
+program drains the node, so that Ray schedules nothing more on it, and sends SIGTERM to the trials, which commit and
+end; Tune resumes them on other nodes. It ignores rebalance recommendations, after which a machine may run for hours.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ import psutil
 METADATA = "http://169.254.169.254/latest"
 POLL_SECONDS = 5.0
 NOTICE_SECONDS = 120
-DRAIN_SECONDS = 30.0  # at most, of the two minutes
+DRAIN_SECONDS = 30.0  # The time limit of the drain command, within the two minutes.
 
 
-def noticed(metadata: str = METADATA) -> bool:
-    """Whether this machine is to be taken back. A metadata service that does not answer has said nothing."""
+def has_notice(metadata: str = METADATA) -> bool:
+    """Return True if this machine will be interrupted; False if not, or if the metadata service does not answer."""
     try:
         lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-        session = _ask("PUT", f"{metadata}/api/token", lifetime)
-        _ask("GET", f"{metadata}/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": session})
-    except OSError:  # 404 as long as there is no notice
+        session = _request("PUT", f"{metadata}/api/token", lifetime)
+        _request("GET", f"{metadata}/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": session})
+    except OSError:  # The service answers 404 while there is no notice.
         return False
     return True
 
 
 def leave() -> int:
-    """Drain this machine's nodes and end what runs on them; returns how many processes were told to."""
+    """Drain the Ray nodes of this machine and end their workers. Return the number of workers."""
     nodes = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
-    running = [child for node in nodes for child in node.children() if _busy(child)]
-    for process in running:  # first of all: two minutes are not long
+    workers = [child for node in nodes for child in node.children() if _is_busy(child)]
+    for process in workers:  # Before the drain, which may take a quarter of the two minutes.
         os.kill(process.pid, signal.SIGTERM)
     for node in nodes:
         _drain(node)
-    return len(running)
+    return len(workers)
 
 
 def main(metadata: str = METADATA) -> None:
-    """Wait for the notice, act on it, and end."""
-    while not noticed(metadata):
+    """Wait for the notice, leave the cluster and return."""
+    while not has_notice(metadata):
         time.sleep(POLL_SECONDS)
-    print(f"this machine is taken back: {leave()} processes told to end", flush=True)
+    print(f"interruption notice: sent SIGTERM to {leave()} processes", flush=True)
 
 
-def _ask(method: str, url: str, headers: dict[str, str]) -> str:
+def _request(method: str, url: str, headers: dict[str, str]) -> str:
     request = urllib.request.Request(url, method=method, headers=headers)
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows this machine's address
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # A proxy cannot reach this address.
     with direct.open(request, timeout=2) as answer:
         return answer.read().decode()
 
 
-def _busy(process: psutil.Process) -> bool:
-    """Whether a process of Ray's runs a task or an actor: its title then says which."""
+def _is_busy(process: psutil.Process) -> bool:
+    """Return True if a Ray process runs a task or an actor, which Ray writes into its title."""
     try:
         title = " ".join(process.cmdline())
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # The process has just ended.
         return False
     return title.startswith("ray::") and not title.startswith("ray::IDLE") and not title.endswith("Agent")
 
@@ -75,7 +75,7 @@ def _drain(node: psutil.Process) -> None:
     try:
         subprocess.run(command, timeout=DRAIN_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        print("the node could not be drained: Ray may place a trial here once more", flush=True)
+        print("the node could not be drained: Ray may start another trial on it", flush=True)
 
 
 if __name__ == "__main__":

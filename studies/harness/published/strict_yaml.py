@@ -1,8 +1,8 @@
-"""YAML as plain data: no aliases, tags or duplicate keys, bounded in size and depth.
+"""YAML as plain data: no aliases, tags or duplicate keys, and a bounded size and depth.
 
-PyYAML's safe loader alone takes all of these: 300 bytes of aliases can stand for millions of values, and the second of
-two equal keys wins without a word. Where a file is meant to name a value once and use it often, aliases are taken, but
-no alias within what another stands for: what a file says is then at most so many times as long as the file.
+PyYAML's safe loader accepts all of these: 300 bytes of aliases can expand to millions of values, and the second of two
+equal keys silently replaces the first. Aliases can be allowed, for a file that defines a value once and uses it often,
+but not inside the value of another alias: the data is then at most quadratic in the size of the file.
 """
 
 from __future__ import annotations
@@ -16,41 +16,34 @@ MAX_BYTES, MAX_DEPTH, MAX_NODES = 10**6, 20, 10_000
 
 
 class YamlError(ValueError):
-    """A file is not the YAML that is read here; the message is one line."""
+    """The file cannot be read, or is not the restricted YAML of this module. The message is one line."""
 
 
 def read(path: Path, *, aliases: bool = False) -> Any:
-    """The document in a file, as dictionaries, lists, strings, numbers, booleans and None.
+    """Return the document in a file as dictionaries, lists, strings, numbers, booleans and None.
 
     Args:
         path: The file.
-        aliases: Whether `&name` and `*name` are taken.
+        aliases: True to allow `&name` and `*name`.
 
     Raises:
-        YamlError: Not UTF-8, not YAML, too large, too deep, or with aliases, tags or duplicate keys.
+        YamlError: The file is not UTF-8, not YAML, too large, too deep, or has aliases, tags or duplicate keys.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise YamlError(f"{path.name}: {size} bytes: at most {MAX_BYTES}")
-        loader = _Loader(path.read_bytes(), aliases)
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise yaml.YAMLError(f"{size} bytes: at most {MAX_BYTES}")
+        return _Loader(path.read_bytes(), aliases).get_single_data()
     except OSError as error:
         raise YamlError(f"{path.name}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:  # not text
-        raise YamlError(f"{path.name}: {' '.join(str(error).split())}") from error
-    try:
-        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise YamlError(f"{path.name}{line}: {error.problem}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise YamlError(f"{path.name}: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses while the document is composed, before anything is expanded."""
+    """A loader that refuses a node while the document is composed, before any alias is expanded."""
 
     def __init__(self, stream: bytes, aliases: bool):
         super().__init__(stream)
@@ -60,11 +53,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         alias = isinstance(event, yaml.AliasEvent)
-        anchored = not alias and event.anchor is not None
-        if (alias or anchored) and not self._aliases:
+        if event.anchor is not None and not self._aliases:
             raise _refusal(event, "aliases (&, *) are not allowed")
         if alias and self._anchored:
-            raise _refusal(event, f"*{event.anchor} is within what another alias stands for")
+            raise _refusal(event, f"*{event.anchor} is inside the value of another alias")
         if not alias and event.tag is not None:
             raise _refusal(event, f"tag {event.tag} is not allowed")
         self._depth += 1
@@ -73,6 +65,7 @@ class _Loader(yaml.SafeLoader):
             raise _refusal(event, f"nested deeper than {MAX_DEPTH}")
         if self._nodes > MAX_NODES:
             raise _refusal(event, f"more than {MAX_NODES} values")
+        anchored = not alias and event.anchor is not None
         self._anchored += anchored
         node = super().compose_node(parent, index)
         self._anchored -= anchored
@@ -87,10 +80,10 @@ class _Loader(yaml.SafeLoader):
             if key.tag == "tag:yaml.org,2002:merge":
                 raise _refusal(key, "merge keys (<<) are not allowed")
             if key.value in seen:
-                raise _refusal(key, f'key "{key.value}" is there twice')
+                raise _refusal(key, f'key "{key.value}" occurs twice')
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _refusal(where: Any, why: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=why, problem_mark=where.start_mark)
+def _refusal(place: Any, reason: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=reason, problem_mark=place.start_mark)

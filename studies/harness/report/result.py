@@ -6,9 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies.harness.report import document
-from studies.harness.report.document import Block
-from trainables.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +52,3 @@ class Report:
     record: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     failed: bool = False
-
-
-def write(
-    folder: Path, title: str, blocks: Sequence[Block], drawn: Sequence[Path], files: Mapping[str, str]
-) -> list[Path]:
-    """Write `report.md`, `.html` (one file, pictures inside) and `.tex`, and further files; return all with `drawn`.
-
-    Args:
-        folder: Where to write.
-        title: Of the report.
-        blocks: What it says.
-        drawn: Files of pictures already in the folder.
-        files: Contents of further files by name.
-    """
-    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
-    contents = {
-        "report.md": document.markdown(title, blocks),
-        "report.html": document.page(title, blocks, pictures),
-        "report.tex": document.latex(title, blocks),
-        **files,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_atomically(folder / name, content.encode())
-    return [*(folder / name for name in contents), *drawn]

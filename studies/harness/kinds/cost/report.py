@@ -19,7 +19,7 @@ from studies.harness.kinds.cost.cost import CostStudy
 from studies.harness.kinds.cost.plan import CostPlan
 from studies.harness.published.papers import Claim, about, paper
 from studies.harness.published.verdicts import Measured, configuration, flat
-from studies.harness.report import document, result, sections
+from studies.harness.report import document, sections
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.result import Report
 from studies.harness.report.wording import number
@@ -81,7 +81,7 @@ def report(plan: CostPlan) -> Report:
         files["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
     ratios = {f"time / sgd/{row['optimizer']}": float(row["time / sgd"]) for row in rows.to_dict("records")}
     return Report(
-        files=result.write(plan.folder, study.title, blocks, drawn, files),
+        files=document.write(plan.folder, study.title, blocks, drawn, files),
         findings=document.findings(blocks),
         record=json.dumps({"cost": study.name, "workload": plan.workload, "results": results}),
         metrics=ratios,

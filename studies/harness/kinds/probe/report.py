@@ -15,7 +15,7 @@ from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.folder import Result
 from studies.harness.kinds.probe.plan import ProbePlan
 from studies.harness.kinds.probe.probe import Probe
-from studies.harness.report import document, protocol, result
+from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Text
 from studies.harness.report.result import Report
 from trainables.store import COMPLETED
@@ -35,7 +35,7 @@ def report(plan: ProbePlan) -> Report:
     blocks = _blocks(probe, plan.trials, results, numbers, pictures)
     rows = json.loads(numbers.to_json(orient="records") or "[]")
     return Report(
-        files=result.write(plan.folder, probe.title, blocks, drawn, {"numbers.csv": numbers.to_csv(index=False)}),
+        files=document.write(plan.folder, probe.title, blocks, drawn, {"numbers.csv": numbers.to_csv(index=False)}),
         findings=document.findings(blocks),
         record=json.dumps({"probe": probe.name, "numbers": rows}),
         metrics=measurement.code.metrics(numbers) if complete else {},

@@ -23,7 +23,6 @@ from studies.harness.report import document, protocol, sections
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.figures import searches as search_figures
 from studies.harness.report.wording import unit
-from trainables.files import write_atomically
 
 SHOW = unit(METRIC)
 EXCHANGEABLE = ("random", "qmc")
@@ -39,25 +38,19 @@ def write(found: Found, folder: Path) -> list[Path]:
 
     search = found.plan.artefact
     drawn = search_figures.draw(found.curves, folder)
-    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
-    blocks = _blocks(found, list(pictures))
-    contents = {
-        "report.md": document.markdown(search.title, blocks),
-        "report.html": document.page(search.title, blocks, pictures),
-        "report.tex": document.latex(search.title, blocks),
+    blocks = _blocks(found, [path.stem for path in drawn if path.suffix == ".svg"])
+    files = {
         "trials.csv": found.frame.to_csv(index=False),
         "proposals.csv": proposals_table(found).to_csv(index=False),
         "best_of_k.csv": curves_table(found).to_csv(index=False),
         "differences.csv": contrasts(found.frame, METRIC).to_csv(index=False) if found.fresh else "",
         "recipe.py": recipe(found),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_atomically(folder / name, content.encode())
+    paths, _ = document.write(folder, search.title, blocks, drawn, files)
     journal = found.root / "searches" / search.name / found.plan.workload.replace("/", "-") / "optuna.journal"
     spaces = {name: (found.plan.spaces[name], outcomes) for name, outcomes in found.outcomes.items()}
     write_journal(journal, {f"{search.name} {found.plan.workload} {name}": part for name, part in spaces.items()})
-    return [*(folder / name for name in contents), *drawn, journal]
+    return [*paths, *drawn, journal]
 
 
 def console_table(found: Found) -> ConsoleTable:

@@ -20,7 +20,6 @@ from studies.harness.kinds.target.report import Added
 from studies.harness.report import differences, document, protocol, sections
 from studies.harness.report.document import Block, Heading, Picture, Table, Text, Written
 from studies.harness.report.wording import few, unit
-from trainables.files import write_atomically
 
 SECONDS_LABEL = "s/epoch (co-located)"
 HOLM = "paired by seed, Holm over all pairs at 5%"
@@ -49,29 +48,23 @@ def write(
         drawn: What `figures` has drawn into the same folder; the report shows those that are there as .svg.
         added: What this kind of study has beyond that.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
+    pictures = [path.stem for path in drawn if path.suffix == ".svg"]
     published, comparisons = sections.published(study, trials, frame, added.measured)
     blocks = [
-        *_blocks(study, trials, frame, list(pictures)),
+        *_blocks(study, trials, frame, pictures),
         *added.blocks,
         *published,
         Text(provenance(frame), note=True),
     ]
-    contents = {
-        "report.md": document.markdown(study.title, blocks),
-        "report.html": document.page(study.title, blocks, pictures),
-        "report.tex": document.latex(study.title, blocks),
+    files = {
         "trials.csv": frame.to_csv(index=False),
         "arms.csv": _arms(study, frame).to_csv(index=False),
         "differences.csv": contrasts(frame, study.figure.metric).to_csv(index=False),
         **added.files,
     }
     if comparisons:
-        contents["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
-    for name, content in contents.items():
-        write_atomically(folder / name, content.encode())
-    return Written([folder / name for name in contents], document.findings(blocks))
+        files["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
+    return document.write(folder, study.title, blocks, drawn, files)
 
 
 def to_json(study: Study, frame: pd.DataFrame) -> str:
