@@ -116,7 +116,7 @@ def test_a_worker_takes_a_trial_up_again_and_gives_up_after_some_pauses():
         yield
 
     trainable = worker(full)
-    assert [trainable.step() for _ in range(3)] == [
+    assert [trainable.train() for _ in range(3)] == [
         {},
         {},
         {"done": True, PROBLEM: "outputs/trials/1: No space left on device"},
@@ -128,15 +128,15 @@ def test_a_worker_whose_folder_belongs_to_another_gives_up_at_once():
         raise StoreError("out belongs to generation 2 now")
         yield
 
-    assert worker(fenced).step() == {"done": True, PROBLEM: "out belongs to generation 2 now"}
+    assert worker(fenced).train() == {"done": True, PROBLEM: "out belongs to generation 2 now"}
 
 
 def test_several_epochs_are_one_step_where_nobody_decides_by_them():
     trainable = worker(lambda: ({"epoch": epoch} for epoch in range(3)))
-    assert [trainable.step()["epoch"] for _ in range(3)] == [0, 1, 2]
+    assert [trainable.train()["epoch"] for _ in range(3)] == [0, 1, 2]
     trainable = worker(lambda: ({"epoch": epoch} for epoch in range(3)))
     trainable._report_every = 60.0
-    assert trainable.step()["epoch"] == 2
+    assert trainable.train()["epoch"] == 2
 
 
 def test_a_damaged_line_is_named(tmp_path: Path):

@@ -14,7 +14,8 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from studies.harness.cluster.execute import Cluster, Fifo, Session, session
+from studies.harness.cluster.execute import Cluster, Session, session
+from studies.harness.cluster.tuning import Fifo
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import SCORE
