@@ -117,7 +117,7 @@ class TrialTrainable:
             self._epochs = _refused(problem)
 
     def _hurry(self, number: int, frame: Any) -> None:
-        """Handle SIGTERM, by which a machine is reclaimed: commit the epoch if it ends in time, otherwise give it up."""
+        """Handle SIGTERM, by which a machine is reclaimed: commit the epoch if it ends in time, or give it up."""
         self._leaving = True
         signal.signal(signal.SIGALRM, self._give_up)
         signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)

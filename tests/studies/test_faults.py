@@ -18,9 +18,10 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
-from studies.harness.cluster import execute, stopping
 from studies.harness.cluster import local as local_cluster
+from studies.harness.cluster import stopping, tuning
 from studies.harness.command import lock
+from studies.harness.command.run import ENVIRONMENT, stopped
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -182,7 +183,7 @@ def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.Captur
         stopping.ray.nodes = threading.Event().wait
         stopping.TICK_SECONDS = stopping.PROBE_SECONDS = 0.02
         stopping.LOST_SECONDS = stopping.GRACE_SECONDS = 0.1
-        with stopping.Stop().watching():
+        with stopping.Stop(lambda reason: stopped(ENVIRONMENT, f"error: {reason}")).watching():
             time.sleep(30)
 
     assert in_child(work) == 4
@@ -259,7 +260,7 @@ def test_a_free_worker_takes_no_trial_whose_own_worker_is_starting():
         _trial_to_actor={done: 1, starting: 1, waiting: 0},
         _actor_manager=SimpleNamespace(is_actor_started=bool),
     )
-    scheduler, wrapped = execute.Fifo(), cast(Any, SimpleNamespace(_tune_controller=controller))
+    scheduler, wrapped = tuning.Fifo(), cast(Any, SimpleNamespace(_tune_controller=controller))
     assert scheduler.choose_trial_to_run(wrapped) is waiting
     waiting.status = "RUNNING"
     assert scheduler.choose_trial_to_run(wrapped) is later

@@ -52,7 +52,8 @@ def train(
     cluster: Cluster,
     worker: Mapping[str, Any],
     progress: StudyProgress,
-    **more: Callable[..., Any],
+    on_lost: Callable[[str], int] | None = None,
+    prepare: Callable[[], object] | None = None,
 ) -> str:
     """Train trials until each has a terminal status or training is stopped.
 
@@ -63,7 +64,8 @@ def train(
         worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`, `diagnostics`,
             `data_dir`, `fingerprint`.
         progress: Shows every epoch and every end.
-        more: `on_lost` and `prepare` of `session`.
+        on_lost: Called with the reason when the cluster is lost and the process must end; returns the exit code.
+        prepare: Work that needs no Ray, such as creating folders. It is done in a thread while Ray starts.
 
     Returns:
         The reason for the end: `done`, `SIGINT`, `SIGTERM` or `budget`; after the last three, trials may be left.
@@ -73,7 +75,7 @@ def train(
             cannot use, or a node does not meet the requirements; the worker's trial stays in flight.
     """
     left = list(trials)
-    with session(trials, root, cluster, worker, **more) as running:
+    with session(trials, root, cluster, worker, on_lost, prepare) as running:
         left = running.grid(trials, progress)
     return running.ended(finished=not left)
 
@@ -163,19 +165,7 @@ def session(
     on_lost: Callable[[str], int] | None = None,
     prepare: Callable[[], object] | None = None,
 ) -> Iterator[Session]:
-    """Start Ray or connect to it for some trials; shut it down at the end.
-
-    Args:
-        trials: As for `train`; likewise `root`, `cluster`, `worker`.
-        root: The output folder.
-        cluster: Where to train.
-        worker: What every worker gets.
-        on_lost: Called with the reason when the cluster is lost and the process must end; returns the exit code.
-        prepare: Work that needs no Ray, such as creating folders. It is done in a thread while Ray starts.
-
-    Raises:
-        StoreError: As for `train`.
-    """
+    """Start Ray or connect to it for some trials; shut it down at the end. Arguments and errors: see `train`."""
     handler = signal.getsignal(signal.SIGTERM)
     with ThreadPoolExecutor(1) as aside, signals_wait():
         prepared = aside.submit(_prepare, prepare)

@@ -53,11 +53,11 @@ def start(slots: int) -> None:
 
 @contextmanager
 def _minimal() -> Iterator[None]:
-    """Make `ray.init` keep the loopback address and start no process that one machine can do without.
+    """Make `ray.init` keep the loopback address, and start only the processes that one machine needs.
 
-    Its workers run `worker.py`. Ray keeps the address where it expects no further nodes, as on macOS. The autoscaler's monitor, the log monitor and
-    the dashboard's server take 80 MB each, and `ray.init` waits a second for the last one; `ray start` has options for
-    the first two, `ray.init` has none.
+    Its workers run `worker.py`. Ray keeps the address where it expects no further nodes, as on macOS. The autoscaler's
+    monitor, the log monitor and the dashboard's server take 80 MB each, and `ray.init` waits a second for the last one;
+    `ray start` has options for the first two, `ray.init` has none.
     """
 
     def no_server(*_: Any, **__: Any) -> tuple[str, None]:

@@ -18,6 +18,7 @@ os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")  # as in a grid; othe
 
 import ray
 from ray import tune
+from ray.air._internal import usage
 from ray.train._internal.storage import StorageContext
 from ray.tune.execution import tune_controller
 from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE, _ActorClassCache
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 
 # Ray writes what Tune passes to its workers into a log that every user of the machine may read; ours need no keys.
 ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+
+
+def _no_tags(callbacks: object) -> bool:
+    return False
+
+
+usage.tag_callbacks = _no_tags  # usage statistics, which are off; for their sake Tune imports mlflow
 
 
 def fit(
@@ -168,6 +176,7 @@ def _small_arguments(cluster: Cluster) -> Iterator[None]:
 def _trainable(cluster: Cluster) -> Any:
     """Return what Tune runs, with the resources that it needs."""
     if cluster.workers_per_trial == 1:
-        return tune.with_resources(_Trial, {"cpu": 1, "gpu": cluster.gpus_per_trial})
+        needs: dict[str, Any] = {"cpu": 1, "gpu": cluster.gpus_per_trial}
+        return tune.with_resources(_Trial, needs)
     least = tune.PlacementGroupFactory([{"memory": 1}])  # one byte: Tune requires something to place
     return tune.with_resources(train_team, least)

@@ -223,11 +223,16 @@ def _train(missing: Sequence[Trial], generation: int, options: Options, console:
         store.reopen()
     with StudyProgress(missing, console) as progress:
         try:
-            ended = execute.train(missing, root, cluster, worker, progress)
+            ended = execute.train(missing, root, cluster, worker, progress, on_lost=lost)
         except StoreError as problem:
             raise Stopped(ENVIRONMENT, f"error: {problem}") from problem
     if ended in STOPS and ledger.missing(missing, root):
         raise Stopped(*STOPS[ended])
+
+
+def lost(reason: str) -> int:
+    """Say that the cluster is lost; returns the exit code."""
+    return stopped(ENVIRONMENT, f"error: {reason}")
 
 
 def workers(options: Options, generation: int) -> tuple[Cluster, dict[str, Any]]:

@@ -24,6 +24,7 @@ from studies.harness.command.run import (
     Stopped,
     check_room,
     guarded,
+    lost,
     refuse,
     unfit_cluster,
     workers,
@@ -187,7 +188,7 @@ def _train(parts: Sequence[Part], generation: int, options: Options, console: Co
         epochs = sum(trial.config.epochs for trial in expected)
         with StudyProgress([], console, more=len(expected), epochs=epochs) as progress:
             try:
-                ended = search_tune.train(part.proposers, part.begin, options.root, cluster, worker, progress)
+                ended = search_tune.train(part.proposers, part.begin, options.root, cluster, worker, progress, lost)
             except StoreError as problem:
                 raise Stopped(ENVIRONMENT, f"error: {problem}") from problem
         if ended in STOPS and any(any(part.to_go(proposer)) for proposer in part.proposers):
