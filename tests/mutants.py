@@ -957,7 +957,7 @@ MUTANTS = [
     ),
     Mutant(
         "studies/harness/cluster/stopping.py",
-        "signal.raise_signal(came[0])",
+        "signal.raise_signal(received[0])",
         "pass",
         "tests/studies/test_faults.py::test_signals_wait_until_ray_has_started",
         "faults: a signal that comes while Ray starts is lost",
@@ -977,8 +977,8 @@ MUTANTS = [
         "faults: a driver waits for a dead cluster for ever",
     ),
     Mutant(
-        "studies/harness/cluster/execute.py",
-        "if trial not in own or not starting(own[trial])",
+        "studies/harness/cluster/tuning.py",
+        "if trial not in actors or not starting(actors[trial])",
         "if True",
         "tests/studies/test_faults.py::test_a_free_worker_takes_no_trial_whose_own_worker_is_starting",
         "clusters: a node that joins late never trains anything",
@@ -1040,7 +1040,7 @@ MUTANTS = [
         "faults: a password in an address is shown",
     ),
     Mutant(
-        "studies/harness/cluster/execute.py",
+        "studies/harness/cluster/tuning.py",
         "ENV_VARS_TO_PROPAGATE.difference_update(",
         "sorted(",
         "tests/studies/test_secrets.py::test_no_secret_of_the_environment_is_written_or_shown",

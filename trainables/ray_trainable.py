@@ -1,7 +1,10 @@
-"""The Ray Tune trainable: one reused actor trains trial after trial. The only file of this package that imports Ray.
+"""The worker of Ray Tune: an actor that trains one trial after another. The only file of this package that imports Ray.
 
-Tune decides where and when; the trial folder holds everything else. So there are no Tune checkpoints: a worker that
-replaces a lost one opens the folder and goes on. A terminal outcome is never raised, it is in the folder.
+Tune decides where and when; the trial folder holds everything else. There are no Tune checkpoints: a worker that
+replaces a lost worker opens the folder and resumes. A terminal outcome is never raised; it is in the folder.
+
+A worker imports neither `ray.tune` (130 MB and one second; only `train_team` needs it) nor, unless a model is
+compiled, `torch._dynamo` (150 MB and one second).
 """
 
 from __future__ import annotations
@@ -17,51 +20,60 @@ from typing import Any
 
 import ray
 import torch
-from ray import tune
+from torch.optim import SGD, Adam, Optimizer
 
 from trainables.data import DataError
 from trainables.fingerprint import difference
 from trainables.store import StoreError, TrialStore
 from trainables.train import Epochs, epochs
 
-TEAMS = ".teams"  # in the output folder: Ray Train's notes, which all nodes must see; nothing reads them afterwards
-PROBLEM = "problem"  # of a result: what is wrong with the data, the folder or the node; the driver then stops
-PAUSES = (5, 15, 40)  # seconds before a trial is taken up again whose files could not be read or written
-REPORT_SECONDS = 1.0  # between two results of a trial in a grid, where nobody decides by them: each is a round trip
-LEAVE_SECONDS = 15.0  # that an epoch has to end, once the machine is to go
+TEAMS = ".teams"  # in the output folder: Ray Train's files, which all nodes must see; nothing reads them afterwards
+PROBLEM = "problem"  # in a result: the error of the data, the folder or the node; the driver then stops
+PAUSES = (5, 15, 40)  # seconds before a trial is reopened whose files could not be read or written
+REPORT_SECONDS = 1.0  # between two results of a trial in a grid, where nothing is decided by them
+LEAVE_SECONDS = 15.0  # the time for the current epoch to finish after a SIGTERM
 
 
 class ForeignNode(StoreError):
-    """This node is not fit for the driver's trials: it has other code, or another output folder at that path."""
+    """This node cannot train the driver's trials: its code or its output folder differs."""
 
 
-class TrialTrainable(tune.Trainable):
-    """Trains the trial `config["key"]` of the output folder `config["root"]`.
+class TrialTrainable:
+    """An actor with the methods of `tune.Trainable` that Tune calls; it trains `config["key"]` in `config["root"]`.
 
-    A step is an epoch, or as many as take `config["report_every"]` seconds: then Tune hears of the last of them only.
+    A step is an epoch, or as many as take `config["report_every"]` seconds: then Tune gets the last result only.
+
+    Args:
+        config: The trial's key and the settings that all trials share.
+        storage: Unused; Tune passes it.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Open the trial; called in a new actor."""
-        # One CPU slot, one thread: two give other bits, and trials side by side would fight for the cores.
+    def __init__(self, config: dict[str, Any], storage: None = None):
+        # One thread for each CPU slot: two threads give other bits, and trials side by side would share the cores.
         torch.set_num_threads(1)
+        keep_dynamo_out()
+        self.config = config
         self._leaving, self._pauses = False, list(PAUSES)
         signal.signal(signal.SIGTERM, self._hurry)
         self._open(config)
 
-    def step(self) -> dict[str, Any]:
+    def get_auto_filled_metrics(self, debug_metrics_only: bool = False) -> dict[str, Any]:
+        """Return what Tune wants to know before the first result: nothing."""
+        return {}
+
+    def train(self) -> dict[str, Any]:
         """Train; the last epoch, or a terminal outcome, ends the trial.
 
-        What is wrong with the data or the folder ends it, too, and is reported: raised, Tune would try again for ever.
+        An error of the data or the folder also ends it and is reported: if it were raised, Tune would retry for ever.
         """
         try:
-            metrics = self._train()
+            metrics = self._step()
         except (DataError, StoreError) as problem:
             return {"done": True, PROBLEM: str(problem)}
         except OSError as error:
             if not self._pauses:
                 return {"done": True, PROBLEM: f"{error.filename or self._store.folder}: {error.strerror or error}"}
-            time.sleep(self._pauses.pop(0))  # a full disk may have room again, a file server be back
+            time.sleep(self._pauses.pop(0))  # a full disk may have room again, a file server may be back
             self._open(self.config)
             return {}
         self._pauses = list(PAUSES)
@@ -69,11 +81,11 @@ class TrialTrainable(tune.Trainable):
         if self._leaving and not done:
             with suppress(StopIteration):
                 self._epochs.send(True)
-            os._exit(1)  # a lost worker, to Tune: it goes on elsewhere
+            os._exit(1)  # to Tune a lost worker: the trial resumes elsewhere
         return {**metrics, "done": done}
 
-    def _train(self) -> dict[str, Any]:
-        """The metrics of the last epoch that was trained; none when there was nothing left to train."""
+    def _step(self) -> dict[str, Any]:
+        """Return the metrics of the last epoch trained; nothing if the trial had ended before."""
         last: dict[str, Any] = {}
         until = time.monotonic() + self._report_every
         for metrics in self._epochs:
@@ -82,19 +94,20 @@ class TrialTrainable(tune.Trainable):
                 break
         return last
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up another trial in this actor."""
-        self.cleanup()
+    def reset(self, new_config: dict[str, Any], storage: None = None) -> bool:
+        """Train another trial in this actor."""
+        self.stop()
+        gc.collect()
+        gc.freeze()  # modules and data outlive trials: later collections skip them
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.config = new_config
         self._open(new_config)
         return True
 
-    def cleanup(self) -> None:
-        """Let go of the trial."""
+    def stop(self) -> None:
+        """End the training of the current trial."""
         self._epochs.close()
-        gc.collect()
-        gc.freeze()  # what is left (modules, data) outlives trials: later collections need not look through it
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _open(self, config: dict[str, Any]) -> None:
         self._report_every = config.get("report_every", 0.0)
@@ -104,7 +117,7 @@ class TrialTrainable(tune.Trainable):
             self._epochs = _refused(problem)
 
     def _hurry(self, number: int, frame: Any) -> None:
-        """SIGTERM: the machine is to go. An epoch that ends in time is committed; a longer one is given up."""
+        """Handle SIGTERM, by which a machine is reclaimed: commit the epoch if it ends in time, or give it up."""
         self._leaving = True
         signal.signal(signal.SIGALRM, self._give_up)
         signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
@@ -116,14 +129,34 @@ class TrialTrainable(tune.Trainable):
             os._exit(1)
 
 
+def keep_dynamo_out() -> None:
+    """Stop torch's optimizers from importing `torch._dynamo` in this process; their numbers stay the same.
+
+    They import it to exclude themselves from compiled graphs. Nothing here compiles an optimizer, so they run the plain
+    functions, as with `torch._dynamo.disable`. In a torch without these attributes nothing changes.
+    """
+    for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        plain = getattr(getattr(Optimizer, name), "__wrapped__", None)
+        if plain is not None:
+            vars(plain).setdefault("__dynamo_disable", plain)  # what torch/_compile.py caches on the first call
+    for optimizer in (SGD, Adam):  # AdamW inherits Adam's step
+        plain = getattr(optimizer.step, "__wrapped__", None)
+        if plain is not None and not hasattr(optimizer.step, "hooked"):  # by the first optimizer of this process
+            optimizer.step = torch.no_grad()(plain)
+
+
+def nothing(_: None) -> None:
+    """Return None in place of an object of Tune's; see `studies.harness.cluster.tuning`."""
+
+
 def train_team(config: dict[str, Any]) -> None:
-    """The same for a trial with several workers: a function that Tune runs, and Ray Train's processes under it."""
-    from ray import train
+    """Train a trial with several workers: Tune runs this function, which starts Ray Train's processes."""
+    from ray import train, tune
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     store = TrialStore.open(Path(config["root"]), config["key"])
-    if store.status() is not None:  # the worker before was lost after it had written that
+    if store.status() is not None:  # the previous worker was lost after it had written it
         return tune.report({"done": True})
     needs = {"CPU": 1, "GPU": config["gpus"]} if config["gpus"] else {"CPU": 1}
     trainer = TorchTrainer(
@@ -141,9 +174,9 @@ def train_team(config: dict[str, Any]) -> None:
     try:
         trainer.fit()
     except train.TrainingFailedError as error:
-        if store.status() is not None:  # rank 0 wrote why; the others only missed it
+        if store.status() is not None:  # rank 0 wrote the reason; the other ranks lost contact to it
             return tune.report({"done": True})
-        failures = getattr(error, "worker_failures", {}).values()  # its subclass for workers has them
+        failures = getattr(error, "worker_failures", {}).values()  # a subclass has them
         problems = [str(failure) for failure in failures if isinstance(failure, OSError | StoreError)]
         if not problems:
             raise
@@ -151,7 +184,7 @@ def train_team(config: dict[str, Any]) -> None:
 
 
 def _train_share(config: dict[str, Any]) -> None:
-    """One of the processes."""
+    """Train as one of the processes of a team."""
     from ray import train
     from ray.train.torch import get_device
 
@@ -164,11 +197,11 @@ def _begin(config: dict[str, Any], device: str) -> tuple[TrialStore, Epochs]:
     """Open a trial's folder and its training.
 
     Raises:
-        ForeignNode: This node cannot; a node that joins later has not been looked at by the driver.
+        ForeignNode: This node cannot train it. The driver has not inspected nodes that joined later.
     """
     os.environ["PRECOND_DATA"] = config["data_dir"]
-    if config["fingerprint"] and (found := difference(config["fingerprint"])):
-        raise ForeignNode(f"node {platform.node()} runs something else than the driver: {found}")
+    if config["fingerprint"] and (other := difference(config["fingerprint"])):
+        raise ForeignNode(f"node {platform.node()} runs something else than the driver: {other}")
     try:
         nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         store = TrialStore.open(Path(config["root"]), config["key"], config["generation"], nodes)
@@ -190,6 +223,6 @@ def _begin(config: dict[str, Any], device: str) -> tuple[TrialStore, Epochs]:
 
 
 def _refused(problem: ForeignNode) -> Epochs:
-    """A training that only says why there is none."""
+    """Return a training that raises the node's error at its first step."""
     raise problem
     yield {}

@@ -57,7 +57,7 @@ def _command(root: Path, wait: float, reading: int, writing: int) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
 
-    def trains(*_: object) -> str:
+    def trains(*_: object, **__: object) -> str:
         select.select([reading], [], [], PATIENCE)
         return "done"
 

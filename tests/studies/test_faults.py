@@ -18,9 +18,10 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
-from studies.harness.cluster import execute, stopping
 from studies.harness.cluster import local as local_cluster
+from studies.harness.cluster import stopping, tuning
 from studies.harness.command import lock
+from studies.harness.command.run import ENVIRONMENT, stopped
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -117,7 +118,7 @@ def test_a_worker_takes_a_trial_up_again_and_gives_up_after_some_pauses():
         yield
 
     trainable = worker(full)
-    assert [trainable.step() for _ in range(3)] == [
+    assert [trainable.train() for _ in range(3)] == [
         {},
         {},
         {"done": True, PROBLEM: "outputs/trials/1: No space left on device"},
@@ -129,15 +130,15 @@ def test_a_worker_whose_folder_belongs_to_another_gives_up_at_once():
         raise StoreError("out belongs to generation 2 now")
         yield
 
-    assert worker(fenced).step() == {"done": True, PROBLEM: "out belongs to generation 2 now"}
+    assert worker(fenced).train() == {"done": True, PROBLEM: "out belongs to generation 2 now"}
 
 
 def test_several_epochs_are_one_step_where_nobody_decides_by_them():
     trainable = worker(lambda: ({"epoch": epoch} for epoch in range(3)))
-    assert [trainable.step()["epoch"] for _ in range(3)] == [0, 1, 2]
+    assert [trainable.train()["epoch"] for _ in range(3)] == [0, 1, 2]
     trainable = worker(lambda: ({"epoch": epoch} for epoch in range(3)))
     trainable._report_every = 60.0
-    assert trainable.step()["epoch"] == 2
+    assert trainable.train()["epoch"] == 2
 
 
 def test_a_damaged_line_is_named(tmp_path: Path):
@@ -183,7 +184,7 @@ def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.Captur
         stopping.ray.nodes = threading.Event().wait
         stopping.TICK_SECONDS = stopping.PROBE_SECONDS = 0.02
         stopping.LOST_SECONDS = stopping.GRACE_SECONDS = 0.1
-        with stopping.Stop().watching():
+        with stopping.Stop(lambda reason: stopped(ENVIRONMENT, f"error: {reason}")).watching():
             time.sleep(30)
 
     assert in_child(work) == 4
@@ -260,7 +261,7 @@ def test_a_free_worker_takes_no_trial_whose_own_worker_is_starting():
         _trial_to_actor={done: 1, starting: 1, waiting: 0},
         _actor_manager=SimpleNamespace(is_actor_started=bool),
     )
-    scheduler, wrapped = execute.Fifo(), cast(Any, SimpleNamespace(_tune_controller=controller))
+    scheduler, wrapped = tuning.Fifo(), cast(Any, SimpleNamespace(_tune_controller=controller))
     assert scheduler.choose_trial_to_run(wrapped) is waiting
     waiting.status = "RUNNING"
     assert scheduler.choose_trial_to_run(wrapped) is later

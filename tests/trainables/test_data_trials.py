@@ -57,7 +57,7 @@ def test_a_worker_reports_damaged_data_and_the_driver_stops():
 
     trainable = TrialTrainable.__new__(TrialTrainable)
     trainable._epochs, trainable._report_every = damaged(), 0.0
-    result = trainable.step()
+    result = trainable.train()
     assert result == {"done": True, PROBLEM: "images/1.png: not a readable image"}
     stop = Stop()
     assert not stop("one", {"epoch": 0}) and not stop.stop_all()

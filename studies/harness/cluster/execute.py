@@ -1,8 +1,4 @@
-"""Ray: train what is missing. Only this file, `stopping`, `search_tune`, `cluster` and `local_cluster` import it.
-
-One Tuner runs a grid over trial keys on reused actors. Tune's own logs, checkpoints and restore are not used: whatever
-it loses is in the trial folders.
-"""
+"""Train trials on Ray: start or join a cluster, run Tuners in it until the trials have ended, and shut it down."""
 
 from __future__ import annotations
 
@@ -11,35 +7,25 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")  # as for a grid; a search's workers would start singly
-
 import ray
-from ray import tune
-from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler
 
-from studies.harness.cluster import local as local_cluster
+from studies.harness.cluster import local
 from studies.harness.cluster.inspect import connect, measured_share
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.cluster.stopping import Stop, signals_wait
 from studies.harness.design.arms import Trial
-from trainables.ray_trainable import REPORT_SECONDS, TrialTrainable, train_team
+from studies.harness.design.options import Options
+from trainables import plugins
+from trainables.fingerprint import fingerprint, provenance
+from trainables.ray_trainable import REPORT_SECONDS
 from trainables.store import StoreError, read_status, trial_folder
-from trainables.train import score
-
-# What Tune passes to its workers Ray writes into a log that everybody on the machine may read. Ours need no keys.
-ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +33,10 @@ class Cluster:
     """Where trials run, and how many at once.
 
     Attributes:
-        address: Of a running cluster, `auto` or host:port; None starts one here, with a slot per core.
-        max_concurrent: At most so many trials at once; None for as many as fit.
-        gpus_per_trial: Share of a GPU for each; None measures how many trials a GPU carries.
-        time_budget: Seconds after which no more is trained; None for no limit.
+        address: Address of a running cluster, `auto` or host:port; None starts Ray here, with a slot for each core.
+        max_concurrent: The largest number of trials at once; None for as many as there is room for.
+        gpus_per_trial: Share of a GPU for each trial; None measures how many trials a GPU can hold.
+        time_budget: Seconds after which training stops; None for no limit.
         workers_per_trial: Processes that share each batch of a trial.
     """
 
@@ -61,127 +47,106 @@ class Cluster:
     workers_per_trial: int = 1
 
 
-class _Report(tune.Callback):
-    """Passes what Tune sees on to the progress display."""
-
-    def __init__(self, progress: StudyProgress, root: Path):
-        self._progress, self._root = progress, root
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore that we never ask for
-
-    def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **_: Any
-    ) -> None:
-        """One epoch is done."""
-        if "epoch" in result:
-            self._progress.epoch(trial.config["key"], result["epoch"], score(result))
-
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        """A worker is lost, perhaps with its node."""
-        self._progress.lost(trial.config["key"])
-
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        """A trial has ended, unless it was only stopped."""
-        status = read_status(trial_folder(self._root, trial.config["key"]))
-        if status is not None:
-            self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
-
-
-class Fifo(FIFOScheduler):
-    """Trials in their order, except that a free worker takes none whose own worker is starting.
-
-    Tune would end that one for it, and so the next: where trials end faster than a worker starts, a node that joins
-    late would never train anything.
-    """
-
-    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
-        """The first that waits for a worker."""
-        controller = tune_controller._tune_controller  # behind a wrapper that warns of private attributes
-        own, starting = controller._trial_to_actor, controller._actor_manager.is_actor_started
-        waiting = (trial for trial in controller.get_trials() if trial.status == TuneTrial.PENDING)
-        return next((trial for trial in waiting if trial not in own or not starting(own[trial])), None)
+def resources(options: Options, generation: int) -> tuple[Cluster, dict[str, Any]]:
+    """Return where a command trains and what its workers get; a plugin's file is in the output folder then."""
+    if options.plugin is not None:
+        plugins.keep(options.plugin, options.root)
+    cluster = Cluster(
+        address=options.address,
+        max_concurrent=options.max_concurrent,
+        gpus_per_trial=options.gpus_per_trial,
+        time_budget=options.time_budget,
+        workers_per_trial=options.workers_per_trial,
+    )
+    worker: dict[str, Any] = {"generation": generation, "provenance": provenance()}
+    worker |= {"commit_every": options.commit_every, "diagnostics": options.diagnostics}
+    worker["data_dir"] = str(options.data_dir.absolute())
+    worker["fingerprint"] = fingerprint() if options.address else None  # one machine has one code
+    return cluster, worker
 
 
 def train(
-    trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mapping[str, Any], progress: StudyProgress
+    trials: Sequence[Trial],
+    root: Path,
+    cluster: Cluster,
+    worker: Mapping[str, Any],
+    progress: StudyProgress,
+    on_lost: Callable[[str], int] | None = None,
+    prepare: Callable[[], object] | None = None,
 ) -> str:
-    """Train trials, whose folders exist, until each has a terminal status or something stops it.
+    """Train trials until each has a terminal status or training is stopped.
 
     Args:
-        trials: What to train.
+        trials: What to train; their folders exist, or `prepare` creates them.
         root: The output folder.
-        cluster: Where.
+        cluster: Where to train.
         worker: What every worker gets beside its key: `generation`, `provenance`, `commit_every`, `diagnostics`,
             `data_dir`, `fingerprint`.
-        progress: Told of every epoch and every end.
+        progress: Shows every epoch and every end.
+        on_lost: Called with the reason when the cluster is lost and the process must end; returns the exit code.
+        prepare: Work that needs no Ray, such as creating folders. It is done in a thread while Ray starts.
 
     Returns:
-        What ended it: `done`, `SIGINT`, `SIGTERM` or `budget`; trials may be left after the last three.
+        The reason for the end: `done`, `SIGINT`, `SIGTERM` or `budget`; after the last three, trials may be left.
 
     Raises:
-        StoreError: No cluster could be reached or started, it was lost, or a worker met data or a folder that it cannot
-            use, or is on a node that is not fit; its trial stays in flight.
+        StoreError: No cluster could be reached or started, the cluster was lost, a worker met data or a folder that it
+            cannot use, or a node does not meet the requirements; the worker's trial stays in flight.
     """
     left = list(trials)
-    with session(trials, root, cluster, worker) as running:
+    with session(trials, root, cluster, worker, on_lost, prepare) as running:
         left = running.grid(trials, progress)
     return running.ended(finished=not left)
 
 
 @dataclass
 class Session:
-    """Ray while it is up: Tuners run in it one after another."""
+    """Ray while it is up: Tuners run in it one after another.
+
+    Attributes:
+        root: The output folder.
+        cluster: Where trials run.
+        space: What every trial gets beside its key.
+        scratch: A folder that Tune may write to.
+        stop: Ends the session early.
+        caught: Names of the signals received.
+        started: When, on the monotonic clock.
+    """
 
     root: Path
     cluster: Cluster
-    space: dict[str, Any]  # what every trial gets beside its key
-    scratch: str  # where Tune may write
+    space: dict[str, Any]
+    scratch: str
     stop: Stop
-    caught: list[str]  # signals that came, by name
+    caught: list[str]
     started: float
 
     def grid(self, trials: Sequence[Trial], progress: StudyProgress) -> list[Trial]:
-        """Train trials; returns those that are left, since something stops it."""
-        left, again = list(trials), bool(trials)
-        while again:
-            keys = tune.grid_search([trial.config.trial_key for trial in left])
-            how = {"scheduler": Fifo(), "max_concurrent_trials": _at_once(self.cluster)}
-            dropped = self.fit(progress, {"key": keys}, **how)
-            left = _unfinished(left, self.root)
-            again = self.goes_on(len(left), dropped)
+        """Train trials; return those that are left because training was stopped."""
+        from studies.harness.cluster import tuning
+
+        left, repeat = list(trials), bool(trials)
+        while repeat:
+            keys = {"grid_search": [trial.config.trial_key for trial in left]}
+            limits = {"scheduler": tuning.Fifo(), "max_concurrent_trials": self._most_at_once()}
+            dropped = self.fit(progress, {"key": keys}, **limits)
+            left = [t for t in left if read_status(trial_folder(self.root, t.config.trial_key)) is None]
+            repeat = self.goes_on(len(left), dropped)
         return left
 
     def goes_on(self, left: int, dropped: int) -> bool:
-        """Whether to run another Tuner for what one has left: only for trials that it dropped."""
-        return 0 < left <= dropped and not (self.caught or self.stop.problem)  # more: it was told to stop
+        """Return True if another Tuner should train what is left, because Tune dropped all of it."""
+        return 0 < left <= dropped and not (self.caught or self.stop.problem)
 
-    def fit(self, progress: StudyProgress, space: Mapping[str, Any], **how: Any) -> int:
-        """Run a Tuner, which reports to `progress`; returns how many trials Tune has dropped.
+    def fit(self, progress: StudyProgress, space: Mapping[str, Any], **settings: Any) -> int:
+        """Run a Tuner, which reports to `progress`; return the number of trials that Tune dropped."""
+        from studies.harness.cluster import tuning
 
-        It drops one whose worker dies while it takes the trial up from another, whatever `max_failures` says: the
-        failure is counted twice, and the second finds the trial no longer running.
-        """
-        if (budget := self._budget_left()) == 0:
-            return 0
-        tuner = tune.Tuner(
-            _trainable(self.cluster),
-            param_space={**self.space, "gpus": self.cluster.gpus_per_trial, **space},
-            tune_config=tune.TuneConfig(reuse_actors=True, time_budget_s=budget, **how),
-            run_config=tune.RunConfig(
-                storage_path=self.scratch,
-                verbose=0,
-                callbacks=[_Report(progress, self.root)],
-                stop=self.stop,
-                # Lost workers are counted in the trial folder, where progress resets the count.
-                failure_config=tune.FailureConfig(max_failures=-1),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            ),
-        )
-        return tuner.fit().num_errors
+        budget = self._budget_left()
+        return 0 if budget == 0 else tuning.fit(self, progress, space, budget, **settings)
 
     def ended(self, finished: bool) -> str:
-        """What ended it, once it is over: `done`, `SIGINT`, `SIGTERM` or `budget`.
+        """Return the reason for the end, once it is over: `done`, `SIGINT`, `SIGTERM` or `budget`.
 
         Raises:
             StoreError: There was a problem.
@@ -192,23 +157,42 @@ class Session:
             return "SIGTERM"
         if self._budget_left() == 0:
             return "budget"
-        # Tune handles SIGINT by itself and returns early, without raising.
+        # Tune handles SIGINT itself and returns early, without raising.
         return "done" if finished else "SIGINT"
 
     def _budget_left(self) -> float | None:
         budget = self.cluster.time_budget
         return None if budget is None else max(0.0, budget - (time.monotonic() - self.started))
 
+    def _most_at_once(self) -> int | None:
+        """Return the largest number of trials at once; None for as many as there is room for."""
+        processes, limit = self.cluster.workers_per_trial, self.cluster.max_concurrent
+        if processes == 1:
+            return limit
+        # What Tune runs only waits for the trial's processes, which need CPUs too: without a limit trials would starve
+        # each other.
+        room = max(1, int(ray.cluster_resources().get("CPU", 1)) // processes)
+        return min(limit or room, room)
+
 
 @contextmanager
-def session(trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mapping[str, Any]) -> Iterator[Session]:
-    """Ray, started or connected to for some trials; parameters and errors as those of `train`."""
+def session(
+    trials: Sequence[Trial],
+    root: Path,
+    cluster: Cluster,
+    worker: Mapping[str, Any],
+    on_lost: Callable[[str], int] | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> Iterator[Session]:
+    """Start Ray or connect to it for some trials; shut it down at the end. Arguments and errors: see `train`."""
     handler = signal.getsignal(signal.SIGTERM)
-    with signals_wait():
+    with ThreadPoolExecutor(1) as aside, signals_wait():
+        prepared = aside.submit(_prepare, prepare)
         _start(cluster, len(trials))
-    started, stop = time.monotonic(), Stop()
+    started, stop = time.monotonic(), Stop(on_lost)
     try:
         with stop.watching():
+            prepared.result()
             if cluster.gpus_per_trial is None:
                 configs = [trial.config for trial in trials]
                 share = measured_share(configs, root, cluster.workers_per_trial, worker["data_dir"])
@@ -221,8 +205,11 @@ def session(trials: Sequence[Trial], root: Path, cluster: Cluster, worker: Mappi
         signal.signal(signal.SIGTERM, handler)
 
 
-def _unfinished(trials: Sequence[Trial], root: Path) -> list[Trial]:
-    return [trial for trial in trials if read_status(trial_folder(root, trial.config.trial_key)) is None]
+def _prepare(work: Callable[[], object] | None) -> None:
+    """Do the caller's work and import Tune, which takes a second."""
+    if work is not None:
+        work()
+    from studies.harness.cluster import tuning  # noqa: F401
 
 
 def _start(cluster: Cluster, trials: int) -> None:
@@ -231,14 +218,13 @@ def _start(cluster: Cluster, trials: int) -> None:
     else:
         cores = len(os.sched_getaffinity(0))
         wanted = (cluster.max_concurrent or cores) * cluster.workers_per_trial
-        slots = min(wanted, cores, trials * cluster.workers_per_trial)
-        local_cluster.start(slots)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is a line of ours, no traceback
+        local.start(min(wanted, cores, trials * cluster.workers_per_trial))
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is a line of progress, not a traceback
 
 
 @contextmanager
 def _signals() -> Iterator[list[str]]:
-    """SIGTERM takes Tune's SIGINT path; yields the names of what came."""
+    """Handle SIGTERM as Tune handles SIGINT; yield the names of the signals received."""
     caught: list[str] = []
 
     def note(number: int, frame: Any) -> None:
@@ -251,27 +237,9 @@ def _signals() -> Iterator[list[str]]:
 
 @contextmanager
 def _between_tuners(caught: Sequence[str]) -> Iterator[None]:
-    """Ends the session where SIGTERM comes while no Tuner runs, which would take it."""
+    """End the session if SIGTERM arrives while no Tuner runs, which would handle it."""
     try:
         yield
     except KeyboardInterrupt:
         if not caught:
             raise
-
-
-def _trainable(cluster: Cluster) -> Any:
-    """What Tune runs, with what it needs."""
-    if cluster.workers_per_trial == 1:
-        needs = {"cpu": 1, "gpu": cluster.gpus_per_trial}
-        return tune.with_resources(TrialTrainable, needs)
-    least = tune.PlacementGroupFactory([{"memory": 1}])  # a byte: Tune wants to place something
-    return tune.with_resources(train_team, least)
-
-
-def _at_once(cluster: Cluster) -> int | None:
-    """At most how many trials at once; None for as many as fit."""
-    if cluster.workers_per_trial == 1:
-        return cluster.max_concurrent
-    # What Tune runs only waits for the workers, which ask for CPUs of their own: more of them would starve each other.
-    fitting = max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.workers_per_trial)
-    return min(cluster.max_concurrent or fitting, fitting)

@@ -1,7 +1,7 @@
-"""A cluster that is running already: is it there, and is every node fit for what is asked of it?
+"""Inspect a running cluster: does it answer, and does every node meet a command's requirements?
 
-Asked before anything is written. What is wrong is a line that names the node; a silent answer, of a node that trains
-other code or writes its trial folders to a disk of its own, would be a wrong table.
+This happens before anything is written. Each error is a line that names the node. A node with other code, or one that
+writes trial folders to its own disk, would otherwise lead to a wrong table without any message.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from trainables.fingerprint import difference, fingerprint
 from trainables.store import StoreError
 
 CONNECT_SECONDS = 10.0
-PROOF_SECONDS = 180.0  # a node's first process imports torch
+PROOF_SECONDS = 180.0  # the first process on a node imports torch
 JOIN_SECONDS = 180.0  # `ray up` returns before the workers have joined
 HTTP2_PREFACE, EMPTY_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a command asks of a cluster.
+    """What a command requires of a cluster.
 
     Attributes:
         root: The output folder.
-        data_dir: The folder that datasets are in.
-        cpus: Of one process, on one node.
-        gpus: Share of a GPU of one process; None is to be measured, on a whole one.
-        processes: Of one trial.
+        data_dir: The folder of the datasets.
+        cpus: CPUs of one process, on one node.
+        gpus: Share of a GPU of one process; None if it will be measured, on a whole GPU.
+        processes: Processes of one trial.
     """
 
     root: Path
@@ -56,25 +56,25 @@ class Needs:
 
 
 def inspect(address: str, needs: Needs) -> tuple[str, list[str]]:
-    """Connect to a cluster, let every node prove itself, and disconnect.
+    """Connect to a cluster, check every node, and disconnect.
 
     Args:
         address: `auto` or host:port.
-        needs: What will be asked of it.
+        needs: The requirements.
 
     Returns:
-        A line that says what the cluster is, and a line for each thing that is wrong.
+        A line that describes the cluster, and a line for each error.
     """
     try:
         connect(address)
     except StoreError as problem:
         return "", [str(problem)]
     try:
-        wrong = list(_lacking(address, needs))
+        errors = list(_lacking(address, needs))
         nodes = _alive()
         with _meeting(needs.root) as folder:
-            wrong += _prove_all(nodes, needs, folder)
-        return describe(nodes), wrong
+            errors += _prove_all(nodes, needs, folder)
+        return describe(nodes), errors
     except OSError as problem:
         return "", [f"cannot write to {needs.root} ({problem.strerror or problem})"]
     finally:
@@ -85,11 +85,11 @@ def connect(address: str) -> None:
     """Join a running cluster as its driver; never start one.
 
     Raises:
-        StoreError: None answers within 10 s; one line.
+        StoreError: No cluster answers within 10 s; the message is one line.
     """
     try:
         host, port = _resolve(address)
-        _knock(host, port)
+        _probe(host, port)
     except OSError as error:
         why = error.strerror or str(error).partition(". ")[0]
         raise StoreError(f"no Ray cluster answers at {address} ({why}): is it up?") from error
@@ -102,18 +102,18 @@ def connect(address: str) -> None:
 
 
 def measured_share(configs: Sequence[TrialConfig], root: Path, processes: int, data_dir: str) -> float:
-    """How much of a GPU a trial needs, measured on one that is free.
+    """Return the share of a GPU that a trial needs, measured on a free GPU.
 
     Args:
         configs: The trials.
         root: The output folder.
-        processes: Of one trial.
-        data_dir: The folder that datasets are in.
+        processes: Processes of one trial.
+        data_dir: The folder of the datasets.
 
     Raises:
-        StoreError: It cannot be measured.
+        StoreError: The share cannot be measured.
     """
-    if processes > 1:  # the processes of one trial cannot share one: NCCL
+    if processes > 1:  # NCCL: the processes of one trial cannot share a GPU
         return 1.0
     try:
         probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0)(_pack)
@@ -124,13 +124,13 @@ def measured_share(configs: Sequence[TrialConfig], root: Path, processes: int, d
 
 
 def _pack(root: str, configs: Sequence[TrialConfig], data_dir: str) -> float:
-    """On a node: the measurement."""
+    """Measure the share; runs on a node."""
     os.environ["PRECOND_DATA"] = data_dir
     return packing.share(Path(root), configs)
 
 
 def describe(nodes: Sequence[Mapping[str, Any]]) -> str:
-    """Nodes, CPUs and GPUs: `cluster of 3 nodes: 8 CPUs, 2 GPUs (A10G)`."""
+    """Return nodes, CPUs and GPUs in a line: `cluster of 3 nodes: 8 CPUs, 2 GPUs (A10G)`."""
     resources: Counter[str] = Counter()
     for node in nodes:
         resources.update(node["Resources"])
@@ -144,7 +144,7 @@ def describe(nodes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _resolve(address: str) -> tuple[str, int]:
-    """Host and port of the cluster; of the one that runs on this machine where it is `auto`."""
+    """Return the cluster's host and port; for `auto`, those of the cluster that this machine belongs to."""
     if address == "auto":
         from ray._private.services import canonicalize_bootstrap_address_or_die
 
@@ -153,10 +153,10 @@ def _resolve(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _knock(host: str, port: int) -> None:
-    """Raises `OSError` unless a gRPC server answers in time: Ray itself asks a silent one for more than a minute."""
+def _probe(host: str, port: int) -> None:
+    """Raise `OSError` unless a gRPC server answers in time: Ray itself waits for more than a minute."""
     with socket.create_connection((host, port), CONNECT_SECONDS) as line:
-        if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):  # it waits for a handshake, which is Ray's to make
+        if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):  # the server waits for a handshake, which Ray will do
             return
         line.settimeout(CONNECT_SECONDS)
         line.sendall(HTTP2_PREFACE + EMPTY_SETTINGS)
@@ -173,8 +173,8 @@ def _alive() -> list[dict[str, Any]]:
 
 
 def _lacking(address: str, needs: Needs) -> Iterator[str]:
-    """What a trial needs and no node has, or could have: it would wait for ever."""
-    unknown = any(not kind["resources"] for kind in _autoscaler())  # until it has joined
+    """Yield an error for each resource that no node has, nor will have: a trial would wait for it for ever."""
+    unknown = any(not kind["resources"] for kind in _autoscaler())  # until such a node has joined
     deadline = time.monotonic() + (JOIN_SECONDS if unknown else 0)
     wanted = {"CPU": needs.cpus, "GPU": 1.0 if needs.gpus is None else needs.gpus}
     while True:
@@ -185,8 +185,8 @@ def _lacking(address: str, needs: Needs) -> Iterator[str]:
         time.sleep(1)
     if "GPU" in short:
         largest = "no GPU" if most["GPU"] == 0 else f"no node with more than {most['GPU']:g} GPUs"
-        asked = "auto" if needs.gpus is None else f"{needs.gpus:g}"
-        yield f"--gpus-per-trial = {asked}: the cluster at {address} has {largest}, and can start none"
+        requested = "auto" if needs.gpus is None else f"{needs.gpus:g}"
+        yield f"--gpus-per-trial = {requested}: the cluster at {address} has {largest}, and can start none"
     if "CPU" in short:
         yield f"the cluster at {address} has no node with {needs.cpus:g} free CPU slots, and can start none"
     total = sum(_offers("CPU"))
@@ -195,16 +195,16 @@ def _lacking(address: str, needs: Needs) -> Iterator[str]:
 
 
 def _offers(name: str) -> Iterator[float]:
-    """What each node has of a resource, and each that the autoscaler may start."""
+    """Yield the amount of a resource on each node, and on each node that the autoscaler may start."""
     yield from (node["Resources"].get(name, 0.0) for node in _alive())
     for kind in _autoscaler():
         yield from [float(kind["resources"].get(name, 0))] * kind["max_workers"]
 
 
 def _autoscaler() -> list[Mapping[str, Any]]:
-    """The kinds of node of the autoscaler that runs here, on the head; Ray itself does not tell them.
+    """Return the node types of the autoscaler that runs here, on the head; Ray has no function for this.
 
-    Machines of one's own are such a kind, too, whose resources are known only when they have joined.
+    The user's own machines are such a type, too; their resources are known when they have joined.
     """
     import psutil
     import yaml
@@ -222,21 +222,21 @@ def _autoscaler() -> list[Mapping[str, Any]]:
 
 @contextmanager
 def _meeting(root: Path) -> Iterator[Path]:
-    """A folder in the output folder in which the nodes leave a word each; gone afterwards, as is what it needed."""
-    made = [path for path in (root, *root.parents) if not path.exists()]
+    """Create a folder in the output folder, where each node writes a file; remove it and its new parents at the end."""
+    created = [path for path in (root, *root.parents) if not path.exists()]
     folder = root / f".nodes-{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        for path in made:
+        for path in created:
             with suppress(OSError):
                 path.rmdir()
 
 
 def _prove_all(nodes: Sequence[Mapping[str, Any]], needs: Needs, folder: Path) -> Iterator[str]:
-    """A line for each thing that is wrong with a node."""
+    """Yield a line for each error of a node."""
     word = secrets.token_hex(8)
     (folder / "driver").write_text(word)
     data_dir = str(needs.data_dir.absolute()) if needs.data_dir.is_dir() else None
@@ -251,17 +251,17 @@ def _prove_all(nodes: Sequence[Mapping[str, Any]], needs: Needs, folder: Path) -
         node = proofs[proof]
         name = f"node {node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
         try:
-            wrong = ray.get(proof)
-        except Exception as error:  # of any kind: what cannot be run there is the answer
-            wrong = [f"cannot run this project: {str(error).strip().splitlines()[-1]}"]
-        if not wrong and not _left_word(folder / node["NodeID"], word):
-            wrong = [f"writes to another {needs.root}: mount the same one there"]
-        yield from (f"{name} {line}" for line in wrong)
+            errors = ray.get(proof)
+        except Exception as error:  # of any kind: it tells why the task cannot run there
+            errors = [f"cannot run this project: {str(error).strip().splitlines()[-1]}"]
+        if not errors and not _has_word(folder / node["NodeID"], word):
+            errors = [f"writes to another {needs.root}: mount the same one there"]
+        yield from (f"{name} {line}" for line in errors)
     for proof in silent:
         yield f"node {proofs[proof]['NodeManagerAddress']} does not answer within {PROOF_SECONDS:g} s"
 
 
-def _left_word(path: Path, word: str) -> bool:
+def _has_word(path: Path, word: str) -> bool:
     try:
         return path.read_text() == word
     except OSError:
@@ -270,19 +270,19 @@ def _left_word(path: Path, word: str) -> bool:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _prove(folder: str, node_id: str, wanted: dict[str, str], data_dir: str | None) -> list[str]:
-    """On a node: what is wrong here, a line each; and the driver's word is copied to a file of the node's own."""
-    wrong = []
-    if found := difference(wanted):
-        wrong.append(f"runs something else than the driver: {found}. Install the same there (ray up does)")
+    """Return a line for each error of this node, and copy the driver's word to a file; runs on the node."""
+    errors = []
+    if other := difference(wanted):
+        errors.append(f"runs something else than the driver: {other}. Install the same there (ray up does)")
     if data_dir is not None and not Path(data_dir).is_dir():
-        wrong.append(f"does not see {data_dir}: mount it there, or name a shared --data-dir")
+        errors.append(f"does not see {data_dir}: mount it there, or name a shared --data-dir")
     root = Path(folder).parent
     try:
         word = Path(folder, "driver").read_text()
     except OSError:
-        return [*wrong, f"does not see {root}: mount it there, or name a shared --out"]
+        return [*errors, f"does not see {root}: mount it there, or name a shared --out"]
     try:
         Path(folder, node_id).write_text(word)
     except OSError as error:
-        wrong.append(f"cannot write to {root} ({error.strerror}): let this account write there")
-    return wrong
+        errors.append(f"cannot write to {root} ({error.strerror}): let this account write there")
+    return errors

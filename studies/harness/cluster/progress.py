@@ -1,4 +1,4 @@
-"""Live progress: a bar and the running trials on a terminal, and a plain line every 10 s where there is none."""
+"""Live progress: a bar and the running trials on a terminal; elsewhere a plain line every 10 s."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,11 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from studies.harness.design.arms import Trial
 from trainables.store import COMPLETED
 
+if TYPE_CHECKING:
+    from studies.harness.design.arms import Trial
+
 LINE_SECONDS = 10.0
-LINES = 4  # running trials shown; a cluster has more of them than a terminal has lines
+LINES = 4  # running trials shown: on a cluster more trials run than a terminal has lines
 WIDTH = 80
 
 
@@ -25,10 +28,10 @@ class StudyProgress:
     """Counts epochs and trials as workers report them, and estimates the time left from the epochs.
 
     Args:
-        trials: Those to be trained.
+        trials: The trials to be trained.
         console: Where to print.
-        more: Trials that `add` will name later.
-        epochs: That these have between them.
+        more: The number of trials that `add` will name later.
+        epochs: The sum of their epochs.
     """
 
     def __init__(self, trials: Sequence[Trial], console: Console, more: int = 0, epochs: int = 0):
@@ -36,8 +39,8 @@ class StudyProgress:
         self._trials = {trial.config.trial_key: trial for trial in trials}
         self._more, self._total = more, sum(trial.config.epochs for trial in trials) + epochs
         self._epochs: dict[str, int] = {}
-        self._running: dict[str, str] = {}  # the trials that have reported, the last one last
-        self._first: tuple[float, int] | None = None  # when, and at how many epochs, the rate begins
+        self._running: dict[str, str] = {}  # a line for each trial that has reported, the latest last
+        self._first: tuple[float, int] | None = None  # time and number of epochs at which the rate begins
         self._done = 0
         self._bad = Counter[tuple[str, str]]()  # by status and reason
         self._printed = time.monotonic()
@@ -55,17 +58,17 @@ class StudyProgress:
                 self._say(f"{count} trials {status}: {reason}")
 
     def add(self, trial: Trial) -> None:
-        """One of the trials that were to come has a name."""
+        """Name one of the trials that were expected."""
         if trial.config.trial_key not in self._trials:
             self._trials[trial.config.trial_key] = trial
             self._more = max(0, self._more - 1)
 
     def stopped(self, key: str) -> None:
-        """A search gives a trial up, as it should."""
+        """Count a trial that a search stopped as completed."""
         self.finished(key, COMPLETED, "")
 
     def epoch(self, key: str, epoch: int, accuracy: float) -> None:
-        """A trial has finished an epoch."""
+        """Show an epoch of a trial."""
         self._epochs[key] = epoch + 1
         self._first = self._first or (time.monotonic(), sum(self._epochs.values()))
         self._running.pop(key, None)
@@ -73,13 +76,13 @@ class StudyProgress:
         self._line()
 
     def lost(self, key: str) -> None:
-        """A trial's worker is lost."""
+        """Print that a trial's worker is lost."""
         trial = self._trials[key]
         label = f"{trial.arm.label} s{trial.config.seed}"
         self.console.print(f"{label}: its worker is lost, another goes on from the last commit", highlight=False)
 
     def finished(self, key: str, status: str, reason: str) -> None:
-        """A trial has ended; what went wrong is said at once, the same again only counted."""
+        """Count a trial that has ended; print its error, or only count it if it was printed for another trial."""
         self._done += 1
         self._epochs[key] = self._trials[key].config.epochs
         self._running.pop(key, None)
@@ -94,7 +97,7 @@ class StudyProgress:
         return f"{trial.arm.label} s{trial.config.seed}"
 
     def _say(self, line: str) -> None:
-        """A line that stays; a reason may hold anything, also what rich would read as markup."""
+        """Print a line that stays. It may contain what rich would read as markup."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _counts(self) -> str:
@@ -102,7 +105,7 @@ class StudyProgress:
         return f"{self._done}/{len(self._trials) + self._more} trials{bad}, {self._left() or 'starting'}"
 
     def _left(self) -> str:
-        """Estimated time left: epochs to go at the rate since the first one."""
+        """Return the estimated time left: the remaining epochs at the rate since the first one."""
         if self._first is None:
             return ""
         elapsed, seen = time.monotonic() - self._first[0], sum(self._epochs.values()) - self._first[1]
@@ -112,14 +115,14 @@ class StudyProgress:
         return f"{seconds // 60}:{seconds % 60:02d} left"
 
     def _render(self) -> Group:
-        """What a terminal shows: the counts and a bar of the epochs, then a line for each trial that is running."""
+        """Return what a terminal shows: the counts and a bar of the epochs, then a line for each running trial."""
         head = Table.grid(padding=(0, 1))
         head.add_row(self._counts(), ProgressBar(total=self._total, completed=sum(self._epochs.values()), width=30))
         running = list(self._running.values())[-LINES:]
         return Group(head, *(Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in running))
 
     def _line(self) -> None:
-        """Without a terminal, a line every 10 s."""
+        """Without a terminal, print a line every 10 s."""
         if self.console.is_terminal or time.monotonic() - self._printed < LINE_SECONDS:
             return
         self._printed = time.monotonic()

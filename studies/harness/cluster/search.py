@@ -1,32 +1,70 @@
-"""Ray Tune under a search: one Tuner for each optimizer, one after another, then the winners under fresh seeds.
+"""Ray Tune under a search: one Tuner for each optimizer, one after another, then the winners with fresh seeds.
 
-Tune asks for the next trial whenever a slot is free; what to train, and what is known of it, is in the folders.
+Tune requests the next trial whenever a slot is free; what to train, and every result, is in the folders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from studies.harness.cluster.execute import Cluster, Fifo, Session, session
+from studies.harness.cluster.execute import Cluster, Session, session
 from studies.harness.cluster.progress import StudyProgress
-from studies.harness.design.arms import Trial
-from studies.harness.kinds.search.proposer import Proposer
-from studies.harness.kinds.search.search import SCORE
+from studies.harness.cluster.tuning import Fifo
 from trainables.files import read_lines
 from trainables.store import trial_folder
 
+if TYPE_CHECKING:
+    from studies.harness.design.arms import Trial
+
 GRACE = 1  # the first epoch (from 0) after which ASHA may stop a trial
+SCORE = "val/accuracy"  # what a search maximises
 
 
-class _Kept:
-    """Not copied and not pickled, which Tune does with what it is given, for a restore that we never ask for."""
+class Proposer(Protocol):
+    """The part of a search that tunes one optimizer."""
+
+    @property
+    def root(self) -> Path:
+        """The output folder."""
+        ...
+
+    @property
+    def budget(self) -> int:
+        """The number of configurations."""
+        ...
+
+    @property
+    def asha(self) -> bool:
+        """True if trials that fall behind are stopped."""
+        ...
+
+    def begin(self) -> None:
+        """Submit everything without an outcome again."""
+
+    def next(self) -> Trial | None:
+        """Return the next trial to submit, its folder created; None if all are submitted."""
+
+    def left(self) -> int:
+        """Return the number of configurations without an outcome."""
+        ...
+
+    def trials(self) -> list[Trial]:
+        """Return the trials of all proposals; before the first proposal, one that will be proposed."""
+        ...
+
+    def stop(self, key: str, epoch: int, values: Mapping[int, float], seconds: float) -> None:
+        """Record that a trial is stopped after an epoch (from 0)."""
+
+
+class _NotCopied:
+    """Neither copied nor pickled by Tune, which would do both for a restore that is never requested."""
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self
@@ -35,48 +73,48 @@ class _Kept:
         return {}
 
 
-class _Asker(_Kept, Searcher):
-    """Tune's searcher: hands out a proposer's trials, no more at once than there is room for."""
+class _Searcher(_NotCopied, Searcher):
+    """Hands a proposer's trials to Tune, as many at once as there is room for."""
 
-    def __init__(self, proposer: Proposer, at_once: Callable[[], int], told: Callable[[Trial], object]):
+    def __init__(self, proposer: Proposer, at_once: Callable[[], int], on_submit: Callable[[Trial], object]):
         super().__init__()
-        self._proposer, self._at_once, self._told = proposer, at_once, told
+        self._proposer, self._at_once, self._on_submit = proposer, at_once, on_submit
         self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's key; None for the time being, or that there is none left."""
-        if len(self._live) >= self._at_once():  # a proposal that waits would not know of what ends meanwhile
+        """Return the next trial's key, None to be asked again later, or `FINISHED`."""
+        if len(self._live) >= self._at_once():  # a proposal that waits would not use the results that arrive meanwhile
             return None
         trial = self._proposer.next()
         if trial is None:
             return Searcher.FINISHED
         self._live.add(trial_id)
-        self._told(trial)
+        self._on_submit(trial)
         return {"key": trial.config.trial_key}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A slot is free; the result is in the trial's folder."""
+        """Free a slot; the result is in the trial's folder."""
         self._live.discard(trial_id)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """The space is the proposer's; Tune's has only what all trials share."""
+        """Accept Tune's space, which contains only what all trials share; the search space is the proposer's."""
         return True
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: the proposals are on the disk already."""
+        """Save nothing: the proposals are on the disk."""
 
 
-class _Asha(_Kept, Fifo, AsyncHyperBandScheduler):
-    """ASHA by our epochs, that notes where it ends a trial."""
+class _Asha(_NotCopied, Fifo, AsyncHyperBandScheduler):
+    """ASHA over the epochs of the trial folders; it records the trials that it stops."""
 
-    def __init__(self, proposer: Proposer, epochs: int, told: Callable[[str], object]):
+    def __init__(self, proposer: Proposer, epochs: int, on_stop: Callable[[str], object]):
         super().__init__(time_attr="epoch", metric=SCORE, mode="max", max_t=max(epochs, GRACE), grace_period=GRACE)
-        self._proposer, self._told = proposer, told
+        self._proposer, self._on_stop = proposer, on_stop
         self._seen: dict[str, dict[int, float]] = {}
         self._spent: dict[str, float] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Whether a trial goes on."""
+        """Return whether a trial continues."""
         if SCORE not in result:
             return TrialScheduler.CONTINUE
         key, epoch = trial.config["key"], result["epoch"]
@@ -86,11 +124,11 @@ class _Asha(_Kept, Fifo, AsyncHyperBandScheduler):
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP:
             self._proposer.stop(key, epoch, values, self._spent[key])
-            self._told(key)
+            self._on_stop(key)
         return decision
 
     def _committed(self, key: str) -> dict[int, float]:
-        """Scores of the epochs before this driver's, which Tune does not know of."""
+        """Return the scores of the epochs that an earlier driver trained, which Tune does not know."""
         lines = read_lines(trial_folder(self._proposer.root, key) / "epochs.jsonl")
         self._spent[key] = sum(line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines)
         return {line["epoch"]: line["metrics"][SCORE] for line in lines}
@@ -98,31 +136,33 @@ class _Asha(_Kept, Fifo, AsyncHyperBandScheduler):
 
 def train(
     proposers: Sequence[Proposer],
-    winners: Callable[[Proposer], Sequence[Trial]],
+    winners: Callable[[Any], Sequence[Trial]],
     root: Path,
     cluster: Cluster,
     worker: Mapping[str, Any],
     progress: StudyProgress,
+    on_lost: Callable[[str], int] | None = None,
 ) -> str:
     """Tune every optimizer, and train the winners.
 
     Args:
-        proposers: Of each optimizer.
-        winners: The trials still missing of the one that a search has chosen, their folders made.
+        proposers: One for each optimizer.
+        winners: Returns the missing trials of a proposer's winner, their folders created.
         root: The output folder.
-        cluster: Where.
+        cluster: Where to train.
         worker: As for `execute.train`.
-        progress: Told of every trial, every epoch and every end.
+        progress: Shows every trial, every epoch and every end.
+        on_lost: As for `execute.session`.
 
     Returns:
-        What ended it: `done`, `SIGINT`, `SIGTERM` or `budget`.
+        The reason for the end: `done`, `SIGINT`, `SIGTERM` or `budget`.
 
     Raises:
-        StoreError: As `execute.train`.
+        StoreError: As for `execute.train`.
     """
     expected = [trial for proposer in proposers for trial in proposer.trials()[:1] * proposer.budget]
     finished = False
-    with session(expected, root, cluster, worker) as running:
+    with session(expected, root, cluster, worker, on_lost) as running:
         finished = all(_tune(running, proposer, progress) for proposer in proposers)
         if finished:
             fresh = [trial for proposer in proposers for trial in winners(proposer)]
@@ -133,22 +173,21 @@ def train(
 
 
 def _tune(running: Session, proposer: Proposer, progress: StudyProgress) -> bool:
-    """Run one optimizer's search to its end; False if something stops it."""
-    again = proposer.left() > 0
-    while again:
-        asha, epochs = proposer.plan.search.asha, proposer.trials()[0].config.epochs
+    """Run one optimizer's search; return True if nothing is left, False if it was stopped."""
+    repeat = proposer.left() > 0
+    while repeat:
+        asha, epochs = proposer.asha, proposer.trials()[0].config.epochs
         scheduler = _Asha(proposer, epochs, progress.stopped) if asha else Fifo()
-        asker = _Asker(proposer, lambda: _room(running.cluster), progress.add)
-        # ASHA decides after each epoch, so it must hear of each.
-        space = {"report_every": 0.0} if asha else {}
-        dropped = running.fit(progress, space, search_alg=asker, scheduler=scheduler, num_samples=-1)
-        again = running.goes_on(proposer.left(), dropped)
+        searcher = _Searcher(proposer, lambda: _room(running.cluster), progress.add)
+        space = {"report_every": 0.0} if asha else {}  # ASHA decides after each epoch, so it needs each result
+        dropped = running.fit(progress, space, search_alg=searcher, scheduler=scheduler, num_samples=-1)
+        repeat = running.goes_on(proposer.left(), dropped)
         proposer.begin()
     return proposer.left() == 0
 
 
 def _room(cluster: Cluster) -> int:
-    """How many trials there is room for now; on a cluster that may grow one more, which makes it grow."""
+    """Return the number of trials that there is room for now; one more on a cluster, which makes it grow if it can."""
     resources = ray.cluster_resources()
     fitting = int(resources.get("CPU", 0)) // cluster.workers_per_trial
     if cluster.gpus_per_trial:

@@ -1,6 +1,6 @@
-"""What ends a study's training before its trials have ended: a worker's problem, or a cluster that is no more.
+"""What ends training before the trials have ended: a problem that a worker reports, or a lost cluster.
 
-And what keeps signals, which end it too, out of Ray's start.
+Also keeps signals, which end it too, out of Ray's start.
 """
 
 from __future__ import annotations
@@ -9,55 +9,63 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray import tune
 from ray._private import utils
 from rich.console import Console
 
-from studies.harness.command.run import ENVIRONMENT, stopped
 from trainables.ray_trainable import PROBLEM
 
-TICK_SECONDS, PROBE_SECONDS = 1.0, 5.0  # how often to count, and to look for living nodes
-LOST_SECONDS = 40.0  # how long to go without one
-GRACE_SECONDS = 10.0  # then, until the process ends itself: before Ray does, 60 s after its head
+TICK_SECONDS, PROBE_SECONDS = 1.0, 5.0  # between counts, and between requests for the living nodes
+LOST_SECONDS = 40.0  # without a living node before training stops
+GRACE_SECONDS = 10.0  # after that until the process ends itself: before Ray ends it, 60 s after its head died
 LOST = "Ray's head or its last node died"
 
 
-class Stop(tune.Stopper):
-    """Ends everything once going on makes no sense, and no trial is to blame.
+def _print_loss(reason: str) -> int:
+    """Print why the process ends; return the exit code of an unusable environment."""
+    print(f"error: {reason}", file=sys.stderr)
+    return 4
 
-    That is when a worker has met damaged data or a folder that it cannot use, which the other trials would meet, too;
-    and when no node has been alive for a while, for which Tune by itself waits for ever.
+
+class Stop:
+    """Decides to stop all training when no trial is to blame.
+
+    This is the case when a worker meets damaged data or a folder that it cannot use, which the other trials would meet
+    too; and when no node has been alive for a while, in which case Tune would wait for ever.
+
+    Args:
+        on_lost: Called with the reason before the process ends because of a lost cluster; returns the exit code.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_lost: Callable[[str], int] | None = None):
         self.problem = ""
-        self._alone = 0.0  # seconds without a living node; those in which this process slept are not counted
+        self._on_lost = on_lost or _print_loss
+        self._alone = 0.0  # seconds without a living node, except those in which this process slept
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Keep the first problem; that trial ends."""
+        """Keep the first problem; return True if the result reports a problem, which stops the trial."""
         self.problem = self.problem or result.get(PROBLEM, "")
         return PROBLEM in result
 
     def stop_all(self) -> bool:
-        """Whether there was a problem; asked all the time."""
+        """Return True if there was a problem; called very often."""
         if self._alone > LOST_SECONDS:
             self.problem = self.problem or LOST
         return bool(self.problem)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look for living nodes while Ray is used, then shut it down; end the process where a dead one holds it up.
+        """Watch for living nodes while Ray is used, then shut it down; end the process if a dead Ray blocks it.
 
-        Two threads, since a dead head does not answer.
+        This takes two threads, because a dead head does not answer.
         """
         over, down, asking = threading.Event(), threading.Event(), threading.Lock()
 
-        def look() -> None:
+        def probe() -> None:
             while not over.wait(PROBE_SECONDS):
                 with asking, suppress(Exception):
                     if not over.is_set() and any(node["Alive"] for node in ray.nodes()):
@@ -67,52 +75,51 @@ class Stop(tune.Stopper):
             while not down.wait(TICK_SECONDS):
                 self._alone += TICK_SECONDS
                 if self._alone > LOST_SECONDS + GRACE_SECONDS:
-                    _end()
+                    self._end()
 
-        for task in (look, count):
+        for task in (probe, count):
             threading.Thread(target=task, name=task.__name__, daemon=True).start()
         try:
             yield
         finally:
             over.set()
-            asking.acquire(timeout=GRACE_SECONDS)  # asked for nodes while it shuts down, Ray would end the process
+            asking.acquire(timeout=GRACE_SECONDS)  # a request for nodes during the shutdown would end the process
             ray.shutdown()
             down.set()
 
+    def _end(self) -> None:
+        """End this process without the report, which the same command writes later.
 
-def _end() -> None:
-    """End this process as a lost cluster does, without the report: the same command makes it.
-
-    Tune and Ray may wait in calls that never return, and after 60 s without its head Ray would end the process with
-    exit code 1 and a stack trace. What Ray has started here ends with the process.
-    """
-    Console(stderr=True).show_cursor()  # which the progress display has hidden
-    code = stopped(ENVIRONMENT, f"error: {LOST}")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        Tune and Ray may wait in calls that never return, and 60 s after the loss of its head Ray would end the process
+        with exit code 1 and a stack trace. What Ray started here ends with the process.
+        """
+        Console(stderr=True).show_cursor()  # the progress display has hidden it
+        code = self._on_lost(LOST)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """What Ray's start is put into: SIGINT and SIGTERM come when it is over, some seconds later.
+    """Deliver SIGINT and SIGTERM after Ray's start, which takes some seconds.
 
-    Ray puts an own handler of SIGTERM in place; what a handler raises gets lost inside some of its calls, and a driver
-    that was half connected crashes as it exits.
+    Ray installs its own handler of SIGTERM, some of its calls swallow what a handler raises, and a driver that was half
+    connected crashes at its exit.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def later(number: int, frame: object) -> None:
-        came.append(number)
+        received.append(number)
 
     handlers = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM)}
-    rays, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    install, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
-        utils.set_sigterm_handler = rays
+        utils.set_sigterm_handler = install
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.alarm(0)  # of abseil, whose handler Ray's core has had in place of ours: it aborts 3 s after a SIGTERM
-    if came:
-        signal.raise_signal(came[0])
+        signal.alarm(0)  # by abseil's handler, which Ray's core installs: it aborts 3 s after a SIGTERM
+    if received:
+        signal.raise_signal(received[0])

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     """A table for a terminal of 80 columns.

@@ -39,6 +39,11 @@ class Proposer:
         """Configurations, whatever becomes of them."""
         return self.plan.artefact.budget
 
+    @property
+    def asha(self) -> bool:
+        """True if trials that fall behind are stopped."""
+        return self.plan.search.asha
+
     def outcomes(self) -> list[Outcome]:
         """What became of every proposal within the budget, by number."""
         found = []

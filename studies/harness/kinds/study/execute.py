@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from studies.harness.design.arms import Trial
@@ -22,10 +23,11 @@ def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
     options = driver.options
     todo = list({t.config.trial_key: t for plan in plans for t in plan.artefact.missing(plan).trials}.values())
     cluster, worker = ray.resources(options, driver.generation)
-    prepare(todo, plans[0].root, options.rerun)
+    root = plans[0].root
     with StudyProgress(todo, driver.console) as progress:
-        ended = ray.train(todo, plans[0].root, cluster, worker, progress, driver.on_lost)
-    if ended in STOPS and status.missing(todo, plans[0].root):
+        folders = partial(prepare, todo, root, options.rerun)
+        ended = ray.train(todo, root, cluster, worker, progress, driver.on_lost, folders)
+    if ended in STOPS and status.missing(todo, root):
         raise Stopped(*STOPS[ended])
 
 
