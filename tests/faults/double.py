@@ -61,7 +61,7 @@ def _command(root: Path, wait: float, reading: int, writing: int) -> int:
         select.select([reading], [], [], PATIENCE)
         return "done"
 
-    fake: Any = types.SimpleNamespace(resources=lambda *_: (None, {}), train=trains)
+    fake: Any = types.SimpleNamespace(train=trains)
     sys.modules["studies.harness.cluster.execute"] = studies.harness.cluster.execute = fake
     reports.Results.write = lambda self: False
     time.sleep(wait)

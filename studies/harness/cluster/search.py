@@ -14,8 +14,9 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from studies.harness.cluster.execute import Cluster, Session, session
+from studies.harness.cluster.execute import Session, session
 from studies.harness.cluster.progress import StudyProgress
+from studies.harness.cluster.resources import Cluster
 from studies.harness.cluster.tuning import Fifo
 from trainables.files import read_lines
 from trainables.store import trial_folder

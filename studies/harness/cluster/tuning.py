@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
@@ -27,13 +27,11 @@ from ray.tune.experiment.trial import _TrialInfo
 from ray.tune.schedulers import FIFOScheduler
 
 from studies.harness.cluster.progress import StudyProgress
+from studies.harness.cluster.resources import Cluster
 from studies.harness.cluster.stopping import Stop
 from trainables.ray_trainable import TrialTrainable, nothing, train_team
 from trainables.store import read_status, trial_folder
 from trainables.train import score
-
-if TYPE_CHECKING:
-    from studies.harness.cluster.execute import Cluster, Session
 
 # Ray writes what Tune passes to its workers into a log that every user of the machine may read; ours need no keys.
 ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
@@ -47,7 +45,14 @@ usage.tag_callbacks = _no_tags  # usage statistics, which are off; for their sak
 
 
 def fit(
-    session: Session, progress: StudyProgress, space: Mapping[str, Any], budget: float | None, **settings: Any
+    cluster: Cluster,
+    space: Mapping[str, Any],
+    progress: StudyProgress,
+    stop: Stop,
+    *,
+    root: Path,
+    scratch: str,
+    **settings: Any,
 ) -> int:
     """Run a Tuner; return the number of trials that Tune dropped.
 
@@ -55,23 +60,24 @@ def fit(
     counts the failure twice, and the second time the trial is no longer running.
 
     Args:
-        session: The session to run in.
+        cluster: Where trials run.
+        space: The trials' keys, and what every worker gets beside its key.
         progress: Shows every epoch and every end.
-        space: The trials' keys, and settings beside those of the session.
-        budget: Seconds; None for no limit.
+        stop: Ends the Tuner early.
+        root: The output folder.
+        scratch: A folder that Tune may write to.
         settings: Further arguments of `tune.TuneConfig`.
     """
-    cluster = session.cluster
     with _small_arguments(cluster):
         tuner = tune.Tuner(
             _trainable(cluster),
-            param_space={**session.space, "gpus": cluster.gpus_per_trial, **space},
-            tune_config=tune.TuneConfig(reuse_actors=True, time_budget_s=budget, **settings),
+            param_space={**space, "gpus": cluster.gpus_per_trial},
+            tune_config=tune.TuneConfig(reuse_actors=True, **settings),
             run_config=tune.RunConfig(
-                storage_path=session.scratch,
+                storage_path=scratch,
                 verbose=0,
-                callbacks=[_Report(progress, session.root)],
-                stop=_Stopper(session.stop),
+                callbacks=[_Report(progress, root)],
+                stop=_Stopper(stop),
                 # Lost workers are counted in the trial folder, where progress resets the count.
                 failure_config=tune.FailureConfig(max_failures=-1),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

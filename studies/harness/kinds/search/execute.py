@@ -12,12 +12,12 @@ from studies.harness.kinds.search.tuning import SearchPlan
 
 def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
     """Tune and train, one plan after another; raises `Stopped` if something is left."""
-    from studies.harness.cluster import execute as ray
     from studies.harness.cluster import search as tuning
     from studies.harness.cluster.progress import StudyProgress
+    from studies.harness.cluster.resources import resources
 
     options = driver.options
-    cluster, worker = ray.resources(options, driver.generation)
+    cluster, worker = resources(options, driver.generation)
     for part in map(Part, plans):
         expected = part.expected()
         if not expected:

@@ -19,10 +19,11 @@ def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
     """Train what is missing of some plans; raises `Stopped` if trials are left."""
     from studies.harness.cluster import execute as ray
     from studies.harness.cluster.progress import StudyProgress
+    from studies.harness.cluster.resources import resources
 
     options = driver.options
     todo = list({t.config.trial_key: t for plan in plans for t in plan.artefact.missing(plan).trials}.values())
-    cluster, worker = ray.resources(options, driver.generation)
+    cluster, worker = resources(options, driver.generation)
     root = plans[0].root
     with StudyProgress(todo, driver.console) as progress:
         folders = partial(prepare, todo, root, options.rerun)
