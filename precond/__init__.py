@@ -22,23 +22,9 @@ if TYPE_CHECKING:
     from precond.registry import available, build, check, defaults
 
 __all__ = [
-    "EKFAC",
-    "FOOF",
-    "KFAC",
-    "STEVE",
-    "Eva",
-    "HyperparameterError",
-    "NysAct",
-    "SketchySGD",
-    "available",
-    "backward",
-    "build",
-    "check",
-    "defaults",
-    "observe",
-    "registry",
-    "separate_attention",
-]
+    "EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "HyperparameterError", "NysAct", "SketchySGD", "available", "backward",
+    "build", "check", "defaults", "observe", "registry", "separate_attention",
+]  # fmt: skip
 
 _HOMES = {
     **dict.fromkeys(("EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "NysAct", "SketchySGD"), "optimizers"),

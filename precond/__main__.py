@@ -71,7 +71,7 @@ def _refused(card: Card | None) -> str:
 
 def _values(card: Card | None) -> list[str]:
     """The columns; dashes for an optimizer without a card."""
-    return ["-" if card is None else getattr(card, column) for column in COLUMNS]
+    return ["-" if card is None else vars(card)[column] for column in COLUMNS]
 
 
 if __name__ == "__main__":

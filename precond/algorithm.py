@@ -26,7 +26,7 @@ from torch import Tensor
 from precond.card import Card
 from precond.hyperparameters import count, fraction, positive, problems
 from precond.parts.linalg import Outcome
-from precond.parts.statistics import Rows
+from precond.parts.rows import Rows
 
 State = TypeVar("State")
 
@@ -109,13 +109,9 @@ class Algorithm(ABC, Generic[State]):
 
     NUMERICS: ClassVar[int]  # raised when the same hyperparameters give other numbers; part of a trial's key
     CARD: ClassVar[Card | None] = None  # the text that `python -m precond` prints
+    NEEDS: ClassVar[Needs] = Needs.INPUTS  # the signals that `accumulate` receives
     # Fields of the state that `refresh` writes; set if a refresh is expensive enough to split across ranks.
     SHARED: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def needs(self) -> Needs:
-        """The signals that `accumulate` receives."""
-        return Needs.INPUTS
 
     @property
     def clip(self) -> float | None:

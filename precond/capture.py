@@ -67,7 +67,7 @@ class _Hook:
 
     def __init__(self, bank: Bank, layer: Layer):
         self._bank, self._layer = weakref.ref(bank), layer
-        self._switch, self._needs = bank.switch, bank.algorithm.needs
+        self._switch, self._needs = bank.switch, bank.algorithm.NEEDS
         self._number = compiled.register(self)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:

@@ -22,11 +22,9 @@ class Receiver(Protocol):
 
     def see_input(self, x: Tensor) -> None:
         """The layer's input, in the forward."""
-        ...
 
     def see_gradient(self, gradient: Tensor, x: Tensor | None) -> None:
         """The gradient of the layer's output, in the backward, with the input if that was asked for."""
-        ...
 
 
 # Graphs hold numbers, not objects: a discarded optimizer is not kept alive by them.

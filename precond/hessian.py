@@ -1,13 +1,13 @@
 """Hessian-vector products, for the optimizers that need the graph of the backward pass.
 
-Such an optimizer has a method `backward(loss)`, which takes the place of `loss.backward()`: it sets the gradients and
-takes its products while the graph is there. `precond.backward(loss, optimizer)` is right for every optimizer. The
-graph dies with that call: `loss.backward(create_graph=True)` would keep it alive in `p.grad`, in a reference cycle.
+Such an optimizer has a method `backward(loss)`, which replaces `loss.backward()`: it sets the gradients and computes
+its products while the graph exists. `precond.backward(loss, optimizer)` works for every optimizer. The graph is freed
+in that call: `loss.backward(create_graph=True)` would keep it alive in `p.grad`, in a reference cycle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -28,19 +28,26 @@ class TakesLoss(Protocol):
 
     def backward(self, loss: Tensor) -> None:
         """Set the gradients, as `loss.backward()` does, and keep what the next `step()` needs of the Hessian."""
-        ...
 
 
 def backward(loss: Tensor, optimizer: Optimizer | Any) -> None:
-    """`loss.backward()`, or the optimizer's own way of it where it needs more than gradients."""
+    """Call `loss.backward()`, or the optimizer's method `backward(loss)` if it has one."""
     if isinstance(optimizer, TakesLoss):
         optimizer.backward(loss)
     else:
         loss.backward()
 
 
+def evaluate(closure: Callable[[], Any] | None) -> Any:
+    """Return the loss of a step's closure, evaluated with gradients; None if there is no closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 def differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Add the gradients to `p.grad`, and return them with their graph; None for a parameter that took no part."""
+    """Add the gradients to `p.grad`, and return them with their graph; None for a parameter that was not used."""
     gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
@@ -52,7 +59,7 @@ def differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor
 def product(
     gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], vectors: Sequence[Tensor]
 ) -> list[Tensor]:
-    """`H v`, a tensor for each parameter, for gradients with their graph; they can be used again."""
+    """Return `H v`, a tensor for each parameter, for gradients with their graph, which is kept."""
     pairs = [(g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad]
     if not pairs:  # the loss is linear in the parameters
         return [torch.zeros_like(p) for p in parameters]
@@ -62,17 +69,17 @@ def product(
 
 
 def missing(name: str) -> RuntimeError:
-    """What to raise when a step needs products that there are not."""
+    """Return the error for a step that needs products when there are none."""
     return RuntimeError(f"{name} needs the Hessian at this step: call optimizer.backward(loss), not loss.backward()")
 
 
 def refuse_data_parallel(model: nn.Module, name: str) -> None:
-    """Raises `ValueError` for a model whose gradients are averaged over ranks, which its Hessian products are not."""
+    """Raise `ValueError` for a model whose gradients are averaged over ranks, because Hessian products are not."""
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise ValueError(f"{name} does not support DistributedDataParallel: {UNSUPPORTED['data parallel']}")
 
 
 def refuse_scaler(optimizer: Optimizer, name: str) -> None:
-    """Raises `RuntimeError` in a step under `torch.amp.GradScaler` (`_step_supports_amp_scaling` must be true)."""
+    """Raise `RuntimeError` in a step under `torch.amp.GradScaler` (`_step_supports_amp_scaling` must be true)."""
     if getattr(optimizer, "found_inf", None) is not None:
         raise RuntimeError(f"{name} does not support GradScaler: {UNSUPPORTED['GradScaler']}. Use bfloat16 autocast")

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from precond.algorithm import LayerShape
-from precond.parts.rows import ConvRows, LinearRows
-from precond.parts.statistics import Rows
+from precond.parts.rows import ConvRows, LinearRows, Rows
 
 
 @dataclass(frozen=True)

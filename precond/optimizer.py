@@ -18,6 +18,7 @@ from precond.diagnostics import measures as diagnostics
 from precond.diagnostics.monitor import Clock
 from precond.directions import Directions
 from precond.distributed import check_alike, describe, ranks_of
+from precond.hessian import evaluate
 from precond.hyperparameters import HyperparameterError, make
 from precond.layers import Layer, find_layers, parameter_names
 from precond.parts.collectives import active
@@ -160,10 +161,7 @@ class Preconditioned(torch.optim.Optimizer):
         scale = LossScale.of(self)
         if closure is not None and scale is not None:
             raise RuntimeError("a closure cannot be used under GradScaler, which runs it unscaled: call step() without")
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluate(closure)
         check_forwards(self._banks, any(p.grad is not None for p in self._directions.views))
         measuring = diagnostics.due(self._banks, self.steps)
         with active(self._ranks):

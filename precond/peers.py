@@ -1,7 +1,7 @@
-"""Shampoo, SOAP and AdaHessian as the package pytorch-optimizer has them; the only file that imports it, and late.
+"""Shampoo, SOAP and AdaHessian of the package pytorch-optimizer; only this file imports it, on first use.
 
-They are peers to compare with, not this package's arithmetic: thin subclasses give them our hyperparameters' names and
-what every registered optimizer promises (gradients left alone, seeded draws, a state that goes on bit for bit).
+They are peers to compare with, not this package's arithmetic: thin subclasses give them our hyperparameter names and
+what every registered optimizer promises (unchanged gradients, seeded draws, a state that resumes bitwise).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ INSTALL = "needs the package pytorch-optimizer: pip install .[peers]"
 class Shampoo:
     """Hyperparameters of Shampoo.
 
-    The roots are made anew in each step: an old root multiplies by powers of 1 / eps whatever its statistics had not
-    seen, and a run with an interval of 10 blows up.
+    The roots are computed at each step: an old root multiplies directions that its statistics had not seen by powers of
+    1 / eps, and training with an interval of 10 diverges.
 
     Attributes:
         lr: Learning rate.
-        weight_decay: Shrinks the weights by lr x weight_decay.
-        eps: Times I is where the statistics start.
+        weight_decay: The weights shrink by lr x weight_decay.
+        eps: The statistics start at eps I.
     """
 
     lr: float = positive(0.1)
@@ -51,9 +51,9 @@ class SOAP:
 
     Attributes:
         lr: Learning rate.
-        betas: Of the moments; the second is the statistics' too.
+        betas: Weights of the old moments; the statistics use the second.
         eps: Added to the square roots.
-        weight_decay: Shrinks the weights by lr x weight_decay.
+        weight_decay: The weights shrink by lr x weight_decay.
         interval: Steps between updates of the eigenbases.
     """
 
@@ -72,9 +72,9 @@ class AdaHessian:
 
     Attributes:
         lr: Learning rate.
-        betas: Of the means of gradients and of squared Hessian diagonals.
+        betas: Weights of the old means of gradients and of squared Hessian diagonals.
         eps: Added to the square roots.
-        weight_decay: Shrinks the weights by lr x weight_decay.
+        weight_decay: The weights shrink by lr x weight_decay.
         seed: Seeds the random signs.
     """
 
@@ -111,7 +111,7 @@ CARDS = {
 
 
 def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
-    """A peer for a model.
+    """Build a peer for a model.
 
     Args:
         kind: The dataclass of its hyperparameters.
@@ -136,7 +136,7 @@ def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, 
 
 @functools.cache
 def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Optimizer]]:
-    """The package's classes with our names and promises; made late, since it may not be there."""
+    """Return subclasses of the package's classes, which may not be installed, with our names and promises."""
 
     class ShampooPeer(shampoo):
         """Shampoo, on copies of the gradients: the package's changes them in place."""
@@ -147,15 +147,15 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             super().__init__(params, lr=settings.lr, weight_decay=settings.weight_decay, **rest)
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
-            loss = _evaluate(closure)
+            loss = hessian.evaluate(closure)
             parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-            kept = [p.grad for p in parameters]
+            gradients = [p.grad for p in parameters]
             try:
                 for p in parameters:
                     p.grad = p.grad.clone()
                 super().step()
             finally:
-                for p, gradient in zip(parameters, kept, strict=True):
+                for p, gradient in zip(parameters, gradients, strict=True):
                     p.grad = gradient
             return loss
 
@@ -167,7 +167,7 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             super().__init__(params, precondition_frequency=settings.pop("interval"), **settings)
 
     class AdaHessianPeer(adahessian):
-        """AdaHessian. The Hessian's diagonal is estimated in `backward(loss)`, with signs of our own seed."""
+        """AdaHessian. `backward(loss)` estimates the diagonal of the Hessian, with signs from our seed."""
 
         _step_supports_amp_scaling = True  # so that `step` sees a scaler, and refuses it
 
@@ -182,13 +182,13 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             parameters = [p for group in self.param_groups for p in group["params"]]
             gradients = hessian.differentiate(loss, parameters)
             signs = _signs(parameters, self._seed, self.param_groups[0].get("step", 0))
-            fresh = [z * h for z, h in zip(signs, hessian.product(gradients, parameters, signs), strict=True)]
+            new = [z * h for z, h in zip(signs, hessian.product(gradients, parameters, signs), strict=True)]
             old = self._diagonals
-            self._diagonals = fresh if old is None else [a + b for a, b in zip(old, fresh, strict=True)]
+            self._diagonals = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
             hessian.refuse_scaler(self, "AdaHessian")
-            loss = _evaluate(closure)
+            loss = hessian.evaluate(closure)
             if self._diagonals is None:
                 raise hessian.missing("AdaHessian")
             super().step(hessian=self._diagonals)
@@ -208,15 +208,8 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
     return {Shampoo: ShampooPeer, SOAP: SOAPPeer, AdaHessian: AdaHessianPeer}
 
 
-def _evaluate(closure: Callable[[], Any] | None) -> Any:
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
-
-
 def _signs(parameters: list[Tensor], seed: int, step: int) -> list[Tensor]:
-    """Random signs, shaped as the parameters, on their device."""
+    """Return random signs, shaped as the parameters, on their device."""
     signs = []
     for number, p in enumerate(parameters):
         generator = torch.Generator(p.device).manual_seed(seed_of(seed, f"signs {number}", step))

@@ -22,16 +22,10 @@ class Rule(Protocol):
     CONTAINS_LR: ClassVar[bool]  # True if the layers' directions contain the learning rate already
 
     def problems(self) -> list[str]:
-        """One line for each hyperparameter out of range."""
+        """Return one line for each hyperparameter out of range."""
         ...
 
-    def descend(
-        self,
-        group: dict[str, Any],
-        layers: Directed,
-        others: Directed,
-        state: ParameterState,
-    ) -> None:
+    def descend(self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState) -> None:
         """Update one parameter group in place.
 
         Args:
@@ -40,7 +34,6 @@ class Rule(Protocol):
             others: All other parameters and their gradients; the gradients must not be changed.
             state: Per-parameter buffers, tensors by name.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +63,7 @@ class SGDRule:
             errors.append("nesterov = True: needs momentum > 0")
         return errors
 
-    def descend(
-        self,
-        group: dict[str, Any],
-        layers: Directed,
-        others: Directed,
-        state: ParameterState,
-    ) -> None:
+    def descend(self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState) -> None:
         """Update one parameter group in place (see `Rule.descend`)."""
         params, directions = layers[0] + others[0], layers[1] + others[1]
         lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
@@ -110,13 +97,7 @@ class KFEAdamRule:
 
     problems = problems
 
-    def descend(
-        self,
-        group: dict[str, Any],
-        layers: Directed,
-        others: Directed,
-        state: ParameterState,
-    ) -> None:
+    def descend(self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState) -> None:
         """Update one parameter group in place (see `Rule.descend`)."""
         params, gradients = others
         lr, decay = group["lr"], group["weight_decay"]

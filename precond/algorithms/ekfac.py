@@ -67,6 +67,7 @@ class EKFAC(Algorithm[EKFACState]):
 
     NUMERICS: ClassVar[int] = 1
     SHARED: ClassVar[tuple[str, ...]] = ("basis", "statistic")
+    NEEDS: ClassVar[Needs] = Needs.PAIRS
     CARD: ClassVar[Card | None] = Card(
         paper="George et al., NeurIPS 2018",
         cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: + 2N(p^2+o^2) + 2Nop",
@@ -79,11 +80,6 @@ class EKFAC(Algorithm[EKFACState]):
     basis_interval: int = count(500, symbol="n")
     second_moment: str = choice("per_example", "running")
     ema_decay: float = fraction(0.9, symbol="beta")
-
-    @property
-    def needs(self) -> Needs:
-        """Inputs with output gradients, for the gradient of each example."""
-        return Needs.PAIRS
 
     def statistics_due(self, step: int) -> bool:
         """Return True: every step."""

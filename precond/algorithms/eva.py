@@ -65,6 +65,7 @@ class Eva(Algorithm[EvaState]):
     """
 
     NUMERICS: ClassVar[int] = 1
+    NEEDS: ClassVar[Needs] = Needs.BOTH
     CARD: ClassVar[Card | None] = Card(
         paper="Zhang et al., ICLR 2023",
         cost="N(p + o)/c + 5op",
@@ -79,11 +80,6 @@ class Eva(Algorithm[EvaState]):
     kl_clip: float | None = optional(positive(1e-3, symbol="kappa"))
     g_scale: str = choice("fisher", "official")
     ema_init: str = choice("zero", "first")
-
-    @property
-    def needs(self) -> Needs:
-        """Inputs and output gradients, each in a call of its own."""
-        return Needs.BOTH
 
     @property
     def clip(self) -> float | None:

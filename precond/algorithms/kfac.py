@@ -44,7 +44,8 @@ from precond.hyperparameters import choice, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import Kronecker, KroneckerEigen
 from precond.parts.linalg import Outcome
-from precond.parts.statistics import KroneckerStatistic, MovingAverage, Rows, output_gram
+from precond.parts.rows import Rows
+from precond.parts.statistics import KroneckerStatistic, MovingAverage, output_gram
 
 PI_RANGE = (1e-4, 1e4)
 
@@ -72,6 +73,7 @@ class KFAC(DampedAlgorithm[KFACState]):
 
     NUMERICS: ClassVar[int] = 1
     SHARED: ClassVar[tuple[str, ...]] = ("factor",)
+    NEEDS: ClassVar[Needs] = Needs.BOTH
     CARD: ClassVar[Card | None] = Card(
         paper="Martens and Grosse, ICML 2015",
         cost="2N(p^2 + o^2)/c + (p^3 + o^3)/i + 2op(o + p); eigen: 9(p^3 + o^3)/i, 4op(o + p)",
@@ -85,11 +87,6 @@ class KFAC(DampedAlgorithm[KFACState]):
     sharing: str = choice("expand", "reduce")
     g_scale: str = choice("fisher", "official")
     init: str = choice("zero", "identity", "first")
-
-    @property
-    def needs(self) -> Needs:
-        """Inputs and output gradients, each in a call of its own."""
-        return Needs.BOTH
 
     @property
     def clip(self) -> float | None:

@@ -24,8 +24,8 @@ from torch import Tensor
 from precond.parts import collectives, linalg
 from precond.parts.linalg import Outcome
 from precond.parts.nystrom import Whitened, inverse_factor, low_rank_factor, nystrom_root, rounding, whiten
+from precond.parts.rows import Rows
 from precond.parts.sketches import GaussianSketch, Sketch, SketchedCovariance
-from precond.parts.statistics import Rows
 
 # ---------------------------------------------------------------------- resample
 

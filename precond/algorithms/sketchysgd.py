@@ -133,10 +133,7 @@ class SketchySGD(Optimizer):
             RuntimeError: A sketch is due, and `optimizer.backward` was not called.
         """
         hessian.refuse_scaler(self, "SketchySGD")
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = hessian.evaluate(closure)
         if self._due:
             self._refresh()
         self._descend()

@@ -44,8 +44,8 @@ from precond.parts import linalg
 from precond.parts.factors import KroneckerBasis
 from precond.parts.linalg import Outcome
 from precond.parts.pairs import Pairs
-from precond.parts.rows import LinearRows
-from precond.parts.statistics import KroneckerStatistic, MovingAverage, Rows
+from precond.parts.rows import LinearRows, Rows
+from precond.parts.statistics import KroneckerStatistic, MovingAverage
 
 
 @dataclass
@@ -79,6 +79,7 @@ class STEVE(Algorithm[STEVEState]):
 
     NUMERICS: ClassVar[int] = 1
     SHARED: ClassVar[tuple[str, ...]] = ("basis", "m", "v", "m_count", "v_count")
+    NEEDS: ClassVar[Needs] = Needs.PAIRS
     CARD: ClassVar[Card | None] = Card(
         paper="STEVE: Adaptive Optimization in a Kronecker Factored Eigenbasis",
         cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: as EKFAC",
@@ -95,11 +96,6 @@ class STEVE(Algorithm[STEVEState]):
     on_refresh: str = choice("reset", "rotate_m", "rotate_mv", "keep_v")
     factor_ema: float | None = optional(fraction(None))
     fallback: str = choice("adam", "sgd")
-
-    @property
-    def needs(self) -> Needs:
-        """Inputs with output gradients: the basis of a layer needs both."""
-        return Needs.PAIRS
 
     def statistics_due(self, step: int) -> bool:
         """Return True every `basis_interval` steps, and every step for per-example moments."""

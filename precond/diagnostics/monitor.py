@@ -15,9 +15,10 @@ from torch import Tensor
 from precond.algorithm import Algorithm
 from precond.layers import Layer
 from precond.parts import linalg
+from precond.parts.rows import Rows
 from precond.parts.sketches import seed_of
 from precond.parts.stacks import named_tensors
-from precond.parts.statistics import MovingAverage, Rows
+from precond.parts.statistics import MovingAverage
 
 MEASURES = ("stable_rank", "top_over_damping", "residual", "staleness", "cosine", "update_over_weight")
 COUNTS = ("dropped", "failed", "rescued", "fallbacks")

@@ -33,17 +33,10 @@ class _State:
     outputs: MovingAverage
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Statistics(Algorithm[_State]):
+class _InputStatistics(Algorithm[_State]):
     """An algorithm that only collects statistics."""
 
     NUMERICS: ClassVar[int] = 1
-
-    outputs: bool
-
-    @property
-    def needs(self) -> Needs:
-        return Needs.BOTH if self.outputs else Needs.INPUTS
 
     def statistics_due(self, step: int) -> bool:
         return True
@@ -52,7 +45,7 @@ class _Statistics(Algorithm[_State]):
         return False
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> _State:
-        d_out = shape.d_out if self.outputs else 0
+        d_out = shape.d_out if self.NEEDS is Needs.BOTH else 0
         inputs = Covariance.zeros(len(layers), shape.d_in, like)
         return _State(inputs, MovingAverage.zeros(len(layers), d_out, d_out, like=like))
 
@@ -73,6 +66,12 @@ class _Statistics(Algorithm[_State]):
         return gradients
 
 
+class _Statistics(_InputStatistics):
+    """The same for inputs and output gradients."""
+
+    NEEDS: ClassVar[Needs] = Needs.BOTH
+
+
 class Observer:
     """Covariances of what a model's layers have seen; made by `precond.observe`."""
 
@@ -80,7 +79,8 @@ class Observer:
         self._layers = find_layers(model)
         # One group for all: there are no learning rates here.
         groups = {layer.module.weight: 0 for layer in self._layers}
-        self._banks = make_banks(_Statistics(outputs=output_gradients), self._layers, groups)
+        algorithm = _Statistics() if output_gradients else _InputStatistics()
+        self._banks = make_banks(algorithm, self._layers, groups)
         self._handles = attach(self._banks)
         weakref.finalize(self, detach, self._handles, self._banks)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from precond.parts import collectives
 from precond.parts.factors import KroneckerBasis
-from precond.parts.statistics import Rows
+from precond.parts.rows import Rows
 
 CHUNK_ELEMENTS = 1 << 24  # of rotated rows and examples' gradients at a time: 64 MiB in float32
 

@@ -1,4 +1,8 @@
-"""The inputs of Linear and Conv2d layers as rows, without ever forming them (`statistics.Rows`)."""
+"""The inputs of Linear and Conv2d layers as rows, which are never formed.
+
+The rows a of one forward are a matrix X `[N, p]` for each of the `groups` weight blocks, N = B examples times T
+positions that share the weight. p counts the bias: its column is the last, and all ones.
+"""
 
 from __future__ import annotations
 
@@ -233,6 +237,9 @@ class ConvRows:
         sizes = zip(self.x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
         height, width = ((n + 2 * pad - d * (k - 1) - 1) // s + 1 for n, k, s, pad, d in sizes)
         return height, width
+
+
+Rows = LinearRows | ConvRows
 
 
 def _gram(patches: Tensor) -> Tensor:

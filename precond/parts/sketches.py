@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from precond.parts.linalg import Outcome
-from precond.parts.statistics import MovingAverage, Rows
+from precond.parts.rows import Rows
+from precond.parts.statistics import MovingAverage
 
 ALL = slice(None)
 

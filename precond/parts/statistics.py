@@ -8,61 +8,12 @@ All tensors are stacks over the slots of a bank, `[L, ...]`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from precond.parts import collectives, linalg
-
-
-class Rows(Protocol):
-    """A layer's inputs in one forward: the matrix X `[N, p]` of rows a, one for each of `groups` weight blocks.
-
-    X is never formed. p counts the bias: its column is the last, and all ones.
-    """
-
-    @property
-    def examples(self) -> int:
-        """Number of examples B: the batch size."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """Number of rows N: examples times positions T that share the weight."""
-        ...
-
-    def gram(self) -> Tensor:
-        """`X^T X`, `[groups, p, p]`."""
-        ...
-
-    def project(self, matrix: Tensor) -> Tensor:
-        """`X M`, `[groups, B, T, r]`, for M `[groups, p, r]`."""
-        ...
-
-    def example_means(self) -> Tensor:
-        """Mean of the rows of each example over its T positions, `[groups, B, p]`."""
-        ...
-
-    def total(self) -> Tensor:
-        """Sum of the rows, `[groups, p]`."""
-        ...
-
-    def take(self, part: slice) -> Rows:
-        """The rows of some examples."""
-        ...
-
-    def example_gradients(self, output_gradients: Tensor) -> Tensor:
-        """Sum over the positions of each example of g a^T, `[groups, B, o, p]`, for g `[groups, B, T, o]`."""
-        ...
-
-    def sketch(self, test_matrix: Tensor) -> Tensor:
-        """`X^T (X Omega)`, `[groups, p, r]`, for Omega `[groups, p, r]`."""
-        ...
-
-    def sketch_columns(self, columns: Tensor) -> Tensor:
-        """`X^T X[:, columns]`, `[groups, p, r]`, for column numbers `[groups, r]`."""
-        ...
+from precond.parts.rows import Rows
 
 
 @dataclass

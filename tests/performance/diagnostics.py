@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import precond.monitor
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import precond
+import precond.diagnostics.monitor
 from trainables.models.digits_cnn import digits_cnn
 
 ROUNDS, STEPS = 5, 50  # 50 steps: each interval of the defaults once or more

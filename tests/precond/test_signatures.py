@@ -29,7 +29,7 @@ from precond.rules import KFEAdamRule, SGDRule
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "precond" / "optimizers.py"
 REGENERATE = "python tests/precond/test_signatures.py"
-WIDTH = 100
+WIDTH = 118
 HEADER = f'''"""The public optimizers, with explicit signatures: the arguments of an update rule and of an algorithm.
 
 Do not edit: `{REGENERATE}` generates this file from the hyperparameter
