@@ -1,7 +1,8 @@
-"""Plant each mutant in a copy of the repository and run its test there: `python -m tests.mutants [WORD ...]`.
+"""Run each mutant's test in a copy with the bug: `python -m tests.mutants [WORD ...]`.
 
-The exit code is 1 when a mutant survives or cannot be planted, or when a named test fails without a mutant. This takes
-minutes; `tests/test_mutants.py` checks in about a second that every mutant can be planted.
+The exit code is 1 when a mutant survives or cannot be planted, or when a named test fails without a
+mutant, and 2 when no mutant contains the words. This takes minutes; `tests/test_mutants.py` checks
+in about a second that every mutant can be planted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tests.mutants.catalogue import Mutant, MutantError, Planted, Sources, load
 ROOT = Path(__file__).resolve().parents[2]
 AT_A_TIME = 2
 TIMEOUT = 300  # seconds
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+OPTIONS = ["-x", "--tb=line", "-p", "no:cacheprovider"]
 # The copy's package must be tested: with an installed one, every mutant would survive.
 RUN = """
 import sys, precond, pytest
@@ -28,24 +31,32 @@ sys.exit(pytest.main(sys.argv[2:]))
 
 
 def snapshot() -> dict[str, bytes]:
-    """Return the files that git tracks or would track, read once, so that a later edit does not change a run."""
+    """Return the files that git tracks or would track.
+
+    They are read once, so that a later edit does not change a run.
+    """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    return {name: (ROOT / name).read_bytes() for name in names if (ROOT / name).is_file()}
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    paths = [name for name in output.split("\0") if (ROOT / name).is_file()]
+    return {path: (ROOT / path).read_bytes() for path in paths}
 
 
 def run_tests(files: dict[str, bytes], nodes: list[str]) -> tuple[str, float, str]:
-    """Run tests in a new copy of the files. Return `passed`, `failed`, `broken` or `timed out`, seconds and output."""
+    """Run tests in a new copy of the files.
+
+    Returns:
+        `passed`, `failed`, `broken` or `timed out`; the seconds; the output of pytest.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": folder}
         start = time.monotonic()
         try:
             done = subprocess.run(
-                [sys.executable, "-c", RUN, folder, "-x", "--tb=line", "-p", "no:cacheprovider", *nodes],
+                [sys.executable, "-c", RUN, folder, *OPTIONS, *nodes],
                 cwd=folder,
                 env=environment,
                 capture_output=True,
@@ -55,15 +66,15 @@ def run_tests(files: dict[str, bytes], nodes: list[str]) -> tuple[str, float, st
         except subprocess.TimeoutExpired:
             return "timed out", time.monotonic() - start, ""
     output = done.stdout + done.stderr
-    verdict = (
-        "passed" if done.returncode == 0 else "failed" if done.returncode == 1 and " failed" in output else "broken"
-    )
+    failed = "failed" if done.returncode == 1 and " failed" in output else "broken"
+    verdict = "passed" if done.returncode == 0 else failed
     return verdict, time.monotonic() - start, output
 
 
 def plant(mutants: list[Mutant], files: dict[str, bytes]) -> list[Planted]:
     """Return the mutants that fit the sources; print the others."""
-    sources, planted = Sources({name: text.decode() for name, text in files.items() if name.endswith(".py")}), []
+    sources = Sources({path: text.decode() for path, text in files.items() if path.endswith(".py")})
+    planted = []
     for mutant in mutants:
         try:
             planted.append(sources.plant(mutant))
@@ -75,11 +86,13 @@ def plant(mutants: list[Mutant], files: dict[str, bytes]) -> list[Planted]:
 def main(words: list[str]) -> int:
     """Run the mutants that contain every word, and return the exit code."""
     start, files = time.monotonic(), snapshot()
-    mutants = [mutant for mutant in load() if all(word in f"{mutant} {mutant.test}" for word in words)]
+    mutants = [m for m in load() if all(word in f"{m} {m.test}" for word in words)]
+    if not mutants:
+        print(f"No mutant contains {' and '.join(words)}.", file=sys.stderr)
+        return 2
     planted = plant(mutants, files)
     if not planted:
-        print(f"no mutant to run: {len(mutants)} contain {' '.join(words) or 'anything'}", file=sys.stderr)
-        return 2
+        return 1
     verdict, seconds, output = run_tests(files, list(dict.fromkeys(item.node for item in planted)))
     print(f"{verdict:11} {seconds:5.1f} s  the named tests without a mutant", flush=True)
     if verdict != "passed":

@@ -1,4 +1,4 @@
-"""Read the mutants from their data files, and find the function and the test that each one names."""
+"""Read the mutants, and find the function and the test that each one names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Mutant:
     Attributes:
         topic: The data file, without its suffix: `precond/parts`. Its first folder is the package.
         bug: The bug, in a sentence.
-        function: The qualified name of a function, class or assignment, after `module:` where that is ambiguous.
+        function: The qualified name of a function, class or assignment, after `module:` where the
+            name alone is ambiguous.
         old: Text that occurs once in the source of `function`.
         new: The replacement.
         test: The name of the test that must fail.
@@ -82,20 +83,22 @@ def load() -> list[Mutant]:
 
 
 def definitions(file: str, source: str) -> Iterator[Definition]:
-    """Yield the functions, methods, classes and assignments of a module, and the module itself under the name ''."""
+    """Yield the functions, methods, classes and assignments of a module, and the module as ''."""
     yield Definition(file, "", 0, source.count("\n") + 1)
     blocks = [("", ast.parse(source).body)]
     for prefix, body in blocks:
         for node in body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                names, first = [node.name], min([node, *node.decorator_list], key=lambda part: part.lineno)
+                names = [node.name]
+                start = min(part.lineno for part in (node, *node.decorator_list)) - 1
             elif isinstance(node, ast.Assign | ast.AnnAssign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                names, first = [target.id for target in targets if isinstance(target, ast.Name)], node
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+                start = node.lineno - 1
             else:
                 continue
             for name in names:
-                yield Definition(file, prefix + name, first.lineno - 1, node.end_lineno or node.lineno)
+                yield Definition(file, prefix + name, start, node.end_lineno or node.lineno)
             if isinstance(node, ast.ClassDef):
                 blocks.append((f"{prefix}{node.name}.", node.body))
 
@@ -108,7 +111,7 @@ class Sources:
     """
 
     def __init__(self, files: Mapping[str, str]):
-        self.files = {name: source for name, source in files.items() if name.endswith(".py")}
+        self.files = files
 
     @cached_property
     def _definitions(self) -> dict[tuple[str, str], list[Definition]]:
@@ -131,23 +134,27 @@ class Sources:
             matches = [match for match in matches if f".{match.module}".endswith(f".{module}")]
         if len(matches) != 1:
             places = ", ".join(f"{match.file}:{match.start + 1}" for match in matches)
-            raise MutantError(f"{reference}: {len(matches)} definitions in {folder}/, not 1: {places or 'none'}")
+            count = f"{len(matches)} definitions in {folder}/, not 1"
+            raise MutantError(f"{reference}: {count}: {places or 'none'}")
         return matches[0]
 
     def plant(self, mutant: Mutant) -> Planted:
         """Return the sources with the bug.
 
         Raises:
-            MutantError: The function, the text or the test is missing or ambiguous, or the result is no valid Python.
+            MutantError: The function, the text or the test is missing or ambiguous, or the result is
+                not valid Python.
         """
         place = self.find(mutant.topic.split("/")[0], mutant.function)
         lines = self.files[place.file].split("\n")
         source = "\n".join(lines[place.start : place.end])
         if (count := source.count(mutant.old)) != 1:
-            raise MutantError(f"{place.file}: {mutant.function} contains {mutant.old!r} {count} times, not once")
+            text = f"{mutant.function} contains {mutant.old!r} {count} times, not once"
+            raise MutantError(f"{place.file}: {text}")
         changed = source.replace(mutant.old, mutant.new)
         if _tree(changed) == _tree(source):
-            raise MutantError(f"{place.file}: the replacement in {mutant.function} does not change the code")
+            text = f"the replacement in {mutant.function} does not change the code"
+            raise MutantError(f"{place.file}: {text}")
         name, bracket, parameters = mutant.test.partition("[")
         test = self.find("tests", name)
         return Planted(
@@ -162,9 +169,9 @@ def _tree(source: str) -> str:
     """Return the syntax tree of a definition at any indentation, as text.
 
     Raises:
-        MutantError: The source is no valid Python.
+        MutantError: The source is not valid Python.
     """
     try:
         return ast.dump(ast.parse(f"if True:\n{source}" if source.startswith(" ") else source))
     except SyntaxError as error:
-        raise MutantError(f"no valid Python: {error}") from None
+        raise MutantError(f"not valid Python: {error}") from None
