@@ -78,7 +78,7 @@ test-cluster: setup
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 mutants: setup
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tests.mutants
 
 # A line of JSON each; `python -m tests.faults SCENARIO --n N --seed S` repeats one.
 faults: setup
