@@ -29,11 +29,13 @@ class Plan:
         artefact: With what the command changes in it.
         workload: What is trained or timed.
         options: The command line.
+        trials: As far as they are known before anything runs.
     """
 
     artefact: Any
     workload: str
     options: Options
+    trials: Sequence[Trial] = ()
 
     @property
     def root(self) -> Path:
@@ -49,11 +51,6 @@ class Plan:
     def headline(self) -> str:
         """Title, source and workload."""
         return f"[bold]{self.artefact.title}[/] · {self.artefact.citation} · {self.workload}"
-
-    @property
-    def trials(self) -> Sequence[Trial]:
-        """The trials, as far as they are known before anything runs."""
-        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
