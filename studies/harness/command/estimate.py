@@ -18,6 +18,7 @@ from torch import Tensor
 import precond
 from studies.harness.command.options import Options
 from studies.harness.kinds.study.study import Trial
+from studies.harness.report.wording import duration
 from trainables.config import TrialConfig
 from trainables.data import Loading, default_data_dir
 from trainables.descent import build_optimizer
@@ -75,13 +76,6 @@ def estimate(trials: Sequence[Trial], options: Options) -> Estimate:
     lines = sum(trial.config.epochs for trial in trials) * LINE_BYTES + len(trials) * FOLDER_BYTES
     probed = dict.fromkeys(optimizer for workload, optimizer in probes if (workload, optimizer) not in rates)
     return Estimate(seconds, slots, lines + slots * KEPT_CHECKPOINTS * state, tuple(probed))
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.4 hours`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def committed(root: Path) -> dict[Cost, dict[int, float]]:

@@ -116,7 +116,7 @@ def to_centres(pairs: pd.DataFrame, centres: Mapping[str, str]) -> Differences:
 
 
 def reference_of(arms: Sequence[Arm], references: Sequence[str]) -> dict[str, str]:
-    """Return each arm's reference: an arm of the first of `references` in the plan, at the same levels if it has any."""
+    """Return each arm's reference: an arm of the first planned one of `references`, at the same levels if possible."""
     planned = {arm.optimizer for arm in arms}
     name = next((name for name in references if name in planned), None)
     bases: dict[str, str] = {}
