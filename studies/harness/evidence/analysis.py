@@ -62,8 +62,8 @@ class Evidence:
     @property
     def lost(self) -> dict[str, int]:
         """The number of trials that ended without a result, by status."""
-        counts = {status: int(self.arms[status].sum()) for status in LOST}
-        return {status: count for status, count in counts.items() if count}
+        statuses = list(self.frame["status"])
+        return {status: statuses.count(status) for status in LOST if status in statuses}
 
     @property
     def failed(self) -> bool:

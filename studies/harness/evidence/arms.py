@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
@@ -68,7 +69,7 @@ def mean_curves(by_epoch: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
     """
     curves = {}
     for arm, rows in by_epoch.groupby("arm", sort=False):
-        table = rows.groupby("epoch")[metric].agg(n="count", mean="mean", sd="std")
+        table: Any = rows.groupby("epoch")[metric].agg(n="count", mean="mean", sd="std")
         half = half_width(table["n"].to_numpy(), table["sd"].to_numpy())
         curves[str(arm)] = table.assign(ci_lo=table["mean"] - half, ci_hi=table["mean"] + half)
     return curves

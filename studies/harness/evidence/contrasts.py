@@ -103,7 +103,8 @@ def to_references(
     bases = reference_of(arms, references)
     if not bases and not centres:
         bases = {arm.label: arms[0].label for arm in arms[1:]}
-    return Differences(_between(pairs, bases), list(dict.fromkeys(bases.values())), int(pairs["p"].notna().sum()))
+    tests = sum(not math.isnan(p) for p in pairs["p"])
+    return Differences(_between(pairs, bases), list(dict.fromkeys(bases.values())), tests)
 
 
 def to_centres(pairs: pd.DataFrame, centres: Mapping[str, str]) -> Differences:

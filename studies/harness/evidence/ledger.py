@@ -47,7 +47,7 @@ def frame(
         StoreError: A folder was written by a newer version.
     """
     root = default_root() if root is None else root
-    trials: Sequence[Trial] = getattr(plan, "trials", lambda: plan)()
+    trials: Any = getattr(plan, "trials", lambda: plan)()
     names = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
     rows, metrics = [], {}
     for trial in trials:

@@ -29,7 +29,7 @@ class Plan:
         artefact: With what the command changes in it.
         workload: What is trained or timed.
         options: The command line.
-        trials: As far as they are known before anything runs.
+        trials: The trials, as far as they are known before anything runs.
     """
 
     artefact: Any

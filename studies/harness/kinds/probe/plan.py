@@ -25,7 +25,6 @@ class ProbePlan(Plan):
     """A probe, as the command line sets it, and a trial for each network."""
 
     artefact: Probe
-    trials: Sequence[Trial]
 
 
 def plans(probe: Probe, options: Options) -> list[ProbePlan]:

@@ -62,7 +62,7 @@ class LevelFigure(Figure):
         panels: Optimizers.
     """
 
-    factor: str
+    factor: str = field()  # without the default of the base class
     panels: tuple[str, ...]
 
     def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:

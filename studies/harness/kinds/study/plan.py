@@ -27,7 +27,6 @@ class StudyPlan(Plan):
     """A study with the trials that a command names, all of one workload."""
 
     artefact: Study
-    trials: Sequence[Trial]
 
 
 def plans(study: Study, options: Options) -> list[StudyPlan]:
