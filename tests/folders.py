@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from studies.harness.design.arms import Arm, Trial, grid
+from studies.harness.design.options import Options
+from studies.harness.evidence.analysis import Evidence, analyse
 from studies.harness.kinds.study.figures import LevelFigure
+from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.kinds.study.study import Study
+from studies.harness.report.result import Report
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.store import COMPLETED, TrialStore
@@ -56,6 +60,27 @@ def accuracy(trial: Trial, epoch: int) -> float:
     base = {"sgd": 0.90, "foof": 0.95, "nysact-g": 0.92, "nysact-s": 0.93}[trial.arm.optimizer]
     level = trial.arm.overrides.get("rank", 0)
     return base + 0.001 * level + 0.002 * trial.config.seed**1.5 - 0.1 / (epoch + 1)
+
+
+def plan(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> StudyPlan:
+    """Return the plan of a command that names these trials and this output folder."""
+    workload = trials[0].config.workload
+    return StudyPlan(artefact=study, workload=workload, options=Options(out=root), trials=trials)
+
+
+def evidence(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Evidence:
+    """Return the evidence that a study's report prints, without the comparison with its paper."""
+    return analyse(trials, root, study.figure.metric, study.figure.references)
+
+
+def report(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Report:
+    """Write the study's report below `root`."""
+    return study.report(plan(root, trials, study))
+
+
+def draw(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> list[Path]:
+    """Draw the study's figure alone."""
+    return [*study.figure.extend(plan(root, trials, study), evidence(root, trials, study)).drawn]
 
 
 def run(root: Path, trial: Trial, epochs: int | None = None, status: str | None = COMPLETED, **details) -> TrialStore:

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from studies.harness.evidence.budgets import best_of_k, overtakes, shrinkage
+from studies.harness.statistics.budgets import best_of_k, overtakes, shrinkage
 
 SCORES = [0.4, 0.9, 0.1, 0.7, 0.7, 0.3, 0.8]
 

@@ -6,7 +6,7 @@ import pytest
 from folders import STUDY
 
 from precond import HyperparameterError
-from studies.harness.command.options import Options
+from studies.harness.design.options import Options
 from studies.harness.kinds.study.plan import plan
 from studies.harness.published.papers import PAPERS, about, load, paper
 from studies.harness.published.strict_yaml import MAX_BYTES, YamlError, read

@@ -17,7 +17,8 @@ from studies.harness.command.run import run
 from studies.harness.design.options import Options
 from studies.harness.kinds.cost import execute
 from studies.harness.kinds.cost import report as cost_report
-from studies.harness.report.sections import against
+from studies.harness.published.results import against
+from studies.harness.report import sections
 from trainables.cost import files as cost_files
 from trainables.cost import scaling
 from trainables.cost.contestants import REFRESH, STATISTICS
@@ -153,7 +154,9 @@ def test_published_costs_are_held_against_the_very_configuration(tmp_path: Path)
     timed(folder, resolve("cifar100/resnet32", "foof"), ratio=1.52)  # the consistent arm is not what was published
     timed(folder, resolve("cifar100/resnet110", "sketchysgd"), step=0.1, peak=21_300_000_000)
     claims = cost_report.costly(COST)
-    blocks, rows = against(COST, cost_report.measured(claims, folder), {"cifar100/resnet32"})
+    published = against(COST, cost_report.measured(claims, folder), {"cifar100/resnet32"})
+    assert published is not None
+    blocks, rows = sections.published(published), published.comparisons
     verdicts = {(row.claim.table, row.claim.row, row.claim.column): (row.verdict, row.why) for row in rows}
     found = {row: verdicts["Table 3", row, "ResNet-32 Time"][0] for row in ("NysAct-s", "KFAC", "Eva", "FOOF")}
     assert found == {"NysAct-s": "reproduced", "KFAC": "compatible", "Eva": "differs", "FOOF": "not run"}

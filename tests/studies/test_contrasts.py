@@ -5,19 +5,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from studies.harness.evidence.contrasts import (
-    SAME,
-    bold,
-    by_seed,
-    contrasts,
-    detectable,
-    equivalence_p,
-    holm,
-    paired_p,
-    smallest_effect,
-    survivors,
-)
-from studies.harness.evidence.statistics import summarize
+from studies.harness.evidence.arms import by_seed
+from studies.harness.evidence.contrasts import bold, contrasts
+from studies.harness.evidence.power import detectable
+from studies.harness.statistics.intervals import summarize
+from studies.harness.statistics.paired import SAME, equivalence_p, holm, paired_p, smallest_effect, survivors
 
 RNG = np.random.default_rng
 METRIC = "test/accuracy"
@@ -31,6 +23,14 @@ def frame(values, status="completed"):
         for seed, value in enumerate(sample)
     ]
     return pd.DataFrame(rows)
+
+
+def values_of(values):
+    return by_seed(frame(values), METRIC)
+
+
+def bold_of(values):
+    return bold(frame(values), values_of(values), METRIC)
 
 
 def test_paired_p_is_scipys_and_leaves_out_missing_seeds():
@@ -96,7 +96,7 @@ def test_contrasts_pair_common_seeds_and_correct_over_the_table():
     rng = RNG(4)
     a, b, c = rng.normal(size=(3, 5))
     b[4] = math.nan
-    table = contrasts(frame({"a": a, "b": b, "c": c}), METRIC)
+    table = contrasts(values_of({"a": a, "b": b, "c": c}))
     assert list(zip(table["arm"], table["other"], strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
     assert list(table["n"]) == [4, 5, 4]
     expected = stats.ttest_rel(a[:4], b[:4])
@@ -111,16 +111,16 @@ def test_pairing_takes_the_seed_out():
     """Arms 0.1 apart under seeds 1.0 apart: the paired test sees it, an unpaired one could not."""
     seeds = np.arange(5.0)
     values = {"a": seeds + 0.1 + RNG(5).normal(size=5) * 0.01, "b": seeds}
-    assert bold(frame(values), METRIC) == {"a"}
+    assert bold_of(values) == {"a"}
     assert stats.ttest_ind(values["a"], values["b"]).pvalue > 0.9
-    summary = detectable(frame(values), METRIC)
+    summary = detectable(values_of(values))
     assert summary is not None and summary.correlation > 0.99 and summary.paired < 0.05 * summary.unpaired
 
 
 def test_an_arm_with_a_diverged_trial_is_never_bold():
     values = {"a": [0.9, 0.901, 0.902, 0.9], "b": [0.5, 0.502, 0.501, 0.5]}
-    assert bold(frame(values), METRIC) == {"a"}
-    assert bold(frame({**values, "a": [*values["a"][:3], math.nan]}), METRIC) == set()
+    assert bold_of(values) == {"a"}
+    assert bold_of({**values, "a": [*values["a"][:3], math.nan]}) == set()
 
 
 def test_detectable_difference_has_its_power():
@@ -134,14 +134,14 @@ def test_detectable_difference_pools_spread_and_correlation():
     rng = RNG(6)
     shared = rng.normal(size=2000)
     values = {arm: 0.8**0.5 * shared + 0.2**0.5 * rng.normal(size=2000) for arm in "abc"}
-    summary = detectable(frame(values), METRIC)
+    summary = detectable(values_of(values))
     assert summary is not None and summary.n == 2000
     assert summary.sd == pytest.approx(1, abs=0.05) and summary.correlation == pytest.approx(0.8, abs=0.03)
     assert summary.paired == pytest.approx(summary.unpaired * math.sqrt(1 - summary.correlation), rel=1e-2)
-    assert detectable(frame({"a": [1.0], "b": [2.0]}), METRIC) is None
+    assert detectable(values_of({"a": [1.0], "b": [2.0]})) is None
 
 
 def test_by_seed_keeps_the_order_of_the_plan():
-    table = by_seed(frame({"z": [1.0, 2.0], "a": [3.0, math.nan]}), METRIC)
+    table = values_of({"z": [1.0, 2.0], "a": [3.0, math.nan]})
     assert list(table.columns) == ["z", "a"] and table.to_numpy()[0].tolist() == [1.0, 3.0]
     assert math.isnan(table["a"][1])

@@ -14,13 +14,13 @@ import pytest
 from matplotlib.axes import Axes
 
 from studies import ablation_batch_size, ablation_damping, ablation_sampling, compare_accuracy
-from studies.harness.command.estimate import duration, estimate, probe, seed_spreads, smallest_difference
-from studies.harness.command.options import Options
+from studies.harness.command.estimate import duration, estimate, probe
+from studies.harness.design.arms import Trial
+from studies.harness.design.options import Options
 from studies.harness.evidence import ledger
-from studies.harness.evidence.levels import EDGE, level_verdicts
-from studies.harness.kinds.study import report
-from studies.harness.kinds.study.study import Study, Trial
-from studies.harness.report.figures import curves as curve_figures
+from studies.harness.evidence.levels import EDGE
+from studies.harness.evidence.power import seed_spreads, smallest_difference
+from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import levels as level_figures
 from trainables.store import DIVERGED, FAILED
 from trainables.workloads import resolve
@@ -44,6 +44,11 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return trials
 
     return write
+
+
+def text_of(root: Path, trials: list[Trial], study: Study = ablation_damping.STUDY) -> str:
+    """The study's report."""
+    return folders.report(root, trials, study).files[0].read_text()
 
 
 def noise(trial: Trial, sd: float = 0.001) -> float:
@@ -72,8 +77,7 @@ def test_faithful_and_consistent_are_two_lines_of_a_panel(written, tmp_path: Pat
         return errorbar(self, x, y, *rest, **look)
 
     monkeypatch.setattr(Axes, "errorbar", note)
-    frame = ledger.frame(trials, tmp_path)
-    paths = level_figures.draw(ablation_damping.STUDY, frame, tmp_path)
+    paths = folders.draw(tmp_path, trials, ablation_damping.STUDY)
     assert [path.name for path in paths] == ["damping.pdf", "damping.png", "damping.svg"]
     [consistent], faithful = drawn["consistent: mean, 95% t-interval"], drawn["faithful: mean, 95% t-interval"]
     assert [n for _, _, n in faithful] == [5, 5, 4, 4] and consistent[
@@ -87,10 +91,9 @@ def test_what_diverges_is_marked_and_in_no_mean(written, tmp_path: Path, monkeyp
     trials = written(ablation_damping.STUDY, damped, kfac_diverges_at_10)
     texts: list[str] = []
     monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
-    frame = ledger.frame(trials, tmp_path)
-    level_figures.draw(ablation_damping.STUDY, frame, tmp_path)
+    folders.draw(tmp_path, trials, ablation_damping.STUDY)
     assert texts == ["2/3"]
-    text = report.write(ablation_damping.STUDY, trials, frame, tmp_path).paths[0].read_text()
+    text = text_of(tmp_path, trials)
     assert "## Stability over damping" in text
     assert re.search(r"\| kfac faithful \|.* 3 of 3 \|.*\| 1 of 3, 1 diverged, 1 failed \|", text)
     row = re.search(r"\| kfac faithful damping=10.0 \| 1 \| ([\d.]+) \| - \|.*1 of 3 diverged, 1 of 3 failed", text)
@@ -108,9 +111,9 @@ def test_a_collapsed_level_does_not_squeeze_the_others(written, tmp_path: Path, 
     texts: list[str] = []
     monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
     limits: list[tuple[float, float]] = []
-    found = level_figures._limits
-    monkeypatch.setattr(level_figures, "_limits", lambda arms: limits.append(found(arms)) or limits[-1])
-    level_figures.draw(ablation_damping.STUDY, ledger.frame(trials, tmp_path), tmp_path)
+    compute = level_figures._limits
+    monkeypatch.setattr(level_figures, "_limits", lambda arms: limits.append(compute(arms)) or limits[-1])
+    folders.draw(tmp_path, trials, ablation_damping.STUDY)
     assert texts == ["10"] * 5 and len(set(limits)) == 1
     values = [100 * collapsing(t, 3) for t in trials]
     (low, high), shown = limits[0], [value for value in values if value > 11]
@@ -122,12 +125,12 @@ def test_a_level_that_diverges_continues_the_grid(written, tmp_path: Path):
     rising = lambda trial, epoch: 0.9 + 0.02 * np.log10(trial.config.hyperparameters["damping"]) + noise(trial)  # noqa: E731
     one = replace(ablation_damping.STUDY, arms=[arm for arm in ablation_damping.STUDY.arms if arm.optimizer == "kfac"])
     trials = written(one, rising, lambda t: DIVERGED if t.arm.overrides["damping"] == 10 else None)
-    (found,) = level_verdicts(ledger.frame(trials, tmp_path), METRIC)
-    assert (found.best, found.lost, found.faithful) == (1.0, ("10.0 (3 of 3)",), True)
-    assert found.verdict != EDGE
-    (without,) = level_verdicts(ledger.frame([t for t in trials if t.arm.overrides["damping"] < 10], tmp_path), METRIC)
+    (verdict,) = folders.evidence(tmp_path, trials).levels
+    assert (verdict.best, verdict.lost, verdict.faithful) == (1.0, ("10.0 (3 of 3)",), True)
+    assert verdict.verdict != EDGE
+    (without,) = folders.evidence(tmp_path, [t for t in trials if t.arm.overrides["damping"] < 10]).levels
     assert (without.best, without.verdict, without.lost) == (1.0, EDGE, ())
-    text = report.write(one, trials, ledger.frame(trials, tmp_path), tmp_path).paths[0].read_text()
+    text = text_of(tmp_path, trials, one)
     assert (
         "`kfac` faithful damping 0.01 to 1.0: best at 1.0" in text and "Ended without a result: 10.0 (3 of 3)." in text
     )
@@ -136,8 +139,7 @@ def test_a_level_that_diverges_continues_the_grid(written, tmp_path: Path):
 def test_levels_are_held_against_the_recipes_value(written, tmp_path: Path):
     """Paired by seed, each kind of arm against its own centre, Holm over the differences of that table alone."""
     trials = written(ablation_damping.STUDY, damped)
-    frame = ledger.frame(trials, tmp_path)
-    text = report.write(ablation_damping.STUDY, trials, frame, tmp_path).paths[0].read_text()
+    text = text_of(tmp_path, trials)
     section = text.partition("## Differences to the recipe's values")[2].partition("## ")[0]
     arms = re.findall(r"^\| ([a-z-]+(?: faithful)? damping=[\d.]+) \| 3 \|", section, re.M)
     assert len(arms) == 4 * 2 + 3 * 3 and "kfac faithful damping=0.03" not in arms
@@ -151,15 +153,12 @@ def test_levels_are_held_against_the_recipes_value(written, tmp_path: Path):
 
 def test_sampling_is_held_against_the_algorithm_by_sketch(written, tmp_path: Path):
     trials = written(ablation_sampling.STUDY, lambda trial, epoch: 0.9 + noise(trial))
-    paths = report.write(ablation_sampling.STUDY, trials, ledger.frame(trials, tmp_path), tmp_path).paths
-    section = paths[0].read_text().partition("## Differences to the recipe's values")[2].partition("## ")[0]
+    text = text_of(tmp_path, trials, ablation_sampling.STUDY)
+    section = text.partition("## Differences to the recipe's values")[2].partition("## ")[0]
     for kind in "sg":
         assert len(re.findall(rf"^\| nysact-{kind} resample=\w+ shift=\w+ \| 5 \|", section, re.M)) == 7
-    assert "Holm over the 14 differences" in section and "## Differences to foof" in paths[0].read_text()
-    assert (
-        "shift=tropp: mean"
-        in (level_figures.draw(ablation_sampling.STUDY, ledger.frame(trials, tmp_path), tmp_path)[2]).read_text()
-    )
+    assert "Holm over the 14 differences" in section and "## Differences to foof" in text
+    assert "shift=tropp: mean" in folders.draw(tmp_path, trials, ablation_sampling.STUDY)[2].read_text()
 
 
 def test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind(written, tmp_path: Path, monkeypatch):
@@ -177,19 +176,18 @@ def test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind(written, t
         return plot(self, x, y, **look)
 
     monkeypatch.setattr(Axes, "plot", note)
-    frame = ledger.frame(trials, tmp_path, per="epoch")
-    paths = curve_figures.draw(compare_accuracy.STUDY, frame, tmp_path)
+    paths = folders.draw(tmp_path, trials, compare_accuracy.STUDY)
     assert [path.name for path in paths] == ["curves.pdf", "curves.png", "curves.svg"]
     assert titles == ["as released", "as released", "consistent", "consistent"] and "Adam" not in lines
     assert len(lines["SGD"]) == len(lines["FOOF"]) == 4
     mean = [100 * np.mean([rising(t, e) for t in trials if t.arm.label == "foof faithful"]) for e in range(4)]
     assert lines["FOOF"][0] == pytest.approx(mean)
-    assert level_figures.draw(compare_accuracy.STUDY, frame, tmp_path) == []
+    assert folders.draw(tmp_path / "empty", trials, compare_accuracy.STUDY) == []
 
 
 def test_a_workload_that_is_not_the_papers_says_so(written, tmp_path: Path):
     trials = written(ablation_damping.STUDY, damped)
-    text = report.write(ablation_damping.STUDY, trials, ledger.frame(trials, tmp_path), tmp_path).paths[0].read_text()
+    text = text_of(tmp_path, trials)
     assert "`python studies/ablation_damping.py --workload cifar10/resnet32,cifar100/resnet110`" in text
     assert "**Reconstructed.**" in text and "between those it names" in text
 

@@ -1,7 +1,8 @@
 import pytest
 from folders import ARMS, accuracy, metrics, planned, run
 
-from studies.harness.evidence import ledger
+from studies.harness.design.options import default_root
+from studies.harness.evidence import ledger, status
 from trainables.config import SCHEMA
 from trainables.store import DIVERGED, FAILED, OOM, StoreError, trial_folder
 
@@ -44,7 +45,7 @@ def test_every_status_is_told_apart(tmp_path, trials):
 def test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run(tmp_path, trials):
     """Refused, the same command would never go on; and a second driver would call the first one's folders foreign."""
     trial_folder(tmp_path, trials[0].config.trial_key).mkdir(parents=True)
-    assert trials[0] in ledger.missing(trials, tmp_path)
+    assert trials[0] in status.missing(trials, tmp_path)
     assert list(ledger.frame(trials, tmp_path)["status"]) == ["not run"] * len(trials)
 
 
@@ -61,8 +62,8 @@ def test_missing_is_what_has_no_result_each_key_once(tmp_path, trials):
     run(tmp_path, trials[0])
     run(tmp_path, trials[1], 1, DIVERGED)
     run(tmp_path, trials[2], 1, None)
-    assert ledger.missing([*trials[:4], trials[3]], tmp_path) == trials[2:4]
-    assert ledger.missing(trials[:4], tmp_path, retry=[DIVERGED]) == trials[1:4]
+    assert status.missing([*trials[:4], trials[3]], tmp_path) == trials[2:4]
+    assert status.missing(trials[:4], tmp_path, retry=[DIVERGED]) == trials[1:4]
 
 
 def test_folder_of_a_newer_version_is_refused(tmp_path, trials):
@@ -74,9 +75,9 @@ def test_folder_of_a_newer_version_is_refused(tmp_path, trials):
 
 def test_default_root_is_the_variable_or_outputs(monkeypatch):
     monkeypatch.setenv("PRECOND_OUT", "elsewhere")
-    assert str(ledger.default_root()) == "elsewhere"
+    assert str(default_root()) == "elsewhere"
     monkeypatch.delenv("PRECOND_OUT")
-    assert str(ledger.default_root()) == "outputs"
+    assert str(default_root()) == "outputs"
 
 
 def test_best_epoch_of_each_test_metric_stands_beside_the_last(tmp_path, trials, monkeypatch):

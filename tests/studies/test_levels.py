@@ -2,7 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, UNDECIDED, level_verdicts, next_level
+from studies.harness.evidence import levels
+from studies.harness.evidence.arms import by_seed
+from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, UNDECIDED, next_level
 
 METRIC = "test/accuracy"
 
@@ -10,12 +12,23 @@ METRIC = "test/accuracy"
 def frame(factor, levels, means, sd=0.0005, optimizer="nysact-s", seeds=5):
     noise = np.random.default_rng(0).normal(size=(len(levels), seeds)) * sd
     rows = [
-        {"arm": f"{factor}={level}", "optimizer": optimizer, factor: level, "seed": seed, "status": "completed"}
+        {
+            "arm": f"{factor}={level}",
+            "optimizer": optimizer,
+            factor: level,
+            "seed": seed,
+            "status": "completed",
+            "faithful": False,
+        }
         | {METRIC: means[i] + noise[i, seed]}
         for i, level in enumerate(levels)
         for seed in range(seeds)
     ]
     return pd.DataFrame(rows)
+
+
+def level_verdicts(table, metric):
+    return levels.level_verdicts(table, by_seed(table, metric), metric)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +58,7 @@ def test_levels_come_in_numerical_order_and_a_loss_is_best_small():
 def test_each_optimizer_and_setting_of_other_factors_has_its_own_verdict():
     one = frame("rank", [5, 10], [0.9, 0.9]).assign(shift="tropp")
     other = frame("rank", [5, 10], [0.8, 0.9]).assign(shift="official", arm=lambda t: t["arm"] + "o")
-    table = pd.concat([one, other])[["arm", "optimizer", "rank", "shift", "seed", "status", METRIC]]
+    table = pd.concat([one, other])[["arm", "optimizer", "rank", "shift", "seed", "faithful", "status", METRIC]]
     found = {(v.factor, v.setting): v.verdict for v in level_verdicts(table, METRIC)}
     assert found == {
         ("rank", "shift=tropp"): FLAT,

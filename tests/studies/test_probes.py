@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from folders import planned, run
+from folders import evidence, plan, planned, run
 from torch import Tensor, nn
 
 from precond.parts.sketches import ColumnSketch
@@ -33,8 +33,10 @@ from studies.harness.kinds.probe.execute import measure
 from studies.harness.kinds.probe.folder import Result
 from studies.harness.kinds.probe.norms import GROWTH
 from studies.harness.kinds.probe.probe import Covariances, Probe
-from studies.harness.kinds.study.residuals import ResidualFigure, order
-from studies.harness.report.figures import probes as probe_figures
+from studies.harness.kinds.study.figures import Extension
+from studies.harness.kinds.study.residuals import ResidualFigure, order, residual_table
+from studies.harness.report.figures.covariances import draw_covariances
+from studies.harness.report.figures.norms import draw_norms
 from trainables.config import stream_seed
 from trainables.files import append_lines
 from trainables.store import StoreError, trial_folder
@@ -219,9 +221,9 @@ def test_a_norm_that_still_grows_or_is_zero_is_named():
 def test_figures_with_many_layers_and_one_kind_are_drawn(tmp_path: Path):
     values = np.exp(np.random.default_rng(0).normal(size=(1000, 12)))
     many = norms(values) | {"convolution": np.ones(12, dtype=bool)}
-    assert [path.suffix for path in probe_figures.draw_norms([many, many], tmp_path)] == [".pdf", ".png", ".svg"]
+    assert [path.suffix for path in draw_norms([many, many], tmp_path)] == [".pdf", ".png", ".svg"]
     assert (tmp_path / "norms.svg").stat().st_size < 500_000
-    assert probe_figures.draw_covariances({"shown": np.array([], dtype=np.int64)}, tmp_path) == []
+    assert draw_covariances({"shown": np.array([], dtype=np.int64)}, APPROXIMATIONS, tmp_path) == []
 
 
 # ---------------------------------------------------------------------- folders
@@ -449,16 +451,17 @@ def test_the_residual_of_a_trial_is_its_mean_over_layers_and_epochs(tmp_path: Pa
         run(tmp_path, trial, status="diverged" if trial is sketched[-1] else "completed")
     for number, trial in enumerate(sketched[:-3]):
         diagnose(tmp_path, trial, [0.1 * number, None])
-    table = figure.table(trials, tmp_path)
+    seen = evidence(tmp_path, trials)
+    part = figure.extend(plan(tmp_path, trials), seen)
+    table = residual_table(seen.frame, figure.optimizers, tmp_path)
+    assert part.files == {"residual.csv": table.to_csv(index=False)}
     assert len(table) == len(sketched) - 1
     assert list(table["residual"])[:-2] == pytest.approx([0.05 * number for number in range(len(sketched) - 3)])
     assert all(math.isnan(value) for value in list(table["residual"])[-2:])
     assert list(table["train/loss"]) == [0.5] * len(table)
-    (tmp_path / "reports").mkdir()
-    drawn = figure.draw(trials, tmp_path, tmp_path / "reports")
-    assert [path.name for path in drawn] == ["residual.pdf", "residual.png", "residual.svg", "residual.csv"]
+    assert [path.name for path in part.drawn] == ["residual.pdf", "residual.png", "residual.svg"]
     title = f"{len(sketched) - 3} of {len(sketched) - 1} completed trials have diagnostics"
-    assert title in (tmp_path / "reports" / "residual.svg").read_text()
+    assert title in part.drawn[2].read_text()
 
 
 def test_the_order_is_taken_within_each_seed():
@@ -479,5 +482,6 @@ def test_without_diagnostics_there_is_no_residual_figure(tmp_path: Path):
     trials = planned(seeds=1)
     for trial in trials:
         run(tmp_path, trial)
-    assert ResidualFigure(optimizers=("nysact-s",)).draw(trials, tmp_path, tmp_path) == []
+    part = ResidualFigure(optimizers=("nysact-s",)).extend(plan(tmp_path, trials), evidence(tmp_path, trials))
+    assert part == Extension()
     assert STUDY.further

@@ -6,16 +6,17 @@ import math
 import re
 import shlex
 
+import folders
 import pandas as pd
 import pytest
 from folders import run, timed
 
+from studies.harness.design.arms import Arm, Trial
 from studies.harness.evidence import costs as exclusive
-from studies.harness.evidence import ledger, reach
-from studies.harness.kinds.study import report
-from studies.harness.kinds.study.study import Arm, LevelFigure, Study, TargetFigure, Trial
-from studies.harness.kinds.target import report as reach_report
-from studies.harness.report.figures import targets as target_figures
+from studies.harness.evidence import targets
+from studies.harness.kinds.study.figures import LevelFigure
+from studies.harness.kinds.study.study import Study
+from studies.harness.kinds.target.figure import TargetFigure
 from studies.time_to_target import STUDY as NYSACT
 from studies.time_to_target_steve import STUDY as STEVE
 from trainables.cost import __main__ as cost
@@ -93,18 +94,19 @@ def costs(root, name="a-gpu"):
             timed(root / "cost" / name, trial.config, STEP[trial.arm.optimizer])
 
 
-def read(root, study=STUDY, trials=None):
-    trials = trials or planned()
-    tables = [ledger.frame(trials, root, per=per) for per in ("trial", "epoch")]
-    return reach.read(study, trials, *tables, root)
+def read(root):
+    evidence, figure = folders.evidence(root, planned(), STUDY), STUDY.figure
+    rule = {"share": figure.share, "of": figure.of, "rule": figure.rule}
+    target = targets.target_of_runs(evidence.frame, figure.metric, figure.reference, **rule)
+    return targets.read(evidence, figure.metric, figure.reference, target, exclusive.read(planned(), root))
 
 
-def render(root, folder):
-    trials, reached = planned(), read(root)
-    added = reach_report.added(STUDY, trials, reached, root)
-    drawn = target_figures.draw(reached, folder)
-    paths = report.write(STUDY, trials, ledger.frame(trials, root), folder, drawn, added=added).paths
-    return {path.name: path for path in [*paths, *drawn]}
+def render(root, trials=None, study=STUDY):
+    return {path.name: path for path in folders.report(root, trials or planned(), study).files}
+
+
+def text_of(root, trials=None, study=STUDY):
+    return render(root, trials, study)["report.md"].read_text()
 
 
 def row(text: str, arm: str) -> list[str]:
@@ -116,7 +118,7 @@ def row(text: str, arm: str) -> list[str]:
 
 def test_known_times_come_out_of_the_report(root, tmp_path):
     costs(root)
-    text = render(root, tmp_path / "report")["report.md"].read_text()
+    text = text_of(root)
     assert "**Target.** test accuracy of 45.00% (90% of the best: 0.9 x 50.00%, the best epoch's accuracy" in text
     foof = row(text, "foof")
     # 18 steps of 0.2 s and 600 evaluations of 1 ms are 4.2 s; SGD's epoch takes 2.4 s.
@@ -128,24 +130,22 @@ def test_known_times_come_out_of_the_report(root, tmp_path):
 
 def test_the_time_s_interval_is_from_both_lower_ends_to_both_upper_ends(root, tmp_path):
     costs(root)
-    reached = read(root)
-    assert reached is not None
-    time = reached.time("foof")
+    time = read(root).time("foof")
     low, high = 3.84 * time.ci_lo, 4.56 * time.ci_hi
     shown = "-" if math.isnan(high) else f"{high:.2f}"
-    text = render(root, tmp_path / "report")["report.md"].read_text()
+    text = text_of(root)
     assert row(text, "foof")[5] == f"22.05 s [{low:.2f}, {shown}]"
 
 
 def test_runs_that_never_hit_are_counted_and_enter_no_mean(root, tmp_path):
-    text = render(root, tmp_path / "report")["report.md"].read_text()
+    text = text_of(root)
     assert row(text, "kfac")[:2] == ["1 of 3", "-"]  # the one that died before its first epoch is one of the three
     assert row(text, "eva")[:2] == ["2 of 3", "7.50"]  # 1, 2/3, 1/3: half is passed at the second hit
 
 
 def test_a_missing_cost_names_its_command_and_an_existing_one_does_not(root, tmp_path):
     costs(root)
-    text = render(root, tmp_path / "report")["report.md"].read_text()
+    text = text_of(root)
     assert row(text, "kfac")[4:] == ["not measured", "-", "-"]
     assert "- `python -m trainables.cost digits/cnn --batch-size=64 --optimizers=kfac,eva`" in text
     assert text.count("python -m trainables.cost") == 1
@@ -154,7 +154,7 @@ def test_a_missing_cost_names_its_command_and_an_existing_one_does_not(root, tmp
 def test_each_hardware_has_a_table_and_a_figure(root, tmp_path):
     costs(root, "a-gpu")
     costs(root, "b-2-threads")
-    paths = render(root, tmp_path / "report")
+    paths = render(root)
     text = paths["report.md"].read_text()
     assert "**Hardware.** A-GPU" in text and "**Hardware.** B-2-THREADS, 2 threads" in text
     table = pd.read_csv(paths["time_to_target.csv"])
@@ -164,13 +164,14 @@ def test_each_hardware_has_a_table_and_a_figure(root, tmp_path):
 
 def test_equal_folders_give_equal_bytes(root, tmp_path):
     costs(root)
-    first, second = render(root, tmp_path / "a"), render(root, tmp_path / "b")
+    first = {name: path.read_bytes() for name, path in render(root).items()}
+    second = render(root)
     assert list(first) == list(second)
-    assert all(first[name].read_bytes() == second[name].read_bytes() for name in first)
+    assert all(first[name] == second[name].read_bytes() for name in first)
 
 
 def test_epochs_over_the_target_are_those_of_each_target(root, tmp_path):
-    table = pd.read_csv(render(root, tmp_path / "report")["epochs_over_target.csv"])
+    table = pd.read_csv(render(root)["epochs_over_target.csv"])
     sgd = table[table["arm"] == "sgd"].dropna(subset="median")
     assert len(sgd) > 5
     # A straight line: the first epochs meet what is below them, the last one is not confirmed.
@@ -181,21 +182,17 @@ def test_epochs_over_the_target_are_those_of_each_target(root, tmp_path):
 
 def test_without_a_reference_there_is_no_target_and_the_report_says_so(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
-    reached = read(root, trials=trials)
-    assert reached is not None and reached.target is None
-    added = reach_report.added(STUDY, trials, reached, root)
-    paths = report.write(STUDY, trials, ledger.frame(trials, root), tmp_path / "report", added=added).paths
-    assert "**Target.** None yet: it is made of the completed runs of `sgd`" in paths[0].read_text()
-    assert not added.files and not added.measured
-    nothing = read(tmp_path / "empty")
-    assert nothing is not None and target_figures.draw(nothing, tmp_path) == []
+    assert "**Target.** None yet: it is made of the completed runs of `sgd`" in text_of(root, trials)
+    part = STUDY.figure.extend(folders.plan(root, trials, STUDY), folders.evidence(root, trials, STUDY))
+    assert not part.files and not part.measured and part.drawn
+    assert folders.draw(tmp_path / "empty", planned(), STUDY) == []
 
 
 def test_verdicts_on_epochs_time_and_what_is_saved(root, tmp_path, monkeypatch):
     (tmp_path / "p.yaml").write_text(PAPER)
     monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
     costs(root)
-    paths = render(root, tmp_path / "report")
+    paths = render(root)
     table = pd.read_csv(paths["published.csv"]).set_index(["row", "column"])
     verdicts = {key: (r["verdict"], str(r["why"])) for key, r in table.iterrows()}
     # Whole epochs 5, 6, 7: mean 6, 95% interval +- 2.5, 90% interval +- 1.7.
@@ -213,15 +210,13 @@ def test_verdicts_on_epochs_time_and_what_is_saved(root, tmp_path, monkeypatch):
 
 def test_the_same_hardware_and_protocol_are_judged(root):
     costs(root)
-    reached = read(root)
-    assert reached is not None
-    found = {(one.label, one.metric): one for one in reach_report.measured(reached)}
-    saved = found["foof", "target/time_reduction"]
+    results = {(result.label, result.metric): result for result in targets.measured(read(root))}
+    saved = results["foof", "target/time_reduction"]
     assert saved.values == pytest.approx({s: 1 - e * 4.2 / (9 * 2.4) for s, e in enumerate([5, 6, 7])})
     assert saved.settings["hardware"] == "A-GPU" and saved.settings["reference"] == "sgd"
-    assert found["foof", "target/time"].values == pytest.approx({0: 21.0, 1: 25.2, 2: 29.4})
-    assert ("sgd", "target/epochs_reduction") not in found
-    eva = found["eva", "target/epochs"]
+    assert results["foof", "target/time"].values == pytest.approx({0: 21.0, 1: 25.2, 2: 29.4})
+    assert ("sgd", "target/epochs_reduction") not in results
+    eva = results["eva", "target/epochs"]
     assert eva.median is not None and eva.median.median == 8.0
     assert (eva.values, eva.failures, eva.missed) == ({0: 7.0, 1: 8.0}, 0, 1)
 
@@ -295,11 +290,9 @@ def test_any_study_with_times_has_them_in_its_report(tmp_path):
     study = Study(**{**vars(STUDY), "arms": arms, "figure": figure})
     trials = study.trials(seeds=[0])
     timed(tmp_path / "cost" / "gpu", trials[0].config, ratio=1.5)
-    added = reach_report.added(study, trials, None, tmp_path)
-    made = report.write(study, trials, ledger.frame(trials, tmp_path), tmp_path / "report", added=added)
-    text = made.paths[0].read_text()
+    text = text_of(tmp_path, trials, study)
     assert "| foof inv_interval=5 | 2.40 [2.22, 2.58] | 1.500 [1.350, 1.650] |" in text
     assert "| foof inv_interval=50 | not measured | - |" in text
     assert "`python -m trainables.cost digits/cnn --batch-size=64 --optimizers=foof`" in text
     untimed = Study(**{**vars(study), "timed": False})
-    assert reach_report.added(untimed, trials, None, tmp_path) == reach_report.Added()
+    assert "Seconds per epoch" not in text_of(tmp_path, trials, untimed) and "Seconds per epoch" in text

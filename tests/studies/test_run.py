@@ -18,7 +18,7 @@ from studies.harness.command.run import run
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.design.options import Options
 from studies.harness.kinds.study.study import Study
-from studies.harness.report.figures import style as figures
+from studies.harness.report.figures import diagnostics as figures
 from trainables.files import read_lines
 from trainables.store import TrialStore, lock_generation, trial_folders
 from trainables.train import Trainer, epochs

@@ -8,20 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import STUDY, planned, run
+from folders import STUDY, plan, planned, report, run
 from rich.console import Console
 
 from studies import ablation_rank
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.command import screen
-from studies.harness.command.options import Options
 from studies.harness.command.run import run as run_command
-from studies.harness.evidence import ledger
-from studies.harness.evidence.contrasts import SAME
-from studies.harness.kinds.study import report
+from studies.harness.design.options import Options
+from studies.harness.evidence.metrics import number, unit
 from studies.harness.kinds.study.plan import plans
 from studies.harness.report.document import Heading, Text, findings
-from studies.harness.report.wording import number, unit
+from studies.harness.report.result import Report
+from studies.harness.statistics.paired import SAME
 from trainables.store import DIVERGED
 
 ESCAPE = "\x1b"
@@ -35,8 +34,8 @@ def options(out: Path, **chosen) -> Options:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished trials of a smoke run."""
     root = tmp_path_factory.mktemp("out")
-    (plan,) = plans(ablation_rank.STUDY, options(root))
-    for trial in plan.trials:
+    (smoke,) = plans(ablation_rank.STUDY, options(root))
+    for trial in smoke.trials:
         run(root / "smoke", trial)
     return root
 
@@ -107,9 +106,9 @@ def test_the_last_screen_is_the_reports_findings_then_the_places_then_what_to_ty
     ]
 
 
-def printed(found: list[str], folder: Path) -> list[str]:
+def printed(findings: list[str], folder: Path) -> list[str]:
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    screen.say(found, [folder / "report.md", folder / "report.html"], console)
+    screen.show(Report(files=[folder / "report.md", folder / "report.html"], findings=findings), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -128,8 +127,7 @@ def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(tmp_path: 
             run(tmp_path, trial, 1, DIVERGED, epoch=1, step=3)
         else:
             run(tmp_path, trial)
-    made = report.write(STUDY, planned(), ledger.frame(planned(), tmp_path), tmp_path / "report")
-    lines = printed([*made.found, "in [bold]"], tmp_path)
+    lines = printed([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
     text = " ".join(" ".join(lines).split())
     assert "- nysact-s rank 5 to 20: flat within noise, every pair equal within 0.3 points (TOST at 5%)." in text
     assert "- 1 diverged of 24 trials: they are counted, and enter no mean." in text
@@ -142,8 +140,7 @@ def test_one_seed_tells_nothing_apart(tmp_path: Path):
     trials = planned(seeds=1)
     for trial in trials:
         run(tmp_path, trial)
-    made = report.write(STUDY, trials, ledger.frame(trials, tmp_path), tmp_path / "report")
-    assert made.found[:2] == [
+    assert report(tmp_path, trials).findings[:2] == [
         "Fewer than two completed seeds: no arm can be told from another.",
         "Not told from sgd: 7 arms.",
     ]
@@ -163,8 +160,9 @@ def test_what_to_type_names_the_folder_the_server_or_nothing(tmp_path: Path, mon
     assert screen.compare(Path("a b"), there, "")[0][0] == "python -m studies ui --out 'a b'"
     assert screen.compare(Path("outputs"), "http://host:1", "http://host:1")[0][0] == "http://host:1"
     assert screen.compare(Path("outputs"), None, "") == []
-    picked = planned(seeds=3)[len(STUDY.arms) :]  # seeds 1 and 2
-    assert screen.further(picked) == [] and "--seeds 4" in screen.further(planned(seeds=3))[0][0]
+    picked = plan(tmp_path, planned(seeds=3)[len(STUDY.arms) :])  # seeds 1 and 2
+    assert STUDY.next_steps(picked) == []
+    assert "--seeds 4" in STUDY.next_steps(plan(tmp_path, planned(seeds=3)))[0][0]
 
 
 def test_findings_are_texts_or_their_items_in_order():

@@ -5,7 +5,8 @@ from folders import ARMS, accuracy, planned, run
 from scipy import stats
 
 from studies.harness.evidence import ledger
-from studies.harness.evidence.statistics import group, summarize
+from studies.harness.evidence.arms import group
+from studies.harness.statistics.intervals import summarize
 from trainables.store import DIVERGED
 
 SAMPLE = [0.95, 0.97, 0.96, 0.99, 0.93]

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.harness.evidence.targets import curves, hit, median_time, time_to_target
+from studies.harness.evidence.targets import curves
+from studies.harness.statistics.times import hit, median_time, time_to_target
 
 
 def test_known_hitting_times_are_recovered():

@@ -7,9 +7,12 @@ import pytest
 from folders import run
 from scipy import stats
 
+from studies.harness.design.arms import Arm
 from studies.harness.evidence import ledger
-from studies.harness.kinds.study.study import Arm, LevelFigure, Study
-from studies.harness.published.orders import kendall, orderings
+from studies.harness.evidence.arms import measured
+from studies.harness.kinds.study.figures import LevelFigure
+from studies.harness.kinds.study.study import Study
+from studies.harness.published.orders import orderings
 from studies.harness.published.papers import PAPERS, Claim, load
 from studies.harness.published.verdicts import (
     COMPATIBLE,
@@ -21,8 +24,8 @@ from studies.harness.published.verdicts import (
     compare,
     coverage,
     expected,
-    measured,
 )
+from studies.harness.statistics.ranks import kendall
 from trainables.cost.intervals import Median
 from trainables.store import DIVERGED
 

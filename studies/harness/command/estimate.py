@@ -1,4 +1,4 @@
-"""What a plan takes, before it is started: time, disk, and the smallest difference it can show. Writes nothing."""
+"""The time and the disk that a plan takes, before it is started. Writes nothing."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import precond
 from studies.harness.command.options import Options
-from studies.harness.evidence.contrasts import smallest_effect
 from studies.harness.kinds.study.study import Trial
-from studies.harness.report.wording import unit
+from studies.harness.report.wording import duration
 from trainables.config import TrialConfig
 from trainables.data import Loading, default_data_dir
 from trainables.descent import build_optimizer
 from trainables.files import read_lines
-from trainables.store import COMPLETED, read_config, read_status, trial_folders
+from trainables.store import read_config, trial_folders
 from trainables.workloads import Workload, workload
 
 PROBE_STEPS, PROBE_SECONDS = 20, 10.0
@@ -78,13 +76,6 @@ def estimate(trials: Sequence[Trial], options: Options) -> Estimate:
     lines = sum(trial.config.epochs for trial in trials) * LINE_BYTES + len(trials) * FOLDER_BYTES
     probed = dict.fromkeys(optimizer for workload, optimizer in probes if (workload, optimizer) not in rates)
     return Estimate(seconds, slots, lines + slots * KEPT_CHECKPOINTS * state, tuple(probed))
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.4 hours`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def committed(root: Path) -> dict[Cost, dict[int, float]]:
@@ -164,31 +155,3 @@ def _slots(options: Options, trials: int) -> int:
     if options.gpus_per_trial and torch.cuda.is_available():
         fitting = min(fitting, int(torch.cuda.device_count() / options.gpus_per_trial))
     return max(1, min(options.max_concurrent or fitting, fitting, trials))
-
-
-def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str:
-    """The difference that two arms of a plan must have to be told apart, by the spread that its workload has shown."""
-    workload, n = trials[0].config.workload, len({trial.config.seed for trial in trials})
-    if n < 2:
-        return "One seed: no two arms can be told apart."
-    effect = smallest_effect(2 * n - 2) * math.sqrt(2 / n)
-    start = f"{n} seeds: smallest difference of two arms that one unpaired test at 5% finds with 80% power ="
-    spreads = seed_spreads(root, workload, metric)
-    if not spreads:
-        return f"{start} {effect:.1f} seed SDs; no arm of {workload} has two finished seeds yet."
-    show, sd = unit(metric), median(spreads)
-    return (
-        f"{start} {show.show(effect * sd)} {show.difference}; seed SD = {show.show(sd)}, the median of "
-        f"{len(spreads)} finished arms of {workload}."
-    )
-
-
-def seed_spreads(root: Path, workload: str, metric: str) -> list[float]:
-    """The standard deviation over seeds of every configuration of a workload with two finished trials or more."""
-    groups: dict[str, list[float]] = {}
-    for folder in trial_folders(root):
-        config = TrialConfig.from_dict(read_config(folder)["config"])
-        status, lines = read_status(folder), read_lines(folder / "epochs.jsonl")
-        if config.workload == workload and status and status["status"] == COMPLETED and metric in lines[-1]["metrics"]:
-            groups.setdefault(config.group_key, []).append(lines[-1]["metrics"][metric])
-    return [float(np.std(values, ddof=1)) for values in groups.values() if len(values) > 1]

@@ -1,7 +1,7 @@
-"""What a configuration costs when nothing else runs: read from the cost benchmark's files, never from trials.
+"""What a configuration costs if nothing else runs, from the cost benchmark's files.
 
-A trial's own seconds are measured beside other trials and compare nothing. Here is what compares: the step of exactly
-that configuration, timed alone (`trainables.cost`), or the command that times it.
+A trial's own seconds are measured beside other trials, so they cannot be compared. These can: the step of exactly that
+configuration, timed alone (`trainables.cost`); without a file, the command that times it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.harness.kinds.study.study import Arm, Trial
-from studies.harness.report.document import Block, Heading, Table, Text
+from studies.harness.design.arms import Arm, Trial, first_trials
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
@@ -32,7 +31,7 @@ HOW = (
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What the benchmark found for one configuration on some hardware.
+    """The benchmark's result for one configuration on some hardware.
 
     Attributes:
         hardware: The GPU's name, or the processor's with its threads.
@@ -40,7 +39,7 @@ class Cost:
         ratio: Time of a step over SGD's.
         memory: Peak memory over SGD's.
         peak: Peak memory in bytes.
-        device_memory: Whether that is what a GPU's allocator gave out, not the memory of a whole process.
+        device_memory: True for the memory that a GPU's allocator gave out, not that of a whole process.
     """
 
     hardware: str
@@ -51,13 +50,37 @@ class Cost:
     device_memory: bool
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What a plan's arms cost.
+
+    Attributes:
+        machines: By hardware, each arm's cost, or None if it was not measured there.
+        unmeasured: One trial of each arm whose cost is known on no hardware.
+    """
+
+    machines: Mapping[str, Mapping[str, Cost | None]]
+    unmeasured: Sequence[Trial]
+
+
+def read(trials: Sequence[Trial], root: Path) -> Costs:
+    """Return the costs of a plan's arms from an output folder."""
+    arms, machines = first_trials(trials), {}
+    for folder in folders(root):
+        costs = {label: find(trial.config, folder) for label, trial in arms.items()}
+        if names := [cost.hardware for cost in costs.values() if cost]:
+            machines[names[0]] = costs
+    known = {label for costs in machines.values() for label, cost in costs.items() if cost}
+    return Costs(machines, [trial for label, trial in arms.items() if label not in known])
+
+
 def folders(root: Path) -> list[Path]:
-    """`OUT/cost/<hardware>` of everything that was measured on."""
+    """Return `OUT/cost/<hardware>` of every hardware that was measured on."""
     return sorted(path for path in root.glob("cost/*") if path.is_dir())
 
 
 def find(config: TrialConfig, folder: Path) -> Cost | None:
-    """The cost of exactly this configuration on a folder's hardware; None where it was not measured."""
+    """Return the cost of exactly this configuration on a folder's hardware; None if it was not measured."""
     path = folder / cost_files.result_name(config)
     if _untimed(config) or not path.exists():
         return None
@@ -77,26 +100,26 @@ def find(config: TrialConfig, folder: Path) -> Cost | None:
 
 
 def seconds_per_epoch(config: TrialConfig, root: Path, faithful: bool = False) -> dict[str, Median] | str:
-    """Seconds per epoch of a configuration by hardware, or the command that measures them.
+    """Return the seconds per epoch of a configuration by hardware, or the command that measures them.
 
     Args:
         config: Of a trial.
         root: The output folder.
-        faithful: Whether its arm is the faithful one, for the shortest command.
+        faithful: True if its arm is the faithful one, for the shortest command.
     """
-    found = [cost for folder in folders(root) if (cost := find(config, folder))]
-    if found:
-        return {cost.hardware: cost.epoch for cost in found}
+    costs = [cost for folder in folders(root) if (cost := find(config, folder))]
+    if costs:
+        return {cost.hardware: cost.epoch for cost in costs}
     return commands([Trial(Arm(optimizer=config.optimizer, faithful=faithful), config)])[0]
 
 
 def commands(trials: Iterable[Trial]) -> list[str]:
-    """The fewest commands that time some configurations, and a line for each that the benchmark cannot time."""
+    """Return the fewest commands that time some configurations, and a line for each that the benchmark cannot time."""
     together: dict[tuple[str, ...], dict[str, None]] = {}
     refused: dict[str, None] = {}
     for arm, config in trials:
-        if why := _untimed(config):
-            refused[f"{arm.label}: the benchmark cannot time {why}"] = None
+        if reason := _untimed(config):
+            refused[f"{arm.label}: the benchmark cannot time {reason}"] = None
         else:
             together.setdefault(_flags(config, arm.faithful), {})[config.optimizer] = None
     return [
@@ -105,32 +128,32 @@ def commands(trials: Iterable[Trial]) -> list[str]:
 
 
 def _hardware(conditions: Mapping[str, Any], folder: Path) -> str:
-    """What was measured on; of a processor the threads are part."""
+    """Return the name of the hardware; that of a processor includes the threads."""
     return conditions["hardware"] + (f", {conditions['threads']} threads" if _threads(folder) else "")
 
 
 def _threads(folder: Path) -> bool:
-    """Whether a folder's hardware is a processor: its name ends with the threads."""
+    """Return True if a folder's hardware is a processor: its name ends with the threads."""
     return folder.name.endswith("threads")
 
 
 def _untimed(config: TrialConfig) -> str:
-    """What a configuration has that the benchmark does not; empty where it can be timed."""
+    """Return the settings that the benchmark does not support; empty if the configuration can be timed."""
     odd = {name: getattr(config, name) for name, plain in TIMED.items() if getattr(config, name) != plain}
-    own = config.settings.get("resolution")
-    if not odd and own != workload(config.workload).settings({}).get("resolution"):
-        odd = {"resolution": own}
+    resolution = config.settings.get("resolution")
+    if not odd and resolution != workload(config.workload).settings({}).get("resolution"):
+        odd = {"resolution": resolution}
     return ", ".join(f"{name} = {value}" for name, value in odd.items())
 
 
 def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
-    """What the benchmark must be told: the arm that a configuration is nearer to, and what it has differently."""
-    own = _relevant(config)
+    """Return the benchmark's flags: the arm that a configuration is nearer to, and its differences from that."""
+    values = _relevant(config)
     differing = {}
     for arm in (faithful, not faithful):
         recipe = _relevant(resolve(config.workload, config.optimizer, faithful=arm))
-        differing[arm] = [name for name in own if own[name] != recipe[name]]
-    arm = min(differing, key=lambda arm: len(differing[arm]))  # as stated, where both are as near
+        differing[arm] = [name for name in values if values[name] != recipe[name]]
+    arm = min(differing, key=lambda arm: len(differing[arm]))  # the given one, if both are as near
     flags = [config.workload, f"--batch-size={config.batch_size}"]
     flags += ["--faithful"] if arm and stated_recipe(config.workload).faithful else []
     flags += ["--channels-last"] if config.channels_last else []
@@ -138,50 +161,6 @@ def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
 
 
 def _relevant(config: TrialConfig) -> dict[str, Any]:
-    """The hyperparameters that decide a cost, as far as they do."""
+    """Return the hyperparameters that decide a cost."""
     given = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
     return cost_files.configuration(*given)["hyperparameters"]
-
-
-# ---------------------------------------------------------------------- for reports
-
-
-def first_trials(trials: Sequence[Trial]) -> dict[str, Trial]:
-    """One trial of each arm by its label, in the order of the plan."""
-    found: dict[str, Trial] = {}
-    for trial in trials:
-        found.setdefault(trial.arm.label, trial)
-    return found
-
-
-def blocks(trials: Sequence[Trial], root: Path) -> list[Block]:
-    """Every arm's seconds per epoch, a table for each hardware, and the commands for what was not measured."""
-    arms = first_trials(trials)
-    found: list[Block] = [Heading("Seconds per epoch")]
-    measured = [folder for folder in folders(root) if any(find(t.config, folder) for t in arms.values())]
-    for number, folder in enumerate(measured):
-        costs = {label: find(trial.config, folder) for label, trial in arms.items()}
-        machine = next(cost.hardware for cost in costs.values() if cost)
-        rows = [
-            [label, *([shown(cost.epoch, 2), shown(cost.ratio, 3)] if cost else [NOT_MEASURED, "-"])]
-            for label, cost in costs.items()
-        ]
-        header = ["arm", "s/epoch", "step / SGD's"]
-        caption = f"Seconds per epoch on {machine}."
-        found += [Text(machine, label="Hardware"), Table(f"seconds-{number}", header, rows, caption=caption)]
-    unknown = [t for t in arms.values() if not any(find(t.config, folder) for folder in measured)]
-    return [*found, Text(HOW, note=True), *missing(unknown)]
-
-
-def missing(trials: Iterable[Trial]) -> list[Block]:
-    """The commands for configurations that were measured on no hardware."""
-    lines = commands(trials)
-    items = tuple(f"`{line}`" if line.startswith(COMMAND[0]) else line for line in lines)
-    words = f"{NOT_MEASURED}; on a machine that does nothing else:"
-    return [Text(words, label="Costs", items=items)] if items else []
-
-
-def shown(value: Median, decimals: int) -> str:
-    """`0.95 [0.94, 0.97]`."""
-    middle, low, high = (f"{x:.{decimals}f}" for x in (value.median, value.low, value.high))
-    return f"{middle} [{low}, {high}]"

@@ -1,4 +1,4 @@
-"""What an ablation says about one factor: flat within noise, the best level at the edge of the grid, or neither."""
+"""The verdict on one factor's levels: flat within noise, the best level at the edge of the grid, or neither."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 import precond
-from studies.harness.evidence.contrasts import ALPHA, SAME, by_seed, equivalence_p, higher_is_better, holm, paired_p
-from studies.harness.evidence.ledger import DIVERGED, FAILED, OOM, factors
+from studies.harness.evidence.ledger import factors
+from studies.harness.evidence.metrics import higher_is_better
+from studies.harness.evidence.status import LOST
+from studies.harness.statistics.paired import ALPHA, SAME, equivalence_p, holm, paired_p
 from trainables.workloads import RECIPE_SETTINGS
 
 FLAT, EDGE, INSIDE, UNDECIDED = "flat within noise", "at the edge of the grid", "inside the grid", "undecided"
@@ -19,7 +21,7 @@ FLAT, EDGE, INSIDE, UNDECIDED = "flat within noise", "at the edge of the grid", 
 
 @dataclass(frozen=True)
 class LevelVerdict:
-    """What one optimizer's levels of one factor say.
+    """The verdict on one optimizer's levels of one factor.
 
     Attributes:
         optimizer: Registered name.
@@ -27,12 +29,12 @@ class LevelVerdict:
         setting: The other factors' levels, as `shift=tropp`; empty without other factors.
         levels: Its levels with two or more completed trials, in order.
         best: The level with the best mean; None below two levels.
-        tied: Levels that the paired test does not tell from the best one (Holm over the pairs of these levels).
-        verdict: FLAT when every pair of levels is equal within `SAME` (two one-sided tests at 5% each); otherwise EDGE
-            when the best level is the first or last of an ordered grid and no inner level ties with it, INSIDE when no
+        tied: Levels not significantly different from the best one (paired test, Holm over the pairs of these levels).
+        verdict: FLAT if every pair of levels is equal within `SAME` (two one-sided tests at 5% each); otherwise EDGE
+            if the best level is the first or last of an ordered grid and no inner level ties with it, INSIDE if no
             end ties with it; UNDECIDED for the rest.
-        suggestion: A next level beyond the edge, when the optimizer allows one.
-        faithful: Whether these are the levels of the faithful arm.
+        suggestion: A next level beyond the edge, if the optimizer allows one.
+        faithful: True for the levels of the faithful arm.
         lost: Levels at which trials diverged or failed, as `10.0 (3 of 3)`; such a level continues the grid.
     """
 
@@ -48,15 +50,15 @@ class LevelVerdict:
     lost: tuple[str, ...] = ()
 
 
-def level_verdicts(frame: pd.DataFrame, metric: str) -> list[LevelVerdict]:
-    """One verdict for each optimizer and factor, and for each combination of the other factors' levels.
+def level_verdicts(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> list[LevelVerdict]:
+    """Return a verdict for each optimizer and factor, and for each combination of the other factors' levels.
 
     Args:
         frame: `ledger.frame(..., per="trial")`.
+        values: Its `arms.by_seed`.
         metric: What is judged.
     """
     verdicts, names = [], factors(frame)
-    frame = frame if "faithful" in frame else frame.assign(faithful=False)
     for factor in names:
         rest = [name for name in names if name != factor]
         varied = frame.loc[frame[factor].notna()]
@@ -64,53 +66,55 @@ def level_verdicts(frame: pd.DataFrame, metric: str) -> list[LevelVerdict]:
             first = part.iloc[0].to_dict()
             setting = ", ".join(f"{name}={_plain(first[name])}" for name in rest if not pd.isna(first[name]))
             if len(set(part[factor])) > 1:
-                verdict = _judge(part, (first["optimizer"], factor, setting), metric)
+                levels = dict(zip(part["arm"], map(_plain, part[factor]), strict=True))
+                table = values[[*levels]].set_axis(list(levels.values()), axis="columns")
+                verdict = _judge(table, (first["optimizer"], factor, setting), metric)
                 verdicts.append(replace(verdict, faithful=bool(first["faithful"]), lost=_lost(part, factor)))
     return verdicts
 
 
-def _judge(part: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> LevelVerdict:
+def _judge(table: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> LevelVerdict:
+    """Return the verdict on a table of values by seed with a column for each level."""
     optimizer, factor, _ = identity
-    table = by_seed(part.assign(arm=part[factor].map(_plain)), metric)
     grid = sorted_levels(table.columns)
     table = table[grid].loc[:, table[grid].notna().sum() >= 2]
     ordered = all(map(_is_number, grid))
     levels = tuple(table.columns)
     if len(levels) < 2:
         return LevelVerdict(*identity, levels, None, (), UNDECIDED)
-    values, means = table.to_numpy(), table.mean().to_numpy()
+    sample, means = table.to_numpy(), table.mean().to_numpy()
     best = int(np.argmax(means) if higher_is_better(metric) else np.argmin(means))
     first, second = np.triu_indices(len(levels), 1)
-    differences = (values[:, first] - values[:, second]).T
-    apart = holm(paired_p(differences)) <= ALPHA
+    differences = (sample[:, first] - sample[:, second]).T
+    distinguishable = holm(paired_p(differences)) <= ALPHA
     tied = tuple(
         level
         for i, level in enumerate(levels)
-        if not any(far and {i, best} == {a, b} for a, b, far in zip(first, second, apart, strict=True))
+        if not any(differ and {i, best} == {a, b} for a, b, differ in zip(first, second, distinguishable, strict=True))
     )
-    if "accuracy" in metric and (equivalence_p(differences, SAME) <= ALPHA).all():
-        return LevelVerdict(*identity, levels, levels[best], tied, FLAT)
+    undecided = LevelVerdict(*identity, levels, levels[best], tied, UNDECIDED)
+    if higher_is_better(metric) and (equivalence_p(differences, SAME) <= ALPHA).all():
+        return replace(undecided, verdict=FLAT)
     if not ordered or len(levels) < 3:
-        return LevelVerdict(*identity, levels, levels[best], tied, UNDECIDED)
+        return undecided
     ends = {grid[0], grid[-1]}  # of the whole grid: a level that diverges lies beyond those that do not
     inner = set(levels) - ends
     if levels[best] in ends and not inner & set(tied):
         beyond = next_level(levels, levels[best], lambda level: _allowed(optimizer, factor, level))
-        return LevelVerdict(*identity, levels, levels[best], tied, EDGE, beyond)
-    verdict = INSIDE if not ends & set(tied) else UNDECIDED
-    return LevelVerdict(*identity, levels, levels[best], tied, verdict)
+        return replace(undecided, verdict=EDGE, suggestion=beyond)
+    return undecided if ends & set(tied) else replace(undecided, verdict=INSIDE)
 
 
 def next_level(levels: Sequence[Any], edge: Any, allowed: Callable[[Any], bool]) -> Any:
-    """The level that continues a grid beyond one end: by ratio where the grid spans 8 or more, else by step.
+    """Return the level that continues a grid beyond one end: by ratio if the grid spans 8 or more, else by step.
 
     Args:
         levels: Ascending numbers, at least two.
         edge: The first or the last of them.
-        allowed: Whether a value may be used.
+        allowed: Returns True if a value may be used.
 
     Returns:
-        An integer in a grid of integers, otherwise rounded to two digits; None when the value is not allowed.
+        An integer in a grid of integers, otherwise rounded to two digits; None if the value is not allowed.
     """
     inner = levels[1] if edge == levels[0] else levels[-2]
     by_ratio = levels[0] > 0 and levels[-1] / levels[0] >= 8
@@ -120,28 +124,28 @@ def next_level(levels: Sequence[Any], edge: Any, allowed: Callable[[Any], bool])
 
 
 def sorted_levels(levels: Iterable[Any]) -> list[Any]:
-    """Distinct levels, in numerical order when all are numbers, otherwise as they come."""
+    """Return the distinct levels, in numerical order if all are numbers, otherwise as they come."""
     distinct = list(dict.fromkeys(map(_plain, levels)))
     return sorted(distinct) if all(map(_is_number, distinct)) else distinct
 
 
 def _lost(part: pd.DataFrame, factor: str) -> tuple[str, ...]:
-    """The levels with trials that have ended without a result."""
-    found = []
+    """Return the levels with trials that have ended without a result."""
+    lost = []
     for level in sorted_levels(part[factor]):
         statuses = part.loc[part[factor] == level, "status"]
-        if count := int(statuses.isin([DIVERGED, OOM, FAILED]).sum()):
-            found.append(f"{level} ({count} of {len(statuses)})")
-    return tuple(found)
+        if count := int(statuses.isin(LOST).sum()):
+            lost.append(f"{level} ({count} of {len(statuses)})")
+    return tuple(lost)
 
 
 def _allowed(optimizer: str, factor: str, level: Any) -> bool:
-    """Whether a level may be proposed; what a batch size may be, the data decide."""
+    """Return True if a level may be proposed; the data decide which batch sizes are possible."""
     return level > 0 if factor in RECIPE_SETTINGS else not precond.check(optimizer, {factor: level})
 
 
 def _plain(level: Any) -> Any:
-    """A level as Python's own number: numpy's are not printed as a user writes them."""
+    """Return a level as a number of Python: numpy's are not printed as a user writes them."""
     return level.item() if isinstance(level, np.generic) else level
 
 

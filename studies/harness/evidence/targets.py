@@ -1,100 +1,134 @@
-"""Time to a target: when a curve reaches it for good, and Kaplan-Meier over seeds, since some never do.
+"""Times to a target: which target, when each arm hits it, what that takes in seconds, and as measured results.
 
-A run that ends before it hits is right-censored at the last epoch: counted as k of n, never dropped, and no infinity
-or cap enters a mean.
+Trials train to the cap and hits are read off their curves, so any other target can be read off, too. Seconds are
+epochs to the target x seconds per epoch of the exact configuration, measured alone (`costs.py`).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from studies.harness.evidence.statistics import CONFIDENCE
-from trainables.store import COMPLETED, DIVERGED, FAILED, OOM
+from studies.harness.design.arms import Trial, first_trials
+from studies.harness.design.facts import Facts
+from studies.harness.evidence.analysis import Evidence
+from studies.harness.evidence.arms import completed
+from studies.harness.evidence.costs import Costs
+from studies.harness.evidence.status import COMPLETED, LOST
+from studies.harness.published.papers import claims_of
+from studies.harness.published.verdicts import Measured, flat
+from studies.harness.statistics.times import TimeToTarget, hits, time_to_target
+from trainables.cost.intervals import Median
 
-ENDED = (COMPLETED, DIVERGED, OOM, FAILED)
-IN_A_ROW = 2
-RULE = (
-    "A target is hit at the first of two evaluations in a row that meet it, at an epoch interpolated linearly from the "
-    "evaluation before; a single lucky evaluation, the last one included, is no hit."
-)
-
-
-def hit(curve: Sequence[float], target: float, higher: bool = True, interpolate: bool = True) -> float:
-    """The epoch at which a curve reaches a target, or nan.
-
-    Args:
-        curve: One evaluation after each epoch: the first is epoch 1.
-        target: What is to be reached.
-        higher: Whether larger is better.
-        interpolate: Where False, the hit is the whole epoch of the evaluation, as papers count.
-    """
-    values = np.asarray(curve, dtype=float)
-    meets = values >= target if higher else values <= target  # nan does not
-    runs = np.flatnonzero(meets[:-1] & meets[1:])
-    if not len(runs):
-        return math.nan
-    first = int(runs[0])
-    before = values[first - 1] if first else math.nan
-    if not interpolate or not math.isfinite(before):
-        return float(first + 1)
-    return first + (target - before) / (values[first] - before)
-
-
-@dataclass(frozen=True)
-class TimeToTarget:
-    """One arm's time to one target over its seeds.
-
-    Attributes:
-        hits: Runs that reached the target.
-        n: Runs.
-        median: Kaplan-Meier median, in epochs; nan where fewer than half reach the target.
-        ci_lo: Lower end of the median's 95% interval (log-log, Brookmeyer and Crowley); nan where the runs are too few.
-        ci_hi: Its upper end; nan where the runs do not bound it.
-    """
-
-    hits: int
-    n: int
-    median: float
-    ci_lo: float
-    ci_hi: float
-
-
-def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarget:
-    """Kaplan-Meier median of right-censored times.
-
-    Args:
-        times: For each run its hit, or the epoch at which it ended without one.
-        observed: Whether it is a hit.
-    """
-    if not len(times):
-        return TimeToTarget(0, 0, math.nan, math.nan, math.nan)
-    hits = int(np.sum(observed))
-    if not hits:
-        return TimeToTarget(0, len(times), math.nan, math.nan, math.nan)
-    censored = stats.CensoredData.right_censored(np.asarray(times, float), ~np.asarray(observed, bool))
-    survival = stats.ecdf(censored).sf
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # "undefined at some observations": nan says it
-        interval = survival.confidence_interval(CONFIDENCE, method="log-log")
-    at = survival.quantiles
-    curves = survival.probabilities, interval.low.probabilities, interval.high.probabilities
-    median, lo, hi = (_first(at, curve) for curve in curves)
-    return TimeToTarget(hits, len(times), median, lo, hi)
-
-
-Curves = Mapping[str, Mapping[int, Sequence[float]]]
+GRID = 25  # targets on the curve of epochs over the target
+ENDED = (COMPLETED, *LOST)
+Curves = Mapping[str, Mapping[int, list[float]]]
 """An arm's label -> a seed -> one evaluation after each epoch."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """The value to reach, in the metric's unit, and where it comes from."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """A study's times to its target.
+
+    Attributes:
+        evidence: The study's.
+        metric: What has to reach the target.
+        arms: One trial of each arm, by its label, in the order of the plan.
+        reference: The optimizer that times are compared with.
+        base: Label of its arm; empty if it has none.
+        curves: The metric, by arm and seed, of every trial that has ended.
+        target: None while no trial of the reference has completed.
+        costs: Of the arms.
+    """
+
+    evidence: Evidence
+    metric: str
+    arms: Mapping[str, Trial]
+    reference: str
+    base: str
+    curves: Curves
+    target: Target | None
+    costs: Costs
+
+    def time(self, arm: str, target: float | None = None, whole: bool = False) -> TimeToTarget:
+        """Return an arm's time in epochs to the target, or to another one; papers count `whole` epochs."""
+        return time_to_target(self.curves.get(arm, {}), self.value if target is None else target, whole)
+
+    def whole(self, arm: str) -> dict[int, float]:
+        """Return the whole epoch of each seed's hit; nan if there is none."""
+        return hits(self.curves.get(arm, {}), self.value, whole=True)
+
+    @property
+    def value(self) -> float:
+        """The target; infinite while there is none."""
+        return self.target.value if self.target else math.inf
+
+    def grid(self) -> list[float]:
+        """Return targets from what every arm's first epoch reaches to the best of all."""
+        runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
+        if not runs:
+            return []
+        return [float(x) for x in np.linspace(max(run[0] for run in runs), max(map(max, runs)), GRID)]
+
+
+def read(evidence: Evidence, metric: str, reference: str, target: Target | None, costs: Costs) -> Times:
+    """Return a study's times to a target."""
+    arms = first_trials(evidence.trials)
+    labels = [label for label, trial in arms.items() if trial.arm.optimizer == reference]
+    return Times(
+        evidence=evidence,
+        metric=metric,
+        arms=arms,
+        reference=reference,
+        base=labels[0] if labels else "",
+        curves=curves(evidence.frame, evidence.by_epoch, metric) if metric in evidence.by_epoch else {},
+        target=target,
+        costs=costs,
+    )
+
+
+def published_target(facts: Facts, workload: str) -> Target | None:
+    """Return the target that the paper states for a workload."""
+    for claim in claims_of(facts):
+        if claim.protocol["workload"] == workload and "target" in claim.protocol:
+            return Target(float(claim.protocol["target"]), f"{claim.paper}, {claim.table}")
+    return None
+
+
+def target_of_runs(
+    frame: pd.DataFrame, metric: str, reference: str, *, share: float, of: str, rule: str
+) -> Target | None:
+    """Return the target that a paper's rule derives from the reference's completed trials; None without any.
+
+    Args:
+        frame: `ledger.frame(..., per="trial")`.
+        metric: What has to reach the target.
+        reference: Optimizer.
+        share: The target is this share ...
+        of: ... of the accuracy after the `best` or the `last` epoch; the mean over seeds.
+        rule: The same in words.
+    """
+    values = completed(frame.query("optimizer == @reference"), metric if of == "last" else f"best/{metric}")
+    if values.empty:
+        return None
+    mean, epoch = float(values.mean()), f"{of} epoch's accuracy, mean over {len(values)} runs"
+    return Target(share * mean, f"{rule}: {share:g} x {100 * mean:.2f}%, the {epoch}")
+
+
 def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
-    """The curves of all trials that have ended, empty where one ended before its first epoch did.
+    """Return the curves of all trials that have ended; empty if one ended before its first epoch did.
 
     Args:
         frame: `ledger.frame(..., per="trial")`. Trials that are still to run, or running, are left out.
@@ -102,34 +136,74 @@ def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
         metric: The column with the evaluations.
     """
     runs = {str(key): run for key, run in by_epoch.groupby("trial_key", sort=False)}
-    found: dict[str, dict[int, list[float]]] = {}
+    by_arm: dict[str, dict[int, list[float]]] = {}
     for row in frame.query("status in @ENDED").to_dict("records"):
         run = runs.get(row["trial_key"])
         values = [] if run is None else [float(value) for value in run[metric]]
-        found.setdefault(row["arm"], {})[row["seed"]] = values
-    return found
+        by_arm.setdefault(row["arm"], {})[row["seed"]] = values
+    return by_arm
 
 
-def hits(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False) -> dict[int, float]:
-    """The epoch of each seed's hit, nan where there is none; `whole` epochs are what papers count."""
-    return {seed: hit(curve, target, interpolate=not whole) for seed, curve in runs.items()}
+# ---------------------------------------------------------------------- as results to compare with published ones
 
 
-def time_to_target(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False) -> TimeToTarget:
-    """One arm's time to a target, in epochs.
+def measured(times: Times) -> list[Measured]:
+    """Return every arm's time to the target in epochs and, on each hardware, in seconds; absolute, and as a reduction.
+
+    A run's seconds are its epochs x the median seconds per epoch: the step's own interval is not in them.
+    """
+    if times.target is None:
+        return []
+    results = []
+    for label in times.arms:
+        results += _results(times, label, "epochs", {})
+        for machine, costs in times.costs.machines.items():
+            cost, base = costs[label], costs.get(times.base)
+            if cost and base:
+                seconds = cost.epoch.median, base.epoch.median
+                results += _results(times, label, "time", {"hardware": machine}, seconds)
+    return results
+
+
+def _results(
+    times: Times, label: str, kind: str, protocol: Mapping[str, str], per_epoch: tuple[float, float] = (1.0, 1.0)
+) -> list[Measured]:
+    """Return `target/<kind>` of an arm and, of all but the reference, `target/<kind>_reduction`.
 
     Args:
-        runs: Its curves by seed; larger is better.
-        target: In the metric's unit.
-        whole: Whether hits are whole epochs.
+        times: The study's.
+        label: The arm.
+        kind: `epochs` or `time`.
+        protocol: What the protocol has beside the trials' settings.
+        per_epoch: What an epoch counts for, of the arm and of the reference.
     """
-    found = hits(runs, target, whole)
-    cap = max(map(len, runs.values()), default=0)  # a run that diverged can never hit: it counts until the others end
-    times = [cap if math.isnan(epoch) else epoch for epoch in found.values()]
-    return median_time(times, [not math.isnan(epoch) for epoch in found.values()])
+    factor, base = per_epoch
+    time, others = times.time(label, whole=True), times.whole(times.base)
+    ends = (time.median, time.ci_lo, time.ci_hi)
+    # If all runs hit, the mean over seeds is judged.
+    median = None if time.hits == time.n else Median(*(factor * epochs for epochs in ends))
+    spent = {seed: factor * epochs for seed, epochs in times.whole(label).items()}
+    results = [replace(_result(times, label, f"target/{kind}", spent, protocol), median=median)]
+    if label != times.base:
+        saved = {seed: 1 - value / (base * others.get(seed, math.nan)) for seed, value in spent.items()}
+        results.append(_result(times, label, f"target/{kind}_reduction", saved, protocol))
+    return results
 
 
-def _first(times: np.ndarray, survival: np.ndarray) -> float:
-    """The first time at which a survival curve is at most one half."""
-    below = np.flatnonzero(survival <= 0.5 + 1e-12)  # a product of fractions, rounded
-    return float(times[below[0]]) if len(below) else math.nan
+def _result(
+    times: Times, label: str, metric: str, values: Mapping[int, float], protocol: Mapping[str, str]
+) -> Measured:
+    """Return an arm's values by seed; seeds without one (nan) are counted."""
+    arm, config = times.arms[label]
+    rows = times.evidence.frame[times.evidence.frame["arm"] == label]
+    statuses = dict(zip(rows["seed"], rows["status"], strict=True))
+    without = [statuses[seed] for seed, value in values.items() if math.isnan(value)]
+    return Measured(
+        label=label,
+        optimizer=arm.optimizer,
+        settings={**flat(config.to_dict()), "target": times.value, "reference": times.reference, **protocol},
+        metric=metric,
+        values={seed: value for seed, value in values.items() if not math.isnan(value)},
+        failures=sum(status != COMPLETED for status in without),
+        missed=without.count(COMPLETED),
+    )

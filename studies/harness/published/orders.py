@@ -1,4 +1,4 @@
-"""How far the measured order of a table's arms agrees with the published one."""
+"""Agreement of the measured order of a table's arms with the published one."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studies.harness.evidence.contrasts import ALPHA
 from studies.harness.published.verdicts import Comparison
+from studies.harness.statistics.paired import ALPHA
+from studies.harness.statistics.ranks import kendall
 
 DRAWS = 2000
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """How far measured and published order of a column's arms agree.
+    """Agreement of measured and published order of a column's arms.
 
     Attributes:
         table: Of the claims.
         column: Of the claims.
         arms: Arms with both numbers.
         tau: Kendall's tau-b of published values and measured means.
-        lo: Lower end of its 95% percentile interval, resampling seeds; nan where there are none to resample.
+        lo: Lower end of its 95% percentile interval, resampling seeds; nan without seeds.
         hi: Its upper end.
     """
 
@@ -37,7 +38,7 @@ class Ordering:
 
 
 def orderings(comparisons: Sequence[Comparison]) -> list[Ordering]:
-    """One for each column of a table in which two arms or more have both numbers.
+    """Return one for each column of a table in which two arms or more have both numbers.
 
     The bootstrap draws seeds, the same for every arm that has them, from a generator seeded by the data, so that equal
     folders give equal intervals.
@@ -66,11 +67,3 @@ def _ordering(table: str, column: str, rows: Sequence[Comparison]) -> Ordering:
     lo, hi = np.quantile(taus, [ALPHA / 2, 1 - ALPHA / 2])
     tau = float(kendall(published, np.nanmean(sample, axis=1)))
     return Ordering(table, column, len(rows), tau, float(lo), float(hi))
-
-
-def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of x [n] with each y [..., n]; nan where all of either are tied."""
-    first, second = np.triu_indices(len(x), 1)
-    of_x, of_y = np.sign(x[first] - x[second]), np.sign(y[..., first] - y[..., second])
-    with np.errstate(invalid="ignore"):
-        return (of_x * of_y).sum(axis=-1) / np.sqrt((of_x**2).sum() * (of_y**2).sum(axis=-1))

@@ -1,4 +1,4 @@
-"""What the papers published, as data: `studies/papers/*.yaml`, checked whole before anything runs.
+"""The papers' published numbers, from `studies/papers/*.yaml`; a file is checked as a whole before anything runs.
 
 A file has tables; a table's rows name arms, its columns what was run, and each cell is one claim.
 """
@@ -14,11 +14,12 @@ from typing import Any
 
 import precond
 from precond.hyperparameters import nearest
+from studies.harness.design.facts import Facts
 from studies.harness.published.strict_yaml import YamlError, read
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
 UNITS = {"percent": 100.0, "ratio": 1.0, "epochs": 1.0, "s": 1.0, "hours": 1 / 3600, "GB": 1e-9}
-"""What a measured value (fraction, seconds, bytes) is multiplied by to stand beside a published one."""
+"""The factor from a measured value (fraction, seconds, bytes) to a published one."""
 METRICS = {
     "test/accuracy": "percent",
     "time/ratio": "ratio",
@@ -43,19 +44,19 @@ class Claim:
     Attributes:
         paper: Such as `NysAct`.
         table: Such as `Table 2`.
-        row: As the paper names it.
-        column: As the file names it.
+        row: Its name in the paper.
+        column: Its name in the file.
         metric: One of `METRICS`.
         unit: The metric's unit, in which value, spread and margin are.
         value: The number; None for an outcome.
         outcome: `failed` or `not reached` in place of a number.
-        spread: What stands after the plus-minus sign, where there is one.
-        n: Runs averaged; None where the paper does not say.
-        spread_kind: `sd`, `se`, or `unknown` where the paper does not say.
+        spread: The number after the plus-minus sign, if there is one.
+        n: Runs averaged; None if the paper does not state it.
+        spread_kind: `sd`, `se`, or `unknown` if the paper does not state it.
         margin: Differences within it are called the same.
         optimizer: Registered name of the arm that the number belongs to.
-        faithful: Whether that arm is the faithful one.
-        protocol: What was run: `workload`, and settings as a trial's configuration names them.
+        faithful: True if that arm is the faithful one.
+        protocol: `workload`, and settings by their names in a trial's configuration.
     """
 
     paper: str
@@ -77,7 +78,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's claims, in the order of its tables, and what its text lost or never said."""
+    """A paper's claims, in the order of its tables, and what its text lost or does not state."""
 
     name: str
     title: str
@@ -91,34 +92,34 @@ def load(path: Path) -> Paper:
     """Read and check a paper's file.
 
     Raises:
-        YamlError: One line for each thing that is wrong, with the nearest allowed word where one is misspelt.
+        YamlError: One line for each error, with the nearest allowed word for one that is misspelt.
     """
     document = read(path)
-    wrong = _keys(path.name, document, {"paper", "title", "source", "lost", "tables"})
-    if wrong or not isinstance(document["tables"], list):
-        raise YamlError("\n".join(wrong) or f"{path.name}: tables: must be a list")
+    errors = _keys(path.name, document, {"paper", "title", "source", "lost", "tables"})
+    if errors or not isinstance(document["tables"], list):
+        raise YamlError("\n".join(errors) or f"{path.name}: tables: must be a list")
     claims, notes = [], {}
     for table in document["tables"]:
         reader = _Table(path.name, document["paper"], table)
         claims += reader.claims()
-        wrong += reader.wrong
+        errors += reader.errors
         if reader.name in notes:
-            wrong.append(f"{path.name}: {reader.name} is there twice")
+            errors.append(f"{path.name}: {reader.name} is there twice")
         notes[reader.name] = tuple(reader.table.get("notes", ()))
-    if wrong:
-        raise YamlError("\n".join(wrong))
-    said = (document["title"], document["source"], tuple(document["lost"]))
-    return Paper(document["paper"], *said, notes, tuple(claims))
+    if errors:
+        raise YamlError("\n".join(errors))
+    facts = (document["title"], document["source"], tuple(document["lost"]))
+    return Paper(document["paper"], *facts, notes, tuple(claims))
 
 
 def paper(name: str) -> Paper | None:
-    """The paper that a study names, or None where there is no file of it."""
+    """Return the paper that a study names, or None if there is no file of it."""
     path = PAPERS / f"{name.lower()}.yaml"
     return load(path) if re.fullmatch(r"[A-Za-z0-9_-]+", name) and path.exists() else None
 
 
 def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
-    """The claims of the tables, figures and sections that a study's `table` names, as `Tables 3, 6 and Section 1`."""
+    """Return the claims of the tables, figures and sections in a study's `table`, as `Tables 3, 6 and Section 1`."""
     named = {
         f"{kind} {number}"
         for kind, numbers in re.findall(r"(Table|Figure|Section)s? ((?:\d+(?:, | and |,)?)+)", artefact)
@@ -127,8 +128,14 @@ def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
     return [claim for claim in claims if claim.table in named]
 
 
+def claims_of(facts: Facts) -> list[Claim]:
+    """Return the claims about an artefact; nothing if there is no file of its paper."""
+    source = paper(facts.paper)
+    return about(source.claims, facts.table) if source else []
+
+
 class _Table:
-    """One table of a file: `claims` yields its cells and collects what is wrong."""
+    """One table of a file: `claims` returns its cells and collects their errors."""
 
     KEYS = {"table", "rows", "columns", "cells"}
     OPTIONAL = {"metric", "unit", "margin", "n", "spread_kind", "notes"}
@@ -136,30 +143,30 @@ class _Table:
     def __init__(self, file: str, paper_name: str, table: Any):
         self.name = str(table.get("table", "a table")) if isinstance(table, dict) else "a table"
         self._where, self._paper = f"{file}: {self.name}", paper_name
-        self.wrong = _keys(self._where, table, self.KEYS, self.OPTIONAL)
-        if not self.wrong:
+        self.errors = _keys(self._where, table, self.KEYS, self.OPTIONAL)
+        if not self.errors:
             parts = [(part, table[part]) for part in ("rows", "columns", "cells")]
             for part, given in parts[1:]:
                 parts += [(f'{part} "{name}"', v) for name, v in given.items()] if isinstance(given, dict) else []
             bad = [part for part, given in parts if not isinstance(given, dict)]
-            self.wrong = [f"{self._where}: {part}: must be keys and values" for part in bad]
-        self.table: dict[str, Any] = {} if self.wrong else table
+            self.errors = [f"{self._where}: {part}: must be keys and values" for part in bad]
+        self.table: dict[str, Any] = {} if self.errors else table
 
     def claims(self) -> list[Claim]:
-        """The valid cells; `wrong` has a line for each other one."""
-        if self.wrong:
+        """Return the valid cells; `errors` has a line for each other one."""
+        if self.errors:
             return []
         arms = {row: self._arm(row, text) for row, text in self.table["rows"].items()}
         columns = {column: self._column(column, given) for column, given in self.table["columns"].items()}
-        found = []
+        claims = []
         for row, column, cell in self._cells():
-            arm, held = arms.get(row), columns.get(column)
+            arm, settings = arms.get(row), columns.get(column)
             value = self._value(row, column, cell)
-            if arm and held and value:
+            if arm and settings and value:
                 common = {"paper": self._paper, "table": self.name, "row": row, "column": column}
                 runs = {"n": self.table.get("n"), "spread_kind": self.table.get("spread_kind", "unknown")}
-                found.append(Claim(**common, **value, **runs, **arm, **held))
-        return found
+                claims.append(Claim(**common, **value, **runs, **arm, **settings))
+        return claims
 
     def _cells(self) -> Iterator[tuple[str, str, Any]]:
         for row, cells in self.table["cells"].items():
@@ -170,7 +177,7 @@ class _Table:
 
     def _known(self, what: str, name: str, known: Collection[str]) -> bool:
         if name not in known:
-            self.wrong.append(f"{self._where}: {what}: unknown.{nearest(str(name), map(str, known))}")
+            self.errors.append(f"{self._where}: {what}: unknown.{nearest(str(name), map(str, known))}")
         return name in known
 
     def _arm(self, row: str, text: Any) -> dict[str, Any] | None:
@@ -183,16 +190,18 @@ class _Table:
         settings = {name: given.get(name, self.table.get(name)) for name in ("metric", "unit", "margin")}
         protocol = {name: value for name, value in given.items() if name not in settings}
         allowed = [*PROTOCOL, *sorted({name for o in precond.available() for name in precond.defaults(o)})]
-        before, metric = len(self.wrong), settings["metric"]
+        before, metric = len(self.errors), settings["metric"]
         for name in protocol:
             self._known(f'column "{column}": {name}', name, allowed)
         if self._known(f'column "{column}": metric "{metric}"', metric, METRICS):
             self._known(f'column "{column}": unit "{settings["unit"]}"', settings["unit"], [METRICS[metric]])
         if not _positive(settings["margin"]):
-            self.wrong.append(f'{self._where}: column "{column}": margin = {settings["margin"]}: must be a number > 0')
+            self.errors.append(f'{self._where}: column "{column}": margin = {settings["margin"]}: must be a number > 0')
         if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+", str(protocol.get("workload"))):
-            self.wrong.append(f'{self._where}: column "{column}": workload = {protocol.get("workload")}: as data/model')
-        return {**settings, "protocol": protocol} if len(self.wrong) == before else None
+            self.errors.append(
+                f'{self._where}: column "{column}": workload = {protocol.get("workload")}: as data/model'
+            )
+        return {**settings, "protocol": protocol} if len(self.errors) == before else None
 
     def _value(self, row: str, column: str, cell: Any) -> dict[str, Any] | None:
         if cell in (FAILED, NOT_REACHED):
@@ -202,7 +211,7 @@ class _Table:
         value, spread = cell if isinstance(cell, list) and len(cell) == 2 else (cell, None)
         if _positive(value) and (spread is None or _positive(spread)):
             return {"value": float(value), "spread": None if spread is None else float(spread), "outcome": None}
-        self.wrong.append(
+        self.errors.append(
             f'{self._where}: cell "{row}" / "{column}" = {cell}: must be a number > 0, [number, spread], '
             f"{FAILED} or {NOT_REACHED}"
         )

@@ -1,44 +1,54 @@
-"""How trials were trained, in words: what was held fixed, where that departs from the recipe, what was assumed."""
+"""Paragraphs on the protocol of trials: what was fixed, departures from the recipe, assumptions, provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from studies.harness.kinds.study.study import Arm, Artefact, Trial
+import pandas as pd
+
+from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.facts import Facts
+from studies.harness.evidence.ledger import PROVENANCE
 from studies.harness.report.document import Text
 from trainables.settings import significant
 from trainables.workloads import deviations, stated_recipe
 
-HELD = ("workload", "batch_size", "epochs", "schedule", "seed")
+FIXED = ("workload", "batch_size", "epochs", "schedule", "seed")
 ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fraction", "plugin")
 
 
-def paragraphs(study: Artefact, trials: Sequence[Trial]) -> list[Text]:
-    """Paragraphs of a report about the trials of a study or a probe."""
-    found = [Text(_held(trials), label="Held fixed", items=_hyperparameters(trials))]
+def facts(artefact: Facts) -> list[Text]:
+    """Return the paragraphs with which every report starts."""
+    texts = {"Artefact": artefact.citation, "Claim": artefact.claim, "Falsifier": artefact.falsifier}
+    return [Text(text, label=name) for name, text in texts.items()]
+
+
+def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
+    """Return the paragraphs of a report about the trials of an artefact."""
+    texts = [Text(_fixed(trials), label="Held fixed", items=_hyperparameters(trials))]
     if departures := _departures(trials):
         words = "What `--set` and the like changed:"
-        found.append(Text(words, label="Departures from the recipe", items=departures))
+        texts.append(Text(words, label="Departures from the recipe", items=departures))
     recipe = stated_recipe(trials[0].config.workload)
     if recipe.assumed:
         words = f"{recipe.paper}'s paper does not say: {'; '.join(recipe.assumed)}."
-        found.append(Text(words, label="Assumed"))
-    if study.reconstructed:
-        words = f"{study.paper}'s text does not say, and the study sets: {'; '.join(study.reconstructed)}."
-        found.append(Text(words, label="Reconstructed"))
+        texts.append(Text(words, label="Assumed"))
+    if artefact.reconstructed:
+        words = f"{artefact.paper}'s text does not say, and the study sets: {'; '.join(artefact.reconstructed)}."
+        texts.append(Text(words, label="Reconstructed"))
     workload = trials[0].config.workload
-    if study.papers_command and workload not in study.published:
-        words = f"{workload} is not what the paper used. Its own: `{study.papers_command}`."
-        found.append(Text(words, label="The paper's workloads"))
-    return found
+    if artefact.papers_command and workload not in artefact.published:
+        words = f"{workload} is not what the paper used. Its own: `{artefact.papers_command}`."
+        texts.append(Text(words, label="The paper's workloads"))
+    return texts
 
 
-def _held(trials: Sequence[Trial]) -> str:
+def _fixed(trials: Sequence[Trial]) -> str:
     configs = [trial.config for trial in trials]
     varied = {name for trial in trials for name in trial.arm.factors}
     values = {
         name: "varied" if name in varied else ", ".join(dict.fromkeys(str(getattr(config, name)) for config in configs))
-        for name in HELD
+        for name in FIXED
     }
     plain = {field: getattr(type(configs[0]), field) for field in ONLY_IF_SET}
     rest = {
@@ -65,7 +75,7 @@ def _hyperparameters(trials: Sequence[Trial]) -> tuple[str, ...]:
 
 
 def _departures(trials: Sequence[Trial]) -> tuple[str, ...]:
-    """A line for each optimizer that is not trained as its recipe says; a study's own factors are no departure."""
+    """Return a line for each optimizer whose settings differ from its recipe's; a study's own factors do not count."""
     lines = {}
     for arm, config in trials:
         changed = {name: pair for name, pair in deviations(config).items() if name not in arm.factors}
@@ -77,3 +87,13 @@ def _departures(trials: Sequence[Trial]) -> tuple[str, ...]:
 
 def _named(arm: Arm) -> str:
     return f"`{arm.optimizer}`" + (" faithful" if arm.faithful else "")
+
+
+def provenance(frame: pd.DataFrame) -> Text:
+    """Return the software and the hardware of the trials of a `ledger.frame`, with counts if they are mixed."""
+    parts = []
+    for name in PROVENANCE:
+        counts = frame[name].dropna().value_counts().sort_index()
+        values = [f"{value} ({count} trials)" if len(counts) > 1 else str(value) for value, count in counts.items()]
+        parts.append(f"{name} {'mixed: ' if len(counts) > 1 else ''}{', '.join(values) or 'unknown'}")
+    return Text("Provenance: " + "; ".join(parts) + ".", note=True)

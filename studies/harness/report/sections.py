@@ -1,49 +1,33 @@
-"""The parts of a report that weigh evidence: power, what a factor's levels say, what failed, published numbers."""
+"""Sections of a report: verdicts on a factor's levels, lost trials, published numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from studies.harness.evidence.contrasts import SAME, Detectable, detectable
-from studies.harness.evidence.ledger import factors, series
-from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, LevelVerdict, level_verdicts, sorted_levels
-from studies.harness.kinds.study.study import Artefact, Study, Trial
-from studies.harness.published.orders import Ordering, orderings
-from studies.harness.published.papers import Claim, about, paper
-from studies.harness.published.verdicts import NOT_RUN, RULE, Comparison, Measured, compare, coverage, measured
+from studies.harness.evidence.analysis import Evidence
+from studies.harness.evidence.ledger import series
+from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, LevelVerdict, sorted_levels
+from studies.harness.evidence.metrics import number
+from studies.harness.evidence.status import LOST, UNFINISHED
+from studies.harness.published.orders import Ordering
+from studies.harness.published.papers import Claim
+from studies.harness.published.results import Published
+from studies.harness.published.verdicts import RULE, Comparison, coverage
 from studies.harness.report.document import Block, Heading, Table, Text
-from studies.harness.report.wording import Unit, number, unit
-from trainables.store import COMPLETED, DIVERGED, FAILED, OOM
+from studies.harness.statistics.paired import SAME
 
-LOST = (DIVERGED, OOM, FAILED)
-
-
-def power(frame: pd.DataFrame, metric: str) -> str:
-    """`n = 5; seed SD = 0.17 points; smallest difference detectable ...`, for the foot of a table."""
-    found = detectable(frame, metric)
-    return "" if found is None else _power(found, unit(metric))
+# ---------------------------------------------------------------------- levels
 
 
-def _power(found: Detectable, show: Unit) -> str:
-    paired = ""
-    if not math.isnan(found.paired):
-        paired = f" / {show.show(found.paired)} (paired by seed, correlation {found.correlation:.2f})"
-    return (
-        f"n = {found.n}; seed SD = {show.show(found.sd)} {show.difference}, pooled over arms; smallest difference "
-        f"detectable with 80% power by one test at 5% = {show.show(found.unpaired)} (unpaired){paired}."
-    )
-
-
-def levels(frame: pd.DataFrame, metric: str) -> list[Block]:
-    """One line for each optimizer's levels of each factor."""
-    verdicts = level_verdicts(frame, metric)
-    if not verdicts:
+def levels(evidence: Evidence) -> list[Block]:
+    """Return one line for each optimizer's levels of each factor."""
+    if not evidence.levels:
         return []
-    sentences = tuple(_level(verdict) for verdict in verdicts)
+    sentences = tuple(_level(verdict) for verdict in evidence.levels)
     small = (
         "Each line is by itself: paired by seed, Holm over the pairs of its own levels at 5%, so that of twenty such "
         "lines about one tells levels apart by chance."
@@ -51,35 +35,36 @@ def levels(frame: pd.DataFrame, metric: str) -> list[Block]:
     return [Heading("What the levels say"), Text("", items=sentences, found=True), Text(small, note=True)]
 
 
-def _level(found: LevelVerdict) -> str:
-    setting = f" at {found.setting}" if found.setting else ""
-    kind = " faithful" if found.faithful else ""
-    start = f"`{found.optimizer}`{kind} {found.factor}{_range(found.levels)}{setting}: "
-    return start + _judgement(found) + (f" Ended without a result: {_list(found.lost)}." if found.lost else "")
+def _level(verdict: LevelVerdict) -> str:
+    setting = f" at {verdict.setting}" if verdict.setting else ""
+    kind = " faithful" if verdict.faithful else ""
+    start = f"`{verdict.optimizer}`{kind} {verdict.factor}{_range(verdict.levels)}{setting}: "
+    lost = f" Ended without a result: {_list(verdict.lost)}." if verdict.lost else ""
+    return start + _judgement(verdict) + lost
 
 
-def _judgement(found: LevelVerdict) -> str:
-    if found.best is None:
+def _judgement(verdict: LevelVerdict) -> str:
+    if verdict.best is None:
         return "too few completed trials to say."
-    if found.verdict == FLAT:
+    if verdict.verdict == FLAT:
         return f"flat within noise, every pair equal within {100 * SAME:g} points (TOST at 5%)."
-    tied = [str(level) for level in found.tied if level != found.best]
-    if len(found.tied) == len(found.levels):
+    tied = [str(level) for level in verdict.tied if level != verdict.best]
+    if len(verdict.tied) == len(verdict.levels):
         return (
-            f"undecided, {found.best} has the best mean, no other level is told from it, and they are not all "
+            f"undecided, {verdict.best} has the best mean, no other level is told from it, and they are not all "
             f"shown to be equal within {100 * SAME:g} points."
         )
     ties = f"; not told from it: {', '.join(tied)}" if tied else "; every other level is worse"
-    if found.verdict == EDGE:
-        wider = ",".join(map(str, [*found.levels, found.suggestion]))
-        more = "" if found.suggestion is None else f" Add `--levels {found.factor}={wider}`."
-        return f"best at {found.best}, the edge of the grid{ties}.{more}"
-    place = ", inside the grid" if found.verdict == INSIDE else ""
-    return f"best at {found.best}{place}{ties}."
+    if verdict.verdict == EDGE:
+        wider = ",".join(map(str, [*verdict.levels, verdict.suggestion]))
+        add = "" if verdict.suggestion is None else f" Add `--levels {verdict.factor}={wider}`."
+        return f"best at {verdict.best}, the edge of the grid{ties}.{add}"
+    place = ", inside the grid" if verdict.verdict == INSIDE else ""
+    return f"best at {verdict.best}{place}{ties}."
 
 
 def _range(levels: Sequence[Any]) -> str:
-    """` 5 to 20` of numbers, otherwise all of them."""
+    """Return ` 5 to 20` of numbers, otherwise all levels."""
     if len(levels) < 2:
         return ""
     ordered = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
@@ -90,82 +75,67 @@ def _list(levels: Sequence[Any]) -> str:
     return ", ".join(map(str, levels))
 
 
-def stability(study: Study, frame: pd.DataFrame) -> list[Block]:
-    """What became of the planned trials, by level, where any of them ended without a result."""
-    if set(frame["status"]).isdisjoint(LOST):
+# ---------------------------------------------------------------------- lost trials
+
+
+def stability(evidence: Evidence, factor: str) -> list[Block]:
+    """Return the outcome of the planned trials, by level of a factor, if any of them ended without a result."""
+    if not evidence.lost:
         return []
-    factor = getattr(study.figure, "factor", "")
-    factor = factor if factor in frame else ""
-    levels = sorted_levels(frame[factor].dropna()) if factor else []
+    factor = factor if factor in evidence.factors else ""
+    levels = sorted_levels(evidence.arms[factor].dropna()) if factor else []
     rows: dict[str, dict[Any, str]] = {}
-    for _, part in frame.groupby("arm", sort=False):
-        first = part.iloc[0].to_dict()
-        level = first[factor] if factor and not pd.isna(first[factor]) else ""
-        name = f"{first['optimizer']} {series(first, factor, factors(frame))}".strip()
-        rows.setdefault(name, {})[level] = _outcome(part)
+    for arm in evidence.arms.to_dict("records"):
+        level = arm[factor] if factor and not pd.isna(arm[factor]) else ""
+        name = f"{arm['optimizer']} {series(arm, factor, evidence.factors)}".strip()
+        rows.setdefault(name, {})[level] = _outcome(arm)
     columns = [*levels, *([""] if any("" in row for row in rows.values()) else [])]
     header = ["arm", *(str(level) or "no level" for level in columns)]
     cells = [[name, *(row.get(level, "") for level in columns)] for name, row in rows.items()]
     note = "Completed of planned trials, and what became of the others. A level at which training diverges is a result."
     title = f"Stability over {factor.replace('_', ' ')}" if factor else "Stability"
     table = Table(name="stability", header=header, rows=cells, caption=f"{title}: completed of planned trials.")
-    counts = frame["status"].value_counts()
-    lost = ", ".join(f"{counts[status]} {status}" for status in LOST if status in counts)
-    said = f"{lost} of {len(frame)} trials: they are counted, and enter no mean."
-    return [Heading(title), Text(said, found=True), table, Text(note, note=True)]
+    lost = ", ".join(f"{count} {status}" for status, count in evidence.lost.items())
+    finding = f"{lost} of {len(evidence.trials)} trials: they are counted, and enter no mean."
+    return [Heading(title), Text(finding, found=True), table, Text(note, note=True)]
 
 
-def _outcome(part: pd.DataFrame) -> str:
-    """`2 of 3, 1 diverged`."""
-    counts = part["status"].value_counts()
-    lost = [f"{counts[status]} {status}" for status in LOST if status in counts]
-    return ", ".join([f"{counts.get(COMPLETED, 0)} of {len(part)}", *lost])
+def _outcome(arm: Mapping[Any, Any]) -> str:
+    """Return `2 of 3, 1 diverged`."""
+    completed = arm["planned"] - sum(arm[status] for status in UNFINISHED)
+    lost = [f"{arm[status]} {status}" for status in LOST if arm[status]]
+    return ", ".join([f"{completed} of {arm['planned']}", *lost])
 
 
-def published(
-    study: Study, trials: Sequence[Trial], frame: pd.DataFrame, further: Sequence[Measured] = ()
-) -> tuple[list[Block], list[Comparison]]:
-    """`against` of a study's trials; `further` is what was measured of them beside the study's metric."""
-    groups = [*measured(trials, frame, study.figure.metric), *further]
-    return against(study, groups, {trial.config.workload for trial in trials})
+# ---------------------------------------------------------------------- published numbers
 
 
-def against(
-    study: Artefact, groups: Sequence[Measured], workloads: Collection[str]
-) -> tuple[list[Block], list[Comparison]]:
-    """The claims of an artefact's tables beside what was measured, and every comparison, those not run included.
-
-    Args:
-        study: Its paper and tables.
-        groups: What was measured.
-        workloads: Whose claims are shown even where nothing was run.
-    """
-    source = paper(study.paper)
-    claims = about(source.claims, study.table) if source else []
-    if source is None or not claims:
-        return [], []
-    rows = compare(claims, groups)
-    shown = [row for row in rows if row.verdict != NOT_RUN or row.claim.protocol["workload"] in workloads]
-    texts = [Text(f"Of {source.name}'s {study.table}, {coverage(rows)}.", label="Coverage", found=True)]
-    texts += [Text(_order(found), label="Order", found=True) for found in orderings(rows) if not math.isnan(found.tau)]
-    lost = tuple(source.notes[table][0] for table in dict.fromkeys(c.table for c in claims) if source.notes[table])
-    foot = Text(RULE + "".join(f" {note}" for note in lost), note=True)
+def published(published: Published | None) -> list[Block]:
+    """Return the claims of an artefact's tables beside the measured results."""
+    if published is None:
+        return []
+    name, rows = published.paper.name, published.comparisons
+    texts = [Text(f"Of {name}'s {published.table}, {coverage(rows)}.", label="Coverage", found=True)]
+    orders = [ordering for ordering in published.orderings if not math.isnan(ordering.tau)]
+    texts += [Text(_order(ordering), label="Order", found=True) for ordering in orders]
+    notes = [published.paper.notes[table][:1] for table in dict.fromkeys(row.claim.table for row in rows)]
+    foot = Text(RULE + "".join(f" {note}" for first in notes for note in first), note=True)
     header = ["row", "column", "published", "measured", "difference", "in SDs", "verdict"]
     table = Table(
         name="published",
         header=header,
-        rows=[_comparison(row) for row in shown],
+        rows=[_comparison(row) for row in published.shown],
         text=(0, 1, 6),
-        caption=f"{source.name}, {study.table}: published and measured.",
+        caption=f"{name}, {published.table}: published and measured.",
     )
-    return [Heading(f"Published by {source.name}"), *texts, *([table, foot] if shown else [])], rows
+    return [Heading(f"Published by {name}"), *texts, *([table, foot] if published.shown else [])]
 
 
-def _order(found: Ordering) -> str:
-    tau, lo, hi = (number(value, "+.2f") for value in (found.tau, found.lo, found.hi))
+def _order(ordering: Ordering) -> str:
+    tau, lo, hi = (number(value, "+.2f") for value in (ordering.tau, ordering.lo, ordering.hi))
     interval = f", 95% bootstrap interval over seeds [{lo}, {hi}]"
-    words = f"{found.table}, {found.column}: Kendall's tau of {found.arms} arms = {tau}"
-    return words + ("" if math.isnan(found.lo) else interval) + "."
+    words = f"{ordering.table}, {ordering.column}: Kendall's tau of {ordering.arms} arms = {tau}"
+    return words + ("" if math.isnan(ordering.lo) else interval) + "."
 
 
 def _comparison(row: Comparison) -> list[str]:
@@ -174,12 +144,12 @@ def _comparison(row: Comparison) -> list[str]:
     mean = "-" if math.isnan(summary.mean) else _number(summary.mean, claim)
     if not math.isnan(summary.ci_lo):
         mean += f" [{_number(summary.ci_lo, claim)}, {_number(summary.ci_hi, claim)}]"
-    apart = [number(value, "+.2f") for value in (row.difference, row.pooled)]
-    return [claim.row, f"{claim.table}: {claim.column}", shown_claim(claim), mean, *apart, row.verdict + why]
+    differences = [number(value, "+.2f") for value in (row.difference, row.pooled)]
+    return [claim.row, f"{claim.table}: {claim.column}", _claim(claim), mean, *differences, row.verdict + why]
 
 
-def shown_claim(claim: Claim) -> str:
-    """A claim's cell: `92.80 ± 0.21 (n = 5) %`."""
+def _claim(claim: Claim) -> str:
+    """Return a claim's cell: `92.80 ± 0.21 (n = 5) %`."""
     if claim.value is None:
         return str(claim.outcome)
     spread = f" ± {claim.spread:.2f}" if claim.spread else ""
@@ -191,13 +161,15 @@ def _number(value: float, claim: Claim) -> str:
     return f"{value:.0f}" if claim.unit == "epochs" else f"{value:.2f}"
 
 
-def comparison_table(rows: Sequence[Comparison]) -> pd.DataFrame:
-    """Every comparison at full precision, for `published.csv`."""
+def published_files(published: Published | None) -> dict[str, str]:
+    """Return `published.csv`: every comparison at full precision; nothing without published numbers."""
+    if published is None:
+        return {}
     names = ("table", "row", "column", "metric", "unit", "value", "outcome", "spread", "n", "spread_kind", "margin")
     records = []
-    for row in rows:
-        found = {"arm": row.label, **{f"measured_{k}": v for k, v in vars(row.measured).items()}}
-        verdict = {"failures": row.failures, "difference": row.difference, "pooled_sds": row.pooled}
+    for row in published.comparisons:
         claim = {name: getattr(row.claim, name) for name in names}
-        records.append(claim | found | verdict | {"verdict": row.verdict, "why": row.why})
-    return pd.DataFrame(records)
+        measured = {"arm": row.label, **{f"measured_{k}": v for k, v in vars(row.measured).items()}}
+        verdict = {"failures": row.failures, "difference": row.difference, "pooled_sds": row.pooled}
+        records.append(claim | measured | verdict | {"verdict": row.verdict, "why": row.why})
+    return {"published.csv": pd.DataFrame(records).to_csv(index=False)}

@@ -17,8 +17,10 @@ from studies.harness.evidence import costs as exclusive
 from studies.harness.evidence.costs import Cost
 from studies.harness.kinds.cost.cost import CostStudy
 from studies.harness.kinds.cost.plan import CostPlan
-from studies.harness.published.papers import Claim, about, paper
+from studies.harness.published.papers import Claim, claims_of
+from studies.harness.published.results import against
 from studies.harness.published.verdicts import Measured, configuration, flat
+from studies.harness.report import costs as commands
 from studies.harness.report import document, sections
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.result import Report
@@ -66,19 +68,18 @@ def label(configuration: Mapping[str, Any]) -> str:
 
 def report(plan: CostPlan) -> Report:
     """Write the report, `cost.csv`, `published.csv` and, where it was measured, the figure of Table 1."""
-    from studies.harness.report.figures import style as figures
+    from studies.harness.report.figures.scaling import draw_scaling
 
     study, results = plan.artefact, plan.results
     path = plan.measured_on / "scaling.json"
     scaling = json.loads(path.read_text()) if path.exists() else None
-    drawn = figures.draw_scaling(scaling, plan.folder) if scaling is not None else []
+    drawn = draw_scaling(scaling, plan.folder) if scaling is not None else []
     claims = costly(study)
-    published, comparisons = sections.against(study, measured(claims, plan.measured_on), {plan.workload})
-    blocks = [*_blocks(study, results, scaling), *published, *exclusive.missing(_unmeasured(claims, plan.measured_on))]
+    published = against(study, measured(claims, plan.measured_on), {plan.workload})
+    missing = commands.missing(_unmeasured(claims, plan.measured_on))
+    blocks = [*_blocks(study, results, scaling), *sections.published(published), *missing]
     rows = frame(results)
-    files = {"cost.csv": rows.to_csv(index=False)}
-    if comparisons:
-        files["published.csv"] = sections.comparison_table(comparisons).to_csv(index=False)
+    files = {"cost.csv": rows.to_csv(index=False), **sections.published_files(published)}
     ratios = {f"time / sgd/{row['optimizer']}": float(row["time / sgd"]) for row in rows.to_dict("records")}
     return Report(
         files=document.write(plan.folder, study.title, blocks, drawn, files),
@@ -100,8 +101,7 @@ COSTS: dict[str, Callable[[Cost], Median]] = {
 
 def costly(study: Facts) -> list[Claim]:
     """The claims of a study's tables that are about costs."""
-    source = paper(study.paper)
-    return [claim for claim in about(source.claims, study.table) if claim.metric in COSTS] if source else []
+    return [claim for claim in claims_of(study) if claim.metric in COSTS]
 
 
 def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:

@@ -25,7 +25,7 @@ from studies.harness.kinds.probe.execute import Epochs
 from studies.harness.kinds.probe.folder import Arrays, Result
 from studies.harness.kinds.probe.probe import Covariances
 from studies.harness.report.document import Block, Table, Text
-from studies.harness.report.figures import probes as probe_figures
+from studies.harness.report.figures.covariances import draw_covariances
 from trainables.config import stream_seed
 from trainables.train import Trainer
 
@@ -174,7 +174,7 @@ def metrics(numbers: Any) -> dict[str, float]:
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     """The matrices of the first seed's network."""
-    return probe_figures.draw_covariances(results[0].arrays, folder)
+    return draw_covariances(results[0].arrays, APPROXIMATIONS, folder)
 
 
 def approximate(arrays: Arrays, kind: str, number: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from studies.harness.kinds.probe.execute import Epochs
 from studies.harness.kinds.probe.folder import Arrays, Result
 from studies.harness.kinds.probe.probe import Norms
 from studies.harness.report.document import Block, Table, Text
-from studies.harness.report.figures import probes as probe_figures
+from studies.harness.report.figures.norms import draw_norms
 from studies.harness.report.wording import number
 from trainables.train import Trainer
 
@@ -105,7 +105,7 @@ def metrics(numbers: Any) -> dict[str, float]:
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     """The norms over the steps, convolutions left and linear layers right."""
-    return probe_figures.draw_norms([result.arrays for result in results], folder)
+    return draw_norms([result.arrays for result in results], folder)
 
 
 def _rows(result: Result) -> list[dict[str, Any]]:

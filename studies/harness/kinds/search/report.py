@@ -10,26 +10,46 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table as ConsoleTable
+import pandas as pd
 
-from studies.harness.command.estimate import duration
-from studies.harness.evidence.budgets import overtakes
-from studies.harness.evidence.contrasts import bold, contrasts
-from studies.harness.evidence.statistics import UNFINISHED, group
-from studies.harness.kinds.search.results import Found, curves_table, ledger_rows, proposals_table, recipe
+from studies.harness.evidence import arms, ledger
+from studies.harness.evidence.metrics import unit
+from studies.harness.evidence.status import UNFINISHED
+from studies.harness.kinds.search.plan import Known, Part
+from studies.harness.kinds.search.results import Found, curves_table, ledger_rows, proposals_table, recipe, to_json
 from studies.harness.kinds.search.search import METRIC
-from studies.harness.kinds.study import report
-from studies.harness.report import document, protocol, sections
+from studies.harness.kinds.search.tuning import SearchPlan
+from studies.harness.report import arms as arms_table
+from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
-from studies.harness.report.figures import searches as search_figures
-from studies.harness.report.wording import unit
+from studies.harness.report.figures import best_of_k
+from studies.harness.report.result import Listing, Report
+from studies.harness.report.wording import duration
+from studies.harness.statistics.budgets import overtakes
+from trainables.store import FAILED
 
 SHOW = unit(METRIC)
 EXCHANGEABLE = ("random", "qmc")
 
 
+def report(plan: SearchPlan) -> Report:
+    """Write the report, and return what it says."""
+    part = Part(plan)
+    found = Found(plan, part.proposers, part.all_fresh(), plan.root)
+    known = ledger.frame([*Known(plan)], plan.root)
+    winners = arms.group(ledger.frame(found.fresh, plan.root), METRIC) if found.fresh else pd.DataFrame()
+    nothing = Listing(title="No search has ended yet: there is no winner to train")
+    return Report(
+        files=write(found, plan.folder),
+        listing=arms_table.listing(found.evidence, plan.artefact.title) if found.fresh else nothing,
+        record=to_json(found),
+        metrics=arms.metrics(known, winners),
+        failed=FAILED in set(known["status"]),
+    )
+
+
 def write(found: Found, folder: Path) -> list[Path]:
-    """Write the report, the journal of `optuna-dashboard` and the figure; returns the files.
+    """Write the report, the journal of `optuna-dashboard` and the figure; return the files.
 
     `report.md`, `.html` and `.tex`; `trials.csv` (the winners under fresh seeds), `proposals.csv` (all configurations),
     `best_of_k.csv`, `differences.csv` (every pair of optimizers); `recipe.py`, to be pasted into `trainables/recipes`.
@@ -37,27 +57,19 @@ def write(found: Found, folder: Path) -> list[Path]:
     from studies.harness.kinds.search.sampling import write_journal
 
     search = found.plan.artefact
-    drawn = search_figures.draw(found.curves, folder)
-    blocks = _blocks(found, [path.stem for path in drawn if path.suffix == ".svg"])
+    drawn = best_of_k.draw(found.curves, folder)
     files = {
         "trials.csv": found.frame.to_csv(index=False),
         "proposals.csv": proposals_table(found).to_csv(index=False),
         "best_of_k.csv": curves_table(found).to_csv(index=False),
-        "differences.csv": contrasts(found.frame, METRIC).to_csv(index=False) if found.fresh else "",
+        "differences.csv": found.evidence.pairs.to_csv(index=False) if found.fresh else "",
         "recipe.py": recipe(found),
     }
-    paths, _ = document.write(folder, search.title, blocks, drawn, files)
+    blocks = _blocks(found, [path.stem for path in drawn if path.suffix == ".svg"])
     journal = found.root / "searches" / search.name / found.plan.workload.replace("/", "-") / "optuna.journal"
     spaces = {name: (found.plan.spaces[name], outcomes) for name, outcomes in found.outcomes.items()}
     write_journal(journal, {f"{search.name} {found.plan.workload} {name}": part for name, part in spaces.items()})
-    return [*paths, *drawn, journal]
-
-
-def console_table(found: Found) -> ConsoleTable:
-    """The winners' table for a terminal of 80 columns."""
-    if not found.fresh:
-        return ConsoleTable(title="No search has ended yet: there is no winner to train", width=80)
-    return report.console_table(found.plan.artefact.as_study, found.frame)
+    return [*document.write(folder, search.title, blocks, drawn, files), journal]
 
 
 # ---------------------------------------------------------------------- the blocks
@@ -65,10 +77,9 @@ def console_table(found: Found) -> ConsoleTable:
 
 def _blocks(found: Found, pictures: Sequence[str]) -> list[Block]:
     search = found.plan.artefact
-    facts = {"Artefact": search.citation, "Claim": search.claim, "Falsifier": search.falsifier}
     fresh = protocol.paragraphs(search, found.fresh) if found.fresh else []
     return [
-        *(Text(text, label=name) for name, text in facts.items()),
+        *protocol.facts(search),
         *fresh,
         Heading("Results"),
         *_results(found),
@@ -79,14 +90,14 @@ def _blocks(found: Found, pictures: Sequence[str]) -> list[Block]:
         *_budgets(found),
         Heading("The recipe"),
         Text("For `trainables/recipes`, also in `recipe.py`:", items=tuple(_recipe_lines(found))),
-        Text(report.provenance(found.frame), note=True),
+        protocol.provenance(found.frame),
     ]
 
 
 def _results(found: Found) -> list[Block]:
     if not found.fresh:
         return [Text("No search has ended yet: there is no winner to train.")]
-    best, rows = bold(found.frame, METRIC), group(found.frame, METRIC).to_dict("records")
+    rows = found.evidence.arms.to_dict("records")
     cells = []
     for row in rows:
         missing = ", ".join(f"{row[status]} of {row['planned']} {status}" for status in UNFINISHED if row[status])
@@ -99,13 +110,13 @@ def _results(found: Found) -> list[Block]:
         header=["optimizer", "n", SHOW.mean, "sd", "95% t-interval", "not completed"],
         rows=cells,
         text=(0, 5),
-        bold={(i, 2) for i, row in enumerate(rows) if row["arm"] in best},
+        bold={(i, 2) for i, row in enumerate(rows) if row["bold"]},
         caption=f"{found.plan.artefact.title}: last-epoch test accuracy of each winner under fresh seeds.",
     )
     note = (
         "Last-epoch test accuracy in percent of each search's winner, trained on the whole training set under seeds "
         "that the search did not use: mean over n seeds with its 95% Student t interval. Bold: beats another and is "
-        f"beaten by none, paired by seed, Holm over all pairs at 5%. {sections.power(found.frame, METRIC)}"
+        f"beaten by none, paired by seed, Holm over all pairs at 5%. {arms_table.power(found.evidence)}"
     )
     return [table, Text(note.strip(), note=True)]
 

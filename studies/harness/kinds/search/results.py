@@ -13,14 +13,15 @@ from typing import Any
 
 import pandas as pd
 
-from studies.harness.design.arms import Trial
+from studies.harness.design.arms import Arm, Trial
 from studies.harness.evidence import ledger
-from studies.harness.evidence.budgets import Shrinkage, best_of_k, shrinkage
-from studies.harness.evidence.statistics import completed
+from studies.harness.evidence.analysis import Evidence, weigh
+from studies.harness.evidence.arms import completed
 from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import METRIC, TRAIN_FRACTION
 from studies.harness.kinds.search.tuning import SearchPlan
+from studies.harness.statistics.budgets import Shrinkage, best_of_k, shrinkage
 from trainables.store import COMPLETED
 from trainables.workloads import stated_recipe
 
@@ -57,6 +58,12 @@ class Found:
         """The fresh trials, an arm for each optimizer."""
         frame = ledger.frame(self.fresh, self.root)
         return frame.assign(arm=frame["optimizer"])
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What the fresh trials show; there must be some."""
+        trials = [Trial(Arm(optimizer=arm.optimizer), config) for arm, config in self.fresh]
+        return weigh(trials, self.frame, pd.DataFrame(), METRIC)
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:

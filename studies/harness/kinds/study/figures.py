@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from studies.harness.evidence.analysis import Evidence
@@ -42,6 +42,8 @@ class Figure(ABC):
         factor: The factor over whose levels the figure is drawn; empty if there is none.
     """
 
+    has_seconds: ClassVar[bool] = False  # True if its section has the seconds per epoch of a study that is timed
+
     metric: str = "test/accuracy"
     references: tuple[str, ...] = ()
     factor: str = ""
@@ -60,14 +62,15 @@ class LevelFigure(Figure):
         panels: Optimizers.
     """
 
-    factor: str
+    factor: str = field()  # without the default of the base class
     panels: tuple[str, ...]
 
     def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
         """Draw `<factor>.pdf`, `.png` and `.svg`."""
         from studies.harness.report.figures import levels
 
-        return Extension(drawn=levels.draw(self, evidence, plan.folder))
+        evidence = evidence.of(self.metric)
+        return Extension(drawn=levels.draw(evidence, self.factor, self.panels, self.references, plan.folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,18 @@ class CurveFigure(Figure):
         """Draw `curves.pdf`, `.png` and `.svg`."""
         from studies.harness.report.figures import curves
 
-        return Extension(drawn=curves.draw(self.metrics, evidence, plan.folder))
+        return Extension(drawn=curves.draw(evidence, self.metrics, plan.folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosticsFigure(Figure):
+    """Diagnostics over epochs, a panel each: every arm's mean over its seeds; no figure without `--diagnostics`."""
+
+    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+        """Draw `diagnostics.pdf`, `.png` and `.svg`."""
+        from studies.harness.report.figures import diagnostics
+
+        return Extension(drawn=diagnostics.draw_diagnostics(evidence.by_epoch, plan.folder))
 
 
 def merged(parts: Sequence[Extension]) -> Extension:

@@ -1,1 +1,5 @@
-"""."""
+"""Studies of times to a target: a figure of a study with its section of the report.
+
+`figure.py` is the literal, `report.py` the section; the times are computed in `evidence.targets` and drawn in
+`report.figures.targets`.
+"""

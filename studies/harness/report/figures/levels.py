@@ -15,70 +15,68 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from studies.harness.evidence.ledger import DIVERGED, FAILED, OOM, factors, series
+from studies.harness.evidence.analysis import Evidence
+from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import sorted_levels
-from studies.harness.evidence.statistics import completed, group
-from studies.harness.kinds.study.study import LevelFigure, Study
-from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, save
+from studies.harness.evidence.metrics import words
+from studies.harness.evidence.status import LOST
+from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, save
 
-ArmRow = dict[Any, Any]  # a row of `statistics.group`
-# Lines of one panel: told apart by marker and dashes in grayscale.
+ArmRow = dict[Any, Any]  # a row of `Evidence.arms`
+# Lines of one panel; marker and dashes distinguish them in grayscale.
 SERIES = ((SUBJECT, "-", "o"), ("#56B4E9", "--", "s"), ("black", ":", "^"), ("0.5", "-.", "D"))
 MANY = 6  # more levels than this, and the ticks' labels touch at their usual size
 SEEDS = {"color": "0.4", "markersize": 4, "markeredgewidth": 0, "alpha": 0.9}
 APART = 7 / 72  # inches between the lines of a panel
-# The axis reaches below the middle mean by so many times what the best is above it, not to collapsed levels;
+# The axis reaches below the middle mean by at most this multiple of the distance from it to the best: not to collapsed
+# levels. For wide intervals it reaches beyond that range by at most WIDEST times the range.
 SQUEEZED = 4
-# and beyond that range and the best by at most so many times the distance between them, for wide intervals.
 WIDEST = 1.5
 LOG_FROM = 8  # levels that span so much are on a logarithmic axis
 
 
-def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw the study's figure, if it is one of levels, as `<factor>.pdf`, `.png` and `.svg`.
+def draw(evidence: Evidence, factor: str, panels: Sequence[str], references: Sequence[str], folder: Path) -> list[Path]:
+    """Draw `<factor>.pdf`, `.png` and `.svg`.
 
     Args:
-        study: Its `figure` says what is drawn.
-        frame: `ledger.frame(..., per="trial")`. Panels without a completed or failed trial are left out, and so are
-            references without a completed one. Levels with trials that diverged or failed are marked as such.
+        evidence: Of the trials. Levels with trials that diverged or failed are marked as such.
+        factor: The factor.
+        panels: Optimizers; those without a completed or failed trial are left out.
+        references: Optimizers without the factor; those without a completed trial are left out.
         folder: Where to write.
 
     Returns:
-        The files; empty when no trial has completed.
+        The files; empty if no trial has completed.
     """
-    spec = study.figure
-    if not isinstance(spec, LevelFigure):
-        return []
-    arms = [arm for arm in group(frame, spec.metric).to_dict("records") if arm["n"] or lost(arm)]
+    arms = [arm for arm in evidence.arms.to_dict("records") if arm["n"] or lost(arm)]
     if not any(arm["n"] for arm in arms):
         return []
-    varied = [arm for arm in arms if _level(arm, spec.factor) is not None]
-    bands = [_reference(name, arms, spec.factor) for name in spec.references]
-    panels = [name for name in spec.panels if any(arm["optimizer"] == name for arm in varied)]
+    varied = [arm for arm in arms if _level(arm, factor) is not None]
+    bands = [arm for name in references if (arm := _reference(name, arms, factor))]
+    known = [name for name in panels if any(arm["optimizer"] == name for arm in varied)] or [""]
     with matplotlib.rc_context(STYLE):
-        figure = _figure(spec, panels or [""], [arm for arm in bands if arm], varied, frame)
-        return save(figure, folder, spec.factor)
+        return save(_figure(evidence, factor, known, bands, varied), folder, factor)
 
 
 def lost(arm: ArmRow) -> int:
-    """How many of an arm's trials ended without a result."""
-    return sum(arm[status] for status in (DIVERGED, OOM, FAILED))
+    """Return how many of an arm's trials ended without a result."""
+    return sum(arm[status] for status in LOST)
 
 
 def _reference(optimizer: str, arms: Sequence[ArmRow], factor: str) -> ArmRow | None:
-    """The first completed arm of an optimizer that has no level."""
+    """Return the first completed arm of an optimizer that has no level."""
     same = (arm for arm in arms if arm["optimizer"] == optimizer and arm["n"])
     return next((arm for arm in same if _level(arm, factor) is None), None)
 
 
 def _level(arm: ArmRow, factor: str) -> Any:
-    """Its level of a factor, or None."""
+    """Return an arm's level of a factor, or None."""
     level: Any = arm.get(factor)
     return None if pd.isna(level) else level
 
 
 def _figure(
-    spec: LevelFigure, panels: list[str], bands: Sequence[ArmRow], arms: Sequence[ArmRow], frame: pd.DataFrame
+    evidence: Evidence, factor: str, panels: Sequence[str], bands: Sequence[ArmRow], arms: Sequence[ArmRow]
 ) -> Figure:
     columns = len(panels) if len(panels) <= 3 else 2
     rows = math.ceil(len(panels) / columns)
@@ -87,25 +85,23 @@ def _figure(
     for axes in cells[len(panels) :]:
         axes.set_axis_off()
     low, high = _limits([arm for arm in [*arms, *bands] if arm["n"]])
-    names = sorted({series(arm, spec.factor, factors(frame)) for arm in arms})
+    names = sorted({series(arm, factor, evidence.factors) for arm in arms})
     styles = {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
     for axes, panel in zip(cells, panels, strict=False):
         axes.set_ylim(low, high)
         for arm, (color, dashes) in zip(bands, REFERENCES, strict=False):
             _band(axes, arm, color, dashes)
-        _panel(axes, spec, [arm for arm in arms if arm["optimizer"] == panel], frame, styles)
+        _panel(axes, evidence, factor, [arm for arm in arms if arm["optimizer"] == panel], styles)
         axes.set_title(display(panel))
-        axes.set_xlabel(spec.factor.replace("_", " "))
+        axes.set_xlabel(factor.replace("_", " "))
     for axes in cells[::columns]:
-        axes.set_ylabel(f"{spec.metric.replace('/', ' ')} (%)")
-    found = [axes.get_legend_handles_labels() for axes in cells[: len(panels)]]
-    entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), columns + 1))
+        axes.set_ylabel(f"{words(evidence.metric)} (%)")
+    legend(figure, cells[: len(panels)], columns + 1)
     return figure
 
 
 def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
-    """Of the axis: all means and their intervals, unless a collapsed level would squeeze the others."""
+    """Return the axis' limits: around all means and their intervals, unless a collapsed level squeezes the rest."""
     means = [100 * arm["mean"] for arm in arms]
     middle, top = median(means), max(means)
     foot = max(min(means), middle - SQUEEZED * max(top - middle, 0.5))
@@ -118,38 +114,36 @@ def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
 
 
 def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
-    """A reference: its mean as a line over the whole width, its interval as a shade."""
+    """Draw a reference: its mean as a line over the whole width, its interval as a shade."""
     if not math.isnan(arm["ci_lo"]):
         axes.axhspan(100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5)
     axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=display(arm["optimizer"]))
 
 
-def _panel(
-    axes: Axes, spec: LevelFigure, arms: Sequence[ArmRow], frame: pd.DataFrame, styles: Mapping[str, Any]
-) -> None:
-    """One optimizer: a line for each series of levels, side by side so that none hides another."""
+def _panel(axes: Axes, evidence: Evidence, factor: str, arms: Sequence[ArmRow], styles: Mapping[str, Any]) -> None:
+    """Draw one optimizer: a line for each series of levels, side by side so that none hides another."""
     if not arms:
         axes.set_xticks([])
         return
-    levels = sorted_levels(arm[spec.factor] for arm in arms)
+    levels = sorted_levels(arm[factor] for arm in arms)
     at = dict(zip(levels, _positions(axes, levels), strict=True))
     lines: dict[str, list[ArmRow]] = {}
-    for arm in sorted(arms, key=lambda arm: at[arm[spec.factor]]):
-        lines.setdefault(series(arm, spec.factor, factors(frame)), []).append(arm)
+    for arm in sorted(arms, key=lambda arm: at[arm[factor]]):
+        lines.setdefault(series(arm, factor, evidence.factors), []).append(arm)
     for i, (name, members) in enumerate(sorted(lines.items())):
         shift = (i - (len(lines) - 1) / 2) * APART
         done = [arm for arm in members if arm["n"]]
         shown = name or ("consistent" if "faithful" in styles else "")
-        _line(axes, [at[arm[spec.factor]] for arm in done], done, shown, styles[name], shift)
+        _line(axes, [at[arm[factor]] for arm in done], done, shown, styles[name], shift)
         for arm in members:
-            x, values = at[arm[spec.factor]], completed(frame.loc[frame["arm"] == arm["arm"]], spec.metric)
+            x, values = at[arm[factor]], evidence.by_seed[arm["arm"]].dropna()
             beside = _moved(axes, shift + 0.4 * APART)
             axes.plot([x] * len(values), list(100 * values), ".", transform=beside, label="seeds", **SEEDS)
             _at_the_foot(axes, x, arm, styles[name][0], i)
 
 
 def _line(axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: Any, shift: float) -> None:
-    """Means with their intervals at the levels that have a result."""
+    """Draw means with their intervals at the levels that have a result."""
     color, dashes, marker = style
     mean = [100 * arm["mean"] for arm in arms]
     half = [0.0 if math.isnan(arm["ci_hi"]) else 100 * (arm["ci_hi"] - arm["mean"]) for arm in arms]
@@ -159,7 +153,7 @@ def _line(axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: 
 
 
 def _at_the_foot(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> None:
-    """Trials without a result as a cross, k of n; a mean below the axis as an arrow with its value."""
+    """Mark trials without a result with a cross, k of n, and a mean below the axis with an arrow and its value."""
     marks = []
     if lost(arm):
         marks.append(("x", f"{lost(arm)}/{arm['planned']}", "diverged or failed, k of n"))
@@ -175,7 +169,7 @@ def _at_the_foot(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> Non
 
 
 def _moved(axes: Axes, inches: float) -> Any:
-    """The data's coordinates, moved to the right."""
+    """Return the data's coordinates, moved to the right."""
     return axes.transData + ScaledTranslation(inches, 0, _scale(axes))
 
 
@@ -185,7 +179,7 @@ def _scale(axes: Axes) -> Any:
 
 
 def _positions(axes: Axes, levels: list[Any]) -> list[float]:
-    """Where the levels stand, with a tick at each: to scale when they are numbers, evenly otherwise."""
+    """Return the levels' positions and add a tick at each: to scale if they are numbers, evenly otherwise."""
     numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
     x = [float(level) for level in levels] if numbers else [float(i) for i in range(len(levels))]
     axes.set_xticks(x, [f"{level:g}" if numbers else str(level) for level in levels])

@@ -1,7 +1,7 @@
-"""What a tuning budget buys: the best of k configurations, and how much of a winner's score was luck.
+"""The best score of k configurations by k, and how much of a winner's score was luck.
 
 The K scores of a search are treated as exchangeable, which holds for random and quasi-random samplers only: a caller
-that passes TPE's or ASHA's must say so beside the curve.
+that passes TPE's or ASHA's must print that beside the curve.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from studies.harness.evidence.statistics import Summary, summarize
+from studies.harness.statistics.intervals import Summary, summarize
 
 BAND = 0.90
 
 
 def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
-    """The best score among k of the K configurations, drawn without replacement: exact, by order statistics.
+    """Return the best score among k of the K configurations, drawn without replacement: exact, by order statistics.
 
     With the scores sorted from worst to best, the i-th is the best of a draw with probability
     C(i - 1, k - 1) / C(K, k). A failed configuration (nan) uses up budget like any other; a draw of nothing but
-    failures has no best score, and its probability stands in a column of its own.
+    failures has no best score, and its probability has a separate column.
 
     Args:
         scores: One per configuration.
-        higher: Whether larger is better.
+        higher: True if larger is better.
 
     Returns:
         A row for each k = 1 ... K: `k mean lo median hi none`; mean and quantiles (lo and hi enclose 90%) are over
@@ -35,18 +35,18 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
     """
     values = np.asarray(scores, dtype=float)
     failed, total = int(np.isnan(values).sum()), len(values)
-    found = np.sort(values[~np.isnan(values)])
+    scored = np.sort(values[~np.isnan(values)])
     if not higher:
-        found = found[::-1]
+        scored = scored[::-1]
     rank = np.arange(1, total + 1)
     weights = np.full(total, 1 / total) if total else np.empty(0)  # of the i-th worst; failures lead
     rows = []
     for k in range(1, total + 1):
-        none, scored = float(weights[:failed].sum()), weights[failed:]
-        if scored.any():
-            share = scored / scored.sum()
-            lo, median, hi = (_quantile(found, share, q) for q in ((1 - BAND) / 2, 0.5, (1 + BAND) / 2))
-            spread = (float(share @ found), min(lo, hi), median, max(lo, hi))  # the order is from worst to best
+        none, chances = float(weights[:failed].sum()), weights[failed:]
+        if chances.any():
+            share = chances / chances.sum()
+            lo, median, hi = (_quantile(scored, share, q) for q in ((1 - BAND) / 2, 0.5, (1 + BAND) / 2))
+            spread = (float(share @ scored), min(lo, hi), median, max(lo, hi))  # the order is from worst to best
         else:
             spread = (math.nan,) * 4
         rows.append((k, *spread, none))
@@ -56,12 +56,12 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
 
 
 def overtakes(curve: pd.DataFrame, other: pd.DataFrame, higher: bool = True) -> int | None:
-    """The smallest budget from which on a curve's mean stays ahead of another's; None where it does not end ahead.
+    """Return the smallest budget from which a curve's mean stays ahead of another's; None if it does not end ahead.
 
     Args:
         curve: `best_of_k` of one optimizer.
         other: Of another; only budgets that both have are compared.
-        higher: Whether larger is better.
+        higher: True if larger is better.
     """
     size = min(len(curve), len(other))
     lead = curve["mean"].to_numpy()[:size] - other["mean"].to_numpy()[:size]
@@ -72,7 +72,7 @@ def overtakes(curve: pd.DataFrame, other: pd.DataFrame, higher: bool = True) -> 
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """A winner's score when it was chosen against its mean on fresh seeds.
+    """A winner's score when it was chosen, beside its mean on fresh seeds.
 
     Attributes:
         score: The tuning score of the winner.
@@ -90,11 +90,11 @@ class Shrinkage:
 
 
 def shrinkage(score: float, fresh: Sequence[float]) -> Shrinkage:
-    """How much of a tuning score is gone on fresh seeds."""
+    """Return how much of a tuning score is gone on fresh seeds."""
     summary = summarize(fresh)
     return Shrinkage(score, summary, score - summary.mean, score - summary.ci_hi, score - summary.ci_lo)
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:
-    """The first value, in the given order, whose cumulative weight reaches q."""
+    """Return the first value, in the given order, whose cumulative weight reaches q."""
     return float(values[min(np.searchsorted(np.cumsum(weights), q - 1e-12), len(values) - 1)])

@@ -1,8 +1,7 @@
-"""The figure of a search: what a budget of k configurations buys, each optimizer's mean with a band."""
+"""The figure of a search: the best score of k configurations over k, each optimizer's mean with a band."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,21 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studies.harness.report.figures.curves import LINES, OWN
-from studies.harness.report.figures.style import STYLE, display, save
+from studies.harness.report.figures.style import STYLE, display, legend, lines, save
 
 
 def draw(curves: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Draw `best_of_k.pdf`, `.png` and `.svg`; nothing without curves.
 
     Args:
-        curves: `budgets.best_of_k` of validation accuracies, by optimizer.
+        curves: `statistics.budgets.best_of_k` of validation accuracies, by optimizer.
         folder: Where to write.
     """
     if not curves:
         return []
-    others = itertools.cycle(LINES)
-    styles = {name: OWN.get(name) or next(others) for name in curves}
+    styles = lines(curves)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 3.4), layout="constrained")
         axes = figure.subplots()
@@ -43,12 +40,12 @@ def draw(curves: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
         axes.set_xlabel("k configurations")
         axes.set_ylabel("best validation accuracy (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        legend(figure, [axes], 4)
         return save(figure, folder, "best_of_k")
 
 
 def _scale(axes: Axes, curves: Mapping[str, pd.DataFrame]) -> None:
-    """By the means from k = 2 on: what one blind draw gives may be far below, and all would be one line."""
+    """Set the range by the means from k = 2: one random draw may be far below, and all would be one line."""
     means = np.concatenate([100 * curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in curves.values()])
     low, high = float(np.nanmin(means)), float(np.nanmax(means))
     span = max(high - low, 0.5)

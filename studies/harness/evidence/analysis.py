@@ -1,0 +1,121 @@
+"""The analysis of a study's trials: everything that its report prints, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from studies.harness.design.arms import Trial
+from studies.harness.design.facts import Facts
+from studies.harness.evidence import arms as by_arm
+from studies.harness.evidence import contrasts, ledger, power
+from studies.harness.evidence.contrasts import Differences
+from studies.harness.evidence.levels import LevelVerdict, level_verdicts
+from studies.harness.evidence.power import Detectable
+from studies.harness.evidence.status import COMPLETED, FAILED, LOST
+from studies.harness.published.results import Published, against
+from studies.harness.published.verdicts import Measured
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """What the trials of a plan show.
+
+    Attributes:
+        metric: What is judged.
+        trials: The plan.
+        frame: `ledger.frame(..., per="trial")`.
+        by_epoch: The same with `per="epoch"`.
+        factors: What the arms vary.
+        arms: `arms.group`, and `bold`: True for an arm that beats another and is beaten by none.
+        by_seed: `arms.by_seed`.
+        pairs: `contrasts.contrasts`.
+        references: Every arm's difference to its reference.
+        centres: Every level's difference to the recipe's value.
+        levels: A verdict on each optimizer's levels of each factor.
+        power: The smallest difference that the seeds can show; None without two completed seeds.
+        published: The comparison with the paper; None if it has no numbers.
+    """
+
+    metric: str
+    trials: Sequence[Trial]
+    frame: pd.DataFrame
+    by_epoch: pd.DataFrame
+    factors: Sequence[str]
+    arms: pd.DataFrame
+    by_seed: pd.DataFrame
+    pairs: pd.DataFrame
+    references: Differences
+    centres: Differences
+    levels: Sequence[LevelVerdict]
+    power: Detectable | None
+    published: Published | None = None
+
+    @property
+    def completed_epochs(self) -> pd.DataFrame:
+        """The rows of `by_epoch` that belong to completed trials."""
+        return self.by_epoch.loc[self.by_epoch["status"] == COMPLETED]
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """The number of trials that ended without a result, by status."""
+        statuses = list(self.frame["status"])
+        return {status: statuses.count(status) for status in LOST if status in statuses}
+
+    @property
+    def failed(self) -> bool:
+        """True if trials failed."""
+        return FAILED in self.lost
+
+    def of(self, metric: str) -> Evidence:
+        """Return the evidence of the same trials on another metric."""
+        return self if metric == self.metric else weigh(self.trials, self.frame, self.by_epoch, metric)
+
+    def compared(self, facts: Facts, others: Sequence[Measured]) -> Evidence:
+        """Return this evidence with the comparison with the paper.
+
+        Args:
+            facts: The paper and its tables.
+            others: Results beside the metric's, such as times to a target.
+        """
+        groups = [*by_arm.measured(self.trials, self.frame, self.metric), *others]
+        workloads = {trial.config.workload for trial in self.trials}
+        return replace(self, published=against(facts, groups, workloads))
+
+
+def analyse(trials: Sequence[Trial], root: Path, metric: str, references: Sequence[str] = ()) -> Evidence:
+    """Read the folders of a plan's trials and return what they show.
+
+    Args:
+        trials: The plan.
+        root: The output folder.
+        metric: What is judged.
+        references: Optimizers that the other arms are compared with, the preferred one first.
+    """
+    return weigh(trials, ledger.frame(trials, root), ledger.frame(trials, root, per="epoch"), metric, references)
+
+
+def weigh(
+    trials: Sequence[Trial], frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str, references: Sequence[str] = ()
+) -> Evidence:
+    """Return what tables of trials show; see `Evidence` for the tables and `analyse` for the rest."""
+    values = by_arm.by_seed(frame, metric)
+    best, pairs = contrasts.bold(frame, values, metric), contrasts.contrasts(values)
+    table, centres = by_arm.group(frame, metric), contrasts.centre_of(trials)
+    return Evidence(
+        metric=metric,
+        trials=trials,
+        frame=frame,
+        by_epoch=by_epoch,
+        factors=ledger.factors(frame),
+        arms=table.assign(bold=[arm in best for arm in table["arm"]]),
+        by_seed=values,
+        pairs=pairs,
+        references=contrasts.to_references(pairs, trials, references, centres),
+        centres=contrasts.to_centres(pairs, centres),
+        levels=level_verdicts(frame, values, metric),
+        power=power.detectable(values),
+    )

@@ -1,0 +1,119 @@
+"""Trials by arm: means, values by seed, curves. Only completed trials enter a mean; the others are counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from studies.harness.design.arms import Trial
+from studies.harness.evidence.ledger import factors
+from studies.harness.evidence.status import COMPLETED, DIVERGED, FAILED, STATUSES, UNFINISHED
+from studies.harness.published.verdicts import Measured, flat
+from studies.harness.statistics.intervals import half_width, summarize
+
+SECONDS = "time/train_s"
+BEST = "best"
+
+
+def completed(frame: pd.DataFrame, metric: str) -> pd.Series:
+    """Return the metric's last-epoch values of the completed trials."""
+    if metric not in frame:  # nothing has been committed yet
+        return pd.Series(dtype=float)
+    return frame.loc[frame["status"] == COMPLETED, metric].dropna().astype(float)
+
+
+def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return one row per arm, in the order of the plan.
+
+    Args:
+        frame: `ledger.frame(..., per="trial")`.
+        metric: The column to summarise.
+
+    Returns:
+        Columns `arm optimizer faithful`, the factors, `n mean sd ci_lo ci_hi` over completed trials, `planned` and the
+        number of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean `time/train_s`,
+        and `best`, the mean over trials of the best epoch's value: chosen on the test set, so not a result.
+    """
+    rows, described = [], {SECONDS: SECONDS, BEST: f"best/{metric}"}
+    for _, trials in frame.groupby("arm", sort=False):
+        counts = {status: list(trials["status"]).count(status) for status in UNFINISHED}
+        rows.append(
+            trials.iloc[0][["arm", "optimizer", "faithful", *factors(frame)]].to_dict()
+            | asdict(summarize(completed(trials, metric)))
+            | {"planned": len(trials), **counts}
+            | {name: summarize(completed(trials, column)).mean for name, column in described.items()}
+        )
+    table = pd.DataFrame(rows)
+    return table.assign(**{name: table[name].convert_dtypes() for name in factors(frame)})
+
+
+def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return completed trials' values: a row per seed, a column per arm in the order of the plan; nan if missing."""
+    table = frame.assign(value=completed(frame, metric)).pivot(index="seed", columns="arm", values="value")
+    return table.reindex(columns=list(dict.fromkeys(frame["arm"]))).astype(float)
+
+
+def mean_curves(by_epoch: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
+    """Return each arm's means over trials by epoch.
+
+    Args:
+        by_epoch: Rows of `ledger.frame(..., per="epoch")`.
+        metric: The column.
+
+    Returns:
+        By arm `n mean sd ci_lo ci_hi`, indexed by epoch (0 is the first); the interval is nan below two trials.
+    """
+    curves = {}
+    for arm, rows in by_epoch.groupby("arm", sort=False):
+        table: Any = rows.groupby("epoch")[metric].agg(n="count", mean="mean", sd="std")
+        half = half_width(table["n"].to_numpy(), table["sd"].to_numpy())
+        curves[str(arm)] = table.assign(ci_lo=table["mean"] - half, ci_hi=table["mean"] + half)
+    return curves
+
+
+def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[Measured]:
+    """Return a plan's arms as results to compare with published ones.
+
+    Args:
+        trials: The plan.
+        frame: Its `ledger.frame(..., per="trial")`.
+        metric: The column.
+    """
+    values, first = completed(frame, metric), {}
+    for trial in trials:
+        first.setdefault(trial.config.group_key, trial)
+    groups = []
+    for key, part in frame.groupby("group_key", sort=False):
+        arm, config = first[key]
+        rows = part.join(values.rename("value")).dropna(subset=["value"])
+        groups.append(
+            Measured(
+                label=arm.label,
+                optimizer=arm.optimizer,
+                settings=flat(config.to_dict()),
+                metric=metric,
+                values=dict(zip(rows["seed"], rows["value"], strict=True)),
+                failures=sum(status in (DIVERGED, FAILED) for status in part["status"]),
+            )
+        )
+    return groups
+
+
+def metrics(frame: pd.DataFrame, arms: pd.DataFrame) -> dict[str, float]:
+    """Return a summary's numbers by name: trials by status, and each arm's mean with its interval.
+
+    Args:
+        frame: `ledger.frame(..., per="trial")` of everything that is counted.
+        arms: `group` of the trials that are results; may be empty.
+    """
+    counts = {f"trials/{status}": float(list(frame["status"]).count(status)) for status in STATUSES}
+    values = {
+        f"{name}/{re.sub(r'[^A-Za-z0-9_./:-]', '.', arm['arm'])}": float(arm[name])
+        for arm in arms.to_dict("records")
+        for name in ("mean", "sd", "ci_lo", "ci_hi", "n")
+    }
+    return {"trials/planned": float(len(frame)), **counts, **values}

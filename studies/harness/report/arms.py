@@ -1,0 +1,130 @@
+"""The table of arms: in a report, on a terminal, as CSV files and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from studies.harness.evidence.analysis import Evidence
+from studies.harness.evidence.arms import BEST, SECONDS
+from studies.harness.evidence.metrics import unit, words
+from studies.harness.evidence.status import UNFINISHED
+from studies.harness.report.document import Table, Text
+from studies.harness.report.result import Listing
+from studies.harness.report.wording import few
+
+HOLM = "paired by seed, Holm over all pairs at 5%"
+Arm = Mapping[Any, Any]  # a row of `Evidence.arms`
+
+
+def table(evidence: Evidence, name: str, title: str) -> Table:
+    """Return the table of a report, with a LaTeX label and a title."""
+    rows, notes = _rows(evidence), _notes(evidence)
+    header = ["arm", "n", unit(evidence.metric).mean, "sd", "95% t-interval", "best epoch on test"]
+    return Table(
+        name=name,
+        header=[*header, "s/epoch (co-located)", *(["not completed"] if any(notes) else [])],
+        rows=[[*row, note] if any(notes) else row for row, note in zip(rows, notes, strict=True)],
+        text=(0, 7),
+        muted=(5, 6),
+        bold=_bold(evidence),
+        caption=f"{title}: last-epoch {words(evidence.metric)}, mean over n seeds with its 95% t-interval.",
+    )
+
+
+def caption(evidence: Evidence) -> Text:
+    """Return the small print below the table."""
+    sizes = list(evidence.arms["n"])
+    n = f"n = {sizes[0]}" if min(sizes) == max(sizes) else f"n between {min(sizes)} and {max(sizes)}"
+    percent = " in percent" if unit(evidence.metric).scale == 100 else ""
+    sentences = [
+        f"Last-epoch {words(evidence.metric)}{percent}: mean and sample standard deviation over seeds ({n} completed "
+        "per arm; other trials are counted, never averaged), with the 95% Student t interval of the mean.",
+        power(evidence),
+        "Bold: beats another arm and is beaten by none, paired by seed, Holm over all pairs at 5%; an arm with "
+        "diverged trials never is.",
+        "Best epoch on test: the best test value of each run, and its optimism over the last epoch; chosen on the test "
+        "set, so no result.",
+        "Seconds are the last epoch's, measured beside other trials on the same machine: not comparable between arms.",
+    ]
+    return Text(" ".join(filter(None, sentences)), note=True)
+
+
+def power(evidence: Evidence) -> str:
+    """Return `n = 5; seed SD = 0.17 points; smallest difference detectable ...`; nothing without two seeds."""
+    detectable, show = evidence.power, unit(evidence.metric)
+    if detectable is None:
+        return ""
+    paired = ""
+    if not math.isnan(detectable.paired):
+        paired = f" / {show.show(detectable.paired)} (paired by seed, correlation {detectable.correlation:.2f})"
+    return (
+        f"n = {detectable.n}; seed SD = {show.show(detectable.sd)} {show.difference}, pooled over arms; smallest "
+        f"difference detectable with 80% power by one test at 5% = {show.show(detectable.unpaired)} (unpaired){paired}."
+    )
+
+
+def best(evidence: Evidence) -> list[Text]:
+    """Return a sentence with the bold arms; nothing if arms with lost trials, which never are, beat the others."""
+    if max(evidence.arms["n"]) < 2:
+        return [Text("Fewer than two completed seeds: no arm can be told from another.", found=True)]
+    if names := list(evidence.arms.loc[evidence.arms["bold"], "arm"]):
+        return [Text(f"Better than some arm and worse than none: {few(names)} ({HOLM}).", found=True)]
+    return [] if evidence.lost else [Text(f"No arm is told from another ({HOLM}).", found=True)]
+
+
+def listing(evidence: Evidence, title: str) -> Listing:
+    """Return the table for a terminal."""
+    notes, arms = _notes(evidence), evidence.arms.to_dict("records")
+    show = unit(evidence.metric)
+    rows = [[*row[:5], show.show(arm[BEST])] for row, arm in zip(_rows(evidence), arms, strict=True)]
+    return Listing(
+        title=title,
+        header=["arm", "n", show.mean, "sd", "95% t-interval", "best", *(["not completed"] if any(notes) else [])],
+        rows=[[*row, note] if any(notes) else row for row, note in zip(rows, notes, strict=True)],
+        text=(0, 6),
+        muted=(5,),
+        warnings=(6,),
+        bold=_bold(evidence),
+        caption=f"last-epoch {words(evidence.metric)} over n seeds, 95% Student t interval; bold: beaten by none "
+        "(Holm); best: the best epoch on test, no result",
+    )
+
+
+def files(evidence: Evidence) -> dict[str, str]:
+    """Return the tables at full precision as CSV files by name: trials, arms, and every pair of arms."""
+    tables = {"trials": evidence.frame, "arms": evidence.arms, "differences": evidence.pairs}
+    return {f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
+
+
+def record(evidence: Evidence, name: str) -> str:
+    """Return the table as one line of JSON: the study's name, and a record for each arm."""
+    return json.dumps({"study": name, "arms": json.loads(evidence.arms.to_json(orient="records") or "[]")})
+
+
+def _bold(evidence: Evidence) -> set[tuple[int, int]]:
+    return {(i, 2) for i, bold in enumerate(evidence.arms["bold"]) if bold}
+
+
+def _rows(evidence: Evidence) -> list[list[str]]:
+    """Return arm, n, mean, sd, interval, best epoch with its optimism, seconds; a dash for what is not known."""
+    show = unit(evidence.metric)
+    return [_row(arm, show) for arm in evidence.arms.to_dict("records")]
+
+
+def _row(arm: Arm, show: Any) -> list[str]:
+    optimism = arm[BEST] - arm["mean"]
+    best = "-" if math.isnan(optimism) else f"{show.show(arm[BEST])} ({show.show(optimism, signed=True)})"
+    seconds = "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.2f}"
+    interval = show.interval(arm["ci_lo"], arm["ci_hi"])
+    return [arm["arm"], str(arm["n"]), show.show(arm["mean"]), show.show(arm["sd"]), interval, best, seconds]
+
+
+def _notes(evidence: Evidence) -> Sequence[str]:
+    """Return for each arm the planned trials that are not in its mean: `1 of 5 diverged`."""
+    arms = evidence.arms.to_dict("records")
+    return [
+        ", ".join(f"{arm[status]} of {arm['planned']} {status}" for status in UNFINISHED if arm[status]) for arm in arms
+    ]

@@ -1,0 +1,62 @@
+"""The analysis of a study's trials: computed once for a report, whatever prints it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import folders
+import pandas as pd
+import pytest
+from folders import STUDY, planned, run
+
+from studies.harness.evidence import arms, contrasts, ledger
+from studies.harness.evidence.analysis import Evidence
+from studies.harness.evidence.status import STATUSES
+from trainables.store import FAILED
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for trial in planned():
+        run(tmp_path, trial)
+    return tmp_path
+
+
+def test_a_report_computes_everything_once(root: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = Counter[str]()
+
+    def counted(module, name: str):
+        function = getattr(module, name)
+
+        def call(*given, **how):
+            calls[" ".join([name, *how.values()])] += 1
+            return function(*given, **how)
+
+        monkeypatch.setattr(module, name, call)
+
+    for module, name in ((ledger, "frame"), (arms, "group"), (arms, "by_seed"), (contrasts, "contrasts")):
+        counted(module, name)
+    report = folders.report(root, planned())
+    assert report.listing is not None and report.record and report.metrics
+    assert {"report.md", "report.tex", "differences.csv"} <= {path.name for path in report.files}
+    assert calls == {"frame": 1, "frame epoch": 1, "group": 1, "by_seed": 1, "contrasts": 1}
+
+
+def test_another_metric_of_the_same_trials_is_analysed_from_the_same_tables(root: Path, monkeypatch):
+    evidence = folders.evidence(root, planned())
+    monkeypatch.setattr(ledger, "frame", None)
+    loss = evidence.of("test/loss")
+    assert isinstance(loss, Evidence) and set(loss.arms["mean"]) == {0.6}
+    assert evidence.of(evidence.metric) is evidence
+
+
+def test_a_summary_has_the_counts_and_every_arms_mean(root: Path):
+    run(root, planned(seeds=4)[-1], 1, FAILED, reason="no")
+    report = folders.report(root, planned(seeds=4))
+    counts = {status: report.metrics[f"trials/{status}"] for status in STATUSES}
+    assert counts == {"completed": 24, "diverged": 0, "oom": 0, "failed": 1, "in flight": 0, "not run": 7}
+    assert report.metrics["trials/planned"] == 32 and report.failed
+    table = pd.read_csv(next(path for path in report.files if path.name == "arms.csv")).set_index("arm")
+    assert report.metrics["mean/nysact-s.rank.5"] == table.loc["nysact-s rank=5", "mean"]
+    assert report.metrics["n/sgd"] == 3 and len(report.metrics) == 7 + 5 * len(STUDY.arms)
