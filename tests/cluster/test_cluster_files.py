@@ -1,4 +1,4 @@
-"""The clusters' files: Ray's own validation takes them, and so does our check, which finds every planted mistake."""
+"""The cluster files pass Ray's validation and this project's check, and the check reports every planted mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from studies.harness.cluster.check import check, problems
 from studies.harness.published import strict_yaml
 
 ROOT = Path(__file__).parents[2]
-# What a user sets, in place of the examples.
+# The values of a user, by the example that each replaces.
 SET = {
     "subnet-00000000000000000": "subnet-0a1",
     "sg-00000000000000000": "sg-0a1",
@@ -30,10 +30,10 @@ FILES = ["cluster.yaml", "cluster.local.yaml"]
 
 
 def text(name: str) -> str:
-    found = (ROOT / name).read_text()
-    for example, own in SET.items():
-        found = found.replace(example, own)
-    return found
+    content = (ROOT / name).read_text()
+    for example, value in SET.items():
+        content = content.replace(example, value)
+    return content
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -111,8 +111,8 @@ MISTAKES = [
 def test_a_planted_mistake_is_found(name, right, wrong, line):
     correct = text(name)
     assert right in correct
-    found = problems(yaml.safe_load(correct.replace(right, wrong)))
-    assert any(line in each for each in found), found
+    lines = problems(yaml.safe_load(correct.replace(right, wrong)))
+    assert any(line in text for text in lines), lines
 
 
 def test_each_kind_of_machine_is_looked_at():
@@ -147,7 +147,7 @@ def test_aliases_are_taken_once_and_bombs_are_refused(tmp_path: Path):
 
 
 def test_the_command(tmp_path: Path):
-    """Exit code 2 and a line each for the example as it is; then what is not there."""
+    """The exit code is 2; the unchanged example gives one line for each value to set, then missing files are named."""
     file = tmp_path / "mine.yaml"
     file.write_text(text("cluster.yaml"))
     done = [

@@ -1,4 +1,4 @@
-"""A spot machine's notice, from a metadata service of our own: heard only with a session, and acted on once."""
+"""The interruption notice of a spot machine, from a local metadata service that requires a session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables import fingerprint
 
 
 class Metadata(BaseHTTPRequestHandler):
-    """IMDSv2: a session is made by PUT, and without it every answer is 401."""
+    """IMDSv2: PUT creates a session, and every request without one is answered with 401."""
 
     notice = False
 
@@ -53,7 +53,7 @@ def test_a_notice_is_heard(metadata: str, monkeypatch: pytest.MonkeyPatch):
     assert not cluster_spot.has_notice(metadata)
     Metadata.notice = True
     assert cluster_spot.has_notice(metadata)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which knows nothing of this machine
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # It must not be used.
     assert cluster_spot.has_notice(metadata)
 
 
