@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from studies.harness.kinds.cost.cost import CostStudy
     from studies.harness.kinds.probe.probe import Covariances, Norms, Probe
     from studies.harness.kinds.search.search import Choice, Range, Search
-    from studies.harness.kinds.study.figures import CurveFigure, LevelFigure
-    from studies.harness.kinds.study.residuals import ResidualFigure
+    from studies.harness.kinds.study.figures import CurveFigure, LevelFigure, ResidualFigure
     from studies.harness.kinds.study.study import Study
     from studies.harness.kinds.target.figure import TargetFigure
 
@@ -29,8 +28,7 @@ _HOMES = {
     "kinds.cost.cost": ("CostStudy",),
     "kinds.probe.probe": ("Covariances", "Norms", "Probe"),
     "kinds.search.search": ("Choice", "Range", "Search"),
-    "kinds.study.figures": ("CurveFigure", "LevelFigure"),
-    "kinds.study.residuals": ("ResidualFigure",),
+    "kinds.study.figures": ("CurveFigure", "LevelFigure", "ResidualFigure"),
     "kinds.study.study": ("Study",),
     "kinds.target.figure": ("TargetFigure",),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("precond", "trainables", "studies")
-SOURCES = ("*.py", "*.yaml")
+SOURCES = ("*.py", "*.yaml", "templates/*")
 
 
 @cache

@@ -33,8 +33,8 @@ from studies.harness.kinds.probe.execute import measure
 from studies.harness.kinds.probe.folder import Result
 from studies.harness.kinds.probe.norms import GROWTH
 from studies.harness.kinds.probe.probe import Covariances, Probe
-from studies.harness.kinds.study.figures import Extension
-from studies.harness.kinds.study.residuals import ResidualFigure, order, residual_table
+from studies.harness.kinds.study.figures import Extension, ResidualFigure
+from studies.harness.kinds.study.residuals import order, residual_table
 from studies.harness.report.figures.covariances import draw_covariances
 from studies.harness.report.figures.norms import draw_norms
 from trainables.config import stream_seed

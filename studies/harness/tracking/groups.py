@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from studies.harness.design.arms import Trial
-from studies.harness.evidence.statistics import summarize
 from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN
+from studies.harness.statistics.intervals import summarize
 from trainables.files import read_lines
 from trainables.store import COMPLETED, trial_folder
 

@@ -48,6 +48,5 @@ class CostStudy(Artefact):
         ),
     }
 
-    workload: str
     batch_size: int
     optimizers: tuple[str, ...]

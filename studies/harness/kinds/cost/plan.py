@@ -62,7 +62,7 @@ class CostPlan(Plan):
         flags += [f"--set={name}={json.dumps(value)}" for name, value in self.options.settings.items()]
         place = f"--out={self.root}"
         first = ("trainables.cost", self.workload, f"--optimizers={','.join(self.optimizers)}", *flags, place)
-        commands = [first]
+        commands: list[Command] = [first]
         if names := _with_conventions(self.workload, self.optimizers):
             commands.append((*first, "--faithful", f"--optimizers={','.join(names)}"))  # the last one counts
         if not self.options.smoke:

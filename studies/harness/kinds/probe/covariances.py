@@ -147,9 +147,9 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     caption = f"Relative errors of approximations of rank {parameters.rank} of the activation covariance."
     note = (
         f"Errors |A - A^| / |A| at rank {parameters.rank}: mean and sample standard deviation over {parameters.draws} "
-        f"draws of the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r largest "
-        "eigenvalues with their vectors, the least error that a matrix of rank r can have. A is the mean over the "
-        f"batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {parameters.rank} is kept "
+        f"draws of the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r "
+        "largest eigenvalues with their vectors, the least error that a matrix of rank r can have. A is the mean over "
+        f"the batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {parameters.rank} is kept "
         "as it is. The rank of the paper's Figure 1 is not stated; 10 is that of its Table 7 for CIFAR."
     )
     column = numbers[numbers["approximation"] == APPROXIMATIONS[0]].groupby("layer", sort=False)["frobenius"].mean()

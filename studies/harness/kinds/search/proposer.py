@@ -42,7 +42,7 @@ class Proposer:
     @property
     def asha(self) -> bool:
         """True if trials that fall behind are stopped."""
-        return self.plan.search.asha
+        return self.plan.artefact.asha
 
     def outcomes(self) -> list[Outcome]:
         """What became of every proposal within the budget, by number."""

@@ -101,6 +101,35 @@ class DiagnosticsFigure(Figure):
         return Extension(drawn=diagnostics.draw_diagnostics(evidence.by_epoch, plan.folder))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResidualFigure(Figure):
+    """The final loss of each trial over its mean residual |A - A^|_F / |A|_F, by sketch.
+
+    The mean is over the epochs and over all layers that were preconditioned: one with p <= r is kept exactly and has
+    the residual 0. It needs trials that ran with `--diagnostics`; without any there is no figure.
+
+    Attributes:
+        optimizers: Their trials are shown.
+    """
+
+    optimizers: tuple[str, ...]
+
+    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+        """Draw `residual.pdf`, `.png` and `.svg`, and write the points as `residual.csv`."""
+        from studies.harness.kinds.study.residuals import METRICS, order, residual_table
+        from studies.harness.report.figures.residual import draw_residuals
+
+        table = residual_table(evidence.frame, self.optimizers, plan.root)
+        shown = table.dropna(subset=["residual"])
+        if shown.empty:
+            return Extension()
+        title = f"{len(shown)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
+        title += "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
+        orders = {metric: {name: order(shown, name, metric) for name in self.optimizers} for metric in METRICS}
+        drawn = draw_residuals(shown, orders, title, plan.folder)
+        return Extension(drawn=drawn, files={"residual.csv": table.to_csv(index=False)})
+
+
 def merged(parts: Sequence[Extension]) -> Extension:
     """Return several extensions as one, in their order."""
     files: dict[str, Any] = {}

@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from studies.harness.kinds.study.figures import Extension, Figure
 from trainables.files import read_lines
 from trainables.store import COMPLETED, trial_folder
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from studies.harness.evidence.analysis import Evidence
-    from studies.harness.kinds.study.plan import StudyPlan
-
 METRICS = ("train/loss", "test/loss")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResidualFigure(Figure):
-    """The final loss of each trial over its mean residual |A - A^|_F / |A|_F, by sketch.
-
-    The mean is over the epochs and over all layers that were preconditioned: one with p <= r is kept exactly and has
-    the residual 0. It needs trials that ran with `--diagnostics`; without any there is no figure.
-
-    Attributes:
-        optimizers: Their trials are shown.
-    """
-
-    optimizers: tuple[str, ...]
-
-    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
-        """Draw `residual.pdf`, `.png` and `.svg`, and write the points as `residual.csv`."""
-        table = residual_table(evidence.frame, self.optimizers, plan.root)
-        shown = table.dropna(subset=["residual"])
-        if shown.empty:
-            return Extension()
-        from studies.harness.report.figures.residual import draw_residuals
-
-        title = f"{len(shown)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
-        title += "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
-        orders = {metric: {name: order(shown, name, metric) for name in self.optimizers} for metric in METRICS}
-        drawn = draw_residuals(shown, orders, title, plan.folder)
-        return Extension(drawn=drawn, files={"residual.csv": table.to_csv(index=False)})
 
 
 def residual_table(frame: Any, optimizers: Sequence[str], root: Path) -> pd.DataFrame:
