@@ -67,7 +67,7 @@ def level_verdicts(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> li
             setting = ", ".join(f"{name}={_plain(first[name])}" for name in rest if not pd.isna(first[name]))
             if len(set(part[factor])) > 1:
                 levels = dict(zip(part["arm"], map(_plain, part[factor]), strict=True))
-                table = values.reindex(columns=[*levels]).set_axis(list(levels.values()), axis="columns")
+                table: Any = values[[*levels]].set_axis(list(levels.values()), axis="columns")
                 verdict = _judge(table, (first["optimizer"], factor, setting), metric)
                 verdicts.append(replace(verdict, faithful=bool(first["faithful"]), lost=_lost(part, factor)))
     return verdicts
