@@ -8,11 +8,11 @@ from pathlib import Path
 
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.design.options import Options
+from studies.harness.design.result import Report
 from studies.harness.evidence.analysis import Evidence, analyse
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.kinds.study.study import Study
-from studies.harness.report.result import Report
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.store import COMPLETED, TrialStore

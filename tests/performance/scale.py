@@ -70,7 +70,7 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
 
     from studies.harness.design.options import Options, default_uri
     from studies.harness.evidence import ledger
-    from studies.harness.tracking.view import TrialsView
+    from studies.harness.tracking.views import TrialsView
 
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.fsync = lambda descriptor: None  # of the generation alone: what is measured reads

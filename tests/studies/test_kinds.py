@@ -16,10 +16,10 @@ from studies.harness.command import cli, manage
 from studies.harness.command.options import FLAGS
 from studies.harness.design.ending import STOPS, Stopped
 from studies.harness.design.options import Options
+from studies.harness.design.result import Listing, Report
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from studies.harness.report import document
 from studies.harness.report.document import Text
-from studies.harness.report.result import Listing, Report
 from trainables.store import StoreError
 
 

@@ -14,10 +14,10 @@ from studies.harness.command import manage, reports
 from studies.harness.design.arms import Arm, grid
 from studies.harness.design.ending import COMPLETE, ENVIRONMENT
 from studies.harness.design.options import default_uri, report_folder
+from studies.harness.design.result import Report
 from studies.harness.kinds.probe.execute import measure
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.kinds.study.study import Study
-from studies.harness.report.result import Report
 from studies.harness.tracking import resync
 from studies.harness.tracking.client import MlflowClient
 

@@ -16,10 +16,10 @@ from studies.harness.cluster.progress import StudyProgress
 from studies.harness.command import screen
 from studies.harness.command.run import run as run_command
 from studies.harness.design.options import Options
+from studies.harness.design.result import Report
 from studies.harness.evidence.metrics import number, unit
 from studies.harness.kinds.study.plan import plans
 from studies.harness.report.document import Heading, Text, findings
-from studies.harness.report.result import Report
 from studies.harness.statistics.paired import SAME
 from trainables.store import DIVERGED
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from folders import STUDY, metrics, planned, run
 from rich.console import Console
+from studies.harness.evidence.statistics import summarize
 
 from studies.harness.design.options import Options, default_uri
+from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
-from studies.harness.evidence.statistics import summarize
-from studies.harness.report.result import Report
 from studies.harness.tracking import background
 from studies.harness.tracking.background import Tracking, up_to_date
 from studies.harness.tracking.client import MlflowClient
-from studies.harness.tracking.view import MARK, ReportView, TrialsView, View
+from studies.harness.tracking.view import MARK, View
+from studies.harness.tracking.views import ReportView, TrialsView
 from trainables.store import DIVERGED
 
 WRITES = ("create_run", "log_batch", "set_tag", "update_run", "set_terminated", "log_artifact", "log_text")
@@ -371,9 +372,9 @@ from pathlib import Path
 from folders import STUDY, planned
 from rich.console import Console
 from studies.harness.design.options import Options
-from studies.harness.report.result import Report
+from studies.harness.design.result import Report
 from studies.harness.tracking.background import Tracking, up_to_date
-from studies.harness.tracking.view import TrialsView
+from studies.harness.tracking.views import TrialsView
 
 root, uri, inputs = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 options = Options(out=root, tracking_uri=uri)

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-import studies
 from precond.hyperparameters import nearest
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.options import FLAGS
@@ -28,13 +27,14 @@ OUT = click.Option(
     ["--out"], type=click.Path(path_type=Path), help="Output folder.  [default: $PRECOND_OUT or outputs]"
 )
 DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Say what would go, and how large it is.")
+STUDIES = Path(__file__).parents[2]  # the folder of the study files
 KEY_DIGITS = 6  # fewer digits of a key are not looked up
 
 
 def artefacts() -> dict[str, Artefact]:
     """Return every artefact of the package's study files by name, kind by kind."""
     literals = []
-    for module in pkgutil.iter_modules(studies.__path__):
+    for module in pkgutil.iter_modules([str(STUDIES)]):
         if not module.ispkg and not module.name.startswith("_"):
             values = vars(importlib.import_module(f"studies.{module.name}")).values()
             literals += [value for value in values if isinstance(value, Artefact)]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from studies.harness.command import screen
 from studies.harness.design.options import Options
+from studies.harness.design.result import Listing, Report
 from studies.harness.kinds.artefact import Plan
-from studies.harness.report.result import Listing, Report
 from trainables.config import digest
 from trainables.files import write_atomically
 from trainables.fingerprint import fingerprint

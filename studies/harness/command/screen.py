@@ -19,7 +19,7 @@ from studies.harness.design.options import default_root, default_uri
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from studies.harness.report.result import Listing, Report
+    from studies.harness.design.result import Listing, Report
 
 WIDTH = 80
 SENTENCES = 10  # a report may have one for each of a hundred levels

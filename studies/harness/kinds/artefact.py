@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from studies.harness.design.arms import Trial
-    from studies.harness.report.result import Report
+    from studies.harness.design.result import Report
     from studies.harness.tracking.view import View
 
 

@@ -16,7 +16,7 @@ from studies.harness.design.options import Options
 from studies.harness.tracking.view import MARK, View
 
 if TYPE_CHECKING:
-    from studies.harness.report.result import Report
+    from studies.harness.design.result import Report
 
 INTERVAL_S, PATIENCE_S = 5.0, 30.0  # between two updates; for the update under way when a command ends
 QUERY = "SELECT 1 FROM tags JOIN runs USING (run_uuid) WHERE key = ? AND value = ? AND lifecycle_stage = 'active'"

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from studies.harness.design.options import default_uri
-from studies.harness.report.result import Report
-
-if TYPE_CHECKING:
-    from studies.harness.kinds.artefact import Artefact, Plan
+from studies.harness.design.result import Report
 
 
 def everything(
-    artefacts: Iterable[Artefact],
+    artefacts: Iterable[Any],
     root: Path,
     uri: str | None = None,
-    last_report: Callable[[Plan], Report | None] = lambda plan: None,
+    last_report: Callable[[Any], Report | None] = lambda plan: None,
 ) -> Iterator[tuple[str, str]]:
     """Send what MLflow lacks of all artefacts; yield the name of each view, and what was sent.
 
     Args:
-        artefacts: Those that an output folder may have results of.
+        artefacts: Artefacts (`kinds.artefact`) that an output folder may have results of.
         root: The output folder.
         uri: Tracking server or database; the output folder's database if None.
         last_report: Returns the report that a plan's last command kept. If it is None, the files of the report's folder

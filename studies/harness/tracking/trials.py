@@ -19,13 +19,13 @@ from studies.harness.tracking import charts
 from studies.harness.tracking.client import PARENT, Experiment, Run, all_runs, fingerprint, points
 from studies.harness.tracking.groups import SeedGroup, seed_groups
 from studies.harness.tracking.notes import description
-from studies.harness.tracking.view import TrialsView
+from studies.harness.tracking.view import View
 from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
 
 if TYPE_CHECKING:
-    from studies.harness.report.result import Report
+    from studies.harness.design.result import Report
 
 PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
 
@@ -33,12 +33,12 @@ PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
 class Sender:
     """One update of a view: the experiment, and its runs by the key of a trial or group (the parent's is empty)."""
 
-    def __init__(self, view: TrialsView, trials: Sequence[Trial], uri: str):
+    def __init__(self, view: View, metric: str, trials: Sequence[Trial], uri: str):
         self.view, self.trials, self.root = view, trials, view.options.root
         dataset, _, model = view.workload.rpartition("/")
         self.common = {**view.tags, "dataset": dataset, "model": model}
         self.experiment = Experiment(uri, view.experiment, self.root)
-        self.experiment.set_tags(charts.tags(view.workload, view.metric, self.trials))
+        self.experiment.set_tags(charts.tags(view.workload, metric, self.trials))
         self.runs: dict[str, Run] = {}
         for run in all_runs(self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'"):
             tags = run.data.tags

@@ -1,19 +1,16 @@
-"""Views: what MLflow shows of an artefact on a workload. Imports no mlflow, whose import takes seconds."""
+"""A view: what MLflow shows of an artefact on a workload."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from studies.harness.design.arms import Trial
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import Options
 
 if TYPE_CHECKING:
-    from studies.harness.report.result import Report
+    from studies.harness.design.result import Report
 
 MARK = "inputs_sent"  # tag of the run with the report: what the view was made from when it was last sent as a whole
 NOTHING = "nothing to send"
@@ -61,62 +58,3 @@ class View(ABC):
         """The tags that all runs of the view share."""
         facts = {"study": self.facts.name, "paper": self.facts.paper, "table": self.facts.table}
         return {**facts, "workload": self.workload, "smoke": str(self.options.smoke)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialsView(View):
-    """A parent run with the report, and below it a run for each trial and for each configuration.
-
-    Attributes:
-        metric: What the charts show.
-        trials: The planned trials, all of the workload; the sequence may grow.
-        stopped: Returns the keys of trials that were stopped early: their runs are closed, and not sent again.
-    """
-
-    metric: str
-    trials: Sequence[Trial]
-    stopped: Callable[[], Collection[str]] = tuple
-
-    def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
-        """Send the epochs of trials, the means over seeds, the number of trials by status, and the report."""
-        from studies.harness.tracking.trials import Sender
-
-        stopped = self.stopped()
-        trials = [trial for trial in self.trials if trial.config.trial_key not in stopped]
-        if not trials and not stopped:
-            return NOTHING
-        return f"{Sender(self, trials, uri).send(stopped, report, mark)} epochs sent"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportView(View):
-    """One run with the files and numbers of a report.
-
-    Attributes:
-        kind: The tag `kind`: `probe`.
-        key: Identity of what the report is about; the run is found by it.
-        params: The run's parameters.
-    """
-
-    kind: str
-    key: str
-    params: Mapping[str, Any]
-
-    def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
-        """Send the report if its files have changed."""
-        if report is None:
-            return NOTHING
-        from studies.harness.tracking.client import Experiment, all_runs, fingerprint, points
-
-        place = Experiment(uri, self.experiment, self.options.root)
-        name, tags = f"{self.facts.name} {self.workload}", {**self.tags, "kind": self.kind, "group_key": self.key}
-        runs = all_runs(place.client, place.id, f"tags.group_key = '{self.key}'")
-        run = runs[0] if runs else place.client.create_run(place.id, tags=tags, run_name=name)
-        with place.marked(run, mark):
-            if run.data.tags.get("artifacts") == fingerprint(report.files):
-                return NOTHING
-            metrics = {re.sub(r"[^A-Za-z0-9_./ :-]", ".", name): value for name, value in report.metrics.items()}
-            place.log(run, points(metrics), self.params)
-            place.client.set_terminated(run.info.run_id)
-            place.log_files(run, report.files)  # last: if the process is killed before, all is sent again
-        return "sent"

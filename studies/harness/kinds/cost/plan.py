@@ -14,7 +14,8 @@ from precond.hyperparameters import HyperparameterError
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Plan, Work, workloads
 from studies.harness.kinds.cost.cost import CostStudy
-from studies.harness.tracking.view import ReportView, View
+from studies.harness.tracking.view import View
+from studies.harness.tracking.views import ReportView
 from trainables.config import digest
 from trainables.cost.__main__ import errors as benchmark_errors
 from trainables.cost.files import result_name, results_folder

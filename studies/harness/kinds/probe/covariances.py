@@ -149,8 +149,8 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
         f"Errors |A - A^| / |A| at rank {parameters.rank}: mean and sample standard deviation over {parameters.draws} "
         f"draws of the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r "
         "largest eigenvalues with their vectors, the least error that a matrix of rank r can have. A is the mean over "
-        f"the batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {parameters.rank} is kept "
-        "as it is. The rank of the paper's Figure 1 is not stated; 10 is that of its Table 7 for CIFAR."
+        f"the batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {parameters.rank} is "
+        "kept as it is. The rank of the paper's Figure 1 is not stated; 10 is that of its Table 7 for CIFAR."
     )
     column = numbers[numbers["approximation"] == APPROXIMATIONS[0]].groupby("layer", sort=False)["frobenius"].mean()
     lost = [str(layer) for layer, error in column.items() if error > LOST]

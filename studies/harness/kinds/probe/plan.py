@@ -15,7 +15,8 @@ from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_SEEDS, Options
 from studies.harness.kinds.artefact import Plan, Work, workloads
 from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.probe import Probe
-from studies.harness.tracking.view import ReportView, View
+from studies.harness.tracking.view import View
+from studies.harness.tracking.views import ReportView
 from trainables.config import TrialConfig
 from trainables.workloads import RECIPE_SETTINGS, resolve, settable, skeleton, workload
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from precond.hyperparameters import count, problems
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement(ABC):
+class Measurement:
     """What is measured; the fields are its parameters, which `--set` changes.
 
     A measurement is a subclass here, and a module with the functions `model_problems`, `measure`, `numbers`, `blocks`,
@@ -27,9 +27,9 @@ class Measurement(ABC):
     problems = problems
 
     @property
-    @abstractmethod
     def code(self) -> Any:
-        """The module that measures; loaded late, since it needs torch."""
+        """The module that measures, named as the class; imported when it is used, since it needs torch."""
+        return import_module(f"{type(self).__module__.rpartition('.')[0]}.{type(self).__name__.lower()}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +46,12 @@ class Covariances(Measurement):
     rank: int = count(10)
     draws: int = count(10)
 
-    @property
-    def code(self) -> Any:
-        """`covariances.py`."""
-        from studies.harness.kinds.probe import covariances
-
-        return covariances
-
 
 @dataclass(frozen=True, kw_only=True)
 class Norms(Measurement):
     """Frobenius norm of each layer's activation covariance in every training batch."""
 
     NUMERICS: ClassVar[int] = 1
-
-    @property
-    def code(self) -> Any:
-        """`norms.py`."""
-        from studies.harness.kinds.probe import norms
-
-        return norms
 
 
 _RAY = "which trains few networks one after another, without Ray"
@@ -117,6 +103,4 @@ class Probe(Artefact):
         Raises:
             HyperparameterError: One line for each error, those in the measurement's parameters included.
         """
-        from studies.harness.kinds.probe.plan import trials
-
-        return trials(self, workload or self.workload, seeds, recipe or {}, overrides or {})
+        return self.module("plan").trials(self, workload or self.workload, seeds, recipe or {}, overrides or {})

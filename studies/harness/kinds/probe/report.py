@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from studies.harness.design.arms import Trial
+from studies.harness.design.result import Report
 from studies.harness.evidence.ledger import PROVENANCE
 from studies.harness.evidence.status import NOT_RUN
 from studies.harness.kinds.probe import folder
@@ -17,7 +18,6 @@ from studies.harness.kinds.probe.plan import ProbePlan
 from studies.harness.kinds.probe.probe import Probe
 from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Text
-from studies.harness.report.result import Report
 from trainables.store import COMPLETED
 from trainables.train import score
 

@@ -15,7 +15,8 @@ from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import METRIC, Search
 from studies.harness.kinds.search.tuning import SearchPlan, plans
 from studies.harness.kinds.study.execute import prepare
-from studies.harness.tracking.view import TrialsView, View
+from studies.harness.tracking.view import View
+from studies.harness.tracking.views import TrialsView
 from trainables.store import StoreError, trial_folders
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.metrics import unit
 from studies.harness.evidence.status import UNFINISHED
@@ -23,7 +24,6 @@ from studies.harness.report import arms as arms_table
 from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.figures import best_of_k
-from studies.harness.report.result import Listing, Report
 from studies.harness.report.wording import duration
 from studies.harness.statistics.budgets import overtakes
 from trainables.store import FAILED

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from studies.harness.evidence.analysis import Evidence
-    from studies.harness.kinds.study.plan import StudyPlan
+    from studies.harness.kinds.artefact import Plan
     from studies.harness.published.verdicts import Measured
     from studies.harness.report.document import Block
 
@@ -49,7 +49,7 @@ class Figure(ABC):
     factor: str = ""
 
     @abstractmethod
-    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+    def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw the figure into the plan's report folder, as far as the evidence allows."""
 
 
@@ -65,7 +65,7 @@ class LevelFigure(Figure):
     factor: str = field()  # without the default of the base class
     panels: tuple[str, ...]
 
-    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+    def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `<factor>.pdf`, `.png` and `.svg`."""
         from studies.harness.report.figures import levels
 
@@ -83,7 +83,7 @@ class CurveFigure(Figure):
 
     metrics: tuple[str, ...] = ("test/accuracy", "train/loss")
 
-    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+    def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `curves.pdf`, `.png` and `.svg`."""
         from studies.harness.report.figures import curves
 
@@ -94,7 +94,7 @@ class CurveFigure(Figure):
 class DiagnosticsFigure(Figure):
     """Diagnostics over epochs, a panel each: every arm's mean over its seeds; no figure without `--diagnostics`."""
 
-    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+    def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `diagnostics.pdf`, `.png` and `.svg`."""
         from studies.harness.report.figures import diagnostics
 
@@ -114,7 +114,7 @@ class ResidualFigure(Figure):
 
     optimizers: tuple[str, ...]
 
-    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+    def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `residual.pdf`, `.png` and `.svg`, and write the points as `residual.csv`."""
         from studies.harness.kinds.study.residuals import METRICS, order, residual_table
         from studies.harness.report.figures.residual import draw_residuals

@@ -16,7 +16,8 @@ from studies.harness.kinds.artefact import Plan, Work, workloads
 from studies.harness.kinds.study.study import Study
 from studies.harness.published import papers
 from studies.harness.published.strict_yaml import YamlError
-from studies.harness.tracking.view import TrialsView, View
+from studies.harness.tracking.view import View
+from studies.harness.tracking.views import TrialsView
 from trainables.store import read_config, trial_folders
 from trainables.workloads import RECIPE_SETTINGS, settable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studies.harness.design.result import Report
 from studies.harness.evidence import arms, costs
 from studies.harness.evidence.analysis import analyse
 from studies.harness.evidence.metrics import words
@@ -12,7 +13,6 @@ from studies.harness.report import costs as seconds
 from studies.harness.report import document, protocol, sections
 from studies.harness.report.differences import differences
 from studies.harness.report.document import Block, Heading, Picture
-from studies.harness.report.result import Report
 
 
 def report(plan: StudyPlan) -> Report:

@@ -12,7 +12,7 @@ from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
 
 if TYPE_CHECKING:
-    from studies.harness.kinds.study.plan import StudyPlan
+    from studies.harness.kinds.artefact import Plan
     from trainables.config import TrialConfig
 
 
@@ -92,14 +92,14 @@ class Study(Artefact):
         seeds = range(self.seeds) if seeds is None else seeds
         return [Trial(arm, config.with_seed(seed)) for seed in seeds for arm, config in pairs.values()]
 
-    def inputs(self, plan: StudyPlan) -> list[Path]:
+    def inputs(self, plan: Plan) -> list[Path]:
         """Return the trial folders, and the files of measured costs."""
         from trainables.store import trial_folder
 
         folders = [trial_folder(plan.root, trial.config.trial_key) for trial in plan.trials]
         return [*folders, *sorted(plan.root.glob("cost/*/*.json"))]
 
-    def next_steps(self, plan: StudyPlan) -> list[tuple[str, str]]:
+    def next_steps(self, plan: Plan) -> list[tuple[str, str]]:
         """Return the command for one more seed; nothing where the seeds were picked."""
         seeds = {trial.config.seed for trial in plan.trials}
         if seeds != set(range(len(seeds))):

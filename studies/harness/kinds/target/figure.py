@@ -9,7 +9,7 @@ from studies.harness.kinds.study.figures import Extension, Figure
 
 if TYPE_CHECKING:
     from studies.harness.evidence.analysis import Evidence
-    from studies.harness.kinds.study.plan import StudyPlan
+    from studies.harness.kinds.artefact import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class TargetFigure(Figure):
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", (self.reference,))
 
-    def extend(self, plan: StudyPlan, evidence: Evidence) -> Extension:
+    def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `time_to_target` (one for each hardware) and `epochs_over_target`, each `.pdf`, `.png` and `.svg`."""
         from studies.harness.evidence import costs, targets
         from studies.harness.kinds.target import report

@@ -1,4 +1,4 @@
-"""A report as a result: the files it wrote, the sentences it states, the table that the terminal shows."""
+"""The result of a report: its files, the sentences it states, the table that the terminal shows."""
 
 from __future__ import annotations
 
