@@ -1,8 +1,5 @@
 """NysAct, Appendix C, Figure 5, last plot: test accuracy over the batch size.
 
-Claim: accuracy falls as batches grow, NysAct's moderately and less than that of KFAC, Eva and FOOF.
-Falsified by: NysAct losing more from the smallest batch to the largest than KFAC, Eva or FOOF.
-
 The learning rate is not rescaled, and the last, smaller batch of an epoch is dropped. Digits have 1,197 images, and
 smaller batches. Reconstructed: the levels (the text names none).
 """

@@ -1,9 +1,5 @@
 """NysAct, Appendix C, Figure 5, third plot: test accuracy over the damping.
 
-Claim: NysAct's accuracy rises from 0.1 to 10; at 0.01 FOOF and NysAct dip against KFAC and Eva; at 10 KFAC declines and
-varies much.
-Falsified by: NysAct at 10 below NysAct at 0.1, or KFAC at 10 not below KFAC at its best.
-
 KFAC's and Eva's recipe has a damping that is none of the levels; it is added, being the trial that all ablations share.
 Reconstructed: the level 1 (the text names 0.01, 0.1 and 10).
 """

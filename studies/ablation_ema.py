@@ -1,8 +1,5 @@
 """NysAct, Appendix C, Figure 5, second plot: test accuracy over the coefficient of the moving averages.
 
-Claim: NysAct and the others hardly depend on it; KFAC does, and at 0.9 above all.
-Falsified by: a level of NysAct, Eva or FOOF that is told from the recipe's, or KFAC flat within noise.
-
 `ema_decay` is the weight of the old value. In the released Eva the coefficient is the weight of the new one, so its
 .8 .9 .95 .99 are .2 .1 .05 .01 here. Reconstructed: the levels (the text names 0.9; Table 7 has 0.95).
 """

@@ -1,8 +1,5 @@
 """NysAct, Appendix C, Figure 5, first plot: test accuracy over the learning rate.
 
-Claim: every method is best at 0.1; at the low end Eva and FOOF drop, at 1.0 KFAC and Eva degrade, NysAct stays stable.
-Falsified by: a best level other than 0.1, or NysAct's accuracy varying over the levels more than that of KFAC or Eva.
-
 Reconstructed: the levels (the text names 0.1, 1.0 and a "lower end") and so where Eva and FOOF drop.
 """
 

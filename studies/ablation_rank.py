@@ -1,8 +1,4 @@
-"""NysAct, Appendix C, Figure 7: test accuracy over the rank of the Nystrom approximation.
-
-Claim: with either sketch NysAct beats SGD and follows FOOF, and rank 5 does as well as rank 20.
-Falsified by: a rank whose interval lies below SGD's or FOOF's, or intervals of ranks 5 and 20 that do not overlap.
-"""
+"""NysAct, Appendix C, Figure 7: test accuracy over the rank of the Nystrom approximation."""
 
 from studies import Arm, LevelFigure, ResidualFigure, Study, grid, main
 

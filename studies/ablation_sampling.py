@@ -1,9 +1,7 @@
 """NysAct, Algorithm 1 against its released code: when the sketch is drawn anew, and how the factor is shifted.
 
-Claim: the released code redraws the sketch at every update of the statistics, so that its average mixes sketches, and
-inverts with the last one; the algorithm as the mathematics has it keeps one (`fixed`, `tropp`). Neither paper nor code
-says what that costs.
-Falsified by: a variant that is told from `fixed`, `tropp` of the same sketch.
+The released code redraws the sketch at every update of the statistics, so that its average mixes sketches, and inverts
+with the last one; the algorithm as the mathematics has it keeps one (`fixed`, `tropp`).
 
 `window` and `joint` redraw without mixing: at each inverse with a fresh average, or averaging the sketch, too. Nobody
 has published this: the report's differences to the recipe's values are the result.

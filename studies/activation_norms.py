@@ -1,8 +1,4 @@
-"""NysAct, Section 5, Figure 2: the Frobenius norm of each layer's activation covariance while SGD trains a network.
-
-Claim: the norms have natural lower and upper bounds in every layer, as Assumption 5.3 asks.
-Falsified by: a layer whose norm reaches zero, or still grows by more than a tenth over the last tenth of training.
-"""
+"""NysAct, Section 5, Figure 2: the Frobenius norm of each layer's activation covariance while SGD trains a network."""
 
 from studies import Norms, Probe, main
 

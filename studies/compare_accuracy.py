@@ -1,9 +1,6 @@
 """NysAct, Table 2, Figure 3 and Table 4: the test accuracy of all optimizers, and how they get there.
 
-Claim: on CIFAR FOOF is best and NysAct second, ahead of KFAC, Eva and SGD, with Adam and AdamW last. On ImageNet NysAct
-is a little below SGD with ResNet-50 and above it with DeiT-S, where KFAC and FOOF fail to train for 200 epochs.
-Falsified by: on CIFAR, NysAct told to be worse than SGD, KFAC or Eva; on ImageNet, KFAC or FOOF completing 200 epochs
-of DeiT-S.
+On ImageNet the paper has NysAct a little below SGD with ResNet-50 and above it with DeiT-S.
 
 The faithful arms, which the published numbers belong to, and the consistent ones, what the mathematics says; they are
 the same trials where the released code has no conventions of its own. CIFAR trains for 100 and for 200 epochs.

@@ -1,8 +1,5 @@
 """NysAct, Section 1, Figure 1: activation covariances of a network trained with SGD, and their approximations.
 
-Claim: the Nystrom method recovers the whole covariance from a randomly sampled subset of its columns.
-Falsified by: a layer of which the column sketch loses more than half of the Frobenius norm.
-
 Beside the paper's column sketch stand the Gaussian one and the best matrix of the same rank, which no method can beat.
 """
 

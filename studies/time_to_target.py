@@ -1,8 +1,6 @@
 """NysAct, Table 5 and Figure 4: epochs and time to 90% of the best accuracy that SGD reaches.
 
-Claim: NysAct reaches it in fewer epochs than SGD, KFAC and Eva, and in less time than any other preconditioned method;
-FOOF needs fewer epochs and more time, and AdamW less of both.
-Falsified by: a median of NysAct's epochs above SGD's, KFAC's or Eva's, or a time above FOOF's, with intervals apart.
+In the paper FOOF needs fewer epochs and more time, and AdamW less of both.
 
 Trials train to the end and hits are read off. Seconds are those of compare_cost's files, else the report says how to
 measure them. The paper's own: `--workload imagenet/resnet50` and `--workload imagenet/deit_s`, to 72 and 68%.

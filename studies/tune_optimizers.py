@@ -1,9 +1,5 @@
 """NysAct, Section 4.3: how much tuning an optimizer needs, all of them tuned with the same budget.
 
-Claim: NysAct, FOOF and KFAC do well at SGD's own learning rate, momentum and weight decay: they need less tuning.
-Falsified by: a winner of SGD or AdamW told to be better than NysAct's on fresh seeds, or SGD ahead of NysAct at the
-expected best of few configurations.
-
 Scored on a held-out tenth of the training set, the recipe's own values first; the winners are then trained on all of it
 under fresh seeds, which alone is the result. The spaces are ours: what the paper searched is lost from its text.
 """

@@ -53,7 +53,7 @@ def runs(uri, study):
 
 def view(study, trials, root, **options):
     settings = {"facts": study, "workload": "digits/cnn", "metric": study.figure.metric}
-    return TrialsView(**settings, trials=trials, options=Options(out=root, **options))
+    return TrialsView(**settings, trials=lambda: trials, options=Options(out=root, **options))
 
 
 def sync(study, trials, root, uri, files=(), smoke=False, **numbers):
@@ -378,7 +378,8 @@ from studies.harness.tracking.views import TrialsView
 
 root, uri, inputs = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 options = Options(out=root, tracking_uri=uri)
-view = TrialsView(facts=STUDY, workload="digits/cnn", metric="test/accuracy", trials=planned(1)[:1], options=options)
+settings = {"facts": STUDY, "workload": "digits/cnn", "metric": "test/accuracy"}
+view = TrialsView(**settings, trials=lambda: planned(1)[:1], options=options)
 if not up_to_date(uri, inputs):
     Tracking([view], options, Console()).finish([Report(files=[root / "report.md"])], inputs)
 print("mlflow" in sys.modules)

@@ -20,12 +20,12 @@ class TrialsView(View):
 
     Attributes:
         metric: What the charts show.
-        trials: The planned trials, all of the workload; the sequence may grow.
+        trials: Returns the planned trials, all of the workload; they may become more.
         stopped: Returns the keys of trials that were stopped early: their runs are closed, and not sent again.
     """
 
     metric: str
-    trials: Sequence[Trial]
+    trials: Callable[[], Sequence[Trial]]
     stopped: Callable[[], Collection[str]] = tuple
 
     def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
@@ -33,7 +33,7 @@ class TrialsView(View):
         from studies.harness.tracking.trials import Sender
 
         stopped = self.stopped()
-        trials = [trial for trial in self.trials if trial.config.trial_key not in stopped]
+        trials = [trial for trial in self.trials() if trial.config.trial_key not in stopped]
         if not trials and not stopped:
             return NOTHING
         return f"{Sender(self, self.metric, trials, uri).send(stopped, report, mark)} epochs sent"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
@@ -72,29 +70,10 @@ class Part:
         return missing
 
 
-class Known(Sequence[Trial]):
-    """All trials that a search has named so far: MLflow's thread reads it while the proposals' files grow."""
-
-    def __init__(self, plan: SearchPlan):
-        self._plan = plan
-
-    def _now(self) -> list[Trial]:
-        part = Part(self._plan)
-        return [trial for proposer in part.proposers for trial in proposer.trials(stopped=False)] + part.all_fresh()
-
-    def __len__(self) -> int:
-        return len(self._now())
-
-    def __iter__(self) -> Iterator[Trial]:
-        return iter(self._now())
-
-    @overload
-    def __getitem__(self, index: int) -> Trial: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Trial]: ...
-    def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
-        """Return a trial, or some of them."""
-        return self._now()[index]
+def known(plan: SearchPlan) -> list[Trial]:
+    """Return all trials that a search has named so far; its proposals' files grow while it runs."""
+    part = Part(plan)
+    return [trial for proposer in part.proposers for trial in proposer.trials(stopped=False)] + part.all_fresh()
 
 
 def missing(plan: SearchPlan) -> Work:
@@ -126,11 +105,11 @@ def missing(plan: SearchPlan) -> Work:
 
 def stored(search: Search, root: Path) -> list[SearchPlan]:
     """Return the search's plan if an output folder holds any of its trials."""
-    known = {folder.name for folder in trial_folders(root)}
+    names = {folder.name for folder in trial_folders(root)}
     return [
         plan
         for plan in plans(search, Options(out=root))
-        if any(trial.config.trial_key[:16] in known for trial in Known(plan))
+        if any(trial.config.trial_key[:16] in names for trial in known(plan))
     ]
 
 
@@ -151,6 +130,6 @@ def view(plan: SearchPlan) -> View:
         workload=plan.workload,
         options=plan.options,
         metric=METRIC,
-        trials=Known(plan),
+        trials=lambda: known(plan),
         stopped=lambda: Part(plan).stopped(),
     )

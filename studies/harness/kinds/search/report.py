@@ -16,7 +16,7 @@ from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.metrics import unit
 from studies.harness.evidence.status import UNFINISHED
-from studies.harness.kinds.search.plan import Known, Part
+from studies.harness.kinds.search.plan import Part, known
 from studies.harness.kinds.search.results import Found, curves_table, ledger_rows, proposals_table, recipe, to_json
 from studies.harness.kinds.search.search import METRIC
 from studies.harness.kinds.search.tuning import SearchPlan
@@ -36,15 +36,15 @@ def report(plan: SearchPlan) -> Report:
     """Write the report, and return what it says."""
     part = Part(plan)
     found = Found(plan, part.proposers, part.all_fresh(), plan.root)
-    known = ledger.frame([*Known(plan)], plan.root)
+    frame = ledger.frame(known(plan), plan.root)
     winners = arms.group(ledger.frame(found.fresh, plan.root), METRIC) if found.fresh else pd.DataFrame()
     nothing = Listing(title="No search has ended yet: there is no winner to train")
     return Report(
         files=write(found, plan.folder),
         listing=arms_table.listing(found.evidence, plan.artefact.title) if found.fresh else nothing,
         record=to_json(found),
-        metrics=arms.metrics(known, winners),
-        failed=FAILED in set(known["status"]),
+        metrics=arms.metrics(frame, winners),
+        failed=FAILED in set(frame["status"]),
     )
 
 

@@ -95,10 +95,9 @@ def missing(plan: StudyPlan) -> Work:
 
 def view(plan: StudyPlan) -> View:
     """Return the MLflow runs of the trials, of their seed groups and of the study."""
-    study = plan.artefact
-    return TrialsView(
-        facts=study, workload=plan.workload, options=plan.options, metric=study.figure.metric, trials=plan.trials
-    )
+    metric = plan.artefact.figure.metric
+    facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
+    return TrialsView(**facts, metric=metric, trials=lambda: plan.trials)
 
 
 def state(study: Study, root: Path) -> str:
