@@ -244,7 +244,7 @@ def test_the_commands_measure_exactly_what_is_missing(study, workload):
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "trainables.cost"]
         options = cost._parse(words[3:])
-        assert not cost._problems(options)
+        assert not cost.errors(words[3:])
         setting = cost.Setting(
             options.workload, options.batch_size, options.device, options.channels_last, options.stated, None,
             options.faithful,
