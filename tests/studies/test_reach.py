@@ -98,7 +98,8 @@ def read(root):
     evidence, figure = folders.evidence(root, planned(), STUDY), STUDY.figure
     rule = {"share": figure.share, "of": figure.of, "rule": figure.rule}
     target = targets.target_of_runs(evidence.frame, figure.metric, figure.reference, **rule)
-    return targets.read(evidence, figure.metric, figure.reference, target, exclusive.read(planned(), root))
+    given = {"metric": figure.metric, "reference": figure.reference, "target": target}
+    return targets.Times(evidence=evidence, costs=exclusive.read(planned(), root), **given)
 
 
 def render(root, trials=None, study=STUDY):
@@ -244,7 +245,7 @@ def test_the_commands_measure_exactly_what_is_missing(study, workload):
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "trainables.cost"]
         options = cost._parse(words[3:])
-        assert not cost._problems(options)
+        assert not cost.errors(words[3:])
         setting = cost.Setting(
             options.workload, options.batch_size, options.device, options.channels_last, options.stated, None,
             options.faithful,
@@ -273,15 +274,19 @@ def test_what_the_benchmark_cannot_time_is_said():
 
 def test_seconds_per_epoch_or_the_command(tmp_path):
     """For Figure 6: what one level of the interval takes, of exactly that configuration."""
+
+    def costs() -> exclusive.Costs:
+        return exclusive.read([Trial(Arm(optimizer="foof"), config)], tmp_path)
+
     config = resolve("digits/cnn", "foof", {"inv_interval": 10})
-    told = exclusive.seconds_per_epoch(config, tmp_path)
-    assert told == "python -m trainables.cost digits/cnn --batch-size=64 --set=inv_interval=10 --optimizers=foof"
+    [command] = exclusive.commands(costs().unmeasured)
+    assert command == "python -m trainables.cost digits/cnn --batch-size=64 --set=inv_interval=10 --optimizers=foof"
     timed(tmp_path / "cost" / "gpu", resolve("digits/cnn", "foof"))
-    assert exclusive.seconds_per_epoch(config, tmp_path) == told  # another level's is not this one's
+    assert exclusive.commands(costs().unmeasured) == [command]  # another level's is not this one's
     timed(tmp_path / "cost" / "gpu", config, 0.2)
-    assert exclusive.seconds_per_epoch(config, tmp_path) == {
-        "GPU": Median(4.2, pytest.approx(3.84), pytest.approx(4.56))
-    }
+    cost = costs().machines["GPU"]["foof"]
+    assert cost is not None and cost.epoch == Median(4.2, pytest.approx(3.84), pytest.approx(4.56))
+    assert costs().unmeasured == []
 
 
 def test_any_study_with_times_has_them_in_its_report(tmp_path):

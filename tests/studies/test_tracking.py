@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from folders import STUDY, metrics, planned, run
 from rich.console import Console
-from studies.harness.evidence.statistics import summarize
 
 from studies.harness.design.options import Options, default_uri
 from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
+from studies.harness.statistics.intervals import summarize
 from studies.harness.tracking import background
 from studies.harness.tracking.background import Tracking, up_to_date
 from studies.harness.tracking.client import MlflowClient

@@ -25,7 +25,7 @@ from studies.harness.published.verdicts import (
     coverage,
     expected,
 )
-from studies.harness.statistics.ranks import kendall
+from studies.harness.statistics.paired import kendall
 from trainables.cost.intervals import Median
 from trainables.store import DIVERGED
 

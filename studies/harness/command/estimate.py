@@ -17,8 +17,8 @@ from torch import Tensor
 
 import precond
 from studies.harness.command.options import Options
+from studies.harness.evidence.metrics import duration
 from studies.harness.kinds.study.study import Trial
-from studies.harness.report.wording import duration
 from trainables.config import TrialConfig
 from trainables.data import Loading, default_data_dir
 from trainables.descent import build_optimizer

@@ -15,7 +15,7 @@ from studies.harness.evidence import contrasts, ledger, power
 from studies.harness.evidence.contrasts import Differences
 from studies.harness.evidence.levels import LevelVerdict, level_verdicts
 from studies.harness.evidence.power import Detectable
-from studies.harness.evidence.status import COMPLETED, FAILED, LOST
+from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.published.results import Published, against
 from studies.harness.published.verdicts import Measured
 
@@ -64,11 +64,6 @@ class Evidence:
         """The number of trials that ended without a result, by status."""
         statuses = list(self.frame["status"])
         return {status: statuses.count(status) for status in LOST if status in statuses}
-
-    @property
-    def failed(self) -> bool:
-        """True if trials failed."""
-        return FAILED in self.lost
 
     def of(self, metric: str) -> Evidence:
         """Return the evidence of the same trials on another metric."""

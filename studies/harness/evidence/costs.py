@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.harness.design.arms import Arm, Trial, first_trials
+from studies.harness.design.arms import Trial, first_trials
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
@@ -97,20 +97,6 @@ def find(config: TrialConfig, folder: Path) -> Cost | None:
         peak=peak,
         device_memory=not _threads(folder),
     )
-
-
-def seconds_per_epoch(config: TrialConfig, root: Path, faithful: bool = False) -> dict[str, Median] | str:
-    """Return the seconds per epoch of a configuration by hardware, or the command that measures them.
-
-    Args:
-        config: Of a trial.
-        root: The output folder.
-        faithful: True if its arm is the faithful one, for the shortest command.
-    """
-    costs = [cost for folder in folders(root) if (cost := find(config, folder))]
-    if costs:
-        return {cost.hardware: cost.epoch for cost in costs}
-    return commands([Trial(Arm(optimizer=config.optimizer, faithful=faithful), config)])[0]
 
 
 def commands(trials: Iterable[Trial]) -> list[str]:

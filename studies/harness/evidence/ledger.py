@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -19,21 +19,11 @@ from trainables.store import trial_folder
 PROVENANCE = ("torch", "device", "git_sha")
 
 
-class Planned(Protocol):
-    """Anything with default trials, such as a study."""
-
-    def trials(self) -> Sequence[Trial]:
-        """Return the trials."""
-        ...
-
-
-def frame(
-    plan: Planned | Sequence[Trial], root: Path | None = None, per: Literal["trial", "epoch"] = "trial"
-) -> pd.DataFrame:
+def frame(plan: Any, root: Path | None = None, per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
     """Return what the folders contain of a plan, in the order of the plan.
 
     Args:
-        plan: A study (its default trials) or trials.
+        plan: Trials, or anything whose `trials()` returns its default ones, such as a study.
         root: The output folder; `$PRECOND_OUT` or `outputs` if None.
         per: `trial` gives each planned trial one row with the metrics of its last committed epoch, and the best epoch's
             of each test metric as `best/test/...`; `epoch` gives each committed epoch one row, with `epoch` and `time`
@@ -47,7 +37,7 @@ def frame(
         StoreError: A folder was written by a newer version.
     """
     root = default_root() if root is None else root
-    trials: Any = getattr(plan, "trials", lambda: plan)()
+    trials: Sequence[Trial] = getattr(plan, "trials", lambda: plan)()
     names = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
     rows, metrics = [], {}
     for trial in trials:

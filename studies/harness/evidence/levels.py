@@ -78,7 +78,7 @@ def _judge(table: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> 
     optimizer, factor, _ = identity
     grid = sorted_levels(table.columns)
     table = table[grid].loc[:, table[grid].notna().sum() >= 2]
-    ordered = all(map(_is_number, grid))
+    ordered = are_numbers(grid)
     levels = tuple(table.columns)
     if len(levels) < 2:
         return LevelVerdict(*identity, levels, None, (), UNDECIDED)
@@ -126,7 +126,7 @@ def next_level(levels: Sequence[Any], edge: Any, allowed: Callable[[Any], bool])
 def sorted_levels(levels: Iterable[Any]) -> list[Any]:
     """Return the distinct levels, in numerical order if all are numbers, otherwise as they come."""
     distinct = list(dict.fromkeys(map(_plain, levels)))
-    return sorted(distinct) if all(map(_is_number, distinct)) else distinct
+    return sorted(distinct) if are_numbers(distinct) else distinct
 
 
 def _lost(part: pd.DataFrame, factor: str) -> tuple[str, ...]:
@@ -149,5 +149,6 @@ def _plain(level: Any) -> Any:
     return level.item() if isinstance(level, np.generic) else level
 
 
-def _is_number(level: Any) -> bool:
-    return isinstance(level, int | float) and not isinstance(level, bool)
+def are_numbers(levels: Iterable[Any]) -> bool:
+    """Return True if all levels are numbers, and so in an order."""
+    return all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)

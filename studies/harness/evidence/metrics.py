@@ -1,12 +1,15 @@
-"""What a metric's name says of its values: which is better, in what unit they are printed, what they are called.
+"""How values are printed: a metric's unit and name, numbers, p-values, durations; and which values are better.
 
-The names decide it: a metric with `accuracy` in its name is a fraction of which larger values are better.
+A metric's name decides: with `accuracy` in its name it is a fraction, and larger values are better.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
+
+FEW = 5
 
 
 def higher_is_better(metric: str) -> bool:
@@ -60,3 +63,20 @@ def number(value: float, kind: str) -> str:
         return "-"
     text = format(value, kind)
     return text if float(text.rstrip("%")) else text.lstrip("+-")
+
+
+def few(names: Sequence[str]) -> str:
+    """Return names, or how many there are if there are many."""
+    return ", ".join(names) if len(names) <= FEW else f"{len(names)} arms"
+
+
+def probability(p: float) -> str:
+    """Return a p-value as text; never 0."""
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Return `40 s`, `12 min` or `3.4 hours`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

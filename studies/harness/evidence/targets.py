@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -45,22 +46,37 @@ class Times:
     Attributes:
         evidence: The study's.
         metric: What has to reach the target.
-        arms: One trial of each arm, by its label, in the order of the plan.
         reference: The optimizer that times are compared with.
-        base: Label of its arm; empty if it has none.
-        curves: The metric, by arm and seed, of every trial that has ended.
         target: None while no trial of the reference has completed.
         costs: Of the arms.
     """
 
     evidence: Evidence
     metric: str
-    arms: Mapping[str, Trial]
     reference: str
-    base: str
-    curves: Curves
     target: Target | None
     costs: Costs
+
+    @cached_property
+    def arms(self) -> Mapping[str, Trial]:
+        """One trial of each arm, by its label, in the order of the plan."""
+        return first_trials(self.evidence.trials)
+
+    @cached_property
+    def base(self) -> str:
+        """The label of the reference's arm; empty without one."""
+        return next((label for label, trial in self.arms.items() if trial.arm.optimizer == self.reference), "")
+
+    @cached_property
+    def curves(self) -> Curves:
+        """The metric, by arm and seed, of every trial that has ended."""
+        by_epoch = self.evidence.by_epoch
+        return curves(self.evidence.frame, by_epoch, self.metric) if self.metric in by_epoch else {}
+
+    @property
+    def value(self) -> float:
+        """The target; infinite while there is none."""
+        return self.target.value if self.target else math.inf
 
     def time(self, arm: str, target: float | None = None, whole: bool = False) -> TimeToTarget:
         """Return an arm's time in epochs to the target, or to another one; papers count `whole` epochs."""
@@ -70,33 +86,12 @@ class Times:
         """Return the whole epoch of each seed's hit; nan if there is none."""
         return hits(self.curves.get(arm, {}), self.value, whole=True)
 
-    @property
-    def value(self) -> float:
-        """The target; infinite while there is none."""
-        return self.target.value if self.target else math.inf
-
     def grid(self) -> list[float]:
         """Return targets from what every arm's first epoch reaches to the best of all."""
         runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
         if not runs:
             return []
         return [float(x) for x in np.linspace(max(run[0] for run in runs), max(map(max, runs)), GRID)]
-
-
-def read(evidence: Evidence, metric: str, reference: str, target: Target | None, costs: Costs) -> Times:
-    """Return a study's times to a target."""
-    arms = first_trials(evidence.trials)
-    labels = [label for label, trial in arms.items() if trial.arm.optimizer == reference]
-    return Times(
-        evidence=evidence,
-        metric=metric,
-        arms=arms,
-        reference=reference,
-        base=labels[0] if labels else "",
-        curves=curves(evidence.frame, evidence.by_epoch, metric) if metric in evidence.by_epoch else {},
-        target=target,
-        costs=costs,
-    )
 
 
 def published_target(facts: Facts, workload: str) -> Target | None:

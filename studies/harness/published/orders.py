@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from studies.harness.published.verdicts import Comparison
-from studies.harness.statistics.paired import ALPHA
-from studies.harness.statistics.ranks import kendall
+from studies.harness.statistics.paired import ALPHA, kendall
 
 DRAWS = 2000
 

@@ -32,7 +32,6 @@ METRICS = {
     "target/epochs_reduction": "percent",
 }
 FAILED, NOT_REACHED = "failed", "not reached"
-SPREADS = ("sd", "se", "unknown")
 ARMS = ("faithful", "consistent")
 PROTOCOL = ("workload", "epochs", "batch_size", "schedule", "target", "reference", "hardware")
 

@@ -179,8 +179,8 @@ def _judge(claim: Claim, group: Measured) -> Comparison:
     difference = summary.mean - claim.value
     error = _standard_error(claim)
     same = _within(claim, group, summary)
-    apart = summary.ci_lo > claim.value + error or summary.ci_hi < claim.value - error
-    verdict = REPRODUCED if same else DIFFERS if apart else COMPATIBLE
+    disjoint = summary.ci_lo > claim.value + error or summary.ci_hi < claim.value - error
+    verdict = REPRODUCED if same else DIFFERS if disjoint else COMPATIBLE
     return Comparison(
         **common, verdict=verdict, difference=difference, pooled=difference / _pooled_sd(claim, summary), why=lost
     )

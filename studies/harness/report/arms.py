@@ -10,10 +10,9 @@ from typing import Any
 from studies.harness.design.result import Listing
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import BEST, SECONDS
-from studies.harness.evidence.metrics import unit, words
+from studies.harness.evidence.metrics import few, unit, words
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.report.document import Table, Text
-from studies.harness.report.wording import few
 
 HOLM = "paired by seed, Holm over all pairs at 5%"
 Arm = Mapping[Any, Any]  # a row of `Evidence.arms`

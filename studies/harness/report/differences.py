@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.contrasts import Pair
-from studies.harness.evidence.metrics import higher_is_better, unit
+from studies.harness.evidence.metrics import few, higher_is_better, probability, unit
 from studies.harness.report.document import Block, Heading, Table, Text
-from studies.harness.report.wording import few, probability
 from studies.harness.statistics.paired import ALPHA
 
 NOT_CORRECTED = (

@@ -10,7 +10,7 @@ import pandas as pd
 
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.ledger import series
-from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, LevelVerdict, sorted_levels
+from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, LevelVerdict, are_numbers, sorted_levels
 from studies.harness.evidence.metrics import number
 from studies.harness.evidence.status import LOST, UNFINISHED
 from studies.harness.published.orders import Ordering
@@ -67,8 +67,7 @@ def _range(levels: Sequence[Any]) -> str:
     """Return ` 5 to 20` of numbers, otherwise all levels."""
     if len(levels) < 2:
         return ""
-    ordered = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
-    return f" {levels[0]} to {levels[-1]}" if ordered else f" {_list(levels)}"
+    return f" {levels[0]} to {levels[-1]}" if are_numbers(levels) else f" {_list(levels)}"
 
 
 def _list(levels: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Paired tests, Holm's correction, which arms are bold, and the smallest effect that a test detects.
+"""Paired tests, Holm's correction, which arms are bold, the smallest effect that a test detects, agreement of orders.
 
 Seeds share initial weights and data order across arms, so arms are compared seed by seed: the paired t test removes the
 part of the noise that they share. Functions of arrays take leading axes, so that one call tests many tables; nan is a
@@ -110,3 +110,11 @@ def moments(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
         sd = np.sqrt(np.where(n >= 2, square, np.nan) / (n - 1))
     size = np.max(np.abs(np.nan_to_num(differences)), axis=-1, initial=0.0)
     return n, mean, np.where(sd <= ROUNDING * size, 0.0, sd)
+
+
+def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return Kendall's tau-b of x [n] with each y [..., n]; nan if all values of either are tied."""
+    first, second = np.triu_indices(len(x), 1)
+    of_x, of_y = np.sign(x[first] - x[second]), np.sign(y[..., first] - y[..., second])
+    with np.errstate(invalid="ignore"):
+        return (of_x * of_y).sum(axis=-1) / np.sqrt((of_x**2).sum() * (of_y**2).sum(axis=-1))

@@ -16,6 +16,7 @@ from studies.harness.design.facts import Facts
 from studies.harness.design.result import Report
 from studies.harness.evidence import costs as exclusive
 from studies.harness.evidence.costs import Cost
+from studies.harness.evidence.metrics import number
 from studies.harness.kinds.cost.cost import CostStudy
 from studies.harness.kinds.cost.plan import CostPlan
 from studies.harness.published.papers import Claim, claims_of
@@ -24,7 +25,6 @@ from studies.harness.published.verdicts import Measured, configuration, flat
 from studies.harness.report import costs as commands
 from studies.harness.report import document, sections
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
-from studies.harness.report.wording import number
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
 from trainables.workloads import resolve

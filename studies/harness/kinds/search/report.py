@@ -14,7 +14,7 @@ import pandas as pd
 
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
-from studies.harness.evidence.metrics import unit
+from studies.harness.evidence.metrics import duration, unit
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.kinds.search.plan import Part, known
 from studies.harness.kinds.search.results import Found, curves_table, ledger_rows, proposals_table, recipe, to_json
@@ -24,7 +24,6 @@ from studies.harness.report import arms as arms_table
 from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.figures import best_of_k
-from studies.harness.report.wording import duration
 from studies.harness.statistics.budgets import overtakes
 from trainables.store import FAILED
 

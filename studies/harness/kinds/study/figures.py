@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from studies.harness.evidence.analysis import Evidence
@@ -128,16 +128,3 @@ class ResidualFigure(Figure):
         orders = {metric: {name: order(shown, name, metric) for name in self.optimizers} for metric in METRICS}
         drawn = draw_residuals(shown, orders, title, plan.folder)
         return Extension(drawn=drawn, files={"residual.csv": table.to_csv(index=False)})
-
-
-def merged(parts: Sequence[Extension]) -> Extension:
-    """Return several extensions as one, in their order."""
-    files: dict[str, Any] = {}
-    for part in parts:
-        files |= part.files
-    return Extension(
-        drawn=[path for part in parts for path in part.drawn],
-        blocks=[block for part in parts for block in part.blocks],
-        measured=[group for part in parts for group in part.measured],
-        files=files,
-    )

@@ -6,7 +6,8 @@ from studies.harness.design.result import Report
 from studies.harness.evidence import arms, costs
 from studies.harness.evidence.analysis import analyse
 from studies.harness.evidence.metrics import words
-from studies.harness.kinds.study.figures import DiagnosticsFigure, merged
+from studies.harness.evidence.status import FAILED
+from studies.harness.kinds.study.figures import DiagnosticsFigure
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
 from studies.harness.report import costs as seconds
@@ -24,9 +25,10 @@ def report(plan: StudyPlan) -> Report:
     """
     study, figure = plan.artefact, plan.artefact.figure
     evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)
-    figures = merged([part.extend(plan, evidence) for part in (figure, DiagnosticsFigure(), *study.further)])
-    evidence = evidence.compared(study, figures.measured)
-    pictures = [path.stem for path in figures.drawn if path.suffix == ".svg"]
+    parts = [part.extend(plan, evidence) for part in (figure, DiagnosticsFigure(), *study.further)]
+    evidence = evidence.compared(study, [result for part in parts for result in part.measured])
+    drawn = [path for part in parts for path in part.drawn]
+    pictures = [path.stem for path in drawn if path.suffix == ".svg"]
     timed = seconds.blocks(costs.read(plan.trials, plan.root)) if study.timed and not figure.has_seconds else []
     blocks: list[Block] = [
         *protocol.facts(study),
@@ -40,16 +42,17 @@ def report(plan: StudyPlan) -> Report:
         *sections.levels(evidence),
         *sections.stability(evidence, figure.factor),
         *timed,
-        *figures.blocks,
+        *(block for part in parts for block in part.blocks),
         *sections.published(evidence.published),
         protocol.provenance(evidence.frame),
     ]
-    files = {**table.files(evidence), **figures.files, **sections.published_files(evidence.published)}
+    files = {name: content for part in parts for name, content in part.files.items()}
+    files = {**table.files(evidence), **files, **sections.published_files(evidence.published)}
     return Report(
-        files=document.write(plan.folder, study.title, blocks, figures.drawn, files),
+        files=document.write(plan.folder, study.title, blocks, drawn, files),
         findings=document.findings(blocks),
         listing=table.listing(evidence, study.title),
         record=table.record(evidence, study.name),
         metrics=arms.metrics(evidence.frame, evidence.arms),
-        failed=evidence.failed,
+        failed=FAILED in evidence.lost,
     )

@@ -49,7 +49,9 @@ class TargetFigure(Figure):
             evidence.frame, self.metric, self.reference, share=self.share, of=self.of, rule=self.rule
         )
         seconds = costs.read(plan.trials, plan.root)
-        times = targets.read(evidence, self.metric, self.reference, target, seconds)
+        times = targets.Times(
+            evidence=evidence, metric=self.metric, reference=self.reference, target=target, costs=seconds
+        )
         return Extension(
             drawn=figures.draw(times, self.panels, plan.folder),
             blocks=report.blocks(times),

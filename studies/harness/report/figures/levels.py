@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.ledger import series
-from studies.harness.evidence.levels import sorted_levels
+from studies.harness.evidence.levels import are_numbers, sorted_levels
 from studies.harness.evidence.metrics import words
 from studies.harness.evidence.status import LOST
 from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, save
@@ -180,7 +180,7 @@ def _scale(axes: Axes) -> Any:
 
 def _positions(axes: Axes, levels: list[Any]) -> list[float]:
     """Return the levels' positions and add a tick at each: to scale if they are numbers, evenly otherwise."""
-    numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
+    numbers = are_numbers(levels)
     x = [float(level) for level in levels] if numbers else [float(i) for i in range(len(levels))]
     axes.set_xticks(x, [f"{level:g}" if numbers else str(level) for level in levels])
     if numbers and min(x) > 0 and max(x) / min(x) >= LOG_FROM:
