@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray._private import utils
+from ray._private import ray_constants, utils
 from rich.console import Console
 
 from trainables.ray_trainable import PROBLEM
@@ -104,8 +104,8 @@ class Stop:
 def signals_wait() -> Iterator[None]:
     """Deliver SIGINT and SIGTERM after Ray's start, which takes some seconds.
 
-    Ray installs its own handler of SIGTERM, some of its calls swallow what a handler raises, and a driver that was half
-    connected crashes at its exit.
+    Some of Ray's calls swallow what a handler raises, and a driver that was half connected crashes at its exit. Ray
+    would install two handlers of SIGTERM: its own, and that of abseil, which aborts a driver that waits for its workers.
     """
     received: list[int] = []
 
@@ -113,13 +113,15 @@ def signals_wait() -> Iterator[None]:
         received.append(number)
 
     handlers = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM)}
-    install, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    before = utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
+    utils.set_sigterm_handler = lambda handler: None
+    ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
     try:
         yield
     finally:
-        utils.set_sigterm_handler = install
+        utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = before
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.alarm(0)  # by abseil's handler, which Ray's core installs: it aborts 3 s after a SIGTERM
+        signal.alarm(0)  # set by abseil's handler where Ray installs it nevertheless: it aborts 3 s after a SIGTERM
     if received:
         signal.raise_signal(received[0])
