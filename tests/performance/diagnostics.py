@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import precond
 import precond.diagnostics.monitor
-from trainables.models.digits_cnn import digits_cnn
+from trainables.models.small import digits_cnn
 
 ROUNDS, STEPS = 5, 50  # 50 steps: each interval of the defaults once or more
 BATCH = 64

@@ -20,7 +20,7 @@ from trainables.cost.footprint import state_bytes
 from trainables.cost.intervals import Median, median
 from trainables.cost.race import race
 from trainables.cost.released import _kinds
-from trainables.models.digits_cnn import digits_cnn
+from trainables.models.small import digits_cnn
 from trainables.workloads import resolve
 
 OURS = ["nysact-s", "nysact-g", "foof", "kfac", "eva", "ekfac", "steve"]

@@ -17,7 +17,7 @@ import precond
 from trainables import descent, measure, train, workloads
 from trainables.descent import parameter_groups, schedule
 from trainables.mixing import Mixer
-from trainables.models import cifar_resnet, vit
+from trainables.models import large, small
 from trainables.train import Trainer
 from trainables.workloads import resolve
 
@@ -231,7 +231,7 @@ def tiny_vit(monkeypatch: pytest.MonkeyPatch):
 
 def test_stochastic_depth_rises_to_its_rate_and_skips_whole_branches(tiny_vit: None):
     torch.manual_seed(0)
-    model = vit.vit_s16(3, 32, drop_path=0.5)
+    model = large.vit_s16(3, 32, drop_path=0.5)
     blocks = list(model.encoder.layers)
     assert [(block.dropout.p, block.mlp[-1].p) for block in blocks] == [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5)]
     ones = torch.ones(4000, 1, 2)
@@ -279,4 +279,4 @@ def test_a_checkpoints_seconds_are_those_of_the_commit_before(tmp_path: Path):
 
 
 def test_a_cifar_resnet_takes_other_sizes():
-    assert cifar_resnet.resnet20(4)(torch.randn(2, 3, 20, 20)).shape == (2, 4)
+    assert small.resnet20(4)(torch.randn(2, 3, 20, 20)).shape == (2, 4)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainables.models import cifar_resnet
+from trainables.models import small
 
 
 def count(model: nn.Module) -> int:
@@ -20,7 +20,7 @@ CIFAR_RESNETS = {"resnet20": (269_722, 272_474), "resnet32": (464_154, 466_906),
 
 @pytest.mark.parametrize(("name", "counts"), CIFAR_RESNETS.items(), ids=CIFAR_RESNETS)
 def test_cifar_resnets_have_the_parameters_of_the_papers_code(name: str, counts: tuple[int, int]):
-    build = getattr(cifar_resnet, name)
+    build = getattr(small, name)
     assert (count(build()), count(build(shortcut="B"))) == counts
     assert count(build(100)) == counts[0] + 90 * 65
 
@@ -28,7 +28,7 @@ def test_cifar_resnets_have_the_parameters_of_the_papers_code(name: str, counts:
 def test_a_shortcut_without_parameters_subsamples_and_pads_both_sides():
     """`F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4))` of that code, planes = 32."""
     x = torch.randn(2, 16, 8, 8)
-    block = cifar_resnet.resnet20().stages[1][0]
+    block = small.resnet20().stages[1][0]
     expected = torch.cat([torch.zeros(2, 8, 4, 4), x[:, :, ::2, ::2], torch.zeros(2, 8, 4, 4)], 1)
     assert block.shortcut(x).equal(expected)
     nn.init.zeros_(block.norm2.weight)

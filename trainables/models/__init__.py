@@ -1,8 +1,8 @@
 """Models by name, and the images that each accepts: `model(name)` returns a `Model`, which builds the network.
 
-One file holds one family of networks: torchvision's with small changes, or written here where no library has it. A file
-takes its initial weights from torch's global generator and knows nothing of datasets, recipes or optimizers. Imports:
-torch and `precond`; torchvision only inside the functions that build its networks.
+`large` has torchvision's networks with small changes, `small` those that no library has. A network takes its initial
+weights from torch's global generator and does not depend on datasets, recipes or optimizers. This package may import
+torch and `precond`, and torchvision inside the functions that build its networks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ from torch import nn
 
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
-from trainables.models.cifar_resnet import resnet20, resnet32, resnet110
-from trainables.models.digits_cnn import digits_cnn
-from trainables.models.digits_mlp import digits_mlp
-from trainables.models.imagenet import densenet121, resnet50
-from trainables.models.lenet5 import lenet5
-from trainables.models.vit import vit_s16
+from trainables.models.large import densenet121, resnet50, vit_s16
+from trainables.models.small import digits_cnn, digits_mlp, lenet5, resnet20, resnet32, resnet110
 
 
 class Fit(NamedTuple):

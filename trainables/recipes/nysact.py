@@ -1,14 +1,14 @@
 """Recipes of the NysAct paper: its Tables 7 and 8, with the conventions of its released code.
 
-The values of KFAC and Eva belong to conventions that differ between the paper's two halves, because the released code
-is two different codes (`damping` counts for another scale of the output gradients in each). So the consistent arms
-have the table's learning rate, momentum, decay and intervals, and the damping that was found for the Fisher's own scale
-on digits (assumed); the faithful arms have the table's damping with its conventions. `ema_decay` is the weight of the
-old value: Eva's 0.95, and that of KFAC for ImageNet, are the weight of the new one in the code, hence 0.05.
+The released code consists of two codes with different conventions, one for CIFAR and one for ImageNet: `damping` refers
+to another scale of the output gradients in each. The as-released variants of KFAC and Eva therefore have the table's
+damping with its conventions; the corrected variants have the damping that was tuned on digits for the Fisher matrix's
+scale (assumed). `ema_decay` is the weight of the old value. The code of Eva, and that of KFAC for ImageNet, states 0.95
+as the weight of the new value, hence 0.05.
 
-What the code does and this does not (every arm): the learning rate changes with each step, not with each epoch; KFAC
-for CIFAR starts its weight decay at once, not after 20 updates; KFAC and Eva see the whole batch, not its first 16
-images; KL-clips use the current learning rate; no average of the weights is kept (`--model-ema` for ImageNet).
+In every variant, five things differ from the released code: the learning rate changes with each step, not with each
+epoch; KFAC for CIFAR starts its weight decay at once, not after 20 updates; KFAC and Eva use the whole batch, not its
+first 16 images; KL-clips use the current learning rate; no average of the weights is kept (`--model-ema` for ImageNet).
 """
 
 from dataclasses import replace
@@ -16,14 +16,14 @@ from dataclasses import replace
 from trainables.recipes import Parameters, Recipe
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
-CURVATURE = {**SGD, "ema_decay": 0.95, "cov_interval": 5, "inv_interval": 50}
-RANKED = {**CURVATURE, "damping": 1.0, "rank": 10}
-# Table 7 has an inverse interval for Eva, too, which has no inverse.
+CURVATURE = {**SGD, "ema_decay": 0.95, "cov_interval": 5, "inv_interval": 50, "damping": 1.0}
+RANKED = {**CURVATURE, "rank": 10}
+# Table 7 states an inverse interval for Eva also, which has no inverse.
 EVA = {name: value for name, value in CURVATURE.items() if name != "inv_interval"}
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 5e-4}
 ADAMW = {**ADAM, "weight_decay": 0.05}
 
-# Of the code for CIFAR; that for ImageNet is another.
+# Conventions of the code for CIFAR; the code for ImageNet is different.
 FAITHFUL_KFAC = {"damping": 0.03, "damping_rule": "eigen", "g_scale": "official", "init": "identity", "kl_clip": 1e-3}
 FAITHFUL_NYSACT = {"resample": "official", "shift": "official"}
 FAITHFUL_FOOF = {"init": "identity", "first_inverse": "skip"}
@@ -39,6 +39,7 @@ FAITHFUL = {
 ASSUMED_EPS = "eps of Adam and AdamW: the cell of Table 7 is lost; the released code's default"
 ASSUMED_DAMPING = "damping of the consistent arms of KFAC and Eva: found on digits for the Fisher's own scale"
 DENSENET_COUNT = "8 M is DenseNet-121 with 1000 classes; the released code's has a 3 x 3 first layer and fewer classes"
+RESNET_COUNT = "torchvision's ResNet-50, which the paper names, has 25.6 M"
 
 CIFAR = Recipe(
     paper="NysAct",
@@ -50,9 +51,9 @@ CIFAR = Recipe(
         "sgd": SGD,
         "adam": ADAM,
         "adamw": ADAMW,
-        "kfac": {**CURVATURE, "damping": 1.0},
-        "eva": {**EVA, "damping": 1.0},
-        "foof": {**CURVATURE, "damping": 1.0},
+        "kfac": CURVATURE,
+        "eva": EVA,
+        "foof": CURVATURE,
         "nysact-s": RANKED,
         "nysact-g": RANKED,
     },
@@ -81,10 +82,12 @@ CIFAR10_LENET5 = replace(
 IMAGENET_SGD = {"lr": 0.5, "momentum": 0.9, "weight_decay": 2e-5}
 IMAGENET_CURVATURE = {**CURVATURE, **IMAGENET_SGD}
 IMAGENET_EVA = {**EVA, **IMAGENET_SGD}
+IMAGENET_RANKED = {**IMAGENET_CURVATURE, "rank": 50}
 FAITHFUL_KFAC2 = {
     **{"damping": 0.1, "damping_rule": "factored", "sharing": "reduce", "g_scale": "official"},
     **{"ema_decay": 0.05, "init": "first", "kl_clip": 1e-3},
 }
+FAITHFUL_EVA2 = {"damping": 0.1, **FAITHFUL_EVA}
 SHARED_SETTINGS = {
     **{"random_resized_crop": True, "flip": True, "cutmix": 1.0, "label_smoothing": 0.1, "warmup_epochs": 5},
     "test_resolution": 224,
@@ -103,25 +106,24 @@ IMAGENET_RESNET50 = Recipe(
     optimizers={
         "sgd": IMAGENET_SGD,
         "adamw": ADAMW,
-        "kfac": {**IMAGENET_CURVATURE, "damping": 1.0},
-        "eva": {**IMAGENET_EVA, "damping": 1.0},
-        "foof": {**IMAGENET_CURVATURE, "damping": 1.0},
-        "nysact-s": {**IMAGENET_CURVATURE, "damping": 1.0, "rank": 50},
-        "nysact-g": {**IMAGENET_CURVATURE, "damping": 1.0, "rank": 50},
+        "kfac": IMAGENET_CURVATURE,
+        "eva": IMAGENET_EVA,
+        "foof": IMAGENET_CURVATURE,
+        "nysact-s": IMAGENET_RANKED,
+        "nysact-g": IMAGENET_RANKED,
     },
-    faithful={**FAITHFUL, "kfac": FAITHFUL_KFAC2, "eva": {"damping": 0.1, **FAITHFUL_EVA}},
+    faithful={**FAITHFUL, "kfac": FAITHFUL_KFAC2, "eva": FAITHFUL_EVA2},
     assumed=(
         ASSUMED_EPS,
         ASSUMED_DAMPING,
         "repetitions of an image (4) and no decay of normalisation parameters: from the released code's command",
     ),
-    parameters=Parameters(
-        exact=25_557_032, published=27, note="torchvision's ResNet-50, which the paper names, has 25.6 M"
-    ),
+    parameters=Parameters(exact=25_557_032, published=27, note=RESNET_COUNT),
 )
 
 # Table 8's other column, and the second of two values; the code for it is timm's training script.
-DEIT_NYSACT = {**IMAGENET_CURVATURE, "damping": 1.0, "inv_interval": 5, "weight_decay": 1e-4, "rank": 20}
+DEIT_CURVATURE = {**IMAGENET_CURVATURE, "inv_interval": 5}
+DEIT_RANKED = {**DEIT_CURVATURE, "weight_decay": 1e-4, "rank": 20}
 
 IMAGENET_DEIT_S = replace(
     IMAGENET_RESNET50,
@@ -132,18 +134,15 @@ IMAGENET_DEIT_S = replace(
     },
     optimizers={
         **IMAGENET_RESNET50.optimizers,
-        "kfac": {**IMAGENET_CURVATURE, "damping": 1.0, "inv_interval": 5},
-        "foof": {**IMAGENET_CURVATURE, "damping": 1.0, "inv_interval": 5},
-        "nysact-s": DEIT_NYSACT,
-        "nysact-g": DEIT_NYSACT,
+        **dict.fromkeys(("kfac", "foof"), DEIT_CURVATURE),
+        **dict.fromkeys(("nysact-s", "nysact-g"), DEIT_RANKED),
     },
     faithful={
-        "sgd": {"nesterov": True},  # what that script calls sgd
+        "sgd": {"nesterov": True},  # the script's name for it is sgd
         "kfac": FAITHFUL_KFAC2,
-        "eva": {"damping": 0.1, **FAITHFUL_EVA},
+        "eva": FAITHFUL_EVA2,
         "foof": {**FAITHFUL_FOOF, "decoupled": True},
-        "nysact-s": {**FAITHFUL_NYSACT, "decoupled": True},
-        "nysact-g": {**FAITHFUL_NYSACT, "decoupled": True},
+        **dict.fromkeys(("nysact-s", "nysact-g"), {**FAITHFUL_NYSACT, "decoupled": True}),
     },
     assumed=(
         ASSUMED_EPS,

@@ -1,7 +1,7 @@
-"""ResNets for 32 x 32 images (He et al., CVPR 2016, section 4.2), as the code of the NysAct paper trains them.
+"""Networks for small images, written here because torchvision has none of them.
 
-Three stages of 16, 32 and 64 channels with n blocks of two 3 x 3 convolutions each: 6n + 2 layers. torchvision has none
-of them; its ResNets are those for ImageNet.
+The ResNets (He et al., CVPR 2016, section 4.2) are those that the code of the NysAct paper trains: three stages of 16, 32
+and 64 channels with n blocks of two 3 x 3 convolutions each, 6n + 2 layers. torchvision's are those for ImageNet.
 """
 
 from __future__ import annotations
@@ -12,6 +12,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shortcut = Literal["A", "B"]
+
+
+def digits_mlp(width: int = 128, classes: int = 10, channels: int = 1, size: int = 8) -> nn.Sequential:
+    """Two hidden layers with bias and ReLU; nothing in it depends on the batch.
+
+    Args:
+        width: Units of a hidden layer.
+        classes: Outputs.
+        channels: Channels of the images.
+        size: Side of the images in pixels.
+
+    Returns:
+        A network `[batch, channels, size, size] -> [batch, classes]`; on digits its layers have 65, 129 and 129 inputs.
+    """
+    hidden = [nn.Linear(channels * size**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
+
+
+def digits_cnn(width: int = 16, classes: int = 10, channels: int = 1, size: int = 8) -> nn.Sequential:
+    """Three 3 x 3 convolutions with batch normalisation and ReLU, and a linear classifier on the halved map.
+
+    Args:
+        width: Channels of the first convolution; the others have twice as many.
+        classes: Outputs.
+        channels: Channels of the images.
+        size: Side of the images in pixels.
+
+    Returns:
+        A network `[batch, channels, size, size] -> [batch, classes]`; on digits its layers have 9, 144, 288 and 513
+        inputs at width 16.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((channels, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1)):
+        layers += [_convolution(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * ((size + 1) // 2) ** 2, classes))
+
+
+def lenet5(classes: int = 10) -> nn.Sequential:
+    """LeNet-5 (LeCun et al. 1998) for colour images, with ReLU and maximum pooling as usual today: 62,006 parameters.
+
+    Two 5 x 5 convolutions and three linear layers, `[batch, 3, 32, 32] -> [batch, classes]`.
+    """
+    convolutions = [nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
+    classifier = [nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)]
+    return nn.Sequential(*convolutions, nn.Flatten(), *classifier)
 
 
 def resnet20(classes: int = 10, shortcut: Shortcut = "A") -> CifarResNet:
@@ -30,7 +75,7 @@ def resnet110(classes: int = 10, shortcut: Shortcut = "A") -> CifarResNet:
 
 
 class CifarResNet(nn.Module):
-    """`[batch, 3, height, width] -> [batch, classes]`; any size that two strides of 2 leave something of.
+    """`[batch, 3, height, width] -> [batch, classes]`; any size that is not empty after two strides of 2.
 
     Args:
         blocks: Blocks n in each of the three stages.
