@@ -105,7 +105,7 @@ def signals_wait() -> Iterator[None]:
     """Deliver SIGINT and SIGTERM after Ray's start, which takes some seconds.
 
     Some of Ray's calls swallow what a handler raises, and a driver that was half connected crashes at its exit. Ray
-    would install two handlers of SIGTERM: its own, and that of abseil, which aborts a driver that waits for its workers.
+    would install two handlers of SIGTERM: its own, and that of abseil, which aborts a driver waiting for its workers.
     """
     received: list[int] = []
 
