@@ -18,7 +18,7 @@ from studies.harness.kinds.search import sampling
 from studies.harness.kinds.search.proposals import STOPPED, Outcome, Proposal, best, proposals_path
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.report import write
-from studies.harness.kinds.search.results import Found
+from studies.harness.kinds.search.results import SearchResults
 from studies.harness.kinds.search.search import Choice, Range, Search
 from studies.harness.kinds.search.tuning import SearchPlan, plans
 from studies.tune_optimizers import SEARCH as TUNE
@@ -276,13 +276,15 @@ def test_the_report_of_the_same_folders_is_the_same_and_stopped_is_not_averaged(
     finish(tmp_path, last, DIVERGED)
     winner = proposer.winner()
     assert winner is not None and winner.proposal.number in (0, 1, 2)
-    found = Found(plan(search), [proposer], plan(search).fresh("nysact-s", winner.proposal.parameters), tmp_path)
-    curve = found.curves["nysact-s"]
+    results = SearchResults(
+        plan(search), [proposer], plan(search).fresh("nysact-s", winner.proposal.parameters), tmp_path
+    )
+    curve = results.curves["nysact-s"]
     assert len(curve) == 5 and curve["mean"].iloc[-1] == winner.score and curve["none"].iloc[0] == pytest.approx(0.4)
-    paths = write(found, tmp_path / "one")
+    paths = write(results, tmp_path / "one")
     text = (tmp_path / "one/report.md").read_text()
     assert "| nysact-s | 0 |" in text and "2 of 2 not run" in text and "| 5 | 1 | 1 | 0 |" in text
-    again = {path.name: path.read_bytes() for path in write(found, tmp_path / "two") if path.suffix != ".journal"}
+    again = {path.name: path.read_bytes() for path in write(results, tmp_path / "two") if path.suffix != ".journal"}
     assert {path.name: path.read_bytes() for path in paths if path.suffix != ".journal"} == again
 
 

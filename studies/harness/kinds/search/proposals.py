@@ -1,12 +1,12 @@
-"""The configurations that a search has proposed for one optimizer, in the order of their numbers.
+"""The configurations that a search has proposed for an optimizer, in the order of their numbers.
 
     outputs/searches/<study>/<workload>/<optimizer>/proposals.jsonl
         first line     what the search is: its sampler, space and everything that its trials share
-        proposal       number, parameters, trial_key, and what the sampler wants to find again
-        stopped        number, stopped_at (epoch), values (scores by epoch), seconds: where ASHA ended one
+        proposal       number, parameters, trial_key, and the attributes that the sampler stores
+        stopped        number, stopped_at (epoch), values (scores by epoch), seconds: where ASHA stopped it
 
-A proposal is on the disk before its trial is submitted; its score is in the trial's folder and nowhere else. So a
-search that was killed goes on with the same proposals, and one that has come to its budget proposes nothing.
+A proposal is on disk before its trial is submitted; its score is only in the trial's folder. So a search that was
+killed resumes with the same proposals, and a search that has used its budget proposes nothing.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from studies.harness.kinds.search.search import SCORE
 from trainables.files import StoreError, append_lines, read_lines, repair_tail
 from trainables.store import COMPLETED, read_status, trial_folder
 
-STOPPED = "stopped"  # by ASHA; no status of the trial, which nobody finishes
+STOPPED = "stopped"  # by ASHA; the trial itself has no status, and is not resumed
 IN_FLIGHT = "in flight"
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One configuration.
+    """A configuration.
 
     Attributes:
         number: From 0.
         parameters: The tuned hyperparameters.
-        trial_key: Of the trial that scores it.
-        attributes: The sampler's, of this trial and of the whole study.
-        stopped: Its `stopped` line, if ASHA ended it.
+        trial_key: Key of the trial that scores it.
+        attributes: What the sampler stores for this trial and for the study.
+        stopped: Its `stopped` line, if ASHA stopped it.
     """
 
     number: int
@@ -46,15 +46,15 @@ class Proposal:
 
 
 class Outcome(NamedTuple):
-    """What became of a proposal.
+    """The outcome of a proposal.
 
     Attributes:
-        proposal: Which.
+        proposal: The configuration.
         status: The trial's, `stopped` or `in flight`.
-        score: Accuracy on what was held out, after the last epoch; nan unless completed.
-        loss: The loss there.
-        values: Scores by epoch, of a stopped one.
-        seconds: Of training and evaluation.
+        score: Accuracy on the held-out images after the last epoch; nan unless completed.
+        loss: The loss on the same images.
+        values: Scores by epoch if it was stopped, otherwise empty.
+        seconds: Time of training and evaluation.
     """
 
     proposal: Proposal
@@ -66,19 +66,19 @@ class Outcome(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come of it."""
+        """True if the outcome is final."""
         return self.status != IN_FLIGHT
 
 
 class Proposals:
-    """The file of one optimizer; nothing is written before the first `append`.
+    """The file of an optimizer; nothing is written before the first `append`.
 
     Args:
         path: The file.
-        settings: What the search is.
+        settings: What identifies the search: sampler, spaces, and the settings that its trials share.
 
     Raises:
-        StoreError: The file is of another search, or damaged.
+        StoreError: The file belongs to another search, or is damaged.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
@@ -93,7 +93,7 @@ class Proposals:
             self.all.append(Proposal(**line, stopped=stops.get(line["number"])))
 
     def append(self, parameters: Mapping[str, Any], trial_key: str, attributes: Mapping[str, Any]) -> Proposal:
-        """Note a proposal, durably, and return it."""
+        """Write a proposal durably, and return it."""
         proposal = Proposal(len(self.all), parameters, trial_key, attributes)
         line = {name: getattr(proposal, name) for name in ("number", "parameters", "trial_key", "attributes")}
         self._write(line)
@@ -101,7 +101,7 @@ class Proposals:
         return proposal
 
     def stop(self, number: int, epoch: int, values: Mapping[int, float], seconds: float) -> None:
-        """Note that ASHA has ended a proposal after an epoch (from 0)."""
+        """Write that ASHA has stopped a proposal after an epoch (counted from 0)."""
         scores = {str(at): value for at, value in sorted(values.items())}
         line = {"number": number, "stopped_at": epoch, "values": scores, "seconds": seconds}
         self._write(line)
@@ -116,22 +116,22 @@ class Proposals:
 
 
 def proposals_path(root: Path, study: str, workload: str, optimizer: str) -> Path:
-    """Where an optimizer's proposals are."""
+    """Return the path of an optimizer's proposals."""
     return root / "searches" / study / workload.replace("/", "-") / optimizer / "proposals.jsonl"
 
 
 def stopped_keys(root: Path) -> set[str]:
-    """The trials of an output folder that a search gave up: they have no status, and nobody goes on with them."""
-    found = set()
+    """Return the keys of the trials of an output folder that ASHA stopped; they have no status and are not resumed."""
+    keys = set()
     for path in (root / "searches").glob("*/*/*/proposals.jsonl"):
         lines = read_lines(path)
         ended = {line["number"] for line in lines if "stopped_at" in line}
-        found |= {line["trial_key"] for line in lines if "trial_key" in line and line["number"] in ended}
-    return found
+        keys |= {line["trial_key"] for line in lines if "trial_key" in line and line["number"] in ended}
+    return keys
 
 
 def outcome(proposal: Proposal, root: Path) -> Outcome:
-    """What the trial's folder says about a proposal; ASHA's end comes first."""
+    """Read a proposal's outcome from its trial's folder, unless ASHA stopped it."""
     if (stop := proposal.stopped) is not None:
         values = {int(epoch): value for epoch, value in stop["values"].items()}
         return Outcome(proposal, STOPPED, math.nan, math.nan, values, stop["seconds"])
@@ -144,13 +144,13 @@ def outcome(proposal: Proposal, root: Path) -> Outcome:
 
 
 def best(outcomes: list[Outcome]) -> Outcome | None:
-    """The highest score; of equal ones the lower loss, then the earlier proposal. None where none completed."""
-    scored = [one for one in outcomes if not math.isnan(one.score)]
-    return min(scored, key=lambda one: (-one.score, one.loss, one.proposal.number), default=None)
+    """Return the outcome with the highest score, then the lower loss, then the lower number; None if none completed."""
+    scored = [outcome for outcome in outcomes if not math.isnan(outcome.score)]
+    return min(scored, key=lambda outcome: (-outcome.score, outcome.loss, outcome.proposal.number), default=None)
 
 
 def _different(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`sampler = tpe, not random`: every setting in which two searches differ."""
+    """Return every setting in which two searches differ, as `sampler = tpe, not random`."""
     old, new = _flat(begun), _flat(now)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(f"{name} = {old.get(name, 'nothing')}, not {new.get(name, 'nothing')}" for name in names)

@@ -1,4 +1,4 @@
-"""One optimizer's part of a search: what to train next, read from the folders each time it is asked."""
+"""The part of a search that tunes one optimizer: which trial is next, according to the output folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainables.store import TrialStore
 
 
 class Proposer:
-    """Unfinished proposals first, then new ones up to the budget; failed ones count.
+    """Propose trials: first those without an outcome, then new ones up to the budget; failed trials count.
 
     Args:
         plan: The search.
-        optimizer: One of those that it tunes.
+        optimizer: The optimizer to tune.
         root: The output folder; nothing is written there before the first `next`.
 
     Raises:
@@ -36,7 +36,7 @@ class Proposer:
 
     @property
     def budget(self) -> int:
-        """Configurations, whatever becomes of them."""
+        """Number of configurations, failed ones included."""
         return self.plan.artefact.budget
 
     @property
@@ -45,61 +45,60 @@ class Proposer:
         return self.plan.artefact.asha
 
     def outcomes(self) -> list[Outcome]:
-        """What became of every proposal within the budget, by number."""
-        found = []
+        """Return the outcome of every proposal within the budget, by number."""
+        outcomes = []
         for proposal in self._proposals.all[: self.budget]:
             known = self._done.get(proposal.number) or outcome(proposal, self.root)
             if known.done:
                 self._done[proposal.number] = known
-            found.append(known)
-        return found
+            outcomes.append(known)
+        return outcomes
 
     def left(self) -> int:
-        """How many configurations have no outcome yet, those not proposed included."""
-        return self.budget - sum(one.done for one in self.outcomes())
+        """Return how many configurations have no outcome yet, including those not proposed yet."""
+        return self.budget - sum(outcome.done for outcome in self.outcomes())
 
     def trials(self, stopped: bool = True) -> list[Trial]:
-        """The proposals' trials; before the first one, that of the recipe's values, which will be it.
+        """Return the proposals' trials, with or without those that ASHA stopped.
 
-        Args:
-            stopped: Whether those that ASHA has given up are among them.
+        Before the first proposal it is the trial of the recipe's values, which will be the first.
         """
-        proposals = [one for one in self._proposals.all[: self.budget] if stopped or one.stopped is None]
+        proposals = [entry for entry in self._proposals.all[: self.budget] if stopped or entry.stopped is None]
         return [self._trial(proposal) for proposal in proposals] or [
             self.plan.tuning(self.optimizer, self.plan.start(self.optimizer))
         ]
 
     def winner(self) -> Outcome | None:
-        """The configuration that is to be trained under fresh seeds; None while there is none, or none is over."""
+        """Return the configuration to train under fresh seeds; None while any has no outcome, or if all failed."""
         return None if self.left() else best(self.outcomes())
 
     def begin(self, retry: Collection[str] = ()) -> None:
-        """Start over with what has no outcome, or one that is in `retry`, as when a driver starts."""
+        """Prepare a new driver: submit again what has no outcome, or one that is in `retry`."""
         self._submitted.clear()
-        for one in self.outcomes():
-            if one.status in retry:
-                TrialStore(self.root, self._trial(one.proposal).config).reopen()
-                self._done.pop(one.proposal.number)
+        for known in self.outcomes():
+            if known.status in retry:
+                TrialStore(self.root, self._trial(known.proposal).config).reopen()
+                self._done.pop(known.proposal.number)
 
     def next(self) -> Trial | None:
-        """The next trial to submit, its proposal and folder on the disk; None once all are submitted.
+        """Write the proposal and the folder of the next trial, and return it; None once all are submitted.
 
         Raises:
             OSError: The folder cannot be written.
-            StoreError: Likewise, or it holds something else.
+            StoreError: The folder belongs to another trial.
         """
-        for one in self.outcomes():
-            if not one.done and one.proposal.trial_key not in self._submitted:
-                return self._submit(one.proposal)
+        for known in self.outcomes():
+            if not known.done and known.proposal.trial_key not in self._submitted:
+                return self._submit(known.proposal)
         while (number := len(self._proposals.all)) < self.budget:
             proposal = self._propose()
-            again = proposal.trial_key in self._submitted  # a proposal as one before it, which is being trained
+            again = proposal.trial_key in self._submitted  # equal to a proposal that is being trained
             if not again and not self.outcomes()[number].done:
                 return self._submit(proposal)
         return None
 
     def stop(self, key: str, epoch: int, values: Mapping[int, float], seconds: float) -> None:
-        """Note that a trial was told to stop after an epoch (from 0)."""
+        """Write that a trial is stopped after an epoch (counted from 0)."""
         for proposal in self._proposals.all:
             if proposal.trial_key == key and proposal.stopped is None:
                 self._proposals.stop(proposal.number, epoch, values, seconds)
@@ -127,7 +126,7 @@ class Proposer:
 
 
 def settings(plan: SearchPlan, optimizer: str) -> dict[str, Any]:
-    """What makes two searches of one optimizer the same; the budget may grow."""
+    """Return what identifies a search of an optimizer; the budget is not part of it and may grow."""
     space = {name: {**asdict(domain), "kind": type(domain).__name__} for name, domain in plan.spaces[optimizer].items()}
     trial = plan.tuning(optimizer).config.to_dict()
     return {"sampler": plan.artefact.sampler, "asha": plan.artefact.asha, "space": space, "trial": trial}

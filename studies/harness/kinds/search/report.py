@@ -17,7 +17,14 @@ from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.metrics import duration, unit
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.kinds.search.plan import Part, known
-from studies.harness.kinds.search.results import Found, curves_table, ledger_rows, proposals_table, recipe, to_json
+from studies.harness.kinds.search.results import (
+    SearchResults,
+    curves_table,
+    ledger_rows,
+    proposals_table,
+    recipe,
+    to_json,
+)
 from studies.harness.kinds.search.search import METRIC
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.report import arms as arms_table
@@ -34,20 +41,20 @@ EXCHANGEABLE = ("random", "qmc")
 def report(plan: SearchPlan) -> Report:
     """Write the report, and return what it says."""
     part = Part(plan)
-    found = Found(plan, part.proposers, part.all_fresh(), plan.root)
+    results = SearchResults(plan, part.proposers, part.all_fresh(), plan.root)
     frame = ledger.frame(known(plan), plan.root)
-    winners = arms.group(ledger.frame(found.fresh, plan.root), METRIC) if found.fresh else pd.DataFrame()
+    winners = arms.group(ledger.frame(results.fresh, plan.root), METRIC) if results.fresh else pd.DataFrame()
     nothing = Listing(title="No search has ended yet: there is no winner to train")
     return Report(
-        files=write(found, plan.folder),
-        listing=arms_table.listing(found.evidence, plan.artefact.title) if found.fresh else nothing,
-        record=to_json(found),
+        files=write(results, plan.folder),
+        listing=arms_table.listing(results.evidence, plan.artefact.title) if results.fresh else nothing,
+        record=to_json(results),
         metrics=arms.metrics(frame, winners),
         failed=FAILED in set(frame["status"]),
     )
 
 
-def write(found: Found, folder: Path) -> list[Path]:
+def write(results: SearchResults, folder: Path) -> list[Path]:
     """Write the report, the journal of `optuna-dashboard` and the figure; return the files.
 
     `report.md`, `.html` and `.tex`; `trials.csv` (the winners under fresh seeds), `proposals.csv` (all configurations),
@@ -55,48 +62,48 @@ def write(found: Found, folder: Path) -> list[Path]:
     """
     from studies.harness.kinds.search.sampling import write_journal
 
-    search = found.plan.artefact
-    drawn = best_of_k.draw(found.curves, folder)
+    search = results.plan.artefact
+    drawn = best_of_k.draw(results.curves, folder)
     files = {
-        "trials.csv": found.frame.to_csv(index=False),
-        "proposals.csv": proposals_table(found).to_csv(index=False),
-        "best_of_k.csv": curves_table(found).to_csv(index=False),
-        "differences.csv": found.evidence.pairs.to_csv(index=False) if found.fresh else "",
-        "recipe.py": recipe(found),
+        "trials.csv": results.frame.to_csv(index=False),
+        "proposals.csv": proposals_table(results).to_csv(index=False),
+        "best_of_k.csv": curves_table(results).to_csv(index=False),
+        "differences.csv": results.evidence.pairs.to_csv(index=False) if results.fresh else "",
+        "recipe.py": recipe(results),
     }
-    blocks = _blocks(found, [path.stem for path in drawn if path.suffix == ".svg"])
-    journal = found.root / "searches" / search.name / found.plan.workload.replace("/", "-") / "optuna.journal"
-    spaces = {name: (found.plan.spaces[name], outcomes) for name, outcomes in found.outcomes.items()}
-    write_journal(journal, {f"{search.name} {found.plan.workload} {name}": part for name, part in spaces.items()})
+    blocks = _blocks(results, [path.stem for path in drawn if path.suffix == ".svg"])
+    journal = results.root / "searches" / search.name / results.plan.workload.replace("/", "-") / "optuna.journal"
+    spaces = {name: (results.plan.spaces[name], outcomes) for name, outcomes in results.outcomes.items()}
+    write_journal(journal, {f"{search.name} {results.plan.workload} {name}": part for name, part in spaces.items()})
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 
 
 # ---------------------------------------------------------------------- the blocks
 
 
-def _blocks(found: Found, pictures: Sequence[str]) -> list[Block]:
-    search = found.plan.artefact
-    fresh = protocol.paragraphs(search, found.fresh) if found.fresh else []
+def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
+    search = results.plan.artefact
+    fresh = protocol.paragraphs(search, results.fresh) if results.fresh else []
     return [
         *protocol.facts(search),
         *fresh,
         Heading("Results"),
-        *_results(found),
+        *_results(results),
         Heading("The search"),
-        _search(found),
-        Text(_search_note(found), note=True),
+        _search(results),
+        Text(_search_note(results), note=True),
         *(Picture(name, "the best validation accuracy of k configurations") for name in pictures),
-        *_budgets(found),
+        *_budgets(results),
         Heading("The recipe"),
-        Text("For `trainables/recipes`, also in `recipe.py`:", items=tuple(_recipe_lines(found))),
-        protocol.provenance(found.frame),
+        Text("For `trainables/recipes`, also in `recipe.py`:", items=tuple(_recipe_lines(results))),
+        protocol.provenance(results.frame),
     ]
 
 
-def _results(found: Found) -> list[Block]:
-    if not found.fresh:
+def _results(results: SearchResults) -> list[Block]:
+    if not results.fresh:
         return [Text("No search has ended yet: there is no winner to train.")]
-    rows = found.evidence.arms.to_dict("records")
+    rows = results.evidence.arms.to_dict("records")
     cells = []
     for row in rows:
         missing = ", ".join(f"{row[status]} of {row['planned']} {status}" for status in UNFINISHED if row[status])
@@ -105,26 +112,26 @@ def _results(found: Found) -> list[Block]:
             [row["arm"], str(row["n"]), SHOW.show(row["mean"]), SHOW.show(row["sd"]), interval, missing or "-"]
         )
     table = Table(
-        name=found.plan.artefact.name,
+        name=results.plan.artefact.name,
         header=["optimizer", "n", SHOW.mean, "sd", "95% t-interval", "not completed"],
         rows=cells,
         text=(0, 5),
         bold={(i, 2) for i, row in enumerate(rows) if row["bold"]},
-        caption=f"{found.plan.artefact.title}: last-epoch test accuracy of each winner under fresh seeds.",
+        caption=f"{results.plan.artefact.title}: last-epoch test accuracy of each winner under fresh seeds.",
     )
     note = (
         "Last-epoch test accuracy in percent of each search's winner, trained on the whole training set under seeds "
         "that the search did not use: mean over n seeds with its 95% Student t interval. Bold: beats another and is "
-        f"beaten by none, paired by seed, Holm over all pairs at 5%. {arms_table.power(found.evidence)}"
+        f"beaten by none, paired by seed, Holm over all pairs at 5%. {arms_table.power(results.evidence)}"
     )
     return [table, Text(note.strip(), note=True)]
 
 
-def _search(found: Found) -> Table:
+def _search(results: SearchResults) -> Table:
     header = ["optimizer", "tuned: the winner's (space)", "budget", "failed", "stopped", "to go", "tuning score %"]
     rows = []
-    for row in ledger_rows(found):
-        space, shrunk = found.plan.spaces[row["optimizer"]], found.shrinkage(row["optimizer"])
+    for row in ledger_rows(results):
+        space, shrunk = results.plan.spaces[row["optimizer"]], results.shrinkage(row["optimizer"])
         tuned = [f"{name} {row['parameters'].get(name, '-')} ({domain})" for name, domain in space.items()]
         counts = [str(row[name]) for name in ("budget", "failed", "stopped", "in flight")]
         gone = math.nan if shrunk is None else shrunk.shrinkage
@@ -132,17 +139,17 @@ def _search(found: Found) -> Table:
         cells = [row["optimizer"], ", ".join(tuned), *counts, SHOW.show(row["score"])]
         rows.append([*cells, SHOW.show(gone, signed=True), interval, duration(row["seconds"])])
     return Table(
-        name=f"{found.plan.artefact.name}-search",
+        name=f"{results.plan.artefact.name}-search",
         header=[*header, "shrinkage", "95%", "trained for"],
         rows=rows,
         text=(0, 1),
         muted=(6,),
-        caption=f"{found.plan.artefact.title}: the search; a tuning score is no result.",
+        caption=f"{results.plan.artefact.title}: the search; a tuning score is no result.",
     )
 
 
-def _search_note(found: Found) -> str:
-    search = found.plan.artefact
+def _search_note(results: SearchResults) -> str:
+    search = results.plan.artefact
     sentences = [
         f"{search.budget} configurations for each optimizer ({search.sampler}), the recipe's own values first; failed "
         "and diverged ones count.",
@@ -150,8 +157,8 @@ def _search_note(found: Found) -> str:
         f"{search.tuning_seed}; of equal ones the lower loss won. It was chosen for being high, so it is no result.",
         "Shrinkage: tuning score - mean test accuracy of the fresh trials, in points, with the 95% t-interval that the "
         "fresh seeds' spread gives; another data set and more data to train on are in it, too.",
-        f"Trained for: {_devices(found)}-seconds of the workers, training and evaluation of all configurations added; "
-        "trials ran side by side, so it says nothing of other machines.",
+        f"Trained for: {_devices(results)}-seconds of the workers, training and evaluation of all configurations "
+        "added; trials ran side by side, so it says nothing of other machines.",
         "A driver that was killed goes on with its proposals; with one trial at a time (`--max-concurrent 1`) they are "
         "bitwise those of a driver that was not.",
     ]
@@ -160,19 +167,19 @@ def _search_note(found: Found) -> str:
     return " ".join(sentences)
 
 
-def _devices(found: Found) -> str:
-    devices = {"CPU" if name == "cpu" else "GPU" for name in found.frame["device"].dropna()} or {"CPU"}
+def _devices(results: SearchResults) -> str:
+    devices = {"CPU" if name == "cpu" else "GPU" for name in results.frame["device"].dropna()} or {"CPU"}
     return "/".join(sorted(devices))
 
 
-def _budgets(found: Found) -> list[Block]:
+def _budgets(results: SearchResults) -> list[Block]:
     """What the curve of the best of k says in words, and how far to trust it."""
-    search, names, items = found.plan.artefact, [name for name in found.curves if name in found.winners], []
+    search, names, items = results.plan.artefact, [name for name in results.curves if name in results.winners], []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            for one, other in ((first, second), (second, first)):
-                if k := overtakes(found.curves[one], found.curves[other]):
-                    items.append(f"`{one}` is ahead of `{other}` " + ("at every k" if k == 1 else f"from k = {k} on"))
+            for name, other in ((first, second), (second, first)):
+                if k := overtakes(results.curves[name], results.curves[other]):
+                    items.append(f"`{name}` is ahead of `{other}` " + ("at every k" if k == 1 else f"from k = {k} on"))
     words = (
         "The expected best validation accuracy of k of the configurations, drawn without replacement, with the band "
         "that holds 90% of the draws: exact, by order statistics. Failed and stopped configurations have no score and "
@@ -187,5 +194,5 @@ def _budgets(found: Found) -> list[Block]:
     return [Heading("Best of k"), Text(words, items=tuple(items))]
 
 
-def _recipe_lines(found: Found) -> list[str]:
-    return [f"`{line.strip()}`" for line in recipe(found).splitlines() if line.startswith("    ")]
+def _recipe_lines(results: SearchResults) -> list[str]:
+    return [f"`{line.strip()}`" for line in recipe(results).splitlines() if line.startswith("    ")]

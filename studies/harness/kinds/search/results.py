@@ -1,4 +1,4 @@
-"""What the folders have of a search: its outcomes, winners and their fresh trials, and as what it is written."""
+"""The results of a search, read from the output folder, and the files they are written as."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from trainables.workloads import stated_recipe
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the folders have of a search on one workload.
+class SearchResults:
+    """The results of a search on one workload, read from the output folder.
 
     Attributes:
         plan: The search.
@@ -50,8 +50,8 @@ class Found:
     @cached_property
     def winners(self) -> dict[str, Outcome]:
         """Of the optimizers whose search has ended with a score."""
-        found = {proposer.optimizer: proposer.winner() for proposer in self.proposers}
-        return {name: winner for name, winner in found.items() if winner is not None}
+        winners = {proposer.optimizer: proposer.winner() for proposer in self.proposers}
+        return {name: winner for name, winner in winners.items() if winner is not None}
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -69,7 +69,8 @@ class Found:
     def curves(self) -> dict[str, pd.DataFrame]:
         """The best of k of each optimizer that has proposals with an end."""
         scores = {
-            name: [one.score for one in found if one.status != IN_FLIGHT] for name, found in self.outcomes.items()
+            name: [outcome.score for outcome in outcomes if outcome.status != IN_FLIGHT]
+            for name, outcomes in self.outcomes.items()
         }
         return {name: best_of_k(values) for name, values in scores.items() if not all(map(math.isnan, values))}
 
@@ -82,12 +83,12 @@ class Found:
         return shrinkage(winner.score, list(values))
 
 
-def ledger_rows(found: Found) -> list[dict[str, Any]]:
-    """What each optimizer's search took and found."""
+def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
+    """Return for each optimizer what its search used and returned."""
     rows = []
-    for proposer in found.proposers:
-        outcomes, winner = found.outcomes[proposer.optimizer], found.winners.get(proposer.optimizer)
-        counts = Counter(one.status for one in outcomes)
+    for proposer in results.proposers:
+        outcomes, winner = results.outcomes[proposer.optimizer], results.winners.get(proposer.optimizer)
+        counts = Counter(outcome.status for outcome in outcomes)
         rows.append(
             {
                 "optimizer": proposer.optimizer,
@@ -99,15 +100,15 @@ def ledger_rows(found: Found) -> list[dict[str, Any]]:
                 "winner": None if winner is None else winner.proposal.number,
                 "parameters": {} if winner is None else dict(winner.proposal.parameters),
                 "score": math.nan if winner is None else winner.score,
-                "seconds": sum(one.seconds for one in outcomes),
+                "seconds": sum(outcome.seconds for outcome in outcomes),
             }
         )
     return rows
 
 
-def recipe(found: Found) -> str:
+def recipe(results: SearchResults) -> str:
     """The winners as a recipe has them: for `optimizers={...}` in `trainables/recipes`."""
-    search, plan = found.plan.artefact, found.plan
+    search, plan = results.plan.artefact, results.plan
     lines = [
         f"# {plan.workload}, tuned by studies/{search.name}.py: the best of {search.budget} configurations each "
         f"({search.sampler}, seed {search.tuning_seed}),",
@@ -115,20 +116,24 @@ def recipe(found: Found) -> str:
         "optimizers = {",
     ]
     stated = stated_recipe(plan.workload)
-    for name, winner in found.winners.items():
+    for name, winner in results.winners.items():
         values = {**stated.hyperparameters(name), **plan.fresh(name)[0].arm.overrides, **winner.proposal.parameters}
         lines.append(f'    "{name}": {values},'.replace("'", '"'))
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def to_json(found: Found) -> str:
+def to_json(results: SearchResults) -> str:
     """One line of JSON: the search, and a record for each optimizer."""
     records = []
-    for row in ledger_rows(found):
-        shrunk = found.shrinkage(row["optimizer"])
+    for row in ledger_rows(results):
+        shrunk = results.shrinkage(row["optimizer"])
         fresh = {} if shrunk is None else {"fresh": vars(shrunk.fresh), "shrinkage": shrunk.shrinkage}
         records.append({**row, **fresh})
-    document_ = {"search": found.plan.artefact.name, "workload": found.plan.workload, "optimizers": _finite(records)}
+    document_ = {
+        "search": results.plan.artefact.name,
+        "workload": results.plan.workload,
+        "optimizers": _finite(records),
+    }
     return json.dumps(document_)
 
 
@@ -141,21 +146,26 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def proposals_table(found: Found) -> pd.DataFrame:
+def proposals_table(results: SearchResults) -> pd.DataFrame:
     """A row for each configuration: parameters, status, score, what it took."""
-    names = list(dict.fromkeys(name for space in found.plan.spaces.values() for name in space))
+    names = list(dict.fromkeys(name for space in results.plan.spaces.values() for name in space))
     rows = []
-    for optimizer, outcomes in found.outcomes.items():
-        for one in outcomes:
-            stopped = None if one.proposal.stopped is None else one.proposal.stopped["stopped_at"]
-            values = {name: one.proposal.parameters.get(name) for name in names}
-            facts = {"status": one.status, "stopped_at": stopped, "val/accuracy": one.score, "val/loss": one.loss}
-            identity = {"seconds": one.seconds, "trial_key": one.proposal.trial_key}
-            rows.append({"optimizer": optimizer, "number": one.proposal.number, **values, **facts, **identity})
+    for optimizer, outcomes in results.outcomes.items():
+        for outcome in outcomes:
+            stopped = None if outcome.proposal.stopped is None else outcome.proposal.stopped["stopped_at"]
+            values = {name: outcome.proposal.parameters.get(name) for name in names}
+            facts = {
+                "status": outcome.status,
+                "stopped_at": stopped,
+                "val/accuracy": outcome.score,
+                "val/loss": outcome.loss,
+            }
+            identity = {"seconds": outcome.seconds, "trial_key": outcome.proposal.trial_key}
+            rows.append({"optimizer": optimizer, "number": outcome.proposal.number, **values, **facts, **identity})
     return pd.DataFrame(rows)
 
 
-def curves_table(found: Found) -> pd.DataFrame:
+def curves_table(results: SearchResults) -> pd.DataFrame:
     """The best of k of every optimizer, a row for each k."""
-    parts = [curve.assign(optimizer=name) for name, curve in found.curves.items()]
+    parts = [curve.assign(optimizer=name) for name, curve in results.curves.items()]
     return pd.concat(parts) if parts else pd.DataFrame()

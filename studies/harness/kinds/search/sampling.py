@@ -1,7 +1,7 @@
-"""Optuna: the next configuration of a search, as a pure function of what is known, and the journal for its dashboard.
+"""Optuna: the next configuration of a search, a pure function of the earlier outcomes, and the dashboard's journal.
 
-The study is made anew for each proposal and the sampler seeded by the proposal's number: a search that was killed goes
-on as if it had not been. Optuna's own storage is a view; it is written and never read.
+A new Optuna study is built for each proposal, with a sampler seeded by the proposal's number, so a killed search
+resumes exactly. Optuna's storage is written for its dashboard and never read.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from studies.harness.kinds.search.search import Choice, Parameters, Range, Space
 from trainables.config import stream_seed
 from trainables.store import COMPLETED
 
-DIGITS = 4  # significant digits of a proposed number: what one would write into a recipe
+DIGITS = 4  # significant digits of a proposed number, as a recipe would have
 POPULATION = 8  # of genetic samplers: with Optuna's 50 a usual budget ends before the first generation does
 STATES = {COMPLETED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, IN_FLIGHT: TrialState.RUNNING}
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def samplers() -> dict[str, type[optuna.samplers.BaseSampler]]:
-    """Optuna's samplers by name (`tpe`, `random`, `nsgaii`, ...): those that take any range, and need only a seed."""
-    found = {}
+    """Return Optuna's samplers by name (`tpe`, `random`, ...): those that accept any range and need only a seed."""
+    kinds = {}
     for name, kind in vars(optuna.samplers).items():
         if name.endswith("Sampler") and name not in ("BaseSampler", "BaseGASampler", "BruteForceSampler"):
             needed = inspect.signature(kind).parameters.values()
             if not any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in needed):
-                found[name.removesuffix("Sampler").lower()] = kind
-    return found
+                kinds[name.removesuffix("Sampler").lower()] = kind
+    return kinds
 
 
 def sampler_problem(name: str) -> str:
-    """One line if Optuna has no such sampler, or lacks what it needs; else nothing."""
+    """Return the error if Optuna has no such sampler or lacks a package for it, otherwise an empty text."""
     known = samplers()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         question = f' Did you mean "{close[0]}"?' if close else ""
         return f'--sampler = "{name}": unknown.{question} Known: {", ".join(sorted(known))}'
-    try:  # what a sampler needs is imported by its first draw
+    try:  # a sampler imports its packages at its first draw
         space = {"x": Range(0.0, 1.0), "y": Range(0.0, 1.0)}
         known = [Outcome(Proposal(0, {"x": 0.5, "y": 0.5}, ""), COMPLETED, 0.5, 0.5, {}, 0.0)]
         propose(name, space, {}, known, 0)
@@ -61,17 +61,17 @@ def sampler_problem(name: str) -> str:
 def propose(
     name: str, space: Space, start: Parameters, outcomes: Sequence[Outcome], seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The next configuration.
+    """Return the next configuration.
 
     Args:
-        name: Of the sampler.
-        space: Where to look.
+        name: Name of the sampler.
+        space: The domain of each hyperparameter.
         start: The first configuration.
-        outcomes: Of all earlier proposals, in their order; those in flight are there without a result.
-        seed: Of the search; each proposal draws with one of its own.
+        outcomes: Outcomes of all earlier proposals, in their order; a proposal in flight has no score.
+        seed: Seed of the search; each proposal derives its own from it.
 
     Returns:
-        The parameters, and what the sampler wants to find again beside them.
+        The parameters, and the attributes that the sampler stores with them.
     """
     storage, number = InMemoryStorage(), len(outcomes)
     own_seed = stream_seed(seed, "proposal", number) % 2**32
@@ -86,13 +86,13 @@ def propose(
     return {key: _rounded(value, space[key]) for key, value in trial.params.items()}, attributes
 
 
-def write_journal(path: Path, found: Mapping[str, tuple[Space, Sequence[Outcome]]]) -> None:
-    """Write the file that `optuna-dashboard` opens, with a study for each name; whole or not at all."""
+def write_journal(path: Path, studies: Mapping[str, tuple[Space, Sequence[Outcome]]]) -> None:
+    """Write the file that `optuna-dashboard` opens, with a study for each name; atomic."""
     aside = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside.unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(aside), lock_obj=JournalFileOpenLock(str(aside))))
-    for name, (space, outcomes) in found.items():
+    for name, (space, outcomes) in studies.items():
         _study(storage, name, space, outcomes, optuna.samplers.RandomSampler())
     os.replace(aside, path)
 
@@ -108,25 +108,25 @@ def _study(
     storage: BaseStorage, name: str, space: Space, outcomes: Sequence[Outcome], kind: optuna.samplers.BaseSampler
 ) -> optuna.Study:
     study = optuna.create_study(storage=storage, study_name=name, sampler=kind, direction="maximize")
-    for one in outcomes:
-        study.add_trial(_trial(one, space))
+    for outcome in outcomes:
+        study.add_trial(_trial(outcome, space))
     shared = outcomes[-1].proposal.attributes.get("study", {}) if outcomes else {}
     for key, value in shared.items():
         storage.set_study_system_attr(storage.get_study_id_from_name(name), key, value)
     return study
 
 
-def _trial(one: Outcome, space: Space) -> FrozenTrial:
-    """As Optuna knows it: COMPLETE with its score, PRUNED with those of its epochs, RUNNING, or FAIL."""
-    state = STATES.get(one.status, TrialState.FAIL)
+def _trial(outcome: Outcome, space: Space) -> FrozenTrial:
+    """Return Optuna's trial: COMPLETE with its score, PRUNED with the scores of its epochs, RUNNING, or FAIL."""
+    state = STATES.get(outcome.status, TrialState.FAIL)
     return optuna.trial.create_trial(
         state=state,
-        value=one.score if state == TrialState.COMPLETE else None,
-        params=dict(one.proposal.parameters),
+        value=outcome.score if state == TrialState.COMPLETE else None,
+        params=dict(outcome.proposal.parameters),
         distributions=_distributions(space),
-        system_attrs=dict(one.proposal.attributes.get("trial", {})),
-        user_attrs={"trial_key": one.proposal.trial_key},
-        intermediate_values=dict(one.values),
+        system_attrs=dict(outcome.proposal.attributes.get("trial", {})),
+        user_attrs={"trial_key": outcome.proposal.trial_key},
+        intermediate_values=dict(outcome.values),
     )
 
 
@@ -142,7 +142,7 @@ def _distribution(domain: Range | Choice) -> BaseDistribution:
 
 
 def _rounded(value: Any, domain: Range | Choice) -> Any:
-    """A drawn number with few digits, still in its range; what is not drawn from the reals as it is."""
+    """Round a real number to a few digits, inside its range; return any other value as it is."""
     if isinstance(domain, Choice) or domain.integer:
         return value
     return float(min(max(float(f"{value:.{DIGITS}g}"), domain.low), domain.high))

@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import click
 
 from studies.harness.kinds.artefact import Artefact
-
-if TYPE_CHECKING:
-    pass
 
 TRAIN_FRACTION = 0.9
 METRIC, SCORE = "test/accuracy", "val/accuracy"
@@ -48,7 +45,7 @@ class Range:
         return [self.low, self.high]
 
     def holds(self, value: Any) -> bool:
-        """Return True if a value is one of them."""
+        """Return True if the domain contains a value."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def problem(self) -> str:
@@ -78,7 +75,7 @@ class Choice:
         return [*self.values]
 
     def holds(self, value: Any) -> bool:
-        """Return True if a value is one of them."""
+        """Return True if the domain contains a value."""
         return value in self.values
 
     def problem(self) -> str:

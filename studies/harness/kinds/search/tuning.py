@@ -1,4 +1,4 @@
-"""From a search and a command line to what is tuned where, and every error in it."""
+"""The plan of a search from a command line, and every error in it."""
 
 from __future__ import annotations
 
@@ -33,50 +33,50 @@ class SearchPlan(Plan):
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def tuning(self, optimizer: str, parameters: Parameters | None = None) -> Trial:
-        """The trial that scores a configuration; the recipe's own when None.
+        """Return the trial that scores a configuration; the recipe's if None.
 
         Raises:
-            HyperparameterError: One line for each thing that is wrong with it.
+            HyperparameterError: One line for each error.
         """
         arm = self._arm(optimizer, parameters or {})
         config = arm.resolve(self.workload, {**self.recipe, "train_fraction": TRAIN_FRACTION})
         return Trial(arm, config.with_seed(self.artefact.tuning_seed))
 
     def fresh(self, optimizer: str, parameters: Parameters | None = None) -> list[Trial]:
-        """A configuration's trials on the whole training set: ordinary ones, which other studies share."""
+        """Return a configuration's trials on the whole training set; other studies share them."""
         arm = self._arm(optimizer, parameters or {})
         config = arm.resolve(self.workload, self.recipe)
         return [Trial(arm, config.with_seed(seed)) for seed in self.seeds]
 
     def start(self, optimizer: str) -> dict[str, Any]:
-        """The recipe's values of what is tuned: the first configuration."""
+        """Return the recipe's values of the tuned hyperparameters: the first configuration."""
         hyperparameters = self.tuning(optimizer).config.hyperparameters
         return {name: hyperparameters[name] for name in self.spaces[optimizer]}
 
     def problems(self) -> list[str]:
-        """One line for each thing that is wrong with the spaces, or with what they hold."""
+        """Return a line for each error in the spaces and in their values."""
         return [line for optimizer in self.spaces for line in self._problems(optimizer)]
 
     def _problems(self, optimizer: str) -> list[str]:
-        known, wrong = precond.defaults(optimizer), []
+        known, errors = precond.defaults(optimizer), []
         for name, domain in self.spaces[optimizer].items():
             if name not in known or name == "seed":
-                wrong.append(f"space of {optimizer}: {name}: unknown hyperparameter.{nearest(name, known)}")
+                errors.append(f"space of {optimizer}: {name}: unknown hyperparameter.{nearest(name, known)}")
             elif problem := domain.problem():
-                wrong.append(f"space of {optimizer}: {name} = {domain}: {problem}")
-        if wrong:
-            return wrong
+                errors.append(f"space of {optimizer}: {name} = {domain}: {problem}")
+        if errors:
+            return errors
         try:
             start = self.start(optimizer)
         except HyperparameterError as error:
             return str(error).splitlines()
         for name, domain in self.spaces[optimizer].items():
             for end in domain.ends:
-                wrong += self._illegal(optimizer, {**start, name: end})
+                errors += self._illegal(optimizer, {**start, name: end})
             if not domain.holds(start[name]):
                 where = f"space of {optimizer} on {self.workload}: {name} = {domain}"
-                wrong.append(f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it")
-        return list(dict.fromkeys(wrong))
+                errors.append(f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it")
+        return list(dict.fromkeys(errors))
 
     def _illegal(self, optimizer: str, parameters: Parameters) -> list[str]:
         try:
@@ -87,15 +87,15 @@ class SearchPlan(Plan):
 
     def _arm(self, optimizer: str, parameters: Parameters) -> Arm:
         known = precond.defaults(optimizer)
-        held = {k: v for k, v in self.settings.items() if k in known and k not in RECIPE_SETTINGS}
-        return Arm(optimizer=optimizer, overrides={**held, **parameters}, factors=tuple(parameters))
+        fixed = {k: v for k, v in self.settings.items() if k in known and k not in RECIPE_SETTINGS}
+        return Arm(optimizer=optimizer, overrides={**fixed, **parameters}, factors=tuple(parameters))
 
 
 def plans(search: Search, options: Options) -> list[SearchPlan]:
-    """A plan for each workload that a command names, or for the search's own.
+    """Return a plan for each workload that the command names, or for the search's own.
 
     Raises:
-        HyperparameterError: One line for each thing that is wrong with any of them.
+        HyperparameterError: One line for each error.
     """
     search, errors = _chosen(search, options.extra)
     if options.smoke:
