@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import click
 
 from studies.harness.kinds.artefact import Artefact
-
-if TYPE_CHECKING:
-    pass
 
 _NO_TRIALS = "which times steps on synthetic images and trains no trials"
 
