@@ -70,7 +70,7 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
     assert "- Time of a step over SGD's: nysact-s 1.04, steve 1.10. - Of NysAct's" in screen
     assert f"report {next(path for path in paths if path.suffix == '.html')} files" in screen
     written = {"cost.csv", "report.md", "report.html", "report.tex", "published.csv"}
-    assert {path.name for path in paths} == {*written, "scaling.pdf", "scaling.png", "scaling.svg"}
+    assert {path.name for path in paths} == {*written, ".report.json", "scaling.pdf", "scaling.png", "scaling.svg"}
     report = next(path for path in paths if path.suffix == ".md").read_text()
     assert "| nysact-s | 1.040 [1.030, 1.060] | - | +1.0% | +2.0% | +0.1% | 1.100 | 1.00 | 0.50 | 600.0 |" in report
     assert "| steve | 1.100 [1.090, 1.120] | 1.050 [1.040, 1.070] |" in report

@@ -189,7 +189,8 @@ def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.Captur
 
     assert in_child(work) == 4
     assert re.match(
-        r"error: Ray's head or its last node died; nothing committed was lost\. The same command goes on:\n  python ",
+        r"error: Ray's head or its last node died; nothing committed was lost\. "
+        r"The same command resumes it:\n  python ",
         capfd.readouterr().err,
     )
 

@@ -416,7 +416,7 @@ def test_a_killed_probe_leaves_no_result_and_is_run_again(tmp_path: Path):
         errors = process.communicate(timeout=60)[1]
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 143)
         assert not (tmp_path / "probes").exists()
-    assert "The same command goes on" in errors
+    assert "The same command resumes it" in errors
 
 
 def test_the_list_of_studies_has_the_probes(

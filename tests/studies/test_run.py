@@ -32,7 +32,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trains here, one trial after another, and returns the labels of what was trained."""
     labels: list[str] = []
 
-    def train(trials: Sequence[Trial], root: Path, cluster, worker, progress, **_) -> str:
+    def train(trials: Sequence[Trial], root: Path, cluster, worker, progress, on_lost, prepare) -> str:
+        prepare()
         for trial in trials:
             labels.append(f"{trial.arm.label} s{trial.config.seed}")
             store = TrialStore.open(root, trial.config.trial_key, worker["generation"])

@@ -128,6 +128,21 @@ def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
     assert view(study, trials, tmp_path).send(uri, report, mark) == "0 epochs sent"
 
 
+def test_a_process_that_was_killed_while_it_created_the_database_leaves_none(tmp_path, study, monkeypatch):
+    """mlflow cannot use a database that has some of its tables."""
+
+    def killed(*paths):
+        raise KeyboardInterrupt
+
+    uri = default_uri(tmp_path)
+    run(tmp_path, planned(1)[0], epochs=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.link", killed)
+        sync(study, planned(1)[:1], tmp_path, uri)
+    assert not (tmp_path / "mlflow.db").exists()
+    assert sync(study, planned(1)[:1], tmp_path, uri) == 1
+
+
 def test_a_trial_in_flight_goes_on_in_the_same_run(tmp_path, uri, study, runs):
     trial = planned(seeds=1, epochs=5)[0]
     run(tmp_path, trial, 2, None)

@@ -48,7 +48,7 @@ FLAGS = [
     click.Option(["--workers-per-trial"], metavar="N", help="Processes that share a trial's batches.  [default: 1]"),
     click.Option(["--retry"], metavar="STATUS", multiple=True, help="Train again what ended diverged, oom or failed."),
     click.Option(["--rerun"], metavar="KEY", multiple=True, help="Drop a trial's folder and train it again."),
-    click.Option(["--time-budget"], metavar="TIME", help="Stop after 90s, 30m or 2h; the same command goes on."),
+    click.Option(["--time-budget"], metavar="TIME", help="Stop after 90s, 30m or 2h; the same command resumes it."),
     click.Option(["--commit-every"], metavar="SECONDS", help="Training between commits; 0: each epoch.  [default: 30]"),
     click.Option(["--diagnostics"], is_flag=True,
                  help="Log what preconditioners do to each layer of the trials still to train. No number moves; it "

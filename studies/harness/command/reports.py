@@ -90,6 +90,7 @@ def _inputs(plan: Plan) -> str:
     if not places:
         return ""
     files = [path for place in places for path in (sorted(place.glob("*.json*")) if place.is_dir() else [place])]
+    files = [path for path in files if path.exists()]  # a trial that was never started has no folder
     trials = [(trial.arm.label, trial.config.trial_key) for trial in plan.trials]
     stamps = [(str(path.relative_to(plan.root)), *_stamp(path)) for path in files]
     return digest([fingerprint(), repr(plan.artefact), plan.workload, trials, stamps])

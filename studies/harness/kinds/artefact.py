@@ -59,7 +59,7 @@ class Work:
 
     Attributes:
         count: Number of trials, networks or measurements to go.
-        summary: One line: how many there are, how many are done, how many are to go.
+        summary: What a command prints first: how many there are, how many are done, how many are to go.
         details: Further lines for `--dry-run`.
         records: The same for `--dry-run --json`, a line each.
         trials: Trials to go, or stand-ins for them: their data must be there, and their price is estimated.

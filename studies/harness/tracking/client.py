@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Experiment:
 
     def __init__(self, uri: str, name: str, root: Path):
         root.mkdir(parents=True, exist_ok=True)
+        create_database(uri)
         self.client = MlflowClient(tracking_uri=uri)
         if known := self.client.get_experiment_by_name(name):
             self.id = known.experiment_id
@@ -97,6 +98,18 @@ class Experiment:
         yield
         if mark not in ("", known):
             self.client.set_tag(run.info.run_id, MARK, mark)
+
+
+def create_database(uri: str) -> None:
+    """Create a local database completely or not at all: mlflow cannot use one whose creation was interrupted."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+    with suppress(FileExistsError):  # another process was faster
+        os.link(aside, path)
+    aside.unlink()
 
 
 def all_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:

@@ -82,25 +82,20 @@ def missing(plan: SearchPlan) -> Work:
     expected = [] if plan.options.report_only else part.expected()
     asha = ", ASHA" if search.asha else ""
     width = max(len(proposer.optimizer) for proposer in part.proposers)
-    details, records = [], []
+    lines, records = [], []
     for proposer in part.proposers:
         left, fresh = part.to_go(proposer)
         space = ", ".join(f"{name} {domain}" for name, domain in plan.spaces[proposer.optimizer].items())
         to_go = f"{left} configurations and {fresh} fresh trials to go"
-        details.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
+        lines.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
         counts = {"configurations": search.budget, "configurations to go": left, "fresh to go": fresh}
         records.append({"search": search.name, "workload": plan.workload, "optimizer": proposer.optimizer, **counts})
-    return Work(
-        count=len(expected),
-        summary=(
-            f"{search.budget} configurations for each of {len(part.proposers)} optimizers ({search.sampler}{asha}), "
-            f"then each winner under {len(plan.seeds)} fresh seeds"
-        ),
-        details=details,
-        records=records,
-        trials=expected,
-        on_ray=True,
+    summary = (
+        f"{search.budget} configurations for each of {len(part.proposers)} optimizers ({search.sampler}{asha}), "
+        f"then each winner under {len(plan.seeds)} fresh seeds"
     )
+    summary = "\n".join([summary, *lines])
+    return Work(count=len(expected), summary=summary, records=records, trials=expected, on_ray=True)
 
 
 def stored(search: Search, root: Path) -> list[SearchPlan]:
