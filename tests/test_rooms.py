@@ -6,6 +6,7 @@ The tests read the source. They count every import statement, also those inside 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -171,3 +172,11 @@ def test_the_import_of_every_module_and_the_digits_load_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_every_path_in_the_description_of_the_structure_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = {name.rstrip("/") for name in re.findall(r"`([\w./]+(?:\.py|/))`", text)}
+    files = [path.relative_to(ROOT) for room in (*PACKAGES, "tests") for path in (ROOT / room).rglob("*")]
+    known = {"/".join(path.parts[start:]) for path in files for start in range(len(path.parts))}
+    assert len(named) > 40 and named <= {*known, *PACKAGES}, sorted(named - known)
