@@ -22,9 +22,9 @@ from mlflow import MlflowClient
 
 from studies.ablation_rank import STUDY
 from studies.harness.design.arms import Trial
-from studies.harness.design.ending import ENVIRONMENT
 from studies.harness.design.options import Options, default_uri
 from studies.harness.kinds.study.plan import plan
+from studies.harness.tracking.ui import ENVIRONMENT
 from tests.faults.drivers import PATIENCE, Driver
 from trainables.files import read_lines
 from trainables.store import TrialStore
