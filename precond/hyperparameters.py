@@ -18,6 +18,14 @@ class HyperparameterError(ValueError):
     """One or more hyperparameters are invalid; the message has one line for each."""
 
 
+class Hyperparameters:
+    """Base of dataclasses of hyperparameters."""
+
+    def problems(self) -> list[str]:
+        """Return one line for each value out of range."""
+        return problems(self)
+
+
 def _field(
     default: Any, allowed: str, accepts: Callable[[Any], bool], symbol: str = "", choices: tuple[str, ...] = ()
 ) -> Any:

@@ -6,9 +6,7 @@
 
 Cost per step: 2 N p^2 / tau_cov + p^3 / tau_inv + 2 o p^2 operations; memory 2 p^2 for each layer.
 
-Deviations of the NysAct authors' code, each of them an option here. `init="identity"`: A starts at I and, because their
-k counts layers instead of updates, is hardly corrected (here: not at all). `first_inverse="skip"`: P = I, which is SGD,
-until step tau_inv.
+Options that follow the released code: `docs/algorithms.md`.
 """
 
 from __future__ import annotations
@@ -83,14 +81,10 @@ class FOOF(DampedAlgorithm[ExactState]):
     def refresh(self, state: ExactState) -> Outcome:
         """Compute `P = (A + damping I)^{-1}`, except where this refresh is to be skipped."""
         inverse, outcome = linalg.damped_inverse(state.statistic.average.mean(), self.damping)
-        state.factor.store(inverse, outcome.ok & ~state.skip)
+        state.factor.store(outcome.ok & ~state.skip, inverse)
         state.skip.fill_(False)
         return outcome
 
     def curvature(self, state: ExactState) -> Curvature:
         """Return A."""
         return Curvature(inputs=state.statistic.average.mean(), damping=self.damping)
-
-    def precondition(self, state: ExactState, gradients: Tensor, lr: float) -> Tensor:
-        """Return `G P`."""
-        return state.factor.solve(gradients)

@@ -15,10 +15,7 @@ twice its size, and negative curvature counts as zero.
 
 Cost per step: r Hessian-vector products (each about two backwards) and 7 D r^2 operations, / tau, + 4 D r; memory D r.
 
-Deviations of the released code. Its Hessian is that of another batch; here it is that of the minimised loss, whose
-graph exists already: that costs no data, but Hessian and gradient are correlated. Where the core is not positive
-definite, it adds |min eig| + eps to the core, not to Y, and the core is almost singular. Its default is mu = 0. It has
-one parameter group only.
+Differences from the released code: `docs/algorithms.md`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Watch one bank: keep on the device what `measures.py` needs.
 
-That module defines A, A^ and the probes z, and states how good the estimates are.
+`docs/diagnostics.md` defines A, A^ and the probes z, and states how good the estimates are.
 """
 
 from __future__ import annotations

@@ -137,13 +137,22 @@ class KroneckerStatistic:
     # First slot -> last backward: the calls of a shared layer in one backward bring the same examples again.
     _counted: dict[int, int] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def zeros(cls, num_layers: int, d_out: int, d_in: int, like: Tensor, axes: int = 2) -> KroneckerStatistic:
+        """Return a statistic without updates, of matrices (2 axes) or of vectors (1 axis)."""
+        inputs, outputs = (MovingAverage.zeros(num_layers, *[width] * axes, like=like) for width in (d_in, d_out))
+        return cls(inputs, outputs)
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Return the bias-corrected averages of output gradients and of inputs."""
+        return self.outputs.mean(), self.inputs.mean()
+
     def add_outputs(self, slots: slice, total: Tensor, examples: int, backward: int) -> None:
         """Add a sum over examples (and all else), which are counted once in a backward; -1 is always another one."""
         again = backward >= 0 and self._counted.get(slots.start) == backward
         self._counted[slots.start] = backward
         self.outputs.add(slots, total, 0 if again else examples)
 
-    def commit(self, decay: float, copy_first: bool, output_power: int = 1) -> None:
-        """One update of each (see `MovingAverage.commit`)."""
-        self.inputs.commit(decay, copy_first)
-        self.outputs.commit(decay, copy_first, output_power)
+    def commit(self, decay: float, copy_first: bool = False, output_power: int = 1) -> Tensor:
+        """Update both (see `MovingAverage.commit`); return the slots where both were updated, `[L]`."""
+        return self.inputs.commit(decay, copy_first) & self.outputs.commit(decay, copy_first, output_power)
