@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from precond.hyperparameters import flag, fraction, non_negative, positive, problems
+from precond.hyperparameters import Hyperparameters, flag, fraction, non_negative, positive
 
 ParameterState = Mapping[Tensor, dict[str, Any]]
 Directed = tuple[list[Tensor], list[Tensor]]  # parameters, and the direction of each
@@ -37,7 +37,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGDRule:
+class SGDRule(Hyperparameters):
     """SGD: d = D + weight_decay w; m <- momentum m + d; w <- w - lr m, for every parameter alike.
 
     Attributes:
@@ -58,7 +58,7 @@ class SGDRule:
 
     def problems(self) -> list[str]:
         """Return one line for each value out of range."""
-        errors = problems(self)
+        errors = super().problems()
         if self.nesterov is True and self.momentum == 0:
             errors.append("nesterov = True: needs momentum > 0")
         return errors
@@ -80,7 +80,7 @@ class SGDRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KFEAdamRule:
+class KFEAdamRule(Hyperparameters):
     """w <- (1 - lr weight_decay) w - D for layers; the others follow Adam, or SGD without momentum.
 
     Reads `fallback`, `betas` and `eps` of the algorithm (STEVE), whose directions are already steps.
@@ -94,8 +94,6 @@ class KFEAdamRule:
 
     lr: float = positive(1e-3, symbol="eta")
     weight_decay: float = non_negative(0.0)
-
-    problems = problems
 
     def descend(self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState) -> None:
         """Update one parameter group in place (see `Rule.descend`)."""
