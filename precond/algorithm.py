@@ -17,17 +17,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from precond.card import Card
 from precond.hyperparameters import Hyperparameters, count, fraction, positive
 from precond.parts.factors import Factor
 from precond.parts.linalg import Outcome
 from precond.parts.rows import Rows
+
+MODES = ("accumulation", "checkpointing", "autocast", "GradScaler", "compile", "data parallel")
+"""Ways of training in which an optimizer must give the numbers of a plain loop; tests compare them."""
 
 State = TypeVar("State")
 
@@ -114,6 +116,29 @@ class Signals:
         """Return inputs and output gradients, for algorithms that need `Needs.PAIRS`."""
         assert self.inputs is not None and self.output_gradients is not None
         return self.inputs, self.output_gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A summary of one optimizer.
+
+    Costs are operations per step (a multiplication and an addition are 2) and memory is in scalars beyond gradient and
+    momentum, for each layer with N = examples x positions rows, p inputs (bias included) and o outputs, or for all D
+    parameters; r is the rank, c and i are the intervals `cov_interval` and `inv_interval`.
+
+    Attributes:
+        paper: The paper that introduced it.
+        cost: Operations per step.
+        memory: Scalars in its state.
+        deviations: Differences of the defaults from the released code.
+        unsupported: The modes (of `MODES`) that it refuses, each with the reason.
+    """
+
+    paper: str
+    cost: str
+    memory: str
+    deviations: str = "none"
+    unsupported: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

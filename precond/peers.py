@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precond import hessian
-from precond.card import Card
+from precond.algorithm import Card
 from precond.hyperparameters import Hyperparameters, count, fractions, non_negative, positive
 from precond.parts.sketches import seed_of
 
@@ -178,7 +178,7 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
             loss = self._evaluate(closure)
-            super().step(hessian=self._take_products())
+            super().step(hessian=self._take_products())  # pyright: ignore[reportCallIssue]
             for state in self.state.values():
                 state.pop("hessian", None)
             return loss

@@ -13,9 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from precond import peers
-from precond.algorithm import Algorithm
+from precond.algorithm import Algorithm, Card
 from precond.algorithms import sketchysgd
-from precond.card import Card
 from precond.hyperparameters import (
     HyperparameterError,
     Hyperparameters,

@@ -110,28 +110,16 @@ class KFEAdamRule(Hyperparameters):
 
 
 def _adam(params: list[Tensor], gradients: list[Tensor], group: dict[str, Any], state: ParameterState) -> None:
-    """One step of torch's Adam."""
-    for p in params:
-        state[p].setdefault("step", torch.zeros((), dtype=torch.float32))
-    adam(
-        params,
-        gradients,
-        [buffer(state, p, "exp_avg") for p in params],
-        [buffer(state, p, "exp_avg_sq") for p in params],
-        [],
-        [state[p]["step"] for p in params],
-        amsgrad=False,
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        lr=group["lr"],
-        weight_decay=0.0,
-        eps=group["eps"],
-        maximize=False,
-    )
+    """Take one step of torch's Adam."""
+    steps = [state[p].setdefault("step", torch.zeros((), dtype=torch.float32)) for p in params]
+    means, squares = ([buffer(state, p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
+    options: dict[str, Any] = {"amsgrad": False, "maximize": False, "weight_decay": 0.0}
+    options |= {"lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
+    adam(params, gradients, means, squares, [], steps, **options)
 
 
 def buffer(state: ParameterState, parameter: Tensor, name: str) -> Tensor:
-    """A parameter's buffer, zeros at first."""
+    """Return a parameter's buffer, zeros at first."""
     if name not in state[parameter]:
         state[parameter][name] = torch.zeros_like(parameter)
     return state[parameter][name]

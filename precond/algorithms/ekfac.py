@@ -30,8 +30,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
-from precond.card import Card
+from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Signals
 from precond.hyperparameters import choice, count, fraction, positive
 from precond.parts import linalg
 from precond.parts.factors import KroneckerBasis

@@ -27,8 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import AveragedAlgorithm, Curvature, LayerShape, Needs, Signals
-from precond.card import Card
+from precond.algorithm import AveragedAlgorithm, Card, Curvature, LayerShape, Needs, Signals
 from precond.hyperparameters import choice, fraction, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import RankOne

@@ -18,8 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Signals
-from precond.card import Card
+from precond.algorithm import Card, Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.hyperparameters import choice
 from precond.parts import linalg
 from precond.parts.factors import Dense

@@ -30,8 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Needs, Signals
-from precond.card import Card
+from precond.algorithm import Card, Curvature, DampedAlgorithm, LayerShape, Needs, Signals
 from precond.hyperparameters import choice, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import Kronecker, KroneckerEigen

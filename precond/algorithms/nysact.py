@@ -27,10 +27,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Curvature, DampedAlgorithm, LayerShape, Signals
+from precond.algorithm import Algorithm, Card, Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.algorithms.foof import FOOF
 from precond.algorithms.nysact_variants import FACTORS, STATISTICS
-from precond.card import Card
 from precond.hyperparameters import choice, count
 from precond.parts.factors import LowRank
 from precond.parts.linalg import Outcome

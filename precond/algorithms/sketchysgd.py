@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from precond import hessian
-from precond.card import Card
+from precond.algorithm import Card
 from precond.hyperparameters import (
     HyperparameterError,
     Hyperparameters,

@@ -30,9 +30,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
+from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Signals
 from precond.algorithms.kfac import input_moment, output_moment
-from precond.card import Card
 from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import KroneckerBasis
