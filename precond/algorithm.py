@@ -122,9 +122,9 @@ class Signals:
 class Card:
     """A summary of one optimizer.
 
-    Costs are operations per step (a multiplication and an addition are 2) and memory is in scalars beyond gradient and
-    momentum, for each layer with N = examples x positions rows, p inputs (bias included) and o outputs, or for all D
-    parameters; r is the rank, c and i are the intervals `cov_interval` and `inv_interval`.
+    Costs are operations per step (a multiplication and an addition are 2). Memory is in scalars beyond
+    gradient and momentum. Both are for each layer with N = examples x positions rows, p inputs (bias included) and o
+    outputs, or for all D parameters; r is the rank, c and i are `cov_interval` and `inv_interval`.
 
     Attributes:
         paper: The paper that introduced it.
@@ -153,7 +153,7 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
 
     @property
     def clip(self) -> float | None:
-        """The bound kappa of the KL-clip over all preconditioned layers, if there is a hyperparameter `kl_clip`."""
+        """The bound kappa of the KL-clip over all layers, for algorithms with a hyperparameter `kl_clip`."""
         return getattr(self, "kl_clip", None)
 
     def model_problems(self, shapes: Mapping[str, LayerShape]) -> list[str]:
@@ -187,7 +187,7 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
         """Add one forward of one layer, which owns `slots` of L (as many as it has groups)."""
 
     def commit(self, state: State) -> None:
-        """Update the statistics once with all that was accumulated since the last call; by default in `prepare`."""
+        """Update the statistics with all that was accumulated since the last call, if not in `prepare`."""
 
     def prepare(self, state: State) -> State:
         """Return the state for `refresh`, with what it needs from this step; sums over the ranks belong here."""

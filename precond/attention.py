@@ -71,7 +71,7 @@ class SeparateAttention(nn.Module):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the mixed values `[batch, heads, L, d]`, and the weights `[batch, heads, L, S]` if needed."""
+        """Return the mixed values `[batch, heads, L, d]`, and the weights `[batch, heads, L, S]` or None."""
         dropout = self.dropout if self.training else 0.0
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, mask, dropout), None
@@ -115,7 +115,8 @@ def separate_attention(model: nn.Module) -> nn.Module:
     errors = []
     for name, attention in attentions.items():
         options = {"add_bias_kv": attention.bias_k is not None, "add_zero_attn": attention.add_zero_attn}
-        errors += [f"{name or 'the model'}: {option} is not supported" for option, used in options.items() if used]
+        unsupported = (option for option, used in options.items() if used)
+        errors += [f"{name or 'the model'}: {option} is not supported" for option in unsupported]
     if errors:
         raise ValueError("\n".join(errors))
     separate = {attention: SeparateAttention(attention) for attention in attentions.values()}

@@ -131,14 +131,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:
-    """Split keyword arguments over dataclasses by field name and check them all at once.
+    """Split keyword arguments over dataclasses by field name, and return an instance of each, in order.
 
-    Args:
-        kinds: Dataclasses whose fields come from this module; a field name belongs to one of them.
-        values: Keyword arguments; fields not named keep their defaults.
-
-    Returns:
-        One instance of each kind, in order.
+    The fields come from this module, and a field name belongs to one dataclass.
 
     Raises:
         HyperparameterError: Lists every unknown keyword and every value out of range.
@@ -153,6 +148,8 @@ def split(*kinds: type, values: Mapping[str, Any]) -> tuple[list[Any], list[str]
     """Return what `make` returns, and a line for each error that it would raise for."""
     fields = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
     known = [name for names in fields.values() for name in names]
-    errors = [f"{name}: unknown hyperparameter.{nearest(name, known)}" for name in values if name not in known]
-    configs = [kind(**{name: values[name] for name in names if name in values}) for kind, names in fields.items()]
+    unknown = [name for name in values if name not in known]
+    errors = [f"{name}: unknown hyperparameter.{nearest(name, known)}" for name in unknown]
+    given = {kind: {name: values[name] for name in names if name in values} for kind, names in fields.items()}
+    configs = [kind(**arguments) for kind, arguments in given.items()]
     return configs, errors + [line for config in configs for line in config.problems()]

@@ -1,8 +1,8 @@
 """The public optimizers: an update rule along the directions of an algorithm.
 
-Their signatures and docstrings are composed from the hyperparameter dataclasses, the only place to edit an argument.
-Editors and type checkers read the same text in `optimizers.pyi`, which `python tests/precond/test_signatures.py`
-generates; a test compares the two.
+Their signatures and docstrings are composed from the hyperparameter dataclasses, the only place to edit an
+argument. Editors and type checkers read the same text in `optimizers.pyi`, which
+`python tests/precond/test_signatures.py` generates; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Callable
 from inspect import Parameter
+from itertools import starmap
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from precond.algorithms import ekfac, eva, foof, kfac, nysact, sketchysgd, steve
@@ -40,15 +41,12 @@ Example:
 def explicit(
     *kinds: type, example: str, backward: str = "loss_function(model(inputs), targets).backward()"
 ) -> Callable[[Class], Class]:
-    """Return a decorator that replaces `**hyperparameters` by the fields of dataclasses, in signature and docstring.
+    """Return a decorator that puts the fields of dataclasses into a class's signature and docstring.
 
-    Args:
-        kinds: The dataclasses of the class's hyperparameters.
-        example: The arguments in the docstring's example.
-        backward: The backward in the example.
+    The example in the docstring calls the class with the arguments `example`, then `backward`.
     """
     fields = [(field, kind) for kind in kinds for field in dataclasses.fields(kind)]
-    descriptions = "\n".join(_description(field, kind) for field, kind in fields)
+    descriptions = "\n".join(starmap(_description, fields))
 
     def decorate(cls: Any) -> Any:
         *shared, _ = inspect.signature(cls.__init__, eval_str=True).parameters.values()
@@ -56,8 +54,9 @@ def explicit(
         def __init__(self: Any, *arguments: Any, **hyperparameters: Any) -> None:
             super(cls, self).__init__(*arguments, **hyperparameters)
 
-        signature = inspect.Signature([*shared, *(_parameter(field, kind) for field, kind in fields)])
-        cls.__init__, __init__.__signature__ = __init__, signature  # pyright: ignore[reportFunctionMemberAccess]
+        initialise: Any = __init__
+        initialise.__signature__ = inspect.Signature([*shared, *starmap(_parameter, fields)])
+        cls.__init__ = initialise
         texts = {"summary": cls.__doc__, "module": kinds[-1].__module__, "arguments": descriptions}
         cls.__doc__ = DOCSTRING.format(name=cls.__name__, example=example, backward=backward, **texts)
         return cls
@@ -74,15 +73,15 @@ def _parameter(field: dataclasses.Field[Any], kind: type) -> Parameter:
 
 
 def _description(field: dataclasses.Field[Any], kind: type) -> str:
-    """Return the lines of a field in the docstring: its text, and in parentheses its symbol and its allowed values."""
+    """Return a field's lines in the docstring: its text, and in parentheses its symbol and allowed values."""
     chosen = bool(field.metadata["choices"]) or isinstance(field.default, bool)
     notes = "; ".join(filter(None, (field.metadata["symbol"], "" if chosen else field.metadata["allowed"])))
-    line = f"{field.name}: {_attribute(field.name, kind).rstrip('.')}{f' ({notes})' if notes else ''}."
-    return textwrap.fill(line, WIDTH, initial_indent=4 * " ", subsequent_indent=8 * " ", break_on_hyphens=False)
+    line = f"    {field.name}: {_attribute(field.name, kind).rstrip('.')}{f' ({notes})' if notes else ''}."
+    return textwrap.fill(line, WIDTH, subsequent_indent=8 * " ", break_on_hyphens=False)
 
 
 def _attribute(name: str, kind: type) -> str:
-    """Return the text of a field, from the `Attributes` in the docstring of its dataclass or the nearest base."""
+    """Return the text of a field, from the `Attributes` of its dataclass or of the nearest base."""
     for base in kind.__mro__:
         section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")[2]
         if text := re.search(rf"^    {name}: (.*(?:\n     .*)*)", section, re.MULTILINE):

@@ -22,7 +22,6 @@ from precond.hyperparameters import Hyperparameters, count, fractions, non_negat
 from precond.parts.sketches import seed_of
 
 PACKAGE = "pytorch_optimizer"
-INSTALL = "needs the package pytorch-optimizer: pip install .[peers]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +101,7 @@ CARDS = {
 
 
 def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
-    """Build a peer for a model.
-
-    Args:
-        kind: The dataclass of its hyperparameters.
-        model: The model to train.
-        params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
-        **hyperparameters: Fields of the dataclass.
+    """Build the peer with this dataclass of hyperparameters (`registry.build` describes the arguments).
 
     Raises:
         ModuleNotFoundError: The package is not installed; one line that says what to install.
@@ -119,7 +112,8 @@ def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, 
     try:
         import pytorch_optimizer as library  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{kind.__name__} {INSTALL}") from error
+        install = "needs the package pytorch-optimizer: pip install .[peers]"
+        raise ModuleNotFoundError(f"{kind.__name__} {install}") from error
     trainable = [p for p in model.parameters() if p.requires_grad]
     peers = _subclasses(library.Shampoo, library.SOAP, library.AdaHessian)
     return peers[kind](trainable if params is None else params, **hyperparameters)

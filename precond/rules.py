@@ -113,8 +113,9 @@ def _adam(params: list[Tensor], gradients: list[Tensor], group: dict[str, Any], 
     """Take one step of torch's Adam."""
     steps = [state[p].setdefault("step", torch.zeros((), dtype=torch.float32)) for p in params]
     means, squares = ([buffer(state, p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
+    beta1, beta2 = group["betas"]
     options: dict[str, Any] = {"amsgrad": False, "maximize": False, "weight_decay": 0.0}
-    options |= {"lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
+    options |= {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
     adam(params, gradients, means, squares, [], steps, **options)
 
 

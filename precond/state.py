@@ -17,13 +17,7 @@ from precond.rules import ParameterState
 
 
 class Entries:
-    """The entries of one optimizer.
-
-    Args:
-        layers: The preconditioned layers, by name.
-        bank_of: The bank of each layer, by the layer's name.
-        others: The other parameters, by name.
-    """
+    """The entries of one optimizer by name: of its layers, each in a bank, and of its other parameters."""
 
     def __init__(self, layers: Mapping[str, Layer], bank_of: Mapping[str, Bank], others: Mapping[str, Tensor]):
         self._layers, self._bank_of = layers, bank_of

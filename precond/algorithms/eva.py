@@ -73,7 +73,8 @@ class Eva(AveragedAlgorithm[EvaState]):
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> EvaState:
         """Return zero means, and P = I / damping."""
         size = len(layers), shape.d_out, shape.d_in
-        return EvaState(KroneckerStatistic.zeros(*size, like, axes=1), RankOne.identity(*size, self.damping, like))
+        factor = RankOne.identity(*size, self.damping, like)
+        return EvaState(KroneckerStatistic.zeros(*size, like, axes=1), factor)
 
     def accumulate(self, state: EvaState, slots: slice, signals: Signals) -> None:
         """Add sums of a or of g."""

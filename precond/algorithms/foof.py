@@ -23,7 +23,14 @@ from precond.hyperparameters import choice
 from precond.parts import linalg
 from precond.parts.factors import Dense
 from precond.parts.linalg import Outcome
-from precond.parts.statistics import Covariance
+from precond.parts.statistics import MovingAverage
+
+
+@dataclass
+class Covariance:
+    """A = (1/N) sum a a^T over rows, averaged over steps, `[L, p, p]`."""
+
+    average: MovingAverage
 
 
 @dataclass
@@ -62,16 +69,16 @@ class FOOF(DampedAlgorithm[ExactState]):
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> ExactState:
         """Return a zero or identity covariance, and P = I / damping or I."""
         num_layers, skip = len(layers), self.first_inverse == "skip"
-        covariance = Covariance.zeros(num_layers, shape.d_in, like)
+        average = MovingAverage.zeros(num_layers, shape.d_in, shape.d_in, like=like)
         if self.init == "identity":
-            covariance.average.start_at_identity()
+            average.start_at_identity()
         factor = Dense.identity(num_layers, shape.d_in, 1.0 if skip else self.damping, like)
-        return ExactState(covariance, factor, skip=like.new_full((num_layers,), skip, dtype=torch.bool))
+        return ExactState(Covariance(average), factor, skip=torch.full_like(average.dropped, skip).bool())
 
     def accumulate(self, state: ExactState, slots: slice, signals: Signals) -> None:
         """Add `X^T X`."""
         assert signals.inputs is not None
-        state.statistic.add(slots, signals.inputs)
+        state.statistic.average.add(slots, signals.inputs.gram(), signals.inputs.count)
 
     def commit(self, state: ExactState) -> None:
         """Update the moving average."""

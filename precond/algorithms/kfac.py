@@ -145,9 +145,9 @@ def factored_inverses(s: Tensor, a: Tensor, damping: float) -> tuple[Tensor, Ten
     traces = [matrix.diagonal(dim1=-2, dim2=-1).double().mean(-1) for matrix in (a, s)]
     pi = (traces[0] / traces[1]).sqrt().clamp(*PI_RANGE)
     pi = torch.where((traces[0] > 0) & (traces[1] > 0), pi, 1)
-    output_inverse, output_outcome = linalg.damped_inverse(s, damping**0.5 / pi)
-    input_inverse, input_outcome = linalg.damped_inverse(a, damping**0.5 * pi)
-    return output_inverse, input_inverse, output_outcome.both(input_outcome)
+    s_inverse, (s_ok, s_retried) = linalg.damped_inverse(s, damping**0.5 / pi)
+    a_inverse, (a_ok, a_retried) = linalg.damped_inverse(a, damping**0.5 * pi)
+    return s_inverse, a_inverse, Outcome(s_ok & a_ok, s_retried | a_retried)
 
 
 def eigen_factors(s: Tensor, a: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -18,8 +18,6 @@ from precond.parts.nystrom import Whitened, inverse_factor, low_rank_factor, nys
 from precond.parts.rows import Rows
 from precond.parts.sketches import GaussianSketch, Sketch, SketchedCovariance
 
-# ---------------------------------------------------------------------- resample
-
 
 @dataclass
 class OfficialCovariance(SketchedCovariance):
@@ -95,8 +93,6 @@ STATISTICS: Mapping[str, type[SketchedCovariance]] = {
     "joint": JointCovariance,
     "official": OfficialCovariance,
 }
-
-# ---------------------------------------------------------------------- shift
 
 
 def damped_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:

@@ -82,11 +82,6 @@ class SketchySGD(hessian.HessianOptimizer):
     Use `optimizer.backward(loss)` instead of `loss.backward()`; between sketches they are the same. Several calls
     before a step add up, in the Hessians as well as in the gradients.
 
-    Args:
-        model: The model to train.
-        params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
-        **hyperparameters: The fields of `Settings`.
-
     Raises:
         HyperparameterError: Lists every value out of range, with the range, and every unknown name.
         ValueError: The model is data parallel.
@@ -123,16 +118,9 @@ class SketchySGD(hessian.HessianOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Compute a new preconditioner when due, then update the parameters.
+        """Compute a new preconditioner when due, then update the parameters; return the closure's loss.
 
-        Args:
-            closure: Evaluates the model, calls `optimizer.backward(loss)` and returns the loss.
-
-        Returns:
-            The closure's loss, or None.
-
-        Raises:
-            RuntimeError: A sketch is due, and `optimizer.backward` was not called.
+        The closure calls `optimizer.backward(loss)`. Without that, a step with a sketch is a `RuntimeError`.
         """
         loss = self._evaluate(closure)
         if self._due:

@@ -3,8 +3,8 @@
 >>> optimizer.monitor()  # before training, or at any time
 >>> optimizer.diagnostics()["conv1"]["cosine"]  # reads the device, and starts a new window
 
-`docs/diagnostics.md` defines the measures and counts, and says how they are estimated and what they cost. Steps whose
-number divides by EVERY are measured: 7, which shares no factor with the usual intervals of 5, 50 and 500.
+`docs/diagnostics.md` defines the measures and counts, and says how they are estimated and what they cost.
+Every seventh step is measured, because 7 shares no factor with the usual intervals of 5, 50 and 500.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from precond.bank import Bank
-from precond.diagnostics.monitor import COUNTS, MEASURES, Clock, Monitor
+from precond.diagnostics.monitor import COUNTS, MEASURES, Clock, Monitor, Tally
 from precond.parts.stacks import dropped
 
 EVERY = 7
@@ -41,13 +41,15 @@ def read(banks: Iterable[Bank]) -> Table:
     table: Table = {}
     for bank in banks:
         columns = {} if bank.monitor is None else bank.monitor.read()
-        columns |= bank.tally.read(dropped(bank.state))
+        total = dropped(bank.state)
+        columns |= bank.tally.counts(total)
+        bank.tally = Tally(total)
         numbers = torch.stack([column.double() for column in columns.values()]).tolist()
-        found = dict(zip(columns, numbers, strict=True))
+        values = dict(zip(columns, numbers, strict=True))
         for layer in bank.layers:
             slots = bank.slots[layer.name]
-            row: dict[str, float | None] = {name: _mean(found.get(name, [])[slots]) for name in MEASURES}
-            table[layer.name] = {**row, **{name: int(sum(found[name][slots])) for name in COUNTS}}
+            row: dict[str, float | None] = {name: _mean(values.get(name, [])[slots]) for name in MEASURES}
+            table[layer.name] = {**row, **{name: int(sum(values[name][slots])) for name in COUNTS}}
     return table
 
 
@@ -56,10 +58,9 @@ def due(banks: Iterable[Bank], step: int) -> list[Monitor]:
     monitors = [bank.monitor for bank in banks if bank.monitor is not None]
     for monitor in monitors:
         monitor.measuring = step % EVERY == 0
-    measuring = [monitor for monitor in monitors if monitor.measuring]
-    for monitor in measuring:
-        monitor.before_update()
-    return measuring
+        if monitor.measuring:
+            monitor.before_update()
+    return [monitor for monitor in monitors if monitor.measuring]
 
 
 def state(banks: Iterable[Bank]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def load_state(banks: Iterable[Bank], saved: Mapping[str, Any]) -> None:
     """Begin a window, and copy in what `state` returned, if there are monitors."""
     banks = list(banks)
     for bank in banks:
-        bank.tally.start(dropped(bank.state))
+        bank.tally = Tally(dropped(bank.state))
     for name, tensors in state(banks).get("monitor", {}).items():
         seen: Mapping[str, Tensor] = saved.get("monitor", {}).get(name, {})
         for key in tensors.keys() & seen.keys():

@@ -79,12 +79,13 @@ class Observer:
             of: `inputs`: (1/N) sum a a^T, `[groups, p, p]`, over examples and positions; or `output_gradients`:
                 (1/B) sum g g^T, `[groups, o, o]`, summed over positions, for each example's own loss.
         """
-        found = {}
+        matrices = {}
         for bank in self._banks:
-            average = copy.deepcopy(bank.state.inputs if of == "inputs" else bank.state.outputs)  # which goes on adding
-            average.commit(decay=0.0)
-            found |= {name: average.mean()[slots] for name, slots in bank.slots.items() if average.weight[slots].all()}
-        return {layer.name: found[layer.name] for layer in self._layers if layer.name in found}
+            average = copy.deepcopy(bank.state.inputs if of == "inputs" else bank.state.outputs)
+            average.commit(decay=0.0)  # of the copy; the bank's own sums go on
+            seen = {name: slots for name, slots in bank.slots.items() if average.weight[slots].all()}
+            matrices |= {name: average.mean()[slots] for name, slots in seen.items()}
+        return {layer.name: matrices[layer.name] for layer in self._layers if layer.name in matrices}
 
     def norms(self, of: str = "inputs") -> dict[str, Tensor]:
         """Frobenius norm of each covariance, `[groups]`."""

@@ -86,7 +86,8 @@ class Kronecker(Factor):
     @classmethod
     def identity(cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor) -> Kronecker:
         """`I / damping`, shared equally."""
-        return cls(*(Dense.identity(num_layers, width, damping**0.5, like).inverse for width in (d_out, d_in)))
+        sides = (Dense.identity(num_layers, width, damping**0.5, like) for width in (d_out, d_in))
+        return cls(*(side.inverse for side in sides))
 
     def solve(self, gradients: Tensor) -> Tensor:
         """`S G Q` for G `[L, o, p]`."""

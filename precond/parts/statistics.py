@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from precond.parts import collectives, linalg
-from precond.parts.rows import Rows
 
 
 @dataclass
@@ -103,22 +102,6 @@ class MovingAverage:
         return self.value * linalg.per_layer(scale, self.value)
 
 
-@dataclass
-class Covariance:
-    """A = (1/N) sum a a^T over rows, averaged over steps."""
-
-    average: MovingAverage
-
-    @classmethod
-    def zeros(cls, num_layers: int, width: int, like: Tensor) -> Covariance:
-        """No updates yet; A will be `[num_layers, width, width]`."""
-        return cls(MovingAverage.zeros(num_layers, width, width, like=like))
-
-    def add(self, slots: slice, rows: Rows) -> None:
-        """Accumulate one forward of one layer."""
-        self.average.add(slots, rows.gram(), rows.count)
-
-
 def output_gram(output_gradients: Tensor) -> Tensor:
     """Sum of g g^T over examples and positions, `[groups, o, o]`, for gradients `[groups, B, T, o]`."""
     positions, width = output_gradients.shape[2:]
@@ -140,7 +123,8 @@ class KroneckerStatistic:
     @classmethod
     def zeros(cls, num_layers: int, d_out: int, d_in: int, like: Tensor, axes: int = 2) -> KroneckerStatistic:
         """Return a statistic without updates, of matrices (2 axes) or of vectors (1 axis)."""
-        inputs, outputs = (MovingAverage.zeros(num_layers, *[width] * axes, like=like) for width in (d_in, d_out))
+        shapes = [axes * [width] for width in (d_in, d_out)]
+        inputs, outputs = (MovingAverage.zeros(num_layers, *shape, like=like) for shape in shapes)
         return cls(inputs, outputs)
 
     def means(self) -> tuple[Tensor, Tensor]:
