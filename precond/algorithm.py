@@ -217,7 +217,7 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
 
 @dataclass(frozen=True, kw_only=True)
 class AveragedAlgorithm(Algorithm[FactorState]):
-    """A method that inverts an averaged, damped curvature; here with each update of the average.
+    """A method that inverts an averaged, damped curvature, by default after each update of the average.
 
     Attributes:
         ema_decay: Weight of the old value in the moving averages.
