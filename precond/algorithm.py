@@ -123,8 +123,8 @@ class Card:
     """A summary of one optimizer.
 
     Costs are operations per step (a multiplication and an addition are 2). Memory is in scalars beyond
-    gradient and momentum. Both are for each layer with N = examples x positions rows, p inputs (bias included) and o
-    outputs, or for all D parameters; r is the rank, c and i are `cov_interval` and `inv_interval`.
+    gradient and momentum. Both are for each layer with N = examples x positions rows, p inputs (bias included)
+    and o outputs, or for all D parameters; r is the rank, c and i are `cov_interval` and `inv_interval`.
 
     Attributes:
         paper: The paper that introduced it.
