@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from precond.card import MODES, Card
+from precond.algorithm import MODES, Card
 from precond.registry import REGISTRY
 
 WIDTH = 80

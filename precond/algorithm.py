@@ -17,18 +17,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from precond.card import Card
-from precond.hyperparameters import count, fraction, positive, problems
+from precond.hyperparameters import Hyperparameters, count, fraction, positive
+from precond.parts.factors import Factor
 from precond.parts.linalg import Outcome
 from precond.parts.rows import Rows
 
+MODES = ("accumulation", "checkpointing", "autocast", "GradScaler", "compile", "data parallel")
+"""Ways of training in which an optimizer must give the numbers of a plain loop; tests compare them."""
+
 State = TypeVar("State")
+
+
+class HasFactor(Protocol):
+    """A state with a factor that maps gradients to directions."""
+
+    @property
+    def factor(self) -> Factor:
+        """The factor."""
+        ...
+
+
+FactorState = TypeVar("FactorState", bound=HasFactor)
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,30 @@ class Signals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Algorithm(ABC, Generic[State]):
+class Card:
+    """A summary of one optimizer.
+
+    Costs are operations per step (a multiplication and an addition are 2). Memory is in scalars beyond
+    gradient and momentum. Both are for each layer with N = examples x positions rows, p inputs (bias included)
+    and o outputs, or for all D parameters; r is the rank, c and i are `cov_interval` and `inv_interval`.
+
+    Attributes:
+        paper: The paper that introduced it.
+        cost: Operations per step.
+        memory: Scalars in its state.
+        deviations: Differences of the defaults from the released code.
+        unsupported: The modes (of `MODES`) that it refuses, each with the reason.
+    """
+
+    paper: str
+    cost: str
+    memory: str
+    deviations: str = "none"
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(Hyperparameters, ABC, Generic[State]):
     """A preconditioner: hyperparameters, and functions of a state that the optimizer keeps for each bank."""
 
     NUMERICS: ClassVar[int]  # raised when the same hyperparameters give other numbers; part of a trial's key
@@ -115,12 +153,8 @@ class Algorithm(ABC, Generic[State]):
 
     @property
     def clip(self) -> float | None:
-        """The bound kappa of the KL-clip over all preconditioned layers (KFAC, Eva), or None."""
-        return None
-
-    def problems(self) -> list[str]:
-        """Return one line for each hyperparameter out of range."""
-        return problems(self)
+        """The bound kappa of the KL-clip over all layers, for algorithms with a hyperparameter `kl_clip`."""
+        return getattr(self, "kl_clip", None)
 
     def model_problems(self, shapes: Mapping[str, LayerShape]) -> list[str]:
         """Return one line for each hyperparameter that the model's layers, given by name, do not allow."""
@@ -152,9 +186,8 @@ class Algorithm(ABC, Generic[State]):
     def accumulate(self, state: State, slots: slice, signals: Signals) -> None:
         """Add one forward of one layer, which owns `slots` of L (as many as it has groups)."""
 
-    @abstractmethod
     def commit(self, state: State) -> None:
-        """Update the statistics once with all that was accumulated since the last call."""
+        """Update the statistics with all that was accumulated since the last call, if not in `prepare`."""
 
     def prepare(self, state: State) -> State:
         """Return the state for `refresh`, with what it needs from this step; sums over the ranks belong here."""
@@ -183,34 +216,51 @@ class Algorithm(ABC, Generic[State]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DampedAlgorithm(Algorithm[State]):
-    """The hyperparameters shared by the methods that invert an averaged, damped curvature.
+class AveragedAlgorithm(Algorithm[FactorState]):
+    """A method that inverts an averaged, damped curvature, by default after each update of the average.
 
     Attributes:
         ema_decay: Weight of the old value in the moving averages.
         damping: Added to every eigenvalue before inverting.
         cov_interval: Steps between updates of the statistics.
-        inv_interval: Steps between updates of the factors.
     """
 
     ema_decay: float = fraction(0.95, symbol="beta_2")
     damping: float = positive(1.0, symbol="rho")
     cov_interval: int = count(5, symbol="tau_cov")
+
+    def statistics_due(self, step: int) -> bool:
+        """Return True every `cov_interval` steps."""
+        return step % self.cov_interval == 0
+
+    def refresh_due(self, step: int) -> bool:
+        """Return True together with the statistics."""
+        return self.statistics_due(step)
+
+    def precondition(self, state: FactorState, gradients: Tensor, lr: float) -> Tensor:
+        """Apply the factor."""
+        return state.factor.solve(gradients)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DampedAlgorithm(AveragedAlgorithm[FactorState]):
+    """A method whose factor is too expensive for each update of the average.
+
+    Attributes:
+        inv_interval: Steps between updates of the factors.
+    """
+
     inv_interval: int = count(50, symbol="tau_inv")
 
     def problems(self) -> list[str]:
         """Return one line for each hyperparameter out of range, and for intervals that contradict each other."""
-        errors = problems(self)
+        errors = super().problems()
         if not errors and self.cov_interval > self.inv_interval:
             errors.append(
                 f"cov_interval = {self.cov_interval} > inv_interval = {self.inv_interval}: the factor would be made "
                 f"again without new statistics. Set inv_interval >= {self.cov_interval}"
             )
         return errors
-
-    def statistics_due(self, step: int) -> bool:
-        """Return True every `cov_interval` steps."""
-        return step % self.cov_interval == 0
 
     def refresh_due(self, step: int) -> bool:
         """Return True every `inv_interval` steps."""

@@ -24,18 +24,15 @@ class SeparateAttention(nn.Module):
         self.embed_dim, self.num_heads = attention.embed_dim, attention.num_heads
         self.head_dim, self.dropout = attention.head_dim, attention.dropout
         self.batch_first = attention.batch_first
-        if attention.in_proj_weight is not None:
-            weights, trains = attention.in_proj_weight.chunk(3), 3 * [attention.in_proj_weight.requires_grad]
+        packed, bias = attention.in_proj_weight, attention.in_proj_bias
+        if packed is not None:
+            weights, trains = packed.chunk(3), 3 * [packed.requires_grad]
         else:
             weights = attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
             trains = [weight.requires_grad for weight in weights]
-        bias = attention.in_proj_bias
-        biases = (None, None, None) if bias is None else bias.chunk(3)
-        projections = [
-            _linear(weight, train, part, bias is not None and bias.requires_grad)
-            for weight, train, part in zip(weights, trains, biases, strict=True)
-        ]
-        self.q_proj, self.k_proj, self.v_proj = projections
+        biases = 3 * [None] if bias is None else bias.chunk(3)
+        bias_trains = 3 * [bias is not None and bias.requires_grad]
+        self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, trains, biases, bias_trains)
         self.out_proj = nn.Linear(1, 1, bias=False)
         self.out_proj.in_features = self.out_proj.out_features = self.embed_dim
         self.out_proj.weight, self.out_proj.bias = attention.out_proj.weight, attention.out_proj.bias
@@ -74,7 +71,7 @@ class SeparateAttention(nn.Module):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Values mixed, `[batch, heads, L, d]`, and the weights `[batch, heads, L, S]` if they are needed."""
+        """Return the mixed values `[batch, heads, L, d]`, and the weights `[batch, heads, L, S]` or None."""
         dropout = self.dropout if self.training else 0.0
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, mask, dropout), None
@@ -83,19 +80,21 @@ class SeparateAttention(nn.Module):
         return weights @ v, weights
 
     def _heads(self, x: Tensor) -> Tensor:
-        """`[batch, L, width]` as `[batch, heads, L, d]`."""
+        """Return `[batch, L, width]` as `[batch, heads, L, d]`."""
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
-        """Both masks as one to add to the scores, broadcast to `[batch, heads, L, S]`."""
+        """Return the sum of both masks, to add to the scores, broadcast to `[batch, heads, L, S]`."""
         parts = []
         if attn_mask is not None:
             whole = attn_mask.dim() == 3
             parts.append(attn_mask.unflatten(0, (-1, self.num_heads)) if whole else attn_mask[None, None])
         if key_padding_mask is not None:
             parts.append(key_padding_mask[:, None, None])
-        added = [torch.zeros_like(m, dtype=q.dtype).masked_fill_(m, -torch.inf) if _is_bool(m) else m for m in parts]
-        return sum(added[1:], start=added[0]) if added else None
+        for number, mask in enumerate(parts):
+            if mask.dtype == torch.bool:
+                parts[number] = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, -torch.inf)
+        return sum(parts[1:], start=parts[0]) if parts else None
 
 
 def separate_attention(model: nn.Module) -> nn.Module:
@@ -112,35 +111,29 @@ def separate_attention(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: One line for each attention that has `add_bias_kv` or `add_zero_attn`; then nothing is changed.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
-    wrong = [f"{name or 'the model'}: {what} is not supported" for name, m in found.items() for what in _unsupported(m)]
-    if wrong:
-        raise ValueError("\n".join(wrong))
-    made = {module: SeparateAttention(module) for module in found.values()}
+    attentions = {name: m for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    errors = []
+    for name, attention in attentions.items():
+        options = {"add_bias_kv": attention.bias_k is not None, "add_zero_attn": attention.add_zero_attn}
+        unsupported = (option for option, used in options.items() if used)
+        errors += [f"{name or 'the model'}: {option} is not supported" for option in unsupported]
+    if errors:
+        raise ValueError("\n".join(errors))
+    separate = {attention: SeparateAttention(attention) for attention in attentions.values()}
     if isinstance(model, nn.MultiheadAttention):
-        return made[model]
+        return separate[model]
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children leaves out a second name
             if isinstance(child, nn.MultiheadAttention):
-                setattr(parent, name, made[child])
+                setattr(parent, name, separate[child])
     return model
 
 
-def _unsupported(attention: nn.MultiheadAttention) -> list[str]:
-    """What the module has that a `SeparateAttention` does not."""
-    has = {"add_bias_kv": attention.bias_k is not None, "add_zero_attn": attention.add_zero_attn}
-    return [name for name, value in has.items() if value]
-
-
 def _linear(weight: Tensor, weight_trains: bool, bias: Tensor | None, bias_trains: bool) -> nn.Linear:
-    """A Linear with copies of a weight and a bias."""
+    """Return a Linear with copies of a weight and a bias."""
     with torch.device("meta"):
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     linear.weight = nn.Parameter(weight.detach().clone(), weight_trains)
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().clone(), bias_trains)
     return linear
-
-
-def _is_bool(mask: Tensor) -> bool:
-    return mask.dtype == torch.bool

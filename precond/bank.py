@@ -7,6 +7,7 @@ them there; the views of the buffer that are shaped as the parameters are create
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise, starmap
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class Bank:
         self.algorithm = algorithm.for_shape(layers[0].shape)
         self.layers = layers
         self.group = group
-        self.slots = dict(zip([layer.name for layer in layers], _slices(layers), strict=True))
+        ends = [0, *accumulate(layer.groups for layer in layers)]
+        self.slots = dict(zip((layer.name for layer in layers), starmap(slice, pairwise(ends)), strict=True))
         self.switch = Switch()
         # The factor of the loss in its backward.
         self.grad_output_scale: float | Tensor = 1.0
@@ -67,7 +69,7 @@ class Bank:
         self._repeated: set[str] = set()
         self._complete = False  # all ranks know that every layer has statistics
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
-        self.tally = Tally(len(names), like=self.buffer)
+        self.tally = Tally(torch.zeros_like(self._mask, dtype=torch.int64))
         # The prepared state of a refresh, its outcome, and whether the step is skipped.
         self._refreshed: tuple[Any, Outcome, Tensor | None] | None = None
         if self.monitor is not None:
@@ -75,9 +77,8 @@ class Bank:
 
     def watch(self, clock: Clock | None) -> None:
         """Start a monitor, or stop it."""
-        self.monitor = None
-        if clock is not None:
-            self.monitor = Monitor(self.algorithm, self.state, self.layers, self.buffer, clock)
+        inputs = self.algorithm, self.state, self.layers, self.buffer
+        self.monitor = None if clock is None else Monitor(*inputs, clock)
 
     @property
     def recording(self) -> bool:
@@ -227,8 +228,6 @@ class Bank:
         if self.has_factor:
             self.buffer *= torch.where(self._ok, factor.to(self.dtype), 1).view(-1, 1, 1)
 
-    # ------------------------------------------------------------------ state of a layer
-
     def layer_state(self, layer: Layer) -> dict[str, Any]:
         """Return the layer's part of the state: views `[groups, ...]` by name, and whether it has statistics."""
         slots = self.slots[layer.name]
@@ -269,8 +268,3 @@ def update(banks: Sequence[Bank], refresh: bool, skipped: Tensor | None) -> None
     distributed.exchange([part for bank in banks for part in bank.update(refresh, skipped)])
     for bank in banks:
         bank.note_refresh()
-
-
-def _slices(layers: list[Layer]) -> list[slice]:
-    ends = torch.tensor([layer.groups for layer in layers]).cumsum(0).tolist()
-    return [slice(end - layer.groups, end) for layer, end in zip(layers, ends, strict=True)]

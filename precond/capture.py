@@ -28,11 +28,8 @@ from precond.layers import Layer
 
 def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
     """Let the layers of these banks record into them."""
-    return [
-        layer.module.register_forward_hook(_Hook(bank, layer), with_kwargs=True)
-        for bank in banks
-        for layer in bank.layers
-    ]
+    hooks = [(layer.module, _Hook(bank, layer)) for bank in banks for layer in bank.layers]
+    return [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
 
 
 def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
@@ -44,11 +41,7 @@ def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
 
 
 def check_forwards(banks: Sequence[Bank], gradients: bool) -> None:
-    """Before a step, with gradients or without.
-
-    Raises:
-        RuntimeError: The statistics cannot be those of the gradients.
-    """
+    """Raise `RuntimeError` before a step, with gradients or without, whose statistics cannot be correct."""
     if repeated := [name for bank in banks for name in bank.only_repeated()]:
         raise RuntimeError(
             f"{repeated[0]}: its forward ran only inside the backward, as with reentrant activation checkpointing, "
@@ -120,10 +113,7 @@ class _Hook:
             bank.record(self._layer, x, gradient)
 
     def _is_repetition(self, bank: Bank) -> bool:
-        """Whether autograd runs now, which is when activation checkpointing repeats forwards.
-
-        It is noted, because a layer whose forward is seen only there cannot be right: `step` says so.
-        """
+        """Return True, and note it for `check_forwards`, if a backward runs, which repeats this forward."""
         if torch._C._current_graph_task_id() == -1:
             return False
         bank.note_repetition(self._layer)
@@ -137,7 +127,7 @@ class _Hook:
 
 
 class _Detached:
-    """What is left of a hook in a pickled model."""
+    """The hook of a pickled model: nothing."""
 
     def __call__(self, *_: Any) -> None:
         pass

@@ -25,20 +25,14 @@ class Directions:
     def __init__(self, banks: Sequence[Bank], group_of: Mapping[Tensor, int]):
         self._banks = banks
         # Parameter -> the view that takes its gradient and returns its direction; fixed, because the buffers are.
-        self.views: dict[Tensor, Tensor] = {
-            layer.parameters[key]: view
-            for bank in banks
-            for layer in bank.layers
-            for key, view in bank.views(layer).items()
-        }
+        self.views: dict[Tensor, Tensor] = {}
         # Parameters in another group than the weight of their layer -> the group of that weight.
-        self._weight_group = {
-            p: bank.group
-            for bank in banks
-            for layer in bank.layers
-            for p in layer.parameters.values()
-            if group_of[p] != bank.group
-        }
+        self._weight_group: dict[Tensor, int] = {}
+        for bank in banks:
+            for layer in bank.layers:
+                self.views |= {layer.parameters[key]: view for key, view in bank.views(layer).items()}
+                strangers = (p for p in layer.parameters.values() if group_of[p] != bank.group)
+                self._weight_group |= dict.fromkeys(strangers, bank.group)
 
     def compute(self, groups: Groups, clip: float | None, scale: LossScale | None) -> None:
         """Copy the gradients into the banks' buffers and turn them into directions, with the KL-clip `clip` or None."""
@@ -54,8 +48,7 @@ class Directions:
             if scale is not None:
                 scale.spoil(bank.buffer)
             lr = groups[bank.group]["lr"]
-            inner = bank.precondition(lr, measure=clip is not None)
-            if inner is not None:
+            if (inner := bank.precondition(lr, measure=clip is not None)) is not None:
                 products.append(inner * lr**2)
         if clip is not None and products:
             self._clip(clip, products)
@@ -63,10 +56,7 @@ class Directions:
     def of(self, parameter: Tensor, groups: Groups, lr: float | None = None) -> Tensor | None:
         """Return the direction of a parameter, or None if it is not preconditioned.
 
-        Args:
-            parameter: The parameter.
-            groups: The optimizer's parameter groups.
-            lr: Learning rate of the parameter's group, for algorithms whose directions contain it.
+        `lr` is that of the parameter's group, for algorithms whose directions contain it.
         """
         view = self.views.get(parameter)
         if view is None or lr is None or parameter not in self._weight_group:

@@ -8,7 +8,7 @@ in that call: `loss.backward(create_graph=True)` would keep it alive in `p.grad`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -68,18 +68,40 @@ def product(
     return list(torch.autograd.grad(outputs, parameters, weights, **kept))
 
 
-def missing(name: str) -> RuntimeError:
-    """Return the error for a step that needs products when there are none."""
-    return RuntimeError(f"{name} needs the Hessian at this step: call optimizer.backward(loss), not loss.backward()")
-
-
 def refuse_data_parallel(model: nn.Module, name: str) -> None:
     """Raise `ValueError` for a model whose gradients are averaged over ranks, because Hessian products are not."""
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise ValueError(f"{name} does not support DistributedDataParallel: {UNSUPPORTED['data parallel']}")
 
 
-def refuse_scaler(optimizer: Optimizer, name: str) -> None:
-    """Raise `RuntimeError` in a step under `torch.amp.GradScaler` (`_step_supports_amp_scaling` must be true)."""
-    if getattr(optimizer, "found_inf", None) is not None:
-        raise RuntimeError(f"{name} does not support GradScaler: {UNSUPPORTED['GradScaler']}. Use bfloat16 autocast")
+class HessianOptimizer(Optimizer):
+    """Base of the optimizers whose `backward(loss)` keeps Hessian products for the next step."""
+
+    NAME: ClassVar[str]  # in messages
+    _step_supports_amp_scaling = True  # so that `step` sees a scaler, and refuses it
+    _products: Any = None
+
+    def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
+        """Return the loss of a step's closure; raise `RuntimeError` under `torch.amp.GradScaler`."""
+        if getattr(self, "found_inf", None) is not None:
+            reason = UNSUPPORTED["GradScaler"]
+            raise RuntimeError(f"{self.NAME} does not support GradScaler: {reason}. Use bfloat16 autocast")
+        return evaluate(closure)
+
+    def _take_products(self) -> Any:
+        """Return the products, which this step uses up; raise `RuntimeError` if there are none."""
+        products, self._products = self._products, None
+        if products is None:
+            message = "needs the Hessian at this step: call optimizer.backward(loss), not loss.backward()"
+            raise RuntimeError(f"{self.NAME} {message}")
+        return products
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients and the Hessian products."""
+        super().zero_grad(set_to_none)
+        self._products = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in `torch.optim`."""
+        super().load_state_dict(state_dict)
+        self._products = None

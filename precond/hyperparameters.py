@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,6 +15,14 @@ from typing import Any
 
 class HyperparameterError(ValueError):
     """One or more hyperparameters are invalid; the message has one line for each."""
+
+
+class Hyperparameters:
+    """Base of dataclasses of hyperparameters."""
+
+    def problems(self) -> list[str]:
+        """Return one line for each value out of range."""
+        return problems(self)
 
 
 def _field(
@@ -27,6 +34,10 @@ def _field(
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_fraction(value: Any) -> bool:
@@ -70,11 +81,7 @@ def fractions(default: tuple[float, float], symbol: str = "") -> Any:
 
 def count(default: int, low: int = 1, symbol: str = "") -> Any:
     """An integer >= low."""
-
-    def accepts(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-    return _field(default, f"an integer >= {low}", accepts, symbol)
+    return _field(default, f"an integer >= {low}", lambda v: _is_integer(v) and v >= low, symbol)
 
 
 def flag(default: bool) -> Any:
@@ -93,7 +100,7 @@ def alike(default: Any) -> Any:
         kind = type(default)
         return _field(default, f"of type {kind.__name__}, as {default!r} is", lambda v: isinstance(v, kind))
     if isinstance(default, int):
-        return _field(default, "an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
+        return _field(default, "an integer", _is_integer)
     if isinstance(default, (tuple, list)):
         return _field(default, f"{len(default)} numbers", _are(_is_number, len(default)))
     return _field(default, "a finite number", _is_number)
@@ -115,12 +122,6 @@ def problems(config: Any) -> list[str]:
     ]
 
 
-def unknown(names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return one line for each unknown name, with the nearest known name."""
-    known = list(known)
-    return [f"{name}: unknown hyperparameter.{nearest(name, known)}" for name in names if name not in known]
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean "x"? Known: ...` for an unknown name; without the question if no known name is near."""
     known = list(known)
@@ -130,14 +131,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:
-    """Split keyword arguments over dataclasses by field name and check them all at once.
+    """Split keyword arguments over dataclasses by field name, and return an instance of each, in order.
 
-    Args:
-        kinds: Dataclasses whose fields come from this module; a field name belongs to one of them.
-        values: Keyword arguments; fields not named keep their defaults.
-
-    Returns:
-        One instance of each kind, in order.
+    The fields come from this module, and a field name belongs to one dataclass.
 
     Raises:
         HyperparameterError: Lists every unknown keyword and every value out of range.
@@ -150,10 +146,10 @@ def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:
 
 def split(*kinds: type, values: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
     """Return what `make` returns, and a line for each error that it would raise for."""
-    names = [[field.name for field in dataclasses.fields(kind)] for kind in kinds]
-    errors = unknown(values, itertools.chain(*names))
-    configs = [
-        kind(**{name: values[name] for name in known if name in values})
-        for kind, known in zip(kinds, names, strict=True)
-    ]
+    fields = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
+    known = [name for names in fields.values() for name in names]
+    unknown = [name for name in values if name not in known]
+    errors = [f"{name}: unknown hyperparameter.{nearest(name, known)}" for name in unknown]
+    given = {kind: {name: values[name] for name in names if name in values} for kind, names in fields.items()}
+    configs = [kind(**arguments) for kind, arguments in given.items()]
     return configs, errors + [line for config in configs for line in config.problems()]

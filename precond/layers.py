@@ -78,15 +78,8 @@ class Layer:
             # As the module does: `same` may pad the two sides differently, the other modes pad with values.
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
             x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode), (0, 0)
-        return ConvRows(
-            x=x,
-            bias=self.bias,
-            groups=module.groups,
-            kernel=_pair(module.kernel_size),
-            stride=_pair(module.stride),
-            padding=_pair(padding),
-            dilation=_pair(module.dilation),
-        )
+        geometry = (module.kernel_size, module.stride, padding, module.dilation)
+        return ConvRows(x, self.bias, module.groups, *map(_pair, geometry))
 
     def output_gradients(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
         """A gradient of the batch-mean loss with respect to the module's output, as each example's own gradients.
@@ -120,9 +113,9 @@ def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
 
     So a state goes from one process to many and back. The wrappers themselves are left out.
     """
-    found: dict[nn.Module, str] = {}
-    _visit(model, "", found)
-    return {name: module for module, name in found.items()}
+    names: dict[nn.Module, str] = {}
+    _visit(model, "", names)
+    return {name: module for module, name in names.items()}
 
 
 def parameter_names(model: nn.Module) -> dict[Tensor, str]:
@@ -134,18 +127,18 @@ def parameter_names(model: nn.Module) -> dict[Tensor, str]:
     return names
 
 
-def _visit(module: nn.Module, name: str, found: dict[nn.Module, str]) -> None:
-    """Name a module and what is in it, each by the first way to it."""
+def _visit(module: nn.Module, name: str, names: dict[nn.Module, str]) -> None:
+    """Add the names of a module and of its descendants; a module that occurs twice keeps its first name."""
     if (wrapped := _wrapped(module)) is not None:
-        _visit(wrapped, name, found)
-    elif module not in found:
-        found[module] = name
+        _visit(wrapped, name, names)
+    elif module not in names:
+        names[module] = name
         for key, child in module.named_children():
-            _visit(child, f"{name}.{key}" if name else key, found)
+            _visit(child, f"{name}.{key}" if name else key, names)
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
-    """What a wrapper is around."""
+    """Return the module inside a wrapper, or None if the module is not a wrapper."""
     if isinstance(module, DistributedDataParallel):
         return module.module
     return module._modules.get("_orig_mod")  # of torch.compile, whose class takes a second to import

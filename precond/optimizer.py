@@ -211,13 +211,13 @@ class Preconditioned(torch.optim.Optimizer):
             other parameter; `param_groups` as torch has them, with names; `algorithm`: its hyperparameters; `steps`;
             `monitor`, if there is one.
         """
-        parts = {
+        return {
             "state": self._entries.save(self.state),
             "param_groups": [{**g, "params": [self._names[p] for p in g["params"]]} for g in self.param_groups],
             "algorithm": dict(self._settings),
             "steps": self.steps,
+            **diagnostics.state(self._banks),
         }
-        return {**parts, **diagnostics.state(self._banks)}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]

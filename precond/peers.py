@@ -17,20 +17,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precond import hessian
-from precond.card import Card
-from precond.hyperparameters import count, fractions, non_negative, positive, problems
+from precond.algorithm import Card
+from precond.hyperparameters import Hyperparameters, count, fractions, non_negative, positive
 from precond.parts.sketches import seed_of
 
 PACKAGE = "pytorch_optimizer"
-INSTALL = "needs the package pytorch-optimizer: pip install .[peers]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shampoo:
-    """Hyperparameters of Shampoo.
-
-    The roots are computed at each step: an old root multiplies directions that its statistics had not seen by powers of
-    1 / eps, and training with an interval of 10 diverges.
+class Shampoo(Hyperparameters):
+    """Hyperparameters of Shampoo, which computes its roots at each step (`docs/algorithms.md` says why).
 
     Attributes:
         lr: Learning rate.
@@ -42,11 +38,9 @@ class Shampoo:
     weight_decay: float = non_negative(0.0)
     eps: float = positive(1e-6)
 
-    problems = problems
-
 
 @dataclass(frozen=True, kw_only=True)
-class SOAP:
+class SOAP(Hyperparameters):
     """Hyperparameters of SOAP.
 
     Attributes:
@@ -63,11 +57,9 @@ class SOAP:
     weight_decay: float = non_negative(0.01)
     interval: int = count(10)
 
-    problems = problems
-
 
 @dataclass(frozen=True, kw_only=True)
-class AdaHessian:
+class AdaHessian(Hyperparameters):
     """Hyperparameters of AdaHessian.
 
     Attributes:
@@ -83,8 +75,6 @@ class AdaHessian:
     eps: float = positive(1e-4)
     weight_decay: float = non_negative(0.0)
     seed: int = count(0, low=0)
-
-    problems = problems
 
 
 CARDS = {
@@ -111,13 +101,7 @@ CARDS = {
 
 
 def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
-    """Build a peer for a model.
-
-    Args:
-        kind: The dataclass of its hyperparameters.
-        model: The model to train.
-        params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
-        **hyperparameters: Fields of the dataclass.
+    """Build the peer with this dataclass of hyperparameters (`registry.build` describes the arguments).
 
     Raises:
         ModuleNotFoundError: The package is not installed; one line that says what to install.
@@ -128,7 +112,8 @@ def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, 
     try:
         import pytorch_optimizer as library  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{kind.__name__} {INSTALL}") from error
+        install = "needs the package pytorch-optimizer: pip install .[peers]"
+        raise ModuleNotFoundError(f"{kind.__name__} {install}") from error
     trainable = [p for p in model.parameters() if p.requires_grad]
     peers = _subclasses(library.Shampoo, library.SOAP, library.AdaHessian)
     return peers[kind](trainable if params is None else params, **hyperparameters)
@@ -166,15 +151,14 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             settings = dataclasses.asdict(SOAP(**hyperparameters))
             super().__init__(params, precondition_frequency=settings.pop("interval"), **settings)
 
-    class AdaHessianPeer(adahessian):
+    class AdaHessianPeer(hessian.HessianOptimizer, adahessian):
         """AdaHessian. `backward(loss)` estimates the diagonal of the Hessian, with signs from our seed."""
 
-        _step_supports_amp_scaling = True  # so that `step` sees a scaler, and refuses it
+        NAME = "AdaHessian"
 
         def __init__(self, params: Any, **hyperparameters: Any):
             settings = dataclasses.asdict(AdaHessian(**hyperparameters))
             self._seed = settings.pop("seed")
-            self._diagonals: list[Tensor] | None = None
             super().__init__(params, **settings)
 
         def backward(self, loss: Tensor) -> None:
@@ -183,27 +167,15 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             gradients = hessian.differentiate(loss, parameters)
             signs = _signs(parameters, self._seed, self.param_groups[0].get("step", 0))
             new = [z * h for z, h in zip(signs, hessian.product(gradients, parameters, signs), strict=True)]
-            old = self._diagonals
-            self._diagonals = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
+            old = self._products
+            self._products = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
-            hessian.refuse_scaler(self, "AdaHessian")
-            loss = hessian.evaluate(closure)
-            if self._diagonals is None:
-                raise hessian.missing("AdaHessian")
-            super().step(hessian=self._diagonals)
-            self._diagonals = None
+            loss = self._evaluate(closure)
+            super().step(hessian=self._take_products())  # pyright: ignore[reportCallIssue]
             for state in self.state.values():
                 state.pop("hessian", None)
             return loss
-
-        def zero_grad(self, set_to_none: bool = True) -> None:
-            super().zero_grad(set_to_none)
-            self._diagonals = None
-
-        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            super().load_state_dict(state_dict)
-            self._diagonals = None
 
     return {Shampoo: ShampooPeer, SOAP: SOAPPeer, AdaHessian: AdaHessianPeer}
 

@@ -13,18 +13,17 @@ from torch import nn
 from torch.optim import Optimizer
 
 from precond import peers
-from precond.algorithm import Algorithm
+from precond.algorithm import Algorithm, Card
 from precond.algorithms import sketchysgd
-from precond.card import Card
 from precond.hyperparameters import (
     HyperparameterError,
+    Hyperparameters,
     flag,
     fraction,
     fractions,
     nearest,
     non_negative,
     positive,
-    problems,
     split,
 )
 from precond.layers import find_layers
@@ -33,7 +32,7 @@ from precond.optimizers import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD:
+class SGD(Hyperparameters):
     """Hyperparameters of `torch.optim.SGD`."""
 
     lr: float = positive(0.1)
@@ -41,19 +40,15 @@ class SGD:
     nesterov: bool = flag(False)
     weight_decay: float = non_negative(5e-4)
 
-    problems = problems
-
 
 @dataclass(frozen=True, kw_only=True)
-class Adam:
+class Adam(Hyperparameters):
     """Hyperparameters of `torch.optim.Adam` and `AdamW`."""
 
     lr: float = positive(1e-3)
     betas: tuple[float, float] = fractions((0.9, 0.999))
     eps: float = positive(1e-8)
     weight_decay: float = non_negative(5e-4)
-
-    problems = problems
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from precond.hyperparameters import flag, fraction, non_negative, positive, problems
+from precond.hyperparameters import Hyperparameters, flag, fraction, non_negative, positive
 
 ParameterState = Mapping[Tensor, dict[str, Any]]
 Directed = tuple[list[Tensor], list[Tensor]]  # parameters, and the direction of each
@@ -37,7 +37,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGDRule:
+class SGDRule(Hyperparameters):
     """SGD: d = D + weight_decay w; m <- momentum m + d; w <- w - lr m, for every parameter alike.
 
     Attributes:
@@ -58,7 +58,7 @@ class SGDRule:
 
     def problems(self) -> list[str]:
         """Return one line for each value out of range."""
-        errors = problems(self)
+        errors = super().problems()
         if self.nesterov is True and self.momentum == 0:
             errors.append("nesterov = True: needs momentum > 0")
         return errors
@@ -80,7 +80,7 @@ class SGDRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KFEAdamRule:
+class KFEAdamRule(Hyperparameters):
     """w <- (1 - lr weight_decay) w - D for layers; the others follow Adam, or SGD without momentum.
 
     Reads `fallback`, `betas` and `eps` of the algorithm (STEVE), whose directions are already steps.
@@ -94,8 +94,6 @@ class KFEAdamRule:
 
     lr: float = positive(1e-3, symbol="eta")
     weight_decay: float = non_negative(0.0)
-
-    problems = problems
 
     def descend(self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState) -> None:
         """Update one parameter group in place (see `Rule.descend`)."""
@@ -112,28 +110,17 @@ class KFEAdamRule:
 
 
 def _adam(params: list[Tensor], gradients: list[Tensor], group: dict[str, Any], state: ParameterState) -> None:
-    """One step of torch's Adam."""
-    for p in params:
-        state[p].setdefault("step", torch.zeros((), dtype=torch.float32))
-    adam(
-        params,
-        gradients,
-        [buffer(state, p, "exp_avg") for p in params],
-        [buffer(state, p, "exp_avg_sq") for p in params],
-        [],
-        [state[p]["step"] for p in params],
-        amsgrad=False,
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        lr=group["lr"],
-        weight_decay=0.0,
-        eps=group["eps"],
-        maximize=False,
-    )
+    """Take one step of torch's Adam."""
+    steps = [state[p].setdefault("step", torch.zeros((), dtype=torch.float32)) for p in params]
+    means, squares = ([buffer(state, p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
+    beta1, beta2 = group["betas"]
+    options: dict[str, Any] = {"amsgrad": False, "maximize": False, "weight_decay": 0.0}
+    options |= {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
+    adam(params, gradients, means, squares, [], steps, **options)
 
 
 def buffer(state: ParameterState, parameter: Tensor, name: str) -> Tensor:
-    """A parameter's buffer, zeros at first."""
+    """Return a parameter's buffer, zeros at first."""
     if name not in state[parameter]:
         state[parameter][name] = torch.zeros_like(parameter)
     return state[parameter][name]

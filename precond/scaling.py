@@ -18,11 +18,11 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class LossScale:
-    """What a scaler says about one step.
+    """The scaler's values for one step.
 
     Attributes:
-        inverse: What the gradients are still to be multiplied by; None after `scaler.unscale_`.
-        skipped: Whether the step is not to count, a bool on the device.
+        inverse: The factor that the gradients must still be multiplied by; None after `scaler.unscale_`.
+        skipped: True if the step must leave no trace, a bool on the device.
     """
 
     inverse: Tensor | None
@@ -30,38 +30,33 @@ class LossScale:
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> LossScale | None:
-        """What `GradScaler.step` has set on an optimizer whose `_step_supports_amp_scaling` is true, or None."""
-        found: Tensor | None = getattr(optimizer, "found_inf", None)
-        if found is None:
+        """Return what `GradScaler.step` set on an optimizer with `_step_supports_amp_scaling`, or None."""
+        infinite: Tensor | None = getattr(optimizer, "found_inf", None)
+        if infinite is None:
             return None
         scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-        return cls(None if scale is None else scale.double().reciprocal().float(), found.reshape(()) > 0)
+        return cls(None if scale is None else scale.double().reciprocal().float(), infinite.reshape(()) > 0)
 
     def unscale(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients in their own size, in new tensors where that needs any."""
+        """Return the gradients without the scale, in new tensors if they are scaled."""
         return gradients if self.inverse is None else list(torch._foreach_mul(gradients, self.inverse))
 
     def spoil(self, buffer: Tensor) -> None:
-        """Gradients `[L, o, p]` in their own size, or nan where the step is not to count; in place."""
+        """Remove the scale from gradients `[L, o, p]` in place; fill them with nan if the step is skipped."""
         if self.inverse is not None:
             buffer.mul_(self.inverse)
         buffer.masked_fill_(self.skipped, torch.nan)
 
 
 class Undo:
-    """What parameters and their buffers were before a step.
-
-    Args:
-        parameters: Those that the step may change.
-        state: Their buffers, by parameter; buffers that the step makes were zero.
-    """
+    """The values of parameters and their buffers before a step; buffers that the step creates were zero."""
 
     def __init__(self, parameters: Iterable[Tensor], state: dict[Tensor, dict[str, Any]]):
         self._parameters, self._state = list(parameters), state
         self._before = {tensor: tensor.clone() for tensor in self._tensors()}
 
     def where(self, skipped: Tensor) -> None:
-        """Put it back where the step is not to count."""
+        """Restore the values if the step is skipped."""
         for tensor in self._tensors():
             before = self._before.get(tensor)
             kept = torch.zeros_like(tensor) if before is None else before

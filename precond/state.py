@@ -17,13 +17,7 @@ from precond.rules import ParameterState
 
 
 class Entries:
-    """The entries of one optimizer.
-
-    Args:
-        layers: The preconditioned layers, by name.
-        bank_of: The bank of each layer, by the layer's name.
-        others: The other parameters, by name.
-    """
+    """The entries of one optimizer by name: of its layers, each in a bank, and of its other parameters."""
 
     def __init__(self, layers: Mapping[str, Layer], bank_of: Mapping[str, Bank], others: Mapping[str, Tensor]):
         self._layers, self._bank_of = layers, bank_of
@@ -48,14 +42,10 @@ class Entries:
             if name in self._layers:
                 self._bank_of[name].load_layer_state(self._layers[name], state[name])
             for prefix, parameter in parameters.items():
-                yield (
-                    parameter,
-                    {
-                        # The host reads the step count of torch's Adam at each step.
-                        key: value.to("cpu" if key == "step" else parameter.device, copy=True)
-                        for key, value in _buffers(state[name], prefix).items()
-                    },
-                )
+                # The host reads the step count of torch's Adam at each step.
+                buffers = _buffers(state[name], prefix)
+                devices = {key: "cpu" if key == "step" else parameter.device for key in buffers}
+                yield parameter, {key: value.to(devices[key], copy=True) for key, value in buffers.items()}
 
     def mismatches(self, expected: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
         """Return one line for each difference between a saved state and the optimizer's own `expected` state."""

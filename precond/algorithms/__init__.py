@@ -1,6 +1,6 @@
 """The algorithms, one file each, written as mathematics on the stacked layers of one bank.
 
 A file starts with the update equations, the paper, the cost and the deviations of the released code. It may import
-`precond.algorithm`, `precond.parts`, the cards and hyperparameters, and another algorithm that it extends; never the
+`precond.algorithm`, `precond.parts`, the hyperparameters, and another algorithm that it extends; never the
 optimizer, the banks or the hooks.
 """

@@ -19,11 +19,7 @@ Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations;
 backward to the end of its step, the layers' inputs and output gradients ("running" needs them on the steps that make a
 basis, and the batch size on all).
 
-The default damping is an assumption: the best of .03 to 10 on digits (`trainables/recipes/digits.py`).
-
-Deviations of the released PyTorch code: its "intra" moments are those of the batch alone (`ema_decay=0`), its
-"ra" is `second_moment="running", ema_decay=0.75`. It ignores dilation and groups, and can leave out the correlations
-between the pixels of a patch (SUA), which is not offered. Averaging the covariances over bases is not, either.
+Differences from the released code, and the choice of the default damping: `docs/algorithms.md`.
 """
 
 from __future__ import annotations
@@ -34,14 +30,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
-from precond.card import Card
+from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Signals
 from precond.hyperparameters import choice, count, fraction, positive
 from precond.parts import linalg
 from precond.parts.factors import KroneckerBasis
 from precond.parts.linalg import Outcome
 from precond.parts.pairs import Pairs
-from precond.parts.statistics import MovingAverage, output_gram
+from precond.parts.statistics import KroneckerStatistic, MovingAverage, output_gram
 
 
 @dataclass
@@ -51,7 +46,9 @@ class EKFACState:
     basis: KroneckerBasis
     statistic: MovingAverage
     _pairs: Pairs = field(default_factory=Pairs)
-    _covariances: Covariances | None = None
+    # The covariances of this step's rows, and the slots for which they exist and are finite.
+    _covariances: KroneckerStatistic | None = None
+    _fresh: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +95,22 @@ class EKFAC(Algorithm[EKFACState]):
         """Keep inputs and output gradients until `precondition`, which may come after a new basis."""
         state._pairs.add(slots, *signals.pair(), signals.backward)
 
-    def commit(self, state: EKFACState) -> None:
-        """Do nothing: S is in the basis, which `refresh` may change first."""
-
     def prepare(self, state: EKFACState) -> EKFACState:
         """Return the state with the covariances of this step's rows."""
-        return replace(state, _covariances=covariances(state._pairs, state.statistic.value))
+        covariances = _zeros(state)
+        for slots, uses in state._pairs.passes():
+            for number, (rows, g) in enumerate(uses):
+                covariances.inputs.add(slots, rows.gram(), rows.count)
+                # Each call of a shared layer brings the same examples.
+                covariances.outputs.add(slots, output_gram(g), 0 if number else rows.examples)
+        return replace(state, _covariances=covariances, _fresh=covariances.commit(0.0))
 
     def refresh(self, state: EKFACState) -> Outcome:
         """Compute new U, V and S where this step's rows allow it."""
-        assert state._covariances is not None
-        s_values, u, s_ok = linalg.eigenbasis(state._covariances.outputs)
-        a_values, v, a_ok = linalg.eigenbasis(state._covariances.inputs)
-        ok = state._covariances.ok & s_ok & a_ok
-        state.basis.store(u, v, ok)
+        assert state._covariances is not None and state._fresh is not None
+        (s_values, u, s_ok), (a_values, v, a_ok) = map(linalg.eigenbasis, state._covariances.means())
+        ok = s_ok & a_ok & state._fresh
+        state.basis.store(ok, u, v)
         moment, products = state.statistic, s_values.unsqueeze(-1) * a_values.unsqueeze(-2)
         moment.value.copy_(linalg.select(ok, products.to(moment.value.dtype), moment.value))
         moment.weight.masked_fill_(ok, 1)
@@ -119,8 +118,8 @@ class EKFAC(Algorithm[EKFACState]):
 
     def curvature(self, state: EKFACState) -> Curvature:
         """Return A and S_G."""
-        pair = state._covariances or covariances(Pairs(), state.statistic.value)
-        return Curvature(inputs=pair.inputs, outputs=pair.outputs, damping=self.damping)
+        s, a = (state._covariances or _zeros(state)).means()
+        return Curvature(inputs=a, outputs=s, damping=self.damping)
 
     def precondition(self, state: EKFACState, gradients: Tensor, lr: float) -> Tensor:
         """Update S, and return `U [(U^T G V) / (S + rho)] V^T`."""
@@ -139,22 +138,6 @@ class EKFAC(Algorithm[EKFACState]):
         return state.basis.restore(rotated / (state.statistic.mean() + self.damping))
 
 
-@dataclass
-class Covariances:
-    """S_G `[L, o, o]` and A `[L, p, p]` of one step, and the slots for which they exist and are finite, `[L]`."""
-
-    outputs: Tensor
-    inputs: Tensor
-    ok: Tensor
-
-
-def covariances(pairs: Pairs, like: Tensor) -> Covariances:
-    """Return the covariances of what a bank shaped as `like` has seen on all ranks."""
-    num_layers, o, p = like.shape
-    s, a = (MovingAverage.zeros(num_layers, width, width, like=like) for width in (o, p))
-    for slots, uses in pairs.passes():
-        for number, (rows, g) in enumerate(uses):
-            a.add(slots, rows.gram(), rows.count)
-            s.add(slots, output_gram(g), 0 if number else rows.examples)  # the same examples in each call
-    ok = a.commit(0.0) & s.commit(0.0)
-    return Covariances(s.mean(), a.mean(), ok)
+def _zeros(state: EKFACState) -> KroneckerStatistic:
+    """Return covariances without rows."""
+    return KroneckerStatistic.zeros(*state.statistic.value.shape, like=state.statistic.value)

@@ -15,14 +15,7 @@ so there is no `inv_interval`. m_g is close to 0 where the loss is stationary; D
 Cost per step: N (p + o) / tau_cov + 5 o p operations; memory 2 (p + o) for each layer. The mean patch of a convolution
 is taken from the sum of the images.
 
-Deviations of the released code, each of them an option here. `g_scale="official"`: m_g is the mean over positions of
-the gradient of the batch mean, 1/(B T) of the above, so v v^T is 1/(B^2 T^2) of it; published dampings belong to it.
-`ema_init="first"`: the averages start at their first value, without correction; the released decay, written for the
-old value, is 0.05. Not offered: statistics from 16 examples, a KL-clip with a constant learning rate.
-
-The default damping is an assumption, for `g_scale="fisher"`: the best on digits (`trainables/recipes/digits.py`). There
-the means over seeds 100 to 102 of the test accuracy in percent and of the loss, at the lr of the lowest loss, are
-    .001: 97.78 .1063   .01: 98.61 .0408   .1: 99.06 .0312   1: 98.94 .0265   10: 98.83 .0296
+Options that follow the released code, and the choice of the default damping: `docs/algorithms.md`.
 """
 
 from __future__ import annotations
@@ -34,13 +27,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
-from precond.card import Card
-from precond.hyperparameters import choice, count, fraction, optional, positive
+from precond.algorithm import AveragedAlgorithm, Card, Curvature, LayerShape, Needs, Signals
+from precond.hyperparameters import choice, fraction, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import RankOne
 from precond.parts.linalg import Outcome
-from precond.parts.statistics import KroneckerStatistic, MovingAverage
+from precond.parts.statistics import KroneckerStatistic
 
 
 @dataclass
@@ -52,11 +44,10 @@ class EvaState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eva(Algorithm[EvaState]):
+class Eva(AveragedAlgorithm[EvaState]):
     """Precondition with the damped inverse of a rank-one curvature.
 
     Attributes:
-        ema_decay: Weight of the old value in the moving averages.
         damping: Added to the curvature before inverting.
         cov_interval: Steps between updates of the means and of the factor.
         kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables it.
@@ -75,30 +66,15 @@ class Eva(Algorithm[EvaState]):
     )
 
     ema_decay: float = fraction(0.95, symbol="1 - xi")
-    damping: float = positive(1.0, symbol="rho")
-    cov_interval: int = count(5, symbol="tau_cov")
     kl_clip: float | None = optional(positive(1e-3, symbol="kappa"))
     g_scale: str = choice("fisher", "official")
     ema_init: str = choice("zero", "first")
 
-    @property
-    def clip(self) -> float | None:
-        """The bound of the KL-clip."""
-        return self.kl_clip
-
-    def statistics_due(self, step: int) -> bool:
-        """Return True every `cov_interval` steps."""
-        return step % self.cov_interval == 0
-
-    def refresh_due(self, step: int) -> bool:
-        """Return True together with the statistics."""
-        return self.statistics_due(step)
-
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> EvaState:
         """Return zero means, and P = I / damping."""
-        num_layers, o, p = len(layers), shape.d_out, shape.d_in
-        inputs, outputs = (MovingAverage.zeros(num_layers, width, like=like) for width in (p, o))
-        return EvaState(KroneckerStatistic(inputs, outputs), RankOne.identity(num_layers, o, p, self.damping, like))
+        size = len(layers), shape.d_out, shape.d_in
+        factor = RankOne.identity(*size, self.damping, like)
+        return EvaState(KroneckerStatistic.zeros(*size, like, axes=1), factor)
 
     def accumulate(self, state: EvaState, slots: slice, signals: Signals) -> None:
         """Add sums of a or of g."""
@@ -117,20 +93,14 @@ class Eva(Algorithm[EvaState]):
 
     def refresh(self, state: EvaState) -> Outcome:
         """Scale the means."""
-        means = state.statistic.outputs.mean(), state.statistic.inputs.mean()
-        u, v, ok = rank_one_factors(*means, self.damping)
-        state.factor.store(u, v, ok)
+        u, v, ok = rank_one_factors(*state.statistic.means(), self.damping)
+        state.factor.store(ok, u, v)
         return Outcome.of(ok)
 
     def curvature(self, state: EvaState) -> Curvature:
         """Return |v|^2, the only eigenvalue."""
-        means = state.statistic.outputs.mean(), state.statistic.inputs.mean()
-        m_g, m_a = (mean.double().square().sum(1) for mean in means)
+        m_g, m_a = (mean.double().square().sum(1) for mean in state.statistic.means())
         return Curvature(top=m_g * m_a, damping=self.damping)
-
-    def precondition(self, state: EvaState, gradients: Tensor, lr: float) -> Tensor:
-        """Return `(v v^T + rho I)^{-1} vec(G)`."""
-        return state.factor.solve(gradients)
 
 
 def rank_one_factors(m_g: Tensor, m_a: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:

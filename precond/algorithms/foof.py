@@ -6,9 +6,7 @@
 
 Cost per step: 2 N p^2 / tau_cov + p^3 / tau_inv + 2 o p^2 operations; memory 2 p^2 for each layer.
 
-Deviations of the NysAct authors' code, each of them an option here. `init="identity"`: A starts at I and, because their
-k counts layers instead of updates, is hardly corrected (here: not at all). `first_inverse="skip"`: P = I, which is SGD,
-until step tau_inv.
+Options that follow the released code: `docs/algorithms.md`.
 """
 
 from __future__ import annotations
@@ -20,13 +18,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Signals
-from precond.card import Card
+from precond.algorithm import Card, Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.hyperparameters import choice
 from precond.parts import linalg
 from precond.parts.factors import Dense
 from precond.parts.linalg import Outcome
-from precond.parts.statistics import Covariance
+from precond.parts.statistics import MovingAverage
+
+
+@dataclass
+class Covariance:
+    """A = (1/N) sum a a^T over rows, averaged over steps, `[L, p, p]`."""
+
+    average: MovingAverage
 
 
 @dataclass
@@ -65,16 +69,16 @@ class FOOF(DampedAlgorithm[ExactState]):
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> ExactState:
         """Return a zero or identity covariance, and P = I / damping or I."""
         num_layers, skip = len(layers), self.first_inverse == "skip"
-        covariance = Covariance.zeros(num_layers, shape.d_in, like)
+        average = MovingAverage.zeros(num_layers, shape.d_in, shape.d_in, like=like)
         if self.init == "identity":
-            covariance.average.start_at_identity()
+            average.start_at_identity()
         factor = Dense.identity(num_layers, shape.d_in, 1.0 if skip else self.damping, like)
-        return ExactState(covariance, factor, skip=like.new_full((num_layers,), skip, dtype=torch.bool))
+        return ExactState(Covariance(average), factor, skip=torch.full_like(average.dropped, skip).bool())
 
     def accumulate(self, state: ExactState, slots: slice, signals: Signals) -> None:
         """Add `X^T X`."""
         assert signals.inputs is not None
-        state.statistic.add(slots, signals.inputs)
+        state.statistic.average.add(slots, signals.inputs.gram(), signals.inputs.count)
 
     def commit(self, state: ExactState) -> None:
         """Update the moving average."""
@@ -83,14 +87,10 @@ class FOOF(DampedAlgorithm[ExactState]):
     def refresh(self, state: ExactState) -> Outcome:
         """Compute `P = (A + damping I)^{-1}`, except where this refresh is to be skipped."""
         inverse, outcome = linalg.damped_inverse(state.statistic.average.mean(), self.damping)
-        state.factor.store(inverse, outcome.ok & ~state.skip)
+        state.factor.store(outcome.ok & ~state.skip, inverse)
         state.skip.fill_(False)
         return outcome
 
     def curvature(self, state: ExactState) -> Curvature:
         """Return A."""
         return Curvature(inputs=state.statistic.average.mean(), damping=self.damping)
-
-    def precondition(self, state: ExactState, gradients: Tensor, lr: float) -> Tensor:
-        """Return `G P`."""
-        return state.factor.solve(gradients)

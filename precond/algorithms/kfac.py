@@ -18,15 +18,7 @@ held in [1e-4, 1e4], and is 1 where a trace is 0. Expand and reduce (Eschenhagen
 Cost per step: 2 N (p^2 + o^2) / tau_cov + (p^3 + o^3) / tau_inv (9 times that for eigen) + 2 o p (o + p) operations
 (twice that for eigen); memory 2 (p^2 + o^2) for each layer, and o p for eigen.
 
-Deviations of the released codes, each of them an option here. `g_scale="official"`: g is the gradient of the batch
-mean, averaged over positions, so S is 1/(B^2 T) of the above, for reduce 1/(B^2 T^2); published dampings belong to it.
-`init="identity"`: A and S start at I and are not corrected; `"first"`: at their first value. The NysAct authors' CIFAR
-code is eigen, expand, official, identity; their ImageNet code factored, reduce, official, first, with beta = 0.05. Not
-offered: statistics from 16 examples, weight decay that sets in late, a KL-clip with a constant learning rate.
-
-The default damping is an assumption, for `g_scale="fisher"`: the best on digits (`trainables/recipes/digits.py`). There
-the means over seeds 100 to 102 of the test accuracy in percent and of the loss, at the lr of the lowest loss, are
-    .001: 98.17 .0730   .01: 98.83 .0388   .1: 99.28 .0196   1: 99.39 .0180   10: 99.28 .0245
+Options that follow the released codes, and the choice of the default damping: `docs/algorithms.md`.
 """
 
 from __future__ import annotations
@@ -38,14 +30,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Curvature, DampedAlgorithm, LayerShape, Needs, Signals
-from precond.card import Card
+from precond.algorithm import Card, Curvature, DampedAlgorithm, LayerShape, Needs, Signals
 from precond.hyperparameters import choice, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import Kronecker, KroneckerEigen
 from precond.parts.linalg import Outcome
 from precond.parts.rows import Rows
-from precond.parts.statistics import KroneckerStatistic, MovingAverage, output_gram
+from precond.parts.statistics import KroneckerStatistic, output_gram
 
 PI_RANGE = (1e-4, 1e4)
 
@@ -88,20 +79,15 @@ class KFAC(DampedAlgorithm[KFACState]):
     g_scale: str = choice("fisher", "official")
     init: str = choice("zero", "identity", "first")
 
-    @property
-    def clip(self) -> float | None:
-        """The bound of the KL-clip."""
-        return self.kl_clip
-
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> KFACState:
         """Return zero or identity statistics, and P = I / damping."""
         num_layers, o, p = len(layers), shape.d_out, shape.d_in
-        inputs, outputs = (MovingAverage.zeros(num_layers, width, width, like=like) for width in (p, o))
+        statistic = KroneckerStatistic.zeros(num_layers, o, p, like)
         if self.init == "identity":
-            inputs.start_at_identity()
-            outputs.start_at_identity()
+            statistic.inputs.start_at_identity()
+            statistic.outputs.start_at_identity()
         kind = Kronecker if self.damping_rule == "factored" else KroneckerEigen
-        return KFACState(KroneckerStatistic(inputs, outputs), kind.identity(num_layers, o, p, self.damping, like))
+        return KFACState(statistic, kind.identity(num_layers, o, p, self.damping, like))
 
     def accumulate(self, state: KFACState, slots: slice, signals: Signals) -> None:
         """Add sums of a a^T or of g g^T."""
@@ -118,23 +104,18 @@ class KFAC(DampedAlgorithm[KFACState]):
 
     def refresh(self, state: KFACState) -> Outcome:
         """Invert or decompose A and S."""
-        a, s = state.statistic.inputs.mean(), state.statistic.outputs.mean()
         if isinstance(state.factor, Kronecker):
-            s_inverse, a_inverse, outcome = factored_inverses(s, a, self.damping)
-            state.factor.store(s_inverse, a_inverse, outcome.ok)
+            *inverses, outcome = factored_inverses(*state.statistic.means(), self.damping)
+            state.factor.store(outcome.ok, *inverses)
             return outcome
-        u, v, scale, ok = eigen_factors(s, a, self.damping)
-        state.factor.store(u, v, scale, ok)
+        *factors, ok = eigen_factors(*state.statistic.means(), self.damping)
+        state.factor.store(ok, *factors)
         return Outcome.of(ok)
 
     def curvature(self, state: KFACState) -> Curvature:
         """Return A and S."""
-        inputs, outputs = state.statistic.inputs.mean(), state.statistic.outputs.mean()
-        return Curvature(inputs=inputs, outputs=outputs, damping=self.damping)
-
-    def precondition(self, state: KFACState, gradients: Tensor, lr: float) -> Tensor:
-        """Return `(S (x) A + rho I)^{-1} vec(G)`, or the factored approximation of it."""
-        return state.factor.solve(gradients)
+        s, a = state.statistic.means()
+        return Curvature(inputs=a, outputs=s, damping=self.damping)
 
 
 def input_moment(rows: Rows, sharing: str) -> tuple[Tensor, int]:
@@ -164,9 +145,9 @@ def factored_inverses(s: Tensor, a: Tensor, damping: float) -> tuple[Tensor, Ten
     traces = [matrix.diagonal(dim1=-2, dim2=-1).double().mean(-1) for matrix in (a, s)]
     pi = (traces[0] / traces[1]).sqrt().clamp(*PI_RANGE)
     pi = torch.where((traces[0] > 0) & (traces[1] > 0), pi, 1)
-    output_inverse, output_outcome = linalg.damped_inverse(s, damping**0.5 / pi)
-    input_inverse, input_outcome = linalg.damped_inverse(a, damping**0.5 * pi)
-    return output_inverse, input_inverse, output_outcome.both(input_outcome)
+    s_inverse, (s_ok, s_retried) = linalg.damped_inverse(s, damping**0.5 / pi)
+    a_inverse, (a_ok, a_retried) = linalg.damped_inverse(a, damping**0.5 * pi)
+    return s_inverse, a_inverse, Outcome(s_ok & a_ok, s_retried | a_retried)
 
 
 def eigen_factors(s: Tensor, a: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

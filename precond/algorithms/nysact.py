@@ -16,21 +16,20 @@ and Omega, and P is never formed.
 Cost per step: 4 N p r / tau_cov (half of it for S) + (7 p r^2 + 10 r^3) / tau_inv + 4 o p r operations; memory
 2 p r + r (S) or 3 p r (G) for each layer, where the released code needs p^2.
 
-Deviations of the released code, each of them an option here: `nysact_variants.py`.
+Options that follow the released code: `nysact_variants.py` and `docs/algorithms.md`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Curvature, DampedAlgorithm, LayerShape, Signals
+from precond.algorithm import Algorithm, Card, Curvature, DampedAlgorithm, LayerShape, Signals
 from precond.algorithms.foof import FOOF
 from precond.algorithms.nysact_variants import FACTORS, STATISTICS
-from precond.card import Card
 from precond.hyperparameters import choice, count
 from precond.parts.factors import LowRank
 from precond.parts.linalg import Outcome
@@ -83,12 +82,8 @@ class NysAct(DampedAlgorithm[SketchedState]):
         """Return FOOF, which keeps the exact covariance, for layers with p <= r."""
         if shape.d_in > self.rank:
             return self
-        return FOOF(
-            ema_decay=self.ema_decay,
-            damping=self.damping,
-            cov_interval=self.cov_interval,
-            inv_interval=self.inv_interval,
-        )
+        shared = {field.name: getattr(self, field.name) for field in fields(DampedAlgorithm)}
+        return FOOF(**shared)
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> SketchedState:
         """Draw Omega; C = 0, P = I / damping."""
@@ -115,13 +110,9 @@ class NysAct(DampedAlgorithm[SketchedState]):
         """Compute Z from C^ (lines 11 to 20)."""
         c, omega = state.statistic.mean()
         z, outcome = FACTORS[self.shift](c, omega, self.damping)
-        state.factor.store(z, outcome.ok)
+        state.factor.store(outcome.ok, z)
         return state.statistic.end_window(c, outcome)
 
     def curvature(self, state: SketchedState) -> Curvature:
         """Return the part of A that Z represents."""
         return Curvature(low_rank=state.factor.root(), damping=self.damping, decay=self.ema_decay)
-
-    def precondition(self, state: SketchedState, gradients: Tensor, lr: float) -> Tensor:
-        """Return `G P`."""
-        return state.factor.solve(gradients)

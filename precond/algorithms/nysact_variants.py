@@ -1,15 +1,6 @@
 """The options of NysAct that the method itself does not need: the released code's conventions, and their repairs.
 
-`resample` chooses the statistic, `shift` the factor:
-
-    resample  official  Omega is redrawn at each update while C averages over them; the core uses the last Omega
-              joint     the same, but Omega is averaged with C, so the pair stays consistent for a constant A
-              window    Omega is redrawn at each refresh, and the average is carried over to the new Omega
-    shift     damped    nu = rho (Algorithm 1, line 12), in C_nu and in W, and subtracted again
-              official  s = |min eig W| + rho is added to W only, and B L = C_rho is solved without the transpose
-
-With either `official`, a Gaussian Omega is plain N(0, 1/p), not orthonormal. The released code also forms the full SVD
-and P, which gives the same numbers at p / r times the cost.
+`resample` chooses the statistic, `shift` the factor (`docs/algorithms.md` says what the choices mean).
 """
 
 from __future__ import annotations
@@ -26,8 +17,6 @@ from precond.parts.linalg import Outcome
 from precond.parts.nystrom import Whitened, inverse_factor, low_rank_factor, nystrom_root, rounding, whiten
 from precond.parts.rows import Rows
 from precond.parts.sketches import GaussianSketch, Sketch, SketchedCovariance
-
-# ---------------------------------------------------------------------- resample
 
 
 @dataclass
@@ -104,8 +93,6 @@ STATISTICS: Mapping[str, type[SketchedCovariance]] = {
     "joint": JointCovariance,
     "official": OfficialCovariance,
 }
-
-# ---------------------------------------------------------------------- shift
 
 
 def damped_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:

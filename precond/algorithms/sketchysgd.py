@@ -15,10 +15,7 @@ twice its size, and negative curvature counts as zero.
 
 Cost per step: r Hessian-vector products (each about two backwards) and 7 D r^2 operations, / tau, + 4 D r; memory D r.
 
-Deviations of the released code. Its Hessian is that of another batch; here it is that of the minimised loss, whose
-graph exists already: that costs no data, but Hessian and gradient are correlated. Where the core is not positive
-definite, it adds |min eig| + eps to the core, not to Y, and the core is almost singular. Its default is mu = 0. It has
-one parameter group only.
+Differences from the released code: `docs/algorithms.md`.
 """
 
 from __future__ import annotations
@@ -29,11 +26,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from precond import hessian
-from precond.card import Card
-from precond.hyperparameters import HyperparameterError, count, fraction, make, non_negative, positive, problems
+from precond.algorithm import Card
+from precond.hyperparameters import (
+    HyperparameterError,
+    Hyperparameters,
+    count,
+    fraction,
+    make,
+    non_negative,
+    positive,
+)
 from precond.parts import linalg
 from precond.parts.nystrom import low_rank_factor
 from precond.parts.sketches import GaussianSketch
@@ -50,7 +54,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Hyperparameters):
     """Hyperparameters of SketchySGD; parameter groups may change the first three.
 
     Attributes:
@@ -71,29 +75,23 @@ class Settings:
     interval: int = count(100, symbol="tau")
     seed: int = count(0, low=0)
 
-    problems = problems
 
-
-class SketchySGD(Optimizer):
+class SketchySGD(hessian.HessianOptimizer):
     """The implementation of `precond.SketchySGD`, which has the explicit signature.
 
     Use `optimizer.backward(loss)` instead of `loss.backward()`; between sketches they are the same. Several calls
     before a step add up, in the Hessians as well as in the gradients.
-
-    Args:
-        model: The model to train.
-        params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
-        **hyperparameters: The fields of `Settings`.
 
     Raises:
         HyperparameterError: Lists every value out of range, with the range, and every unknown name.
         ValueError: The model is data parallel.
     """
 
-    _step_supports_amp_scaling = True  # so that `step` sees a scaler, and refuses it
+    NAME = "SketchySGD"
+    _products: tuple[GaussianSketch, Tensor] | None = None  # Phi and Y
 
     def __init__(self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any):
-        hessian.refuse_data_parallel(model, "SketchySGD")
+        hessian.refuse_data_parallel(model, self.NAME)
         [self.settings] = make(Settings, values=hyperparameters)
         s: Settings = self.settings
         group_defaults = {"lr": s.lr, "momentum": s.momentum, "weight_decay": s.weight_decay, "step": 0}
@@ -102,7 +100,6 @@ class SketchySGD(Optimizer):
         size = sum(p.numel() for p in self._parameters())
         if s.rank > size:
             raise HyperparameterError(f"rank = {s.rank}: there are {size} parameters, use 1..{size}")
-        self._pending: tuple[GaussianSketch, Tensor] | None = None
 
     def backward(self, loss: Tensor) -> None:
         """Set the gradients, as `loss.backward()` does, and sketch the Hessian when a sketch is due."""
@@ -111,9 +108,9 @@ class SketchySGD(Optimizer):
             return
         parameters = self._parameters()
         gradients = hessian.differentiate(loss, parameters)
-        if self._pending is None:
-            self._pending = self._draw(parameters)
-        sketch, products = self._pending
+        if self._products is None:
+            self._products = self._draw(parameters)
+        sketch, products = self._products
         for column in range(self.settings.rank):
             vectors = _split(sketch.omega[0, :, column], parameters)
             parts = hessian.product(gradients, parameters, vectors)
@@ -121,35 +118,17 @@ class SketchySGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Compute a new preconditioner when due, then update the parameters.
+        """Compute a new preconditioner when due, then update the parameters; return the closure's loss.
 
-        Args:
-            closure: Evaluates the model, calls `optimizer.backward(loss)` and returns the loss.
-
-        Returns:
-            The closure's loss, or None.
-
-        Raises:
-            RuntimeError: A sketch is due, and `optimizer.backward` was not called.
+        The closure calls `optimizer.backward(loss)`. Without that, a step with a sketch is a `RuntimeError`.
         """
-        hessian.refuse_scaler(self, "SketchySGD")
-        loss = hessian.evaluate(closure)
+        loss = self._evaluate(closure)
         if self._due:
             self._refresh()
         self._descend()
         for group in self.param_groups:
             group["step"] += 1
         return loss
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients and the Hessian products."""
-        super().zero_grad(set_to_none)
-        self._pending = None
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in `torch.optim`."""
-        super().load_state_dict(state_dict)
-        self._pending = None
 
     @property
     def _due(self) -> bool:
@@ -168,10 +147,7 @@ class SketchySGD(Optimizer):
 
     def _refresh(self) -> None:
         """Compute Z from the sketch, and split its rows over the parameters; if that fails the old Z stays."""
-        if self._pending is None:
-            raise hessian.missing("SketchySGD")
-        sketch, products = self._pending
-        self._pending = None
+        sketch, products = self._take_products()
         with linalg.exact_arithmetic(products.device):
             eigenvalues, _, _ = linalg.eigh(linalg.symmetrize(sketch.core(products.double())))
             least_shift = (-2 * eigenvalues[:, 0]).clamp(min=0)

@@ -18,13 +18,7 @@ layer follows Adam (`fallback`), and a layer does, too, while its forward is nev
 Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, per-example moments as in `ekfac.py`;
 memory 2 (p^2 + o^2) + 2 o p for each layer.
 
-The paper's text leaves open what the options decide; its letter is `bias_correction="paper"`, `second_moment=
-"per_example"`. `bias_correction="paper"` divides by sqrt(1 - b^c), which is a learning rate up to 2.6 times as high.
-Its c starts at 0, where that is 0: c counts updates here. Its own statement that what is no layer follows SGD is
-`fallback="sgd"`. `second_moment="minibatch"` is Adam's. `on_refresh` instead of the reset, with R = U_new^T U_old and
-Q = V_new^T V_old: "rotate_m" takes m to R m Q^T, which is exact, and starts v again with a count of its own;
-"rotate_mv" also takes v to R^.2 v (Q^.2)^T, exact if the old basis made the moment diagonal; "keep_v" rotates m
-and keeps v (SOAP). `factor_ema` averages both covariances over the refreshes.
+The options, which decide what the paper leaves open: `docs/algorithms.md`.
 """
 
 from __future__ import annotations
@@ -36,9 +30,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Curvature, LayerShape, Needs, Signals
+from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Signals
 from precond.algorithms.kfac import input_moment, output_moment
-from precond.card import Card
 from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import KroneckerBasis
@@ -107,12 +100,11 @@ class STEVE(Algorithm[STEVEState]):
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> STEVEState:
         """Return U = V = I and zero moments."""
-        num_layers, o, p = len(layers), shape.d_out, shape.d_in
-        inputs, outputs = (MovingAverage.zeros(num_layers, width, width, like=like) for width in (p, o))
-        basis = KroneckerBasis.identity(num_layers, o, p, like)
-        m, v = (like.new_zeros(num_layers, o, p) for _ in range(2))
-        m_count, v_count = (like.new_zeros(num_layers, dtype=torch.int64) for _ in range(2))
-        return STEVEState(KroneckerStatistic(inputs, outputs), basis, m, v, m_count, v_count)
+        size = len(layers), shape.d_out, shape.d_in
+        m, v = (like.new_zeros(size) for _ in range(2))
+        m_count, v_count = (like.new_zeros(len(layers), dtype=torch.int64) for _ in range(2))
+        basis = KroneckerBasis.identity(*size, like)
+        return STEVEState(KroneckerStatistic.zeros(*size, like), basis, m, v, m_count, v_count)
 
     def accumulate(self, state: STEVEState, slots: slice, signals: Signals) -> None:
         """Add to both covariances; or keep the pairs, because only `refresh` knows whether it needs them."""
@@ -121,34 +113,29 @@ class STEVE(Algorithm[STEVEState]):
         else:
             add_moments(state.statistic, slots, *signals.pair())
 
-    def commit(self, state: STEVEState) -> None:
-        """Do nothing: the covariances change together with the basis."""
-
     def prepare(self, state: STEVEState) -> STEVEState:
         """Return the state with new covariances, where this step's rows allow it."""
         for slots, uses in state._pairs.passes():
             for rows, g in uses:
                 add_moments(state.statistic, slots, rows, g)
-        inputs, outputs = state.statistic.inputs, state.statistic.outputs
-        decay = self.factor_ema or 0.0
-        return replace(state, _fresh=inputs.commit(decay) & outputs.commit(decay))
+        return replace(state, _fresh=state.statistic.commit(self.factor_ema or 0.0))
 
     def refresh(self, state: STEVEState) -> Outcome:
         """Compute new bases, and the coordinates of the moments in them."""
         assert state._fresh is not None
-        _, u, u_ok = linalg.eigenbasis(state.statistic.outputs.mean())
-        _, v, v_ok = linalg.eigenbasis(state.statistic.inputs.mean())
+        (_, u, u_ok), (_, v, v_ok) = map(linalg.eigenbasis, state.statistic.means())
         ok = state._fresh & u_ok & v_ok
         self._change_basis(state, u, v, ok)
         return Outcome.of(ok)
 
     def curvature(self, state: STEVEState) -> Curvature:
         """Return A and S."""
-        return Curvature(inputs=state.statistic.inputs.mean(), outputs=state.statistic.outputs.mean())
+        s, a = state.statistic.means()
+        return Curvature(inputs=a, outputs=s)
 
     def _change_basis(self, state: STEVEState, u: Tensor, v: Tensor, ok: Tensor) -> None:
         old = state.basis.output.clone(), state.basis.input.clone()
-        state.basis.store(u, v, ok)
+        state.basis.store(ok, u, v)
         if self.on_refresh == "reset":
             state.m[ok] = 0
             state.m_count[ok] = 0

@@ -1,6 +1,6 @@
 """Watch one bank: keep on the device what `measures.py` needs.
 
-That module defines A, A^ and the probes z, and states how good the estimates are.
+`docs/diagnostics.md` defines A, A^ and the probes z, and states how good the estimates are.
 """
 
 from __future__ import annotations
@@ -60,36 +60,23 @@ class Clock:
 
 
 class Tally:
-    """How often something went wrong in each slot since the last reading, counted on the device; `[L]` int64 each."""
+    """The failures of each slot in a window, counted on the device, `[L]` int64 each.
 
-    def __init__(self, num_slots: int, like: Tensor):
-        self.failed, self.rescued, self.fallbacks, self._dropped = (
-            like.new_zeros(num_slots, dtype=torch.int64) for _ in range(4)
-        )
+    `dropped` counts the dropped updates of the statistics, before the window or until now.
+    """
 
-    def start(self, dropped: Tensor) -> None:
-        """Begin a window; `dropped` counts the updates that were dropped before."""
-        for count in (self.failed, self.rescued, self.fallbacks):
-            count.zero_()
+    def __init__(self, dropped: Tensor):
+        self.failed, self.rescued, self.fallbacks = (torch.zeros_like(dropped) for _ in range(3))
         self._dropped = dropped
 
-    def read(self, dropped: Tensor) -> dict[str, Tensor]:
-        """Return the counts by name, `[L]`, and begin a window."""
-        counts = dropped - self._dropped, self.failed.clone(), self.rescued.clone(), self.fallbacks.clone()
-        self.start(dropped)
+    def counts(self, dropped: Tensor) -> dict[str, Tensor]:
+        """Return the counts by name."""
+        counts = dropped - self._dropped, self.failed, self.rescued, self.fallbacks
         return dict(zip(COUNTS, counts, strict=True))
 
 
 class Monitor:
-    """Watches one bank.
-
-    Args:
-        algorithm: The bank's algorithm.
-        state: The bank's state.
-        layers: The bank's layers, in the order of their slots.
-        like: Dtype and device of the statistics.
-        clock: Measures the time that the monitor takes.
-    """
+    """Watch one bank: its algorithm, state and layers. `like` has the dtype and the device of the state."""
 
     def __init__(self, algorithm: Algorithm[Any], state: Any, layers: Sequence[Layer], like: Tensor, clock: Clock):
         self.measuring = False

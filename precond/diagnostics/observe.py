@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -24,16 +23,10 @@ from precond.bank import make_banks
 from precond.capture import attach, detach
 from precond.layers import find_layers
 from precond.parts.linalg import Outcome
-from precond.parts.statistics import Covariance, MovingAverage, output_gram
+from precond.parts.statistics import KroneckerStatistic, output_gram
 
 
-@dataclass
-class _State:
-    inputs: Covariance
-    outputs: MovingAverage
-
-
-class _InputStatistics(Algorithm[_State]):
+class _InputStatistics(Algorithm[KroneckerStatistic]):
     """An algorithm that only collects statistics."""
 
     NUMERICS: ClassVar[int] = 1
@@ -44,25 +37,20 @@ class _InputStatistics(Algorithm[_State]):
     def refresh_due(self, step: int) -> bool:
         return False
 
-    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> _State:
+    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> KroneckerStatistic:
         d_out = shape.d_out if self.NEEDS is Needs.BOTH else 0
-        inputs = Covariance.zeros(len(layers), shape.d_in, like)
-        return _State(inputs, MovingAverage.zeros(len(layers), d_out, d_out, like=like))
+        return KroneckerStatistic.zeros(len(layers), d_out, shape.d_in, like)
 
-    def accumulate(self, state: _State, slots: slice, signals: Signals) -> None:
+    def accumulate(self, state: KroneckerStatistic, slots: slice, signals: Signals) -> None:
         if signals.inputs is not None:
-            state.inputs.add(slots, signals.inputs)
-        if signals.output_gradients is not None:
-            examples = signals.output_gradients.shape[1]
-            state.outputs.add(slots, output_gram(signals.output_gradients), examples)
+            state.inputs.add(slots, signals.inputs.gram(), signals.inputs.count)
+        if (g := signals.output_gradients) is not None:
+            state.outputs.add(slots, output_gram(g), g.shape[1])
 
-    def commit(self, state: _State) -> None:
-        pass
+    def refresh(self, state: KroneckerStatistic) -> Outcome:
+        return Outcome.of(state.inputs.weight > 0)
 
-    def refresh(self, state: _State) -> Outcome:
-        return Outcome.of(state.inputs.average.weight > 0)
-
-    def precondition(self, state: _State, gradients: Tensor, lr: float) -> Tensor:
+    def precondition(self, state: KroneckerStatistic, gradients: Tensor, lr: float) -> Tensor:
         return gradients
 
 
@@ -91,13 +79,13 @@ class Observer:
             of: `inputs`: (1/N) sum a a^T, `[groups, p, p]`, over examples and positions; or `output_gradients`:
                 (1/B) sum g g^T, `[groups, o, o]`, summed over positions, for each example's own loss.
         """
-        found = {}
+        matrices = {}
         for bank in self._banks:
-            average = bank.state.inputs.average if of == "inputs" else bank.state.outputs
-            average = copy.deepcopy(average)  # sums go on
-            average.commit(decay=0.0)
-            found |= {name: average.mean()[slots] for name, slots in bank.slots.items() if average.weight[slots].all()}
-        return {layer.name: found[layer.name] for layer in self._layers if layer.name in found}
+            average = copy.deepcopy(bank.state.inputs if of == "inputs" else bank.state.outputs)
+            average.commit(decay=0.0)  # of the copy; the bank's own sums go on
+            seen = {name: slots for name, slots in bank.slots.items() if average.weight[slots].all()}
+            matrices |= {name: average.mean()[slots] for name, slots in seen.items()}
+        return {layer.name: matrices[layer.name] for layer in self._layers if layer.name in matrices}
 
     def norms(self, of: str = "inputs") -> dict[str, Tensor]:
         """Frobenius norm of each covariance, `[groups]`."""

@@ -20,13 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train one model together.
-
-    Attributes:
-        group: Their process group; None is the default group.
-        rank: The number of this process in the group.
-        size: The number of processes.
-    """
+    """The processes that train one model: their group (None is the default), this rank and their number."""
 
     group: Any
     rank: int

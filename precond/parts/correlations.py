@@ -60,12 +60,8 @@ def _toeplitz(correlations: Tensor) -> Tensor:
 
 
 def _line_grams(strips: tuple[Tensor, ...], groups: int, kernel: int, padding: int) -> Tensor:
-    """`X^T X` of patches that lie in one line, for several strips `[batch, channels, n, length]` at once.
-
-    Returns:
-        `[strips, groups, C, n, kernel, C, n, kernel]`.
-    """
-    # [strips, groups, C, n, batch, length]
+    """Return `X^T X [strips, groups, C, n, kernel, C, n, kernel]` of the patches in lines, for all strips."""
+    # [batch, channels, n, length] each -> [strips, groups, C, n, batch, length]
     lines = torch.stack(strips).unflatten(2, (groups, -1)).permute(0, 2, 3, 4, 1, 5)
     channels, n = lines.shape[2:4]
     lines = lines.flatten(0, 1).flatten(1, 2)

@@ -6,6 +6,7 @@ refresh fails.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,26 @@ from torch import Tensor
 from precond.parts import linalg
 
 
+class Stored:
+    """A dataclass of stacks `[L, ...]` that a refresh replaces together."""
+
+    def store(self, ok: Tensor, *new: Tensor) -> None:
+        """Take new values of the tensors, in the order of the fields, where `ok: [L]`."""
+        stacks = (value for value in vars(self).values() if isinstance(value, Tensor))
+        for old, value in zip(stacks, new, strict=True):
+            old.copy_(linalg.select(ok, value.to(old.dtype), old))
+
+
+class Factor(Stored, ABC):
+    """A stack of maps P."""
+
+    @abstractmethod
+    def solve(self, gradients: Tensor) -> Tensor:
+        """Return `P(G)` for G `[L, o, p]`."""
+
+
 @dataclass
-class Dense:
+class Dense(Factor):
     """P itself. `inverse: [L, p, p]`."""
 
     inverse: Tensor
@@ -26,17 +45,13 @@ class Dense:
         eye = torch.eye(width, dtype=like.dtype, device=like.device) / damping
         return cls(eye.repeat(num_layers, 1, 1))
 
-    def store(self, inverse: Tensor, ok: Tensor) -> None:
-        """Take new values where `ok: [L]`."""
-        self.inverse.copy_(linalg.select(ok, inverse, self.inverse))
-
     def solve(self, gradients: Tensor) -> Tensor:
         """`G P` for G `[L, o, p]`."""
         return gradients @ self.inverse
 
 
 @dataclass
-class LowRank:
+class LowRank(Factor):
     """P = I / damping - Z Z^T, applied with 4 o p r operations. `z: [L, p, r]`."""
 
     z: Tensor
@@ -46,10 +61,6 @@ class LowRank:
     def identity(cls, num_layers: int, width: int, rank: int, damping: float, like: Tensor) -> LowRank:
         """`I / damping`: Z = 0."""
         return cls(like.new_zeros(num_layers, width, rank), damping)
-
-    def store(self, z: Tensor, ok: Tensor) -> None:
-        """Take new values where `ok: [L]`."""
-        self.z.copy_(linalg.select(ok, z.to(self.z.dtype), self.z))
 
     def solve(self, gradients: Tensor) -> Tensor:
         """`G P` for G `[L, o, p]`."""
@@ -66,7 +77,7 @@ class LowRank:
 
 
 @dataclass
-class Kronecker:
+class Kronecker(Factor):
     """D = S G Q, with 2 o p (o + p) operations. `output_inverse: [L, o, o]` is S, `input_inverse: [L, p, p]` is Q."""
 
     output_inverse: Tensor
@@ -75,13 +86,8 @@ class Kronecker:
     @classmethod
     def identity(cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor) -> Kronecker:
         """`I / damping`, shared equally."""
-        sides = [Dense.identity(num_layers, width, damping**0.5, like).inverse for width in (d_out, d_in)]
-        return cls(*sides)
-
-    def store(self, output_inverse: Tensor, input_inverse: Tensor, ok: Tensor) -> None:
-        """Take new values where `ok: [L]`; the two sides go together."""
-        self.output_inverse.copy_(linalg.select(ok, output_inverse, self.output_inverse))
-        self.input_inverse.copy_(linalg.select(ok, input_inverse, self.input_inverse))
+        sides = (Dense.identity(num_layers, width, damping**0.5, like) for width in (d_out, d_in))
+        return cls(*(side.inverse for side in sides))
 
     def solve(self, gradients: Tensor) -> Tensor:
         """`S G Q` for G `[L, o, p]`."""
@@ -89,7 +95,7 @@ class Kronecker:
 
 
 @dataclass
-class KroneckerEigen:
+class KroneckerEigen(Factor):
     """D = U [(U^T G V) * scale] V^T: diagonal in a Kronecker basis; applied with 4 o p (o + p) operations.
 
     Attributes:
@@ -108,11 +114,6 @@ class KroneckerEigen:
         bases = [Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in)]
         return cls(*bases, scale=like.new_full((num_layers, d_out, d_in), 1 / damping))
 
-    def store(self, output_basis: Tensor, input_basis: Tensor, scale: Tensor, ok: Tensor) -> None:
-        """Take new values where `ok: [L]`; the three go together."""
-        for old, new in ((self.output_basis, output_basis), (self.input_basis, input_basis), (self.scale, scale)):
-            old.copy_(linalg.select(ok, new.to(old.dtype), old))
-
     def solve(self, gradients: Tensor) -> Tensor:
         """`U [(U^T G V) * scale] V^T` for G `[L, o, p]`."""
         rotated = self.output_basis.mT @ gradients @ self.input_basis
@@ -120,7 +121,7 @@ class KroneckerEigen:
 
 
 @dataclass
-class KroneckerBasis:
+class KroneckerBasis(Stored):
     """Two orthogonal bases, the identity at first. `output: [L, o, o]` is U, `input: [L, p, p]` is V."""
 
     output: Tensor
@@ -130,11 +131,6 @@ class KroneckerBasis:
     def identity(cls, num_layers: int, d_out: int, d_in: int, like: Tensor) -> KroneckerBasis:
         """U = V = I."""
         return cls(*(Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in)))
-
-    def store(self, output: Tensor, input: Tensor, ok: Tensor) -> None:
-        """Take new values where `ok: [L]`; the two go together."""
-        self.output.copy_(linalg.select(ok, output.to(self.output.dtype), self.output))
-        self.input.copy_(linalg.select(ok, input.to(self.input.dtype), self.input))
 
     def rotate(self, gradients: Tensor) -> Tensor:
         """`U^T G V` for G `[L, o, p]`."""
@@ -146,7 +142,7 @@ class KroneckerBasis:
 
 
 @dataclass
-class RankOne:
+class RankOne(Factor):
     """P = (I - vec(u v^T) vec(u v^T)^T) / damping, applied with 5 o p operations. `u: [L, o]`, `v: [L, p]`."""
 
     u: Tensor
@@ -158,14 +154,8 @@ class RankOne:
         """`I / damping`: u = v = 0."""
         return cls(like.new_zeros(num_layers, d_out), like.new_zeros(num_layers, d_in), damping)
 
-    def store(self, u: Tensor, v: Tensor, ok: Tensor) -> None:
-        """Take new values where `ok: [L]`."""
-        self.u.copy_(linalg.select(ok, u.to(self.u.dtype), self.u))
-        self.v.copy_(linalg.select(ok, v.to(self.v.dtype), self.v))
-
     def solve(self, gradients: Tensor) -> Tensor:
         """`(G - (u^T G v) u v^T) / damping` for G `[L, o, p]`."""
         u, v = self.u.unsqueeze(-1), self.v.unsqueeze(-1)
-        return torch.baddbmm(
-            gradients, u * (u.mT @ gradients @ v), v.mT, beta=1 / self.damping, alpha=-1 / self.damping
-        )
+        scale = 1 / self.damping
+        return torch.baddbmm(gradients, u * (u.mT @ gradients @ v), v.mT, beta=scale, alpha=-scale)

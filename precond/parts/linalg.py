@@ -47,10 +47,6 @@ class Outcome(NamedTuple):
         """Return the outcome of a method that has a single attempt."""
         return cls(ok, torch.zeros_like(ok))
 
-    def both(self, other: Outcome) -> Outcome:
-        """Return the outcome for pairs of matrices that are factored together."""
-        return Outcome(self.ok & other.ok, self.retried | other.retried)
-
 
 def symmetrize(matrix: Tensor) -> Tensor:
     """The symmetric part, `[..., d, d]`."""

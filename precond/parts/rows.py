@@ -169,18 +169,10 @@ class ConvRows:
         """What kernel entries (channel, offset) see at every output position, `[batch, entries, oh, ow]`: copies."""
         y = self.x.new_zeros(self.x.shape[0], len(channels), *self._output_size())
         for entry, (channel, offset) in enumerate(zip(channels.tolist(), offsets.tolist(), strict=True)):
-            (rows, from_rows), (cols, from_cols) = (
-                _overlap(size, out, step, position * dilation - pad)
-                for size, out, step, position, dilation, pad in zip(
-                    self.x.shape[2:],
-                    y.shape[2:],
-                    self.stride,
-                    divmod(offset, self.kernel[1]),
-                    self.dilation,
-                    self.padding,
-                    strict=True,
-                )
-            )
+            places = zip(divmod(offset, self.kernel[1]), self.dilation, self.padding, strict=True)
+            starts = [position * dilation - pad for position, dilation, pad in places]
+            axes = map(_overlap, self.x.shape[2:], y.shape[2:], self.stride, starts)
+            (rows, from_rows), (cols, from_cols) = axes
             y[:, entry, rows, cols] = self.x[:, channel, from_rows, from_cols]
         return y
 

@@ -33,8 +33,9 @@ class Draws:
         """Every slot at draw 0."""
         return cls(torch.zeros(len(names), dtype=torch.int64), names, seed)
 
-    def generators(self, slots: slice = ALL) -> list[torch.Generator]:
-        """A generator for each of some slots, at its draw."""
+    def generators(self, slots: slice, advance: int) -> list[torch.Generator]:
+        """Return a generator for each of some slots, `advance` draws further (0: at its current draw)."""
+        self.number[slots] += advance
         draws = zip(self._names[slots], self.number[slots].tolist(), strict=True)
         return [torch.Generator().manual_seed(seed_of(self._seed, name, number)) for name, number in draws]
 
@@ -52,17 +53,14 @@ class ColumnSketch:
         """Columns drawn without replacement, the first draw of each slot."""
         columns = torch.empty(len(layers), rank, dtype=torch.int64, device=like.device)
         sketch = cls(columns, width, Draws.first(layers, seed))
-        sketch._fill(ALL)
+        sketch.redraw(advance=0)
         return sketch
 
-    def redraw(self, slots: slice = ALL) -> None:
-        """The next draw of some slots."""
-        self.draws.number[slots] += 1
-        self._fill(slots)
-
-    def _fill(self, slots: slice) -> None:
+    def redraw(self, slots: slice = ALL, advance: int = 1) -> None:
+        """Replace the columns of some slots by their next draw."""
         rank = self.columns.shape[1]
-        drawn = [torch.randperm(self.width, generator=g)[:rank] for g in self.draws.generators(slots)]
+        generators = self.draws.generators(slots, advance)
+        drawn = [torch.randperm(self.width, generator=g)[:rank] for g in generators]
         self.columns[slots] = torch.stack(drawn).to(self.columns.device)
 
     def products(self, slots: slice, rows: Rows) -> Tensor:
@@ -93,17 +91,13 @@ class GaussianSketch:
     ) -> GaussianSketch:
         """The first draw of each slot."""
         sketch = cls(like.new_empty(len(layers), width, rank), Draws.first(layers, seed), orthonormal)
-        sketch._fill(ALL)
+        sketch.redraw(advance=0)
         return sketch
 
-    def redraw(self, slots: slice = ALL) -> None:
-        """The next draw of some slots."""
-        self.draws.number[slots] += 1
-        self._fill(slots)
-
-    def _fill(self, slots: slice) -> None:
+    def redraw(self, slots: slice = ALL, advance: int = 1) -> None:
+        """Replace Omega of some slots by its next draw."""
         width, rank = self.omega.shape[1:]
-        generators = self.draws.generators(slots)
+        generators = self.draws.generators(slots, advance)
         drawn = torch.stack([torch.randn(width, rank, generator=g, dtype=torch.float64) for g in generators])
         self.omega[slots] = (torch.linalg.qr(drawn).Q if self.orthonormal else drawn / width**0.5).to(self.omega)
 

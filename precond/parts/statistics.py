@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from precond.parts import collectives, linalg
-from precond.parts.rows import Rows
 
 
 @dataclass
@@ -103,22 +102,6 @@ class MovingAverage:
         return self.value * linalg.per_layer(scale, self.value)
 
 
-@dataclass
-class Covariance:
-    """A = (1/N) sum a a^T over rows, averaged over steps."""
-
-    average: MovingAverage
-
-    @classmethod
-    def zeros(cls, num_layers: int, width: int, like: Tensor) -> Covariance:
-        """No updates yet; A will be `[num_layers, width, width]`."""
-        return cls(MovingAverage.zeros(num_layers, width, width, like=like))
-
-    def add(self, slots: slice, rows: Rows) -> None:
-        """Accumulate one forward of one layer."""
-        self.average.add(slots, rows.gram(), rows.count)
-
-
 def output_gram(output_gradients: Tensor) -> Tensor:
     """Sum of g g^T over examples and positions, `[groups, o, o]`, for gradients `[groups, B, T, o]`."""
     positions, width = output_gradients.shape[2:]
@@ -137,13 +120,23 @@ class KroneckerStatistic:
     # First slot -> last backward: the calls of a shared layer in one backward bring the same examples again.
     _counted: dict[int, int] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def zeros(cls, num_layers: int, d_out: int, d_in: int, like: Tensor, axes: int = 2) -> KroneckerStatistic:
+        """Return a statistic without updates, of matrices (2 axes) or of vectors (1 axis)."""
+        shapes = [axes * [width] for width in (d_in, d_out)]
+        inputs, outputs = (MovingAverage.zeros(num_layers, *shape, like=like) for shape in shapes)
+        return cls(inputs, outputs)
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Return the bias-corrected averages of output gradients and of inputs."""
+        return self.outputs.mean(), self.inputs.mean()
+
     def add_outputs(self, slots: slice, total: Tensor, examples: int, backward: int) -> None:
         """Add a sum over examples (and all else), which are counted once in a backward; -1 is always another one."""
         again = backward >= 0 and self._counted.get(slots.start) == backward
         self._counted[slots.start] = backward
         self.outputs.add(slots, total, 0 if again else examples)
 
-    def commit(self, decay: float, copy_first: bool, output_power: int = 1) -> None:
-        """One update of each (see `MovingAverage.commit`)."""
-        self.inputs.commit(decay, copy_first)
-        self.outputs.commit(decay, copy_first, output_power)
+    def commit(self, decay: float, copy_first: bool = False, output_power: int = 1) -> Tensor:
+        """Update both (see `MovingAverage.commit`); return the slots where both were updated, `[L]`."""
+        return self.inputs.commit(decay, copy_first) & self.outputs.commit(decay, copy_first, output_power)

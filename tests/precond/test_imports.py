@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "precond.parts": set(),
     "precond.algorithms": {
-        *("precond.algorithm", "precond.card", "precond.hessian", "precond.hyperparameters", "precond.parts"),
+        *("precond.algorithm", "precond.hessian", "precond.hyperparameters", "precond.parts"),
     },
 }
 ORDER = [

@@ -170,7 +170,8 @@ def test_eigen_damping_is_the_dense_inverse():
     """T6: (S (x) A + rho I)^{-1} vec(G), row-major, with o != p; and `to_dense` is that matrix."""
     s, a, gradients = stacks()
     factor = KroneckerEigen.identity(2, 3, 5, DAMPING, like=s)
-    factor.store(*eigen_factors(s, a, DAMPING))
+    *factors, ok = eigen_factors(s, a, DAMPING)
+    factor.store(ok, *factors)
     for layer in range(2):
         dense = torch.linalg.inv(torch.kron(s[layer], a[layer]) + DAMPING * torch.eye(15).double())
         close(to_dense(factor)[layer], dense)
@@ -182,7 +183,7 @@ def test_factored_damping_is_the_product_of_the_damped_inverses():
     s, a, gradients = stacks()
     factor = Kronecker.identity(2, 3, 5, DAMPING, like=s)
     *inverses, outcome = factored_inverses(s, a, DAMPING)
-    factor.store(*inverses, outcome.ok)
+    factor.store(outcome.ok, *inverses)
     for layer in range(2):
         pi = ((a[layer].trace() / 5) / (s[layer].trace() / 3)).sqrt()
         eyes = torch.eye(3).double(), torch.eye(5).double()
@@ -238,8 +239,9 @@ def test_eva_is_the_dense_rank_one_inverse():
     m_g[1] = 0
     factor = RankOne.identity(3, 3, 5, DAMPING, like=m_a)
     close(to_dense(factor)[0], torch.eye(15).double() / DAMPING)
-    factor.store(*rank_one_factors(m_g + 1, m_a, DAMPING))
-    factor.store(*rank_one_factors(m_g, m_a, DAMPING))
+    for mean in (m_g + 1, m_g):
+        *vectors, ok = rank_one_factors(mean, m_a, DAMPING)
+        factor.store(ok, *vectors)
     gradients = torch.randn(3, 3, 5, generator=generator, dtype=torch.float64)
     for layer in range(3):
         v = torch.outer(m_g[layer], m_a[layer]).flatten()

@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import precond
-from precond.card import MODES
+from precond.algorithm import MODES
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import precond
 from precond.__main__ import COLUMNS, main, markdown
-from precond.card import MODES
+from precond.algorithm import MODES
 from precond.registry import REGISTRY
 
 

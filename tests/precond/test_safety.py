@@ -198,12 +198,12 @@ def test_a_failed_refresh_keeps_the_last_factor():
     """Of that layer only."""
     new, ok = torch.full((2, 3, 3), 5.0), torch.tensor([True, False])
     dense = Dense.identity(2, 3, 0.5, new)
-    dense.store(new, ok)
+    dense.store(ok, new)
     assert torch.equal(to_dense(dense)[0], new[0])
     assert torch.equal(to_dense(dense)[1], 2 * torch.eye(3))
     z = torch.full((2, 3, 2), torch.nan)
     low_rank = LowRank.identity(2, 3, 2, 0.5, new)
-    low_rank.store(z, torch.tensor([False, False]))
+    low_rank.store(torch.tensor([False, False]), z)
     assert torch.equal(to_dense(low_rank), 2 * torch.eye(3).repeat(2, 1, 1))
 
 

@@ -1,138 +1,71 @@
 """The public optimizers have explicit, typed signatures: what `help`, an editor and a type checker see.
 
-`precond/optimizers.py` is generated from the hyperparameter dataclasses, which are the only place to edit an argument.
-Regenerate: `python tests/precond/test_signatures.py`.
+`precond/optimizers.py` composes them from the hyperparameter dataclasses, the only place to edit an argument, and this
+file writes them to the stub `precond/optimizers.pyi`. Regenerate: `python tests/precond/test_signatures.py`.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import json
 import os
-import re
+import pickle
+import pydoc
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from torch import nn
 
 import precond
-from precond.algorithms import ekfac, eva, foof, kfac, nysact, sketchysgd, steve
+from precond.algorithms import sketchysgd, steve
+from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
-from precond.rules import KFEAdamRule, SGDRule
+from precond.rules import KFEAdamRule
 
 ROOT = Path(__file__).resolve().parents[2]
-FILE = ROOT / "precond" / "optimizers.py"
+FILE = ROOT / "precond" / "optimizers.pyi"
 REGENERATE = "python tests/precond/test_signatures.py"
 WIDTH = 118
+PUBLIC = ["FOOF", "NysAct", "KFAC", "Eva", "EKFAC", "STEVE", "SketchySGD"]
 HEADER = f'''"""The public optimizers, with explicit signatures: the arguments of an update rule and of an algorithm.
 
-Do not edit: `{REGENERATE}` generates this file from the hyperparameter
-dataclasses, and a test compares the two. In a docstring, parentheses at the end of an argument hold
-its symbol in the paper and the allowed values.
+Do not edit: `{REGENERATE}` generates this file from
+`precond/optimizers.py`, and a test compares the two. In a docstring, parentheses at the end of an
+argument hold its symbol in the paper and the allowed values.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from torch import nn
 
-from precond.algorithms import ekfac, eva, foof, kfac, nysact, sketchysgd, steve
+from precond.algorithms import sketchysgd
 from precond.optimizer import Preconditioned
-from precond.rules import KFEAdamRule
 
 # fmt: off
 '''
 
 
-@dataclass(frozen=True)
-class Public:
-    """One public class: the dataclasses of its arguments, its bases, its first line, the arguments of its example."""
-
-    kinds: tuple[type, ...]
-    bases: str
-    summary: str
-    example: str
-    backward: str = "loss_function(model(inputs), targets).backward()"
-
-
-def preconditioned(algorithm: type, summary: str, example: str, rule: type = SGDRule) -> Public:
-    module = algorithm.__module__.rpartition(".")[2]
-    bases = f"Preconditioned, algorithm={module}.{algorithm.__name__}"
-    bases += "" if rule is SGDRule else f", rule={rule.__name__}"
-    return Public((rule, algorithm), bases, summary, example)
-
-
-PUBLIC = {
-    "FOOF": preconditioned(
-        foof.FOOF, "SGD preconditioned by the damped inverse of the input covariance (Benzing 2022)", "lr=0.1"
-    ),
-    "NysAct": preconditioned(
-        nysact.NysAct, "SGD preconditioned by a Nystrom approximation of the input covariance (Seung et al. 2024)",
-        "lr=0.1, rank=10",
-    ),
-    "KFAC": preconditioned(
-        kfac.KFAC, "SGD preconditioned by Kronecker-factored curvature (Martens and Grosse 2015)",
-        "lr=0.1, damping=1.0",
-    ),
-    "Eva": preconditioned(eva.Eva, "SGD preconditioned by rank-one curvature (Zhang et al. 2023)", "lr=0.1"),
-    "EKFAC": preconditioned(
-        ekfac.EKFAC, "SGD preconditioned by second moments in KFAC's eigenbasis (George et al. 2018)",
-        "lr=0.1, basis_interval=500",
-    ),
-    "STEVE": preconditioned(
-        steve.STEVE, "Adam in the eigenbasis of KFAC", "lr=1e-3, basis_interval=500", KFEAdamRule
-    ),
-    "SketchySGD": Public(
-        (sketchysgd.Settings,), "sketchysgd.SketchySGD",
-        "SGD preconditioned by a sketch of the whole model's Hessian (Frangella et al. 2024)",
-        "lr=1e-3, rank=10", "optimizer.backward(loss_function(model(inputs), targets))",
-    ),
-}  # fmt: skip
-
-
 # ---------------------------------------------------------------------- the generator
 
 
-def attributes(kind: type) -> dict[str, str]:
-    """The text of each field, from the `Attributes` of a dataclass and its bases."""
-    texts: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        section = (inspect.cleandoc(vars(base).get("__doc__") or "") + "\n").partition("Attributes:\n")[2]
-        for name, text in re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section, re.MULTILINE):
-            texts[name] = " ".join(text.split())
-    return texts
+def parameter(p: inspect.Parameter) -> str:
+    """A hyperparameter in the signature."""
+    choices = get_args(p.annotation) if isinstance(p.default, str) else ()
+    quoted = [json.dumps(choice) for choice in choices]
+    kind = f"Literal[{', '.join(quoted)}]" if quoted else inspect.formatannotation(p.annotation)
+    return f"{p.name}: {kind} = {json.dumps(p.default) if quoted else repr(p.default)}"
 
 
-def arguments(public: Public) -> dict[str, tuple[dataclasses.Field[Any], str]]:
-    """Each argument: its field, and its text."""
-    return {f.name: (f, attributes(kind)[f.name]) for kind in public.kinds for f in dataclasses.fields(kind)}
-
-
-def description(field: dataclasses.Field[Any], text: str) -> str:
-    """The argument's line in the docstring."""
-    chosen = bool(field.metadata["choices"]) or isinstance(field.default, bool)
-    notes = "; ".join(filter(None, (field.metadata["symbol"], "" if chosen else field.metadata["allowed"])))
-    return f"{field.name}: {text.rstrip('.')}{f' ({notes})' if notes else ''}."
-
-
-def parameter(field: dataclasses.Field[Any]) -> str:
-    """The argument in the signature."""
-    choices = ", ".join(f'"{choice}"' for choice in field.metadata["choices"])
-    default = f'"{field.default}"' if choices else repr(field.default)
-    return f"{field.name}: {f'Literal[{choices}]' if choices else field.type} = {default}"
-
-
-def wrapped(items: list[str], indent: int) -> str:
+def wrapped(items: list[str]) -> str:
     """Items with commas, as many as fit into a line."""
-    lines, blank = [""], " " * indent
+    lines, blank = [""], " " * 8
     for item in items:
         if lines[-1] and len(blank + lines[-1] + item) > WIDTH:
             lines.append("")
@@ -140,43 +73,24 @@ def wrapped(items: list[str], indent: int) -> str:
     return "\n".join(blank + line.rstrip() for line in lines)
 
 
-def written(name: str, public: Public) -> str:
+def written(name: str) -> str:
     """The class as text."""
-    fields = arguments(public)
-    described = [
-        "model: The model to train, plain or compiled.",
-        "params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.",
-        *(description(*argument) for argument in fields.values()),
-    ]
-    blank = " " * 8
-    args = [
-        textwrap.fill(line, WIDTH, initial_indent=blank, subsequent_indent=blank + "    ", break_on_hyphens=False)
-        for line in described
-    ]
-    signature = ["self", "model: nn.Module", "*", "params: Iterable[Any] | None = None"]
-    signature += [parameter(field) for field, _ in fields.values()]
-    forwarded = ["model", "params=params", *(f"{field}={field}" for field in fields)]
+    kind = getattr(precond, name)
+    base = "Preconditioned" if issubclass(kind, Preconditioned) else "sketchysgd.SketchySGD"
+    hyperparameters = [*inspect.signature(kind).parameters.values()][2:]
+    shared = ["self", "model: nn.Module", "*", "params: Iterable[Any] | None = None"]
     return "\n".join(
         [
-            f"\n\nclass {name}({public.bases}):",
-            f'    """{public.summary}.\n',
-            f"    The equations are in `{public.kinds[-1].__module__}`.\n",
-            "    Args:",
-            *args,
-            "\n    Example:",
-            f"{blank}>>> optimizer = precond.{name}(model, {public.example})",
-            f"{blank}>>> {public.backward}",
-            f"{blank}>>> optimizer.step()",
-            '    """\n',
-            f"    def __init__(\n{wrapped(signature, 8)}\n    ):",
-            f"{blank}super().__init__(\n{wrapped(forwarded, 12)}\n{blank})",
+            f"\n\nclass {name}({base}):",
+            textwrap.indent(f'"""{inspect.getdoc(kind)}\n"""\n', "    "),
+            f"    def __init__(\n{wrapped(shared + [parameter(p) for p in hyperparameters])}\n    ) -> None: ...",
         ]
     )
 
 
 def generated() -> str:
     """The whole file."""
-    return HEADER + "\n".join(written(name, public) for name, public in PUBLIC.items()) + "\n"
+    return HEADER + "\n".join(map(written, PUBLIC)) + "\n"
 
 
 # ---------------------------------------------------------------------- the tests
@@ -184,6 +98,20 @@ def generated() -> str:
 
 def test_the_committed_file_is_what_the_generator_writes():
     assert FILE.read_text() == generated(), f"run {REGENERATE}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_stub_is_the_class(name):
+    """The signature and the docstring of the stub, executed, are those of `help`."""
+    namespace: dict[str, Any] = {}
+    exec(compile(FILE.read_text(), FILE, "exec", dont_inherit=True), namespace)
+    stub, kind = namespace[name], getattr(precond, name)
+    assert str(inspect.signature(stub)).removesuffix(" -> None") == str(inspect.signature(kind))
+    assert inspect.signature(stub).parameters == inspect.signature(kind).parameters
+    assert inspect.getdoc(stub) == inspect.getdoc(kind)
+    text = pydoc.plain(pydoc.render_doc(kind))
+    assert all(line.strip() in text for line in inspect.getdoc(stub).splitlines())
+    assert f"__init__(self, {str(inspect.signature(kind)).removeprefix('(')}" in text
 
 
 def test_every_public_optimizer_is_generated():
@@ -196,17 +124,47 @@ def test_every_public_optimizer_is_generated():
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_signature_is_that_of_the_dataclasses(name):
     """Every hyperparameter with its default, keyword-only; and the values arrive."""
-    kind, fields = getattr(precond, name), arguments(PUBLIC[name])
+    kind: Any = getattr(precond, name)
+    kinds = (sketchysgd.Settings,) if name == "SketchySGD" else (kind.rule_type, kind.algorithm_type)
+    fields = {field.name: field for k in kinds for field in dataclasses.fields(k)}
     model, params, *rest = inspect.signature(kind).parameters.values()
     assert (model.name, params.name) == ("model", "params")
-    assert {p.name: p.default for p in rest} == {key: field.default for key, (field, _) in fields.items()}
+    assert {p.name: p.default for p in rest} == {key: field.default for key, field in fields.items()}
     assert all(p.kind is p.KEYWORD_ONLY for p in rest)
+    assert all(get_args(p.annotation) == fields[p.name].metadata["choices"] for p in rest if isinstance(p.default, str))
     values = {"lr": 0.25, "rank": 3, "damping": 0.5, "eps": 1e-3}
     changed = {key: value for key, value in values.items() if key in fields}
     optimizer: Any = kind(nn.Linear(4, 4), **changed)
     settings = getattr(optimizer, "settings", None) or optimizer.algorithm
     for key, value in changed.items():
         assert (optimizer.param_groups[0][key] if key == "lr" else getattr(settings, key)) == value
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_docstring_describes_every_argument(name):
+    """And the class is pickled by reference."""
+    kind = getattr(precond, name)
+    section = inspect.getdoc(kind).partition("Args:\n")[2].partition("\n\nExample:")[0]
+    lines = [line for line in section.splitlines() if not line.startswith(" " * 8)]
+    described = dict(line.strip().split(": ", 1) for line in lines)
+    assert list(described) == list(inspect.signature(kind).parameters) and all(described.values())
+    assert pickle.loads(pickle.dumps(kind)) is kind and copy.deepcopy(kind) is kind
+
+
+def test_a_subclass_may_have_another_signature():
+    class Mine(precond.NysAct):
+        def __init__(self, model: nn.Module, width: int):
+            super().__init__(model, rank=width)
+
+    assert list(inspect.signature(Mine).parameters) == ["model", "width"]
+    optimizer: Any = Mine(nn.Linear(4, 4), 2)
+    assert optimizer.algorithm.rank == 2
+
+
+def test_an_unknown_argument_is_an_error():
+    wrong: Any = {"rnak": 10}
+    with pytest.raises(precond.HyperparameterError, match=r'^rnak: unknown hyperparameter\. Did you mean "rank"'):
+        precond.NysAct(nn.Linear(4, 4), **wrong)
 
 
 def test_a_subclass_has_the_algorithm_of_its_parent():
@@ -256,6 +214,7 @@ def test_a_type_checker_sees_the_signatures(tmp_path):
     reported = {line["range"]["start"]["line"] for line in json.loads(run.stdout)["generalDiagnostics"]}
     assert reported == {number for number, line in enumerate(SNIPPET.splitlines()) if line.endswith("# error")}
     assert (ROOT / "precond" / "py.typed").exists()
+    assert '"*.pyi"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_hyperparameters_are_imported_without_torch():
