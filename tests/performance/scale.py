@@ -69,7 +69,7 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
     from folders import STUDY, planned, run
 
     from studies.harness.design.options import Options, default_uri
-    from studies.harness.evidence import ledger
+    from studies.harness.evidence import ledger, status
     from studies.harness.tracking.views import TrialsView
 
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -77,7 +77,7 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
     plan = planned(seeds=-(-trials // 8))[:trials]
     seconds = {"generate": _timed(lambda: [run(out, trial) for trial in plan])}
     seconds["ledger_frame"] = _timed(lambda: ledger.frame(plan, out))
-    seconds["ledger_missing"] = _timed(lambda: ledger.missing(plan, out))
+    seconds["ledger_missing"] = _timed(lambda: status.missing(plan, out))
     facts = {"facts": STUDY, "workload": "digits/cnn", "metric": STUDY.figure.metric}
     view = TrialsView(**facts, trials=lambda: plan, options=Options(out=out))
     seconds["first_sync"] = _timed(lambda: view.send(default_uri(out)))
