@@ -162,9 +162,7 @@ def _unready(work: Sequence[Work], options: Options, console: Console) -> list[s
         return []
     from studies.harness.cluster import inspect
 
-    gpus, processes = options.gpus_per_trial, options.workers_per_trial
-    needs = inspect.Needs(root=options.root, data_dir=options.data_dir, gpus=gpus, processes=processes)
-    banner, problems = inspect.inspect(options.address, needs)
+    banner, problems = inspect.inspect(options.address, options)
     console.print(banner, highlight=False)
     return problems
 
