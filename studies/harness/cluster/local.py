@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from trainables.store import StoreError
 
 LOOPBACK = "127.0.0.1"
+WORKER = Path(__file__).with_name("worker.py")
 
 
 def start(slots: int) -> None:
@@ -54,11 +55,7 @@ def _minimal() -> Iterator[None]:
     """
     before = ray_constants.ENABLE_RAY_CLUSTER, parameter.RayParams, services.start_api_server
     ray_constants.ENABLE_RAY_CLUSTER = False
-    settings = {
-        "no_monitor": True,
-        "include_log_monitor": False,
-        "worker_path": str(Path(__file__).with_name("worker.py")),
-    }
+    settings: Any = {"no_monitor": True, "include_log_monitor": False, "worker_path": str(WORKER)}
     parameter.RayParams = partial(parameter.RayParams, **settings)
     services.start_api_server = lambda *_, **__: ("", None)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,10 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from studies.harness.design.arms import Trial
 from trainables.store import COMPLETED
-
-if TYPE_CHECKING:
-    from studies.harness.design.arms import Trial
 
 LINE_SECONDS = 10.0
 LINES = 4  # running trials shown: on a cluster more trials run than a terminal has lines

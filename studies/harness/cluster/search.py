@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.tune.experiment import Trial as TuneTrial
@@ -17,12 +17,10 @@ from ray.tune.search import Searcher
 from studies.harness.cluster.execute import session
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.cluster.tuning import Fifo, NotPickled, Session
+from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from trainables.files import read_lines
 from trainables.store import trial_folder
-
-if TYPE_CHECKING:
-    from studies.harness.design.arms import Trial
 
 GRACE = 1  # the first epoch (from 0) after which ASHA may stop a trial
 SCORE = "val/accuracy"  # what a search maximises

@@ -166,11 +166,11 @@ def _explain(one: str, other: str, out: Path | None) -> int:
 )
 def _sync(out: Path | None, tracking_uri: str | None) -> int:
     from studies.harness.command import reports
-    from studies.harness.tracking import resync
+    from studies.harness.tracking import view
 
     try:
         literals, root = artefacts().values(), out or default_root()
-        for name, sent in resync.everything(literals, root, tracking_uri, lambda plan: reports.last(plan.folder)[1]):
+        for name, sent in view.everything(literals, root, tracking_uri, lambda plan: reports.last(plan.folder)[1]):
             print(f"{name}: {sent}")
     except Exception as error:
         first_line = str(error).partition("\n")[0]
@@ -205,7 +205,7 @@ def _ui(out: Path | None, port: int, links_only: bool) -> int:
     root = out or default_root()
     if not (root / "mlflow.db").exists():
         return refuse([f"{root}: no runs there yet; run a study first, or name its folder with --out"])
-    for what, address in ui.links(ui.shown(root), f"http://127.0.0.1:{port}"):
+    for what, address in ui.links(root, f"http://127.0.0.1:{port}"):
         print(f"{what}\n  {address}")
     return COMPLETE if links_only else ui.serve(root, port)
 

@@ -10,24 +10,97 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from studies.harness.design.arms import Trial
+from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
 from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
-from studies.harness.tracking import charts
+from studies.harness.statistics.intervals import summarize
+from studies.harness.tracking import page
 from studies.harness.tracking.client import PARENT, Experiment, Run, all_runs, fingerprint, points
-from studies.harness.tracking.groups import SeedGroup, seed_groups
-from studies.harness.tracking.notes import description
 from studies.harness.tracking.view import View
 from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
 
-if TYPE_CHECKING:
-    from studies.harness.design.result import Report
-
 PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
+SHOWN = ("train/", "test/", "val/")  # metrics that are averaged over seeds; the others describe one machine
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """The trials of one configuration.
+
+    Attributes:
+        first: One of them; it has the arm and the parameters that they share.
+        rows: Their rows of `ledger.frame(..., per="trial")`.
+    """
+
+    first: Trial
+    rows: pd.DataFrame
+
+    @property
+    def done(self) -> bool:
+        """True if all trials have ended."""
+        return not {IN_FLIGHT, NOT_RUN} & set(self.rows["status"])
+
+    @property
+    def statuses(self) -> str:
+        """The number of trials by status: `2 completed, 1 diverged`."""
+        counts = self.rows["status"].value_counts().sort_index()
+        return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+    def completed(self) -> pd.DataFrame:
+        """Return the rows of completed trials; only these are averaged."""
+        return self.rows.loc[self.rows["status"] == COMPLETED]
+
+    def summary(self) -> dict[str, float]:
+        """Return `mean/M sd/M ci_lo/M ci_hi/M` of each metric M at the last epoch, and `n`."""
+        metrics, rows = {}, self.completed()
+        for name in (name for name in rows.columns if name.startswith(SHOWN)):
+            if len(values := rows[name].dropna().astype(float)):
+                spread = vars(summarize(values))
+                metrics |= {f"{part}/{name}": spread[part] for part in ("mean", "sd", "ci_lo", "ci_hi")}
+        return {**metrics, "n": float(len(rows))}
+
+    def curve(self, root: Path) -> pd.DataFrame:
+        """Return means over the completed trials by epoch.
+
+        Returns:
+            Columns `epoch metric n mean sd ci_lo ci_hi`.
+        """
+        epochs: dict[tuple[int, str], list[float]] = {}
+        for key in self.completed()["trial_key"]:
+            for line in read_lines(trial_folder(root, key) / "epochs.jsonl"):
+                for name, value in line["metrics"].items():
+                    if name.startswith(SHOWN):
+                        epochs.setdefault((line["epoch"], name), []).append(value)
+        rows = [{"epoch": e, "metric": name, **vars(summarize(v))} for (e, name), v in sorted(epochs.items())]
+        return pd.DataFrame(rows, columns=["epoch", "metric", "n", "mean", "sd", "ci_lo", "ci_hi"])
+
+    def seeds(self) -> pd.DataFrame:
+        """Return a row for each seed: its status and the metrics of its last epoch."""
+        metrics = [name for name in self.rows.columns if name.startswith(SHOWN)]
+        return self.rows.loc[:, ["seed", "status", "trial_key", *metrics]]
+
+
+def seed_groups(trials: Sequence[Trial], frame: pd.DataFrame) -> dict[str, SeedGroup]:
+    """Return a plan's groups with a completed trial, by group key, in the order of the plan.
+
+    Trials on a part of the training set are left out: a search scores configurations by them, and they are no results.
+    """
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.config.train_fraction == 1:
+            first.setdefault(trial.config.group_key, trial)
+    rows = {str(key): rows for key, rows in frame.groupby("group_key", sort=False)}
+    groups = {key: SeedGroup(trial, rows[key]) for key, trial in first.items()}
+    return {key: group for key, group in groups.items() if len(group.completed())}
 
 
 class Sender:
@@ -38,7 +111,7 @@ class Sender:
         dataset, _, model = view.workload.rpartition("/")
         self.common = {**view.tags, "dataset": dataset, "model": model}
         self.experiment = Experiment(uri, view.experiment, self.root)
-        self.experiment.set_tags(charts.tags(view.workload, metric, self.trials))
+        self.experiment.set_tags(page.tags(view.workload, metric, self.trials))
         self.runs: dict[str, Run] = {}
         for run in all_runs(self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'"):
             tags = run.data.tags
@@ -49,7 +122,7 @@ class Sender:
         """Send trials, groups, summary and report, and leave other runs alone; return the number of epochs sent."""
         frame = ledger.frame(self.trials, self.root)
         statuses = list(frame["status"])
-        note = {"mlflow.note.content": description(self.view.facts, self.trials)}
+        note = {"mlflow.note.content": page.description(self.view.facts, self.trials)}
         tags = {**self.common, "kind": "study", **note}
         parent = self._run("", f"{self.view.facts.name} {self.view.workload}", tags)
         with self.experiment.marked(parent, mark):
