@@ -8,27 +8,18 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
 from studies.harness.command.screen import environment, refuse, stopped
-from studies.harness.design.ending import (
-    COMPLETE,
-    ENVIRONMENT,
-    INTERRUPTED,
-    SOME_FAILED,
-    STOPS,
-    Stopped,
-)
+from studies.harness.design.ending import COMPLETE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, STOPS, Stopped
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.data import DataError
 from trainables.ready import ready
 from trainables.store import StoreError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 FREE_BYTES = 50 * 2**20  # with less free space for checkpoints, tables and MLflow, nothing is started
 MIN_KEY_DIGITS = 6  # fewer digits of a trial's key are not looked up

@@ -9,17 +9,14 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from studies.harness.design.ending import ENVIRONMENT, INVALID_COMMAND
 from studies.harness.design.options import default_root, default_uri
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from studies.harness.design.result import Listing, Report
+from studies.harness.design.result import Listing, Report
 
 WIDTH = 80
 SENTENCES = 10  # a report may have one for each of a hundred levels
@@ -72,9 +69,6 @@ def show(report: Report, console: Console) -> None:
 
 def table(listing: Listing) -> Table:
     """Return a listing as a table of 80 columns."""
-    from rich import box
-    from rich.table import Table
-
     drawn = Table(title=listing.title, caption=listing.caption, box=box.SIMPLE_HEAD, width=WIDTH, collapse_padding=True)
     for i, name in enumerate(listing.header):
         style = "dim" if i in listing.muted else "yellow" if i in listing.warnings else None

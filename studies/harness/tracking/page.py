@@ -52,12 +52,9 @@ def key(workload: str) -> str:
 
 
 def tags(workload: str, metric: str, trials: Sequence[Trial]) -> dict[str, str]:
-    """Return the experiment's tags for the view of a workload's configurations.
+    """Return the experiment's tags for the view of a workload's configurations: charts of `metric` and of the loss.
 
-    Args:
-        workload: Name of the workload.
-        metric: What the charts show beside the loss.
-        trials: The plan; its factors are axes of the parallel coordinates.
+    The factors of the planned trials are axes of the parallel coordinates.
     """
     factors = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
     charts = [

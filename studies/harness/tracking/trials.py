@@ -112,19 +112,17 @@ class Sender:
         self.common = {**view.tags, "dataset": dataset, "model": model}
         self.experiment = Experiment(uri, view.experiment, self.root)
         self.experiment.set_tags(page.tags(view.workload, metric, self.trials))
-        self.runs: dict[str, Run] = {}
-        for run in all_runs(self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'"):
-            tags = run.data.tags
-            self.runs[tags.get("trial_key") or tags.get("group_key", "")] = run
+        runs = all_runs(self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'")
+        self.runs = {run.data.tags.get("trial_key") or run.data.tags.get("group_key", ""): run for run in runs}
         self._centres: dict[str, bool] = {}
 
     def send(self, stopped: Collection[str], report: Report | None, mark: str) -> int:
         """Send trials, groups, summary and report, and leave other runs alone; return the number of epochs sent."""
         frame = ledger.frame(self.trials, self.root)
         statuses = list(frame["status"])
-        note = {"mlflow.note.content": page.description(self.view.facts, self.trials)}
-        tags = {**self.common, "kind": "study", **note}
-        parent = self._run("", f"{self.view.facts.name} {self.view.workload}", tags)
+        facts, workload = self.view.facts, self.view.workload
+        tags = {**self.common, "kind": "study", "mlflow.note.content": page.description(facts, self.trials)}
+        parent = self._run("", f"{facts.name} {workload}", tags)
         with self.experiment.marked(parent, mark):
             sent = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
             self._close(stopped)
@@ -154,16 +152,13 @@ class Sender:
         if not attempts:  # no worker has begun
             return 0
         tags = self._trial_tags(trial, status, attempts[-1]) | {PARENT: parent_id}
-        name = f"{trial.arm.label} s{trial.config.seed}"
-        run = self._run(trial.config.trial_key, name, tags, attempts[0]["time"])
+        label = f"{trial.arm.label} s{trial.config.seed}"
+        run = self._run(trial.config.trial_key, label, tags, attempts[0]["time"])
         new = lines[int(run.data.tags.get("epochs_sent", 0)) :]
         metrics = [point for line in new for point in points(line["metrics"], line["time"], line["epoch"])]
         self.experiment.log(run, metrics, _params(trial), tags | ({"epochs_sent": str(len(lines))} if new else {}))
-        if status is None:
-            self.experiment.set_status(run, "RUNNING", 0)
-        else:
-            ended = "FINISHED" if status["status"] == COMPLETED else "FAILED"
-            self.experiment.set_status(run, ended, status["time"])
+        ended = "RUNNING" if status is None else "FINISHED" if status["status"] == COMPLETED else "FAILED"
+        self.experiment.set_status(run, ended, status["time"] if status else 0)
         return len(new)
 
     def _close(self, stopped: Collection[str]) -> None:

@@ -33,9 +33,8 @@ def links(root: Path, base: str) -> Iterator[tuple[str, str]]:
     """
     client = MlflowClient(tracking_uri=default_uri(root))
     for experiment in sorted(client.search_experiments(), key=lambda experiment: experiment.name):
-        studies, groups = (
-            all_runs(client, experiment.experiment_id, f"tags.kind = '{kind}'") for kind in ("study", "group")
-        )
+        studies = all_runs(client, experiment.experiment_id, "tags.kind = 'study'")
+        groups = all_runs(client, experiment.experiment_id, "tags.kind = 'group'")
         address = f"{base}/#/experiments/{experiment.experiment_id}"
         for study in studies:
             key = study.info.run_id
