@@ -72,7 +72,7 @@ def test_a_new_database_has_the_numbers_of_the_last_report(
     [plan] = [plan for plan in one.stored(root) if plan.workload == "cifar10/resnet32"]
     reports.make(plan)
     monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: one})
-    assert manage._sync(root, None) == COMPLETE
+    assert manage._sync.callback(root, None) == COMPLETE
     assert f"{one.name} on cifar10/resnet32: 8 epochs sent\n" in capsys.readouterr().out
     client = MlflowClient(tracking_uri=default_uri(root))
     place = client.get_experiment_by_name(one.name)
@@ -85,5 +85,5 @@ def test_a_new_database_has_the_numbers_of_the_last_report(
 def test_a_damaged_folder_is_a_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: ONE})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
-    assert manage._sync(root, None) == ENVIRONMENT
+    assert manage._sync.callback(root, None) == ENVIRONMENT
     assert "nothing is lost, try again" in capsys.readouterr().err

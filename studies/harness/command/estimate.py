@@ -54,10 +54,10 @@ class Estimate:
     def __str__(self) -> str:
         names = ", ".join(self.probed)
         steps = f"{PROBE_STEPS} steps of {names} on this machine's CPU, one thread; without evaluation"
-        source = f"by {steps}" if names else "by the epochs that are committed"
+        source = steps if names else "the epochs that are committed"
         at_once = f"{duration(self.seconds / self.slots)} with {self.slots} at once here"
         return (
-            f"About {duration(self.seconds)} of training ({source}): {at_once}. "
+            f"About {duration(self.seconds)} of training (by {source}): {at_once}. "
             f"At most {max(1, math.ceil(self.disk / 2**20))} MB of disk."
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.table import Column, Table
 
 from precond.hyperparameters import nearest
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
@@ -24,10 +25,7 @@ from studies.harness.kinds.artefact import Artefact
 
 GROUP = click.Group("studies", context_settings=SETTINGS, help="Studies of preconditioned optimizers.")
 OUT = click.Option(
-    ["--out", "root"],
-    type=click.Path(path_type=Path),
-    default=default_root,
-    help="Output folder.  [default: $PRECOND_OUT or outputs]",
+    ["--out", "root"], type=Path, default=default_root, help="Output folder.  [default: $PRECOND_OUT or outputs]"
 )
 STUDIES = Path(__file__).parents[2]  # the folder of the study files
 KEY_DIGITS = 6  # fewer digits of a key are not looked up
@@ -45,16 +43,6 @@ def artefacts() -> dict[str, Artefact]:
     return {artefact.name: artefact for artefact in literals}
 
 
-def _command(name: str, help: str, *params: click.Parameter) -> Any:
-    """Register a function as a command; what it returns is the exit code."""
-
-    def register(function: Any) -> Any:
-        GROUP.add_command(click.Command(name, SETTINGS, function, [*params], help=help))
-        return function
-
-    return register
-
-
 def markdown() -> str:
     """Return a table of every artefact and what it reproduces, for the README."""
     rows = [("study", "what it is", "artefact", "runs on (and, in the paper, on)"), ("---",) * 4]
@@ -65,33 +53,27 @@ def markdown() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-@_command(
+@GROUP.command(
     "list",
-    "Every study, the artefact it reproduces, and its state here.",
-    OUT,
-    click.Option(["--markdown", "as_markdown"], is_flag=True, help="The README's table."),
+    help="Every study, the artefact it reproduces, and its state here.",
+    params=[OUT, click.Option(["--markdown", "as_markdown"], is_flag=True, help="The README's table.")],
 )
 def _list(root: Path, as_markdown: bool) -> int:
     if as_markdown:
         print(markdown())
         return COMPLETE
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("study", no_wrap=True)
-    for header in ("artefact", "workload", "done"):
-        table.add_column(header)
+    table = Table(Column("study", no_wrap=True), "artefact", "workload", "done", box=None, padding=(0, 2, 0, 0))
     for artefact in artefacts().values():
         table.add_row(artefact.name, artefact.citation, artefact.workload, artefact.state(root))
     terminal().print(table)
     return COMPLETE
 
 
-@_command(
+@GROUP.command(
     "run",
-    "Run several studies with one driver; a trial that two of them need is trained once.",
-    click.Argument(["names"], nargs=-1, required=True, metavar="STUDY..."),
-    *FLAGS,
+    help="Run several studies with one driver; a trial that two of them need is trained once.",
+    epilog=EXIT_CODES,
+    params=[click.Argument(["names"], nargs=-1, required=True, metavar="STUDY..."), *FLAGS],
 )
 def _run(names: tuple[str, ...], **raw: Any) -> int:
     from studies.harness.command.options import parse
@@ -103,10 +85,11 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
     return run([known[name] for name in names if name in known], options, errors)
 
 
-GROUP.commands["run"].epilog = EXIT_CODES
-
-
-@_command("status", "How many trials of the output folder are where, and what is in flight; also while one runs.", OUT)
+@GROUP.command(
+    "status",
+    help="How many trials of the output folder are where, and what is in flight; also while one runs.",
+    params=[OUT],
+)
 def _status(root: Path) -> int:
     from studies.harness.evidence.status import IN_FLIGHT
     from studies.harness.kinds.search.proposals import STOPPED, stopped_keys
@@ -128,7 +111,7 @@ def _status(root: Path) -> int:
     return COMPLETE
 
 
-@_command("show", "A trial's configuration, status and last epoch.", click.Argument(["key"]), OUT)
+@GROUP.command("show", help="A trial's configuration, status and last epoch.", params=[click.Argument(["key"]), OUT])
 def _show(key: str, root: Path) -> int:
     from trainables.files import read_lines
     from trainables.store import read_config, read_status
@@ -143,7 +126,11 @@ def _show(key: str, root: Path) -> int:
     return COMPLETE
 
 
-@_command("explain", "Which fields make two trials different.", click.Argument(["one"]), click.Argument(["other"]), OUT)
+@GROUP.command(
+    "explain",
+    help="Which fields make two trials different.",
+    params=[click.Argument(["one"]), click.Argument(["other"]), OUT],
+)
 def _explain(one: str, other: str, root: Path) -> int:
     from trainables.store import read_config
 
@@ -160,11 +147,10 @@ def _explain(one: str, other: str, root: Path) -> int:
     return COMPLETE
 
 
-@_command(
+@GROUP.command(
     "sync",
-    "Send to MLflow what it still lacks of every study.",
-    OUT,
-    click.Option(["--tracking-uri"], metavar="URI", help="[default: OUT/mlflow.db]"),
+    help="Send to MLflow what it still lacks of every study.",
+    params=[OUT, click.Option(["--tracking-uri"], metavar="URI", help="[default: OUT/mlflow.db]")],
 )
 def _sync(root: Path, tracking_uri: str | None) -> int:
     from studies.harness.command import reports
@@ -180,10 +166,10 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
     return COMPLETE
 
 
-@_command(
+@GROUP.command(
     "check-cluster",
-    "What is misspelt, unsafe or still an example in a cluster's file, before `ray up`.",
-    click.Argument(["file"], type=click.Path(path_type=Path)),
+    help="What is misspelt, unsafe or still an example in a cluster's file, before `ray up`.",
+    params=[click.Argument(["file"], type=Path)],
 )
 def _check_cluster(file: Path) -> int:
     from studies.harness.cluster import check
@@ -194,12 +180,14 @@ def _check_cluster(file: Path) -> int:
     return COMPLETE
 
 
-@_command(
+@GROUP.command(
     "ui",
-    "Links that compare the studies' runs, then the MLflow UI on this machine's own address.",
-    OUT,
-    click.Option(["--port"], type=click.IntRange(1, 65535), default=5000, show_default=True),
-    click.Option(["--links-only"], is_flag=True, help="Print the links and stop."),
+    help="Links that compare the studies' runs, then the MLflow UI on this machine's own address.",
+    params=[
+        OUT,
+        click.Option(["--port"], type=click.IntRange(1, 65535), default=5000, show_default=True),
+        click.Option(["--links-only"], is_flag=True, help="Print the links and stop."),
+    ],
 )
 def _ui(root: Path, port: int, links_only: bool) -> int:
     from studies.harness.tracking import ui
@@ -211,12 +199,14 @@ def _ui(root: Path, port: int, links_only: bool) -> int:
     return COMPLETE if links_only else ui.serve(root, port)
 
 
-@_command(
+@GROUP.command(
     "clean",
-    "Remove what nothing reads (quarantined and half-written checkpoints), and the trials named by KEY.",
-    click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
-    OUT,
-    click.Option(["--dry-run"], is_flag=True, help="Say what would go, and how large it is."),
+    help="Remove what nothing reads (quarantined and half-written checkpoints), and the trials named by KEY.",
+    params=[
+        click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
+        OUT,
+        click.Option(["--dry-run"], is_flag=True, help="Say what would go, and how large it is."),
+    ],
 )
 def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
     from studies.harness.command import lock

@@ -34,11 +34,6 @@ class Results:
         self._plans, self._options, self._console = plans, options, console
         self._tracking: Tracking | None = None
 
-    @property
-    def shown_uri(self) -> str:
-        """MLflow's address as the user has named it."""
-        return self._options.tracking_uri or f"sqlite:///{self._options.root / 'mlflow.db'}"
-
     def start_tracking(self) -> None:
         """Begin to send what the folders contain, in a thread, while trials run."""
         if self._options.uri is not None and self._tracking is None:

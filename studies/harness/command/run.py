@@ -93,7 +93,7 @@ def _run(plans: Sequence[Plan], options: Options, console: Console) -> int:
                 _execute(plans, Driver(options=options, generation=generation, console=console, on_lost=_lost))
         finally:
             failed = results.write()
-    commands = screen.compare(options.root, options.uri, results.shown_uri)
+    commands = screen.compare(options.root, options.uri)
     screen.say_next([*commands, *(step for plan in plans[:1] for step in plan.artefact.next_steps(plan))], console)
     return SOME_FAILED if failed else COMPLETE
 
