@@ -83,11 +83,6 @@ class SeedGroup:
         rows = [{"epoch": e, "metric": name, **vars(summarize(v))} for (e, name), v in sorted(epochs.items())]
         return pd.DataFrame(rows, columns=["epoch", "metric", "n", "mean", "sd", "ci_lo", "ci_hi"])
 
-    def seeds(self) -> pd.DataFrame:
-        """Return a row for each seed: its status and the metrics of its last epoch."""
-        metrics = [name for name in self.rows.columns if name.startswith(SHOWN)]
-        return self.rows.loc[:, ["seed", "status", "trial_key", *metrics]]
-
 
 def seed_groups(trials: Sequence[Trial], frame: pd.DataFrame) -> dict[str, SeedGroup]:
     """Return a plan's groups with a completed trial, by group key, in the order of the plan.
@@ -173,7 +168,8 @@ class Sender:
         """Send the means over seeds if a trial of the group has ended, and the curve if all trials have ended."""
         tags = self._arm_tags(seeds.first) | {"kind": "group", "group_key": key, "status": seeds.statuses}
         run = self._run(key, seeds.first.arm.label, tags | {PARENT: parent_id}, time.time())
-        table = seeds.seeds().to_csv(index=False)
+        shown = [name for name in seeds.rows.columns if name.startswith(SHOWN)]
+        table = seeds.rows.loc[:, ["seed", "status", "trial_key", *shown]].to_csv(index=False)
         sent = f"{digest(table)}{' curve' if seeds.done else ''}"
         if run.data.tags.get("seeds_sent") != sent:
             metrics, client = points(seeds.summary()), self.experiment.client
