@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from studies.harness.cluster import inspect as cluster
-from studies.harness.cluster.inspect import Needs, inspect
+from studies.harness.cluster.inspect import inspect
+from studies.harness.design.options import Options
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "120", "NO_COLOR": "1"}
@@ -91,8 +92,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shared") / "outputs"
 
 
-def needs(root: Path, **more) -> Needs:
-    return Needs(root=root, data_dir=root.parent / "data", **more)
+def needs(root: Path, **more) -> Options:
+    return Options(out=root, data_dir=root.parent / "data", **more)
 
 
 def test_a_cluster_without_a_slot_is_refused(machines: Machines, root: Path):
@@ -111,9 +112,9 @@ def test_a_fit_cluster_is_described_and_left_clean(machines: Machines, root: Pat
 
 
 def test_gpus_and_processes_that_are_not_there_are_refused(machines: Machines, root: Path):
-    [line] = inspect(machines.address, needs(root, gpus=0.5))[1]
+    [line] = inspect(machines.address, needs(root, gpus_per_trial=0.5))[1]
     assert line == f"--gpus-per-trial = 0.5: the cluster at {machines.address} has no GPU, and can start none"
-    [line] = inspect(machines.address, needs(root, processes=2))[1]
+    [line] = inspect(machines.address, needs(root, workers_per_trial=2))[1]
     assert line == f"--workers-per-trial = 2: the cluster at {machines.address} has 1 CPUs"
 
 

@@ -168,7 +168,7 @@ def test_a_cluster_without_a_living_node_stops_the_driver(monkeypatch: pytest.Mo
     monkeypatch.setattr(stopping, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(stopping, "PROBE_SECONDS", 0.01)
     monkeypatch.setattr(stopping, "LOST_SECONDS", 0.5)
-    stop = stopping.Stop()
+    stop = stopping.Stop(Mock())
     with stop.watching():
         time.sleep(0.7)
         assert not stop.stop_all()
@@ -214,7 +214,7 @@ def test_ray_is_not_asked_for_nodes_while_it_shuts_down(monkeypatch: pytest.Monk
     monkeypatch.setattr(stopping.ray, "nodes", nodes)
     monkeypatch.setattr(stopping.ray, "shutdown", shutdown)
     monkeypatch.setattr(stopping, "PROBE_SECONDS", 0.01)
-    with stopping.Stop().watching():
+    with stopping.Stop(Mock()).watching():
         assert asked.wait(10)
     assert found == []
 

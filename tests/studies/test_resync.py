@@ -18,7 +18,7 @@ from studies.harness.design.result import Report
 from studies.harness.kinds.probe.execute import measure
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.kinds.study.study import Study
-from studies.harness.tracking import resync
+from studies.harness.tracking import view
 from studies.harness.tracking.client import MlflowClient
 
 ONE = replace(STUDY, arms=[Arm(optimizer="sgd"), *grid("nysact-s", rank=[100, 200])], seeds=1)
@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 def test_everything_is_sent_once(root: Path):
     one = replace(ONE, published={name: {"epochs": 1} for name in ("digits/mlp", "cifar10/resnet32")})
     kept = Report(files=[], metrics={"mean/sgd": 0.5})
-    everything = list(resync.everything([one, SMALL], root, last_report=lambda plan: kept))
+    everything = list(view.everything([one, SMALL], root, last_report=lambda plan: kept))
     assert everything == [
         (f"{one.name} on cifar10/resnet32", "8 epochs sent"),
         (f"{SMALL.name} on {SMALL.workload}", "sent"),
@@ -50,7 +50,7 @@ def test_everything_is_sent_once(root: Path):
     shared = replace(
         one, name="shares", arms=[ONE.arms[0], Arm(optimizer="foof")]
     )  # no report, and not all of its trials
-    again = list(resync.everything([one, shared, SMALL], root, None))
+    again = list(view.everything([one, shared, SMALL], root, None))
     assert [sent for _, sent in again] == ["0 epochs sent", "nothing to send"]
     client = MlflowClient(tracking_uri=default_uri(root))
     place = client.get_experiment_by_name(one.name)
@@ -72,7 +72,7 @@ def test_a_new_database_has_the_numbers_of_the_last_report(
     [plan] = [plan for plan in one.stored(root) if plan.workload == "cifar10/resnet32"]
     reports.make(plan)
     monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: one})
-    assert manage._sync(root, None) == COMPLETE
+    assert manage._sync.callback(root, None) == COMPLETE
     assert f"{one.name} on cifar10/resnet32: 8 epochs sent\n" in capsys.readouterr().out
     client = MlflowClient(tracking_uri=default_uri(root))
     place = client.get_experiment_by_name(one.name)
@@ -85,5 +85,5 @@ def test_a_new_database_has_the_numbers_of_the_last_report(
 def test_a_damaged_folder_is_a_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: ONE})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
-    assert manage._sync(root, None) == ENVIRONMENT
+    assert manage._sync.callback(root, None) == ENVIRONMENT
     assert "nothing is lost, try again" in capsys.readouterr().err

@@ -32,12 +32,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trains here, one trial after another, and returns the labels of what was trained."""
     labels: list[str] = []
 
-    def train(trials: Sequence[Trial], root: Path, cluster, worker, progress, on_lost, prepare) -> str:
+    def train(trials: Sequence[Trial], options: Options, generation: int, progress, on_lost, prepare) -> str:
         prepare()
         for trial in trials:
             labels.append(f"{trial.arm.label} s{trial.config.seed}")
-            store = TrialStore.open(root, trial.config.trial_key, worker["generation"])
-            settings = {name: worker[name] for name in ("commit_every", "diagnostics")}
+            store = TrialStore.open(options.root, trial.config.trial_key, generation)
+            settings = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
             for metrics in epochs(trial.config, store, **settings):
                 progress.epoch(trial.config.trial_key, int(metrics["epoch"]), metrics["test/accuracy"])
             status = store.status() or {}

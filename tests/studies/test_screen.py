@@ -155,11 +155,11 @@ def test_what_to_type_names_the_folder_the_server_or_nothing(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PRECOND_OUT", raising=False)
     here = f"sqlite:///{tmp_path}/outputs/mlflow.db"
-    assert screen.compare(Path("outputs"), here, "")[0][0] == "python -m studies ui"
+    assert screen.compare(Path("outputs"), here)[0][0] == "python -m studies ui"
     there = f"sqlite:///{tmp_path}/a b/mlflow.db"
-    assert screen.compare(Path("a b"), there, "")[0][0] == "python -m studies ui --out 'a b'"
-    assert screen.compare(Path("outputs"), "http://host:1", "http://host:1")[0][0] == "http://host:1"
-    assert screen.compare(Path("outputs"), None, "") == []
+    assert screen.compare(Path("a b"), there)[0][0] == "python -m studies ui --out 'a b'"
+    assert screen.compare(Path("outputs"), "http://host:1")[0][0] == "http://host:1"
+    assert screen.compare(Path("outputs"), None) == []
     picked = plan(tmp_path, planned(seeds=3)[len(STUDY.arms) :])  # seeds 1 and 2
     assert STUDY.next_steps(picked) == []
     assert "--seeds 4" in STUDY.next_steps(plan(tmp_path, planned(seeds=3)))[0][0]

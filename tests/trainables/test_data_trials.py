@@ -59,7 +59,7 @@ def test_a_worker_reports_damaged_data_and_the_driver_stops():
     trainable._epochs, trainable._report_every = damaged(), 0.0
     result = trainable.train()
     assert result == {"done": True, PROBLEM: "images/1.png: not a readable image"}
-    stop = Stop()
+    stop = Stop(lambda reason: 4)
     assert not stop("one", {"epoch": 0}) and not stop.stop_all()
     assert stop("two", result) and stop.stop_all() and stop.problem == result[PROBLEM]
 

@@ -15,16 +15,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from studies.harness.design.options import Options
 from trainables import packing
 from trainables.config import TrialConfig
 from trainables.fingerprint import difference, fingerprint
@@ -36,31 +37,12 @@ JOIN_SECONDS = 180.0  # `ray up` returns before the workers have joined
 HTTP2_PREFACE, EMPTY_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a command requires of a cluster.
-
-    Attributes:
-        root: The output folder.
-        data_dir: The folder of the datasets.
-        cpus: CPUs of one process, on one node.
-        gpus: Share of a GPU of one process; None if it will be measured, on a whole GPU.
-        processes: Processes of one trial.
-    """
-
-    root: Path
-    data_dir: Path
-    cpus: float = 1.0
-    gpus: float | None = 0.0
-    processes: int = 1
-
-
-def inspect(address: str, needs: Needs) -> tuple[str, list[str]]:
-    """Connect to a cluster, check every node, and disconnect.
+def inspect(address: str, options: Options) -> tuple[str, list[str]]:
+    """Connect to a cluster, check that every node meets a command's requirements, and disconnect.
 
     Args:
         address: `auto` or host:port.
-        needs: The requirements.
+        options: The command line: its folders, and the resources of a trial.
 
     Returns:
         A line that describes the cluster, and a line for each error.
@@ -70,13 +52,13 @@ def inspect(address: str, needs: Needs) -> tuple[str, list[str]]:
     except StoreError as problem:
         return "", [str(problem)]
     try:
-        errors = list(_lacking(address, needs))
+        errors = list(_lacking(address, options))
         nodes = _alive()
-        with _meeting(needs.root) as folder:
-            errors += _prove_all(nodes, needs, folder)
+        with _meeting(options.root) as folder:
+            errors += _prove_all(nodes, options, folder)
         return describe(nodes), errors
     except OSError as problem:
-        return "", [f"cannot write to {needs.root} ({problem.strerror or problem})"]
+        return "", [f"cannot write to {options.root} ({problem.strerror or problem})"]
     finally:
         ray.shutdown()
 
@@ -88,41 +70,37 @@ def connect(address: str) -> None:
         StoreError: No cluster answers within 10 s; the message is one line.
     """
     try:
-        host, port = _resolve(address)
-        _probe(host, port)
+        # For `auto`, the cluster that this machine belongs to.
+        server = canonicalize_bootstrap_address_or_die("auto") if address == "auto" else address
+        host, _, port = server.rpartition(":")
+        _probe(host, int(port))
     except OSError as error:
         why = error.strerror or str(error).partition(". ")[0]
         raise StoreError(f"no Ray cluster answers at {address} ({why}): is it up?") from error
     try:
-        ray.init(address=f"{host}:{port}", log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=server, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).strip().partition("\n")[0]
         hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one with a token needs RAY_AUTH_MODE=token"
         raise StoreError(f"no Ray cluster answers at {address}: {why}{hint}") from error
 
 
-def measured_share(configs: Sequence[TrialConfig], root: Path, processes: int, data_dir: str) -> float:
+def measured_share(configs: Sequence[TrialConfig], options: Options) -> float:
     """Return the share of a GPU that a trial needs, measured on a free GPU.
-
-    Args:
-        configs: The trials.
-        root: The output folder.
-        processes: Processes of one trial.
-        data_dir: The folder of the datasets.
 
     Raises:
         StoreError: The share cannot be measured.
     """
-    if processes > 1:  # NCCL: the processes of one trial cannot share a GPU
+    if options.workers_per_trial > 1:  # NCCL: the processes of one trial cannot share a GPU
         return 1.0
     try:
-        probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0)(_pack)
-        return ray.get(probe.remote(str(root.absolute()), configs, data_dir))
+        return ray.get(_pack.remote(str(options.root.absolute()), configs, str(options.data_dir.absolute())))
     except RayError as error:
         why = str(error).strip().splitlines()[-1]
         raise StoreError(f"the GPU could not be measured ({why}): give --gpus-per-trial a number") from error
 
 
+@ray.remote(num_cpus=1, num_gpus=1, max_retries=0)
 def _pack(root: str, configs: Sequence[TrialConfig], data_dir: str) -> float:
     """Measure the share; runs on a node."""
     os.environ["PRECOND_DATA"] = data_dir
@@ -131,26 +109,12 @@ def _pack(root: str, configs: Sequence[TrialConfig], data_dir: str) -> float:
 
 def describe(nodes: Sequence[Mapping[str, Any]]) -> str:
     """Return nodes, CPUs and GPUs in a line: `cluster of 3 nodes: 8 CPUs, 2 GPUs (A10G)`."""
-    resources: Counter[str] = Counter()
-    for node in nodes:
-        resources.update(node["Resources"])
-    kinds = sorted(name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator_type:"))
+    resources = sum((Counter(node["Resources"]) for node in nodes), Counter[str]())
+    prefix = "accelerator_type:"
+    kinds = sorted(name.removeprefix(prefix) for name in resources if name.startswith(prefix))
     models = f" ({', '.join(kinds)})" if resources["GPU"] and kinds else ""
     count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
     return f"cluster of {count}: {resources['CPU']:g} CPUs, {resources['GPU']:g} GPUs{models}"
-
-
-# ---------------------------------------------------------------------- joining
-
-
-def _resolve(address: str) -> tuple[str, int]:
-    """Return the cluster's host and port; for `auto`, those of the cluster that this machine belongs to."""
-    if address == "auto":
-        from ray._private.services import canonicalize_bootstrap_address_or_die
-
-        address = canonicalize_bootstrap_address_or_die("auto")
-    host, _, port = address.rpartition(":")
-    return host, int(port)
 
 
 def _probe(host: str, port: int) -> None:
@@ -172,11 +136,12 @@ def _alive() -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------- resources
 
 
-def _lacking(address: str, needs: Needs) -> Iterator[str]:
+def _lacking(address: str, options: Options) -> Iterator[str]:
     """Yield an error for each resource that no node has, nor will have: a trial would wait for it for ever."""
     unknown = any(not kind["resources"] for kind in _autoscaler())  # until such a node has joined
     deadline = time.monotonic() + (JOIN_SECONDS if unknown else 0)
-    wanted = {"CPU": needs.cpus, "GPU": 1.0 if needs.gpus is None else needs.gpus}
+    share, processes = options.gpus_per_trial, options.workers_per_trial
+    wanted = {"CPU": 1.0, "GPU": 1.0 if share is None else share}  # the share is measured on a whole GPU
     while True:
         most = {name: max(_offers(name), default=0.0) for name in wanted}
         short = [name for name, amount in wanted.items() if amount > most[name]]
@@ -185,13 +150,13 @@ def _lacking(address: str, needs: Needs) -> Iterator[str]:
         time.sleep(1)
     if "GPU" in short:
         largest = "no GPU" if most["GPU"] == 0 else f"no node with more than {most['GPU']:g} GPUs"
-        requested = "auto" if needs.gpus is None else f"{needs.gpus:g}"
+        requested = "auto" if share is None else f"{share:g}"
         yield f"--gpus-per-trial = {requested}: the cluster at {address} has {largest}, and can start none"
     if "CPU" in short:
-        yield f"the cluster at {address} has no node with {needs.cpus:g} free CPU slots, and can start none"
+        yield f"the cluster at {address} has no node with 1 free CPU slots, and can start none"
     total = sum(_offers("CPU"))
-    if "CPU" not in short and needs.processes > total:
-        yield f"--workers-per-trial = {needs.processes}: the cluster at {address} has {total:g} CPUs"
+    if "CPU" not in short and processes > total:
+        yield f"--workers-per-trial = {processes}: the cluster at {address} has {total:g} CPUs"
 
 
 def _offers(name: str) -> Iterator[float]:
@@ -235,11 +200,11 @@ def _meeting(root: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
-def _prove_all(nodes: Sequence[Mapping[str, Any]], needs: Needs, folder: Path) -> Iterator[str]:
+def _prove_all(nodes: Sequence[Mapping[str, Any]], options: Options, folder: Path) -> Iterator[str]:
     """Yield a line for each error of a node."""
     word = secrets.token_hex(8)
     (folder / "driver").write_text(word)
-    data_dir = str(needs.data_dir.absolute()) if needs.data_dir.is_dir() else None
+    data_dir = str(options.data_dir.absolute()) if options.data_dir.is_dir() else None
     proofs = {
         _prove.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             str(folder.absolute()), node["NodeID"], fingerprint(), data_dir
@@ -255,7 +220,7 @@ def _prove_all(nodes: Sequence[Mapping[str, Any]], needs: Needs, folder: Path) -
         except Exception as error:  # of any kind: it tells why the task cannot run there
             errors = [f"cannot run this project: {str(error).strip().splitlines()[-1]}"]
         if not errors and not _has_word(folder / node["NodeID"], word):
-            errors = [f"writes to another {needs.root}: mount the same one there"]
+            errors = [f"writes to another {options.root}: mount the same one there"]
         yield from (f"{name} {line}" for line in errors)
     for proof in silent:
         yield f"node {proofs[proof]['NodeManagerAddress']} does not answer within {PROOF_SECONDS:g} s"

@@ -38,14 +38,8 @@ def start(slots: int) -> None:
     os.environ.pop("RAY_AUTH_MODE", None)  # for some other cluster; a new one has token authentication by default
     try:
         with _minimal():
-            ray.init(
-                "local",
-                num_cpus=slots,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address=LOOPBACK,
-            )
+            quiet: Any = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+            ray.init("local", num_cpus=slots, _node_ip_address=LOOPBACK, **quiet)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         why = str(error).partition("\n")[0].rstrip(".")
         raise StoreError(f"Ray did not start here: {why}") from error
@@ -59,15 +53,11 @@ def _minimal() -> Iterator[None]:
     monitor, the log monitor and the dashboard's server take 80 MB each, and `ray.init` waits a second for the last one;
     `ray start` has options for the first two, `ray.init` has none.
     """
-
-    def no_server(*_: Any, **__: Any) -> tuple[str, None]:
-        return "", None
-
     before = ray_constants.ENABLE_RAY_CLUSTER, parameter.RayParams, services.start_api_server
     ray_constants.ENABLE_RAY_CLUSTER = False
-    settings = {"no_monitor": True, "include_log_monitor": False, "worker_path": str(WORKER)}
+    settings: Any = {"no_monitor": True, "include_log_monitor": False, "worker_path": str(WORKER)}
     parameter.RayParams = partial(parameter.RayParams, **settings)
-    services.start_api_server = no_server
+    services.start_api_server = lambda *_, **__: ("", None)
     try:
         yield
     finally:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,10 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from studies.harness.design.arms import Trial
 from trainables.store import COMPLETED
-
-if TYPE_CHECKING:
-    from studies.harness.design.arms import Trial
 
 LINE_SECONDS = 10.0
 LINES = 4  # running trials shown: on a cluster more trials run than a terminal has lines
@@ -51,7 +47,7 @@ class StudyProgress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._live.stop()
         for (status, reason), count in self._bad.items():
             if count > 1:
@@ -63,10 +59,6 @@ class StudyProgress:
             self._trials[trial.config.trial_key] = trial
             self._more = max(0, self._more - 1)
 
-    def stopped(self, key: str) -> None:
-        """Count a trial that a search stopped as completed."""
-        self.finished(key, COMPLETED, "")
-
     def epoch(self, key: str, epoch: int, accuracy: float) -> None:
         """Show an epoch of a trial."""
         self._epochs[key] = epoch + 1
@@ -77,11 +69,10 @@ class StudyProgress:
 
     def lost(self, key: str) -> None:
         """Print that a trial's worker is lost."""
-        trial = self._trials[key]
-        label = f"{trial.arm.label} s{trial.config.seed}"
-        self.console.print(f"{label}: its worker is lost, another goes on from the last commit", highlight=False)
+        message = "its worker is lost, another goes on from the last commit"
+        self.console.print(f"{self._name(key)}: {message}", highlight=False)
 
-    def finished(self, key: str, status: str, reason: str) -> None:
+    def finished(self, key: str, status: str = COMPLETED, reason: str = "") -> None:
         """Count a trial that has ended; print its error, or only count it if it was printed for another trial."""
         self._done += 1
         self._epochs[key] = self._trials[key].config.epochs

@@ -7,34 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from studies.harness.cluster.execute import Session, session
+from studies.harness.cluster.execute import session
 from studies.harness.cluster.progress import StudyProgress
-from studies.harness.cluster.resources import Cluster
-from studies.harness.cluster.tuning import Fifo
+from studies.harness.cluster.tuning import Fifo, NotPickled, Session
+from studies.harness.design.arms import Trial
+from studies.harness.design.options import Options
 from trainables.files import read_lines
 from trainables.store import trial_folder
-
-if TYPE_CHECKING:
-    from studies.harness.design.arms import Trial
 
 GRACE = 1  # the first epoch (from 0) after which ASHA may stop a trial
 SCORE = "val/accuracy"  # what a search maximises
 
 
 class Proposer(Protocol):
-    """The part of a search that tunes one optimizer."""
-
-    @property
-    def root(self) -> Path:
-        """The output folder."""
-        ...
+    """The part of a search that tunes one optimizer; `kinds.search.proposer` implements it."""
 
     @property
     def budget(self) -> int:
@@ -64,17 +57,7 @@ class Proposer(Protocol):
         """Record that a trial is stopped after an epoch (from 0)."""
 
 
-class _NotCopied:
-    """Neither copied nor pickled by Tune, which would do both for a restore that is never requested."""
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Searcher(_NotCopied, Searcher):
+class _Searcher(NotPickled, Searcher):
     """Hands a proposer's trials to Tune, as many at once as there is room for."""
 
     def __init__(self, proposer: Proposer, at_once: Callable[[], int], on_submit: Callable[[Trial], object]):
@@ -105,12 +88,13 @@ class _Searcher(_NotCopied, Searcher):
         """Save nothing: the proposals are on the disk."""
 
 
-class _Asha(_NotCopied, Fifo, AsyncHyperBandScheduler):
+class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
     """ASHA over the epochs of the trial folders; it records the trials that it stops."""
 
-    def __init__(self, proposer: Proposer, epochs: int, on_stop: Callable[[str], object]):
+    def __init__(self, proposer: Proposer, root: Path, on_stop: Callable[[str], object]):
+        epochs = proposer.trials()[0].config.epochs
         super().__init__(time_attr="epoch", metric=SCORE, mode="max", max_t=max(epochs, GRACE), grace_period=GRACE)
-        self._proposer, self._on_stop = proposer, on_stop
+        self._proposer, self._root, self._on_stop = proposer, root, on_stop
         self._seen: dict[str, dict[int, float]] = {}
         self._spent: dict[str, float] = {}
 
@@ -130,7 +114,7 @@ class _Asha(_NotCopied, Fifo, AsyncHyperBandScheduler):
 
     def _committed(self, key: str) -> dict[int, float]:
         """Return the scores of the epochs that an earlier driver trained, which Tune does not know."""
-        lines = read_lines(trial_folder(self._proposer.root, key) / "epochs.jsonl")
+        lines = read_lines(trial_folder(self._root, key) / "epochs.jsonl")
         self._spent[key] = sum(line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines)
         return {line["epoch"]: line["metrics"][SCORE] for line in lines}
 
@@ -138,32 +122,24 @@ class _Asha(_NotCopied, Fifo, AsyncHyperBandScheduler):
 def train(
     proposers: Sequence[Proposer],
     winners: Callable[[Any], Sequence[Trial]],
-    root: Path,
-    cluster: Cluster,
-    worker: Mapping[str, Any],
+    options: Options,
+    generation: int,
     progress: StudyProgress,
-    on_lost: Callable[[str], int] | None = None,
+    on_lost: Callable[[str], int],
 ) -> str:
-    """Tune every optimizer, and train the winners.
+    """Tune every optimizer, and train the winners. Result and errors: see `execute.train`.
 
     Args:
         proposers: One for each optimizer.
         winners: Returns the missing trials of a proposer's winner, their folders created.
-        root: The output folder.
-        cluster: Where to train.
-        worker: As for `execute.train`.
+        options: The command line.
+        generation: Number of this driver for the output folder.
         progress: Shows every trial, every epoch and every end.
-        on_lost: As for `execute.session`.
-
-    Returns:
-        The reason for the end: `done`, `SIGINT`, `SIGTERM` or `budget`.
-
-    Raises:
-        StoreError: As for `execute.train`.
+        on_lost: As for `execute.train`.
     """
     expected = [trial for proposer in proposers for trial in proposer.trials()[:1] * proposer.budget]
     finished = False
-    with session(expected, root, cluster, worker, on_lost) as running:
+    with session(expected, options, generation, on_lost) as running:
         finished = all(_tune(running, proposer, progress) for proposer in proposers)
         if finished:
             fresh = [trial for proposer in proposers for trial in winners(proposer)]
@@ -177,9 +153,9 @@ def _tune(running: Session, proposer: Proposer, progress: StudyProgress) -> bool
     """Run one optimizer's search; return True if nothing is left, False if it was stopped."""
     repeat = proposer.left() > 0
     while repeat:
-        asha, epochs = proposer.asha, proposer.trials()[0].config.epochs
-        scheduler = _Asha(proposer, epochs, progress.stopped) if asha else Fifo()
-        searcher = _Searcher(proposer, lambda: _room(running.cluster), progress.add)
+        asha, root = proposer.asha, running.options.root
+        scheduler = _Asha(proposer, root, progress.finished) if asha else Fifo()
+        searcher = _Searcher(proposer, lambda: _room(running.options), progress.add)
         space = {"report_every": 0.0} if asha else {}  # ASHA decides after each epoch, so it needs each result
         dropped = running.fit(progress, space, search_alg=searcher, scheduler=scheduler, num_samples=-1)
         repeat = running.goes_on(proposer.left(), dropped)
@@ -187,11 +163,11 @@ def _tune(running: Session, proposer: Proposer, progress: StudyProgress) -> bool
     return proposer.left() == 0
 
 
-def _room(cluster: Cluster) -> int:
+def _room(options: Options) -> int:
     """Return the number of trials that there is room for now; one more on a cluster, which makes it grow if it can."""
-    resources = ray.cluster_resources()
-    fitting = int(resources.get("CPU", 0)) // cluster.workers_per_trial
-    if cluster.gpus_per_trial:
-        fitting = min(fitting, int(resources.get("GPU", 0) / (cluster.gpus_per_trial * cluster.workers_per_trial)))
-    fitting = max(1, fitting + (cluster.address is not None))
-    return min(cluster.max_concurrent or fitting, fitting)
+    resources, processes = ray.cluster_resources(), options.workers_per_trial
+    fitting = int(resources.get("CPU", 0)) // processes
+    if options.gpus_per_trial:
+        fitting = min(fitting, int(resources.get("GPU", 0) / (options.gpus_per_trial * processes)))
+    fitting = max(1, fitting + (options.address is not None))
+    return min(options.max_concurrent or fitting, fitting)

@@ -25,12 +25,6 @@ GRACE_SECONDS = 10.0  # after that until the process ends itself: before Ray end
 LOST = "Ray's head or its last node died"
 
 
-def _print_loss(reason: str) -> int:
-    """Print why the process ends; return the exit code of an unusable environment."""
-    print(f"error: {reason}", file=sys.stderr)
-    return 4
-
-
 class Stop:
     """Decides to stop all training when no trial is to blame.
 
@@ -41,10 +35,13 @@ class Stop:
         on_lost: Called with the reason before the process ends because of a lost cluster; returns the exit code.
     """
 
-    def __init__(self, on_lost: Callable[[str], int] | None = None):
+    def __init__(self, on_lost: Callable[[str], int]):
         self.problem = ""
-        self._on_lost = on_lost or _print_loss
+        self._on_lost = on_lost
         self._alone = 0.0  # seconds without a living node, except those in which this process slept
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it for a restore that is never requested
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Keep the first problem; return True if the result reports a problem, which stops the trial."""
@@ -104,15 +101,12 @@ class Stop:
 def signals_wait() -> Iterator[None]:
     """Deliver SIGINT and SIGTERM after Ray's start, which takes some seconds.
 
-    Some of Ray's calls swallow what a handler raises, and a driver that was half connected crashes at its exit. Ray
-    would install two handlers of SIGTERM: its own, and that of abseil, which aborts a driver waiting for its workers.
+    Some of Ray's calls swallow what a handler raises, and a half-connected driver crashes at its exit. Ray would
+    install two handlers of SIGTERM: its own, and that of abseil, which aborts a driver that waits for its workers.
     """
     received: list[int] = []
 
-    def later(number: int, frame: object) -> None:
-        received.append(number)
-
-    handlers = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {n: signal.signal(n, lambda n, frame: received.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
     before = utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
     utils.set_sigterm_handler = lambda handler: None
     ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import precond
 from studies.harness.command.options import Options
@@ -54,59 +54,53 @@ class Estimate:
     def __str__(self) -> str:
         names = ", ".join(self.probed)
         steps = f"{PROBE_STEPS} steps of {names} on this machine's CPU, one thread; without evaluation"
-        source = f"by {steps}" if names else "by the epochs that are committed"
+        source = steps if names else "the epochs that are committed"
         at_once = f"{duration(self.seconds / self.slots)} with {self.slots} at once here"
         return (
-            f"About {duration(self.seconds)} of training ({source}): {at_once}. "
+            f"About {duration(self.seconds)} of training (by {source}): {at_once}. "
             f"At most {max(1, math.ceil(self.disk / 2**20))} MB of disk."
         )
 
 
 def estimate(trials: Sequence[Trial], options: Options) -> Estimate:
-    """What trials that are still to be trained take, from their first epoch on."""
-    rates, probes = committed(options.root), {}
-    seconds, state = 0.0, 0
+    """Return what trials that are still to be trained take, from their first epoch on."""
+    rates, probes, seconds, slots = committed(options.root), {}, 0.0, _slots(options, len(trials))
     for config in (trial.config for trial in trials):
         key = config.workload, config.optimizer
         if key not in probes:
             probes[key] = probe(config, steps=0 if key in rates else PROBE_STEPS)
-            state = max(state, probes[key][1])
         seconds += config.epochs * _epoch_seconds(config, rates.get(key), probes[key][0])
-    slots = _slots(options, len(trials))
     lines = sum(trial.config.epochs for trial in trials) * LINE_BYTES + len(trials) * FOLDER_BYTES
-    probed = dict.fromkeys(optimizer for workload, optimizer in probes if (workload, optimizer) not in rates)
+    state = max((size for _, size in probes.values()), default=0)
+    probed = dict.fromkeys(key[1] for key in probes if key not in rates)
     return Estimate(seconds, slots, lines + slots * KEPT_CHECKPOINTS * state, tuple(probed))
 
 
 def committed(root: Path) -> dict[Cost, dict[int, float]]:
-    """Median seconds of an epoch, evaluation included, of the trials in an output folder."""
-    found: dict[Cost, dict[int, list[float]]] = {}
+    """Return the median seconds of an epoch, evaluation included, of the trials in an output folder."""
+    medians: dict[Cost, dict[int, list[float]]] = {}
     for folder in trial_folders(root):
         config = read_config(folder)["config"]
-        spent = [line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in _epochs(folder)]
-        if spent:
-            sizes = found.setdefault((config["workload"], config["optimizer"]), {})
-            sizes.setdefault(config["batch_size"], []).append(median(spent))
-    return {key: {size: median(values) for size, values in sizes.items()} for key, sizes in found.items()}
-
-
-def _epochs(folder: Path) -> list[dict[str, Any]]:
-    return [line for line in read_lines(folder / "epochs.jsonl") if "time/eval_s" in line["metrics"]]
+        lines = [line["metrics"] for line in read_lines(folder / "epochs.jsonl") if "time/eval_s" in line["metrics"]]
+        if lines:
+            sizes = medians.setdefault((config["workload"], config["optimizer"]), {})
+            spent = median(metrics["time/train_s"] + metrics["time/eval_s"] for metrics in lines)
+            sizes.setdefault(config["batch_size"], []).append(spent)
+    return {key: {size: median(values) for size, values in sizes.items()} for key, sizes in medians.items()}
 
 
 def _epoch_seconds(config: TrialConfig, known: Mapping[int, float] | None, per_image: float) -> float:
     if known:
         return known[min(known, key=lambda size: abs(math.log(size / config.batch_size)))]
-    images = workload(config.workload).source.train_examples * config.train_fraction
-    return per_image * images
+    return per_image * workload(config.workload).source.train_examples * config.train_fraction
 
 
 def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
-    """Seconds of training for each image, and bytes of a checkpoint; on made-up images, one thread.
+    """Return the seconds of training for each image, and the bytes of a checkpoint; random images, one thread.
 
     Args:
-        config: The trial; a batch that is too large for a glance is made smaller.
-        steps: To time, after a first one; 0 leaves the time out.
+        config: The trial; a batch of more than `PROBE_PIXELS` is made smaller.
+        steps: The number of steps to time, after a first one; 0 times none.
     """
     chosen, threads = workload(config.workload), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -126,13 +120,14 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
             step()
             done += 1
         spent = (time.perf_counter() - start) / max(done, 1) / len(labels)
-        return spent, _bytes([model.state_dict(), optimizer.state_dict()])
+        leaves = tree_leaves([model.state_dict(), optimizer.state_dict()])
+        return spent, sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
     finally:
         torch.set_num_threads(threads)
 
 
 def _batch(chosen: Workload, config: TrialConfig) -> tuple[Tensor, Tensor]:
-    """Random images of the model's size; of a user's own workload, its data."""
+    """Return random images of the model's size and labels; for a user-defined workload, a batch of its data."""
     fit = chosen.fit(config.settings)
     if not fit.size:
         data = chosen.source.load(Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={}))
@@ -141,13 +136,6 @@ def _batch(chosen: Workload, config: TrialConfig) -> tuple[Tensor, Tensor]:
     size, draw = min(config.batch_size, most), torch.Generator().manual_seed(0)
     images = torch.randn(size, fit.channels, fit.size, fit.size, generator=draw)
     return images, torch.randint(fit.classes, (size,), generator=draw)
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return sum(map(_bytes, parts))
 
 
 def _slots(options: Options, trials: int) -> int:

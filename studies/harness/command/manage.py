@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.table import Column, Table
 
 from precond.hyperparameters import nearest
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
@@ -24,9 +25,8 @@ from studies.harness.kinds.artefact import Artefact
 
 GROUP = click.Group("studies", context_settings=SETTINGS, help="Studies of preconditioned optimizers.")
 OUT = click.Option(
-    ["--out"], type=click.Path(path_type=Path), help="Output folder.  [default: $PRECOND_OUT or outputs]"
+    ["--out", "root"], type=Path, default=default_root, help="Output folder.  [default: $PRECOND_OUT or outputs]"
 )
-DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Say what would go, and how large it is.")
 STUDIES = Path(__file__).parents[2]  # the folder of the study files
 KEY_DIGITS = 6  # fewer digits of a key are not looked up
 
@@ -43,16 +43,6 @@ def artefacts() -> dict[str, Artefact]:
     return {artefact.name: artefact for artefact in literals}
 
 
-def _command(name: str, help: str, *params: click.Parameter) -> Any:
-    """Register a function as a command; what it returns is the exit code."""
-
-    def register(function: Any) -> Any:
-        GROUP.add_command(click.Command(name, SETTINGS, function, [*params], help=help))
-        return function
-
-    return register
-
-
 def markdown() -> str:
     """Return a table of every artefact and what it reproduces, for the README."""
     rows = [("study", "what it is", "artefact", "runs on (and, in the paper, on)"), ("---",) * 4]
@@ -63,33 +53,27 @@ def markdown() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-@_command(
+@GROUP.command(
     "list",
-    "Every study, the artefact it reproduces, and its state here.",
-    OUT,
-    click.Option(["--markdown", "as_markdown"], is_flag=True, help="The README's table."),
+    help="Every study, the artefact it reproduces, and its state here.",
+    params=[OUT, click.Option(["--markdown", "as_markdown"], is_flag=True, help="The README's table.")],
 )
-def _list(out: Path | None, as_markdown: bool) -> int:
+def _list(root: Path, as_markdown: bool) -> int:
     if as_markdown:
         print(markdown())
         return COMPLETE
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("study", no_wrap=True)
-    for header in ("artefact", "workload", "done"):
-        table.add_column(header)
+    table = Table(Column("study", no_wrap=True), "artefact", "workload", "done", box=None, padding=(0, 2, 0, 0))
     for artefact in artefacts().values():
-        table.add_row(artefact.name, artefact.citation, artefact.workload, artefact.state(out or default_root()))
+        table.add_row(artefact.name, artefact.citation, artefact.workload, artefact.state(root))
     terminal().print(table)
     return COMPLETE
 
 
-@_command(
+@GROUP.command(
     "run",
-    "Run several studies with one driver; a trial that two of them need is trained once.",
-    click.Argument(["names"], nargs=-1, required=True, metavar="STUDY..."),
-    *FLAGS,
+    help="Run several studies with one driver; a trial that two of them need is trained once.",
+    epilog=EXIT_CODES,
+    params=[click.Argument(["names"], nargs=-1, required=True, metavar="STUDY..."), *FLAGS],
 )
 def _run(names: tuple[str, ...], **raw: Any) -> int:
     from studies.harness.command.options import parse
@@ -101,17 +85,17 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
     return run([known[name] for name in names if name in known], options, errors)
 
 
-GROUP.commands["run"].epilog = EXIT_CODES
-
-
-@_command("status", "How many trials of the output folder are where, and what is in flight; also while one runs.", OUT)
-def _status(out: Path | None) -> int:
+@GROUP.command(
+    "status",
+    help="How many trials of the output folder are where, and what is in flight; also while one runs.",
+    params=[OUT],
+)
+def _status(root: Path) -> int:
     from studies.harness.evidence.status import IN_FLIGHT
     from studies.harness.kinds.search.proposals import STOPPED, stopped_keys
     from trainables.files import read_lines
     from trainables.store import read_config, read_status, trial_folders
 
-    root = out or default_root()
     console, counts = terminal(), Counter[str]()
     given_up = {key[:16] for key in stopped_keys(root)}
     for folder in trial_folders(root):
@@ -127,28 +111,33 @@ def _status(out: Path | None) -> int:
     return COMPLETE
 
 
-@_command("show", "A trial's configuration, status and last epoch.", click.Argument(["key"]), OUT)
-def _show(key: str, out: Path | None) -> int:
+@GROUP.command("show", help="A trial's configuration, status and last epoch.", params=[click.Argument(["key"]), OUT])
+def _show(key: str, root: Path) -> int:
     from trainables.files import read_lines
     from trainables.store import read_config, read_status
 
-    folder, error = _find(key, out)
-    if folder is None:
-        return refuse([error])
+    folders, errors = _find(root, key)
+    if errors:
+        return refuse(errors)
+    [folder] = folders
     lines = read_lines(folder / "epochs.jsonl")
     document = {**read_config(folder), "status": read_status(folder), "epochs committed": len(lines)}
     print(json.dumps({**document, "last epoch": lines[-1] if lines else None, "folder": str(folder)}, indent=2))
     return COMPLETE
 
 
-@_command("explain", "Which fields make two trials different.", click.Argument(["one"]), click.Argument(["other"]), OUT)
-def _explain(one: str, other: str, out: Path | None) -> int:
+@GROUP.command(
+    "explain",
+    help="Which fields make two trials different.",
+    params=[click.Argument(["one"]), click.Argument(["other"]), OUT],
+)
+def _explain(one: str, other: str, root: Path) -> int:
     from trainables.store import read_config
 
-    (first, error), (second, other_error) = _find(one, out), _find(other, out)
-    if first is None or second is None:
-        return refuse([line for line in (error, other_error) if line])
-    left, right = (_flat(read_config(folder)["config"]) for folder in (first, second))
+    folders, errors = _find(root, one, other)
+    if errors:
+        return refuse(errors)
+    left, right = (_flat(read_config(folder)["config"]) for folder in folders)
     absent = "(absent)"
     for name in {**left, **right}:
         if left.get(name, absent) != right.get(name, absent):
@@ -158,19 +147,18 @@ def _explain(one: str, other: str, out: Path | None) -> int:
     return COMPLETE
 
 
-@_command(
+@GROUP.command(
     "sync",
-    "Send to MLflow what it still lacks of every study.",
-    OUT,
-    click.Option(["--tracking-uri"], metavar="URI", help="[default: OUT/mlflow.db]"),
+    help="Send to MLflow what it still lacks of every study.",
+    params=[OUT, click.Option(["--tracking-uri"], metavar="URI", help="[default: OUT/mlflow.db]")],
 )
-def _sync(out: Path | None, tracking_uri: str | None) -> int:
+def _sync(root: Path, tracking_uri: str | None) -> int:
     from studies.harness.command import reports
-    from studies.harness.tracking import resync
+    from studies.harness.tracking import view
 
     try:
-        literals, root = artefacts().values(), out or default_root()
-        for name, sent in resync.everything(literals, root, tracking_uri, lambda plan: reports.last(plan.folder)[1]):
+        literals = artefacts().values()
+        for name, sent in view.everything(literals, root, tracking_uri, lambda plan: reports.last(plan.folder)[1]):
             print(f"{name}: {sent}")
     except Exception as error:
         first_line = str(error).partition("\n")[0]
@@ -178,10 +166,10 @@ def _sync(out: Path | None, tracking_uri: str | None) -> int:
     return COMPLETE
 
 
-@_command(
+@GROUP.command(
     "check-cluster",
-    "What is misspelt, unsafe or still an example in a cluster's file, before `ray up`.",
-    click.Argument(["file"], type=click.Path(path_type=Path)),
+    help="What is misspelt, unsafe or still an example in a cluster's file, before `ray up`.",
+    params=[click.Argument(["file"], type=Path)],
 )
 def _check_cluster(file: Path) -> int:
     from studies.harness.cluster import check
@@ -192,40 +180,41 @@ def _check_cluster(file: Path) -> int:
     return COMPLETE
 
 
-@_command(
+@GROUP.command(
     "ui",
-    "Links that compare the studies' runs, then the MLflow UI on this machine's own address.",
-    OUT,
-    click.Option(["--port"], type=click.IntRange(1, 65535), default=5000, show_default=True),
-    click.Option(["--links-only"], is_flag=True, help="Print the links and stop."),
+    help="Links that compare the studies' runs, then the MLflow UI on this machine's own address.",
+    params=[
+        OUT,
+        click.Option(["--port"], type=click.IntRange(1, 65535), default=5000, show_default=True),
+        click.Option(["--links-only"], is_flag=True, help="Print the links and stop."),
+    ],
 )
-def _ui(out: Path | None, port: int, links_only: bool) -> int:
+def _ui(root: Path, port: int, links_only: bool) -> int:
     from studies.harness.tracking import ui
 
-    root = out or default_root()
     if not (root / "mlflow.db").exists():
         return refuse([f"{root}: no runs there yet; run a study first, or name its folder with --out"])
-    for what, address in ui.links(ui.shown(root), f"http://127.0.0.1:{port}"):
+    for what, address in ui.links(root, f"http://127.0.0.1:{port}"):
         print(f"{what}\n  {address}")
     return COMPLETE if links_only else ui.serve(root, port)
 
 
-@_command(
+@GROUP.command(
     "clean",
-    "Remove what nothing reads (quarantined and half-written checkpoints), and the trials named by KEY.",
-    click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
-    OUT,
-    DRY_RUN,
+    help="Remove what nothing reads (quarantined and half-written checkpoints), and the trials named by KEY.",
+    params=[
+        click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
+        OUT,
+        click.Option(["--dry-run"], is_flag=True, help="Say what would go, and how large it is."),
+    ],
 )
-def _clean(keys: tuple[str, ...], out: Path | None, dry_run: bool) -> int:
+def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
     from studies.harness.command import lock
     from trainables.store import StoreError, trial_folders
 
-    root = out or default_root()
-    named = [_find(key, out) for key in keys]
-    if errors := [line for _, line in named if line]:
+    paths, errors = _find(root, *keys)
+    if errors:
         return refuse(errors)
-    paths = [folder for folder, _ in named if folder]
     paths += [path for folder in trial_folders(root) for path in (*folder.glob("quarantine"), *folder.glob("*.tmp"))]
     for path in paths:
         size = sum(inner.stat().st_size for inner in (path, *path.rglob("*")) if inner.is_file())
@@ -242,19 +231,22 @@ def _clean(keys: tuple[str, ...], out: Path | None, dry_run: bool) -> int:
     return COMPLETE
 
 
-def _find(key: str, out: Path | None) -> tuple[Path | None, str]:
-    """Return the folder of the one trial whose key starts so, or None and an error."""
+def _find(root: Path, *keys: str) -> tuple[list[Path], list[str]]:
+    """Return the folders of the trials whose keys start with `keys`, and a line for each key that names no trial."""
     from trainables.store import trial_folders
 
-    root = out or default_root()
-    folders = [folder for folder in trial_folders(root) if folder.name.startswith(key[:16])]
-    if len(key) < KEY_DIGITS or len(folders) != 1:
-        return None, f"{key}: {len(folders)} trials in {root} start so; give at least {KEY_DIGITS} digits of one key"
-    return folders[0], ""
+    folders, errors = [], []
+    for key in keys:
+        matches = [folder for folder in trial_folders(root) if folder.name.startswith(key[:16])]
+        folders += matches
+        if len(key) < KEY_DIGITS or len(matches) != 1:
+            digits = f"give at least {KEY_DIGITS} digits of one key"
+            errors.append(f"{key}: {len(matches)} trials in {root} start so; {digits}")
+    return folders, errors
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted name."""
+    """Return nested values by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

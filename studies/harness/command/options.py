@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class _Parser:
         self._raw = raw
 
     def take(
-        self, name: str, allowed: str, convert: Callable[[str], Any], default: Any = None, *, variable: str = ""
+        self, name: str, allowed: str, convert: Callable[[str], Any], default: Any = None, variable: str = ""
     ) -> Any:
         """Return an option's converted value, or an environment variable's; the default if both are absent or bad."""
         source, text = f"--{name.replace('_', '-')}", self._raw.get(name)
@@ -78,19 +79,6 @@ class _Parser:
         except (ValueError, OverflowError):
             self.errors.append(f"{source} = {text}: must be {allowed}")
             return default
-
-    def load_plugin(self) -> Path | None:
-        """Return the plugin's file, after it has registered its optimizers and workloads."""
-        text = self._raw.get("plugin")
-        if text is None:
-            return None
-        from trainables import plugins
-
-        try:
-            plugins.load(Path(text))
-        except plugins.PluginError as error:
-            self.errors.append(f"--{error}")
-        return Path(text)
 
     def pairs(self, name: str, example: str) -> dict[str, str]:
         """Return `NAME=VALUE` arguments by name, with the papers' spellings replaced by ours."""
@@ -112,8 +100,14 @@ def parse(raw: Mapping[str, Any], extra: Sequence[click.Parameter] = ()) -> tupl
         extra: Options that only one kind of artefact has; their texts go into `Options.extra` as they are.
     """
     parser = _Parser(raw)
-    plugin = parser.load_plugin()  # first: it may register what the other options name
-    take = parser.take
+    take, plugin = parser.take, parser.take("plugin", "a file", Path)
+    if plugin is not None:  # first: it may register what the other options name
+        from trainables import plugins
+
+        try:
+            plugins.load(plugin)
+        except plugins.PluginError as error:
+            parser.errors.append(f"--{error}")
     options = Options(
         **{str(flag.name): bool(raw.get(str(flag.name))) for flag in FLAGS if flag.is_flag},
         seeds=take("seeds", "a number of seeds >= 1, or distinct seeds >= 0 as in 3,7", _seeds),
@@ -150,25 +144,21 @@ def _contradictions(options: Options) -> list[str]:
         errors += [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
     if len(set(options.workloads)) < len(options.workloads):
         errors.append(f"--workload = {options.workload}: one is there twice")
-    if options.gpus_per_trial != 0 and not options.address and not _has_gpu():
-        amount = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
-        errors.append(f"--gpus-per-trial = {amount}: this machine has no GPU; leave it out")
+    if options.gpus_per_trial != 0 and not options.address:
+        import torch
+
+        if not torch.cuda.is_available():
+            amount = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
+            errors.append(f"--gpus-per-trial = {amount}: this machine has no GPU; leave it out")
     cores = len(os.sched_getaffinity(0))
     if options.workers_per_trial > cores and not options.address:
         errors.append(f"--workers-per-trial = {options.workers_per_trial}: there are {cores} CPUs; take 1..{cores}")
-    for status in options.retry:
-        if status not in RETRIES:
-            errors.append(f"--retry = {status}: must be one of {', '.join(RETRIES)}")
+    known = ", ".join(RETRIES)
+    errors += [f"--retry = {status}: must be one of {known}" for status in options.retry if status not in RETRIES]
     blocking = next((p for p in (options.root, *options.root.parents) if p.exists() and not p.is_dir()), None)
     if blocking:
         errors.append(f"--out = {options.out or options.root}: {blocking} is a file; name a folder")
     return errors
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def literal(text: str) -> Any:
@@ -177,10 +167,8 @@ def literal(text: str) -> Any:
     if text.lower() in words:
         return words[text.lower()]
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text
 
 
@@ -201,9 +189,7 @@ def _seeds(text: str) -> list[int]:
     if not numbers or ("," not in text and not 1 <= numbers[0] <= 10_000):
         raise ValueError
     seeds = numbers if "," in text else list(range(numbers[0]))
-    if min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
-        raise ValueError
-    return seeds
+    return _checked(seeds, min(seeds) >= 0 and max(seeds) <= MAX_SEED and len(set(seeds)) == len(seeds))
 
 
 def _data_dir(text: str | None) -> Path:
@@ -213,44 +199,35 @@ def _data_dir(text: str | None) -> Path:
     return Options().data_dir
 
 
-def _at_least_one(text: str) -> int:
-    if int(text) < 1:
+def _checked(value: Any, valid: object) -> Any:
+    if not valid:
         raise ValueError
-    return int(text)
+    return value
+
+
+def _at_least_one(text: str) -> int:
+    return _checked(int(text), int(text) >= 1)
 
 
 def _not_negative(text: str) -> float:
-    if not 0 <= float(text) < math.inf:
-        raise ValueError
-    return float(text)
+    return _checked(float(text), 0 <= float(text) < math.inf)
 
 
 def _gpus(text: str) -> float | None:
-    """None is auto; Ray divides one GPU, and gives several only whole."""
+    """Return the number, or None for auto. Ray divides one GPU, and gives several only whole."""
     number = None if text == "auto" else _not_negative(text)
-    if number is not None and number > 1 and number != int(number):
-        raise ValueError
-    return number
+    return _checked(number, number is None or number <= 1 or number == int(number))
 
 
 def _duration(text: str) -> float:
-    match = re.fullmatch(r"([0-9.]+)([smh]?)", text)
-    if match is None:
-        raise ValueError
-    number, unit = match.groups()
-    seconds = float(number) * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
-    if not 0 < seconds < math.inf:
-        raise ValueError
-    return seconds
+    units = {"s": 1, "m": 60, "h": 3600}
+    seconds = float(text.rstrip("smh")) * units.get(text[-1:], 1)
+    return _checked(seconds, re.fullmatch("[0-9.]+[smh]?", text) and 0 < seconds < math.inf)
 
 
 def _address(text: str) -> str:
-    if text != "auto" and not re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]{1,5}", text):
-        raise ValueError
-    return text
+    return _checked(text, re.fullmatch("auto|[A-Za-z0-9.-]+:[0-9]{1,5}", text))
 
 
 def _tracking_uri(text: str) -> str:
-    if text != "none" and not re.fullmatch(r"sqlite:///.+|https?://[^/@]+(/.*)?", text):
-        raise ValueError
-    return text
+    return _checked(text, re.fullmatch("none|sqlite:///.+|https?://[^/@]+(/.*)?", text))

@@ -11,20 +11,18 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from studies.harness.command import screen
 from studies.harness.design.options import Options
 from studies.harness.design.result import Listing, Report
 from studies.harness.kinds.artefact import Plan
+from studies.harness.tracking.background import Tracking, up_to_date
 from trainables.config import digest
 from trainables.files import write_atomically
 from trainables.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from studies.harness.tracking.background import Tracking
 
 KEPT = ".report.json"
 
@@ -36,42 +34,26 @@ class Results:
         self._plans, self._options, self._console = plans, options, console
         self._tracking: Tracking | None = None
 
-    @property
-    def shown_uri(self) -> str:
-        """MLflow's address as the user has named it."""
-        return self._options.tracking_uri or f"sqlite:///{self._options.root / 'mlflow.db'}"
-
     def start_tracking(self) -> None:
-        """Begin to send what the folders hold, in a thread, while trials run."""
+        """Begin to send what the folders contain, in a thread, while trials run."""
         if self._options.uri is not None and self._tracking is None:
-            from studies.harness.tracking.background import Tracking
-
             views = [view for plan in self._plans if (view := plan.artefact.tracking(plan)) is not None]
             self._tracking = Tracking(views, self._options, self._console)
 
     def write(self) -> bool:
-        """Write and print every report, then send it; return True if trials failed."""
+        """Write and print every report, and bring MLflow up to date; return True if trials failed."""
         written = [(plan, *make(plan)) for plan in self._plans]
         for _, report, _ in written:
             screen.show(report, self._console)
             if self._options.as_json and report.record:
                 print(report.record)
-        self._send([(plan, report, inputs) for plan, report, inputs in written if plan.artefact.tracking(plan)])
-        return any(report.failed for _, report, _ in written)
-
-    def _send(self, written: Sequence[tuple[Plan, Report, str]]) -> None:
-        """Bring MLflow up to date, unless it is already."""
-        uri = self._options.uri
-        if uri is None:
-            return
-        from studies.harness.tracking.background import up_to_date
-
-        inputs = [digest for _, _, digest in written]
-        if self._tracking is None and up_to_date(uri, inputs):
-            return
-        self.start_tracking()
+        tracked = [(report, inputs) for plan, report, inputs in written if plan.artefact.tracking(plan)]
+        inputs = [inputs for _, inputs in tracked]
+        if self._tracking is None and self._options.uri is not None and not up_to_date(self._options.uri, inputs):
+            self.start_tracking()
         if self._tracking is not None:
-            self._tracking.finish([report for _, report, _ in written], inputs)
+            self._tracking.finish([report for report, _ in tracked], inputs)
+        return any(report.failed for _, report, _ in written)
 
 
 def make(plan: Plan) -> tuple[Report, str]:
@@ -89,8 +71,8 @@ def _inputs(plan: Plan) -> str:
     places = plan.artefact.inputs(plan)
     if not places:
         return ""
-    files = [path for place in places for path in (sorted(place.glob("*.json*")) if place.is_dir() else [place])]
-    files = [path for path in files if path.exists()]  # a trial that was never started has no folder
+    # A trial that was never started has no folder.
+    files = [path for place in places for path in ([place] if place.is_file() else sorted(place.glob("*.json*")))]
     trials = [(trial.arm.label, trial.config.trial_key) for trial in plan.trials]
     stamps = [(str(path.relative_to(plan.root)), *_stamp(path)) for path in files]
     return digest([fingerprint(), repr(plan.artefact), plan.workload, trials, stamps])
@@ -105,8 +87,7 @@ def last(folder: Path) -> tuple[str, Report | None]:
     """Return the digest of the inputs of the last report and what it said, if its files are untouched since."""
     try:
         kept = json.loads((folder / KEPT).read_bytes())
-        untouched = all([*_stamp(folder / name)] == stamp for name, stamp in kept["files"].items())
-        if not untouched:
+        if any([*_stamp(folder / name)] != stamp for name, stamp in kept["files"].items()):
             return "", None
     except (OSError, ValueError, KeyError):
         return "", None
@@ -120,11 +101,5 @@ def last(folder: Path) -> tuple[str, Report | None]:
 def _keep(folder: Path, inputs: str, report: Report) -> None:
     facts = dataclasses.asdict(report)
     files = {os.path.relpath(path, folder): _stamp(path) for path in facts.pop("files")}
-    if facts["listing"] is not None:
-        facts["listing"] = {name: _plain(value) for name, value in facts["listing"].items()}
-    write_atomically(folder / KEPT, json.dumps({"inputs": inputs, "files": files, "report": facts}).encode())
-
-
-def _plain(value: Any) -> Any:
-    """Return a set as a list, which JSON has."""
-    return sorted(value) if isinstance(value, (set, frozenset)) else value
+    document = {"inputs": inputs, "files": files, "report": facts}
+    write_atomically(folder / KEPT, json.dumps(document, default=sorted).encode())  # JSON has no sets

@@ -8,27 +8,18 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
 from studies.harness.command.screen import environment, refuse, stopped
-from studies.harness.design.ending import (
-    COMPLETE,
-    ENVIRONMENT,
-    INTERRUPTED,
-    SOME_FAILED,
-    STOPS,
-    Stopped,
-)
+from studies.harness.design.ending import COMPLETE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, STOPS, Stopped
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.data import DataError
 from trainables.ready import ready
 from trainables.store import StoreError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 FREE_BYTES = 50 * 2**20  # with less free space for checkpoints, tables and MLflow, nothing is started
 MIN_KEY_DIGITS = 6  # fewer digits of a trial's key are not looked up
@@ -102,7 +93,7 @@ def _run(plans: Sequence[Plan], options: Options, console: Console) -> int:
                 _execute(plans, Driver(options=options, generation=generation, console=console, on_lost=_lost))
         finally:
             failed = results.write()
-    commands = screen.compare(options.root, options.uri, results.shown_uri)
+    commands = screen.compare(options.root, options.uri)
     screen.say_next([*commands, *(step for plan in plans[:1] for step in plan.artefact.next_steps(plan))], console)
     return SOME_FAILED if failed else COMPLETE
 
@@ -162,9 +153,7 @@ def _unready(work: Sequence[Work], options: Options, console: Console) -> list[s
         return []
     from studies.harness.cluster import inspect
 
-    gpus, processes = options.gpus_per_trial, options.workers_per_trial
-    needs = inspect.Needs(root=options.root, data_dir=options.data_dir, gpus=gpus, processes=processes)
-    banner, problems = inspect.inspect(options.address, needs)
+    banner, problems = inspect.inspect(options.address, options)
     console.print(banner, highlight=False)
     return problems
 

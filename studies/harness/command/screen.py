@@ -8,18 +8,16 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from studies.harness.design.ending import ENVIRONMENT, INVALID_COMMAND
 from studies.harness.design.options import default_root, default_uri
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from studies.harness.design.result import Listing, Report
+from studies.harness.design.result import Listing, Report
 
 WIDTH = 80
 SENTENCES = 10  # a report may have one for each of a hundred levels
@@ -61,7 +59,9 @@ def show(report: Report, console: Console) -> None:
     """Print a report's table, its findings, and where its files are."""
     if report.listing is not None:
         console.print(table(report.listing))
-    lines = [_sentence(line, console) for line in report.findings[:SENTENCES]]
+    width = min(WIDTH, console.width)
+    fill = partial(textwrap.fill, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+    lines = [fill(line.replace("`", ""), width) for line in report.findings[:SENTENCES]]
     if len(report.findings) > SENTENCES:
         lines.append(f"  {len(report.findings) - SENTENCES} more in the report")
     page = next(path for path in report.files if path.suffix == ".html")
@@ -72,9 +72,6 @@ def show(report: Report, console: Console) -> None:
 
 def table(listing: Listing) -> Table:
     """Return a listing as a table of 80 columns."""
-    from rich import box
-    from rich.table import Table
-
     drawn = Table(title=listing.title, caption=listing.caption, box=box.SIMPLE_HEAD, width=WIDTH, collapse_padding=True)
     for i, name in enumerate(listing.header):
         style = "dim" if i in listing.muted else "yellow" if i in listing.warnings else None
@@ -97,19 +94,18 @@ def say_next(commands: Sequence[tuple[str, str]], console: Console) -> None:
         plain(f"  {command:{width}}  {what}" if fits else f"  {command}", console)
 
 
-def compare(root: Path, uri: str | None, shown_uri: str) -> list[tuple[str, str]]:
+def compare(root: Path, uri: str | None) -> list[tuple[str, str]]:
     """Return the command that shows the runs in MLflow; nothing without tracking.
 
     Args:
         root: The output folder.
-        uri: Where the runs went; None for nowhere.
-        shown_uri: The same as the user has named it.
+        uri: Where the runs went, as the user has named it; None for nowhere.
     """
     if uri is None:
         return []
     if uri != default_uri(root):
-        command = f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(shown_uri)}"
-        return [(shown_uri if uri.startswith("http") else command, "the runs in MLflow")]
+        command = f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
+        return [(uri if uri.startswith("http") else command, "the runs in MLflow")]
     out = "" if root == default_root() else f" --out {shlex.quote(_shown(root))}"
     return [(f"python -m studies ui{out}", "compare the runs in MLflow")]
 
@@ -117,12 +113,6 @@ def compare(root: Path, uri: str | None, shown_uri: str) -> list[tuple[str, str]
 def plain(line: str, console: Console) -> None:
     """Print a line as it is, however long."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _sentence(text: str, console: Console) -> str:
-    width = min(WIDTH, console.width)
-    shown = text.replace("`", "")
-    return textwrap.fill(shown, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _shown(path: Path) -> str:

@@ -8,15 +8,12 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from studies.harness.design.options import Options
+from studies.harness.design.result import Report
 from studies.harness.tracking.view import MARK, View
-
-if TYPE_CHECKING:
-    from studies.harness.design.result import Report
 
 INTERVAL_S, PATIENCE_S = 5.0, 30.0  # between two updates; for the update under way when a command ends
 QUERY = "SELECT 1 FROM tags JOIN runs USING (run_uuid) WHERE key = ? AND value = ? AND lifecycle_stage = 'active'"

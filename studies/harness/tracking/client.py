@@ -53,10 +53,8 @@ class Experiment:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set those tags of the experiment that it lacks."""
-        known = self.client.get_experiment(self.id).tags
-        for name, value in tags.items():
-            if known.get(name) != value:
-                self.client.set_experiment_tag(self.id, name, value)
+        for name, value in tags.items() - self.client.get_experiment(self.id).tags.items():
+            self.client.set_experiment_tag(self.id, name, value)
 
     def log(
         self, run: Run, metrics: list[Metric], params: Mapping[str, Any] | None = None, tags: Mapping[str, str] = {}

@@ -10,24 +10,92 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from studies.harness.design.arms import Trial
+from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
 from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
-from studies.harness.tracking import charts
+from studies.harness.statistics.intervals import summarize
+from studies.harness.tracking import page
 from studies.harness.tracking.client import PARENT, Experiment, Run, all_runs, fingerprint, points
-from studies.harness.tracking.groups import SeedGroup, seed_groups
-from studies.harness.tracking.notes import description
 from studies.harness.tracking.view import View
 from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
 
-if TYPE_CHECKING:
-    from studies.harness.design.result import Report
-
 PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
+SHOWN = ("train/", "test/", "val/")  # metrics that are averaged over seeds; the others describe one machine
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """The trials of one configuration.
+
+    Attributes:
+        first: One of them; it has the arm and the parameters that they share.
+        rows: Their rows of `ledger.frame(..., per="trial")`.
+    """
+
+    first: Trial
+    rows: pd.DataFrame
+
+    @property
+    def done(self) -> bool:
+        """True if all trials have ended."""
+        return not {IN_FLIGHT, NOT_RUN} & set(self.rows["status"])
+
+    @property
+    def statuses(self) -> str:
+        """The number of trials by status: `2 completed, 1 diverged`."""
+        counts = self.rows["status"].value_counts().sort_index()
+        return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+    def completed(self) -> pd.DataFrame:
+        """Return the rows of completed trials; only these are averaged."""
+        return self.rows.loc[self.rows["status"] == COMPLETED]
+
+    def summary(self) -> dict[str, float]:
+        """Return `mean/M sd/M ci_lo/M ci_hi/M` of each metric M at the last epoch, and `n`."""
+        metrics, rows = {}, self.completed()
+        for name in (name for name in rows.columns if name.startswith(SHOWN)):
+            if len(values := rows[name].dropna().astype(float)):
+                spread = vars(summarize(values))
+                metrics |= {f"{part}/{name}": spread[part] for part in ("mean", "sd", "ci_lo", "ci_hi")}
+        return {**metrics, "n": float(len(rows))}
+
+    def curve(self, root: Path) -> pd.DataFrame:
+        """Return means over the completed trials by epoch.
+
+        Returns:
+            Columns `epoch metric n mean sd ci_lo ci_hi`.
+        """
+        epochs: dict[tuple[int, str], list[float]] = {}
+        for key in self.completed()["trial_key"]:
+            for line in read_lines(trial_folder(root, key) / "epochs.jsonl"):
+                for name, value in line["metrics"].items():
+                    if name.startswith(SHOWN):
+                        epochs.setdefault((line["epoch"], name), []).append(value)
+        rows = [{"epoch": e, "metric": name, **vars(summarize(v))} for (e, name), v in sorted(epochs.items())]
+        return pd.DataFrame(rows, columns=["epoch", "metric", "n", "mean", "sd", "ci_lo", "ci_hi"])
+
+
+def seed_groups(trials: Sequence[Trial], frame: pd.DataFrame) -> dict[str, SeedGroup]:
+    """Return a plan's groups with a completed trial, by group key, in the order of the plan.
+
+    Trials on a part of the training set are left out: a search scores configurations by them, and they are no results.
+    """
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.config.train_fraction == 1:
+            first.setdefault(trial.config.group_key, trial)
+    rows = {str(key): rows for key, rows in frame.groupby("group_key", sort=False)}
+    groups = {key: SeedGroup(trial, rows[key]) for key, trial in first.items()}
+    return {key: group for key, group in groups.items() if len(group.completed())}
 
 
 class Sender:
@@ -38,20 +106,18 @@ class Sender:
         dataset, _, model = view.workload.rpartition("/")
         self.common = {**view.tags, "dataset": dataset, "model": model}
         self.experiment = Experiment(uri, view.experiment, self.root)
-        self.experiment.set_tags(charts.tags(view.workload, metric, self.trials))
-        self.runs: dict[str, Run] = {}
-        for run in all_runs(self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'"):
-            tags = run.data.tags
-            self.runs[tags.get("trial_key") or tags.get("group_key", "")] = run
+        self.experiment.set_tags(page.tags(view.workload, metric, self.trials))
+        runs = all_runs(self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'")
+        self.runs = {run.data.tags.get("trial_key") or run.data.tags.get("group_key", ""): run for run in runs}
         self._centres: dict[str, bool] = {}
 
     def send(self, stopped: Collection[str], report: Report | None, mark: str) -> int:
         """Send trials, groups, summary and report, and leave other runs alone; return the number of epochs sent."""
         frame = ledger.frame(self.trials, self.root)
         statuses = list(frame["status"])
-        note = {"mlflow.note.content": description(self.view.facts, self.trials)}
-        tags = {**self.common, "kind": "study", **note}
-        parent = self._run("", f"{self.view.facts.name} {self.view.workload}", tags)
+        facts, workload = self.view.facts, self.view.workload
+        tags = {**self.common, "kind": "study", "mlflow.note.content": page.description(facts, self.trials)}
+        parent = self._run("", f"{facts.name} {workload}", tags)
         with self.experiment.marked(parent, mark):
             sent = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
             self._close(stopped)
@@ -81,16 +147,13 @@ class Sender:
         if not attempts:  # no worker has begun
             return 0
         tags = self._trial_tags(trial, status, attempts[-1]) | {PARENT: parent_id}
-        name = f"{trial.arm.label} s{trial.config.seed}"
-        run = self._run(trial.config.trial_key, name, tags, attempts[0]["time"])
+        label = f"{trial.arm.label} s{trial.config.seed}"
+        run = self._run(trial.config.trial_key, label, tags, attempts[0]["time"])
         new = lines[int(run.data.tags.get("epochs_sent", 0)) :]
         metrics = [point for line in new for point in points(line["metrics"], line["time"], line["epoch"])]
         self.experiment.log(run, metrics, _params(trial), tags | ({"epochs_sent": str(len(lines))} if new else {}))
-        if status is None:
-            self.experiment.set_status(run, "RUNNING", 0)
-        else:
-            ended = "FINISHED" if status["status"] == COMPLETED else "FAILED"
-            self.experiment.set_status(run, ended, status["time"])
+        ended = "RUNNING" if status is None else "FINISHED" if status["status"] == COMPLETED else "FAILED"
+        self.experiment.set_status(run, ended, status["time"] if status else 0)
         return len(new)
 
     def _close(self, stopped: Collection[str]) -> None:
@@ -105,7 +168,8 @@ class Sender:
         """Send the means over seeds if a trial of the group has ended, and the curve if all trials have ended."""
         tags = self._arm_tags(seeds.first) | {"kind": "group", "group_key": key, "status": seeds.statuses}
         run = self._run(key, seeds.first.arm.label, tags | {PARENT: parent_id}, time.time())
-        table = seeds.seeds().to_csv(index=False)
+        shown = [name for name in seeds.rows.columns if name.startswith(SHOWN)]
+        table = seeds.rows.loc[:, ["seed", "status", "trial_key", *shown]].to_csv(index=False)
         sent = f"{digest(table)}{' curve' if seeds.done else ''}"
         if run.data.tags.get("seeds_sent") != sent:
             metrics, client = points(seeds.summary()), self.experiment.client

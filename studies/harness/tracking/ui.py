@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 from urllib.parse import quote
 
 from studies.harness.design.options import default_uri
-from studies.harness.tracking import charts
+from studies.harness.tracking import page
 from studies.harness.tracking.client import PARENT, MlflowClient, all_runs
 
 WORKFLOW = "workflowType=machine_learning"
@@ -24,57 +24,33 @@ ENVIRONMENT = {
 }
 
 
-class Shown(NamedTuple):
-    """A run of a study as the UI shows it."""
-
-    kind: str  # study, group or trial
-    name: str
-    workload: str
-    experiment_id: str
-    run_id: str
-    parent_id: str
-
-
-def shown(root: Path) -> list[Shown]:
-    """Return the runs of studies and of groups of seeds in an output folder's database, experiment by experiment."""
-    client = MlflowClient(tracking_uri=default_uri(root))
-    runs = []
-    for experiment in sorted(client.search_experiments(), key=lambda experiment: experiment.name):
-        pages = (all_runs(client, experiment.experiment_id, f"tags.kind = '{kind}'") for kind in ("study", "group"))
-        for run in (run for page in pages for run in page):
-            tags, info = run.data.tags, run.info
-            names = tags["kind"], info.run_name or "", tags.get("workload", "")
-            runs.append(Shown(*names, info.experiment_id, info.run_id, tags.get(PARENT, "")))
-    return runs
-
-
-def links(runs: Sequence[Shown], base: str) -> list[tuple[str, str]]:
-    """Return pages of the UI as (what it shows, address), study by study.
+def links(root: Path, base: str) -> Iterator[tuple[str, str]]:
+    """Yield pages of the UI as (what it shows, address), study by study.
 
     Args:
-        runs: The runs in MLflow (`shown`).
+        root: The output folder; its database has the runs.
         base: Address of the UI, without a slash at its end.
     """
-    pages = []
-    for parent in (run for run in runs if run.kind == "study"):
-        groups = [run.run_id for run in runs if run.kind == "group" and run.parent_id == parent.run_id]
-        experiment = f"{base}/#/experiments/{parent.experiment_id}"
-        pages.append((f"{parent.name}: summary, table and figures", f"{experiment}/runs/{parent.run_id}?{WORKFLOW}"))
-        if len(groups) > 1:
-            ids, place = json.dumps(groups[:COMPARED]), json.dumps([parent.experiment_id])
-            page = f"{base}/#/compare-runs?runs={quote(ids)}&experiments={quote(place)}&{WORKFLOW}"
-            view = f"{experiment}/runs?viewStateShareKey={charts.key(parent.workload)}&compareRunsMode=CHART&{WORKFLOW}"
-            pages.append(("  its configurations in parallel coordinates, their means and curves", view))
-            pages.append(("  the same side by side, with all parameters", page))
-    return pages
+    client = MlflowClient(tracking_uri=default_uri(root))
+    for experiment in sorted(client.search_experiments(), key=lambda experiment: experiment.name):
+        studies = all_runs(client, experiment.experiment_id, "tags.kind = 'study'")
+        groups = all_runs(client, experiment.experiment_id, "tags.kind = 'group'")
+        address = f"{base}/#/experiments/{experiment.experiment_id}"
+        for study in studies:
+            key = study.info.run_id
+            yield f"{study.info.run_name}: summary, table and figures", f"{address}/runs/{key}?{WORKFLOW}"
+            ids = [run.info.run_id for run in groups if run.data.tags.get(PARENT) == key]
+            if len(ids) > 1:
+                view = f"viewStateShareKey={page.key(study.data.tags['workload'])}&compareRunsMode=CHART&{WORKFLOW}"
+                yield "  its configurations in parallel coordinates, their means and curves", f"{address}/runs?{view}"
+                runs, place = quote(json.dumps(ids[:COMPARED])), quote(json.dumps([experiment.experiment_id]))
+                table = f"{base}/#/compare-runs?runs={runs}&experiments={place}&{WORKFLOW}"
+                yield "  the same side by side, with all parameters", table
 
 
 def serve(root: Path, port: int) -> NoReturn:
     """Replace this process by the MLflow UI of an output folder, on the loopback address only."""
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    hosts = f"127.0.0.1:{port},localhost:{port}"
-    environment: Mapping[str, Any] = {**os.environ, **ENVIRONMENT}
+    command += ["--allowed-hosts", f"127.0.0.1:{port},localhost:{port}", "--backend-store-uri", default_uri(root)]
     sys.stdout.flush()
-    os.execve(
-        sys.executable, [*command, "--allowed-hosts", hosts, "--backend-store-uri", default_uri(root)], environment
-    )
+    os.execve(sys.executable, command, {**os.environ, **ENVIRONMENT})

@@ -1,16 +1,16 @@
-"""A view: what MLflow shows of an artefact on a workload."""
+"""A view: what MLflow shows of an artefact on a workload; `everything` sends the views of an output folder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from studies.harness.design.facts import Facts
-from studies.harness.design.options import Options
-
-if TYPE_CHECKING:
-    from studies.harness.design.result import Report
+from studies.harness.design.options import Options, default_uri
+from studies.harness.design.result import Report
 
 MARK = "inputs_sent"  # tag of the run with the report: what the view was made from when it was last sent as a whole
 NOTHING = "nothing to send"
@@ -58,3 +58,26 @@ class View(ABC):
         """The tags that all runs of the view share."""
         facts = {"study": self.facts.name, "paper": self.facts.paper, "table": self.facts.table}
         return {**facts, "workload": self.workload, "smoke": str(self.options.smoke)}
+
+
+def everything(
+    artefacts: Iterable[Any],
+    root: Path,
+    uri: str | None = None,
+    last_report: Callable[[Any], Report | None] = lambda plan: None,
+) -> Iterator[tuple[str, str]]:
+    """Send what MLflow lacks of all artefacts; yield the name of each view, and what was sent.
+
+    Args:
+        artefacts: Artefacts (`kinds.artefact`) that an output folder may have results of.
+        root: The output folder.
+        uri: Tracking server or database; the output folder's database if None.
+        last_report: Returns the report that a plan's last command kept. If it is None, the files of the report's folder
+            are sent, and the parent run's summary stays as it is.
+    """
+    for artefact in artefacts:
+        for plan in artefact.stored(root):
+            if view := artefact.tracking(plan):
+                files = sorted(path for path in plan.folder.glob("[!.]*") if path.is_file())
+                report = last_report(plan) or Report(files=files)
+                yield view.name, view.send(uri or default_uri(root), report)

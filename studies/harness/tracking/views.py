@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studies.harness.design.arms import Trial
+from studies.harness.design.result import Report
 from studies.harness.tracking.view import NOTHING, View
-
-if TYPE_CHECKING:
-    from studies.harness.design.result import Report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,8 @@ def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
     """Tune and train, one plan after another; raises `Stopped` if something is left."""
     from studies.harness.cluster import search as tuning
     from studies.harness.cluster.progress import StudyProgress
-    from studies.harness.cluster.resources import resources
 
-    options = driver.options
-    cluster, worker = resources(options, driver.generation)
+    options, generation = driver.options, driver.generation
     for part in map(Part, plans):
         expected = part.expected()
         if not expected:
@@ -26,6 +24,6 @@ def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
             proposer.begin(options.retry)
         epochs = sum(trial.config.epochs for trial in expected)
         with StudyProgress([], driver.console, more=len(expected), epochs=epochs) as progress:
-            ended = tuning.train(part.proposers, part.begin, part.plan.root, cluster, worker, progress, driver.on_lost)
+            ended = tuning.train(part.proposers, part.begin, options, generation, progress, driver.on_lost)
         if ended in STOPS and any(any(part.to_go(proposer)) for proposer in part.proposers):
             raise Stopped(*STOPS[ended])

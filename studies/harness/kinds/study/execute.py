@@ -19,15 +19,12 @@ def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
     """Train what is missing of some plans; raises `Stopped` if trials are left."""
     from studies.harness.cluster import execute as ray
     from studies.harness.cluster.progress import StudyProgress
-    from studies.harness.cluster.resources import resources
 
-    options = driver.options
+    options, root = driver.options, driver.options.root
     todo = list({t.config.trial_key: t for plan in plans for t in plan.artefact.missing(plan).trials}.values())
-    cluster, worker = resources(options, driver.generation)
-    root = plans[0].root
     with StudyProgress(todo, driver.console) as progress:
         folders = partial(prepare, todo, root, options.rerun)
-        ended = ray.train(todo, root, cluster, worker, progress, driver.on_lost, folders)
+        ended = ray.train(todo, options, driver.generation, progress, driver.on_lost, folders)
     if ended in STOPS and status.missing(todo, root):
         raise Stopped(*STOPS[ended])
 

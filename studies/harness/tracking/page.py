@@ -1,0 +1,82 @@
+"""A study's page in MLflow: the note with the claim and the parameters' symbols in the papers, and the charts.
+
+The charts are a shared view in the experiment's tags, as the Share button writes it. Without it the page has a chart
+for each of about fifty metrics, of the parent run alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from studies.harness.design.arms import Trial
+from studies.harness.design.facts import Facts
+
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI would take it for a chat application
+SECTION = "configurations"
+SYMBOLS = {
+    "lr": "eta",
+    "momentum": "mu",
+    "betas": "beta_1, beta_2",
+    "eps": "epsilon",
+    "damping": "rho, added to the curvature before it is inverted",
+    "ema_decay": "beta_2, the weight of the old statistic",
+    "cov_interval": "tau_cov, steps between statistics",
+    "inv_interval": "tau_inv, steps between inverses",
+    "basis_interval": "n, steps between eigenbases",
+    "rank": "r, of the Nystrom approximation",
+    "sketch": "Omega, column sampling or Gaussian",
+}
+READING = (
+    "One run for each configuration (`tags.kind = 'group'`) has the mean over its seeds, the standard deviation and "
+    "the ends of the 95% t-interval: `mean/test/accuracy`, `sd/`, `ci_lo/`, `ci_hi/`, and `n`. One run for each trial "
+    "(`tags.kind = 'trial'`) has its curve; the step is the epoch. The last epoch is the result; the best epoch on "
+    "test never is. Diverged trials are FAILED, with the reason as a tag, and enter no mean. `report.html`, under "
+    "Artifacts, is the whole report."
+)
+
+
+def description(facts: Facts, trials: Sequence[Trial]) -> str:
+    """Return the note of a study's parent run, in Markdown."""
+    names = dict.fromkeys(name for trial in trials for name in trial.config.hyperparameters)
+    symbols = [f"- `{name}`: {SYMBOLS[name]}" for name in names if name in SYMBOLS]
+    texts = {"Artefact": facts.citation, "Claim": facts.claim, "Falsifier": facts.falsifier, "How to read it": READING}
+    paragraphs = [f"**{facts.title}**", *(f"**{name}.** {text}" for name, text in texts.items())]
+    return "\n\n".join([*paragraphs, "\n".join(["**Parameters** and the papers' symbols", "", *symbols])])
+
+
+def key(workload: str) -> str:
+    """Return the name of a workload's view in an address."""
+    return "configurations-" + workload.replace("/", "-")
+
+
+def tags(workload: str, metric: str, trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the experiment's tags for the view of a workload's configurations: charts of `metric` and of the loss.
+
+    The factors of the planned trials are axes of the parallel coordinates.
+    """
+    factors = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
+    charts = [
+        _chart("PARALLEL", "parallel", selectedParams=["optimizer", *factors], selectedMetrics=[f"mean/{metric}"]),
+        _chart("BAR", "means", metricKey=f"mean/{metric}"),
+        _chart("LINE", "curves", metricKey=metric, selectedMetricKeys=[metric], xAxisKey="step", lineSmoothness=0),
+        _chart("LINE", "losses", metricKey="train/loss", selectedMetricKeys=["train/loss"], xAxisKey="step",
+               lineSmoothness=0, scaleType="log"),
+    ]  # fmt: skip
+    section = {"uuid": SECTION, "name": "Configurations: means over seeds", "columns": 2}
+    view = {
+        "searchFilter": f"tags.kind = 'group' and tags.workload = '{workload}'",
+        "orderByKey": f"metrics.`mean/{metric}`",  # any column but the date: no run is collapsed into its parent
+        "orderByAsc": "loss" in metric,
+        "runsHiddenMode": "SHOWALL",
+        "compareRunCharts": charts,
+        "isAccordionReordered": True,  # this section first, not in alphabetical order
+        "compareRunSections": [{**section, "display": True, "isReordered": True, "deleted": False}],
+    }
+    return {**KIND, f"mlflow.sharedViewState.{key(workload)}": json.dumps(view)}
+
+
+def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:
+    common = {"deleted": False, "isGenerated": False, "metricSectionId": SECTION, "runsCountToCompare": 100}
+    return {"type": kind, "uuid": name, **common, **settings}
