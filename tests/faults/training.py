@@ -15,7 +15,7 @@ import torch
 
 from studies.harness.command import lock
 from studies.harness.design.arms import Arm, Trial
-from studies.harness.evidence import status
+from studies.harness.evidence.status import missing
 from tests.faults.injection import DONE, in_child
 from tests.faults.invariants import finished, numbers
 from trainables import train, workloads
@@ -76,7 +76,7 @@ def diverge(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
             wrong.append(f"{status} after {len(store.epochs())} epochs")
         if len((store.folder / "attempts.jsonl").read_text().splitlines()) != 1:
             wrong.append("it was trained again")
-        if status.missing([Trial(Arm(optimizer=optimizer), config)], root):
+        if missing([Trial(Arm(optimizer=optimizer), config)], root):
             wrong.append("it counts as missing")
         yield [f"{optimizer}, {value} before epoch {at}: {line}" for line in wrong]
 
