@@ -36,7 +36,7 @@ from precond import HyperparameterError
 from precond.hyperparameters import alike, problems
 from precond.registry import REGISTRY, Entry
 from trainables import workloads
-from trainables.data.base import Loading, TensorData
+from trainables.data.base import Loading, Source, TensorData
 from trainables.files import write_atomically
 from trainables.models import Model
 from trainables.recipes import Recipe
@@ -107,7 +107,7 @@ def workload(
         _register(name, workloads.unknown_workload(name) is None)
         workloads.PLUGINS[name] = Workload(
             name=name,
-            source=OwnTensors(name.partition("/")[0], data),
+            source=PluginTensors(name.partition("/")[0], data),
             model=Model(build=lambda fit: build(), channels=None),
             recipe=Recipe(batch_size=batch_size, epochs=epochs, schedule=schedule, optimizers=optimizers or {}),
             plugin=_loading,
@@ -118,23 +118,17 @@ def workload(
 
 
 @dataclass(frozen=True)
-class OwnTensors:
-    """A plugin's dataset, which is not augmented."""
+class PluginTensors(Source):
+    """A plugin's dataset, which is not augmented; `make` is called at the first use of the tensors."""
 
     name: str
     make: Callable[[], Tensors]
-
-    channels = 0
-    size = 0
-    augmented = False
+    size: int = 0
+    channels: int = 0
+    augmented: bool = False
 
     @cached_property
     def _tensors(self) -> Tensors:
-        """What the plugin's function returns, checked.
-
-        Raises:
-            PluginError: It is not four tensors that belong together.
-        """
         tensors = self.make()
         if not isinstance(tensors, tuple) or len(tensors) != 4 or not all(isinstance(t, Tensor) for t in tensors):
             raise PluginError(f"data of {self.name}: must be four tensors: inputs and labels, to train and to test on")
@@ -145,24 +139,24 @@ class OwnTensors:
         return tensors
 
     @property
-    def classes(self) -> int:
+    def classes(self) -> int:  # type: ignore[override]
         """One more than the largest label."""
         return int(self._tensors[1].max()) + 1
 
     @property
-    def train_examples(self) -> int:
+    def train_examples(self) -> int:  # type: ignore[override]
         """Rows of the training inputs."""
         return len(self._tensors[1])
 
     @property
-    def test_examples(self) -> int:
+    def test_examples(self) -> int:  # type: ignore[override]
         """Rows of the test inputs."""
         return len(self._tensors[3])
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """One line if the plugin's function fails."""
+        """Return one line if the plugin's function fails."""
         try:
-            self.train_examples  # noqa: B018
+            self._tensors  # noqa: B018
         except PluginError as error:
             return [str(error)]
         except Exception as error:

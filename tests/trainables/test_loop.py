@@ -222,7 +222,7 @@ def test_a_trial_on_a_part_of_the_training_set_is_scored_on_the_rest():
 @pytest.fixture
 def tiny_vit(monkeypatch: pytest.MonkeyPatch):
     for name, value in {"WIDTH": 24, "DEPTH": 3, "HEADS": 2}.items():
-        monkeypatch.setattr(vit, name, value)
+        monkeypatch.setattr(large, name, value)
     monkeypatch.setattr(workloads, "source", synthetic)
     workloads.skeleton.cache_clear()
     yield

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from trainables.data.base import Data, DataError, Loading
+from trainables.data.base import Data, DataError, Loading, Source
 from trainables.data.cache import Pairs, arrays, stamp
 from trainables.data.device import small_images
 from trainables.data.fetch import Archive, again, fetch, mismatch, missing
@@ -23,12 +23,10 @@ IMAGE_BYTES = 3 * 32 * 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar:
+class Cifar(Source):
     """CIFAR-10 or CIFAR-100.
 
     Attributes:
-        name: Name of the dataset.
-        classes: Number of classes.
         reader: Name of torchvision's class.
         archive: Where to download it.
         files: MD5 digest and number of images of each member.
@@ -41,9 +39,7 @@ class Cifar:
     files: Mapping[str, tuple[str, int]]
     train_examples: int = 50_000
     test_examples: int = 10_000
-    channels: int = 3
     size: int = 32
-    augmented: bool = True
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """Return one line for each missing or short member; with `verify`, for each with another checksum."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from precond import HyperparameterError
-from trainables.data.base import Data, DataError, Images, Loading, default_data_dir
+from trainables.data.base import Data, DataError, Images, Loading, Source, default_data_dir
 from trainables.data.cache import arrays, stamp
 from trainables.data.device import small_images
 from trainables.data.images import ENDINGS, Files, class_names, listed, read_image, unreadable
@@ -36,52 +36,34 @@ def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading
     places = [folder, loading.data_dir]
     if small and (cached := arrays(places, key, lambda: {"train": train.pairs(), "test": test.pairs()})):
         return small_images(cached, loading)
-    images = Images(
-        train=train,
-        train_labels=torch.tensor(train.labels),
-        test=test,
-        test_labels=torch.tensor(test.labels),
-        mean=MEAN,
-        deviation=DEVIATION,
-        size=LARGE_SIZE,
-    )
-    return LoaderData(images, loading)
+    labels = torch.tensor(train.labels), torch.tensor(test.labels)
+    return LoaderData(Images(train, labels[0], test, labels[1], MEAN, DEVIATION, LARGE_SIZE), loading)
 
 
 # ---------------------------------------------------------------------- a user's own folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder:
+class ImageFolder(Source):
     """`imagefolder:PATH`: PATH/train and PATH/test (or PATH/val), each with one folder a class.
 
     Attributes:
-        name: `imagefolder:PATH`.
         path: The folder.
-        held: Name of the test split.
+        test_split: Name of the folder of the test split.
         class_names: Names of the class folders, in the order of the labels.
-        train_examples: Images in PATH/train.
-        test_examples: Images in the other split.
-        size: Side of an image in pixels; 224 for larger images.
     """
 
     name: str
     path: Path
-    held: str
+    test_split: str
     class_names: Sequence[str]
+    classes: int
     train_examples: int
     test_examples: int
     size: int
-    channels: int = 3
-    augmented: bool = True
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
 
     def _splits(self) -> tuple[Files, Files]:
-        return listed(self.path / "train", self.class_names), listed(self.path / self.held, self.class_names)
+        return listed(self.path / "train", self.class_names), listed(self.path / self.test_split, self.class_names)
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """With `verify`, return one line for each image that cannot be decoded; `image_folder` checked the folder."""
@@ -110,30 +92,30 @@ def image_folder(path: str) -> ImageFolder:
 
 @cache
 def _image_folder(path: str, folder: Path) -> ImageFolder:
-    held = "test" if (folder / "test").is_dir() else "val"
-    train, test = class_names(folder / "train"), class_names(folder / held)
-    wrong = [f"class {name} is in train, not in {held}" for name in train if name not in test]
-    wrong += [f"class {name} is in {held}, not in train" for name in test if name not in train]
-    if len(train) < 2:
-        wrong.append(f"{len(train)} classes in train: at least 2, a folder for each")
-    _refuse(path, wrong)
-    splits = {split: listed(folder / split, train) for split in ("train", held)}
-    filled = {split: set(files.labels) for split, files in splits.items()}
-    empty = [f"{split}/{name}" for split in splits for label, name in enumerate(train) if label not in filled[split]]
+    splits = ("train", "test" if (folder / "test").is_dir() else "val")
+    names, test_names = (class_names(folder / split) for split in splits)
+    errors = [f"class {name} is in train, not in {splits[1]}" for name in names if name not in test_names]
+    errors += [f"class {name} is in {splits[1]}, not in train" for name in test_names if name not in names]
+    if len(names) < 2:
+        errors.append(f"{len(names)} classes in train: at least 2, a folder for each")
+    _refuse(path, errors)
+    train, test = (listed(folder / split, names) for split in splits)
+    filled = zip(splits, (set(train.labels), set(test.labels)), strict=True)
+    empty = [f"{split}/{name}" for split, labels in filled for label, name in enumerate(names) if label not in labels]
     _refuse(path, [f"{name} has no images ({', '.join(ENDINGS)})" for name in empty])
-    first = read_image(splits["train"].paths[0])
-    small = first.width == first.height <= SMALL
+    first = read_image(train.paths[0])
     return ImageFolder(
         name=f"imagefolder:{path}",
         path=folder,
-        held=held,
-        class_names=train,
-        train_examples=len(splits["train"]),
-        test_examples=len(splits[held]),
-        size=first.width if small else LARGE_SIZE,
+        test_split=splits[1],
+        class_names=names,
+        classes=len(names),
+        train_examples=len(train),
+        test_examples=len(test),
+        size=first.width if first.width == first.height <= SMALL else LARGE_SIZE,
     )
 
 
-def _refuse(path: str, wrong: Sequence[str]) -> None:
-    if wrong:
-        raise HyperparameterError("\n".join(f"imagefolder:{path}: {line}" for line in wrong))
+def _refuse(path: str, errors: Sequence[str]) -> None:
+    if errors:
+        raise HyperparameterError("\n".join(f"imagefolder:{path}: {line}" for line in errors))

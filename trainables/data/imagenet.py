@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data.base import Data, Loading
+from trainables.data.base import Data, Loading, Source
 from trainables.data.fetch import Archive, again, fetch, missing
 from trainables.data.folder import load_folder
 from trainables.data.images import Files, class_names, listed, unreadable
 
 
 @dataclass(frozen=True)
-class ImageNet:
+class ImageNet(Source):
     """ILSVRC 2012: `imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`; it requires a registration."""
 
     name: str = "imagenet"
     classes: int = 1000
     train_examples: int = 1_281_167
     test_examples: int = 50_000
-    channels: int = 3
     size: int = 224
-    augmented: bool = True
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """Return one line for each missing or short split; with `verify`, for each unreadable image."""
@@ -65,16 +63,14 @@ TINY = Archive(
 
 
 @dataclass(frozen=True)
-class TinyImageNet:
+class TinyImageNet(Source):
     """Tiny ImageNet: 64 x 64 images of 200 classes, tested on its labelled `val` split."""
 
     name: str = "tinyimagenet"
     classes: int = 200
     train_examples: int = 100_000
     test_examples: int = 10_000
-    channels: int = 3
     size: int = 64
-    augmented: bool = True
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """Return one line if it is missing or short; with `verify`, one for each unreadable image."""

@@ -1,7 +1,7 @@
 """Networks for small images, written here because torchvision has none of them.
 
-The ResNets (He et al., CVPR 2016, section 4.2) are those that the code of the NysAct paper trains: three stages of 16, 32
-and 64 channels with n blocks of two 3 x 3 convolutions each, 6n + 2 layers. torchvision's are those for ImageNet.
+The ResNets (He et al., CVPR 2016, section 4.2) are those that the code of the NysAct paper trains: three stages of 16,
+32 and 64 channels with n blocks of two 3 x 3 convolutions each, 6n + 2 layers. torchvision's are those for ImageNet.
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ IMAGENET_DEIT_S = replace(
         "kfac": FAITHFUL_KFAC2,
         "eva": FAITHFUL_EVA2,
         "foof": {**FAITHFUL_FOOF, "decoupled": True},
-        **dict.fromkeys(("nysact-s", "nysact-g"), {**FAITHFUL_NYSACT, "decoupled": True}),
+        "nysact-s": {**FAITHFUL_NYSACT, "decoupled": True},
+        "nysact-g": {**FAITHFUL_NYSACT, "decoupled": True},
     },
     assumed=(
         ASSUMED_EPS,
