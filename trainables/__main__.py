@@ -18,10 +18,10 @@ import torch
 from trainables import plugins
 from trainables.config import TrialConfig
 from trainables.data import default_data_dir
-from trainables.ready import ready
 from trainables.store import FAILED, StoreError, TrialStore
 from trainables.team import Team, spawn
 from trainables.train import COMMIT_SECONDS, epochs, score
+from trainables.workloads import ready
 
 
 def main(arguments: list[str] | None = None) -> int:

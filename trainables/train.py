@@ -25,9 +25,9 @@ from precond.hessian import TakesLoss
 from trainables import plugins
 from trainables.config import TrialConfig, stream_seed
 from trainables.data.base import Data, Loading, default_data_dir
+from trainables.data.transforms import Mixer
 from trainables.descent import build_optimizer, schedule
 from trainables.measure import Phases, Usage, device_name, peak_memory_mb, reset_peak_memory
-from trainables.mixing import Mixer
 from trainables.settings import NEUTRAL
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
 from trainables.team import ALONE, Team

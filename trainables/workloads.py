@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from precond.hyperparameters import nearest
 from precond.registry import lookup
 from trainables.checks import field_problems, is_integer, worker_problems
 from trainables.config import TrialConfig
-from trainables.data import source
+from trainables.data import DataError, source
 from trainables.data.base import Source
 from trainables.models import MODELS, Fit, Model, model
 from trainables.recipes import Recipe, digits, nysact, steve
@@ -156,6 +157,31 @@ def unknown_workload(name: str) -> str | None:
     except HyperparameterError as error:
         return str(error)
     return None
+
+
+def ready(names: Iterable[str], data_dir: Path, *, download: bool = False, verify: bool = False) -> list[str]:
+    """Return one line for each error in the datasets of workloads; called before any trial starts.
+
+    Args:
+        names: Names of the workloads to be trained.
+        data_dir: The folder that contains the datasets.
+        download: Fetch what is missing first; a damaged file is never replaced.
+        verify: Read everything and compare checksums; what was just fetched is compared in any case.
+    """
+    errors: list[str] = []
+    checked: set[str] = set()
+    for name in names:
+        try:
+            dataset = workload(name).source
+            if dataset.name in checked:
+                continue
+            checked.add(dataset.name)
+            if download:
+                dataset.download(data_dir)
+            errors += dataset.problems(data_dir, verify)
+        except (DataError, HyperparameterError) as error:
+            errors += str(error).splitlines()
+    return list(dict.fromkeys(errors))
 
 
 def settable(optimizer: str) -> set[str]:

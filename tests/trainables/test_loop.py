@@ -15,8 +15,8 @@ from torch import nn
 
 import precond
 from trainables import descent, measure, train, workloads
+from trainables.data.transforms import Mixer
 from trainables.descent import parameter_groups, schedule
-from trainables.mixing import Mixer
 from trainables.models import large, small
 from trainables.train import Trainer
 from trainables.workloads import resolve

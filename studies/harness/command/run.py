@@ -24,8 +24,8 @@ from studies.harness.design.ending import (
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.data import DataError
-from trainables.ready import ready
 from trainables.store import StoreError
+from trainables.workloads import ready
 
 if TYPE_CHECKING:
     from rich.console import Console
