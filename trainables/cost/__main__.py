@@ -37,10 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
-    setting = Setting(
-        options.workload, options.batch_size, options.device, options.channels_last, options.stated, options.reference,
-        options.faithful,
-    )  # fmt: skip
+    setting = Setting(**{name: getattr(options, name) for name in Setting._fields})
     try:
         if options.footprint:
             print(json.dumps(footprint(setting, options.footprint)))
@@ -121,9 +118,7 @@ def errors(arguments: Sequence[str]) -> list[str]:
 
 
 def _errors(options: argparse.Namespace) -> list[str]:
-    errors = []
-    if unknown := unknown_workload(options.workload):
-        errors.append(unknown)
+    errors = [unknown] if (unknown := unknown_workload(options.workload)) else []
     for name in options.optimizers:
         if name not in precond.available():
             errors.append(f'optimizer = "{name}": unknown.{nearest(name, precond.available())}')

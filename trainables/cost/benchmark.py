@@ -15,21 +15,25 @@ Memory. The peak over steps of every kind, in a process that does nothing else, 
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import precond
+from precond.bank import named_tensors
+from precond.optimizer import Preconditioned
 from trainables.cost.contestants import Contestant, build
 from trainables.cost.files import configuration
-from trainables.cost.footprint import peak_bytes, state_bytes
 from trainables.cost.race import Batch, Clock, evaluation_seconds, race
 from trainables.cost.released import PREFIX, build_released
+from trainables.measure import peak_memory_mb, reset_peak_memory
 from trainables.workloads import workload
 
 ALSO_AGAINST_ADAM = ("steve", "ekfac")
@@ -105,7 +109,34 @@ def measure(setting: Setting, name: str, blocks: int, repeat: int, clock: Clock)
 
 
 def footprint(setting: Setting, name: str) -> dict[str, Any]:
-    """Return the exact bytes of an optimizer's state, and the peak of this process."""
-    contestant = setting.contestant(name)
-    peak = peak_bytes(contestant, setting.batch())
-    return {"peak_bytes": peak, "state_bytes": state_bytes(contestant)}
+    """Return the exact bytes of an optimizer's state, and the peak over steps of every kind.
+
+    This process must do nothing else with the device. On a GPU the peak is the allocator's; on a CPU it is the resident
+    high-water mark of the process, which is reset before.
+    """
+    contestant, batch = setting.contestant(name), setting.batch()
+    contestant.warm_up(batch)
+    with suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)  # return free memory: else the mark would start at the peak of the warm-up
+    reset_peak_memory(setting.device)
+    contestant.warm_up(batch)
+    return {"peak_bytes": round(peak_memory_mb(setting.device) * 2**20), "state_bytes": state_bytes(contestant)}
+
+
+def state_bytes(contestant: Contestant) -> dict[str, int]:
+    """Return bytes by purpose: `rule` (such as momentum), `algorithm`, `gradient_buffer`, and all `weights`."""
+    optimizer = contestant.optimizer
+    banks = optimizer._banks if isinstance(optimizer, Preconditioned) else []
+    return {
+        "rule": sum(tensor.nbytes for tensor in _tensors(dict(optimizer.state))),
+        "algorithm": sum(tensor.nbytes for bank in banks for _, tensor in named_tensors(bank.state)),
+        "gradient_buffer": sum(bank.buffer.nbytes for bank in banks),
+        "weights": sum(parameter.nbytes for parameter in contestant.model.parameters()),
+    }
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
