@@ -10,9 +10,9 @@
     def mlp():
         return nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 2))
 
-The file's SHA-256 is a part of the key of every trial that uses what it registers, so an edited plugin means new trials.
-Workers read the copy `plugins/<sha256>.py` in the output folder. A plugin is code that runs with the user's rights:
-only the command line names one, never a trial's configuration.
+The file's SHA-256 is a part of the key of every trial that uses what it registers, so the trials of an edited plugin
+are new trials. Workers read the copy `plugins/<sha256>.py` in the output folder. A plugin is code that runs with the
+user's rights: only the command line names one, never a trial's configuration.
 """
 
 from __future__ import annotations
