@@ -18,8 +18,6 @@ from trainables.settings import significant
 SCHEMA = 2
 """Version of the trial folder's layout; folders of a newer version are refused, those of an older version are read."""
 
-PRECISIONS = ("float32", "bf16")
-
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""

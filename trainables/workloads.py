@@ -15,13 +15,12 @@ import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from precond.registry import lookup
-from trainables.checks import field_problems, is_integer, worker_problems
 from trainables.config import TrialConfig
 from trainables.data import DataError, source
 from trainables.data.base import Source
 from trainables.models import MODELS, Fit, Model, model
 from trainables.recipes import Recipe, digits, nysact, steve
-from trainables.settings import NEUTRAL, applicable, setting_problems
+from trainables.settings import NEUTRAL, applicable, field_problems, is_integer, setting_problems, worker_problems
 
 LOOP_NUMERICS = 1  # raised when the training loop gives other numbers for the same configuration
 RECIPES: dict[str, Recipe] = {

@@ -1,16 +1,7 @@
-"""The cost of an optimizer over a baseline in time and memory: what is measured, and how.
+"""The benchmark of an optimizer's cost in time and memory relative to a baseline; docs/cost.md describes the method.
 
-Time. An optimizer X and a baseline B (`torch.optim.SGD(foreach=True)`; for STEVE and EKFAC also Adam) train a model
-each, in one process, on one batch that is already on the device. A block times B X X B, where X stands for steps of
-each of its kinds (`contestants.py`). The times of the kinds are weighted with their exact shares of the steps in a
-period of the intervals, so a block's expectation is the true mean cost per step. Each block gives a ratio X / B;
-reported is the median, with a distribution-free 95% interval of the median over the blocks (`intervals.py`). The first
-block is discarded. SGD is also timed against itself, which shows the smallest difference that the method resolves.
-
-Shares, as fractions of a step of the baseline: *apply* is a plain step (what every step is with infinite intervals)
-minus the baseline's; *statistics* and *refresh* are the extra time of these steps, times their frequency.
-
-Memory. The peak over steps of every kind, in a process that does nothing else, and the exact bytes of the state.
+Contestants take turns in blocks B X X B. The result is the median ratio X / B with an interval, the share of each kind
+of step, the peak of memory and the bytes of the state.
 """
 
 from __future__ import annotations
@@ -29,9 +20,9 @@ from torch import Tensor, nn
 import precond
 from precond.bank import named_tensors
 from precond.optimizer import Preconditioned
-from trainables.cost.contestants import Contestant, build
+from trainables.cost.contestants import Batch, Clock, Contestant, build
 from trainables.cost.files import configuration
-from trainables.cost.race import Batch, Clock, evaluation_seconds, race
+from trainables.cost.race import evaluation_seconds, race
 from trainables.cost.released import PREFIX, build_released
 from trainables.measure import peak_memory_mb, reset_peak_memory
 from trainables.workloads import workload

@@ -23,6 +23,8 @@ from precond.optimizer import Preconditioned
 
 PLAIN, STATISTICS, REFRESH, MIXED = "plain", "statistics", "refresh", "mixed"
 LEARNING_RATE = 1e-3  # small: nothing may diverge, and denormal numbers are slow
+Batch = tuple[Tensor, Tensor]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Contestant:
         precond.backward(F.cross_entropy(self.model(inputs), labels), self.optimizer)
         self.optimizer.step()
 
-    def seconds(self, kind: Kind, batch: tuple[Tensor, Tensor], repeat: int, clock: Callable[[], float]) -> float:
+    def seconds(self, kind: Kind, batch: Batch, repeat: int, clock: Clock) -> float:
         """Return the mean time of a step of a kind; the device is synchronized before and after, not between."""
 
         def steps() -> None:
@@ -77,7 +79,7 @@ class Contestant:
 
         return timed(steps, batch[0].device, clock) / (repeat * kind.length)
 
-    def warm_up(self, batch: tuple[Tensor, Tensor]) -> None:
+    def warm_up(self, batch: Batch) -> None:
         """Take a first step, which computes the first factors, and one step of each kind."""
         self.train(*batch)
         for kind in self.kinds:
@@ -133,7 +135,7 @@ def _period(hyperparameters: Mapping[str, Any]) -> int:
     return math.lcm(*(value for name, value in hyperparameters.items() if name.endswith("interval")))
 
 
-def timed(call: Callable[[], Any], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+def timed(call: Callable[[], Any], device: torch.device, clock: Clock = time.perf_counter) -> float:
     """Return the seconds of a call, from an idle device until the device has finished."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
     wait(device)

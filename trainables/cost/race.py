@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from trainables.cost.contestants import MIXED, PLAIN, REFRESH, STATISTICS, Contestant, timed
+from trainables.cost.contestants import MIXED, PLAIN, REFRESH, STATISTICS, Batch, Clock, Contestant, timed
 from trainables.cost.intervals import median
 
-Batch = tuple[Tensor, Tensor]
-Clock = Callable[[], float]
 BASE = "base"
 
 

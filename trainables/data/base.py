@@ -19,7 +19,7 @@ class DataError(OSError):
     """Missing, short or damaged data. The message is one line that names the file; the trial can be resumed."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Loading:
     """How a dataset is loaded for one trial.
 

@@ -1,14 +1,7 @@
-"""Recipes of the NysAct paper: its Tables 7 and 8, with the conventions of its released code.
+"""Recipes of the NysAct paper: its Tables 7 and 8, with the conventions of its released code (docs/recipes.md).
 
-The released code consists of two codes with different conventions, one for CIFAR and one for ImageNet: `damping` refers
-to another scale of the output gradients in each. The as-released variants of KFAC and Eva therefore have the table's
-damping with its conventions; the corrected variants have the damping that was tuned on digits for the Fisher matrix's
-scale (assumed). `ema_decay` is the weight of the old value. The code of Eva, and that of KFAC for ImageNet, states 0.95
-as the weight of the new value, hence 0.05.
-
-In every variant, five things differ from the released code: the learning rate changes with each step, not with each
-epoch; KFAC for CIFAR starts its weight decay at once, not after 20 updates; KFAC and Eva use the whole batch, not its
-first 16 images; KL-clips use the current learning rate; no average of the weights is kept (`--model-ema` for ImageNet).
+The as-released variants of KFAC and Eva have the table's damping; the damping of the corrected variants was tuned on
+digits for the Fisher matrix's scale (assumed). `ema_decay` is the weight of the old value.
 """
 
 from dataclasses import replace
