@@ -62,26 +62,25 @@ class Cifar(Source):
     def download(self, data_dir: Path) -> None:
         """Fetch missing files; if an existing file is damaged, keep it and raise `DataError`."""
         folder = data_dir / self.archive.folder
-        there = [folder / name for name in self.files if (folder / name).exists()]
-        wrong = [line for path in there if (line := self._problem(path, verify=True))]
-        if wrong:
-            raise DataError("\n".join(wrong))
-        if len(there) < len(self.files):
+        existing = [folder / name for name in self.files if (folder / name).exists()]
+        if errors := [line for path in existing if (line := self._problem(path, verify=True))]:
+            raise DataError("\n".join(errors))
+        if len(existing) < len(self.files):
             fetch(self.archive, data_dir)
 
     def load(self, loading: Loading) -> Data:
         """Load the images onto the device, from a cache beside the files."""
         folder = loading.data_dir / self.archive.folder
-        if wrong := self.problems(loading.data_dir):
-            raise DataError(wrong[0])
+        if errors := self.problems(loading.data_dir):
+            raise DataError(errors[0])
         key = f"{self.name}-{stamp(folder, [str(folder / name) for name in self.files])}"
         cached = arrays([folder, loading.data_dir], key, lambda: self._splits(loading.data_dir))
         assert cached is not None  # all images are of one size
         return small_images(cached, loading)
 
     def _splits(self, data_dir: Path) -> dict[str, Pairs]:
-        if wrong := self.problems(data_dir, verify=True):
-            raise DataError(wrong[0])
+        if errors := self.problems(data_dir, verify=True):
+            raise DataError(errors[0])
         from torchvision import datasets
 
         def pairs(train: bool) -> Pairs:
