@@ -63,7 +63,10 @@ def share(root: Path, configs: Sequence[TrialConfig], device: str = "cuda", meas
         device: The GPU.
         measure: Replaces training for some seconds.
     """
-    processes = min(_packed(root, name, group, device, measure) for name, group in _by_workload(configs).items())
+    groups: dict[str, dict[str, TrialConfig]] = {}  # one configuration for each optimizer, by workload
+    for config in configs:
+        groups.setdefault(config.workload, {}).setdefault(config.optimizer, config)
+    processes = min(_packed(root, name, [*group.values()], device, measure) for name, group in groups.items())
     return math.floor(10_000 / processes) / 10_000  # Ray counts in ten thousandths
 
 
@@ -79,14 +82,6 @@ def grow(measure: Callable[[int], Load]) -> list[Load]:
             break
         loads.append(load)
     return loads
-
-
-def _by_workload(configs: Sequence[TrialConfig]) -> dict[str, list[TrialConfig]]:
-    """Return one configuration for each optimizer, by workload."""
-    groups: dict[str, dict[str, TrialConfig]] = {}
-    for config in configs:
-        groups.setdefault(config.workload, {}).setdefault(config.optimizer, config)
-    return {name: list(group.values()) for name, group in groups.items()}
 
 
 def _packed(root: Path, workload: str, group: list[TrialConfig], device: str, measure: Measure | None) -> int:

@@ -46,9 +46,7 @@ class Team:
     @classmethod
     def here(cls) -> Team:
         """Return the team of the default process group, or of this process alone."""
-        if not dist.is_initialized():
-            return cls()
-        return cls(dist.get_rank(), dist.get_world_size())
+        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return a model whose backward averages the gradients over the team."""

@@ -25,8 +25,7 @@ FAITHFUL = {
     "kfac": FAITHFUL_KFAC,
     "eva": {"damping": 0.03, **FAITHFUL_EVA},
     "foof": FAITHFUL_FOOF,
-    "nysact-s": FAITHFUL_NYSACT,
-    "nysact-g": FAITHFUL_NYSACT,
+    **dict.fromkeys(("nysact-s", "nysact-g"), FAITHFUL_NYSACT),
 }
 
 ASSUMED_EPS = "eps of Adam and AdamW: the cell of Table 7 is lost; the released code's default"
@@ -44,11 +43,9 @@ CIFAR = Recipe(
         "sgd": SGD,
         "adam": ADAM,
         "adamw": ADAMW,
-        "kfac": CURVATURE,
         "eva": EVA,
-        "foof": CURVATURE,
-        "nysact-s": RANKED,
-        "nysact-g": RANKED,
+        **dict.fromkeys(("kfac", "foof"), CURVATURE),
+        **dict.fromkeys(("nysact-s", "nysact-g"), RANKED),
     },
     faithful=FAITHFUL,
     assumed=(ASSUMED_EPS, ASSUMED_DAMPING),
@@ -99,11 +96,9 @@ IMAGENET_RESNET50 = Recipe(
     optimizers={
         "sgd": IMAGENET_SGD,
         "adamw": ADAMW,
-        "kfac": IMAGENET_CURVATURE,
         "eva": IMAGENET_EVA,
-        "foof": IMAGENET_CURVATURE,
-        "nysact-s": IMAGENET_RANKED,
-        "nysact-g": IMAGENET_RANKED,
+        **dict.fromkeys(("kfac", "foof"), IMAGENET_CURVATURE),
+        **dict.fromkeys(("nysact-s", "nysact-g"), IMAGENET_RANKED),
     },
     faithful={**FAITHFUL, "kfac": FAITHFUL_KFAC2, "eva": FAITHFUL_EVA2},
     assumed=(
