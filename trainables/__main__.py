@@ -1,7 +1,7 @@
 """`python -m trainables TRIALS.jsonl --out DIR`: trials one after another in this process, without Ray.
 
-For a debugger, and for a machine that has torch and nothing else. `python studies/NAME.py --dry-run --json` writes the
-file: a line of JSON for each trial, of which `config` is read. The folders are those that Ray's workers write.
+It is for a debugger, and for a machine with torch alone. `python studies/NAME.py --dry-run --json` writes the file: one
+line of JSON for each trial, of which `config` is read. The trial folders are the same as those of Ray's workers.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ import torch
 from trainables import plugins
 from trainables.config import TrialConfig
 from trainables.data import default_data_dir
-from trainables.ready import ready
 from trainables.store import FAILED, StoreError, TrialStore
 from trainables.team import Team, spawn
 from trainables.train import COMMIT_SECONDS, epochs, score
+from trainables.workloads import ready
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the trials of a file; returns 0, or 1 if some failed, 2 for a bad file, 4 if the folder cannot be used."""
+    """Run the trials of a file; return 0, 1 if some failed, 2 for an invalid file, 4 if the folder is unusable."""
     options = _parser().parse_args(arguments)
     try:
         configs = [_config(line) for line in options.trials.read_text().splitlines() if line.strip()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         print(f"error: {options.trials}: {error}; write it with --dry-run --json", file=sys.stderr)
         return 2
-    if problems := _plugin_problems(options.plugin, configs):
-        print(*(f"error: {line}" for line in problems), sep="\n", file=sys.stderr)
-        return 2
-    os.environ["PRECOND_DATA"] = str(options.data_dir.absolute())
-    names = {config.workload for config in configs}
-    if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
-        print(*(f"error: {line}" for line in problems), sep="\n", file=sys.stderr)
+    errors = _plugin_problems(options.plugin, configs)
+    if not errors:
+        os.environ["PRECOND_DATA"] = str(options.data_dir.absolute())
+        names = {config.workload for config in configs}
+        errors = ready(names, options.data_dir, download=options.download, verify=options.verify_data)
+    if errors:
+        print(*(f"error: {line}" for line in errors), sep="\n", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
     statuses = []
@@ -67,7 +67,7 @@ def _run(config: TrialConfig, options: argparse.Namespace, label: str) -> str:
 
 
 def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
-    """Train in this process, which may be one of a team."""
+    """Train in this process, alone or as one of a team."""
     store = TrialStore(options.out, config)
     settings = {"device": options.device, "commit_every": options.commit_every, "diagnostics": options.diagnostics}
     for metrics in epochs(config, store, **settings):
@@ -76,7 +76,7 @@ def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
 
 
 def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[str]:
-    """Load the plugin; a line if that fails, or if there are trials of another."""
+    """Load the plugin; return a line if that fails, and a line for each other plugin that trials need."""
     try:
         sha = None if path is None else plugins.load(path)
     except plugins.PluginError as error:

@@ -18,16 +18,14 @@ from trainables.settings import significant
 SCHEMA = 2
 """Version of the trial folder's layout; folders of a newer version are refused, those of an older version are read."""
 
-PRECISIONS = ("float32", "bf16")
-
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""
+    """Return JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON, in hexadecimal."""
+    """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
@@ -46,11 +44,11 @@ class TrialConfig:
         numerics: Version of the arithmetic of the optimizer, the loop and the recipe; raised when numbers move.
         settings: Those of `trainables.settings` that the workload has, complete.
         precision: Of the forward and backward pass: `float32`, or `bf16` by autocast.
-        compile: Whether the model goes through `torch.compile`.
-        channels_last: Whether images and convolutions have their channels last in memory.
+        compile: True if the model is compiled with `torch.compile`.
+        channels_last: True if images and convolutions have their channels last in memory.
         workers: Processes that share each batch.
-        train_fraction: Below 1, the rest of the training set is held out and takes the place of the test set.
-        plugin: SHA-256 of the file that registered the workload or the optimizer, if one did.
+        train_fraction: Below 1, the rest of the training set is held out and replaces the test set.
+        plugin: SHA-256 of the user's file that registered the workload or the optimizer, or None.
     """
 
     workload: str
@@ -70,7 +68,7 @@ class TrialConfig:
     plugin: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON-ready values."""
+        """Return the configuration as JSON-ready values."""
         return asdict(self)
 
     @classmethod
@@ -89,7 +87,7 @@ class TrialConfig:
         return digest({name: value for name, value in self._identity().items() if name != "seed"})
 
     def with_seed(self, seed: int) -> TrialConfig:
-        """The same configuration under another seed."""
+        """Return the same configuration with another seed."""
         return replace(self, seed=seed)
 
     def _identity(self) -> dict[str, Any]:

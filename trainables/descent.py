@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -11,29 +11,28 @@ from torch.optim import Optimizer
 
 import precond
 from trainables.config import TrialConfig, stream_seed
+from trainables.recipes import SCHEDULES
 from trainables.settings import NEUTRAL
 
-WARMUP_START = 0.01  # share of the learning rate at the first step, as in the NysAct paper's code for ImageNet
+WARMUP_START = 0.01  # factor of the learning rate at the first step, as in the NysAct paper's code for ImageNet
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MATRICES = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
 
 
 def build_optimizer(config: TrialConfig, model: nn.Module) -> Optimizer:
-    """The trial's optimizer; the trial's seed seeds whatever it draws."""
+    """Return the trial's optimizer; its random numbers are seeded with the trial's seed."""
     seed = {"seed": stream_seed(config.seed, "optimizer")} if "seed" in precond.defaults(config.optimizer) else {}
-    exempt = config.settings.get("decay_exempt", NEUTRAL["decay_exempt"])
-    return precond.build(
-        config.optimizer, model, params=parameter_groups(model, exempt), **config.hyperparameters, **seed
-    )
+    groups = parameter_groups(model, config.settings.get("decay_exempt", NEUTRAL["decay_exempt"]))
+    return precond.build(config.optimizer, model, params=groups, **config.hyperparameters, **seed)
 
 
 def parameter_groups(model: nn.Module, decay_exempt: str) -> list[dict[str, Any]] | None:
-    """Parameter groups of which the second has no weight decay; None where one group is all there is.
+    """Return two parameter groups, the second without weight decay; None if one of them would be empty.
 
     Args:
         model: The model.
-        decay_exempt: What is in the second: `nothing`, the parameters of `norm` layers, or all `vectors`, which is
-            everything but the weights of linear layers, convolutions and embeddings.
+        decay_exempt: The parameters of the second group: `nothing`, those of `norm` layers, or all `vectors`, which are
+            all but the weights of linear layers, convolutions and embeddings.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if decay_exempt == "norm":
@@ -47,27 +46,23 @@ def parameter_groups(model: nn.Module, decay_exempt: str) -> list[dict[str, Any]
 
 
 def schedule(name: str, steps: int, warmup: int = 0) -> Callable[[int], float]:
-    """Factor of the learning rate at a step.
+    """Return a function of the step, whose value is the factor of the learning rate.
 
     Args:
         name: `cosine` or `constant`.
-        steps: Of the whole run, the warm-up included.
+        steps: Steps of the whole run, the warm-up included.
         warmup: Steps in which the factor rises linearly from `WARMUP_START` to 1, before the schedule begins.
 
     Raises:
         ValueError: Unknown schedule.
     """
+    if name not in SCHEDULES:
+        raise ValueError(f'schedule = "{name}": must be {" or ".join(SCHEDULES)}')
     after = steps - warmup
-    shapes: Mapping[str, Callable[[int], float]] = {
-        "cosine": lambda step: (1 + math.cos(math.pi * min(step, after) / after)) / 2,
-        "constant": lambda step: 1.0,
-    }
-    if name not in shapes:
-        raise ValueError(f'schedule = "{name}": must be cosine or constant')
 
     def factor(step: int) -> float:
         if step < warmup:
             return WARMUP_START + (1 - WARMUP_START) * step / warmup
-        return shapes[name](step - warmup)
+        return (1 + math.cos(math.pi * min(step - warmup, after) / after)) / 2 if name == "cosine" else 1.0
 
     return factor

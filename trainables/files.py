@@ -1,4 +1,4 @@
-"""Files that survive a crash at any moment: written whole or not at all, appended a line at a time."""
+"""Files that survive a crash at any moment: each write is complete or has no effect."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class StoreError(RuntimeError):
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a torn last line (no newline yet) is not a record.
+    """Return the records of a JSON-lines file; an incomplete last line (without a newline) is not a record.
 
     Raises:
-        StoreError: A line is damaged, which no crash of ours does.
+        StoreError: A complete line is damaged, which a crash of a worker cannot cause.
     """
     try:
         content = path.read_bytes()
@@ -28,10 +28,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parse(content: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object that was read from a file.
+    """Return the JSON object that was read from a file.
 
     Raises:
-        StoreError: It is none.
+        StoreError: The content is not a JSON object.
     """
     try:
         document = json.loads(content)
@@ -43,14 +43,12 @@ def parse(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def repair_tail(path: Path) -> None:
-    """Cut a torn last line, so that the next record does not grow onto it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    """Remove an incomplete last line, so that the next record starts on a new line."""
+    content = path.read_bytes() if path.exists() else b""
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
         with open(path, "rb+") as file:
-            file.truncate(whole)
+            file.truncate(complete)
             sync(file)
 
 
@@ -67,7 +65,7 @@ def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content: readers and crashes see the old one or the new one, never a part."""
+    """Replace a file's content: a reader sees the old or the new content, also after a crash."""
     aside = path.with_name(path.name + ".tmp")
     with open(aside, "wb") as file:
         file.write(content)
@@ -83,7 +81,7 @@ def checksum(path: Path, method: str = "sha256") -> str:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a folder with all that is in it, or a link, not what it points to."""
+    """Delete a file, a folder with its content, or a link without its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -97,7 +95,7 @@ def sync(file: Any) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a directory: what was created, renamed or removed in it."""
+    """Flush a directory, so that files created, renamed or removed in it stay so after a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

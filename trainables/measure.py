@@ -1,4 +1,4 @@
-"""What a worker measures: seconds by phase, the peak of memory, how busy its device is, the hardware's name."""
+"""Measurements of a worker: seconds by phase, peak memory, usage of the device, name of the hardware."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 
 class Phases:
-    """Seconds by phase of a loop, without ever waiting for the device.
+    """Seconds by phase of a loop, measured without waiting for the device.
 
-    On a GPU the marks are events in its queue, so that a phase gets the time in which the GPU worked on it or waited
-    for it; on a CPU they are the clock.
+    On a GPU the marks are events in its queue, so a phase gets the time in which the GPU worked on it or waited for it;
+    on a CPU they are times of the clock.
 
     Args:
-        device: Where the loop works; the first phase begins now.
+        device: The device of the loop; the first phase begins now.
     """
 
     def __init__(self, device: torch.device):
@@ -27,11 +27,11 @@ class Phases:
         self._marks: list[tuple[str, Any]] = [("", self._now())]
 
     def mark(self, phase: str) -> None:
-        """What has been queued since the last mark belongs to `phase`."""
+        """End a phase: everything that was queued since the last mark belongs to it."""
         self._marks.append((phase, self._now()))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase; only when the device has done what was queued."""
+        """Return the seconds by phase; call it when the device has finished what was queued."""
         totals: dict[str, float] = {}
         for (_, before), (phase, now) in zip(self._marks, self._marks[1:], strict=False):
             spent = before.elapsed_time(now) / 1000 if self._device.type == "cuda" else now - before
@@ -47,10 +47,10 @@ class Phases:
 
 
 class Usage:
-    """How busy this process and its device are, read once an epoch: `system/...`, which MLflow shows apart.
+    """Usage of this process and its device, read once an epoch: `system/...`, which MLflow shows separately.
 
     Args:
-        device: Where the process works; the first span begins now.
+        device: The device of the process; the first period begins now.
     """
 
     def __init__(self, device: torch.device):
@@ -58,48 +58,43 @@ class Usage:
         self._since = time.perf_counter(), time.process_time()
 
     def read(self) -> dict[str, float]:
-        """Since the last call.
+        """Return the usage since the last call.
 
-        `system/cpu_percent` (100 is one core) and `system/rss_mb` of the process; on a GPU `system/gpu_memory_mb` that
-        is in use by all who share it and, where NVIDIA's library for it is installed, `system/gpu_percent` of the last
-        moments.
+        `system/cpu_percent` (100 is one core) and `system/rss_mb` of the process; on a GPU also `system/gpu_memory_mb`,
+        in use by all processes, and `system/gpu_percent` if NVIDIA's library for it is installed.
         """
         now = time.perf_counter(), time.process_time()
         wall, busy = (later - before for later, before in zip(now, self._since, strict=True))
         self._since = now
-        found = {"system/cpu_percent": 100 * busy / wall, **self._resident()}
+        usage = {"system/cpu_percent": 100 * busy / wall}
+        with contextlib.suppress(OSError):  # not Linux
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            usage["system/rss_mb"] = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         if self._device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self._device)
-            found["system/gpu_memory_mb"] = (total - free) / 2**20
-            with contextlib.suppress(Exception):  # the library has errors of its own, and none is worth a trial
-                found["system/gpu_percent"] = float(torch.cuda.utilization(self._device))
-        return found
-
-    def _resident(self) -> dict[str, float]:
-        try:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-        except OSError:  # not Linux
-            return {}
-        return {"system/rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
+            usage["system/gpu_memory_mb"] = (total - free) / 2**20
+            with contextlib.suppress(Exception):  # an error of NVIDIA's library must not fail a trial
+                usage["system/gpu_percent"] = float(torch.cuda.utilization(self._device))
+        return usage
 
 
 def device_name(device: str | torch.device) -> str:
-    """Name of the hardware: the GPU's, or `cpu`."""
+    """Return the name of the hardware: the GPU's, or `cpu`."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring the peak: a process's high-water mark outlives the trial that set it."""
+    """Reset the peak: the high-water mark of a process remains after the trial that set it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: the mark is the process's
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is that of the process
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak since the last reset in MiB: allocated on a GPU, resident otherwise."""
+    """Return the peak since the last reset in MiB: allocated on a GPU, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

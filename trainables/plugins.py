@@ -1,4 +1,4 @@
-"""A user's own optimizer or workload, in one Python file that the command line names: `--plugin FILE`.
+"""A user-defined optimizer or workload, in one Python file that the command line names: `--plugin FILE`.
 
     from trainables.plugins import optimizer, workload
 
@@ -10,9 +10,9 @@
     def mlp():
         return nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 2))
 
-The file's SHA-256 enters the key of every trial that uses what it registers, so an edited plugin means new trials; its
-bytes are kept as `plugins/<sha256>.py` in the output folder, from where workers read them. A plugin is code that runs
-as the user: only the command line names one, never a trial's configuration.
+The file's SHA-256 is a part of the key of every trial that uses what it registers, so the trials of an edited plugin
+are new trials. Workers read the copy `plugins/<sha256>.py` in the output folder. A plugin is code that runs with the
+user's rights: only the command line names one, never a trial's configuration.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from precond import HyperparameterError
 from precond.hyperparameters import alike, problems
 from precond.registry import REGISTRY, Entry
 from trainables import workloads
-from trainables.data.base import Loading, TensorData
-from trainables.files import write_atomically
+from trainables.data.base import Loading, Source, TensorData
+from trainables.files import checksum, write_atomically
 from trainables.models import Model
 from trainables.recipes import Recipe
 from trainables.workloads import Workload
@@ -53,22 +53,18 @@ _loaded: dict[str, list[str]] = {}  # SHA-256 -> names that the file registered
 _loading: str | None = None  # SHA-256 of the file that runs now
 
 
-# ---------------------------------------------------------------------- what a plugin calls
-
-
 def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """Register a function of a model and keyword-only hyperparameters, under its own name, with `_` as `-`.
+    """Register a function of a model and keyword-only hyperparameters under its name, with `-` for `_`.
 
-    The defaults are the hyperparameters' defaults, and say their types. A parameter called `params` gets parameter
-    groups, where a recipe spares some parameters the weight decay.
+    Its defaults are the hyperparameters' defaults and determine their types. A parameter called `params` receives
+    parameter groups if a recipe exempts some parameters from weight decay.
     """
     hyperparameters = [p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
     name = build.__name__.replace("_", "-")
     if missing := [p.name for p in hyperparameters if p.default is p.empty]:
         raise PluginError(f"{name}: {missing[0]} has no default, which every hyperparameter must have")
-    own = [(p.name, Any, alike(p.default)) for p in hyperparameters if p.name != "params"]
-    kind = dataclasses.make_dataclass(name, own, frozen=True, kw_only=True, namespace={"problems": problems})
-
+    fields = [(p.name, Any, alike(p.default)) for p in hyperparameters if p.name != "params"]
+    kind = dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True, namespace={"problems": problems})
     takes_groups = any(p.name == "params" for p in hyperparameters)
 
     def build_from_model(model: nn.Module, *, params: Any = None, **values: Any) -> Optimizer:
@@ -90,15 +86,15 @@ def workload(
     schedule: str = "cosine",
     optimizers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
-    """Register a function that makes a model, as the workload `name`.
+    """Register a function that builds a model, as the workload `name`.
 
     Args:
-        name: Such as `moons/mlp`: the data, a slash, the model.
+        name: The data, a slash and the model, such as `moons/mlp`.
         data: Returns training inputs and labels, test inputs and labels: tensors `[n, ...]` and `[n]` int64.
         batch_size: Examples per step.
         epochs: Passes over the training set.
-        schedule: Of the learning rate: `cosine` or `constant`.
-        optimizers: Hyperparameters by optimizer; what is not named keeps the optimizer's default.
+        schedule: Learning-rate schedule: `cosine` or `constant`.
+        optimizers: Hyperparameters by optimizer; the others keep the optimizer's defaults.
     """
 
     def register(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -107,7 +103,7 @@ def workload(
         _register(name, workloads.unknown_workload(name) is None)
         workloads.PLUGINS[name] = Workload(
             name=name,
-            source=OwnTensors(name.partition("/")[0], data),
+            source=PluginTensors(name.partition("/")[0], data),
             model=Model(build=lambda fit: build(), channels=None),
             recipe=Recipe(batch_size=batch_size, epochs=epochs, schedule=schedule, optimizers=optimizers or {}),
             plugin=_loading,
@@ -118,51 +114,45 @@ def workload(
 
 
 @dataclass(frozen=True)
-class OwnTensors:
-    """A plugin's dataset, which is not augmented."""
+class PluginTensors(Source):
+    """A plugin's dataset, which is not augmented; `make` is called at the first use of the tensors."""
 
     name: str
     make: Callable[[], Tensors]
-
-    channels = 0
-    size = 0
-    augmented = False
+    size: int = 0
+    channels: int = 0
+    augmented: bool = False
 
     @cached_property
     def _tensors(self) -> Tensors:
-        """What the plugin's function returns, checked.
-
-        Raises:
-            PluginError: It is not four tensors that belong together.
-        """
         tensors = self.make()
         if not isinstance(tensors, tuple) or len(tensors) != 4 or not all(isinstance(t, Tensor) for t in tensors):
             raise PluginError(f"data of {self.name}: must be four tensors: inputs and labels, to train and to test on")
         for inputs, labels in (tensors[:2], tensors[2:]):
             if len(inputs) != len(labels) or labels.dtype != torch.int64 or labels.dim() != 1:
-                found = f"inputs {list(inputs.shape)}, labels {list(labels.shape)} {labels.dtype}"
-                raise PluginError(f"data of {self.name}: {found}; labels must be [n] int64 for inputs [n, ...]")
+                shapes = f"inputs {list(inputs.shape)}, labels {list(labels.shape)} {labels.dtype}"
+                raise PluginError(f"data of {self.name}: {shapes}; labels must be [n] int64 for inputs [n, ...]")
         return tensors
 
     @property
-    def classes(self) -> int:
-        """One more than the largest label."""
+    def classes(self) -> int:  # type: ignore[override]
+        """The largest label plus one."""
         return int(self._tensors[1].max()) + 1
 
     @property
-    def train_examples(self) -> int:
-        """Rows of the training inputs."""
+    def train_examples(self) -> int:  # type: ignore[override]
+        """Number of training examples."""
         return len(self._tensors[1])
 
     @property
-    def test_examples(self) -> int:
-        """Rows of the test inputs."""
+    def test_examples(self) -> int:  # type: ignore[override]
+        """Number of test examples."""
         return len(self._tensors[3])
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """One line if the plugin's function fails."""
+        """Return one line if the plugin's function fails."""
         try:
-            self.train_examples  # noqa: B018
+            self._tensors  # noqa: B018
         except PluginError as error:
             return [str(error)]
         except Exception as error:
@@ -175,11 +165,7 @@ class OwnTensors:
 
 
 def _register(name: str, taken: bool) -> None:
-    """Note that the running file registers a name.
-
-    Raises:
-        PluginError: The name is taken, or no file runs.
-    """
+    """Note that the running file registers a name, which must not be taken."""
     if _loading is None:
         raise PluginError(f"{name}: plugins are loaded by --plugin FILE, not imported")
     earlier = [sha for sha, names in _loaded.items() if name in names and sha != _loading]
@@ -190,43 +176,40 @@ def _register(name: str, taken: bool) -> None:
     _loaded[_loading].append(name)
 
 
-# ---------------------------------------------------------------------- what loads plugins
-
-
 def load(path: Path, sha256: str | None = None) -> str:
-    """Run a plugin, once; returns its SHA-256.
+    """Run a plugin, once in a process, and return its SHA-256.
 
     Args:
         path: The file.
-        sha256: What it must be.
+        sha256: The expected SHA-256; None for any.
 
     Raises:
         PluginError: It cannot be read, is another file, raises, or registers nothing or a taken name.
     """
     global _loading
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha = checksum(path)
     except OSError as error:
         raise PluginError(f"plugin {path}: {error.strerror}") from error
-    if sha256 not in (None, found):
+    if sha256 not in (None, sha):
         raise PluginError(f"plugin {path}: its bytes are not those of the trial's plugin; restore the file")
-    if _loaded.get(found):
-        return found
-    _loading, _loaded[found] = found, []
+    if _loaded.get(sha):
+        return sha
+    _loading, _loaded[sha] = sha, []
     try:
-        _run(path, f"plugin_{found[:16]}")
+        _run(path, f"plugin_{sha[:16]}")
     except BaseException:
-        _forget(found)
+        _forget(sha)
         raise
     finally:
         _loading = None
-    if not _loaded[found]:
+    if not _loaded[sha]:
         raise PluginError(f"plugin {path}: registers nothing; use @optimizer or @workload of trainables.plugins")
-    return found
+    return sha
 
 
 def keep(path: Path, root: Path) -> None:
-    """Copy a plugin into an output folder, where workers find it."""
+    """Copy a plugin into an output folder, where workers read it."""
     content = path.read_bytes()
     copy = kept(root, hashlib.sha256(content).hexdigest())
     if not copy.exists():
@@ -235,16 +218,12 @@ def keep(path: Path, root: Path) -> None:
 
 
 def kept(root: Path, sha256: str) -> Path:
-    """Where an output folder has a plugin."""
+    """Return the path of a plugin's copy in an output folder."""
     return root / "plugins" / f"{sha256}.py"
 
 
 def _run(path: Path, name: str) -> None:
-    """Import a file as a module.
-
-    Raises:
-        PluginError: It raises; the line and what it says.
-    """
+    """Import a file as a module; an error becomes a `PluginError` with its line."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin {path}: must be a Python file that ends in .py")

@@ -1,7 +1,7 @@
-"""How a trial is trained beside its optimizer: augmentation, regularisation and warm-up, by name.
+"""Settings of a trial beside its hyperparameters (augmentation, regularisation, warm-up), and checks of its fields.
 
 Every setting has a neutral value, which means "not done". Neutral values are left out of a trial's key, so that a
-setting that is added later changes no older trial's.
+setting that is added later does not change existing keys.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from precond.hyperparameters import (
     amounts,
@@ -23,6 +26,10 @@ from precond.hyperparameters import (
     probability,
     problems,
 )
+from precond.registry import lookup
+from trainables.recipes import SCHEDULES
+
+PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +37,22 @@ class Settings:
     """Settings and their neutral values.
 
     Attributes:
-        crop_padding: Pixels of zeros around an image of which a crop of its own size is then taken at random.
+        crop_padding: Pixels of zeros around an image, from which a random crop of the original size is taken.
         flip: Mirror half of the images.
-        resolution: Side in pixels while training; None is the images' own, and resolved before it enters a trial.
+        resolution: Side in pixels while training; None, the side of the images, is resolved before it enters a trial.
         test_resolution: Side while testing; None is `resolution`.
         random_resized_crop: Train on random parts of 8 to 100 % of an image, scaled to `resolution`.
         trivial_augment: TrivialAugment (Mueller and Hutter 2021).
         randaugment: Magnitude and its standard deviation (Cubuk et al. 2019); None for not at all.
         random_erasing: Probability of erasing a rectangle (Zhong et al. 2020).
-        repeated_augmentation: Copies of an image, augmented each by itself, that are drawn together.
-        drop_path: Rate of stochastic depth in the last block, growing to it linearly from 0 in the first.
-        mixup: alpha of Mixup's Beta(alpha, alpha); 0 for none. With `cutmix`, too, a coin decides for each batch.
+        repeated_augmentation: Copies of an image in a row, each with its own augmentation.
+        drop_path: Rate of stochastic depth in the last block; it grows linearly from 0 in the first block.
+        mixup: alpha of Mixup's Beta(alpha, alpha); 0 for none. With `cutmix`, one of them is drawn for each batch.
         cutmix: alpha of CutMix; 0 for none.
         label_smoothing: Share of the label that is spread over all classes while training.
-        warmup_epochs: Epochs in which the learning rate rises linearly, from 1 % of it.
-        decay_exempt: What weight decay spares: `nothing`, the `norm` layers' parameters, or all `vectors`: those,
-            biases, class tokens and position embeddings.
+        warmup_epochs: Epochs in which the learning rate rises linearly from 1 % to its value.
+        decay_exempt: Parameters without weight decay: `nothing`, those of the `norm` layers, or all `vectors`, which
+            are those, biases, class tokens and position embeddings.
     """
 
     crop_padding: int = count(0, low=0)
@@ -74,19 +81,58 @@ IMAGES = tuple(name for name in NEUTRAL if name not in (*LOOP, *MODEL))  # apply
 
 
 def applicable(*, images: bool, stochastic_depth: bool) -> list[str]:
-    """Names of the settings that a workload has."""
+    """Return the names of the settings that apply to a workload."""
     return [
         name for name in NEUTRAL if name in LOOP or (name in IMAGES and images) or (name in MODEL and stochastic_depth)
     ]
 
 
 def setting_problems(values: Mapping[str, Any], names: Iterable[str], workload: str) -> list[str]:
-    """One line for each value out of its range, and for each setting that a workload does not have."""
+    """Return one line for each value out of its range, and for each setting that a workload does not have."""
     names = list(names)
     foreign = [f"{name}: {workload} has no such setting.{nearest(name, names)}" for name in values if name not in names]
     return foreign + Settings(**{name: value for name, value in values.items() if name in NEUTRAL}).problems()
 
 
 def significant(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are not neutral: what a trial's key is made of."""
+    """Return the settings that are not neutral, which enter a trial's key."""
     return {name: value for name, value in values.items() if value != NEUTRAL.get(name)}
+
+
+def field_problems(fields: Mapping[str, Any], train_examples: int, shapes: nn.Module | None) -> list[str]:
+    """Return one line for each field out of range; `shapes` is the model, or None if it cannot be built."""
+    errors = []
+    batch_size, fraction = fields["batch_size"], fields.get("train_fraction", 1.0)
+    if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        errors.append(f"train_fraction = {fraction!r}: must be a number in (0, 1]")
+        fraction = 1.0
+    most = int(train_examples * fraction)
+    normalises = shapes is not None and any(isinstance(m, _BatchNorm) for m in shapes.modules())
+    least = 2 if normalises else 1
+    if not is_integer(batch_size) or not least <= batch_size <= most:
+        reason = "; batch normalisation needs two" if batch_size == 1 and least == 2 else ""
+        errors.append(f"batch_size = {batch_size!r}: must be an integer in {least}..{most}, the training set{reason}")
+    if not is_integer(fields["epochs"]) or fields["epochs"] < 1:
+        errors.append(f"epochs = {fields['epochs']!r}: must be an integer >= 1")
+    for name, allowed in {"schedule": SCHEDULES, "precision": PRECISIONS}.items():
+        if fields.get(name, allowed[0]) not in allowed:
+            errors.append(f"{name} = {fields[name]!r}: must be one of {', '.join(allowed)}")
+    for name in ("compile", "channels_last"):
+        if not isinstance(fields.get(name, False), bool):
+            errors.append(f"{name} = {fields[name]!r}: must be true or false")
+    return errors
+
+
+def worker_problems(optimizer: str, workers: Any, batch_size: Any) -> list[str]:
+    """Return one line if a trial cannot have this number of processes."""
+    if not is_integer(workers) or workers < 1 or (is_integer(batch_size) and workers > batch_size):
+        return [f"workers = {workers!r}: must be an integer in 1..{batch_size}, the batch size"]
+    card = lookup(optimizer).card
+    if workers > 1 and card is not None and (reason := card.unsupported.get("data parallel")):
+        return [f"workers = {workers}: {optimizer} trains in one process only: {reason}"]
+    return []
+
+
+def is_integer(value: Any) -> bool:
+    """Return True for an int that is not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)

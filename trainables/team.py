@@ -12,8 +12,9 @@ import datetime
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,7 @@ class Team:
     @classmethod
     def here(cls) -> Team:
         """Return the team of the default process group, or of this process alone."""
-        if not dist.is_initialized():
-            return cls()
-        return cls(dist.get_rank(), dist.get_world_size())
+        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return a model whose backward averages the gradients over the team."""
@@ -93,6 +92,17 @@ class Team:
 ALONE = Team()
 
 
+def _on_first(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a method of `TeamStore` that calls `method` on rank 0 and does nothing on the other ranks."""
+
+    @wraps(method)
+    def call(self: TeamStore, *arguments: Any, **keywords: Any) -> None:
+        if self._first:
+            method(self, *arguments, **keywords)
+
+    return call
+
+
 class TeamStore(TrialStore):
     """A trial folder that several processes use: all of them read it, and rank 0 alone writes."""
 
@@ -110,25 +120,10 @@ class TeamStore(TrialStore):
         _from_first(None)
         return loaded if self._first else super().load()
 
-    def record(self, epoch: int, metrics: Mapping[str, float], layers: Sequence[dict[str, Any]] = ()) -> None:
-        """Record an epoch on rank 0."""
-        if self._first:
-            super().record(epoch, metrics, layers)
-
-    def commit(self, state: Mapping[str, Any]) -> None:
-        """Commit on rank 0."""
-        if self._first:
-            super().commit(state)
-
-    def finish(self, status: str, **details: Any) -> None:
-        """Write the status on rank 0."""
-        if self._first:
-            super().finish(status, **details)
-
-    def log(self, message: str) -> None:
-        """Log on rank 0."""
-        if self._first:
-            super().log(message)
+    record = _on_first(TrialStore.record)
+    commit = _on_first(TrialStore.commit)
+    finish = _on_first(TrialStore.finish)
+    log = _on_first(TrialStore.log)
 
 
 def _from_first(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """An optimizer's diagnostics for a trial: at most 12 metrics of an epoch, and a row for each layer.
 
-`precond.diagnostics` says what the entries are. Optimizers that have none (SGD, Adam, the peers) give nothing.
+`precond.diagnostics` describes the entries. SGD, Adam and the peers have no diagnostics.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from precond.diagnostics.measures import Table
 from precond.diagnostics.monitor import COUNTS
 from precond.optimizer import Preconditioned
 
-# What is logged of each measure over the layers: the middle, and the worst.
+# How each measure is summarised over the layers: by the median and the worst value.
 SUMMARIES: dict[str, dict[str, Callable[[list[float]], float]]] = {
     "stable_rank": {"median": median, "max": max},
     "top_over_damping": {"median": median, "max": max},
@@ -27,11 +27,11 @@ SUMMARIES: dict[str, dict[str, Callable[[list[float]], float]]] = {
 
 
 class Telemetry:
-    """Watches an optimizer, if that can be watched.
+    """Reads the diagnostics of an optimizer.
 
     Args:
-        optimizer: Any.
-        on: Whether to.
+        optimizer: Any optimizer.
+        on: False to read nothing, as for an optimizer without diagnostics.
     """
 
     def __init__(self, optimizer: Optimizer, on: bool):
@@ -39,24 +39,22 @@ class Telemetry:
         self._clock = None if self._optimizer is None else self._optimizer.monitor()
 
     def read(self) -> Table:
-        """What each layer did since the last call; empty where nothing is watched."""
+        """Return the diagnostics of each layer since the last call; empty if nothing is read."""
         return {} if self._optimizer is None else self._optimizer.diagnostics()
 
     def metrics(self, table: Table, train_s: float) -> dict[str, float]:
-        """`diag/...` of one epoch.
+        """Return `diag/...` of one epoch.
 
         Args:
-            table: What `read` returned.
-            train_s: Seconds of training since the last call, `read` included: `diag/overhead` is the share of them that
-                went into all this.
+            table: The result of `read`.
+            train_s: Seconds of training since the last call, `read` included; `diag/overhead` is the fraction of them
+                that the diagnostics took.
         """
-        if self._clock is None:
-            return {}
-        return {**summarize(table), "diag/overhead": self._clock.read() / train_s}
+        return {} if self._clock is None else {**summarize(table), "diag/overhead": self._clock.read() / train_s}
 
 
 def summarize(table: Table) -> dict[str, float]:
-    """The measures over the layers that have them, and `diag/rescues`: everything that was counted, of every layer."""
+    """Return the measures over the layers that have them, and `diag/rescues`, the sum of all counts of all layers."""
     metrics = {}
     for name, summaries in SUMMARIES.items():
         values = [value for row in table.values() if (value := row[name]) is not None]
@@ -65,5 +63,5 @@ def summarize(table: Table) -> dict[str, float]:
 
 
 def rows(epoch: int, table: Table) -> list[dict[str, Any]]:
-    """The lines of `diagnostics.jsonl` for one epoch."""
+    """Return the lines of `diagnostics.jsonl` for one epoch."""
     return [{"epoch": epoch, "layer": layer, **row} for layer, row in table.items()]

@@ -1,7 +1,7 @@
-"""The one training loop: `epochs(config, store)` trains a trial in this process and yields each epoch's metrics.
+"""The training loop: `epochs(config, store)` trains a trial in this process and yields each epoch's metrics.
 
-It needs torch alone. Ray Tune, a debugger and a bare GPU machine all run this generator. Whatever happens to the
-process, calling it again with the same store goes on from the last commit, bit for bit on a CPU.
+It needs torch alone; Ray Tune, a debugger and a bare GPU machine all run this generator. If the process ends for any
+reason, calling it again with the same store resumes from the last commit, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from precond.hessian import TakesLoss
 from trainables import plugins
 from trainables.config import TrialConfig, stream_seed
 from trainables.data.base import Data, Loading, default_data_dir
+from trainables.data.transforms import Mixer
 from trainables.descent import build_optimizer, schedule
 from trainables.measure import Phases, Usage, device_name, peak_memory_mb, reset_peak_memory
-from trainables.mixing import Mixer
 from trainables.settings import NEUTRAL
 from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
 from trainables.team import ALONE, Team
@@ -58,23 +58,23 @@ def epochs(
 ) -> Epochs:
     """Train from the last commit to the end; the terminal status is written before the last epoch is yielded.
 
-    A trial that has a terminal status already yields nothing. Sent `True`, it commits what it has and ends: this
-    process is to go, and another will go on.
+    A trial with a terminal status yields nothing. After `send(True)` the generator commits and ends, so that another
+    process can resume the trial.
 
     Args:
         config: The trial.
         store: Its folder, created.
-        device: Where to train.
+        device: The device to train on.
         commit_every: Seconds of training between commits; 0 commits after each epoch.
-        diagnostics: Whether to log what the preconditioner does to each layer; it changes no number of the training.
-        provenance: What to note about this worker in `attempts.jsonl`.
+        diagnostics: Log the preconditioner's diagnostics of each layer; no number of the training changes.
+        provenance: Facts about this worker for `attempts.jsonl`.
 
     Yields:
         Each epoch's metrics, `epoch` (from 0) included.
 
     Raises:
         OSError: The folder cannot be written; the trial stays in flight.
-        StoreError: The folder belongs to another driver or is damaged; likewise.
+        StoreError: The folder belongs to another driver or is damaged; the trial stays in flight.
     """
     if store.status() is not None:
         return
@@ -107,7 +107,7 @@ def epochs(
 
 
 def score(metrics: Mapping[str, float]) -> float:
-    """Accuracy on the test set, or on what was held out in its place."""
+    """Return the accuracy on the test set, or on the held-out examples that replace it."""
     return metrics["test/accuracy"] if "test/accuracy" in metrics else metrics["val/accuracy"]
 
 
@@ -144,32 +144,16 @@ class Trainer:
 
     Args:
         config: The trial.
-        device: Where to train.
+        device: The device to train on.
         team: The processes that share each batch.
-        diagnostics: Whether to watch the optimizer; `table` then has the layers of the last epoch.
+        diagnostics: Read the optimizer's diagnostics; `table` then has the layers of the last epoch.
     """
 
-    def __init__(
-        self,
-        config: TrialConfig,
-        device: torch.device,
-        team: Team = ALONE,
-        diagnostics: bool = False,
-    ):
+    def __init__(self, config: TrialConfig, device: torch.device, team: Team = ALONE, diagnostics: bool = False):
         chosen = workload(config.workload)
-        self.config = config
-        self.device = device
-        self.team = team
-        self.data: Data = chosen.source.load(
-            Loading(
-                device=device,
-                data_dir=default_data_dir(),
-                settings=config.settings,
-                train_fraction=config.train_fraction,
-                rank=self.team.rank,
-                ranks=self.team.size,
-            )
-        )
+        self.config, self.device, self.team = config, device, team
+        share = config.train_fraction, team.rank, team.size
+        self.data: Data = chosen.source.load(Loading(device, default_data_dir(), config.settings, *share))
         self._settings = {**NEUTRAL, **config.settings}
         self._mixer = Mixer(self._settings, chosen.source.classes)
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -190,9 +174,9 @@ class Trainer:
         self.scheduler = LambdaLR(self.optimizer, schedule(config.schedule, config.epochs * steps, warmup))
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch and evaluate; metrics by name.
+        """Train one epoch, evaluate, and return metrics by name.
 
-        `time/train_s` is data, forward and backward (statistics included), step, and what is `other`.
+        `time/train_s` is the sum of data, forward and backward (statistics included), step, and `other`.
 
         Raises:
             Diverged: A loss was not finite.
@@ -223,7 +207,7 @@ class Trainer:
         }
 
     def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], float]:
-        """The loss of each step, and the accuracy while training. The device is read once, at the end."""
+        """Return the loss of each step, and the accuracy while training; the device is read once, at the end."""
         self.model.train()
         order, mixing = (stream_seed(self.config.seed, purpose, epoch) for purpose in ("order", "mixing"))
         losses: list[Tensor] = []
@@ -250,7 +234,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """Mean loss and accuracy on the test set, or on what is held out; the team takes turns at the batches."""
+        """Return mean loss and accuracy on the test set or the held-out examples; the team divides the batches."""
         self.model.eval()
         self.team.copy_buffers(self.model)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -263,7 +247,7 @@ class Trainer:
         return loss, accuracy
 
     def _context(self) -> AbstractContextManager[Any]:
-        """What a forward runs in."""
+        """Return the context of a forward."""
         stack = ExitStack()
         if self.config.precision == "bf16":
             stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
@@ -277,7 +261,7 @@ class Trainer:
                 raise Diverged(epoch, step, loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next epoch needs, except random streams, which start anew from the seed."""
+        """Return everything that the next epoch needs, except random streams, which start from the seed."""
         return {name: getattr(self, name).state_dict() for name in STATEFUL}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
-"""Workloads: a name -> model, data and recipe. `resolve` makes a trial of a workload, an optimizer and overrides."""
+"""Workloads: model, data and recipe by name. `resolve` returns the trial of a workload, an optimizer and overrides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +15,14 @@ import precond
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from precond.registry import lookup
-from trainables.checks import field_problems, is_integer, worker_problems
 from trainables.config import TrialConfig
-from trainables.data import source
+from trainables.data import DataError, source
 from trainables.data.base import Source
 from trainables.models import MODELS, Fit, Model, model
 from trainables.recipes import Recipe, digits, nysact, steve
-from trainables.settings import NEUTRAL, applicable, setting_problems
+from trainables.settings import NEUTRAL, applicable, field_problems, is_integer, setting_problems, worker_problems
 
 LOOP_NUMERICS = 1  # raised when the training loop gives other numbers for the same configuration
-
 RECIPES: dict[str, Recipe] = {
     "digits/cnn": digits.DIGITS_CNN,
     "digits/mlp": digits.DIGITS_MLP,
@@ -41,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
     "imagenet/deit_s": nysact.IMAGENET_DEIT_S,
 }
 IMAGE_FOLDER = "imagefolder:"
-# Somebody's own images are trained as the paper trains the model.
+# A user's images are trained on as in the paper of the model.
 FOLDER_RECIPES: dict[str, Recipe] = {
     **dict.fromkeys(("cnn", "mlp"), digits.DIGITS_CNN),
     **dict.fromkeys(("lenet5", "resnet20", "resnet32", "resnet110", "densenet121"), nysact.CIFAR),
@@ -51,22 +50,22 @@ FOLDER_RECIPES: dict[str, Recipe] = {
 }
 WORKLOADS = tuple(RECIPES)
 PATTERN = f"{IMAGE_FOLDER}PATH/MODEL"
-HELD = ("batch_size", "epochs", "schedule")
+RECIPE_FIELDS = ("batch_size", "epochs", "schedule")
 EXECUTION = ("precision", "compile", "channels_last")
-RECIPE_SETTINGS = (*HELD, *NEUTRAL, *EXECUTION)
-"""What can be set beside hyperparameters."""
+RECIPE_SETTINGS = (*RECIPE_FIELDS, *NEUTRAL, *EXECUTION)
+"""Everything that can be set beside hyperparameters."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Workload:
-    """What is trained.
+    """A dataset, a model and a recipe.
 
     Attributes:
         name: `DATASET/MODEL`.
         source: The dataset.
         model: The model.
         recipe: How it is trained.
-        plugin: SHA-256 of the file of a user that registered it, or None.
+        plugin: SHA-256 of the user's file that registered it, or None.
     """
 
     name: str
@@ -77,25 +76,25 @@ class Workload:
 
     @property
     def architecture(self) -> str:
-        """The model's name."""
+        """Name of the model."""
         return self.name.rpartition("/")[2]
 
     @property
     def setting_names(self) -> list[str]:
-        """The settings that it has; digits are trained on as they are."""
+        """Names of the settings that apply to the dataset and the model."""
         return applicable(images=self.source.augmented, stochastic_depth=self.model.stochastic_depth)
 
     def settings(self, stated: Mapping[str, Any]) -> dict[str, Any]:
-        """Its settings, complete and as they enter a trial: what is stated, the recipe's, or neutral."""
-        held = {**self.recipe.settings, **stated}
-        values = {name: _normal(held.get(name, NEUTRAL[name]), NEUTRAL[name]) for name in self.setting_names}
+        """Return a trial's settings, complete: the stated values, else the recipe's, else the neutral ones."""
+        known = {**NEUTRAL, **self.recipe.settings, **stated}
+        values = {name: _normal(known[name], NEUTRAL[name]) for name in self.setting_names}
         if "resolution" in values:
             values["resolution"] = values["resolution"] or self.source.size
             values["test_resolution"] = values["test_resolution"] or values["resolution"]
         return values
 
     def fit(self, settings: Mapping[str, Any]) -> Fit:
-        """What the model is made for under some complete settings."""
+        """Return the images and classes that the model is built for with complete settings."""
         size = settings.get("resolution", self.source.size)
         return Fit(self.source.classes, self.source.channels, size, settings.get("drop_path", 0.0))
 
@@ -110,7 +109,7 @@ class Workload:
         return errors + self.model.problems(self.architecture, fit, settings.get("test_resolution", fit.size))
 
     def build(self, settings: Mapping[str, Any]) -> nn.Module:
-        """The model; its initial weights come from torch's global generator."""
+        """Return a new model; its initial weights come from torch's global generator."""
         return self.model.build(self.fit(settings))
 
 
@@ -119,23 +118,23 @@ PLUGINS: dict[str, Workload] = {}
 
 
 def workload(name: str) -> Workload:
-    """A registered workload, or `imagefolder:PATH/MODEL`.
+    """Return a registered workload, or `imagefolder:PATH/MODEL`.
 
     Raises:
-        HyperparameterError: Unknown name; the message names the nearest and all known ones.
+        HyperparameterError: Unknown name; the message lists the nearest and all known names.
     """
     if name in PLUGINS:
         return PLUGINS[name]
-    dataset, _, architecture = name.rpartition("/")
     recipe = stated_recipe(name)
+    dataset, _, architecture = name.rpartition("/")
     return Workload(name=name, source=source(dataset), model=model(architecture), recipe=recipe)
 
 
 def stated_recipe(name: str) -> Recipe:
-    """A workload's recipe, for which its data need not be there.
+    """Return a workload's recipe; its data may be missing.
 
     Raises:
-        HyperparameterError: Unknown name; the message names the nearest and all known ones.
+        HyperparameterError: Unknown name; the message lists the nearest and all known names.
     """
     if name in PLUGINS:
         return PLUGINS[name].recipe
@@ -150,7 +149,7 @@ def stated_recipe(name: str) -> Recipe:
 
 
 def unknown_workload(name: str) -> str | None:
-    """One line if there is no such workload, whether or not its data are there."""
+    """Return one line if there is no such workload; its data may be missing."""
     try:
         stated_recipe(name)
     except HyperparameterError as error:
@@ -158,8 +157,33 @@ def unknown_workload(name: str) -> str | None:
     return None
 
 
+def ready(names: Iterable[str], data_dir: Path, *, download: bool = False, verify: bool = False) -> list[str]:
+    """Return one line for each error in the datasets of workloads; called before any trial starts.
+
+    Args:
+        names: Names of the workloads to be trained.
+        data_dir: The folder that contains the datasets.
+        download: Fetch what is missing first; a damaged file is never replaced.
+        verify: Read everything and compare checksums; what was just fetched is compared in any case.
+    """
+    errors: list[str] = []
+    checked: set[str] = set()
+    for name in names:
+        try:
+            dataset = workload(name).source
+            if dataset.name in checked:
+                continue
+            checked.add(dataset.name)
+            if download:
+                dataset.download(data_dir)
+            errors += dataset.problems(data_dir, verify)
+        except (DataError, HyperparameterError) as error:
+            errors += str(error).splitlines()
+    return list(dict.fromkeys(errors))
+
+
 def settable(optimizer: str) -> set[str]:
-    """What can be set for a trial of an optimizer: its hyperparameters (not the seed) and the recipe's own values."""
+    """Return what can be set for a trial of an optimizer: hyperparameters (not the seed) and `RECIPE_SETTINGS`."""
     return {*precond.defaults(optimizer), *RECIPE_SETTINGS} - {"seed"}
 
 
@@ -172,15 +196,15 @@ def resolve(
     seed: int = 0,
     faithful: bool = False,
 ) -> TrialConfig:
-    """A complete trial: the optimizer's defaults, then the recipe's values, then the overrides.
+    """Return a complete trial: the optimizer's defaults, replaced by the recipe's values, then by the overrides.
 
     Args:
         name: Workload.
         optimizer: Registered optimizer.
         overrides: Hyperparameters set by a study or on the command line.
-        recipe: Other fields of the trial instead of the recipe's: `RECIPE_SETTINGS`, `train_fraction`, `workers`.
-        seed: The trial's seed; it seeds the optimizer's sketches, too, so it is no hyperparameter.
-        faithful: Whether the optimizer is to have the conventions of the paper's code.
+        recipe: Other fields that replace the recipe's: `RECIPE_SETTINGS`, `train_fraction`, `workers`.
+        seed: The trial's seed. It also seeds the optimizer's sketches, so the optimizer's seed cannot be set.
+        faithful: Use the as-released variant, which has the conventions of the paper's code.
 
     Raises:
         HyperparameterError: One line for each unknown name or value out of range, the model's limits included.
@@ -189,7 +213,7 @@ def resolve(
     stated = {**chosen.recipe.hyperparameters(optimizer, faithful), **(overrides or {})}
     rest = dict(recipe or {})
     settings = {key: _parsed(key, rest.pop(key)) for key in list(rest) if key in NEUTRAL}
-    fields = {**{key: getattr(chosen.recipe, key) for key in HELD}, **rest}
+    fields = {**{key: getattr(chosen.recipe, key) for key in RECIPE_FIELDS}, **rest}
     errors = chosen.problems(settings, fields["epochs"])
     shapes = None if errors else skeleton(chosen.model, chosen.fit(chosen.settings(settings)))
     errors = precond.check(optimizer, stated, shapes) + errors
@@ -212,37 +236,37 @@ def resolve(
 
 
 def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
-    """What a trial has differently from its workload's recipe, by name: (the recipe's value, the trial's).
+    """Return what differs between a trial and its workload's recipe, by name: (the recipe's value, the trial's).
 
-    The arm, consistent or faithful, that the trial is nearer to counts.
+    Of the corrected and the as-released variant, the one with fewer differences is compared.
     """
     recipe, defaults = stated_recipe(config.workload), precond.defaults(config.optimizer)
-    arms = [{**defaults, **recipe.hyperparameters(config.optimizer, faithful)} for faithful in (False, True)]
-    normal = [{name: _normal(arm[name], defaults[name]) for name in config.hyperparameters} for arm in arms]
-    nearest_arm = min((_differing(arm, config.hyperparameters) for arm in normal), key=len)
-    # A folder's own resolution is known only where the folder is.
+    variants = [{**defaults, **recipe.hyperparameters(config.optimizer, faithful)} for faithful in (False, True)]
+    normal = [{name: _normal(values[name], defaults[name]) for name in config.hyperparameters} for values in variants]
+    fewest = min((_differing(values, config.hyperparameters) for values in normal), key=len)
+    # The resolution of a folder's images is known only where the folder is.
     away = config.workload.startswith(IMAGE_FOLDER)
     settings = {**NEUTRAL, **recipe.settings} if away else workload(config.workload).settings({})
     stated = {name: _normal(value, NEUTRAL[name]) for name, value in settings.items() if value is not None or not away}
-    fields = {name: getattr(recipe, name) for name in HELD} | dict.fromkeys(EXECUTION, False) | {"precision": "float32"}
-    own = {name: getattr(config, name) for name in fields}
-    return _differing(fields, own) | _differing(stated, config.settings) | nearest_arm
+    fields = {name: getattr(recipe, name) for name in RECIPE_FIELDS}
+    fields |= {"precision": "float32", "compile": False, "channels_last": False}
+    return _differing(fields, vars(config)) | _differing(stated, config.settings) | fewest
 
 
 def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Pairs of values by name, of the names that both have, where they differ."""
+    """Return pairs of different values by name, of the names that both have."""
     return {name: (ours[name], theirs[name]) for name in ours if name in theirs and ours[name] != theirs[name]}
 
 
 @cache
 def skeleton(model: Model, fit: Fit) -> nn.Module:
-    """A model without memory for its weights, to ask for its shapes."""
+    """Return a model on the meta device, which has shapes and no memory for weights."""
     with torch.device("meta"):
         return model.build(fit)
 
 
 def _parsed(name: str, value: Any) -> Any:
-    """A setting as a command line has it: `randaugment=9/0.5` is a pair."""
+    """Return the value of a setting from a command line: `randaugment=9/0.5` is a pair."""
     if name != "randaugment" or not isinstance(value, str):
         return value
     try:
@@ -252,7 +276,7 @@ def _parsed(name: str, value: Any) -> Any:
 
 
 def _normal(value: Any, default: Any) -> Any:
-    """A value as it enters the key: 1 and 1.0 are the same learning rate, a tuple is a list."""
+    """Return a value as it enters the key: 1 and 1.0 are the same learning rate, a tuple is a list."""
     if isinstance(default, float) and isinstance(value, int):
         return float(value)
     return [float(part) for part in value] if isinstance(value, tuple) else value

@@ -14,9 +14,9 @@ import torch
 
 import precond
 from trainables.cost import __main__ as cost
+from trainables.cost.benchmark import state_bytes
 from trainables.cost.contestants import PLAIN, REFRESH, STATISTICS, Kind, build
 from trainables.cost.files import configuration, file_name, result_name, seconds_per_epoch
-from trainables.cost.footprint import state_bytes
 from trainables.cost.intervals import Median, median
 from trainables.cost.race import race
 from trainables.cost.released import _kinds

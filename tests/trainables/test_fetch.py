@@ -22,9 +22,8 @@ from trainables.__main__ import main
 from trainables.data import DataError, Loading, source
 from trainables.data.cifar import CIFAR10, CIFAR100, Cifar
 from trainables.data.fetch import Archive, again, fetch
-from trainables.data.imagenet import TINY, ImageNet, TinyImageNet
-from trainables.ready import ready
-from trainables.workloads import resolve
+from trainables.data.folder import TINY, ImageNet, TinyImageNet
+from trainables.workloads import ready, resolve
 
 CPU = torch.device("cpu")
 IMAGES = 6  # of each file

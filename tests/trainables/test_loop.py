@@ -15,8 +15,8 @@ from torch import nn
 
 import precond
 from trainables import descent, measure, train, workloads
+from trainables.data.transforms import Mixer
 from trainables.descent import parameter_groups, schedule
-from trainables.mixing import Mixer
 from trainables.models import large, small
 from trainables.train import Trainer
 from trainables.workloads import resolve
@@ -222,7 +222,7 @@ def test_a_trial_on_a_part_of_the_training_set_is_scored_on_the_rest():
 @pytest.fixture
 def tiny_vit(monkeypatch: pytest.MonkeyPatch):
     for name, value in {"WIDTH": 24, "DEPTH": 3, "HEADS": 2}.items():
-        monkeypatch.setattr(vit, name, value)
+        monkeypatch.setattr(large, name, value)
     monkeypatch.setattr(workloads, "source", synthetic)
     workloads.skeleton.cache_clear()
     yield

@@ -1,6 +1,6 @@
-"""`python -m trainables.cost`: measure what an optimizer costs over SGD, on this machine alone (`benchmark.py`).
+"""`python -m trainables.cost`: measure what an optimizer costs relative to SGD on this machine (`benchmark.py`).
 
-Results are `DIR/cost/<hardware>/<optimizer>-<digest>.json` (`files.py`), where time-to-target reads them.
+The results are `DIR/cost/<hardware>/<optimizer>-<digest>.json` (`files.py`); the time-to-target studies read them.
 """
 
 from __future__ import annotations
@@ -37,10 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
-    setting = Setting(
-        options.workload, options.batch_size, options.device, options.channels_last, options.stated, options.reference,
-        options.faithful,
-    )  # fmt: skip
+    setting = Setting(**{name: getattr(options, name) for name in Setting._fields})
     try:
         if options.footprint:
             print(json.dumps(footprint(setting, options.footprint)))
@@ -121,9 +118,7 @@ def errors(arguments: Sequence[str]) -> list[str]:
 
 
 def _errors(options: argparse.Namespace) -> list[str]:
-    errors = []
-    if unknown := unknown_workload(options.workload):
-        errors.append(unknown)
+    errors = [unknown] if (unknown := unknown_workload(options.workload)) else []
     for name in options.optimizers:
         if name not in precond.available():
             errors.append(f'optimizer = "{name}": unknown.{nearest(name, precond.available())}')
@@ -149,7 +144,7 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainables.cost", description="Cost of optimizers over SGD.")
     add = parser.add_argument
     add("workload", nargs="?", default="cifar10/resnet32", metavar="WORKLOAD", help="[default: %(default)s]")
@@ -166,11 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--reference", type=Path, metavar="PATH", help="a checkout of hseung88/nysact, timed in the same way")
     add("--out", type=Path, default=Path(os.environ.get("PRECOND_OUT", "outputs")), metavar="DIR")
     add("--footprint", metavar="NAME", help=argparse.SUPPRESS)
-    return parser
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    options = _parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     options.stated = dict(options.set)
     options.load = round(os.getloadavg()[0], 2)  # of the last minute: near 0 when nothing else runs
     options.repeat = options.repeat if options.repeat is not None else 20 if options.device.type == "cuda" else 2

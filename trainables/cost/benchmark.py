@@ -1,35 +1,30 @@
-"""The cost of an optimizer over a baseline in time and memory: what is measured, and how.
+"""The benchmark of an optimizer's cost in time and memory relative to a baseline; docs/cost.md describes the method.
 
-Time. An optimizer X and a baseline B (`torch.optim.SGD(foreach=True)`; for STEVE and EKFAC also Adam) train a model
-each, in one process, on one batch that is already on the device. A block times B X X B, where X stands for steps of
-each of its kinds (`contestants.py`). The times of the kinds are weighted with their exact shares of the steps in a
-period of the intervals, so a block's expectation is the true mean cost per step. Each block gives a ratio X / B;
-reported is the median, with a distribution-free 95% interval of the median over the blocks (`intervals.py`). The first
-block is discarded. SGD is also timed against itself, which shows the smallest difference that the method resolves.
-
-Shares, as fractions of a step of the baseline: *apply* is a plain step (what every step is with infinite intervals)
-minus the baseline's; *statistics* and *refresh* are the extra time of these steps, times their frequency.
-
-Memory. The peak over steps of every kind, in a process that does nothing else, and the exact bytes of the state.
+Contestants take turns in blocks B X X B. The result is the median ratio X / B with an interval, the share of each kind
+of step, the peak of memory and the bytes of the state.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import precond
-from trainables.cost.contestants import Contestant, build
+from precond.bank import named_tensors
+from precond.optimizer import Preconditioned
+from trainables.cost.contestants import Batch, Clock, Contestant, build
 from trainables.cost.files import configuration
-from trainables.cost.footprint import peak_bytes, state_bytes
-from trainables.cost.race import Batch, Clock, evaluation_seconds, race
+from trainables.cost.race import evaluation_seconds, race
 from trainables.cost.released import PREFIX, build_released
+from trainables.measure import peak_memory_mb, reset_peak_memory
 from trainables.workloads import workload
 
 ALSO_AGAINST_ADAM = ("steve", "ekfac")
@@ -105,7 +100,34 @@ def measure(setting: Setting, name: str, blocks: int, repeat: int, clock: Clock)
 
 
 def footprint(setting: Setting, name: str) -> dict[str, Any]:
-    """Return the exact bytes of an optimizer's state, and the peak of this process."""
-    contestant = setting.contestant(name)
-    peak = peak_bytes(contestant, setting.batch())
-    return {"peak_bytes": peak, "state_bytes": state_bytes(contestant)}
+    """Return the exact bytes of an optimizer's state, and the peak over steps of every kind.
+
+    This process must do nothing else with the device. On a GPU the peak is the allocator's; on a CPU it is the resident
+    high-water mark of the process, which is reset before.
+    """
+    contestant, batch = setting.contestant(name), setting.batch()
+    contestant.warm_up(batch)
+    with suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)  # return free memory: else the mark would start at the peak of the warm-up
+    reset_peak_memory(setting.device)
+    contestant.warm_up(batch)
+    return {"peak_bytes": round(peak_memory_mb(setting.device) * 2**20), "state_bytes": state_bytes(contestant)}
+
+
+def state_bytes(contestant: Contestant) -> dict[str, int]:
+    """Return bytes by purpose: `rule` (such as momentum), `algorithm`, `gradient_buffer`, and all `weights`."""
+    optimizer = contestant.optimizer
+    banks = optimizer._banks if isinstance(optimizer, Preconditioned) else []
+    return {
+        "rule": sum(tensor.nbytes for tensor in _tensors(dict(optimizer.state))),
+        "algorithm": sum(tensor.nbytes for bank in banks for _, tensor in named_tensors(bank.state)),
+        "gradient_buffer": sum(bank.buffer.nbytes for bank in banks),
+        "weights": sum(parameter.nbytes for parameter in contestant.model.parameters()),
+    }
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]

@@ -23,6 +23,8 @@ from precond.optimizer import Preconditioned
 
 PLAIN, STATISTICS, REFRESH, MIXED = "plain", "statistics", "refresh", "mixed"
 LEARNING_RATE = 1e-3  # small: nothing may diverge, and denormal numbers are slow
+Batch = tuple[Tensor, Tensor]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,18 @@ class Contestant:
         precond.backward(F.cross_entropy(self.model(inputs), labels), self.optimizer)
         self.optimizer.step()
 
-    def seconds(self, kind: Kind, batch: tuple[Tensor, Tensor], repeat: int, clock: Callable[[], float]) -> float:
+    def seconds(self, kind: Kind, batch: Batch, repeat: int, clock: Clock) -> float:
         """Return the mean time of a step of a kind; the device is synchronized before and after, not between."""
-        synchronize(batch[0].device)
-        start = clock()
-        for _ in range(repeat):
-            self.place(kind.place)
-            for _ in range(kind.length):
-                self.train(*batch)
-        synchronize(batch[0].device)
-        return (clock() - start) / (repeat * kind.length)
 
-    def warm_up(self, batch: tuple[Tensor, Tensor]) -> None:
+        def steps() -> None:
+            for _ in range(repeat):
+                self.place(kind.place)
+                for _ in range(kind.length):
+                    self.train(*batch)
+
+        return timed(steps, batch[0].device, clock) / (repeat * kind.length)
+
+    def warm_up(self, batch: Batch) -> None:
         """Take a first step, which computes the first factors, and one step of each kind."""
         self.train(*batch)
         for kind in self.kinds:
@@ -133,7 +135,11 @@ def _period(hyperparameters: Mapping[str, Any]) -> int:
     return math.lcm(*(value for name, value in hyperparameters.items() if name.endswith("interval")))
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def timed(call: Callable[[], Any], device: torch.device, clock: Clock = time.perf_counter) -> float:
+    """Return the seconds of a call, from an idle device until the device has finished."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
+    wait(device)
+    start = clock()
+    call()
+    wait(device)
+    return clock() - start

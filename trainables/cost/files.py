@@ -1,4 +1,4 @@
-"""Where the results of the cost benchmark are, and how to read them."""
+"""The files of the cost benchmark's results: their folder, names and contents."""
 
 from __future__ import annotations
 
@@ -21,49 +21,42 @@ EXECUTION = {"channels_last": False, "precision": "float32", "compile": False, "
 def configuration(
     workload: str, optimizer: str, hyperparameters: Mapping[str, Any], batch_size: int, **execution: Any
 ) -> dict[str, Any]:
-    """What decides the cost of an optimizer on some hardware: learning rates and the like do not.
+    """Return everything that decides the cost of an optimizer on some hardware; a learning rate, for example, does not.
 
     Args:
         workload: `DATASET/MODEL`.
         optimizer: Registered or released.
-        hyperparameters: All of them.
+        hyperparameters: All hyperparameters of the optimizer.
         batch_size: Examples per step.
-        **execution: What is not as in `EXECUTION`.
+        **execution: Values that differ from `EXECUTION`.
     """
     settings = {k: _cost_relevant(v) for k, v in hyperparameters.items() if k not in ("lr", "seed")}
-    return {
-        "workload": workload,
-        "optimizer": optimizer,
-        "hyperparameters": settings,
-        "batch_size": batch_size,
-        **EXECUTION,
-        **execution,
-    }
+    decisive = {"workload": workload, "optimizer": optimizer, "hyperparameters": settings, "batch_size": batch_size}
+    return {**decisive, **EXECUTION, **execution}
 
 
 def _cost_relevant(value: Any) -> Any:
-    """A real number matters to the cost only by being zero or not: damping 0.1 and 1 take the same time."""
+    # Of a real number only matters whether it is zero: damping 0.1 and 1 take the same time.
     if isinstance(value, (list, tuple)):
         return [_cost_relevant(part) for part in value]
     return value != 0 if isinstance(value, float) else value
 
 
 def result_name(config: TrialConfig) -> str:
-    """Name of the file that holds the cost of a trial's configuration, if it was measured."""
+    """Return the name of the file with the cost of a trial's configuration."""
     execution = {name: getattr(config, name) for name in ("channels_last", "precision", "compile")}
     execution["resolution"] = config.settings.get("resolution")
-    return file_name(
-        configuration(config.workload, config.optimizer, config.hyperparameters, config.batch_size, **execution)
-    )
+    parts = config.workload, config.optimizer, config.hyperparameters, config.batch_size
+    return file_name(configuration(*parts, **execution))
 
 
 def file_name(configuration: Mapping[str, Any]) -> str:
-    """Name of the file that holds a configuration's cost."""
+    """Return the name of the file with a configuration's cost."""
     return f"{configuration['optimizer'].replace(':', '-')}-{digest(configuration)[:16]}.json"
 
 
 def hardware(device: torch.device) -> str:
-    """The GPU's or the processor's name."""
+    """Return the name of the GPU or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -74,22 +67,22 @@ def hardware(device: torch.device) -> str:
 
 
 def results_folder(out: Path, device: torch.device, threads: int) -> Path:
-    """Where the results of this hardware are; a CPU's threads are part of it."""
+    """Return the folder of this hardware's results; its name includes the threads of a CPU."""
     name = hardware(device) + ("" if device.type == "cuda" else f" {threads} threads")
     return out / "cost" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def seconds_per_epoch(config: TrialConfig, folder: Path, steps: int, test_examples: int) -> Median | None:
-    """Seconds that an epoch of a trial takes on the hardware of a folder when nothing else runs there.
+    """Return the seconds of a trial's epoch on the hardware of a folder when nothing else runs there.
 
     Args:
         config: The trial.
         folder: `results_folder(...)`.
-        steps: In an epoch.
-        test_examples: Evaluated after it.
+        steps: Number of steps in an epoch.
+        test_examples: Number of examples that are evaluated after it.
 
     Returns:
-        Steps times the step's time, with its interval, and the evaluation; None if this was not measured.
+        The time of the steps, with its interval, plus the evaluation; None if the cost was not measured.
     """
     path = folder / result_name(config)
     if not path.exists():

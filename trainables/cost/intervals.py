@@ -20,7 +20,7 @@ class Median:
 
 
 def median(values: Sequence[float]) -> Median:
-    """The median, between two order statistics that enclose the true one with at least 95 percent.
+    """Return the median, and two order statistics that enclose the true median with at least 95 percent.
 
     A value lies below the true median as often as above it, so the number of values below is binomial: the k-th
     smallest and the k-th largest miss the median on either side with probability P(Binomial(n, 1/2) < k) each.

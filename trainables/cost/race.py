@@ -1,20 +1,17 @@
-"""Two contestants timed in turns: the cost of one over the other."""
+"""Two contestants timed in turns: the cost of one relative to the other."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from trainables.cost.contestants import MIXED, PLAIN, REFRESH, STATISTICS, Contestant, synchronize
+from trainables.cost.contestants import MIXED, PLAIN, REFRESH, STATISTICS, Batch, Clock, Contestant, timed
 from trainables.cost.intervals import median
 
-Batch = tuple[Tensor, Tensor]
-Clock = Callable[[], float]
 BASE = "base"
 
 
@@ -29,7 +26,7 @@ def race(base: Contestant, other: Contestant, batch: Batch, blocks: int, repeat:
     means = [sum(weights[name] * seconds for name, seconds in row.items() if name in weights) for row in rows]
     bases = [row[BASE] for row in rows]
     return {
-        "ratio": asdict(median([mean / one for mean, one in zip(means, bases, strict=True)])),
+        "ratio": asdict(median([mean / b for mean, b in zip(means, bases, strict=True)])),
         "step_seconds": asdict(median(means)),
         "base_step_seconds": asdict(median(bases)),
         "kinds": {
@@ -41,19 +38,17 @@ def race(base: Contestant, other: Contestant, batch: Batch, blocks: int, repeat:
 
 
 def _block(base: Contestant, other: Contestant, batch: Batch, repeat: int, clock: Clock) -> dict[str, float]:
-    """Seconds per step, of the base and of each kind of the other: B X X B, the second X in reverse."""
-    seconds: dict[str, float] = {BASE: 0.0, **{kind.name: 0.0 for kind in other.kinds}}
-    for forwards in (True, False):
-        parts = [(kind.name, other, kind) for kind in other.kinds]
-        parts.insert(0, (BASE, base, base.kinds[0]))
-        for name, contestant, kind in parts if forwards else reversed(parts):
-            times = repeat if kind.name in (BASE, PLAIN) else max(1, repeat // 2)
-            seconds[name] += contestant.seconds(kind, batch, times, clock) / 2
+    """Return the seconds per step of the base and of each kind of the other: B X X B, the second X in reverse."""
+    parts = [(BASE, base, base.kinds[0]), *((kind.name, other, kind) for kind in other.kinds)]
+    seconds = dict.fromkeys((name for name, _, _ in parts), 0.0)
+    for name, contestant, kind in [*parts, *reversed(parts)]:
+        times = repeat if kind.name in (BASE, PLAIN) else max(1, repeat // 2)
+        seconds[name] += contestant.seconds(kind, batch, times, clock) / 2
     return seconds
 
 
 def _shares(rows: list[dict[str, float]], weights: Mapping[str, float]) -> dict[str, Any]:
-    """Of a step of the base: what the kinds of steps add, each on top of the one before."""
+    """Return what each kind of step adds to the kind before, as a fraction of a step of the base."""
     if MIXED in weights:
         return {}
     shares, before, names = {}, BASE, [name for name in (PLAIN, STATISTICS, REFRESH) if name in weights]
@@ -67,14 +62,9 @@ def _shares(rows: list[dict[str, float]], weights: Mapping[str, float]) -> dict[
 
 @torch.no_grad()
 def evaluation_seconds(contestant: Contestant, batch: Batch, clock: Clock) -> float:
-    """Seconds per example of a forward in evaluation mode: the median of five batches."""
+    """Return the seconds per example of a forward in evaluation mode: the median of five batches after a first one."""
+    images = batch[0]
     contestant.model.eval()
-    times = []
-    for _ in range(6):
-        synchronize(batch[0].device)
-        start = clock()
-        contestant.model(batch[0])
-        synchronize(batch[0].device)
-        times.append(clock() - start)
+    times = [timed(lambda: contestant.model(images), images.device, clock) for _ in range(6)]
     contestant.model.train()
-    return statistics.median(times[1:]) / len(batch[0])
+    return statistics.median(times[1:]) / len(images)

@@ -23,13 +23,13 @@ OPTIMIZERS_FILE = f"{FOLDER}/optimizers/nysact.py"
 
 @dataclass(frozen=True)
 class Released:
-    """Where a counterpart is found.
+    """The released counterpart of a registered optimizer.
 
     Attributes:
         module: File in `cifar10/optimizers`.
         kind: Class.
-        counter: Attribute that holds the number of the step; empty where the first parameter group does.
-        extra: Arguments beside those that all of them have.
+        counter: Attribute with the number of the step; empty if the first parameter group has it.
+        extra: Arguments that only this class has.
     """
 
     module: str
@@ -48,26 +48,26 @@ RELEASED = {
 
 
 def build_released(name: str, model: nn.Module, stated: Mapping[str, Any], checkout: Path) -> Contestant:
-    """The released counterpart of a registered optimizer.
+    """Return the released counterpart of a registered optimizer.
 
     Args:
         name: Registered name; one of `RELEASED`.
-        model: To train; on its device.
-        stated: Hyperparameters other than our defaults: intervals, damping and rank are passed on.
+        model: The model to train, on its device.
+        stated: Hyperparameters other than the defaults; intervals, damping and rank are passed on.
         checkout: Folder of the repository hseung88/nysact.
     """
     if (folder := str(checkout / FOLDER)) not in sys.path:
         sys.path.insert(0, folder)  # its files import each other as `optimizers`
     chosen, values = RELEASED[name], {**precond.defaults(name), **stated}
-    made = getattr(importlib.import_module(f"optimizers.{chosen.module}"), chosen.kind)
+    create = getattr(importlib.import_module(f"optimizers.{chosen.module}"), chosen.kind)
     every, refresh = values["cov_interval"], values.get("inv_interval", values["cov_interval"])
-    if name == "eva":  # stands in front of an SGD, and makes its factor with the statistics
-        preconditioner = made(model, LEARNING_RATE, fac_update_freq=every)
+    if name == "eva":  # changes the gradients of an SGD, and computes its factor with the statistics
+        preconditioner = create(model, LEARNING_RATE, fac_update_freq=every)
         optimizer: Any = _InFront(preconditioner, model)
     else:
         rank = {"rank_size": values["rank"]} if "rank" in values else {}
         options = {"damping": values["damping"], "Tcov": every, "Tinv": refresh, **rank, **chosen.extra}
-        optimizer = preconditioner = made(model.parameters(), LEARNING_RATE, **options)
+        optimizer = preconditioner = create(model.parameters(), LEARNING_RATE, **options)
         optimizer.model = model
 
     def place(step: int) -> None:

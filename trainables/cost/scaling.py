@@ -1,9 +1,9 @@
 """`python -m trainables.cost.scaling`: the paper's Table 1 measured, the cost of each part against width p and rank r.
 
-One layer, float32, on this machine alone: each part of NysAct-S and FOOF is timed over p at rank 10 and over r at
-p = 1152 (the median of some repetitions after a first one), and stands beside its operations as ALGORITHMS.md 12 counts
-them. The exponent is the slope of log time over log size in the upper half of the sizes, where the leading term rules;
-the closed form has one by the same points, so that the two can be compared.
+Each part of NysAct-S and FOOF is timed for one layer in float32, over p at rank 10 and over r at p = 1152: the median
+of some repetitions after a first one. The exponent is the slope of log time over log size in the upper half of the
+sizes, where the leading term dominates. The operations of the closed form (a multiplication and an addition count as
+two) have an exponent from the same sizes, so the two can be compared. The machine must be otherwise idle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import math
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from precond.parts.factors import Dense, LowRank
 from precond.parts.nystrom import low_rank_factor
 from precond.parts.rows import LinearRows
 from precond.parts.sketches import ColumnSketch
-from trainables.cost.contestants import synchronize
+from trainables.cost.contestants import timed
 from trainables.cost.files import hardware, results_folder
 from trainables.files import write_atomically
 
@@ -38,17 +37,20 @@ OUTPUTS, ROWS = 64, 1024  # o and N
 DAMPING = 1.0
 
 
+Prepare = Callable[[int, int, torch.device], Callable[[], Any]]  # p, r and the device -> the call to time
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of an algorithm.
 
     Attributes:
-        prepare: Makes what is timed, from p, r and the device.
-        operations: Its closed form in p and r, multiplications and additions apart.
-        over_rank: Whether r matters to it.
+        prepare: Returns the call to time for p, r and a device.
+        operations: Its closed form in p and r.
+        over_rank: True if its cost depends on r.
     """
 
-    prepare: Callable[[int, int, torch.device], Callable[[], Any]]
+    prepare: Prepare
     operations: Callable[[int, int], float]
     over_rank: bool
 
@@ -73,43 +75,39 @@ def _nysact_refresh(p: int, r: int, device: torch.device) -> Callable[[], Any]:
     return lambda: low_rank_factor(c, sketch, DAMPING)
 
 
-def _nysact_apply(p: int, r: int, device: torch.device) -> Callable[[], Any]:
-    factor = LowRank(torch.randn(1, p, r, device=device), DAMPING)
-    gradients = torch.randn(1, OUTPUTS, p, device=device)
-    return lambda: factor.solve(gradients)
-
-
-def _foof_statistics(p: int, r: int, device: torch.device) -> Callable[[], Any]:
-    return _rows(p, device).gram
-
-
 def _foof_refresh(p: int, r: int, device: torch.device) -> Callable[[], Any]:
     a = _rows(p, device).gram() / ROWS
     return lambda: linalg.damped_inverse(a, DAMPING)
 
 
-def _foof_apply(p: int, r: int, device: torch.device) -> Callable[[], Any]:
-    factor = Dense(torch.randn(1, p, p, device=device))
+def _apply(factor: Dense | LowRank, p: int, device: torch.device) -> Callable[[], Any]:
     gradients = torch.randn(1, OUTPUTS, p, device=device)
     return lambda: factor.solve(gradients)
+
+
+def _nysact_apply(p: int, r: int, device: torch.device) -> Callable[[], Any]:
+    return _apply(LowRank(torch.randn(1, p, r, device=device), DAMPING), p, device)
+
+
+def _foof_apply(p: int, r: int, device: torch.device) -> Callable[[], Any]:
+    return _apply(Dense(torch.randn(1, p, p, device=device)), p, device)
 
 
 PARTS = {
     "nysact-s statistics": Part(_nysact_statistics, lambda p, r: 2 * ROWS * p * r, True),
     "nysact-s refresh": Part(_nysact_refresh, lambda p, r: 5 * p * r**2 + 10 * r**3, True),
     "nysact-s apply": Part(_nysact_apply, lambda p, r: 4 * OUTPUTS * p * r, True),
-    "foof statistics": Part(_foof_statistics, lambda p, r: 2 * ROWS * p**2, False),
+    "foof statistics": Part(lambda p, r, device: _rows(p, device).gram, lambda p, r: 2 * ROWS * p**2, False),
     "foof refresh": Part(_foof_refresh, lambda p, r: p**3, False),
     "foof apply": Part(_foof_apply, lambda p, r: 2 * OUTPUTS * p**2, False),
 }
 
 
 def measure(device: torch.device, widths: Sequence[int] = WIDTHS, ranks: Sequence[int] = RANKS) -> dict[str, Any]:
-    """Seconds, operations and exponents of every part, over p and, where it matters, over r."""
+    """Return seconds, operations and exponents of every part, over p and, if its cost depends on r, over r."""
     over_width = {name: _sweep(part, [(p, RANK) for p in widths], 0, device) for name, part in PARTS.items()}
-    over_rank = {
-        name: _sweep(part, [(WIDTH, r) for r in ranks], 1, device) for name, part in PARTS.items() if part.over_rank
-    }
+    ranked = {name: part for name, part in PARTS.items() if part.over_rank}
+    over_rank = {name: _sweep(part, [(WIDTH, r) for r in ranks], 1, device) for name, part in ranked.items()}
     return {"p": over_width, "r": over_rank, "rank": RANK, "width": WIDTH, "outputs": OUTPUTS, "rows": ROWS}
 
 
@@ -127,30 +125,25 @@ def _sweep(part: Part, sizes: Sequence[tuple[int, int]], varied: int, device: to
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Least-squares slope of log value over log size, in the upper half of the sizes."""
+    """Return the least-squares slope of log value over log size, in the upper half of the sizes."""
     half = len(sizes) // 2
-    x, y = ([math.log(one) for one in part[half:]] for part in (sizes, values))
+    x, y = ([math.log(number) for number in part[half:]] for part in (sizes, values))
     return statistics.linear_regression(x, y).slope
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.1) -> float:
-    """Median time of a call, over at least five calls and `least` seconds."""
+    """Return the median time of a call, over at least five calls and `least` seconds."""
     call()
     times: list[float] = []
     while len(times) < 5 or (sum(times) < least and len(times) < 1000):
-        synchronize(device)
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
+        times.append(timed(call, device))
     return statistics.median(times)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the exponents and write `scaling.json` beside the other costs of this hardware."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainables.cost.scaling", description="Cost against width and rank."
-    )
+    program, description = "python -m trainables.cost.scaling", "Cost against width and rank."
+    parser = argparse.ArgumentParser(prog=program, description=description)
     add = parser.add_argument
     add("--threads", type=int, default=2, help="of torch on the CPU [default: %(default)s]")
     add("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
-from trainables.data import cifar, digits, folder, imagenet
+from trainables.data import cifar, digits, folder
 from trainables.data.base import DataError, Loading, Source, TensorData, default_data_dir
 
 __all__ = ["DataError", "Loading", "TensorData", "default_data_dir", "source"]
@@ -25,10 +25,8 @@ def source(name: str) -> Source:
     kind, _, path = name.partition(":")
     if kind == "imagefolder" and path:
         return folder.image_folder(path)
-    known: list[Source] = [
-        digits.Digits(), cifar.CIFAR10, cifar.CIFAR100, imagenet.TinyImageNet(), imagenet.ImageNet(),
-    ]  # fmt: skip
-    sources = {dataset.name: dataset for dataset in known}
+    known = (digits.Digits(), cifar.CIFAR10, cifar.CIFAR100, folder.TinyImageNet(), folder.ImageNet())
+    sources: dict[str, Source] = {dataset.name: dataset for dataset in known}
     if name not in sources:
         raise HyperparameterError(f'dataset = "{name}": unknown.{nearest(name, [*sources, "imagefolder:PATH"])}')
     return sources[name]

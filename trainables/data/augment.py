@@ -1,7 +1,7 @@
-"""Augmentation of whole batches on the device: pure functions, every image its own draw.
+"""Augmentation of whole batches on the device, by pure functions and with random numbers for each image.
 
-The draws come from a CPU generator, so that they are the same on every device; they are made for an epoch at once and
-copied to the device once. Nothing here synchronises.
+The random numbers come from a CPU generator, so they are the same on every device; those of an epoch are drawn at once
+and copied to the device once. No function synchronises with the device.
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 AREA, ASPECT = (0.02, 0.33), (0.3, 3.3)  # of an erased rectangle, as in torchvision's RandomErasing
-ATTEMPTS = 10  # to find one that fits, likewise
+ATTEMPTS = 10  # to draw a rectangle that fits, as in RandomErasing
 
 
 def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Windows of the images' own size from the zero-padded images.
+    """Return windows `[b, c, h, w]` of the zero-padded images.
 
     Args:
         images: `[b, c, h, w]`, of any dtype.
-        offsets: `[b, 2]` int64 in 0..2 padding, each window's top and left.
+        offsets: `[b, 2]` int64 in 0..2 padding, the top and left of each window.
         padding: Pixels on every side.
-
-    Returns:
-        `[b, c, h, w]`.
     """
     height, width = images.shape[2:]
     # Every window of the padded image is a view; indexing copies the chosen ones, a row of pixels at a time.
@@ -34,33 +31,33 @@ def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Images `[b, c, h, w]` mirrored left to right where `chosen`, `[b]` bool."""
+    """Return images `[b, c, h, w]`, mirrored left to right where `chosen`, `[b]` bool, is true."""
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """`[b, c, h, w]` uint8 to float32 `images * scale + shift`, with both `[c, 1, 1]`."""
+    """Return images `[b, c, h, w]` uint8 as float32 `images * scale + shift`, with both `[c, 1, 1]`."""
     return images.float().mul_(scale).add_(shift)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Float images `[b, c, h, w]` at size x size by bilinear interpolation, antialiased where they shrink."""
+    """Return float images `[b, c, size, size]` by bilinear interpolation, antialiased if they shrink."""
     if images.shape[2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=size < min(images.shape[2:]))
 
 
 def draw_boxes(count: int, size: int, probability: float, generator: Generator) -> Tensor:
-    """Rectangles to erase, `[count, 4]` int64: top, left, bottom, right; empty where an image is left whole.
+    """Return rectangles to erase, `[count, 4]` int64: top, left, bottom, right; empty if nothing is erased.
 
-    Area and aspect ratio (uniform in its logarithm) are drawn as torchvision's RandomErasing does: again until the
-    rectangle fits, at most ten times.
+    Area and aspect ratio (uniform in its logarithm) are drawn until the rectangle fits, at most ten times, as in
+    torchvision's RandomErasing.
 
     Args:
-        count: Images.
-        size: Their height and width.
-        probability: That an image is erased.
-        generator: Of the CPU.
+        count: Number of images.
+        size: Height and width of the images.
+        probability: Probability that a rectangle of an image is erased.
+        generator: A generator of the CPU.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -78,7 +75,7 @@ def draw_boxes(count: int, size: int, probability: float, generator: Generator) 
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Normalised images `[b, c, h, w]` with zero, the mean, in each one's box of `[b, 4]` (`draw_boxes`)."""
+    """Return normalised images `[b, c, h, w]` with zero, the mean, in each image's box of `[b, 4]` (`draw_boxes`)."""
     rows, columns = (torch.arange(length, device=images.device) for length in images.shape[2:])
     top, left, bottom, right = boxes.unsqueeze(-1).unbind(1)
     inside_rows = (rows >= top) & (rows < bottom)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ class DataError(OSError):
     """Missing, short or damaged data. The message is one line that names the file; the trial can be resumed."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Loading:
     """How a dataset is loaded for one trial.
 
@@ -72,44 +73,28 @@ class Data(Protocol):
         ...
 
 
-class Source(Protocol):
-    """A dataset."""
+class Source(ABC):
+    """A dataset.
 
-    @property
-    def name(self) -> str:
-        """The dataset's part of a workload's name."""
-        ...
+    Attributes:
+        name: The dataset's part of a workload's name.
+        classes: Number of classes.
+        train_examples: Images in the training set.
+        test_examples: Images in the test set.
+        size: Height and width of an image in pixels; for large images, the default size of their crop.
+        channels: Channels of an image.
+        augmented: True if the settings of augmentation apply to the dataset.
+    """
 
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        ...
+    name: str
+    classes: int
+    train_examples: int
+    test_examples: int
+    size: int
+    channels: int = 3
+    augmented: bool = True
 
-    @property
-    def train_examples(self) -> int:
-        """Images in the training set."""
-        ...
-
-    @property
-    def test_examples(self) -> int:
-        """Images in the test set."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Height and width of an image in pixels; for large images, the default size of their crop."""
-        ...
-
-    @property
-    def augmented(self) -> bool:
-        """True if the settings of augmentation apply to the dataset."""
-        ...
-
+    @abstractmethod
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """Return one line for each missing or damaged file: path, size, and the command that fetches it.
 
@@ -117,18 +102,24 @@ class Source(Protocol):
             data_dir: The folder that contains the datasets.
             verify: Read everything and compare checksums.
         """
-        ...
 
+    def download(self, data_dir: Path) -> None:  # noqa: B027
+        """Fetch missing files; do nothing for a dataset that cannot be downloaded.
+
+        Raises:
+            DataError: The download failed, or an existing file is damaged, which is never replaced.
+        """
+
+    @abstractmethod
     def load(self, loading: Loading) -> Data:
         """Load the dataset onto a device.
 
         Raises:
             DataError: It is missing, short or damaged.
         """
-        ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Images:
     """Both splits of a dataset of images, either tensors or read image by image.
 
@@ -151,6 +142,40 @@ class Images:
     deviation: Sequence[float]
     size: int
     square: bool = False
+
+
+class ImageData(Data):
+    """A dataset of images loaded for a trial, either on the device or read by worker processes.
+
+    Args:
+        images: Both splits.
+        loading: How to load them.
+    """
+
+    def __init__(self, images: Images, loading: Loading):
+        self._images, self._loading, self._settings = images, loading, loading.settings
+        self._size = self._settings.get("resolution") or images.size
+        self._test_size = self._settings.get("test_resolution") or self._size
+        self._train_positions = torch.arange(len(images.train_labels))
+        self._test_positions = torch.arange(len(images.test_labels))
+        self._test, self._test_labels = images.test, images.test_labels
+        if loading.train_fraction < 1:
+            self._train_positions, self._test_positions = held_out(images.train_labels, loading.train_fraction)
+            self._test, self._test_labels = images.train, images.train_labels
+        self.train_examples, self.evaluation_examples = len(self._train_positions), len(self._test_positions)
+        deviation = torch.tensor(images.deviation).clamp_min(1 / 255)  # a channel of one colour stays finite
+        self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(loading.device)
+        self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(loading.device)
+
+    def _order(self, generator: Generator) -> Tensor:
+        """Return the positions of an epoch's images, in their order."""
+        repeats = self._settings.get("repeated_augmentation", 0)
+        return self._train_positions[epoch_order(self.train_examples, repeats, generator)]
+
+    def _shares(self, batch_size: int) -> list[slice]:
+        """Return this rank's share of each step of an epoch."""
+        steps = range(self.steps_per_epoch(batch_size))
+        return [share(step, batch_size, self._loading.rank, self._loading.ranks) for step in steps]
 
 
 @dataclass

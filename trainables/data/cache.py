@@ -149,16 +149,8 @@ def _map(folder: Path, meta: Mapping[str, Any]) -> Images | None:
         return None
     labels = {split: torch.tensor(values) for split, values in meta["labels"].items()}
     train, test = (_mapped(folder / f"{s}.bin", meta["shape"], len(labels[s])) for s in ("train", "test"))
-    return Images(
-        train=train,
-        train_labels=labels["train"],
-        test=test,
-        test_labels=labels["test"],
-        mean=meta["mean"],
-        deviation=meta["deviation"],
-        size=meta["shape"][-1],
-        square=True,
-    )
+    channels, size = (meta["mean"], meta["deviation"]), meta["shape"][-1]
+    return Images(train, labels["train"], test, labels["test"], *channels, size, square=True)
 
 
 def _mapped(path: Path, shape: Sequence[int], count: int) -> Tensor:

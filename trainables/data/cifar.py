@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from trainables.data.base import Data, DataError, Loading
+from trainables.data.base import Data, DataError, Loading, Source
 from trainables.data.cache import Pairs, arrays, stamp
 from trainables.data.device import small_images
 from trainables.data.fetch import Archive, again, fetch, mismatch, missing
@@ -23,12 +23,10 @@ IMAGE_BYTES = 3 * 32 * 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar:
+class Cifar(Source):
     """CIFAR-10 or CIFAR-100.
 
     Attributes:
-        name: Name of the dataset.
-        classes: Number of classes.
         reader: Name of torchvision's class.
         archive: Where to download it.
         files: MD5 digest and number of images of each member.
@@ -41,9 +39,7 @@ class Cifar:
     files: Mapping[str, tuple[str, int]]
     train_examples: int = 50_000
     test_examples: int = 10_000
-    channels: int = 3
     size: int = 32
-    augmented: bool = True
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """Return one line for each missing or short member; with `verify`, for each with another checksum."""
@@ -66,26 +62,25 @@ class Cifar:
     def download(self, data_dir: Path) -> None:
         """Fetch missing files; if an existing file is damaged, keep it and raise `DataError`."""
         folder = data_dir / self.archive.folder
-        there = [folder / name for name in self.files if (folder / name).exists()]
-        wrong = [line for path in there if (line := self._problem(path, verify=True))]
-        if wrong:
-            raise DataError("\n".join(wrong))
-        if len(there) < len(self.files):
+        existing = [folder / name for name in self.files if (folder / name).exists()]
+        if errors := [line for path in existing if (line := self._problem(path, verify=True))]:
+            raise DataError("\n".join(errors))
+        if len(existing) < len(self.files):
             fetch(self.archive, data_dir)
 
     def load(self, loading: Loading) -> Data:
         """Load the images onto the device, from a cache beside the files."""
         folder = loading.data_dir / self.archive.folder
-        if wrong := self.problems(loading.data_dir):
-            raise DataError(wrong[0])
+        if errors := self.problems(loading.data_dir):
+            raise DataError(errors[0])
         key = f"{self.name}-{stamp(folder, [str(folder / name) for name in self.files])}"
         cached = arrays([folder, loading.data_dir], key, lambda: self._splits(loading.data_dir))
         assert cached is not None  # all images are of one size
         return small_images(cached, loading)
 
     def _splits(self, data_dir: Path) -> dict[str, Pairs]:
-        if wrong := self.problems(data_dir, verify=True):
-            raise DataError(wrong[0])
+        if errors := self.problems(data_dir, verify=True):
+            raise DataError(errors[0])
         from torchvision import datasets
 
         def pairs(train: bool) -> Pairs:

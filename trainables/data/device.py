@@ -8,14 +8,14 @@ import torch
 from torch import Generator, Tensor
 
 from trainables.data import augment
-from trainables.data.base import Batch, Data, Images, Loading, epoch_order, held_out, share
+from trainables.data.base import Batch, Data, ImageData, Images, Loading
 from trainables.data.loader import LoaderData
 
 BY_WORKERS = ("random_resized_crop", "trivial_augment", "randaugment")
 """Settings that need worker processes (`loader.py`)."""
 
 
-class DeviceData(Data):
+class DeviceData(ImageData):
     """Images on a device.
 
     Args:
@@ -24,52 +24,36 @@ class DeviceData(Data):
     """
 
     def __init__(self, images: Images, loading: Loading):
-        device = loading.device
-        self._loading = loading
-        self._settings = settings = loading.settings
-        self._images = images.train.to(device)
-        self._labels = images.train_labels.to(device)
-        self._chosen: Tensor | None = None  # positions to train on, if some are held out
+        super().__init__(images, loading)
+        self._train, self._labels = images.train.to(loading.device), images.train_labels.to(loading.device)
         if loading.train_fraction < 1:
-            self._chosen, out = (p.to(device) for p in held_out(images.train_labels, loading.train_fraction))
-            self._test_images, self._test_labels = self._images[out], self._labels[out]
-        else:
-            self._test_images, self._test_labels = images.test.to(device), images.test_labels.to(device)
-        self.train_examples = len(self._labels if self._chosen is None else self._chosen)
-        self.evaluation_examples = len(self._test_labels)
-        deviation = torch.tensor(images.deviation).clamp_min(1 / 255)  # a channel of one colour stays finite
-        self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(device)
-        self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(device)
-        self._size = settings.get("resolution") or images.size
-        self._test_size = settings.get("test_resolution") or self._size
+            self._test, self._test_labels = self._train, self._labels
+        self._test, self._test_labels, self._test_positions = (
+            part.to(loading.device) for part in (self._test, self._test_labels, self._test_positions)
+        )
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yield one epoch of (inputs, labels); all its random numbers are drawn first, on the CPU."""
         drawn = self._draw(Generator().manual_seed(seed))
-        for step in range(self.steps_per_epoch(batch_size)):
-            at = share(step, batch_size, self._loading.rank, self._loading.ranks)
-            mine = {name: values[at] for name, values in drawn.items()}
+        for part in self._shares(batch_size):
+            mine = {name: values[part] for name, values in drawn.items()}
             yield self._augmented(mine), self._labels[mine["order"]]
 
     def _draw(self, generator: Generator) -> dict[str, Tensor]:
         """Return the random numbers of an epoch by position in it: `[n, ...]`, on the device."""
         settings, n = self._settings, self.train_examples
-        order = epoch_order(n, settings.get("repeated_augmentation", 0), generator)
-        drawn = {"order": order}
+        drawn = {"order": self._order(generator)}
         if padding := settings.get("crop_padding", 0):
             drawn["offsets"] = torch.randint(2 * padding + 1, (n, 2), generator=generator)
         if settings.get("flip"):
             drawn["flipped"] = torch.rand(n, generator=generator) < 0.5
         if probability := settings.get("random_erasing", 0.0):
             drawn["boxes"] = augment.draw_boxes(n, self._size, probability, generator)
-        drawn = {name: values.to(self._loading.device) for name, values in drawn.items()}
-        if self._chosen is not None:
-            drawn["order"] = self._chosen[drawn["order"]]
-        return drawn
+        return {name: values.to(self._loading.device) for name, values in drawn.items()}
 
     def _augmented(self, drawn: dict[str, Tensor]) -> Tensor:
         """Return an augmented batch: crop and flip at the original size, normalise, resize, erase."""
-        images = self._images[drawn["order"]]
+        images = self._train[drawn["order"]]
         if "offsets" in drawn:
             images = augment.crop(images, drawn["offsets"], self._settings["crop_padding"])
         if "flipped" in drawn:
@@ -79,10 +63,9 @@ class DeviceData(Data):
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
         """Yield the test set, or the held-out images, in order."""
-        for images, labels in zip(
-            self._test_images.split(batch_size), self._test_labels.split(batch_size), strict=True
-        ):
-            yield augment.resize(augment.normalise(images, self._scale, self._shift), self._test_size), labels
+        for part in self._test_positions.split(batch_size):
+            images = augment.normalise(self._test[part], self._scale, self._shift)
+            yield augment.resize(images, self._test_size), self._test_labels[part]
 
 
 def small_images(images: Images, loading: Loading) -> Data:

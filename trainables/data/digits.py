@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainables.data.base import DataError, Loading, TensorData
+from trainables.data.base import DataError, Loading, Source, TensorData
 
 TEST_IMAGES = 600
 TRAIN_COUNTS = (119, 121, 118, 122, 120, 121, 121, 119, 116, 120)  # of the digits 0 to 9
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Source):
     """Facts about the dataset; it is never augmented."""
 
     name: str = "digits"

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from trainables.data import augment
-from trainables.data.base import Batch, Data, DataError, Images, Loading, epoch_order, held_out, share
+from trainables.data.base import Batch, DataError, ImageData, Images, Loading
 from trainables.data.transforms import test_transform, train_transform
 
 MAX_WORKERS = 16
@@ -24,7 +24,7 @@ PREFETCHED = 4  # batches per worker that are ready or in progress
 Wanted = Callable[[int], list[tuple[int, int]]]  # step -> position and seed of each image
 
 
-class LoaderData(Data):
+class LoaderData(ImageData):
     """Images that worker processes read.
 
     Args:
@@ -34,33 +34,18 @@ class LoaderData(Data):
     """
 
     def __init__(self, images: Images, loading: Loading, workers: int | None = None):
-        self._images, self._loading = images, loading
+        super().__init__(images, loading)
         self._workers = loader_workers(loading.ranks) if workers is None else workers
-        self._size = loading.settings.get("resolution") or images.size
-        self._test_size = loading.settings.get("test_resolution") or self._size
-        self._chosen = torch.arange(len(images.train_labels))
-        self._test_chosen = torch.arange(len(images.test_labels))
-        self._test, self._test_labels = images.test, images.test_labels
-        if loading.train_fraction < 1:
-            self._chosen, self._test_chosen = held_out(images.train_labels, loading.train_fraction)
-            self._test, self._test_labels = images.train, images.train_labels
-        self.train_examples, self.evaluation_examples = len(self._chosen), len(self._test_chosen)
-        deviation = torch.tensor(images.deviation)
-        self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(loading.device)
-        self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(loading.device)
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yield one epoch of (inputs, labels), which the seed decides."""
-        generator, settings = Generator().manual_seed(seed), self._loading.settings
-        repeats, probability = settings.get("repeated_augmentation", 0), settings.get("random_erasing", 0.0)
-        order = self._chosen[epoch_order(self.train_examples, repeats, generator)]
+        generator = Generator().manual_seed(seed)
+        order = self._order(generator)
         seeds = torch.randint(2**62, (self.train_examples,), generator=generator)
+        probability = self._settings.get("random_erasing", 0.0)
         boxes = augment.draw_boxes(self.train_examples, self._size, probability, generator) if probability else None
-        parts = [
-            share(step, batch_size, self._loading.rank, self._loading.ranks)
-            for step in range(self.steps_per_epoch(batch_size))
-        ]
-        dataset = _Transformed(self._images.train, train_transform(settings, self._size, self._images.square))
+        parts = self._shares(batch_size)
+        dataset = _Transformed(self._images.train, train_transform(self._settings, self._size, self._images.square))
 
         def wanted(step: int) -> list[tuple[int, int]]:
             return list(zip(order[parts[step]].tolist(), seeds[parts[step]].tolist(), strict=True))
@@ -76,7 +61,7 @@ class LoaderData(Data):
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
         """Yield the test set, or the held-out images, in order: the shorter side resized, the centre cropped."""
         dataset = _Transformed(self._test, test_transform(self._test_size, self._images.square))
-        parts = self._test_chosen.split(batch_size)
+        parts = self._test_positions.split(batch_size)
 
         def wanted(step: int) -> list[tuple[int, int]]:
             return [(position, 0) for position in parts[step].tolist()]

@@ -1,20 +1,20 @@
-"""What worker processes do to an image: torchvision's v2 transforms, chosen by a recipe's settings."""
+"""torchvision's v2 transforms, chosen by a recipe's settings: of an image in a worker process, and of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 CROPPED = 0.875  # of the shorter side: 224 of 256
 MAGNITUDES = 10  # RandAugment's scale, 10 the strongest, as the papers count it
-FILL = (124, 116, 104)  # where a transformed image shows nothing: ImageNet's mean
+FILL = (124, 116, 104)  # fills the pixels outside a transformed image: ImageNet's mean
 
 
 def train_transform(settings: Mapping[str, Any], size: int, square: bool) -> nn.Module:
-    """An image to `[3, size, size]` uint8 by a recipe's settings, in the order of torchvision's reference recipes."""
+    """Return a transform of an image to `[3, size, size]` uint8, in the order of torchvision's reference recipes."""
     from torchvision.transforms import v2
 
     steps: list[nn.Module] = []
@@ -34,14 +34,14 @@ def train_transform(settings: Mapping[str, Any], size: int, square: bool) -> nn.
 
 
 def test_transform(size: int, square: bool) -> nn.Module:
-    """An image to `[3, size, size]` uint8 without randomness."""
+    """Return a transform of an image to `[3, size, size]` uint8 without randomness."""
     from torchvision.transforms import v2
 
     return v2.Compose([*_fitted(size, square), v2.PILToTensor()])
 
 
 def _fitted(size: int, square: bool) -> list[nn.Module]:
-    """To size x size: squares resized whole, others by their shorter side and cropped to the centre."""
+    """Return transforms to size x size: squares are resized whole, others by the shorter side, and cropped."""
     from torchvision.transforms import v2
 
     if square:
@@ -50,10 +50,10 @@ def _fitted(size: int, square: bool) -> list[nn.Module]:
 
 
 class NoisyRandAugment(nn.Module):
-    """RandAugment with two of torchvision's operations, each image at a strength of its own.
+    """RandAugment with two of torchvision's operations, and a strength that is drawn for each image.
 
-    The strength is drawn from a normal distribution and cut to 0..10, as in timm's `rand-m9-mstd0.5`, whose operations
-    are torchvision's but for their names' lists: it has Invert, SolarizeAdd and Posterize's other direction.
+    The strength is drawn from a normal distribution and cut to 0..10, as in timm's `rand-m9-mstd0.5`. Its operations
+    are torchvision's; timm's list also has Invert, SolarizeAdd and Posterize's other direction.
 
     Args:
         magnitude: Mean strength of 10.
@@ -71,6 +71,45 @@ class NoisyRandAugment(nn.Module):
         self._at = [v2.RandAugment(2, strength, bins, fill=list(FILL)) for strength in range(bins)]
 
     def forward(self, image: Any) -> Any:
-        """The image, twice transformed."""
+        """Return the image, transformed twice."""
         strength = torch.empty(()).normal_(self._mean, self._deviation).clamp(0, MAGNITUDES).item()
         return self._at[round(strength * self.STEPS)](image)
+
+
+class Mixer:
+    """Mixup and CutMix: mixes the images and labels of a batch; with both, one is drawn for each batch.
+
+    Args:
+        settings: The trial's settings, of which `mixup` and `cutmix` are read.
+        classes: Number of classes.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], classes: int):
+        self._mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+        if settings.get("mixup") or settings.get("cutmix"):
+            from torchvision.transforms import v2
+
+            kinds = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
+            mixes = [kinds[name](alpha=settings[name], num_classes=classes) for name in kinds if settings.get(name)]
+            self._mix = mixes[0] if len(mixes) == 1 else v2.RandomChoice(mixes)
+
+    def __call__(self, inputs: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return the mixed batch.
+
+        Args:
+            inputs: `[batch, channels, height, width]`.
+            labels: `[batch]` int64.
+            seed: Decides which images are mixed, how much and where; the same on every device.
+
+        Returns:
+            (inputs, labels), the labels as probabilities `[batch, classes]`; the arguments if nothing is mixed.
+        """
+        if self._mix is None:
+            return inputs, labels
+        # The transforms draw from the CPU's global generator, which the model uses: restore its state afterwards.
+        state = torch.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)
+            return self._mix(inputs, labels)
+        finally:
+            torch.set_rng_state(state)

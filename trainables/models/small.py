@@ -1,7 +1,7 @@
 """Networks for small images, written here because torchvision has none of them.
 
-The ResNets (He et al., CVPR 2016, section 4.2) are those that the code of the NysAct paper trains: three stages of 16, 32
-and 64 channels with n blocks of two 3 x 3 convolutions each, 6n + 2 layers. torchvision's are those for ImageNet.
+The ResNets (He et al., CVPR 2016, section 4.2) are those that the code of the NysAct paper trains: three stages of 16,
+32 and 64 channels with n blocks of two 3 x 3 convolutions each, 6n + 2 layers. torchvision's are those for ImageNet.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def lenet5(classes: int = 10) -> nn.Sequential:
 
     Two 5 x 5 convolutions and three linear layers, `[batch, 3, 32, 32] -> [batch, classes]`.
     """
-    convolutions = [nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
+    features = [nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
     classifier = [nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)]
-    return nn.Sequential(*convolutions, nn.Flatten(), *classifier)
+    return nn.Sequential(*features, nn.Flatten(), *classifier)
 
 
 def resnet20(classes: int = 10, shortcut: Shortcut = "A") -> CifarResNet:

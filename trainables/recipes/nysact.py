@@ -1,14 +1,7 @@
-"""Recipes of the NysAct paper: its Tables 7 and 8, with the conventions of its released code.
+"""Recipes of the NysAct paper: its Tables 7 and 8, with the conventions of its released code (docs/recipes.md).
 
-The released code consists of two codes with different conventions, one for CIFAR and one for ImageNet: `damping` refers
-to another scale of the output gradients in each. The as-released variants of KFAC and Eva therefore have the table's
-damping with its conventions; the corrected variants have the damping that was tuned on digits for the Fisher matrix's
-scale (assumed). `ema_decay` is the weight of the old value. The code of Eva, and that of KFAC for ImageNet, states 0.95
-as the weight of the new value, hence 0.05.
-
-In every variant, five things differ from the released code: the learning rate changes with each step, not with each
-epoch; KFAC for CIFAR starts its weight decay at once, not after 20 updates; KFAC and Eva use the whole batch, not its
-first 16 images; KL-clips use the current learning rate; no average of the weights is kept (`--model-ema` for ImageNet).
+The as-released variants of KFAC and Eva have the table's damping; the damping of the corrected variants was tuned on
+digits for the Fisher matrix's scale (assumed). `ema_decay` is the weight of the old value.
 """
 
 from dataclasses import replace
@@ -32,8 +25,7 @@ FAITHFUL = {
     "kfac": FAITHFUL_KFAC,
     "eva": {"damping": 0.03, **FAITHFUL_EVA},
     "foof": FAITHFUL_FOOF,
-    "nysact-s": FAITHFUL_NYSACT,
-    "nysact-g": FAITHFUL_NYSACT,
+    **dict.fromkeys(("nysact-s", "nysact-g"), FAITHFUL_NYSACT),
 }
 
 ASSUMED_EPS = "eps of Adam and AdamW: the cell of Table 7 is lost; the released code's default"
@@ -51,11 +43,9 @@ CIFAR = Recipe(
         "sgd": SGD,
         "adam": ADAM,
         "adamw": ADAMW,
-        "kfac": CURVATURE,
         "eva": EVA,
-        "foof": CURVATURE,
-        "nysact-s": RANKED,
-        "nysact-g": RANKED,
+        **dict.fromkeys(("kfac", "foof"), CURVATURE),
+        **dict.fromkeys(("nysact-s", "nysact-g"), RANKED),
     },
     faithful=FAITHFUL,
     assumed=(ASSUMED_EPS, ASSUMED_DAMPING),
@@ -106,11 +96,9 @@ IMAGENET_RESNET50 = Recipe(
     optimizers={
         "sgd": IMAGENET_SGD,
         "adamw": ADAMW,
-        "kfac": IMAGENET_CURVATURE,
         "eva": IMAGENET_EVA,
-        "foof": IMAGENET_CURVATURE,
-        "nysact-s": IMAGENET_RANKED,
-        "nysact-g": IMAGENET_RANKED,
+        **dict.fromkeys(("kfac", "foof"), IMAGENET_CURVATURE),
+        **dict.fromkeys(("nysact-s", "nysact-g"), IMAGENET_RANKED),
     },
     faithful={**FAITHFUL, "kfac": FAITHFUL_KFAC2, "eva": FAITHFUL_EVA2},
     assumed=(
@@ -142,7 +130,8 @@ IMAGENET_DEIT_S = replace(
         "kfac": FAITHFUL_KFAC2,
         "eva": FAITHFUL_EVA2,
         "foof": {**FAITHFUL_FOOF, "decoupled": True},
-        **dict.fromkeys(("nysact-s", "nysact-g"), {**FAITHFUL_NYSACT, "decoupled": True}),
+        "nysact-s": {**FAITHFUL_NYSACT, "decoupled": True},
+        "nysact-g": {**FAITHFUL_NYSACT, "decoupled": True},
     },
     assumed=(
         ASSUMED_EPS,

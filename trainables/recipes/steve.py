@@ -1,8 +1,7 @@
 """Recipes of the STEVE paper (section 4), which has one learning rate for every optimizer of an experiment.
 
-The faithful arm of STEVE is Algorithm 1 as printed, with SGD for what has no Kronecker factors ("all optimizers except
-Adam are implemented as preconditioners on top of SGD"); a study compares it with `fallback="adam"`. KFAC and EKFAC
-average with alpha = 0.9 and update their curvature when STEVE does.
+The as-released variant of STEVE is Algorithm 1 as printed, with SGD for parameters without Kronecker factors. KFAC and
+EKFAC average with alpha = 0.9 and update their curvature when STEVE does (docs/recipes.md).
 """
 
 from dataclasses import replace
@@ -23,7 +22,7 @@ ASSUMED = (
 
 
 def _optimizers(lr: float, interval: int) -> dict[str, dict[str, Any]]:
-    """Every optimizer at one learning rate, with a new basis or factor every `interval` steps."""
+    """Return every optimizer's values at one learning rate, with a new basis or factor every `interval` steps."""
     sgd = {"lr": lr, "momentum": 0.9, "weight_decay": 0.0}
     adam = {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
     return {

@@ -18,8 +18,8 @@ from studies.harness.design.ending import COMPLETE, ENVIRONMENT, INTERRUPTED, SO
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.data import DataError
-from trainables.ready import ready
 from trainables.store import StoreError
+from trainables.workloads import ready
 
 FREE_BYTES = 50 * 2**20  # with less free space for checkpoints, tables and MLflow, nothing is started
 MIN_KEY_DIGITS = 6  # fewer digits of a trial's key are not looked up
