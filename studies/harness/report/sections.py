@@ -13,9 +13,8 @@ from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, LevelVerdict, are_numbers, sorted_levels
 from studies.harness.evidence.metrics import number
 from studies.harness.evidence.status import LOST, UNFINISHED
-from studies.harness.published.orders import Ordering
 from studies.harness.published.papers import Claim
-from studies.harness.published.results import Published
+from studies.harness.published.results import Ordering, Published
 from studies.harness.published.verdicts import RULE, Comparison, coverage
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import SAME
