@@ -14,6 +14,7 @@ from studies.harness.evidence.ledger import factors
 from studies.harness.evidence.status import COMPLETED, DIVERGED, FAILED, STATUSES, UNFINISHED
 from studies.harness.published.verdicts import Measured, flat
 from studies.harness.statistics.intervals import half_width, summarize
+from studies.harness.statistics.paired import moments
 
 SECONDS = "time/train_s"
 BEST = "best"
@@ -69,9 +70,11 @@ def mean_curves(by_epoch: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
     """
     curves = {}
     for arm, rows in by_epoch.groupby("arm", sort=False):
-        table: Any = rows.groupby("epoch")[metric].agg(n="count", mean="mean", sd="std")
-        half = half_width(table["n"].to_numpy(), table["sd"].to_numpy())
-        curves[str(arm)] = table.assign(ci_lo=table["mean"] - half, ci_hi=table["mean"] + half)
+        table: Any = rows.pivot(index="epoch", columns="seed", values=metric)
+        n, mean, sd = moments(table.to_numpy(dtype=float))
+        half = half_width(n, sd)
+        values = {"n": n, "mean": mean, "sd": sd, "ci_lo": mean - half, "ci_hi": mean + half}
+        curves[str(arm)] = pd.DataFrame(values, index=table.index)
     return curves
 
 
