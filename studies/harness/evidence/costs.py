@@ -88,14 +88,15 @@ def find(config: TrialConfig, folder: Path) -> Cost | None:
     steps = source.train_examples // config.batch_size  # the last, smaller batch is dropped
     epoch = cost_files.seconds_per_epoch(config, folder, steps, source.test_examples)
     assert epoch is not None
-    peak = result["memory"]["peak_bytes"]
+    peak, conditions = result["memory"]["peak_bytes"], result["conditions"]
+    processor = folder.name.endswith("threads")
     return Cost(
-        hardware=_hardware(result["conditions"], folder),
+        hardware=conditions["hardware"] + (f", {conditions['threads']} threads" if processor else ""),
         epoch=epoch,
         ratio=Median(**result["against"]["sgd"]["ratio"]),
         memory=peak / result["sgd_memory"]["peak_bytes"],
         peak=peak,
-        device_memory=not _threads(folder),
+        device_memory=not processor,
     )
 
 
@@ -108,19 +109,8 @@ def commands(trials: Iterable[Trial]) -> list[str]:
             refused[f"{arm.label}: the benchmark cannot time {reason}"] = None
         else:
             together.setdefault(_flags(config, arm.faithful), {})[config.optimizer] = None
-    return [
-        shlex.join([*COMMAND, *flags, f"--optimizers={','.join(names)}"]) for flags, names in together.items()
-    ] + list(refused)
-
-
-def _hardware(conditions: Mapping[str, Any], folder: Path) -> str:
-    """Return the name of the hardware; that of a processor includes the threads."""
-    return conditions["hardware"] + (f", {conditions['threads']} threads" if _threads(folder) else "")
-
-
-def _threads(folder: Path) -> bool:
-    """Return True if a folder's hardware is a processor: its name ends with the threads."""
-    return folder.name.endswith("threads")
+    lines = [[*COMMAND, *flags, f"--optimizers={','.join(names)}"] for flags, names in together.items()]
+    return [*map(shlex.join, lines), *refused]
 
 
 def _untimed(config: TrialConfig) -> str:
@@ -148,5 +138,6 @@ def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
 
 def _relevant(config: TrialConfig) -> dict[str, Any]:
     """Return the hyperparameters that decide a cost."""
-    given = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
-    return cost_files.configuration(*given)["hyperparameters"]
+    return cost_files.configuration(config.workload, config.optimizer, config.hyperparameters, config.batch_size)[
+        "hyperparameters"
+    ]
