@@ -5,6 +5,7 @@ Also the smallest difference that a number of seeds can show.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,14 +100,11 @@ def to_centres(pairs: pd.DataFrame, centres: Mapping[str, str]) -> Differences:
 
 def reference_of(arms: Sequence[Arm], references: Sequence[str]) -> dict[str, str]:
     """Return each arm's reference: an arm of the first planned one of `references`, at the same levels if possible."""
-    planned = {arm.optimizer for arm in arms}
-    name = next((name for name in references if name in planned), None)
+    name = next((name for name in references if any(arm.optimizer == name for arm in arms)), None)
     bases: dict[str, str] = {}
-    for arm in arms:
-        for base in (base for base in arms if base.optimizer == name):
-            shared = set(base.factors) & set(arm.factors)
-            if all(base.overrides[factor] == arm.overrides[factor] for factor in shared):
-                bases.setdefault(arm.label, base.label)
+    for arm, base in itertools.product(arms, [arm for arm in arms if arm.optimizer == name]):
+        if all(base.overrides[factor] == arm.overrides[factor] for factor in {*base.factors} & {*arm.factors}):
+            bases.setdefault(arm.label, base.label)
     return {arm: base for arm, base in bases.items() if arm != base}
 
 

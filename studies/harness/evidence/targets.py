@@ -96,10 +96,8 @@ class Times:
 
 def published_target(facts: Facts, workload: str) -> Target | None:
     """Return the target that the paper states for a workload."""
-    for claim in claims_of(facts):
-        if claim.protocol["workload"] == workload and "target" in claim.protocol:
-            return Target(float(claim.protocol["target"]), f"{claim.paper}, {claim.table}")
-    return None
+    claims = (c for c in claims_of(facts) if c.protocol["workload"] == workload and "target" in c.protocol)
+    return next((Target(float(c.protocol["target"]), f"{c.paper}, {c.table}") for c in claims), None)
 
 
 def target_of_runs(
@@ -174,8 +172,7 @@ def _result(
 ) -> Measured:
     """Return an arm's values by seed; seeds without one (nan) are counted."""
     arm, config = times.arms[label]
-    rows = times.evidence.frame[times.evidence.frame["arm"] == label]
-    statuses = dict(zip(rows["seed"], rows["status"], strict=True))
+    statuses = times.evidence.frame.query("arm == @label").set_index("seed")["status"].to_dict()
     without = [statuses[seed] for seed, value in values.items() if math.isnan(value)]
     return Measured(
         label=label,

@@ -16,7 +16,7 @@ from studies.harness.evidence.status import UNFINISHED
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import ALPHA
 
-NOT_CORRECTED = (
+UNCORRECTED = (
     "The intervals are not corrected; a dash: all differences are equal, so that there is nothing to test with."
 )
 HOLM = "paired by seed, Holm over all pairs at 5%"
@@ -28,11 +28,9 @@ def table(evidence: Evidence, name: str, title: str) -> Table:
     show = unit(evidence.metric)
     header = ["arm", "n", show.mean, "sd", "95% t-interval", "best epoch on test", "s/epoch (co-located)"]
     rows = [_row(arm, show) for arm in evidence.arms.to_dict("records")]
-    header, rows = _with_notes(evidence, header, rows)
     return Table(
-        name=name,
-        header=header,
-        rows=rows,
+        name,
+        *_with_notes(evidence, header, rows),
         text=(0, 7),
         muted=(5, 6),
         bold=_bold(evidence),
@@ -148,7 +146,7 @@ def _to_references(evidence: Evidence) -> list[Block]:
     title = bases[0] if len(bases) == 1 else f"{bases[0].partition(' ')[0]} at the same level"
     note = (
         f"Arm - {title}, on the seeds that both completed: paired t test, p-values by Holm over all "
-        f"{evidence.references.tests} pairs of arms with two common seeds. {NOT_CORRECTED}"
+        f"{evidence.references.tests} pairs of arms with two common seeds. {UNCORRECTED}"
     )
     finding = Text(_finding(rows, title, evidence.metric), found=True)
     return [*_blocks("differences", f"Differences to {title}", evidence.metric, rows, note), finding]
@@ -158,9 +156,8 @@ def _finding(rows: Sequence[Pair], title: str, metric: str) -> str:
     """Return `Better than sgd: foof; not told from sgd: 8 arms.`"""
     kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told from": []}
     for row in rows:
-        better = (row.difference > 0) == higher_is_better(metric)
-        significant = row.p_holm <= ALPHA  # nan is not
-        kinds["not told from" if not significant else "better than" if better else "worse than"].append(row.arm)
+        order = "better than" if (row.difference > 0) == higher_is_better(metric) else "worse than"
+        kinds[order if row.p_holm <= ALPHA else "not told from"].append(row.arm)  # nan is not significant
     text = "; ".join(f"{kind} {title}: {few(arms)}" for kind, arms in kinds.items() if arms)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -171,7 +168,7 @@ def _to_centres(evidence: Evidence) -> list[Block]:
     note = (
         f"Each level - the recipe's of the same optimizer ({', '.join(evidence.centres.bases)}), on the seeds that "
         f"both completed: paired t test, p-values by Holm over the {evidence.centres.tests} differences of this table. "
-        f"{NOT_CORRECTED}"
+        f"{UNCORRECTED}"
     )
     return _blocks("centres", "Differences to the recipe's values", evidence.metric, evidence.centres.pairs, note)
 

@@ -130,8 +130,7 @@ def write(
 
 def tex(text: str) -> str:
     """Return plain text as LaTeX, with the words in backticks as typewriter text."""
-    escaped = "".join(TEX.get(letter, letter) for letter in text)
-    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text.translate(str.maketrans(TEX)))
 
 
 @cache
