@@ -125,11 +125,10 @@ def _untimed(config: TrialConfig) -> str:
 def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
     """Return the benchmark's flags: the arm that a configuration is nearer to, and its differences from that."""
     values = _relevant(config)
-    differing = {}
-    for arm in (faithful, not faithful):
-        recipe = _relevant(resolve(config.workload, config.optimizer, faithful=arm))
-        differing[arm] = [name for name in values if values[name] != recipe[name]]
-    arm = min(differing, key=lambda arm: len(differing[arm]))  # the given one, if both are as near
+    arms = (faithful, not faithful)
+    recipes = {arm: _relevant(resolve(config.workload, config.optimizer, faithful=arm)) for arm in arms}
+    differing = {arm: [name for name in values if values[name] != recipes[arm][name]] for arm in arms}
+    arm = min(arms, key=lambda arm: len(differing[arm]))  # the given one, if both are as near
     flags = [config.workload, f"--batch-size={config.batch_size}"]
     flags += ["--faithful"] if arm and stated_recipe(config.workload).faithful else []
     flags += ["--channels-last"] if config.channels_last else []
@@ -138,6 +137,5 @@ def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
 
 def _relevant(config: TrialConfig) -> dict[str, Any]:
     """Return the hyperparameters that decide a cost."""
-    return cost_files.configuration(config.workload, config.optimizer, config.hyperparameters, config.batch_size)[
-        "hyperparameters"
-    ]
+    resolved = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
+    return cost_files.configuration(*resolved)["hyperparameters"]
