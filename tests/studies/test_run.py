@@ -165,7 +165,7 @@ def test_diagnostics_are_drawn_of_the_trials_that_have_them(tmp_path: Path, trai
 def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     titles: list[str] = []
     monkeypatch.setattr(style.Figure, "suptitle", lambda self, text, **_: titles.append(text))
-    frame = pd.DataFrame({"arm": ["a", "a", "b"], "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]})
+    frame = pd.DataFrame({"arm": ["a", "a", "b"], "seed": 0, "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]})
     assert curves.draw_diagnostics(frame, tmp_path) == []
     measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
     assert len(curves.draw_diagnostics(measured, tmp_path)) == 3
