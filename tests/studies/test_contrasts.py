@@ -6,8 +6,7 @@ import pytest
 from scipy import stats
 
 from studies.harness.evidence.arms import by_seed
-from studies.harness.evidence.contrasts import bold, contrasts
-from studies.harness.evidence.power import detectable
+from studies.harness.evidence.contrasts import bold, contrasts, detectable
 from studies.harness.statistics.intervals import summarize
 from studies.harness.statistics.paired import SAME, equivalence_p, holm, paired_p, smallest_effect, survivors
 

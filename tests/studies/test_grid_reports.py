@@ -18,8 +18,8 @@ from studies.harness.command.estimate import duration, estimate, probe
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import ledger
+from studies.harness.evidence.contrasts import seed_spreads, smallest_difference
 from studies.harness.evidence.levels import EDGE
-from studies.harness.evidence.power import seed_spreads, smallest_difference
 from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import levels as level_figures
 from trainables.store import DIVERGED, FAILED

@@ -35,8 +35,7 @@ from studies.harness.kinds.probe.norms import GROWTH
 from studies.harness.kinds.probe.probe import Covariances, Probe
 from studies.harness.kinds.study.figures import Extension, ResidualFigure
 from studies.harness.kinds.study.residuals import order, residual_table
-from studies.harness.report.figures.covariances import draw_covariances
-from studies.harness.report.figures.norms import draw_norms
+from studies.harness.report.figures.probes import draw_covariances, draw_norms
 from trainables.config import stream_seed
 from trainables.files import append_lines
 from trainables.store import StoreError, trial_folder

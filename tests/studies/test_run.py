@@ -18,7 +18,7 @@ from studies.harness.command.run import run
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.design.options import Options
 from studies.harness.kinds.study.study import Study
-from studies.harness.report.figures import diagnostics as figures
+from studies.harness.report.figures import curves, style
 from trainables.files import read_lines
 from trainables.store import TrialStore, lock_generation, trial_folders
 from trainables.train import Trainer, epochs
@@ -164,9 +164,9 @@ def test_diagnostics_are_drawn_of_the_trials_that_have_them(tmp_path: Path, trai
 
 def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     titles: list[str] = []
-    monkeypatch.setattr(figures.Figure, "suptitle", lambda self, text, **_: titles.append(text))
-    frame = pd.DataFrame({"arm": ["a", "a", "b"], "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]})
-    assert figures.draw_diagnostics(frame, tmp_path) == []
+    monkeypatch.setattr(style.Figure, "suptitle", lambda self, text, **_: titles.append(text))
+    frame = pd.DataFrame({"arm": ["a", "a", "b"], "seed": 0, "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]})
+    assert curves.draw_diagnostics(frame, tmp_path) == []
     measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
-    assert len(figures.draw_diagnostics(measured, tmp_path)) == 3
+    assert len(curves.draw_diagnostics(measured, tmp_path)) == 3
     assert titles == ["1 of 2 trials have diagnostics"]

@@ -12,8 +12,8 @@ from studies.harness.evidence import ledger
 from studies.harness.evidence.arms import measured
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
-from studies.harness.published.orders import orderings
 from studies.harness.published.papers import PAPERS, Claim, load
+from studies.harness.published.results import orderings
 from studies.harness.published.verdicts import (
     COMPATIBLE,
     DIFFERS,

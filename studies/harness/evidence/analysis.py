@@ -11,10 +11,9 @@ import pandas as pd
 from studies.harness.design.arms import Trial
 from studies.harness.design.facts import Facts
 from studies.harness.evidence import arms as by_arm
-from studies.harness.evidence import contrasts, ledger, power
-from studies.harness.evidence.contrasts import Differences
+from studies.harness.evidence import contrasts, ledger
+from studies.harness.evidence.contrasts import Detectable, Differences
 from studies.harness.evidence.levels import LevelVerdict, level_verdicts
-from studies.harness.evidence.power import Detectable
 from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.published.results import Published, against
 from studies.harness.published.verdicts import Measured
@@ -70,12 +69,7 @@ class Evidence:
         return self if metric == self.metric else weigh(self.trials, self.frame, self.by_epoch, metric)
 
     def compared(self, facts: Facts, others: Sequence[Measured]) -> Evidence:
-        """Return this evidence with the comparison with the paper.
-
-        Args:
-            facts: The paper and its tables.
-            others: Results beside the metric's, such as times to a target.
-        """
+        """Return this evidence with the comparison of its metric, and of other results, with the paper."""
         groups = [*by_arm.measured(self.trials, self.frame, self.metric), *others]
         workloads = {trial.config.workload for trial in self.trials}
         return replace(self, published=against(facts, groups, workloads))
@@ -84,11 +78,7 @@ class Evidence:
 def analyse(trials: Sequence[Trial], root: Path, metric: str, references: Sequence[str] = ()) -> Evidence:
     """Read the folders of a plan's trials and return what they show.
 
-    Args:
-        trials: The plan.
-        root: The output folder.
-        metric: What is judged.
-        references: Optimizers that the other arms are compared with, the preferred one first.
+    The arms are compared with an arm of the first of the `references`, which are optimizers, that was planned.
     """
     return weigh(trials, ledger.frame(trials, root), ledger.frame(trials, root, per="epoch"), metric, references)
 
@@ -98,19 +88,19 @@ def weigh(
 ) -> Evidence:
     """Return what tables of trials show; see `Evidence` for the tables and `analyse` for the rest."""
     values = by_arm.by_seed(frame, metric)
-    best, pairs = contrasts.bold(frame, values, metric), contrasts.contrasts(values)
-    table, centres = by_arm.group(frame, metric), contrasts.centre_of(trials)
+    pairs, centres = contrasts.contrasts(values), contrasts.centre_of(trials)
+    table = by_arm.group(frame, metric)
     return Evidence(
         metric=metric,
         trials=trials,
         frame=frame,
         by_epoch=by_epoch,
         factors=ledger.factors(frame),
-        arms=table.assign(bold=[arm in best for arm in table["arm"]]),
+        arms=table.assign(bold=table["arm"].isin([*contrasts.bold(frame, values, metric)])),
         by_seed=values,
         pairs=pairs,
         references=contrasts.to_references(pairs, trials, references, centres),
         centres=contrasts.to_centres(pairs, centres),
         levels=level_verdicts(frame, values, metric),
-        power=power.detectable(values),
+        power=contrasts.detectable(values),
     )

@@ -14,6 +14,7 @@ from studies.harness.evidence.ledger import factors
 from studies.harness.evidence.status import COMPLETED, DIVERGED, FAILED, STATUSES, UNFINISHED
 from studies.harness.published.verdicts import Measured, flat
 from studies.harness.statistics.intervals import half_width, summarize
+from studies.harness.statistics.paired import moments
 
 SECONDS = "time/train_s"
 BEST = "best"
@@ -27,16 +28,11 @@ def completed(frame: pd.DataFrame, metric: str) -> pd.Series:
 
 
 def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return one row per arm, in the order of the plan.
+    """Return one row for each arm of a `ledger.frame(..., per="trial")`, in the order of the plan.
 
-    Args:
-        frame: `ledger.frame(..., per="trial")`.
-        metric: The column to summarise.
-
-    Returns:
-        Columns `arm optimizer faithful`, the factors, `n mean sd ci_lo ci_hi` over completed trials, `planned` and the
-        number of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean `time/train_s`,
-        and `best`, the mean over trials of the best epoch's value: chosen on the test set, so not a result.
+    Columns `arm optimizer faithful`, the factors, `n mean sd ci_lo ci_hi` of the metric over completed trials,
+    `planned` and the number of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean
+    `time/train_s`, and `best`, the mean over trials of the best epoch's value: chosen on the test set, so not a result.
     """
     rows, described = [], {SECONDS: SECONDS, BEST: f"best/{metric}"}
     for _, trials in frame.groupby("arm", sort=False):
@@ -58,57 +54,38 @@ def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def mean_curves(by_epoch: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
-    """Return each arm's means over trials by epoch.
+    """Return each arm's means over the trials of a `ledger.frame(..., per="epoch")`.
 
-    Args:
-        by_epoch: Rows of `ledger.frame(..., per="epoch")`.
-        metric: The column.
-
-    Returns:
-        By arm `n mean sd ci_lo ci_hi`, indexed by epoch (0 is the first); the interval is nan below two trials.
+    By arm: `n mean sd ci_lo ci_hi`, indexed by epoch (0 is the first); the interval is nan below two trials.
     """
     curves = {}
     for arm, rows in by_epoch.groupby("arm", sort=False):
-        table: Any = rows.groupby("epoch")[metric].agg(n="count", mean="mean", sd="std")
-        half = half_width(table["n"].to_numpy(), table["sd"].to_numpy())
-        curves[str(arm)] = table.assign(ci_lo=table["mean"] - half, ci_hi=table["mean"] + half)
+        table: Any = rows.pivot(index="epoch", columns="seed", values=metric)
+        n, mean, sd = moments(table.to_numpy(dtype=float))
+        half = half_width(n, sd)
+        values = {"n": n, "mean": mean, "sd": sd, "ci_lo": mean - half, "ci_hi": mean + half}
+        curves[str(arm)] = pd.DataFrame(values, index=table.index)
     return curves
 
 
 def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[Measured]:
-    """Return a plan's arms as results to compare with published ones.
-
-    Args:
-        trials: The plan.
-        frame: Its `ledger.frame(..., per="trial")`.
-        metric: The column.
-    """
-    values, first = completed(frame, metric), {}
-    for trial in trials:
-        first.setdefault(trial.config.group_key, trial)
+    """Return the arms of a plan and its `ledger.frame(..., per="trial")` as results to compare with published ones."""
+    first = {trial.config.group_key: trial for trial in reversed(trials)}
     groups = []
     for key, part in frame.groupby("group_key", sort=False):
-        arm, config = first[key]
-        rows = part.join(values.rename("value")).dropna(subset=["value"])
-        groups.append(
-            Measured(
-                label=arm.label,
-                optimizer=arm.optimizer,
-                settings=flat(config.to_dict()),
-                metric=metric,
-                values=dict(zip(rows["seed"], rows["value"], strict=True)),
-                failures=sum(status in (DIVERGED, FAILED) for status in part["status"]),
-            )
-        )
+        arm, config = first[str(key)]
+        values = completed(part, metric)
+        results = dict(zip(part.loc[values.index, "seed"], values, strict=True))
+        failures = sum(status in (DIVERGED, FAILED) for status in part["status"])
+        identity = {"label": arm.label, "optimizer": arm.optimizer, "settings": flat(config.to_dict())}
+        groups.append(Measured(**identity, metric=metric, values=results, failures=failures))
     return groups
 
 
 def metrics(frame: pd.DataFrame, arms: pd.DataFrame) -> dict[str, float]:
     """Return a summary's numbers by name: trials by status, and each arm's mean with its interval.
 
-    Args:
-        frame: `ledger.frame(..., per="trial")` of everything that is counted.
-        arms: `group` of the trials that are results; may be empty.
+    The table `arms` is the `group` of those trials in `frame` that are results; it may be empty.
     """
     counts = {f"trials/{status}": float(list(frame["status"]).count(status)) for status in STATUSES}
     values = {

@@ -1,20 +1,29 @@
-"""Differences between arms: every pair, every arm against a reference, every level against the recipe's value."""
+"""Differences between arms: every pair, every arm against a reference, every level against the recipe's value.
+
+Also the smallest difference that a number of seeds can show.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from studies.harness.design.arms import Arm, Trial, first_trials
-from studies.harness.evidence.metrics import higher_is_better
+from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.status import DIVERGED, OOM
 from studies.harness.statistics.intervals import half_width
-from studies.harness.statistics.paired import holm, moments, paired_p, survivors
+from studies.harness.statistics.paired import holm, moments, paired_p, smallest_effect, survivors
+from trainables.config import TrialConfig
+from trainables.files import read_lines
+from trainables.store import COMPLETED, read_config, read_status, trial_folders
 
 
 class Pair(NamedTuple):
@@ -46,14 +55,10 @@ class Differences:
 
 
 def contrasts(values: pd.DataFrame) -> pd.DataFrame:
-    """Compare every pair of arms on their common seeds.
+    """Compare every pair of arms of an `arms.by_seed` on their common seeds.
 
-    Args:
-        values: `arms.by_seed`.
-
-    Returns:
-        Columns `arm other n difference ci_lo ci_hi p p_holm`; difference = arm - other, with its 95% t-interval, and
-        p_holm corrected over all pairs of the table. nan if fewer than two seeds are common.
+    Columns `arm other n difference ci_lo ci_hi p p_holm`; difference = arm - other, with its 95% t-interval, and p_holm
+    corrected over all pairs of the table. nan if fewer than two seeds are common.
     """
     first, second = np.triu_indices(values.shape[1], 1)
     sample = values.to_numpy()
@@ -61,28 +66,12 @@ def contrasts(values: pd.DataFrame) -> pd.DataFrame:
     n, mean, sd = moments(differences)
     half, p = half_width(n, sd), paired_p(differences)
     names = np.array(values.columns, dtype=object)
-    return pd.DataFrame(
-        {
-            "arm": names[first],
-            "other": names[second],
-            "n": n,
-            "difference": mean,
-            "ci_lo": mean - half,
-            "ci_hi": mean + half,
-            "p": p,
-            "p_holm": holm(p),
-        }
-    )
+    pairs = {"arm": names[first], "other": names[second], "n": n, "difference": mean}
+    return pd.DataFrame(pairs | {"ci_lo": mean - half, "ci_hi": mean + half, "p": p, "p_holm": holm(p)})
 
 
 def bold(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> set[str]:
-    """Return the labels of the arms that are bold in the table; an arm with a diverged or oom trial never is.
-
-    Args:
-        frame: `ledger.frame(..., per="trial")`.
-        values: Its `arms.by_seed`.
-        metric: What is compared.
-    """
+    """Return the labels of the arms that are bold in the table; an arm with a diverged or oom trial never is."""
     lost = set(frame.loc[frame["status"].isin([DIVERGED, OOM]), "arm"])
     chosen = survivors(values.to_numpy(), higher_is_better(metric))
     return {arm for arm, wins in zip(values.columns, chosen, strict=True) if wins} - lost
@@ -91,14 +80,7 @@ def bold(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> set[str]:
 def to_references(
     pairs: pd.DataFrame, trials: Sequence[Trial], references: Sequence[str], centres: Mapping[str, str]
 ) -> Differences:
-    """Return every arm's difference to its reference, or to the first arm if there is nothing else to compare with.
-
-    Args:
-        pairs: `contrasts`.
-        trials: The plan.
-        references: Optimizers, the preferred one first.
-        centres: `centre_of` the plan.
-    """
+    """Return every arm's difference to its reference, or to the first arm if there is nothing else to compare with."""
     arms = [trial.arm for trial in first_trials(trials).values()]
     bases = reference_of(arms, references)
     if not bases and not centres:
@@ -118,14 +100,11 @@ def to_centres(pairs: pd.DataFrame, centres: Mapping[str, str]) -> Differences:
 
 def reference_of(arms: Sequence[Arm], references: Sequence[str]) -> dict[str, str]:
     """Return each arm's reference: an arm of the first planned one of `references`, at the same levels if possible."""
-    planned = {arm.optimizer for arm in arms}
-    name = next((name for name in references if name in planned), None)
+    name = next((name for name in references if any(arm.optimizer == name for arm in arms)), None)
     bases: dict[str, str] = {}
-    for arm in arms:
-        for base in (base for base in arms if base.optimizer == name):
-            shared = set(base.factors) & set(arm.factors)
-            if all(base.overrides[factor] == arm.overrides[factor] for factor in shared):
-                bases.setdefault(arm.label, base.label)
+    for arm, base in itertools.product(arms, [arm for arm in arms if arm.optimizer == name]):
+        if all(base.overrides[factor] == arm.overrides[factor] for factor in {*base.factors} & {*arm.factors}):
+            bases.setdefault(arm.label, base.label)
     return {arm: base for arm, base in bases.items() if arm != base}
 
 
@@ -143,12 +122,81 @@ def _family(arm: Arm) -> tuple[Any, ...]:
 
 def _between(pairs: pd.DataFrame, bases: Mapping[str, str]) -> list[Pair]:
     """Return the pairs of arms and bases that have a common seed."""
-    known = {(pair.arm, pair.base): pair for pair in (Pair(*row) for row in pairs.itertuples(index=False))}
-    rows = []
-    for arm, base in bases.items():
-        row = known.get((arm, base))
-        if row is None:
-            turned = known[base, arm]
-            row = Pair(arm, base, turned.n, -turned.difference, -turned.ci_hi, -turned.ci_lo, *turned[-2:])
-        rows.append(row)
+    known = {}
+    for pair in (Pair(*row) for row in pairs.itertuples(index=False)):
+        arm, base, n, difference, lo, hi, *p = pair
+        known |= {(arm, base): pair, (base, arm): Pair(base, arm, n, -difference, -hi, -lo, *p)}
+    rows = [known[pair] for pair in bases.items()]
     return [row for row in rows if not math.isnan(row.difference)]
+
+
+# ---------------------------------------------------------------------- what the seeds can show
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The smallest true difference that one test at 5% finds with 80% power in a table.
+
+    Attributes:
+        n: Completed seeds of the arm that has the fewest, of those with two or more.
+        sd: Standard deviation over seeds, pooled over arms.
+        correlation: Between arms over common seeds, pooled; nan with one arm.
+        unpaired: Smallest detectable difference if the arms do not share seeds.
+        paired: The same, compared seed by seed.
+    """
+
+    n: int
+    sd: float
+    correlation: float
+    unpaired: float
+    paired: float
+
+
+def detectable(values: pd.DataFrame) -> Detectable | None:
+    """Return the smallest difference that an `arms.by_seed` can show; None if no arm has two completed trials."""
+    counts = values.notna().sum()
+    table = values.loc[:, counts >= 2]
+    if table.empty:
+        return None
+    n = int(counts[counts >= 2].min())
+    covariance = table.cov().to_numpy()
+    weights = table.notna().sum().to_numpy() - 1
+    variance = float(np.average(np.diag(covariance), weights=weights))
+    off_diagonal = covariance[np.triu_indices(len(covariance), 1)]
+    shared = float(np.nanmean(off_diagonal)) if np.isfinite(off_diagonal).any() else math.nan
+    correlation = float(np.clip(shared / variance, -1, 1)) if variance > 0 else math.nan
+    sd = math.sqrt(variance)
+    unpaired = smallest_effect(2 * n - 2) * sd * math.sqrt(2 / n)
+    paired = smallest_effect(n - 1) * sd * math.sqrt(2 * (1 - correlation) / n)
+    return Detectable(n, sd, correlation, unpaired, paired)
+
+
+def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str:
+    """Return a sentence: the smallest difference of two arms that a plan's seeds can show, before anything is trained.
+
+    The spread over seeds is the one that finished trials of the workload have.
+    """
+    workload, n = trials[0].config.workload, len({trial.config.seed for trial in trials})
+    if n < 2:
+        return "One seed: no two arms can be told apart."
+    effect = smallest_effect(2 * n - 2) * math.sqrt(2 / n)
+    start = f"{n} seeds: smallest difference of two arms that one unpaired test at 5% finds with 80% power ="
+    spreads = seed_spreads(root, workload, metric)
+    if not spreads:
+        return f"{start} {effect:.1f} seed SDs; no arm of {workload} has two finished seeds yet."
+    show, sd = unit(metric), median(spreads)
+    return (
+        f"{start} {show.show(effect * sd)} {show.difference}; seed SD = {show.show(sd)}, the median of "
+        f"{len(spreads)} finished arms of {workload}."
+    )
+
+
+def seed_spreads(root: Path, workload: str, metric: str) -> list[float]:
+    """Return the standard deviation over seeds of each configuration of a workload with two finished trials or more."""
+    groups: dict[str, list[float]] = {}
+    for folder in trial_folders(root):
+        config = TrialConfig.from_dict(read_config(folder)["config"])
+        status, lines = read_status(folder), read_lines(folder / "epochs.jsonl")
+        if config.workload == workload and status and status["status"] == COMPLETED and metric in lines[-1]["metrics"]:
+            groups.setdefault(config.group_key, []).append(lines[-1]["metrics"][metric])
+    return [float(np.std(values, ddof=1)) for values in groups.values() if len(values) > 1]

@@ -88,14 +88,15 @@ def find(config: TrialConfig, folder: Path) -> Cost | None:
     steps = source.train_examples // config.batch_size  # the last, smaller batch is dropped
     epoch = cost_files.seconds_per_epoch(config, folder, steps, source.test_examples)
     assert epoch is not None
-    peak = result["memory"]["peak_bytes"]
+    peak, conditions = result["memory"]["peak_bytes"], result["conditions"]
+    processor = folder.name.endswith("threads")
     return Cost(
-        hardware=_hardware(result["conditions"], folder),
+        hardware=conditions["hardware"] + (f", {conditions['threads']} threads" if processor else ""),
         epoch=epoch,
         ratio=Median(**result["against"]["sgd"]["ratio"]),
         memory=peak / result["sgd_memory"]["peak_bytes"],
         peak=peak,
-        device_memory=not _threads(folder),
+        device_memory=not processor,
     )
 
 
@@ -108,19 +109,8 @@ def commands(trials: Iterable[Trial]) -> list[str]:
             refused[f"{arm.label}: the benchmark cannot time {reason}"] = None
         else:
             together.setdefault(_flags(config, arm.faithful), {})[config.optimizer] = None
-    return [
-        shlex.join([*COMMAND, *flags, f"--optimizers={','.join(names)}"]) for flags, names in together.items()
-    ] + list(refused)
-
-
-def _hardware(conditions: Mapping[str, Any], folder: Path) -> str:
-    """Return the name of the hardware; that of a processor includes the threads."""
-    return conditions["hardware"] + (f", {conditions['threads']} threads" if _threads(folder) else "")
-
-
-def _threads(folder: Path) -> bool:
-    """Return True if a folder's hardware is a processor: its name ends with the threads."""
-    return folder.name.endswith("threads")
+    lines = [[*COMMAND, *flags, f"--optimizers={','.join(names)}"] for flags, names in together.items()]
+    return [*map(shlex.join, lines), *refused]
 
 
 def _untimed(config: TrialConfig) -> str:
@@ -135,11 +125,10 @@ def _untimed(config: TrialConfig) -> str:
 def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
     """Return the benchmark's flags: the arm that a configuration is nearer to, and its differences from that."""
     values = _relevant(config)
-    differing = {}
-    for arm in (faithful, not faithful):
-        recipe = _relevant(resolve(config.workload, config.optimizer, faithful=arm))
-        differing[arm] = [name for name in values if values[name] != recipe[name]]
-    arm = min(differing, key=lambda arm: len(differing[arm]))  # the given one, if both are as near
+    arms = (faithful, not faithful)
+    recipes = {arm: _relevant(resolve(config.workload, config.optimizer, faithful=arm)) for arm in arms}
+    differing = {arm: [name for name in values if values[name] != recipes[arm][name]] for arm in arms}
+    arm = min(arms, key=lambda arm: len(differing[arm]))  # the given one, if both are as near
     flags = [config.workload, f"--batch-size={config.batch_size}"]
     flags += ["--faithful"] if arm and stated_recipe(config.workload).faithful else []
     flags += ["--channels-last"] if config.channels_last else []
@@ -148,5 +137,5 @@ def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
 
 def _relevant(config: TrialConfig) -> dict[str, Any]:
     """Return the hyperparameters that decide a cost."""
-    given = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
-    return cost_files.configuration(*given)["hyperparameters"]
+    resolved = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
+    return cost_files.configuration(*resolved)["hyperparameters"]

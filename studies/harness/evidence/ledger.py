@@ -40,12 +40,15 @@ def frame(plan: Any, root: Path | None = None, per: Literal["trial", "epoch"] = 
     trials: Sequence[Trial] = getattr(plan, "trials", lambda: plan)()
     names = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
     rows, metrics = [], {}
-    for trial in trials:
-        folder = trial_folder(root, trial.config.trial_key)
+    for arm, config in trials:
+        folder = trial_folder(root, config.trial_key)
         progress = status.progress(folder)  # before the epochs: a trial that reads as completed then has all of them
-        lines = read_lines(folder / "epochs.jsonl")
-        identity = {**_identity(trial, names), **progress, "committed": len(lines)}
-        source = _provenance(folder)
+        lines, attempts = read_lines(folder / "epochs.jsonl"), read_lines(folder / "attempts.jsonl")
+        levels = {name: arm.overrides[name] for name in arm.factors}
+        keys = {"seed": config.seed, "trial_key": config.trial_key, "group_key": config.group_key}
+        identity = {"arm": arm.label, "optimizer": arm.optimizer, **levels, **keys, "faithful": arm.faithful}
+        identity |= {**progress, "committed": len(lines)}
+        source = {name: attempts[-1].get(name) if attempts else None for name in PROVENANCE}
         if per == "epoch":
             measured = [{"epoch": line["epoch"], "time": line["time"], **line["metrics"]} for line in lines]
         else:
@@ -76,13 +79,6 @@ def series(row: Mapping[Any, Any], factor: str, names: Sequence[str]) -> str:
     return ", ".join([*(["faithful"] if row["faithful"] else []), *others])
 
 
-def _identity(trial: Trial, names: Sequence[str]) -> dict[str, Any]:
-    arm, config = trial
-    levels = {name: arm.overrides[name] if name in arm.factors else None for name in names}
-    keys = {"seed": config.seed, "trial_key": config.trial_key, "group_key": config.group_key}
-    return {"arm": arm.label, "optimizer": arm.optimizer, **levels, **keys, "faithful": arm.faithful}
-
-
 def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the best value over epochs of each test metric of the last epoch."""
     best = {}
@@ -92,8 +88,3 @@ def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             finite = [value for value in values if math.isfinite(value)]
             best[f"best/{name}"] = (max if higher_is_better(name) else min)(finite, default=math.nan)
     return best
-
-
-def _provenance(folder: Path) -> dict[str, Any]:
-    attempts = read_lines(folder / "attempts.jsonl")
-    return {name: attempts[-1].get(name) if attempts else None for name in PROVENANCE}

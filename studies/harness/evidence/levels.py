@@ -51,13 +51,7 @@ class LevelVerdict:
 
 
 def level_verdicts(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> list[LevelVerdict]:
-    """Return a verdict for each optimizer and factor, and for each combination of the other factors' levels.
-
-    Args:
-        frame: `ledger.frame(..., per="trial")`.
-        values: Its `arms.by_seed`.
-        metric: What is judged.
-    """
+    """Return a verdict for each optimizer and factor, and for each combination of the other factors' levels."""
     verdicts, names = [], factors(frame)
     for factor in names:
         rest = [name for name in names if name != factor]
@@ -78,7 +72,6 @@ def _judge(table: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> 
     optimizer, factor, _ = identity
     grid = sorted_levels(table.columns)
     table = table[grid].loc[:, table[grid].notna().sum() >= 2]
-    ordered = are_numbers(grid)
     levels = tuple(table.columns)
     if len(levels) < 2:
         return LevelVerdict(*identity, levels, None, (), UNDECIDED)
@@ -87,15 +80,12 @@ def _judge(table: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> 
     first, second = np.triu_indices(len(levels), 1)
     differences = (sample[:, first] - sample[:, second]).T
     distinguishable = holm(paired_p(differences)) <= ALPHA
-    tied = tuple(
-        level
-        for i, level in enumerate(levels)
-        if not any(differ and {i, best} == {a, b} for a, b, differ in zip(first, second, distinguishable, strict=True))
-    )
+    beaten = {*first[distinguishable & (second == best)], *second[distinguishable & (first == best)]}
+    tied = tuple(level for i, level in enumerate(levels) if i not in beaten)
     undecided = LevelVerdict(*identity, levels, levels[best], tied, UNDECIDED)
     if higher_is_better(metric) and (equivalence_p(differences, SAME) <= ALPHA).all():
         return replace(undecided, verdict=FLAT)
-    if not ordered or len(levels) < 3:
+    if not are_numbers(grid) or len(levels) < 3:
         return undecided
     ends = {grid[0], grid[-1]}  # of the whole grid: a level that diverges lies beyond those that do not
     inner = set(levels) - ends
@@ -131,12 +121,8 @@ def sorted_levels(levels: Iterable[Any]) -> list[Any]:
 
 def _lost(part: pd.DataFrame, factor: str) -> tuple[str, ...]:
     """Return the levels with trials that have ended without a result."""
-    lost = []
-    for level in sorted_levels(part[factor]):
-        statuses = part.loc[part[factor] == level, "status"]
-        if count := int(statuses.isin(LOST).sum()):
-            lost.append(f"{level} ({count} of {len(statuses)})")
-    return tuple(lost)
+    ended = {level: part.loc[part[factor] == level, "status"].isin(LOST) for level in sorted_levels(part[factor])}
+    return tuple(f"{level} ({lost.sum()} of {len(lost)})" for level, lost in ended.items() if lost.any())
 
 
 def _allowed(optimizer: str, factor: str, level: Any) -> bool:

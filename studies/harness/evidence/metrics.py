@@ -52,9 +52,8 @@ class Unit(NamedTuple):
 def unit(metric: str) -> Unit:
     """Return the unit of a metric: percent for accuracies, otherwise the value itself."""
     name = words(metric)
-    return (
-        Unit(100, 2, "mean %", "points", f"{name} (%)") if "accuracy" in metric else Unit(1, None, "mean", name, name)
-    )
+    percent = Unit(100, 2, "mean %", "points", f"{name} (%)")
+    return percent if "accuracy" in metric else Unit(1, None, "mean", name, name)
 
 
 def number(value: float, kind: str) -> str:

@@ -96,10 +96,8 @@ class Times:
 
 def published_target(facts: Facts, workload: str) -> Target | None:
     """Return the target that the paper states for a workload."""
-    for claim in claims_of(facts):
-        if claim.protocol["workload"] == workload and "target" in claim.protocol:
-            return Target(float(claim.protocol["target"]), f"{claim.paper}, {claim.table}")
-    return None
+    claims = (c for c in claims_of(facts) if c.protocol["workload"] == workload and "target" in c.protocol)
+    return next((Target(float(c.protocol["target"]), f"{c.paper}, {c.table}") for c in claims), None)
 
 
 def target_of_runs(
@@ -107,13 +105,7 @@ def target_of_runs(
 ) -> Target | None:
     """Return the target that a paper's rule derives from the reference's completed trials; None without any.
 
-    Args:
-        frame: `ledger.frame(..., per="trial")`.
-        metric: What has to reach the target.
-        reference: Optimizer.
-        share: The target is this share ...
-        of: ... of the accuracy after the `best` or the `last` epoch; the mean over seeds.
-        rule: The same in words.
+    It is a `share` of the accuracy after the `best` or the `last` epoch, averaged over seeds; `rule` says so in words.
     """
     values = completed(frame.query("optimizer == @reference"), metric if of == "last" else f"best/{metric}")
     if values.empty:
@@ -123,19 +115,14 @@ def target_of_runs(
 
 
 def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
-    """Return the curves of all trials that have ended; empty if one ended before its first epoch did.
+    """Return the curves of a metric of all trials that have ended; empty if one ended before its first epoch did.
 
-    Args:
-        frame: `ledger.frame(..., per="trial")`. Trials that are still to run, or running, are left out.
-        by_epoch: The same with `per="epoch"`: a run's epochs are in order.
-        metric: The column with the evaluations.
+    The tables are `ledger.frame` by trial and by epoch. Trials that are still to run, or running, are left out.
     """
-    runs = {str(key): run for key, run in by_epoch.groupby("trial_key", sort=False)}
+    runs = {str(key): run.astype(float).tolist() for key, run in by_epoch.groupby("trial_key", sort=False)[metric]}
     by_arm: dict[str, dict[int, list[float]]] = {}
     for row in frame.query("status in @ENDED").to_dict("records"):
-        run = runs.get(row["trial_key"])
-        values = [] if run is None else [float(value) for value in run[metric]]
-        by_arm.setdefault(row["arm"], {})[row["seed"]] = values
+        by_arm.setdefault(row["arm"], {})[row["seed"]] = runs.get(row["trial_key"], [])
     return by_arm
 
 
@@ -165,18 +152,13 @@ def _results(
 ) -> list[Measured]:
     """Return `target/<kind>` of an arm and, of all but the reference, `target/<kind>_reduction`.
 
-    Args:
-        times: The study's.
-        label: The arm.
-        kind: `epochs` or `time`.
-        protocol: What the protocol has beside the trials' settings.
-        per_epoch: What an epoch counts for, of the arm and of the reference.
+    `protocol` is what the protocol has beside the trials' settings, and `per_epoch` what an epoch of the arm and one of
+    the reference count for.
     """
     factor, base = per_epoch
     time, others = times.time(label, whole=True), times.whole(times.base)
-    ends = (time.median, time.ci_lo, time.ci_hi)
     # If all runs hit, the mean over seeds is judged.
-    median = None if time.hits == time.n else Median(*(factor * epochs for epochs in ends))
+    median = None if time.hits == time.n else Median(factor * time.median, factor * time.ci_lo, factor * time.ci_hi)
     spent = {seed: factor * epochs for seed, epochs in times.whole(label).items()}
     results = [replace(_result(times, label, f"target/{kind}", spent, protocol), median=median)]
     if label != times.base:
@@ -190,8 +172,7 @@ def _result(
 ) -> Measured:
     """Return an arm's values by seed; seeds without one (nan) are counted."""
     arm, config = times.arms[label]
-    rows = times.evidence.frame[times.evidence.frame["arm"] == label]
-    statuses = dict(zip(rows["seed"], rows["status"], strict=True))
+    statuses = times.evidence.frame.query("arm == @label").set_index("seed")["status"].to_dict()
     without = [statuses[seed] for seed, value in values.items() if math.isnan(value)]
     return Measured(
         label=label,

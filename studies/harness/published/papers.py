@@ -1,13 +1,13 @@
 """The papers' published numbers, from `studies/papers/*.yaml`; a file is checked as a whole before anything runs.
 
-A file has tables; a table's rows name arms, its columns what was run, and each cell is one claim.
+A file has tables; the rows of a table name arms, its columns name what was run, and each cell is one claim.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,10 @@ PAPERS = Path(__file__).resolve().parents[2] / "papers"
 UNITS = {"percent": 100.0, "ratio": 1.0, "epochs": 1.0, "s": 1.0, "hours": 1 / 3600, "GB": 1e-9}
 """The factor from a measured value (fraction, seconds, bytes) to a published one."""
 METRICS = {
-    "test/accuracy": "percent",
-    "time/ratio": "ratio",
-    "mem/ratio": "ratio",
-    "time/epoch": "s",
-    "mem/peak": "GB",
-    "target/epochs": "epochs",
-    "target/time": "hours",
-    "target/time_reduction": "percent",
+    "test/accuracy": "percent", "time/ratio": "ratio", "mem/ratio": "ratio", "time/epoch": "s", "mem/peak": "GB",
+    "target/epochs": "epochs", "target/time": "hours", "target/time_reduction": "percent",
     "target/epochs_reduction": "percent",
-}
+}  # fmt: skip
 FAILED, NOT_REACHED = "failed", "not reached"
 ARMS = ("faithful", "consistent")
 PROTOCOL = ("workload", "epochs", "batch_size", "schedule", "target", "reference", "hardware")
@@ -101,14 +95,12 @@ def load(path: Path) -> Paper:
     for table in document["tables"]:
         reader = _Table(path.name, document["paper"], table)
         claims += reader.claims()
-        errors += reader.errors
-        if reader.name in notes:
-            errors.append(f"{path.name}: {reader.name} is there twice")
+        errors += reader.errors + ([f"{path.name}: {reader.name} is there twice"] if reader.name in notes else [])
         notes[reader.name] = tuple(reader.table.get("notes", ()))
     if errors:
         raise YamlError("\n".join(errors))
-    facts = (document["title"], document["source"], tuple(document["lost"]))
-    return Paper(document["paper"], *facts, notes, tuple(claims))
+    identity = (document["paper"], document["title"], document["source"])
+    return Paper(*identity, tuple(document["lost"]), notes, tuple(claims))
 
 
 def paper(name: str) -> Paper | None:
@@ -144,11 +136,11 @@ class _Table:
         self._where, self._paper = f"{file}: {self.name}", paper_name
         self.errors = _keys(self._where, table, self.KEYS, self.OPTIONAL)
         if not self.errors:
-            parts = [(part, table[part]) for part in ("rows", "columns", "cells")]
-            for part, given in parts[1:]:
-                parts += [(f'{part} "{name}"', v) for name, v in given.items()] if isinstance(given, dict) else []
-            bad = [part for part, given in parts if not isinstance(given, dict)]
-            self.errors = [f"{self._where}: {part}: must be keys and values" for part in bad]
+            parts = {part: table[part] for part in ("rows", "columns", "cells")}
+            for part in ("columns", "cells"):
+                parts |= {f'{part} "{k}"': v for k, v in table[part].items()} if isinstance(table[part], dict) else {}
+            invalid = [part for part, given in parts.items() if not isinstance(given, dict)]
+            self.errors = [f"{self._where}: {part}: must be keys and values" for part in invalid]
         self.table: dict[str, Any] = {} if self.errors else table
 
     def claims(self) -> list[Claim]:
@@ -158,25 +150,23 @@ class _Table:
         arms = {row: self._arm(row, text) for row, text in self.table["rows"].items()}
         columns = {column: self._column(column, given) for column, given in self.table["columns"].items()}
         claims = []
-        for row, column, cell in self._cells():
-            arm, settings = arms.get(row), columns.get(column)
-            value = self._value(row, column, cell)
-            if arm and settings and value:
-                common = {"paper": self._paper, "table": self.name, "row": row, "column": column}
-                runs = {"n": self.table.get("n"), "spread_kind": self.table.get("spread_kind", "unknown")}
-                claims.append(Claim(**common, **value, **runs, **arm, **settings))
+        runs = {"n": self.table.get("n"), "spread_kind": self.table.get("spread_kind", "unknown")}
+        for row, cells in self.table["cells"].items():
+            self._known(f'row "{row}"', row, arms)
+            for column, cell in cells.items():
+                self._known(f'cell "{row}" / "{column}": column', column, columns)
+                arm, settings, value = arms.get(row), columns.get(column), self._value(row, column, cell)
+                if arm and settings and value:
+                    place = {"paper": self._paper, "table": self.name, "row": row, "column": column}
+                    claims.append(Claim(**place, **value, **runs, **arm, **settings))
         return claims
 
-    def _cells(self) -> Iterator[tuple[str, str, Any]]:
-        for row, cells in self.table["cells"].items():
-            self._known(f'row "{row}"', row, self.table["rows"])
-            for column, cell in cells.items():
-                self._known(f'cell "{row}" / "{column}": column', column, self.table["columns"])
-                yield row, column, cell
+    def _error(self, text: str) -> None:
+        self.errors.append(f"{self._where}: {text}")
 
     def _known(self, what: str, name: str, known: Collection[str]) -> bool:
         if name not in known:
-            self.errors.append(f"{self._where}: {what}: unknown.{nearest(str(name), map(str, known))}")
+            self._error(f"{what}: unknown.{nearest(str(name), map(str, known))}")
         return name in known
 
     def _arm(self, row: str, text: Any) -> dict[str, Any] | None:
@@ -195,25 +185,20 @@ class _Table:
         if self._known(f'column "{column}": metric "{metric}"', metric, METRICS):
             self._known(f'column "{column}": unit "{settings["unit"]}"', settings["unit"], [METRICS[metric]])
         if not _positive(settings["margin"]):
-            self.errors.append(f'{self._where}: column "{column}": margin = {settings["margin"]}: must be a number > 0')
+            self._error(f'column "{column}": margin = {settings["margin"]}: must be a number > 0')
         if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+", str(protocol.get("workload"))):
-            self.errors.append(
-                f'{self._where}: column "{column}": workload = {protocol.get("workload")}: as data/model'
-            )
+            self._error(f'column "{column}": workload = {protocol.get("workload")}: as data/model')
         return {**settings, "protocol": protocol} if len(self.errors) == before else None
 
     def _value(self, row: str, column: str, cell: Any) -> dict[str, Any] | None:
         if cell in (FAILED, NOT_REACHED):
             return {"value": None, "spread": None, "outcome": cell}
-        value: Any
-        spread: Any
-        value, spread = cell if isinstance(cell, list) and len(cell) == 2 else (cell, None)
+        numbers: Any = cell if isinstance(cell, list) and len(cell) == 2 else (cell, None)
+        value, spread = numbers
         if _positive(value) and (spread is None or _positive(spread)):
             return {"value": float(value), "spread": None if spread is None else float(spread), "outcome": None}
-        self.errors.append(
-            f'{self._where}: cell "{row}" / "{column}" = {cell}: must be a number > 0, [number, spread], '
-            f"{FAILED} or {NOT_REACHED}"
-        )
+        allowed = f"a number > 0, [number, spread], {FAILED} or {NOT_REACHED}"
+        self._error(f'cell "{row}" / "{column}" = {cell}: must be {allowed}')
         return None
 
 

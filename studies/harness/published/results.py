@@ -1,14 +1,41 @@
-"""A paper's claims about one artefact beside the measured results."""
+"""A paper's claims about one artefact beside the measured results: verdicts, and the agreement of the arms' orders."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from studies.harness.design.facts import Facts
-from studies.harness.published.orders import Ordering, orderings
 from studies.harness.published.papers import Paper, about, paper
 from studies.harness.published.verdicts import NOT_RUN, Comparison, Measured, compare
+from studies.harness.statistics.paired import ALPHA, kendall
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Agreement of the measured and the published order of the arms in a table's column.
+
+    Attributes:
+        table: Of the claims.
+        column: Of the claims.
+        arms: Arms with both numbers.
+        tau: Kendall's tau-b of published values and measured means.
+        lo: Lower end of its 95% percentile interval, resampling seeds; nan without seeds.
+        hi: Its upper end.
+    """
+
+    table: str
+    column: str
+    arms: int
+    tau: float
+    lo: float = math.nan
+    hi: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -33,10 +60,7 @@ class Published:
 def against(facts: Facts, groups: Sequence[Measured], workloads: Collection[str]) -> Published | None:
     """Compare an artefact's measured results with its paper; None if the paper has no numbers.
 
-    Args:
-        facts: The paper and its tables.
-        groups: The measured results.
-        workloads: Their claims are shown even if nothing was run.
+    The claims about `workloads` are shown even if nothing was run.
     """
     source = paper(facts.paper)
     claims = about(source.claims, facts.table) if source else []
@@ -45,3 +69,34 @@ def against(facts: Facts, groups: Sequence[Measured], workloads: Collection[str]
     rows = compare(claims, groups)
     shown = [row for row in rows if row.verdict != NOT_RUN or row.claim.protocol["workload"] in workloads]
     return Published(source, facts.table, rows, shown, orderings(rows))
+
+
+def orderings(comparisons: Sequence[Comparison]) -> list[Ordering]:
+    """Return one for each column of a table in which two arms or more have both numbers.
+
+    The bootstrap draws seeds, the same for every arm that has them, from a generator seeded by the data, so that equal
+    folders give equal intervals.
+    """
+    columns: dict[tuple[str, str], list[Comparison]] = {}
+    for row in comparisons:
+        if row.claim.value is not None and not math.isnan(row.difference):
+            columns.setdefault((row.claim.table, row.claim.column), []).append(row)
+    return [_ordering(*key, rows) for key, rows in columns.items() if len(rows) > 1]
+
+
+def _ordering(table: str, column: str, rows: Sequence[Comparison]) -> Ordering:
+    published = np.array([row.claim.value for row in rows])
+    if not all(row.values for row in rows):
+        tau = float(kendall(published, np.array([row.measured.mean for row in rows])))
+        return Ordering(table, column, len(rows), tau)
+    seeds = sorted({seed for row in rows for seed in row.values})
+    sample = np.array([[row.values.get(seed, math.nan) for seed in seeds] for row in rows])  # [arms, seeds]
+    content = hashlib.sha256(np.ascontiguousarray(np.column_stack([published, sample])).tobytes()).digest()
+    rng = np.random.default_rng(int.from_bytes(content[:8], "big"))
+    drawn = sample[:, rng.integers(len(seeds), size=(DRAWS, len(seeds)))]  # [arms, draws, seeds]
+    count = np.sum(~np.isnan(drawn), axis=2)
+    means = np.where(count, np.nansum(drawn, axis=2) / np.maximum(count, 1), np.nan)
+    means = means[:, ~np.isnan(means).any(axis=0)]  # a draw that misses all of an arm's seeds has no order
+    lo, hi = np.quantile(kendall(published, means.T), [ALPHA / 2, 1 - ALPHA / 2])
+    tau = float(kendall(published, np.nanmean(sample, axis=1)))
+    return Ordering(table, column, len(rows), tau, float(lo), float(hi))

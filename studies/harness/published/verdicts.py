@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,8 @@ from trainables.config import TrialConfig
 from trainables.cost.intervals import Median
 from trainables.workloads import resolve
 
-REPRODUCED, COMPATIBLE, DIFFERS, NOT_RUN, OTHER_PROTOCOL = VERDICTS = (
-    "reproduced",
-    "compatible",
-    "differs",
-    "not run",
-    "protocol differs",
-)
+VERDICTS = ("reproduced", "compatible", "differs", "not run", "protocol differs")
+REPRODUCED, COMPATIBLE, DIFFERS, NOT_RUN, OTHER_PROTOCOL = VERDICTS
 RULE = (
     "Reproduced: two one-sided t tests at 5% put the mean within the margin of the published value. Otherwise it "
     "differs when the 95% t-interval of the mean and the published value +- its standard error do not overlap, and is "
@@ -117,8 +113,7 @@ def configuration(claim: Claim) -> TrialConfig:
 
 def expected(claim: Claim) -> dict[str, Any]:
     """Return a claim's `configuration`, flat, with the parts of its protocol that are no settings of a trial."""
-    rest = {name: claim.protocol[name] for name in _NO_SETTINGS if name in claim.protocol}
-    return flat(configuration(claim).to_dict()) | rest
+    return flat(configuration(claim).to_dict()) | {n: v for n, v in claim.protocol.items() if n in _NO_SETTINGS}
 
 
 def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Comparison]:
@@ -127,63 +122,56 @@ def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Compari
 
 
 def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
-    workload, wanted = claim.protocol["workload"], None
-    near: tuple[Measured, dict[str, Any]] | None = None
-    for group in groups:
-        if (group.optimizer, group.metric, group.settings["workload"]) != (claim.optimizer, claim.metric, workload):
-            continue
-        wanted = wanted or expected(claim)
-        odd = {name: v for name, v in group.settings.items() if name in wanted and not _same(name, v, wanted[name])}
-        if near is None or len(odd) < len(near[1]):
-            near = group, odd
-    if near is None or wanted is None:
+    subject = (claim.optimizer, claim.metric, claim.protocol["workload"])
+    same = [group for group in groups if (group.optimizer, group.metric, group.settings["workload"]) == subject]
+    if not same:
         return Comparison(claim=claim, verdict=NOT_RUN)
-    group, odd = near
-    if odd:
-        why = ", ".join(f"{name}={v}, published {wanted[name]}" for name, v in odd.items())
-        return Comparison(
-            claim=claim, verdict=OTHER_PROTOCOL, label=group.label, measured=_summary(claim, group), why=why
-        )
-    return _judge(claim, group)
+    published = expected(claim)
+    group, differing = min(((group, _differing(group, published)) for group in same), key=lambda pair: len(pair[1]))
+    if not differing:
+        return _judge(claim, group)
+    why = ", ".join(f"{name}={value}, published {published[name]}" for name, value in differing.items())
+    summary = _summary(claim, group)
+    return Comparison(claim=claim, verdict=OTHER_PROTOCOL, label=group.label, measured=summary, why=why)
 
 
-def _same(name: str, ours: Any, published: Any) -> bool:
-    """Return True for equal settings; papers shorten the hardware's name: `A100`."""
-    return published in ours if name == "hardware" else ours == published
+def _differing(group: Measured, published: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group's settings that differ from the published ones; papers shorten the hardware's name: `A100`."""
+    common = {name: value for name, value in group.settings.items() if name in published}
+    return {
+        name: value
+        for name, value in common.items()
+        if not (published[name] in value if name == "hardware" else published[name] == value)
+    }
 
 
 def _summary(claim: Claim, group: Measured) -> Summary:
     """Return the measured result in the claim's unit."""
-    scale = UNITS[claim.unit]
-    if group.median is None:
+    scale, median = UNITS[claim.unit], group.median
+    if median is None:
         return summarize(scale * np.array(list(group.values.values())))
-    middle, low, high = (scale * value for value in (group.median.median, group.median.low, group.median.high))
-    return Summary(len(group.values), middle, math.nan, low, high)
+    return Summary(len(group.values), scale * median.median, math.nan, scale * median.low, scale * median.high)
 
 
 def _judge(claim: Claim, group: Measured) -> Comparison:
-    summary, ended = _summary(claim, group), len(group.values) + group.failures + group.missed
-    common = {"claim": claim, "label": group.label, "measured": summary, "values": group.values}
-    common["failures"] = group.failures + group.missed
+    summary, lost = _summary(claim, group), group.failures + group.missed
+    ended = len(group.values) + lost
+    common = {"label": group.label, "measured": summary, "values": group.values, "failures": lost}
+    result = partial(Comparison, claim=claim, **common)
     counts = {"failed": group.failures, "missed the target": group.missed}
-    lost = ", ".join(f"{count} of {ended} {verb}" for verb, count in counts.items() if count)
+    why = ", ".join(f"{count} of {ended} {verb}" for verb, count in counts.items() if count)
     if claim.value is None:
         if ended < 2:
-            return Comparison(**common, verdict=NOT_RUN, why="fewer than two seeds")
-        without = group.failures if claim.outcome == FAILED else group.failures + group.missed
+            return result(verdict=NOT_RUN, why="fewer than two seeds")
+        without, verb = (group.failures, "failed") if claim.outcome == FAILED else (lost, "missed the target")
         outcome = REPRODUCED if without == ended else COMPATIBLE if without else DIFFERS
-        return Comparison(**common, verdict=outcome, why=lost or f"0 of {ended} {_verb(claim)}")
+        return result(verdict=outcome, why=why or f"0 of {ended} {verb}")
     if len(group.values) < 2 and (ended or group.median is None):  # a cost has no seeds
-        verdict = DIFFERS if group.failures + group.missed >= 2 else NOT_RUN
-        return Comparison(**common, verdict=verdict, why=lost or "fewer than two seeds")
-    difference = summary.mean - claim.value
-    error = _standard_error(claim)
-    same = _within(claim, group, summary)
+        return result(verdict=DIFFERS if lost >= 2 else NOT_RUN, why=why or "fewer than two seeds")
+    difference, error = summary.mean - claim.value, _standard_error(claim)
     disjoint = summary.ci_lo > claim.value + error or summary.ci_hi < claim.value - error
-    verdict = REPRODUCED if same else DIFFERS if disjoint else COMPATIBLE
-    return Comparison(
-        **common, verdict=verdict, difference=difference, pooled=difference / _pooled_sd(claim, summary), why=lost
-    )
+    verdict = REPRODUCED if _within(claim, group, summary) else DIFFERS if disjoint else COMPATIBLE
+    return result(verdict=verdict, difference=difference, pooled=difference / _pooled_sd(claim, summary), why=why)
 
 
 def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
@@ -193,10 +181,6 @@ def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
         values = UNITS[claim.unit] * np.array(list(group.values.values()))
         return bool(equivalence_p(values - claim.value, claim.margin) <= ALPHA)
     return claim.value - claim.margin <= summary.ci_lo and summary.ci_hi <= claim.value + claim.margin
-
-
-def _verb(claim: Claim) -> str:
-    return "failed" if claim.outcome == FAILED else "missed the target"
 
 
 def _standard_error(claim: Claim) -> float:

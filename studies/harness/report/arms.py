@@ -1,4 +1,4 @@
-"""The table of arms: in a report, on a terminal, as CSV files and as JSON."""
+"""The arms and their differences: tables and sentences of a report, a terminal's table, CSV files and JSON."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from typing import Any
 from studies.harness.design.result import Listing
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import BEST, SECONDS
-from studies.harness.evidence.metrics import few, unit, words
+from studies.harness.evidence.contrasts import Pair
+from studies.harness.evidence.metrics import Unit, few, higher_is_better, probability, unit, words
 from studies.harness.evidence.status import UNFINISHED
-from studies.harness.report.document import Table, Text
+from studies.harness.report.document import Block, Heading, Table, Text
+from studies.harness.statistics.paired import ALPHA
 
+UNCORRECTED = (
+    "The intervals are not corrected; a dash: all differences are equal, so that there is nothing to test with."
+)
 HOLM = "paired by seed, Holm over all pairs at 5%"
 Arm = Mapping[Any, Any]  # a row of `Evidence.arms`
 
 
 def table(evidence: Evidence, name: str, title: str) -> Table:
     """Return the table of a report, with a LaTeX label and a title."""
-    rows, notes = _rows(evidence), _notes(evidence)
-    header = ["arm", "n", unit(evidence.metric).mean, "sd", "95% t-interval", "best epoch on test"]
+    show = unit(evidence.metric)
+    header = ["arm", "n", show.mean, "sd", "95% t-interval", "best epoch on test", "s/epoch (co-located)"]
+    rows = [_row(arm, show) for arm in evidence.arms.to_dict("records")]
     return Table(
-        name=name,
-        header=[*header, "s/epoch (co-located)", *(["not completed"] if any(notes) else [])],
-        rows=[[*row, note] if any(notes) else row for row, note in zip(rows, notes, strict=True)],
+        name,
+        *_with_notes(evidence, header, rows),
         text=(0, 7),
         muted=(5, 6),
         bold=_bold(evidence),
@@ -76,13 +81,14 @@ def best(evidence: Evidence) -> list[Text]:
 
 def listing(evidence: Evidence, title: str) -> Listing:
     """Return the table for a terminal."""
-    notes, arms = _notes(evidence), evidence.arms.to_dict("records")
     show = unit(evidence.metric)
-    rows = [[*row[:5], show.show(arm[BEST])] for row, arm in zip(_rows(evidence), arms, strict=True)]
+    header = ["arm", "n", show.mean, "sd", "95% t-interval", "best"]
+    rows = [[*_row(arm, show)[:5], show.show(arm[BEST])] for arm in evidence.arms.to_dict("records")]
+    header, rows = _with_notes(evidence, header, rows)
     return Listing(
         title=title,
-        header=["arm", "n", show.mean, "sd", "95% t-interval", "best", *(["not completed"] if any(notes) else [])],
-        rows=[[*row, note] if any(notes) else row for row, note in zip(rows, notes, strict=True)],
+        header=header,
+        rows=rows,
         text=(0, 6),
         muted=(5,),
         warnings=(6,),
@@ -107,13 +113,8 @@ def _bold(evidence: Evidence) -> set[tuple[int, int]]:
     return {(i, 2) for i, bold in enumerate(evidence.arms["bold"]) if bold}
 
 
-def _rows(evidence: Evidence) -> list[list[str]]:
+def _row(arm: Arm, show: Unit) -> list[str]:
     """Return arm, n, mean, sd, interval, best epoch with its optimism, seconds; a dash for what is not known."""
-    show = unit(evidence.metric)
-    return [_row(arm, show) for arm in evidence.arms.to_dict("records")]
-
-
-def _row(arm: Arm, show: Any) -> list[str]:
     optimism = arm[BEST] - arm["mean"]
     best = "-" if math.isnan(optimism) else f"{show.show(arm[BEST])} ({show.show(optimism, signed=True)})"
     seconds = "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.2f}"
@@ -121,9 +122,64 @@ def _row(arm: Arm, show: Any) -> list[str]:
     return [arm["arm"], str(arm["n"]), show.show(arm["mean"]), show.show(arm["sd"]), interval, best, seconds]
 
 
-def _notes(evidence: Evidence) -> Sequence[str]:
-    """Return for each arm the planned trials that are not in its mean: `1 of 5 diverged`."""
+def _with_notes(evidence: Evidence, header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return a table with a column of the planned trials that are not in each arm's mean: `1 of 5 diverged`."""
     arms = evidence.arms.to_dict("records")
-    return [
-        ", ".join(f"{arm[status]} of {arm['planned']} {status}" for status in UNFINISHED if arm[status]) for arm in arms
-    ]
+    parts = [[f"{arm[status]} of {arm['planned']} {status}" for status in UNFINISHED if arm[status]] for arm in arms]
+    if not any(parts):
+        return header, rows
+    return [*header, "not completed"], [[*row, ", ".join(part)] for row, part in zip(rows, parts, strict=True)]
+
+
+# ---------------------------------------------------------------------- differences
+
+
+def differences(evidence: Evidence) -> list[Block]:
+    """Return both tables, each if it has a row."""
+    return [*_to_references(evidence), *_to_centres(evidence)]
+
+
+def _to_references(evidence: Evidence) -> list[Block]:
+    rows, bases = evidence.references.pairs, evidence.references.bases
+    if not rows:
+        return []
+    title = bases[0] if len(bases) == 1 else f"{bases[0].partition(' ')[0]} at the same level"
+    note = (
+        f"Arm - {title}, on the seeds that both completed: paired t test, p-values by Holm over all "
+        f"{evidence.references.tests} pairs of arms with two common seeds. {UNCORRECTED}"
+    )
+    finding = Text(_finding(rows, title, evidence.metric), found=True)
+    return [*_blocks("differences", f"Differences to {title}", evidence.metric, rows, note), finding]
+
+
+def _finding(rows: Sequence[Pair], title: str, metric: str) -> str:
+    """Return `Better than sgd: foof; not told from sgd: 8 arms.`"""
+    kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told from": []}
+    for row in rows:
+        order = "better than" if (row.difference > 0) == higher_is_better(metric) else "worse than"
+        kinds[order if row.p_holm <= ALPHA else "not told from"].append(row.arm)  # nan is not significant
+    text = "; ".join(f"{kind} {title}: {few(arms)}" for kind, arms in kinds.items() if arms)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _to_centres(evidence: Evidence) -> list[Block]:
+    if not evidence.centres.pairs:
+        return []
+    note = (
+        f"Each level - the recipe's of the same optimizer ({', '.join(evidence.centres.bases)}), on the seeds that "
+        f"both completed: paired t test, p-values by Holm over the {evidence.centres.tests} differences of this table. "
+        f"{UNCORRECTED}"
+    )
+    return _blocks("centres", "Differences to the recipe's values", evidence.metric, evidence.centres.pairs, note)
+
+
+def _blocks(name: str, title: str, metric: str, rows: Sequence[Pair], note: str) -> list[Block]:
+    show = unit(metric)
+    header = ["arm", "common seeds", f"difference ({show.difference})", "95% t-interval", "p (Holm)"]
+    cells = []
+    for row in rows:
+        interval = show.interval(row.ci_lo, row.ci_hi, signed=True)
+        difference = show.show(row.difference, signed=True)
+        cells.append([row.arm, str(row.n), difference, interval, probability(row.p_holm)])
+    caption = f"{title} in {show.difference}, paired by seed."
+    return [Heading(title), Table(name=name, header=header, rows=cells, caption=caption), Text(note, note=True)]

@@ -14,11 +14,8 @@ def blocks(costs: Costs) -> list[Block]:
     """Return every arm's seconds per epoch, and the commands for those that were measured nowhere."""
     tables: list[Block] = []
     for number, (machine, arms) in enumerate(costs.machines.items()):
-        rows = [
-            [label, *([shown(cost.epoch, 2), shown(cost.ratio, 3)] if cost else [NOT_MEASURED, "-"])]
-            for label, cost in arms.items()
-        ]
-        header = ["arm", "s/epoch", "step / SGD's"]
+        cells = {name: [shown(c.epoch, 2), shown(c.ratio, 3)] if c else [NOT_MEASURED, "-"] for name, c in arms.items()}
+        rows, header = [[name, *row] for name, row in cells.items()], ["arm", "s/epoch", "step / SGD's"]
         caption = f"Seconds per epoch on {machine}."
         tables += [Text(machine, label="Hardware"), Table(f"seconds-{number}", header, rows, caption=caption)]
     return [Heading("Seconds per epoch"), *tables, Text(HOW, note=True), *missing(costs.unmeasured)]

@@ -114,17 +114,10 @@ def findings(blocks: Sequence[Block]) -> list[str]:
 def write(
     folder: Path, title: str, blocks: Sequence[Block], drawn: Sequence[Path], files: Mapping[str, str]
 ) -> list[Path]:
-    """Write a report as Markdown, HTML and LaTeX, and further files beside it; return all with `drawn`.
+    """Write a report as Markdown, HTML and LaTeX, and the content of further `files`; return all files with `drawn`.
 
     `report.md` refers to the picture files, `report.html` contains them and needs no network, and `report.tex` has the
-    tables, for a document that loads the packages booktabs and xcolor.
-
-    Args:
-        folder: The folder, which is created if necessary.
-        title: The title.
-        blocks: The report.
-        drawn: The figure files. The SVG of each `Picture` is one of them.
-        files: The content of each further file by its name.
+    tables, for a document that loads the packages booktabs and xcolor. `drawn` has the SVG of each `Picture`.
     """
     pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
     names = ("report.md", "report.html", "report.tex")
@@ -137,8 +130,7 @@ def write(
 
 def tex(text: str) -> str:
     """Return plain text as LaTeX, with the words in backticks as typewriter text."""
-    escaped = "".join(TEX.get(letter, letter) for letter in text)
-    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text.translate(str.maketrans(TEX)))
 
 
 @cache

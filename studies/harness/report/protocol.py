@@ -10,6 +10,7 @@ from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.evidence.ledger import PROVENANCE
 from studies.harness.report.document import Text
+from trainables.config import TrialConfig
 from trainables.settings import significant
 from trainables.workloads import deviations, stated_recipe
 
@@ -27,16 +28,14 @@ def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
     """Return the paragraphs of a report about the trials of an artefact."""
     texts = [Text(_fixed(trials), label="Held fixed", items=_hyperparameters(trials))]
     if departures := _departures(trials):
-        words = "What `--set` and the like changed:"
-        texts.append(Text(words, label="Departures from the recipe", items=departures))
-    recipe = stated_recipe(trials[0].config.workload)
-    if recipe.assumed:
-        words = f"{recipe.paper}'s paper does not say: {'; '.join(recipe.assumed)}."
-        texts.append(Text(words, label="Assumed"))
-    if artefact.reconstructed:
-        words = f"{artefact.paper}'s text does not say, and the study sets: {'; '.join(artefact.reconstructed)}."
-        texts.append(Text(words, label="Reconstructed"))
+        texts.append(Text("What `--set` and the like changed:", label="Departures from the recipe", items=departures))
     workload = trials[0].config.workload
+    recipe, reconstructed = stated_recipe(workload), "; ".join(artefact.reconstructed)
+    if recipe.assumed:
+        texts.append(Text(f"{recipe.paper}'s paper does not say: {'; '.join(recipe.assumed)}.", label="Assumed"))
+    if reconstructed:
+        words = f"{artefact.paper}'s text does not say, and the study sets: {reconstructed}."
+        texts.append(Text(words, label="Reconstructed"))
     if artefact.papers_command and workload not in artefact.published:
         words = f"{workload} is not what the paper used. Its own: `{artefact.papers_command}`."
         texts.append(Text(words, label="The paper's workloads"))
@@ -50,39 +49,32 @@ def _fixed(trials: Sequence[Trial]) -> str:
         name: "varied" if name in varied else ", ".join(dict.fromkeys(str(getattr(config, name)) for config in configs))
         for name in FIXED
     }
-    plain = {field: getattr(type(configs[0]), field) for field in ONLY_IF_SET}
-    rest = {
-        f"{name} {getattr(config, name)}": None
-        for config in configs
-        for name in ONLY_IF_SET
-        if name not in varied and getattr(config, name) != plain[name]
-    }
-    stated = [(name, value) for config in configs for name, value in significant(config.settings).items()]
-    settings = {f"{name} {value}": None for name, value in stated if name not in varied}
-    words = ", ".join([*settings, *rest])
+    extra = [pair for config in configs for pair in significant(config.settings).items()]
+    options = [(name, getattr(config, name)) for config in configs for name in ONLY_IF_SET]
+    extra += [(name, value) for name, value in options if value != getattr(TrialConfig, name)]
+    words = "".join(dict.fromkeys(f", {name} {value}" for name, value in extra if name not in varied))
     return (
         f"Workload {values['workload']}, batch size {values['batch_size']}, {values['epochs']} epochs, "
-        f"{values['schedule']} schedule, seeds {values['seed']}{', ' + words if words else ''}; per optimizer:"
+        f"{values['schedule']} schedule, seeds {values['seed']}{words}; per optimizer:"
     )
 
 
 def _hyperparameters(trials: Sequence[Trial]) -> tuple[str, ...]:
-    lines = {}
+    lines = []
     for arm, config in trials:
-        fixed = {name: value for name, value in config.hyperparameters.items() if name not in arm.factors}
-        lines[f"{_named(arm)}: " + ", ".join(f"{name}={value}" for name, value in fixed.items())] = None
-    return tuple(lines)
+        fixed = [f"{name}={value}" for name, value in config.hyperparameters.items() if name not in arm.factors]
+        lines.append(f"{_named(arm)}: {', '.join(fixed)}")
+    return tuple(dict.fromkeys(lines))
 
 
 def _departures(trials: Sequence[Trial]) -> tuple[str, ...]:
     """Return a line for each optimizer whose settings differ from its recipe's; a study's own factors do not count."""
-    lines = {}
+    lines = []
     for arm, config in trials:
-        changed = {name: pair for name, pair in deviations(config).items() if name not in arm.factors}
-        words = ", ".join(f"{name}={ours} (recipe: {theirs})" for name, (theirs, ours) in changed.items())
-        if words:
-            lines[f"{_named(arm)}: {words}"] = None
-    return tuple(lines)
+        changed = [(name, *pair) for name, pair in deviations(config).items() if name not in arm.factors]
+        if words := ", ".join(f"{name}={ours} (recipe: {theirs})" for name, theirs, ours in changed):
+            lines.append(f"{_named(arm)}: {words}")
+    return tuple(dict.fromkeys(lines))
 
 
 def _named(arm: Arm) -> str:

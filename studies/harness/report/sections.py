@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,9 +13,8 @@ from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, LevelVerdict, are_numbers, sorted_levels
 from studies.harness.evidence.metrics import number
 from studies.harness.evidence.status import LOST, UNFINISHED
-from studies.harness.published.orders import Ordering
 from studies.harness.published.papers import Claim
-from studies.harness.published.results import Published
+from studies.harness.published.results import Ordering, Published
 from studies.harness.published.verdicts import RULE, Comparison, coverage
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import SAME
@@ -27,20 +26,22 @@ def levels(evidence: Evidence) -> list[Block]:
     """Return one line for each optimizer's levels of each factor."""
     if not evidence.levels:
         return []
-    sentences = tuple(_level(verdict) for verdict in evidence.levels)
+    sentences = Text("", items=tuple(_level(verdict) for verdict in evidence.levels), found=True)
     small = (
         "Each line is by itself: paired by seed, Holm over the pairs of its own levels at 5%, so that of twenty such "
         "lines about one tells levels apart by chance."
     )
-    return [Heading("What the levels say"), Text("", items=sentences, found=True), Text(small, note=True)]
+    return [Heading("What the levels say"), sentences, Text(small, note=True)]
 
 
 def _level(verdict: LevelVerdict) -> str:
     setting = f" at {verdict.setting}" if verdict.setting else ""
     kind = " faithful" if verdict.faithful else ""
-    start = f"`{verdict.optimizer}`{kind} {verdict.factor}{_range(verdict.levels)}{setting}: "
-    lost = f" Ended without a result: {_list(verdict.lost)}." if verdict.lost else ""
-    return start + _judgement(verdict) + lost
+    lost = f" Ended without a result: {', '.join(verdict.lost)}." if verdict.lost else ""
+    levels, grid = verdict.levels, ""
+    if len(levels) > 1:
+        grid = f" {levels[0]} to {levels[-1]}" if are_numbers(levels) else f" {', '.join(map(str, levels))}"
+    return f"`{verdict.optimizer}`{kind} {verdict.factor}{grid}{setting}: {_judgement(verdict)}{lost}"
 
 
 def _judgement(verdict: LevelVerdict) -> str:
@@ -61,17 +62,6 @@ def _judgement(verdict: LevelVerdict) -> str:
         return f"best at {verdict.best}, the edge of the grid{ties}.{add}"
     place = ", inside the grid" if verdict.verdict == INSIDE else ""
     return f"best at {verdict.best}{place}{ties}."
-
-
-def _range(levels: Sequence[Any]) -> str:
-    """Return ` 5 to 20` of numbers, otherwise all levels."""
-    if len(levels) < 2:
-        return ""
-    return f" {levels[0]} to {levels[-1]}" if are_numbers(levels) else f" {_list(levels)}"
-
-
-def _list(levels: Sequence[Any]) -> str:
-    return ", ".join(map(str, levels))
 
 
 # ---------------------------------------------------------------------- lost trials
@@ -114,27 +104,23 @@ def published(published: Published | None) -> list[Block]:
     if published is None:
         return []
     name, rows = published.paper.name, published.comparisons
-    texts = [Text(f"Of {name}'s {published.table}, {coverage(rows)}.", label="Coverage", found=True)]
+    blocks: list[Block] = [Text(f"Of {name}'s {published.table}, {coverage(rows)}.", label="Coverage", found=True)]
     orders = [ordering for ordering in published.orderings if not math.isnan(ordering.tau)]
-    texts += [Text(_order(ordering), label="Order", found=True) for ordering in orders]
-    notes = [published.paper.notes[table][:1] for table in dict.fromkeys(row.claim.table for row in rows)]
-    foot = Text(RULE + "".join(f" {note}" for first in notes for note in first), note=True)
-    header = ["row", "column", "published", "measured", "difference", "in SDs", "verdict"]
-    table = Table(
-        name="published",
-        header=header,
-        rows=[_comparison(row) for row in published.shown],
-        text=(0, 1, 6),
-        caption=f"{name}, {published.table}: published and measured.",
-    )
-    return [Heading(f"Published by {name}"), *texts, *([table, foot] if published.shown else [])]
+    blocks += [Text(_order(ordering), label="Order", found=True) for ordering in orders]
+    if published.shown:
+        notes = [published.paper.notes[table][:1] for table in dict.fromkeys(row.claim.table for row in rows)]
+        header = ["row", "column", "published", "measured", "difference", "in SDs", "verdict"]
+        cells = [_comparison(row) for row in published.shown]
+        caption = f"{name}, {published.table}: published and measured."
+        blocks.append(Table("published", header, cells, text=(0, 1, 6), caption=caption))
+        blocks.append(Text(" ".join([RULE, *(note for first in notes for note in first)]), note=True))
+    return [Heading(f"Published by {name}"), *blocks]
 
 
 def _order(ordering: Ordering) -> str:
     tau, lo, hi = (number(value, "+.2f") for value in (ordering.tau, ordering.lo, ordering.hi))
-    interval = f", 95% bootstrap interval over seeds [{lo}, {hi}]"
-    words = f"{ordering.table}, {ordering.column}: Kendall's tau of {ordering.arms} arms = {tau}"
-    return words + ("" if math.isnan(ordering.lo) else interval) + "."
+    interval = "" if lo == "-" else f", 95% bootstrap interval over seeds [{lo}, {hi}]"
+    return f"{ordering.table}, {ordering.column}: Kendall's tau of {ordering.arms} arms = {tau}{interval}."
 
 
 def _comparison(row: Comparison) -> list[str]:

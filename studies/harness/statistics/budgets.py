@@ -56,18 +56,15 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
 
 
 def overtakes(curve: pd.DataFrame, other: pd.DataFrame, higher: bool = True) -> int | None:
-    """Return the smallest budget from which a curve's mean stays ahead of another's; None if it does not end ahead.
+    """Return the smallest k from which a `best_of_k` mean stays ahead of another's; None if it does not end ahead.
 
-    Args:
-        curve: `best_of_k` of one optimizer.
-        other: Of another; only budgets that both have are compared.
-        higher: True if larger is better.
+    Only budgets that both curves have are compared.
     """
     size = min(len(curve), len(other))
     lead = curve["mean"].to_numpy()[:size] - other["mean"].to_numpy()[:size]
     behind = np.flatnonzero(~((lead if higher else -lead) > 0))
-    start = int(behind[-1]) + 1 if len(behind) else 0
-    return start + 1 if start < size else None
+    start = int(behind[-1]) + 2 if len(behind) else 1
+    return start if start <= size else None
 
 
 @dataclass(frozen=True)

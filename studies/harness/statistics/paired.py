@@ -19,13 +19,9 @@ ROUNDING = 1e-12  # a spread below this part of the values is rounding, and noth
 
 
 def paired_p(differences: np.ndarray) -> np.ndarray:
-    """Return the two-sided p-value of the paired t test.
+    """Return the two-sided p-value of the paired t test: differences [..., n], one per seed -> [...].
 
-    Args:
-        differences: [..., n], one per seed; nan if either arm has no result.
-
-    Returns:
-        [...]; nan if fewer than two differences are left or all are equal: there is nothing to test with.
+    It is nan if fewer than two differences are not nan, or if all are equal: there is nothing to test with.
     """
     n, mean, sd = moments(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -35,12 +31,7 @@ def paired_p(differences: np.ndarray) -> np.ndarray:
 def equivalence_p(differences: np.ndarray, margin: float) -> np.ndarray:
     """Return the p-value of two one-sided paired t tests: small if the mean difference lies within +-margin.
 
-    Args:
-        differences: [..., n], one per seed; nan if either arm has no result.
-        margin: In the unit of the differences.
-
-    Returns:
-        [...]; nan without two differences; 0 if every difference is exactly 0.
+    As `paired_p`: [..., n] -> [...]; nan without two differences, 0 if every difference is exactly 0.
     """
     n, mean, sd = moments(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -82,11 +73,7 @@ def survivors(values: np.ndarray, higher: bool = True) -> np.ndarray:
 
 
 def smallest_effect(df: int) -> float:
-    """Return the noncentrality at which a two-sided t test at 5% has 80% power: a difference in standard errors.
-
-    Args:
-        df: Degrees of freedom, at least 1.
-    """
+    """Return the difference in standard errors at which a two-sided t test at 5% with df >= 1 has 80% power."""
     critical = float(stats.t.ppf(1 - ALPHA / 2, df))
     # The noncentral t itself is nan for few degrees of freedom: average the normal power over the estimated SD instead.
     spread = np.sqrt(stats.chi2.ppf((np.arange(10_000) + 0.5) / 10_000, df) / df)
@@ -99,10 +86,7 @@ def smallest_effect(df: int) -> float:
 
 
 def moments(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return count, mean and sample SD along the last axis, without nan.
-
-    The SD is 0 if it is mere rounding, and nan below two values.
-    """
+    """Return count, mean and sample SD along the last axis, without nan; the SD is 0 if it is mere rounding."""
     n = np.sum(~np.isnan(differences), axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.nansum(differences, axis=-1) / n

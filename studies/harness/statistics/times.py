@@ -63,14 +63,7 @@ class TimeToTarget:
 
 
 def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarget:
-    """Return the Kaplan-Meier median of right-censored times.
-
-    Args:
-        times: For each run its hit, or the epoch at which it ended without one.
-        observed: True for a hit.
-    """
-    if not len(times):
-        return TimeToTarget(0, 0, math.nan, math.nan, math.nan)
+    """Return the Kaplan-Meier median of each run's hit, or of the epoch at which it ended if it is not `observed`."""
     hits = int(np.sum(observed))
     if not hits:
         return TimeToTarget(0, len(times), math.nan, math.nan, math.nan)
@@ -79,10 +72,8 @@ def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarge
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # "undefined at some observations": the result is nan there
         interval = survival.confidence_interval(CONFIDENCE, method="log-log")
-    at = survival.quantiles
     curves = survival.probabilities, interval.low.probabilities, interval.high.probabilities
-    median, lo, hi = (_first(at, curve) for curve in curves)
-    return TimeToTarget(hits, len(times), median, lo, hi)
+    return TimeToTarget(hits, len(times), *(_first(survival.quantiles, curve) for curve in curves))
 
 
 def hits(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False) -> dict[int, float]:
@@ -91,17 +82,10 @@ def hits(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False
 
 
 def time_to_target(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False) -> TimeToTarget:
-    """Return an arm's time to a target, in epochs.
-
-    Args:
-        runs: Its curves by seed; larger is better.
-        target: In the metric's unit.
-        whole: True for hits in whole epochs.
-    """
-    epochs = hits(runs, target, whole).values()
+    """Return the time to a target, in epochs, of an arm's curves by seed, of which larger values are better."""
+    epochs = np.array(list(hits(runs, target, whole).values()), dtype=float)
     cap = max(map(len, runs.values()), default=0)  # a run that diverged can never hit: it counts until the others end
-    times = [cap if math.isnan(epoch) else epoch for epoch in epochs]
-    return median_time(times, [not math.isnan(epoch) for epoch in epochs])
+    return median_time(np.where(np.isnan(epochs), cap, epochs).tolist(), (~np.isnan(epochs)).tolist())
 
 
 def _first(times: np.ndarray, survival: np.ndarray) -> float:

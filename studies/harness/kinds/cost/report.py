@@ -68,7 +68,7 @@ def label(configuration: Mapping[str, Any]) -> str:
 
 def report(plan: CostPlan) -> Report:
     """Write the report, `cost.csv`, `published.csv` and, where it was measured, the figure of Table 1."""
-    from studies.harness.report.figures.scaling import draw_scaling
+    from studies.harness.report.figures.theory import draw_scaling
 
     study, results = plan.artefact, plan.results
     path = plan.measured_on / "scaling.json"

@@ -25,7 +25,7 @@ from studies.harness.kinds.probe.execute import Epochs
 from studies.harness.kinds.probe.folder import Arrays, Result
 from studies.harness.kinds.probe.probe import Covariances
 from studies.harness.report.document import Block, Table, Text
-from studies.harness.report.figures.covariances import draw_covariances
+from studies.harness.report.figures.probes import draw_covariances
 from trainables.config import stream_seed
 from trainables.train import Trainer
 

@@ -21,7 +21,7 @@ from studies.harness.kinds.probe.execute import Epochs
 from studies.harness.kinds.probe.folder import Arrays, Result
 from studies.harness.kinds.probe.probe import Norms
 from studies.harness.report.document import Block, Table, Text
-from studies.harness.report.figures.norms import draw_norms
+from studies.harness.report.figures.probes import draw_norms
 from trainables.train import Trainer
 
 GROWTH = 0.1  # a mean norm that grew by more over the last tenth of training is not bounded yet

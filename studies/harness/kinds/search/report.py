@@ -30,7 +30,7 @@ from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.report import arms as arms_table
 from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
-from studies.harness.report.figures import best_of_k
+from studies.harness.report.figures.curves import draw_best_of_k
 from studies.harness.statistics.budgets import overtakes
 from trainables.store import FAILED
 
@@ -63,7 +63,7 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
     from studies.harness.kinds.search.sampling import write_journal
 
     search = results.plan.artefact
-    drawn = best_of_k.draw(results.curves, folder)
+    drawn = draw_best_of_k(results.curves, folder)
     files = {
         "trials.csv": results.frame.to_csv(index=False),
         "proposals.csv": proposals_table(results).to_csv(index=False),

@@ -96,9 +96,9 @@ class DiagnosticsFigure(Figure):
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `diagnostics.pdf`, `.png` and `.svg`."""
-        from studies.harness.report.figures import diagnostics
+        from studies.harness.report.figures.curves import draw_diagnostics
 
-        return Extension(drawn=diagnostics.draw_diagnostics(evidence.by_epoch, plan.folder))
+        return Extension(drawn=draw_diagnostics(evidence.by_epoch, plan.folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class ResidualFigure(Figure):
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `residual.pdf`, `.png` and `.svg`, and write the points as `residual.csv`."""
         from studies.harness.kinds.study.residuals import METRICS, order, residual_table
-        from studies.harness.report.figures.residual import draw_residuals
+        from studies.harness.report.figures.theory import draw_residuals
 
         table = residual_table(evidence.frame, self.optimizers, plan.root)
         shown = table.dropna(subset=["residual"])

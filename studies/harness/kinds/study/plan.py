@@ -123,7 +123,7 @@ def _summary(trials: Sequence[Trial], todo: int) -> str:
 
 def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
     """Return a line for each arm, and the smallest difference that the seeds can show."""
-    from studies.harness.evidence.power import smallest_difference
+    from studies.harness.evidence.contrasts import smallest_difference
 
     arms: dict[str, list[Trial]] = {}
     for trial in plan.trials:

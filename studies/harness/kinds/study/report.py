@@ -12,7 +12,6 @@ from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
 from studies.harness.report import costs as seconds
 from studies.harness.report import document, protocol, sections
-from studies.harness.report.differences import differences
 from studies.harness.report.document import Block, Heading, Picture
 
 
@@ -38,7 +37,7 @@ def report(plan: StudyPlan) -> Report:
         table.table(evidence, study.name, study.title),
         table.caption(evidence),
         *table.best(evidence),
-        *differences(evidence),
+        *table.differences(evidence),
         *sections.levels(evidence),
         *sections.stability(evidence, figure.factor),
         *timed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import are_numbers, sorted_levels
 from studies.harness.evidence.metrics import words
 from studies.harness.evidence.status import LOST
-from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, save
+from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, panels, save
 
 ArmRow = dict[Any, Any]  # a row of `Evidence.arms`
 # Lines of one panel; marker and dashes distinguish them in grayscale.
@@ -35,68 +36,50 @@ WIDEST = 1.5
 LOG_FROM = 8  # levels that span so much are on a logarithmic axis
 
 
-def draw(evidence: Evidence, factor: str, panels: Sequence[str], references: Sequence[str], folder: Path) -> list[Path]:
-    """Draw `<factor>.pdf`, `.png` and `.svg`.
+@matplotlib.rc_context(STYLE)
+def draw(
+    evidence: Evidence, factor: str, optimizers: Sequence[str], references: Sequence[str], folder: Path
+) -> list[Path]:
+    """Draw `<factor>.pdf`, `.png` and `.svg`; nothing if no trial has completed.
 
-    Args:
-        evidence: Of the trials. Levels with trials that diverged or failed are marked as such.
-        factor: The factor.
-        panels: Optimizers; those without a completed or failed trial are left out.
-        references: Optimizers without the factor; those without a completed trial are left out.
-        folder: Where to write.
-
-    Returns:
-        The files; empty if no trial has completed.
+    A panel for each of the `optimizers` that has a completed or a lost trial; levels with lost trials are marked. The
+    `references` are optimizers without the factor; those without a completed trial are left out.
     """
-    arms = [arm for arm in evidence.arms.to_dict("records") if arm["n"] or lost(arm)]
+    arms: list[Any] = [arm for arm in evidence.arms.to_dict("records") if arm["n"] or _lost(arm)]
     if not any(arm["n"] for arm in arms):
         return []
-    varied = [arm for arm in arms if _level(arm, factor) is not None]
-    bands = [arm for name in references if (arm := _reference(name, arms, factor))]
-    known = [name for name in panels if any(arm["optimizer"] == name for arm in varied)] or [""]
-    with matplotlib.rc_context(STYLE):
-        return save(_figure(evidence, factor, known, bands, varied), folder, factor)
+    levelled = [arm for arm in arms if not pd.isna(arm.get(factor))]
+    plain = {arm["optimizer"]: arm for arm in reversed(arms) if arm["n"] and pd.isna(arm.get(factor))}
+    bands = [plain[name] for name in references if name in plain]
+    shown = [name for name in optimizers if any(arm["optimizer"] == name for arm in levelled)] or [""]
+    return save(_figure(evidence, factor, shown, bands, levelled), folder, factor)
 
 
-def lost(arm: ArmRow) -> int:
-    """Return how many of an arm's trials ended without a result."""
+def _lost(arm: ArmRow) -> int:
     return sum(arm[status] for status in LOST)
 
 
-def _reference(optimizer: str, arms: Sequence[ArmRow], factor: str) -> ArmRow | None:
-    """Return the first completed arm of an optimizer that has no level."""
-    same = (arm for arm in arms if arm["optimizer"] == optimizer and arm["n"])
-    return next((arm for arm in same if _level(arm, factor) is None), None)
-
-
-def _level(arm: ArmRow, factor: str) -> Any:
-    """Return an arm's level of a factor, or None."""
-    level: Any = arm.get(factor)
-    return None if pd.isna(level) else level
-
-
 def _figure(
-    evidence: Evidence, factor: str, panels: Sequence[str], bands: Sequence[ArmRow], arms: Sequence[ArmRow]
+    evidence: Evidence, factor: str, optimizers: Sequence[str], bands: Sequence[ArmRow], arms: Sequence[ArmRow]
 ) -> Figure:
-    columns = len(panels) if len(panels) <= 3 else 2
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(max(3.6, 3.3 * columns), 2.4 * rows + 0.5), layout="constrained")
-    cells = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    for axes in cells[len(panels) :]:
+    columns = len(optimizers) if len(optimizers) <= 3 else 2
+    rows = math.ceil(len(optimizers) / columns)
+    figure, grid = panels((max(3.6, 3.3 * columns), 2.4 * rows + 0.5), rows, columns, sharey=True)
+    for axes in grid.flat[len(optimizers) :]:
         axes.set_axis_off()
     low, high = _limits([arm for arm in [*arms, *bands] if arm["n"]])
     names = sorted({series(arm, factor, evidence.factors) for arm in arms})
-    styles = {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
-    for axes, panel in zip(cells, panels, strict=False):
+    styles = dict(zip(names, itertools.cycle(SERIES), strict=False))
+    for axes, optimizer in zip(grid.flat, optimizers, strict=False):
         axes.set_ylim(low, high)
         for arm, (color, dashes) in zip(bands, REFERENCES, strict=False):
             _band(axes, arm, color, dashes)
-        _panel(axes, evidence, factor, [arm for arm in arms if arm["optimizer"] == panel], styles)
-        axes.set_title(display(panel))
+        _panel(axes, evidence, factor, [arm for arm in arms if arm["optimizer"] == optimizer], styles)
+        axes.set_title(display(optimizer))
         axes.set_xlabel(factor.replace("_", " "))
-    for axes in cells[::columns]:
+    for axes in grid[:, 0]:
         axes.set_ylabel(f"{words(evidence.metric)} (%)")
-    legend(figure, cells[: len(panels)], columns + 1)
+    legend(figure, grid.flat[: len(optimizers)], columns + 1)
     return figure
 
 
@@ -133,8 +116,8 @@ def _panel(axes: Axes, evidence: Evidence, factor: str, arms: Sequence[ArmRow], 
     for i, (name, members) in enumerate(sorted(lines.items())):
         shift = (i - (len(lines) - 1) / 2) * APART
         done = [arm for arm in members if arm["n"]]
-        shown = name or ("consistent" if "faithful" in styles else "")
-        _line(axes, [at[arm[factor]] for arm in done], done, shown, styles[name], shift)
+        title = name or ("consistent" if "faithful" in styles else "")
+        _line(axes, [at[arm[factor]] for arm in done], done, title, styles[name], shift)
         for arm in members:
             x, values = at[arm[factor]], evidence.by_seed[arm["arm"]].dropna()
             beside = _moved(axes, shift + 0.4 * APART)
@@ -147,41 +130,34 @@ def _line(axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: 
     color, dashes, marker = style
     mean = [100 * arm["mean"] for arm in arms]
     half = [0.0 if math.isnan(arm["ci_hi"]) else 100 * (arm["ci_hi"] - arm["mean"]) for arm in arms]
-    label = f"{name}: mean, 95% t-interval" if name else "mean, 95% t-interval"
+    label = f"{name}{': ' if name else ''}mean, 95% t-interval"
     look = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
     axes.errorbar(x, mean, half, transform=_moved(axes, shift), label=label, **look)
 
 
 def _at_the_foot(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> None:
     """Mark trials without a result with a cross, k of n, and a mean below the axis with an arrow and its value."""
-    marks = []
-    if lost(arm):
-        marks.append(("x", f"{lost(arm)}/{arm['planned']}", "diverged or failed, k of n"))
+    marks, y = [], 0.06 + 0.1 * row
+    if lost := _lost(arm):
+        marks.append(("x", f"{lost}/{arm['planned']}", "diverged or failed, k of n"))
     if arm["n"] and 100 * arm["mean"] < axes.get_ylim()[0]:
         marks.append(("v", f"{100 * arm['mean']:.0f}", "mean below the axis"))
     for column, (marker, text, label) in enumerate(marks):
-        foot = axes.get_xaxis_transform() + ScaledTranslation(column * 22 / 72, 0, _scale(axes))
+        foot = _moved(axes, column * 22 / 72, axes.get_xaxis_transform())
         look = {"color": color, "transform": foot, "clip_on": False}
-        axes.plot([x], [0.06 + 0.1 * row], marker, markersize=5, linestyle="", label=label, **look)
-        axes.annotate(
-            text, (x, 0.06 + 0.1 * row), (5, 0), foot, "offset points", color=color, fontsize=7.5, va="center"
-        )
+        axes.plot([x], [y], marker, markersize=5, linestyle="", label=label, **look)
+        axes.annotate(text, (x, y), (5, 0), foot, "offset points", color=color, fontsize=7.5, va="center")
 
 
-def _moved(axes: Axes, inches: float) -> Any:
-    """Return the data's coordinates, moved to the right."""
-    return axes.transData + ScaledTranslation(inches, 0, _scale(axes))
-
-
-def _scale(axes: Axes) -> Any:
-    assert axes.figure is not None
-    return axes.figure.dpi_scale_trans
+def _moved(axes: Any, inches: float, coordinates: Any = None) -> Any:
+    """Return coordinates, those of the data by default, moved to the right."""
+    return (coordinates or axes.transData) + ScaledTranslation(inches, 0, axes.figure.dpi_scale_trans)
 
 
 def _positions(axes: Axes, levels: list[Any]) -> list[float]:
     """Return the levels' positions and add a tick at each: to scale if they are numbers, evenly otherwise."""
     numbers = are_numbers(levels)
-    x = [float(level) for level in levels] if numbers else [float(i) for i in range(len(levels))]
+    x = [float(level) for level in (levels if numbers else range(len(levels)))]
     axes.set_xticks(x, [f"{level:g}" if numbers else str(level) for level in levels])
     if numbers and min(x) > 0 and max(x) / min(x) >= LOG_FROM:
         axes.set_xscale("log")

@@ -11,26 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.edgecolor": "0.3",
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.6,
-    "xtick.color": "0.3",
-    "ytick.color": "0.3",
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.edgecolor": "0.3",
+    "axes.axisbelow": True, "axes.grid": True, "grid.color": "0.9", "grid.linewidth": 0.6,
+    "xtick.color": "0.3", "ytick.color": "0.3", "xtick.labelcolor": "black", "ytick.labelcolor": "black",
     "pdf.fonttype": 42,  # TrueType: text stays text
     "svg.hashsalt": "precond",  # otherwise the names inside are random
-}
+}  # fmt: skip
 # The colours of Okabe and Ito; line styles distinguish them in grayscale.
 SUBJECT = "#0072B2"  # of the study; its references have the others
 REFERENCES = (("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", (0, (5, 1, 1, 1, 1, 1))))
@@ -39,15 +26,9 @@ FIXED = {"sgd": ("black", "-"), "nysact-s": (SUBJECT, "-"), "nysact-g": ("#56B4E
 OTHERS = (*REFERENCES, ("0.55", (0, (3, 1, 1, 1))))
 MAP = "cividis"  # its lightness rises evenly, also for the colour-blind and in grayscale
 NAMES = {
-    "nysact-s": "NysAct-S",
-    "nysact-g": "NysAct-G",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "eva": "Eva",
-    "sketchysgd": "SketchySGD",
-    "shampoo": "Shampoo",
-    "adahessian": "AdaHessian",
-}
+    "nysact-s": "NysAct-S", "nysact-g": "NysAct-G", "adam": "Adam", "adamw": "AdamW", "eva": "Eva",
+    "sketchysgd": "SketchySGD", "shampoo": "Shampoo", "adahessian": "AdaHessian",
+}  # fmt: skip
 
 
 def display(optimizer: str) -> str:
@@ -59,6 +40,12 @@ def lines(optimizers: Iterable[str]) -> dict[str, Any]:
     """Return the colour and the dashes of each optimizer."""
     others = itertools.cycle(OTHERS)
     return {name: FIXED.get(name) or next(others) for name in optimizers}
+
+
+def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Return a figure of a size in inches and its axes [rows, columns]; call it with `STYLE` in force."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def legend(figure: Figure, row: Iterable[Axes], columns: int) -> None:

@@ -12,46 +12,36 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.harness.design.arms import Trial
 from studies.harness.evidence.arms import mean_curves
 from studies.harness.evidence.costs import Cost
 from studies.harness.evidence.metrics import unit, words
 from studies.harness.evidence.targets import Times
-from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, save
+from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, panels, save
 
 # By the order of the plan: its first arm is the study's subject.
 STYLES: Any = ((SUBJECT, "-"), *REFERENCES, ("#56B4E9", (0, (1, 1))), ("black", "-"), ("0.45", (0, (8, 2))))
 UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
-def draw(times: Times, panels: Sequence[tuple[str, str]], folder: Path) -> list[Path]:
+@matplotlib.rc_context(STYLE)
+def draw(times: Times, contents: Sequence[tuple[str, str]], folder: Path) -> list[Path]:
     """Draw `time_to_target` (for each further hardware one with a number) and `epochs_over_target`.
 
-    Args:
-        times: The study's.
-        panels: What is drawn: (metric, axis), the axis `epochs` or `time`.
-        folder: Where to write.
-
-    Returns:
-        The files, each as .pdf, .png and .svg; empty if no trial has completed. Without a cost there is no panel over
-        time, and an arm without one is not in it.
+    Each of the `contents` is a panel: a metric, and `epochs` or `time`. Without a cost there is no panel over time, and
+    an arm without one is not in it. Nothing is drawn if no trial has completed.
     """
     if times.evidence.completed_epochs.empty:
         return []
     paths = []
-    with matplotlib.rc_context(STYLE):
-        for number, costs in enumerate(times.costs.machines.values() or [{}]):
-            name = f"time_to_target_{number + 1}" if number else "time_to_target"
-            paths += save(_curves(times, panels, costs), folder, name)
-        if times.grid():
-            paths += save(_over_targets(times), folder, "epochs_over_target")
-    return paths
+    for number, costs in enumerate(times.costs.machines.values() or [{}]):
+        name = f"time_to_target_{number + 1}" if number else "time_to_target"
+        paths += save(_curves(times, contents, costs), folder, name)
+    return paths + (save(_over_targets(times), folder, "epochs_over_target") if times.grid() else [])
 
 
-def _curves(times: Times, panels: Sequence[tuple[str, str]], costs: Mapping[str, Cost | None]) -> Figure:
-    shown = [(metric, axis) for metric, axis in panels if axis == "epochs" or any(costs.values())]
-    figure = Figure(figsize=(max(4.2, 3.6 * len(shown)), 3.4), layout="constrained")
-    row = figure.subplots(1, len(shown), squeeze=False)[0]
+def _curves(times: Times, contents: Sequence[tuple[str, str]], costs: Mapping[str, Cost | None]) -> Figure:
+    shown = [(metric, axis) for metric, axis in contents if axis == "epochs" or any(costs.values())]
+    figure, (row,) = panels((max(4.2, 3.6 * len(shown)), 3.4), 1, len(shown))
     for axes, (metric, axis) in zip(row, shown, strict=True):
         seconds = {label: cost.epoch.median for label, cost in costs.items() if cost} if axis == "time" else None
         _panel(axes, times, metric, seconds)
@@ -93,8 +83,7 @@ def _unit(times: Times, seconds: Mapping[str, float]) -> tuple[float, str]:
 
 def _over_targets(times: Times) -> Figure:
     """Return median epochs to each of a grid of targets; a line ends if fewer than half of an arm's runs hit."""
-    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = panels((4.6, 3.6))
     for label, arm, color, dashes in _styled(times):
         medians = [(100 * target, times.time(label, target).median) for target in times.grid()]
         points = [point for point in medians if not math.isnan(point[1])]
@@ -112,8 +101,5 @@ def _over_targets(times: Times) -> Figure:
 def _styled(times: Times) -> Iterator[tuple[str, str, Any, Any]]:
     """Yield each arm's label, name in the legend, colour and dashes."""
     for (label, trial), (color, dashes) in zip(times.arms.items(), itertools.cycle(STYLES), strict=False):
-        yield label, _name(label, trial), color, dashes
-
-
-def _name(label: str, trial: Trial) -> str:
-    return display(trial.arm.optimizer) + label.removeprefix(trial.arm.optimizer)
+        optimizer = trial.arm.optimizer
+        yield label, display(optimizer) + label.removeprefix(optimizer), color, dashes
