@@ -1,4 +1,4 @@
-"""Preconditioned optimizers for PyTorch: torch and the standard library only.
+"""Preconditioned optimizers for PyTorch: torch only; `peers.py` imports pytorch-optimizer on first use.
 
 >>> optimizer = precond.NysAct(model, lr=0.1, rank=10)
 

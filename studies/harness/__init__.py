@@ -1,5 +1,6 @@
-"""What runs on the driver, a room each: plan, execute, track, report.
+"""What runs on the driver: plan, execute, track and report an artefact, a table or figure of a paper.
 
-`command` imports `kinds`, which imports `cluster`, `tracking` and `report`; these import `evidence`, then `published`,
-`statistics` and `design`. Never the reverse. A file belongs to the lowest room that has all that it needs.
+Each folder is a room and imports lower rooms only: `command`; `kinds`; `cluster`, `tracking` and `report`, which do not
+import each other; `evidence`; `published`; `statistics` and `design`. A file belongs to the lowest room that has all
+that it needs.
 """

@@ -1,7 +1,7 @@
 """Recipes: how each workload is trained, and each optimizer's hyperparameters on it.
 
 One file holds the recipes of one paper, or those tuned here on digits, and states the source of each value. Recipes are
-data: no file imports torch, models or datasets, and no file computes anything beyond combining dictionaries. A changed
+data: no recipe imports torch, models or datasets, or computes anything beyond combining dictionaries. A changed
 value changes trial keys; `numerics` is raised when numbers change for another reason.
 """
 

@@ -1,6 +1,6 @@
-"""What trials show: folders -> tables -> statistics -> verdicts.
+"""What trials show: folders -> tables -> statistics.
 
-`analysis.analyse` computes everything once, as `Evidence`; reports, the terminal, CSV, JSON and MLflow only print it.
-Put an analysis here if it reads trial folders or their tables. Reads files and writes none; imports `published`,
-`statistics` and `design`.
+`analysis.analyse` computes everything once, as `Evidence`; reports, the terminal, CSV and JSON only print it. Put an
+analysis here if it reads trial folders, their tables or the benchmark's files; `metrics.py` formats values. Writes no
+files. Imports `published`, `statistics` and `design`.
 """

@@ -1,7 +1,8 @@
-"""The kinds of artefact, a folder each: its literal, its plan, its execution and its report.
+"""The kinds of artefact: `study`, `search`, `probe` and `cost`, a folder each; `target` adds a figure to studies.
 
-`artefact.py` is the protocol that they implement. A new kind is a new folder and a line in `ORDER`; no other file
-changes. May import every room but `command`; cluster, tracking and report only where they are used.
+`artefact.py` is the protocol that they implement. A new kind is a new folder with its literal, `plan.py`, `execute.py`
+and `report.py`; `studies/__init__.py` exports the literal, and `ORDER` sets its place in a list. May import every room
+but `command`; `cluster` and `report` only where they are used.
 """
 
 ORDER = ("study", "cost", "probe", "search")

@@ -1,5 +1,5 @@
 """Statistics of plain arrays: means with intervals, tests, corrections, orders, times to an event, the best of k.
 
-Put a function here if it knows nothing of trials, tables or papers. Functions take and return arrays, numbers or small
-dataclasses; nan is a missing value. Imports numpy, pandas and SciPy, and no other room.
+Put a function here if it reads no folder and knows no trial and no paper. Functions take arrays and return arrays,
+numbers, small dataclasses or a table; nan is a missing value. Imports numpy, pandas and SciPy, and no other room.
 """

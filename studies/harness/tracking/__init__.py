@@ -1,6 +1,6 @@
 """MLflow as a view of the output folder, written by the driver. The only room that imports mlflow.
 
 Each kind of artefact returns one of the views in `views.py`. `background.py` sends views beside the training,
-`view.everything` those of a whole output folder, and `ui.py` opens MLflow's pages. Nothing here knows a kind. May
-import `design`, `evidence` and `report`; `view.py` and `background.py` load quickly, since every command imports them.
+`view.everything` those of a whole output folder, and `ui.py` opens MLflow's pages. May import `design`, `statistics`
+and `evidence`; `view.py` and `background.py` load quickly, since every command imports them.
 """
