@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from precond.hyperparameters import HyperparameterError
 from studies.harness.design.facts import Facts
-from studies.harness.design.options import SMOKE_WORKLOAD, Options, report_folder
+from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_WORKLOAD, Options, report_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An artefact on one workload, as a command sets it; each kind adds what it needs.
+    """An artefact on one workload, as a command sets it; each kind adds its own fields.
 
     Attributes:
-        artefact: With what the command changes in it.
-        workload: What is trained or timed.
+        artefact: The artefact, with the changes that the command makes.
+        workload: The workload to train or time.
         options: The command line.
-        trials: The trials, as far as they are known before anything runs.
+        trials: The trials that are known before anything runs.
     """
 
     artefact: Any
@@ -55,15 +56,15 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What of a plan is not done yet.
+    """The part of a plan that is not done yet.
 
     Attributes:
         count: Number of trials, networks or measurements to go.
-        summary: What a command prints first: how many there are, how many are done, how many are to go.
+        summary: The first output of a command: how many there are, are done, and are to go.
         details: Further lines for `--dry-run`.
-        records: The same for `--dry-run --json`, a line each.
-        trials: Trials to go, or stand-ins for them: their data must be there, and their price is estimated.
-        on_ray: True if they are trained by Ray, so that a cluster must be usable.
+        records: The output of `--dry-run --json`, a line each.
+        trials: Trials to go, or stand-ins for them, to check for their data and to estimate their duration.
+        on_ray: True if Ray trains them, so that the command needs a cluster.
     """
 
     count: int
@@ -81,7 +82,7 @@ class Driver:
     Attributes:
         options: The command line.
         generation: Number of this driver for the output folder; workers compare it before each write.
-        console: Where progress is shown.
+        console: The terminal that shows the progress.
         on_lost: Called by the cluster's watchdog if Ray has died; returns the exit code for the process.
     """
 
@@ -93,7 +94,7 @@ class Driver:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact(Facts):
-    """A table or figure of a paper that a command reproduces. A study file holds one, as a literal.
+    """A table or figure of a paper that a command reproduces. A study file contains one, as a literal.
 
     A new kind is a folder beside this file: a subclass of this class, and the modules `plan`, `execute` and `report`
     with the functions that the methods below call. They are imported when they are used, since they need torch and
@@ -131,16 +132,16 @@ class Artefact(Facts):
 
     @classmethod
     def execute(cls, plans: Sequence[Any], driver: Driver) -> None:
-        """Do what is missing of all plans of this kind.
+        """Do the missing work of all plans of this kind.
 
         Raises:
-            Stopped: Something ends it before its end.
+            Stopped: A signal, the time budget or the like ended the work early.
             StoreError: Ray, the data or the output folder cannot be used.
         """
         cls.module("execute").execute(plans, driver)
 
     def report(self, plan: Any) -> Report:
-        """Write the report from the output folder, and return what it says."""
+        """Write the report from the output folder, and return its findings and files."""
         return self.module("report").report(plan)
 
     def tracking(self, plan: Any) -> View | None:
@@ -148,7 +149,7 @@ class Artefact(Facts):
         return self.module("plan").view(plan)
 
     def stored(self, root: Path) -> Sequence[Plan]:
-        """Return the plans of which an output folder holds results: what `sync` sends to MLflow."""
+        """Return the plans with results in an output folder; `sync` sends them to MLflow."""
         return self.module("plan").stored(self, root)
 
     def state(self, root: Path) -> str:
@@ -156,7 +157,7 @@ class Artefact(Facts):
         return self.module("plan").state(self, root)
 
     def inputs(self, plan: Any) -> Sequence[Path]:
-        """Return the files and folders that the report is made from; empty if it must be made anew each time."""
+        """Return the files and folders that the report reads; empty if it must be written each time."""
         return ()
 
     def next_steps(self, plan: Any) -> Sequence[tuple[str, str]]:
@@ -164,8 +165,37 @@ class Artefact(Facts):
         return ()
 
 
+def plan_workloads(
+    artefact: Artefact, options: Options, plan: Callable[[str], Any], errors: Sequence[str] = ()
+) -> list[Any]:
+    """Return `plan(workload)` for each workload that the command names; raise all errors, the given ones first."""
+    plans, errors = [], [*errors]
+    for workload in workloads(artefact, options):
+        try:
+            plans.append(plan(workload))
+        except HyperparameterError as error:
+            errors += str(error).splitlines()
+    if errors:
+        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
+    return plans
+
+
+def recipe(options: Options) -> dict[str, Any]:
+    """Return the settings of the command that replace those of the recipe, such as `batch_size` or `epochs`."""
+    from trainables.workloads import RECIPE_SETTINGS
+
+    changed = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
+    if options.epochs is not None:
+        changed["epochs"] = options.epochs
+    if options.smoke:
+        changed.setdefault("epochs", SMOKE_EPOCHS)
+    if options.workers_per_trial != 1:
+        changed["workers"] = options.workers_per_trial
+    return changed
+
+
 def workloads(artefact: Artefact, options: Options) -> list[str]:
-    """Return the known workloads that the command names, or the artefact's own."""
+    """Return the known workloads that the command names, or the artefact's default."""
     if options.smoke:
         return [SMOKE_WORKLOAD]
     if not options.workloads:

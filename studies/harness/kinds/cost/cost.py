@@ -1,4 +1,4 @@
-"""A cost study: what each optimizer costs over SGD in time and memory, measured alone on this machine."""
+"""A cost study, as a literal: the time and memory of optimizers relative to SGD, measured on an idle machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ _NO_TRIALS = "which times steps on synthetic images and trains no trials"
 
 @dataclass(frozen=True, kw_only=True)
 class CostStudy(Artefact):
-    """A comparison of costs, as `Study` is one of results.
-
-    Attributes:
-        batch_size: Examples per step; the images are synthetic.
-        optimizers: Registered names.
-    """
+    """A comparison of the costs of registered optimizers, on synthetic batches of `batch_size` images."""
 
     KIND: ClassVar[str] = "cost"
     FLAGS: ClassVar[Sequence[click.Option]] = (

@@ -1,4 +1,4 @@
-"""The execution of a cost study: each benchmark in a process of its own, where nothing but torch is loaded."""
+"""The execution of a cost study: each benchmark in a new process, which loads torch but neither Ray nor pandas."""
 
 from __future__ import annotations
 

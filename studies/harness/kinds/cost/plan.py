@@ -1,4 +1,4 @@
-"""From a cost study and a command line to the benchmark's commands."""
+"""The commands of the benchmark that a cost study and a command line select."""
 
 from __future__ import annotations
 
@@ -27,12 +27,7 @@ Command = tuple[str, ...]  # a module and its arguments
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan(Plan):
-    """A cost study on one workload.
-
-    Attributes:
-        optimizers: Registered names.
-        settings: The benchmark's own: `batch_size`, `blocks`, `threads`, `device`, `reference`.
-    """
+    """A cost study on one workload; `settings` are `batch_size`, `blocks`, `threads`, `device` and `reference`."""
 
     artefact: CostStudy
     optimizers: Sequence[str]
@@ -40,17 +35,17 @@ class CostPlan(Plan):
 
     @property
     def measured_on(self) -> Path:
-        """The folder of this hardware's results."""
+        """The folder of the results on this hardware."""
         return results_folder(self.root, torch.device(self.settings["device"]), self.settings["threads"])
 
     @property
     def folder(self) -> Path:
-        """The folder of the report: one for each hardware."""
+        """The folder of the report; there is one for each hardware."""
         return self.root / "reports" / self.artefact.name / self.measured_on.name
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """What was measured of the workload on this hardware, the cheapest first."""
+        """The results for the workload on this hardware, the cheapest first."""
         results = [json.loads(path.read_text()) for path in sorted(self.measured_on.glob("*-*.json"))]
         expected = {"workload": self.workload, "batch_size": int(self.settings["batch_size"])}
         results = [result for result in results if expected.items() <= result["configuration"].items()]
@@ -58,14 +53,14 @@ class CostPlan(Plan):
 
     @property
     def commands(self) -> list[Command]:
-        """The benchmark's commands: every optimizer, the faithful arms that cost something else, and Table 1."""
+        """The commands for every optimizer, for the faithful arms with different costs, and for Table 1."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self.settings.items() if value is not None]
         flags += [f"--set={name}={json.dumps(value)}" for name, value in self.options.settings.items()]
         place = f"--out={self.root}"
         first = ("trainables.cost", self.workload, f"--optimizers={','.join(self.optimizers)}", *flags, place)
         commands: list[Command] = [first]
         if names := _with_conventions(self.workload, self.optimizers):
-            commands.append((*first, "--faithful", f"--optimizers={','.join(names)}"))  # the last one counts
+            commands.append((*first, "--faithful", f"--optimizers={','.join(names)}"))  # the last --optimizers counts
         if not self.options.smoke:
             hardware = (f"--threads={self.settings['threads']}", f"--device={self.settings['device']}")
             commands.append(("trainables.cost.scaling", *hardware, place))
@@ -73,11 +68,7 @@ class CostPlan(Plan):
 
 
 def plans(study: CostStudy, options: Options) -> list[CostPlan]:
-    """Return a plan for each workload that the command names, or for the study's own.
-
-    Raises:
-        HyperparameterError: One line for each error, the benchmark's own included.
-    """
+    """Return the plans of a cost study (see `Artefact.plan`)."""
     device = options.extra.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = {"batch_size": study.batch_size, "blocks": 20, "threads": 2, "reference": None, "device": device}
     settings |= {name: value for name, value in options.extra.items() if name in settings and value is not None}
@@ -110,7 +101,7 @@ def missing(plan: CostPlan) -> Work:
 
 
 def view(plan: CostPlan) -> View:
-    """Return one MLflow run with the report's numbers and files, found again by hardware, workload and batch size."""
+    """Return the MLflow run of the report, identified by hardware, workload and batch size."""
     params = {name: value for name, value in plan.settings.items() if value is not None}
     key = digest([plan.artefact.name, plan.measured_on.name, plan.workload, plan.settings["batch_size"]])
     return ReportView(
@@ -119,7 +110,7 @@ def view(plan: CostPlan) -> View:
 
 
 def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
-    """Return the optimizers whose faithful arm costs something else than the consistent one."""
+    """Return the optimizers whose faithful and consistent arms have different costs."""
     try:
         arms = [(name, [resolve(workload, name, faithful=arm) for arm in (False, True)]) for name in optimizers]
     except HyperparameterError:  # the benchmark reports it
@@ -128,7 +119,7 @@ def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
 
 
 def stored(study: CostStudy, root: Path) -> list[CostPlan]:
-    """Return nothing: a cost study is sent to MLflow by its own command."""
+    """Return no plans: only its own command sends a cost study to MLflow."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""The report of a cost study: what its files say on one hardware, beside what the paper published."""
+"""The report of a cost study on one hardware, with the published costs for comparison."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from studies.harness.published.papers import Claim, claims_of
 from studies.harness.published.results import against
 from studies.harness.published.verdicts import Measured, configuration, flat
 from studies.harness.report import costs as commands
-from studies.harness.report import document, sections
+from studies.harness.report import document, protocol, sections
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
@@ -33,7 +33,7 @@ MIB = 2**20
 
 
 def frame(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row for each result: ratios with their intervals, shares of a step of SGD, memory."""
+    """Return a row for each result: ratios with their intervals, shares of a step of SGD, memory."""
     return pd.DataFrame([_row(result) for result in results])
 
 
@@ -53,9 +53,9 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(configuration: Mapping[str, Any]) -> str:
-    """What a row is called: `kfac`, `kfac faithful`, or with what the nearer arm has not, `kfac inv_interval=5`."""
+    """Return the label of a row: the nearest arm with the differing hyperparameters, as `kfac inv_interval=5`."""
     name, workload = configuration["optimizer"], configuration["workload"]
-    if name not in precond.available():  # a released one
+    if name not in precond.available():  # the code released with the paper
         return name
     own, differing = configuration["hyperparameters"], {}
     for kind, faithful in ((name, False), (f"{name} faithful", True)):
@@ -67,7 +67,7 @@ def label(configuration: Mapping[str, Any]) -> str:
 
 
 def report(plan: CostPlan) -> Report:
-    """Write the report, `cost.csv`, `published.csv` and, where it was measured, the figure of Table 1."""
+    """Write the report, `cost.csv`, `published.csv` and, if Table 1 was measured, its figure."""
     from studies.harness.report.figures.theory import draw_scaling
 
     study, results = plan.artefact, plan.results
@@ -89,8 +89,6 @@ def report(plan: CostPlan) -> Report:
     )
 
 
-# ---------------------------------------------------------------------- against the published
-
 COSTS: dict[str, Callable[[Cost], Median]] = {
     "time/ratio": lambda cost: cost.ratio,
     "time/epoch": lambda cost: cost.epoch,
@@ -100,22 +98,22 @@ COSTS: dict[str, Callable[[Cost], Median]] = {
 
 
 def costly(study: Facts) -> list[Claim]:
-    """The claims of a study's tables that are about costs."""
+    """Return the claims of a study's tables that are about costs."""
     return [claim for claim in claims_of(study) if claim.metric in COSTS]
 
 
 def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
-    """What was measured on a folder's hardware of the very configurations that claims are about.
+    """Return the costs of exactly the configurations of some claims, measured on the hardware of a folder.
 
-    A processor's memory is that of the whole process, no allocator's: it stands beside no published number.
+    The memory of a CPU is that of the whole process, so it is not comparable to published numbers.
     """
-    found = []
+    results = []
     for claim in claims:
         config = configuration(claim)
         cost = exclusive.find(config, folder)
         if cost is None or (claim.metric.startswith("mem/") and not cost.device_memory):
             continue
-        found.append(
+        results.append(
             Measured(
                 label=Arm(optimizer=claim.optimizer, faithful=claim.faithful).label,
                 optimizer=claim.optimizer,
@@ -125,23 +123,19 @@ def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
                 median=COSTS[claim.metric](cost),
             )
         )
-    return found
+    return results
 
 
 def _unmeasured(claims: Iterable[Claim], folder: Path) -> list[Trial]:
-    """The claims' configurations that have no cost on a folder's hardware."""
+    """Return a trial for each claim whose configuration has no cost on the hardware of a folder."""
     arms = [Trial(Arm(optimizer=claim.optimizer, faithful=claim.faithful), configuration(claim)) for claim in claims]
     return [trial for trial in arms if exclusive.find(trial.config, folder) is None]
 
 
-# ---------------------------------------------------------------------- in words
-
-
 def _blocks(study: CostStudy, results: Sequence[Mapping[str, Any]], scaling: Mapping[str, Any] | None) -> list[Block]:
     first = results[0]["configuration"]
-    held = {"workload": first["workload"], "batch_size": first["batch_size"], **_common(results)}
-    facts = {"Artefact": study.citation, "Claim": study.claim, "Falsifier": study.falsifier}
-    facts["Held fixed"] = ", ".join(f"{key}: {value}" for key, value in held.items())
+    fixed = {"workload": first["workload"], "batch_size": first["batch_size"], **_common(results)}
+    conditions = Text(", ".join(f"{key}: {value}" for key, value in fixed.items()), label="Held fixed")
     records = frame(results).to_dict("records")
     table = Table(
         name=study.name,
@@ -154,13 +148,13 @@ def _blocks(study: CostStudy, results: Sequence[Mapping[str, Any]], scaling: Map
         "step of SGD. Peak memory is that of a process of its own. Faithful: with the conventions of the paper's code."
     )
     ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
-    said = Text(f"Time of a step over SGD's: {ratios}.", found=True)
-    blocks = [*(Text(text, label=name) for name, text in facts.items()), said, table, Text(note, note=True)]
+    verdict = Text(f"Time of a step over SGD's: {ratios}.", found=True)
+    blocks = [*protocol.facts(study), conditions, verdict, table, Text(note, note=True)]
     return blocks if scaling is None else [*blocks, *_table_1(scaling)]
 
 
 def _table_1(scaling: Mapping[str, Any]) -> list[Block]:
-    """Table 1: measured exponents beside those of the closed forms."""
+    """Return the section on Table 1: the measured exponents and those of the closed forms."""
     rows = [
         [name, axis, f"{sweep['exponent']:.2f}", f"{sweep['closed_form_exponent']:.2f}"]
         for axis in ("p", "r")
@@ -195,6 +189,8 @@ def _share(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _common(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The conditions of all results; several values where they differ."""
+    """Return the conditions of all results; several values where they differ."""
     names = results[0]["conditions"]
-    return {name: " / ".join(dict.fromkeys(str(one["conditions"].get(name)) for one in results)) for name in names}
+    return {
+        name: " / ".join(dict.fromkeys(str(result["conditions"].get(name)) for result in results)) for name in names
+    }

@@ -1,7 +1,7 @@
-"""Activation covariances beside their Nystrom approximations: the arrays and numbers of `covariance_heatmap`.
+"""The measurement of `covariance_heatmap`: activation covariances A and their Nystrom approximations.
 
-The rows a are those that an optimizer sees: of training batches in training mode, with a last column of ones for a
-bias. The approximations are those of `precond.NysAct`, given rows whose covariance is A.
+The rows a are those that an optimizer receives: of training batches in training mode, with a last column of ones for a
+bias. `precond.NysAct` computes the approximations, from rows whose covariance is A.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SKETCHES = {"column sketch": "subcolumn", "Gaussian sketch": "gaussian"}
 BEST = "best of rank r"
 APPROXIMATIONS = (*SKETCHES, BEST)
 SHOWN = 3  # layers in the figure
-LOST = 0.5  # a column sketch with a larger relative error has not recovered the matrix
+LOST = 0.5  # smallest relative error at which a column sketch counts as failed
 
 
 def model_problems(parameters: Covariances, model: nn.Module) -> list[str]:
@@ -42,12 +42,12 @@ def model_problems(parameters: Covariances, model: nn.Module) -> list[str]:
 
 
 def measure(parameters: Covariances, trainer: Trainer, epochs: Epochs) -> Arrays:
-    """Watch the last epoch."""
+    """Train all epochs, and return the arrays of the last epoch's covariances."""
     for _ in islice(epochs, trainer.config.epochs - 1):
         pass
-    with precond.observe(trainer.model) as seen:
+    with precond.observe(trainer.model) as observer:
         next(epochs)
-    return arrays(parameters, seen.covariances(), stream_seed(trainer.config.seed, "optimizer"))
+    return arrays(parameters, observer.covariances(), stream_seed(trainer.config.seed, "optimizer"))
 
 
 def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int) -> Arrays:
@@ -56,12 +56,12 @@ def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int
     Args:
         parameters: Rank and number of draws.
         covariances: `[groups, p, p]` by layer.
-        seed: Of the test matrices.
+        seed: Seed of the test matrices.
 
     Returns:
-        `layers` and `inputs` (p) of n layers, a group of a convolution being one; `frobenius` and `spectral`
-        `[n, approximations, draws]`; `shown`, numbers of layers; for each i of them `actual/i [p, p]` and
-        `root/APPROXIMATION/i [p, r]`, Y of the first draw's Y Y^T.
+        `layers` (names) and `inputs` (p) of n layers, where each group of a convolution counts as a layer; `frobenius`
+        and `spectral` `[n, approximations, draws]`; `shown`, the numbers of the layers in the figure; for each of these
+        i, `actual/i [p, p]` and `root/APPROXIMATION/i [p, r]`, which is Y in Y Y^T of the first draw.
     """
     matrices = {name: a.double().cpu() for layer, stack in covariances.items() for name, a in _named(layer, stack)}
     names, shown = list(matrices), _shown(parameters, list(matrices.values()))
@@ -82,7 +82,7 @@ def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int
 
 
 def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str, Tensor]:
-    """Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; one draw of the best, and where p <= r."""
+    """Return Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; `BEST`, or p <= r, has a single draw."""
     values, vectors, _ = (part[0] for part in linalg.eigenbasis(a.unsqueeze(0)))
     root = (vectors * values.sqrt()).flip(-1)  # A = root root^T, the largest first
     sketched = {kind: _sketched(parameters, sketch, name, root, seed) for kind, sketch in SKETCHES.items()}
@@ -90,10 +90,10 @@ def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str,
 
 
 def _sketched(parameters: Covariances, sketch: str, name: str, root: Tensor, seed: int) -> Tensor:
-    """The same of one kind of sketch: each draw is a slot of a bank of NysAct's."""
+    """Return Y of one kind of sketch; each draw is a slot in the state of NysAct."""
     algorithm, width = NysAct(rank=parameters.rank, sketch=sketch, seed=seed), len(root)
     if width <= parameters.rank:
-        return root.unsqueeze(0)  # kept as it is
+        return root.unsqueeze(0)  # NysAct stores A itself
     slots = [f"{name}#{draw}" for draw in range(parameters.draws)]
     state = algorithm.new_state(LayerShape(d_out=1, d_in=width), slots, like=root)
     rows = LinearRows(root.mT * width**0.5, bias=False, examples=width)  # their mean a a^T is A
@@ -107,20 +107,19 @@ def _sketched(parameters: Covariances, sketch: str, name: str, root: Tensor, see
 
 
 def _errors(parameters: Covariances, a: Tensor, roots: Tensor) -> np.ndarray:
-    """|A - Y Y^T| / |A| in Frobenius and spectral norm, `[draws, 2]`; nan for a layer that saw only zeros."""
-    left = torch.stack([_norms(a - root @ root.mT) for root in roots])
-    of = _norms(a)
-    return (left / of.where(of > 0, torch.nan)).expand(parameters.draws, 2).numpy()
+    """Return |A - Y Y^T| / |A| in Frobenius and spectral norm, `[draws, 2]`; nan if A is zero."""
+    errors, norms = torch.stack([_norms(a - root @ root.mT) for root in roots]), _norms(a)
+    return (errors / norms.where(norms > 0, torch.nan)).expand(parameters.draws, 2).numpy()
 
 
 def _shown(parameters: Covariances, matrices: Sequence[Tensor]) -> list[int]:
-    """The last layer of each of the largest widths that are approximated, in the model's order."""
+    """Return the number of the last layer of each of the `SHOWN` largest widths above the rank, in model order."""
     last = {len(a): number for number, a in enumerate(matrices) if len(a) > parameters.rank}
     return sorted(last[width] for width in sorted(last)[-SHOWN:])
 
 
 def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
-    """A row for each seed, layer, approximation and draw: relative errors in Frobenius and spectral norm."""
+    """Return the relative errors (Frobenius and spectral norm) of each seed, layer, approximation and draw."""
     rows = [
         {
             "seed": result.seed,
@@ -140,7 +139,7 @@ def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
 
 
 def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
-    """The errors of each layer, and where a column sketch has not recovered it."""
+    """Return the table of errors, and the layers with a mean error of the column sketch above `LOST`."""
     header = ["layer", "p", *(f"{norm}: {kind}" for norm in ("Frobenius", "spectral") for kind in APPROXIMATIONS)]
     layers = list(dict.fromkeys(zip(numbers["layer"], numbers["inputs"], strict=True)))
     rows = [[layer, str(p), *_cells(numbers[numbers["layer"] == layer])] for layer, p in layers]
@@ -154,16 +153,16 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     )
     column = numbers[numbers["approximation"] == APPROXIMATIONS[0]].groupby("layer", sort=False)["frobenius"].mean()
     lost = [str(layer) for layer, error in column.items() if error > LOST]
-    said = (
+    verdict = (
         f"In {len(lost)} of {len(column)} layers the column sketch has a mean Frobenius error above "
         f"{LOST:g}{': ' + ', '.join(lost) if lost else ''}."
     )
     table = Table(name="covariances", header=header, rows=rows, caption=caption)
-    return [Text(said, label="Verdict", found=True), table, Text(note, note=True)]
+    return [Text(verdict, label="Verdict", found=True), table, Text(note, note=True)]
 
 
 def metrics(numbers: Any) -> dict[str, float]:
-    """`frobenius/KIND/LAYER` and `spectral/KIND/LAYER`."""
+    """Return the mean errors as `frobenius/KIND/LAYER` and `spectral/KIND/LAYER`."""
     means = numbers.groupby(["approximation", "layer"], sort=False)[["frobenius", "spectral"]].mean()
     return {
         f"{norm}/{kind}/{layer}": float(row[norm])
@@ -173,23 +172,23 @@ def metrics(numbers: Any) -> dict[str, float]:
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
-    """The matrices of the first seed's network."""
+    """Draw the matrices of the first network."""
     return draw_covariances(results[0].arrays, APPROXIMATIONS, folder)
 
 
 def approximate(arrays: Arrays, kind: str, number: int) -> np.ndarray:
-    """A^ `[p, p]` of a layer in the figure, from a result's arrays."""
+    """Return A^ `[p, p]` of a layer in the figure, from the arrays of a result."""
     root = arrays[f"root/{kind}/{number}"].astype(float)
     return root @ root.T
 
 
 def _named(layer: str, stack: Tensor) -> list[tuple[str, Tensor]]:
-    """The groups' matrices `[p, p]` by name."""
+    """Return the name and the matrix `[p, p]` of each group of a layer."""
     return [(layer if len(stack) == 1 else f"{layer}[{group}]", a) for group, a in enumerate(stack)]
 
 
 def _norms(matrix: Tensor) -> Tensor:
-    """Frobenius and spectral norm of a symmetric matrix, `[2]`."""
+    """Return the Frobenius and the spectral norm of a symmetric matrix, `[2]`."""
     eigenvalues = torch.linalg.eigvalsh(matrix).abs()
     return torch.stack([torch.linalg.vector_norm(eigenvalues), eigenvalues.max()])
 

@@ -1,4 +1,4 @@
-"""The execution of a probe: train the networks that have no result yet, measure, and keep what was measured."""
+"""The execution of a probe: train the networks without a result, measure them, and store the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def execute(plans: Sequence[ProbePlan], driver: Driver) -> None:
     """Train and measure the missing networks one after another.
 
     Raises:
-        StoreError: Out of memory; what was measured before is kept.
+        StoreError: Out of memory; the earlier results are kept.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     todo = [(plan, trial) for plan in plans for trial in plan.artefact.missing(plan).trials]
@@ -54,18 +54,7 @@ def measure(
     device: torch.device,
     report: Callable[[int, Mapping[str, float]], object] = lambda epoch, metrics: None,
 ) -> folder.Result:
-    """Train one network, measure it and keep the result.
-
-    Args:
-        probe: What is measured.
-        config: The trial.
-        root: The output folder.
-        device: Where to train.
-        report: Called after each epoch with its number and metrics.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Train and measure one network, and store the result; `report` receives each epoch and its metrics."""
     start, metrics = time.time(), {}
     trainer = Trainer(config, device)
 
@@ -77,8 +66,8 @@ def measure(
 
     try:
         arrays, ended = probe.measurement.code.measure(probe.measurement, trainer, epochs()), {"status": COMPLETED}
-    except Diverged as result:
-        arrays, ended = {}, {"status": DIVERGED, "reason": str(result), **result.details}
-    here = {"torch": torch.__version__, "device": device_name(device), **provenance()}
-    status = {**ended, "time": time.time(), "seconds": time.time() - start, "metrics": metrics, **here}
+    except Diverged as error:
+        arrays, ended = {}, {"status": DIVERGED, "reason": str(error), **error.details}
+    software = {"torch": torch.__version__, "device": device_name(device), **provenance()}
+    status = {**ended, "time": time.time(), "seconds": time.time() - start, "metrics": metrics, **software}
     return folder.write(probe, config, root, status, arrays)

@@ -1,13 +1,13 @@
-"""The folder of one network's result, found again by its key.
+"""The folder of one network's result, named after the result's key.
 
     outputs/probes/<first 16 hex of the key>/
-        config.json    schema, full key, what is measured and how, the trial that is trained meanwhile
-        arrays.npz     what was measured; absent if the training diverged
-        status.json    completed | diverged; seconds, the last epoch's metrics, where and with which code
-                       (and the SHA-256 of the arrays: numpy does not notice every flipped bit)
+        config.json    schema, full key, measurement with its parameters, configuration of the trial
+        arrays.npz     the measured arrays; absent if the training diverged
+        status.json    completed | diverged; seconds, the last epoch's metrics, the device, the versions of the code,
+                       and the SHA-256 of the arrays, because numpy does not notice every flipped bit
 
-Numbers and figures are made from the arrays, so that they can be made again without training. A folder is renamed into
-place whole: a probe that was killed trains its current network from the start, since it keeps no checkpoints.
+Numbers and figures are computed from the arrays, without training. A folder is renamed into place when it is complete.
+A probe that was killed trains its current network from the start, because it keeps no checkpoints.
 """
 
 from __future__ import annotations
@@ -35,13 +35,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of one seed's network.
-
-    Attributes:
-        seed: Of its trial.
-        status: `status.json`.
-        arrays: What was measured; empty if it diverged.
-    """
+    """The result of one network: its seed, the content of `status.json`, and the arrays (empty if it diverged)."""
 
     seed: int
     status: Mapping[str, Any]
@@ -49,31 +43,27 @@ class Result:
 
 
 def results(probe: Probe, trials: Sequence[Trial], root: Path) -> dict[int, Result]:
-    """Return the results of some networks by seed, as far as there are any.
-
-    Raises:
-        StoreError: A folder is damaged, another's, or of a newer version.
-    """
+    """Return the results of those networks that have one, by seed; raises the errors of `read`."""
     known = {trial.config.seed: read(probe, trial.config, root) for trial in trials}
     return {seed: result for seed, result in known.items() if result is not None}
 
 
 def key(probe: Probe, config: TrialConfig) -> str:
-    """Return the identity of the result for one network: 64 hexadecimal digits."""
+    """Return the key of the result of one network: 64 hexadecimal digits."""
     return digest({**description(probe), "trial": config.trial_key})
 
 
 def description(probe: Probe) -> dict[str, Any]:
-    """Return what is measured, as the key and `config.json` have it."""
+    """Return the measurement with its parameters, as the key and `config.json` contain it."""
     kind = type(probe.measurement)
     return {"measurement": kind.__name__, "numerics": kind.NUMERICS, "parameters": asdict(probe.measurement)}
 
 
 def read(probe: Probe, config: TrialConfig, root: Path) -> Result | None:
-    """Return the result for one network, or None if there is none.
+    """Return the result of one network, or None if there is none.
 
     Raises:
-        StoreError: The folder is damaged, another's, or of a newer version.
+        StoreError: The folder is damaged, belongs to another result, or was written by a newer version.
     """
     folder = probe_folder(root, key(probe, config))
     if not folder.exists():
@@ -97,11 +87,7 @@ def probe_folder(root: Path, key: str) -> Path:
 
 
 def write(probe: Probe, config: TrialConfig, root: Path, status: Mapping[str, Any], arrays: Arrays) -> Result:
-    """Write a result's folder, whole or not at all, and return the result.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Write the folder of a result atomically, and return the result."""
     folder = probe_folder(root, key(probe, config))
     aside = folder.with_name(folder.name + ".tmp")  # a killed writer may have left it
     shutil.rmtree(aside, ignore_errors=True)
@@ -125,7 +111,7 @@ def write(probe: Probe, config: TrialConfig, root: Path, status: Mapping[str, An
 
 
 def _load(path: Path, sha256: str) -> Arrays:
-    """Return the arrays of a file; raise `ValueError` if they are not those that were written."""
+    """Return the arrays of a file; raise `ValueError` if the checksum differs."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError("the arrays are not those that were written")

@@ -1,7 +1,4 @@
-"""How large activation covariances are while a network trains: the arrays and numbers of `activation_norms`.
-
-The rows are those that an optimizer sees, with a last column of ones for a bias.
-"""
+"""The measurement of `activation_norms`: norms of activation covariances (as an optimizer sees them) in training."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from studies.harness.report.document import Block, Table, Text
 from studies.harness.report.figures.probes import draw_norms
 from trainables.train import Trainer
 
-GROWTH = 0.1  # a mean norm that grew by more over the last tenth of training is not bounded yet
+GROWTH = 0.1  # a mean norm with a larger growth over the last tenth of training is not bounded yet
 
 
 def model_problems(parameters: Norms, model: nn.Module) -> list[str]:
@@ -33,20 +30,20 @@ def model_problems(parameters: Norms, model: nn.Module) -> list[str]:
 
 
 def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
-    """Watch every step; the device is read once an epoch.
+    """Record the norms of every step; they are copied from the device once an epoch.
 
     Returns:
-        `layers`, `convolution` (else linear) and `inputs` (p) of n layers, a group of a convolution being one;
-        `norms [steps, n]`.
+        `layers` (names), `convolution` (bool) and `inputs` (p) of n layers, where each group of a convolution counts as
+        a layer; `norms [steps, n]`.
     """
     layers = find_layers(trainer.model)
-    unseen = {layer.name: torch.full((layer.groups,), torch.nan, device=trainer.device) for layer in layers}
+    missing = {layer.name: torch.full((layer.groups,), torch.nan, device=trainer.device) for layer in layers}
     steps: list[Tensor] = []
     read: list[np.ndarray] = []
     with precond.observe(trainer.model) as seen:
 
         def note(*_: Any) -> None:
-            norms = {**unseen, **seen.norms()}
+            norms = {**missing, **seen.norms()}
             steps.append(torch.cat([norms[layer.name] for layer in layers]))
             seen.reset()
 
@@ -67,21 +64,21 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
 
 
 def numbers(parameters: Norms, results: Sequence[Result]) -> pd.DataFrame:
-    """A row for each seed and layer: the first, last, smallest and largest norm, and the growth at the end.
+    """Return the first, last, smallest and largest norm of each seed and layer, and the growth at the end.
 
-    `growth` is the mean over the last tenth of the steps over that of the tenth before, less one.
+    `growth` is the mean over the last tenth of the steps divided by the mean over the tenth before, minus 1.
     """
     return pd.DataFrame([row for result in results for row in _rows(result)])
 
 
 def blocks(parameters: Norms, numbers: Any) -> list[Block]:
-    """The bounds of each layer over all networks, and which still grow."""
+    """Return the table of each layer's bounds over all networks, and the layers whose norms still grow."""
     header = ["layer", "kind", "p", "first", "smallest", "largest", "last", "largest / smallest", "growth at end"]
     layers = [rows for _, rows in numbers.groupby("layer", sort=False)]
     names = [str(rows["layer"].iloc[0]) for rows in layers]
     growing = [name for name, rows in zip(names, layers, strict=True) if rows["growth"].mean() > GROWTH]
     zero = [name for name, rows in zip(names, layers, strict=True) if not rows["smallest"].min() > 0]
-    said = (
+    verdict = (
         f"{len(growing)} of {len(layers)} layers still grow by more than {GROWTH:.0%} over the last tenth of "
         f"training{_listed(growing)}; the norm of {len(zero)} reached zero{_listed(zero)}."
     )
@@ -94,17 +91,17 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
     caption = "Frobenius norm of the activation covariance during training."
     rows = [_cells(rows) for rows in layers]
     table = Table(name="norms", header=header, rows=rows, text=(0, 1), caption=caption)
-    return [Text(said, label="Verdict", found=True), table, Text(note, note=True)]
+    return [Text(verdict, label="Verdict", found=True), table, Text(note, note=True)]
 
 
 def metrics(numbers: Any) -> dict[str, float]:
-    """`smallest/LAYER`, `largest/LAYER`, `growth/LAYER`."""
+    """Return the means over networks as `smallest/LAYER`, `largest/LAYER` and `growth/LAYER`."""
     means = numbers.groupby("layer", sort=False)[["smallest", "largest", "growth"]].mean()
     return {f"{name}/{layer}": float(row[name]) for layer, row in means.iterrows() for name in means.columns}
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
-    """The norms over the steps, convolutions left and linear layers right."""
+    """Draw the norms over the steps, convolutions on the left and linear layers on the right."""
     return draw_norms([result.arrays for result in results], folder)
 
 
@@ -115,19 +112,10 @@ def _rows(result: Result) -> list[dict[str, Any]]:
         norms = norms[~np.isnan(norms)]
         tenth = max(1, len(norms) // 10)
         late, before = norms[-tenth:].mean(), norms[-2 * tenth : -tenth].sum() / tenth
-        rows.append(
-            {
-                "seed": result.seed,
-                "layer": str(layer),
-                "kind": "convolution" if arrays["convolution"][i] else "linear",
-                "inputs": int(arrays["inputs"][i]),
-                "first": norms[0],
-                "smallest": norms.min(),
-                "largest": norms.max(),
-                "last": norms[-1],
-                "growth": late / before - 1 if before > 0 else np.nan,
-            }
-        )
+        kind = "convolution" if arrays["convolution"][i] else "linear"
+        identity = {"seed": result.seed, "layer": str(layer), "kind": kind, "inputs": int(arrays["inputs"][i])}
+        bounds = {"first": norms[0], "smallest": norms.min(), "largest": norms.max(), "last": norms[-1]}
+        rows.append({**identity, **bounds, "growth": late / before - 1 if before > 0 else np.nan})
     return rows
 
 
@@ -135,11 +123,8 @@ def _cells(rows: Any) -> list[str]:
     smallest, largest = rows["smallest"].min(), rows["largest"].max()
     bounds = [rows["first"].mean(), smallest, largest, rows["last"].mean()]
     ratio = f"{largest / smallest:.2f}" if smallest > 0 else "-"
-    first = rows.iloc[0]
-    return [
-        first["layer"], first["kind"], str(first["inputs"]), *(f"{value:#.4g}" for value in bounds),
-        ratio, number(rows["growth"].mean(), "+.1%"),
-    ]  # fmt: skip
+    identity = [str(rows.iloc[0][name]) for name in ("layer", "kind", "inputs")]
+    return [*identity, *(f"{value:#.4g}" for value in bounds), ratio, number(rows["growth"].mean(), "+.1%")]
 
 
 def _listed(names: Sequence[str]) -> str:

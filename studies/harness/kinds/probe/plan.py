@@ -1,4 +1,4 @@
-"""From a probe and a command line to networks, and every error in it."""
+"""The networks that a probe and a command line select, and the errors in the command line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from precond.hyperparameters import HyperparameterError, nearest
 from precond.layers import find_layers
 from studies.harness.design.arms import Arm, Trial
-from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_SEEDS, Options
-from studies.harness.kinds.artefact import Plan, Work, workloads
+from studies.harness.design.options import SMOKE_SEEDS, Options
+from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe
 from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.probe import Probe
 from studies.harness.tracking.view import View
@@ -23,41 +23,27 @@ from trainables.workloads import RECIPE_SETTINGS, resolve, settable, skeleton, w
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePlan(Plan):
-    """A probe, as the command line sets it, and a trial for each network."""
+    """A probe with the changes of the command line, and a trial for each network."""
 
     artefact: Probe
 
 
 def plans(probe: Probe, options: Options) -> list[ProbePlan]:
-    """Return a plan for each workload that a command names, or for the probe's own.
-
-    Raises:
-        HyperparameterError: One line for each error.
-    """
+    """Return the plans of a probe (see `Artefact.plan`)."""
     parameters = {field.name for field in dataclasses.fields(probe.measurement)}
     chosen = {name: value for name, value in options.settings.items() if name in parameters}
     probe = replace(probe, measurement=replace(probe.measurement, **chosen))
     known = {*parameters, *settable(probe.optimizer)}
     errors = [f"--set {name}: unknown.{nearest(name, sorted(known))}" for name in options.settings if name not in known]
-    recipe = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
-    if options.epochs is not None:
-        recipe["epochs"] = options.epochs
-    seeds = options.seeds
-    if options.smoke:
-        seeds = seeds or SMOKE_SEEDS
-        recipe.setdefault("epochs", SMOKE_EPOCHS)
+    seeds = options.seeds or SMOKE_SEEDS if options.smoke else options.seeds
     hyperparameters = known - parameters - {*RECIPE_SETTINGS}
     overrides = {name: value for name, value in options.settings.items() if name in hyperparameters}
-    planned = []
-    for name in workloads(probe, options):
-        try:
-            networks = probe.trials(name, seeds, recipe, overrides)
-            planned.append(ProbePlan(artefact=probe, workload=name, options=options, trials=networks))
-        except HyperparameterError as error:
-            errors += str(error).splitlines()
-    if errors:
-        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
-    return planned
+
+    def plan(workload: str) -> ProbePlan:
+        networks = probe.trials(workload, seeds, recipe(options), overrides)
+        return ProbePlan(artefact=probe, workload=workload, options=options, trials=networks)
+
+    return plan_workloads(probe, options, plan, errors)
 
 
 def trials(
@@ -77,7 +63,7 @@ def trials(
 
 
 def _unfit(probe: Probe, config: TrialConfig) -> list[str]:
-    """Return a line for each parameter that does not fit the model, or if there is nothing to measure."""
+    """Return a line for each parameter that does not fit the model, or if the model has no layer to measure."""
     chosen = workload(config.workload)
     model = skeleton(chosen.model, chosen.fit(config.settings))
     if config.compile:
@@ -98,7 +84,7 @@ def missing(plan: ProbePlan) -> Work:
 
 
 def stored(probe: Probe, root: Path) -> list[ProbePlan]:
-    """Return the workloads of which an output folder holds a network's result."""
+    """Return a plan for each workload with the result of a network in the output folder."""
     planned = []
     for name in sorted({probe.workload, *probe.published}):
         networks = probe.trials(name)
@@ -108,7 +94,7 @@ def stored(probe: Probe, root: Path) -> list[ProbePlan]:
 
 
 def view(plan: ProbePlan) -> View:
-    """Return one MLflow run with the report's numbers and files, found again by what is measured."""
+    """Return the MLflow run of the report, identified by the measurement, the workload and the recipe."""
     probe, config = plan.artefact, plan.trials[0].config
     params = {**vars(probe.measurement), "optimizer": config.optimizer, "epochs": config.epochs}
     params |= {"batch_size": config.batch_size, "schedule": config.schedule, **config.hyperparameters}
@@ -117,6 +103,6 @@ def view(plan: ProbePlan) -> View:
 
 
 def state(probe: Probe, root: Path) -> str:
-    """Return measured over planned networks."""
+    """Return `measured/planned` networks."""
     networks = probe.trials()
     return f"{len(folder.results(probe, networks, root))}/{len(networks)}"

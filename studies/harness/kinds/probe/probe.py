@@ -1,4 +1,4 @@
-"""A probe: a measurement of networks while they train, one network for each seed."""
+"""A probe, as a literal: a measurement of networks during training, one network for each seed."""
 
 from __future__ import annotations
 
@@ -16,29 +16,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What is measured; the fields are its parameters, which `--set` changes.
+    """A measurement; its fields are parameters that `--set` changes.
 
-    A measurement is a subclass here, and a module with the functions `model_problems`, `measure`, `numbers`, `blocks`,
+    To add one, write a subclass here, and a module with the functions `model_problems`, `measure`, `numbers`, `blocks`,
     `metrics` and `draw` of `norms.py`.
     """
 
-    NUMERICS: ClassVar[int]  # raised when the same parameters give other arrays
+    NUMERICS: ClassVar[int]  # increment it when the same parameters give different arrays
 
     problems = problems
 
     @property
     def code(self) -> Any:
-        """The module that measures, named as the class; imported when it is used, since it needs torch."""
+        """The module that measures, named after the class; imported on first use because it needs torch."""
         return import_module(f"{type(self).__module__.rpartition('.')[0]}.{type(self).__name__.lower()}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Covariances(Measurement):
-    """A = (1/N) sum a a^T of each layer over the last epoch, and NysAct's approximations of it.
+    """A = (1/N) sum a a^T of each layer over the last epoch, and NysAct's approximations of rank `rank`.
 
-    Attributes:
-        rank: r.
-        draws: Test matrices drawn for each layer and kind of sketch.
+    `draws` is the number of test matrices for each layer and kind of sketch.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -60,13 +58,7 @@ _ARMS = "which has no arms"
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Artefact):
-    """A figure of what happens inside a network.
-
-    Attributes:
-        measurement: What is measured.
-        optimizer: What trains the networks.
-        seeds: Number of networks; the seeds are 0 ... seeds - 1.
-    """
+    """A figure of what happens inside networks with seeds 0 ... seeds - 1 while an optimizer trains them."""
 
     KIND: ClassVar[str] = "probe"
     HELP: ClassVar[Mapping[str, str]] = {
@@ -92,13 +84,7 @@ class Probe(Artefact):
         recipe: Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> list[Trial]:
-        """Return a trial for each network.
-
-        Args:
-            workload: Instead of the probe's own.
-            seeds: Instead of the probe's own.
-            recipe: Settings that replace the recipe's, such as `batch_size`.
-            overrides: Hyperparameters of the optimizer.
+        """Return a trial for each network; the arguments replace the values of the probe and of its recipe.
 
         Raises:
             HyperparameterError: One line for each error, those in the measurement's parameters included.

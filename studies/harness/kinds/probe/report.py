@@ -1,4 +1,4 @@
-"""A probe's report: the figure, the numbers, and which networks were measured. Equal folders give equal bytes."""
+"""The report of a probe. Equal output folders give byte-identical reports."""
 
 from __future__ import annotations
 
@@ -45,10 +45,9 @@ def report(plan: ProbePlan) -> Report:
 def _blocks(
     probe: Probe, trials: Sequence[Trial], results: Sequence[Result], numbers: pd.DataFrame, pictures: Sequence[str]
 ) -> list[Block]:
-    facts = {"Artefact": probe.citation, "Claim": probe.claim, "Falsifier": probe.falsifier}
     measured = [] if numbers.empty else [Heading("Numbers"), *probe.measurement.code.blocks(probe.measurement, numbers)]
     return [
-        *(Text(text, label=name) for name, text in facts.items()),
+        *protocol.facts(probe),
         *protocol.paragraphs(probe, trials),
         Text(_networks(trials, results), label="Networks"),
         *(Picture(name, f"{probe.title} ({probe.citation})") for name in pictures),
@@ -58,7 +57,7 @@ def _blocks(
 
 
 def _networks(trials: Sequence[Trial], results: Sequence[Result]) -> str:
-    """`3 of 3 completed; accuracy of the last epoch 98.50, 98.33 and 98.67 %.`"""
+    """Return `3 of 3 completed; test accuracy after the last epoch 98.50%, 98.33%, 98.67%.`"""
     statuses = Counter(str(result.status["status"]) for result in results)
     statuses[NOT_RUN] = len(trials) - len(results)
     counts = ", ".join(f"{count} of {len(trials)} {status}" for status, count in statuses.items() if count)

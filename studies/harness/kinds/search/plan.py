@@ -101,11 +101,8 @@ def missing(plan: SearchPlan) -> Work:
 def stored(search: Search, root: Path) -> list[SearchPlan]:
     """Return the search's plan if an output folder holds any of its trials."""
     names = {folder.name for folder in trial_folders(root)}
-    return [
-        plan
-        for plan in plans(search, Options(out=root))
-        if any(trial.config.trial_key[:16] in names for trial in known(plan))
-    ]
+    candidates = plans(search, Options(out=root))
+    return [plan for plan in candidates if any(trial.config.trial_key[:16] in names for trial in known(plan))]
 
 
 def state(search: Search, root: Path) -> str:
@@ -120,11 +117,5 @@ def state(search: Search, root: Path) -> str:
 
 def view(plan: SearchPlan) -> View:
     """Return the MLflow runs of all trials that the search has named."""
-    return TrialsView(
-        facts=plan.artefact,
-        workload=plan.workload,
-        options=plan.options,
-        metric=METRIC,
-        trials=lambda: known(plan),
-        stopped=lambda: Part(plan).stopped(),
-    )
+    facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
+    return TrialsView(**facts, metric=METRIC, trials=lambda: known(plan), stopped=lambda: Part(plan).stopped())

@@ -17,14 +17,7 @@ from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.metrics import duration, unit
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.kinds.search.plan import Part, known
-from studies.harness.kinds.search.results import (
-    SearchResults,
-    curves_table,
-    ledger_rows,
-    proposals_table,
-    recipe,
-    to_json,
-)
+from studies.harness.kinds.search.results import SearchResults, ledger_rows, proposals_table, recipe, to_json
 from studies.harness.kinds.search.search import METRIC
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.report import arms as arms_table
@@ -64,10 +57,11 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
 
     search = results.plan.artefact
     drawn = draw_best_of_k(results.curves, folder)
+    curves = [curve.assign(optimizer=name) for name, curve in results.curves.items()]
     files = {
         "trials.csv": results.frame.to_csv(index=False),
         "proposals.csv": proposals_table(results).to_csv(index=False),
-        "best_of_k.csv": curves_table(results).to_csv(index=False),
+        "best_of_k.csv": (pd.concat(curves) if curves else pd.DataFrame()).to_csv(index=False),
         "differences.csv": results.evidence.pairs.to_csv(index=False) if results.fresh else "",
         "recipe.py": recipe(results),
     }
@@ -78,15 +72,12 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 
 
-# ---------------------------------------------------------------------- the blocks
-
-
 def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
     search = results.plan.artefact
-    fresh = protocol.paragraphs(search, results.fresh) if results.fresh else []
+    lines = tuple(f"`{line.strip()}`" for line in recipe(results).splitlines() if line.startswith("    "))
     return [
         *protocol.facts(search),
-        *fresh,
+        *(protocol.paragraphs(search, results.fresh) if results.fresh else []),
         Heading("Results"),
         *_results(results),
         Heading("The search"),
@@ -95,7 +86,7 @@ def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
         *(Picture(name, "the best validation accuracy of k configurations") for name in pictures),
         *_budgets(results),
         Heading("The recipe"),
-        Text("For `trainables/recipes`, also in `recipe.py`:", items=tuple(_recipe_lines(results))),
+        Text("For `trainables/recipes`, also in `recipe.py`:", items=lines),
         protocol.provenance(results.frame),
     ]
 
@@ -107,10 +98,8 @@ def _results(results: SearchResults) -> list[Block]:
     cells = []
     for row in rows:
         missing = ", ".join(f"{row[status]} of {row['planned']} {status}" for status in UNFINISHED if row[status])
-        interval = SHOW.interval(row["ci_lo"], row["ci_hi"])
-        cells.append(
-            [row["arm"], str(row["n"]), SHOW.show(row["mean"]), SHOW.show(row["sd"]), interval, missing or "-"]
-        )
+        scores = [SHOW.show(row["mean"]), SHOW.show(row["sd"]), SHOW.interval(row["ci_lo"], row["ci_hi"])]
+        cells.append([row["arm"], str(row["n"]), *scores, missing or "-"])
     table = Table(
         name=results.plan.artefact.name,
         header=["optimizer", "n", SHOW.mean, "sd", "95% t-interval", "not completed"],
@@ -173,7 +162,7 @@ def _devices(results: SearchResults) -> str:
 
 
 def _budgets(results: SearchResults) -> list[Block]:
-    """What the curve of the best of k says in words, and how far to trust it."""
+    """Return the section on the best of k: the crossings of the curves, and the limits of what they show."""
     search, names, items = results.plan.artefact, [name for name in results.curves if name in results.winners], []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
@@ -192,7 +181,3 @@ def _budgets(results: SearchResults) -> list[Block]:
             "shows what these were worth, not what a smaller budget would have found (`--sampler random` does)."
         )
     return [Heading("Best of k"), Text(words, items=tuple(items))]
-
-
-def _recipe_lines(results: SearchResults) -> list[str]:
-    return [f"`{line.strip()}`" for line in recipe(results).splitlines() if line.startswith("    ")]

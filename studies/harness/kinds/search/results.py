@@ -28,14 +28,7 @@ from trainables.workloads import stated_recipe
 
 @dataclass(frozen=True)
 class SearchResults:
-    """The results of a search on one workload, read from the output folder.
-
-    Attributes:
-        plan: The search.
-        proposers: Of its optimizers.
-        fresh: The winners' trials, of those that are known.
-        root: The output folder.
-    """
+    """The results of a search on one workload, read from the output folder; `fresh` are the trials of winners."""
 
     plan: SearchPlan
     proposers: Sequence[Proposer]
@@ -44,12 +37,12 @@ class SearchResults:
 
     @cached_property
     def outcomes(self) -> dict[str, list[Outcome]]:
-        """What became of each optimizer's proposals."""
+        """The outcomes of each optimizer's proposals."""
         return {proposer.optimizer: proposer.outcomes() for proposer in self.proposers}
 
     @cached_property
     def winners(self) -> dict[str, Outcome]:
-        """Of the optimizers whose search has ended with a score."""
+        """The winners of those optimizers whose search has ended with a score."""
         winners = {proposer.optimizer: proposer.winner() for proposer in self.proposers}
         return {name: winner for name, winner in winners.items() if winner is not None}
 
@@ -61,21 +54,19 @@ class SearchResults:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """What the fresh trials show; there must be some."""
+        """The statistics of the fresh trials; there must be some."""
         trials = [Trial(Arm(optimizer=arm.optimizer), config) for arm, config in self.fresh]
         return weigh(trials, self.frame, pd.DataFrame(), METRIC)
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
         """The best of k of each optimizer that has proposals with an end."""
-        scores = {
-            name: [outcome.score for outcome in outcomes if outcome.status != IN_FLIGHT]
-            for name, outcomes in self.outcomes.items()
-        }
+        outcomes = self.outcomes.items()
+        scores = {name: [part.score for part in parts if part.status != IN_FLIGHT] for name, parts in outcomes}
         return {name: best_of_k(values) for name, values in scores.items() if not all(map(math.isnan, values))}
 
     def shrinkage(self, optimizer: str) -> Shrinkage | None:
-        """Of a winner; None without one."""
+        """Return the shrinkage of an optimizer's winner, or None if it has none."""
         winner = self.winners.get(optimizer)
         if winner is None:
             return None
@@ -107,7 +98,7 @@ def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
 
 
 def recipe(results: SearchResults) -> str:
-    """The winners as a recipe has them: for `optimizers={...}` in `trainables/recipes`."""
+    """Return the winners as `optimizers = {...}`, to be pasted into a recipe in `trainables/recipes`."""
     search, plan = results.plan.artefact, results.plan
     lines = [
         f"# {plan.workload}, tuned by studies/{search.name}.py: the best of {search.budget} configurations each "
@@ -123,22 +114,18 @@ def recipe(results: SearchResults) -> str:
 
 
 def to_json(results: SearchResults) -> str:
-    """One line of JSON: the search, and a record for each optimizer."""
+    """Return one line of JSON: the search, and a record for each optimizer."""
     records = []
     for row in ledger_rows(results):
         shrunk = results.shrinkage(row["optimizer"])
         fresh = {} if shrunk is None else {"fresh": vars(shrunk.fresh), "shrinkage": shrunk.shrinkage}
         records.append({**row, **fresh})
-    document_ = {
-        "search": results.plan.artefact.name,
-        "workload": results.plan.workload,
-        "optimizers": _finite(records),
-    }
-    return json.dumps(document_)
+    identity = {"search": results.plan.artefact.name, "workload": results.plan.workload}
+    return json.dumps({**identity, "optimizers": _finite(records)})
 
 
 def _finite(value: Any) -> Any:
-    """Without nan, which is no JSON."""
+    """Replace nan by None, because JSON has no nan."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -147,25 +134,15 @@ def _finite(value: Any) -> Any:
 
 
 def proposals_table(results: SearchResults) -> pd.DataFrame:
-    """A row for each configuration: parameters, status, score, what it took."""
+    """Return a row for each configuration: parameters, status, score and seconds."""
     names = list(dict.fromkeys(name for space in results.plan.spaces.values() for name in space))
     rows = []
     for optimizer, outcomes in results.outcomes.items():
         for outcome in outcomes:
             stopped = None if outcome.proposal.stopped is None else outcome.proposal.stopped["stopped_at"]
             values = {name: outcome.proposal.parameters.get(name) for name in names}
-            facts = {
-                "status": outcome.status,
-                "stopped_at": stopped,
-                "val/accuracy": outcome.score,
-                "val/loss": outcome.loss,
-            }
+            scores = {"val/accuracy": outcome.score, "val/loss": outcome.loss}
+            facts = {"status": outcome.status, "stopped_at": stopped, **scores}
             identity = {"seconds": outcome.seconds, "trial_key": outcome.proposal.trial_key}
             rows.append({"optimizer": optimizer, "number": outcome.proposal.number, **values, **facts, **identity})
     return pd.DataFrame(rows)
-
-
-def curves_table(results: SearchResults) -> pd.DataFrame:
-    """The best of k of every optimizer, a row for each k."""
-    parts = [curve.assign(optimizer=name) for name, curve in results.curves.items()]
-    return pd.concat(parts) if parts else pd.DataFrame()

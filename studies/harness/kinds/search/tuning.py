@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import precond
 from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.arms import Arm, Trial
-from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_LEVELS, SMOKE_SEEDS, Options
-from studies.harness.kinds.artefact import Plan, workloads
+from studies.harness.design.options import SMOKE_LEVELS, SMOKE_SEEDS, Options
+from studies.harness.kinds.artefact import Plan, plan_workloads, recipe
 from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
 from trainables.workloads import RECIPE_SETTINGS, settable
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPlan(Plan):
-    """A search on one workload, as the command line sets it.
+    """A search on one workload, with the changes of the command line.
 
     Attributes:
-        spaces: Of the optimizers that are tuned.
+        spaces: The spaces of the optimizers to tune.
         seeds: Fresh seeds.
         recipe: Settings that replace the recipe's values, such as `batch_size`.
-        settings: Hyperparameters that are set for every optimizer that has them.
+        settings: Hyperparameters for every optimizer that has them.
     """
 
     artefact: Search
@@ -92,20 +93,11 @@ class SearchPlan(Plan):
 
 
 def plans(search: Search, options: Options) -> list[SearchPlan]:
-    """Return a plan for each workload that the command names, or for the search's own.
-
-    Raises:
-        HyperparameterError: One line for each error.
-    """
+    """Return the plans of a search (see `Artefact.plan`)."""
     search, errors = _chosen(search, options.extra)
     if options.smoke:
         search = replace(search, budget=min(search.budget, SMOKE_LEVELS))
-    planned = [_plan(search, options, name) for name in workloads(search, options)]
-    errors += _errors(search, options)
-    errors += [line for plan in planned for line in plan.problems()]
-    if errors:
-        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
-    return planned
+    return plan_workloads(search, options, partial(_plan, search, options), [*errors, *_errors(search, options)])
 
 
 def _chosen(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]]:
@@ -125,25 +117,21 @@ def _chosen(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]
 def _plan(search: Search, options: Options, workload: str) -> SearchPlan:
     spaces = search.spaces_of(workload)
     chosen = [name for name in options.optimizers or spaces if name in spaces]
-    recipe = {**search.published.get(workload, {})}
-    recipe |= {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
     seeds = options.seeds
-    if options.epochs is not None:
-        recipe["epochs"] = options.epochs
     if options.smoke:
         chosen, seeds = chosen[:SMOKE_LEVELS], seeds or SMOKE_SEEDS
-        recipe.setdefault("epochs", SMOKE_EPOCHS)
-    if options.workers_per_trial != 1:
-        recipe["workers"] = options.workers_per_trial
-    return SearchPlan(
+    plan = SearchPlan(
         artefact=search,
         workload=workload,
         options=options,
         spaces={name: spaces[name] for name in chosen},
         seeds=range(search.seeds) if seeds is None else seeds,
-        recipe=recipe,
+        recipe={**search.published.get(workload, {}), **recipe(options)},
         settings={name: value for name, value in options.settings.items() if name not in RECIPE_SETTINGS},
     )
+    if problems := plan.problems():
+        raise HyperparameterError("\n".join(problems))
+    return plan
 
 
 def _errors(search: Search, options: Options) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training the missing trials of studies: one grid on Ray, in which each trial is trained once."""
+"""The execution of studies: train their missing trials on Ray, each of them once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.store import TrialStore, trial_folder
 
 
 def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
-    """Train what is missing of some plans; raises `Stopped` if trials are left."""
+    """Train the missing trials of some plans; raises `Stopped` if trials are left."""
     from studies.harness.cluster import execute as ray
     from studies.harness.cluster.progress import StudyProgress
 
@@ -30,7 +30,7 @@ def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
 
 
 def prepare(trials: Sequence[Trial], root: Path, rerun: tuple[str, ...] = ()) -> None:
-    """Create the folders of trials that are about to be trained; a trial in `rerun` starts with an empty one."""
+    """Create the folders of trials before their training, and empty the folders of those in `rerun`."""
     for trial in trials:
         store = TrialStore(root, trial.config)
         if trial.config.trial_key.startswith(rerun):

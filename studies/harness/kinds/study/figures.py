@@ -1,4 +1,4 @@
-"""The figures of a study, as literals: what is drawn, and which metric the study's tables judge."""
+"""The figures of a study, as literals, and the protocol of a figure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Extension:
-    """What a figure adds to its study's report.
+    """The additions of a figure to the report of its study.
 
     Attributes:
         drawn: The files of the pictures.
         blocks: Sections after the results.
-        measured: Results compared with published numbers beside the study's own metric.
-        files: Further files by name.
+        measured: Results to compare with published numbers, in addition to those of the study's metric.
+        files: The contents of other files by name.
     """
 
     drawn: Sequence[Path] = ()
@@ -37,12 +37,12 @@ class Figure(ABC):
     """A figure of a study's trials; a new kind of figure is a subclass, and needs no change elsewhere.
 
     Attributes:
-        metric: What is drawn, and what the tables judge.
-        references: Optimizers that the other arms are compared with.
-        factor: The factor over whose levels the figure is drawn; empty if there is none.
+        metric: The metric of the figure and of the report's tables.
+        references: Optimizers to compare the other arms with.
+        factor: The factor whose levels are the horizontal axis; empty if there is none.
     """
 
-    has_seconds: ClassVar[bool] = False  # True if its section has the seconds per epoch of a study that is timed
+    has_seconds: ClassVar[bool] = False  # True if the figure's own section shows the seconds per epoch
 
     metric: str = "test/accuracy"
     references: tuple[str, ...] = ()
@@ -55,12 +55,7 @@ class Figure(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LevelFigure(Figure):
-    """A metric over a factor's levels, one panel per optimizer, with arms that lack the factor as horizontal bands.
-
-    Attributes:
-        factor: The factor.
-        panels: Optimizers.
-    """
+    """A metric over a factor's levels, a panel for each optimizer in `panels`; other arms are horizontal bands."""
 
     factor: str = field()  # without the default of the base class
     panels: tuple[str, ...]
@@ -75,11 +70,7 @@ class LevelFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class CurveFigure(Figure):
-    """Metrics over epochs, a column each: every arm's mean over its seeds with a band.
-
-    Attributes:
-        metrics: What is drawn.
-    """
+    """Metrics over epochs, a column for each: every arm's mean over its seeds with a band."""
 
     metrics: tuple[str, ...] = ("test/accuracy", "train/loss")
 
@@ -92,7 +83,7 @@ class CurveFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsFigure(Figure):
-    """Diagnostics over epochs, a panel each: every arm's mean over its seeds; no figure without `--diagnostics`."""
+    """Diagnostics over epochs, a panel for each: every arm's mean over its seeds. Requires `--diagnostics`."""
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `diagnostics.pdf`, `.png` and `.svg`."""
@@ -103,13 +94,10 @@ class DiagnosticsFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualFigure(Figure):
-    """The final loss of each trial over its mean residual |A - A^|_F / |A|_F, by sketch.
+    """The final loss of each trial of some optimizers over its mean residual |A - A^|_F / |A|_F, by sketch.
 
-    The mean is over the epochs and over all layers that were preconditioned: one with p <= r is kept exactly and has
-    the residual 0. It needs trials that ran with `--diagnostics`; without any there is no figure.
-
-    Attributes:
-        optimizers: Their trials are shown.
+    The mean is over epochs and preconditioned layers; a layer with p <= r is stored exactly and has the residual 0.
+    Requires `--diagnostics`: if no trial has diagnostics, there is no figure.
     """
 
     optimizers: tuple[str, ...]

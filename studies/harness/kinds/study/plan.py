@@ -1,9 +1,10 @@
-"""From a study and a command line to trials: what is selected, what is set, what is still to be trained."""
+"""The trials that a study and a command line select, and those that are still to be trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from precond.registry import REGISTRY
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_LEVELS, SMOKE_SEEDS, Options, report_folder
 from studies.harness.evidence import status
-from studies.harness.kinds.artefact import Plan, Work, workloads
+from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe, workloads
 from studies.harness.kinds.study.study import Study
 from studies.harness.published import papers
 from studies.harness.published.strict_yaml import YamlError
@@ -32,24 +33,12 @@ class StudyPlan(Plan):
 
 
 def plans(study: Study, options: Options) -> list[StudyPlan]:
-    """Return a plan for each workload that the command names, or for the study's own.
-
-    Raises:
-        HyperparameterError: One line for each error in any of them.
-    """
-    planned, errors = [], []
-    for workload in workloads(study, options):
-        try:
-            planned.append(plan(study, options, workload))
-        except HyperparameterError as error:
-            errors += str(error).splitlines()
-    if errors:
-        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
-    return planned
+    """Return the plans of a study (see `Artefact.plan`)."""
+    return plan_workloads(study, options, partial(plan, study, options))
 
 
 def plan(study: Study, options: Options, workload: str | None = None) -> StudyPlan:
-    """Return the trials that a command names on a workload; on the first that it names if None.
+    """Return the trials that a command selects on a workload; by default, on the first that the command names.
 
     Raises:
         HyperparameterError: One line for each error.
@@ -62,12 +51,13 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
     chosen = [arm for arm in arms if _selected(arm, options)]
     if not chosen and not errors:
         errors.append("--optimizers and --only leave no arm of the study")
-    seeds, recipe = options.seeds, _recipe(options, levels)
+    seeds = options.seeds
     if options.smoke:
         chosen, seeds = _fewer_levels(chosen), seeds or SMOKE_SEEDS
+    settings = {name: value for name, value in recipe(options).items() if name != "epochs" or name not in levels}
     trials: list[Trial] = []
-    try:  # also after an error: the values of the other arms are worth a line, too
-        trials = study.trials(workload, seeds, recipe, arms=chosen or arms)
+    try:  # also after an error, to report the errors in the values of the arms, too
+        trials = study.trials(workload, seeds, settings, arms=chosen or arms)
     except HyperparameterError as error:
         errors += str(error).splitlines()
     if len(trials) > MAX_TRIALS:
@@ -80,17 +70,11 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
 def missing(plan: StudyPlan) -> Work:
     """Return the trials without a result, and those to train again; none with `--report-only`."""
     todo = [] if plan.options.report_only else _to_train(plan)
-    keys = {trial.config.trial_key for trial in todo}
+    work = Work(count=len(todo), summary=_summary(plan.trials, len(todo)), trials=todo, on_ray=True)
+    if not plan.options.dry_run:
+        return work
     records = [{"key": t.config.trial_key, "arm": t.arm.label, "config": t.config.to_dict()} for t in todo]
-    details = _details(plan, keys) if plan.options.dry_run else []
-    return Work(
-        count=len(todo),
-        summary=_summary(plan.trials, len(todo)),
-        details=details,
-        records=records if plan.options.dry_run else [],
-        trials=todo,
-        on_ray=True,
-    )
+    return replace(work, details=_details(plan, {trial.config.trial_key for trial in todo}), records=records)
 
 
 def view(plan: StudyPlan) -> View:
@@ -101,7 +85,7 @@ def view(plan: StudyPlan) -> View:
 
 
 def state(study: Study, root: Path) -> str:
-    """Return finished over planned trials."""
+    """Return `finished/planned` trials."""
     trials = study.trials()
     return f"{len(trials) - len(status.missing(trials, root))}/{len(trials)}"
 
@@ -122,7 +106,7 @@ def _summary(trials: Sequence[Trial], todo: int) -> str:
 
 
 def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
-    """Return a line for each arm, and the smallest difference that the seeds can show."""
+    """Return a line for each arm, and the smallest difference that these seeds can detect."""
     from studies.harness.evidence.contrasts import smallest_difference
 
     arms: dict[str, list[Trial]] = {}
@@ -138,10 +122,10 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
 
 
 def stored(study: Study, root: Path) -> list[StudyPlan]:
-    """Return the workloads on which an output folder has a report of the study, or all of its trials.
+    """Return a plan for each workload with a report of the study in the output folder, or with all of its trials.
 
-    The trials are those of every seed that is there, with the levels and values of the study's file: those of other
-    flags are sent by the same command with `--report-only`.
+    A plan contains the trials of all seeds in the folder, with the levels and values of the study's file. To send the
+    trials of other flags to MLflow, run the same command with `--report-only`.
     """
     seeds: dict[str, set[int]] = {}
     known = set()
@@ -154,7 +138,7 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         try:
             everything = study.trials(workload, sorted(present))
             default = study.trials(workload)
-        except HyperparameterError:  # not a study of this workload
+        except HyperparameterError:  # the study has no arms on this workload
             continue
         if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
             trials = [trial for trial in everything if trial.config.trial_key[:16] in known]
@@ -163,7 +147,7 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
 
 
 def _on(study: Study, workload: str, options: Options) -> Study:
-    """Return the study with its arms on a workload, and one for each plugin's optimizer that `--optimizers` names."""
+    """Return the study with its arms on a workload, and an arm for each plugin optimizer in `--optimizers`."""
     arms = study.arms_of(workload)
     plugins = [name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin]
     known = {arm.optimizer for arm in arms}
@@ -172,36 +156,21 @@ def _on(study: Study, workload: str, options: Options) -> Study:
 
 
 def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
-    """`--levels`; where a study varies the number of epochs, `--epochs` is one of them."""
-    epochs = _epochs(options)
+    """Return `--levels`; if the study varies the number of epochs, `--epochs` sets its levels."""
+    epochs = SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
     varied = epochs is not None and "epochs" not in options.levels and "epochs" in _levels(study.arms)
     return {**options.levels, "epochs": [epochs]} if varied else options.levels
 
 
-def _epochs(options: Options) -> int | None:
-    return SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
-
-
-def _recipe(options: Options, levels: dict[str, list[Any]]) -> dict[str, Any]:
-    """What the command sets instead of the recipe's values."""
-    recipe = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
-    epochs = _epochs(options)
-    if epochs is not None and "epochs" not in levels and (options.epochs is not None or "epochs" not in recipe):
-        recipe["epochs"] = epochs
-    if options.workers_per_trial != 1:
-        recipe["workers"] = options.workers_per_trial
-    return recipe
-
-
-def _errors(study: Study, options: Options, wanted: dict[str, list[Any]]) -> list[str]:
-    """Return the errors in the command's names and levels; `wanted` are the levels that it sets."""
+def _errors(study: Study, options: Options, new_levels: dict[str, list[Any]]) -> list[str]:
+    """Return the errors in the names and levels of the command, which sets `new_levels`."""
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
     errors = [
         f'--optimizers = "{name}": not in {study.name}.{nearest(name, known)}'
         for name in options.optimizers or []
         if name not in known
     ]
-    levels = _levels(_with_levels(study.arms, wanted))
+    levels = _levels(_with_levels(study.arms, new_levels))
     for factor in [*options.levels, *options.only]:
         if factor not in levels:
             errors.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
@@ -212,7 +181,7 @@ def _errors(study: Study, options: Options, wanted: dict[str, list[Any]]) -> lis
             for level in selected
             if factor in levels and level not in levels[factor]
         ]
-    try:  # a broken file of published numbers must not come up after hours of training
+    try:  # report an invalid file of published numbers before hours of training
         papers.paper(study.paper)
     except YamlError as error:
         errors += str(error).splitlines()
@@ -226,44 +195,44 @@ def _errors(study: Study, options: Options, wanted: dict[str, list[Any]]) -> lis
 
 
 def _levels(arms: Sequence[Arm]) -> dict[str, list[Any]]:
-    """Each factor's levels, in order."""
+    """Return the levels of each factor, in order."""
     levels: dict[str, list[Any]] = {}
     for arm in arms:
         for factor in arm.factors:
-            seen = levels.setdefault(factor, [])
-            if arm.overrides[factor] not in seen:
-                seen.append(arm.overrides[factor])
+            known = levels.setdefault(factor, [])
+            if arm.overrides[factor] not in known:
+                known.append(arm.overrides[factor])
     return levels
 
 
 def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]:
-    """The arms with other levels for some factors, each once, in place of those they replace."""
-    for factor, wanted in levels.items():
+    """Return the arms with `levels` in place of the study's levels of the same factors, without duplicates."""
+    for factor, values in levels.items():
         varied = [
             replace(arm, overrides={**arm.overrides, factor: level}) if factor in arm.factors else arm
             for arm in arms
-            for level in wanted
+            for level in values
         ]
         arms = list({(arm.label, str(arm.overrides)): arm for arm in varied}.values())
     return list(arms)
 
 
 def _with_settings(arm: Arm, settings: dict[str, Any]) -> Arm:
-    """The arm with the hyperparameters that its optimizer has."""
+    """Return the arm with those settings that are hyperparameters of its optimizer."""
     known = settable(arm.optimizer) - {*RECIPE_SETTINGS}
     return replace(arm, overrides={**arm.overrides, **{name: v for name, v in settings.items() if name in known}})
 
 
 def _selected(arm: Arm, options: Options) -> bool:
-    """Whether an arm is named by `--optimizers` and `--only`; references, which have no factor, stay."""
+    """Return True if `--optimizers` and `--only` select the arm; `--only` keeps arms without the factor."""
     if options.optimizers and arm.optimizer not in options.optimizers:
         return False
     return all(arm.overrides[f] in levels for f, levels in options.only.items() if f in arm.factors)
 
 
 def _fewer_levels(arms: Sequence[Arm]) -> list[Arm]:
-    """The first two levels of each optimizer, faithful and consistent."""
-    kept: dict[tuple[str, bool], list[Arm]] = {}
+    """Return the first two levels of each optimizer, for the faithful and for the consistent arms."""
+    groups: dict[tuple[str, bool], list[Arm]] = {}
     for arm in arms:
-        kept.setdefault((arm.optimizer, arm.faithful), []).append(arm)
-    return [arm for same in kept.values() for arm in same[:SMOKE_LEVELS]]
+        groups.setdefault((arm.optimizer, arm.faithful), []).append(arm)
+    return [arm for group in groups.values() for arm in group[:SMOKE_LEVELS]]

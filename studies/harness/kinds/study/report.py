@@ -1,4 +1,4 @@
-"""A study's report in its formats, and the terminal's table. Equal folders give equal bytes: no dates, no paths."""
+"""The report of a study. Equal output folders give byte-identical reports: they contain no dates and no paths."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from studies.harness.report.document import Block, Heading, Picture
 
 
 def report(plan: StudyPlan) -> Report:
-    """Write a study's report, and return what it says.
+    """Write `report.md`, `report.html` (with the pictures), `report.tex` (the tables), the figures and the CSV files.
 
-    `report.md`, `report.html` (one file, pictures inside), `report.tex` (the tables), and at full precision
-    `trials.csv`, `arms.csv`, `differences.csv` (every pair of arms), and `published.csv` if the paper has numbers; with
-    the figures, and the files that they add.
+    At full precision: `trials.csv`, `arms.csv`, `differences.csv` (every pair of arms), `published.csv` if the paper
+    has numbers, and the files of the figures.
     """
     study, figure = plan.artefact, plan.artefact.figure
     evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)

@@ -1,4 +1,4 @@
-"""Remark 5.6: the smaller the error of the Nystrom approximation, the faster the convergence."""
+"""The data of Remark 5.6: the smaller the error of the Nystrom approximation, the faster the convergence."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ METRICS = ("train/loss", "test/loss")
 
 
 def residual_table(frame: Any, optimizers: Sequence[str], root: Path) -> pd.DataFrame:
-    """Return a row for each completed trial that has a rank: `residual`, nan without diagnostics, and the losses.
+    """Return the losses and the `residual` of each completed trial with a rank in a `ledger.frame`.
 
-    Args:
-        frame: `ledger.frame(..., per="trial")`.
-        optimizers: Of the trials.
-        root: The output folder.
+    The residual is nan for a trial without diagnostics.
     """
     ranked = frame["rank"].notna() if "rank" in frame else False
     rows = frame[frame["optimizer"].isin(optimizers) & ranked & (frame["status"] == COMPLETED)]
@@ -32,18 +29,18 @@ def residual_table(frame: Any, optimizers: Sequence[str], root: Path) -> pd.Data
 
 
 def mean_residual(folder: Path) -> float:
-    """Return a trial's mean over epochs and layers; nan if it ran without diagnostics."""
+    """Return the mean residual of a trial over epochs and layers; nan if it has no diagnostics."""
     rows = read_lines(folder / "diagnostics.jsonl")
-    # A layer whose covariance is kept exactly has a spectrum and no residual; one that saw nothing has neither.
+    # A layer with an exact covariance has a spectrum and no residual; a layer without inputs has neither.
     values = [row["residual"] or 0.0 for row in rows if row["stable_rank"] is not None]
     return float(np.mean(values)) if values else np.nan
 
 
 def order(table: Any, optimizer: str, metric: str) -> float:
-    """Return Spearman's correlation of residual and metric over the ranks of a seed, mean over seeds.
+    """Return the mean over seeds of Spearman's correlation of residual and metric; nan if no seed has three ranks.
 
-    Trials of a seed share their initial weights and data: over all trials, the differences between seeds would hide
-    those between ranks. nan if no seed has three ranks.
+    Trials of a seed share initial weights and data. Over all trials, the differences between seeds would hide the
+    differences between ranks.
     """
     correlations = []
     for _, trials in table[table["optimizer"] == optimizer].groupby("seed"):

@@ -1,4 +1,4 @@
-"""A study: arms (what is compared), seeds (how often), and the figure that shows it."""
+"""A study, as a literal: arms, seeds and figures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from precond.hyperparameters import HyperparameterError
 from studies.harness.design.arms import Arm, Trial, value
 from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
@@ -21,11 +22,11 @@ class Study(Artefact):
     """A grid of arms by seeds.
 
     Attributes:
-        arms: What is compared.
-        figure: How it is drawn; its metric is what the tables judge.
-        timed: True if the artefact has seconds per epoch; they come from `compare_cost`'s files.
+        arms: The configurations to compare.
+        figure: The main figure; its metric is also that of the tables.
+        timed: True if the report shows seconds per epoch, from the files of `compare_cost`.
         seeds: Number of seeds; the seeds are 0 ... seeds - 1.
-        arms_on: Other arms, on a workload or on all workloads of a dataset.
+        arms_on: Arms that replace `arms` on a workload or on all workloads of a dataset.
         further: Other figures of the same trials.
     """
 
@@ -41,8 +42,8 @@ class Study(Artefact):
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
 
-        Where the levels of an arm's only factor lack the value that the workload's recipe has, that level is added: it
-        is the trial that all ablations share, and what the other levels are compared with.
+        If the levels of an arm's only factor lack the value of the workload's recipe, that level is added: all
+        ablations share its trial, and compare the other levels with it.
         """
         arms = self.arms_on.get(workload, self.arms_on.get(workload.rpartition("/")[0], self.arms))
         rows: dict[str, list[Arm]] = {}
@@ -58,22 +59,14 @@ class Study(Artefact):
         recipe: Mapping[str, Any] | None = None,
         arms: Sequence[Arm] | None = None,
     ) -> list[Trial]:
-        """Return the trials of this study, seed by seed so that every arm has a first result early.
+        """Return the trials seed by seed, so that every arm has a first result early.
 
-        Where a workload has no conventions of released code, an optimizer's faithful and consistent arms are the same
-        trials: the one that comes first stays.
-
-        Args:
-            workload: Instead of the study's own.
-            seeds: Instead of the study's own.
-            recipe: Settings that replace the recipe's, such as `batch_size` or `mixup`.
-            arms: Instead of `arms_of(workload)`.
+        The arguments replace the values of the study and of the workload's recipe. If a workload has no conventions of
+        released code, the faithful and consistent arms of an optimizer are the same trials; the first arm stays.
 
         Raises:
             HyperparameterError: One line for each error in an arm.
         """
-        from precond.hyperparameters import HyperparameterError
-
         workload = workload or self.workload
         fixed = {**self.published.get(workload, {}), **(recipe or {})}
         pairs: dict[str, tuple[Arm, TrialConfig]] = {}
@@ -82,7 +75,7 @@ class Study(Artefact):
             try:
                 config = arm.resolve(workload, fixed)
             except HyperparameterError as error:
-                errors.update(dict.fromkeys(str(error).splitlines()))  # many arms, one mistake, one line
+                errors.update(dict.fromkeys(str(error).splitlines()))  # a line for many arms
                 continue
             twin, _ = pairs.setdefault(config.group_key, (arm, config))
             if twin is not arm and (twin.faithful == arm.faithful or replace(twin, faithful=arm.faithful) != arm):
@@ -100,7 +93,7 @@ class Study(Artefact):
         return [*folders, *sorted(plan.root.glob("cost/*/*.json"))]
 
     def next_steps(self, plan: Plan) -> list[tuple[str, str]]:
-        """Return the command for one more seed; nothing where the seeds were picked."""
+        """Return the command for one more seed, or nothing if the seeds are not 0 ... n - 1."""
         seeds = {trial.config.seed for trial in plan.trials}
         if seeds != set(range(len(seeds))):
             return []
@@ -108,9 +101,7 @@ class Study(Artefact):
 
 
 def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
-    """Return the levels of one factor with the recipe's, in order; arms of no factor or of several as they are."""
-    from precond.hyperparameters import HyperparameterError
-
+    """Return the arms of one factor with the recipe's level, in order; arms of no or several factors unchanged."""
     first, levels = row[0], [arm.overrides[arm.factors[0]] for arm in row if len(arm.factors) == 1]
     if not levels:
         return [*row]

@@ -1,4 +1,4 @@
-"""The figure of a study of times to a target: what has to be reached, and what is drawn."""
+"""The figure of a study of times to a target, as a literal."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFigure(Figure):
-    """Curves on the way to a target: how long each arm takes to it, in epochs and in seconds.
+    """Curves of a metric up to a target, with the epochs and seconds that each arm needs to reach it.
 
-    If the paper states a target for the workload, that is taken; otherwise the paper's rule derives one from the
-    reference's runs.
+    The target is the one that the paper states for the workload. If there is none, it is `share` times the mean
+    accuracy of the reference's runs.
 
     Attributes:
-        reference: The optimizer that makes the target, and that times are compared with.
-        share: The target is this share ...
-        of: ... of the reference's accuracy after the `best` epoch of a run, or the `last`; the mean over seeds.
-        rule: The place where the paper states it, in words.
-        panels: What is drawn: (metric, axis), the axis `epochs` or `time`.
-        metric: What has to reach the target.
+        reference: The optimizer that defines the target and is the baseline of the times.
+        share: Factor of the reference's accuracy.
+        of: The epoch of a run whose accuracy counts, `best` or `last`.
+        rule: The place in the paper that states the rule, in words.
+        panels: (metric, axis) of each panel; the axis is `epochs` or `time`.
     """
 
     has_seconds: ClassVar[bool] = True
@@ -52,9 +51,5 @@ class TargetFigure(Figure):
         times = targets.Times(
             evidence=evidence, metric=self.metric, reference=self.reference, target=target, costs=seconds
         )
-        return Extension(
-            drawn=figures.draw(times, self.panels, plan.folder),
-            blocks=report.blocks(times),
-            measured=targets.measured(times),
-            files=report.files(times),
-        )
+        drawn = figures.draw(times, self.panels, plan.folder)
+        return Extension(drawn, report.blocks(times), targets.measured(times), report.files(times))

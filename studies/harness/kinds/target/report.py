@@ -48,12 +48,12 @@ def blocks(times: Times) -> list[Block]:
 
 
 def _machines(times: Times) -> Mapping[str, ArmCosts]:
-    """Return the arms' costs by hardware; without any, one nameless hardware without costs."""
+    """Return the arms' costs by hardware; if none were measured, one unnamed hardware without costs."""
     return times.costs.machines or {"": dict.fromkeys(times.arms)}
 
 
 def _epochs(table: Table, target: str) -> str:
-    """Return the table's medians in words; for an arm without one, how many runs hit."""
+    """Return the medians of a table in words; for an arm without a median, how many runs hit the target."""
     arms = [f"{arm} {f'- ({runs} hit)' if median == '-' else median}" for arm, runs, median, *_ in table.rows]
     return f"Median epochs to {target}: {', '.join(arms)}."
 
@@ -83,15 +83,9 @@ def _number(value: float) -> str:
 
 
 def _duration(time: TimeToTarget, cost: Cost) -> str:
-    """Return `12.3 min [11.0, 14.1]`, in a unit that suits the median; a dash without a median."""
-    median, low, high = (
-        epochs * seconds
-        for epochs, seconds in (
-            (time.median, cost.epoch.median),
-            (time.ci_lo, cost.epoch.low),
-            (time.ci_hi, cost.epoch.high),
-        )
-    )
+    """Return `12.3 min [11.0, 14.1]`, in a unit that suits the median, or a dash if there is no median."""
+    epoch = cost.epoch
+    median, low, high = time.median * epoch.median, time.ci_lo * epoch.low, time.ci_hi * epoch.high
     if math.isnan(median):
         return "-"
     size, name = next((s, n) for s, n in ((3600, "h"), (60, "min"), (1, "s")) if median >= 2 * s or s == 1)
@@ -99,10 +93,7 @@ def _duration(time: TimeToTarget, cost: Cost) -> str:
 
 
 def files(times: Times) -> dict[str, str]:
-    """Return the times at full precision as CSV files by name; nothing without a target.
-
-    `time_to_target.csv`: every arm on every hardware; `epochs_over_target.csv`: epochs to each of a grid of targets.
-    """
+    """Return `time_to_target.csv` (arms and hardware) and `epochs_over_target.csv` (arms and a grid of targets)."""
     if times.target is None:
         return {}
     rows = [
