@@ -168,7 +168,7 @@ class Artefact(Facts):
 def plan_workloads(
     artefact: Artefact, options: Options, plan: Callable[[str], Any], errors: Sequence[str] = ()
 ) -> list[Any]:
-    """Return `plan(workload)` for each workload that the command names; raise all errors, the given ones first."""
+    """Return `plan(workload)` for each workload of the command; raise `errors` and those of the plans."""
     plans, errors = [], [*errors]
     for workload in workloads(artefact, options):
         try:
@@ -181,7 +181,7 @@ def plan_workloads(
 
 
 def recipe(options: Options) -> dict[str, Any]:
-    """Return the settings of the command that replace those of the recipe, such as `batch_size` or `epochs`."""
+    """Return the command's settings that replace the recipe's, such as `batch_size` or `epochs`."""
     from trainables.workloads import RECIPE_SETTINGS
 
     changed = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}

@@ -1,4 +1,4 @@
-"""A cost study, as a literal: the time and memory of optimizers relative to SGD, measured on an idle machine."""
+"""A cost study, as a literal: time and memory of optimizers relative to SGD on an idle machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The execution of a cost study: each benchmark in a new process, which loads torch but neither Ray nor pandas."""
+"""The execution of a cost study: each benchmark in a new process, which loads only torch."""
 
 from __future__ import annotations
 

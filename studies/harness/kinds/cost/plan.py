@@ -27,7 +27,7 @@ Command = tuple[str, ...]  # a module and its arguments
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan(Plan):
-    """A cost study on one workload; `settings` are `batch_size`, `blocks`, `threads`, `device` and `reference`."""
+    """A cost study on one workload; `settings` are options of the benchmark, such as `threads`."""
 
     artefact: CostStudy
     optimizers: Sequence[str]

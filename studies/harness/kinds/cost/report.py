@@ -53,7 +53,7 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(configuration: Mapping[str, Any]) -> str:
-    """Return the label of a row: the nearest arm with the differing hyperparameters, as `kfac inv_interval=5`."""
+    """Return the nearest arm and the hyperparameters that differ from it: `kfac inv_interval=5`."""
     name, workload = configuration["optimizer"], configuration["workload"]
     if name not in precond.available():  # the code released with the paper
         return name

@@ -82,7 +82,7 @@ def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int
 
 
 def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str, Tensor]:
-    """Return Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; `BEST`, or p <= r, has a single draw."""
+    """Return Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; one draw if `BEST` or p <= r."""
     values, vectors, _ = (part[0] for part in linalg.eigenbasis(a.unsqueeze(0)))
     root = (vectors * values.sqrt()).flip(-1)  # A = root root^T, the largest first
     sketched = {kind: _sketched(parameters, sketch, name, root, seed) for kind, sketch in SKETCHES.items()}
@@ -113,13 +113,13 @@ def _errors(parameters: Covariances, a: Tensor, roots: Tensor) -> np.ndarray:
 
 
 def _shown(parameters: Covariances, matrices: Sequence[Tensor]) -> list[int]:
-    """Return the number of the last layer of each of the `SHOWN` largest widths above the rank, in model order."""
+    """Return the last layer of each of the `SHOWN` largest widths above the rank, in model order."""
     last = {len(a): number for number, a in enumerate(matrices) if len(a) > parameters.rank}
     return sorted(last[width] for width in sorted(last)[-SHOWN:])
 
 
 def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
-    """Return the relative errors (Frobenius and spectral norm) of each seed, layer, approximation and draw."""
+    """Return the relative errors in both norms for each seed, layer, approximation and draw."""
     rows = [
         {
             "seed": result.seed,

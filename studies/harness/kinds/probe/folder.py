@@ -35,7 +35,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one network: its seed, the content of `status.json`, and the arrays (empty if it diverged)."""
+    """The seed, the content of `status.json` and the arrays (empty if it diverged) of a network."""
 
     seed: int
     status: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""The measurement of `activation_norms`: norms of activation covariances (as an optimizer sees them) in training."""
+"""The measurement of `activation_norms`: norms of the covariances that an optimizer receives."""
 
 from __future__ import annotations
 

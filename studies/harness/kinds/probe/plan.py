@@ -63,7 +63,7 @@ def trials(
 
 
 def _unfit(probe: Probe, config: TrialConfig) -> list[str]:
-    """Return a line for each parameter that does not fit the model, or if the model has no layer to measure."""
+    """Return the errors of parameters that do not fit the model, or of a model without layers."""
     chosen = workload(config.workload)
     model = skeleton(chosen.model, chosen.fit(config.settings))
     if config.compile:

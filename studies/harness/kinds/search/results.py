@@ -28,7 +28,7 @@ from trainables.workloads import stated_recipe
 
 @dataclass(frozen=True)
 class SearchResults:
-    """The results of a search on one workload, read from the output folder; `fresh` are the trials of winners."""
+    """The results of a search on one workload; `fresh` are the known trials of the winners."""
 
     plan: SearchPlan
     proposers: Sequence[Proposer]

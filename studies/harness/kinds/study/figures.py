@@ -55,7 +55,7 @@ class Figure(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LevelFigure(Figure):
-    """A metric over a factor's levels, a panel for each optimizer in `panels`; other arms are horizontal bands."""
+    """A metric over a factor's levels, a panel per optimizer; arms without it are horizontal bands."""
 
     factor: str = field()  # without the default of the base class
     panels: tuple[str, ...]
@@ -83,7 +83,7 @@ class CurveFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsFigure(Figure):
-    """Diagnostics over epochs, a panel for each: every arm's mean over its seeds. Requires `--diagnostics`."""
+    """Diagnostics over epochs, a panel for each: every arm's mean. Requires `--diagnostics`."""
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `diagnostics.pdf`, `.png` and `.svg`."""

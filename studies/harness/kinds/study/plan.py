@@ -54,7 +54,9 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
     seeds = options.seeds
     if options.smoke:
         chosen, seeds = _fewer_levels(chosen), seeds or SMOKE_SEEDS
-    settings = {name: value for name, value in recipe(options).items() if name != "epochs" or name not in levels}
+    settings = recipe(options)
+    if "epochs" in levels:
+        settings.pop("epochs", None)
     trials: list[Trial] = []
     try:  # also after an error, to report the errors in the values of the arms, too
         trials = study.trials(workload, seeds, settings, arms=chosen or arms)
@@ -122,7 +124,7 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
 
 
 def stored(study: Study, root: Path) -> list[StudyPlan]:
-    """Return a plan for each workload with a report of the study in the output folder, or with all of its trials.
+    """Return a plan for each workload with a report or with all trials of the study in the output folder.
 
     A plan contains the trials of all seeds in the folder, with the levels and values of the study's file. To send the
     trials of other flags to MLflow, run the same command with `--report-only`.
@@ -147,7 +149,7 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
 
 
 def _on(study: Study, workload: str, options: Options) -> Study:
-    """Return the study with its arms on a workload, and an arm for each plugin optimizer in `--optimizers`."""
+    """Return the study with its arms on a workload and the plugin optimizers in `--optimizers`."""
     arms = study.arms_of(workload)
     plugins = [name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin]
     known = {arm.optimizer for arm in arms}
@@ -206,7 +208,7 @@ def _levels(arms: Sequence[Arm]) -> dict[str, list[Any]]:
 
 
 def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]:
-    """Return the arms with `levels` in place of the study's levels of the same factors, without duplicates."""
+    """Return the arms, with `levels` instead of the study's levels, without duplicates."""
     for factor, values in levels.items():
         varied = [
             replace(arm, overrides={**arm.overrides, factor: level}) if factor in arm.factors else arm

@@ -1,4 +1,4 @@
-"""The report of a study. Equal output folders give byte-identical reports: they contain no dates and no paths."""
+"""The report of a study, without dates and paths: equal output folders give identical bytes."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ def mean_residual(folder: Path) -> float:
 
 
 def order(table: Any, optimizer: str, metric: str) -> float:
-    """Return the mean over seeds of Spearman's correlation of residual and metric; nan if no seed has three ranks.
+    """Return Spearman's correlation of residual and metric, mean over seeds with at least three ranks.
 
     Trials of a seed share initial weights and data. Over all trials, the differences between seeds would hide the
-    differences between ranks.
+    differences between ranks. The result is nan if no seed has three ranks.
     """
     correlations = []
     for _, trials in table[table["optimizer"] == optimizer].groupby("seed"):

@@ -101,7 +101,7 @@ class Study(Artefact):
 
 
 def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
-    """Return the arms of one factor with the recipe's level, in order; arms of no or several factors unchanged."""
+    """Add the recipe's level to the arms of one factor, in order; return other arms unchanged."""
     first, levels = row[0], [arm.overrides[arm.factors[0]] for arm in row if len(arm.factors) == 1]
     if not levels:
         return [*row]

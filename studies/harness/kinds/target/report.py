@@ -93,7 +93,7 @@ def _duration(time: TimeToTarget, cost: Cost) -> str:
 
 
 def files(times: Times) -> dict[str, str]:
-    """Return `time_to_target.csv` (arms and hardware) and `epochs_over_target.csv` (arms and a grid of targets)."""
+    """Return `time_to_target.csv` (by hardware) and `epochs_over_target.csv` (for a grid of targets)."""
     if times.target is None:
         return {}
     rows = [
