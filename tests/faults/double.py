@@ -63,6 +63,6 @@ def _command(root: Path, wait: float, reading: int, writing: int) -> int:
 
     fake: Any = types.SimpleNamespace(train=trains)
     sys.modules["studies.harness.cluster.execute"] = studies.harness.cluster.execute = fake
-    reports.Results.write = lambda self: False
+    reports.Reports.write = lambda self: False
     time.sleep(wait)
     return run([STUDY], options(root))

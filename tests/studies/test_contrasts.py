@@ -8,7 +8,7 @@ from scipy import stats
 from studies.harness.evidence.arms import by_seed
 from studies.harness.evidence.contrasts import bold, contrasts, detectable
 from studies.harness.statistics.intervals import summarize
-from studies.harness.statistics.paired import SAME, equivalence_p, holm, paired_p, smallest_effect, survivors
+from studies.harness.statistics.paired import SAME, equivalence_p, holm, paired_p, smallest_effect, unbeaten
 
 RNG = np.random.default_rng
 METRIC = "test/accuracy"
@@ -66,7 +66,7 @@ def test_null_tables_are_bold_at_most_as_often_as_promised(arms, seeds):
     """Identical arms, 20,000 tables, half of the variance shared by the seed: Holm over all pairs of arms."""
     rng = RNG(arms)
     values = rng.normal(size=(20_000, seeds, arms)) + rng.normal(size=(20_000, seeds, 1))
-    share = survivors(values).any(axis=-1).mean()
+    share = unbeaten(values).any(axis=-1).mean()
     assert 0.03 <= share <= 0.055  # uncorrected, 0.05 to 0.3 would be bold: the lower end shows that the test can fire
 
 
@@ -81,14 +81,14 @@ def test_intervals_cover_the_mean_of_identical_arms():
 def test_ties_at_the_top_share_bold_and_a_smaller_loss_wins():
     noise = RNG(2).normal(size=(6, 3)) * 0.1
     values = noise + np.array([5.0, 5.0, 1.0])
-    assert survivors(values).tolist() == [True, True, False]
-    assert survivors(values, higher=False).tolist() == [False, False, True]
-    assert not survivors(noise).any()
+    assert unbeaten(values).tolist() == [True, True, False]
+    assert unbeaten(values, higher=False).tolist() == [False, False, True]
+    assert not unbeaten(noise).any()
 
 
 def test_a_middle_arm_that_beats_one_and_loses_to_another_is_not_bold():
     values = RNG(3).normal(size=(8, 3)) * 0.05 + [2.0, 1.0, 0.0]
-    assert survivors(values).tolist() == [True, False, False]
+    assert unbeaten(values).tolist() == [True, False, False]
 
 
 def test_contrasts_pair_common_seeds_and_correct_over_the_table():

@@ -27,7 +27,7 @@ from trainables.fingerprint import fingerprint
 KEPT = ".report.json"
 
 
-class Results:
+class Reports:
     """The reports of a command's plans, and their views in MLflow."""
 
     def __init__(self, plans: Sequence[Plan], options: Options, console: Console):

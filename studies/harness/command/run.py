@@ -84,8 +84,8 @@ def _run(plans: Sequence[Plan], options: Options, console: Console) -> int:
         console.print(plan.headline)
         console.print(part.summary, highlight=False)
     with lock.exclusive(options.root) as generation:
-        check_room(options.root)
-        results = reports.Results(plans, options, console)
+        check_disk_space(options.root)
+        results = reports.Reports(plans, options, console)
         try:
             # Again: another driver may have done some of it since, and an ended trial is not opened twice.
             if any(plan.artefact.missing(plan).count for plan in plans):
@@ -158,7 +158,7 @@ def _unready(work: Sequence[Work], options: Options, console: Console) -> list[s
     return problems
 
 
-def check_room(root: Path) -> None:
+def check_disk_space(root: Path) -> None:
     """Raise `OSError` if the folder cannot be written, `StoreError` if the disk is full."""
     probe = root / ".writable"
     probe.write_bytes(b"?")

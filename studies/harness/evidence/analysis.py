@@ -66,7 +66,7 @@ class Evidence:
 
     def of(self, metric: str) -> Evidence:
         """Return the evidence of the same trials on another metric."""
-        return self if metric == self.metric else weigh(self.trials, self.frame, self.by_epoch, metric)
+        return self if metric == self.metric else analyse_tables(self.trials, self.frame, self.by_epoch, metric)
 
     def compared(self, facts: Facts, others: Sequence[Measured]) -> Evidence:
         """Return this evidence with the comparison of its metric, and of other results, with the paper."""
@@ -80,10 +80,12 @@ def analyse(trials: Sequence[Trial], root: Path, metric: str, references: Sequen
 
     The arms are compared with an arm of the first of the `references`, which are optimizers, that was planned.
     """
-    return weigh(trials, ledger.frame(trials, root), ledger.frame(trials, root, per="epoch"), metric, references)
+    return analyse_tables(
+        trials, ledger.frame(trials, root), ledger.frame(trials, root, per="epoch"), metric, references
+    )
 
 
-def weigh(
+def analyse_tables(
     trials: Sequence[Trial], frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str, references: Sequence[str] = ()
 ) -> Evidence:
     """Return what tables of trials show; see `Evidence` for the tables and `analyse` for the rest."""

@@ -20,7 +20,7 @@ from studies.harness.design.arms import Arm, Trial, first_trials
 from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.status import DIVERGED, OOM
 from studies.harness.statistics.intervals import half_width
-from studies.harness.statistics.paired import holm, moments, paired_p, smallest_effect, survivors
+from studies.harness.statistics.paired import holm, moments, paired_p, smallest_effect, unbeaten
 from trainables.config import TrialConfig
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_config, read_status, trial_folders
@@ -73,7 +73,7 @@ def contrasts(values: pd.DataFrame) -> pd.DataFrame:
 def bold(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> set[str]:
     """Return the labels of the arms that are bold in the table; an arm with a diverged or oom trial never is."""
     lost = set(frame.loc[frame["status"].isin([DIVERGED, OOM]), "arm"])
-    chosen = survivors(values.to_numpy(), higher_is_better(metric))
+    chosen = unbeaten(values.to_numpy(), higher_is_better(metric))
     return {arm for arm, wins in zip(values.columns, chosen, strict=True) if wins} - lost
 
 

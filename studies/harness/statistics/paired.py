@@ -49,7 +49,7 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def survivors(values: np.ndarray, higher: bool = True) -> np.ndarray:
+def unbeaten(values: np.ndarray, higher: bool = True) -> np.ndarray:
     """Return which arms of a table are bold: they beat an arm, and none beats them, after Holm over all pairs of arms.
 
     Arms that tie at the top share it. If all arms are equal, a table has a bold cell with probability at most ALPHA.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from studies.harness.design.ending import STOPS, Stopped
 from studies.harness.kinds.artefact import Driver
-from studies.harness.kinds.search.plan import Part
+from studies.harness.kinds.search.plan import SearchState
 from studies.harness.kinds.search.tuning import SearchPlan
 
 
@@ -16,14 +16,14 @@ def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
     from studies.harness.cluster.progress import StudyProgress
 
     options, generation = driver.options, driver.generation
-    for part in map(Part, plans):
-        expected = part.expected()
+    for state in map(SearchState, plans):
+        expected = state.expected()
         if not expected:
             continue
-        for proposer in part.proposers:
+        for proposer in state.proposers:
             proposer.begin(options.retry)
         epochs = sum(trial.config.epochs for trial in expected)
         with StudyProgress([], driver.console, more=len(expected), epochs=epochs) as progress:
-            ended = tuning.train(part.proposers, part.begin, options, generation, progress, driver.on_lost)
-        if ended in STOPS and any(any(part.to_go(proposer)) for proposer in part.proposers):
+            ended = tuning.train(state.proposers, state.begin, options, generation, progress, driver.on_lost)
+        if ended in STOPS and any(any(state.to_go(proposer)) for proposer in state.proposers):
             raise Stopped(*STOPS[ended])

@@ -18,7 +18,7 @@ from studies.harness.tracking.views import TrialsView
 from trainables.store import StoreError, trial_folders
 
 
-class Part:
+class SearchState:
     """The proposers of a search's optimizers on one workload, and their winners' trials, as the folders have them.
 
     Raises:
@@ -72,26 +72,26 @@ class Part:
 
 def known(plan: SearchPlan) -> list[Trial]:
     """Return all trials that a search has named so far; its proposals' files grow while it runs."""
-    part = Part(plan)
-    return [trial for proposer in part.proposers for trial in proposer.trials(stopped=False)] + part.all_fresh()
+    state = SearchState(plan)
+    return [trial for proposer in state.proposers for trial in proposer.trials(stopped=False)] + state.all_fresh()
 
 
 def missing(plan: SearchPlan) -> Work:
     """Return the configurations and the winners' trials to go; none with `--report-only`."""
-    part, search = Part(plan), plan.artefact
-    expected = [] if plan.options.report_only else part.expected()
+    state, search = SearchState(plan), plan.artefact
+    expected = [] if plan.options.report_only else state.expected()
     asha = ", ASHA" if search.asha else ""
-    width = max(len(proposer.optimizer) for proposer in part.proposers)
+    width = max(len(proposer.optimizer) for proposer in state.proposers)
     lines, records = [], []
-    for proposer in part.proposers:
-        left, fresh = part.to_go(proposer)
+    for proposer in state.proposers:
+        left, fresh = state.to_go(proposer)
         space = ", ".join(f"{name} {domain}" for name, domain in plan.spaces[proposer.optimizer].items())
         to_go = f"{left} configurations and {fresh} fresh trials to go"
         lines.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
         counts = {"configurations": search.budget, "configurations to go": left, "fresh to go": fresh}
         records.append({"search": search.name, "workload": plan.workload, "optimizer": proposer.optimizer, **counts})
     summary = (
-        f"{search.budget} configurations for each of {len(part.proposers)} optimizers ({search.sampler}{asha}), "
+        f"{search.budget} configurations for each of {len(state.proposers)} optimizers ({search.sampler}{asha}), "
         f"then each winner under {len(plan.seeds)} fresh seeds"
     )
     summary = "\n".join([summary, *lines])
@@ -108,7 +108,7 @@ def stored(search: Search, root: Path) -> list[SearchPlan]:
 def state(search: Search, root: Path) -> str:
     """Return how many configurations have an outcome in an output folder, or why that is not known."""
     try:
-        proposers = [proposer for plan in plans(search, Options(out=root)) for proposer in Part(plan).proposers]
+        proposers = [proposer for plan in plans(search, Options(out=root)) for proposer in SearchState(plan).proposers]
     except StoreError:
         return "another search"
     total = search.budget * len(proposers)
@@ -118,4 +118,4 @@ def state(search: Search, root: Path) -> str:
 def view(plan: SearchPlan) -> View:
     """Return the MLflow runs of all trials that the search has named."""
     facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
-    return TrialsView(**facts, metric=METRIC, trials=lambda: known(plan), stopped=lambda: Part(plan).stopped())
+    return TrialsView(**facts, metric=METRIC, trials=lambda: known(plan), stopped=lambda: SearchState(plan).stopped())

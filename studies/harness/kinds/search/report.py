@@ -16,7 +16,7 @@ from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.metrics import duration, unit
 from studies.harness.evidence.status import UNFINISHED
-from studies.harness.kinds.search.plan import Part, known
+from studies.harness.kinds.search.plan import SearchState, known
 from studies.harness.kinds.search.results import SearchResults, ledger_rows, proposals_table, recipe, to_json
 from studies.harness.kinds.search.search import METRIC
 from studies.harness.kinds.search.tuning import SearchPlan
@@ -33,8 +33,8 @@ EXCHANGEABLE = ("random", "qmc")
 
 def report(plan: SearchPlan) -> Report:
     """Write the report, and return what it says."""
-    part = Part(plan)
-    results = SearchResults(plan, part.proposers, part.all_fresh(), plan.root)
+    state = SearchState(plan)
+    results = SearchResults(plan, state.proposers, state.all_fresh(), plan.root)
     frame = ledger.frame(known(plan), plan.root)
     winners = arms.group(ledger.frame(results.fresh, plan.root), METRIC) if results.fresh else pd.DataFrame()
     nothing = Listing(title="No search has ended yet: there is no winner to train")
@@ -68,7 +68,7 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
     blocks = _blocks(results, [path.stem for path in drawn if path.suffix == ".svg"])
     journal = results.root / "searches" / search.name / results.plan.workload.replace("/", "-") / "optuna.journal"
     spaces = {name: (results.plan.spaces[name], outcomes) for name, outcomes in results.outcomes.items()}
-    write_journal(journal, {f"{search.name} {results.plan.workload} {name}": part for name, part in spaces.items()})
+    write_journal(journal, {f"{search.name} {results.plan.workload} {name}": entry for name, entry in spaces.items()})
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 
 

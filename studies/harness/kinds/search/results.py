@@ -15,7 +15,7 @@ import pandas as pd
 
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.evidence import ledger
-from studies.harness.evidence.analysis import Evidence, weigh
+from studies.harness.evidence.analysis import Evidence, analyse_tables
 from studies.harness.evidence.arms import completed
 from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome
 from studies.harness.kinds.search.proposer import Proposer
@@ -56,7 +56,7 @@ class SearchResults:
     def evidence(self) -> Evidence:
         """The statistics of the fresh trials; there must be some."""
         trials = [Trial(Arm(optimizer=arm.optimizer), config) for arm, config in self.fresh]
-        return weigh(trials, self.frame, pd.DataFrame(), METRIC)
+        return analyse_tables(trials, self.frame, pd.DataFrame(), METRIC)
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
