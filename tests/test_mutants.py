@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from mutants.catalogue import Mutant, MutantError, Sources, load
+from mutants.catalogue import SUFFIXES, Mutant, MutantError, Sources, load
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {
     "precond/parts/sums.py": "class Sum:\n  @property\n  def value(self):\n    return self.a + self.b\n",
     "precond/rules.py": "RATE = 1\n\n\ndef step(x):\n    return x - RATE\n\n\nvalue = 2\n",
     "precond/bank.py": "def step(x):\n    return x + 1  # ascent\n",
+    "precond/limits.yaml": "rate: 1\n",
     "tests/test_sums.py": "def test_sum():\n    assert True\n",
 }
 
@@ -22,7 +23,8 @@ def test_every_mutant_fits_the_sources():
     files = {
         str(path.relative_to(ROOT)): path.read_text()
         for folder in ("precond", "trainables", "studies", "tests")
-        for path in sorted((ROOT / folder).rglob("*.py"))
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in SUFFIXES
     }
     sources, errors = Sources(files), []
     for mutant in load():
@@ -41,6 +43,7 @@ def test_a_replacement_changes_only_its_function():
     assert planted("RATE", "1", "2").source == SOURCES["precond/rules.py"].replace("= 1", "= 2")
     assert planted("bank:step", "+", "-").file == "precond/bank.py"
     assert planted("rules:", "RATE = 1", "RATE = 2").file == "precond/rules.py"
+    assert planted("limits.yaml:", "1", "2").source == "rate: 2\n"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,7 @@ def test_a_replacement_changes_only_its_function():
         (("Sum.value", "self.", "other."), "2 times"),
         (("Sum.value", "self.c", "self.a"), "contains 'self.c' 0 times"),
         (("bank:step", "# ascent", "# descent"), "does not change the code"),
+        (("limits.yaml:", "1", "1  # one"), "does not change the code"),
         (("bank:step", "x + 1", "x +"), "not valid Python"),
         (("bank:step", "x + 1", "x - 1", "test_difference"), "test_difference: 0 definitions"),
     ],

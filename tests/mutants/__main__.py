@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutants.catalogue import Mutant, MutantError, Planted, Sources, load
+from tests.mutants.catalogue import SUFFIXES, Mutant, MutantError, Planted, Sources, load
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_A_TIME = 2
@@ -73,7 +73,7 @@ def run_tests(files: dict[str, bytes], nodes: list[str]) -> tuple[str, float, st
 
 def plant(mutants: list[Mutant], files: dict[str, bytes]) -> list[Planted]:
     """Return the mutants that fit the sources; print the others."""
-    sources = Sources({path: text.decode() for path, text in files.items() if path.endswith(".py")})
+    sources = Sources({path: text.decode() for path, text in files.items() if path.endswith(SUFFIXES)})
     planted = []
     for mutant in mutants:
         try:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import yaml
+
 FOLDER = Path(__file__).parent
+SUFFIXES = (".py", ".yaml")  # of the files that a mutant may change
 
 
 class MutantError(Exception):
@@ -24,7 +27,7 @@ class Mutant:
         topic: The data file, without its suffix: `precond/parts`. Its first folder is the package.
         bug: The bug, in a sentence.
         function: The qualified name of a function, class or assignment, after `module:` where the
-            name alone is ambiguous.
+            name alone is ambiguous; `rules.yaml:` for a file that is not a module.
         old: Text that occurs once in the source of `function`.
         new: The replacement.
         test: The name of the test that must fail.
@@ -83,9 +86,9 @@ def load() -> list[Mutant]:
 
 
 def definitions(file: str, source: str) -> Iterator[Definition]:
-    """Yield the functions, methods, classes and assignments of a module, and the module as ''."""
+    """Yield the functions, methods, classes and assignments of a module, and any file as ''."""
     yield Definition(file, "", 0, source.count("\n") + 1)
-    blocks = [("", ast.parse(source).body)]
+    blocks = [("", ast.parse(source).body)] if file.endswith(".py") else []
     for prefix, body in blocks:
         for node in body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -104,7 +107,7 @@ def definitions(file: str, source: str) -> Iterator[Definition]:
 
 
 class Sources:
-    """Python files by their path, and the definitions in them.
+    """Python and YAML files by their path, and the definitions in them.
 
     Args:
         files: The contents of each file.
@@ -143,7 +146,7 @@ class Sources:
 
         Raises:
             MutantError: The function, the text or the test is missing or ambiguous, or the result is
-                not valid Python.
+                not valid Python or YAML.
         """
         place = self.find(mutant.topic.split("/")[0], mutant.function)
         lines = self.files[place.file].split("\n")
@@ -152,7 +155,8 @@ class Sources:
             text = f"{mutant.function} contains {mutant.old!r} {count} times, not once"
             raise MutantError(f"{place.file}: {text}")
         changed = source.replace(mutant.old, mutant.new)
-        if _tree(changed) == _tree(source):
+        parse = _tree if place.file.endswith(".py") else yaml.safe_load
+        if parse(changed) == parse(source):
             text = f"the replacement in {mutant.function} does not change the code"
             raise MutantError(f"{place.file}: {text}")
         name, bracket, parameters = mutant.test.partition("[")

@@ -33,6 +33,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     labels: list[str] = []
 
     def train(trials: Sequence[Trial], options: Options, generation: int, progress, on_lost, prepare) -> str:
+        assert trials  # Ray is not started in vain
         prepare()
         for trial in trials:
             labels.append(f"{trial.arm.label} s{trial.config.seed}")
@@ -122,21 +123,24 @@ def test_rerun_trains_a_named_trial_again(tmp_path: Path, trained: list[str]):
     assert after[0]["time"] > before[0]["time"]
 
 
+@pytest.mark.parametrize(("chosen", "count"), [({"optimizers": ["sgd"]}, 1), ({}, 3)])
 def test_what_another_driver_has_trained_meanwhile_is_not_trained_again(
-    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, chosen: dict, count: int
 ):
-    exclusive, chosen = lock.exclusive, {"optimizers": ["sgd"]}
+    """The other driver trains SGD: everything, or one of three."""
+    exclusive = lock.exclusive
 
     @contextmanager
     def after_another(root: Path) -> Iterator[int]:
         monkeypatch.setattr(lock, "exclusive", exclusive)
-        assert go(tmp_path, **chosen) == 0
+        assert go(tmp_path, optimizers=["sgd"]) == 0
         with exclusive(root) as generation:
             yield generation
 
     monkeypatch.setattr(lock, "exclusive", after_another)
     assert go(tmp_path, **chosen) == 0
-    assert trained == ["sgd s0"] and lock_generation(tmp_path) == 2
+    assert trained[0] == "sgd s0" and len(trained) == len({*trained}) == count
+    assert lock_generation(tmp_path) == 2
 
 
 def test_results_as_json_stand_alone_on_standard_output(

@@ -12,9 +12,11 @@ from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from studies.harness.cluster import tuning
 from studies.harness.command.run import refuse
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +70,15 @@ def test_no_secret_of_the_environment_is_written_or_shown(tmp_path: Path, server
         assert any(path.parent.name == "logs" for path in written) and (out / "reports").is_dir()
         assert [str(path) for path in written if any(form in path.read_bytes() for form in FORMS)] == []
     assert CANARY not in ended.stdout + ended.stderr
+
+
+def test_the_actor_of_a_trial_with_several_processes_gets_no_key(monkeypatch: pytest.MonkeyPatch):
+    """Ray would write the environment that Tune passes to it into a log."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    actor: Any = tuning._Workers().get(type("Team", (tuning.tune.Trainable,), {}))
+    assert "RAY_CHDIR_TO_TRIAL_DIR" in str(actor._default_options)
+    assert CANARY not in str(actor._default_options)
 
 
 def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path, server: tuple[str, list[str]]):
