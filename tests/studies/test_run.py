@@ -90,6 +90,18 @@ def test_report_only_trains_nothing(tmp_path: Path, trained: list[str]):
     assert "1 of 1 not run" in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
 
 
+@pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"files": []}', '{"files": {}, "report": {"listing": 1}}'])
+def test_a_damaged_record_of_the_last_report_is_ignored(tmp_path: Path, content: str):
+    assert go(tmp_path, report_only=True) == 0
+    page, record = (tmp_path / "reports/one/digits-cnn" / name for name in ("report.md", ".report.json"))
+    before = page.read_bytes(), page.stat().st_mtime_ns, record.read_bytes()
+    assert go(tmp_path, report_only=True) == 0 and page.stat().st_mtime_ns == before[1]
+    record.write_text(content)
+    assert go(tmp_path, report_only=True) == 0
+    assert page.read_bytes() == before[0] and page.stat().st_mtime_ns > before[1]
+    assert json.loads(record.read_bytes())["inputs"] == json.loads(before[2])["inputs"]
+
+
 def test_diverged_trials_are_results_and_retried_only_when_asked(tmp_path: Path, trained: list[str]):
     chosen = {"optimizers": ["sgd"], "settings": {"lr": 1e20}}
     assert go(tmp_path, **chosen) == 0

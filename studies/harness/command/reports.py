@@ -89,13 +89,12 @@ def last(folder: Path) -> tuple[str, Report | None]:
         kept = json.loads((folder / KEPT).read_bytes())
         if any([*_stamp(folder / name)] != stamp for name, stamp in kept["files"].items()):
             return "", None
-    except (OSError, ValueError, KeyError):
+        facts: dict[str, Any] = kept["report"]
+        if (listing := facts.pop("listing")) is not None:
+            listing = Listing(**{**listing, "bold": {tuple(cell) for cell in listing["bold"]}})
+        return kept["inputs"], Report(**facts, files=[folder / name for name in kept["files"]], listing=listing)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent or damaged: the report is made again
         return "", None
-    facts: dict[str, Any] = kept["report"]
-    listing = facts.pop("listing")
-    if listing is not None:
-        listing = Listing(**{**listing, "bold": {tuple(cell) for cell in listing["bold"]}})
-    return kept["inputs"], Report(**facts, files=[folder / name for name in kept["files"]], listing=listing)
 
 
 def _keep(folder: Path, inputs: str, report: Report) -> None:
