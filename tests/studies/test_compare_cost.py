@@ -124,6 +124,12 @@ def test_faithful_arms_are_timed_where_they_cost_something_else(tmp_path: Path, 
     assert 'optimizer = "kfca": unknown. Did you mean "kfac"?' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("device", ["mars", "cuda:x", "cpu,cuda"])
+def test_an_unknown_device_is_one_line(tmp_path: Path, calls: list[list[str]], capsys, device: str):
+    assert go(tmp_path, report_only=False, extra={"device": device}) == 2 and not calls
+    assert capsys.readouterr().err == f"error: --device = {device}: must be cpu, cuda or cuda:N\n"
+
+
 def test_a_dry_run_prints_the_benchmarks_and_runs_none(tmp_path: Path, calls: list[list[str]], capsys):
     assert go(tmp_path, report_only=False, dry_run=True) == 0
     text = " ".join(capsys.readouterr().out.split())

@@ -126,6 +126,8 @@ def _errors(options: argparse.Namespace) -> list[str]:
             errors += precond.check(name, {k: v for k, v in options.stated.items() if k in precond.defaults(name)})
     if options.reference is not None and not (options.reference / OPTIMIZERS_FILE).is_file():
         errors.append(f"--reference {options.reference}: must be a checkout of the repository hseung88/nysact")
+    if options.device.type == "cuda" and not torch.cuda.is_available():
+        errors.append(f"--device {options.device}: this machine has no GPU; leave it out")
     if options.blocks < FEWEST:
         errors.append(f"--blocks {options.blocks}: must be an integer >= {FEWEST}, for a 95% interval")
     errors += [
@@ -144,6 +146,13 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _device(text: str) -> torch.device:
+    try:
+        return torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: must be cpu, cuda or cuda:N") from None
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainables.cost", description="Cost of optimizers over SGD.")
     add = parser.add_argument
@@ -157,7 +166,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=2, help="of torch on the CPU [default: %(default)s]")
     add("--channels-last", action="store_true")
     add("--clock", choices=CLOCKS, default="wall", help="cpu: of this process, on a busy machine with --threads 1")
-    add("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    add("--device", type=_device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     add("--reference", type=Path, metavar="PATH", help="a checkout of hseung88/nysact, timed in the same way")
     add("--out", type=Path, default=Path(os.environ.get("PRECOND_OUT", "outputs")), metavar="DIR")
     add("--footprint", metavar="NAME", help=argparse.SUPPRESS)

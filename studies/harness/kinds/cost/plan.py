@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,8 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
     device = options.extra.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = {"batch_size": study.batch_size, "blocks": 20, "threads": 2, "reference": None, "device": device}
     settings |= {name: value for name, value in options.extra.items() if name in settings and value is not None}
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", device):
+        raise HyperparameterError(f"--device = {device}: must be cpu, cuda or cuda:N")
     optimizers = options.optimizers or list(study.optimizers)
     if options.smoke:
         optimizers, settings = SMOKE["optimizers"], {**settings, **{n: v for n, v in SMOKE.items() if n in settings}}
