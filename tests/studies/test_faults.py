@@ -182,6 +182,24 @@ def test_a_cluster_without_a_living_node_stops_the_driver(monkeypatch: pytest.Mo
         assert stop.stop_all() and stop.problem == stopping.LOST
 
 
+def test_a_signal_waits_for_the_end_of_rays_shutdown(monkeypatch: pytest.MonkeyPatch):
+    """Ray would end the process with exit code 1 and no line if its shutdown were interrupted."""
+    done = []
+
+    def shutdown():
+        signal.raise_signal(signal.SIGINT)
+        done.append("shut down")
+
+    monkeypatch.setattr(stopping.ray, "shutdown", shutdown)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt), stopping.Stop(lambda reason: 4).watching():
+        pass
+    assert done == ["shut down"]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(2 * stopping.PROBE_SECONDS)  # a count that went on would end the process
+        assert not thread.is_alive()
+
+
 def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.CaptureFixture[str]):
     """A dead head does not answer, and the main thread may be in a call to it."""
 

@@ -1,6 +1,6 @@
 """What ends training before the trials have ended: a problem that a worker reports, or a lost cluster.
 
-Also keeps signals, which end it too, out of Ray's start.
+Also keeps signals, which end it too, out of Ray's start and shutdown.
 """
 
 from __future__ import annotations
@@ -81,8 +81,11 @@ class Stop:
         finally:
             over.set()
             asking.acquire(timeout=GRACE_SECONDS)  # a request for nodes during the shutdown would end the process
-            ray.shutdown()
-            down.set()
+            try:
+                with signals_wait():  # interrupted halfway, Ray would end the process with exit code 1
+                    ray.shutdown()
+            finally:
+                down.set()
 
     def _end(self) -> None:
         """End this process without the report, which the same command writes later.
@@ -99,7 +102,7 @@ class Stop:
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Deliver SIGINT and SIGTERM after Ray's start, which takes some seconds.
+    """Deliver SIGINT and SIGTERM after Ray's start or shutdown, which take some seconds.
 
     Some of Ray's calls swallow what a handler raises, and a half-connected driver crashes at its exit. Ray would
     install two handlers of SIGTERM: its own, and that of abseil, which aborts a driver that waits for its workers.
