@@ -27,7 +27,9 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    **dict.fromkeys(("EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "NysAct", "SketchySGD"), "optimizers"),
+    **dict.fromkeys(
+        ("EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "NysAct", "SketchySGD"), "optimizers"
+    ),
     **dict.fromkeys(("available", "build", "check", "defaults"), "registry"),
     "HyperparameterError": "hyperparameters",
     "backward": "hessian",

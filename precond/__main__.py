@@ -38,9 +38,15 @@ def text() -> str:
     lines = []
     for name, entry in REGISTRY.items():
         lines.append(name)
-        for column, value in zip([*COLUMNS, "refuses"], [*_values(entry.card), _refused(entry.card)], strict=True):
+        for column, value in zip(
+            [*COLUMNS, "refuses"], [*_values(entry.card), _refused(entry.card)], strict=True
+        ):
             label = f"    {column:<12}"
-            lines.append(textwrap.fill(value, WIDTH, initial_indent=label, subsequent_indent=len(label) * " "))
+            lines.append(
+                textwrap.fill(
+                    value, WIDTH, initial_indent=label, subsequent_indent=len(label) * " "
+                )
+            )
         lines.append("")
     return "\n".join([*lines, textwrap.fill(LEGEND, WIDTH)])
 
@@ -54,14 +60,20 @@ def markdown() -> str:
 
 
 def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
-    cells = [("name", *columns), ("---",) * (len(columns) + 1), *((f"`{n}`", *values) for n, values in rows.items())]
+    cells = [
+        ("name", *columns),
+        ("---",) * (len(columns) + 1),
+        *((f"`{n}`", *values) for n, values in rows.items()),
+    ]
     escaped = [[cell.replace("|", "\\|").replace("~", "\\~") for cell in row] for row in cells]
     return [f"| {' | '.join(row)} |" for row in escaped]
 
 
 def _support(card: Card | None) -> list[str]:
     """For each of `MODES` whether it is supported; dashes for an optimizer without a card."""
-    return ["-" if card is None else "refused" if mode in card.unsupported else "yes" for mode in MODES]
+    return [
+        "-" if card is None else "refused" if mode in card.unsupported else "yes" for mode in MODES
+    ]
 
 
 def _refused(card: Card | None) -> str:

@@ -145,7 +145,9 @@ class Card:
 class Algorithm(Hyperparameters, ABC, Generic[State]):
     """A preconditioner: hyperparameters, and functions of a state that the optimizer keeps for each bank."""
 
-    NUMERICS: ClassVar[int]  # raised when the same hyperparameters give other numbers; part of a trial's key
+    NUMERICS: ClassVar[
+        int
+    ]  # raised when the same hyperparameters give other numbers; part of a trial's key
     CARD: ClassVar[Card | None] = None  # the text that `python -m precond` prints
     NEEDS: ClassVar[Needs] = Needs.INPUTS  # the signals that `accumulate` receives
     # Fields of the state that `refresh` writes; set if a refresh is expensive enough to split across ranks.

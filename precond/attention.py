@@ -35,7 +35,10 @@ class SeparateAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, trains, biases, bias_trains)
         self.out_proj = nn.Linear(1, 1, bias=False)
         self.out_proj.in_features = self.out_proj.out_features = self.embed_dim
-        self.out_proj.weight, self.out_proj.bias = attention.out_proj.weight, attention.out_proj.bias
+        self.out_proj.weight, self.out_proj.bias = (
+            attention.out_proj.weight,
+            attention.out_proj.bias,
+        )
         self.train(attention.training)
 
     def forward(
@@ -58,7 +61,11 @@ class SeparateAttention(nn.Module):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
+        q, k, v = (
+            self._heads(self.q_proj(query)),
+            self._heads(self.k_proj(key)),
+            self._heads(self.v_proj(value)),
+        )
         mask = self._mask(attn_mask, key_padding_mask, q)
         mixed, weights = self._attend(q, k, v, mask, need_weights)
         output = self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -83,12 +90,16 @@ class SeparateAttention(nn.Module):
         """Return `[batch, L, width]` as `[batch, heads, L, d]`."""
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
-    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
+    def _mask(
+        self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor
+    ) -> Tensor | None:
         """Return the sum of both masks, to add to the scores, broadcast to `[batch, heads, L, S]`."""
         parts = []
         if attn_mask is not None:
             whole = attn_mask.dim() == 3
-            parts.append(attn_mask.unflatten(0, (-1, self.num_heads)) if whole else attn_mask[None, None])
+            parts.append(
+                attn_mask.unflatten(0, (-1, self.num_heads)) if whole else attn_mask[None, None]
+            )
         if key_padding_mask is not None:
             parts.append(key_padding_mask[:, None, None])
         for number, mask in enumerate(parts):
@@ -111,10 +122,15 @@ def separate_attention(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: One line for each attention that has `add_bias_kv` or `add_zero_attn`; then nothing is changed.
     """
-    attentions = {name: m for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    attentions = {
+        name: m for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)
+    }
     errors = []
     for name, attention in attentions.items():
-        options = {"add_bias_kv": attention.bias_k is not None, "add_zero_attn": attention.add_zero_attn}
+        options = {
+            "add_bias_kv": attention.bias_k is not None,
+            "add_zero_attn": attention.add_zero_attn,
+        }
         unsupported = (option for option, used in options.items() if used)
         errors += [f"{name or 'the model'}: {option} is not supported" for option in unsupported]
     if errors:
@@ -129,7 +145,9 @@ def separate_attention(model: nn.Module) -> nn.Module:
     return model
 
 
-def _linear(weight: Tensor, weight_trains: bool, bias: Tensor | None, bias_trains: bool) -> nn.Linear:
+def _linear(
+    weight: Tensor, weight_trains: bool, bias: Tensor | None, bias_trains: bool
+) -> nn.Linear:
     """Return a Linear with copies of a weight and a bias."""
     with torch.device("meta"):
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)

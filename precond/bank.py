@@ -46,14 +46,20 @@ class Bank:
         self.layers = layers
         self.group = group
         ends = [0, *accumulate(layer.groups for layer in layers)]
-        self.slots = dict(zip((layer.name for layer in layers), starmap(slice, pairwise(ends)), strict=True))
+        self.slots = dict(
+            zip((layer.name for layer in layers), starmap(slice, pairwise(ends)), strict=True)
+        )
         self.switch = Switch()
         # The factor of the loss in its backward.
         self.grad_output_scale: float | Tensor = 1.0
-        self.share: slice | None = None  # the slots that this rank refreshes for all ranks; None: all slots, for itself
+        self.share: slice | None = (
+            None  # the slots that this rank refreshes for all ranks; None: all slots, for itself
+        )
         shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
         with torch.no_grad():
-            self.buffer = torch.zeros(num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device)
+            self.buffer = torch.zeros(
+                num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device
+            )
         self.monitor: Monitor | None = None
         self.reset()
 
@@ -115,7 +121,9 @@ class Bank:
         with linalg.exact_arithmetic(self.buffer.device):
             signals = Signals(
                 inputs=None if x is None else layer.rows(x, self.dtype),
-                output_gradients=None if gradient is None else self._output_gradients(layer, gradient),
+                output_gradients=None
+                if gradient is None
+                else self._output_gradients(layer, gradient),
                 backward=torch._C._current_graph_task_id(),
             )
             self.algorithm.accumulate(self.state, self.slots[layer.name], signals)
@@ -138,7 +146,9 @@ class Bank:
     def _agree(self) -> None:
         """Mark a layer that any rank has seen as having statistics on all ranks."""
         if not self._complete:
-            flags = collectives.union([layer.name in self._filled for layer in self.layers], self.buffer.device)
+            flags = collectives.union(
+                [layer.name in self._filled for layer in self.layers], self.buffer.device
+            )
             for layer, filled in zip(self.layers, flags, strict=True):
                 if filled:
                     self._fill(layer)
@@ -167,7 +177,11 @@ class Bank:
             self._repeated.clear()
             # The host must know whether the first factor saw any data: until then it reads the device.
             first = not self.has_factor
-            if not self._filled or not (refresh or first) or (first and skipped is not None and skipped):
+            if (
+                not self._filled
+                or not (refresh or first)
+                or (first and skipped is not None and skipped)
+            ):
                 return []
             self.has_factor = True
             return self._refresh(skipped)
@@ -244,12 +258,16 @@ class Bank:
         self.has_factor = self.has_factor or state["has_factor"]
 
 
-def make_banks(algorithm: Algorithm[Any], layers: Iterable[Layer], group_of: Mapping[Tensor, int]) -> list[Bank]:
+def make_banks(
+    algorithm: Algorithm[Any], layers: Iterable[Layer], group_of: Mapping[Tensor, int]
+) -> list[Bank]:
     """Group layers by shape, dtype, device and the parameter group of their weight."""
     alike: dict[Any, list[Layer]] = {}
     for layer in layers:
         weight = layer.module.weight
-        alike.setdefault((layer.shape, weight.dtype, weight.device, group_of[weight]), []).append(layer)
+        alike.setdefault((layer.shape, weight.dtype, weight.device, group_of[weight]), []).append(
+            layer
+        )
     return [Bank(algorithm, members, group) for (*_, group), members in alike.items()]
 
 
@@ -258,7 +276,9 @@ def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks
     if ranks is None or not algorithm.SHARED:
         return
     shapes = [bank.buffer.shape for bank in banks]
-    costs = [(slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes]  # a factorisation of each side
+    costs = [
+        (slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes
+    ]  # a factorisation of each side
     for bank, share in zip(banks, distributed.shares(costs, ranks), strict=True):
         bank.share = share
 

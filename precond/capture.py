@@ -63,7 +63,9 @@ class _Hook:
         self._switch, self._needs = bank.switch, bank.algorithm.NEEDS
         self._number = compiled.register(self)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Any:
         # A deep copy of the model carries this hook, too, and is not our model.
         if not self._switch.on or module is not self._layer.module or not output.requires_grad:
             return None
@@ -99,7 +101,11 @@ class _Hook:
         pairs = self._needs is Needs.PAIRS
         if not pairs:
             compiled.see_input(x, self._number)
-        return None if self._needs is Needs.INPUTS else compiled.watch(output, x if pairs else None, self._number)
+        return (
+            None
+            if self._needs is Needs.INPUTS
+            else compiled.watch(output, x if pairs else None, self._number)
+        )
 
     def see_input(self, x: Tensor) -> None:
         """Record an input, from a compiled graph; it may be repeating its forward."""

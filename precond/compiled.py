@@ -84,6 +84,8 @@ def _see_gradient(gradient: Tensor, x: Tensor | None, number: int) -> Tensor:
 
 
 torch.library.register_fake("precond::see_input", lambda x, number: None, lib=_library)
-torch.library.register_fake("precond::see_gradient", lambda gradient, x, number: gradient.clone(), lib=_library)
+torch.library.register_fake(
+    "precond::see_gradient", lambda gradient, x, number: gradient.clone(), lib=_library
+)
 for _name in ("see_input", "see_gradient"):
     _register_effectful_op(getattr(torch.ops.precond, _name).default, _EffectType.ORDERED)

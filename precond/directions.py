@@ -30,7 +30,9 @@ class Directions:
         self._weight_group: dict[Tensor, int] = {}
         for bank in banks:
             for layer in bank.layers:
-                self.views |= {layer.parameters[key]: view for key, view in bank.views(layer).items()}
+                self.views |= {
+                    layer.parameters[key]: view for key, view in bank.views(layer).items()
+                }
                 strangers = (p for p in layer.parameters.values() if group_of[p] != bank.group)
                 self._weight_group |= dict.fromkeys(strangers, bank.group)
 
@@ -42,7 +44,9 @@ class Directions:
             self._mark_absent()
         present = [(view, gradient) for view, gradient in pairs if gradient is not None]
         if present:
-            torch._foreach_copy_([view for view, _ in present], [gradient for _, gradient in present])
+            torch._foreach_copy_(
+                [view for view, _ in present], [gradient for _, gradient in present]
+            )
         products = []
         for bank in self._banks:
             if scale is not None:

@@ -61,7 +61,9 @@ def exchange(shared: Iterable[tuple[Tensor, slice]]) -> None:
 
 def describe(names: Mapping[Tensor, str]) -> dict[str, str]:
     """Return the properties of each parameter that must be equal on all ranks, by name."""
-    kinds = {name: f"{list(p.shape)} {str(p.dtype).removeprefix('torch.')}" for p, name in names.items()}
+    kinds = {
+        name: f"{list(p.shape)} {str(p.dtype).removeprefix('torch.')}" for p, name in names.items()
+    }
     return {name: kinds[name] + ("" if p.requires_grad else " frozen") for p, name in names.items()}
 
 
@@ -74,7 +76,9 @@ def check_alike(ranks: Ranks | None, description: Mapping[str, Any]) -> None:
     if ranks is None:
         return
     gathered: list[Any] = [None] * ranks.size
-    dist.all_gather_object(gathered, {name: str(value) for name, value in description.items()}, group=ranks.group)
+    dist.all_gather_object(
+        gathered, {name: str(value) for name, value in description.items()}, group=ranks.group
+    )
     for rank, other in enumerate(gathered):
         for name in [*gathered[0], *other]:
             first, this = (values.get(name, "missing") for values in (gathered[0], other))

@@ -60,7 +60,9 @@ def product(
     gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], vectors: Sequence[Tensor]
 ) -> list[Tensor]:
     """Return `H v`, a tensor for each parameter, for gradients with their graph, which is kept."""
-    pairs = [(g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad]
+    pairs = [
+        (g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad
+    ]
     if not pairs:  # the loss is linear in the parameters
         return [torch.zeros_like(p) for p in parameters]
     outputs, weights = zip(*pairs, strict=True)
@@ -71,7 +73,9 @@ def product(
 def refuse_data_parallel(model: nn.Module, name: str) -> None:
     """Raise `ValueError` for a model whose gradients are averaged over ranks, because Hessian products are not."""
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
-        raise ValueError(f"{name} does not support DistributedDataParallel: {UNSUPPORTED['data parallel']}")
+        raise ValueError(
+            f"{name} does not support DistributedDataParallel: {UNSUPPORTED['data parallel']}"
+        )
 
 
 class HessianOptimizer(Optimizer):
@@ -85,14 +89,18 @@ class HessianOptimizer(Optimizer):
         """Return the loss of a step's closure; raise `RuntimeError` under `torch.amp.GradScaler`."""
         if getattr(self, "found_inf", None) is not None:
             reason = UNSUPPORTED["GradScaler"]
-            raise RuntimeError(f"{self.NAME} does not support GradScaler: {reason}. Use bfloat16 autocast")
+            raise RuntimeError(
+                f"{self.NAME} does not support GradScaler: {reason}. Use bfloat16 autocast"
+            )
         return evaluate(closure)
 
     def _take_products(self) -> Any:
         """Return the products, which this step uses up; raise `RuntimeError` if there are none."""
         products, self._products = self._products, None
         if products is None:
-            message = "needs the Hessian at this step: call optimizer.backward(loss), not loss.backward()"
+            message = (
+                "needs the Hessian at this step: call optimizer.backward(loss), not loss.backward()"
+            )
             raise RuntimeError(f"{self.NAME} {message}")
         return products
 

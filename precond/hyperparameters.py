@@ -26,7 +26,11 @@ class Hyperparameters:
 
 
 def _field(
-    default: Any, allowed: str, accepts: Callable[[Any], bool], symbol: str = "", choices: tuple[str, ...] = ()
+    default: Any,
+    allowed: str,
+    accepts: Callable[[Any], bool],
+    symbol: str = "",
+    choices: tuple[str, ...] = (),
 ) -> Any:
     metadata = {"allowed": allowed, "accepts": accepts, "symbol": symbol, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
@@ -46,7 +50,9 @@ def _is_fraction(value: Any) -> bool:
 
 def _are(accepts: Callable[[Any], bool], length: int = 2) -> Callable[[Any], bool]:
     """Return a predicate that is True for a tuple or list of `length` accepted values."""
-    return lambda value: isinstance(value, (tuple, list)) and len(value) == length and all(map(accepts, value))
+    return lambda value: (
+        isinstance(value, (tuple, list)) and len(value) == length and all(map(accepts, value))
+    )
 
 
 def positive(default: float, symbol: str = "") -> Any:
@@ -98,7 +104,9 @@ def alike(default: Any) -> Any:
     """A value of the default's type: a finite number, a word, or one of torch.optim's tuples of numbers."""
     if isinstance(default, (bool, str)) or default is None:
         kind = type(default)
-        return _field(default, f"of type {kind.__name__}, as {default!r} is", lambda v: isinstance(v, kind))
+        return _field(
+            default, f"of type {kind.__name__}, as {default!r} is", lambda v: isinstance(v, kind)
+        )
     if isinstance(default, int):
         return _field(default, "an integer", _is_integer)
     if isinstance(default, (tuple, list)):
@@ -150,6 +158,9 @@ def split(*kinds: type, values: Mapping[str, Any]) -> tuple[list[Any], list[str]
     known = [name for names in fields.values() for name in names]
     unknown = [name for name in values if name not in known]
     errors = [f"{name}: unknown hyperparameter.{nearest(name, known)}" for name in unknown]
-    given = {kind: {name: values[name] for name in names if name in values} for kind, names in fields.items()}
+    given = {
+        kind: {name: values[name] for name in names if name in values}
+        for kind, names in fields.items()
+    }
     configs = [kind(**arguments) for kind, arguments in given.items()]
     return configs, errors + [line for config in configs for line in config.problems()]

@@ -56,7 +56,11 @@ class Layer:
     @property
     def slot_names(self) -> list[str]:
         """A name for each group's matrix."""
-        return [self.name] if self.groups == 1 else [f"{self.name}[{group}]" for group in range(self.groups)]
+        return (
+            [self.name]
+            if self.groups == 1
+            else [f"{self.name}[{group}]" for group in range(self.groups)]
+        )
 
     def views(self, stack: Tensor) -> dict[str, Tensor]:
         """Views of a stack `[groups, d_out, d_in]`, shaped as the parameters."""
@@ -105,7 +109,11 @@ def find_layers(model: nn.Module) -> list[Layer]:
     owners: dict[Tensor, int] = {}
     for parameter in (p for module in model.modules() for p in module.parameters(recurse=False)):
         owners[parameter] = owners.get(parameter, 0) + 1
-    return [layer for layer in layers if layer and all(owners[p] == 1 for p in layer.parameters.values())]
+    return [
+        layer
+        for layer in layers
+        if layer and all(owners[p] == 1 for p in layer.parameters.values())
+    ]
 
 
 def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -141,7 +149,9 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
     """Return the module inside a wrapper, or None if the module is not a wrapper."""
     if isinstance(module, DistributedDataParallel):
         return module.module
-    return module._modules.get("_orig_mod")  # of torch.compile, whose class takes a second to import
+    return module._modules.get(
+        "_orig_mod"
+    )  # of torch.compile, whose class takes a second to import
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

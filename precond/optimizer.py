@@ -52,10 +52,15 @@ class Preconditioned(torch.optim.Optimizer):
 
     algorithm_type: ClassVar[type[Algorithm[Any]]]
     rule_type: ClassVar[type[Rule]] = SGDRule
-    _step_supports_amp_scaling = True  # torch.amp.GradScaler leaves unscaling and skipping to `step`
+    _step_supports_amp_scaling = (
+        True  # torch.amp.GradScaler leaves unscaling and skipping to `step`
+    )
 
     def __init_subclass__(
-        cls, algorithm: type[Algorithm[Any]] | None = None, rule: type[Rule] | None = None, **keywords: Any
+        cls,
+        algorithm: type[Algorithm[Any]] | None = None,
+        rule: type[Rule] | None = None,
+        **keywords: Any,
     ) -> None:
         super().__init_subclass__(**keywords)
         if algorithm is not None:
@@ -63,7 +68,9 @@ class Preconditioned(torch.optim.Optimizer):
         if rule is not None:
             cls.rule_type = rule
 
-    def __init__(self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any):
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
+    ):
         self._ranks, self._names = ranks_of(model), parameter_names(model)
         check_alike(self._ranks, {"optimizer": type(self).__name__, **describe(self._names)})
         rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
@@ -76,7 +83,10 @@ class Preconditioned(torch.optim.Optimizer):
         trainable = [p for p in model.parameters() if p.requires_grad]
         super().__init__(trainable if params is None else params, dataclasses.asdict(rule))
         group_of = self._index_groups()
-        self._make_banks([layer for layer in layers if all(p in group_of for p in layer.parameters.values())], group_of)
+        self._make_banks(
+            [layer for layer in layers if all(p in group_of for p in layer.parameters.values())],
+            group_of,
+        )
         self._handles = attach(self._banks)
         weakref.finalize(self, detach, self._handles, self._banks)
 
@@ -84,16 +94,22 @@ class Preconditioned(torch.optim.Optimizer):
         """Return the layers of the model, after checking that the algorithm can precondition them."""
         layers = find_layers(model)
         if not layers:
-            raise ValueError("the model has no trainable Linear or Conv2d layer, so there is nothing to precondition")
+            raise ValueError(
+                "the model has no trainable Linear or Conv2d layer, so there is nothing to precondition"
+            )
         if errors := self.algorithm.model_problems({layer.name: layer.shape for layer in layers}):
             raise HyperparameterError("\n".join(errors))
         return layers
 
     def _index_groups(self) -> dict[Tensor, int]:
         """Return the index of each parameter's group, which must be the same on all ranks."""
-        group_of = {p: index for index, group in enumerate(self.param_groups) for p in group["params"]}
+        group_of = {
+            p: index for index, group in enumerate(self.param_groups) for p in group["params"]
+        }
         if strangers := [tuple(p.shape) for p in group_of if p not in self._names]:
-            raise ValueError(f"params has {len(strangers)} tensors that the model does not have: shapes {strangers}")
+            raise ValueError(
+                f"params has {len(strangers)} tensors that the model does not have: shapes {strangers}"
+            )
         groups = {f"parameter group of {self._names[p]}": index for p, index in group_of.items()}
         check_alike(self._ranks, {**self.defaults, **self._settings, **groups})
         return group_of
@@ -160,15 +176,27 @@ class Preconditioned(torch.optim.Optimizer):
         """
         scale = LossScale.of(self)
         if closure is not None and scale is not None:
-            raise RuntimeError("a closure cannot be used under GradScaler, which runs it unscaled: call step() without")
+            raise RuntimeError(
+                "a closure cannot be used under GradScaler, which runs it unscaled: call step() without"
+            )
         loss = evaluate(closure)
         check_forwards(self._banks, any(p.grad is not None for p in self._directions.views))
         measuring = diagnostics.due(self._banks, self.steps)
         with active(self._ranks):
-            update(self._banks, self.algorithm.refresh_due(self.steps), None if scale is None else scale.skipped)
+            update(
+                self._banks,
+                self.algorithm.refresh_due(self.steps),
+                None if scale is None else scale.skipped,
+            )
             self._directions.compute(self.param_groups, self.algorithm.clip, scale)
-        undo = None if scale is None else Undo((p for g in self.param_groups for p in g["params"]), self.state)
-        unseen = {p for bank in self._banks for layer in bank.unseen() for p in layer.parameters.values()}
+        undo = (
+            None
+            if scale is None
+            else Undo((p for g in self.param_groups for p in g["params"]), self.state)
+        )
+        unseen = {
+            p for bank in self._banks for layer in bank.unseen() for p in layer.parameters.values()
+        }
         for group in self.param_groups:
             self._descend(group, unseen, scale)
         if scale is not None and undo is not None:
@@ -213,7 +241,9 @@ class Preconditioned(torch.optim.Optimizer):
         """
         return {
             "state": self._entries.save(self.state),
-            "param_groups": [{**g, "params": [self._names[p] for p in g["params"]]} for g in self.param_groups],
+            "param_groups": [
+                {**g, "params": [self._names[p] for p in g["params"]]} for g in self.param_groups
+            ],
             "algorithm": dict(self._settings),
             "steps": self.steps,
             **diagnostics.state(self._banks),

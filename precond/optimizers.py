@@ -58,7 +58,9 @@ def explicit(
         initialise.__signature__ = inspect.Signature([*shared, *starmap(_parameter, fields)])
         cls.__init__ = initialise
         texts = {"summary": cls.__doc__, "module": kinds[-1].__module__, "arguments": descriptions}
-        cls.__doc__ = DOCSTRING.format(name=cls.__name__, example=example, backward=backward, **texts)
+        cls.__doc__ = DOCSTRING.format(
+            name=cls.__name__, example=example, backward=backward, **texts
+        )
         return cls
 
     return decorate
@@ -69,13 +71,17 @@ def _parameter(field: dataclasses.Field[Any], kind: type) -> Parameter:
     literal: Any = Literal
     choices = field.metadata["choices"]
     annotation = literal[choices] if choices else get_type_hints(kind)[field.name]
-    return Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+    return Parameter(
+        field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation
+    )
 
 
 def _description(field: dataclasses.Field[Any], kind: type) -> str:
     """Return a field's lines in the docstring: its text, and in parentheses its symbol and allowed values."""
     chosen = bool(field.metadata["choices"]) or isinstance(field.default, bool)
-    notes = "; ".join(filter(None, (field.metadata["symbol"], "" if chosen else field.metadata["allowed"])))
+    notes = "; ".join(
+        filter(None, (field.metadata["symbol"], "" if chosen else field.metadata["allowed"]))
+    )
     line = f"    {field.name}: {_attribute(field.name, kind).rstrip('.')}{f' ({notes})' if notes else ''}."
     return textwrap.fill(line, WIDTH, subsequent_indent=8 * " ", break_on_hyphens=False)
 

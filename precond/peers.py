@@ -100,7 +100,9 @@ CARDS = {
 }
 
 
-def build(kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
+def build(
+    kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
+) -> Optimizer:
     """Build the peer with this dataclass of hyperparameters (`registry.build` describes the arguments).
 
     Raises:
@@ -133,7 +135,9 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
             loss = hessian.evaluate(closure)
-            parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+            parameters = [
+                p for group in self.param_groups for p in group["params"] if p.grad is not None
+            ]
             gradients = [p.grad for p in parameters]
             try:
                 for p in parameters:
@@ -166,7 +170,10 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             parameters = [p for group in self.param_groups for p in group["params"]]
             gradients = hessian.differentiate(loss, parameters)
             signs = _signs(parameters, self._seed, self.param_groups[0].get("step", 0))
-            new = [z * h for z, h in zip(signs, hessian.product(gradients, parameters, signs), strict=True)]
+            new = [
+                z * h
+                for z, h in zip(signs, hessian.product(gradients, parameters, signs), strict=True)
+            ]
             old = self._products
             self._products = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
@@ -185,5 +192,7 @@ def _signs(parameters: list[Tensor], seed: int, step: int) -> list[Tensor]:
     signs = []
     for number, p in enumerate(parameters):
         generator = torch.Generator(p.device).manual_seed(seed_of(seed, f"signs {number}", step))
-        signs.append(torch.randint(0, 2, p.shape, generator=generator, device=p.device).to(p.dtype) * 2 - 1)
+        signs.append(
+            torch.randint(0, 2, p.shape, generator=generator, device=p.device).to(p.dtype) * 2 - 1
+        )
     return signs

@@ -76,11 +76,15 @@ class Entry:
 
 def _ours(optimizer: type[Preconditioned], **preset: Any) -> Entry:
     algorithm = optimizer.algorithm_type
-    return Entry(optimizer, (optimizer.rule_type, algorithm), preset, algorithm.NUMERICS, algorithm.CARD)
+    return Entry(
+        optimizer, (optimizer.rule_type, algorithm), preset, algorithm.NUMERICS, algorithm.CARD
+    )
 
 
 def _torch(optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any) -> Entry:
-    def build_from_model(model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
+    def build_from_model(
+        model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
+    ) -> Optimizer:
         trainable = [p for p in model.parameters() if p.requires_grad]
         return optimizer(trainable if params is None else params, **hyperparameters)
 
@@ -107,7 +111,9 @@ REGISTRY: dict[str, Entry] = {
     "eva": _ours(Eva),
     "ekfac": _ours(EKFAC),
     "steve": _ours(STEVE),
-    "sketchysgd": Entry(SketchySGD, (sketchysgd.Settings,), numerics=sketchysgd.NUMERICS, card=sketchysgd.CARD),
+    "sketchysgd": Entry(
+        SketchySGD, (sketchysgd.Settings,), numerics=sketchysgd.NUMERICS, card=sketchysgd.CARD
+    ),
     "shampoo": _peer(peers.Shampoo),
     "soap": _peer(peers.SOAP),
     "adahessian": _peer(peers.AdaHessian),
@@ -137,18 +143,24 @@ def defaults(name: str) -> dict[str, Any]:
     return fields | dict(entry.preset)
 
 
-def check(name: str, hyperparameters: Mapping[str, Any], model: nn.Module | None = None) -> list[str]:
+def check(
+    name: str, hyperparameters: Mapping[str, Any], model: nn.Module | None = None
+) -> list[str]:
     """Return one line for each hyperparameter that is unknown, out of range, or not possible for the model."""
     entry = lookup(name)
     configs, errors = split(*entry.kinds, values={**entry.preset, **hyperparameters})
     shapes = {layer.name: layer.shape for layer in find_layers(model)} if model is not None else {}
     if shapes:
-        algorithms = [config for config in configs if isinstance(config, Algorithm) and not config.problems()]
+        algorithms = [
+            config for config in configs if isinstance(config, Algorithm) and not config.problems()
+        ]
         errors += [line for algorithm in algorithms for line in algorithm.model_problems(shapes)]
     return errors
 
 
-def build(name: str, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any) -> Optimizer:
+def build(
+    name: str, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
+) -> Optimizer:
     """Build an optimizer for a model by its registered name.
 
     Args:

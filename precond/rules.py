@@ -25,7 +25,9 @@ class Rule(Protocol):
         """Return one line for each hyperparameter out of range."""
         ...
 
-    def descend(self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState) -> None:
+    def descend(
+        self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState
+    ) -> None:
         """Update one parameter group in place.
 
         Args:
@@ -63,7 +65,9 @@ class SGDRule(Hyperparameters):
             errors.append("nesterov = True: needs momentum > 0")
         return errors
 
-    def descend(self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState) -> None:
+    def descend(
+        self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState
+    ) -> None:
         """Update one parameter group in place (see `Rule.descend`)."""
         params, directions = layers[0] + others[0], layers[1] + others[1]
         lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
@@ -75,7 +79,11 @@ class SGDRule(Hyperparameters):
             buffers = [buffer(state, p, "momentum_buffer") for p in params]
             torch._foreach_mul_(buffers, momentum)
             torch._foreach_add_(buffers, directions)
-            directions = torch._foreach_add(directions, buffers, alpha=momentum) if group["nesterov"] else buffers
+            directions = (
+                torch._foreach_add(directions, buffers, alpha=momentum)
+                if group["nesterov"]
+                else buffers
+            )
         torch._foreach_add_(params, directions, alpha=-lr)
 
 
@@ -95,7 +103,9 @@ class KFEAdamRule(Hyperparameters):
     lr: float = positive(1e-3, symbol="eta")
     weight_decay: float = non_negative(0.0)
 
-    def descend(self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState) -> None:
+    def descend(
+        self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState
+    ) -> None:
         """Update one parameter group in place (see `Rule.descend`)."""
         params, gradients = others
         lr, decay = group["lr"], group["weight_decay"]
@@ -109,10 +119,14 @@ class KFEAdamRule(Hyperparameters):
             _adam(params, gradients, group, state)
 
 
-def _adam(params: list[Tensor], gradients: list[Tensor], group: dict[str, Any], state: ParameterState) -> None:
+def _adam(
+    params: list[Tensor], gradients: list[Tensor], group: dict[str, Any], state: ParameterState
+) -> None:
     """Take one step of torch's Adam."""
     steps = [state[p].setdefault("step", torch.zeros((), dtype=torch.float32)) for p in params]
-    means, squares = ([buffer(state, p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
+    means, squares = (
+        [buffer(state, p, name) for p in params] for name in ("exp_avg", "exp_avg_sq")
+    )
     beta1, beta2 = group["betas"]
     options: dict[str, Any] = {"amsgrad": False, "maximize": False, "weight_decay": 0.0}
     options |= {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}

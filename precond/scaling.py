@@ -35,11 +35,15 @@ class LossScale:
         if infinite is None:
             return None
         scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-        return cls(None if scale is None else scale.double().reciprocal().float(), infinite.reshape(()) > 0)
+        return cls(
+            None if scale is None else scale.double().reciprocal().float(), infinite.reshape(()) > 0
+        )
 
     def unscale(self, gradients: list[Tensor]) -> list[Tensor]:
         """Return the gradients without the scale, in new tensors if they are scaled."""
-        return gradients if self.inverse is None else list(torch._foreach_mul(gradients, self.inverse))
+        return (
+            gradients if self.inverse is None else list(torch._foreach_mul(gradients, self.inverse))
+        )
 
     def spoil(self, buffer: Tensor) -> None:
         """Remove the scale from gradients `[L, o, p]` in place; fill them with nan if the step is skipped."""

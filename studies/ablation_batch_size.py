@@ -10,7 +10,9 @@ from studies import Arm, LevelFigure, Study, grid, main
 def arms(sizes: list[int]) -> list[Arm]:
     """What is compared, at some batch sizes."""
     released = [
-        arm for name in ("kfac", "eva", "foof", "nysact-s") for arm in grid(name, faithful=True, batch_size=sizes)
+        arm
+        for name in ("kfac", "eva", "foof", "nysact-s")
+        for arm in grid(name, faithful=True, batch_size=sizes)
     ]
     return [*released, *grid("nysact-s", batch_size=sizes)]
 

@@ -16,7 +16,11 @@ STUDY = Study(
     claim="NysAct rises from 0.1 to 10; at 0.01 FOOF and NysAct dip; at 10 KFAC declines and varies much.",
     falsifier="NysAct at 10 below NysAct at 0.1, or KFAC at 10 not below KFAC at its best.",
     arms=[
-        *(arm for name in ("kfac", "eva", "foof", "nysact-s") for arm in grid(name, faithful=True, damping=DAMPINGS)),
+        *(
+            arm
+            for name in ("kfac", "eva", "foof", "nysact-s")
+            for arm in grid(name, faithful=True, damping=DAMPINGS)
+        ),
         *grid("nysact-s", damping=DAMPINGS),
     ],
     figure=LevelFigure(factor="damping", panels=("kfac", "eva", "foof", "nysact-s")),

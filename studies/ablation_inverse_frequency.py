@@ -18,11 +18,17 @@ STUDY = Study(
     claim="A longer interval costs NysAct no accuracy, second to FOOF's; KFAC frequently fails to invert.",
     falsifier="A level of NysAct told from the recipe's, or KFAC without a failed or diverged trial.",
     arms=[
-        *(arm for name in ("kfac", "foof", "nysact-s") for arm in grid(name, faithful=True, inv_interval=INTERVALS)),
+        *(
+            arm
+            for name in ("kfac", "foof", "nysact-s")
+            for arm in grid(name, faithful=True, inv_interval=INTERVALS)
+        ),
         *grid("nysact-s", inv_interval=INTERVALS),
         Arm(optimizer="eva", faithful=True),
     ],
-    figure=LevelFigure(factor="inv_interval", panels=("kfac", "foof", "nysact-s"), references=("eva",)),
+    figure=LevelFigure(
+        factor="inv_interval", panels=("kfac", "foof", "nysact-s"), references=("eva",)
+    ),
     timed=True,
     seeds=3,
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},

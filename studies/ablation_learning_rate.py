@@ -15,7 +15,11 @@ STUDY = Study(
     claim="Every method is best at 0.1; at the low end Eva and FOOF drop, at 1.0 KFAC and Eva; NysAct stays stable.",
     falsifier="A best level other than 0.1, or NysAct varying over the levels more than KFAC or Eva.",
     arms=[
-        *(arm for name in ("kfac", "eva", "foof", "nysact-s") for arm in grid(name, faithful=True, lr=RATES)),
+        *(
+            arm
+            for name in ("kfac", "eva", "foof", "nysact-s")
+            for arm in grid(name, faithful=True, lr=RATES)
+        ),
         *grid("nysact-s", lr=RATES),
     ],
     figure=LevelFigure(factor="lr", panels=("kfac", "eva", "foof", "nysact-s")),

@@ -20,7 +20,9 @@ STUDY = Study(
     figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),
     seeds=3,
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
-    further=[ResidualFigure(optimizers=("nysact-g", "nysact-s"))],  # Remark 5.6, of trials with --diagnostics
+    further=[
+        ResidualFigure(optimizers=("nysact-g", "nysact-s"))
+    ],  # Remark 5.6, of trials with --diagnostics
 )
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ STUDY = Study(
         Arm(optimizer="foof"),
         Arm(optimizer="sgd"),
     ],
-    figure=LevelFigure(factor="resample", panels=("nysact-s", "nysact-g"), references=("foof", "sgd")),
+    figure=LevelFigure(
+        factor="resample", panels=("nysact-s", "nysact-g"), references=("foof", "sgd")
+    ),
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
 )
 

@@ -12,12 +12,21 @@ from studies import Arm, CurveFigure, Study, grid, main
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "kfac", "eva", "foof", "nysact-g", "nysact-s")
 ON_IMAGENET = ("sgd", "adamw", "kfac", "eva", "foof", "nysact-s")
-CIFAR = [f"{data}/{model}" for data in ("cifar10", "cifar100") for model in ("resnet32", "resnet110", "densenet121")]
+CIFAR = [
+    f"{data}/{model}"
+    for data in ("cifar10", "cifar100")
+    for model in ("resnet32", "resnet110", "densenet121")
+]
 
 
 def arms(optimizers: Sequence[str], **levels: list[int]) -> list[Arm]:
     """Every optimizer's faithful arm, then every one's consistent arm."""
-    return [arm for faithful in (True, False) for name in optimizers for arm in grid(name, faithful=faithful, **levels)]
+    return [
+        arm
+        for faithful in (True, False)
+        for name in optimizers
+        for arm in grid(name, faithful=faithful, **levels)
+    ]
 
 
 STUDY = Study(

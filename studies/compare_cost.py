@@ -19,7 +19,18 @@ COST = CostStudy(
     falsifier="NysAct's interval lies above that of KFAC, Eva or FOOF, or its refresh grows as p^1.5 or faster.",
     workload="cifar10/resnet32",
     batch_size=128,
-    optimizers=("sgd", "nysact-s", "nysact-g", "eva", "foof", "kfac", "adam", "adamw", "steve", "ekfac"),
+    optimizers=(
+        "sgd",
+        "nysact-s",
+        "nysact-g",
+        "eva",
+        "foof",
+        "kfac",
+        "adam",
+        "adamw",
+        "steve",
+        "ekfac",
+    ),
 )
 
 if __name__ == "__main__":

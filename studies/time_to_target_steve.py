@@ -18,8 +18,18 @@ STUDY = Study(
     claim="STEVE hits the target in 60 to 85% fewer epochs and 30 to 60% less time than Adam; KFAC and EKFAC miss it.",
     falsifier="An interval of STEVE's epochs or time that is not below Adam's, or KFAC or EKFAC reaching the target.",
     arms=[
-        Arm(optimizer="steve", overrides={**ALGORITHM_1, "fallback": "sgd"}, factors=("fallback",), faithful=True),
-        Arm(optimizer="steve", overrides={**ALGORITHM_1, "fallback": "adam"}, factors=("fallback",), faithful=True),
+        Arm(
+            optimizer="steve",
+            overrides={**ALGORITHM_1, "fallback": "sgd"},
+            factors=("fallback",),
+            faithful=True,
+        ),
+        Arm(
+            optimizer="steve",
+            overrides={**ALGORITHM_1, "fallback": "adam"},
+            factors=("fallback",),
+            faithful=True,
+        ),
         Arm(optimizer="steve"),
         Arm(optimizer="adam", faithful=True),
         Arm(optimizer="kfac", faithful=True),

@@ -7,7 +7,11 @@ under fresh seeds, which alone is the result. The spaces are ours: what the pape
 from studies import Range, Search, main
 
 DECAY = Range(0.0, 2e-3)
-DAMPED = {"damping": Range(0.03, 10.0, log=True), "ema_decay": Range(0.5, 0.99), "weight_decay": DECAY}
+DAMPED = {
+    "damping": Range(0.03, 10.0, log=True),
+    "ema_decay": Range(0.5, 0.99),
+    "weight_decay": DECAY,
+}
 SPACES = {
     "sgd": {"lr": Range(0.01, 1.0, log=True), "momentum": Range(0.5, 0.99), "weight_decay": DECAY},
     "adamw": {"lr": Range(1e-4, 1e-1, log=True), "weight_decay": Range(0.0, 0.2)},

@@ -17,7 +17,14 @@ from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.store import COMPLETED, TrialStore
 
-PROVENANCE = {"host": "here", "pid": 1, "torch": "2.15.0", "device": "cpu", "git_sha": "abc1234", "git_dirty": False}
+PROVENANCE = {
+    "host": "here",
+    "pid": 1,
+    "torch": "2.15.0",
+    "device": "cpu",
+    "git_sha": "abc1234",
+    "git_dirty": False,
+}
 RANKS = (5, 10, 20)
 ARMS = [
     Arm(optimizer="sgd"),
@@ -83,7 +90,9 @@ def draw(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> list[Path
     return [*study.figure.extend(plan(root, trials, study), evidence(root, trials, study)).drawn]
 
 
-def run(root: Path, trial: Trial, epochs: int | None = None, status: str | None = COMPLETED, **details) -> TrialStore:
+def run(
+    root: Path, trial: Trial, epochs: int | None = None, status: str | None = COMPLETED, **details
+) -> TrialStore:
     """Commit a trial's epochs up to `epochs` (its own number when None) and end it with `status`, unless that is None.
 
     Called again for a trial in flight it goes on from the committed epochs, as a resumed worker does.
@@ -114,7 +123,12 @@ def metrics(trial: Trial, epoch: int) -> dict[str, float]:
 
 
 def timed(
-    folder: Path, config: TrialConfig, step: float = 0.1, ratio: float = 1.0, width: float = 0.1, peak: int = 110
+    folder: Path,
+    config: TrialConfig,
+    step: float = 0.1,
+    ratio: float = 1.0,
+    width: float = 0.1,
+    peak: int = 110,
 ) -> Path:
     """A file of the cost benchmark for a trial's configuration: the intervals are `width` x the medians, to each side.
 
@@ -124,11 +138,16 @@ def timed(
     def around(middle: float) -> dict[str, float]:
         return {"median": middle, "low": middle * (1 - width), "high": middle * (1 + width)}
 
-    shares = {name: {"median": share} for name, share in {"apply": 0.01, "statistics": 0.02, "refresh": 0.001}.items()}
+    shares = {
+        name: {"median": share}
+        for name, share in {"apply": 0.01, "statistics": 0.02, "refresh": 0.001}.items()
+    }
     memory = {"state_bytes": {"algorithm": 2**20, "gradient_buffer": 2**19, "rule": 2**18}}
     given = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
     content = {
-        "configuration": cost_files.configuration(*given, resolution=config.settings.get("resolution")),
+        "configuration": cost_files.configuration(
+            *given, resolution=config.settings.get("resolution")
+        ),
         "conditions": {"hardware": folder.name.upper(), "threads": 2},
         "step_seconds": around(step),
         "evaluation_seconds_per_example": 0.001,

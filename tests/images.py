@@ -13,7 +13,9 @@ CLASSES = ("bird", "cat", "dog")
 def paint(path: Path, size: tuple[int, int], seed: int) -> None:
     """A PNG of random pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = torch.randint(256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed))
+    pixels = torch.randint(
+        256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed)
+    )
     Image.fromarray(pixels.to(torch.uint8).numpy()).save(path)
 
 

@@ -28,15 +28,28 @@ class Synthetic:
 
     def load(self, loading: Loading) -> TensorData:
         generator = torch.Generator().manual_seed(0)
-        sizes = [loading.settings.get(name, self.size) for name in ("resolution", "test_resolution")]
+        sizes = [
+            loading.settings.get(name, self.size) for name in ("resolution", "test_resolution")
+        ]
         parts = []
         for examples, size in zip((self.loaded, 4), sizes, strict=True):
-            parts.append(torch.randn(examples, self.channels, size, size, generator=generator).to(loading.device))
-            parts.append(torch.randint(self.classes, (examples,), generator=generator).to(loading.device))
+            parts.append(
+                torch.randn(examples, self.channels, size, size, generator=generator).to(
+                    loading.device
+                )
+            )
+            parts.append(
+                torch.randint(self.classes, (examples,), generator=generator).to(loading.device)
+            )
         return TensorData(*parts)
 
 
-SHAPES = {"cifar10": (10, 32), "cifar100": (100, 32), "tinyimagenet": (200, 64), "imagenet": (1000, 224)}
+SHAPES = {
+    "cifar10": (10, 32),
+    "cifar100": (100, 32),
+    "tinyimagenet": (200, 64),
+    "imagenet": (1000, 224),
+}
 
 
 def synthetic(name: str):

@@ -76,20 +76,28 @@ def _imports(module: str, node: ast.AST, late: bool = False) -> list[Import]:
         if isinstance(child, ast.Import):
             names = [alias.name for alias in child.names]
         elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, f"{module}, line {child.lineno}: write the absolute name of the module"
+            assert child.level == 0, (
+                f"{module}, line {child.lineno}: write the absolute name of the module"
+            )
             qualified = [f"{child.module}.{alias.name}" for alias in child.names]
             names = [name if name in modules() else str(child.module) for name in qualified]
         else:
             names = []
-            statements += _imports(module, child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+            statements += _imports(
+                module, child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            )
         targets = [name if name in modules() else name.partition(".")[0] for name in names]
-        statements += [Import(module, target, child.lineno, late) for target in dict.fromkeys(targets)]  # type: ignore
+        statements += [
+            Import(module, target, child.lineno, late) for target in dict.fromkeys(targets)
+        ]  # type: ignore
     return statements
 
 
 def cycles(package: str) -> list[list[Import]]:
     """Return cycles of imports; without the last import of each there would be none."""
-    edges = {(edge.module, edge.target): edge for edge in imports(package) if edge.target in modules()}
+    edges = {
+        (edge.module, edge.target): edge for edge in imports(package) if edge.target in modules()
+    }
     results: list[list[Import]] = []
     while True:
         graph: dict[str, set[str]] = {}
@@ -117,7 +125,11 @@ def level(module: str) -> int:
 
 def room(module: str) -> str:
     """Return the room of a module of the harness; empty for other modules."""
-    return module.removeprefix(f"{HARNESS}.").partition(".")[0] if module.startswith(f"{HARNESS}.") else ""
+    return (
+        module.removeprefix(f"{HARNESS}.").partition(".")[0]
+        if module.startswith(f"{HARNESS}.")
+        else ""
+    )
 
 
 def allowed(edge: Import) -> bool:
@@ -125,7 +137,9 @@ def allowed(edge: Import) -> bool:
     source, target = room(edge.module), room(edge.target)
     if not (source and target):
         return level(edge.target) <= level(edge.module)
-    places = [next((i for i, names in enumerate(ROOMS) if name in names), -1) for name in (source, target)]
+    places = [
+        next((i for i, names in enumerate(ROOMS) if name in names), -1) for name in (source, target)
+    ]
     return source == target or -1 < places[0] < places[1]
 
 
@@ -154,7 +168,11 @@ def test_a_worker_needs_torch_alone(package: str):
     known = {*sys.stdlib_module_names, "torch", "precond", "trainables"}
     outside = [edge for edge in imports(package) if edge.target.partition(".")[0] not in known]
     outside = [edge for edge in outside if not (edge.late and edge.target in LATE)]
-    outside = [edge for edge in outside if (edge.module, edge.target) != ("trainables.ray_trainable", "ray")]
+    outside = [
+        edge
+        for edge in outside
+        if (edge.module, edge.target) != ("trainables.ray_trainable", "ray")
+    ]
     assert not outside, "imports that a worker cannot afford:" + lines(outside)
 
 
@@ -170,13 +188,17 @@ def test_the_import_of_every_module_and_the_digits_load_no_heavy_library():
         f"trainables.data.digits._tensors()\n"
         f"print(*sorted({heavy!r} & (set(sys.modules) - before)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == ""
 
 
 def test_every_path_in_the_description_of_the_structure_exists():
     text = (ROOT / "docs" / "architecture.md").read_text()
     named = {name.rstrip("/") for name in re.findall(r"`([\w./]+(?:\.py|/))`", text)}
-    files = [path.relative_to(ROOT) for room in (*PACKAGES, "tests") for path in (ROOT / room).rglob("*")]
+    files = [
+        path.relative_to(ROOT) for room in (*PACKAGES, "tests") for path in (ROOT / room).rglob("*")
+    ]
     known = {"/".join(path.parts[start:]) for path in files for start in range(len(path.parts))}
     assert len(named) > 40 and named <= {*known, *PACKAGES}, sorted(named - known)

@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the trials of a file; return 0, 1 if some failed, 2 for an invalid file, 4 if the folder is unusable."""
     options = _parser().parse_args(arguments)
     try:
-        configs = [_config(line) for line in options.trials.read_text().splitlines() if line.strip()]
+        configs = [
+            _config(line) for line in options.trials.read_text().splitlines() if line.strip()
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         print(f"error: {options.trials}: {error}; write it with --dry-run --json", file=sys.stderr)
         return 2
@@ -36,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not errors:
         os.environ["PRECOND_DATA"] = str(options.data_dir.absolute())
         names = {config.workload for config in configs}
-        errors = ready(names, options.data_dir, download=options.download, verify=options.verify_data)
+        errors = ready(
+            names, options.data_dir, download=options.download, verify=options.verify_data
+        )
     if errors:
         print(*(f"error: {line}" for line in errors), sep="\n", file=sys.stderr)
         return 2
@@ -69,10 +73,17 @@ def _run(config: TrialConfig, options: argparse.Namespace, label: str) -> str:
 def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
     """Train in this process, alone or as one of a team."""
     store = TrialStore(options.out, config)
-    settings = {"device": options.device, "commit_every": options.commit_every, "diagnostics": options.diagnostics}
+    settings = {
+        "device": options.device,
+        "commit_every": options.commit_every,
+        "diagnostics": options.diagnostics,
+    }
     for metrics in epochs(config, store, **settings):
         if Team.here().rank == 0:
-            print(f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {score(metrics):.2%}", flush=True)
+            print(
+                f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {score(metrics):.2%}",
+                flush=True,
+            )
 
 
 def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[str]:
@@ -82,7 +93,10 @@ def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[
     except plugins.PluginError as error:
         return [str(error)]
     others = {config.plugin for config in configs} - {sha, None}
-    return [f"there are trials of the plugin with SHA-256 {other}: name its file with --plugin" for other in others]
+    return [
+        f"there are trials of the plugin with SHA-256 {other}: name its file with --plugin"
+        for other in others
+    ]
 
 
 def _config(line: str) -> TrialConfig:
@@ -94,11 +108,17 @@ def _config(line: str) -> TrialConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainables", description="Run trials here, without Ray.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainables", description="Run trials here, without Ray."
+    )
     add = parser.add_argument
     add("trials", type=Path, metavar="TRIALS.jsonl")
     add("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[default: %(default)s]")
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="[default: %(default)s]",
+    )
     add("--plugin", type=Path, metavar="FILE", help="the plugin that the trials were planned with")
     add("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
         help="where datasets are [default: $PRECOND_DATA or data]")  # fmt: skip

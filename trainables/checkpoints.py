@@ -25,7 +25,9 @@ class Damaged(Exception):
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a trial folder, the oldest first."""
-    return sorted((path for path in folder.glob("checkpoint-*") if path.suffix != ".tmp"), key=epoch_of)
+    return sorted(
+        (path for path in folder.glob("checkpoint-*") if path.suffix != ".tmp"), key=epoch_of
+    )
 
 
 def epoch_of(checkpoint: Path) -> int:
@@ -44,7 +46,9 @@ def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[st
     with open(aside / "state.pt", "wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # raised by torch when it closes the archive after a failed write
+        except (
+            RuntimeError
+        ) as error:  # raised by torch when it closes the archive after a failed write
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         sync(file)
     manifest = {
@@ -54,7 +58,9 @@ def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[st
         "lines": json.dumps(lines),  # as text: a metric may be nan, which a digest refuses
         "layers": json.dumps(layers),
     }
-    write_atomically(aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode())
+    write_atomically(
+        aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode()
+    )
     if final.exists():  # a checkpoint whose lines were lost in a power failure
         remove(final)
     aside.rename(final)
@@ -77,5 +83,12 @@ def read(path: Path, key: str) -> tuple[Lines, Lines, dict[str, Any]]:
             raise Damaged("sha256 mismatch")
         lines, layers = (json.loads(manifest[name]) for name in ("lines", "layers"))
         return lines, layers, torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, UnpicklingError) as error:
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        UnpicklingError,
+    ) as error:
         raise Damaged(f"{type(error).__name__}: {error}".partition("\n")[0]) from error

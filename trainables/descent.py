@@ -21,7 +21,11 @@ MATRICES = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
 
 def build_optimizer(config: TrialConfig, model: nn.Module) -> Optimizer:
     """Return the trial's optimizer; its random numbers are seeded with the trial's seed."""
-    seed = {"seed": stream_seed(config.seed, "optimizer")} if "seed" in precond.defaults(config.optimizer) else {}
+    seed = (
+        {"seed": stream_seed(config.seed, "optimizer")}
+        if "seed" in precond.defaults(config.optimizer)
+        else {}
+    )
     groups = parameter_groups(model, config.settings.get("decay_exempt", NEUTRAL["decay_exempt"]))
     return precond.build(config.optimizer, model, params=groups, **config.hyperparameters, **seed)
 
@@ -36,13 +40,22 @@ def parameter_groups(model: nn.Module, decay_exempt: str) -> list[dict[str, Any]
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if decay_exempt == "norm":
-        spared = {p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()}
+        spared = {
+            p
+            for module in model.modules()
+            if isinstance(module, NORMS)
+            for p in module.parameters()
+        }
     elif decay_exempt == "vectors":
-        spared = set(trainable) - {module.weight for module in model.modules() if isinstance(module, MATRICES)}
+        spared = set(trainable) - {
+            module.weight for module in model.modules() if isinstance(module, MATRICES)
+        }
     else:
         return None
     groups = [[p for p in trainable if p not in spared], [p for p in trainable if p in spared]]
-    return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}] if all(groups) else None
+    return (
+        [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}] if all(groups) else None
+    )
 
 
 def schedule(name: str, steps: int, warmup: int = 0) -> Callable[[int], float]:
@@ -63,6 +76,10 @@ def schedule(name: str, steps: int, warmup: int = 0) -> Callable[[int], float]:
     def factor(step: int) -> float:
         if step < warmup:
             return WARMUP_START + (1 - WARMUP_START) * step / warmup
-        return (1 + math.cos(math.pi * min(step - warmup, after) / after)) / 2 if name == "cosine" else 1.0
+        return (
+            (1 + math.cos(math.pi * min(step - warmup, after) / after)) / 2
+            if name == "cosine"
+            else 1.0
+        )
 
     return factor

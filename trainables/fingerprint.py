@@ -26,13 +26,21 @@ def fingerprint() -> dict[str, str]:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())
             digest.update(content)
-    return {"code": digest.hexdigest()[:16], "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "code": digest.hexdigest()[:16],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def difference(wanted: Mapping[str, str]) -> str:
     """Return how this process differs from a fingerprint, in a few words; empty if it does not."""
     here = fingerprint()
-    return ", ".join(f"{name} {here[name]} instead of {wanted[name]}" for name in here if here[name] != wanted[name])
+    return ", ".join(
+        f"{name} {here[name]} instead of {wanted[name]}"
+        for name in here
+        if here[name] != wanted[name]
+    )
 
 
 def provenance() -> dict[str, Any]:
@@ -40,10 +48,16 @@ def provenance() -> dict[str, Any]:
 
     def git(*arguments: str) -> str:
         command, here = ["git", *arguments], Path(__file__).parent
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     facts: dict[str, Any] = {"host": platform.node(), "python": platform.python_version()}
     try:
-        return {**facts, "git_sha": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
+        return {
+            **facts,
+            "git_sha": git("rev-parse", "HEAD"),
+            "git_dirty": bool(git("status", "--porcelain")),
+        }
     except (OSError, subprocess.CalledProcessError):  # not a checkout
         return facts

@@ -73,7 +73,9 @@ class Usage:
         if self._device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self._device)
             usage["system/gpu_memory_mb"] = (total - free) / 2**20
-            with contextlib.suppress(Exception):  # an error of NVIDIA's library must not fail a trial
+            with contextlib.suppress(
+                Exception
+            ):  # an error of NVIDIA's library must not fail a trial
                 usage["system/gpu_percent"] = float(torch.cuda.utilization(self._device))
         return usage
 

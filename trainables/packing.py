@@ -54,7 +54,9 @@ class Load:
 Measure = Callable[[TrialConfig, int], Load]
 
 
-def share(root: Path, configs: Sequence[TrialConfig], device: str = "cuda", measure: Measure | None = None) -> float:
+def share(
+    root: Path, configs: Sequence[TrialConfig], device: str = "cuda", measure: Measure | None = None
+) -> float:
     """Return the fraction of this GPU that a trial gets: the largest that any of the workloads needs.
 
     Args:
@@ -63,10 +65,14 @@ def share(root: Path, configs: Sequence[TrialConfig], device: str = "cuda", meas
         device: The GPU.
         measure: Replaces training for some seconds.
     """
-    groups: dict[str, dict[str, TrialConfig]] = {}  # one configuration for each optimizer, by workload
+    groups: dict[
+        str, dict[str, TrialConfig]
+    ] = {}  # one configuration for each optimizer, by workload
     for config in configs:
         groups.setdefault(config.workload, {}).setdefault(config.optimizer, config)
-    processes = min(_packed(root, name, [*group.values()], device, measure) for name, group in groups.items())
+    processes = min(
+        _packed(root, name, [*group.values()], device, measure) for name, group in groups.items()
+    )
     return math.floor(10_000 / processes) / 10_000  # Ray counts in ten thousandths
 
 
@@ -84,7 +90,9 @@ def grow(measure: Callable[[int], Load]) -> list[Load]:
     return loads
 
 
-def _packed(root: Path, workload: str, group: list[TrialConfig], device: str, measure: Measure | None) -> int:
+def _packed(
+    root: Path, workload: str, group: list[TrialConfig], device: str, measure: Measure | None
+) -> int:
     """Return the number of processes for a workload on this GPU model, measured unless it is stored."""
     words = [re.sub(r"[^A-Za-z0-9.]+", "-", word) for word in (device_name(device), workload)]
     path = root / "packing" / words[0] / f"{words[1]}.json"
@@ -109,7 +117,9 @@ def _packed(root: Path, workload: str, group: list[TrialConfig], device: str, me
     return len(loads)
 
 
-def side_by_side(root: Path, config: TrialConfig, processes: int, device: str, seconds: float = SECONDS) -> Load:
+def side_by_side(
+    root: Path, config: TrialConfig, processes: int, device: str, seconds: float = SECONDS
+) -> Load:
     """Train the same trial in several processes at once, for some seconds after a warm-up.
 
     Args:
@@ -124,12 +134,24 @@ def side_by_side(root: Path, config: TrialConfig, processes: int, device: str, s
     """
     context = torch.multiprocessing.get_context("spawn")
     answers, barrier = context.SimpleQueue(), context.Barrier(processes)
-    torch.multiprocessing.spawn(_train, (root, config, device, seconds, barrier, answers), nprocs=processes)
+    torch.multiprocessing.spawn(
+        _train, (root, config, device, seconds, barrier, answers), nprocs=processes
+    )
     speeds, used, capacity = zip(*(answers.get() for _ in range(processes)), strict=True)
-    return Load(processes=processes, steps_per_s=sum(speeds), memory_mb=max(used), capacity_mb=capacity[0])
+    return Load(
+        processes=processes, steps_per_s=sum(speeds), memory_mb=max(used), capacity_mb=capacity[0]
+    )
 
 
-def _train(rank: int, root: Path, config: TrialConfig, device: str, seconds: float, barrier: Any, answers: Any) -> None:
+def _train(
+    rank: int,
+    root: Path,
+    config: TrialConfig,
+    device: str,
+    seconds: float,
+    barrier: Any,
+    answers: Any,
+) -> None:
     """Put steps per second, and the device's memory while all processes train, into `answers`."""
     torch.set_num_threads(1)
     if config.plugin:
@@ -161,6 +183,8 @@ def _steps(trainer: Trainer, stop: Callable[[int], bool]) -> int:
             yield batch
 
     trainer.data.train_batches = endless  # type: ignore[method-assign]
-    trainer._train_epoch(0, Phases(trainer.device))  # reads the losses at the end, and so waits for the device
+    trainer._train_epoch(
+        0, Phases(trainer.device)
+    )  # reads the losses at the end, and so waits for the device
     trainer.data.train_batches = load  # type: ignore[method-assign]
     return taken

@@ -42,7 +42,9 @@ from trainables.models import Model
 from trainables.recipes import Recipe
 from trainables.workloads import Workload
 
-Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # training inputs and labels, test inputs and labels
+Tensors = tuple[
+    Tensor, Tensor, Tensor, Tensor
+]  # training inputs and labels, test inputs and labels
 
 
 class PluginError(HyperparameterError):
@@ -59,12 +61,18 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     Its defaults are the hyperparameters' defaults and determine their types. A parameter called `params` receives
     parameter groups if a recipe exempts some parameters from weight decay.
     """
-    hyperparameters = [p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    hyperparameters = [
+        p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
     name = build.__name__.replace("_", "-")
     if missing := [p.name for p in hyperparameters if p.default is p.empty]:
-        raise PluginError(f"{name}: {missing[0]} has no default, which every hyperparameter must have")
+        raise PluginError(
+            f"{name}: {missing[0]} has no default, which every hyperparameter must have"
+        )
     fields = [(p.name, Any, alike(p.default)) for p in hyperparameters if p.name != "params"]
-    kind = dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True, namespace={"problems": problems})
+    kind = dataclasses.make_dataclass(
+        name, fields, frozen=True, kw_only=True, namespace={"problems": problems}
+    )
     takes_groups = any(p.name == "params" for p in hyperparameters)
 
     def build_from_model(model: nn.Module, *, params: Any = None, **values: Any) -> Optimizer:
@@ -99,13 +107,17 @@ def workload(
 
     def register(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         if name.count("/") != 1 or not all(name.split("/")):
-            raise PluginError(f'workload "{name}": must be a name, a slash and a name, as in moons/mlp')
+            raise PluginError(
+                f'workload "{name}": must be a name, a slash and a name, as in moons/mlp'
+            )
         _register(name, workloads.unknown_workload(name) is None)
         workloads.PLUGINS[name] = Workload(
             name=name,
             source=PluginTensors(name.partition("/")[0], data),
             model=Model(build=lambda fit: build(), channels=None),
-            recipe=Recipe(batch_size=batch_size, epochs=epochs, schedule=schedule, optimizers=optimizers or {}),
+            recipe=Recipe(
+                batch_size=batch_size, epochs=epochs, schedule=schedule, optimizers=optimizers or {}
+            ),
             plugin=_loading,
         )
         return build
@@ -126,12 +138,20 @@ class PluginTensors(Source):
     @cached_property
     def _tensors(self) -> Tensors:
         tensors = self.make()
-        if not isinstance(tensors, tuple) or len(tensors) != 4 or not all(isinstance(t, Tensor) for t in tensors):
-            raise PluginError(f"data of {self.name}: must be four tensors: inputs and labels, to train and to test on")
+        if (
+            not isinstance(tensors, tuple)
+            or len(tensors) != 4
+            or not all(isinstance(t, Tensor) for t in tensors)
+        ):
+            raise PluginError(
+                f"data of {self.name}: must be four tensors: inputs and labels, to train and to test on"
+            )
         for inputs, labels in (tensors[:2], tensors[2:]):
             if len(inputs) != len(labels) or labels.dtype != torch.int64 or labels.dim() != 1:
                 shapes = f"inputs {list(inputs.shape)}, labels {list(labels.shape)} {labels.dtype}"
-                raise PluginError(f"data of {self.name}: {shapes}; labels must be [n] int64 for inputs [n, ...]")
+                raise PluginError(
+                    f"data of {self.name}: {shapes}; labels must be [n] int64 for inputs [n, ...]"
+                )
         return tensors
 
     @property
@@ -192,7 +212,9 @@ def load(path: Path, sha256: str | None = None) -> str:
     except OSError as error:
         raise PluginError(f"plugin {path}: {error.strerror}") from error
     if sha256 not in (None, sha):
-        raise PluginError(f"plugin {path}: its bytes are not those of the trial's plugin; restore the file")
+        raise PluginError(
+            f"plugin {path}: its bytes are not those of the trial's plugin; restore the file"
+        )
     if _loaded.get(sha):
         return sha
     _loading, _loaded[sha] = sha, []
@@ -204,7 +226,9 @@ def load(path: Path, sha256: str | None = None) -> str:
     finally:
         _loading = None
     if not _loaded[sha]:
-        raise PluginError(f"plugin {path}: registers nothing; use @optimizer or @workload of trainables.plugins")
+        raise PluginError(
+            f"plugin {path}: registers nothing; use @optimizer or @workload of trainables.plugins"
+        )
     return sha
 
 
@@ -230,10 +254,16 @@ def _run(path: Path, name: str) -> None:
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(path)
+        ]
         lines = [error.lineno] if isinstance(error, SyntaxError) else lines
         what = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-        raise PluginError(f"plugin {path}{f', line {lines[-1]}' if lines else ''}: {what}") from error
+        raise PluginError(
+            f"plugin {path}{f', line {lines[-1]}' if lines else ''}: {what}"
+        ) from error
 
 
 def _forget(sha256: str) -> None:

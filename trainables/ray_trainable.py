@@ -28,7 +28,9 @@ from trainables.store import StoreError, TrialStore
 from trainables.train import Epochs, epochs
 
 TEAMS = ".teams"  # in the output folder: Ray Train's files, which all nodes must see; nothing reads them afterwards
-PROBLEM = "problem"  # in a result: the error of the data, the folder or the node; the driver then stops
+PROBLEM = (
+    "problem"  # in a result: the error of the data, the folder or the node; the driver then stops
+)
 PAUSES = (5, 15, 40)  # seconds before a trial is reopened whose files could not be read or written
 REPORT_SECONDS = 1.0  # between two results of a trial in a grid, where nothing is decided by them
 LEAVE_SECONDS = 15.0  # the time for the current epoch to finish after a SIGTERM
@@ -72,8 +74,13 @@ class TrialTrainable:
             return {"done": True, PROBLEM: str(problem)}
         except OSError as error:
             if not self._pauses:
-                return {"done": True, PROBLEM: f"{error.filename or self._store.folder}: {error.strerror or error}"}
-            time.sleep(self._pauses.pop(0))  # a full disk may have room again, a file server may be back
+                return {
+                    "done": True,
+                    PROBLEM: f"{error.filename or self._store.folder}: {error.strerror or error}",
+                }
+            time.sleep(
+                self._pauses.pop(0)
+            )  # a full disk may have room again, a file server may be back
             self._open(self.config)
             return {}
         self._pauses = list(PAUSES)
@@ -112,7 +119,9 @@ class TrialTrainable:
     def _open(self, config: dict[str, Any]) -> None:
         self._report_every = config.get("report_every", 0.0)
         try:
-            self._store, self._epochs = _begin(config, "cuda" if torch.cuda.is_available() else "cpu")
+            self._store, self._epochs = _begin(
+                config, "cuda" if torch.cuda.is_available() else "cpu"
+            )
         except ForeignNode as problem:
             self._epochs = _refused(problem)
 
@@ -138,10 +147,14 @@ def keep_dynamo_out() -> None:
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
         plain = getattr(getattr(Optimizer, name), "__wrapped__", None)
         if plain is not None:
-            vars(plain).setdefault("__dynamo_disable", plain)  # what torch/_compile.py caches on the first call
+            vars(plain).setdefault(
+                "__dynamo_disable", plain
+            )  # what torch/_compile.py caches on the first call
     for optimizer in (SGD, Adam):  # AdamW inherits Adam's step
         plain = getattr(optimizer.step, "__wrapped__", None)
-        if plain is not None and not hasattr(optimizer.step, "hooked"):  # by the first optimizer of this process
+        if plain is not None and not hasattr(
+            optimizer.step, "hooked"
+        ):  # by the first optimizer of this process
             optimizer.step = torch.no_grad()(plain)
 
 
@@ -163,7 +176,9 @@ def train_team(config: dict[str, Any]) -> None:
         _train_share,
         train_loop_config=config,
         scaling_config=train.ScalingConfig(
-            num_workers=store.config.workers, use_gpu=bool(config["gpus"]), resources_per_worker=needs
+            num_workers=store.config.workers,
+            use_gpu=bool(config["gpus"]),
+            resources_per_worker=needs,
         ),
         run_config=train.RunConfig(
             name=f"team-{tune.get_context().get_trial_id()}",
@@ -174,10 +189,14 @@ def train_team(config: dict[str, Any]) -> None:
     try:
         trainer.fit()
     except train.TrainingFailedError as error:
-        if store.status() is not None:  # rank 0 wrote the reason; the other ranks lost contact to it
+        if (
+            store.status() is not None
+        ):  # rank 0 wrote the reason; the other ranks lost contact to it
             return tune.report({"done": True})
         failures = getattr(error, "worker_failures", {}).values()  # a subclass has them
-        problems = [str(failure) for failure in failures if isinstance(failure, OSError | StoreError)]
+        problems = [
+            str(failure) for failure in failures if isinstance(failure, OSError | StoreError)
+        ]
         if not problems:
             raise
         tune.report({PROBLEM: problems[0]})

@@ -75,23 +75,40 @@ class Settings:
 
 
 NEUTRAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
-LOOP = ("mixup", "cutmix", "label_smoothing", "warmup_epochs", "decay_exempt")  # apply to whatever is trained
+LOOP = (
+    "mixup",
+    "cutmix",
+    "label_smoothing",
+    "warmup_epochs",
+    "decay_exempt",
+)  # apply to whatever is trained
 MODEL = ("drop_path",)  # applies to models that have it
-IMAGES = tuple(name for name in NEUTRAL if name not in (*LOOP, *MODEL))  # apply to datasets of images
+IMAGES = tuple(
+    name for name in NEUTRAL if name not in (*LOOP, *MODEL)
+)  # apply to datasets of images
 
 
 def applicable(*, images: bool, stochastic_depth: bool) -> list[str]:
     """Return the names of the settings that apply to a workload."""
     return [
-        name for name in NEUTRAL if name in LOOP or (name in IMAGES and images) or (name in MODEL and stochastic_depth)
+        name
+        for name in NEUTRAL
+        if name in LOOP or (name in IMAGES and images) or (name in MODEL and stochastic_depth)
     ]
 
 
 def setting_problems(values: Mapping[str, Any], names: Iterable[str], workload: str) -> list[str]:
     """Return one line for each value out of its range, and for each setting that a workload does not have."""
     names = list(names)
-    foreign = [f"{name}: {workload} has no such setting.{nearest(name, names)}" for name in values if name not in names]
-    return foreign + Settings(**{name: value for name, value in values.items() if name in NEUTRAL}).problems()
+    foreign = [
+        f"{name}: {workload} has no such setting.{nearest(name, names)}"
+        for name in values
+        if name not in names
+    ]
+    return (
+        foreign
+        + Settings(**{name: value for name, value in values.items() if name in NEUTRAL}).problems()
+    )
 
 
 def significant(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +116,9 @@ def significant(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != NEUTRAL.get(name)}
 
 
-def field_problems(fields: Mapping[str, Any], train_examples: int, shapes: nn.Module | None) -> list[str]:
+def field_problems(
+    fields: Mapping[str, Any], train_examples: int, shapes: nn.Module | None
+) -> list[str]:
     """Return one line for each field out of range; `shapes` is the model, or None if it cannot be built."""
     errors = []
     batch_size, fraction = fields["batch_size"], fields.get("train_fraction", 1.0)
@@ -111,7 +130,9 @@ def field_problems(fields: Mapping[str, Any], train_examples: int, shapes: nn.Mo
     least = 2 if normalises else 1
     if not is_integer(batch_size) or not least <= batch_size <= most:
         reason = "; batch normalisation needs two" if batch_size == 1 and least == 2 else ""
-        errors.append(f"batch_size = {batch_size!r}: must be an integer in {least}..{most}, the training set{reason}")
+        errors.append(
+            f"batch_size = {batch_size!r}: must be an integer in {least}..{most}, the training set{reason}"
+        )
     if not is_integer(fields["epochs"]) or fields["epochs"] < 1:
         errors.append(f"epochs = {fields['epochs']!r}: must be an integer >= 1")
     for name, allowed in {"schedule": SCHEDULES, "precision": PRECISIONS}.items():

@@ -25,7 +25,15 @@ from typing import Any
 
 from trainables import checkpoints
 from trainables.config import SCHEMA, TrialConfig
-from trainables.files import StoreError, append_lines, parse, read_lines, remove, repair_tail, write_atomically
+from trainables.files import (
+    StoreError,
+    append_lines,
+    parse,
+    read_lines,
+    remove,
+    repair_tail,
+    write_atomically,
+)
 
 COMPLETED, DIVERGED, OOM, FAILED = "completed", "diverged", "oom", "failed"
 MAX_LOST_WORKERS = 3  # within one driver's run, without a new commit
@@ -46,7 +54,13 @@ class TrialStore:
         nodes: The nodes that are alive.
     """
 
-    def __init__(self, root: Path | str, config: TrialConfig, generation: int | None = None, nodes: Nodes = None):
+    def __init__(
+        self,
+        root: Path | str,
+        config: TrialConfig,
+        generation: int | None = None,
+        nodes: Nodes = None,
+    ):
         self.root, self.config = Path(root), config
         self.generation, self.nodes = generation, nodes
         self.folder = trial_folder(self.root, config.trial_key)
@@ -54,7 +68,9 @@ class TrialStore:
         self._layers: list[dict[str, Any]] = []
 
     @classmethod
-    def open(cls, root: Path | str, key: str, generation: int | None = None, nodes: Nodes = None) -> TrialStore:
+    def open(
+        cls, root: Path | str, key: str, generation: int | None = None, nodes: Nodes = None
+    ) -> TrialStore:
         """Return the store of a trial whose `config.json` the driver has written.
 
         Raises:
@@ -72,7 +88,9 @@ class TrialStore:
         path = self.folder / "config.json"
         if path.exists():
             if read_config(self.folder)["key"] != self.config.trial_key:
-                raise StoreError(f"{self.folder} holds another trial with the same first 16 digits: move it away")
+                raise StoreError(
+                    f"{self.folder} holds another trial with the same first 16 digits: move it away"
+                )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         document = {"schema": SCHEMA, "key": self.config.trial_key, "config": self.config.to_dict()}
@@ -96,10 +114,14 @@ class TrialStore:
             epoch = checkpoints.epoch_of(path)
             try:
                 lines, layers, state = checkpoints.read(path, self.config.trial_key)
-                if lines and lines[0]["epoch"] > len(self.epochs()):  # a disk lost more than the last commit
+                if lines and lines[0]["epoch"] > len(
+                    self.epochs()
+                ):  # a disk lost more than the last commit
                     raise checkpoints.Damaged("the lines before it are lost")
             except checkpoints.Damaged as problem:
-                self.log(f"checkpoint of epoch {epoch} is damaged ({problem}); using the one before it")
+                self.log(
+                    f"checkpoint of epoch {epoch} is damaged ({problem}); using the one before it"
+                )
                 quarantine = self.folder / "quarantine"
                 quarantine.mkdir(exist_ok=True)
                 path.rename(quarantine / f"{path.name}-{time.time_ns()}")
@@ -133,8 +155,14 @@ class TrialStore:
         append_lines(self.folder / "attempts.jsonl", [{"time": time.time(), **here, **provenance}])
         if self.generation is None:  # no driver: a user starts the trial again deliberately
             return 0
-        alike = [attempt for attempt in attempts if all(attempt[name] == value for name, value in here.items())]
-        alike = [attempt for attempt in alike if self.nodes is None or attempt.get("node") in self.nodes]
+        alike = [
+            attempt
+            for attempt in attempts
+            if all(attempt[name] == value for name, value in here.items())
+        ]
+        alike = [
+            attempt for attempt in alike if self.nodes is None or attempt.get("node") in self.nodes
+        ]
         return sum(-1 if "left" in attempt else 1 for attempt in alike)
 
     def leave(self, why: str) -> None:
@@ -142,7 +170,9 @@ class TrialStore:
         path = self.folder / "attempts.jsonl"
         append_lines(path, [{**read_lines(path)[-1], "time": time.time(), "left": why}])
 
-    def record(self, epoch: int, metrics: Mapping[str, float], layers: Sequence[dict[str, Any]] = ()) -> None:
+    def record(
+        self, epoch: int, metrics: Mapping[str, float], layers: Sequence[dict[str, Any]] = ()
+    ) -> None:
         """Record a finished epoch and its lines of diagnostics; `commit` or `finish` writes them."""
         self._pending.append({"epoch": epoch, "time": time.time(), "metrics": dict(metrics)})
         self._layers += layers
@@ -178,13 +208,23 @@ class TrialStore:
             written = {line["epoch"] for line in read_lines(path)}
             append_lines(path, [line for line in self._layers if line["epoch"] not in written])
             self._layers.clear()
-        committed = len(self.epochs())  # epochs that are recomputed after a quarantine keep their first line
-        append_lines(self.folder / "epochs.jsonl", [line for line in self._pending if line["epoch"] >= committed])
+        committed = len(
+            self.epochs()
+        )  # epochs that are recomputed after a quarantine keep their first line
+        append_lines(
+            self.folder / "epochs.jsonl",
+            [line for line in self._pending if line["epoch"] >= committed],
+        )
         self._pending.clear()
 
     def _check_generation(self) -> None:
-        if self.generation is not None and (current := lock_generation(self.root)) != self.generation:
-            raise FencedError(f"{self.root} belongs to generation {current} now, not {self.generation}: stopping")
+        if (
+            self.generation is not None
+            and (current := lock_generation(self.root)) != self.generation
+        ):
+            raise FencedError(
+                f"{self.root} belongs to generation {current} now, not {self.generation}: stopping"
+            )
 
 
 def trial_folder(root: Path, key: str) -> Path:
@@ -206,9 +246,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         document = parse((folder / "config.json").read_bytes(), folder / "config.json")
     except OSError as error:
-        raise StoreError(f"{folder} is not a trial folder: {error.strerror} (config.json)") from error
+        raise StoreError(
+            f"{folder} is not a trial folder: {error.strerror} (config.json)"
+        ) from error
     if document["schema"] > SCHEMA:
-        raise StoreError(f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update precond")
+        raise StoreError(
+            f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update precond"
+        )
     return document
 
 

@@ -77,7 +77,9 @@ class Team:
     def lost(self, error: BaseException) -> bool:
         """Return True if an error means that another process of the team has ended; the trial did not cause it."""
         words = str(error)
-        return self.size > 1 and (isinstance(error, dist.DistError) or "gloo/transport" in words or "NCCL" in words)
+        return self.size > 1 and (
+            isinstance(error, dist.DistError) or "gloo/transport" in words or "NCCL" in words
+        )
 
     def leave(self) -> None:
         """Leave the team: the other processes, which wait for this one in a collective, end with an error."""
@@ -144,7 +146,9 @@ def spawn(target: Any, size: int, device: str, *arguments: Any) -> None:
         torch.multiprocessing.spawn(_join, (target, size, device, meeting, arguments), nprocs=size)
 
 
-def _join(rank: int, target: Any, size: int, device: str, meeting: str, arguments: tuple[Any, ...]) -> None:
+def _join(
+    rank: int, target: Any, size: int, device: str, meeting: str, arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
     cuda = torch.device(device).type == "cuda"
     if cuda:

@@ -50,7 +50,11 @@ class Telemetry:
             train_s: Seconds of training since the last call, `read` included; `diag/overhead` is the fraction of them
                 that the diagnostics took.
         """
-        return {} if self._clock is None else {**summarize(table), "diag/overhead": self._clock.read() / train_s}
+        return (
+            {}
+            if self._clock is None
+            else {**summarize(table), "diag/overhead": self._clock.read() / train_s}
+        )
 
 
 def summarize(table: Table) -> dict[str, float]:
@@ -58,8 +62,13 @@ def summarize(table: Table) -> dict[str, float]:
     metrics = {}
     for name, summaries in SUMMARIES.items():
         values = [value for row in table.values() if (value := row[name]) is not None]
-        metrics |= {f"diag/{name}_{how}": float(take(values)) for how, take in summaries.items() if values}
-    return {**metrics, "diag/rescues": float(sum(row[name] or 0 for row in table.values() for name in COUNTS))}
+        metrics |= {
+            f"diag/{name}_{how}": float(take(values)) for how, take in summaries.items() if values
+        }
+    return {
+        **metrics,
+        "diag/rescues": float(sum(row[name] or 0 for row in table.values() for name in COUNTS)),
+    }
 
 
 def rows(epoch: int, table: Table) -> list[dict[str, Any]]:

@@ -29,7 +29,15 @@ from trainables.data.transforms import Mixer
 from trainables.descent import build_optimizer, schedule
 from trainables.measure import Phases, Usage, device_name, peak_memory_mb, reset_peak_memory
 from trainables.settings import NEUTRAL
-from trainables.store import COMPLETED, DIVERGED, FAILED, MAX_LOST_WORKERS, OOM, StoreError, TrialStore
+from trainables.store import (
+    COMPLETED,
+    DIVERGED,
+    FAILED,
+    MAX_LOST_WORKERS,
+    OOM,
+    StoreError,
+    TrialStore,
+)
 from trainables.team import ALONE, Team
 from trainables.telemetry import Telemetry, rows
 from trainables.workloads import workload
@@ -82,9 +90,13 @@ def epochs(
         plugins.load(plugins.kept(store.root, config.plugin), config.plugin)
     team = Team.here()
     folder = team.store(store)
-    lost = folder.begin({"torch": torch.__version__, "device": device_name(device), **(provenance or {})})
+    lost = folder.begin(
+        {"torch": torch.__version__, "device": device_name(device), **(provenance or {})}
+    )
     if lost >= MAX_LOST_WORKERS:
-        folder.finish(FAILED, reason=f"{lost} workers died at epoch {len(folder.epochs())} without a commit")
+        folder.finish(
+            FAILED, reason=f"{lost} workers died at epoch {len(folder.epochs())} without a commit"
+        )
         return
     try:
         trainer = Trainer(config, torch.device(device), team, diagnostics)
@@ -149,11 +161,19 @@ class Trainer:
         diagnostics: Read the optimizer's diagnostics; `table` then has the layers of the last epoch.
     """
 
-    def __init__(self, config: TrialConfig, device: torch.device, team: Team = ALONE, diagnostics: bool = False):
+    def __init__(
+        self,
+        config: TrialConfig,
+        device: torch.device,
+        team: Team = ALONE,
+        diagnostics: bool = False,
+    ):
         chosen = workload(config.workload)
         self.config, self.device, self.team = config, device, team
         share = config.train_fraction, team.rank, team.size
-        self.data: Data = chosen.source.load(Loading(device, default_data_dir(), config.settings, *share))
+        self.data: Data = chosen.source.load(
+            Loading(device, default_data_dir(), config.settings, *share)
+        )
         self._settings = {**NEUTRAL, **config.settings}
         self._mixer = Mixer(self._settings, chosen.source.classes)
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -171,7 +191,9 @@ class Trainer:
         self._train_forward: Callable[[Tensor], Tensor] = self.team.wrap(compiled)
         steps = self.data.steps_per_epoch(config.batch_size)
         warmup = self._settings["warmup_epochs"] * steps
-        self.scheduler = LambdaLR(self.optimizer, schedule(config.schedule, config.epochs * steps, warmup))
+        self.scheduler = LambdaLR(
+            self.optimizer, schedule(config.schedule, config.epochs * steps, warmup)
+        )
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, evaluate, and return metrics by name.
@@ -182,7 +204,9 @@ class Trainer:
             Diverged: A loss was not finite.
         """
         start = time.perf_counter()
-        torch.manual_seed(stream_seed(self.config.seed, "model", epoch) + self.team.rank)  # dropout and the like
+        torch.manual_seed(
+            stream_seed(self.config.seed, "model", epoch) + self.team.rank
+        )  # dropout and the like
         phases = Phases(self.device)
         losses, accuracy = self._train_epoch(epoch, phases)
         self._check(epoch, losses)
@@ -209,7 +233,9 @@ class Trainer:
     def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], float]:
         """Return the loss of each step, and the accuracy while training; the device is read once, at the end."""
         self.model.train()
-        order, mixing = (stream_seed(self.config.seed, purpose, epoch) for purpose in ("order", "mixing"))
+        order, mixing = (
+            stream_seed(self.config.seed, purpose, epoch) for purpose in ("order", "mixing")
+        )
         losses: list[Tensor] = []
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for step, batch in enumerate(self.data.train_batches(self.config.batch_size, order)):
@@ -219,11 +245,15 @@ class Trainer:
             self.optimizer.zero_grad()
             with self._context():
                 outputs = self._train_forward(inputs)
-                loss = F.cross_entropy(outputs, labels, label_smoothing=self._settings["label_smoothing"])
+                loss = F.cross_entropy(
+                    outputs, labels, label_smoothing=self._settings["label_smoothing"]
+                )
             loss = loss if self._weight == 1 else loss * self._weight
             precond.backward(loss, self.optimizer)
             losses.append(loss.detach())
-            correct += (outputs.argmax(1) == (labels if labels.dim() == 1 else labels.argmax(1))).sum()
+            correct += (
+                outputs.argmax(1) == (labels if labels.dim() == 1 else labels.argmax(1))
+            ).sum()
             phases.mark("forward_backward")
             self.optimizer.step()
             self.scheduler.step()
@@ -238,7 +268,9 @@ class Trainer:
         self.model.eval()
         self.team.copy_buffers(self.model)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for inputs, labels in islice(self.data.test_batches(), self.team.rank, None, self.team.size):
+        for inputs, labels in islice(
+            self.data.test_batches(), self.team.rank, None, self.team.size
+        ):
             with self._context():
                 outputs = self._forward(inputs.contiguous(memory_format=self._layout))
                 totals[0] += F.cross_entropy(outputs, labels, reduction="sum")
@@ -251,7 +283,9 @@ class Trainer:
         stack = ExitStack()
         if self.config.precision == "bf16":
             stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
-        if isinstance(self.optimizer, TakesLoss):  # the other kernels of attention have no second derivative
+        if isinstance(
+            self.optimizer, TakesLoss
+        ):  # the other kernels of attention have no second derivative
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         return stack
 

@@ -20,7 +20,14 @@ from trainables.data import DataError, source
 from trainables.data.base import Source
 from trainables.models import MODELS, Fit, Model, model
 from trainables.recipes import Recipe, digits, nysact, steve
-from trainables.settings import NEUTRAL, applicable, field_problems, is_integer, setting_problems, worker_problems
+from trainables.settings import (
+    NEUTRAL,
+    applicable,
+    field_problems,
+    is_integer,
+    setting_problems,
+    worker_problems,
+)
 
 LOOP_NUMERICS = 1  # raised when the training loop gives other numbers for the same configuration
 RECIPES: dict[str, Recipe] = {
@@ -82,7 +89,9 @@ class Workload:
     @property
     def setting_names(self) -> list[str]:
         """Names of the settings that apply to the dataset and the model."""
-        return applicable(images=self.source.augmented, stochastic_depth=self.model.stochastic_depth)
+        return applicable(
+            images=self.source.augmented, stochastic_depth=self.model.stochastic_depth
+        )
 
     def settings(self, stated: Mapping[str, Any]) -> dict[str, Any]:
         """Return a trial's settings, complete: the stated values, else the recipe's, else the neutral ones."""
@@ -104,9 +113,13 @@ class Workload:
             return errors
         settings = self.settings(stated)
         if is_integer(epochs) and 1 <= epochs <= settings["warmup_epochs"]:
-            errors.append(f"warmup_epochs = {settings['warmup_epochs']}: must be below epochs = {epochs}")
+            errors.append(
+                f"warmup_epochs = {settings['warmup_epochs']}: must be below epochs = {epochs}"
+            )
         fit = self.fit(settings)
-        return errors + self.model.problems(self.architecture, fit, settings.get("test_resolution", fit.size))
+        return errors + self.model.problems(
+            self.architecture, fit, settings.get("test_resolution", fit.size)
+        )
 
     def build(self, settings: Mapping[str, Any]) -> nn.Module:
         """Return a new model; its initial weights come from torch's global generator."""
@@ -141,10 +154,14 @@ def stated_recipe(name: str) -> Recipe:
     folder, _, architecture = name.rpartition("/")
     if name.startswith(IMAGE_FOLDER):
         if architecture not in MODELS or folder in ("", IMAGE_FOLDER):
-            raise HyperparameterError(f'workload = "{name}": must be {PATTERN}.{nearest(architecture, MODELS)}')
+            raise HyperparameterError(
+                f'workload = "{name}": must be {PATTERN}.{nearest(architecture, MODELS)}'
+            )
         return FOLDER_RECIPES[architecture]
     if name not in RECIPES:
-        raise HyperparameterError(f'workload = "{name}": unknown.{nearest(name, [*RECIPES, *PLUGINS, PATTERN])}')
+        raise HyperparameterError(
+            f'workload = "{name}": unknown.{nearest(name, [*RECIPES, *PLUGINS, PATTERN])}'
+        )
     return RECIPES[name]
 
 
@@ -157,7 +174,9 @@ def unknown_workload(name: str) -> str | None:
     return None
 
 
-def ready(names: Iterable[str], data_dir: Path, *, download: bool = False, verify: bool = False) -> list[str]:
+def ready(
+    names: Iterable[str], data_dir: Path, *, download: bool = False, verify: bool = False
+) -> list[str]:
     """Return one line for each error in the datasets of workloads; called before any trial starts.
 
     Args:
@@ -226,9 +245,15 @@ def resolve(
     return TrialConfig(
         workload=name,
         optimizer=optimizer,
-        hyperparameters={key: _normal(stated.get(key, default), default) for key, default in defaults.items()},
+        hyperparameters={
+            key: _normal(stated.get(key, default), default) for key, default in defaults.items()
+        },
         seed=seed,
-        numerics={"loop": LOOP_NUMERICS, "optimizer": lookup(optimizer).numerics, "recipe": chosen.recipe.numerics},
+        numerics={
+            "loop": LOOP_NUMERICS,
+            "optimizer": lookup(optimizer).numerics,
+            "recipe": chosen.recipe.numerics,
+        },
         settings=chosen.settings(settings),
         plugin=chosen.plugin or lookup(optimizer).plugin,
         **fields,
@@ -241,13 +266,23 @@ def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
     Of the corrected and the as-released variant, the one with fewer differences is compared.
     """
     recipe, defaults = stated_recipe(config.workload), precond.defaults(config.optimizer)
-    variants = [{**defaults, **recipe.hyperparameters(config.optimizer, faithful)} for faithful in (False, True)]
-    normal = [{name: _normal(values[name], defaults[name]) for name in config.hyperparameters} for values in variants]
+    variants = [
+        {**defaults, **recipe.hyperparameters(config.optimizer, faithful)}
+        for faithful in (False, True)
+    ]
+    normal = [
+        {name: _normal(values[name], defaults[name]) for name in config.hyperparameters}
+        for values in variants
+    ]
     fewest = min((_differing(values, config.hyperparameters) for values in normal), key=len)
     # The resolution of a folder's images is known only where the folder is.
     away = config.workload.startswith(IMAGE_FOLDER)
     settings = {**NEUTRAL, **recipe.settings} if away else workload(config.workload).settings({})
-    stated = {name: _normal(value, NEUTRAL[name]) for name, value in settings.items() if value is not None or not away}
+    stated = {
+        name: _normal(value, NEUTRAL[name])
+        for name, value in settings.items()
+        if value is not None or not away
+    }
     fields = {name: getattr(recipe, name) for name in RECIPE_FIELDS}
     fields |= {"precision": "float32", "compile": False, "channels_last": False}
     return _differing(fields, vars(config)) | _differing(stated, config.settings) | fewest
@@ -255,7 +290,11 @@ def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
 
 def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return pairs of different values by name, of the names that both have."""
-    return {name: (ours[name], theirs[name]) for name in ours if name in theirs and ours[name] != theirs[name]}
+    return {
+        name: (ours[name], theirs[name])
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    }
 
 
 @cache

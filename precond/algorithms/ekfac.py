@@ -89,7 +89,9 @@ class EKFAC(Algorithm[EKFACState]):
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> EKFACState:
         """Return U = V = I, without a second moment."""
         size = len(layers), shape.d_out, shape.d_in
-        return EKFACState(KroneckerBasis.identity(*size, like), MovingAverage.zeros(*size, like=like))
+        return EKFACState(
+            KroneckerBasis.identity(*size, like), MovingAverage.zeros(*size, like=like)
+        )
 
     def accumulate(self, state: EKFACState, slots: slice, signals: Signals) -> None:
         """Keep inputs and output gradients until `precondition`, which may come after a new basis."""
@@ -108,7 +110,9 @@ class EKFAC(Algorithm[EKFACState]):
     def refresh(self, state: EKFACState) -> Outcome:
         """Compute new U, V and S where this step's rows allow it."""
         assert state._covariances is not None and state._fresh is not None
-        (s_values, u, s_ok), (a_values, v, a_ok) = map(linalg.eigenbasis, state._covariances.means())
+        (s_values, u, s_ok), (a_values, v, a_ok) = map(
+            linalg.eigenbasis, state._covariances.means()
+        )
         ok = s_ok & a_ok & state._fresh
         state.basis.store(ok, u, v)
         moment, products = state.statistic, s_values.unsqueeze(-1) * a_values.unsqueeze(-2)
@@ -133,7 +137,9 @@ class EKFAC(Algorithm[EKFACState]):
                 sizes = state._pairs.batch_sizes(like=state.statistic.value)
                 fresh = linalg.per_layer(sizes, rotated) * rotated.square()
                 seen = sizes > 0
-                state.statistic.update(linalg.select(seen, fresh, state.statistic.value), seen, self.ema_decay)
+                state.statistic.update(
+                    linalg.select(seen, fresh, state.statistic.value), seen, self.ema_decay
+                )
         state._pairs.clear()
         return state.basis.restore(rotated / (state.statistic.mean() + self.damping))
 

@@ -89,7 +89,9 @@ class Eva(AveragedAlgorithm[EvaState]):
     def commit(self, state: EvaState) -> None:
         """Update the moving averages."""
         power = 2 if self.g_scale == "official" else 1  # 1/B, with all examples of the step
-        state.statistic.commit(self.ema_decay, copy_first=self.ema_init == "first", output_power=power)
+        state.statistic.commit(
+            self.ema_decay, copy_first=self.ema_init == "first", output_power=power
+        )
 
     def refresh(self, state: EvaState) -> Outcome:
         """Scale the means."""

@@ -73,7 +73,9 @@ class FOOF(DampedAlgorithm[ExactState]):
         if self.init == "identity":
             average.start_at_identity()
         factor = Dense.identity(num_layers, shape.d_in, 1.0 if skip else self.damping, like)
-        return ExactState(Covariance(average), factor, skip=torch.full_like(average.dropped, skip).bool())
+        return ExactState(
+            Covariance(average), factor, skip=torch.full_like(average.dropped, skip).bool()
+        )
 
     def accumulate(self, state: ExactState, slots: slice, signals: Signals) -> None:
         """Add `X^T X`."""

@@ -76,7 +76,9 @@ class NysAct(DampedAlgorithm[SketchedState]):
         limit = shapes[widest].d_in
         if self.rank <= limit:
             return []
-        return [f"rank = {self.rank}: the widest layer ({widest}) has {limit} inputs with bias, use 1..{limit}"]
+        return [
+            f"rank = {self.rank}: the widest layer ({widest}) has {limit} inputs with bias, use 1..{limit}"
+        ]
 
     def for_shape(self, shape: LayerShape) -> Algorithm[Any]:
         """Return FOOF, which keeps the exact covariance, for layers with p <= r."""
@@ -95,7 +97,9 @@ class NysAct(DampedAlgorithm[SketchedState]):
             orthonormal = "official" not in (self.resample, self.shift)
             omega = GaussianSketch.draw(layers, width, rank, self.seed, like, orthonormal)
         statistic = STATISTICS[self.resample].zeros(omega, width, rank, like)
-        return SketchedState(statistic, LowRank.identity(len(layers), width, rank, self.damping, like))
+        return SketchedState(
+            statistic, LowRank.identity(len(layers), width, rank, self.damping, like)
+        )
 
     def accumulate(self, state: SketchedState, slots: slice, signals: Signals) -> None:
         """Add `X^T X Omega` (lines 2 to 8)."""

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from precond.parts import collectives, linalg
 from precond.parts.linalg import Outcome
-from precond.parts.nystrom import Whitened, inverse_factor, low_rank_factor, nystrom_root, rounding, whiten
+from precond.parts.nystrom import (
+    Whitened,
+    inverse_factor,
+    low_rank_factor,
+    nystrom_root,
+    rounding,
+    whiten,
+)
 from precond.parts.rows import Rows
 from precond.parts.sketches import GaussianSketch, Sketch, SketchedCovariance
 
@@ -23,7 +30,9 @@ from precond.parts.sketches import GaussianSketch, Sketch, SketchedCovariance
 class OfficialCovariance(SketchedCovariance):
     """C averaged over updates, each with another Omega; the last Omega is the sketch."""
 
-    _redrawn: set[int] = field(default_factory=set)  # slots whose Omega was redrawn for the current update
+    _redrawn: set[int] = field(
+        default_factory=set
+    )  # slots whose Omega was redrawn for the current update
 
     def add(self, slots: slice, rows: Rows) -> None:
         """Accumulate one forward of one layer; the first in an update redraws Omega."""
@@ -38,7 +47,9 @@ class OfficialCovariance(SketchedCovariance):
     def commit(self, decay: float) -> None:
         """Update the moving average, after redrawing where another rank has, so that all ranks use the same Omega."""
         slots = range(len(self.sketch.draws.number))
-        redrawn = collectives.union([slot in self._redrawn for slot in slots], self.average.value.device)
+        redrawn = collectives.union(
+            [slot in self._redrawn for slot in slots], self.average.value.device
+        )
         for slot in slots:
             if redrawn[slot] and slot not in self._redrawn:
                 self.sketch.redraw(slice(slot, slot + 1))
@@ -57,7 +68,9 @@ class JointCovariance(OfficialCovariance):
 
     def _products(self, slots: slice, rows: Rows) -> Tensor:
         value = self.average.value
-        omega = self.sketch.add_to(torch.zeros_like(value.chunk(2, dim=1)[1]), torch.ones_like(value[:, 0, 0]))
+        omega = self.sketch.add_to(
+            torch.zeros_like(value.chunk(2, dim=1)[1]), torch.ones_like(value[:, 0, 0])
+        )
         return torch.cat([self.sketch.products(slots, rows), rows.count * omega[slots]], 1)
 
     def mean(self) -> tuple[Tensor, Sketch]:
@@ -82,7 +95,9 @@ class WindowCovariance(SketchedCovariance):
             for slot in torch.nonzero(carried.ok).flatten().tolist():
                 self.sketch.redraw(slice(slot, slot + 1))
         average = self.average
-        new = (root @ self.sketch.core(root).mT).to(average.value) * average.weight.to(average.value).view(-1, 1, 1)
+        new = (root @ self.sketch.core(root).mT).to(average.value) * average.weight.to(
+            average.value
+        ).view(-1, 1, 1)
         average.value.copy_(linalg.select(carried.ok, new, average.value))
         return Outcome(outcome.ok, outcome.retried | carried.retried)
 
@@ -110,11 +125,17 @@ def official_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, O
     c_rho = omega.add_to(c, torch.full_like(c[:, 0, 0], damping))
     eigenvalues, q, ok = linalg.eigh(omega.core(c_rho))
     s = eigenvalues.amin(-1).abs() + damping
-    triangle, info = torch.linalg.cholesky_ex((q * (eigenvalues + s.unsqueeze(-1)).unsqueeze(-2)) @ q.mT)
+    triangle, info = torch.linalg.cholesky_ex(
+        (q * (eigenvalues + s.unsqueeze(-1)).unsqueeze(-2)) @ q.mT
+    )
     b = torch.linalg.solve_triangular(triangle, c_rho, upper=False, left=False)
     b = linalg.select(ok & (info == 0), b, torch.full_like(b, torch.nan))
     return inverse_factor(Whitened(b, s, retried=torch.zeros_like(ok)), damping)
 
 
 Factor = Callable[[Tensor, Sketch, float], tuple[Tensor, Outcome]]
-FACTORS: Mapping[str, Factor] = {"tropp": low_rank_factor, "damped": damped_factor, "official": official_factor}
+FACTORS: Mapping[str, Factor] = {
+    "tropp": low_rank_factor,
+    "damped": damped_factor,
+    "official": official_factor,
+}

@@ -90,16 +90,25 @@ class SketchySGD(hessian.HessianOptimizer):
     NAME = "SketchySGD"
     _products: tuple[GaussianSketch, Tensor] | None = None  # Phi and Y
 
-    def __init__(self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any):
+    def __init__(
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
+    ):
         hessian.refuse_data_parallel(model, self.NAME)
         [self.settings] = make(Settings, values=hyperparameters)
         s: Settings = self.settings
-        group_defaults = {"lr": s.lr, "momentum": s.momentum, "weight_decay": s.weight_decay, "step": 0}
+        group_defaults = {
+            "lr": s.lr,
+            "momentum": s.momentum,
+            "weight_decay": s.weight_decay,
+            "step": 0,
+        }
         trainable = [p for p in model.parameters() if p.requires_grad]
         super().__init__(trainable if params is None else params, group_defaults)
         size = sum(p.numel() for p in self._parameters())
         if s.rank > size:
-            raise HyperparameterError(f"rank = {s.rank}: there are {size} parameters, use 1..{size}")
+            raise HyperparameterError(
+                f"rank = {s.rank}: there are {size} parameters, use 1..{size}"
+            )
 
     def backward(self, loss: Tensor) -> None:
         """Set the gradients, as `loss.backward()` does, and sketch the Hessian when a sketch is due."""
@@ -114,7 +123,9 @@ class SketchySGD(hessian.HessianOptimizer):
         for column in range(self.settings.rank):
             vectors = _split(sketch.omega[0, :, column], parameters)
             parts = hessian.product(gradients, parameters, vectors)
-            products[0, :, column] += torch.cat([part.flatten().to(products.dtype) for part in parts])
+            products[0, :, column] += torch.cat(
+                [part.flatten().to(products.dtype) for part in parts]
+            )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -140,7 +151,9 @@ class SketchySGD(hessian.HessianOptimizer):
     def _draw(self, parameters: list[Tensor]) -> tuple[GaussianSketch, Tensor]:
         """Return Phi of this step, and zeros for Y, both `[1, D, r]`."""
         size, rank = sum(p.numel() for p in parameters), self.settings.rank
-        like = parameters[0].new_empty(0, dtype=torch.promote_types(parameters[0].dtype, torch.float32))
+        like = parameters[0].new_empty(
+            0, dtype=torch.promote_types(parameters[0].dtype, torch.float32)
+        )
         number = self.param_groups[0]["step"] // self.settings.interval
         sketch = GaussianSketch.draw([f"sketch {number}"], size, rank, self.settings.seed, like)
         return sketch, like.new_zeros(1, size, rank)
@@ -151,10 +164,14 @@ class SketchySGD(hessian.HessianOptimizer):
         with linalg.exact_arithmetic(products.device):
             eigenvalues, _, _ = linalg.eigh(linalg.symmetrize(sketch.core(products.double())))
             least_shift = (-2 * eigenvalues[:, 0]).clamp(min=0)
-            z, outcome = low_rank_factor(products, sketch, self.settings.damping, least_shift=least_shift)
+            z, outcome = low_rank_factor(
+                products, sketch, self.settings.damping, least_shift=least_shift
+            )
         if outcome.ok.all():
             parameters = self._parameters()
-            for p, rows in zip(parameters, z[0].split([p.numel() for p in parameters]), strict=True):
+            for p, rows in zip(
+                parameters, z[0].split([p.numel() for p in parameters]), strict=True
+            ):
                 self.state[p]["factor"] = rows.to(p, copy=True)
 
     def _descend(self) -> None:
@@ -174,7 +191,9 @@ class SketchySGD(hessian.HessianOptimizer):
                 direction = means[p] / self.settings.damping
                 if p in sketched:
                     direction -= sketched[p] @ coefficients
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction.view_as(p), alpha=-group["lr"])
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(
+                    direction.view_as(p), alpha=-group["lr"]
+                )
 
 
 def _split(vector: Tensor, parameters: list[Tensor]) -> list[Tensor]:

@@ -162,8 +162,13 @@ class STEVE(Algorithm[STEVEState]):
         state.v.copy_(linalg.select(ok, v, state.v))
         state.m_count += ok
         state.v_count += ok
-        m_correction, v_correction = self._correction(b1, state.m_count), self._correction(b2, state.v_count)
-        step_size, root = (t.to(rotated.dtype).view(-1, 1, 1) for t in (lr / m_correction, v_correction.sqrt()))
+        m_correction, v_correction = (
+            self._correction(b1, state.m_count),
+            self._correction(b2, state.v_count),
+        )
+        step_size, root = (
+            t.to(rotated.dtype).view(-1, 1, 1) for t in (lr / m_correction, v_correction.sqrt())
+        )
         directions = step_size * state.m / (state.v.sqrt() / root).add_(self.eps)
         return linalg.select(ok, state.basis.restore(directions), lr * gradients)
 

@@ -48,7 +48,9 @@ def read(banks: Iterable[Bank]) -> Table:
         values = dict(zip(columns, numbers, strict=True))
         for layer in bank.layers:
             slots = bank.slots[layer.name]
-            row: dict[str, float | None] = {name: _mean(values.get(name, [])[slots]) for name in MEASURES}
+            row: dict[str, float | None] = {
+                name: _mean(values.get(name, [])[slots]) for name in MEASURES
+            }
             table[layer.name] = {**row, **{name: int(sum(values[name][slots])) for name in COUNTS}}
     return table
 

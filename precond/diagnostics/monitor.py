@@ -20,7 +20,14 @@ from precond.parts.sketches import seed_of
 from precond.parts.stacks import named_tensors
 from precond.parts.statistics import MovingAverage
 
-MEASURES = ("stable_rank", "top_over_damping", "residual", "staleness", "cosine", "update_over_weight")
+MEASURES = (
+    "stable_rank",
+    "top_over_damping",
+    "residual",
+    "staleness",
+    "cosine",
+    "update_over_weight",
+)
 COUNTS = ("dropped", "failed", "rescued", "fallbacks")
 PROBES = 8
 ITERATIONS = 20
@@ -78,7 +85,14 @@ class Tally:
 class Monitor:
     """Watch one bank: its algorithm, state and layers. `like` has the dtype and the device of the state."""
 
-    def __init__(self, algorithm: Algorithm[Any], state: Any, layers: Sequence[Layer], like: Tensor, clock: Clock):
+    def __init__(
+        self,
+        algorithm: Algorithm[Any],
+        state: Any,
+        layers: Sequence[Layer],
+        like: Tensor,
+        clock: Clock,
+    ):
         self.measuring = False
         self.clock = clock
         self._algorithm = algorithm
@@ -90,11 +104,15 @@ class Monitor:
             self._probes = _signs(names, curvature.low_rank.shape[1], like)
             self._products = MovingAverage.zeros(*self._probes.shape, like=like)
         # What the factors in use were made from, and of which slots that is known.
-        self._used = {name: torch.zeros_like(matrix) for name, matrix in self._matrices(state).items()}
+        self._used = {
+            name: torch.zeros_like(matrix) for name, matrix in self._matrices(state).items()
+        }
         self._known = like.new_zeros(len(names), dtype=torch.bool)
         self._staleness = like.new_full((len(names),), torch.nan, dtype=torch.float64)
         # Sum and number of what was measured.
-        self._cosines, self._updates = (like.new_zeros(len(names), 2, dtype=torch.float64) for _ in range(2))
+        self._cosines, self._updates = (
+            like.new_zeros(len(names), 2, dtype=torch.float64) for _ in range(2)
+        )
         self._parameters = [p for layer in layers for p in layer.parameters.values()]
         owners = [number for number, layer in enumerate(layers) for _ in layer.parameters]
         self._owner = torch.tensor(owners, device=like.device)
@@ -133,7 +151,9 @@ class Monitor:
             return
         with self.clock:
             inner = (directions * gradients).sum((1, 2)).double()
-            lengths = (torch.linalg.vector_norm(x, dim=(1, 2)).double() for x in (directions, gradients))
+            lengths = (
+                torch.linalg.vector_norm(x, dim=(1, 2)).double() for x in (directions, gradients)
+            )
             self._cosines += _observation(inner / torch.stack(list(lengths)).prod(0), ok)
 
     def before_update(self) -> None:
@@ -153,11 +173,20 @@ class Monitor:
         """The measures by name, `[L]` in float64, nan where there is none; begins a window."""
         with self.clock:
             values = {name: torch.full_like(self._staleness, torch.nan) for name in MEASURES}
-            values |= {name: torch.where(self._known, v.double(), torch.nan) for name, v in self._spectrum().items()}
+            values |= {
+                name: torch.where(self._known, v.double(), torch.nan)
+                for name, v in self._spectrum().items()
+            }
             means = {"cosine": self._cosines, "update_over_weight": self._updates}
-            values |= {name: total / number for name, (total, number) in ((n, s.T) for n, s in means.items())}
+            values |= {
+                name: total / number
+                for name, (total, number) in ((n, s.T) for n, s in means.items())
+            }
             values["staleness"] = self._staleness
-            self._cosines, self._updates = torch.zeros_like(self._cosines), torch.zeros_like(self._updates)
+            self._cosines, self._updates = (
+                torch.zeros_like(self._cosines),
+                torch.zeros_like(self._updates),
+            )
             return values
 
     def tensors(self) -> dict[str, Tensor]:
@@ -171,13 +200,17 @@ class Monitor:
     def _matrices(self, state: Any) -> dict[str, Tensor]:
         """Return the curvature by name, and the products of A with the probes, `[L, ...]`."""
         matrices = self._algorithm.curvature(state).tensors()
-        return matrices if self._products is None else {**matrices, "products": self._products.mean()}
+        return (
+            matrices if self._products is None else {**matrices, "products": self._products.mean()}
+        )
 
     def _change(self, new: dict[str, Tensor]) -> Tensor:
         """|A_new - A|_F / |A_new|_F, `[L]`."""
         if "inputs" in new:
             a = new["inputs"]
-            return (torch.linalg.matrix_norm(a - self._used["inputs"]) / torch.linalg.matrix_norm(a)).double()
+            return (
+                torch.linalg.matrix_norm(a - self._used["inputs"]) / torch.linalg.matrix_norm(a)
+            ).double()
         if self._probes is None:
             return torch.full_like(self._staleness, torch.nan)
         change = _mean_square((new["products"] - self._used["products"]).double())
@@ -205,7 +238,9 @@ class Monitor:
     def _lengths(self, tensors: Iterable[Tensor]) -> Tensor:
         """Norm of each layer's parameters together, `[layers]` in float64."""
         squares = torch.stack(torch._foreach_norm(list(tensors))).double().square()
-        return squares.new_zeros(len(self._layer_of_slot)).index_add_(0, self._owner, squares).sqrt()
+        return (
+            squares.new_zeros(len(self._layer_of_slot)).index_add_(0, self._owner, squares).sqrt()
+        )
 
 
 def top_eigenvalue(matrix: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ class _InputStatistics(Algorithm[KroneckerStatistic]):
     def refresh_due(self, step: int) -> bool:
         return False
 
-    def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> KroneckerStatistic:
+    def new_state(
+        self, shape: LayerShape, layers: Sequence[str], like: Tensor
+    ) -> KroneckerStatistic:
         d_out = shape.d_out if self.NEEDS is Needs.BOTH else 0
         return KroneckerStatistic.zeros(len(layers), d_out, shape.d_in, like)
 
@@ -83,13 +85,19 @@ class Observer:
         for bank in self._banks:
             average = copy.deepcopy(bank.state.inputs if of == "inputs" else bank.state.outputs)
             average.commit(decay=0.0)  # of the copy; the bank's own sums go on
-            seen = {name: slots for name, slots in bank.slots.items() if average.weight[slots].all()}
+            seen = {
+                name: slots for name, slots in bank.slots.items() if average.weight[slots].all()
+            }
             matrices |= {name: average.mean()[slots] for name, slots in seen.items()}
-        return {layer.name: matrices[layer.name] for layer in self._layers if layer.name in matrices}
+        return {
+            layer.name: matrices[layer.name] for layer in self._layers if layer.name in matrices
+        }
 
     def norms(self, of: str = "inputs") -> dict[str, Tensor]:
         """Frobenius norm of each covariance, `[groups]`."""
-        return {name: torch.linalg.matrix_norm(matrix) for name, matrix in self.covariances(of).items()}
+        return {
+            name: torch.linalg.matrix_norm(matrix) for name, matrix in self.covariances(of).items()
+        }
 
     def spectra(self, of: str = "inputs") -> dict[str, Tensor]:
         """Eigenvalues of each covariance in float64, `[groups, p]`, the largest first."""

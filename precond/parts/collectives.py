@@ -43,7 +43,9 @@ def active(ranks: Ranks | None) -> Iterator[None]:
         RuntimeError: `ranks` is None because the optimizer was built before torch.distributed was initialised.
     """
     if ranks is None and initialized():
-        raise RuntimeError("torch.distributed was initialised after this optimizer was built: build it after that")
+        raise RuntimeError(
+            "torch.distributed was initialised after this optimizer was built: build it after that"
+        )
     token = _active.set(ranks)
     try:
         yield

@@ -30,13 +30,18 @@ def patch_gram(x: Tensor, groups: int, kernel: tuple[int, int], padding: tuple[i
     """
     (height, width), (vertical, horizontal) = kernel, padding
     gram = _toeplitz(_correlations(x, groups, kernel))
-    for n in range(1, height - vertical):  # lines of which n rows touch the image; they take the corners
+    for n in range(
+        1, height - vertical
+    ):  # lines of which n rows touch the image; they take the corners
         above, below = _line_grams((x[:, :, :n], x[:, :, -n:]), groups, width, width - 1)
         gram[:, :, -n:, :, :, -n:] -= above
         gram[:, :, :n, :, :, :n] -= below
     for n in range(1, width - horizontal):
         sides = (x[..., :n].transpose(2, 3), x[..., -n:].transpose(2, 3))
-        left, right = (side.transpose(2, 3).transpose(5, 6) for side in _line_grams(sides, groups, height, vertical))
+        left, right = (
+            side.transpose(2, 3).transpose(5, 6)
+            for side in _line_grams(sides, groups, height, vertical)
+        )
         gram[:, :, :, -n:, :, :, -n:] -= left
         gram[:, :, :, :n, :, :, :n] -= right
     return gram.flatten(4).flatten(1, 3)  # the one copy
@@ -47,7 +52,9 @@ def _correlations(x: Tensor, groups: int, kernel: tuple[int, int]) -> Tensor:
     height, width = kernel
     size = x.shape[1], x.shape[1] // groups, height, 2 * width - 1
     geometry: Any = (1, (0, width - 1), 1, groups)  # annotated as int, documented as pairs
-    return conv2d_weight(F.pad(x, (0, 0, 0, height - 1)), size, x, *geometry).unflatten(0, (groups, -1))
+    return conv2d_weight(F.pad(x, (0, 0, 0, height - 1)), size, x, *geometry).unflatten(
+        0, (groups, -1)
+    )
 
 
 def _toeplitz(correlations: Tensor) -> Tensor:
@@ -70,8 +77,12 @@ def _line_grams(strips: tuple[Tensor, ...], groups: int, kernel: int, padding: i
     length = whole.shape[2]
     correlations = [whole[..., : length - d] @ whole[..., d:].mT for d in range(kernel)]
     gram = _toeplitz(torch.stack(correlations, -1).unsqueeze(-1)).squeeze(6).squeeze(3)
-    for end in range(1, kernel - padding):  # patches that touch `end` pixels of the line, but belong to no output
-        first, last = (part.transpose(2, 3).flatten(1, 2) for part in (lines[..., :end], lines[..., -end:]))
+    for end in range(
+        1, kernel - padding
+    ):  # patches that touch `end` pixels of the line, but belong to no output
+        first, last = (
+            part.transpose(2, 3).flatten(1, 2) for part in (lines[..., :end], lines[..., -end:])
+        )
         shape = len(first), channels * n, end, channels * n, end
         gram[:, :, -end:, :, -end:] -= (first @ first.mT).view(shape)
         gram[:, :, :end, :, :end] -= (last @ last.mT).view(shape)

@@ -58,13 +58,17 @@ class LowRank(Factor):
     damping: float
 
     @classmethod
-    def identity(cls, num_layers: int, width: int, rank: int, damping: float, like: Tensor) -> LowRank:
+    def identity(
+        cls, num_layers: int, width: int, rank: int, damping: float, like: Tensor
+    ) -> LowRank:
         """`I / damping`: Z = 0."""
         return cls(like.new_zeros(num_layers, width, rank), damping)
 
     def solve(self, gradients: Tensor) -> Tensor:
         """`G P` for G `[L, o, p]`."""
-        return torch.baddbmm(gradients, gradients @ self.z, self.z.mT, beta=1 / self.damping, alpha=-1)
+        return torch.baddbmm(
+            gradients, gradients @ self.z, self.z.mT, beta=1 / self.damping, alpha=-1
+        )
 
     def root(self) -> Tensor:
         """Y `[L, p, r]` in float64 with Y Y^T = P^{-1} - damping I, for Z with orthogonal columns.
@@ -84,7 +88,9 @@ class Kronecker(Factor):
     input_inverse: Tensor
 
     @classmethod
-    def identity(cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor) -> Kronecker:
+    def identity(
+        cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor
+    ) -> Kronecker:
         """`I / damping`, shared equally."""
         sides = (Dense.identity(num_layers, width, damping**0.5, like) for width in (d_out, d_in))
         return cls(*(side.inverse for side in sides))
@@ -109,7 +115,9 @@ class KroneckerEigen(Factor):
     scale: Tensor
 
     @classmethod
-    def identity(cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor) -> KroneckerEigen:
+    def identity(
+        cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor
+    ) -> KroneckerEigen:
         """`I / damping`."""
         bases = [Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in)]
         return cls(*bases, scale=like.new_full((num_layers, d_out, d_in), 1 / damping))
@@ -130,7 +138,9 @@ class KroneckerBasis(Stored):
     @classmethod
     def identity(cls, num_layers: int, d_out: int, d_in: int, like: Tensor) -> KroneckerBasis:
         """U = V = I."""
-        return cls(*(Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in)))
+        return cls(
+            *(Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in))
+        )
 
     def rotate(self, gradients: Tensor) -> Tensor:
         """`U^T G V` for G `[L, o, p]`."""
@@ -150,7 +160,9 @@ class RankOne(Factor):
     damping: float
 
     @classmethod
-    def identity(cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor) -> RankOne:
+    def identity(
+        cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor
+    ) -> RankOne:
         """`I / damping`: u = v = 0."""
         return cls(like.new_zeros(num_layers, d_out), like.new_zeros(num_layers, d_in), damping)
 

@@ -91,7 +91,9 @@ def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Out
     damped.diagonal(dim1=-2, dim2=-1).add_(damping.to(matrix.dtype).unsqueeze(-1))
     triangle, info = torch.linalg.cholesky_ex(damped)
     # cholesky_inverse raises on the zero diagonal that a failed factorisation can leave.
-    inverse = torch.cholesky_inverse(select(info == 0, triangle, torch.eye(damped.shape[-1]).to(damped)))
+    inverse = torch.cholesky_inverse(
+        select(info == 0, triangle, torch.eye(damped.shape[-1]).to(damped))
+    )
     # Rounding lets some factorisations pass whose inverse is far off: no diagonal entry can exceed 1 / damping.
     ok = (info == 0) & (inverse.diagonal(dim1=-2, dim2=-1).amax(1) <= 1.1 / damping)
     if ok.all():

@@ -18,7 +18,9 @@ from precond.parts.rows import Rows
 
 CHUNK_ELEMENTS = 1 << 24  # of rotated rows and examples' gradients at a time: 64 MiB in float32
 
-Use = tuple[Rows, Tensor]  # the inputs of one call of a layer, and its output gradients [groups, B, T, o]
+Use = tuple[
+    Rows, Tensor
+]  # the inputs of one call of a layer, and its output gradients [groups, B, T, o]
 
 
 @dataclass
@@ -58,7 +60,11 @@ class Pairs:
     def second_moments(self, basis: KroneckerBasis) -> Iterator[tuple[slice, Tensor, int]]:
         """For each layer and backward: slots, sum over n of (U^T G_n V)^.2 `[groups, o, p]`, and how many n."""
         for slots, uses in self.passes():
-            yield slots, sum_of_squares(uses, basis.output[slots], basis.input[slots]), uses[0][0].examples
+            yield (
+                slots,
+                sum_of_squares(uses, basis.output[slots], basis.input[slots]),
+                uses[0][0].examples,
+            )
 
 
 def sum_of_squares(uses: list[Use], u: Tensor, v: Tensor) -> Tensor:

@@ -41,7 +41,9 @@ class LinearRows:
     def example_means(self) -> Tensor:
         """Mean over positions, `[1, B, p]`."""
         means = self.x.view(self.examples, -1, self.x.shape[1]).mean(1)
-        return (torch.cat([means, means.new_ones(self.examples, 1)], 1) if self.bias else means).unsqueeze(0)
+        return (
+            torch.cat([means, means.new_ones(self.examples, 1)], 1) if self.bias else means
+        ).unsqueeze(0)
 
     def total(self) -> Tensor:
         """`X^T 1`, `[1, p]`."""
@@ -57,7 +59,9 @@ class LinearRows:
         """Sum over the positions of each example of g a^T, `[1, B, o, p]`."""
         g = output_gradients[0].mT
         weight = g @ self.x.view(self.examples, -1, self.x.shape[1])
-        return (torch.cat([weight, g.sum(2, keepdim=True)], 2) if self.bias else weight).unsqueeze(0)
+        return (torch.cat([weight, g.sum(2, keepdim=True)], 2) if self.bias else weight).unsqueeze(
+            0
+        )
 
     def gram(self) -> Tensor:
         """`X^T X`, `[1, p, p]`."""
@@ -82,8 +86,12 @@ class LinearRows:
         return torch.addmm(matrix[-1], self.x, matrix[:-1]) if self.bias else self.x @ matrix
 
     def _products(self, y: Tensor) -> Tensor:
-        products = (y.mT @ self.x).mT  # a few rows times x: for MKL a third of the time of x^T times a few columns
-        return (torch.cat([products, y.sum(0, keepdim=True)]) if self.bias else products).unsqueeze(0)
+        products = (
+            y.mT @ self.x
+        ).mT  # a few rows times x: for MKL a third of the time of x^T times a few columns
+        return (torch.cat([products, y.sum(0, keepdim=True)]) if self.bias else products).unsqueeze(
+            0
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,9 @@ class ConvRows:
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
         """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches."""
-        if self.x.device.type == "cpu":  # where both would bring x into blocks of 8 channels, and r filters up to 16
+        if (
+            self.x.device.type == "cpu"
+        ):  # where both would bring x into blocks of 8 channels, and r filters up to 16
             rows = replace(self, x=self.x.contiguous(memory_format=torch.channels_last))
             return rows._products(rows._map(test_matrix))
         return self._products(self._map(test_matrix))
@@ -160,7 +170,11 @@ class ConvRows:
         first = torch.arange(self.groups, device=columns.device).unsqueeze(1) * per_group
         channels = ((columns // area).clamp(max=per_group - 1) + first).view(-1)
         offsets = (columns % area).view(-1)
-        y = self._sliced(channels, offsets) if self.x.device.type == "cpu" else self._picked(channels, offsets)
+        y = (
+            self._sliced(channels, offsets)
+            if self.x.device.type == "cpu"
+            else self._picked(channels, offsets)
+        )
         if self.bias:
             y.masked_fill_((columns == per_group * area).view(1, -1, 1, 1), 1)
         return self._products(y)
@@ -168,7 +182,9 @@ class ConvRows:
     def _sliced(self, channels: Tensor, offsets: Tensor) -> Tensor:
         """What kernel entries (channel, offset) see at every output position, `[batch, entries, oh, ow]`: copies."""
         y = self.x.new_zeros(self.x.shape[0], len(channels), *self._output_size())
-        for entry, (channel, offset) in enumerate(zip(channels.tolist(), offsets.tolist(), strict=True)):
+        for entry, (channel, offset) in enumerate(
+            zip(channels.tolist(), offsets.tolist(), strict=True)
+        ):
             places = zip(divmod(offset, self.kernel[1]), self.dilation, self.padding, strict=True)
             starts = [position * dilation - pad for position, dilation, pad in places]
             axes = map(_overlap, self.x.shape[2:], y.shape[2:], self.stride, starts)
@@ -178,7 +194,11 @@ class ConvRows:
 
     def _picked(self, channels: Tensor, offsets: Tensor) -> Tensor:
         """The same in two launches, and without the host: a convolution of single channels with ones and zeros."""
-        filters = F.one_hot(offsets, self.kernel[0] * self.kernel[1]).to(self.x.dtype).view(-1, 1, *self.kernel)
+        filters = (
+            F.one_hot(offsets, self.kernel[0] * self.kernel[1])
+            .to(self.x.dtype)
+            .view(-1, 1, *self.kernel)
+        )
         x = self.x.index_select(1, channels)
         return F.conv2d(x, filters, None, self.stride, self.padding, self.dilation, len(filters))
 
@@ -186,7 +206,12 @@ class ConvRows:
         """`X^T Y` for `Y [batch, groups * r, oh, ow]`: the weight gradient that the output gradient Y would give."""
         per_group = self.x.shape[1] // self.groups
         size = (y.shape[1], per_group, *self.kernel)
-        geometry: Any = (self.stride, self.padding, self.dilation, self.groups)  # annotated as int, documented as pairs
+        geometry: Any = (
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )  # annotated as int, documented as pairs
         weight = conv2d_weight(self.x, size, y, *geometry)
         products = weight.reshape(self.groups, -1, per_group * self.kernel[0] * self.kernel[1]).mT
         if not self.bias:
@@ -199,12 +224,16 @@ class ConvRows:
         if self.bias:
             filters, shift = filters[..., :-1], filters[..., -1].reshape(-1)
         weight = filters.reshape(-1, self.x.shape[1] // self.groups, *self.kernel)
-        return F.conv2d(self.x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(
+            self.x, weight, shift, self.stride, self.padding, self.dilation, self.groups
+        )
 
     def _correlates(self) -> bool:
         """Whether the channels' correlations make the Gram matrix, and cheaper than patches do."""
         moves_by_one = self.stride == self.dilation == (1, 1) and self.kernel != (1, 1)
-        return moves_by_one and all(n >= k for n, k in zip(self.x.shape[2:], self.kernel, strict=True))
+        return moves_by_one and all(
+            n >= k for n, k in zip(self.x.shape[2:], self.kernel, strict=True)
+        )
 
     def _chunks(self) -> tuple[Tensor, ...]:
         """The images, as many at a time as patches may be formed."""
@@ -226,7 +255,9 @@ class ConvRows:
         return patches
 
     def _output_size(self) -> tuple[int, int]:
-        sizes = zip(self.x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        sizes = zip(
+            self.x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True
+        )
         height, width = ((n + 2 * pad - d * (k - 1) - 1) // s + 1 for n, k, s, pad, d in sizes)
         return height, width
 
@@ -236,7 +267,9 @@ Rows = LinearRows | ConvRows
 
 def _gram(patches: Tensor) -> Tensor:
     """Sum of a a^T, `[groups, p, p]`, of patches `[groups, batch, p, positions]`."""
-    if patches.shape[3] >= patches.shape[2]:  # then the products of single images take less memory than a copy
+    if (
+        patches.shape[3] >= patches.shape[2]
+    ):  # then the products of single images take less memory than a copy
         return (patches @ patches.mT).sum(1)
     columns = patches.transpose(1, 2).flatten(2)
     return columns @ columns.mT
@@ -247,4 +280,6 @@ def _overlap(size: int, out: int, step: int, start: int) -> tuple[slice, slice]:
     first = max(0, -(start // step))
     last = min(out - 1, (size - 1 - start) // step)
     begin = start + step * first
-    return slice(first, max(first, last + 1)), slice(begin, max(begin, start + step * last + 1), step)
+    return slice(first, max(first, last + 1)), slice(
+        begin, max(begin, start + step * last + 1), step
+    )

@@ -37,7 +37,10 @@ class Draws:
         """Return a generator for each of some slots, `advance` draws further (0: at its current draw)."""
         self.number[slots] += advance
         draws = zip(self._names[slots], self.number[slots].tolist(), strict=True)
-        return [torch.Generator().manual_seed(seed_of(self._seed, name, number)) for name, number in draws]
+        return [
+            torch.Generator().manual_seed(seed_of(self._seed, name, number))
+            for name, number in draws
+        ]
 
 
 @dataclass
@@ -49,7 +52,9 @@ class ColumnSketch:
     draws: Draws
 
     @classmethod
-    def draw(cls, layers: Sequence[str], width: int, rank: int, seed: int, like: Tensor) -> ColumnSketch:
+    def draw(
+        cls, layers: Sequence[str], width: int, rank: int, seed: int, like: Tensor
+    ) -> ColumnSketch:
         """Columns drawn without replacement, the first draw of each slot."""
         columns = torch.empty(len(layers), rank, dtype=torch.int64, device=like.device)
         sketch = cls(columns, width, Draws.first(layers, seed))
@@ -87,10 +92,18 @@ class GaussianSketch:
 
     @classmethod
     def draw(
-        cls, layers: Sequence[str], width: int, rank: int, seed: int, like: Tensor, orthonormal: bool = True
+        cls,
+        layers: Sequence[str],
+        width: int,
+        rank: int,
+        seed: int,
+        like: Tensor,
+        orthonormal: bool = True,
     ) -> GaussianSketch:
         """The first draw of each slot."""
-        sketch = cls(like.new_empty(len(layers), width, rank), Draws.first(layers, seed), orthonormal)
+        sketch = cls(
+            like.new_empty(len(layers), width, rank), Draws.first(layers, seed), orthonormal
+        )
         sketch.redraw(advance=0)
         return sketch
 
@@ -98,8 +111,12 @@ class GaussianSketch:
         """Replace Omega of some slots by its next draw."""
         width, rank = self.omega.shape[1:]
         generators = self.draws.generators(slots, advance)
-        drawn = torch.stack([torch.randn(width, rank, generator=g, dtype=torch.float64) for g in generators])
-        self.omega[slots] = (torch.linalg.qr(drawn).Q if self.orthonormal else drawn / width**0.5).to(self.omega)
+        drawn = torch.stack(
+            [torch.randn(width, rank, generator=g, dtype=torch.float64) for g in generators]
+        )
+        self.omega[slots] = (
+            torch.linalg.qr(drawn).Q if self.orthonormal else drawn / width**0.5
+        ).to(self.omega)
 
     def products(self, slots: slice, rows: Rows) -> Tensor:
         """`X^T X Omega`, `[groups, p, r]`."""

@@ -105,7 +105,9 @@ class MovingAverage:
 def output_gram(output_gradients: Tensor) -> Tensor:
     """Sum of g g^T over examples and positions, `[groups, o, o]`, for gradients `[groups, B, T, o]`."""
     positions, width = output_gradients.shape[2:]
-    if positions >= width:  # a convolution's are transposed: then no copy, and the examples' products take less memory
+    if (
+        positions >= width
+    ):  # a convolution's are transposed: then no copy, and the examples' products take less memory
         return (output_gradients.mT @ output_gradients).sum(1)
     rows = output_gradients.flatten(1, 2)
     return rows.mT @ rows
@@ -121,7 +123,9 @@ class KroneckerStatistic:
     _counted: dict[int, int] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def zeros(cls, num_layers: int, d_out: int, d_in: int, like: Tensor, axes: int = 2) -> KroneckerStatistic:
+    def zeros(
+        cls, num_layers: int, d_out: int, d_in: int, like: Tensor, axes: int = 2
+    ) -> KroneckerStatistic:
         """Return a statistic without updates, of matrices (2 axes) or of vectors (1 axis)."""
         shapes = [axes * [width] for width in (d_in, d_out)]
         inputs, outputs = (MovingAverage.zeros(num_layers, *shape, like=like) for shape in shapes)
@@ -139,4 +143,6 @@ class KroneckerStatistic:
 
     def commit(self, decay: float, copy_first: bool = False, output_power: int = 1) -> Tensor:
         """Update both (see `MovingAverage.commit`); return the slots where both were updated, `[L]`."""
-        return self.inputs.commit(decay, copy_first) & self.outputs.commit(decay, copy_first, output_power)
+        return self.inputs.commit(decay, copy_first) & self.outputs.commit(
+            decay, copy_first, output_power
+        )

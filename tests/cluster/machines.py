@@ -61,11 +61,15 @@ def missing() -> str:
     if any(str(path.resolve()).startswith(("/tmp/", "/root/")) for path in (ROOT, VENV)):
         return "needs the project outside of /tmp and /root, of which every machine has its own"
     lacking = [
-        tool for tool in ("unshare", "nsenter", "ip", "/usr/sbin/sshd", "rsync", "ssh") if not shutil.which(tool)
+        tool
+        for tool in ("unshare", "nsenter", "ip", "/usr/sbin/sshd", "rsync", "ssh")
+        if not shutil.which(tool)
     ]
     if lacking:
         return f"needs {', '.join(lacking)}: apt-get install openssh-server rsync iproute2"
-    done = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False
+    )
     return "" if done.returncode == 0 else "namespaces are not allowed here"
 
 
@@ -82,7 +86,9 @@ class Machines:
         self.shared.mkdir(parents=True)
         self.files.mkdir()
         for name in ("key", "host_key"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
+            )
         (folder / "token").write_text("0123456789abcdef" * 4)
         (folder / "sshd_config").write_text(SSHD.format(folder=folder))
         switch = ["unshare", "--net", "--fork", "--kill-child", "sleep", "infinity"]
@@ -94,13 +100,26 @@ class Machines:
         _in(self._wait("switch"), "ip link add bridge type bridge && ip link set bridge up")
         for number, name in enumerate(self._names):
             boot = BOOT.format(folder=self.folder, python=sys.base_prefix, venv=VENV, name=name)
-            kinds = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child"]
+            kinds = [
+                "--net",
+                "--mount",
+                "--pid",
+                "--uts",
+                "--ipc",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+            ]
             with open(self.folder / f"{name}.log", "wb") as log:
-                self._first[name] = subprocess.Popen(["unshare", *kinds, "sh", "-c", boot], stdout=log, stderr=log)
+                self._first[name] = subprocess.Popen(
+                    ["unshare", *kinds, "sh", "-c", boot], stdout=log, stderr=log
+                )
             self._connect(name, f"{NETWORK}.{number or 254}")
         deadline = time.monotonic() + 30
         while not all((self.shared / f".{name}").exists() for name in self._names):
-            assert time.monotonic() < deadline, [(self.folder / f"{name}.log").read_text() for name in self._names]
+            assert time.monotonic() < deadline, [
+                (self.folder / f"{name}.log").read_text() for name in self._names
+            ]
             time.sleep(0.1)
 
     def _connect(self, name: str, address: str) -> None:
@@ -108,8 +127,13 @@ class Machines:
         subprocess.run(["ip", "link", "add", cable, "netns", str(switch), "type", "veth",
                         "peer", "name", "eth0", "netns", str(inside)], check=True)  # fmt: skip
         _in(switch, f"ip link set {cable} master bridge up")
-        _in(inside, f"ip address add {address}/24 dev eth0 && ip link set eth0 up && ip link set lo up")
-        _in(inside, "ip route add default dev eth0")  # Ray asks which address a packet to the world would leave from
+        _in(
+            inside,
+            f"ip address add {address}/24 dev eth0 && ip link set eth0 up && ip link set lo up",
+        )
+        _in(
+            inside, "ip route add default dev eth0"
+        )  # Ray asks which address a packet to the world would leave from
 
     def _wait(self, name: str) -> int:
         """The first process of what is starting, which is in its namespaces once it is there."""
@@ -121,7 +145,9 @@ class Machines:
 
     def _inside(self, name: str) -> int:
         """The machine's first process, as this machine numbers it."""
-        found = subprocess.run(["pgrep", "-P", str(self._first[name].pid)], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            ["pgrep", "-P", str(self._first[name].pid)], capture_output=True, text=True, check=False
+        )
         return int(found.stdout.split()[0]) if found.stdout else 0
 
     def run(
@@ -130,9 +156,15 @@ class Machines:
         """Run a shell command on a machine."""
         kinds = ["--net", "--mount", "--pid", "--uts", "--ipc"]
         done = subprocess.run(
-            self._command(name, command, kinds), capture_output=True, text=True, timeout=timeout, check=False
+            self._command(name, command, kinds),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
-        assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert not check or done.returncode == 0, (
+            f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     def begin(self, name: str, command: str, log: Path) -> subprocess.Popen[bytes]:
@@ -144,7 +176,18 @@ class Machines:
     def _command(self, name: str, command: str, kinds: list[str]) -> list[str]:
         enter = ["nsenter", "-t", str(self._inside(name)), *kinds]
         path = f"PATH={VENV}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-        return [*enter, "env", "-i", "HOME=/root", path, "NO_COLOR=1", "RAY_USAGE_STATS_ENABLED=0", "sh", "-c", command]
+        return [
+            *enter,
+            "env",
+            "-i",
+            "HOME=/root",
+            path,
+            "NO_COLOR=1",
+            "RAY_USAGE_STATS_ENABLED=0",
+            "sh",
+            "-c",
+            command,
+        ]
 
     def kill(self, name: str) -> None:
         """Power off."""

@@ -32,15 +32,26 @@ def ray_cluster() -> Iterator:
     from ray.cluster_utils import Cluster
 
     os.environ.update(RAY_raylet_start_wait_time_s="180", PYTHONPATH=str(ROOT))
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    found = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     try:
         yield found
     finally:
         found.shutdown()
 
 
-def begin(out: Path, address: str, *flags: str, file: str = "ablation_rank.py") -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "studies" / file), "--address", address, "--out", str(out)]
+def begin(
+    out: Path, address: str, *flags: str, file: str = "ablation_rank.py"
+) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        str(ROOT / "studies" / file),
+        "--address",
+        address,
+        "--out",
+        str(out),
+    ]
     return subprocess.Popen(
         [*command, "--tracking-uri", "none", *flags],
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=out.parent,
@@ -53,7 +64,9 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     return output
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 180) -> None:
+def wait_for(
+    condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 180
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -100,11 +113,25 @@ def test_a_study_survives_a_node(ray_cluster, tmp_path: Path):
 
 def test_a_trial_of_two_processes_survives_either(ray_cluster, tmp_path: Path):
     ray_cluster.add_node(num_cpus=2)
-    flags = ("--workers-per-trial", "2", "--optimizers", "sgd", "--seeds", "1", "--epochs", "12", "--commit-every", "0")
+    flags = (
+        "--workers-per-trial",
+        "2",
+        "--optimizers",
+        "sgd",
+        "--seeds",
+        "1",
+        "--epochs",
+        "12",
+        "--commit-every",
+        "0",
+    )
     finish(begin(tmp_path / "whole", ray_cluster.address, *flags))
     driver = begin(tmp_path / "hit", ray_cluster.address, *flags)
     for which, seen in enumerate((3, 6)):  # the one and, of the team that goes on, the other
-        wait_for(lambda seen=seen: any(len(epochs(f)) >= seen for f in trial_folders(tmp_path / "hit")), driver)
+        wait_for(
+            lambda seen=seen: any(len(epochs(f)) >= seen for f in trial_folders(tmp_path / "hit")),
+            driver,
+        )
         ranks = sorted(workers("RayTrainWorker"), key=lambda process: process.pid)
         assert len(ranks) == 2
         ranks[which].kill()
@@ -149,16 +176,31 @@ def test_a_node_that_joins_later_with_other_code_ends_the_study(
     """
     ray_cluster.add_node(num_cpus=1)
     for package in ("precond", "trainables", "studies"):
-        shutil.copytree(ROOT / package, tmp_path / "other" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package,
+            tmp_path / "other" / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
     with open(tmp_path / "other" / "precond" / "linalg.py", "a") as source:
         source.write("# another version\n")
-    driver = begin(tmp_path / "out", ray_cluster.address, "--optimizers", "sgd", "--epochs", "20", *flags, file=file)
+    driver = begin(
+        tmp_path / "out",
+        ray_cluster.address,
+        "--optimizers",
+        "sgd",
+        "--epochs",
+        "20",
+        *flags,
+        file=file,
+    )
     wait_for(lambda: finished(tmp_path / "out"), driver)
     ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
     output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 4, output
     assert "runs something else than the driver: code" in output and "Traceback" not in output
-    assert all(len(read_lines(folder / "attempts.jsonl")) == 1 for folder in finished(tmp_path / "out"))
+    assert all(
+        len(read_lines(folder / "attempts.jsonl")) == 1 for folder in finished(tmp_path / "out")
+    )
 
 
 AUTOSCALER = {
@@ -195,7 +237,9 @@ def test_a_cluster_grows_from_no_worker_and_shrinks_again(tmp_path: Path):
     (machine.files / "fake.yaml").write_text(json.dumps(AUTOSCALER))
     try:
         machine.start()
-        head = "export RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 RAY_enable_autoscaler_v2=1 "
+        head = (
+            "export RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 RAY_enable_autoscaler_v2=1 "
+        )
         head += f"RAY_CLOUD_INSTANCE_ID={'f' * 51}00000 RAY_OVERRIDE_NODE_ID_FOR_TESTING={'f' * 51}00000 "
         head += f"PYTHONPATH={ROOT} RAY_raylet_start_wait_time_s=180 RAY_AUTH_MODE=token; "
         head += "ray start --head --num-cpus=0 --include-dashboard=false --autoscaling-config=/run/machine/fake.yaml"
@@ -208,7 +252,12 @@ def test_a_cluster_grows_from_no_worker_and_shrinks_again(tmp_path: Path):
         assert "cluster of 1 node: 0 CPUs" in done.stdout
         assert len(finished(machine.shared / "outputs")) == 4
         deadline = time.monotonic() + 120
-        while "raylet" in machine.run("machine1", "ps -e -o comm= | grep raylet | tail -n +2", check=False).stdout:
+        while (
+            "raylet"
+            in machine.run(
+                "machine1", "ps -e -o comm= | grep raylet | tail -n +2", check=False
+            ).stdout
+        ):
             assert time.monotonic() < deadline, "the workers stay"
             time.sleep(1)
         log = machine.run("machine1", "cat /tmp/ray/session_latest/logs/monitor*").stdout

@@ -58,27 +58,92 @@ def test_rays_own_validation_takes_it(name):
 
 
 MISTAKES = [
-    ("cluster.yaml", "use_internal_ips: true", "use_internal_ip: true", 'Did you mean "use_internal_ips"'),
-    ("cluster.yaml", "use_internal_ips: true", "use_internal_ips: false", "no node needs a public address"),
-    ("cluster.yaml", "SecurityGroupIds: *security_groups", "SecurityGroupId: *security_groups", "SSH to the world"),
-    ("cluster.yaml", "SecurityGroupIds: *security_groups", "SecurityGroupIds: []", "SSH to the world"),
-    ("cluster.yaml", "MetadataOptions: {HttpTokens", "MetadataOption: {HttpTokens", 'Did you mean "MetadataOptions"'),
+    (
+        "cluster.yaml",
+        "use_internal_ips: true",
+        "use_internal_ip: true",
+        'Did you mean "use_internal_ips"',
+    ),
+    (
+        "cluster.yaml",
+        "use_internal_ips: true",
+        "use_internal_ips: false",
+        "no node needs a public address",
+    ),
+    (
+        "cluster.yaml",
+        "SecurityGroupIds: *security_groups",
+        "SecurityGroupId: *security_groups",
+        "SSH to the world",
+    ),
+    (
+        "cluster.yaml",
+        "SecurityGroupIds: *security_groups",
+        "SecurityGroupIds: []",
+        "SSH to the world",
+    ),
+    (
+        "cluster.yaml",
+        "MetadataOptions: {HttpTokens",
+        "MetadataOption: {HttpTokens",
+        'Did you mean "MetadataOptions"',
+    ),
     ("cluster.yaml", "HttpTokens: required", "HttpTokens: optional", "credentials"),
     ("cluster.yaml", "HttpPutResponseHopLimit: 1", "HttpPutResponseHopLimit: 2", "credentials"),
     ("cluster.yaml", "Encrypted: true", "Encrypted: false", "Encrypted = false"),
     ("cluster.yaml", "Encrypted: true", "Encypted: true", 'Did you mean "Encrypted"'),
-    ("cluster.yaml", "DeleteOnTermination: true", "DeleteOnTermination: false", "a disk that is left over"),
+    (
+        "cluster.yaml",
+        "DeleteOnTermination: true",
+        "DeleteOnTermination: false",
+        "a disk that is left over",
+    ),
     ("cluster.yaml", "MarketType: spot", "MarketTyp: spot", 'Did you mean "MarketType"'),
-    ("cluster.yaml", "      InstanceMarketOptions: {MarketType: spot}\n", "", "workers must be spot"),
-    ("cluster.yaml", "IamInstanceProfile: *head_profile", "IamProfile: *head_profile", "IamInstanceProfile: missing"),
-    ("cluster.yaml", "min_workers: 0\n    max_workers: *max", "min_workers: 2\n    max_workers: *max", "must be 0"),
-    ("cluster.yaml", "idle_timeout_minutes: 5", "idle_timeout_minutes: 500", "must be > 0 and <= 60"),
-    ("cluster.yaml", "idle_timeout_minutes", "idle_timeout_minute", 'Did you mean "idle_timeout_minutes"'),
-    ("cluster.yaml", "cache_stopped_nodes: false", "cache_stopped_nodes: true", "a stopped machine's disk"),
+    (
+        "cluster.yaml",
+        "      InstanceMarketOptions: {MarketType: spot}\n",
+        "",
+        "workers must be spot",
+    ),
+    (
+        "cluster.yaml",
+        "IamInstanceProfile: *head_profile",
+        "IamProfile: *head_profile",
+        "IamInstanceProfile: missing",
+    ),
+    (
+        "cluster.yaml",
+        "min_workers: 0\n    max_workers: *max",
+        "min_workers: 2\n    max_workers: *max",
+        "must be 0",
+    ),
+    (
+        "cluster.yaml",
+        "idle_timeout_minutes: 5",
+        "idle_timeout_minutes: 500",
+        "must be > 0 and <= 60",
+    ),
+    (
+        "cluster.yaml",
+        "idle_timeout_minutes",
+        "idle_timeout_minute",
+        'Did you mean "idle_timeout_minutes"',
+    ),
+    (
+        "cluster.yaml",
+        "cache_stopped_nodes: false",
+        "cache_stopped_nodes: true",
+        "a stopped machine's disk",
+    ),
     ("cluster.yaml", "  region: *region", "  regoin: *region", 'Did you mean "region"'),
     ("cluster.yaml", "type: aws", "type: awz", 'provider.type = "awz": must be one of aws, local'),
     ("cluster.yaml", "ssh_proxy_command:", "ssh_proxycommand:", 'Did you mean "ssh_proxy_command"'),
-    ("cluster.yaml", "provider:\n", "provider:\n  security_group: {GroupName: open}\n", "provider.security_group"),
+    (
+        "cluster.yaml",
+        "provider:\n",
+        "provider:\n  security_group: {GroupName: open}\n",
+        "provider.security_group",
+    ),
     *(
         (name, *mistake)
         for name in FILES
@@ -86,28 +151,65 @@ MISTAKES = [
             ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "listens on"),
             ("--dashboard-host=127.0.0.1", "", "must contain --dashboard-host=127.0.0.1"),
             ("RAY_AUTH_MODE=token RAY_", "RAY_AUTH_MODE=disabled RAY_", "without the token"),
-            ("export RAY_AUTH_MODE=token; ulimit -n 65536; ray start --address", "ray start --address", "worker_start"),
-            ("  ~/.ray/auth_token: ~/.ray/auth_token", "  ~/notes: ~/notes", "must contain ~/.ray/auth_token"),
+            (
+                "export RAY_AUTH_MODE=token; ulimit -n 65536; ray start --address",
+                "ray start --address",
+                "worker_start",
+            ),
+            (
+                "  ~/.ray/auth_token: ~/.ray/auth_token",
+                "  ~/notes: ~/notes",
+                "must contain ~/.ray/auth_token",
+            ),
             ("chmod 600 ~/.ray/auth_token", "echo", "every user of the node can read the token"),
-            ("--host 127.0.0.1 --port 5000", "--host 0.0.0.0 --port 5000", "must contain --host 127.0.0.1"),
+            (
+                "--host 127.0.0.1 --port 5000",
+                "--host 0.0.0.0 --port 5000",
+                "must contain --host 127.0.0.1",
+            ),
             ("setup_commands: #", "setup_commands_: #", "setup_commands_: unknown here"),
             ("  - chmod", "  - export AWS_SECRET_ACCESS_KEY=abc\n  - chmod", "a secret"),
             ("  - chmod", "  - export RAY_AUTH_TOKEN='abc'\n  - chmod", "a secret"),
-            ("  - chmod", "  - curl https://example.org/x | sudo bash\n  - chmod", "runs a downloaded script"),
-            ("  - chmod", "  - pip install torch\n  - chmod", "write each package as name==version"),
+            (
+                "  - chmod",
+                "  - curl https://example.org/x | sudo bash\n  - chmod",
+                "runs a downloaded script",
+            ),
+            (
+                "  - chmod",
+                "  - pip install torch\n  - chmod",
+                "write each package as name==version",
+            ),
             ("PRECOND_OUT=", "PRECOND_OUTPUT=", "must contain PRECOND_OUT="),
             ("make -C ~/checkout setup", "echo", "must contain make setup"),
             (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "no worker starts"),
         ]
     ),
-    ("cluster.local.yaml", "worker_ips: *workers", "worker_ip: *workers", 'Did you mean "worker_ips"'),
-    ("cluster.local.yaml", "&workers [10.1.2.2,", "&workers [10.1.2.1,", "must be machines other than the head"),
+    (
+        "cluster.local.yaml",
+        "worker_ips: *workers",
+        "worker_ip: *workers",
+        'Did you mean "worker_ips"',
+    ),
+    (
+        "cluster.local.yaml",
+        "&workers [10.1.2.2,",
+        "&workers [10.1.2.1,",
+        "must be machines other than the head",
+    ),
     ("cluster.local.yaml", "&workers [10.1.2.2, 10.1.2.3]", "&workers []", "at least one machine"),
-    ("cluster.local.yaml", "&head 10.1.2.1", "&head 8.8.8.8", '"8.8.8.8": must be a private address'),
+    (
+        "cluster.local.yaml",
+        "&head 10.1.2.1",
+        "&head 8.8.8.8",
+        '"8.8.8.8": must be a private address',
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "right", "wrong", "line"), MISTAKES, ids=[f"{m[0]} {m[2]}"[:60] for m in MISTAKES])
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "line"), MISTAKES, ids=[f"{m[0]} {m[2]}"[:60] for m in MISTAKES]
+)
 def test_a_planted_mistake_is_found(name, right, wrong, line):
     correct = text(name)
     assert right in correct
@@ -121,14 +223,20 @@ def test_each_kind_of_machine_is_looked_at():
     assert len(parts) == 2
     for number, name in enumerate(("head", "worker")):
         mistaken = [
-            part.replace("Encrypted: true", "Encrypted: no") if number == n else part for n, part in enumerate(parts)
+            part.replace("Encrypted: true", "Encrypted: no") if number == n else part
+            for n, part in enumerate(parts)
         ]
         [line] = problems(yaml.safe_load("".join(mistaken)))
         assert f"available_node_types.{name}.node_config" in line
 
 
 def test_what_does_not_have_the_form_is_one_line_and_no_traceback():
-    for broken in ({}, {"provider": {"type": "aws"}}, {"provider": "aws"}, {"provider": {"type": "local"}, "auth": 3}):
+    for broken in (
+        {},
+        {"provider": {"type": "aws"}},
+        {"provider": "aws"},
+        {"provider": {"type": "local"}, "auth": 3},
+    ):
         assert any("compare with the cluster.yaml" in line for line in problems(broken))
 
 
@@ -152,10 +260,15 @@ def test_the_command(tmp_path: Path):
     file.write_text(text("cluster.yaml"))
     done = [
         subprocess.run(
-            [sys.executable, "-m", "studies", "check-cluster", path], capture_output=True, text=True, cwd=ROOT
+            [sys.executable, "-m", "studies", "check-cluster", path],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
         )
         for path in (ROOT / "cluster.yaml", file)
     ]
-    assert [each.returncode for each in done] == [2, 2] and "Traceback" not in done[0].stderr + done[1].stderr
+    assert [each.returncode for each in done] == [2, 2] and "Traceback" not in done[
+        0
+    ].stderr + done[1].stderr
     assert 'metadata.subnets[0] = "subnet-0000' in done[0].stderr
     assert "mine.yaml: file_mounts: precond does not exist" in done[1].stderr

@@ -25,10 +25,17 @@ from studies.harness.cluster.inspect import inspect
 from studies.harness.design.options import Options
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "120", "NO_COLOR": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "RAY_raylet_start_wait_time_s": "180",
+    "COLUMNS": "120",
+    "NO_COLOR": "1",
+}
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and mount namespaces"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and mount namespaces"
+    ),
 ]
 
 
@@ -39,25 +46,39 @@ class Machines:
         from ray.cluster_utils import Cluster
 
         os.environ.update(RAY_raylet_start_wait_time_s="180")
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         self.address = self._cluster.address
         self._started: list[subprocess.Popen[bytes]] = []
 
     def add(self, *, before: str = "true", name: str = "node", **environment: str) -> None:
         """Start a node with one slot, after a command in a mount namespace that is its own."""
         ray = (
-            f"{Path(sys.executable).parent}/ray start --address={self.address} --num-cpus=1 --block --node-name={name}"
+            f"{Path(sys.executable).parent}/ray start --address={self.address}"
+            f" --num-cpus=1 --block --node-name={name}"
         )
-        command = ["unshare", "--mount", "sh", "-c", f"{before} && exec {sys.executable} {ray} --disable-usage-stats"]
+        command = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f"{before} && exec {sys.executable} {ray} --disable-usage-stats",
+        ]
         count = len(self.alive())
         self._started.append(
             subprocess.Popen(
-                command, env={**ENVIRONMENT, **environment}, start_new_session=True, stdout=subprocess.DEVNULL
+                command,
+                env={**ENVIRONMENT, **environment},
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
             )
         )
         deadline = time.monotonic() + 120
         while len(self.alive()) == count:
-            assert self._started[-1].poll() is None and time.monotonic() < deadline, "the node did not join"
+            assert self._started[-1].poll() is None and time.monotonic() < deadline, (
+                "the node did not join"
+            )
             time.sleep(0.2)
 
     def alive(self) -> set[str]:
@@ -99,7 +120,10 @@ def needs(root: Path, **more) -> Options:
 def test_a_cluster_without_a_slot_is_refused(machines: Machines, root: Path):
     banner, [line] = inspect(machines.address, needs(root))
     assert banner == "cluster of 1 node: 0 CPUs, 0 GPUs"
-    assert line == f"the cluster at {machines.address} has no node with 1 free CPU slots, and can start none"
+    assert (
+        line
+        == f"the cluster at {machines.address} has no node with 1 free CPU slots, and can start none"
+    )
     assert not root.exists()
 
 
@@ -113,19 +137,30 @@ def test_a_fit_cluster_is_described_and_left_clean(machines: Machines, root: Pat
 
 def test_gpus_and_processes_that_are_not_there_are_refused(machines: Machines, root: Path):
     [line] = inspect(machines.address, needs(root, gpus_per_trial=0.5))[1]
-    assert line == f"--gpus-per-trial = 0.5: the cluster at {machines.address} has no GPU, and can start none"
+    assert (
+        line
+        == f"--gpus-per-trial = 0.5: the cluster at {machines.address} has no GPU, and can start none"
+    )
     [line] = inspect(machines.address, needs(root, workers_per_trial=2))[1]
     assert line == f"--workers-per-trial = 2: the cluster at {machines.address} has 1 CPUs"
 
 
-def test_every_unfit_node_is_named_with_what_is_wrong(machines: Machines, root: Path, tmp_path: Path):
+def test_every_unfit_node_is_named_with_what_is_wrong(
+    machines: Machines, root: Path, tmp_path: Path
+):
     root.mkdir(exist_ok=True)
     (root.parent / "data").mkdir()
     good = {"PYTHONPATH": str(ROOT)}
     machines.add(name="unshared", before=f"mount -t tmpfs none {root.parent}", **good)
-    machines.add(name="read-only", before=f"mount --bind {root} {root} && mount -o remount,ro,bind {root}", **good)
+    machines.add(
+        name="read-only",
+        before=f"mount --bind {root} {root} && mount -o remount,ro,bind {root}",
+        **good,
+    )
     for package in ("precond", "trainables", "studies"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     with open(tmp_path / "precond" / "linalg.py", "a") as file:
         file.write("# another version\n")
     machines.add(name="another", PYTHONPATH=str(tmp_path))
@@ -145,9 +180,17 @@ def test_every_unfit_node_is_named_with_what_is_wrong(machines: Machines, root: 
 
 def refused(out: Path, *flags: str, **environment: str) -> str:
     """The one line with which a study is refused, before it has written anything."""
-    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), "--out", str(out), *flags]
+    command = [
+        sys.executable,
+        str(ROOT / "studies" / "ablation_rank.py"),
+        "--out",
+        str(out),
+        *flags,
+    ]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), **environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1 and not out.exists(), done.stderr
     return done.stderr
@@ -177,7 +220,9 @@ def test_a_server_that_is_not_rays_is_given_up_after_10_seconds(says: bytes):
         thread.start()
         start = time.monotonic()
         why = "another kind of server" if says else "timed out"
-        with pytest.raises(cluster.StoreError, match=rf"no Ray cluster answers at {address} \({why}\)"):
+        with pytest.raises(
+            cluster.StoreError, match=rf"no Ray cluster answers at {address} \({why}\)"
+        ):
             cluster.connect(address)
         assert time.monotonic() - start < 12
         thread.join()

@@ -18,7 +18,10 @@ class Metadata(BaseHTTPRequestHandler):
     notice = False
 
     def do_PUT(self):
-        known = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        known = (
+            self.path == "/latest/api/token"
+            and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        )
         self._answer(200 if known else 400, b"session")
 
     def do_GET(self):
@@ -61,7 +64,9 @@ def test_a_service_that_is_not_there_has_said_nothing():
     assert not cluster_spot.has_notice("http://127.0.0.1:9/latest")
 
 
-def test_it_waits_and_then_leaves_once(metadata: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_it_waits_and_then_leaves_once(
+    metadata: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     naps = []
 
     def nap(seconds: float) -> None:
@@ -71,16 +76,27 @@ def test_it_waits_and_then_leaves_once(metadata: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cluster_spot.time, "sleep", nap)
     monkeypatch.setattr(cluster_spot, "leave", lambda: 2)
     cluster_spot.main(metadata)
-    assert naps == [cluster_spot.POLL_SECONDS] * 3 and "sent SIGTERM to 2 processes" in capsys.readouterr().out
+    assert (
+        naps == [cluster_spot.POLL_SECONDS] * 3
+        and "sent SIGTERM to 2 processes" in capsys.readouterr().out
+    )
 
 
 def test_the_fingerprint_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path):
     """A file's name and its content count; the difference is said by name."""
     here = fingerprint.fingerprint()
     assert fingerprint.difference(here) == ""
-    assert fingerprint.difference({**here, "torch": "1.0"}) == f"torch {here['torch']} instead of 1.0"
+    assert (
+        fingerprint.difference({**here, "torch": "1.0"}) == f"torch {here['torch']} instead of 1.0"
+    )
     digests = set()
-    for name, content in (("a.py", "x = 1"), ("a.py", "x = 2"), ("b.py", "x = 1"), ("a.yaml", "x = 1"), ("a.txt", "")):
+    for name, content in (
+        ("a.py", "x = 1"),
+        ("a.py", "x = 2"),
+        ("b.py", "x = 1"),
+        ("a.yaml", "x = 1"),
+        ("a.txt", ""),
+    ):
         folder = tmp_path / f"{len(digests)}"
         (folder / "precond").mkdir(parents=True)
         (folder / "precond" / name).write_text(content)

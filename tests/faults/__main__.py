@@ -42,16 +42,22 @@ SHOWN = 5  # violations that are spelled out
 
 def main(arguments: list[str] | None = None) -> int:
     """Run scenarios, each in a forked process: none changes what another finds."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Break things; say what survived.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults", description="Break things; say what survived."
+    )
     parser.add_argument("scenario", nargs="+", metavar="SCENARIO[=N]", help=", ".join(SCENARIOS))
-    parser.add_argument("--n", help="how often, where the scenario does not say [default: as the goal says]")
+    parser.add_argument(
+        "--n", help="how often, where the scenario does not say [default: as the goal says]"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     wanted = [text.partition("=")[::2] for text in options.scenario]
     if unknown := {name for name, _ in wanted} - set(SCENARIOS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     # Of mlflow's mappers under SQLAlchemy 2.1.
-    warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
+    warnings.filterwarnings(
+        "ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning
+    )
     torch.set_num_threads(1)  # forked processes have no others
     failed = 0
     for name, often in wanted:

@@ -33,7 +33,10 @@ def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         root = folder / str(number)
         waits = [0.0, rng.uniform(0, 0.2)]
         reading, writing = os.pipe()
-        children = [forked(lambda w=wait, r=root, p=(reading, writing): _command(r, w, *p)) for wait in waits]
+        children = [
+            forked(lambda w=wait, r=root, p=(reading, writing): _command(r, w, *p))
+            for wait in waits
+        ]
         os.close(reading)
         ended = {}
         while len(ended) < 2:
@@ -44,9 +47,15 @@ def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         codes = {pid: code for pid, (code, _) in ended.items()}
         wrong = [] if sorted(codes.values()) == [0, 4] else [f"exit codes {sorted(codes.values())}"]
         losers = [pid for pid in children if codes[pid] == 4]
-        wrong += [f"the loser took {ended[p][1]:.1f} s" for p in losers if ended[p][1] > LOSER_SECONDS]
+        wrong += [
+            f"the loser took {ended[p][1]:.1f} s" for p in losers if ended[p][1] > LOSER_SECONDS
+        ]
         holder = (root / ".lock").read_text()
-        wrong += ["the loser wrote the lock"] if any(f'"pid": {pid},' in holder for pid in losers) else []
+        wrong += (
+            ["the loser wrote the lock"]
+            if any(f'"pid": {pid},' in holder for pid in losers)
+            else []
+        )
         wrong += [] if lock_generation(root) == 1 else [f"generation {lock_generation(root)}"]
         yield wrong
 

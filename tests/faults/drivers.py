@@ -31,12 +31,33 @@ class Driver:
 
     def __init__(self, root: Path, *arguments: str):
         self.root, self.mark = root, uuid.uuid4().hex
-        flags = ["--optimizers", "sgd", "--seeds", SEEDS, "--epochs", EPOCHS, "--commit-every", "0", "--out", root]
-        environment = {**os.environ, MARK: self.mark, "RAY_raylet_start_wait_time_s": "180", "PYTHONPATH": str(ROOT)}
+        flags = [
+            "--optimizers",
+            "sgd",
+            "--seeds",
+            SEEDS,
+            "--epochs",
+            EPOCHS,
+            "--commit-every",
+            "0",
+            "--out",
+            root,
+        ]
+        environment = {
+            **os.environ,
+            MARK: self.mark,
+            "RAY_raylet_start_wait_time_s": "180",
+            "PYTHONPATH": str(ROOT),
+        }
         self._log = root.with_suffix(f".{self.mark}.log")
         with open(self._log, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, ROOT / "studies" / "ablation_rank.py", *map(str, flags), *arguments],
+                [
+                    sys.executable,
+                    ROOT / "studies" / "ablation_rank.py",
+                    *map(str, flags),
+                    *arguments,
+                ],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -76,15 +97,21 @@ class Driver:
         names = {"worker": "ray::", "raylet": "raylet", "head": "gcs_server"}
         if kind == "driver":
             return [psutil.Process(self.process.pid)] if self.process.poll() is None else []
-        return [p for p in self.family() if _name(p).startswith(names[kind]) and "IDLE" not in _name(p)]
+        return [
+            p for p in self.family() if _name(p).startswith(names[kind]) and "IDLE" not in _name(p)
+        ]
 
     def family(self) -> list[psutil.Process]:
         """All living processes that carry its mark."""
-        return [p for p in psutil.process_iter() if p.pid != self.process.pid and _mark(p) == self.mark]
+        return [
+            p for p in psutil.process_iter() if p.pid != self.process.pid and _mark(p) == self.mark
+        ]
 
     def orphans(self) -> list[str]:
         """What outlives it by more than it may."""
-        seconds = ORPHAN_SECONDS_KILLED if self.process.returncode == -signal.SIGKILL else ORPHAN_SECONDS
+        seconds = (
+            ORPHAN_SECONDS_KILLED if self.process.returncode == -signal.SIGKILL else ORPHAN_SECONDS
+        )
         deadline = time.monotonic() + seconds * waiting()
         while (left := self.family()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -106,7 +133,11 @@ def _name(process: psutil.Process) -> str:
     try:
         line = process.cmdline()
         ray_named = bool(line) and line[0].startswith("ray::")  # else a program and its arguments
-        return line[0] if ray_named else " ".join(Path(word.split()[0]).name for word in line[:4] if word.strip())
+        return (
+            line[0]
+            if ray_named
+            else " ".join(Path(word.split()[0]).name for word in line[:4] if word.strip())
+        )
     except psutil.Error:
         return ""
 

@@ -28,7 +28,9 @@ def corrupt(n: int, rng: random.Random, folder: Path) -> Tries:
     shutil.copytree(whole, root)
     store = TrialStore(root, config)
     checkpoint = store.folder / newest.name
-    older = [path.name for path in list_checkpoints(TrialStore(whole, config).folder) if path != newest]
+    older = [
+        path.name for path in list_checkpoints(TrialStore(whole, config).folder) if path != newest
+    ]
     for number in range(n + n // 10):
         name = rng.choice(["state.pt", "state.pt", "manifest.json"])
         content = bytearray((newest / name).read_bytes())
@@ -68,7 +70,9 @@ def torn(n: int, rng: random.Random, folder: Path) -> Tries:
             shutil.copytree(whole, root)
             (TrialStore(root, config).folder / name).write_bytes(content[:cut])
             code = in_child(lambda: toy.session(root, [config]))
-            wrong = finished(root, [config], expected) + ([] if code == DONE else [f"exit code {code}"])
+            wrong = finished(root, [config], expected) + (
+                [] if code == DONE else [f"exit code {code}"]
+            )
             yield [f"{name} cut at byte {cut}: {line}" for line in wrong]
             shutil.rmtree(root)
 
@@ -81,7 +85,10 @@ def nth(n: int, rng: random.Random, folder: Path) -> Tries:
     """
     trials = toy.configs(1)
     expected = toy.reference(folder / "reference", trials)
-    starts = {"fresh": lambda root: root.mkdir(), "disorder": lambda root: _disorder(root, trials[0])}
+    starts = {
+        "fresh": lambda root: root.mkdir(),
+        "disorder": lambda root: _disorder(root, trials[0]),
+    }
     for name, start in starts.items():
         probe = folder / f"probe-{name}"
         start(probe)
@@ -91,18 +98,26 @@ def nth(n: int, rng: random.Random, folder: Path) -> Tries:
             for error in (EIO, ENOSPC, KILL):
                 root = folder / f"{name}-{at}-{error}"
                 start(root)
-                wrong = _fail_and_go_on(root, trials, expected, Fault(root, at, error, stays=error == ENOSPC))
+                wrong = _fail_and_go_on(
+                    root, trials, expected, Fault(root, at, error, stays=error == ENOSPC)
+                )
                 yield [f"{error} at operation {at} of {total}, {name}: {line}" for line in wrong]
                 shutil.rmtree(root)
 
 
-def _fail_and_go_on(root: Path, trials: list[TrialConfig], expected: dict, fault: Fault) -> list[str]:
+def _fail_and_go_on(
+    root: Path, trials: list[TrialConfig], expected: dict, fault: Fault
+) -> list[str]:
     code = in_child(lambda: toy.session(root, trials), fault)
     wrong = [f"exit code {code}"] if code == BROKEN else []
     wrong += [line for t in trials if TrialStore(root, t).folder.exists()
               for line in unfinished(root, t, expected[t.trial_key])]  # fmt: skip
     code = in_child(lambda: toy.session(root, trials))
-    return wrong + ([f"exit code {code} afterwards"] if code != DONE else []) + finished(root, trials, expected)
+    return (
+        wrong
+        + ([f"exit code {code} afterwards"] if code != DONE else [])
+        + finished(root, trials, expected)
+    )
 
 
 def _stopped(root: Path, config: TrialConfig, epochs: int = 3) -> TrialStore:

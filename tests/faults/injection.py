@@ -16,9 +16,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.scandir", "os.listdir")
+EVENTS = (
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "os.scandir",
+    "os.listdir",
+)
 ENOSPC, EIO, KILL = "ENOSPC", "EIO", "KILL"
-DONE, RAISED, BROKEN = 0, 3, 4  # exit codes of a child: ended, an OSError came through, another exception did
+DONE, RAISED, BROKEN = (
+    0,
+    3,
+    4,
+)  # exit codes of a child: ended, an OSError came through, another exception did
 
 
 class Fault:
@@ -72,7 +85,9 @@ class Fault:
         """Also what is named relative to an open directory, as rmtree does."""
         if isinstance(path, bytes):
             path = path.decode()
-        return isinstance(path, str | Path) and (str(path).startswith(self._root) or not os.path.isabs(path))
+        return isinstance(path, str | Path) and (
+            str(path).startswith(self._root) or not os.path.isabs(path)
+        )
 
 
 class _Written:
@@ -82,7 +97,9 @@ class _Written:
         self._file, self._fault = file, fault
 
     def write(self, content: Any) -> Any:
-        self._fault.tick(lambda: (self._file.write(content[: len(content) // 2]), self._file.flush()))
+        self._fault.tick(
+            lambda: (self._file.write(content[: len(content) // 2]), self._file.flush())
+        )
         return self._file.write(content)
 
     def __enter__(self) -> _Written:

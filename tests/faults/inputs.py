@@ -18,7 +18,21 @@ from studies.harness.command.cli import main
 from tests.faults.drivers import PATIENCE, ROOT
 
 HUGE = "9" * 5000
-NOT_NUMBERS = ["", " ", "nan", "inf", "-inf", "1e999", "x", "1;2", "0x10", "--", "\u0661x", "\n", "${HOME}"]
+NOT_NUMBERS = [
+    "",
+    " ",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "x",
+    "1;2",
+    "0x10",
+    "--",
+    "\u0661x",
+    "\n",
+    "${HOME}",
+]
 COUNTS = [*NOT_NUMBERS, "0", "-1", "1.5", "4.0", "true", HUGE]
 PATHS = [
     "../../etc",
@@ -90,15 +104,22 @@ def _lines(n: int, rng: random.Random) -> Iterator[tuple[list[str], bool]]:
         wrong = [pairs[number % len(pairs)]] if number % 8 else []
         wrong += rng.sample(pairs, rng.randint(0, 2)) if wrong else []
         # Those three could make another flag's value right, as a network without batch norm a batch of one.
-        given = {flag for flag, _ in wrong} | ({"--optimizers", "--only", "--workload"} if wrong else set())
+        given = {flag for flag, _ in wrong} | (
+            {"--optimizers", "--only", "--workload"} if wrong else set()
+        )
         right = [flag for flag in rng.sample(RIGHT, rng.randint(0, 4)) if flag[0] not in given]
         flags = [list(pair) for pair in wrong] + right
         rng.shuffle(flags)
         line = [word for flag in flags for word in flag]
-        yield [*(["--dry-run"] if "--" not in line else []), *line], bool(wrong)  # so that right ones end, too
+        yield (
+            [*(["--dry-run"] if "--" not in line else []), *line],
+            bool(wrong),
+        )  # so that right ones end, too
 
 
-def _refused(line: list[str], folder: Path, wrong: bool, run: Callable[[list[str]], tuple[int, str]]) -> list[str]:
+def _refused(
+    line: list[str], folder: Path, wrong: bool, run: Callable[[list[str]], tuple[int, str]]
+) -> list[str]:
     code, err = run(line)
     found = [] if code in ((2,) if wrong else (0, 2)) else [f"exit code {code}: {err[-400:]}"]
     lines = err.splitlines()
@@ -113,14 +134,19 @@ def _refused(line: list[str], folder: Path, wrong: bool, run: Callable[[list[str
 def _process(folder: Path, arguments: list[str]) -> tuple[int, str]:
     command = [sys.executable, ROOT / "studies" / "ablation_rank.py", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     return ended.returncode, ended.stderr
 
 
 def _main(arguments: list[str]) -> tuple[int, str]:
     """The study's command line in this process: exit code (1 for an exception), and what it says on error."""
     sys.argv = ["ablation_rank.py", *arguments]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
         try:
             main(STUDY)
         except SystemExit as ended:

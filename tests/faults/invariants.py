@@ -27,10 +27,14 @@ DESCRIBED = ("time/", "mem/", "system/", "diag/overhead")
 def numbers(folder: Path) -> Numbers:
     """The metrics of a trial's epochs that a seed decides: neither seconds nor memory."""
     lines = read_lines(folder / "epochs.jsonl")
-    return [{k: v for k, v in line["metrics"].items() if not k.startswith(DESCRIBED)} for line in lines]
+    return [
+        {k: v for k, v in line["metrics"].items() if not k.startswith(DESCRIBED)} for line in lines
+    ]
 
 
-def finished(root: Path, planned: Iterable[TrialConfig], reference: Mapping[str, Numbers]) -> list[str]:
+def finished(
+    root: Path, planned: Iterable[TrialConfig], reference: Mapping[str, Numbers]
+) -> list[str]:
     """What is wrong with an output folder whose trials should all have completed."""
     planned = list(planned)
     names = {config.trial_key[:16] for config in planned}

@@ -47,7 +47,9 @@ def _kills(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str]]
         if kind in ("worker", "server"):
             driver.wait_for_progress()
             studies_.server.start()
-        elif (code := driver.wait(PATIENCE)) not in ((-signal.SIGKILL,) if kind == "driver" else (0, 4)):
+        elif (code := driver.wait(PATIENCE)) not in (
+            (-signal.SIGKILL,) if kind == "driver" else (0, 4)
+        ):
             wrong.append(f"I7: exit code {code}: {driver.output()[-300:]}")
         yield [f"{kind} killed: {line}" for line in wrong + studies_.check()]
     yield studies_.finish()
@@ -81,11 +83,21 @@ def _signals(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str
             time.sleep(0.5)
             driver.process.send_signal(signal.SIGINT)
         code, expected = driver.wait(PATIENCE), 143 if kind == "SIGTERM" else 130
-        seconds, wrong, last = time.monotonic() - start, [], driver.output().rstrip().splitlines()[-1:]
+        seconds, wrong, last = (
+            time.monotonic() - start,
+            [],
+            driver.output().rstrip().splitlines()[-1:],
+        )
         if code != 0:  # else it had just ended by itself
-            wrong += [f"I7: exit code {code}, not {expected}: {driver.output()[-300:]}"] if code != expected else []
+            wrong += (
+                [f"I7: exit code {code}, not {expected}: {driver.output()[-300:]}"]
+                if code != expected
+                else []
+            )
             wrong += [] if "ablation_rank.py" in "".join(last) else [f"I7: the last line is {last}"]
-        wrong += [f"I7: {seconds:.1f} s until the end"] if seconds > STOP_SECONDS * waiting() else []
+        wrong += (
+            [f"I7: {seconds:.1f} s until the end"] if seconds > STOP_SECONDS * waiting() else []
+        )
         yield [f"{kind}: {line}" for line in wrong + studies_.check()]
     yield studies_.finish()
 
@@ -126,7 +138,9 @@ class Studies:
                 self.server = Server(self.root)
             if self._tracked:
                 self.server.start()
-            self._driver = Driver(self.root, "--tracking-uri", self.server.uri if self._tracked else "none")
+            self._driver = Driver(
+                self.root, "--tracking-uri", self.server.uri if self._tracked else "none"
+            )
         return self._driver
 
     def check(self) -> list[str]:
@@ -135,7 +149,9 @@ class Studies:
         for trial in self.trials:
             at_least = self._before.get(trial.config.trial_key[:16], 0)
             if TrialStore(self.root, trial.config).folder.exists():
-                wrong += unfinished(self.root, trial.config, self.expected[trial.config.trial_key], at_least)
+                wrong += unfinished(
+                    self.root, trial.config, self.expected[trial.config.trial_key], at_least
+                )
         self._before, self._ended = now, []
         if self._driver is not None and self._driver.process.poll() is not None:
             wrong += self._driver.orphans()

@@ -29,7 +29,10 @@ from tests.faults.drivers import PATIENCE, Driver
 from trainables.files import read_lines
 from trainables.store import TrialStore
 
-SLOWER, LONGER = 1.05, 40.0  # of the epochs' seconds; seconds of the whole command, which tries to send the rest
+SLOWER, LONGER = (
+    1.05,
+    40.0,
+)  # of the epochs' seconds; seconds of the whole command, which tries to send the rest
 SEEDS, EPOCHS = 6, 8
 
 
@@ -38,7 +41,11 @@ def server(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
 
     Epochs are compared by their median over all trials. On a busy machine that moves by itself.
     """
-    kinds: dict[str, Callable[[Path], AbstractContextManager[str]]] = {"dead": _dead, "hung": _hung, "locked": _locked}
+    kinds: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
+        "dead": _dead,
+        "hung": _hung,
+        "locked": _locked,
+    }
     for number in range(n):
         plain, wall = _run(folder / f"{number}-none", "none")
         for kind, place in kinds.items():
@@ -46,7 +53,9 @@ def server(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
             root.mkdir()
             with place(root) as uri:
                 seconds, longer = _run(root, uri)
-            wrong = [f"epochs of {seconds:.3f} s, not {plain:.3f}"] if seconds > SLOWER * plain else []
+            wrong = (
+                [f"epochs of {seconds:.3f} s, not {plain:.3f}"] if seconds > SLOWER * plain else []
+            )
             wrong += [f"{longer:.0f} s in all, not {wall:.0f}"] if longer > wall + LONGER else []
             yield [f"{kind}: {line}" for line in wrong + _complete_later(root)]
 
@@ -55,7 +64,9 @@ def views(root: Path, trials: list[Trial], uri: str) -> list[str]:
     """Where MLflow does not have what the folders have, once each (I5)."""
     client, wrong = MlflowClient(tracking_uri=uri), []
     experiment = client.get_experiment_by_name(STUDY.name)
-    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'") if experiment else []
+    runs = (
+        client.search_runs([experiment.experiment_id], "tags.kind = 'trial'") if experiment else []
+    )
     by_key: dict[str, list[Any]] = {}
     for run in runs:
         by_key.setdefault(run.data.tags["trial_key"], []).append(run)
@@ -67,7 +78,9 @@ def views(root: Path, trials: list[Trial], uri: str) -> list[str]:
         lines = read_lines(TrialStore(root, trial.config).folder / "epochs.jsonl")
         for name in lines[0]["metrics"]:
             points = client.get_metric_history(found[0].info.run_id, name)
-            if [(p.step, p.value) for p in points] != [(line["epoch"], line["metrics"][name]) for line in lines]:
+            if [(p.step, p.value) for p in points] != [
+                (line["epoch"], line["metrics"][name]) for line in lines
+            ]:
                 wrong.append(f"I5: {key[:16]} has {name} as {[(p.step, p.value) for p in points]}")
     return wrong + [f"I5: a run of {key[:16]}, which was not planned" for key in by_key]
 
@@ -84,7 +97,9 @@ def _run(root: Path, uri: str) -> tuple[float, float]:
     finally:
         driver.destroy()
     seconds = [
-        line["metrics"]["time/train_s"] for path in root.glob("trials/*/epochs.jsonl") for line in read_lines(path)
+        line["metrics"]["time/train_s"]
+        for path in root.glob("trials/*/epochs.jsonl")
+        for line in read_lines(path)
     ]
     return statistics.median(seconds), time.monotonic() - start
 
@@ -106,15 +121,32 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        self.uri, self.database = f"http://127.0.0.1:{self._port}", f"sqlite:///{root / 'server.db'}"
+        self.uri, self.database = (
+            f"http://127.0.0.1:{self._port}",
+            f"sqlite:///{root / 'server.db'}",
+        )
         self._root = root
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it unless it runs; it answers some seconds later."""
         if self._process is None:
-            command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
-            places = ["--backend-store-uri", self.database, "--artifacts-destination", str(self._root / "artifacts")]
+            command = [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self._port),
+            ]
+            places = [
+                "--backend-store-uri",
+                self.database,
+                "--artifacts-destination",
+                str(self._root / "artifacts"),
+            ]
             with open(self._root / "server.log", "ab") as log:
                 self._process = subprocess.Popen(
                     [*command, "--workers", "1", *places],
@@ -131,7 +163,9 @@ class Server:
             with contextlib.suppress(OSError), urlopen(f"{self.uri}/health", timeout=5):
                 return
             if time.monotonic() > deadline:
-                raise RuntimeError(f"no answer for {PATIENCE} s: {(self._root / 'server.log').read_text()}")
+                raise RuntimeError(
+                    f"no answer for {PATIENCE} s: {(self._root / 'server.log').read_text()}"
+                )
             time.sleep(0.2)
 
     def kill(self) -> None:

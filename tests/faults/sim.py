@@ -34,14 +34,23 @@ def sim(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         seed = rng.randrange(2**32)
         root = folder / str(number)
         root.mkdir()
-        yield [f"schedule {seed}: {line}" for line in Schedule(root, trials, expected, random.Random(seed)).run()]
+        yield [
+            f"schedule {seed}: {line}"
+            for line in Schedule(root, trials, expected, random.Random(seed)).run()
+        ]
         shutil.rmtree(root)
 
 
 class Schedule:
     """One schedule on a folder of its own."""
 
-    def __init__(self, root: Path, trials: Sequence[TrialConfig], expected: dict[str, Numbers], rng: random.Random):
+    def __init__(
+        self,
+        root: Path,
+        trials: Sequence[TrialConfig],
+        expected: dict[str, Numbers],
+        rng: random.Random,
+    ):
         self.root, self.trials, self.expected, self.rng = root, trials, expected, rng
         self.commit_every = rng.choice([0.0, 0.0, 1e9])
         self.wrong: list[str] = []
@@ -67,7 +76,9 @@ class Schedule:
         return self.wrong + finished(self.root, self.trials, self.expected)
 
     def _committed(self) -> dict[str, int]:
-        return {trial.trial_key: len(TrialStore(self.root, trial).epochs()) for trial in self.trials}
+        return {
+            trial.trial_key: len(TrialStore(self.root, trial).epochs()) for trial in self.trials
+        }
 
     def _session(self, error: str, stays: bool = False) -> None:
         fault = Fault(self.root, self.rng.randint(1, OPERATIONS), error, stays)
@@ -115,7 +126,9 @@ class Schedule:
 
     def checkpoint_is_damaged(self) -> None:
         """Some bytes of a checkpoint are others."""
-        found = [path for t in self.trials for path in list_checkpoints(TrialStore(self.root, t).folder)]
+        found = [
+            path for t in self.trials for path in list_checkpoints(TrialStore(self.root, t).folder)
+        ]
         lines = [line for trial in self.trials for line in damaged(TrialStore(self.root, trial))]
         self.wrong += [line for line in lines if not line.startswith(tuple(self.spoiled))]
         if found:
@@ -137,4 +150,8 @@ class Schedule:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -21,9 +21,15 @@ EPOCHS = 5
 
 def configs(count: int) -> list[TrialConfig]:
     """Trials that differ in their seed."""
-    shared: dict[str, Any] = {"hyperparameters": {"lr": 0.1}, "batch_size": 64, "schedule": "constant", "numerics": {}}
+    shared: dict[str, Any] = {
+        "hyperparameters": {"lr": 0.1},
+        "batch_size": 64,
+        "schedule": "constant",
+        "numerics": {},
+    }
     return [
-        TrialConfig(workload="digits/cnn", optimizer="sgd", epochs=EPOCHS, seed=seed, **shared) for seed in range(count)
+        TrialConfig(workload="digits/cnn", optimizer="sgd", epochs=EPOCHS, seed=seed, **shared)
+        for seed in range(count)
     ]
 
 

@@ -37,7 +37,10 @@ def equal(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         if key not in expected:
             whole = folder / f"whole-{key[:8]}"
             assert in_child(lambda config=config, whole=whole: _session(whole, config, 0.0)) == DONE
-            expected[key] = numbers(TrialStore(whole, config).folder), (whole / "weights").read_text()
+            expected[key] = (
+                numbers(TrialStore(whole, config).folder),
+                (whole / "weights").read_text(),
+            )
         root, commit_every = folder / str(number), rng.choice([0.0, 0.0, 0.2, train.COMMIT_SECONDS])
         kills = rng.randint(1, MOST_KILLS)
         for _ in range(kills):
@@ -47,7 +50,10 @@ def equal(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         wrong += finished(root, [config], {key: expected[key][0]})
         if not wrong and (root / "weights").read_text() != expected[key][1]:
             wrong.append("other weights")
-        yield [f"{config.optimizer}, {kills} kills, commits every {commit_every} s: {line}" for line in wrong]
+        yield [
+            f"{config.optimizer}, {kills} kills, commits every {commit_every} s: {line}"
+            for line in wrong
+        ]
         shutil.rmtree(root)
 
 
@@ -59,7 +65,9 @@ def diverge(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         config, value = _config(optimizer), rng.choice([torch.nan, torch.inf, -torch.inf])
         root = folder / str(number)
 
-        def work(root: Path = root, config: TrialConfig = config, at: int = at, value: float = value) -> None:
+        def work(
+            root: Path = root, config: TrialConfig = config, at: int = at, value: float = value
+        ) -> None:
             class Poisoned(train.Trainer):
                 def run_epoch(self, epoch: int) -> dict[str, float]:
                     if epoch == at:

@@ -73,7 +73,9 @@ def run_tests(files: dict[str, bytes], nodes: list[str]) -> tuple[str, float, st
 
 def plant(mutants: list[Mutant], files: dict[str, bytes]) -> list[Planted]:
     """Return the mutants that fit the sources; print the others."""
-    sources = Sources({path: text.decode() for path, text in files.items() if path.endswith(SUFFIXES)})
+    sources = Sources(
+        {path: text.decode() for path, text in files.items() if path.endswith(SUFFIXES)}
+    )
     planted = []
     for mutant in mutants:
         try:

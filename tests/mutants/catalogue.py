@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Mutant:
         bug: The bug, in a sentence.
         function: The qualified name of a function, class or assignment, after `module:` where the
             name alone is ambiguous; `rules.yaml:` for a file that is not a module.
-        old: Text that occurs once in the source of `function`.
+        old: Text that occurs once in the source of `function`; lines may be broken elsewhere.
         new: The replacement.
         test: The name of the test that must fail.
     """
@@ -151,10 +152,13 @@ class Sources:
         place = self.find(mutant.topic.split("/")[0], mutant.function)
         lines = self.files[place.file].split("\n")
         source = "\n".join(lines[place.start : place.end])
-        if (count := source.count(mutant.old)) != 1:
-            text = f"{mutant.function} contains {mutant.old!r} {count} times, not once"
+        matches = re.findall(re.escape(mutant.old), source) or re.findall(
+            _pattern(mutant.old), source
+        )
+        if len(matches) != 1:
+            text = f"{mutant.function} contains {mutant.old!r} {len(matches)} times, not once"
             raise MutantError(f"{place.file}: {text}")
-        changed = source.replace(mutant.old, mutant.new)
+        changed = source.replace(matches[0], mutant.new)
         parse = _tree if place.file.endswith(".py") else yaml.safe_load
         if parse(changed) == parse(source):
             text = f"the replacement in {mutant.function} does not change the code"
@@ -167,6 +171,14 @@ class Sources:
             "\n".join([*lines[: place.start], changed, *lines[place.end :]]),
             f"{test.file}::{test.name.replace('.', '::')}{bracket}{parameters}",
         )
+
+
+def _pattern(text: str) -> str:
+    """Return a regular expression for the text, however a formatter breaks its lines."""
+    tokens = re.findall(r"\w+|[^\w\s]", text)
+    return r"\s*".join(
+        f",?\\s*{re.escape(token)}" if token in ")]}" else re.escape(token) for token in tokens
+    )
 
 
 def _tree(source: str) -> str:

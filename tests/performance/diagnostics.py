@@ -30,7 +30,9 @@ BATCH = 64
 def conv_net() -> nn.Sequential:
     """16 x 16 colour images; inputs of 28, 289, 577 and 577."""
     sizes = [(3, 32, 1), (32, 64, 2), (64, 64, 2), (64, 64, 1)]
-    convolutions = [m for a, b, s in sizes for m in (nn.Conv2d(a, b, 3, s, 1), nn.BatchNorm2d(b), nn.ReLU())]
+    convolutions = [
+        m for a, b, s in sizes for m in (nn.Conv2d(a, b, 3, s, 1), nn.BatchNorm2d(b), nn.ReLU())
+    ]
     return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 

@@ -30,7 +30,9 @@ Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 def ours(folder: Path, device: torch.device) -> Batches:
     """Epochs of the small-image path."""
     settings = {"crop_padding": 4, "flip": True}
-    data = source(f"imagefolder:{folder}").load(Loading(device=device, data_dir=folder, settings=settings))
+    data = source(f"imagefolder:{folder}").load(
+        Loading(device=device, data_dir=folder, settings=settings)
+    )
     return lambda seed: data.train_batches(BATCH, seed)
 
 
@@ -49,7 +51,9 @@ def theirs(folder: Path, device: torch.device, workers: int) -> Batches:
         persistent_workers=True,
         pin_memory=device.type == "cuda",
     )
-    return lambda seed: (tuple(part.to(device, non_blocking=True) for part in batch) for batch in loader)
+    return lambda seed: (
+        tuple(part.to(device, non_blocking=True) for part in batch) for batch in loader
+    )
 
 
 def rate(batches: Batches, seconds: float, device: torch.device) -> float:
@@ -79,7 +83,9 @@ def main() -> None:
     torch.set_num_threads(1)
     paths = {
         "on the device": ours(options.folder.absolute(), options.device),
-        f"DataLoader, {options.workers} workers": theirs(options.folder, options.device, options.workers),
+        f"DataLoader, {options.workers} workers": theirs(
+            options.folder, options.device, options.workers
+        ),
     }
     rates: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(ROUNDS):
@@ -87,7 +93,9 @@ def main() -> None:
             rates[name].append(rate(batches, options.seconds / ROUNDS, options.device))
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.device}")
     for name, seen in rates.items():
-        print(f"{name:24} {statistics.median(seen):9.0f} images/s  ({', '.join(f'{x:.0f}' for x in seen)})")
+        print(
+            f"{name:24} {statistics.median(seen):9.0f} images/s  ({', '.join(f'{x:.0f}' for x in seen)})"
+        )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,11 @@ def spans(root: Path) -> tuple[list[Span], list[str]]:
     """The trials of an output folder by when they were opened, and the names of those that cannot be used."""
     found, left_out = [], []
     for folder in trial_folders(root):
-        attempts, epochs, status = read_lines(folder / "attempts.jsonl"), read_lines(folder / "epochs.jsonl"), None
+        attempts, epochs, status = (
+            read_lines(folder / "attempts.jsonl"),
+            read_lines(folder / "epochs.jsonl"),
+            None,
+        )
         status = read_status(folder)
         if len(attempts) != 1 or not epochs or status is None:
             left_out.append(folder.name)
@@ -77,21 +81,34 @@ def overheads(trials: list[Span], slots: int) -> list[float]:
 def main(arguments: list[str] | None = None) -> int:
     """Print both figures; 2 when there is nothing to measure."""
     parser = argparse.ArgumentParser(description="The platform's own cost.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the output folder of a finished study")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="the output folder of a finished study"
+    )
     parser.add_argument("--slots", type=int, help="trials at once [default: the most that were]")
-    parser.add_argument("--started", type=float, help="when the command started, in seconds since 1970")
+    parser.add_argument(
+        "--started", type=float, help="when the command started, in seconds since 1970"
+    )
     options = parser.parse_args(arguments)
     trials, left_out = spans(options.out)
     slots = options.slots or slots_of(trials)
     found = overheads(trials, slots) if trials else []
     if not found:
-        print(f"error: {options.out}: fewer finished trials than slots, run a study with more", file=sys.stderr)
+        print(
+            f"error: {options.out}: fewer finished trials than slots, run a study with more",
+            file=sys.stderr,
+        )
         return 2
     ideal = sum(trial.worked for trial in trials) / slots
     first, last = trials[0].opened, max(trial.ended for trial in trials)
-    print(f"{len(trials)} trials on {slots} slots; {len(left_out)} left out: {', '.join(left_out) or 'none'}")
-    print(f"overhead per trial at steady state: median {statistics.median(found):.3f} s, largest {max(found):.3f} s")
-    print(f"wall {last - first:.1f} s from the first attempt, ideal {ideal:.1f} s: {(last - first) / ideal:.3f} times")
+    print(
+        f"{len(trials)} trials on {slots} slots; {len(left_out)} left out: {', '.join(left_out) or 'none'}"
+    )
+    print(
+        f"overhead per trial at steady state: median {statistics.median(found):.3f} s, largest {max(found):.3f} s"
+    )
+    print(
+        f"wall {last - first:.1f} s from the first attempt, ideal {ideal:.1f} s: {(last - first) / ideal:.3f} times"
+    )
     if options.started is not None:
         print(f"start-up {first - options.started:.1f} s; in all {last - options.started:.1f} s")
     return 0

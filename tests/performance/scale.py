@@ -18,7 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]  # the packages before tests/precond
+sys.path[:0] = [
+    str(Path(__file__).parents[2]),
+    str(Path(__file__).parents[1]),
+]  # the packages before tests/precond
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = """
@@ -46,7 +49,9 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
     from studies.harness.command.run import run
 
     (out / "nothing.py").write_text(PLUGIN)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     for _ in range(nodes):
         cluster.add_node(num_cpus=1)
     raw: dict[str, Any] = dict.fromkeys(_flags(), None) | dict.fromkeys(_switches(), False)
@@ -82,7 +87,11 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
     view = TrialsView(**facts, trials=lambda: plan, options=Options(out=out))
     seconds["first_sync"] = _timed(lambda: view.send(default_uri(out)))
     seconds["next_sync"] = _timed(lambda: view.send(default_uri(out)))
-    return {"folders": trials, "seconds": {k: round(v, 2) for k, v in seconds.items()}, "peak_mb": _peak_mb()}
+    return {
+        "folders": trials,
+        "seconds": {k: round(v, 2) for k, v in seconds.items()},
+        "peak_mb": _peak_mb(),
+    }
 
 
 def _timed(call: Any) -> float:
@@ -109,7 +118,9 @@ def _switches() -> list[str]:
 
 def main() -> None:
     """Run what is asked for in a temporary folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["tune", "folders"])
     parser.add_argument("--trials", type=int)
     parser.add_argument("--nodes", type=int, default=8)

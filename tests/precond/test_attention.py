@@ -24,7 +24,9 @@ def attention(**options) -> nn.MultiheadAttention:
 
 
 def draw(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64
+    )
 
 
 def tokens(module: nn.MultiheadAttention) -> list[Tensor]:
@@ -40,8 +42,14 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
         for kind in ("weight", "bias"):
             packed = found.pop(f"in_proj_{kind}", None)
             if packed is not None:
-                found |= {f"{x}_proj.{kind}": part for x, part in zip("qkv", packed.chunk(3), strict=True)}
-        found |= {f"{x}_proj.weight": found.pop(f"{x}_proj_weight") for x in "qkv" if f"{x}_proj_weight" in found}
+                found |= {
+                    f"{x}_proj.{kind}": part for x, part in zip("qkv", packed.chunk(3), strict=True)
+                }
+        found |= {
+            f"{x}_proj.weight": found.pop(f"{x}_proj_weight")
+            for x in "qkv"
+            if f"{x}_proj_weight" in found
+        }
     return found
 
 
@@ -63,7 +71,10 @@ MASKS = {
     "bool": {"attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(2)},
     "float": {"attn_mask": draw(LENGTH, SOURCES)},
     "per head": {"attn_mask": draw(BATCH * HEADS, LENGTH, SOURCES)},
-    "causal": {"attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(1), "is_causal": True},
+    "causal": {
+        "attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(1),
+        "is_causal": True,
+    },
     "padding": {"key_padding_mask": torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]])},
     "both": {
         "attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(2),
@@ -77,7 +88,10 @@ MASKS = {
 @pytest.mark.parametrize("need_weights", [True, False])
 def test_masks(mask, need_weights):
     assert_same(
-        attention(batch_first=True), tokens(attention(batch_first=True)), need_weights=need_weights, **MASKS[mask]
+        attention(batch_first=True),
+        tokens(attention(batch_first=True)),
+        need_weights=need_weights,
+        **MASKS[mask],
     )
 
 
@@ -117,7 +131,9 @@ def test_inside_an_encoder(training):
     separate = precond.separate_attention(copy.deepcopy(model))
     x, padding = draw(BATCH, SOURCES, WIDTH), torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]])
     with torch.set_grad_enabled(training):
-        expected, found = (net(x, src_key_padding_mask=padding)[~padding] for net in (model, separate))
+        expected, found = (
+            net(x, src_key_padding_mask=padding)[~padding] for net in (model, separate)
+        )
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
 
 

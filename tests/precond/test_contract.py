@@ -22,7 +22,9 @@ from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
 
 # Without the extra `peers`, those that need it cannot be tried.
-NAMES = [name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)]
+NAMES = [
+    name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
+]
 
 
 class Net(nn.Module):
@@ -107,7 +109,9 @@ def known(name: str, **values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in precond.defaults(name)}
 
 
-def build(name: str, model: nn.Module, groups: list[dict[str, Any]] | None = None, **values: Any) -> Any:
+def build(
+    name: str, model: nn.Module, groups: list[dict[str, Any]] | None = None, **values: Any
+) -> Any:
     """By name; or of the same type and hyperparameters, over parameter groups."""
     if groups is None:
         return precond.build(name, model, **values)
@@ -121,7 +125,11 @@ def flat(state: Any, prefix: str = "") -> dict[str, Any]:
     """The leaves of nested dictionaries and lists."""
     if isinstance(state, (dict, list)):
         items = state.items() if isinstance(state, dict) else enumerate(state)
-        return {key: leaf for name, value in items for key, leaf in flat(value, f"{prefix}/{name}").items()}
+        return {
+            key: leaf
+            for name, value in items
+            for key, leaf in flat(value, f"{prefix}/{name}").items()
+        }
     return {prefix: state}
 
 
@@ -130,7 +138,9 @@ def assert_same(first: Any, second: Any) -> None:
     first, second = flat(first), flat(second)
     assert first.keys() == second.keys()
     for key, value in first.items():
-        same = torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
+        same = (
+            torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
+        )
         assert same, f"{key} differs"
 
 
@@ -161,7 +171,9 @@ def test_a_scheduler_changes_the_step(name):
     steps = []
     for gamma in (1.0, 0.1):
         model = make().double()
-        optimizer = build(name, model, **known(name, kl_clip=None))  # a clipped step is as long as kappa allows
+        optimizer = build(
+            name, model, **known(name, kl_clip=None)
+        )  # a clipped step is as long as kappa allows
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=gamma)
         for number in range(2):
             before = parameters(model)
@@ -289,7 +301,9 @@ def test_parameters_without_gradient_stay(name):
     assert stayed == {"first.weight", "head.bias", "norm.weight"}
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.0, "weight_decay": 0.0}, {"nesterov": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.0, "weight_decay": 0.0}, {"nesterov": True}], ids=str
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_not_modified(name, options):
     """`p.grad` belongs to the user: accumulating, clipping and logging after `step()` must see the gradient."""
@@ -358,7 +372,9 @@ def test_an_unknown_hyperparameter_suggests_the_nearest(name):
 def test_an_unknown_optimizer_suggests_the_nearest():
     """And lists the known ones."""
     for name in NAMES:
-        with pytest.raises(precond.HyperparameterError, match=re.escape(f'Did you mean "{name}"')) as error:
+        with pytest.raises(
+            precond.HyperparameterError, match=re.escape(f'Did you mean "{name}"')
+        ) as error:
             precond.build(name + "x", make())
         assert all(other in str(error.value) for other in NAMES)
 
@@ -444,7 +460,9 @@ def test_a_training_forward_does_count(name):
     _, state = three_steps(name, lambda model, optimizer: None)
     _, other = three_steps(name, differentiate)
     first, second = flat(state["state"]), flat(other["state"])
-    assert any("statistic" in key and not torch.equal(value, second[key]) for key, value in first.items())
+    assert any(
+        "statistic" in key and not torch.equal(value, second[key]) for key, value in first.items()
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if "damping" in precond.defaults(name)])

@@ -23,7 +23,9 @@ Seen = list[dict[str, Tensor]]
 
 def mlp(width: int = 40) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(width, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 3)).double()
+    return nn.Sequential(
+        nn.Linear(width, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 3)
+    ).double()
 
 
 def inputs(number: int, width: int = 40) -> Tensor:
@@ -33,7 +35,9 @@ def inputs(number: int, width: int = 40) -> Tensor:
     return 0.5 + 0.1 * number + x / torch.arange(1, width + 1).roll(number).sqrt()
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range, width: int = 40) -> Seen:
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range, width: int = 40
+) -> Seen:
     """Steps; what each step's forward brings for A, by layer: (1/N) X^T X with the bias last."""
     seen: Seen = []
     for number in numbers:
@@ -80,7 +84,9 @@ def watched(name: str, model: nn.Module, **settings: Any) -> Any:
 def test_dense_spectra_and_staleness_are_exact(name):
     """tr A / lambda_max, lambda_max over the damping, |A_new - A| / |A_new|, of the A at the last refresh."""
     model = mlp()
-    optimizer = watched(name, model, cov_interval=1, inv_interval=4, ema_decay=0.8, damping=0.3, lr=0.01)
+    optimizer = watched(
+        name, model, cov_interval=1, inv_interval=4, ema_decay=0.8, damping=0.3, lr=0.01
+    )
     seen = train(model, optimizer, range(11))
     found = optimizer.diagnostics()
     for layer, row in found.items():
@@ -95,7 +101,9 @@ def test_dense_spectra_and_staleness_are_exact(name):
 @pytest.mark.parametrize("rule", ["factored", "eigen"])
 def test_kfacs_top_is_that_of_the_product(rule):
     model = mlp()
-    optimizer = watched("kfac", model, cov_interval=1, inv_interval=1, damping=0.3, damping_rule=rule)
+    optimizer = watched(
+        "kfac", model, cov_interval=1, inv_interval=1, damping=0.3, damping_rule=rule
+    )
     train(model, optimizer, range(3))
     for layer, row in optimizer.diagnostics().items():
         bank = optimizer._bank_of[layer]
@@ -104,7 +112,9 @@ def test_kfacs_top_is_that_of_the_product(rule):
         assert row["top_over_damping"] == pytest.approx(top(a) * top(s) / 0.3, rel=1e-6)
         if rule == "eigen":  # it is what the factor has: 1 / (s a + rho)
             scale = bank.state.factor.scale[bank.slots[layer]]
-            assert row["top_over_damping"] == pytest.approx(1 / (0.3 * scale.min().item()) - 1, rel=1e-6)
+            assert row["top_over_damping"] == pytest.approx(
+                1 / (0.3 * scale.min().item()) - 1, rel=1e-6
+            )
 
 
 def test_evas_top_is_that_of_its_inverse():
@@ -136,13 +146,22 @@ def test_ekfac_and_steve_are_seen_at_their_refresh():
                 assert row["top_over_damping"] is None
 
 
-def sketched(name: str, seeds: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict], Tensor, Tensor, Tensor]:
+def sketched(
+    name: str, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[dict], Tensor, Tensor, Tensor]:
     """One run watched with different probes: what was found each time, A before and at the last refresh, and A^."""
     rows, original = [], monitor.seed_of
     for seed in range(seeds):
         monkeypatch.setattr(monitor, "seed_of", lambda _, *rest, seed=seed: original(seed, *rest))
         model = mlp()
-        settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4, "ema_decay": 0.8, "damping": 0.3, "lr": 0.01}
+        settings = {
+            "rank": 6,
+            "cov_interval": 1,
+            "inv_interval": 4,
+            "ema_decay": 0.8,
+            "damping": 0.3,
+            "lr": 0.01,
+        }
         optimizer = watched(name, model, **settings)
         seen = train(model, optimizer, range(6))
         rows.append(optimizer.diagnostics()["0"])
@@ -197,11 +216,20 @@ def test_a_nystrom_matrix_of_full_rank_has_no_residual(name):
 def test_the_residual_is_that_of_the_factor_in_use(option, value):
     """Whatever made it, good or bad: A^ = P^{-1} - rho I."""
     model = mlp()
-    settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4, "ema_decay": 0.8, "damping": 0.3, option: value}
+    settings = {
+        "rank": 6,
+        "cov_interval": 1,
+        "inv_interval": 4,
+        "ema_decay": 0.8,
+        "damping": 0.3,
+        option: value,
+    }
     optimizer = watched("nysact-g", model, **settings)
     seen = train(model, optimizer, range(6))
     a = average([grams["0"] for grams in seen[:5]], 0.8)
-    used = torch.linalg.inv(to_dense(optimizer._bank_of["0"].state.factor)[0]) - 0.3 * torch.eye(len(a))
+    used = torch.linalg.inv(to_dense(optimizer._bank_of["0"].state.factor)[0]) - 0.3 * torch.eye(
+        len(a)
+    )
     found = optimizer.diagnostics()["0"]["residual"]
     assert found == pytest.approx(norm(a - used) / norm(a), rel=0.5)
 
@@ -211,7 +239,12 @@ def test_top_eigenvalue(width):
     """Against eigvalsh: with a gap, without one, of rank one, and of zero."""
     generator = torch.Generator().manual_seed(width)
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator).double()).Q
-    spectra = [torch.logspace(0, -3, width), torch.ones(width), torch.eye(width)[0], torch.zeros(width)]
+    spectra = [
+        torch.logspace(0, -3, width),
+        torch.ones(width),
+        torch.eye(width)[0],
+        torch.zeros(width),
+    ]
     stack = torch.stack([(basis * s.double()) @ basis.T for s in spectra])
     expected = torch.linalg.eigvalsh(stack)[:, -1]
     torch.testing.assert_close(top_eigenvalue(stack), expected, rtol=1e-6, atol=1e-12)
@@ -223,7 +256,9 @@ def test_top_eigenvalue(width):
 def test_cosine_and_update_ratio():
     """Without momentum and decay the update is lr times the direction: both can be told from the weights alone."""
     model = mlp()
-    optimizer = watched("foof", model, lr=0.1, momentum=0.0, weight_decay=0.0, cov_interval=1, inv_interval=1)
+    optimizer = watched(
+        "foof", model, lr=0.1, momentum=0.0, weight_decay=0.0, cov_interval=1, inv_interval=1
+    )
     cosines, ratios = [], []
     for number in range(EVERY + 3):
         before = [model[0].weight.detach().clone(), model[0].bias.detach().clone()]
@@ -262,7 +297,9 @@ def test_counts_are_of_the_window_and_the_layer():
         bank.precondition(lr=0.1)
 
     good = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
-    massive = good * torch.tensor([1e6, 1, 1, 1, 1, 1]) + 1e6  # float32 cannot factorise its covariance
+    massive = (
+        good * torch.tensor([1e6, 1, 1, 1, 1, 1]) + 1e6
+    )  # float32 cannot factorise its covariance
     update(good, good)
     precondition()
     assert counts(optimizer, "0") == {}
@@ -361,10 +398,14 @@ def test_a_step_that_a_scaler_skips_leaves_no_trace(name):
     run(model, optimizer, range(EVERY, EVERY + 1))
     after = optimizer.state_dict()["monitor"]
     for layer, tensors in before.items():
-        for key in tensors.keys() - {"staleness"}:  # a refresh without new statistics is one all the same
+        for key in tensors.keys() - {
+            "staleness"
+        }:  # a refresh without new statistics is one all the same
             torch.testing.assert_close(after[layer][key], tensors[key], msg=f"{layer} {key}")
     kept = {"dropped"} if name in ("ekfac", "steve") else set()
-    assert all(row[count] == 0 for row in optimizer.diagnostics().values() for count in set(COUNTS) - kept)
+    assert all(
+        row[count] == 0 for row in optimizer.diagnostics().values() for count in set(COUNTS) - kept
+    )
 
 
 def test_nothing_is_kept_when_not_asked():

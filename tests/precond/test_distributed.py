@@ -52,7 +52,9 @@ class Net(nn.Module):
         self.tokens = nn.Linear(4, 3)
         self.norm = nn.LayerNorm(27)
         self.hidden = nn.Linear(27, 6)
-        self.layers = nn.ModuleDict({name: nn.Linear(6, 6) for name in ("first", "module", "sometimes", "never")})
+        self.layers = nn.ModuleDict(
+            {name: nn.Linear(6, 6) for name in ("first", "module", "sometimes", "never")}
+        )
         self.head = nn.Linear(6, outputs)
 
     def forward(self, x: Tensor, sometimes: bool = True) -> Tensor:
@@ -86,19 +88,29 @@ class Case:
         return STEPS if self in PLAIN else MIDWAY + 1
 
     def build(self, model: nn.Module) -> Any:
-        known = {key: value for key, value in SETTINGS.items() if key in precond.defaults(self.optimizer)}
+        known = {
+            key: value for key, value in SETTINGS.items() if key in precond.defaults(self.optimizer)
+        }
         return precond.build(self.optimizer, model, **{**known, **self.options})
 
     def __str__(self) -> str:
         words = [f"{key}={value}" for key, value in self.options.items()]
-        words += [f.name for f in dataclasses.fields(self)[2:] if getattr(self, f.name) != f.default]
+        words += [
+            f.name for f in dataclasses.fields(self)[2:] if getattr(self, f.name) != f.default
+        ]
         return " ".join([self.optimizer, *words])
 
 
 # Without the extra `peers`, those that need it cannot be tried.
-CARDS = {name: entry.card for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)}
+CARDS = {
+    name: entry.card
+    for name, entry in REGISTRY.items()
+    if entry.package is None or find_spec(entry.package)
+}
 REFUSED = [name for name, card in CARDS.items() if card and "data parallel" in card.unsupported]
-TYPES = {name: entry.optimizer for name, entry in REGISTRY.items() if isinstance(entry.optimizer, type)}
+TYPES = {
+    name: entry.optimizer for name, entry in REGISTRY.items() if isinstance(entry.optimizer, type)
+}
 OURS = {name: kind for name, kind in TYPES.items() if issubclass(kind, Preconditioned)}
 PLAIN = [
     *(Case(name) for name in CARDS if name not in REFUSED and name not in OURS),
@@ -128,13 +140,19 @@ HARDER = [
     *(
         replace(case, sizes=(24, 16), parts=2, apart=True)
         for case in PLAIN
-        if case.options and not {"factor_ema", "on_refresh", "init", "first_inverse"} & case.options.keys()
+        if case.options
+        and not {"factor_ema", "on_refresh", "init", "first_inverse"} & case.options.keys()
     ),
 ]
 BY_NAME = {str(case): case for case in PLAIN + HARDER}
-DENSE = {name: next(c for c in PLAIN if c.optimizer == name) for name, k in OURS.items() if k.algorithm_type.SHARED}
+DENSE = {
+    name: next(c for c in PLAIN if c.optimizer == name)
+    for name, k in OURS.items()
+    if k.algorithm_type.SHARED
+}
 WATCHED = [
-    str(next(case for case in PLAIN if case.optimizer == name)) for name in ("nysact-g", "foof", "kfac", "ekfac")
+    str(next(case for case in PLAIN if case.optimizer == name))
+    for name in ("nysact-g", "foof", "kfac", "ekfac")
 ]
 
 
@@ -150,17 +168,28 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 
 
 def accumulate(
-    optimizer: Any, model: nn.Module, data: tuple[Tensor, Tensor], parts: int, factor: float, **kwargs: bool
+    optimizer: Any,
+    model: nn.Module,
+    data: tuple[Tensor, Tensor],
+    parts: int,
+    factor: float,
+    **kwargs: bool,
 ) -> None:
     """Backward through equal micro-batches, whose mean loss is multiplied by a factor."""
     optimizer.grad_output_scale = factor / parts
     for part, (x, y) in enumerate(zip(*(tensor.chunk(parts) for tensor in data), strict=True)):
-        quiet = model.no_sync() if isinstance(model, DistributedDataParallel) and part < parts - 1 else None
+        quiet = (
+            model.no_sync()
+            if isinstance(model, DistributedDataParallel) and part < parts - 1
+            else None
+        )
         with quiet or contextlib.nullcontext():
             (F.cross_entropy(model(x, **kwargs), y) * factor / parts).backward()
 
 
-def train_together(case: Case, rank: int, share: bool = True, watch: bool = False) -> dict[str, Any]:
+def train_together(
+    case: Case, rank: int, share: bool = True, watch: bool = False
+) -> dict[str, Any]:
     """One rank's part of the training, sharing refreshes or not; its weights and state midway and at the end."""
     model = make()
     optimizer = case.build(model) if case.before else None
@@ -177,12 +206,20 @@ def train_together(case: Case, rank: int, share: bool = True, watch: bool = Fals
             found["midway"] = copied(model, optimizer)
         optimizer.zero_grad()
         x, y = (tensor.split(case.sizes)[rank] for tensor in batch(step))
-        accumulate(optimizer, wrapped, (x, y), case.parts, factor, sometimes=not (case.apart and rank == 1))
+        accumulate(
+            optimizer, wrapped, (x, y), case.parts, factor, sometimes=not (case.apart and rank == 1)
+        )
         optimizer.step()
-    return {**found, "end": copied(model, optimizer), "table": optimizer.diagnostics() if watch else {}}
+    return {
+        **found,
+        "end": copied(model, optimizer),
+        "table": optimizer.diagnostics() if watch else {},
+    }
 
 
-def train_alone(case: Case, start: dict[str, Any] | None = None, watch: bool = False) -> dict[str, Any]:
+def train_alone(
+    case: Case, start: dict[str, Any] | None = None, watch: bool = False
+) -> dict[str, Any]:
     """One process with all of the batch, from the start or from a state midway; in two parts if they differ."""
     model = make()
     optimizer = case.build(model)
@@ -194,7 +231,9 @@ def train_alone(case: Case, start: dict[str, Any] | None = None, watch: bool = F
     for step in range(0 if start is None else MIDWAY, case.steps):
         optimizer.zero_grad()
         sizes = case.sizes if case.apart else (BATCH,)
-        for number, part in enumerate(zip(*(tensor.split(sizes) for tensor in batch(step)), strict=True)):
+        for number, part in enumerate(
+            zip(*(tensor.split(sizes) for tensor in batch(step)), strict=True)
+        ):
             accumulate(optimizer, model, part, 1, sizes[number] / BATCH, sometimes=number == 0)
         optimizer.step()
     return {**copied(model, optimizer), "table": optimizer.diagnostics() if watch else {}}
@@ -267,7 +306,9 @@ def poisoned(rank: int) -> MovingAverage:
 def names() -> list[str]:
     """Of a model with a wrapper in it, and a part that is called as what a wrapper is around."""
     inner = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)).double()
-    holder = nn.ModuleDict({"module": nn.Linear(2, 2).double(), "inner": DistributedDataParallel(inner)})
+    holder = nn.ModuleDict(
+        {"module": nn.Linear(2, 2).double(), "inner": DistributedDataParallel(inner)}
+    )
     return list(precond.FOOF(holder).state_dict()["state"])
 
 
@@ -277,14 +318,24 @@ def work(rank: int, folder: str, wanted: set[str]) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     early = precond.FOOF(make())
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=60),
     )
     try:
         early.step()
         late = ""
     except RuntimeError as error:
         late = str(error)
-    found: dict[str, Any] = {"late": late, "names": names(), "refusals": refusals(rank), "matrices": {}, "whole": {}}
+    found: dict[str, Any] = {
+        "late": late,
+        "names": names(),
+        "refusals": refusals(rank),
+        "matrices": {},
+        "whole": {},
+    }
     for name in (name for name in BY_NAME if name in wanted):
         with counted() as counts:
             found[name] = train_together(BY_NAME[name], rank)
@@ -293,17 +344,27 @@ def work(rank: int, folder: str, wanted: set[str]) -> None:
         with counted() as counts:
             found["whole"][name] = train_together(BY_NAME[name], rank, share=False)
         found["matrices"][name, "whole"] = sum(counts)
-    found["watched"] = {name: train_together(BY_NAME[name], rank, watch=True) for name in WATCHED if name in wanted}
-    found["poisoned"] = {key: value for key, value in vars(poisoned(rank)).items() if value is not None}
+    found["watched"] = {
+        name: train_together(BY_NAME[name], rank, watch=True) for name in WATCHED if name in wanted
+    }
+    found["poisoned"] = {
+        key: value for key, value in vars(poisoned(rank)).items() if value is not None
+    }
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     """What each rank found, in the cases of the tests that run."""
     folder = tmp_path_factory.mktemp("ranks")
-    items = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    items = [
+        item
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path == request.path
+    ]
     wanted = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")}
     torch.multiprocessing.spawn(work, (str(folder), wanted), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
@@ -317,7 +378,11 @@ def leaves(found: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(found, (dict, list)):
         return {prefix: found}
     items = found.items() if isinstance(found, dict) else enumerate(found)
-    return {key: leaf for name, value in items for key, leaf in leaves(value, f"{prefix}/{name}").items()}
+    return {
+        key: leaf
+        for name, value in items
+        for key, leaf in leaves(value, f"{prefix}/{name}").items()
+    }
 
 
 def assert_equal(first: Any, second: Any) -> None:
@@ -325,14 +390,18 @@ def assert_equal(first: Any, second: Any) -> None:
     first, second = leaves(first), leaves(second)
     assert first.keys() == second.keys()
     for key, value in first.items():
-        same = torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
+        same = (
+            torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
+        )
         assert same, f"{key} differs"
 
 
 def assert_close(first: Any, second: Any) -> None:
     """The weights."""
     for key, value in second["model"].items():
-        torch.testing.assert_close(first["model"][key], value, rtol=TOLERANCE, atol=TOLERANCE, msg=key)
+        torch.testing.assert_close(
+            first["model"][key], value, rtol=TOLERANCE, atol=TOLERANCE, msg=key
+        )
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -342,7 +411,11 @@ def test_two_ranks_are_one_process_with_the_whole_batch(ranks, name):
     if BY_NAME[name].optimizer not in ILL_CONDITIONED:
         assert_close(ranks[0][name]["end"], alone)
     together = ranks[0][name]["end"]["optimizer"]["state"]
-    flags = {key: value for key, value in leaves(alone["optimizer"]["state"]).items() if isinstance(value, bool)}
+    flags = {
+        key: value
+        for key, value in leaves(alone["optimizer"]["state"]).items()
+        if isinstance(value, bool)
+    }
     assert all(leaves(together)[key] == value for key, value in flags.items())
     if BY_NAME[name].optimizer in OURS:
         assert flags["/layers.sometimes/recorded"]
@@ -396,8 +469,12 @@ def test_ranks_that_differ_are_refused(ranks):
     advice = "Build the same model and optimizer on every rank"
     for rank in ranks:
         said = {name: text for name, text in rank["refusals"].items() if name not in REFUSED}
-        assert said == {name: f"the ranks differ: {text}. {advice}" for name, text in expected.items()}
-        assert all("does not support DistributedDataParallel" in rank["refusals"][name] for name in REFUSED)
+        assert said == {
+            name: f"the ranks differ: {text}. {advice}" for name, text in expected.items()
+        }
+        assert all(
+            "does not support DistributedDataParallel" in rank["refusals"][name] for name in REFUSED
+        )
 
 
 def test_every_optimizer_is_tried_or_refuses():
@@ -423,4 +500,6 @@ def test_diagnostics_are_those_of_the_whole_batch(ranks, name):
         for key, value in row.items():
             expected = value if value is None else pytest.approx(value, rel=1e-5, abs=1e-9)
             assert first["table"][layer][key] == expected, f"{layer}: {key}"
-    assert all(row["stable_rank"] for layer, row in first["table"].items() if layer != "layers.never")
+    assert all(
+        row["stable_rank"] for layer, row in first["table"].items() if layer != "layers.never"
+    )

@@ -50,10 +50,14 @@ def net(**options: Any) -> nn.Module:
 def batches(steps: int = STEPS, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(steps, BATCH, 2, 6, 6, generator=generator, dtype=torch.float64)
-    return list(zip(x.to(dtype), torch.randint(3, (steps, BATCH), generator=generator), strict=True))
+    return list(
+        zip(x.to(dtype), torch.randint(3, (steps, BATCH), generator=generator), strict=True)
+    )
 
 
-def run(model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]) -> None:
+def run(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]
+) -> None:
     for x, y in data:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
@@ -62,7 +66,9 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Ten
 
 def assert_close(model: nn.Module, other: nn.Module, tolerance: float) -> None:
     for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            p, q, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def one_layer(o: int = 5, p: int = 4, seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor]:
@@ -91,9 +97,19 @@ def test_ekfac_is_the_reference(second_moment, decay):
     """Convolutions, groups, tokens, a layer called twice, over four bases."""
     model, expected = net(), net()
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01, "basis_interval": INTERVAL}
-    run(model, precond.EKFAC(model, damping=0.1, ema_decay=decay, second_moment=second_moment, **settings), batches())
+    run(
+        model,
+        precond.EKFAC(model, damping=0.1, ema_decay=decay, second_moment=second_moment, **settings),
+        batches(),
+    )
     reference_ekfac.train(
-        expected, F.cross_entropy, batches(), beta=decay, rho=0.1, second_moment=second_moment, **settings
+        expected,
+        F.cross_entropy,
+        batches(),
+        beta=decay,
+        rho=0.1,
+        second_moment=second_moment,
+        **settings,
     )
     assert_close(model, expected, 1e-9)
 
@@ -102,7 +118,10 @@ def test_with_the_products_of_eigenvalues_it_is_kfac():
     """T6: S = l k^T gives KFAC damped in its eigenbasis, which is the dense inverse."""
     layer, x, g = one_layer()
     directions = []
-    for optimizer in (precond.EKFAC(layer, damping=0.05), precond.KFAC(layer, damping=0.05, damping_rule="eigen")):
+    for optimizer in (
+        precond.EKFAC(layer, damping=0.05),
+        precond.KFAC(layer, damping=0.05, damping_rule="eigen"),
+    ):
         bank, gradient = see(optimizer, layer, x, g)
         if isinstance(optimizer, precond.EKFAC):
             bank.state._pairs.clear()  # so S stays what the refresh made it
@@ -127,7 +146,10 @@ def test_its_error_is_at_most_that_of_kfac(seed):
     examples = torch.einsum("ni,nj->nij", 32 * g, a).flatten(1)
     fisher = examples.T @ examples / 32
     basis = torch.kron(bank.state.basis.output[0], bank.state.basis.input[0])
-    errors = [(fisher - (basis * s.flatten()) @ basis.T).norm() for s in (bank.state.statistic.value[0], products)]
+    errors = [
+        (fisher - (basis * s.flatten()) @ basis.T).norm()
+        for s in (bank.state.statistic.value[0], products)
+    ]
     assert errors[0] < errors[1]
 
 
@@ -277,7 +299,11 @@ def fixed_basis(monkeypatch):
 
     def identity(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         eye = torch.eye(matrix.shape[-1], dtype=torch.float64).expand(matrix.shape)
-        return torch.ones(matrix.shape[:2], dtype=torch.float64), eye, torch.ones(len(matrix), dtype=torch.bool)
+        return (
+            torch.ones(matrix.shape[:2], dtype=torch.float64),
+            eye,
+            torch.ones(len(matrix), dtype=torch.bool),
+        )
 
     monkeypatch.setattr(linalg, "eigenbasis", identity)
 
@@ -303,7 +329,9 @@ def test_a_reset_restarts_adam_bit_for_bit(fixed_basis):
     data = batches(100, torch.float32)
     run(model, precond.STEVE(model, lr=3e-3, basis_interval=20), data)
     for start in range(0, 100, 20):
-        adam = torch.optim.Adam([p for p in expected.parameters() if p.requires_grad], lr=3e-3, foreach=False)
+        adam = torch.optim.Adam(
+            [p for p in expected.parameters() if p.requires_grad], lr=3e-3, foreach=False
+        )
         run(expected, adam, data[start : start + 20])
     for (name, p), q in zip(model.named_parameters(), expected.named_parameters(), strict=True):
         assert torch.equal(p, q[1]), name
@@ -376,7 +404,10 @@ BOTH = [
     ("ekfac", {"damping": 0.1, "lr": 0.02}),
     ("ekfac", {"damping": 0.1, "lr": 0.02, "second_moment": "running"}),
     ("steve", {"lr": 0.01}),
-    ("steve", {"lr": 0.01, "second_moment": "per_example", "on_refresh": "rotate_mv", "factor_ema": 0.9}),
+    (
+        "steve",
+        {"lr": 0.01, "second_moment": "per_example", "on_refresh": "rotate_mv", "factor_ema": 0.9},
+    ),
     # A new v under an old m: without the large eps, steps are as long as single gradients are small.
     ("steve", {"lr": 0.01, "on_refresh": "rotate_m", "bias_correction": "paper", "eps": 1e-3}),
 ]
@@ -396,7 +427,11 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options):
         with torch.no_grad():
             model[0].weight.copy_(model[0].weight @ r.T)
         interval = {} if name == "adam" else {"basis_interval": INTERVAL}
-        run(model, precond.build(name, model, **options, **interval), list(zip(x @ r.T, y, strict=True)))
+        run(
+            model,
+            precond.build(name, model, **options, **interval),
+            list(zip(x @ r.T, y, strict=True)),
+        )
         nets.append(model)
     difference = (nets[0][0].weight @ rotation.T - nets[1][0].weight).norm()
     assert difference > 1e-3 if name == "adam" else difference < 1e-8
@@ -469,8 +504,14 @@ def test_a_layer_without_gradient_keeps_its_state(name, options):
     weights = copy.deepcopy(model.state_dict())
     optimizer.step()
     after = snapshot(optimizer)
-    changed = {key.split("/")[0] for key, value in after.items() if not torch.equal(value, before[key])}
-    moved = {key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, weights[key])}
+    changed = {
+        key.split("/")[0] for key, value in after.items() if not torch.equal(value, before[key])
+    }
+    moved = {
+        key.split(".")[0]
+        for key, value in model.state_dict().items()
+        if not torch.equal(value, weights[key])
+    }
     assert (changed, moved) == ({"same"}, {"same"})
 
 
@@ -480,7 +521,11 @@ def test_gradients_of_finite_size_take_a_finite_step(name):
     layer, x, g = one_layer()
     layer.float()
     optimizer = precond.build(
-        name, layer, lr=0.1, basis_interval=INTERVAL, **({"momentum": 0.0} if name == "ekfac" else {})
+        name,
+        layer,
+        lr=0.1,
+        basis_interval=INTERVAL,
+        **({"momentum": 0.0} if name == "ekfac" else {}),
     )
     for scale in (1.0, 1e25):
         optimizer.zero_grad()
@@ -504,6 +549,8 @@ def test_eigenvectors_have_a_sign():
     assert ok.all()
     assert vectors.dtype == torch.float64
     assert (vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True)) > 0).all()
-    torch.testing.assert_close((vectors * values.unsqueeze(-2)) @ vectors.mT, (a.mT @ a).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        (vectors * values.unsqueeze(-2)) @ vectors.mT, (a.mT @ a).double(), rtol=1e-5, atol=1e-5
+    )
     bad = torch.stack([torch.eye(3), torch.full((3, 3), torch.nan)])
     assert linalg.eigenbasis(bad)[2].tolist() == [True, False]

@@ -14,17 +14,23 @@ from torch import nn
 import precond
 from precond.registry import REGISTRY
 
-NAMES = [name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)]
+NAMES = [
+    name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
+]
 BEFORE, AFTER = 7, 9
 
 
 def steps(name: str, saved: dict | None, count: int) -> tuple[dict, dict]:
     """Train a small network from a saved (model, optimizer) state or the beginning; returns the new pair."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 12), nn.Linear(12, 12))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 12), nn.Linear(12, 12)
+    )
     known = precond.defaults(name)
     intervals = {"cov_interval": 2, "inv_interval": 5, "basis_interval": 5, "interval": 5}
-    optimizer = precond.build(name, model, **{key: value for key, value in intervals.items() if key in known})
+    optimizer = precond.build(
+        name, model, **{key: value for key, value in intervals.items() if key in known}
+    )
     if saved is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])

@@ -134,12 +134,16 @@ def test_nothing_is_stored_that_is_gone():
 def test_the_options_are_found():
     """And each changes the numbers: a case that equals the defaults would guard nothing."""
     assert set(cases("sgd")) == {"defaults", "nesterov=True"}
-    assert {"resample=window", "shift=official", "sketch=gaussian", "decoupled=True"} <= set(cases("nysact-s"))
+    assert {"resample=window", "shift=official", "sketch=gaussian", "decoupled=True"} <= set(
+        cases("nysact-s")
+    )
     golden = load()
     for name, entry in golden.items():
         numbers = list(entry["cases"].values())
         assert all(len(row) == 8 and min(row) > 0 for row in numbers), name
-        assert len({tuple(row) for row in numbers}) == len(numbers), f"two cases of {name} are the same"
+        assert len({tuple(row) for row in numbers}) == len(numbers), (
+            f"two cases of {name} are the same"
+        )
 
 
 @pytest.mark.parametrize("name", ["sgd", "foof", "nysact-s"])
@@ -163,9 +167,14 @@ def test_regenerating_does_not_hide_a_change(monkeypatch, tmp_path):
     """Numbers that moved under the same NUMERICS are refused, those of a new NUMERICS are written."""
     golden = load()
     stored = golden["sgd"]["cases"]["defaults"]
-    older = {"numerics": golden["sgd"]["numerics"], "cases": {"defaults": [2 * value for value in stored]}}
+    older = {
+        "numerics": golden["sgd"]["numerics"],
+        "cases": {"defaults": [2 * value for value in stored]},
+    }
     assert refused({"sgd": golden["sgd"]}, {"sgd": older})
-    assert not refused({"sgd": {**golden["sgd"], "numerics": older["numerics"] + 1}}, {"sgd": older})
+    assert not refused(
+        {"sgd": {**golden["sgd"], "numerics": older["numerics"] + 1}}, {"sgd": older}
+    )
     assert not refused({"sgd": golden["sgd"]}, {"sgd": golden["sgd"]})
     assert not refused({"sgd": golden["sgd"]}, {})
 
@@ -177,7 +186,8 @@ def refused(now: Golden, stored: Golden) -> list[str]:
         for name, entry in stored.items()
         if name in now and now[name]["numerics"] == entry["numerics"]
         for case, numbers in entry["cases"].items()
-        if case in now[name]["cases"] and now[name]["cases"][case] != pytest.approx(numbers, rel=TOLERANCE, abs=0)
+        if case in now[name]["cases"]
+        and now[name]["cases"][case] != pytest.approx(numbers, rel=TOLERANCE, abs=0)
     ]
 
 
@@ -190,9 +200,13 @@ def regenerate() -> int:
     # Cases that did not move keep their digits, so that a diff shows only what changed.
     for name, entry in now.items():
         if name in stored and stored[name]["numerics"] == entry["numerics"]:
-            entry["cases"] |= {case: row for case, row in stored[name]["cases"].items() if case in entry["cases"]}
+            entry["cases"] |= {
+                case: row for case, row in stored[name]["cases"].items() if case in entry["cases"]
+            }
     FILE.write_text(json.dumps(now, indent=1).replace("\n    ", " ").replace("\n   ]", "]") + "\n")
-    print(f"{sum(len(entry['cases']) for entry in now.values())} cases of {len(now)} optimizers in {FILE.name}")
+    print(
+        f"{sum(len(entry['cases']) for entry in now.values())} cases of {len(now)} optimizers in {FILE.name}"
+    )
     return 0
 
 

@@ -16,19 +16,32 @@ ALLOWED = {
     },
 }
 ORDER = [
-    *("precond.registry", "precond.optimizers", "precond.optimizer", "precond.capture", "precond.bank"),
+    *(
+        "precond.registry",
+        "precond.optimizers",
+        "precond.optimizer",
+        "precond.capture",
+        "precond.bank",
+    ),
     *("precond.layers", "precond.algorithm", "precond.parts.rows"),
 ]
 
 
 def imports() -> dict[str, set[str]]:
     """The modules of precond that each module imports anywhere in its text."""
-    files = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "precond").rglob("*.py")}
+    files = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts): p
+        for p in (ROOT / "precond").rglob("*.py")
+    }
     modules = {name.removesuffix(".__init__"): path for name, path in files.items()}
     graph: dict[str, set[str]] = {name: set() for name in modules}
     for name, path in modules.items():
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("precond"):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.startswith("precond")
+            ):
                 places = [(f"{node.module}.{alias.name}", node.module) for alias in node.names]
                 graph[name] |= {full if full in modules else module for full, module in places}
     del graph["precond"]  # imports its names on first use
@@ -61,4 +74,6 @@ def test_packages_import_only_what_they_may():
         for package, allowed in ALLOWED.items():
             if name.startswith(f"{package}."):
                 others = {module for module in imported if not module.startswith(package)}
-                assert all(any(f"{module}.".startswith(f"{a}.") for a in allowed) for module in others), (name, others)
+                assert all(
+                    any(f"{module}.".startswith(f"{a}.") for a in allowed) for module in others
+                ), (name, others)

@@ -60,7 +60,9 @@ def batches(steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x, torch.randint(3, (steps, 8), generator=generator), strict=True))
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, scale: float = 1.0) -> None:
+def step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, scale: float = 1.0
+) -> None:
     optimizer.zero_grad()
     (scale * F.cross_entropy(model(x), y)).backward()
     optimizer.step()
@@ -96,7 +98,9 @@ def stacks(o: int = 3, p: int = 5, layers: int = 2) -> tuple[Tensor, Tensor, Ten
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+    torch.testing.assert_close(
+        actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item()
+    )
 
 
 # ---------------------------------------------------------------------------------------------- literal references
@@ -111,13 +115,17 @@ def test_kfac_equals_its_literal_reference(rule, sharing, g_scale, init, clip):
     """Normalisation, EMA, intervals, damping, layout, momentum and clip; eigen is compared with a dense inverse."""
     intervals = {"cov_interval": 2, "inv_interval": 6}
     options = {"sharing": sharing, "g_scale": g_scale, "init": init}
-    model = trained(precond.KFAC, damping=DAMPING, damping_rule=rule, kl_clip=clip, **options, **intervals)
+    model = trained(
+        precond.KFAC, damping=DAMPING, damping_rule=rule, kl_clip=clip, **options, **intervals
+    )
     expected = net()
 
     def make(p: int, o: int) -> reference.KFAC:
         return reference.KFAC(p, o, beta=DECAY, rho=DAMPING, rule=rule, **options)
 
-    factors = reference.train(expected, F.cross_entropy, batches(), make, **SETTINGS, **intervals, kl_clip=clip)
+    factors = reference.train(
+        expected, F.cross_entropy, batches(), make, **SETTINGS, **intervals, kl_clip=clip
+    )
     assert difference(model, expected) < 1e-9
     assert difference(expected, net()) > 1e-2, "nothing was trained"
     assert (min(factors) < 0.9) == (clip is not None), "the clip was not tested"
@@ -128,14 +136,18 @@ def test_kfac_equals_its_literal_reference(rule, sharing, g_scale, init, clip):
 @pytest.mark.parametrize("g_scale", SCALES)
 def test_eva_equals_its_literal_reference(g_scale, init, clip):
     """The same, with the factor made as often as the means."""
-    model = trained(precond.Eva, damping=DAMPING, kl_clip=clip, g_scale=g_scale, ema_init=init, cov_interval=3)
+    model = trained(
+        precond.Eva, damping=DAMPING, kl_clip=clip, g_scale=g_scale, ema_init=init, cov_interval=3
+    )
     expected = net()
 
     def make(p: int, o: int) -> ReferenceEva:
         return ReferenceEva(p, o, beta=DECAY, rho=DAMPING, g_scale=g_scale, init=init)
 
     intervals = {"cov_interval": 3, "inv_interval": 3}
-    factors = reference.train(expected, F.cross_entropy, batches(), make, **SETTINGS, **intervals, kl_clip=clip)
+    factors = reference.train(
+        expected, F.cross_entropy, batches(), make, **SETTINGS, **intervals, kl_clip=clip
+    )
     assert difference(model, expected) < 1e-9
     assert difference(expected, net()) > 1e-2, "nothing was trained"
     assert (min(factors) < 0.9) == (clip is not None), "the clip was not tested"
@@ -153,7 +165,9 @@ KFAC_OPTIONS = [
 EVA_OPTIONS = [{}, {"g_scale": "official"}, {"ema_init": "first"}, {"kl_clip": CLIP}]
 
 
-@pytest.mark.parametrize(("kind", "options"), [(precond.KFAC, KFAC_OPTIONS), (precond.Eva, EVA_OPTIONS)])
+@pytest.mark.parametrize(
+    ("kind", "options"), [(precond.KFAC, KFAC_OPTIONS), (precond.Eva, EVA_OPTIONS)]
+)
 def test_every_option_makes_a_difference(kind, options):
     """Otherwise agreeing with the references would say nothing."""
     common = {"kl_clip": None, "damping": DAMPING, "cov_interval": 2}
@@ -192,18 +206,25 @@ def test_factored_damping_is_the_product_of_the_damped_inverses():
         close(to_dense(factor)[layer], dense)
         close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
     u, v, scale, _ = eigen_factors(s, a, DAMPING)
-    assert (to_dense(KroneckerEigen(u, v, scale)) - to_dense(factor)).norm() > 0.1 * to_dense(factor).norm()
+    assert (to_dense(KroneckerEigen(u, v, scale)) - to_dense(factor)).norm() > 0.1 * to_dense(
+        factor
+    ).norm()
 
 
 @pytest.mark.parametrize("c", [1e-3, 1e3])
 def test_pi_makes_factored_damping_independent_of_where_the_scale_is(c):
     """A c and S / c have the same product, and so the same damped inverse."""
     s, a, _ = stacks()
-    dense = [to_dense(Kronecker(*factored_inverses(*pair, DAMPING)[:2])) for pair in ((s, a), (s / c, c * a))]
+    dense = [
+        to_dense(Kronecker(*factored_inverses(*pair, DAMPING)[:2]))
+        for pair in ((s, a), (s / c, c * a))
+    ]
     close(dense[1], dense[0], 1e-9)
     root, eye = DAMPING**0.5, torch.eye
     alone = [
-        to_dense(Kronecker(torch.linalg.inv(x + root * eye(3)), torch.linalg.inv(y + root * eye(5))))
+        to_dense(
+            Kronecker(torch.linalg.inv(x + root * eye(3)), torch.linalg.inv(y + root * eye(5)))
+        )
         for x, y in ((s, a), (s / c, c * a))
     ]
     assert (alone[1] - alone[0]).norm() > 0.1 * alone[0].norm(), "pi = 1 would do as well"
@@ -273,7 +294,8 @@ def test_a_damping_for_each_matrix(dtype):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("kfac", {"damping_rule": "factored"}), ("kfac", {"damping_rule": "eigen"}), ("eva", {})]
+    ("name", "options"),
+    [("kfac", {"damping_rule": "factored"}), ("kfac", {"damping_rule": "eigen"}), ("eva", {})],
 )
 def test_one_bad_layer_keeps_its_last_factor_whole(name, options):
     """Nothing is stored for it, not even the side that succeeded; the other layers of its bank go on."""
@@ -293,7 +315,9 @@ def test_one_bad_layer_keeps_its_last_factor_whole(name, options):
 
 @pytest.mark.parametrize("damping", [1e-12, 1.0])
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1.0, 1e12, torch.inf])
-@pytest.mark.parametrize(("name", "options"), [("kfac", {"damping_rule": rule}) for rule in RULES] + [("eva", {})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("kfac", {"damping_rule": rule}) for rule in RULES] + [("eva", {})]
+)
 def test_degenerate_signals_never_raise(name, options, scale, damping):
     """T12, float32: inputs and gradients of rank one, zero, tiny, huge or infinite give finite factors and steps."""
     layer = nn.Linear(6, 4)
@@ -304,7 +328,9 @@ def test_degenerate_signals_never_raise(name, options, scale, damping):
         bank.record(optimizer._layers[""], x=x.nan_to_num(posinf=torch.inf))
         bank.record(optimizer._layers[""], gradient=torch.full((8, 4), scale))
         bank.update(refresh=True)
-        bank.buffer.copy_(torch.randn(bank.buffer.shape, generator=torch.Generator().manual_seed(number)))
+        bank.buffer.copy_(
+            torch.randn(bank.buffer.shape, generator=torch.Generator().manual_seed(number))
+        )
         gradient = bank.buffer.clone()
         direction = bank.algorithm.precondition(bank.state, gradient, lr=0.1)
         assert direction.isfinite().all()
@@ -330,7 +356,9 @@ def recorded(name: str, module: nn.Module, x: Tensor, **options) -> tuple[Tensor
     optimizer = precond.build(name, module, **options)
     output = module(x)
     output.retain_grad()
-    output.square().mul(torch.linspace(-1, 2, output.numel()).view_as(output)).sum().div(len(x)).backward()
+    output.square().mul(torch.linspace(-1, 2, output.numel()).view_as(output)).sum().div(
+        len(x)
+    ).backward()
     [bank] = optimizer._banks
     bank.update(refresh=True)
     statistic = bank.state.statistic
@@ -345,7 +373,9 @@ def test_convolutions_are_sums_over_positions(geometry, sharing):
     conv = nn.Conv2d(4, 6, **geometry).double()
     x = torch.randn(5, 4, 7, 6, dtype=torch.float64)
     a, s, gradient = recorded("kfac", conv, x, sharing=sharing)
-    for group, (X, dY) in enumerate(zip(reference.rows(conv, x), reference.output_rows(conv, gradient), strict=True)):
+    for group, (X, dY) in enumerate(
+        zip(reference.rows(conv, x), reference.output_rows(conv, gradient), strict=True)
+    ):
         X, g = X.reshape(*dY.shape[:2], -1), 5 * dY
         if sharing == "reduce":
             X, g = X.mean(1, keepdim=True), g.sum(1, keepdim=True)
@@ -387,7 +417,9 @@ def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(options):
             (output - target).square().sum().div(6).backward()
             bank = optimizer._banks[0]
             bank.update(refresh=True)
-            optimizer._directions.compute(optimizer.param_groups, optimizer.algorithm.clip, scale=None)
+            optimizer._directions.compute(
+                optimizer.param_groups, optimizer.algorithm.clip, scale=None
+            )
             statistic = bank.state.statistic
             found[key] = [statistic.inputs.mean(), statistic.outputs.mean(), bank.buffer.clone()]
         for one, other in zip(found["conv"], found["linear"], strict=True):
@@ -443,7 +475,11 @@ def test_half_batches_make_one_whole(name):
             F.cross_entropy(model(part), labels).backward()
         for bank in optimizer._banks:
             bank.update(refresh=False)
-        averages = [getattr(b.state.statistic, side) for b in optimizer._banks for side in ("inputs", "outputs")]
+        averages = [
+            getattr(b.state.statistic, side)
+            for b in optimizer._banks
+            for side in ("inputs", "outputs")
+        ]
         for average in averages:
             close(average.weight, torch.full_like(average.weight, 0.05))
         statistics.append([average.mean() for average in averages])
@@ -481,13 +517,21 @@ def test_a_first_update_has_all_the_weight():
 # ---------------------------------------------------------------------------------------------- the KL-clip
 
 
-def second_step(name: str, kl_clip: float | None, scale: float = 1.0) -> tuple[Tensor, Tensor, float]:
+def second_step(
+    name: str, kl_clip: float | None, scale: float = 1.0
+) -> tuple[Tensor, Tensor, float]:
     """How far the layers and the norms go in a step between two updates, after a first one that is not clipped.
 
     Its loss is multiplied by the scale. Also returns s = lr^2 <D, G> = -lr <step, G> over the layers.
     """
     model = net()
-    settings = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "damping": DAMPING, "cov_interval": 5}
+    settings = {
+        "lr": 0.1,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "damping": DAMPING,
+        "cov_interval": 5,
+    }
     optimizer = precond.build(name, model, **settings, kl_clip=None)
     step(model, optimizer, *batches()[0])
     optimizer.algorithm = dataclasses.replace(optimizer.algorithm, kl_clip=kl_clip)
@@ -515,7 +559,9 @@ def test_the_kl_clip_bounds_lr2_D_G(name):
 @pytest.mark.parametrize("name", ["kfac", "eva"])
 def test_a_clipped_step_does_not_depend_on_the_scale_of_the_loss(name):
     """Between updates of the factor: D and G grow by c, nu falls by c; unclipped, the step grows by c."""
-    (one, norms, s), (other, other_norms, _) = (second_step(name, 1e-6, scale) for scale in (1.0, 8.0))
+    (one, norms, s), (other, other_norms, _) = (
+        second_step(name, 1e-6, scale) for scale in (1.0, 8.0)
+    )
     assert s > 0
     close(other, one)
     close(other_norms, 8 * norms)
@@ -561,7 +607,9 @@ def rotated_training(rotation: Tensor, build) -> tuple[Tensor, list[Tensor]]:
 )
 def test_a_rotation_of_the_inputs_rotates_the_weights(name, options, invariant):
     """T9: data R x and W_0 R^T give W_t R^T, the bias column untouched; not so for Adam."""
-    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()).Q
+    rotation = torch.linalg.qr(
+        torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()
+    ).Q
     settings = {"damping": DAMPING, "cov_interval": 2, "inv_interval": 4}
     settings = {key: value for key, value in settings.items() if key in precond.defaults(name)}
 
@@ -570,14 +618,25 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options, invariant):
 
     first, others = rotated_training(torch.eye(6).double(), build)
     rotated, rotated_others = rotated_training(rotation, build)
-    gap = max((a - b).abs().max().item() for a, b in zip([first, *others], [rotated, *rotated_others], strict=True))
+    gap = max(
+        (a - b).abs().max().item()
+        for a, b in zip([first, *others], [rotated, *rotated_others], strict=True)
+    )
     assert gap < 1e-8 if invariant else gap > 1e-3
 
 
 def test_nysact_g_is_invariant_with_its_test_matrix():
     """T9: with Omega -> R Omega as well, bias row untouched, a Gaussian sketch gives W_t R^T, too."""
-    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()).Q
-    settings = {"sketch": "gaussian", "rank": 3, "damping": DAMPING, "cov_interval": 2, "inv_interval": 4}
+    rotation = torch.linalg.qr(
+        torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()
+    ).Q
+    settings = {
+        "sketch": "gaussian",
+        "rank": 3,
+        "damping": DAMPING,
+        "cov_interval": 2,
+        "inv_interval": 4,
+    }
     weights_of = []
     for matrix in (torch.eye(6).double(), rotation):
 
@@ -637,7 +696,8 @@ def test_agreement_with_curvlinops(loss, sharing):
     # A sum over examples has the curvature of their mean, times B; we take the loss to be a mean.
     scale = len(x) if summed else 1
     made = {
-        rule: precond.KFAC(model, damping=DAMPING, damping_rule=rule, sharing=sharing, kl_clip=None) for rule in RULES
+        rule: precond.KFAC(model, damping=DAMPING, damping_rule=rule, sharing=sharing, kl_clip=None)
+        for rule in RULES
     }
     model.zero_grad()
     (criterion(model(x), y) / scale).backward()
@@ -649,8 +709,12 @@ def test_agreement_with_curvlinops(loss, sharing):
         close(scale * state.statistic.outputs.mean()[0], theirs._gradient_covariances[name])
     product = theirs @ gradients
     inverses = {
-        "factored": curvlinops.KFACInverseLinearOperator(theirs, damping=scale * DAMPING, use_heuristic_damping=True),
-        "eigen": curvlinops.KFACInverseLinearOperator(theirs, damping=scale * DAMPING, use_exact_damping=True),
+        "factored": curvlinops.KFACInverseLinearOperator(
+            theirs, damping=scale * DAMPING, use_heuristic_damping=True
+        ),
+        "eigen": curvlinops.KFACInverseLinearOperator(
+            theirs, damping=scale * DAMPING, use_exact_damping=True
+        ),
     }
     for rule, optimizer in made.items():
         for bank in optimizer._banks:

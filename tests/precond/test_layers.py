@@ -14,29 +14,55 @@ from precond.layers import Layer
 from precond.parts.rows import ConvRows
 
 PLAIN = [
-    {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation, "bias": bias}
+    {
+        "kernel_size": kernel,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "bias": bias,
+    }
     for kernel, stride, padding, dilation, bias in product(
         [(1, 1), (3, 3), (2, 5)], [1, (2, 3)], [0, (1, 2)], [1, 2], [True, False]
     )
 ]
 GROUPED = [
-    {"kernel_size": kernel, "stride": stride, "padding": 1, "dilation": dilation, "bias": bias, "groups": groups}
-    for kernel, stride, dilation, bias, groups in product([1, (3, 2)], [1, 2], [1, (2, 1)], [True, False], [2, 4])
+    {
+        "kernel_size": kernel,
+        "stride": stride,
+        "padding": 1,
+        "dilation": dilation,
+        "bias": bias,
+        "groups": groups,
+    }
+    for kernel, stride, dilation, bias, groups in product(
+        [1, (3, 2)], [1, 2], [1, (2, 1)], [True, False], [2, 4]
+    )
 ]
 SAME = [
     {"kernel_size": kernel, "padding": "same", "dilation": dilation, "bias": bias}
     for kernel, dilation, bias in product([3, (2, 5)], [1, 2], [True, False])
 ]
 MODES = [
-    {"kernel_size": (3, 2), "stride": stride, "padding": padding, "padding_mode": mode, "bias": True, "groups": groups}
-    for mode, stride, padding, groups in product(["circular", "reflect", "replicate"], [1, 2], [0, (2, 1)], [1, 2])
+    {
+        "kernel_size": (3, 2),
+        "stride": stride,
+        "padding": padding,
+        "padding_mode": mode,
+        "bias": True,
+        "groups": groups,
+    }
+    for mode, stride, padding, groups in product(
+        ["circular", "reflect", "replicate"], [1, 2], [0, (2, 1)], [1, 2]
+    )
 ] + [
     {"kernel_size": 3, "padding": "same", "padding_mode": "circular", "bias": False},
     {"kernel_size": 3, "padding": "valid", "bias": True},
 ]
 LARGE = [  # lines outside the output of which several rows touch the image; patches as large as the image
     {"kernel_size": kernel, "padding": padding, "bias": bias, "groups": groups}
-    for kernel, padding, bias, groups in product([(5, 5), (4, 1), (11, 12)], [0, (2, 0), 4], [True, False], [1, 2])
+    for kernel, padding, bias, groups in product(
+        [(5, 5), (4, 1), (11, 12)], [0, (2, 0), 4], [True, False], [1, 2]
+    )
     if padding != (2, 0) or kernel != (4, 1)
 ]
 CASES = PLAIN + GROUPED + SAME + MODES + LARGE
@@ -57,7 +83,9 @@ def test_the_cases_are_there():
 @pytest.mark.parametrize("case", CASES, ids=spelled)
 def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
     """T5: count, Gram matrix and both sketches; a wrong dilation, group, order, padding or bias row shows here."""
-    monkeypatch.setattr("precond.parts.rows.UNFOLD_ELEMENTS", 400)  # several chunks, the last of them smaller
+    monkeypatch.setattr(
+        "precond.parts.rows.UNFOLD_ELEMENTS", 400
+    )  # several chunks, the last of them smaller
     generator = torch.Generator().manual_seed(0)
     module = nn.Conv2d(4, 8, **case).double()
     x = torch.randn(3, 4, 11, 12, generator=generator, dtype=torch.float64)
@@ -65,8 +93,12 @@ def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
     outputs = module(x).transpose(0, 1).flatten(1).T
     weights = module.weight.flatten(1)
     weights = weights if module.bias is None else torch.cat([weights, module.bias.unsqueeze(1)], 1)
-    by_rows = torch.cat([X @ w.T for X, w in zip(expected, weights.chunk(module.groups), strict=True)], 1)
-    torch.testing.assert_close(by_rows, outputs, rtol=1e-12, atol=1e-12)  # the explicit rows are the right ones
+    by_rows = torch.cat(
+        [X @ w.T for X, w in zip(expected, weights.chunk(module.groups), strict=True)], 1
+    )
+    torch.testing.assert_close(
+        by_rows, outputs, rtol=1e-12, atol=1e-12
+    )  # the explicit rows are the right ones
 
     layer = Layer.of("conv", module)
     rows = layer.rows(x, torch.float64)
@@ -91,7 +123,9 @@ def test_correlations_are_taken_where_the_kernel_moves_by_one(monkeypatch):
     """Or the cases above compare patches with patches."""
     monkeypatch.setattr(ConvRows, "_patches", None)
     x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
-    assert Layer.of("conv", nn.Conv2d(4, 8, 3, padding=1, bias=False)).rows(x, x.dtype).gram().shape == (1, 36, 36)
+    assert Layer.of("conv", nn.Conv2d(4, 8, 3, padding=1, bias=False)).rows(
+        x, x.dtype
+    ).gram().shape == (1, 36, 36)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -119,7 +153,9 @@ def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(bias):
     x = torch.randn(2, 6, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a = Layer.of("a", conv).rows(x, torch.float64)
     b = Layer.of("b", linear).rows(x.permute(0, 2, 3, 1), torch.float64)
-    omega = torch.randn(1, 6 + bias, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    omega = torch.randn(
+        1, 6 + bias, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     columns = torch.tensor([[5 + bias, 2, 0]])
     assert a.count == b.count
     close = {"rtol": 1e-12, "atol": 1e-12}
@@ -137,10 +173,15 @@ def test_a_pointwise_convolution_trains_as_a_linear_layer_over_tokens(name):
         conv.bias.copy_(linear.bias)
     extra = {} if name == "foof" else {"rank": 3}
     models = [nn.Sequential(conv), nn.Sequential(linear)]
-    optimizers = [precond.build(name, model, damping=0.1, cov_interval=1, inv_interval=2, **extra) for model in models]
+    optimizers = [
+        precond.build(name, model, damping=0.1, cov_interval=1, inv_interval=2, **extra)
+        for model in models
+    ]
     x = torch.randn(5, 2, 6, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for batch in x:
-        for model, optimizer, inputs in zip(models, optimizers, (batch, batch.permute(0, 2, 3, 1)), strict=True):
+        for model, optimizer, inputs in zip(
+            models, optimizers, (batch, batch.permute(0, 2, 3, 1)), strict=True
+        ):
             optimizer.zero_grad()
             (model(inputs).square() - model(inputs).sin()).mean().backward()
             optimizer.step()
@@ -166,7 +207,9 @@ def test_views_are_the_gradient_matrix_in_the_documented_order(module):
     stack = torch.full((layer.groups, layer.shape.d_out, layer.shape.d_in), torch.nan)
     views = layer.views(stack)
     assert views.keys() == layer.parameters.keys()
-    expected = torch.arange(module.weight.numel(), dtype=stack.dtype).view(module.weight.shape[0], -1)
+    expected = torch.arange(module.weight.numel(), dtype=stack.dtype).view(
+        module.weight.shape[0], -1
+    )
     assert views["weight"].shape == module.weight.shape
     views["weight"].copy_(expected.view_as(module.weight))
     if layer.bias:
@@ -199,7 +242,11 @@ def test_an_empty_batch_has_no_rows(module, kind):
     shape = (0, 3) if isinstance(module, nn.Linear) else (0, 3, 4, 4)
     rows = layer.rows(torch.zeros(shape), torch.float32)
     p = layer.shape.d_in
-    arguments = {"gram": [], "sketch": [torch.ones(1, p, 2)], "sketch_columns": [torch.tensor([[0, p - 1]])]}
+    arguments = {
+        "gram": [],
+        "sketch": [torch.ones(1, p, 2)],
+        "sketch_columns": [torch.tensor([[0, p - 1]])],
+    }
     total = getattr(rows, kind)(*arguments[kind])
     assert rows.count == 0
     assert total.shape[1] == p
@@ -210,4 +257,6 @@ def test_one_image_without_batch_axis_is_a_batch_of_one():
     """Conv2d takes `[channels, height, width]` too."""
     layer = Layer.of("conv", nn.Conv2d(2, 3, 3))
     x = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(layer.rows(x, torch.float32).gram(), layer.rows(x.unsqueeze(0), torch.float32).gram())
+    assert torch.equal(
+        layer.rows(x, torch.float32).gram(), layer.rows(x.unsqueeze(0), torch.float32).gram()
+    )

@@ -22,9 +22,18 @@ from precond.algorithm import MODES
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
 
-NAMES = [name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)]
+NAMES = [
+    name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
+]
 # Statistics, factors and bases come due within a few steps, and with them every kind of step.
-SHORT = {"cov_interval": 2, "inv_interval": 4, "basis_interval": 3, "interval": 3, "rank": 4, "damping": 0.3}
+SHORT = {
+    "cov_interval": 2,
+    "inv_interval": 4,
+    "basis_interval": 3,
+    "interval": 3,
+    "rank": 4,
+    "damping": 0.3,
+}
 STEPS = 7
 
 
@@ -57,19 +66,27 @@ def make(dtype: torch.dtype = torch.float64, wrap: Callable[..., Any] | None = N
 
 def build(name: str, model: nn.Module, **changed: Any) -> Any:
     defaults = precond.defaults(name)
-    return precond.build(name, model, **{k: v for k, v in (SHORT | changed).items() if k in defaults})
+    return precond.build(
+        name, model, **{k: v for k, v in (SHORT | changed).items() if k in defaults}
+    )
 
 
 def batch(number: int, dtype: torch.dtype = torch.float64, size: int = 80) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(number)
-    return torch.randn(size, 1, 8, 8, generator=generator).to(dtype), torch.randint(3, (size,), generator=generator)
+    return torch.randn(size, 1, 8, 8, generator=generator).to(dtype), torch.randint(
+        3, (size,), generator=generator
+    )
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name.replace("_orig_mod.", ""): p.detach().clone() for name, p in model.named_parameters()}
+    return {
+        name.replace("_orig_mod.", ""): p.detach().clone() for name, p in model.named_parameters()
+    }
 
 
-def train(name: str, model: nn.Module, optimizer: Any, steps: range = range(STEPS)) -> dict[str, Tensor]:
+def train(
+    name: str, model: nn.Module, optimizer: Any, steps: range = range(STEPS)
+) -> dict[str, Tensor]:
     """The plain loop."""
     for number in steps:
         optimizer.zero_grad()
@@ -84,11 +101,17 @@ def plain(name: str, **changed: Any) -> dict[str, Tensor]:
     return train(name, model, build(name, model, **changed))
 
 
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+def assert_close(
+    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10
+) -> None:
     start = weights(make())
-    assert any(not torch.equal(expected[key].double(), start[key]) for key in expected), "nothing was trained"
+    assert any(not torch.equal(expected[key].double(), start[key]) for key in expected), (
+        "nothing was trained"
+    )
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            found[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+        )
 
 
 def names(mode: str, supported: bool = True) -> list[str]:
@@ -192,7 +215,9 @@ def test_autocast_trains_with_float32_statistics(name):
         for name, entry in optimizer.state_dict()["state"].items():
             for key, value in entry.items():
                 floating = isinstance(value, Tensor) and value.is_floating_point()
-                assert not floating or value.dtype in (torch.float32, torch.float64), f"{name}.{key}: {value.dtype}"
+                assert not floating or value.dtype in (torch.float32, torch.float64), (
+                    f"{name}.{key}: {value.dtype}"
+                )
 
 
 @pytest.mark.parametrize("name", names("GradScaler"))
@@ -248,7 +273,12 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(name, bad):
 
 
 def flat(state: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    return {f"{n}.{k}": torch.as_tensor(v).clone() for n, e in state.items() for k, v in e.items() if k != "recorded"}
+    return {
+        f"{n}.{k}": torch.as_tensor(v).clone()
+        for n, e in state.items()
+        for k, v in e.items()
+        if k != "recorded"
+    }
 
 
 def draws(key: str) -> bool:
@@ -379,7 +409,12 @@ def test_gradient_clipping_before_the_step_is_seen():
         F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), bound)
         optimizer.step()
-        found.append({key: (value - before[key]) / min(1.0, bound / norm) for key, value in weights(model).items()})
+        found.append(
+            {
+                key: (value - before[key]) / min(1.0, bound / norm)
+                for key, value in weights(model).items()
+            }
+        )
     for key, value in found[0].items():
         torch.testing.assert_close(value, found[1][key], rtol=1e-4, atol=1e-9)
 

@@ -14,12 +14,18 @@ import precond
 def net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3, bias=False), nn.Linear(3, 3)
+        nn.Conv2d(2, 4, 3, groups=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(16, 3, bias=False),
+        nn.Linear(3, 3),
     ).double()
 
 
 def inputs(number: int, size: int = 6) -> Tensor:
-    return torch.randn(size, 2, 4, 4, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+    return torch.randn(
+        size, 2, 4, 4, generator=torch.Generator().manual_seed(number), dtype=torch.float64
+    )
 
 
 def gram(rows: Tensor, bias: bool) -> Tensor:

@@ -20,13 +20,20 @@ import precond
 def net(width: int = 6) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(36, width), nn.Tanh(), nn.Linear(width, 3)
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(36, width),
+        nn.Tanh(),
+        nn.Linear(width, 3),
     )
 
 
 def batch(number: int = 0, size: int = 8) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(number)
-    return torch.randn(size, 1, 8, 8, generator=generator), torch.randint(3, (size,), generator=generator)
+    return torch.randn(size, 1, 8, 8, generator=generator), torch.randint(
+        3, (size,), generator=generator
+    )
 
 
 def run(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 1) -> None:
@@ -47,10 +54,14 @@ def snapshot(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float = 0.0) -> None:
+def assert_equal(
+    first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float = 0.0
+) -> None:
     assert first.keys() == second.keys()
     for key, value in first.items():
-        torch.testing.assert_close(second[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            second[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- state_dict
@@ -65,7 +76,13 @@ def test_the_state_is_keyed_by_names():
     state = optimizer.state_dict()
     assert set(state["state"]) == {"0", "1.weight", "1.bias", "2"}
     assert {"weight.momentum_buffer", "bias.momentum_buffer"} < state["state"]["0"].keys()
-    assert state["param_groups"][0]["params"] == ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight"]
+    assert state["param_groups"][0]["params"] == [
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "2.weight",
+    ]
 
 
 def without_a_layer(state):
@@ -157,7 +174,9 @@ def test_a_model_without_layers_is_an_error():
 def test_a_rank_above_the_widest_layer_names_it_and_the_range():
     """37 = 36 inputs and the bias of layer 3."""
     precond.NysAct(net(), rank=37)
-    with pytest.raises(precond.HyperparameterError, match=r"rank = 38: the widest layer \(3\).*1\.\.37"):
+    with pytest.raises(
+        precond.HyperparameterError, match=r"rank = 38: the widest layer \(3\).*1\.\.37"
+    ):
         precond.NysAct(net(), rank=38)
 
 
@@ -173,7 +192,9 @@ def test_a_layer_outside_the_parameter_groups_is_not_trained():
     optimizer = precond.FOOF(model, params=[*model[0].parameters(), model[5].weight])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     run(model, optimizer, 2)
-    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    moved = {
+        key for key, value in model.state_dict().items() if not torch.equal(value, before[key])
+    }
     assert moved == {"0.weight", "0.bias", "5.weight"}
     assert set(optimizer.state_dict()["state"]) == {"0", "5.weight"}
 
@@ -181,7 +202,13 @@ def test_a_layer_outside_the_parameter_groups_is_not_trained():
 def test_tied_weights_follow_their_gradient():
     """A weight of two modules is not preconditioned: the inputs of either describe a part of its gradient only."""
     torch.manual_seed(0)
-    model = nn.ModuleDict({"embed": nn.Embedding(5, 4), "hidden": nn.Linear(4, 4), "head": nn.Linear(4, 5, bias=False)})
+    model = nn.ModuleDict(
+        {
+            "embed": nn.Embedding(5, 4),
+            "hidden": nn.Linear(4, 4),
+            "head": nn.Linear(4, 5, bias=False),
+        }
+    )
     model["head"].weight = model["embed"].weight
     optimizer = precond.FOOF(model, lr=0.1, momentum=0.0, weight_decay=0.0)
     assert set(optimizer.state_dict()["state"]) == {"embed.weight", "hidden"}
@@ -250,7 +277,9 @@ def test_a_layer_called_by_keyword_is_recorded():
     optimizer = precond.FOOF(model)
     model(torch.ones(4, 3)).sum().backward()
     optimizer.step()
-    torch.testing.assert_close(optimizer._banks[0].state.statistic.average.mean()[0], torch.ones(4, 4))
+    torch.testing.assert_close(
+        optimizer._banks[0].state.statistic.average.mean()[0], torch.ones(4, 4)
+    )
 
 
 class Checkpointed(nn.Module):
@@ -301,7 +330,9 @@ def test_accumulated_micro_batches_are_one_batch(name):
             optimizer.step()
         results.append(snapshot(optimizer) | dict(model.state_dict()))
     assert_equal(*results, tolerance=1e-10)
-    statistics = [{k: v for k, v in result.items() if "statistic.average" in k} for result in results]
+    statistics = [
+        {k: v for k, v in result.items() if "statistic.average" in k} for result in results
+    ]
     assert_equal(*statistics, tolerance=1e-12)
 
 
@@ -349,8 +380,12 @@ def test_the_groups_of_a_convolution_are_separate():
         own = slice(3 * group, 3 * group + 3)
         G = torch.cat([conv.weight.grad[own].flatten(1), conv.bias.grad[own].unsqueeze(1)], 1)
         D = G @ torch.linalg.inv(X.T @ X / len(X) + 0.5 * torch.eye(19, dtype=X.dtype))
-        torch.testing.assert_close((weight - conv.weight.detach())[own].flatten(1), D[:, :-1], rtol=1e-9, atol=1e-10)
-        torch.testing.assert_close((bias - conv.bias.detach())[own], D[:, -1], rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(
+            (weight - conv.weight.detach())[own].flatten(1), D[:, :-1], rtol=1e-9, atol=1e-10
+        )
+        torch.testing.assert_close(
+            (bias - conv.bias.detach())[own], D[:, -1], rtol=1e-9, atol=1e-10
+        )
 
 
 def test_statistics_are_taken_at_their_interval():
@@ -370,7 +405,9 @@ def test_a_layer_that_is_never_called_does_not_change_the_interval_of_the_others
     optimizer = precond.FOOF(model, cov_interval=5, ema_decay=0.5)
     for number in range(4):
         optimizer.zero_grad()
-        model["used"](torch.randn(8, 3, generator=torch.Generator().manual_seed(number))).sum().backward()
+        model["used"](
+            torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+        ).sum().backward()
         optimizer.step()
     assert optimizer.state_dict()["state"]["used"]["statistic.average.weight"].item() == 0.5
 
@@ -378,7 +415,9 @@ def test_a_layer_that_is_never_called_does_not_change_the_interval_of_the_others
 def test_a_layer_first_called_late_joins_in():
     """Until then it has no gradient; from its first statistics it is preconditioned."""
     model = nn.ModuleDict({"early": nn.Linear(3, 4), "late": nn.Linear(5, 6)}).double()
-    optimizer = precond.FOOF(model, lr=1.0, momentum=0.0, weight_decay=0.0, cov_interval=2, inv_interval=2)
+    optimizer = precond.FOOF(
+        model, lr=1.0, momentum=0.0, weight_decay=0.0, cov_interval=2, inv_interval=2
+    )
     generator = torch.Generator().manual_seed(0)
     for step in range(4):
         optimizer.zero_grad()
@@ -410,7 +449,9 @@ def test_an_empty_batch_changes_no_statistics():
         optimizer.zero_grad()
         model(torch.zeros(0, 1, 8, 8)).sum().backward()
         optimizer.step()
-        assert_equal(before, {key: value for key, value in snapshot(optimizer).items() if "statistic" in key})
+        assert_equal(
+            before, {key: value for key, value in snapshot(optimizer).items() if "statistic" in key}
+        )
         assert_equal(weights, dict(model.state_dict()))
 
 
@@ -449,7 +490,9 @@ def test_attention_trains_and_its_output_projection_keeps_its_gradient(name):
         loss = F.cross_entropy(model(x), y)
         loss.backward()
         projection, head = model.attention.out_proj, model.head
-        expected = [p.detach() - 0.1 * p.grad for p in (projection.weight, projection.bias, head.weight)]
+        expected = [
+            p.detach() - 0.1 * p.grad for p in (projection.weight, projection.bias, head.weight)
+        ]
         optimizer.step()
         for p, value in zip((projection.weight, projection.bias), expected, strict=False):
             torch.testing.assert_close(p.detach(), value, rtol=0, atol=1e-7)
@@ -461,7 +504,10 @@ def test_attention_trains_and_its_output_projection_keeps_its_gradient(name):
 @pytest.mark.parametrize("option", ["nesterov", "decoupled", "plain"])
 def test_momentum_and_decay_are_those_of_torch(option):
     """For parameters that follow their gradient; decoupled decay does not pass through the momentum."""
-    model, expected = (nn.ModuleDict({"norm": nn.LayerNorm(4), "layer": nn.Linear(4, 2)}).double() for _ in range(2))
+    model, expected = (
+        nn.ModuleDict({"norm": nn.LayerNorm(4), "layer": nn.Linear(4, 2)}).double()
+        for _ in range(2)
+    )
     settings = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3}
     flags = {} if option == "plain" else {option: True}
     optimizer = precond.FOOF(model, **settings, **flags)
@@ -503,7 +549,9 @@ def test_a_half_precision_model_keeps_float32_statistics(name):
     """And its weights stay bfloat16."""
     model = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 2)).bfloat16()
     optimizer = precond.build(name, model)
-    model(torch.randn(8, 20, generator=torch.Generator().manual_seed(0)).bfloat16()).square().mean().backward()
+    model(
+        torch.randn(8, 20, generator=torch.Generator().manual_seed(0)).bfloat16()
+    ).square().mean().backward()
     optimizer.step()
     for bank in optimizer._banks:
         assert bank.state.statistic.average.value.dtype == torch.float32
@@ -514,9 +562,9 @@ def test_test_matrices_depend_on_seed_and_layer_only():
     """Equal for the same seed whatever else the model holds; different for another seed or name."""
 
     def omega(model: nn.Module, name: str, **options) -> Tensor:
-        return precond.NysAct(model, sketch="gaussian", rank=3, **options).state_dict()["state"][name][
-            "statistic.sketch.omega"
-        ]
+        return precond.NysAct(model, sketch="gaussian", rank=3, **options).state_dict()["state"][
+            name
+        ]["statistic.sketch.omega"]
 
     two = nn.ModuleDict({"a": nn.Linear(6, 4), "b": nn.Linear(6, 4)})
     one = nn.ModuleDict({"b": nn.Linear(6, 4)})

@@ -70,7 +70,10 @@ def omegas(optimizer: precond.NysAct) -> dict[str, list[torch.Tensor]]:
     for name, entry in optimizer.state_dict()["state"].items():
         if "statistic.sketch.columns" in entry:
             p = entry["factor.z"].shape[1]
-            found[name] = [torch.eye(p, dtype=torch.float64)[:, ids] for ids in entry["statistic.sketch.columns"]]
+            found[name] = [
+                torch.eye(p, dtype=torch.float64)[:, ids]
+                for ids in entry["statistic.sketch.columns"]
+            ]
         elif "statistic.sketch.omega" in entry:
             found[name] = list(entry["statistic.sketch.omega"].clone())
     return found
@@ -87,7 +90,9 @@ def random_covariance(p: int, power: float = 1.0, seed: int = 0) -> torch.Tensor
 def test_foof_equals_its_literal_reference(bias):
     """Wrong normalisation, bias correction, intervals, gradient layout, momentum or decay order show here."""
     model, expected = net(bias), net(bias)
-    train_with(precond.FOOF(model, **SETTINGS, **INTERVALS, ema_decay=DECAY, damping=DAMPING), model)
+    train_with(
+        precond.FOOF(model, **SETTINGS, **INTERVALS, ema_decay=DECAY, damping=DAMPING), model
+    )
     train(
         expected,
         F.cross_entropy,
@@ -110,7 +115,9 @@ def test_nysact_equals_its_literal_reference(sketch, rank, bias):
         model, **SETTINGS, **INTERVALS, ema_decay=DECAY, damping=DAMPING, rank=rank, sketch=sketch
     )
     known = omegas(optimizer)
-    assert bool({"8", "10", "12"} & known.keys()) == (rank == 6), "the wide layers only are to be sketched at rank 12"
+    assert bool({"8", "10", "12"} & known.keys()) == (rank == 6), (
+        "the wide layers only are to be sketched at rank 12"
+    )
     train_with(optimizer, model)
 
     def make(name, group, p):
@@ -166,7 +173,9 @@ def test_low_rank_factor_is_the_nystrom_matrix(kind):
         return gradients @ (basis / (lam + rho).unsqueeze(1)) @ basis.mT
 
     expected = explicit(C_nu @ torch.linalg.inv(W) @ C_nu.mT)
-    torch.testing.assert_close(direction, expected, rtol=1e-8, atol=1e-8 * expected.abs().max().item())
+    torch.testing.assert_close(
+        direction, expected, rtol=1e-8, atol=1e-8 * expected.abs().max().item()
+    )
     X = C_nu @ torch.linalg.inv(torch.linalg.cholesky(W))  # the transpose of L is missing
     transposed = explicit(X @ X.mT)
     assert (transposed - expected).norm() > 0.01 * expected.norm()
@@ -209,12 +218,16 @@ def test_the_same_batch_again_changes_nothing():
     x, y = batches()[0]
     for name in ("foof", "nysact-s", "nysact-g"):
         model = net()
-        optimizer = precond.build(name, model, lr=1e-300, cov_interval=1, inv_interval=1, damping=DAMPING)
+        optimizer = precond.build(
+            name, model, lr=1e-300, cov_interval=1, inv_interval=1, damping=DAMPING
+        )
         factors = []
         for _ in range(5):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
-            factors.append(copy.deepcopy([to_dense(bank.state.factor) for bank in optimizer._banks]))
+            factors.append(
+                copy.deepcopy([to_dense(bank.state.factor) for bank in optimizer._banks])
+            )
         for first, last in zip(factors[0], factors[-1], strict=True):
             torch.testing.assert_close(last, first, rtol=1e-10, atol=1e-10)

@@ -26,7 +26,9 @@ def test_the_names_are_there_without_the_package(monkeypatch):
         with pytest.raises(ModuleNotFoundError) as error:
             precond.build(name, nn.Linear(3, 2))
         [line] = str(error.value).splitlines()
-        assert line.lower().startswith(f"{name} needs the package pytorch-optimizer: pip install .[peers]".lower())
+        assert line.lower().startswith(
+            f"{name} needs the package pytorch-optimizer: pip install .[peers]".lower()
+        )
         with pytest.raises(precond.HyperparameterError, match="lr = -1: must be"):
             precond.build(name, nn.Linear(3, 2), lr=-1)
 
@@ -35,7 +37,9 @@ def quadratic() -> tuple[nn.ParameterList, torch.Tensor]:
     """Three parameters, one of them three-dimensional, and the diagonal of a diagonal Hessian, of both signs."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 2), (2, 2, 2), (4,)]
-    model = nn.ParameterList([torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes])
+    model = nn.ParameterList(
+        [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    )
     return model, torch.randn(18, generator=generator, dtype=torch.float64)
 
 
@@ -76,7 +80,10 @@ def test_adahessian_without_the_graph_says_what_to_call():
     model, h = quadratic()
     optimizer = precond.build("adahessian", model)
     value(model, h).backward()
-    with pytest.raises(RuntimeError, match=r"^AdaHessian .*: call optimizer.backward\(loss\), not loss.backward\(\)$"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^AdaHessian .*: call optimizer.backward\(loss\), not loss.backward\(\)$",
+    ):
         optimizer.step()
 
 
@@ -90,7 +97,9 @@ def test_shampoo_is_the_papers():
     for _ in range(3):
         w = model.weight.detach().clone()
         optimizer.zero_grad()
-        F.mse_loss(model(torch.randn(6, 4, dtype=torch.float64)), torch.zeros(6, 3, dtype=torch.float64)).backward()
+        F.mse_loss(
+            model(torch.randn(6, 4, dtype=torch.float64)), torch.zeros(6, 3, dtype=torch.float64)
+        ).backward()
         g = model.weight.grad
         left, right = left + g @ g.T, right + g.T @ g
         optimizer.step()

@@ -44,12 +44,16 @@ def test_an_entry_without_a_card_has_dashes(capsys, monkeypatch):
 
 
 def test_it_runs_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "precond"], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "precond"], capture_output=True, text=True, check=True, timeout=60
+    )
     assert "nysact-s" in done.stdout
 
 
 def test_the_readme_has_this_table():
     """Between its two marks the README holds what `python -m precond --markdown` prints."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    table = readme.partition("<!-- python -m precond --markdown -->\n")[2].partition("<!-- end -->")[0]
+    table = readme.partition("<!-- python -m precond --markdown -->\n")[2].partition(
+        "<!-- end -->"
+    )[0]
     assert table.strip() == markdown().strip(), "the README's table is out of date"

@@ -18,7 +18,9 @@ NAMES = ["foof", "nysact-s", "nysact-g"]
 
 def net() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16))
+    return nn.Sequential(
+        nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16)
+    )
 
 
 def inputs(number: int = 0) -> Tensor:
@@ -44,7 +46,9 @@ def tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def covariance(eigenvalues: Tensor, seed: int = 0) -> Tensor:
     """A symmetric float64 matrix with these eigenvalues in a random basis."""
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(torch.randn(len(eigenvalues), len(eigenvalues), generator=generator).double()).Q
+    basis = torch.linalg.qr(
+        torch.randn(len(eigenvalues), len(eigenvalues), generator=generator).double()
+    ).Q
     return linalg.symmetrize((basis * eigenvalues.double()) @ basis.T)
 
 
@@ -56,7 +60,9 @@ def covariance(eigenvalues: Tensor, seed: int = 0) -> Tensor:
 def test_activations_that_are_not_finite_change_no_statistics(name, value):
     """T12: the batch is dropped and counted for that layer alone; with finite gradients the step is finite."""
     model, expected = net(), net()
-    optimizer, other = (precond.build(name, m, cov_interval=1, inv_interval=1) for m in (model, expected))
+    optimizer, other = (
+        precond.build(name, m, cov_interval=1, inv_interval=1) for m in (model, expected)
+    )
     for number in range(2):
         step(model, optimizer, inputs(number))
         step(expected, other, inputs(number))
@@ -73,7 +79,9 @@ def test_activations_that_are_not_finite_change_no_statistics(name, value):
         if key == "0/statistic.average.dropped":
             assert (tensor, before[key]) == (torch.ones(1), torch.zeros(1))
         else:
-            torch.testing.assert_close(tensor, before[key], rtol=1e-6, atol=1e-7, msg=f"{key} changed")
+            torch.testing.assert_close(
+                tensor, before[key], rtol=1e-6, atol=1e-7, msg=f"{key} changed"
+            )
     assert all(p.isfinite().all() for p in model.parameters())
     step(model, optimizer, inputs(3))
     assert all(tensor.isfinite().all() for tensor in tensors(optimizer).values())
@@ -95,7 +103,9 @@ def test_a_bad_batch_of_one_layer_spares_the_others_of_its_bank(name):
     factors = to_dense(bank.state.factor)
     torch.testing.assert_close(factors[0], torch.eye(17))  # still SGD
     ones = torch.ones(17)
-    torch.testing.assert_close(factors[1] @ ones, ones / 18, rtol=1e-3, atol=1e-5)  # 1 / (|a|^2 + rho)
+    torch.testing.assert_close(
+        factors[1] @ ones, ones / 18, rtol=1e-3, atol=1e-5
+    )  # 1 / (|a|^2 + rho)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,12 +120,18 @@ def test_a_direction_that_is_not_finite_is_the_gradient(name):
     model(inputs(1)).square().mean().backward()
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     optimizer.step()
-    torch.testing.assert_close(model[2].weight.detach(), before["2.weight"] - 0.1 * model[2].weight.grad)
-    assert not torch.allclose(model[4].weight.detach(), before["4.weight"] - 0.1 * model[4].weight.grad, rtol=1e-3)
+    torch.testing.assert_close(
+        model[2].weight.detach(), before["2.weight"] - 0.1 * model[2].weight.grad
+    )
+    assert not torch.allclose(
+        model[4].weight.detach(), before["4.weight"] - 0.1 * model[4].weight.grad, rtol=1e-3
+    )
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("rows", ["rank one", "zero", "huge", "tiny", "dead columns", "duplicated columns"])
+@pytest.mark.parametrize(
+    "rows", ["rank one", "zero", "huge", "tiny", "dead columns", "duplicated columns"]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_degenerate_inputs_never_raise(name, rows):
     """T12: a near-singular float32 covariance with damping 1e-12 gives finite factors and directions."""
@@ -134,7 +150,9 @@ def test_degenerate_inputs_never_raise(name, rows):
             bank = optimizer._bank_of["0"]
             bank.record(next(iter(optimizer._layers.values())), x)
             bank.update(refresh=True)
-            gradient = torch.randn(bank.buffer.shape, generator=torch.Generator().manual_seed(number))
+            gradient = torch.randn(
+                bank.buffer.shape, generator=torch.Generator().manual_seed(number)
+            )
             bank.buffer.copy_(gradient)
             bank.precondition(lr=0.1)
             assert bank.buffer.isfinite().all()
@@ -212,7 +230,9 @@ def test_a_failed_refresh_keeps_the_last_factor():
 
 def sketches(dtype: torch.dtype) -> list[ColumnSketch | GaussianSketch]:
     like = torch.zeros(2, 10, 10, dtype=dtype)
-    return [kind.draw(["a", "b"], 10, 4, seed=0, like=like) for kind in (ColumnSketch, GaussianSketch)]
+    return [
+        kind.draw(["a", "b"], 10, 4, seed=0, like=like) for kind in (ColumnSketch, GaussianSketch)
+    ]
 
 
 def omega_of(sketch: ColumnSketch | GaussianSketch, dtype: torch.dtype) -> Tensor:
@@ -280,7 +300,9 @@ def test_layers_of_a_vision_transformer_train_where_a_plain_cholesky_fails(name)
     model = nn.Linear(1536, 16)
     settings = {"lr": 0.1, "kl_clip": None, "weight_decay": 0.0}
     known = precond.defaults(name)
-    optimizer = precond.build(name, model, damping=1.0, **{k: v for k, v in settings.items() if k in known})
+    optimizer = precond.build(
+        name, model, damping=1.0, **{k: v for k, v in settings.items() if k in known}
+    )
     x = F.gelu(torch.randn(64, 8, 1536, generator=torch.Generator().manual_seed(1)))
     # The first token of every image has one massive pattern, which the loss does not see, as in trained transformers.
     x[:, 0] += 3e4 * torch.randn(1536, generator=torch.Generator().manual_seed(3))

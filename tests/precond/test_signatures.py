@@ -125,13 +125,21 @@ def test_every_public_optimizer_is_generated():
 def test_the_signature_is_that_of_the_dataclasses(name):
     """Every hyperparameter with its default, keyword-only; and the values arrive."""
     kind: Any = getattr(precond, name)
-    kinds = (sketchysgd.Settings,) if name == "SketchySGD" else (kind.rule_type, kind.algorithm_type)
+    kinds = (
+        (sketchysgd.Settings,) if name == "SketchySGD" else (kind.rule_type, kind.algorithm_type)
+    )
     fields = {field.name: field for k in kinds for field in dataclasses.fields(k)}
     model, params, *rest = inspect.signature(kind).parameters.values()
     assert (model.name, params.name) == ("model", "params")
-    assert {p.name: p.default for p in rest} == {key: field.default for key, field in fields.items()}
+    assert {p.name: p.default for p in rest} == {
+        key: field.default for key, field in fields.items()
+    }
     assert all(p.kind is p.KEYWORD_ONLY for p in rest)
-    assert all(get_args(p.annotation) == fields[p.name].metadata["choices"] for p in rest if isinstance(p.default, str))
+    assert all(
+        get_args(p.annotation) == fields[p.name].metadata["choices"]
+        for p in rest
+        if isinstance(p.default, str)
+    )
     values = {"lr": 0.25, "rank": 3, "damping": 0.5, "eps": 1e-3}
     changed = {key: value for key, value in values.items() if key in fields}
     optimizer: Any = kind(nn.Linear(4, 4), **changed)
@@ -163,7 +171,9 @@ def test_a_subclass_may_have_another_signature():
 
 def test_an_unknown_argument_is_an_error():
     wrong: Any = {"rnak": 10}
-    with pytest.raises(precond.HyperparameterError, match=r'^rnak: unknown hyperparameter\. Did you mean "rank"'):
+    with pytest.raises(
+        precond.HyperparameterError, match=r'^rnak: unknown hyperparameter\. Did you mean "rank"'
+    ):
         precond.NysAct(nn.Linear(4, 4), **wrong)
 
 
@@ -206,13 +216,21 @@ raise precond.HyperparameterError(precond.registry.REGISTRY["foof"].numerics)
 def test_a_type_checker_sees_the_signatures(tmp_path):
     """And nothing but the marked lines is an error."""
     (tmp_path / "snippet.py").write_text(SNIPPET)
-    config = {"include": ["snippet.py"], "extraPaths": [str(ROOT)], "reportMissingModuleSource": False}
+    config = {
+        "include": ["snippet.py"],
+        "extraPaths": [str(ROOT)],
+        "reportMissingModuleSource": False,
+    }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
     environment = os.environ | {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    reported = {line["range"]["start"]["line"] for line in json.loads(run.stdout)["generalDiagnostics"]}
-    assert reported == {number for number, line in enumerate(SNIPPET.splitlines()) if line.endswith("# error")}
+    reported = {
+        line["range"]["start"]["line"] for line in json.loads(run.stdout)["generalDiagnostics"]
+    }
+    assert reported == {
+        number for number, line in enumerate(SNIPPET.splitlines()) if line.endswith("# error")
+    }
     assert (ROOT / "precond" / "py.typed").exists()
     assert '"*.pyi"' in (ROOT / "pyproject.toml").read_text()
 

@@ -56,7 +56,9 @@ def dense_direction(h: Tensor, g: Tensor, phi: Tensor, rho: float) -> Tensor:
     y = h @ phi
     nu = max(8 * torch.finfo(y.dtype).eps * y.norm(), -2 * torch.linalg.eigvalsh(phi.T @ y)[0])
     core = phi.T @ (y + nu * phi)
-    b = torch.linalg.solve_triangular(torch.linalg.cholesky((core + core.T) / 2), (y + nu * phi).T, upper=False).T
+    b = torch.linalg.solve_triangular(
+        torch.linalg.cholesky((core + core.T) / 2), (y + nu * phi).T, upper=False
+    ).T
     u, sigma, _ = torch.linalg.svd(b, full_matrices=False)
     s = (sigma**2 - nu).clamp(min=0)
     return u @ ((u.T @ g) / (s + rho)) + (g - u @ (u.T @ g)) / rho
@@ -75,9 +77,13 @@ def test_products_are_those_of_the_explicit_hessian():
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         vectors = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
-        torch.testing.assert_close(flat(hessian.product(gradients, parameters, vectors)), h @ flat(vectors))
+        torch.testing.assert_close(
+            flat(hessian.product(gradients, parameters, vectors)), h @ flat(vectors)
+        )
     hessian.differentiate(loss(model), parameters)
-    torch.testing.assert_close(flat([p.grad for p in parameters]), 2 * flat([q.grad for q in other.parameters()]))
+    torch.testing.assert_close(
+        flat([p.grad for p in parameters]), 2 * flat([q.grad for q in other.parameters()])
+    )
 
 
 def test_a_loss_linear_in_its_parameters_has_no_curvature():
@@ -111,7 +117,9 @@ def test_steps_match_the_dense_formula(rank):
         optimizer.step()
         d = dense_direction(h, m / (1 - 0.8 ** (step + 1)), phi, 0.3)
         expected = w - 0.05 * (d + 0.1 * w)
-        torch.testing.assert_close(flat(model.parameters()).detach(), expected, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(
+            flat(model.parameters()).detach(), expected, rtol=1e-7, atol=1e-9
+        )
 
 
 def test_newton_on_a_quadratic():
@@ -119,7 +127,9 @@ def test_newton_on_a_quadratic():
     torch.manual_seed(0)
     root = torch.randn(6, 6, dtype=torch.float64)
     a, b = root @ root.T + torch.eye(6), torch.randn(6, dtype=torch.float64)
-    model = nn.ParameterList([torch.randn(2, 2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)])
+    model = nn.ParameterList(
+        [torch.randn(2, 2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)]
+    )
     optimizer = precond.SketchySGD(model, lr=1.0, momentum=0.0, damping=1e-3, rank=6)
     w = flat(model)
     optimizer.backward(w @ a @ w / 2 - b @ w)
@@ -135,7 +145,9 @@ def test_negative_curvature_counts_as_none():
     optimizer = precond.SketchySGD(model, lr=1.0, momentum=0.0, damping=0.5, rank=4)
     optimizer.backward((h * model[0].square()).sum() / 2)
     optimizer.step()
-    torch.testing.assert_close(model[0].detach(), 1 - h / (h.clamp(min=0) + 0.5), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        model[0].detach(), 1 - h / (h.clamp(min=0) + 0.5), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_micro_batches_add_up():
@@ -157,7 +169,10 @@ def test_without_the_graph_it_says_what_to_call():
     model = net()
     optimizer = precond.SketchySGD(model, rank=3, interval=2)
     loss(model).backward()
-    with pytest.raises(RuntimeError, match=r"^SketchySGD .*: call optimizer.backward\(loss\), not loss.backward\(\)$"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^SketchySGD .*: call optimizer.backward\(loss\), not loss.backward\(\)$",
+    ):
         optimizer.step()
     optimizer.backward(loss(model))
     optimizer.zero_grad()
@@ -187,7 +202,9 @@ def test_the_graph_is_gone_after_backward():
 
 
 def test_the_rank_is_at_most_the_number_of_parameters():
-    with pytest.raises(precond.HyperparameterError, match=r"rank = 35: there are 34 parameters, use 1..34"):
+    with pytest.raises(
+        precond.HyperparameterError, match=r"rank = 35: there are 34 parameters, use 1..34"
+    ):
         precond.SketchySGD(net(), rank=35)
 
 

@@ -113,11 +113,15 @@ def test_the_official_factor_is_the_transcription(sketch, mixed, power, rho):
     C = C + A @ omega / (5 if mixed else 1)
     z, (ok, _) = official_factor(C, last, rho)
     assert ok.all()
-    expected = torch.stack([released.update_inverse(c, o, rho) for c, o in zip(C, omega, strict=True)])
+    expected = torch.stack(
+        [released.update_inverse(c, o, rho) for c, o in zip(C, omega, strict=True)]
+    )
     P = to_dense(LowRank(z, rho))
     torch.testing.assert_close(P, expected, rtol=0, atol=1e-9 / rho)
     tropp, _ = low_rank_factor(C, last, rho)
-    assert (to_dense(LowRank(tropp, rho)) - P).norm() > 1e-3 / rho, "the shift makes no difference here"
+    assert (to_dense(LowRank(tropp, rho)) - P).norm() > 1e-3 / rho, (
+        "the shift makes no difference here"
+    )
 
 
 @pytest.mark.parametrize("resample", ["fixed", "official"])
@@ -127,7 +131,14 @@ def test_official_nysact_trains_as_the_released_code(sketch, resample):
     model, expected = net(), net()
     common = {"ema_decay": DECAY, "damping": DAMPING}
     optimizer = precond.NysAct(
-        model, **SETTINGS, **INTERVALS, **common, rank=6, sketch=sketch, resample=resample, shift="official"
+        model,
+        **SETTINGS,
+        **INTERVALS,
+        **common,
+        rank=6,
+        sketch=sketch,
+        resample=resample,
+        shift="official",
     )
     drawn: dict[tuple[str, int], list[Tensor]] = {}
     for t, (x, y) in enumerate(batches()):
@@ -193,7 +204,9 @@ def test_joint_averages_omega_with_the_sketch(sketch):
         drawn.append(dense(state.statistic.sketch))
     weights = 0.8 ** torch.arange(5, -1, -1, dtype=A.dtype)
     C, Obar = state.statistic.average.mean()[0].chunk(2)
-    torch.testing.assert_close(Obar, torch.einsum("k,kpr->pr", weights / weights.sum(), torch.stack(drawn)))
+    torch.testing.assert_close(
+        Obar, torch.einsum("k,kpr->pr", weights / weights.sum(), torch.stack(drawn))
+    )
     torch.testing.assert_close(C, A @ Obar, rtol=0, atol=1e-12)
     algorithm.refresh(state)
     expected = torch.linalg.inv(nystrom(C, Obar) + 0.1 * torch.eye(20, dtype=A.dtype))
@@ -206,7 +219,9 @@ def test_when_omega_is_drawn(resample, sketch):
     """Once per update (however many forwards it has), once per refresh, or never."""
     x, y = batches()[0]
     model = net()
-    optimizer = precond.NysAct(model, **INTERVALS, lr=1e-3, rank=6, sketch=sketch, resample=resample)
+    optimizer = precond.NysAct(
+        model, **INTERVALS, lr=1e-3, rank=6, sketch=sketch, resample=resample
+    )
     numbers = []
     for _ in range(13):
         optimizer.zero_grad()
@@ -214,17 +229,26 @@ def test_when_omega_is_drawn(resample, sketch):
             F.cross_entropy(model(x[part]), y[part]).backward()
         optimizer.step()
         entries = optimizer.state_dict()["state"].values()
-        [number] = {n for e in entries for n in e.get("statistic.sketch.draws.number", torch.zeros(0)).tolist()}
+        [number] = {
+            n
+            for e in entries
+            for n in e.get("statistic.sketch.draws.number", torch.zeros(0)).tolist()
+        }
         numbers.append(number)
     updates, refreshes = [t // 2 + 1 for t in range(13)], [t // 6 + 1 for t in range(13)]
-    assert numbers == {"fixed": [0] * 13, "window": refreshes, "joint": updates, "official": updates}[resample]
+    assert (
+        numbers
+        == {"fixed": [0] * 13, "window": refreshes, "joint": updates, "official": updates}[resample]
+    )
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)
 @pytest.mark.parametrize("resample", ["window", "joint", "official"])
 def test_a_redrawn_sketch_is_saved(resample, sketch):
     """Saved between a redraw and the next refresh, a run goes on bit for bit: Omega and its number are in the state."""
-    options = dict(**SETTINGS, **INTERVALS, rank=6, sketch=sketch, resample=resample, damping=DAMPING)
+    options = dict(
+        **SETTINGS, **INTERVALS, rank=6, sketch=sketch, resample=resample, damping=DAMPING
+    )
     model = net()
     optimizer = precond.NysAct(model, **options)
 
@@ -259,16 +283,27 @@ def test_only_a_fixed_omega_is_stationary(sketch):
     for resample in ("fixed", "official"):
         model = net()
         optimizer = precond.NysAct(
-            model, lr=1e-300, cov_interval=1, inv_interval=1, rank=6, sketch=sketch, resample=resample, damping=DAMPING
+            model,
+            lr=1e-300,
+            cov_interval=1,
+            inv_interval=1,
+            rank=6,
+            sketch=sketch,
+            resample=resample,
+            damping=DAMPING,
         )
         factors = []
         for _ in range(60):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
-            factors.append(copy.deepcopy([to_dense(bank.state.factor) for bank in optimizer._banks]))
+            factors.append(
+                copy.deepcopy([to_dense(bank.state.factor) for bank in optimizer._banks])
+            )
         moved[resample] = max(
-            (p - q).abs().max().item() for later in factors for p, q in zip(later, factors[0], strict=True)
+            (p - q).abs().max().item()
+            for later in factors
+            for p, q in zip(later, factors[0], strict=True)
         )
     assert moved["fixed"] < 1e-10 / DAMPING
     assert moved["official"] > 1e-2 / DAMPING
@@ -306,7 +341,9 @@ def mean_gain(sketch: str, resample: str, shift: str) -> float:
     gains = []
     for seed in range(8):
         A = spectrum(seed)
-        algorithm, state = start(A, rank=10, damping=1.0, sketch=sketch, resample=resample, shift=shift, seed=seed)
+        algorithm, state = start(
+            A, rank=10, damping=1.0, sketch=sketch, resample=resample, shift=shift, seed=seed
+        )
         feed(algorithm, state, A, times=60)
         algorithm.refresh(state)
         gains.append(recovered(to_dense(state.factor)[0], A))
@@ -343,7 +380,9 @@ def test_window_is_as_good_as_fixed(sketch):
     gains = []
     for seed in range(8):
         A = spectrum(seed)
-        algorithm, state = start(A, rank=10, damping=1.0, sketch=sketch, resample="window", seed=seed)
+        algorithm, state = start(
+            A, rank=10, damping=1.0, sketch=sketch, resample="window", seed=seed
+        )
         for _ in range(6):
             feed(algorithm, state, A, times=10)
             algorithm.refresh(state)
@@ -381,15 +420,26 @@ def test_momentum_and_decay_follow_their_formulas(nesterov, decoupled):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     expected = copy.deepcopy(model)
-    step = {"lr": lr, "momentum": mu, "weight_decay": wd, "nesterov": nesterov, "decoupled": decoupled}
+    step = {
+        "lr": lr,
+        "momentum": mu,
+        "weight_decay": wd,
+        "nesterov": nesterov,
+        "decoupled": decoupled,
+    }
     train_with(precond.FOOF(model, **step, **INTERVALS, ema_decay=DECAY, damping=DAMPING), model)
 
     layers = [expected[1], expected[3]]
     inputs: dict[nn.Module, Tensor] = {}
     for layer in layers:
-        layer.register_forward_pre_hook(lambda module, args: inputs.update({module: args[0].detach()}))
+        layer.register_forward_pre_hook(
+            lambda module, args: inputs.update({module: args[0].detach()})
+        )
     methods = [ReferenceFOOF(layer.in_features + 1, beta=DECAY, rho=DAMPING) for layer in layers]
-    m = [torch.zeros(layer.out_features, layer.in_features + 1, dtype=torch.float64) for layer in layers]
+    m = [
+        torch.zeros(layer.out_features, layer.in_features + 1, dtype=torch.float64)
+        for layer in layers
+    ]
     for t, (x, y) in enumerate(batches()):
         expected.zero_grad()
         F.cross_entropy(expected(x), y).backward()

@@ -32,7 +32,9 @@ def rows(module: nn.Module, x: Tensor) -> list[Tensor]:
         x = F.pad(x, module._reversed_padding_repeated_twice, mode)
         # One group's channels at a time; a patch is in the order (channel, kernel row, kernel column).
         parts = [
-            F.unfold(channels, module.kernel_size, module.dilation, 0, module.stride).transpose(1, 2).flatten(0, 1)
+            F.unfold(channels, module.kernel_size, module.dilation, 0, module.stride)
+            .transpose(1, 2)
+            .flatten(0, 1)
             for channels in x.chunk(module.groups, dim=1)
         ]
     if module.bias is not None:
@@ -73,10 +75,16 @@ def train(
         cov_interval: tau_cov.
         inv_interval: tau_inv.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    }
     inputs: dict[str, Tensor] = {}
     for name, module in layers.items():
-        module.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0].detach()}))
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: inputs.update({name: args[0].detach()})
+        )
     methods: dict[tuple[str, int], Preconditioner] = {}
     m = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
 
@@ -86,7 +94,9 @@ def train(
         direction = {parameter: parameter.grad for parameter in model.parameters()}
         for name, module in layers.items():
             D = []
-            for group, (X, G) in enumerate(zip(rows(module, inputs[name]), gradient_matrices(module), strict=True)):
+            for group, (X, G) in enumerate(
+                zip(rows(module, inputs[name]), gradient_matrices(module), strict=True)
+            ):
                 if (name, group) not in methods:
                     methods[name, group] = preconditioner(name, group, X.shape[1])
                 method = methods[name, group]

@@ -50,10 +50,14 @@ class Watch:
     """The inputs and output gradients of every call of every layer, since the last `clear`."""
 
     def __init__(self, model: nn.Module):
-        self.layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+        self.layers = {
+            n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+        }
         self.calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.layers}
         for name, module in self.layers.items():
-            module.register_forward_hook(lambda _, args, output, name=name: self._watch(name, args[0], output))
+            module.register_forward_hook(
+                lambda _, args, output, name=name: self._watch(name, args[0], output)
+            )
 
     def _watch(self, name: str, x: Tensor, output: Tensor) -> None:
         output.register_hook(lambda g: self.calls[name].append((x.detach(), len(g) * g)))
@@ -74,13 +78,17 @@ class Watch:
                     if isinstance(module, nn.Conv2d)
                     else g.reshape(len(g), -1, g.shape[-1])
                 )
-                for group, (a, part) in enumerate(zip(rows(module, x), g.chunk(groups, dim=-1), strict=True)):
+                for group, (a, part) in enumerate(
+                    zip(rows(module, x), g.chunk(groups, dim=-1), strict=True)
+                ):
                     calls[group].append((a.reshape(len(x), -1, a.shape[1]), part))
             for group in range(groups):
                 yield name, group, module, calls[group]
 
 
-def directions(watch: Watch, direction: Callable[[str, int, Tensor, Calls], Tensor]) -> dict[Tensor, Tensor]:
+def directions(
+    watch: Watch, direction: Callable[[str, int, Tensor, Calls], Tensor]
+) -> dict[Tensor, Tensor]:
     """Each layer's parameters with their directions."""
     found: dict[str, list[Tensor]] = {name: [] for name in watch.layers}
     for name, group, module, calls in watch.groups():
@@ -120,7 +128,9 @@ def train(
                 method.refresh(calls)
             return method.direction(G, calls)
 
-        D = {parameter: parameter.grad for parameter in model.parameters()} | directions(watch, direction)
+        D = {parameter: parameter.grad for parameter in model.parameters()} | directions(
+            watch, direction
+        )
         with torch.no_grad():
             for parameter in model.parameters():
                 m[parameter] = momentum * m[parameter] + D[parameter] + weight_decay * parameter

@@ -22,7 +22,18 @@ class Method(Protocol):
 class KFAC:
     """D = (S + sqrt(rho)/pi I)^{-1} G (A + pi sqrt(rho) I)^{-1}, or (S (x) A + rho I)^{-1} vec(G)."""
 
-    def __init__(self, p: int, o: int, *, beta: float, rho: float, rule: str, sharing: str, g_scale: str, init: str):
+    def __init__(
+        self,
+        p: int,
+        o: int,
+        *,
+        beta: float,
+        rho: float,
+        rule: str,
+        sharing: str,
+        g_scale: str,
+        init: str,
+    ):
         self.beta, self.rho = beta, rho
         self.rule, self.sharing, self.g_scale, self.init = rule, sharing, g_scale, init
         self.A = torch.eye(p).double() if init == "identity" else torch.zeros(p, p).double()
@@ -83,7 +94,11 @@ def train(
     kl_clip: float | None,
 ) -> list[float]:
     """Train a float64 model in place, as `reference.train` does, and return the KL-clip's factor of each step."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    }
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -126,7 +141,9 @@ def train(
             direction[module.weight] = matrix.reshape(module.weight.shape)
         with torch.no_grad():
             for parameter in model.parameters():
-                m[parameter] = momentum * m[parameter] + direction[parameter] + weight_decay * parameter
+                m[parameter] = (
+                    momentum * m[parameter] + direction[parameter] + weight_decay * parameter
+                )
                 parameter -= lr * m[parameter]
     return factors
 
@@ -135,4 +152,7 @@ def output_rows(module: nn.Module, dY: Tensor) -> list[Tensor]:
     """Output gradients `[B, T, o]` for each group."""
     if isinstance(module, nn.Linear):
         return [dY.reshape(len(dY), -1, dY.shape[-1])]
-    return [channels.reshape(*channels.shape[:2], -1).transpose(1, 2) for channels in dY.chunk(module.groups, dim=1)]
+    return [
+        channels.reshape(*channels.shape[:2], -1).transpose(1, 2)
+        for channels in dY.chunk(module.groups, dim=1)
+    ]

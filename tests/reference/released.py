@@ -19,7 +19,9 @@ def update_inverse(C: Tensor, Omega_last: Tensor, rho: float) -> Tensor:
     mu, Q = torch.linalg.eigh(W)  # W need not be symmetric: the lower triangle is read
     s = torch.abs(torch.min(mu)) + rho
     L = torch.linalg.cholesky(Q @ torch.diag(mu + s) @ Q.T)
-    X = torch.linalg.solve_triangular(L, C_rho, upper=False, left=False)  # X L = C_rho: the transpose is missing
+    X = torch.linalg.solve_triangular(
+        L, C_rho, upper=False, left=False
+    )  # X L = C_rho: the transpose is missing
     U, S, _ = torch.linalg.svd(X, full_matrices=True)
     U_r = U[:, :r]
     lam = torch.clamp(S**2 - s, min=0)
@@ -68,5 +70,7 @@ class FOOF:
     def invert(self) -> None:
         """At tau_inv, 2 tau_inv, ... but not at 0."""
         if not self.step_0:
-            self.P = torch.linalg.inv(self.A + self.rho * torch.eye(len(self.A), dtype=torch.float64))
+            self.P = torch.linalg.inv(
+                self.A + self.rho * torch.eye(len(self.A), dtype=torch.float64)
+            )
         self.step_0 = False

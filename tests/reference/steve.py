@@ -64,7 +64,11 @@ class STEVE:
         """U [m^ / (sqrt(v^) + eps)] V^T."""
         b1, b2 = self.betas
         rotated = self.U.T @ G @ self.V
-        square = rotated**2 if self.second_moment == "minibatch" else example_squares(calls, self.U, self.V)
+        square = (
+            rotated**2
+            if self.second_moment == "minibatch"
+            else example_squares(calls, self.U, self.V)
+        )
         self.m = b1 * self.m + (1 - b1) * rotated
         self.v = b2 * self.v + (1 - b2) * square
         self.c_m, self.c_v = self.c_m + 1, self.c_v + 1
@@ -99,7 +103,9 @@ def train(
 
         def direction(name: str, group: int, G: Tensor, calls: Calls, t: int = t) -> Tensor:
             linear = isinstance(watch.layers[name], nn.Linear)
-            method = methods.setdefault((name, group), STEVE(reduce=linear, betas=betas, eps=eps, **settings))
+            method = methods.setdefault(
+                (name, group), STEVE(reduce=linear, betas=betas, eps=eps, **settings)
+            )
             if t % basis_interval == 0:
                 method.refresh(calls)
             return method.step(G, calls)
@@ -109,11 +115,15 @@ def train(
             if parameter not in D and fallback == "sgd":
                 D[parameter] = parameter.grad
             elif parameter not in D:
-                m, v = moments.get(parameter, (torch.zeros_like(parameter.grad), torch.zeros_like(parameter.grad)))
+                m, v = moments.get(
+                    parameter, (torch.zeros_like(parameter.grad), torch.zeros_like(parameter.grad))
+                )
                 m = betas[0] * m + (1 - betas[0]) * parameter.grad
                 v = betas[1] * v + (1 - betas[1]) * parameter.grad**2
                 moments[parameter] = m, v
-                D[parameter] = (m / (1 - betas[0] ** (t + 1))) / ((v / (1 - betas[1] ** (t + 1))).sqrt() + eps)
+                D[parameter] = (m / (1 - betas[0] ** (t + 1))) / (
+                    (v / (1 - betas[1] ** (t + 1))).sqrt() + eps
+                )
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter *= 1 - lr * weight_decay

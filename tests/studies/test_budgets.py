@@ -19,7 +19,9 @@ def brute_force(scores, k, higher):
     return [np.mean(best), *quantiles, 1 - len(best) / len(draws)]
 
 
-@pytest.mark.parametrize("scores", [SCORES, [*SCORES, math.nan, math.nan], [math.nan, math.nan, 0.5]])
+@pytest.mark.parametrize(
+    "scores", [SCORES, [*SCORES, math.nan, math.nan], [math.nan, math.nan, 0.5]]
+)
 def test_best_of_k_is_brute_force(scores):
     curve = best_of_k(scores)
     assert list(curve["k"]) == list(range(1, len(scores) + 1))
@@ -38,7 +40,9 @@ def test_curve_rises_to_the_best_and_stays_exact_at_many_trials():
     scores = np.random.default_rng(0).normal(size=300)
     curve = best_of_k(scores)
     assert (np.diff(curve["mean"]) > 0).all()
-    assert curve["mean"].iloc[-1] == scores.max() and curve["mean"].iloc[0] == pytest.approx(scores.mean())
+    assert curve["mean"].iloc[-1] == scores.max() and curve["mean"].iloc[0] == pytest.approx(
+        scores.mean()
+    )
     assert (curve["lo"] <= curve["median"]).all() and (curve["median"] <= curve["hi"]).all()
     assert (np.diff(curve[["lo", "median", "hi"]], axis=0) >= 0).all()
 
@@ -56,11 +60,18 @@ def test_the_budget_at_which_one_overtakes_another():
     assert overtakes(wild, steady) == 2 and overtakes(steady, wild) is None
     assert overtakes(wild, best_of_k([0.0] * 6)) == 1
     assert overtakes(steady, steady) is None
-    assert overtakes(best_of_k([1.0, 2.0], higher=False), best_of_k([1.5, 1.5], higher=False), higher=False) == 2
+    assert (
+        overtakes(
+            best_of_k([1.0, 2.0], higher=False), best_of_k([1.5, 1.5], higher=False), higher=False
+        )
+        == 2
+    )
 
 
 def test_shrinkage_is_what_fresh_seeds_take_back():
     result = shrinkage(0.95, [0.93, 0.92, 0.94])
     assert result.shrinkage == pytest.approx(0.02) and result.fresh.n == 3
-    assert result.ci_lo == pytest.approx(0.95 - result.fresh.ci_hi) and result.ci_hi > result.shrinkage
+    assert (
+        result.ci_lo == pytest.approx(0.95 - result.fresh.ci_hi) and result.ci_hi > result.shrinkage
+    )
     assert math.isnan(shrinkage(0.95, [0.93]).ci_lo)

@@ -12,7 +12,15 @@ from studies.harness.published.papers import PAPERS, about, load, paper
 from studies.harness.published.strict_yaml import MAX_BYTES, YamlError, read
 
 NYSACT, STEVE = load(PAPERS / "nysact.yaml"), load(PAPERS / "steve.yaml")
-COUNTS = {"Table 2": 96, "Table 3": 30, "Table 4": 24, "Table 5": 24, "Table 6": 16, "Section 1": 4, "Section 2": 4}
+COUNTS = {
+    "Table 2": 96,
+    "Table 3": 30,
+    "Table 4": 24,
+    "Table 5": 24,
+    "Table 6": 16,
+    "Section 1": 4,
+    "Section 2": 4,
+}
 
 
 def cell(source, table, row, column):
@@ -22,7 +30,11 @@ def cell(source, table, row, column):
 
 def test_every_cell_of_every_table_is_there_once():
     assert Counter(claim.table for claim in NYSACT.claims) == COUNTS
-    assert Counter(claim.table for claim in STEVE.claims) == {"Figure 1": 4, "Figure 2": 4, "Figure 3": 2}
+    assert Counter(claim.table for claim in STEVE.claims) == {
+        "Figure 1": 4,
+        "Figure 2": 4,
+        "Figure 3": 2,
+    }
     for source in (NYSACT, STEVE):
         keys = [(c.table, c.row, c.column) for c in source.claims]
         assert len(set(keys)) == len(keys)
@@ -34,15 +46,39 @@ def test_every_cell_of_every_table_is_there_once():
     ("table", "row", "column", "value", "spread", "optimizer", "workload"),
     [
         ("Table 2", "SGD", "CIFAR-10 ResNet-32 100", 92.80, 0.21, "sgd", "cifar10/resnet32"),
-        ("Table 2", "KFAC", "CIFAR-10 DenseNet-121 200", 95.57, 0.07, "kfac", "cifar10/densenet121"),
+        (
+            "Table 2",
+            "KFAC",
+            "CIFAR-10 DenseNet-121 200",
+            95.57,
+            0.07,
+            "kfac",
+            "cifar10/densenet121",
+        ),
         ("Table 2", "SGD", "CIFAR-100 ResNet-110 100", 71.44, 1.90, "sgd", "cifar100/resnet110"),
         ("Table 2", "AdamW", "CIFAR-100 ResNet-32 200", 67.04, 1.08, "adamw", "cifar100/resnet32"),
-        ("Table 2", "NysAct-s", "CIFAR-100 DenseNet-121 200", 80.54, 0.17, "nysact-s", "cifar100/densenet121"),
+        (
+            "Table 2",
+            "NysAct-s",
+            "CIFAR-100 DenseNet-121 200",
+            80.54,
+            0.17,
+            "nysact-s",
+            "cifar100/densenet121",
+        ),
         ("Table 3", "NysAct-g", "ResNet-110 Time", 1.36, None, "nysact-g", "cifar100/resnet110"),
         ("Table 4", "FOOF", "DeiT-S 100", 65.37, None, "foof", "imagenet/deit_s"),
         ("Table 5", "NysAct-S", "DeiT-S Time", 8.18, None, "nysact-s", "imagenet/deit_s"),
         ("Table 6", "KFAC", "DeiT-S Time", 1.37, None, "kfac", "imagenet/deit_s"),
-        ("Section 1", "Shampoo", "ResNet-110 CIFAR-100", 200.63, None, "shampoo", "cifar100/resnet110"),
+        (
+            "Section 1",
+            "Shampoo",
+            "ResNet-110 CIFAR-100",
+            200.63,
+            None,
+            "shampoo",
+            "cifar100/resnet110",
+        ),
         ("Section 2", "SketchySGD", "Memory", 21.3, None, "sketchysgd", "cifar100/resnet110"),
     ],
 )
@@ -55,7 +91,11 @@ def test_cells_of_the_first_paper(table, row, column, value, spread, optimizer, 
 def test_cells_of_the_second_paper():
     assert cell(STEVE, "Figure 2", "STEVE", "number of epochs").value == 85
     claim = cell(STEVE, "Figure 1", "EKFAC", "target")
-    assert (claim.outcome, claim.protocol["target"], claim.protocol["lr"]) == ("not reached", 0.925, 0.001)
+    assert (claim.outcome, claim.protocol["target"], claim.protocol["lr"]) == (
+        "not reached",
+        0.925,
+        0.001,
+    )
     assert cell(STEVE, "Figure 3", "STEVE", "wall-clock time").protocol["basis_interval"] == 50
 
 
@@ -74,8 +114,13 @@ def test_every_value_is_in_the_papers_text():
             if claim.value is None:
                 continue
             decimals = range(3)
-            forms = [f"{claim.value:.{d}f}" + (f"{claim.spread:.2f}" if claim.spread else "") for d in decimals]
-            assert any(re.search(rf"(?<![\d.]){re.escape(form)}(?!\d)", text) for form in forms), claim
+            forms = [
+                f"{claim.value:.{d}f}" + (f"{claim.spread:.2f}" if claim.spread else "")
+                for d in decimals
+            ]
+            assert any(re.search(rf"(?<![\d.]){re.escape(form)}(?!\d)", text) for form in forms), (
+                claim
+            )
 
 
 def test_tables_stand_in_the_text_row_by_row():
@@ -85,8 +130,12 @@ def test_tables_stand_in_the_text_row_by_row():
     for claim in NYSACT.claims:
         if claim.table.startswith("Table"):
             part = claim.column.split()[0] if claim.table == "Table 2" else ""
-            shown = claim.outcome or f"{claim.value:.2f}" + (f"{claim.spread:.2f}" if claim.spread else "")
-            shown = f"{claim.value:.0f}" if claim.column.endswith("Epochs") and claim.value else shown
+            shown = claim.outcome or f"{claim.value:.2f}" + (
+                f"{claim.spread:.2f}" if claim.spread else ""
+            )
+            shown = (
+                f"{claim.value:.0f}" if claim.column.endswith("Epochs") and claim.value else shown
+            )
             rows.setdefault((claim.table, part, claim.row), [claim.row]).append(shown)
     assert len(rows) == 16 + 5 + 6 + 6 + 4
     for key, cells in rows.items():
@@ -98,9 +147,15 @@ def test_a_study_names_its_claims():
         "Table 2": 96,
         "Table 4": 24,
     }
-    assert {c.table for c in about(NYSACT.claims, "Tables 3, 6 and Section 1")} == {"Table 3", "Table 6", "Section 1"}
+    assert {c.table for c in about(NYSACT.claims, "Tables 3, 6 and Section 1")} == {
+        "Table 3",
+        "Table 6",
+        "Section 1",
+    }
     assert about(NYSACT.claims, "Appendix C, Figure 7") == []
-    assert paper("NysAct") == NYSACT and paper("nobody") is None and paper("../papers/nysact") is None
+    assert (
+        paper("NysAct") == NYSACT and paper("nobody") is None and paper("../papers/nysact") is None
+    )
 
 
 SMALL = """
@@ -123,7 +178,11 @@ tables:
     ("old", "new", "message"),
     [
         ("{SGD: {first:", "{SDG: {first:", 'Table 1: row "SDG": unknown. Did you mean "SGD"?'),
-        ("{SGD: {first:", "{SGD: {frist:", 'cell "SGD" / "frist": column: unknown. Did you mean "first"?'),
+        (
+            "{SGD: {first:",
+            "{SGD: {frist:",
+            'cell "SGD" / "frist": column: unknown. Did you mean "first"?',
+        ),
         ("sgd faithful", "sdg faithful", 'optimizer "sdg": unknown. Did you mean "sgd"?'),
         ("sgd faithful", "sgd faithfull", 'arm "faithfull": unknown. Did you mean "faithful"?'),
         ("epochs: 2", "epoch: 2", 'epoch: unknown. Did you mean "epochs"?'),
@@ -131,15 +190,27 @@ tables:
         ("margin: 0.3", "margin: -1", "margin = -1: must be a number > 0"),
         ("unit: percent", "unit: s", 'unit "s": unknown. Known: percent'),
         ("test/accuracy", "test/acuracy", 'Did you mean "test/accuracy"?'),
-        ("[90, 0.1]", "[90, .nan]", "must be a number > 0, [number, spread], failed or not reached"),
+        (
+            "[90, 0.1]",
+            "[90, .nan]",
+            "must be a number > 0, [number, spread], failed or not reached",
+        ),
         ("[90, 0.1]", "true", '"SGD" / "first" = True: must be'),
         ("{SGD: {first: [90, 0.1]}}", "{SGD: 3}", 'cells "SGD": must be keys and values'),
         ("{SGD: sgd faithful}", "3", "rows: must be keys and values"),
-        ("{first: {workload: digits/cnn, epochs: 2}}", "{first: x}", 'columns "first": must be keys and values'),
+        (
+            "{first: {workload: digits/cnn, epochs: 2}}",
+            "{first: x}",
+            'columns "first": must be keys and values',
+        ),
         ("digits/cnn", "digits", "workload = digits: as data/model"),
         ("lost: []", "lst: []", 'key "lst": unknown. Did you mean "lost"?'),
         ("tables:", "x: &a 1\ntables:", "aliases (&, *) are not allowed"),
-        ("title: t", "title: !!python/object:os.system t", "python/object:os.system is not allowed"),
+        (
+            "title: t",
+            "title: !!python/object:os.system t",
+            "python/object:os.system is not allowed",
+        ),
         ("title: t", "title: t\ntitle: u", 'key "title" occurs twice'),
         ("title: t", "title: " + "[" * 25 + "]" * 25, "nested deeper than 20"),
         ("title: t", "title: [" + "1," * 10_001 + "]", "more than 10000 values"),
@@ -163,7 +234,9 @@ def test_what_is_wrong_is_one_line_with_the_nearest(tmp_path, old, new, message)
 
 def test_everything_wrong_is_said_at_once(tmp_path):
     file = tmp_path / "p.yaml"
-    file.write_text(SMALL.replace("sgd faithful", "sdg faithful").replace("[90, 0.1]", "no").replace("/cnn", ""))
+    file.write_text(
+        SMALL.replace("sgd faithful", "sdg faithful").replace("[90, 0.1]", "no").replace("/cnn", "")
+    )
     with pytest.raises(YamlError) as caught:
         load(file)
     assert len(str(caught.value).splitlines()) == 3

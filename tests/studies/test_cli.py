@@ -49,13 +49,20 @@ def test_the_study_is_the_papers_figure():
     assert {trial.arm.label for trial in planned if trial.arm.factors} == {
         f"nysact-{kind} rank={rank}" for kind in "sg" for rank in (5, 10, 15, 20)
     }
-    assert {trial.config.seed for trial in planned} == {0, 1, 2}  # Appendix C: "three different runs"
+    assert {trial.config.seed for trial in planned} == {
+        0,
+        1,
+        2,
+    }  # Appendix C: "three different runs"
 
 
 def test_more_seeds_or_levels_keep_the_trials_there_are():
     five, six = ({t.config.trial_key for t in trials(seeds=list(range(n)))} for n in (5, 6))
     assert five < six and len(six - five) == 10
-    more = {t.config.trial_key for t in trials(levels={"rank": [5, 10, 15, 20, 25]}, seeds=list(range(5)))}
+    more = {
+        t.config.trial_key
+        for t in trials(levels={"rank": [5, 10, 15, 20, 25]}, seeds=list(range(5)))
+    }
     assert five < more and len(more - five) == 10
 
 
@@ -87,7 +94,10 @@ BAD = [
     (["--only", "rank=0"], ["--only rank=0: not a level of ablation_rank; it has 5, 10, 15, 20"]),
     (["--only", "rank=8"], ["it has 5, 10, 15, 20"]),
     (["--only", "rank"], ["--only rank: must look like rank=5,10"]),
-    (["--levels", "rank=100000"], ["rank = 100000: the widest layer (10) has 513 inputs with bias, use 1..513"]),
+    (
+        ["--levels", "rank=100000"],
+        ["rank = 100000: the widest layer (10) has 513 inputs with bias, use 1..513"],
+    ),
     (["--levels", "rank=4.0"], ["rank = 4.0: must be an integer >= 1"]),
     (["--levels", "rank=true"], ["rank = True: must be an integer >= 1"]),
     (["--only", "rnk=5"], ['Did you mean "rank"']),
@@ -110,7 +120,10 @@ BAD = [
     (["--gpus-per-trial", "1"], ["this machine has no GPU"]),
     (["--gpus-per-trial", "auto"], ["--gpus-per-trial = auto: this machine has no GPU"]),
     (["--gpus-per-trial", "nan"], ["--gpus-per-trial = nan"]),
-    (["--gpus-per-trial", "1.5"], ["--gpus-per-trial = 1.5: must be auto, a part of a GPU in 0..1, or whole GPUs"]),
+    (
+        ["--gpus-per-trial", "1.5"],
+        ["--gpus-per-trial = 1.5: must be auto, a part of a GPU in 0..1, or whole GPUs"],
+    ),
     (["--max-concurrent", "0"], ["--max-concurrent = 0: must be an integer >= 1"]),
     (["--workers-per-trial", "0"], ["--workers-per-trial = 0: must be an integer >= 1"]),
     (
@@ -120,7 +133,10 @@ BAD = [
     (["--plugin", "nowhere.py"], ["--plugin nowhere.py: No such file or directory"]),
     (["--workload", "digits/cn"], ['unknown. Did you mean "digits/cnn"']),
     (["--workload", "digits/cnn,digits/mpl"], ['"digits/mpl": unknown. Did you mean "digits/mlp"']),
-    (["--workload", "digits/cnn,digits/cnn"], ["--workload = digits/cnn,digits/cnn: one is there twice"]),
+    (
+        ["--workload", "digits/cnn,digits/cnn"],
+        ["--workload = digits/cnn,digits/cnn: one is there twice"],
+    ),
     (["--workload", "imagefolder:nowhere/resnet32"], ["nowhere"]),
     (["--set", "batch_size=1"], ["batch normalisation needs two"]),
     (["--set", "batch_size=1198"], ["batch_size = 1198: must be an integer in 2..1197"]),
@@ -137,12 +153,19 @@ BAD = [
     (["--rerun", "123"], ["--rerun = 123: no trial of this plan"]),
     (["--sedes", "3"], ["--sedes: unknown option. Did you mean --seeds?"]),
     (["rank=5"], ["unexpected extra argument"]),
-    (["--seeds", "-1", "--set", "lr=nan", "--only", "rnk=5"], ["--seeds = -1", "lr = nan", 'mean "rank"']),
+    (
+        ["--seeds", "-1", "--set", "lr=nan", "--only", "rnk=5"],
+        ["--seeds = -1", "lr = nan", 'mean "rank"'],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "messages"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
-def test_bad_input_is_refused_line_by_line_and_writes_nothing(study, tmp_path: Path, arguments, messages):
+@pytest.mark.parametrize(
+    ("arguments", "messages"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD]
+)
+def test_bad_input_is_refused_line_by_line_and_writes_nothing(
+    study, tmp_path: Path, arguments, messages
+):
     if "--gpus-per-trial" in arguments:
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
@@ -156,13 +179,21 @@ def test_bad_input_is_refused_line_by_line_and_writes_nothing(study, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_environments_cluster_and_server_are_checked_like_flags(study, monkeypatch: pytest.MonkeyPatch):
+def test_the_environments_cluster_and_server_are_checked_like_flags(
+    study, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server")
     code, _, err = study("--dry-run")
     assert code == 2 and "RAY_ADDRESS = ray://head:10001: must be auto or HOST:PORT" in err
-    assert "MLFLOW_TRACKING_URI = " in err and "without a password" in err and len(err.splitlines()) == 2
-    assert study("--dry-run", "--address", "auto", "--tracking-uri", "none")[0] == 0  # the flags win
+    assert (
+        "MLFLOW_TRACKING_URI = " in err
+        and "without a password" in err
+        and len(err.splitlines()) == 2
+    )
+    assert (
+        study("--dry-run", "--address", "auto", "--tracking-uri", "none")[0] == 0
+    )  # the flags win
 
 
 def test_an_output_folder_that_is_a_file(study, tmp_path: Path):
@@ -202,7 +233,9 @@ def test_a_full_disk(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert not (tmp_path / "outputs" / "trials").exists()
 
 
-def test_missing_data_are_refused_before_anything_is_written(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_data_are_refused_before_anything_is_written(
+    study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     asked = []
 
     def ready(names: set[str], data_dir: Path, **flags: bool) -> list[str]:
@@ -212,9 +245,15 @@ def test_missing_data_are_refused_before_anything_is_written(study, tmp_path: Pa
     monkeypatch.setattr("studies.harness.command.run.ready", ready)
     monkeypatch.setenv("PRECOND_DATA", "restored afterwards")
     code, out, err = study("--data-dir", "there", "--verify-data")
-    assert code == 2 and out == "" and err == "error: there/data: not found\nerror: there/more: not found\n"
+    assert (
+        code == 2
+        and out == ""
+        and err == "error: there/data: not found\nerror: there/more: not found\n"
+    )
     assert asked == [({"digits/cnn"}, tmp_path / "there", {"download": False, "verify": True})]
-    assert os.environ["PRECOND_DATA"] == str(tmp_path / "there")  # where a relative image folder is looked for
+    assert os.environ["PRECOND_DATA"] == str(
+        tmp_path / "there"
+    )  # where a relative image folder is looked for
     assert study("--dry-run")[0] == 0 and len(asked) == 1  # a plan needs no data
     assert list(tmp_path.iterdir()) == []
 
@@ -224,14 +263,19 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):
     assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
     told = " ".join(out.split())
     assert "3 seeds: smallest difference" in told and "= 3.1 seed SDs" in told
-    assert "of training (by 20 steps of nysact-s, nysact-g, foof, sgd on" in told and "MB of disk" in told
+    assert (
+        "of training (by 20 steps of nysact-s, nysact-g, foof, sgd on" in told
+        and "MB of disk" in told
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_as_json_is_the_file_that_trainables_runs(study):
     code, out, _ = study("--dry-run", "--json", "--seeds", "1")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and [line["key"] for line in lines] == [t.config.trial_key for t in trials(seeds=[0])]
+    assert code == 0 and [line["key"] for line in lines] == [
+        t.config.trial_key for t in trials(seeds=[0])
+    ]
 
 
 def test_help_names_the_claim_the_exit_codes_and_every_flag(study):
@@ -243,7 +287,11 @@ def test_help_names_the_claim_the_exit_codes_and_every_flag(study):
 def test_a_process_refuses_quickly(tmp_path: Path):
     command = [sys.executable, ROOT / "studies" / "ablation_rank.py", "--seeds", "-1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 1
+        and list(tmp_path.iterdir()) == []
+    )
 
 
 # ---------------------------------------------------------------------- python -m studies
@@ -272,7 +320,12 @@ def trained(root: Path, trial: Trial) -> TrialStore:
 def test_list_finds_every_study_file(studies):
     code, out, _ = studies("list")
     files = {path.stem for path in (ROOT / "studies").glob("*.py")} - {"__init__", "__main__"}
-    assert code == 0 and files and all(name in out for name in files) and {*manage.artefacts()} == files
+    assert (
+        code == 0
+        and files
+        and all(name in out for name in files)
+        and {*manage.artefacts()} == files
+    )
 
 
 def test_status_show_and_explain(studies, tmp_path: Path):
@@ -294,7 +347,12 @@ def test_clean_removes_leftovers_and_named_trials_only(studies, tmp_path: Path):
     (keep.folder / "quarantine").mkdir()
     (keep.folder / "checkpoint-3.tmp").mkdir()
     code, out, _ = studies("clean", "--dry-run", drop.config.trial_key)
-    assert code == 0 and "quarantine" in out and drop.folder.exists() and (keep.folder / "quarantine").exists()
+    assert (
+        code == 0
+        and "quarantine" in out
+        and drop.folder.exists()
+        and (keep.folder / "quarantine").exists()
+    )
     code, _, _ = studies("clean", drop.config.trial_key)
     assert code == 0 and not drop.folder.exists()
     assert sorted(path.name for path in keep.folder.iterdir()) == ["attempts.jsonl", "config.json"]
@@ -315,5 +373,7 @@ from studies.harness.command.cli import leave
 atexit.register(signal.raise_signal, {int(number)})
 leave(click.Command("work", callback=lambda: print("the last line") or 3))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (3, "the last line\n", "")

@@ -40,12 +40,20 @@ def result(optimizer: str, ratio: float, **against: float) -> dict:
     def race(middle: float) -> dict:
         ends = {"median": middle, "low": middle - 0.01, "high": middle + 0.02}
         shares = {"apply": 0.01, STATISTICS: 0.02, REFRESH: 0.001}
-        return {"ratio": ends, "shares": {name: {"median": share} for name, share in shares.items()}}
+        return {
+            "ratio": ends,
+            "shares": {name: {"median": share} for name, share in shares.items()},
+        }
 
     hyperparameters = resolve(COST.workload, optimizer).hyperparameters
-    memory = {"peak_bytes": 110, "state_bytes": {"algorithm": 2**20, "gradient_buffer": 2**19, "rule": 2**18}}
+    memory = {
+        "peak_bytes": 110,
+        "state_bytes": {"algorithm": 2**20, "gradient_buffer": 2**19, "rule": 2**18},
+    }
     return {
-        "configuration": cost_files.configuration(COST.workload, optimizer, hyperparameters, COST.batch_size),
+        "configuration": cost_files.configuration(
+            COST.workload, optimizer, hyperparameters, COST.batch_size
+        ),
         "conditions": {"hardware": "a processor", "threads": 2},
         "step_seconds": {"median": 0.6},
         "against": {"sgd": race(ratio), **{base: race(value) for base, value in against.items()}},
@@ -59,7 +67,9 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
     folder.mkdir(parents=True)
     other = result("kfac", 1.3)
     other["configuration"]["batch_size"] = 64  # another comparison's
-    for number, one in enumerate([result("steve", 1.1, adam=1.05), result("nysact-s", 1.04), other]):
+    for number, one in enumerate(
+        [result("steve", 1.1, adam=1.05), result("nysact-s", 1.04), other]
+    ):
         (folder / f"{one['configuration']['optimizer']}-{number}.json").write_text(json.dumps(one))
     with torch.no_grad():
         measured = scaling.measure(torch.device("cpu"), widths=(16, 24, 32), ranks=(2, 4, 8))
@@ -70,14 +80,25 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
     assert "- Time of a step over SGD's: nysact-s 1.04, steve 1.10. - Of NysAct's" in screen
     assert f"/{COST.name}/{folder.name}/report.html files" in screen
     written = {"cost.csv", "report.md", "report.html", "report.tex", "published.csv"}
-    assert {path.name for path in paths} == {*written, ".report.json", "scaling.pdf", "scaling.png", "scaling.svg"}
+    assert {path.name for path in paths} == {
+        *written,
+        ".report.json",
+        "scaling.pdf",
+        "scaling.png",
+        "scaling.svg",
+    }
     report = next(path for path in paths if path.suffix == ".md").read_text()
-    assert "| nysact-s | 1.040 [1.030, 1.060] | - | +1.0% | +2.0% | +0.1% | 1.100 | 1.00 | 0.50 | 600.0 |" in report
+    assert (
+        "| nysact-s | 1.040 [1.030, 1.060] | - | +1.0% | +2.0% | +0.1% | 1.100 | 1.00 | 0.50 | 600.0 |"
+        in report
+    )
     assert "| steve | 1.100 [1.090, 1.120] | 1.050 [1.040, 1.070] |" in report
     assert report.index("nysact-s | 1.0") < report.index("steve | 1.1")
     assert "kfac |" not in report
     assert "hardware: a processor" in report
-    assert f"| nysact-s refresh | r | {measured['r']['nysact-s refresh']['exponent']:.2f} |" in report
+    assert (
+        f"| nysact-s refresh | r | {measured['r']['nysact-s refresh']['exponent']:.2f} |" in report
+    )
 
 
 def test_nothing_measured_is_one_line(tmp_path: Path, capsys):
@@ -99,15 +120,24 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-def test_the_study_is_passed_on_and_a_failure_ends_it(tmp_path: Path, calls: list[list[str]], capsys):
+def test_the_study_is_passed_on_and_a_failure_ends_it(
+    tmp_path: Path, calls: list[list[str]], capsys
+):
     timed(results_folder(tmp_path, torch.device("cpu"), 2), resolve(COST.workload, "kfac"))
     assert go(tmp_path, report_only=False, settings={"rank": 5}) == 4
-    assert len(calls) == 1 and "python -m trainables.cost ended with exit code 1" in capsys.readouterr().err
+    assert (
+        len(calls) == 1
+        and "python -m trainables.cost ended with exit code 1" in capsys.readouterr().err
+    )
     assert calls[0][:2] == ["trainables.cost", "cifar10/resnet32"]
-    assert {"--set=rank=5", "--batch-size=128", "--optimizers=" + ",".join(COST.optimizers)} <= set(calls[0])
+    assert {"--set=rank=5", "--batch-size=128", "--optimizers=" + ",".join(COST.optimizers)} <= set(
+        calls[0]
+    )
 
 
-def test_faithful_arms_are_timed_where_they_cost_something_else(tmp_path: Path, calls: list[list[str]], capsys):
+def test_faithful_arms_are_timed_where_they_cost_something_else(
+    tmp_path: Path, calls: list[list[str]], capsys
+):
     options = Options(out=tmp_path, extra={"device": "cpu"})
     [plan] = COST.plan(options)
     assert [command[0] for command in plan.commands] == [
@@ -119,7 +149,10 @@ def test_faithful_arms_are_timed_where_they_cost_something_else(tmp_path: Path, 
     assert plan.commands[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac")
     [plan] = COST.plan(Options(out=tmp_path, extra={"device": "cpu"}, workload="digits/cnn"))
     # There both papers' conventions have arms.
-    assert plan.commands[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve,ekfac")
+    assert plan.commands[1][-2:] == (
+        "--faithful",
+        "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve,ekfac",
+    )
     assert go(tmp_path, report_only=False, optimizers=["kfca"]) == 2 and not calls
     assert 'optimizer = "kfca": unknown. Did you mean "kfac"?' in capsys.readouterr().err
 
@@ -130,7 +163,9 @@ def test_an_unknown_device_is_one_line(tmp_path: Path, calls: list[list[str]], c
     assert capsys.readouterr().err == f"error: --device = {device}: must be cpu, cuda or cuda:N\n"
 
 
-def test_a_dry_run_prints_the_benchmarks_and_runs_none(tmp_path: Path, calls: list[list[str]], capsys):
+def test_a_dry_run_prints_the_benchmarks_and_runs_none(
+    tmp_path: Path, calls: list[list[str]], capsys
+):
     assert go(tmp_path, report_only=False, dry_run=True) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "10 optimizers over SGD, batch size 128, 20 blocks each, on cpu: 0 results there" in text
@@ -148,7 +183,10 @@ def test_a_row_is_called_by_its_arm_and_what_it_has_beside_it():
     assert (name("adam"), name("adam", faithful=True)) == ("adam", "adam")
     assert name("nysact-s", {"rank": 5}) == "nysact-s rank=5"
     assert name("kfac", {"inv_interval": 7}, faithful=True) == "kfac faithful inv_interval=7"
-    assert cost_report.label({"optimizer": "released:kfac", "workload": "cifar10/resnet32"}) == "released:kfac"
+    assert (
+        cost_report.label({"optimizer": "released:kfac", "workload": "cifar10/resnet32"})
+        == "released:kfac"
+    )
 
 
 def test_published_costs_are_held_against_the_very_configuration(tmp_path: Path):
@@ -156,22 +194,42 @@ def test_published_costs_are_held_against_the_very_configuration(tmp_path: Path)
     folder = tmp_path / "cost" / "a-gpu"
     ratios = {"nysact-s": (1.41, 0.01), "kfac": (2.29, 0.1), "eva": (1.5, 0.01)}
     for optimizer, (ratio, width) in ratios.items():
-        timed(folder, resolve("cifar100/resnet32", optimizer, faithful=True), ratio=ratio, width=width)
-    timed(folder, resolve("cifar100/resnet32", "foof"), ratio=1.52)  # the consistent arm is not what was published
+        timed(
+            folder, resolve("cifar100/resnet32", optimizer, faithful=True), ratio=ratio, width=width
+        )
+    timed(
+        folder, resolve("cifar100/resnet32", "foof"), ratio=1.52
+    )  # the consistent arm is not what was published
     timed(folder, resolve("cifar100/resnet110", "sketchysgd"), step=0.1, peak=21_300_000_000)
     claims = cost_report.costly(COST)
     published = against(COST, cost_report.measured(claims, folder), {"cifar100/resnet32"})
     assert published is not None
     blocks, rows = sections.published(published), published.comparisons
-    verdicts = {(row.claim.table, row.claim.row, row.claim.column): (row.verdict, row.why) for row in rows}
-    found = {row: verdicts["Table 3", row, "ResNet-32 Time"][0] for row in ("NysAct-s", "KFAC", "Eva", "FOOF")}
-    assert found == {"NysAct-s": "reproduced", "KFAC": "compatible", "Eva": "differs", "FOOF": "not run"}
+    verdicts = {
+        (row.claim.table, row.claim.row, row.claim.column): (row.verdict, row.why) for row in rows
+    }
+    found = {
+        row: verdicts["Table 3", row, "ResNet-32 Time"][0]
+        for row in ("NysAct-s", "KFAC", "Eva", "FOOF")
+    }
+    assert found == {
+        "NysAct-s": "reproduced",
+        "KFAC": "compatible",
+        "Eva": "differs",
+        "FOOF": "not run",
+    }
     assert verdicts["Table 3", "NysAct-s", "ResNet-32 Mem"][0] == "differs"  # 1.10, published 1.00
-    seconds = next(row for row in rows if (row.claim.table, row.claim.row) == ("Section 2", "SketchySGD"))
+    seconds = next(
+        row for row in rows if (row.claim.table, row.claim.row) == ("Section 2", "SketchySGD")
+    )
     assert seconds.verdict == "protocol differs" and "hardware=A-GPU" in seconds.why
-    assert seconds.measured.mean == pytest.approx(390 * 0.1 + 10_000 * 0.001)  # what was measured is shown
+    assert seconds.measured.mean == pytest.approx(
+        390 * 0.1 + 10_000 * 0.001
+    )  # what was measured is shown
     text = next(block for block in blocks if getattr(block, "label", "") == "Order").text
-    assert text == "Table 3, ResNet-32 Time: Kendall's tau of 3 arms = +1.00."  # no seeds, so no interval
+    assert (
+        text == "Table 3, ResNet-32 Time: Kendall's tau of 3 arms = +1.00."
+    )  # no seeds, so no interval
 
 
 def test_memory_of_a_process_is_held_against_nothing(tmp_path: Path):
@@ -190,7 +248,9 @@ def test_what_was_published_and_not_measured_names_its_command(tmp_path: Path):
     timed(folder, resolve(COST.workload, "kfac"))
     assert go(tmp_path) == 0
     text = (tmp_path / "reports" / COST.name / folder.name / "report.md").read_text()
-    command = "python -m trainables.cost cifar100/resnet32 --batch-size=128 --faithful --optimizers="
+    command = (
+        "python -m trainables.cost cifar100/resnet32 --batch-size=128 --faithful --optimizers="
+    )
     assert f"- `{command}kfac,eva,foof,nysact-g,nysact-s`" in text
     peers = "cifar100/resnet110 --batch-size=128 --faithful --optimizers=kfac,eva,foof,nysact-g,nysact-s,adahessian,"
     assert peers + "shampoo,sgd,sketchysgd`" in text

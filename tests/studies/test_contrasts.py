@@ -8,7 +8,14 @@ from scipy import stats
 from studies.harness.evidence.arms import by_seed
 from studies.harness.evidence.contrasts import bold, contrasts, detectable
 from studies.harness.statistics.intervals import summarize
-from studies.harness.statistics.paired import SAME, equivalence_p, holm, paired_p, smallest_effect, unbeaten
+from studies.harness.statistics.paired import (
+    SAME,
+    equivalence_p,
+    holm,
+    paired_p,
+    smallest_effect,
+    unbeaten,
+)
 
 RNG = np.random.default_rng
 METRIC = "test/accuracy"
@@ -17,7 +24,13 @@ METRIC = "test/accuracy"
 def frame(values, status="completed"):
     """A ledger frame from {arm: one value per seed}; nan is a trial that diverged."""
     rows = [
-        {"arm": arm, "optimizer": arm, "seed": seed, METRIC: value, "status": "diverged" if value != value else status}
+        {
+            "arm": arm,
+            "optimizer": arm,
+            "seed": seed,
+            METRIC: value,
+            "status": "diverged" if value != value else status,
+        }
         for arm, sample in values.items()
         for seed, value in enumerate(sample)
     ]
@@ -40,14 +53,23 @@ def test_paired_p_is_scipys_and_leaves_out_missing_seeds():
     assert paired_p(holes) == pytest.approx(paired_p(np.delete(x, 2, axis=1)))
 
 
-@pytest.mark.parametrize("sample", [[1.0], [math.nan, 2.0], [0.1, 0.1, 0.1], [0.3 - 0.2, 0.1, 0.4 - 0.3]])
+@pytest.mark.parametrize(
+    "sample", [[1.0], [math.nan, 2.0], [0.1, 0.1, 0.1], [0.3 - 0.2, 0.1, 0.4 - 0.3]]
+)
 def test_nothing_is_tested_without_a_spread(sample):
     assert math.isnan(paired_p(np.array(sample)))
 
 
 def test_holm_is_statsmodels():
     p = np.array([0.01, 0.04, 0.03, 0.005, 0.5, 0.012])
-    printed = [0.05, 0.09, 0.09, 0.03, 0.5, 0.05]  # statsmodels 0.15, multipletests(p, method="holm")
+    printed = [
+        0.05,
+        0.09,
+        0.09,
+        0.03,
+        0.5,
+        0.05,
+    ]  # statsmodels 0.15, multipletests(p, method="holm")
     assert holm(p) == pytest.approx(printed)
     assert holm(np.stack([p, p[::-1]]))[1] == pytest.approx(printed[::-1])
     with_hole = holm(np.insert(p, 1, math.nan))
@@ -56,9 +78,13 @@ def test_holm_is_statsmodels():
 
 def test_equivalence_is_statsmodels():
     differences = np.array([0.001, 0.002, -0.001, 0.0005, 0.0015])
-    assert equivalence_p(differences, 0.003) == pytest.approx(0.006456268141645009)  # 0.15, ttost_paired
+    assert equivalence_p(differences, 0.003) == pytest.approx(
+        0.006456268141645009
+    )  # 0.15, ttost_paired
     assert equivalence_p(-differences, 0.003) == pytest.approx(0.006456268141645009)
-    assert equivalence_p(np.zeros(3), SAME) == 0 and math.isnan(equivalence_p(np.full(3, 0.001), SAME))
+    assert equivalence_p(np.zeros(3), SAME) == 0 and math.isnan(
+        equivalence_p(np.full(3, 0.001), SAME)
+    )
 
 
 @pytest.mark.parametrize(("arms", "seeds"), [(2, 3), (5, 5), (8, 3)])
@@ -67,7 +93,9 @@ def test_null_tables_are_bold_at_most_as_often_as_promised(arms, seeds):
     rng = RNG(arms)
     values = rng.normal(size=(20_000, seeds, arms)) + rng.normal(size=(20_000, seeds, 1))
     share = unbeaten(values).any(axis=-1).mean()
-    assert 0.03 <= share <= 0.055  # uncorrected, 0.05 to 0.3 would be bold: the lower end shows that the test can fire
+    assert (
+        0.03 <= share <= 0.055
+    )  # uncorrected, 0.05 to 0.3 would be bold: the lower end shows that the test can fire
 
 
 def test_intervals_cover_the_mean_of_identical_arms():
@@ -96,7 +124,11 @@ def test_contrasts_pair_common_seeds_and_correct_over_the_table():
     a, b, c = rng.normal(size=(3, 5))
     b[4] = math.nan
     table = contrasts(values_of({"a": a, "b": b, "c": c}))
-    assert list(zip(table["arm"], table["other"], strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert list(zip(table["arm"], table["other"], strict=True)) == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+    ]
     assert list(table["n"]) == [4, 5, 4]
     expected = stats.ttest_rel(a[:4], b[:4])
     interval = expected.confidence_interval(0.95)
@@ -113,7 +145,11 @@ def test_pairing_takes_the_seed_out():
     assert bold_of(values) == {"a"}
     assert stats.ttest_ind(values["a"], values["b"]).pvalue > 0.9
     summary = detectable(values_of(values))
-    assert summary is not None and summary.correlation > 0.99 and summary.paired < 0.05 * summary.unpaired
+    assert (
+        summary is not None
+        and summary.correlation > 0.99
+        and summary.paired < 0.05 * summary.unpaired
+    )
 
 
 def test_an_arm_with_a_diverged_trial_is_never_bold():
@@ -124,7 +160,12 @@ def test_an_arm_with_a_diverged_trial_is_never_bold():
 
 def test_detectable_difference_has_its_power():
     # statsmodels 0.15: TTestIndPower and TTestPower, 80% at 5%, in standard deviations.
-    for n, unpaired, paired in ((3, 3.0709, 3.2640), (5, 2.0244, 1.6820), (10, 1.3249, 0.9960), (20, 0.9091, 0.6604)):
+    for n, unpaired, paired in (
+        (3, 3.0709, 3.2640),
+        (5, 2.0244, 1.6820),
+        (10, 1.3249, 0.9960),
+        (20, 0.9091, 0.6604),
+    ):
         assert smallest_effect(2 * n - 2) * math.sqrt(2 / n) == pytest.approx(unpaired, abs=2e-4)
         assert smallest_effect(n - 1) / math.sqrt(n) == pytest.approx(paired, abs=2e-4)
 
@@ -135,8 +176,12 @@ def test_detectable_difference_pools_spread_and_correlation():
     values = {arm: 0.8**0.5 * shared + 0.2**0.5 * rng.normal(size=2000) for arm in "abc"}
     summary = detectable(values_of(values))
     assert summary is not None and summary.n == 2000
-    assert summary.sd == pytest.approx(1, abs=0.05) and summary.correlation == pytest.approx(0.8, abs=0.03)
-    assert summary.paired == pytest.approx(summary.unpaired * math.sqrt(1 - summary.correlation), rel=1e-2)
+    assert summary.sd == pytest.approx(1, abs=0.05) and summary.correlation == pytest.approx(
+        0.8, abs=0.03
+    )
+    assert summary.paired == pytest.approx(
+        summary.unpaired * math.sqrt(1 - summary.correlation), rel=1e-2
+    )
     assert detectable(values_of({"a": [1.0], "b": [2.0]})) is None
 
 

@@ -35,7 +35,12 @@ def test_a_report_computes_everything_once(root: Path, monkeypatch: pytest.Monke
 
         monkeypatch.setattr(module, name, call)
 
-    for module, name in ((ledger, "frame"), (arms, "group"), (arms, "by_seed"), (contrasts, "contrasts")):
+    for module, name in (
+        (ledger, "frame"),
+        (arms, "group"),
+        (arms, "by_seed"),
+        (contrasts, "contrasts"),
+    ):
         counted(module, name)
     report = folders.report(root, planned())
     assert report.listing is not None and report.record and report.metrics
@@ -43,7 +48,9 @@ def test_a_report_computes_everything_once(root: Path, monkeypatch: pytest.Monke
     assert calls == {"frame": 1, "frame epoch": 1, "group": 1, "by_seed": 1, "contrasts": 1}
 
 
-def test_another_metric_of_the_same_trials_is_analysed_from_the_same_tables(root: Path, monkeypatch):
+def test_another_metric_of_the_same_trials_is_analysed_from_the_same_tables(
+    root: Path, monkeypatch
+):
     evidence = folders.evidence(root, planned())
     monkeypatch.setattr(ledger, "frame", None)
     loss = evidence.of("test/loss")
@@ -55,8 +62,17 @@ def test_a_summary_has_the_counts_and_every_arms_mean(root: Path):
     run(root, planned(seeds=4)[-1], 1, FAILED, reason="no")
     report = folders.report(root, planned(seeds=4))
     counts = {status: report.metrics[f"trials/{status}"] for status in STATUSES}
-    assert counts == {"completed": 24, "diverged": 0, "oom": 0, "failed": 1, "in flight": 0, "not run": 7}
+    assert counts == {
+        "completed": 24,
+        "diverged": 0,
+        "oom": 0,
+        "failed": 1,
+        "in flight": 0,
+        "not run": 7,
+    }
     assert report.metrics["trials/planned"] == 32 and report.failed
-    table = pd.read_csv(next(path for path in report.files if path.name == "arms.csv")).set_index("arm")
+    table = pd.read_csv(next(path for path in report.files if path.name == "arms.csv")).set_index(
+        "arm"
+    )
     assert report.metrics["mean/nysact-s.rank.5"] == table.loc["nysact-s rank=5", "mean"]
     assert report.metrics["n/sgd"] == 3 and len(report.metrics) == 7 + 5 * len(STUDY.arms)

@@ -51,7 +51,9 @@ def test_command_lines_are_refused_or_planned(tmp_path: Path, monkeypatch: pytes
     assert violations(inputs.inputs, 30, tmp_path) == []
 
 
-def test_a_store_that_does_not_compare_digests_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_store_that_does_not_compare_digests_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(checkpoints, "digest", lambda _: "the same for all")
     assert any("manifest.json" in line for line in violations(files.corrupt, 100, tmp_path))
 
@@ -78,8 +80,14 @@ def test_the_nth_operation_fails_and_no_other(tmp_path: Path):
     assert total > 50
     for error, code in ((EIO, RAISED), (ENOSPC, RAISED), (KILL, -9)):
         root = tmp_path / error
-        assert in_child(lambda root=root: toy.session(root, [config]), Fault(root, total, error)) == code
-        assert in_child(lambda root=root: toy.session(root, [config]), Fault(root, total + 1, error)) == DONE
+        assert (
+            in_child(lambda root=root: toy.session(root, [config]), Fault(root, total, error))
+            == code
+        )
+        assert (
+            in_child(lambda root=root: toy.session(root, [config]), Fault(root, total + 1, error))
+            == DONE
+        )
 
 
 def test_finished_finds_what_is_wrong(tmp_path: Path):
@@ -242,7 +250,9 @@ def test_ray_is_not_asked_for_nodes_while_it_shuts_down(monkeypatch: pytest.Monk
     assert found == []
 
 
-@pytest.mark.parametrize("error", [RaySystemError("no GCS.\nat all"), RuntimeError("System error: no GCS.\nat all")])
+@pytest.mark.parametrize(
+    "error", [RaySystemError("no GCS.\nat all"), RuntimeError("System error: no GCS.\nat all")]
+)
 def test_a_ray_that_does_not_start_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "restored afterwards")
     monkeypatch.setattr(local_cluster.ray, "init", Mock(side_effect=error))
@@ -259,7 +269,9 @@ def test_signals_wait_until_ray_has_started(number: int):
     started = False
     try:
         with pytest.raises(InterruptedError), stopping.signals_wait():
-            ray._private.utils.set_sigterm_handler(lambda number, _: sys.exit(number))  # as `ray.init` does
+            ray._private.utils.set_sigterm_handler(
+                lambda number, _: sys.exit(number)
+            )  # as `ray.init` does
             signal.raise_signal(number)
             signal.raise_signal(number)
             signal.alarm(30)  # as abseil's handler does

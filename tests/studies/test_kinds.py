@@ -49,7 +49,11 @@ class Sum(Artefact):
 
     def missing(self, plan: SumPlan) -> Work:
         todo = 0 if (plan.root / "sum.json").exists() or plan.options.report_only else 1
-        return Work(count=todo, summary=f"{len(plan.numbers)} numbers to add", records=[{"numbers": plan.numbers}])
+        return Work(
+            count=todo,
+            summary=f"{len(plan.numbers)} numbers to add",
+            records=[{"numbers": plan.numbers}],
+        )
 
     @classmethod
     def execute(cls, plans: Sequence[SumPlan], driver: Driver) -> None:
@@ -65,7 +69,12 @@ class Sum(Artefact):
         total = json.loads(path.read_text())[0] if path.exists() else None
         files = document.write(plan.folder, self.title, [Text(f"The sum is {total}.")], [], {})
         listing = Listing(title="Sums", header=["what", "sum"], rows=[["all", str(total)]])
-        return Report(files=files, findings=[f"The sum is {total}."], listing=listing, record=json.dumps(total))
+        return Report(
+            files=files,
+            findings=[f"The sum is {total}."],
+            listing=listing,
+            record=json.dumps(total),
+        )
 
     def tracking(self, plan: SumPlan) -> None:
         return None
@@ -78,7 +87,12 @@ class Sum(Artefact):
 
 
 SUM = Sum(
-    name="sum", title="A sum", paper="ours", table="Table 1", claim="It adds up.", falsifier="It does not add up."
+    name="sum",
+    title="A sum",
+    paper="ours",
+    table="Table 1",
+    claim="It adds up.",
+    falsifier="It does not add up.",
 )
 
 
@@ -101,7 +115,10 @@ def test_a_kind_from_outside_runs_on_the_one_path(run, tmp_path: Path):
     assert (tmp_path / "outputs/reports/sum/digits-cnn/report.html").exists()
     code, out, _ = run("--numbers", "3,4", "--json")
     assert code == 0 and out == "7\n"
-    assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [7, 1]  # nothing was executed again
+    assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [
+        7,
+        1,
+    ]  # nothing was executed again
 
 
 def test_it_has_the_whole_command_line(run, tmp_path: Path):
@@ -118,7 +135,9 @@ def test_it_has_the_whole_command_line(run, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("ending", "code"), [("budget", 3), ("SIGINT", 130), ("SIGTERM", 143), ("failure", 4)])
+@pytest.mark.parametrize(
+    ("ending", "code"), [("budget", 3), ("SIGINT", 130), ("SIGTERM", 143), ("failure", 4)]
+)
 def test_its_ends_are_exit_codes_after_which_the_command_resumes(run, ending: str, code: int):
     ended, out, err = run(artefact=replace(SUM, ending=ending))
     assert ended == code and "- The sum is None." in out  # the report is made whatever happens

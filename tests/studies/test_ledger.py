@@ -36,13 +36,22 @@ def test_every_status_is_told_apart(tmp_path, trials):
     run(tmp_path, trials[3], 1, FAILED, reason="ValueError: no")
     run(tmp_path, trials[4], 1, None)
     frame = ledger.frame(trials, tmp_path)
-    assert list(frame["status"])[:6] == ["completed", "diverged", "oom", "failed", "in flight", "not run"]
+    assert list(frame["status"])[:6] == [
+        "completed",
+        "diverged",
+        "oom",
+        "failed",
+        "in flight",
+        "not run",
+    ]
     assert frame["reason"][1] == "epoch=1, step=7"
     assert frame["reason"][3] == "ValueError: no"
     assert frame["committed"][4] == 1
 
 
-def test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run(tmp_path, trials):
+def test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run(
+    tmp_path, trials
+):
     """Refused, the same command would never go on; and a second driver would call the first one's folders foreign."""
     trial_folder(tmp_path, trials[0].config.trial_key).mkdir(parents=True)
     assert trials[0] in status.missing(trials, tmp_path)
@@ -53,8 +62,14 @@ def test_one_row_per_committed_epoch(tmp_path, trials):
     run(tmp_path, trials[0])
     run(tmp_path, trials[1], 1, None)
     frame = ledger.frame(trials, tmp_path, per="epoch")
-    assert list(zip(frame["arm"], frame["epoch"], strict=True)) == [("sgd", 0), ("sgd", 1), ("foof", 0)]
-    assert list(frame["test/loss"]) == [metrics(trials[0], epoch)["test/loss"] for epoch in (0, 1, 0)]
+    assert list(zip(frame["arm"], frame["epoch"], strict=True)) == [
+        ("sgd", 0),
+        ("sgd", 1),
+        ("foof", 0),
+    ]
+    assert list(frame["test/loss"]) == [
+        metrics(trials[0], epoch)["test/loss"] for epoch in (0, 1, 0)
+    ]
     assert (frame["time"] > 1e9).all()
 
 
@@ -84,8 +99,13 @@ def test_best_epoch_of_each_test_metric_stands_beside_the_last(tmp_path, trials,
     curve = [(0.8, 0.9), (0.95, 0.7), (float("nan"), 0.5), (0.9, 0.6)]
     values = iter(curve)
     monkeypatch.setattr(
-        "folders.metrics", lambda *_: dict(zip(("test/accuracy", "test/loss"), next(values), strict=True))
+        "folders.metrics",
+        lambda *_: dict(zip(("test/accuracy", "test/loss"), next(values), strict=True)),
     )
     run(tmp_path, trials[0], len(curve))
     row = ledger.frame(trials[:2], tmp_path).iloc[0]
-    assert (row["test/accuracy"], row["best/test/accuracy"], row["best/test/loss"]) == (0.9, 0.95, 0.5)
+    assert (row["test/accuracy"], row["best/test/accuracy"], row["best/test/loss"]) == (
+        0.9,
+        0.95,
+        0.5,
+    )

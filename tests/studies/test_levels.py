@@ -57,8 +57,12 @@ def test_levels_come_in_numerical_order_and_a_loss_is_best_small():
 
 def test_each_optimizer_and_setting_of_other_factors_has_its_own_verdict():
     one = frame("rank", [5, 10], [0.9, 0.9]).assign(shift="tropp")
-    other = frame("rank", [5, 10], [0.8, 0.9]).assign(shift="official", arm=lambda t: t["arm"] + "o")
-    table = pd.concat([one, other])[["arm", "optimizer", "rank", "shift", "seed", "faithful", "status", METRIC]]
+    other = frame("rank", [5, 10], [0.8, 0.9]).assign(
+        shift="official", arm=lambda t: t["arm"] + "o"
+    )
+    table = pd.concat([one, other])[
+        ["arm", "optimizer", "rank", "shift", "seed", "faithful", "status", METRIC]
+    ]
     found = {(v.factor, v.setting): v.verdict for v in level_verdicts(table, METRIC)}
     assert found == {
         ("rank", "shift=tropp"): FLAT,

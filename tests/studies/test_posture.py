@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CODE = [path for name in ("precond", "trainables", "studies") for path in sorted((ROOT / name).rglob("*.py"))]
+CODE = [
+    path
+    for name in ("precond", "trainables", "studies")
+    for path in sorted((ROOT / name).rglob("*.py"))
+]
 FORBIDDEN = {
     r"\bpickle\.loads?\(": "runs what it reads",
     r"\bcloudpickle\b": "runs what it reads",
@@ -46,7 +50,9 @@ def test_each_pattern_finds_what_it_forbids():
         os.system(c) | host="0.0.0.0" | get(u, verify=False) | mlflow.pytorch.load_model(u)"""
     for pattern in FORBIDDEN:
         assert re.search(pattern, examples), pattern
-    assert not re.search(r"\btorch\.load\((?![^\n]*weights_only=True)", "torch.load(path, weights_only=True)")
+    assert not re.search(
+        r"\btorch\.load\((?![^\n]*weights_only=True)", "torch.load(path, weights_only=True)"
+    )
 
 
 def test_archives_cannot_write_outside():
@@ -57,7 +63,9 @@ def test_archives_cannot_write_outside():
         for before, line in itertools.pairwise(path.read_text().splitlines())
         if "extractall(" in line
     ]
-    assert found and all("zipfile.ZipFile(" in before or 'filter="data"' in line for _, before, line in found), found
+    assert found and all(
+        "zipfile.ZipFile(" in before or 'filter="data"' in line for _, before, line in found
+    ), found
 
 
 def test_the_ui_listens_on_this_machine_only():

@@ -50,7 +50,9 @@ def covariance(width: int, seed: int = 0, decay: float = 1.0) -> Tensor:
     """`[1, width, width]` in float64 with eigenvalues k^-decay."""
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
-    return ((basis * torch.arange(1.0, width + 1, dtype=torch.float64) ** -decay) @ basis.T).unsqueeze(0)
+    return (
+        (basis * torch.arange(1.0, width + 1, dtype=torch.float64) ** -decay) @ basis.T
+    ).unsqueeze(0)
 
 
 def result(arrays: dict, seed: int = 0) -> Result:
@@ -87,7 +89,12 @@ def test_the_floor_is_the_tail_of_the_spectrum_and_nothing_is_below_it():
 
 def test_the_matrices_in_the_figure_are_those_of_the_errors():
     """Of the widest three layers that are approximated, the last of each width; groups are layers of their own."""
-    stacks = {"a": covariance(5), "b": covariance(20, 1), "c": covariance(20, 2), "d": covariance(30, 3)}
+    stacks = {
+        "a": covariance(5),
+        "b": covariance(20, 1),
+        "c": covariance(20, 2),
+        "d": covariance(30, 3),
+    }
     stacks["e"] = torch.cat([covariance(12, 4), covariance(12, 5)])
     arrays = covariances.arrays(Covariances(rank=5, draws=2), stacks, seed=0)
     assert list(arrays["layers"]) == ["a", "b", "c", "d", "e[0]", "e[1]"]
@@ -97,7 +104,9 @@ def test_the_matrices_in_the_figure_are_those_of_the_errors():
     for number in (2, 3, 5):
         actual = arrays[f"actual/{number}"]
         for k, kind in enumerate(APPROXIMATIONS):
-            error = np.linalg.norm(actual - approximate(arrays, kind, number)) / np.linalg.norm(actual)
+            error = np.linalg.norm(actual - approximate(arrays, kind, number)) / np.linalg.norm(
+                actual
+            )
             assert error == pytest.approx(arrays["frobenius"][number, k, 0], rel=1e-4)
 
 
@@ -114,7 +123,9 @@ def test_a_covariance_of_low_rank_is_recovered_and_one_of_zeros_is_no_error():
 
 def test_a_layer_that_loses_more_than_half_is_named():
     arrays = covariances.arrays(
-        Covariances(rank=2, draws=10), {"flat": covariance(40, decay=0.0), "low": covariance(40, 1, 3)}, 0
+        Covariances(rank=2, draws=10),
+        {"flat": covariance(40, decay=0.0), "low": covariance(40, 1, 3)},
+        0,
     )
     numbers = covariances.numbers(HEATMAP.measurement, [result(arrays)])
     text = covariances.blocks(HEATMAP.measurement, numbers)[0].text
@@ -139,7 +150,9 @@ class Inputs:
             module.register_forward_hook(self._keep(kept))
 
     def _keep(self, kept: list[Tensor]):
-        return lambda module, args, output: kept.append(args[0].detach().clone()) if module.training else None
+        return lambda module, args, output: (
+            kept.append(args[0].detach().clone()) if module.training else None
+        )
 
 
 @pytest.fixture
@@ -194,7 +207,11 @@ def test_watching_changes_no_number_of_the_training(tmp_path: Path):
     for one in (NORMS, replace(HEATMAP, measurement=Covariances(rank=5, draws=1))):
         losses: list[float] = []
         measure(
-            one, trial(one), tmp_path, CPU, lambda epoch, metrics, losses=losses: losses.append(metrics["train/loss"])
+            one,
+            trial(one),
+            tmp_path,
+            CPU,
+            lambda epoch, metrics, losses=losses: losses.append(metrics["train/loss"]),
         )
         assert losses == wanted
 
@@ -202,7 +219,12 @@ def test_watching_changes_no_number_of_the_training(tmp_path: Path):
 def norms(values: np.ndarray) -> dict:
     layers = np.array([f"layer{i}" for i in range(values.shape[1])])
     kinds = np.arange(values.shape[1]) < 2
-    return {"layers": layers, "convolution": kinds, "inputs": np.full(len(layers), 9), "norms": values}
+    return {
+        "layers": layers,
+        "convolution": kinds,
+        "inputs": np.full(len(layers), 9),
+        "norms": values,
+    }
 
 
 def test_a_norm_that_still_grows_or_is_zero_is_named():
@@ -214,7 +236,11 @@ def test_a_norm_that_still_grows_or_is_zero_is_named():
     tenth = values[90:, 1].mean() / values[80:90, 1].mean() - 1
     assert numbers["growth"][1] == pytest.approx(tenth) and tenth > GROWTH
     text = norms_code.blocks(NORMS.measurement, numbers)[0].text
-    assert "1 of 3 layers still grow" in text and "(layer1)" in text and "norm of 1 reached zero (layer2)" in text
+    assert (
+        "1 of 3 layers still grow" in text
+        and "(layer1)" in text
+        and "norm of 1 reached zero (layer2)" in text
+    )
 
 
 def test_figures_with_many_layers_and_one_kind_are_drawn(tmp_path: Path):
@@ -240,7 +266,9 @@ def test_a_result_is_found_again_by_what_decides_it(tmp_path: Path):
     assert len({folder.key(one, config) for one in (NORMS, HEATMAP, other)}) == 3
 
 
-def test_a_kill_while_writing_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_kill_while_writing_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Whatever write is the last, there is no result, and the next run makes a whole one."""
     config, arrays = trial(NORMS), {"norms": np.arange(3.0)}
     place, calls = folder.probe_folder(tmp_path, folder.key(NORMS, config)), 0
@@ -331,12 +359,24 @@ def test_a_smoke_run_ends_with_a_report_and_a_second_one_trains_nothing(
     ("arguments", "lines"),
     [
         (("--set", "rank=0"), ["rank = 0: must be an integer >= 1"]),
-        (("--set", "rank=2.5", "--set", "draws=0"), ["rank = 2.5: must be", "draws = 0: must be an integer >= 1"]),
-        (("--set", "rank=514"), ["rank = 514: the widest layer (10) has 513 inputs with bias, use 1..513"]),
+        (
+            ("--set", "rank=2.5", "--set", "draws=0"),
+            ["rank = 2.5: must be", "draws = 0: must be an integer >= 1"],
+        ),
+        (
+            ("--set", "rank=514"),
+            ["rank = 514: the widest layer (10) has 513 inputs with bias, use 1..513"],
+        ),
         (("--set", "rnk=3"), ['--set rnk: unknown. Did you mean "rank"?']),
         (("--set", "lr=-1"), ["lr = -1: must be"]),
-        (("--set", "compile=true"), ["compile = True: a probe watches layers as they are written; leave it out"]),
-        (("--workload", "digits/cn", "--epochs", "0"), ["--epochs = 0", '--workload = "digits/cn": unknown']),
+        (
+            ("--set", "compile=true"),
+            ["compile = True: a probe watches layers as they are written; leave it out"],
+        ),
+        (
+            ("--workload", "digits/cn", "--epochs", "0"),
+            ["--epochs = 0", '--workload = "digits/cn": unknown'],
+        ),
         (("--optimizers", "adam"), ["--optimizers: not for covariance_heatmap, which has no arms"]),
         (("--seed", "3"), ["--seed: unknown option. Did you mean --seeds?"]),
         (("--workload", "cifar10/lenet5", "--data-dir", "nowhere"), ["nowhere"]),
@@ -354,13 +394,27 @@ def test_a_bad_command_is_a_line_each_and_writes_nothing(
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert command(NORMS, tmp_path, "--dry-run", "--seeds", "4,7", "--workload", "cifar10/lenet5") == 0
-    assert "2 networks (sgd, 100 epochs): 0 done, 2 to go" in capsys.readouterr().out  # the paper's, not the recipe's
+    assert (
+        command(NORMS, tmp_path, "--dry-run", "--seeds", "4,7", "--workload", "cifar10/lenet5") == 0
+    )
+    assert (
+        "2 networks (sgd, 100 epochs): 0 done, 2 to go" in capsys.readouterr().out
+    )  # the paper's, not the recipe's
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_diverged_network_is_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    arguments = ("--smoke", "--set", "lr=1e12", "--set", "batch_size=256", "--seeds", "1", "--tracking-uri", "none")
+    arguments = (
+        "--smoke",
+        "--set",
+        "lr=1e12",
+        "--set",
+        "batch_size=256",
+        "--seeds",
+        "1",
+        "--tracking-uri",
+        "none",
+    )
     for done in (0, 1):
         assert command(NORMS, tmp_path, *arguments) == 0
         assert f"{done} done, {1 - done} to go" in capsys.readouterr().out
@@ -368,13 +422,17 @@ def test_a_diverged_network_is_a_result(tmp_path: Path, capsys: pytest.CaptureFi
     assert "1 of 1 diverged. seed 0: loss = " in report and "![" not in report
 
 
-def test_what_is_missing_is_said_and_only_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_is_missing_is_said_and_only_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     assert command(NORMS, tmp_path, "--smoke", "--report-only", "--tracking-uri", "none") == 0
     assert "2 of 2 not run." in next(tmp_path.rglob("report.md")).read_text()
     assert not (tmp_path / "outputs" / "smoke" / "probes").exists()
 
 
-def test_mlflow_has_one_run_with_the_figure_and_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_mlflow_has_one_run_with_the_figure_and_the_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     import mlflow
 
     for _ in range(2):
@@ -384,15 +442,29 @@ def test_mlflow_has_one_run_with_the_figure_and_the_numbers(tmp_path: Path, caps
     experiment = client.get_experiment_by_name("activation_norms-smoke")
     assert experiment is not None
     [run] = client.search_runs([experiment.experiment_id])
-    assert {f"{name}/{layer}" for name in ("smallest", "largest", "growth") for layer in ("0", "3", "6", "10")} == set(
-        run.data.metrics
-    )
+    assert {
+        f"{name}/{layer}"
+        for name in ("smallest", "largest", "growth")
+        for layer in ("0", "3", "6", "10")
+    } == set(run.data.metrics)
     assert run.data.params["optimizer"] == "sgd" and run.info.status == "FINISHED"
-    assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"norms.png", "report.html"}
+    assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {
+        "norms.png",
+        "report.html",
+    }
 
 
 def test_json_is_the_numbers_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    arguments = ("--smoke", "--seeds", "1", "--set", "batch_size=256", "--json", "--tracking-uri", "none")
+    arguments = (
+        "--smoke",
+        "--seeds",
+        "1",
+        "--set",
+        "batch_size=256",
+        "--json",
+        "--tracking-uri",
+        "none",
+    )
     assert command(NORMS, tmp_path, *arguments) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["probe"] == "activation_norms" and len(document["numbers"]) == 4
@@ -401,11 +473,25 @@ def test_json_is_the_numbers_alone(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_killed_probe_leaves_no_result_and_is_run_again(tmp_path: Path):
     """SIGKILL while a network trains; the same command then does it all. SIGTERM says so and how to go on."""
     code = "from studies.activation_norms import PROBE, main; main(PROBE)"
-    arguments = [sys.executable, "-c", code, "--out", str(tmp_path), "--tracking-uri", "none", "--seeds", "1"]
+    arguments = [
+        sys.executable,
+        "-c",
+        code,
+        "--out",
+        str(tmp_path),
+        "--tracking-uri",
+        "none",
+        "--seeds",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(
-            [*arguments, "--epochs", "5000"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*arguments, "--epochs", "5000"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None and process.stderr is not None
         while "to go" not in (line := process.stdout.readline()):
@@ -422,10 +508,17 @@ def test_the_list_of_studies_has_the_probes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("COLUMNS", "120")  # no cell is broken
-    measure(NORMS, NORMS.trials(seeds=[1], recipe={"epochs": 1})[0].config, tmp_path, CPU)  # another number of epochs
+    measure(
+        NORMS, NORMS.trials(seeds=[1], recipe={"epochs": 1})[0].config, tmp_path, CPU
+    )  # another number of epochs
     assert manage.GROUP.main(["list", "--out", str(tmp_path)], standalone_mode=False) == 0
     text = capsys.readouterr().out
-    assert "activation_norms" in text and "Figure 2" in text and "0/3" in text and "covariance_heatmap" in text
+    assert (
+        "activation_norms" in text
+        and "Figure 2" in text
+        and "0/3" in text
+        and "covariance_heatmap" in text
+    )
 
 
 # ---------------------------------------------------------------------- Remark 5.6
@@ -455,7 +548,9 @@ def test_the_residual_of_a_trial_is_its_mean_over_layers_and_epochs(tmp_path: Pa
     table = residual_table(seen.frame, figure.optimizers, tmp_path)
     assert part.files == {"residual.csv": table.to_csv(index=False)}
     assert len(table) == len(sketched) - 1
-    assert list(table["residual"])[:-2] == pytest.approx([0.05 * number for number in range(len(sketched) - 3)])
+    assert list(table["residual"])[:-2] == pytest.approx(
+        [0.05 * number for number in range(len(sketched) - 3)]
+    )
     assert all(math.isnan(value) for value in list(table["residual"])[-2:])
     assert list(table["train/loss"]) == [0.5] * len(table)
     assert [path.name for path in part.drawn] == ["residual.pdf", "residual.png", "residual.svg"]
@@ -466,7 +561,13 @@ def test_the_residual_of_a_trial_is_its_mean_over_layers_and_epochs(tmp_path: Pa
 def test_the_order_is_taken_within_each_seed():
     """A seed that is better throughout must not hide that its loss falls with the rank."""
     rows = [
-        {"optimizer": name, "seed": seed, "rank": rank, "residual": 1 / rank + 0.1 * seed, "loss": 1 / rank - 9 * seed}
+        {
+            "optimizer": name,
+            "seed": seed,
+            "rank": rank,
+            "residual": 1 / rank + 0.1 * seed,
+            "loss": 1 / rank - 9 * seed,
+        }
         for name in ("a", "b")
         for seed in range(2)
         for rank in (5, 10, 20)
@@ -474,13 +575,17 @@ def test_the_order_is_taken_within_each_seed():
     table = pd.DataFrame(rows)
     table.loc[table["optimizer"] == "b", "loss"] = 1.0
     assert order(table, "a", "loss") == pytest.approx(1)
-    assert math.isnan(order(table, "b", "loss")) and math.isnan(order(table[table["rank"] > 5], "a", "loss"))
+    assert math.isnan(order(table, "b", "loss")) and math.isnan(
+        order(table[table["rank"] > 5], "a", "loss")
+    )
 
 
 def test_without_diagnostics_there_is_no_residual_figure(tmp_path: Path):
     trials = planned(seeds=1)
     for trial in trials:
         run(tmp_path, trial)
-    part = ResidualFigure(optimizers=("nysact-s",)).extend(plan(tmp_path, trials), evidence(tmp_path, trials))
+    part = ResidualFigure(optimizers=("nysact-s",)).extend(
+        plan(tmp_path, trials), evidence(tmp_path, trials)
+    )
     assert part == Extension()
     assert STUDY.further

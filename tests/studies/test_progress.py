@@ -43,7 +43,10 @@ def test_the_log_says_what_runs_and_how_it_does(trials, monkeypatch):
     epochs = trials[0].config.epochs
     found = lines(shown)
     assert found[0] == f"0/6 trials, starting; nysact-s rank=5 s0 1/{epochs} 50.00%"
-    assert found[2].startswith("0/6 trials, ") and f"nysact-s rank=5 s0 2/{epochs} 75.00%; nysact-s" in found[2]
+    assert (
+        found[2].startswith("0/6 trials, ")
+        and f"nysact-s rank=5 s0 2/{epochs} 75.00%; nysact-s" in found[2]
+    )
     assert found[3].startswith("1/6 trials, ") and "rank=5" not in found[3]
     assert all(len(line) <= 80 for line in found)
 
@@ -65,7 +68,10 @@ def test_the_first_error_is_said_at_once_and_the_same_again_is_counted(trials):
         running.finished(keys(trials)[3], "diverged", "loss = nan at epoch 0, step 3")
         assert len(lines(shown)) == 2
     first, second, folded = lines(shown)
-    assert first == f"nysact-s rank=5 s0 failed: KeyError: [bold] (trials/{keys(trials)[0][:16]}/log.txt)"
+    assert (
+        first
+        == f"nysact-s rank=5 s0 failed: KeyError: [bold] (trials/{keys(trials)[0][:16]}/log.txt)"
+    )
     assert second.startswith("nysact-s rank=5 s1 diverged: loss = nan at epoch 0, step 3 (trials/")
     assert folded == "3 trials failed: KeyError: [bold]"
 

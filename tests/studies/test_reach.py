@@ -45,7 +45,12 @@ STUDY = Study(
     timed=True,
 )
 # When each seed crosses 0.45 on a straight line of 0.05 an epoch; None: never. SGD ends at 0.5, and so makes 0.45.
-CROSSINGS = {"foof": [4.5, 5.25, 6.5], "sgd": [9.0, 9.0, 9.0], "kfac": [3.0, None, None], "eva": [6.5, 7.5, None]}
+CROSSINGS = {
+    "foof": [4.5, 5.25, 6.5],
+    "sgd": [9.0, 9.0, 9.0],
+    "kfac": [3.0, None, None],
+    "eva": [6.5, 7.5, None],
+}
 STEP = {"foof": 0.2, "sgd": 0.1}
 PAPER = """
 paper: P
@@ -75,7 +80,11 @@ def root(tmp_path, monkeypatch):
     def metrics(trial, epoch):
         crossing = CROSSINGS[trial.arm.optimizer][trial.config.seed]
         accuracy = 0.3 if crossing is None else 0.45 + 0.05 * (epoch + 1 - crossing)
-        return {"test/accuracy": accuracy, "test/loss": 1 / (1 + epoch), "train/loss": 2 / (1 + epoch)}
+        return {
+            "test/accuracy": accuracy,
+            "test/loss": 1 / (1 + epoch),
+            "train/loss": 2 / (1 + epoch),
+        }
 
     monkeypatch.setattr("folders.metrics", metrics)
     for trial in planned():
@@ -120,7 +129,10 @@ def row(text: str, arm: str) -> list[str]:
 def test_known_times_come_out_of_the_report(root, tmp_path):
     costs(root)
     text = text_of(root)
-    assert "**Target.** test accuracy of 45.00% (90% of the best: 0.9 x 50.00%, the best epoch's accuracy" in text
+    assert (
+        "**Target.** test accuracy of 45.00% (90% of the best: 0.9 x 50.00%, the best epoch's accuracy"
+        in text
+    )
     foof = row(text, "foof")
     # 18 steps of 0.2 s and 600 evaluations of 1 ms are 4.2 s; SGD's epoch takes 2.4 s.
     assert (foof[0], foof[1], foof[3], foof[4]) == ("3 of 3", "5.25", "0.58", "4.20 [3.84, 4.56]")
@@ -140,8 +152,14 @@ def test_the_time_s_interval_is_from_both_lower_ends_to_both_upper_ends(root, tm
 
 def test_runs_that_never_hit_are_counted_and_enter_no_mean(root, tmp_path):
     text = text_of(root)
-    assert row(text, "kfac")[:2] == ["1 of 3", "-"]  # the one that died before its first epoch is one of the three
-    assert row(text, "eva")[:2] == ["2 of 3", "7.50"]  # 1, 2/3, 1/3: half is passed at the second hit
+    assert row(text, "kfac")[:2] == [
+        "1 of 3",
+        "-",
+    ]  # the one that died before its first epoch is one of the three
+    assert row(text, "eva")[:2] == [
+        "2 of 3",
+        "7.50",
+    ]  # 1, 2/3, 1/3: half is passed at the second hit
 
 
 def test_a_missing_cost_names_its_command_and_an_existing_one_does_not(root, tmp_path):
@@ -183,8 +201,12 @@ def test_epochs_over_the_target_are_those_of_each_target(root, tmp_path):
 
 def test_without_a_reference_there_is_no_target_and_the_report_says_so(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
-    assert "**Target.** None yet: it is made of the completed runs of `sgd`" in text_of(root, trials)
-    part = STUDY.figure.extend(folders.plan(root, trials, STUDY), folders.evidence(root, trials, STUDY))
+    assert "**Target.** None yet: it is made of the completed runs of `sgd`" in text_of(
+        root, trials
+    )
+    part = STUDY.figure.extend(
+        folders.plan(root, trials, STUDY), folders.evidence(root, trials, STUDY)
+    )
     assert not part.files and not part.measured and part.drawn
     assert folders.draw(tmp_path / "empty", planned(), STUDY) == []
 
@@ -200,10 +222,14 @@ def test_verdicts_on_epochs_time_and_what_is_saved(root, tmp_path, monkeypatch):
     assert verdicts["FOOF", "epochs"][0] == "reproduced"
     assert table.loc[("FOOF", "epochs"), "measured_mean"] == pytest.approx(6.0)
     assert verdicts["SGD", "epochs"][0] == "differs"
-    assert verdicts["FOOF", "time"][0] == "compatible"  # on a hardware that the paper calls by a part of its name
+    assert (
+        verdicts["FOOF", "time"][0] == "compatible"
+    )  # on a hardware that the paper calls by a part of its name
     assert verdicts["KFAC", "epochs"] == ("compatible", "1 of 3 failed, 1 of 3 missed the target")
     assert verdicts["Eva", "epochs"][1] == "1 of 3 missed the target"
-    assert table.loc[("Eva", "epochs"), "measured_mean"] == 8.0  # Kaplan-Meier, not the mean of the hits
+    assert (
+        table.loc[("Eva", "epochs"), "measured_mean"] == 8.0
+    )  # Kaplan-Meier, not the mean of the hits
     assert verdicts["FOOF", "saved"][0] == "protocol differs"  # 10 epochs, not the recipe's 20
     assert "hardware=A-GPU, published A100" in verdicts["FOOF", "other"][1]
     assert "**Target.** test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
@@ -213,7 +239,9 @@ def test_the_same_hardware_and_protocol_are_judged(root):
     costs(root)
     results = {(result.label, result.metric): result for result in targets.measured(read(root))}
     saved = results["foof", "target/time_reduction"]
-    assert saved.values == pytest.approx({s: 1 - e * 4.2 / (9 * 2.4) for s, e in enumerate([5, 6, 7])})
+    assert saved.values == pytest.approx(
+        {s: 1 - e * 4.2 / (9 * 2.4) for s, e in enumerate([5, 6, 7])}
+    )
     assert saved.settings["hardware"] == "A-GPU" and saved.settings["reference"] == "sgd"
     assert results["foof", "target/time"].values == pytest.approx({0: 21.0, 1: 25.2, 2: 29.4})
     assert ("sgd", "target/epochs_reduction") not in results
@@ -230,7 +258,10 @@ def trials_of(study: Study, workload: str, **recipe) -> list[Trial]:
 
 
 COMMANDED = [
-    *[(NYSACT, name) for name in ("digits/cnn", "cifar10/resnet32", "cifar100/resnet32", "imagenet/deit_s")],
+    *[
+        (NYSACT, name)
+        for name in ("digits/cnn", "cifar10/resnet32", "cifar100/resnet32", "imagenet/deit_s")
+    ],
     *[(STEVE, name) for name in ("digits/cnn", "cifar10/resnet50", "cifar100/vit_s16")],
 ]
 
@@ -239,7 +270,10 @@ COMMANDED = [
 def test_the_commands_measure_exactly_what_is_missing(study, workload):
     """Each command, parsed by the benchmark itself, makes the files that the trials' costs are read from."""
     trials = trials_of(study, workload)
-    trials += [Trial(t.arm, resolve(workload, "sgd", {"momentum": 0.0}, {"batch_size": 32})) for t in trials[:1]]
+    trials += [
+        Trial(t.arm, resolve(workload, "sgd", {"momentum": 0.0}, {"batch_size": 32}))
+        for t in trials[:1]
+    ]
     made = set()
     for command in exclusive.commands(trials):
         words = shlex.split(command)
@@ -269,7 +303,9 @@ def test_what_the_benchmark_cannot_time_is_said():
         "nysact-s faithful: the benchmark cannot time compile = True",
     ]
     smaller = trials_of(STEVE, "cifar100/vit_s16", resolution=112)[3]
-    assert exclusive.commands([smaller]) == ["adam faithful: the benchmark cannot time resolution = 112"]
+    assert exclusive.commands([smaller]) == [
+        "adam faithful: the benchmark cannot time resolution = 112"
+    ]
 
 
 def test_seconds_per_epoch_or_the_command(tmp_path):
@@ -280,7 +316,10 @@ def test_seconds_per_epoch_or_the_command(tmp_path):
 
     config = resolve("digits/cnn", "foof", {"inv_interval": 10})
     [command] = exclusive.commands(costs().unmeasured)
-    assert command == "python -m trainables.cost digits/cnn --batch-size=64 --set=inv_interval=10 --optimizers=foof"
+    assert (
+        command
+        == "python -m trainables.cost digits/cnn --batch-size=64 --set=inv_interval=10 --optimizers=foof"
+    )
     timed(tmp_path / "cost" / "gpu", resolve("digits/cnn", "foof"))
     assert exclusive.commands(costs().unmeasured) == [command]  # another level's is not this one's
     timed(tmp_path / "cost" / "gpu", config, 0.2)
@@ -291,7 +330,10 @@ def test_seconds_per_epoch_or_the_command(tmp_path):
 
 def test_any_study_with_times_has_them_in_its_report(tmp_path):
     figure = LevelFigure(factor="inv_interval", panels=("foof",))
-    arms = [Arm(optimizer="foof", overrides={"inv_interval": k}, factors=("inv_interval",)) for k in (5, 50)]
+    arms = [
+        Arm(optimizer="foof", overrides={"inv_interval": k}, factors=("inv_interval",))
+        for k in (5, 50)
+    ]
     study = Study(**{**vars(STUDY), "arms": arms, "figure": figure})
     trials = study.trials(seeds=[0])
     timed(tmp_path / "cost" / "gpu", trials[0].config, ratio=1.5)
@@ -300,4 +342,7 @@ def test_any_study_with_times_has_them_in_its_report(tmp_path):
     assert "| foof inv_interval=50 | not measured | - |" in text
     assert "`python -m trainables.cost digits/cnn --batch-size=64 --optimizers=foof`" in text
     untimed = Study(**{**vars(study), "timed": False})
-    assert "Seconds per epoch" not in text_of(tmp_path, trials, untimed) and "Seconds per epoch" in text
+    assert (
+        "Seconds per epoch" not in text_of(tmp_path, trials, untimed)
+        and "Seconds per epoch" in text
+    )

@@ -52,16 +52,28 @@ def test_a_training_loop_of_the_readme_trains(first_line):
 
 
 def test_the_map_of_studies_is_the_generated_one():
-    table = README.partition("<!-- python -m studies list --markdown -->\n")[2].partition("<!-- end of the")[0]
+    table = README.partition("<!-- python -m studies list --markdown -->\n")[2].partition(
+        "<!-- end of the"
+    )[0]
     assert table.strip() == manage.markdown().strip(), "the README's map is out of date"
 
 
-def test_the_study_of_the_readme_is_planned_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_the_study_of_the_readme_is_planned_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
     code = snippet("# momentum.py")
     assert code.count("\n") < 20
     values: dict[str, Any] = {"__name__": "momentum"}
     exec(code, values)
-    options = Options(smoke=True, report_only=True, tracking_uri="none", only={}, levels={}, settings={}, out=tmp_path)
+    options = Options(
+        smoke=True,
+        report_only=True,
+        tracking_uri="none",
+        only={},
+        levels={},
+        settings={},
+        out=tmp_path,
+    )
     assert run([values["STUDY"]], options) == 0
     assert "6 trials (3 arms x 2 seeds)" in capsys.readouterr().out  # two of its levels, and SGD
     assert (tmp_path / "smoke/reports/momentum/digits-cnn/report.html").exists()
@@ -77,10 +89,18 @@ def test_the_commands_of_the_readme_exist_with_their_flags():
     """Files, targets of make, commands and flags; placeholders and all."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     kinds = {type(artefact) for artefact in manage.artefacts().values()}
-    flags = {option for flag in [*FLAGS, *(f for kind in kinds for f in kind.FLAGS)] for option in flag.opts} | {
-        "--help"
-    }
-    known, found = {command: {o for p in c.params for o in p.opts} for command, c in manage.GROUP.commands.items()}, 0
+    flags = {
+        option
+        for flag in [*FLAGS, *(f for kind in kinds for f in kind.FLAGS)]
+        for option in flag.opts
+    } | {"--help"}
+    known, found = (
+        {
+            command: {o for p in c.params for o in p.opts}
+            for command, c in manage.GROUP.commands.items()
+        },
+        0,
+    )
     for command in (line.partition("#")[0] for line in commands()):
         if match := re.match(r"(?:UV_TORCH_BACKEND=cpu )?make ([a-z-]+)", command):
             assert match[1] in targets, command

@@ -36,7 +36,11 @@ def render(root, trials=None, study=STUDY):
 def changed(monkeypatch, change):
     """Let reports see other values than those in the folders."""
     frame = ledger.frame
-    monkeypatch.setattr(ledger, "frame", lambda *given, **how: frame(*given, **how) if how else change(frame(*given)))
+    monkeypatch.setattr(
+        ledger,
+        "frame",
+        lambda *given, **how: frame(*given, **how) if how else change(frame(*given)),
+    )
 
 
 def test_rendering_again_gives_the_same_bytes(root):
@@ -49,7 +53,15 @@ def test_rendering_again_gives_the_same_bytes(root):
 
 def test_report_tells_what_was_measured(root):
     text = render(root)["report.md"].read_text()
-    for fact in (STUDY.title, STUDY.citation, STUDY.claim, STUDY.falsifier, "batch size 64", "2 epochs", "cosine"):
+    for fact in (
+        STUDY.title,
+        STUDY.citation,
+        STUDY.claim,
+        STUDY.falsifier,
+        "batch size 64",
+        "2 epochs",
+        "cosine",
+    ):
         assert fact in text
     assert "1 of 3 diverged" in text
     assert "(rank.png)" in text
@@ -60,7 +72,8 @@ def test_report_tells_what_was_measured(root):
 def test_table_is_the_grouped_means_in_percent(root):
     text = render(root)["report.md"].read_text()
     row = re.search(
-        r"\| nysact-s rank=10 \| (\d) \| \*{0,2}([\d.]+)\*{0,2} \| ([\d.]+) \| \[([\d.]+), ([\d.]+)\]", text
+        r"\| nysact-s rank=10 \| (\d) \| \*{0,2}([\d.]+)\*{0,2} \| ([\d.]+) \| \[([\d.]+), ([\d.]+)\]",
+        text,
     )
     table = arms.group(ledger.frame(planned(), root), "test/accuracy").set_index("arm")
     expected = table.loc["nysact-s rank=10"]
@@ -87,7 +100,10 @@ def test_part_of_a_study_is_drawn_and_nothing_is_not(root, tmp_path):
     assert len(render(root, part)) == len(WRITTEN) + 3
     nothing = render(tmp_path)
     assert list(nothing) == WRITTEN
-    assert "rank.png" not in nothing["report.md"].read_text() and "<img" not in nothing["report.html"].read_text()
+    assert (
+        "rank.png" not in nothing["report.md"].read_text()
+        and "<img" not in nothing["report.html"].read_text()
+    )
 
 
 def test_the_terminals_table_fits_80_columns_and_has_the_reports_cells(root):
@@ -95,7 +111,9 @@ def test_the_terminals_table_fits_80_columns_and_has_the_reports_cells(root):
     Console(width=80, file=output).print(screen.table(listing))
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line.split()[0:2] for line in lines if "1 of 3 diverged" in line] == [["nysact-g", "rank=10"]]
+    assert [line.split()[0:2] for line in lines if "1 of 3 diverged" in line] == [
+        ["nysact-g", "rank=10"]
+    ]
     text = render(root)["report.md"].read_text()
     assert all(f"| {' | '.join(row[:5])} |" in text for row in listing.rows)
 
@@ -105,7 +123,10 @@ def test_reports_weigh_the_evidence(root):
     text = render(root)["report.md"].read_text()
     assert "smallest difference detectable with 80% power by one test at 5% = " in text
     assert "## Differences to sgd" in text and "| foof | 3 | +5.00 | [+5.00, +5.00] | - |" in text
-    assert "- `nysact-s` rank 5 to 20: undecided, 20 has the best mean, no other level is told from it" in text
+    assert (
+        "- `nysact-s` rank 5 to 20: undecided, 20 has the best mean, no other level is told from it"
+        in text
+    )
     assert "**" + "9" not in text
 
 
@@ -118,7 +139,10 @@ def test_only_what_survives_is_bold_in_every_format(root, monkeypatch):
     changed(monkeypatch, lambda frame: noisy(frame, 1e-4))
     paths = render(root)
     table = pd.read_csv(paths["arms.csv"])
-    assert list(table.loc[table["bold"], "arm"]) == ["foof", "nysact-s rank=20"]  # equal by construction: they share it
+    assert list(table.loc[table["bold"], "arm"]) == [
+        "foof",
+        "nysact-s rank=20",
+    ]  # equal by construction: they share it
     shown = f"{100 * table.set_index('arm').loc['foof', 'mean']:.2f}"
     assert f"| foof | 3 | **{shown}** |" in paths["report.md"].read_text()
     assert rf"\textbf{{{shown}}}" in paths["report.tex"].read_text()
@@ -145,12 +169,16 @@ def test_the_page_needs_no_other_file_and_is_well_formed(root):
 
 def test_latex_is_a_table_with_as_many_cells_as_columns(root):
     text = render(root)["report.tex"].read_text()
-    for columns, body in re.findall(r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+    for columns, body in re.findall(
+        r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL
+    ):
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert len(rows) > 4
         assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {len(columns)}
     assert text.count("{") == text.count("}")
-    assert not re.search(r"(?<!\\)[#_]|(?<!\\)%(?! )", text.partition("\n")[2].replace("ablation_test", ""))
+    assert not re.search(
+        r"(?<!\\)[#_]|(?<!\\)%(?! )", text.partition("\n")[2].replace("ablation_test", "")
+    )
 
 
 @pytest.mark.parametrize("text", ["50% of a_b & c", "`x`", "92.80 ± 0.21", "{^~\\$#}<1"])
@@ -162,7 +190,12 @@ def test_what_latex_would_read_is_escaped(text):
 
 def test_published_numbers_stand_beside_the_measured(tmp_path, monkeypatch):
     published = Study(
-        **{**vars(STUDY), "table": "Table 1", "paper": "P", "arms": [ARMS[0], Arm(optimizer="foof", faithful=True)]}
+        **{
+            **vars(STUDY),
+            "table": "Table 1",
+            "paper": "P",
+            "arms": [ARMS[0], Arm(optimizer="foof", faithful=True)],
+        }
     )
     trials = published.trials(seeds=range(3), recipe={"epochs": 2})
     for trial in trials:
@@ -181,6 +214,9 @@ def test_published_numbers_stand_beside_the_measured(tmp_path, monkeypatch):
     assert "**Order.** Table 1, digits: Kendall's tau of 2 arms = +1.00" in text
     row = re.search(r"\| FOOF \| Table 1: digits \| 95\.00 ± 0\.20 \(n = 5\) % \| (.*) \|", text)
     assert row and row[1].endswith("differs")
-    assert "| Eva | Table 1: digits | 91.00 (n = 5) % | - | - | - | not run |" in text and "far" not in text
+    assert (
+        "| Eva | Table 1: digits | 91.00 (n = 5) % | - | - | - | not run |" in text
+        and "far" not in text
+    )
     table = pd.read_csv(paths["published.csv"])
     assert list(table["verdict"]) == ["compatible", "differs", "not run", "not run"]

@@ -30,7 +30,9 @@ def root(tmp_path: Path) -> Path:
     """Two workloads of one study, on one of which rank 200 is refused, more seeds than it says, a report, a probe."""
     small = replace(ONE, arms=ONE.arms[:2])
     for workload, seeds in (("digits/mlp", [0]), ("cifar10/resnet32", [0, 6])):
-        for trial in (small if workload == "digits/mlp" else ONE).trials(workload, seeds, {"epochs": 1}):
+        for trial in (small if workload == "digits/mlp" else ONE).trials(
+            workload, seeds, {"epochs": 1}
+        ):
             run(tmp_path, trial)
     page = report_folder(tmp_path, ONE.name, "cifar10/resnet32") / "report.html"
     page.parent.mkdir(parents=True)
@@ -40,7 +42,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_everything_is_sent_once(root: Path):
-    one = replace(ONE, published={name: {"epochs": 1} for name in ("digits/mlp", "cifar10/resnet32")})
+    one = replace(
+        ONE, published={name: {"epochs": 1} for name in ("digits/mlp", "cifar10/resnet32")}
+    )
     kept = Report(files=[], metrics={"mean/sgd": 0.5})
     everything = list(view.everything([one, SMALL], root, last_report=lambda plan: kept))
     assert everything == [
@@ -55,7 +59,10 @@ def test_everything_is_sent_once(root: Path):
     client = MlflowClient(tracking_uri=default_uri(root))
     place = client.get_experiment_by_name(one.name)
     runs = client.search_runs([place.experiment_id])
-    assert sorted(run.data.params["seed"] for run in runs if run.data.tags["kind"] == "trial") == ["0"] * 4 + ["6"] * 4
+    assert (
+        sorted(run.data.params["seed"] for run in runs if run.data.tags["kind"] == "trial")
+        == ["0"] * 4 + ["6"] * 4
+    )
     [parent] = [run for run in runs if run.data.tags["kind"] == "study"]
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
     assert parent.data.metrics["mean/sgd"] == 0.5  # of the report that was kept
@@ -82,7 +89,9 @@ def test_a_new_database_has_the_numbers_of_the_last_report(
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
-def test_a_damaged_folder_is_a_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_damaged_folder_is_a_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: ONE})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
     assert manage._sync.callback(root, None) == ENVIRONMENT

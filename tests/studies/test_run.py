@@ -32,7 +32,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trains here, one trial after another, and returns the labels of what was trained."""
     labels: list[str] = []
 
-    def train(trials: Sequence[Trial], options: Options, generation: int, progress, on_lost, prepare) -> str:
+    def train(
+        trials: Sequence[Trial], options: Options, generation: int, progress, on_lost, prepare
+    ) -> str:
         assert trials  # Ray is not started in vain
         prepare()
         for trial in trials:
@@ -40,7 +42,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             store = TrialStore.open(options.root, trial.config.trial_key, generation)
             settings = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
             for metrics in epochs(trial.config, store, **settings):
-                progress.epoch(trial.config.trial_key, int(metrics["epoch"]), metrics["test/accuracy"])
+                progress.epoch(
+                    trial.config.trial_key, int(metrics["epoch"]), metrics["test/accuracy"]
+                )
             status = store.status() or {}
             progress.finished(trial.config.trial_key, status["status"], status.get("reason", ""))
         return "done"
@@ -50,20 +54,39 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def go(root: Path, *studies: Study, **chosen) -> int:
-    common = {"only": {}, "levels": {}, "settings": {}, "out": root, "tracking_uri": "none", "epochs": 1, "seeds": [0]}
+    common = {
+        "only": {},
+        "levels": {},
+        "settings": {},
+        "out": root,
+        "tracking_uri": "none",
+        "epochs": 1,
+        "seeds": [0],
+    }
     return run(studies or [ONE], Options(**{**common, **chosen}))
 
 
 def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: list[str]):
     assert go(tmp_path, ONE, OTHER) == 0
-    assert sorted(trained) == ["nysact-s rank=10 s0", "nysact-s rank=20 s0", "nysact-s rank=5 s0", "sgd s0"]
-    assert {path.parent.parent.name for path in tmp_path.glob("reports/*/*/report.md")} == {"one", "other"}
+    assert sorted(trained) == [
+        "nysact-s rank=10 s0",
+        "nysact-s rank=20 s0",
+        "nysact-s rank=5 s0",
+        "sgd s0",
+    ]
+    assert {path.parent.parent.name for path in tmp_path.glob("reports/*/*/report.md")} == {
+        "one",
+        "other",
+    }
 
 
 def test_several_workloads_are_one_command_with_a_report_each(tmp_path: Path, trained: list[str]):
     assert go(tmp_path, workload="digits/mlp,digits/cnn", optimizers=["sgd"]) == 0
     assert trained == ["sgd s0", "sgd s0"]
-    assert {path.parent.name for path in tmp_path.glob("reports/one/*/report.md")} == {"digits-mlp", "digits-cnn"}
+    assert {path.parent.name for path in tmp_path.glob("reports/one/*/report.md")} == {
+        "digits-mlp",
+        "digits-cnn",
+    }
     trained.clear()
     assert go(tmp_path, optimizers=["sgd"]) == 0 and trained == []
 
@@ -86,14 +109,21 @@ def test_another_study_level_or_seed_trains_only_what_is_new(tmp_path: Path, tra
 
 def test_report_only_trains_nothing(tmp_path: Path, trained: list[str]):
     assert go(tmp_path, report_only=True) == 0
-    assert trained == [] and "3 of 3" not in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+    assert (
+        trained == []
+        and "3 of 3" not in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+    )
     assert "1 of 1 not run" in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"files": []}', '{"files": {}, "report": {"listing": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", "{", '{"files": []}', '{"files": {}, "report": {"listing": 1}}']
+)
 def test_a_damaged_record_of_the_last_report_is_ignored(tmp_path: Path, content: str):
     assert go(tmp_path, report_only=True) == 0
-    page, record = (tmp_path / "reports/one/digits-cnn" / name for name in ("report.md", ".report.json"))
+    page, record = (
+        tmp_path / "reports/one/digits-cnn" / name for name in ("report.md", ".report.json")
+    )
     before = page.read_bytes(), page.stat().st_mtime_ns, record.read_bytes()
     assert go(tmp_path, report_only=True) == 0 and page.stat().st_mtime_ns == before[1]
     record.write_text(content)
@@ -102,7 +132,9 @@ def test_a_damaged_record_of_the_last_report_is_ignored(tmp_path: Path, content:
     assert json.loads(record.read_bytes())["inputs"] == json.loads(before[2])["inputs"]
 
 
-def test_diverged_trials_are_results_and_retried_only_when_asked(tmp_path: Path, trained: list[str]):
+def test_diverged_trials_are_results_and_retried_only_when_asked(
+    tmp_path: Path, trained: list[str]
+):
     chosen = {"optimizers": ["sgd"], "settings": {"lr": 1e20}}
     assert go(tmp_path, **chosen) == 0
     assert go(tmp_path, **chosen) == 0
@@ -113,7 +145,10 @@ def test_diverged_trials_are_results_and_retried_only_when_asked(tmp_path: Path,
 
 
 def test_failed_trials_give_exit_code_1_and_can_be_retried(
-    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     with monkeypatch.context() as broken:
         broken.setattr(Trainer, "evaluate", lambda self: 1 / 0)
@@ -181,7 +216,9 @@ def test_diagnostics_are_drawn_of_the_trials_that_have_them(tmp_path: Path, trai
 def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     titles: list[str] = []
     monkeypatch.setattr(style.Figure, "suptitle", lambda self, text, **_: titles.append(text))
-    frame = pd.DataFrame({"arm": ["a", "a", "b"], "seed": 0, "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]})
+    frame = pd.DataFrame(
+        {"arm": ["a", "a", "b"], "seed": 0, "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]}
+    )
     assert curves.draw_diagnostics(frame, tmp_path) == []
     measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
     assert len(curves.draw_diagnostics(measured, tmp_path)) == 3

@@ -55,7 +55,9 @@ def shown(out: Path, monkeypatch: pytest.MonkeyPatch, file: io.StringIO, **varia
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", **variables}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", file)
-    assert run_command([ablation_rank.STUDY], options(out, report_only=True, tracking_uri="none")) == 0
+    assert (
+        run_command([ablation_rank.STUDY], options(out, report_only=True, tracking_uri="none")) == 0
+    )
     return file.getvalue()
 
 
@@ -63,7 +65,9 @@ def plain(text: str) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
 
 
-def test_a_terminal_a_pipe_and_no_color_say_the_same_in_80_columns(out: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_terminal_a_pipe_and_no_color_say_the_same_in_80_columns(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Style is all that differs; `NO_COLOR` on a terminal has no escape code at all, as a pipe."""
     coloured = shown(out, monkeypatch, Terminal())
     uncoloured = shown(out, monkeypatch, Terminal(), NO_COLOR="1")
@@ -108,12 +112,16 @@ def test_the_last_screen_is_the_reports_findings_then_the_places_then_what_to_ty
 
 def printed(findings: list[str], folder: Path) -> list[str]:
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    screen.show(Report(files=[folder / "report.md", folder / "report.html"], findings=findings), console)
+    screen.show(
+        Report(files=[folder / "report.md", folder / "report.html"], findings=findings), console
+    )
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
 
-def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """From the report's own sentences; brackets are no markup."""
     levels = {"nysact-s": 0.95, "nysact-g": 0.95, "foof": 0.97, "sgd": 0.90}
 
@@ -129,7 +137,10 @@ def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(tmp_path: 
             run(tmp_path, trial)
     lines = printed([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
     text = " ".join(" ".join(lines).split())
-    assert "- nysact-s rank 5 to 20: flat within noise, every pair equal within 0.3 points (TOST at 5%)." in text
+    assert (
+        "- nysact-s rank 5 to 20: flat within noise, every pair equal within 0.3 points (TOST at 5%)."
+        in text
+    )
     assert "- 1 diverged of 24 trials: they are counted, and enter no mean." in text
     assert "- Better than sgd: 6 arms; not told from sgd: foof." in text
     assert "- in [bold]" in text
@@ -151,7 +162,9 @@ def test_a_screen_has_ten_sentences_and_counts_the_rest(tmp_path: Path):
     assert lines[9:11] == ["- Sentence 9.", "  3 more in the report"]
 
 
-def test_what_to_type_names_the_folder_the_server_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_to_type_names_the_folder_the_server_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PRECOND_OUT", raising=False)
     here = f"sqlite:///{tmp_path}/outputs/mlflow.db"
@@ -166,14 +179,28 @@ def test_what_to_type_names_the_folder_the_server_or_nothing(tmp_path: Path, mon
 
 
 def test_findings_are_texts_or_their_items_in_order():
-    blocks = [Text("a", found=True), Heading("b"), Text("c"), Text("", items=("d", "e"), found=True)]
+    blocks = [
+        Text("a", found=True),
+        Heading("b"),
+        Text("c"),
+        Text("", items=("d", "e"), found=True),
+    ]
     assert findings(blocks) == ["a", "d", "e"]
 
 
 @pytest.mark.parametrize(
     ("value", "kind", "text"),
-    [(-0.001, "+.2f", "0.00"), (0.001, "+.2f", "0.00"), (-0.0001, "+.1%", "0.0%"), (-0.01, "+.2f", "-0.01")],
+    [
+        (-0.001, "+.2f", "0.00"),
+        (0.001, "+.2f", "0.00"),
+        (-0.0001, "+.1%", "0.0%"),
+        (-0.01, "+.2f", "-0.01"),
+    ],
 )
 def test_zero_has_no_sign(value: float, kind: str, text: str):
     assert number(value, kind) == text
-    assert unit("test/accuracy").show(-1e-5, signed=True) == unit("test/accuracy").show(-1e-5) == "0.00"
+    assert (
+        unit("test/accuracy").show(-1e-5, signed=True)
+        == unit("test/accuracy").show(-1e-5)
+        == "0.00"
+    )

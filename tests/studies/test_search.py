@@ -35,16 +35,27 @@ SEARCH = Search(
     falsifier="It does not.",
     spaces={
         "sgd": {"lr": Range(0.01, 1.0, log=True), "weight_decay": Range(0.0, 2e-3)},
-        "nysact-s": {"lr": Range(0.03, 3.0, log=True), "rank": Range(5, 20), "resample": Choice("fixed", "window")},
+        "nysact-s": {
+            "lr": Range(0.03, 3.0, log=True),
+            "rank": Range(5, 20),
+            "resample": Choice("fixed", "window"),
+        },
     },
     budget=12,
 )
 
 
-def plan(search: Search = SEARCH, workload: str = "digits/cnn", out: Path | None = None, **changed) -> SearchPlan:
+def plan(
+    search: Search = SEARCH, workload: str = "digits/cnn", out: Path | None = None, **changed
+) -> SearchPlan:
     recipe = {"epochs": 2}
     spaces = search.spaces_of(workload)
-    facts = {"artefact": search, "workload": workload, "options": Options(out=out), "spaces": spaces}
+    facts = {
+        "artefact": search,
+        "workload": workload,
+        "options": Options(out=out),
+        "spaces": spaces,
+    }
     return SearchPlan(**facts, seeds=range(2), recipe=recipe, **changed)
 
 
@@ -63,12 +74,16 @@ def finish(root: Path, trial, status: str = COMPLETED) -> None:
     store.finish(status)
 
 
-def run(root: Path, search: Search, most: int | None = None, optimizer: str = "nysact-s") -> Proposer:
+def run(
+    root: Path, search: Search, most: int | None = None, optimizer: str = "nysact-s"
+) -> Proposer:
     """A driver that trains one trial at a time, and is killed before it would submit trial number `most`."""
     proposer = Proposer(plan(search), optimizer, root)
     for _ in range(search.budget if most is None else most):
         if (trial := proposer.next()) is not None:  # a repeated proposal has its result already
-            finish(root, trial, {3: DIVERGED, 5: FAILED}.get(len(proposer.outcomes()) - 1, COMPLETED))
+            finish(
+                root, trial, {3: DIVERGED, 5: FAILED}.get(len(proposer.outcomes()) - 1, COMPLETED)
+            )
     return proposer
 
 
@@ -103,13 +118,19 @@ def test_a_proposal_depends_on_the_results_and_the_first_is_the_recipes(tmp_path
     early = [abs(math.log10(one.proposal.parameters["lr"] / 0.2)) for one in found[1:10]]
     assert sum(late) / len(late) < 0.6 * sum(early) / len(early)
     inside = {"lr": Range(0.01, 1.0), "weight_decay": Range(0.0, 2e-3)}
-    assert all(inside[name].holds(value) for one in found for name, value in one.proposal.parameters.items())
+    assert all(
+        inside[name].holds(value)
+        for one in found
+        for name, value in one.proposal.parameters.items()
+    )
 
 
 def test_what_a_sampler_notes_is_there_again(tmp_path: Path):
     """Generations follow one another, of as many as complete; a sampler that forgot would stay in the first."""
     found = run(tmp_path, replace(SEARCH, sampler="nsgaii", budget=20), optimizer="sgd").outcomes()
-    generations = [one.proposal.attributes["trial"]["NSGAIISampler:generation"] for one in found[1:]]
+    generations = [
+        one.proposal.attributes["trial"]["NSGAIISampler:generation"] for one in found[1:]
+    ]
     assert generations[0] == 0 and generations == sorted(generations) and generations[-1] == 2
 
 
@@ -123,7 +144,9 @@ def test_a_torn_last_line_is_no_proposal(tmp_path: Path):
         proposer = Proposer(plan(), "nysact-s", tmp_path)
         assert len(proposer.outcomes()) == 2
         assert proposer.next() is not None
-        assert path.read_bytes()[: len(content)] == content, "the same proposal, on a line of its own"
+        assert path.read_bytes()[: len(content)] == content, (
+            "the same proposal, on a line of its own"
+        )
     path.write_bytes(lines[0][:-5])  # killed at the very start
     assert Proposer(plan(), "nysact-s", tmp_path).next() is not None
     assert path.read_bytes().startswith(lines[0])
@@ -157,7 +180,10 @@ def test_what_asha_stopped_is_not_submitted_again(tmp_path: Path):
     backend = optuna.storages.journal.JournalFileBackend(str(path))
     study = optuna.load_study(study_name="one", storage=optuna.storages.JournalStorage(backend))
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "RUNNING"]
-    assert study.trials[2].intermediate_values == {0: 0.25} and study.trials[0].value == again.outcomes()[0].score
+    assert (
+        study.trials[2].intermediate_values == {0: 0.25}
+        and study.trials[0].value == again.outcomes()[0].score
+    )
     assert study.trials[0].user_attrs["trial_key"] == proposed(tmp_path)[1]["trial_key"]
 
 
@@ -166,42 +192,84 @@ def test_another_search_in_the_same_folder_is_refused_by_name(tmp_path: Path):
     for changed, words in (
         (replace(SEARCH, sampler="random"), "sampler = tpe, not random"),
         (replace(SEARCH, tuning_seed=7), "trial.seed = 1000, not 7"),
-        (replace(SEARCH, spaces={"nysact-s": {"lr": Range(0.03, 2.0, log=True)}}), "space.lr.high = 3.0, not 2.0"),
+        (
+            replace(SEARCH, spaces={"nysact-s": {"lr": Range(0.03, 2.0, log=True)}}),
+            "space.lr.high = 3.0, not 2.0",
+        ),
     ):
         with pytest.raises(StoreError, match="name another --out") as refused:
             Proposer(plan(changed), "nysact-s", tmp_path)
         assert words in str(refused.value)
-    assert Proposer(plan(replace(SEARCH, budget=99)), "nysact-s", tmp_path).left() == 98  # more of it is welcome
+    assert (
+        Proposer(plan(replace(SEARCH, budget=99)), "nysact-s", tmp_path).left() == 98
+    )  # more of it is welcome
 
 
 def test_configurations_are_scored_on_what_was_held_out_and_winners_on_the_whole(tmp_path: Path):
     chosen = plan(settings={"momentum": 0.5, "rank": 7})
     tuning, fresh = chosen.tuning("sgd", {"lr": 0.2}), chosen.fresh("sgd", {"lr": 0.2})
     assert tuning.config.train_fraction == 0.9 and tuning.config.seed == 1000
-    assert [t.config.seed for t in fresh] == [0, 1] and {t.config.train_fraction for t in fresh} == {1.0}
-    assert tuning.config.hyperparameters["momentum"] == 0.5 and tuning.config.hyperparameters["lr"] == 0.2
+    assert [t.config.seed for t in fresh] == [0, 1] and {
+        t.config.train_fraction for t in fresh
+    } == {1.0}
+    assert (
+        tuning.config.hyperparameters["momentum"] == 0.5
+        and tuning.config.hyperparameters["lr"] == 0.2
+    )
 
 
 def test_the_best_is_the_highest_score_then_the_lower_loss_then_the_earlier():
-    rows = [(0.9, 0.3, COMPLETED), (math.nan, math.nan, DIVERGED), (0.95, 0.4, COMPLETED), (0.95, 0.2, COMPLETED)]
+    rows = [
+        (0.9, 0.3, COMPLETED),
+        (math.nan, math.nan, DIVERGED),
+        (0.95, 0.4, COMPLETED),
+        (0.95, 0.2, COMPLETED),
+    ]
     rows += [(0.95, 0.2, COMPLETED)]
-    found = [Outcome(Proposal(i, {}, ""), status, s, loss, {}, 0.0) for i, (s, loss, status) in enumerate(rows)]
+    found = [
+        Outcome(Proposal(i, {}, ""), status, s, loss, {}, 0.0)
+        for i, (s, loss, status) in enumerate(rows)
+    ]
     chosen = best(found)
     assert chosen is not None and chosen.proposal.number == 3
     assert best(found[1:2]) is None
 
 
 WRONG = [
-    ({"sgd": {"lrr": Range(0.1, 1)}}, 'space of sgd: lrr: unknown hyperparameter. Did you mean "lr"?'),
-    ({"sgd": {"lr": Range(1, 0.1)}}, "space of sgd: lr = 1..0.1: the lower end must be below the upper one"),
-    ({"sgd": {"lr": Range(0, 1, log=True)}}, "on a logarithmic scale the lower end must be above 0"),
+    (
+        {"sgd": {"lrr": Range(0.1, 1)}},
+        'space of sgd: lrr: unknown hyperparameter. Did you mean "lr"?',
+    ),
+    (
+        {"sgd": {"lr": Range(1, 0.1)}},
+        "space of sgd: lr = 1..0.1: the lower end must be below the upper one",
+    ),
+    (
+        {"sgd": {"lr": Range(0, 1, log=True)}},
+        "on a logarithmic scale the lower end must be above 0",
+    ),
     ({"sgd": {"lr": Range(0.01, math.inf)}}, "both ends must be finite numbers"),
-    ({"sgd": {"momentum": Range(0.5, 1.0)}}, "space of sgd: momentum = 1.0: must be a number in [0, 1)"),
-    ({"sgd": {"nesterov": Choice(True)}}, "nesterov = {True}: needs two values or more, all different"),
-    ({"adam": {"betas": Choice((0.9, 0.99), (0.9, 0.999))}}, "values must be numbers, words, true, false or none"),
+    (
+        {"sgd": {"momentum": Range(0.5, 1.0)}},
+        "space of sgd: momentum = 1.0: must be a number in [0, 1)",
+    ),
+    (
+        {"sgd": {"nesterov": Choice(True)}},
+        "nesterov = {True}: needs two values or more, all different",
+    ),
+    (
+        {"adam": {"betas": Choice((0.9, 0.99), (0.9, 0.999))}},
+        "values must be numbers, words, true, false or none",
+    ),
     ({"nysact-s": {"rank": Range(5, 9999)}}, "rank = 9999: the widest layer (10) has 513 inputs"),
-    ({"nysact-s": {"sketch": Choice("subcolumn", "gausian")}}, "sketch = 'gausian': must be one of"),
-    ({"sgd": {"lr": Range(0.2, 1.0)}}, "space of sgd on digits/cnn: lr = 0.2..1: the recipe's 0.1 is outside"),
+    (
+        {"nysact-s": {"sketch": Choice("subcolumn", "gausian")}},
+        "sketch = 'gausian': must be one of",
+    ),
+    (
+        {"sgd": {"lr": Range(0.2, 1.0)}},
+        "space of sgd on digits/cnn: lr = 0.2..1: the recipe's 0.1 is outside",
+    ),
 ]
 
 
@@ -216,9 +284,13 @@ def test_right_spaces_are_not():
 
 
 def test_samplers_by_name():
-    assert {"tpe", "random", "nsgaii", "gp"} <= set(sampling.samplers()) and sampling.sampler_problem("tpe") == ""
+    assert {"tpe", "random", "nsgaii", "gp"} <= set(
+        sampling.samplers()
+    ) and sampling.sampler_problem("tpe") == ""
     assert 'Did you mean "random"?' in sampling.sampler_problem("randm")
-    assert "--sampler = cmaes" in sampling.sampler_problem("cmaes")  # needs a package that is not installed
+    assert "--sampler = cmaes" in sampling.sampler_problem(
+        "cmaes"
+    )  # needs a package that is not installed
 
 
 def command(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -241,8 +313,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "line"), REFUSED, ids=[" ".join(arguments) for arguments, _ in REFUSED])
-def test_a_bad_command_is_refused_and_writes_nothing(arguments, line, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "line"), REFUSED, ids=[" ".join(arguments) for arguments, _ in REFUSED]
+)
+def test_a_bad_command_is_refused_and_writes_nothing(
+    arguments, line, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert command(arguments, monkeypatch) == 2
     assert line in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -250,9 +326,18 @@ def test_a_bad_command_is_refused_and_writes_nothing(arguments, line, tmp_path, 
 
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert command(["--dry-run", "--budget", "3", "--optimizers", "sgd", "--sampler", "NSGA-II"], monkeypatch) == 0
+    assert (
+        command(
+            ["--dry-run", "--budget", "3", "--optimizers", "sgd", "--sampler", "NSGA-II"],
+            monkeypatch,
+        )
+        == 0
+    )
     text = " ".join(capsys.readouterr().out.split())
-    assert "3 configurations for each of 1 optimizers (nsgaii)" in text and "5 fresh trials to go" in text
+    assert (
+        "3 configurations for each of 1 optimizers (nsgaii)" in text
+        and "5 fresh trials to go" in text
+    )
     assert "of training" in text and not list(tmp_path.iterdir())
 
 
@@ -262,7 +347,9 @@ PAPERS = ["cifar10/resnet32", "cifar10/resnet50", "cifar100/vit_s16", "tinyimage
 
 def test_the_papers_values_are_in_the_spaces_of_their_workloads():
     options = Options(only={}, levels={}, settings={}, workload=",".join(PAPERS))
-    assert [(plan.workload, plan.problems()) for plan in plans(TUNE, options)] == [(name, []) for name in PAPERS]
+    assert [(plan.workload, plan.problems()) for plan in plans(TUNE, options)] == [
+        (name, []) for name in PAPERS
+    ]
 
 
 def test_the_report_of_the_same_folders_is_the_same_and_stopped_is_not_averaged(tmp_path: Path):
@@ -277,20 +364,35 @@ def test_the_report_of_the_same_folders_is_the_same_and_stopped_is_not_averaged(
     winner = proposer.winner()
     assert winner is not None and winner.proposal.number in (0, 1, 2)
     results = SearchResults(
-        plan(search), [proposer], plan(search).fresh("nysact-s", winner.proposal.parameters), tmp_path
+        plan(search),
+        [proposer],
+        plan(search).fresh("nysact-s", winner.proposal.parameters),
+        tmp_path,
     )
     curve = results.curves["nysact-s"]
-    assert len(curve) == 5 and curve["mean"].iloc[-1] == winner.score and curve["none"].iloc[0] == pytest.approx(0.4)
+    assert (
+        len(curve) == 5
+        and curve["mean"].iloc[-1] == winner.score
+        and curve["none"].iloc[0] == pytest.approx(0.4)
+    )
     paths = write(results, tmp_path / "one")
     text = (tmp_path / "one/report.md").read_text()
     assert "| nysact-s | 0 |" in text and "2 of 2 not run" in text and "| 5 | 1 | 1 | 0 |" in text
-    again = {path.name: path.read_bytes() for path in write(results, tmp_path / "two") if path.suffix != ".journal"}
+    again = {
+        path.name: path.read_bytes()
+        for path in write(results, tmp_path / "two")
+        if path.suffix != ".journal"
+    }
     assert {path.name: path.read_bytes() for path in paths if path.suffix != ".journal"} == again
 
 
-def test_several_studies_with_one_command_are_refused_before_any_starts(tmp_path, monkeypatch, capsys):
+def test_several_studies_with_one_command_are_refused_before_any_starts(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     arguments = ["run", "ablation_rank", "tune_optimizers", "--only", "rank=5", "--report-only"]
     monkeypatch.setattr(sys, "argv", ["studies", *arguments])
     assert cli.invoke(manage.GROUP) == 2
-    assert "--only: not for tune_optimizers" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "--only: not for tune_optimizers" in capsys.readouterr().err and not list(
+        tmp_path.iterdir()
+    )

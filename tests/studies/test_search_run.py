@@ -23,14 +23,32 @@ from trainables.train import epochs
 from trainables.workloads import resolve
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "80", "NO_COLOR": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "RAY_raylet_start_wait_time_s": "180",
+    "COLUMNS": "80",
+    "NO_COLOR": "1",
+}
 LONGEST = 1500  # seconds: the machine may be busy
-SMALL = ("--optimizers", "sgd,adamw", "--budget", "4", "--epochs", "2", "--seeds", "2", "--max-concurrent", "1")
+SMALL = (
+    "--optimizers",
+    "sgd,adamw",
+    "--budget",
+    "4",
+    "--epochs",
+    "2",
+    "--seeds",
+    "2",
+    "--max-concurrent",
+    "1",
+)
 
 
 def search(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, ROOT / "studies" / "tune_optimizers.py", *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -56,12 +74,19 @@ def finished(root: Path) -> list[Path]:
 
 
 def contents(folders: list[Path]) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for folder in folders for path in sorted(folder.glob("*")) if path.is_file()}
+    return {
+        path: path.read_bytes()
+        for folder in folders
+        for path in sorted(folder.glob("*"))
+        if path.is_file()
+    }
 
 
 def never_killed(root: Path) -> None:
     """The same search in this process, without Ray."""
-    options = Options(only={}, levels={}, settings={}, epochs=2, optimizers=["sgd", "adamw"], out=root)
+    options = Options(
+        only={}, levels={}, settings={}, epochs=2, optimizers=["sgd", "adamw"], out=root
+    )
     (plan,) = plans(SEARCH.__class__(**{**vars(SEARCH), "budget": 4}), options)
     for optimizer in ("sgd", "adamw"):
         proposer = Proposer(plan, optimizer, root)
@@ -83,11 +108,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     assert len(finished(out)) < 8, "the driver was killed too late for this to mean anything"
     output = finish(search(*SMALL, "--out", out))
     assert lines(out, "sgd")[: len(before)] == before
-    assert contents([path.parent for path in done]) == {**contents([path.parent for path in done]), **done}
+    assert contents([path.parent for path in done]) == {
+        **contents([path.parent for path in done]),
+        **done,
+    }
     return out, output
 
 
-def test_a_killed_search_goes_on_with_the_same_proposals_and_an_equal_budget(whole: tuple[Path, str], tmp_path: Path):
+def test_a_killed_search_goes_on_with_the_same_proposals_and_an_equal_budget(
+    whole: tuple[Path, str], tmp_path: Path
+):
     never_killed(tmp_path)
     for optimizer in ("sgd", "adamw"):
         assert len(lines(whole[0], optimizer)) == 5  # what the search is, and four proposals
@@ -104,11 +134,25 @@ def test_a_killed_search_goes_on_with_the_same_proposals_and_an_equal_budget(who
 def test_the_report_has_the_winners_and_a_recipe_that_gives_their_trials(whole: tuple[Path, str]):
     folder = whole[0] / "reports/tune_optimizers/digits-cnn"
     text = (folder / "report.md").read_text()
-    assert "| sgd | 2 |" in text and "| adamw | 2 |" in text and "not exchangeable" in text and "shrinkage" in text
-    assert {path.name for path in folder.iterdir()} >= {"best_of_k.png", "best_of_k.csv", "proposals.csv", "report.tex"}
+    assert (
+        "| sgd | 2 |" in text
+        and "| adamw | 2 |" in text
+        and "not exchangeable" in text
+        and "shrinkage" in text
+    )
+    assert {path.name for path in folder.iterdir()} >= {
+        "best_of_k.png",
+        "best_of_k.csv",
+        "proposals.csv",
+        "report.tex",
+    }
     source = (folder / "recipe.py").read_text()
     recipes = ast.literal_eval(source[source.index("{") :])
-    fresh = [read_config(f)["config"] for f in finished(whole[0]) if read_config(f)["config"]["train_fraction"] == 1]
+    fresh = [
+        read_config(f)["config"]
+        for f in finished(whole[0])
+        if read_config(f)["config"]["train_fraction"] == 1
+    ]
     for name, values in recipes.items():
         config = resolve("digits/cnn", name, values, {"epochs": 2})
         assert config.to_dict() in fresh
@@ -132,10 +176,17 @@ def test_mlflow_has_one_parent_every_trial_and_the_winners_groups(whole: tuple[P
 def test_a_second_run_trains_nothing_and_renders_the_same(whole: tuple[Path, str]):
     out = whole[0]
     reports = sorted((out / "reports").glob("*/*/[!.]*"))  # .report.json has the times of the files
-    before = {path: path.read_bytes() for path in reports}, contents(list(trial_folders(out))), lines(out, "adamw")
+    before = (
+        {path: path.read_bytes() for path in reports},
+        contents(list(trial_folders(out))),
+        lines(out, "adamw"),
+    )
     command = (*SMALL, "--out", out, "--json")
     output = finish(search(*command))
-    assert "sgd    0 configurations and 0 fresh trials to go" in output and "adamw  0 configurations" in output
+    assert (
+        "sgd    0 configurations and 0 fresh trials to go" in output
+        and "adamw  0 configurations" in output
+    )
     assert (
         {path: path.read_bytes() for path in reports},
         contents(list(trial_folders(out))),
@@ -183,7 +234,9 @@ def test_asha_stops_and_what_it_stopped_is_not_trained_again(tmp_path: Path):
 def test_mlflow_does_not_show_as_running_what_asha_stopped(tmp_path: Path):
     from mlflow import MlflowClient
 
-    (plan,) = plans(SEARCH, Options(only={}, levels={}, settings={}, optimizers=["sgd"], out=tmp_path))
+    (plan,) = plans(
+        SEARCH, Options(only={}, levels={}, settings={}, optimizers=["sgd"], out=tmp_path)
+    )
     proposer = Proposer(plan, "sgd", tmp_path)
     trial = proposer.next()
     assert trial is not None
@@ -196,7 +249,9 @@ def test_mlflow_does_not_show_as_running_what_asha_stopped(tmp_path: Path):
     def status() -> str:
         experiment = client.get_experiment_by_name("tune_optimizers")
         assert experiment is not None
-        return client.search_runs([experiment.experiment_id], f"tags.trial_key = '{key}'")[0].info.status
+        return client.search_runs([experiment.experiment_id], f"tags.trial_key = '{key}'")[
+            0
+        ].info.status
 
     assert status() == "RUNNING"
     proposer.stop(key, 0, {0: 0.5}, 1.0)

@@ -27,7 +27,10 @@ SECRETS = {  # with values that can be told apart
     "RAY_AUTH_TOKEN": f"{CANARY}token",
     "OF_SOMETHING_ELSE": f"{CANARY}else",
 }
-FORMS = (CANARY.encode(), b64encode(f"me:{CANARY}".encode())[:-2])  # as it is, and as the password travels
+FORMS = (
+    CANARY.encode(),
+    b64encode(f"me:{CANARY}".encode())[:-2],
+)  # as it is, and as the password travels
 STUDY = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "1")
 
 
@@ -53,22 +56,33 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
 
 def study(uri: str, out: Path, ray: str) -> subprocess.CompletedProcess[str]:
-    own = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_TRACKING_USERNAME": "me", "RAY_TMPDIR": ray, "PYTHONPATH": str(ROOT)}
+    own = {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_TRACKING_USERNAME": "me",
+        "RAY_TMPDIR": ray,
+        "PYTHONPATH": str(ROOT),
+    }
     environment = {**os.environ, **SECRETS, **own, "RAY_raylet_start_wait_time_s": "180"}
     command = [sys.executable, ROOT / "studies" / "ablation_rank.py", *STUDY, "--out", out]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
-def test_no_secret_of_the_environment_is_written_or_shown(tmp_path: Path, server: tuple[str, list[str]]):
+def test_no_secret_of_the_environment_is_written_or_shown(
+    tmp_path: Path, server: tuple[str, list[str]]
+):
     address, seen = server
     out = tmp_path / "out"
     with tempfile.TemporaryDirectory(prefix="ray-") as ray:  # a short name: Ray's sockets are in it
         ended = study(f"http://{address}", out, ray)
         assert ended.returncode == 0, ended.stderr
         assert any(seen), "the password was never used: nothing could leak"
-        written = [path for folder in (out, Path(ray)) for path in folder.rglob("*") if path.is_file()]
+        written = [
+            path for folder in (out, Path(ray)) for path in folder.rglob("*") if path.is_file()
+        ]
         assert any(path.parent.name == "logs" for path in written) and (out / "reports").is_dir()
-        assert [str(path) for path in written if any(form in path.read_bytes() for form in FORMS)] == []
+        assert [
+            str(path) for path in written if any(form in path.read_bytes() for form in FORMS)
+        ] == []
     assert CANARY not in ended.stdout + ended.stderr
 
 
@@ -81,15 +95,26 @@ def test_the_actor_of_a_trial_with_several_processes_gets_no_key(monkeypatch: py
     assert CANARY not in str(actor._default_options)
 
 
-def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path, server: tuple[str, list[str]]):
+def test_a_password_in_an_address_is_refused_and_not_repeated(
+    tmp_path: Path, server: tuple[str, list[str]]
+):
     address, seen = server
     ended = study(f"http://me:{CANARY}@{address}", tmp_path / "out", str(tmp_path))
-    assert ended.returncode == 2 and f"MLFLOW_TRACKING_URI = http://***@{address}: must be" in ended.stderr
+    assert (
+        ended.returncode == 2
+        and f"MLFLOW_TRACKING_URI = http://***@{address}: must be" in ended.stderr
+    )
     assert CANARY not in ended.stdout + ended.stderr
     assert not (tmp_path / "out").exists() and not seen
 
 
-@pytest.mark.parametrize("address", ["http://me:{}@h:1/x", "https://{}@h", "postgresql://me:a/{}@h@i/db", "x//{}\n@"])
-def test_whatever_refuses_an_address_does_not_repeat_its_password(address: str, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    "address", ["http://me:{}@h:1/x", "https://{}@h", "postgresql://me:a/{}@h@i/db", "x//{}\n@"]
+)
+def test_whatever_refuses_an_address_does_not_repeat_its_password(
+    address: str, capsys: pytest.CaptureFixture[str]
+):
     refuse([f"Got unexpected extra argument ({address.format(CANARY)})"])
-    assert re.fullmatch(r"error: Got unexpected extra argument \(.*\*\*\*@.*\)\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"error: Got unexpected extra argument \(.*\*\*\*@.*\)\n", capsys.readouterr().err
+    )

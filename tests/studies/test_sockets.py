@@ -34,7 +34,11 @@ REQUESTS = (  # harmless ones, of each of Ray's services
     "ObjectManagerService/Pull",
     "CoreWorkerService/GetCoreWorkerStats",
 )
-OK, UNIMPLEMENTED, UNAUTHENTICATED = "0", "12", "16"  # of gRPC; the second where another service listens
+OK, UNIMPLEMENTED, UNAUTHENTICATED = (
+    "0",
+    "12",
+    "16",
+)  # of gRPC; the second where another service listens
 
 
 class Session(NamedTuple):
@@ -50,7 +54,9 @@ def session():
     environment.pop("RAY_AUTH_TOKEN", None)
     environment["RAY_AUTH_MODE"] = "disabled"  # as somebody may have set it for a cluster without
     command = [sys.executable, "-c", SESSION]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
         assert driver.stdout is not None
         yield Session(**json.loads(driver.stdout.readline()))
 
@@ -58,7 +64,9 @@ def session():
 def test_nothing_listens_beyond_this_machine(session: Session):
     names = " ".join(name for name, *_ in session.listening)
     assert all(part in names for part in ("gcs_server", "raylet", "ray::IDLE")), names
-    beyond = [place for place in session.listening if place[1].removeprefix("::ffff:") != "127.0.0.1"]
+    beyond = [
+        place for place in session.listening if place[1].removeprefix("::ffff:") != "127.0.0.1"
+    ]
     assert not beyond
 
 
@@ -71,7 +79,10 @@ def test_every_port_of_ray_refuses_a_request_without_the_token(session: Session)
             continue
         assert set(answers.values()) <= {UNIMPLEMENTED, UNAUTHENTICATED}, (name, answers)
         assert UNAUTHENTICATED in answers.values(), (name, answers)
-        assert {answer(port, path, "0" * 64) for path in REQUESTS} <= {UNIMPLEMENTED, UNAUTHENTICATED}, name
+        assert {answer(port, path, "0" * 64) for path in REQUESTS} <= {
+            UNIMPLEMENTED,
+            UNAUTHENTICATED,
+        }, name
         refused += 1
     assert refused >= 5
 
@@ -113,4 +124,6 @@ def _text(value: str) -> bytes:
 
 
 def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
-    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
+    return (
+        len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
+    )

@@ -14,7 +14,9 @@ SAMPLE = [0.95, 0.97, 0.96, 0.99, 0.93]
 
 def test_interval_by_hand():
     summary = summarize([1.0, 2.0, 3.0, 4.0])
-    half = 3.182446305284263 * math.sqrt(5 / 3) / 2  # t(0.975, 3), sd, root of n: from a printed table
+    half = (
+        3.182446305284263 * math.sqrt(5 / 3) / 2
+    )  # t(0.975, 3), sd, root of n: from a printed table
     assert (summary.n, summary.mean) == (4, 2.5)
     assert summary.sd == pytest.approx(math.sqrt(5 / 3))
     assert (summary.ci_lo, summary.ci_hi) == pytest.approx((2.5 - half, 2.5 + half))

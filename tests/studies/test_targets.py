@@ -69,16 +69,31 @@ def test_a_censored_run_counts_until_its_end():
 def test_arms_of_a_frame():
     runs = {"fast": [[0.1, 0.6, 0.7], [0.2, 0.6, 0.6]], "slow": [[0.1, 0.2, 0.3], [0.1, 0.6, 0.7]]}
     rows = [
-        {"arm": arm, "seed": seed, "trial_key": f"{arm}{seed}", "status": "completed", "epoch": epoch, "a": value}
+        {
+            "arm": arm,
+            "seed": seed,
+            "trial_key": f"{arm}{seed}",
+            "status": "completed",
+            "epoch": epoch,
+            "a": value,
+        }
         for arm, curves_of in runs.items()
         for seed, run in enumerate(curves_of)
         for epoch, value in enumerate(run)
     ]
-    early = {"arm": "slow", "seed": 2, "trial_key": "z", "status": "diverged"}  # before its first epoch ended
+    early = {
+        "arm": "slow",
+        "seed": 2,
+        "trial_key": "z",
+        "status": "diverged",
+    }  # before its first epoch ended
     trials = [row for row in rows if not row["epoch"]] + [early]
     trials += [{**rows[0], "seed": 3, "trial_key": "x", "status": "in flight"}]
     found = curves(pd.DataFrame(trials), pd.DataFrame(rows), "a")
     assert {arm: list(seeds) for arm, seeds in found.items()} == {"fast": [0, 1], "slow": [0, 1, 2]}
     fast, slow = (time_to_target(found[arm], 0.5) for arm in ("fast", "slow"))
     assert (fast.hits, fast.n, slow.hits, slow.n) == (2, 2, 1, 3)
-    assert fast.median == pytest.approx(1.75) and time_to_target(found["fast"], 0.5, whole=True).median == 2.0
+    assert (
+        fast.median == pytest.approx(1.75)
+        and time_to_target(found["fast"], 0.5, whole=True).median == 2.0
+    )

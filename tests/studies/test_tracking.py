@@ -22,12 +22,22 @@ from studies.harness.tracking.view import MARK, View
 from studies.harness.tracking.views import ReportView, TrialsView
 from trainables.store import DIVERGED
 
-WRITES = ("create_run", "log_batch", "set_tag", "update_run", "set_terminated", "log_artifact", "log_text")
+WRITES = (
+    "create_run",
+    "log_batch",
+    "set_tag",
+    "update_run",
+    "set_terminated",
+    "log_artifact",
+    "log_text",
+)
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return default_uri(tmp_path_factory.mktemp("mlflow"))  # creating a database takes seconds: one for all tests
+    return default_uri(
+        tmp_path_factory.mktemp("mlflow")
+    )  # creating a database takes seconds: one for all tests
 
 
 @pytest.fixture
@@ -82,7 +92,10 @@ def test_runs_hold_what_the_folders_hold(tmp_path, uri, study, runs):
         assert child.data.tags["torch"] == "2.15.0"
         assert child.data.params["lr"] == "0.1" and child.data.params["seed"] == "0"
         for name in metrics(trial, 0):
-            folder = [(line["epoch"], line["metrics"][name], int(1000 * line["time"])) for line in store.epochs()]
+            folder = [
+                (line["epoch"], line["metrics"][name], int(1000 * line["time"]))
+                for line in store.epochs()
+            ]
             assert history(uri, child, name) == folder
     assert children[trials[3].config.trial_key].data.tags["level"] == "10"
     assert children[trials[3].config.trial_key].data.params["rank"] == "10"
@@ -95,11 +108,20 @@ def test_parent_holds_the_summary_and_the_artifacts(tmp_path, uri, study, runs):
     page = tmp_path / "report.md"
     page.write_text("one")
     expected = metrics(trials[4], 1)["test/accuracy"]
-    sync(study, trials, tmp_path, uri, [page], **{"mean/nysact-g rank=20": expected, "sd/nysact-g rank=20": math.nan})
+    sync(
+        study,
+        trials,
+        tmp_path,
+        uri,
+        [page],
+        **{"mean/nysact-g rank=20": expected, "sd/nysact-g rank=20": math.nan},
+    )
     parent, _ = runs()
     assert parent.info.run_name == f"{study.name} digits/cnn"
     assert parent.info.status == "RUNNING"
-    assert parent.data.metrics["trials/completed"] == 7 and parent.data.metrics["trials/not run"] == 1
+    assert (
+        parent.data.metrics["trials/completed"] == 7 and parent.data.metrics["trials/not run"] == 1
+    )
     assert parent.data.metrics["mean/nysact-g.rank.20"] == expected
     assert "sd/nysact-g.rank.20" not in parent.data.metrics
     artifacts = tmp_path / "mlartifacts" / parent.info.run_id / "artifacts"
@@ -124,11 +146,15 @@ def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
     report = Report(files=[page], metrics={"mean/sgd": 0.5})
     view(study, trials, tmp_path).send(uri, report, mark)
     for write in WRITES:
-        monkeypatch.setattr(MlflowClient, write, lambda *args, write=write: pytest.fail(f"{write} was called"))
+        monkeypatch.setattr(
+            MlflowClient, write, lambda *args, write=write: pytest.fail(f"{write} was called")
+        )
     assert view(study, trials, tmp_path).send(uri, report, mark) == "0 epochs sent"
 
 
-def test_a_process_that_was_killed_while_it_created_the_database_leaves_none(tmp_path, study, monkeypatch):
+def test_a_process_that_was_killed_while_it_created_the_database_leaves_none(
+    tmp_path, study, monkeypatch
+):
     """mlflow cannot use a database that has some of its tables."""
 
     def killed(*paths):
@@ -162,7 +188,10 @@ def test_diverged_is_failed_with_its_reason_and_a_retry_reopens_it(tmp_path, uri
     sync(study, [trial], tmp_path, uri)
     child = runs()[1][trial.config.trial_key]
     assert child.info.status == "FAILED"
-    assert (child.data.tags["status"], child.data.tags["status_reason"]) == ("diverged", "epoch=1, step=7")
+    assert (child.data.tags["status"], child.data.tags["status_reason"]) == (
+        "diverged",
+        "epoch=1, step=7",
+    )
     (store.folder / "status.json").unlink()
     sync(study, [trial], tmp_path, uri)
     child = runs()[1][trial.config.trial_key]
@@ -246,13 +275,18 @@ def test_background_tells_of_the_first_failure_only_and_goes_on(tmp_path, monkey
     assert isinstance(tracking.error, OSError)
     tracking.finish([Report(files=[])], [""])
     assert not tracking._thread.is_alive()
-    assert console.file.getvalue() == f"{first}tracking failed, all results are in the folders: OSError: no server\n"
+    assert (
+        console.file.getvalue()
+        == f"{first}tracking failed, all results are in the folders: OSError: no server\n"
+    )
 
 
 def test_nothing_begun_makes_only_the_parent(tmp_path, uri, study, runs):
     assert sync(study, planned(seeds=1), tmp_path, uri) == 0
     parent, children = runs()
-    assert not children and parent.data.metrics["trials/not run"] == len(ledger.frame(planned(seeds=1), tmp_path))
+    assert not children and parent.data.metrics["trials/not run"] == len(
+        ledger.frame(planned(seeds=1), tmp_path)
+    )
 
 
 def group_runs(uri, study):
@@ -272,42 +306,68 @@ def test_a_group_run_holds_the_mean_over_its_completed_seeds(tmp_path, uri, stud
     sync(study, trials, tmp_path, uri)
     groups, count = group_runs(uri, study)
     assert set(groups) == {"sgd", "nysact-s rank=10"} and count == 2
-    values = [metrics(trial, 1)["test/accuracy"] for trial in trials if trial.arm.optimizer == "nysact-s"]
+    values = [
+        metrics(trial, 1)["test/accuracy"] for trial in trials if trial.arm.optimizer == "nysact-s"
+    ]
     expected, group = summarize(values), groups["nysact-s rank=10"]
     for name in ("mean", "sd", "ci_lo", "ci_hi"):
         assert group.data.metrics[f"{name}/test/accuracy"] == pytest.approx(getattr(expected, name))
     assert group.data.metrics["n"] == 3 and groups["sgd"].data.metrics["n"] == 2
     assert groups["sgd"].data.tags["status"] == "2 completed, 1 diverged"
-    assert group.info.status == "FINISHED" and group.data.tags["mlflow.parentRunId"] == runs()[0].info.run_id
-    assert (group.data.tags["level"], group.data.tags["group_key"]) == ("10", trials[1].config.group_key)
+    assert (
+        group.info.status == "FINISHED"
+        and group.data.tags["mlflow.parentRunId"] == runs()[0].info.run_id
+    )
+    assert (group.data.tags["level"], group.data.tags["group_key"]) == (
+        "10",
+        trials[1].config.group_key,
+    )
     assert group.data.params["rank"] == "10" and "seed" not in group.data.params
     curve = [(step, value) for step, value, _ in history(uri, group, "test/accuracy")]
     means = [sum(metrics(t, epoch)["test/accuracy"] for t in trials[1::2]) / 3 for epoch in (0, 1)]
     assert curve == [(epoch, pytest.approx(mean)) for epoch, mean in enumerate(means)]
     artifacts = tmp_path / "mlartifacts" / group.info.run_id / "artifacts"
     assert len((artifacts / "seeds.csv").read_text().splitlines()) == 4
-    assert (artifacts / "curve.csv").read_text().startswith("epoch,metric,n,mean,sd,ci_lo,ci_hi\n0,test/accuracy,3,")
+    assert (
+        (artifacts / "curve.csv")
+        .read_text()
+        .startswith("epoch,metric,n,mean,sd,ci_lo,ci_hi\n0,test/accuracy,3,")
+    )
 
 
-def test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in(tmp_path, uri, study, runs):
+def test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in(
+    tmp_path, uri, study, runs
+):
     first, second, third = (trial for trial in planned(seeds=3) if trial.arm.optimizer == "foof")
     sync(study, [first, second], tmp_path, uri)
     assert group_runs(uri, study) == ({}, 0)
     run(tmp_path, first)
     sync(study, [first, second], tmp_path, uri)
     one = group_runs(uri, study)[0]["foof"]
-    assert one.info.status == "RUNNING" and one.data.metrics["n"] == 1 and "sd/test/accuracy" not in one.data.metrics
+    assert (
+        one.info.status == "RUNNING"
+        and one.data.metrics["n"] == 1
+        and "sd/test/accuracy" not in one.data.metrics
+    )
     assert history(uri, one, "test/accuracy") == []
     run(tmp_path, second)
     for _ in range(2):
         sync(study, [first, second], tmp_path, uri)
     two = group_runs(uri, study)[0]["foof"]
-    assert (two.info.run_id, two.info.status, two.data.metrics["n"]) == (one.info.run_id, "FINISHED", 2)
+    assert (two.info.run_id, two.info.status, two.data.metrics["n"]) == (
+        one.info.run_id,
+        "FINISHED",
+        2,
+    )
     assert [step for step, _, _ in history(uri, two, "test/accuracy")] == [0, 1]
     run(tmp_path, third)
     sync(study, [first, second, third], tmp_path, uri)
     groups, count = group_runs(uri, study)
-    assert (count, groups["foof"].info.run_id, groups["foof"].data.metrics["n"]) == (1, one.info.run_id, 3)
+    assert (count, groups["foof"].info.run_id, groups["foof"].data.metrics["n"]) == (
+        1,
+        one.info.run_id,
+        3,
+    )
 
 
 def test_the_experiment_holds_a_view_of_each_workloads_configurations(tmp_path, uri, study):
@@ -321,8 +381,13 @@ def test_the_experiment_holds_a_view_of_each_workloads_configurations(tmp_path, 
     assert view["searchFilter"] == "tags.kind = 'group' and tags.workload = 'digits/cnn'"
     assert view["orderByKey"] == "metrics.`mean/test/accuracy`"
     parallel = view["compareRunCharts"][0]
-    assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (["optimizer", "rank"], ["mean/test/accuracy"])
-    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {view["compareRunSections"][0]["uuid"]}
+    assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (
+        ["optimizer", "rank"],
+        ["mean/test/accuracy"],
+    )
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {
+        view["compareRunSections"][0]["uuid"]
+    }
 
 
 def test_a_trial_that_was_stopped_early_is_no_longer_running(tmp_path, uri, study, runs):
@@ -338,7 +403,9 @@ def test_a_trial_that_was_stopped_early_is_no_longer_running(tmp_path, uri, stud
         assert (stopped.info.status, stopped.data.tags["status"]) == ("KILLED", "stopped")
     assert runs()[0].info.status == "FINISHED"
     planning.clear()
-    assert replace(growing, stopped=lambda: [key, first.config.trial_key]).send(uri) == "0 epochs sent"
+    assert (
+        replace(growing, stopped=lambda: [key, first.config.trial_key]).send(uri) == "0 epochs sent"
+    )
     assert runs()[1][first.config.trial_key].info.status == "FINISHED"
 
 
@@ -353,14 +420,23 @@ def test_without_a_report_the_summary_stays_as_it_is(tmp_path, uri, study, runs)
     sync(study, [trial], tmp_path, uri, **{"mean/sgd": 0.5})
     view(study, extended, tmp_path).send(uri)
     summary = runs()[0].data.metrics
-    assert (summary["mean/sgd"], summary["trials/planned"], summary["trials/not run"]) == (0.5, 2, 1)
+    assert (summary["mean/sgd"], summary["trials/planned"], summary["trials/not run"]) == (
+        0.5,
+        2,
+        1,
+    )
 
 
 def test_a_report_is_one_run_that_is_sent_anew_when_its_files_change(tmp_path, uri, study):
     options, page = Options(out=tmp_path), tmp_path / "report.md"
     numbers = {"growth/conv 1": 2.0, "growth/fc=2": 3.0, "growth/fc": math.inf}
     probe = ReportView(
-        facts=study, workload="digits/cnn", options=options, kind="probe", key="ab" * 32, params={"lr": 0.1}
+        facts=study,
+        workload="digits/cnn",
+        options=options,
+        kind="probe",
+        key="ab" * 32,
+        params={"lr": 0.1},
     )
     assert probe.send(uri) == "nothing to send"
     client = MlflowClient(tracking_uri=uri)
@@ -370,12 +446,24 @@ def test_a_report_is_one_run_that_is_sent_anew_when_its_files_change(tmp_path, u
         report = Report(files=[page], metrics=numbers)
         assert [probe.send(uri, report), probe.send(uri, report)] == ["sent", "nothing to send"]
         [only] = client.search_runs([client.get_experiment_by_name(study.name).experiment_id])
-        assert (tmp_path / "mlartifacts" / only.info.run_id / "artifacts/report.md").read_text() == content
+        assert (
+            tmp_path / "mlartifacts" / only.info.run_id / "artifacts/report.md"
+        ).read_text() == content
     assert only.data.metrics == {"growth/conv 1": 2.0, "growth/fc.2": 3.0}
     assert only.data.params == {"lr": "0.1"}
     assert (only.info.run_name, only.info.status) == (f"{study.name} digits/cnn", "FINISHED")
-    tags = {name: value for name, value in only.data.tags.items() if not name.startswith(("mlflow.", "artifacts"))}
-    shared = {"study": study.name, "paper": "NysAct", "table": "Figure 7", "workload": "digits/cnn", "smoke": "False"}
+    tags = {
+        name: value
+        for name, value in only.data.tags.items()
+        if not name.startswith(("mlflow.", "artifacts"))
+    }
+    shared = {
+        "study": study.name,
+        "paper": "NysAct",
+        "table": "Figure 7",
+        "workload": "digits/cnn",
+        "smoke": "False",
+    }
     assert tags == {**shared, "kind": "probe", "group_key": "ab" * 32}
 
 
@@ -442,13 +530,20 @@ def test_all_is_sent_again_after_the_run_or_the_database_was_deleted(tmp_path, u
 
     database = tmp_path / "other.db"
     database.write_bytes(b"not a database, and longer than the header of a database file: " * 9)
-    for unknown in (f"sqlite:///{database}", f"sqlite:///{tmp_path / 'none.db'}", "http://127.0.0.1:9"):
+    for unknown in (
+        f"sqlite:///{database}",
+        f"sqlite:///{tmp_path / 'none.db'}",
+        "http://127.0.0.1:9",
+    ):
         assert not up_to_date(unknown, [first])
     database.unlink()
     track(study, [trial], tmp_path, f"sqlite:///{database}", first)
     assert up_to_date(f"sqlite:///{database}", [first])
     only = MlflowClient(tracking_uri=f"sqlite:///{database}").get_experiment_by_name(study.name)
-    kinds = {run.data.tags["kind"] for run in MlflowClient(f"sqlite:///{database}").search_runs([only.experiment_id])}
+    kinds = {
+        run.data.tags["kind"]
+        for run in MlflowClient(f"sqlite:///{database}").search_runs([only.experiment_id])
+    }
     assert kinds == {"study", "group", "trial"}
 
 
@@ -462,7 +557,11 @@ def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, ru
     assert runs()[0].data.tags[MARK] == first
     run(tmp_path, trials[1])
     with monkeypatch.context() as killed, pytest.raises(OSError):
-        killed.setattr(MlflowClient, "set_terminated", lambda *arguments: (_ for _ in ()).throw(OSError("killed")))
+        killed.setattr(
+            MlflowClient,
+            "set_terminated",
+            lambda *arguments: (_ for _ in ()).throw(OSError("killed")),
+        )
         view(study, trials, tmp_path).send(uri, Report(files=[]), second)
     assert not up_to_date(uri, [first]) and not up_to_date(uri, [second])
     track(study, trials[:1], tmp_path, uri, first)
@@ -473,7 +572,9 @@ def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, ru
 
 def test_a_reports_run_has_the_mark_too(tmp_path, uri, study):
     options = Options(out=tmp_path)
-    probe = ReportView(facts=study, workload="digits/cnn", options=options, kind="probe", key="cd" * 32, params={})
+    probe = ReportView(
+        facts=study, workload="digits/cnn", options=options, kind="probe", key="cd" * 32, params={}
+    )
     for digest in (f"{study.name} 1", f"{study.name} 2"):  # the second has the same files
         probe.send(uri, Report(files=[]), digest)
         assert up_to_date(uri, [digest])

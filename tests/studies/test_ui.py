@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the extra `ui` is not installed: make setup-ui")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the extra `ui` is not installed: make setup-ui"
+)
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("Debian's chromium is not installed: make setup-ui", allow_module_level=True)
@@ -51,15 +53,29 @@ def free_port() -> int:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     out, port = tmp_path_factory.mktemp("out"), free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    smoke, trials = [sys.executable, ROOT / "studies/ablation_rank.py", "--smoke", "--out", out], out / "trials.jsonl"
-    training = [sys.executable, "-m", "trainables", trials, "--out", out / "smoke"]  # the same folders, without Ray
+    smoke, trials = (
+        [sys.executable, ROOT / "studies/ablation_rank.py", "--smoke", "--out", out],
+        out / "trials.jsonl",
+    )
+    training = [
+        sys.executable,
+        "-m",
+        "trainables",
+        trials,
+        "--out",
+        out / "smoke",
+    ]  # the same folders, without Ray
     for command in ([*smoke, "--dry-run", "--json"], training, [*smoke, "--report-only"]):
-        done = subprocess.run(command, check=True, env=environment, timeout=300, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            command, check=True, env=environment, timeout=300, stdout=subprocess.PIPE, text=True
+        )
         if not trials.exists():
             trials.write_text(done.stdout)
     command = [sys.executable, "-m", "studies", "ui", "--out", out / "smoke", "--port", str(port)]
     with open(out / "server.log", "wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        server = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
     try:
         assert server.stdout is not None
         lines = [server.stdout.readline() for _ in range(6)]
@@ -105,7 +121,9 @@ def test_the_parents_page_has_the_claim_and_each_arms_mean(served: Served, page:
         assert found and float(found[1]) == pytest.approx(arm["mean"], abs=1e-9), arm["arm"]
 
 
-def test_the_charts_are_of_the_configurations_with_the_factor_and_the_mean_in_parallel(served: Served, page: Any):
+def test_the_charts_are_of_the_configurations_with_the_factor_and_the_mean_in_parallel(
+    served: Served, page: Any
+):
     page.goto(served.links[1])
     page.get_by_text("Parallel Coordinates").first.wait_for()
     page.get_by_text("6 matching runs").first.wait_for()
@@ -122,7 +140,9 @@ def test_the_charts_are_of_the_configurations_with_the_factor_and_the_mean_in_pa
 
 
 def test_side_by_side_has_every_configuration_with_its_mean(served: Served, page: Any):
-    page.set_viewport_size({"width": 2600, "height": 1200})  # columns out of sight are not in the page
+    page.set_viewport_size(
+        {"width": 2600, "height": 1200}
+    )  # columns out of sight are not in the page
     page.goto(served.links[2])
     page.get_by_text("Comparing 6 Runs from 1 Experiment").wait_for()
     page.get_by_text("mean/test/accuracy").first.wait_for()
@@ -139,7 +159,9 @@ def test_figure_and_report_open_in_the_browser(served: Served, page: Any, name: 
     page.set_viewport_size({"width": 1600, "height": 1200})
     page.goto(f"/artifacts/{name}?".join(served.links[0].split("?")))
     if name.endswith("png"):
-        picture = page.locator("img[src^='blob:'], img[src*='get-artifact'], img[alt*='rank']").first
+        picture = page.locator(
+            "img[src^='blob:'], img[src*='get-artifact'], img[alt*='rank']"
+        ).first
         picture.wait_for()
         page.wait_for_function("image => image.naturalWidth > 400", arg=picture.element_handle())
         shoot(page, "figure")
@@ -149,4 +171,6 @@ def test_figure_and_report_open_in_the_browser(served: Served, page: Any, name: 
     shoot(page, "report")
     shown = frame.locator("table").first.inner_text()
     for arm in served.arms.to_dict("records"):
-        assert re.search(rf"{re.escape(arm['arm'])}\s+{arm['n']}\s+{100 * arm['mean']:.2f}", shown), arm["arm"]
+        assert re.search(
+            rf"{re.escape(arm['arm'])}\s+{arm['n']}\s+{100 * arm['mean']:.2f}", shown
+        ), arm["arm"]

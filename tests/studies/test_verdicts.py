@@ -36,7 +36,11 @@ STUDY = Study(
     table="Table 1",
     claim="c",
     falsifier="f",
-    arms=[Arm(optimizer="sgd"), Arm(optimizer="foof", faithful=True), Arm(optimizer="nysact-s", faithful=True)],
+    arms=[
+        Arm(optimizer="sgd"),
+        Arm(optimizer="foof", faithful=True),
+        Arm(optimizer="nysact-s", faithful=True),
+    ],
     figure=LevelFigure(factor="lr", panels=()),
     seeds=5,
 )
@@ -78,7 +82,9 @@ def groups(tmp_path, monkeypatch):
         for trial in trials:
             key = (trial.arm.optimizer, trial.config.seed)
             value = (MEANS[key[0]] + SPREAD[key[1]]) / 100
-            monkeypatch.setattr("folders.metrics", lambda trial, epoch, value=value: {"test/accuracy": value})
+            monkeypatch.setattr(
+                "folders.metrics", lambda trial, epoch, value=value: {"test/accuracy": value}
+            )
             if key not in skip:
                 run(root, trial, epochs, DIVERGED if key in diverged else "completed")
         return measured(trials, ledger.frame(trials, root), "test/accuracy")
@@ -115,7 +121,9 @@ def test_the_rule_by_hand(groups):
 
 def test_a_number_below_the_mean_has_its_standard_error_too(groups):
     found = groups()
-    verdicts = [compare([claim(value=89.76, spread=spread)], found)[0].verdict for spread in (0.1, 0.15)]
+    verdicts = [
+        compare([claim(value=89.76, spread=spread)], found)[0].verdict for spread in (0.1, 0.15)
+    ]
     assert verdicts == [DIFFERS, COMPATIBLE]
 
 
@@ -126,7 +134,11 @@ def test_removing_a_claim_or_an_arms_trial_changes_one_cell(groups):
     assert [a == b for a, b in zip(full, part, strict=True)] == [True, False, True]
     assert part[1].measured.n == 4
     gone = compare(CLAIMS, groups(skip={("foof", seed) for seed in range(4)}))
-    assert [row.verdict for row in gone] == [REPRODUCED, NOT_RUN, REPRODUCED] and "two seeds" in gone[1].why
+    assert [row.verdict for row in gone] == [
+        REPRODUCED,
+        NOT_RUN,
+        REPRODUCED,
+    ] and "two seeds" in gone[1].why
 
 
 def test_another_protocol_is_named_and_not_judged(groups):
@@ -136,7 +148,9 @@ def test_another_protocol_is_named_and_not_judged(groups):
     assert compare([claim(protocol={"workload": "digits/mlp"})], groups())[0].verdict == NOT_RUN
     lr = claim(protocol={"workload": "digits/cnn", "epochs": 2, "lr": 0.5, "basis_interval": 7})
     (row,) = compare([lr], groups())
-    assert row.verdict == OTHER_PROTOCOL and row.why == "lr=0.1, published 0.5"  # SGD has no basis_interval
+    assert (
+        row.verdict == OTHER_PROTOCOL and row.why == "lr=0.1, published 0.5"
+    )  # SGD has no basis_interval
 
 
 def test_failures_are_held_against_the_trials_statuses(groups):
@@ -161,7 +175,9 @@ def test_a_cost_is_judged_by_its_own_interval():
             values={},
             median=Median(middle, low, high),
         )
-        ratio = claim(value=1.40, metric="time/ratio", unit="ratio", margin=0.05, spread=None, n=None)
+        ratio = claim(
+            value=1.40, metric="time/ratio", unit="ratio", margin=0.05, spread=None, n=None
+        )
         (row,) = compare([ratio], [found])
         assert row.measured.mean == middle and row.difference == pytest.approx(middle - 1.40)
         return row.verdict
@@ -216,7 +232,13 @@ def test_an_order_within_noise_has_a_wide_interval_and_the_same_one_again():
     rng = np.random.default_rng(1)
     noise = {name: dict(enumerate(0.9 + 0.01 * rng.normal(size=5))) for name in MEANS}
     found = [
-        Measured(label=n, optimizer=n, settings={"workload": "digits/cnn"}, metric="test/accuracy", values=v)
+        Measured(
+            label=n,
+            optimizer=n,
+            settings={"workload": "digits/cnn"},
+            metric="test/accuracy",
+            values=v,
+        )
         for n, v in noise.items()
     ]
     first, again = (orderings(compare(CLAIMS, found)) for _ in range(2))
@@ -224,7 +246,10 @@ def test_an_order_within_noise_has_a_wide_interval_and_the_same_one_again():
 
 
 def test_coverage():
-    rows = [SimpleNamespace(verdict=v) for v in (REPRODUCED, REPRODUCED, DIFFERS, NOT_RUN, OTHER_PROTOCOL)]
+    rows = [
+        SimpleNamespace(verdict=v)
+        for v in (REPRODUCED, REPRODUCED, DIFFERS, NOT_RUN, OTHER_PROTOCOL)
+    ]
     assert coverage(rows) == "3 of 5 cells run; 2 reproduced, 1 differs, 1 protocol differs"
     assert coverage([]) == "0 of 0 cells run"
 
@@ -234,4 +259,6 @@ def test_every_claim_of_the_papers_is_one_that_can_be_run():
         for published in load(PAPERS / f"{name}.yaml").claims:
             wanted = expected(published)
             assert wanted["workload"] == published.protocol["workload"]
-            assert {wanted[key] == value for key, value in published.protocol.items() if key in wanted} == {True}
+            assert {
+                wanted[key] == value for key, value in published.protocol.items() if key in wanted
+            } == {True}

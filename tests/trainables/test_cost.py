@@ -28,16 +28,24 @@ OURS = ["nysact-s", "nysact-g", "foof", "kfac", "eva", "ekfac", "steve"]
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(4, 1, 8, 8, generator=generator), torch.randint(10, (4,), generator=generator)
+    return torch.randn(4, 1, 8, 8, generator=generator), torch.randint(
+        10, (4,), generator=generator
+    )
 
 
 @pytest.mark.parametrize("n", [6, 7, 20, 21, 50])
 def test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does(n):
     """The number of values below the true median is binomial: with ranks 1 to n as values the ends are ranks."""
     found = median(range(1, n + 1))
-    inside = [math.comb(n, below) / 2**n for below in range(n + 1) if found.low <= below < found.high]
+    inside = [
+        math.comb(n, below) / 2**n for below in range(n + 1) if found.low <= below < found.high
+    ]
     assert sum(inside) >= 0.95
-    narrower = [math.comb(n, below) / 2**n for below in range(n + 1) if found.low + 1 <= below < found.high - 1]
+    narrower = [
+        math.comb(n, below) / 2**n
+        for below in range(n + 1)
+        if found.low + 1 <= below < found.high - 1
+    ]
     assert sum(narrower) < 0.95
     assert (found.median, found.low + found.high) == ((n + 1) / 2, n + 1)
 
@@ -51,16 +59,26 @@ def test_too_few_values_have_no_interval():
 def test_the_shares_of_the_kinds_are_those_of_a_run(name):
     """Over a period of the intervals, after the first step; and the released code has the same schedule."""
     intervals = {"cov_interval": 3, "inv_interval": 4, "basis_interval": 4}
-    contestant = build(name, digits_cnn(), {k: v for k, v in intervals.items() if k in precond.defaults(name)})
+    contestant = build(
+        name, digits_cnn(), {k: v for k, v in intervals.items() if k in precond.defaults(name)}
+    )
     algorithm, period = contestant.optimizer.algorithm, 12
     run = Counter(
-        REFRESH if algorithm.refresh_due(s) else STATISTICS if algorithm.statistics_due(s) else PLAIN
+        REFRESH
+        if algorithm.refresh_due(s)
+        else STATISTICS
+        if algorithm.statistics_due(s)
+        else PLAIN
         for s in range(120, 120 + period)
     )
-    assert {kind.name: kind.weight for kind in contestant.kinds} == {k: n / period for k, n in run.items()}
+    assert {kind.name: kind.weight for kind in contestant.kinds} == {
+        k: n / period for k, n in run.items()
+    }
     assert sum(kind.weight for kind in contestant.kinds) == pytest.approx(1)
     if name in ("foof", "kfac", "nysact-s"):
-        assert [(k.name, k.weight) for k in _kinds(3, 4)] == [(k.name, k.weight) for k in contestant.kinds]
+        assert [(k.name, k.weight) for k in _kinds(3, 4)] == [
+            (k.name, k.weight) for k in contestant.kinds
+        ]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -81,7 +99,10 @@ def test_a_step_is_of_the_kind_that_it_is_put_at(name, monkeypatch):
     for kind in [*contestant.kinds, *reversed(contestant.kinds)]:
         seen.clear()
         contestant.seconds(kind, batch(), 1, cost.CLOCKS["wall"])
-        assert (seen["accumulate"] > 0, seen["refresh"] > 0) == (kind.name != PLAIN, kind.name == REFRESH), kind
+        assert (seen["accumulate"] > 0, seen["refresh"] > 0) == (
+            kind.name != PLAIN,
+            kind.name == REFRESH,
+        ), kind
 
 
 class Stub:
@@ -89,7 +110,9 @@ class Stub:
 
     def __init__(self, log, name, **seconds):
         self.log, self.name, self.times = log, name, seconds
-        weights = {PLAIN: 0.8, STATISTICS: 0.18, REFRESH: 0.02} if len(seconds) > 1 else {PLAIN: 1.0}
+        weights = (
+            {PLAIN: 0.8, STATISTICS: 0.18, REFRESH: 0.02} if len(seconds) > 1 else {PLAIN: 1.0}
+        )
         self.kinds = [Kind(kind, weights[kind], 0) for kind in seconds]
 
     def seconds(self, kind, batch, repeat, clock):
@@ -121,21 +144,29 @@ def test_the_state_of_nysact_is_what_the_paper_says(name, sketches):
     found = state_bytes(contestant)
     assert 0.9 * limit < found["algorithm"] <= limit
     assert found["gradient_buffer"] == sum(4 * shape.d_in * shape.d_out for shape in shapes)
-    assert found["rule"] == found["weights"] == sum(4 * p.numel() for p in contestant.model.parameters())
+    assert (
+        found["rule"]
+        == found["weights"]
+        == sum(4 * p.numel() for p in contestant.model.parameters())
+    )
 
 
 def test_a_file_belongs_to_what_decides_the_cost():
     config = resolve("digits/cnn", "nysact-s")
     name = result_name(config)
     assert name.startswith("nysact-s-")
-    assert result_name(resolve("digits/cnn", "nysact-s", {"damping": 0.5, "lr": 0.01}, seed=3)) == name
+    assert (
+        result_name(resolve("digits/cnn", "nysact-s", {"damping": 0.5, "lr": 0.01}, seed=3)) == name
+    )
     assert result_name(resolve("digits/cnn", "nysact-s", {"rank": 5})) != name
     assert result_name(resolve("digits/cnn", "nysact-s", {"momentum": 0.0})) != name
     assert result_name(resolve("digits/cnn", "nysact-s", recipe={"batch_size": 32})) != name
     by_hand = configuration("digits/cnn", "nysact-s", config.hyperparameters, config.batch_size)
     assert file_name(by_hand) == name
     assert file_name({**by_hand, "channels_last": True}) != name
-    setting = cost.Setting("digits/cnn", config.batch_size, torch.device("cpu"), False, {"damping": 1}, None)
+    setting = cost.Setting(
+        "digits/cnn", config.batch_size, torch.device("cpu"), False, {"damping": 1}, None
+    )
     assert file_name(setting.configuration("nysact-s")) == name
 
 
@@ -149,19 +180,41 @@ def test_seconds_per_epoch_are_steps_and_evaluation(tmp_path: Path):
 
 
 def test_wrong_values_are_told_all_at_once(capsys):
-    bad = ["mnist/cnn", "--optimizers", "nysact,foof", "--set", "damping=-1", "--blocks", "3", "--threads", "0"]
+    bad = [
+        "mnist/cnn",
+        "--optimizers",
+        "nysact,foof",
+        "--set",
+        "damping=-1",
+        "--blocks",
+        "3",
+        "--threads",
+        "0",
+    ]
     assert cost.main(bad) == 2
     lines = capsys.readouterr().err.splitlines()
     expected = ["workload", "nysact", "damping", "--blocks 3", "--threads 0"]
     assert len(lines) == len(expected)
-    assert all(word in line and line.startswith("error: ") for word, line in zip(expected, lines, strict=True))
+    assert all(
+        word in line and line.startswith("error: ")
+        for word, line in zip(expected, lines, strict=True)
+    )
     assert cost.main(["--reference", "nowhere"]) == 2
     assert "must be a checkout" in capsys.readouterr().err
 
 
 def test_a_measurement_end_to_end(tmp_path: Path):
     """In processes of its own: it sets threads, and resets memory marks."""
-    command = [sys.executable, "-m", "trainables.cost", "digits/cnn", "--batch-size", "8", "--blocks", "6"]
+    command = [
+        sys.executable,
+        "-m",
+        "trainables.cost",
+        "digits/cnn",
+        "--batch-size",
+        "8",
+        "--blocks",
+        "6",
+    ]
     command += ["--threads", "1", "--repeat", "1", "--optimizers", "eva", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     assert "memory_format contiguous" in done.stdout

@@ -33,7 +33,13 @@ from trainables.data.transforms import NoisyRandAugment
 
 CPU = torch.device("cpu")
 AUGMENTED = {"crop_padding": 2, "flip": True, "random_erasing": 0.5}
-WORKERS = {"random_resized_crop": True, "flip": True, "resolution": 12, "randaugment": (9, 0.5), **AUGMENTED}
+WORKERS = {
+    "random_resized_crop": True,
+    "flip": True,
+    "resolution": 12,
+    "randaugment": (9, 0.5),
+    **AUGMENTED,
+}
 
 
 @pytest.fixture
@@ -66,7 +72,9 @@ def test_crop_and_flip_are_those_of_a_loop_over_images():
     images = torch.randint(256, (40, 3, 9, 9), dtype=torch.uint8)
     offsets, chosen = torch.randint(7, (40, 2)), torch.rand(40) < 0.5
     got = augment.flip(augment.crop(images, offsets, 3), chosen)
-    for image, (top, left), mirrored, mine in zip(images, offsets.tolist(), chosen, got, strict=True):
+    for image, (top, left), mirrored, mine in zip(
+        images, offsets.tolist(), chosen, got, strict=True
+    ):
         padded = torch.zeros(3, 15, 15, dtype=torch.uint8)
         padded[:, 3:12, 3:12] = image
         window = padded[:, top : top + 9, left : left + 9]
@@ -102,7 +110,9 @@ def test_an_epoch_is_its_draws_applied_image_by_image(small: Path):
 def test_the_training_set_is_normalised_by_its_channels(small: Path):
     inputs = torch.cat([x for x, _ in load(small).train_batches(30, seed=0)]).double()
     torch.testing.assert_close(inputs.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(inputs.std((0, 2, 3), correction=0), torch.ones(3).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        inputs.std((0, 2, 3), correction=0), torch.ones(3).double(), atol=1e-6, rtol=0
+    )
 
 
 def test_channel_statistics():
@@ -111,7 +121,9 @@ def test_channel_statistics():
     mean, deviation = channel_statistics(images)
     pixels = images.double() / 255
     torch.testing.assert_close(torch.tensor(mean).double(), pixels.mean((0, 2, 3)))
-    torch.testing.assert_close(torch.tensor(deviation).double(), pixels.std((0, 2, 3), correction=0))
+    torch.testing.assert_close(
+        torch.tensor(deviation).double(), pixels.std((0, 2, 3), correction=0)
+    )
 
 
 def test_a_channel_of_one_colour_stays_finite(tmp_path: Path):
@@ -124,7 +136,9 @@ def test_a_channel_of_one_colour_stays_finite(tmp_path: Path):
 @pytest.mark.parametrize("size", [5, 8, 20])
 def test_resizing_is_torchvisions(small: Path, size: int):
     images = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(augment.resize(images, size), peer.resize(images, [size, size], antialias=True))
+    torch.testing.assert_close(
+        augment.resize(images, size), peer.resize(images, [size, size], antialias=True)
+    )
     data = load(small, {"resolution": size, "test_resolution": 6, "random_erasing": 1.0})
     assert next(data.train_batches(4, seed=0))[0].shape == (4, 3, size, size)
     assert next(data.test_batches())[0].shape == (9, 3, 6, 6)
@@ -146,7 +160,10 @@ def test_erased_boxes_fit_and_are_drawn_as_torchvision_does():
         ratios.append(params["h"] / params["w"])
         areas.append(params["h"] * params["w"])
     mine = (height * width)[erased].double()
-    assert abs(mine.mean() - sum(areas) / 1000) < 10 and abs(mine.std() - torch.tensor(areas).double().std()) < 8
+    assert (
+        abs(mine.mean() - sum(areas) / 1000) < 10
+        and abs(mine.std() - torch.tensor(areas).double().std()) < 8
+    )
     mine = (height / width)[erased].log()
     assert abs(mine.mean() - torch.tensor(ratios).log().mean()) < 0.1
     assert abs(mine.std() - torch.tensor(ratios).log().std()) < 0.06
@@ -155,8 +172,12 @@ def test_erased_boxes_fit_and_are_drawn_as_torchvision_does():
 def test_strengths_of_randaugment_are_spread_and_cut(monkeypatch: pytest.MonkeyPatch):
     transform, used = NoisyRandAugment(9, 0.5), []
     for strength, fixed in enumerate(transform._at):
-        assert fixed.magnitude == strength and fixed.num_magnitude_bins == 101 and fixed.num_ops == 2
-        monkeypatch.setattr(fixed, "forward", lambda image, strength=strength: used.append(strength / 10))
+        assert (
+            fixed.magnitude == strength and fixed.num_magnitude_bins == 101 and fixed.num_ops == 2
+        )
+        monkeypatch.setattr(
+            fixed, "forward", lambda image, strength=strength: used.append(strength / 10)
+        )
     torch.manual_seed(0)
     for _ in range(500):
         transform(None)
@@ -167,7 +188,11 @@ def test_strengths_of_randaugment_are_spread_and_cut(monkeypatch: pytest.MonkeyP
 # ---------------------------------------------------------------------- seeds, shares, parts
 
 
-LOADERS = {"device": ("small", AUGMENTED), "workers": ("large", WORKERS), "workers on bytes": ("small", WORKERS)}
+LOADERS = {
+    "device": ("small", AUGMENTED),
+    "workers": ("large", WORKERS),
+    "workers on bytes": ("small", WORKERS),
+}
 
 
 @pytest.fixture(params=LOADERS)
@@ -195,7 +220,10 @@ def test_shares_of_a_batch_are_one_processs_batch(path_and_settings: tuple[Path,
     ranks = [load(path, settings, rank=rank, ranks=3) for rank in range(3)]
     batches = [list(data.train_batches(7, seed=4)) for data in ranks]
     assert [len(b[0][1]) for b in batches] == [2, 2, 3]
-    together = (tuple(torch.cat(parts) for parts in zip(*step, strict=True)) for step in zip(*batches, strict=True))
+    together = (
+        tuple(torch.cat(parts) for parts in zip(*step, strict=True))
+        for step in zip(*batches, strict=True)
+    )
     assert same(whole.train_batches(7, seed=4), together)
     assert all(same(whole.test_batches(), data.test_batches()) for data in ranks)
 
@@ -208,10 +236,16 @@ def test_a_part_is_held_out_in_place_of_the_test_set(path_and_settings: tuple[Pa
     assert torch.bincount(labels).tolist() == [3, 3, 3]
     kept, out = held_out(torch.tensor(image_folder(str(path))._splits()[0].labels), 0.7)
     assert not set(kept.tolist()) & set(out.tolist()) and len(kept) + len(out) == 30
-    plain = load(path, {"resolution": 12, "test_resolution": 12})  # the whole training set, nothing random
-    everything = {tuple(x.flatten()[:50].tolist()) for b, _ in plain.train_batches(30, seed=0) for x in b}
+    plain = load(
+        path, {"resolution": 12, "test_resolution": 12}
+    )  # the whole training set, nothing random
+    everything = {
+        tuple(x.flatten()[:50].tolist()) for b, _ in plain.train_batches(30, seed=0) for x in b
+    }
     part = load(path, {"resolution": 12, "test_resolution": 12}, train_fraction=0.7)
-    trained = {tuple(x.flatten()[:50].tolist()) for b, _ in part.train_batches(21, seed=0) for x in b}
+    trained = {
+        tuple(x.flatten()[:50].tolist()) for b, _ in part.train_batches(21, seed=0) for x in b
+    }
     tested = {tuple(x.flatten()[:50].tolist()) for b, _ in part.test_batches() for x in b}
     assert not trained & tested and trained | tested == everything
 
@@ -220,7 +254,10 @@ def test_digits_share_and_hold_out():
     whole = Digits().load(loading(Path("x")))
     ranks = [Digits().load(loading(Path("x"), rank=rank, ranks=2)) for rank in range(2)]
     batches = zip(*(data.train_batches(33, seed=1) for data in ranks), strict=True)
-    assert same(whole.train_batches(33, seed=1), (tuple(map(torch.cat, zip(*step, strict=True))) for step in batches))
+    assert same(
+        whole.train_batches(33, seed=1),
+        (tuple(map(torch.cat, zip(*step, strict=True))) for step in batches),
+    )
     part = Digits().load(loading(Path("x"), train_fraction=0.9))
     assert part.train_examples + part.evaluation_examples == Digits().train_examples == 1197
     assert abs(part.evaluation_examples - 119.7) < 5 and part.test_inputs.shape[1:] == (1, 8, 8)
@@ -232,7 +269,8 @@ def test_digits_are_those_of_scikit_learn_bit_for_bit():
 
     images, labels = load_digits(return_X_y=True)
     train_x, test_x, train_y, test_y = map(
-        torch.as_tensor, train_test_split(images, labels, test_size=600, stratify=labels, random_state=0)
+        torch.as_tensor,
+        train_test_split(images, labels, test_size=600, stratify=labels, random_state=0),
     )
     train_x, test_x = (x.float().view(-1, 1, 8, 8) for x in (train_x, test_x))
     mean, deviation = train_x.mean(), train_x.std()
@@ -287,14 +325,26 @@ def test_the_number_of_workers_changes_nothing(large: Path):
 def test_large_images_are_torchvisions_transforms(large: Path):
     from torchvision.transforms import v2
 
-    settings = {"random_resized_crop": True, "flip": True, "trivial_augment": True, "resolution": 16}
+    settings = {
+        "random_resized_crop": True,
+        "flip": True,
+        "trivial_augment": True,
+        "resolution": 16,
+    }
     data = loader(large, 0, settings)
-    steps = [v2.RandomResizedCrop(16), v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(), v2.PILToTensor()]
+    steps = [
+        v2.RandomResizedCrop(16),
+        v2.RandomHorizontalFlip(),
+        v2.TrivialAugmentWide(),
+        v2.PILToTensor(),
+    ]
     files = image_folder(str(large))._splits()
     generator = torch.Generator().manual_seed(9)
     order = torch.randperm(30, generator=generator)
     seeds = torch.randint(2**62, (30,), generator=generator)
-    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, deviation = (
+        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     inputs = torch.cat([x for x, _ in data.train_batches(10, seed=9)])
     for mine, position, seed in zip(inputs, order.tolist(), seeds.tolist(), strict=True):
         torch.manual_seed(seed)
@@ -353,7 +403,9 @@ def test_a_file_is_read_three_times(small: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Path, "read_bytes", stale)
     assert read_image(str(path)).size == (8, 8)
     tries[:] = []
-    monkeypatch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+    )
     with pytest.raises(DataError, match=r"004\.png: cannot be read \(Input/output error\)"):
         read_image(str(path))
 
@@ -375,7 +427,9 @@ def test_the_cache_is_made_once_and_follows_the_files(small: Path, monkeypatch: 
     monkeypatch.undo()
     paint(small / "train" / "cat" / "004.png", (8, 8), seed=999)
     again = load(small)
-    assert len(cache_of(small)) == 2 and not same(data.train_batches(30, 0), again.train_batches(30, 0))
+    assert len(cache_of(small)) == 2 and not same(
+        data.train_batches(30, 0), again.train_batches(30, 0)
+    )
 
 
 def test_a_short_cache_is_made_again(small: Path):
@@ -385,7 +439,9 @@ def test_a_short_cache_is_made_again(small: Path):
     assert same(iter(expected), load(small).train_batches(4, seed=0))
 
 
-def test_images_of_mixed_sizes_go_to_workers_and_that_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_of_mixed_sizes_go_to_workers_and_that_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     mixed = make_folder(tmp_path / "mixed", mixed=True)
     assert isinstance(load(mixed), LoaderData)
     (cache,) = cache_of(mixed)
@@ -457,9 +513,15 @@ def test_beside_a_read_only_folder_the_cache_is_in_the_data_folder(nobody: Path)
     with tempfile.TemporaryDirectory() as writable:
         where = Loading(device=CPU, data_dir=Path(writable), settings={})
         data = source(f"imagefolder:{nobody}").load(where)
-        assert isinstance(data, DeviceData) and len(cache_of(Path(writable))) == 1 and cache_of(nobody) == []
+        assert (
+            isinstance(data, DeviceData)
+            and len(cache_of(Path(writable))) == 1
+            and cache_of(nobody) == []
+        )
     with pytest.raises(DataError, match="cannot be written: name another folder with --data-dir"):
-        source(f"imagefolder:{nobody}").load(Loading(device=CPU, data_dir=nobody.parent, settings={}))
+        source(f"imagefolder:{nobody}").load(
+            Loading(device=CPU, data_dir=nobody.parent, settings={})
+        )
 
 
 def test_a_full_disk_leaves_no_cache(small: Path, monkeypatch: pytest.MonkeyPatch):
@@ -476,7 +538,9 @@ def test_a_full_disk_leaves_no_cache(small: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unknown_dataset_is_met_with_the_nearest():
-    with pytest.raises(HyperparameterError, match=r'dataset = "cifar11": unknown\. Did you mean "cifar10"'):
+    with pytest.raises(
+        HyperparameterError, match=r'dataset = "cifar11": unknown\. Did you mean "cifar10"'
+    ):
         source("cifar11")
     with pytest.raises(HyperparameterError, match=r"Known: digits, .*imagefolder:PATH"):
         source("imagefolder:")
@@ -545,6 +609,8 @@ def test_batches_on_a_gpu_are_the_cpus_and_no_step_waits(path_and_settings: tupl
         seen += batches
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for (inputs, labels), (expected, targets) in zip(seen, here.train_batches(5, seed=1), strict=True):
+    for (inputs, labels), (expected, targets) in zip(
+        seen, here.train_batches(5, seed=1), strict=True
+    ):
         torch.testing.assert_close(inputs.cpu(), expected, atol=1e-5, rtol=1e-5)
         assert labels.cpu().equal(targets)

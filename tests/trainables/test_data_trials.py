@@ -19,14 +19,23 @@ from trainables.store import TrialStore
 
 ROOT = Path(__file__).parents[2]
 BY_THE_DEVICE = {"crop_padding": 2, "flip": True}
-BY_WORKERS = {"random_resized_crop": True, "trivial_augment": True, "resolution": 12, "random_erasing": 0.5}
+BY_WORKERS = {
+    "random_resized_crop": True,
+    "trivial_augment": True,
+    "resolution": 12,
+    "random_erasing": 0.5,
+}
 
 
 def resolved(folder: Path, **recipe: object) -> TrialConfig:
-    return workloads.resolve(f"imagefolder:{folder}/resnet20", "nysact-s", recipe={"batch_size": 8, **recipe})
+    return workloads.resolve(
+        f"imagefolder:{folder}/resnet20", "nysact-s", recipe={"batch_size": 8, **recipe}
+    )
 
 
-@pytest.mark.parametrize(("side", "settings"), [(8, BY_THE_DEVICE), (8, BY_WORKERS), (70, BY_WORKERS)])
+@pytest.mark.parametrize(
+    ("side", "settings"), [(8, BY_THE_DEVICE), (8, BY_WORKERS), (70, BY_WORKERS)]
+)
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, side: int, settings: dict):
     folder = make_folder(tmp_path / "images", side=side, mixed=side > 64)
     config = resolved(folder, epochs=3, **settings)
@@ -70,11 +79,21 @@ def test_a_run_on_damaged_data_exits_4_without_a_status(tmp_path: Path):
     image = folder / "train" / "dog" / "005.png"
     image.write_bytes(image.read_bytes()[:100])
     flags = "--workload imagefolder:pictures/resnet20 --optimizers sgd --seeds 2 --epochs 1 --set batch_size=8 --json"
-    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *flags.split(), "--tracking-uri", "none"]
+    command = [
+        sys.executable,
+        str(ROOT / "studies" / "ablation_rank.py"),
+        *flags.split(),
+        "--tracking-uri",
+        "none",
+    ]
     command += ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 4, ended.stderr
     problem, command_again = ended.stderr.splitlines()[-2:]
-    assert problem.startswith(f"error: {image}: not a readable image (100 bytes). Restore or remove it; nothing")
-    assert command_again.startswith("  python ") and "imagefolder:pictures/resnet20" in command_again
+    assert problem.startswith(
+        f"error: {image}: not a readable image (100 bytes). Restore or remove it; nothing"
+    )
+    assert (
+        command_again.startswith("  python ") and "imagefolder:pictures/resnet20" in command_again
+    )
     assert not list((tmp_path / "out" / "trials").glob("*/status.json"))

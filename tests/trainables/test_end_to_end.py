@@ -17,12 +17,19 @@ from trainables.train import epochs
 
 ROOT = Path(__file__).parents[2]
 # Two clusters that start on two busy cores can take longer than Ray's own limit.
-ENVIRONMENT = {**os.environ, "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "80", "NO_COLOR": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "RAY_raylet_start_wait_time_s": "180",
+    "COLUMNS": "80",
+    "NO_COLOR": "1",
+}
 
 
 def study(*arguments: object, file: str = "ablation_rank.py") -> subprocess.Popen[str]:
     command = [sys.executable, ROOT / "studies" / file, *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -32,13 +39,19 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 
 
 def files(root: Path, *patterns: str) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for pattern in patterns for p in sorted(root.glob(pattern))}
+    return {
+        str(p.relative_to(root)): p.read_bytes()
+        for pattern in patterns
+        for p in sorted(root.glob(pattern))
+    }
 
 
 def numbers(folder: Path) -> list[dict[str, float]]:
     described = ("time/", "mem/", "system/")
     lines = read_lines(folder / "epochs.jsonl")
-    return [{k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in lines]
+    return [
+        {k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +63,29 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_smoke_run_ends_with_results(smoke: tuple[Path, str]):
     root, output = smoke
     assert "12 to go" in output and "Traceback" not in output
-    assert all(len(line) <= 80 for line in output.splitlines() if root.parent.name not in line)  # a path is as it is
+    assert all(
+        len(line) <= 80 for line in output.splitlines() if root.parent.name not in line
+    )  # a path is as it is
     folders = list(trial_folders(root))
     assert len(folders) == 12
     for folder in folders:
         assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == [0, 1]
         assert not list(folder.glob("checkpoint-*"))
     written = files(root, "reports/ablation_rank/digits-cnn/*")
-    assert {Path(name).name for name in written} >= {"report.md", "report.html", "trials.csv", "rank.png", "rank.svg"}
+    assert {Path(name).name for name in written} >= {
+        "report.md",
+        "report.html",
+        "trials.csv",
+        "rank.png",
+        "rank.svg",
+    }
     assert "reports/ablation_rank/digits-cnn/report.html" in output.replace("\n", "")
 
 
 def test_ray_and_this_process_give_the_same_numbers(smoke: tuple[Path, str], tmp_path: Path):
-    folder = next(f for f in trial_folders(smoke[0]) if read_config(f)["config"]["optimizer"] == "nysact-g")
+    folder = next(
+        f for f in trial_folders(smoke[0]) if read_config(f)["config"]["optimizer"] == "nysact-g"
+    )
     source = TrialStore.open(smoke[0], read_config(folder)["key"])
     here = TrialStore(tmp_path, source.config)
     here.create()
@@ -96,38 +119,73 @@ def test_the_same_command_again_trains_nothing_and_renders_the_same(smoke: tuple
     assert files(root, "reports/**/*.*", "trials/*/*") == before
 
 
-def test_without_ray_the_same_folders(smoke: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_without_ray_the_same_folders(
+    smoke: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """`--dry-run --json` writes the file, `python -m trainables` runs it: bitwise the numbers of Ray's workers."""
-    listed = finish(study("--smoke", "--dry-run", "--json", "--out", tmp_path / "none", "--seeds", "1"))
+    listed = finish(
+        study("--smoke", "--dry-run", "--json", "--out", tmp_path / "none", "--seeds", "1")
+    )
     (tmp_path / "trials.jsonl").write_text(listed)
-    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path), "--commit-every", "0"]) == 0
+    assert (
+        without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path), "--commit-every", "0"])
+        == 0
+    )
     folders = list(trial_folders(tmp_path))
     assert len(folders) == 6 and "completed" in capsys.readouterr().out
     for folder in folders:
         assert numbers(folder) == numbers(smoke[0] / "trials" / folder.name)
-    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 0  # nothing left to do
+    assert (
+        without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 0
+    )  # nothing left to do
     (tmp_path / "trials.jsonl").write_text(listed.replace('"batch_size": 64', '"batch_size": 32'))
     assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 2
 
 
 def test_a_field_of_the_recipe_is_a_factor_of_faithful_and_consistent_arms(tmp_path: Path):
-    arguments = ("--smoke", "--optimizers", "foof,nysact-s", "--tracking-uri", "none", "--out", tmp_path)
+    arguments = (
+        "--smoke",
+        "--optimizers",
+        "foof,nysact-s",
+        "--tracking-uri",
+        "none",
+        "--out",
+        tmp_path,
+    )
     assert "12 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
     sizes = {
-        (c["optimizer"], c["batch_size"]) for c in (read_config(f)["config"] for f in trial_folders(tmp_path / "smoke"))
+        (c["optimizer"], c["batch_size"])
+        for c in (read_config(f)["config"] for f in trial_folders(tmp_path / "smoke"))
     }
     assert sizes == {("foof", 16), ("foof", 32), ("nysact-s", 16), ("nysact-s", 32)}
     text = (tmp_path / "smoke/reports/ablation_batch_size/digits-cnn/report.md").read_text()
     assert "batch size varied" in text and "(batch_size.png)" in text
-    assert "| nysact-s faithful batch_size=16 | 2 |" in text and "| nysact-s batch_size=16 | 2 |" in text
+    assert (
+        "| nysact-s faithful batch_size=16 | 2 |" in text
+        and "| nysact-s batch_size=16 | 2 |" in text
+    )
     assert "12 done, 0 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
 
 
 def test_stopped_and_killed_drivers_go_on_where_they_were(tmp_path: Path):
     """A time budget, SIGTERM and kill -9 in turn; each time the same command goes on, and no finished trial moves."""
-    arguments = ("--optimizers", "sgd", "--seeds", "12", "--epochs", "8", "--tracking-uri", "none", "--out", tmp_path)
+    arguments = (
+        "--optimizers",
+        "sgd",
+        "--seeds",
+        "12",
+        "--epochs",
+        "8",
+        "--tracking-uri",
+        "none",
+        "--out",
+        tmp_path,
+    )
     output = finish(study(*arguments, "--time-budget", "1"), 3)
-    assert output.splitlines()[-1].strip().endswith("--time-budget 1") and "the time budget is used up" in output
+    assert (
+        output.splitlines()[-1].strip().endswith("--time-budget 1")
+        and "the time budget is used up" in output
+    )
 
     driver = study(*arguments)
     before = len(_finished(tmp_path))

@@ -67,9 +67,13 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cifar]:
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, md5] for name, (md5, _) in [*files.items()][:5]])
+    monkeypatch.setattr(
+        datasets.CIFAR10, "train_list", [[name, md5] for name, (md5, _) in [*files.items()][:5]]
+    )
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", files["test_batch"][0]]])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": files["batches.meta"][0]})
+    monkeypatch.setattr(
+        datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": files["batches.meta"][0]}
+    )
     little = replace(
         CIFAR10,
         files=files,
@@ -112,7 +116,9 @@ def test_cifar_is_what_torchvision_reads(cifar: Cifar, tmp_path: Path):
     assert (data.train_examples, data.evaluation_examples) == (5 * IMAGES, IMAGES)
 
 
-def test_missing_and_short_files_are_a_line_with_path_size_and_command(cifar: Cifar, tmp_path: Path):
+def test_missing_and_short_files_are_a_line_with_path_size_and_command(
+    cifar: Cifar, tmp_path: Path
+):
     command = "python studies/some.py --seeds 1 --download"
     (line,) = cifar.problems(tmp_path / "nowhere")
     assert line.startswith(
@@ -122,7 +128,10 @@ def test_missing_and_short_files_are_a_line_with_path_size_and_command(cifar: Ci
     (folder / "test_batch").unlink()
     (folder / "data_batch_2").write_bytes(b"short")
     short, missing = cifar.problems(tmp_path / "data")
-    assert f"data_batch_2: short file (5 bytes, {IMAGES} images need 18432). Delete it and run {command}" in short
+    assert (
+        f"data_batch_2: short file (5 bytes, {IMAGES} images need 18432). Delete it and run {command}"
+        in short
+    )
     assert "test_batch: not found" in missing
 
 
@@ -133,11 +142,15 @@ def test_a_pickle_that_is_not_the_known_one_is_named_and_never_opened(cifar: Cif
     expected = f"{path}: checksum mismatch (expected {cifar.files['data_batch_3'][0][:8]}.., got "
     assert cifar.problems(tmp_path / "data") == []  # sizes alone
     (line,) = cifar.problems(tmp_path / "data", verify=True)
-    assert line.startswith(expected) and line.endswith("Delete it and run python studies/some.py --seeds 1 --download")
+    assert line.startswith(expected) and line.endswith(
+        "Delete it and run python studies/some.py --seeds 1 --download"
+    )
     with pytest.raises(DataError, match="checksum mismatch"):
         cifar.load(Loading(device=CPU, data_dir=tmp_path / "data", settings={}))
     (line,) = ready(["cifar10/resnet32"], tmp_path / "data", download=True)
-    assert line.startswith(expected) and path.read_bytes() == evil and not (tmp_path / "ran").exists()
+    assert (
+        line.startswith(expected) and path.read_bytes() == evil and not (tmp_path / "ran").exists()
+    )
     pickle.loads(evil)
     assert (tmp_path / "ran").exists()  # it would have
 
@@ -147,12 +160,18 @@ def test_a_flipped_bit_is_found(cifar: Cifar, tmp_path: Path):
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
-    assert "test_batch: checksum mismatch" in ready(["cifar10/resnet32"], tmp_path / "data", verify=True)[0]
+    assert (
+        "test_batch: checksum mismatch"
+        in ready(["cifar10/resnet32"], tmp_path / "data", verify=True)[0]
+    )
 
 
 def test_a_missing_dataset_is_fetched_only_where_that_is_wanted(cifar: Cifar, tmp_path: Path):
     where = tmp_path / "new"
-    assert "not found" in ready(["cifar10/resnet32", "cifar10/lenet5"], where)[0] and not where.exists()
+    assert (
+        "not found" in ready(["cifar10/resnet32", "cifar10/lenet5"], where)[0]
+        and not where.exists()
+    )
     assert ready(["cifar10/resnet32"], where, download=True, verify=True) == []
     (where / "cifar-10-batches-py" / "data_batch_1").unlink()
     assert ready(["cifar10/resnet32"], where, download=True) == []
@@ -160,7 +179,9 @@ def test_a_missing_dataset_is_fetched_only_where_that_is_wanted(cifar: Cifar, tm
 
 
 def test_an_archive_that_is_not_the_known_one_is_not_unpacked(cifar: Cifar, tmp_path: Path):
-    with pytest.raises(DataError, match=r"little\.tar\.gz: checksum mismatch \(expected 00000000\.\."):
+    with pytest.raises(
+        DataError, match=r"little\.tar\.gz: checksum mismatch \(expected 00000000\.\."
+    ):
         fetch(replace(cifar.archive, sha256="0" * 64), tmp_path / "new")
     assert not (tmp_path / "new" / "cifar-10-batches-py").exists()
     with pytest.raises(DataError, match="try again, or put the archive into"):
@@ -169,7 +190,10 @@ def test_an_archive_that_is_not_the_known_one_is_not_unpacked(cifar: Cifar, tmp_
 
 @pytest.mark.parametrize("dataset", ["cifar10", "imagefolder:pictures"])
 def test_trials_in_this_process_are_refused_without_their_data(
-    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     config = replace(resolve("digits/cnn", "sgd"), workload=f"{dataset}/resnet32")
     trials, out = tmp_path / "trials.jsonl", tmp_path / "out"
@@ -195,7 +219,9 @@ def touch_images(folder: Path, counts: dict[str, int]) -> None:
 
 def test_imagenet_is_found_in_its_usual_layout(tmp_path: Path):
     train, val = ImageNet().problems(tmp_path)
-    assert "imagenet/train: not found (imagenet, 144 GB)" in train and "imagenet/val: not found" in val
+    assert (
+        "imagenet/train: not found (imagenet, 144 GB)" in train and "imagenet/val: not found" in val
+    )
     little = ImageNet(classes=2, train_examples=5, test_examples=2)
     touch_images(tmp_path / "imagenet" / "train", {"n01": 3, "n02": 2})
     touch_images(tmp_path / "imagenet" / "val", {"n01": 1, "n02": 1})
@@ -205,7 +231,9 @@ def test_imagenet_is_found_in_its_usual_layout(tmp_path: Path):
     assert "train: 4 images in 2 classes, not 5 in 2" in little.problems(tmp_path)[0]
 
 
-def test_tiny_imagenet_takes_its_labels_from_the_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tiny_imagenet_takes_its_labels_from_the_annotations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from PIL import Image
 
     monkeypatch.setattr(sys, "argv", ["studies/some.py"])
@@ -216,17 +244,23 @@ def test_tiny_imagenet_takes_its_labels_from_the_annotations(tmp_path: Path, mon
     for number, path in enumerate(sorted(folder.rglob("*.JPEG"))):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(path)
     assert "not as it should be" in little.problems(tmp_path)[0]
-    (folder / "val" / "val_annotations.txt").write_text("1.JPEG\tn01\t0\t0\t9\t9\n0.JPEG\tn02\t0\t0\t9\t9\n")
+    (folder / "val" / "val_annotations.txt").write_text(
+        "1.JPEG\tn01\t0\t0\t9\t9\n0.JPEG\tn02\t0\t0\t9\t9\n"
+    )
     assert little.problems(tmp_path, verify=True) == []
     assert "4 and 2 images, not 100000 and 10000" in TinyImageNet().problems(tmp_path)[0]
-    data = little.load(Loading(device=CPU, data_dir=tmp_path, settings={"crop_padding": 4, "flip": True}))
+    data = little.load(
+        Loading(device=CPU, data_dir=tmp_path, settings={"crop_padding": 4, "flip": True})
+    )
     ((_, labels),) = data.test_batches()
     assert labels.tolist() == [1, 0] and data.train_examples == 4
     assert next(iter(data.train_batches(4, 0)))[0].shape == (4, 3, 64, 64)
 
 
 def test_every_dataset_is_known_by_its_name(tmp_path: Path):
-    facts = {name: source(name) for name in ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")}
+    facts = {
+        name: source(name) for name in ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
+    }
     assert {name: found.name for name, found in facts.items()} == {name: name for name in facts}
     assert [found.classes for found in facts.values()] == [10, 10, 100, 200, 1000]
     assert all(found.problems(tmp_path) for name, found in facts.items() if name != "digits")

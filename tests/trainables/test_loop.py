@@ -52,10 +52,17 @@ def test_smoothed_labels_are_spread_over_all_classes(monkeypatch: pytest.MonkeyP
     assert losses[0] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
-def test_mixing_is_decided_by_its_seed_alone_and_leaves_the_models_stream_alone(settings: dict[str, float]):
+@pytest.mark.parametrize(
+    "settings", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}]
+)
+def test_mixing_is_decided_by_its_seed_alone_and_leaves_the_models_stream_alone(
+    settings: dict[str, float],
+):
     mixer = Mixer(settings, 10)
-    inputs, labels = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 6, 6).contiguous(), torch.arange(8)
+    inputs, labels = (
+        torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 6, 6).contiguous(),
+        torch.arange(8),
+    )
     torch.manual_seed(5)
     expected_draw = torch.rand(3)
     torch.manual_seed(5)
@@ -76,7 +83,10 @@ def test_nothing_is_mixed_without_either():
 
 def test_both_kinds_of_mixing_occur():
     mixer = Mixer({"mixup": 0.5, "cutmix": 0.5}, 2)
-    inputs, labels = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 32, 32).contiguous(), torch.arange(2)
+    inputs, labels = (
+        torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 32, 32).contiguous(),
+        torch.arange(2),
+    )
     cut = [len(mixer(inputs, labels, seed=seed)[0][0].unique()) == 2 for seed in range(20)]
     assert 3 < sum(cut) < 17
 
@@ -127,7 +137,11 @@ class Everything(nn.Module):
 
 
 NORMS = {"norm2d.weight", "norm2d.bias", "norm.weight", "norm.bias"}
-SPARED = {"nothing": set(), "norm": NORMS, "vectors": NORMS | {"conv.bias", "linear.bias", "class_token"}}
+SPARED = {
+    "nothing": set(),
+    "norm": NORMS,
+    "vectors": NORMS | {"conv.bias", "linear.bias", "class_token"},
+}
 
 
 @pytest.mark.parametrize("exempt", SPARED)
@@ -162,8 +176,14 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights():
     seen: set[torch.dtype] = set()
     each.model.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
     metrics, exact = each.run_epoch(0), trainer("digits/cnn", "nysact-s").run_epoch(0)
-    assert seen == {torch.bfloat16} and {p.dtype for p in each.model.parameters()} == {torch.float32}
-    assert metrics["train/loss"] != exact["train/loss"] == pytest.approx(metrics["train/loss"], rel=0.1)
+    assert seen == {torch.bfloat16} and {p.dtype for p in each.model.parameters()} == {
+        torch.float32
+    }
+    assert (
+        metrics["train/loss"]
+        != exact["train/loss"]
+        == pytest.approx(metrics["train/loss"], rel=0.1)
+    )
 
 
 def test_channels_last_is_a_layout_and_no_other_function():
@@ -172,13 +192,19 @@ def test_channels_last_is_a_layout_and_no_other_function():
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
     layouts: list[bool] = []
     convolution.register_forward_hook(
-        lambda _, inputs, __: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        lambda _, inputs, __: layouts.append(
+            inputs[0].is_contiguous(memory_format=torch.channels_last)
+        )
     )
-    assert each.run_epoch(0)["train/loss"] == pytest.approx(plain.run_epoch(0)["train/loss"], rel=1e-3)
+    assert each.run_epoch(0)["train/loss"] == pytest.approx(
+        plain.run_epoch(0)["train/loss"], rel=1e-3
+    )
     assert all(layouts)
 
 
-def test_a_compiled_trial_goes_through_the_compiler_and_keeps_its_names(monkeypatch: pytest.MonkeyPatch):
+def test_a_compiled_trial_goes_through_the_compiler_and_keeps_its_names(
+    monkeypatch: pytest.MonkeyPatch,
+):
     calls: list[nn.Module] = []
 
     def eager(model: nn.Module) -> Any:
@@ -187,7 +213,10 @@ def test_a_compiled_trial_goes_through_the_compiler_and_keeps_its_names(monkeypa
 
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", eager)
-    plain, compiled = trainer("digits/cnn", "nysact-s"), trainer("digits/cnn", "nysact-s", compile=True)
+    plain, compiled = (
+        trainer("digits/cnn", "nysact-s"),
+        trainer("digits/cnn", "nysact-s", compile=True),
+    )
     assert calls == [compiled.model]
     ours, theirs = compiled.run_epoch(0), plain.run_epoch(0)
     assert {name: ours[name] for name in ("train/loss", "test/loss")} == {
@@ -198,8 +227,16 @@ def test_a_compiled_trial_goes_through_the_compiler_and_keeps_its_names(monkeypa
 
 
 def test_a_resumed_run_with_every_setting_is_bitwise_the_uninterrupted_one(tmp_path: Path):
-    settings = {"epochs": 3, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "warmup_epochs": 1}
-    config = resolve("digits/cnn", "nysact-g", {}, {**settings, "decay_exempt": "vectors", "precision": "bf16"})
+    settings = {
+        "epochs": 3,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+        "warmup_epochs": 1,
+    }
+    config = resolve(
+        "digits/cnn", "nysact-g", {}, {**settings, "decay_exempt": "vectors", "precision": "bf16"}
+    )
     whole = run(tmp_path / "whole", config)
     stopped = run(tmp_path / "stopped", config, stop_after=2)
     assert (stopped.load() or (None,))[0] == 1
@@ -233,10 +270,16 @@ def test_stochastic_depth_rises_to_its_rate_and_skips_whole_branches(tiny_vit: N
     torch.manual_seed(0)
     model = large.vit_s16(3, 32, drop_path=0.5)
     blocks = list(model.encoder.layers)
-    assert [(block.dropout.p, block.mlp[-1].p) for block in blocks] == [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5)]
+    assert [(block.dropout.p, block.mlp[-1].p) for block in blocks] == [
+        (0.0, 0.0),
+        (0.25, 0.25),
+        (0.5, 0.5),
+    ]
     ones = torch.ones(4000, 1, 2)
     kept = blocks[2].dropout.train()(ones)
-    assert set(kept.unique().tolist()) == {0.0, 2.0} and kept.mean().item() == pytest.approx(1, abs=0.1)
+    assert set(kept.unique().tolist()) == {0.0, 2.0} and kept.mean().item() == pytest.approx(
+        1, abs=0.1
+    )
     x = torch.randn(4, 3, 32, 32)
     assert not model.train()(x).equal(model(x))
     assert model.eval()(x).equal(model(x))
@@ -260,7 +303,11 @@ def test_the_phases_tile_the_training_time(monkeypatch: pytest.MonkeyPatch):
     now = iter(range(10**6))
     monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(now)))
     metrics = trainer().run_epoch(0)
-    assert [metrics[f"time/{phase}_s"] for phase in ("data", "forward_backward", "step")] == [18, 18, 18]
+    assert [metrics[f"time/{phase}_s"] for phase in ("data", "forward_backward", "step")] == [
+        18,
+        18,
+        18,
+    ]
     assert metrics["time/other_s"] == metrics["time/train_s"] - 54 <= 2
 
 

@@ -50,7 +50,9 @@ class Evil:
 
 WAYS: dict[str, Callable[[Evil, Path], None]] = {
     "zip": lambda evil, path: torch.save({"model": {"weight": evil}}, path),
-    "legacy": lambda evil, path: torch.save({"model": evil}, path, _use_new_zipfile_serialization=False),
+    "legacy": lambda evil, path: torch.save(
+        {"model": evil}, path, _use_new_zipfile_serialization=False
+    ),
     "pickle": lambda evil, path: path.write_bytes(pickle.dumps(evil, protocol=2)),
 }
 
@@ -95,7 +97,9 @@ def test_code_in_a_checkpoint_is_not_run(store: TrialStore, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("name", ["checkpoint-7.tmp", "checkpoint-0"])
-def test_a_link_out_of_the_folder_is_removed_not_followed(store: TrialStore, tmp_path: Path, name: str):
+def test_a_link_out_of_the_folder_is_removed_not_followed(
+    store: TrialStore, tmp_path: Path, name: str
+):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("mine")

@@ -15,7 +15,11 @@ def count(model: nn.Module) -> int:
 
 
 # Counted in the NysAct paper's code, cifar10/models/resnet_cifar.py, with 10 classes; B with its `option='B'`.
-CIFAR_RESNETS = {"resnet20": (269_722, 272_474), "resnet32": (464_154, 466_906), "resnet110": (1_727_962, 1_730_714)}
+CIFAR_RESNETS = {
+    "resnet20": (269_722, 272_474),
+    "resnet32": (464_154, 466_906),
+    "resnet110": (1_727_962, 1_730_714),
+}
 
 
 @pytest.mark.parametrize(("name", "counts"), CIFAR_RESNETS.items(), ids=CIFAR_RESNETS)

@@ -47,9 +47,21 @@ def train(config: TrialConfig, root: Path) -> list[dict[str, float]]:
 
 def test_the_optimizer_of_the_readme_trains_beside_a_study(files, tmp_path):
     """Its trials, and only those, have the file's hash in their key."""
-    done = dry_run("--plugin", files["signsgd"], "--optimizers", "signsgd,sgd", "--seeds", "1", "--out", tmp_path)
+    done = dry_run(
+        "--plugin",
+        files["signsgd"],
+        "--optimizers",
+        "signsgd,sgd",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
-    configs = {doc["config"]["optimizer"]: doc["config"] for doc in map(json.loads, done.stdout.splitlines())}
+    configs = {
+        doc["config"]["optimizer"]: doc["config"]
+        for doc in map(json.loads, done.stdout.splitlines())
+    }
     sha = hashlib.sha256(files["signsgd"].read_bytes()).hexdigest()
     assert configs["signsgd"]["plugin"] == sha
     assert configs["sgd"]["plugin"] is None
@@ -68,9 +80,17 @@ def test_the_workload_of_the_readme_trains(files, tmp_path):
     refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert refused.returncode == 2
     assert "--plugin" in refused.stderr
-    ran = subprocess.run([*command, "--plugin", files["moons"]], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    ran = subprocess.run(
+        [*command, "--plugin", files["moons"]],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
     assert ran.returncode == 0, ran.stderr
-    configs = [TrialConfig.from_dict(json.loads(line)["config"]) for line in done.stdout.splitlines()]
+    configs = [
+        TrialConfig.from_dict(json.loads(line)["config"]) for line in done.stdout.splitlines()
+    ]
     assert len(configs) == 6
     for config in configs:
         store = TrialStore(tmp_path / "out", config)
@@ -173,7 +193,9 @@ def test_data_that_do_not_belong_together_are_one_line(tmp_path):
         "def data():\n    x, y = torch.zeros(4, 2), torch.zeros(4)\n    return x, y, x, y\n\n"
         "@workload('odd/one', data=data, batch_size=2, epochs=1)\ndef one():\n    return nn.Linear(2, 2)\n"
     )
-    done = dry_run("--plugin", path, "--workload", "odd/one", "--out", tmp_path / "out", "--levels", "rank=1")
+    done = dry_run(
+        "--plugin", path, "--workload", "odd/one", "--out", tmp_path / "out", "--levels", "rank=1"
+    )
     assert done.returncode == 2
     assert "labels must be [n] int64" in done.stderr
     assert "Traceback" not in done.stderr

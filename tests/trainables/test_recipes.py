@@ -13,10 +13,23 @@ from trainables.recipes import SCHEDULES, Recipe
 from trainables.settings import NEUTRAL, Settings
 from trainables.workloads import FOLDER_RECIPES, RECIPES
 
-NYSACT_CIFAR = [f"cifar{n}/{model}" for n in (10, 100) for model in ("resnet32", "resnet110", "densenet121")]
+NYSACT_CIFAR = [
+    f"cifar{n}/{model}" for n in (10, 100) for model in ("resnet32", "resnet110", "densenet121")
+]
 
 # Table 7 by row; None where the paper has a dot. The lost cells of eps are the released code's default.
-COLUMNS = ("lr", "momentum", "beta1", "beta2", "weight_decay", "eps", "damping", "cov_interval", "inv_interval", "rank")
+COLUMNS = (
+    "lr",
+    "momentum",
+    "beta1",
+    "beta2",
+    "weight_decay",
+    "eps",
+    "damping",
+    "cov_interval",
+    "inv_interval",
+    "rank",
+)
 TABLE_7_CIFAR: dict[str, tuple[Any, ...]] = {
     "sgd": (0.1, 0.9, None, None, 0.0005, None, None, None, None, None),
     "adam": (0.001, None, 0.9, 0.999, 0.0005, 1e-8, None, None, None, None),
@@ -61,7 +74,10 @@ def resolved(workload: str, optimizer: str, faithful: bool) -> dict[str, Any]:
 @pytest.mark.parametrize(("workload", "optimizer"), ROWS, ids=[f"{w} {o}" for w, o in ROWS])
 def test_the_faithful_arm_has_every_cell_of_table_7(workload: str, optimizer: str):
     row = dict(zip(COLUMNS, TABLES_7[workload][optimizer], strict=True))
-    stated, ours = RECIPES[workload].hyperparameters(optimizer, faithful=True), resolved(workload, optimizer, True)
+    stated, ours = (
+        RECIPES[workload].hyperparameters(optimizer, faithful=True),
+        resolved(workload, optimizer, True),
+    )
     if row["beta1"] is not None:
         assert stated["betas"] == (row.pop("beta1"), row.pop("beta2"))
     # beta_2 is the weight of the new value in the code of Eva and of KFAC for ImageNet.
@@ -69,7 +85,9 @@ def test_the_faithful_arm_has_every_cell_of_table_7(workload: str, optimizer: st
     if (beta2 := row.pop("beta2", None)) is not None:
         assert stated["ema_decay"] == pytest.approx(1 - beta2 if new else beta2)
     if optimizer == "eva":
-        assert row.pop("inv_interval") in (5, 50) and "inv_interval" not in ours  # it has no inverse
+        assert (
+            row.pop("inv_interval") in (5, 50) and "inv_interval" not in ours
+        )  # it has no inverse
     for name, value in row.items():
         if value is not None:
             assert stated[name] == value, name
@@ -78,10 +96,21 @@ def test_the_faithful_arm_has_every_cell_of_table_7(workload: str, optimizer: st
 
 
 @pytest.mark.parametrize(("workload", "optimizer"), ROWS, ids=[f"{w} {o}" for w, o in ROWS])
-def test_the_consistent_arm_differs_in_conventions_and_what_belongs_to_them_alone(workload: str, optimizer: str):
+def test_the_consistent_arm_differs_in_conventions_and_what_belongs_to_them_alone(
+    workload: str, optimizer: str
+):
     faithful, consistent = (resolved(workload, optimizer, kind) for kind in (True, False))
     moved = {name for name in faithful if faithful[name] != consistent[name]}
-    conventions = {"nesterov", "decoupled", "resample", "shift", "init", "first_inverse", "damping_rule", "sharing"}
+    conventions = {
+        "nesterov",
+        "decoupled",
+        "resample",
+        "shift",
+        "init",
+        "first_inverse",
+        "damping_rule",
+        "sharing",
+    }
     conventions |= {"g_scale", "ema_init"}
     values = {"damping", "ema_decay"} if optimizer in ("kfac", "eva") else set()
     assert moved <= conventions | values
@@ -95,14 +124,30 @@ def test_the_conventions_are_those_of_the_released_code():
     for workload in TABLES_7:
         faithful = {name: resolved(workload, name, True) for name in TABLES_7[workload]}
         imagenet = workload.startswith("imagenet")
-        cifar_kfac = {"damping_rule": "eigen", "sharing": "expand", "init": "identity", "ema_decay": 0.95}
-        kfac2 = {"damping_rule": "factored", "sharing": "reduce", "init": "first", "ema_decay": 0.05}
+        cifar_kfac = {
+            "damping_rule": "eigen",
+            "sharing": "expand",
+            "init": "identity",
+            "ema_decay": 0.95,
+        }
+        kfac2 = {
+            "damping_rule": "factored",
+            "sharing": "reduce",
+            "init": "first",
+            "ema_decay": 0.05,
+        }
         kfac = {**(kfac2 if imagenet else cifar_kfac), "g_scale": "official", "kl_clip": 1e-3}
         wanted = {"kfac": kfac, "eva": eva, "foof": foof, "nysact-s": nysact, "nysact-g": nysact}
         for name, options in wanted.items():
             assert options.items() <= faithful[name].items(), (workload, name)
-        assert faithful["sgd"]["nesterov"] == (workload.startswith("cifar100") or workload == "imagenet/deit_s")
-        assert faithful["nysact-s"]["decoupled"] == faithful["foof"]["decoupled"] == (workload == "imagenet/deit_s")
+        assert faithful["sgd"]["nesterov"] == (
+            workload.startswith("cifar100") or workload == "imagenet/deit_s"
+        )
+        assert (
+            faithful["nysact-s"]["decoupled"]
+            == faithful["foof"]["decoupled"]
+            == (workload == "imagenet/deit_s")
+        )
 
 
 # Table 8 by row: ResNets, DeiT.
@@ -128,7 +173,10 @@ TABLE_8 = {
 def test_every_cell_of_table_8(column: int, workload: str):
     recipe = RECIPES[workload]
     s = {**NEUTRAL, **recipe.settings}
-    augmentations = {"TrivialAugment": s["trivial_augment"], "RandAugment(9/0.5)": s["randaugment"] == (9, 0.5)}
+    augmentations = {
+        "TrivialAugment": s["trivial_augment"],
+        "RandAugment(9/0.5)": s["randaugment"] == (9, 0.5),
+    }
     assert {
         "Train Res": s["resolution"],
         "Test Res": s["test_resolution"],
@@ -174,7 +222,11 @@ def test_the_experiments_of_steve(workload: str):
     kfac, ekfac = resolved(workload, "kfac", False), resolved(workload, "ekfac", False)
     assert kfac["ema_decay"] == ekfac["ema_decay"] == 0.9
     assert (
-        kfac["inv_interval"] == kfac["cov_interval"] == ekfac["basis_interval"] == steve["basis_interval"] == interval
+        kfac["inv_interval"]
+        == kfac["cov_interval"]
+        == ekfac["basis_interval"]
+        == steve["basis_interval"]
+        == interval
     )
     faithful = resolved(workload, "steve", True)
     assert faithful["bias_correction"] == "paper" and faithful["second_moment"] == "per_example"
@@ -184,7 +236,9 @@ def test_the_experiments_of_steve(workload: str):
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), *FOLDER_RECIPES.values()])
 def test_recipes_hold_values_in_their_ranges(recipe: Recipe):
-    assert recipe.schedule in SCHEDULES and set(recipe.settings) <= {field.name for field in fields(Settings)}
+    assert recipe.schedule in SCHEDULES and set(recipe.settings) <= {
+        field.name for field in fields(Settings)
+    }
     assert Settings(**recipe.settings).problems() == []
     for optimizer in {*recipe.optimizers, *recipe.faithful}:
         for faithful in (False, True):
@@ -198,5 +252,7 @@ def test_published_counts_round_to_the_exact_ones_or_are_explained(workload: str
     if parameters.published is not None and not parameters.note:
         digits = 1 if math.floor(parameters.published) != parameters.published else 0
         assert round(parameters.exact / 1e6, digits) == parameters.published
-    differ = [name for name, recipe in RECIPES.items() if recipe.parameters and recipe.parameters.note]
+    differ = [
+        name for name, recipe in RECIPES.items() if recipe.parameters and recipe.parameters.note
+    ]
     assert sorted(differ) == ["cifar10/densenet121", "cifar100/densenet121", "imagenet/resnet50"]

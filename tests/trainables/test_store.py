@@ -11,7 +11,14 @@ import torch
 from trainables import checkpoints, workloads
 from trainables.config import SCHEMA, TrialConfig
 from trainables.files import read_lines
-from trainables.store import COMPLETED, MAX_LOST_WORKERS, FencedError, StoreError, TrialStore, trial_folder
+from trainables.store import (
+    COMPLETED,
+    MAX_LOST_WORKERS,
+    FencedError,
+    StoreError,
+    TrialStore,
+    trial_folder,
+)
 
 
 @pytest.fixture
@@ -39,7 +46,9 @@ def committed(store: TrialStore) -> list[int]:
 
 def test_key_depends_on_values_only(config: TrialConfig):
     shuffled = TrialConfig.from_dict(dict(reversed(config.to_dict().items())))
-    as_integer, as_float = (workloads.resolve("digits/cnn", "sgd", {"weight_decay": wd}) for wd in (1, 1.0))
+    as_integer, as_float = (
+        workloads.resolve("digits/cnn", "sgd", {"weight_decay": wd}) for wd in (1, 1.0)
+    )
     assert shuffled.trial_key == config.trial_key
     assert as_integer.trial_key == as_float.trial_key
     assert config.with_seed(1).trial_key != config.trial_key
@@ -51,13 +60,18 @@ def test_commit_writes_all_recorded_epochs_and_keeps_two_checkpoints(store: Tria
     commit(store, 2)
     commit(store, 3)
     assert committed(store) == [0, 1, 2, 3]
-    assert sorted(path.name for path in store.folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    assert sorted(path.name for path in store.folder.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-3",
+    ]
     assert (loaded := store.load()) is not None
     assert loaded[0] == 3 and loaded[1]["weights"].eq(3).all()
 
 
 @pytest.mark.parametrize(("left", "resumed"), [(2, 2), (1, 1), (0, None)])
-def test_a_checkpoint_whose_earlier_lines_are_lost_is_not_used(store: TrialStore, left: int, resumed: int | None):
+def test_a_checkpoint_whose_earlier_lines_are_lost_is_not_used(
+    store: TrialStore, left: int, resumed: int | None
+):
     """A disk may lose more records than the last: going on from there would leave a gap for ever."""
     for epoch in range(3):
         commit(store, epoch)
@@ -68,7 +82,9 @@ def test_a_checkpoint_whose_earlier_lines_are_lost_is_not_used(store: TrialStore
     assert committed(store) == list(range(left if resumed is None else resumed + 1))
 
 
-def test_a_worker_killed_before_it_appends_the_lines_loses_none(store: TrialStore, monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_killed_before_it_appends_the_lines_loses_none(
+    store: TrialStore, monkeypatch: pytest.MonkeyPatch
+):
     """The checkpoint has them; the next worker appends them, once, and goes on after them."""
     commit(store, 0)
 
@@ -110,7 +126,9 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(store: Trial
     path = store.folder / "checkpoint-1" / name
     content = bytearray(path.read_bytes())
     for position in range(0, len(content), max(1, len(content) // 40)):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+        )
         with pytest.raises(checkpoints.Damaged):
             checkpoints.read(path.parent, store.config.trial_key)
     assert (loaded := store.load()) is not None and loaded[0] == 0
@@ -163,7 +181,9 @@ def test_lost_workers_are_counted_until_a_commit(tmp_path: Path, config: TrialCo
     assert store.begin({}) == 0
 
 
-def test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count(tmp_path: Path, config: TrialConfig):
+def test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count(
+    tmp_path: Path, config: TrialConfig
+):
     (tmp_path / ".lock").write_text(json.dumps({"generation": 7}))
     store = TrialStore(tmp_path, config, generation=7, nodes={"here"})
     store.create()
@@ -190,23 +210,33 @@ def test_a_worker_of_a_replaced_driver_writes_nothing(tmp_path: Path, config: Tr
     assert sorted(old.folder.rglob("*")) == before
 
 
-def test_a_newer_schema_is_refused_with_advice(store: TrialStore, tmp_path: Path, config: TrialConfig):
+def test_a_newer_schema_is_refused_with_advice(
+    store: TrialStore, tmp_path: Path, config: TrialConfig
+):
     path = store.folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": SCHEMA + 1}))
     with pytest.raises(StoreError, match=f"schema {SCHEMA + 1}.*update"):
         TrialStore.open(tmp_path, config.trial_key)
 
 
-def test_create_twice_changes_nothing_and_another_trial_is_refused(store: TrialStore, config: TrialConfig):
+def test_create_twice_changes_nothing_and_another_trial_is_refused(
+    store: TrialStore, config: TrialConfig
+):
     before = (store.folder / "config.json").read_bytes()
     store.create()
     assert (store.folder / "config.json").read_bytes() == before
-    (store.folder / "config.json").write_text(json.dumps({"schema": SCHEMA, "key": "other", "config": {}}))
+    (store.folder / "config.json").write_text(
+        json.dumps({"schema": SCHEMA, "key": "other", "config": {}})
+    )
     with pytest.raises(StoreError, match="another trial"):
         store.create()
 
 
 def test_folder_is_named_by_the_key(store: TrialStore, tmp_path: Path, config: TrialConfig):
-    assert store.folder == trial_folder(tmp_path, config.trial_key) == tmp_path / "trials" / config.trial_key[:16]
+    assert (
+        store.folder
+        == trial_folder(tmp_path, config.trial_key)
+        == tmp_path / "trials" / config.trial_key[:16]
+    )
     assert TrialStore.open(tmp_path, config.trial_key).config == config
     assert len(read_lines(store.folder / "attempts.jsonl")) == 1

@@ -44,7 +44,9 @@ def plugin(tmp_path_factory) -> Path:
     return path
 
 
-def train(config: TrialConfig, root: str, stop_after: int | None = None, diagnostics: bool = False) -> None:
+def train(
+    config: TrialConfig, root: str, stop_after: int | None = None, diagnostics: bool = False
+) -> None:
     store = TrialStore(root, config)
     if store.folder.exists() or config.workers == 1:
         store.create()
@@ -71,7 +73,10 @@ def test_two_processes_have_the_numbers_of_one(plugin, tmp_path):
     pairs = []
     for name in NAMES:
         for size in (18, 17):
-            one, two = (resolve("noise/norm", name, recipe={"batch_size": size, "workers": n}) for n in (1, 2))
+            one, two = (
+                resolve("noise/norm", name, recipe={"batch_size": size, "workers": n})
+                for n in (1, 2)
+            )
             assert one.trial_key != two.trial_key
             pairs.append((one, two))
             TrialStore(tmp_path, two).create()
@@ -84,7 +89,9 @@ def test_two_processes_have_the_numbers_of_one(plugin, tmp_path):
         assert len(found) == len(expected) == 2
         for first, second in zip(expected, found, strict=True):
             for key in ("train/loss", "test/loss", "train/accuracy", "test/accuracy"):
-                assert second[key] == pytest.approx(first[key], rel=1e-9), f"{two.optimizer} {two.batch_size} {key}"
+                assert second[key] == pytest.approx(first[key], rel=1e-9), (
+                    f"{two.optimizer} {two.batch_size} {key}"
+                )
         attempts = (TrialStore(tmp_path, two).folder / "attempts.jsonl").read_text().splitlines()
         assert [json.loads(line)["committed"] for line in attempts] == [0, 1]
 
@@ -124,14 +131,22 @@ def test_a_number_of_workers_out_of_range_is_refused(plugin, workers):
 def test_diagnostics_of_a_team_are_those_of_one_process(plugin, tmp_path):
     """A line for each epoch and layer, by one of them; the same up to the order of sums."""
     plugins.keep(plugin, tmp_path)
-    one, two = (resolve("noise/norm", "nysact-g", {"rank": 3}, recipe={"workers": n}) for n in (1, 2))
+    one, two = (
+        resolve("noise/norm", "nysact-g", {"rank": 3}, recipe={"workers": n}) for n in (1, 2)
+    )
     TrialStore(tmp_path, two).create()
     train(one, str(tmp_path), diagnostics=True)
     spawn(train, 2, "cpu", two, str(tmp_path), None, True)
-    expected, found = (read_lines(TrialStore(tmp_path, each).folder / "diagnostics.jsonl") for each in (one, two))
-    assert [(row["epoch"], row["layer"]) for row in found] == [(e, layer) for e in range(2) for layer in ("0", "3")]
+    expected, found = (
+        read_lines(TrialStore(tmp_path, each).folder / "diagnostics.jsonl") for each in (one, two)
+    )
+    assert [(row["epoch"], row["layer"]) for row in found] == [
+        (e, layer) for e in range(2) for layer in ("0", "3")
+    ]
     for mine, theirs in zip(found, expected, strict=True):
         for key, value in theirs.items():
-            assert mine[key] == (value if value is None or key == "layer" else pytest.approx(value, rel=1e-6)), key
+            assert mine[key] == (
+                value if value is None or key == "layer" else pytest.approx(value, rel=1e-6)
+            ), key
     for mine, theirs in zip(lines(tmp_path, two), lines(tmp_path, one), strict=True):
         assert mine["diag/cosine_min"] == pytest.approx(theirs["diag/cosine_min"], rel=1e-6)

@@ -26,11 +26,15 @@ def config() -> TrialConfig:
     return workloads.resolve("digits/cnn", "nysact-g", values, recipe={"epochs": 3})
 
 
-def run(root: Path, config: TrialConfig, stop_after: int | None = None, diagnostics: bool = True) -> TrialStore:
+def run(
+    root: Path, config: TrialConfig, stop_after: int | None = None, diagnostics: bool = True
+) -> TrialStore:
     """Train with a commit after each epoch; `stop_after` abandons the generator, as a killed worker does."""
     store = TrialStore(root, config)
     store.create()
-    for count, _ in enumerate(epochs(config, store, commit_every=0, diagnostics=diagnostics), start=1):
+    for count, _ in enumerate(
+        epochs(config, store, commit_every=0, diagnostics=diagnostics), start=1
+    ):
         if count == stop_after:
             break
     return store
@@ -49,9 +53,13 @@ def test_a_watched_trial_has_the_same_numbers_and_more(tmp_path: Path, config: T
     """At most 12 `diag/` metrics an epoch, aggregates of the table, which has a line for each epoch and layer."""
     plain, watched = (run(tmp_path / str(on), config, diagnostics=on) for on in (False, True))
     assert not (plain.folder / "diagnostics.jsonl").exists()
-    assert [{k: v for k, v in line.items() if "diag/" not in k} for line in numbers(watched)] == numbers(plain)
+    assert [
+        {k: v for k, v in line.items() if "diag/" not in k} for line in numbers(watched)
+    ] == numbers(plain)
     lines = table(watched)
-    assert [(line["epoch"], line["layer"]) for line in lines] == [(e, layer) for e in range(3) for layer in LAYERS]
+    assert [(line["epoch"], line["layer"]) for line in lines] == [
+        (e, layer) for e in range(3) for layer in LAYERS
+    ]
     assert all(set(line) == {"epoch", "layer", *MEASURES, *COUNTS} for line in lines)
     for epoch, line in enumerate(watched.epochs()):
         found = {k: v for k, v in line["metrics"].items() if k.startswith("diag/")}
@@ -107,7 +115,11 @@ def test_optimizers_without_diagnostics_log_none(tmp_path: Path, name: str):
 def test_summaries_leave_out_layers_without_a_measure():
     row = {**dict.fromkeys(MEASURES), **dict.fromkeys(COUNTS, 0)}
     found = summarize(
-        {"a": {**row, "cosine": 0.5, "failed": 2}, "b": {**row, "cosine": 0.1, "dropped": 1}, "c": {**row}}
+        {
+            "a": {**row, "cosine": 0.5, "failed": 2},
+            "b": {**row, "cosine": 0.1, "dropped": 1},
+            "c": {**row},
+        }
     )
     assert found == {"diag/cosine_median": 0.3, "diag/cosine_min": 0.1, "diag/rescues": 3.0}
 

@@ -39,7 +39,10 @@ def run(root: Path, config: TrialConfig, stop_after: int | None = None) -> Trial
 def numbers(store: TrialStore) -> list[dict[str, float]]:
     """The committed metrics that do not depend on the machine's speed."""
     described = ("time/", "mem/", "system/")
-    return [{k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in store.epochs()]
+    return [
+        {k: v for k, v in line["metrics"].items() if not k.startswith(described)}
+        for line in store.epochs()
+    ]
 
 
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, config: TrialConfig):
@@ -48,7 +51,11 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, config: 
         root = tmp_path / f"stopped-{stop}"
         assert TrialStore(root, config).load() is None
         stopped = run(root, config, stop_after=stop)
-        assert stopped.status() is None and (loaded := stopped.load()) is not None and loaded[0] == stop - 1
+        assert (
+            stopped.status() is None
+            and (loaded := stopped.load()) is not None
+            and loaded[0] == stop - 1
+        )
         resumed = run(root, config)
         assert numbers(resumed) == numbers(whole)
         assert [line["epoch"] for line in resumed.epochs()] == [0, 1, 2, 3]
@@ -56,7 +63,9 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, config: 
 
 
 @pytest.mark.parametrize("commit_every", [0, 1e9])
-def test_told_to_leave_it_commits_once_and_ends(tmp_path: Path, config: TrialConfig, commit_every: float):
+def test_told_to_leave_it_commits_once_and_ends(
+    tmp_path: Path, config: TrialConfig, commit_every: float
+):
     whole = run(tmp_path / "whole", config)
     store = TrialStore(tmp_path, config)
     store.create()
@@ -77,7 +86,9 @@ def test_completed_trials_yield_nothing_and_stay_untouched(tmp_path: Path, confi
 
 def test_an_optimizer_that_takes_the_loss_trains(tmp_path: Path):
     settings = {"rank": 2, "interval": 5}
-    store = run(tmp_path, workloads.resolve("digits/cnn", "sketchysgd", settings, recipe={"epochs": 1}))
+    store = run(
+        tmp_path, workloads.resolve("digits/cnn", "sketchysgd", settings, recipe={"epochs": 1})
+    )
     assert (store.status() or {})["status"] == "completed"
 
 
@@ -90,7 +101,10 @@ def test_killed_between_the_last_line_and_the_status(tmp_path: Path, config: Tri
 
 def test_arms_share_initial_weights_and_data_order(config: TrialConfig):
     cpu = torch.device("cpu")
-    first, second = Trainer(config, cpu), Trainer(workloads.resolve("digits/cnn", "sgd", recipe={"epochs": 4}), cpu)
+    first, second = (
+        Trainer(config, cpu),
+        Trainer(workloads.resolve("digits/cnn", "sgd", recipe={"epochs": 4}), cpu),
+    )
     for mine, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert mine.equal(theirs)
     other = Trainer(config.with_seed(1), cpu)
@@ -108,14 +122,18 @@ def test_each_epoch_has_its_own_order_and_drops_the_rest():
 
 def test_the_split_is_stratified_and_disjoint():
     data = workloads.workload("digits/cnn").source.load(LOADING)
-    share = torch.bincount(data.test_labels) / (torch.bincount(data.train_labels) + torch.bincount(data.test_labels))
+    share = torch.bincount(data.test_labels) / (
+        torch.bincount(data.train_labels) + torch.bincount(data.test_labels)
+    )
     assert (share - 600 / 1797).abs().max() < 0.01
     seen = {tuple(image.flatten().tolist()) for image in data.train_inputs}
     assert sum(tuple(image.flatten().tolist()) in seen for image in data.test_inputs) == 0
 
 
 def test_divergence_is_a_status_with_its_place(tmp_path: Path):
-    store = run(tmp_path, workloads.resolve("digits/cnn", "sgd", {"lr": 1e20}, recipe={"epochs": 2}))
+    store = run(
+        tmp_path, workloads.resolve("digits/cnn", "sgd", {"lr": 1e20}, recipe={"epochs": 2})
+    )
     status = store.status() or {}
     assert status["status"] == "diverged"
     assert status["epoch"] == 0 and status["step"] >= 1 and status["value"] in ("nan", "inf")
@@ -123,14 +141,20 @@ def test_divergence_is_a_status_with_its_place(tmp_path: Path):
     assert "diverged" in (store.folder / "log.txt").read_text()
 
 
-def test_an_error_is_a_status_with_its_traceback(tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_is_a_status_with_its_traceback(
+    tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(Trainer, "evaluate", lambda self: 1 / 0)
     store = run(tmp_path, config)
-    assert (store.status() or {})["status"] == "failed" and "ZeroDivisionError" in (store.status() or {})["reason"]
+    assert (store.status() or {})["status"] == "failed" and "ZeroDivisionError" in (
+        store.status() or {}
+    )["reason"]
     assert "Traceback" in (store.folder / "log.txt").read_text()
 
 
-def test_out_of_memory_is_a_status(tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch):
+def test_out_of_memory_is_a_status(
+    tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+):
     def exhausted(self: Trainer) -> tuple[float, float]:
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
@@ -185,7 +209,18 @@ BLOCKED = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 
 def test_precond_needs_torch_alone():
     """Neither Ray nor MLflow nor any other dependency of the studies is imported by the core."""
-    names = ["ray", "mlflow", "optuna", "pandas", "sklearn", "scipy", "matplotlib", "click", "rich", "trainables"]
+    names = [
+        "ray",
+        "mlflow",
+        "optuna",
+        "pandas",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "click",
+        "rich",
+        "trainables",
+    ]
     script = BLOCKED.format(names=names) + (
         "import torch, precond\n"
         "model = torch.nn.Linear(16, 2)\n"
@@ -200,7 +235,18 @@ def test_precond_needs_torch_alone():
 
 def test_epochs_run_without_ray_and_mlflow(tmp_path: Path):
     """A trial trains to its end in a process where Ray, MLflow and the studies cannot be imported."""
-    names = ["ray", "mlflow", "optuna", "pandas", "scipy", "matplotlib", "torchvision", "click", "rich", "studies"]
+    names = [
+        "ray",
+        "mlflow",
+        "optuna",
+        "pandas",
+        "scipy",
+        "matplotlib",
+        "torchvision",
+        "click",
+        "rich",
+        "studies",
+    ]
     script = BLOCKED.format(names=names) + (
         "from trainables import workloads\n"
         "from trainables.store import TrialStore\n"

@@ -25,7 +25,9 @@ def test_every_epoch_has_them_and_mlflow_knows_them_by_their_prefix(tmp_path: Pa
     store.create()
     list(epochs(config, store))
     for line in store.epochs():
-        found = {name: value for name, value in line["metrics"].items() if name.startswith("system/")}
+        found = {
+            name: value for name, value in line["metrics"].items() if name.startswith("system/")
+        }
         assert set(found) == {"system/cpu_percent", "system/rss_mb"}
         assert found["system/cpu_percent"] > 0
         assert 50 < found["system/rss_mb"] <= 1.1 * peak_memory_mb(torch.device("cpu"))
@@ -39,7 +41,9 @@ def test_each_reading_is_since_the_last_one(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("library", [True, False])
-def test_a_gpu_has_its_own_and_no_library_fails_a_trial(monkeypatch: pytest.MonkeyPatch, library: bool):
+def test_a_gpu_has_its_own_and_no_library_fails_a_trial(
+    monkeypatch: pytest.MonkeyPatch, library: bool
+):
     def busy(device: torch.device) -> int:
         if not library:
             raise ModuleNotFoundError("nvidia-ml-py")

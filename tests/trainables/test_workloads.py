@@ -47,7 +47,9 @@ def one_step(workload: str, optimizer: str) -> None:
     metrics = trainer.run_epoch(0)
     assert all(math.isfinite(value) for value in metrics.values())
     moved = [not p.equal(q) for p, q in zip(trainer.model.parameters(), before, strict=True)]
-    assert all(moved) or (optimizer == "soap" and not any(moved))  # whose first step only begins its statistics
+    assert all(moved) or (
+        optimizer == "soap" and not any(moved)
+    )  # whose first step only begins its statistics
 
 
 @pytest.mark.parametrize("optimizer", precond.available())
@@ -64,7 +66,9 @@ def test_a_step_of_a_large_workload(workload: str, optimizer: str):
 
 
 @pytest.mark.parametrize("workload", RECIPES)
-def test_every_workload_resolves_and_its_model_has_the_parameters_that_its_recipe_says(workload: str):
+def test_every_workload_resolves_and_its_model_has_the_parameters_that_its_recipe_says(
+    workload: str,
+):
     config = resolve(workload, "nysact-s")
     model = workloads.workload(workload).build(config.settings) if workload in SMALL else None
     chosen = workloads.workload(workload)
@@ -96,12 +100,38 @@ def test_the_keys_of_schema_1_are_the_keys_of_now():
         assert TrialConfig.from_dict(old).trial_key == key
 
 
-SCHEMA_1 = ["workload", "optimizer", "hyperparameters", "batch_size", "epochs", "schedule", "seed", "numerics"]
+SCHEMA_1 = [
+    "workload",
+    "optimizer",
+    "hyperparameters",
+    "batch_size",
+    "epochs",
+    "schedule",
+    "seed",
+    "numerics",
+]
 OTHERWISE = {
-    **{"precision": "bf16", "compile": True, "channels_last": True, "workers": 2, "train_fraction": 0.9},
+    **{
+        "precision": "bf16",
+        "compile": True,
+        "channels_last": True,
+        "workers": 2,
+        "train_fraction": 0.9,
+    },
     **{"plugin": "0" * 64, "label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0, "warmup_epochs": 1},
-    **{"decay_exempt": "norm", "crop_padding": 2, "flip": False, "resolution": 16, "test_resolution": 64},
-    **{"random_resized_crop": True, "trivial_augment": True, "randaugment": "9/0.5", "random_erasing": 0.1},
+    **{
+        "decay_exempt": "norm",
+        "crop_padding": 2,
+        "flip": False,
+        "resolution": 16,
+        "test_resolution": 64,
+    },
+    **{
+        "random_resized_crop": True,
+        "trivial_augment": True,
+        "randaugment": "9/0.5",
+        "random_erasing": 0.1,
+    },
     **{"repeated_augmentation": 2},
 }
 
@@ -127,7 +157,9 @@ def test_equal_settings_are_one_trial():
 
 
 def test_settings_are_complete_and_only_what_the_workload_has():
-    digits, cifar, vit = (set(resolve(name, "sgd").settings) for name in ("digits/cnn", SMALL[3], "cifar100/vit_s16"))
+    digits, cifar, vit = (
+        set(resolve(name, "sgd").settings) for name in ("digits/cnn", SMALL[3], "cifar100/vit_s16")
+    )
     assert digits == {"mixup", "cutmix", "label_smoothing", "warmup_epochs", "decay_exempt"}
     assert digits < cifar and vit - cifar == {"drop_path"} and "resolution" in cifar
 
@@ -141,7 +173,10 @@ def test_settings_are_complete_and_only_what_the_workload_has():
         ("cifar10/resnet23", 'Did you mean "cifar10/resnet32"'),
         ("digits/cn", 'Did you mean "digits/cnn"'),
         ("imagenet/resnet32", "unknown. Did you mean"),
-        ("imagefolder:/data/cats/resnet23", 'must be imagefolder:PATH/MODEL. Did you mean "resnet32"'),
+        (
+            "imagefolder:/data/cats/resnet23",
+            'must be imagefolder:PATH/MODEL. Did you mean "resnet32"',
+        ),
         ("imagefolder:resnet32", "must be imagefolder:PATH/MODEL"),
         ("resnet32", "unknown"),
     ],
@@ -160,27 +195,61 @@ def test_batches_that_cannot_be():
     assert refused("digits/mlp", "sgd", batch_size=1198) == [
         "batch_size = 1198: must be an integer in 1..1197, the training set"
     ]
-    assert refused("digits/mlp", "sgd", batch_size=1198, train_fraction=0.5)[0].endswith("1..598, the training set")
+    assert refused("digits/mlp", "sgd", batch_size=1198, train_fraction=0.5)[0].endswith(
+        "1..598, the training set"
+    )
     assert resolve("digits/mlp", "sgd", recipe={"batch_size": 1}).batch_size == 1
 
 
 @pytest.mark.parametrize(
     ("workload", "settings", "lines"),
     [
-        ("digits/cnn", {"crop_padding": 4}, ["crop_padding: digits/cnn has no such setting. Known: mixup"]),
-        ("cifar10/resnet32", {"drop_path": 0.1}, ["drop_path: cifar10/resnet32 has no such setting"]),
-        ("cifar10/resnet32", {"mixup": -1, "flip": 1}, ["flip = 1: must be true or false", "mixup = -1: must be"]),
-        ("cifar10/resnet32", {"randaugment": "9"}, ["randaugment = (9.0,): must be two numbers >= 0, or None"]),
-        ("cifar10/resnet32", {"label_smoothing": 1.0}, ["label_smoothing = 1.0: must be a number in [0, 1)"]),
+        (
+            "digits/cnn",
+            {"crop_padding": 4},
+            ["crop_padding: digits/cnn has no such setting. Known: mixup"],
+        ),
+        (
+            "cifar10/resnet32",
+            {"drop_path": 0.1},
+            ["drop_path: cifar10/resnet32 has no such setting"],
+        ),
+        (
+            "cifar10/resnet32",
+            {"mixup": -1, "flip": 1},
+            ["flip = 1: must be true or false", "mixup = -1: must be"],
+        ),
+        (
+            "cifar10/resnet32",
+            {"randaugment": "9"},
+            ["randaugment = (9.0,): must be two numbers >= 0, or None"],
+        ),
+        (
+            "cifar10/resnet32",
+            {"label_smoothing": 1.0},
+            ["label_smoothing = 1.0: must be a number in [0, 1)"],
+        ),
         (
             "cifar10/resnet32",
             {"decay_exempt": "bias"},
             ["decay_exempt = 'bias': must be one of nothing, norm"],
         ),
         ("digits/cnn", {"warmup_epochs": 20}, ["warmup_epochs = 20: must be below epochs = 20"]),
-        ("cifar10/lenet5", {"resolution": 64}, ["resolution = 64: lenet5 takes images of 32 x 32 pixels only"]),
-        ("cifar100/vit_s16", {"resolution": 40}, ["resolution = 40: vit_s16 takes multiples of 16"]),
-        ("cifar100/vit_s16", {"test_resolution": 64}, ["test_resolution = 64: vit_s16 tests at the resolution"]),
+        (
+            "cifar10/lenet5",
+            {"resolution": 64},
+            ["resolution = 64: lenet5 takes images of 32 x 32 pixels only"],
+        ),
+        (
+            "cifar100/vit_s16",
+            {"resolution": 40},
+            ["resolution = 40: vit_s16 takes multiples of 16"],
+        ),
+        (
+            "cifar100/vit_s16",
+            {"test_resolution": 64},
+            ["test_resolution = 64: vit_s16 tests at the resolution"],
+        ),
         ("digits/cnn", {"precision": "fp16"}, ["precision = 'fp16': must be one of float32, bf16"]),
         ("digits/cnn", {"compile": 1}, ["compile = 1: must be true or false"]),
         ("digits/cnn", {"train_fraction": 0}, ["train_fraction = 0: must be a number in (0, 1]"]),
@@ -188,25 +257,44 @@ def test_batches_that_cannot_be():
 )
 def test_settings_that_cannot_be(workload: str, settings: dict, lines: list[str]):
     found = refused(workload, "sgd", **settings)
-    assert len(found) == len(lines) and all(wanted in line for wanted, line in zip(lines, found, strict=True)), found
+    assert len(found) == len(lines) and all(
+        wanted in line for wanted, line in zip(lines, found, strict=True)
+    ), found
 
 
 # ---------------------------------------------------------------------- arms and deviations
 
 
 def test_the_faithful_arm_is_the_recipes():
-    consistent, faithful = (resolve("cifar10/resnet32", "kfac", faithful=kind) for kind in (False, True))
-    assert consistent.hyperparameters["g_scale"] == "fisher" and consistent.hyperparameters["damping"] == 1.0
-    assert faithful.hyperparameters["g_scale"] == "official" and faithful.hyperparameters["damping"] == 0.03
+    consistent, faithful = (
+        resolve("cifar10/resnet32", "kfac", faithful=kind) for kind in (False, True)
+    )
+    assert (
+        consistent.hyperparameters["g_scale"] == "fisher"
+        and consistent.hyperparameters["damping"] == 1.0
+    )
+    assert (
+        faithful.hyperparameters["g_scale"] == "official"
+        and faithful.hyperparameters["damping"] == 0.03
+    )
     assert consistent.trial_key != faithful.trial_key
 
 
 def test_deviations_are_what_the_recipe_has_otherwise():
     for kind in (False, True):
-        for workload in ("digits/cnn", "cifar10/resnet32", "imagenet/deit_s", "imagefolder:a/resnet50"):
+        for workload in (
+            "digits/cnn",
+            "cifar10/resnet32",
+            "imagenet/deit_s",
+            "imagefolder:a/resnet50",
+        ):
             assert deviations(resolve(workload, "kfac", faithful=kind)) == {}
     changed = resolve(
-        "cifar10/resnet32", "kfac", {"damping": 0.1}, {"epochs": 3, "mixup": 0.2, "resolution": 16}, faithful=True
+        "cifar10/resnet32",
+        "kfac",
+        {"damping": 0.1},
+        {"epochs": 3, "mixup": 0.2, "resolution": 16},
+        faithful=True,
     )
     assert deviations(changed) == {
         "epochs": (200, 3),

@@ -71,7 +71,9 @@ def _measure_all(setting: Setting, options: argparse.Namespace) -> None:
             "memory": memory[name],
             "sgd_memory": memory["sgd"],
         }
-        write_atomically(folder / file_name(result["configuration"]), json.dumps(result, indent=1).encode())
+        write_atomically(
+            folder / file_name(result["configuration"]), json.dumps(result, indent=1).encode()
+        )
         print(line(result), flush=True)
 
 
@@ -80,7 +82,9 @@ def _in_fresh_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "trainables.cost", *options.arguments, "--footprint", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{name}: measuring its memory failed: {done.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(
+            f"{name}: measuring its memory failed: {done.stderr.strip().splitlines()[-1]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -107,7 +111,9 @@ def line(result: Mapping[str, Any]) -> str:
         f"{race['ratio']['median']:.3f} [{race['ratio']['low']:.3f}, {race['ratio']['high']:.3f}] x {base}"
         for base, race in result["against"].items()
     ]
-    shares = ", ".join(f"{key} {share['median']:+.1%}" for key, share in result["against"]["sgd"]["shares"].items())
+    shares = ", ".join(
+        f"{key} {share['median']:+.1%}" for key, share in result["against"]["sgd"]["shares"].items()
+    )
     peak = memory["peak_bytes"] / result["sgd_memory"]["peak_bytes"]
     return f"{name:18} {' '.join(parts)}  ({shares})  peak x {peak:.3f}"
 
@@ -123,13 +129,19 @@ def _errors(options: argparse.Namespace) -> list[str]:
         if name not in precond.available():
             errors.append(f'optimizer = "{name}": unknown.{nearest(name, precond.available())}')
         else:
-            errors += precond.check(name, {k: v for k, v in options.stated.items() if k in precond.defaults(name)})
+            errors += precond.check(
+                name, {k: v for k, v in options.stated.items() if k in precond.defaults(name)}
+            )
     if options.reference is not None and not (options.reference / OPTIMIZERS_FILE).is_file():
-        errors.append(f"--reference {options.reference}: must be a checkout of the repository hseung88/nysact")
+        errors.append(
+            f"--reference {options.reference}: must be a checkout of the repository hseung88/nysact"
+        )
     if options.device.type == "cuda" and not torch.cuda.is_available():
         errors.append(f"--device {options.device}: this machine has no GPU; leave it out")
     if options.blocks < FEWEST:
-        errors.append(f"--blocks {options.blocks}: must be an integer >= {FEWEST}, for a 95% interval")
+        errors.append(
+            f"--blocks {options.blocks}: must be an integer >= {FEWEST}, for a 95% interval"
+        )
     errors += [
         f"--{name.replace('_', '-')} {getattr(options, name)}: must be an integer >= {least}"
         for name, least in (("threads", 1), ("batch_size", 2), ("repeat", 1))
@@ -154,26 +166,72 @@ def _device(text: str) -> torch.device:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m trainables.cost", description="Cost of optimizers over SGD.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainables.cost", description="Cost of optimizers over SGD."
+    )
     add = parser.add_argument
-    add("workload", nargs="?", default="cifar10/resnet32", metavar="WORKLOAD", help="[default: %(default)s]")
-    add("--optimizers", type=lambda text: text.split(","), default=list(DEFAULT), metavar="NAME,...")
+    add(
+        "workload",
+        nargs="?",
+        default="cifar10/resnet32",
+        metavar="WORKLOAD",
+        help="[default: %(default)s]",
+    )
+    add(
+        "--optimizers", type=lambda text: text.split(","), default=list(DEFAULT), metavar="NAME,..."
+    )
     add("--batch-size", type=int, default=128, help="[default: %(default)s]")
-    add("--faithful", action="store_true", help="with the conventions of the paper's code, as a study's faithful arm")
-    add("--set", type=_assignment, action="append", default=[], metavar="NAME=VALUE", help="for those that have it")
-    add("--blocks", type=int, default=20, help="after the first, which is discarded [default: %(default)s]")
-    add("--repeat", type=int, help="plain steps at a time; half as many others [default: 2, on a GPU 20]")
+    add(
+        "--faithful",
+        action="store_true",
+        help="with the conventions of the paper's code, as a study's faithful arm",
+    )
+    add(
+        "--set",
+        type=_assignment,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for those that have it",
+    )
+    add(
+        "--blocks",
+        type=int,
+        default=20,
+        help="after the first, which is discarded [default: %(default)s]",
+    )
+    add(
+        "--repeat",
+        type=int,
+        help="plain steps at a time; half as many others [default: 2, on a GPU 20]",
+    )
     add("--threads", type=int, default=2, help="of torch on the CPU [default: %(default)s]")
     add("--channels-last", action="store_true")
-    add("--clock", choices=CLOCKS, default="wall", help="cpu: of this process, on a busy machine with --threads 1")
-    add("--device", type=_device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    add("--reference", type=Path, metavar="PATH", help="a checkout of hseung88/nysact, timed in the same way")
+    add(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: of this process, on a busy machine with --threads 1",
+    )
+    add(
+        "--device",
+        type=_device,
+        default=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    add(
+        "--reference",
+        type=Path,
+        metavar="PATH",
+        help="a checkout of hseung88/nysact, timed in the same way",
+    )
     add("--out", type=Path, default=Path(os.environ.get("PRECOND_OUT", "outputs")), metavar="DIR")
     add("--footprint", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.stated = dict(options.set)
     options.load = round(os.getloadavg()[0], 2)  # of the last minute: near 0 when nothing else runs
-    options.repeat = options.repeat if options.repeat is not None else 20 if options.device.type == "cuda" else 2
+    options.repeat = (
+        options.repeat if options.repeat is not None else 20 if options.device.type == "cuda" else 2
+    )
     return options
 
 

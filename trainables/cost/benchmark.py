@@ -54,9 +54,13 @@ class Setting(NamedTuple):
         chosen = workload(self.workload)
         classes, channels, side, _ = chosen.fit(chosen.settings({}))
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(self.batch_size, channels, side, side, generator=generator).to(self.device)
+        images = torch.randn(self.batch_size, channels, side, side, generator=generator).to(
+            self.device
+        )
         labels = torch.randint(classes, (self.batch_size,), generator=generator).to(self.device)
-        return images.to(memory_format=torch.channels_last) if self.channels_last else images, labels
+        return images.to(
+            memory_format=torch.channels_last
+        ) if self.channels_last else images, labels
 
     def contestant(self, name: str) -> Contestant:
         """Return a registered or released optimizer with a new model."""
@@ -72,11 +76,17 @@ class Setting(NamedTuple):
         stated = {key: value for key, value in self.stated.items() if key in defaults}
         known = {**workload(self.workload).recipe.hyperparameters(name, self.faithful), **stated}
         # As in a trial's configuration, where 1 and 1.0 are the same damping.
-        return {key: float(v) if isinstance(defaults[key], float) and type(v) is int else v for key, v in known.items()}
+        return {
+            key: float(v) if isinstance(defaults[key], float) and type(v) is int else v
+            for key, v in known.items()
+        }
 
     def configuration(self, name: str) -> dict[str, Any]:
         """Return everything that decides the cost of a registered or released optimizer."""
-        hyperparameters = {**precond.defaults(name.removeprefix(PREFIX)), **self.known(name.removeprefix(PREFIX))}
+        hyperparameters = {
+            **precond.defaults(name.removeprefix(PREFIX)),
+            **self.known(name.removeprefix(PREFIX)),
+        }
         resolution = workload(self.workload).settings({}).get("resolution")
         execution = {"channels_last": self.channels_last, "resolution": resolution}
         return configuration(self.workload, name, hyperparameters, self.batch_size, **execution)
@@ -108,10 +118,15 @@ def footprint(setting: Setting, name: str) -> dict[str, Any]:
     contestant, batch = setting.contestant(name), setting.batch()
     contestant.warm_up(batch)
     with suppress(AttributeError, OSError):  # another libc
-        ctypes.CDLL(None).malloc_trim(0)  # return free memory: else the mark would start at the peak of the warm-up
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # return free memory: else the mark would start at the peak of the warm-up
     reset_peak_memory(setting.device)
     contestant.warm_up(batch)
-    return {"peak_bytes": round(peak_memory_mb(setting.device) * 2**20), "state_bytes": state_bytes(contestant)}
+    return {
+        "peak_bytes": round(peak_memory_mb(setting.device) * 2**20),
+        "state_bytes": state_bytes(contestant),
+    }
 
 
 def state_bytes(contestant: Contestant) -> dict[str, int]:
@@ -120,7 +135,9 @@ def state_bytes(contestant: Contestant) -> dict[str, int]:
     banks = optimizer._banks if isinstance(optimizer, Preconditioned) else []
     return {
         "rule": sum(tensor.nbytes for tensor in _tensors(dict(optimizer.state))),
-        "algorithm": sum(tensor.nbytes for bank in banks for _, tensor in named_tensors(bank.state)),
+        "algorithm": sum(
+            tensor.nbytes for bank in banks for _, tensor in named_tensors(bank.state)
+        ),
         "gradient_buffer": sum(bank.buffer.nbytes for bank in banks),
         "weights": sum(parameter.nbytes for parameter in contestant.model.parameters()),
     }
@@ -129,5 +146,11 @@ def state_bytes(contestant: Contestant) -> dict[str, int]:
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    parts = (
+        value.values()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return [tensor for part in parts for tensor in _tensors(part)]

@@ -112,10 +112,18 @@ def build(name: str, model: nn.Module, stated: Mapping[str, Any]) -> Contestant:
         if "foreach" in group:
             group["foreach"] = True
     period = _period({**precond.defaults(name), **stated})
-    return Contestant(name, model, optimizer, [Kind(MIXED if period > 1 else PLAIN, 1.0, 0, period)], lambda step: None)
+    return Contestant(
+        name,
+        model,
+        optimizer,
+        [Kind(MIXED if period > 1 else PLAIN, 1.0, 0, period)],
+        lambda step: None,
+    )
 
 
-def kinds_of(period: int, statistics_due: Callable[[int], bool], refresh_due: Callable[[int], bool]) -> list[Kind]:
+def kinds_of(
+    period: int, statistics_due: Callable[[int], bool], refresh_due: Callable[[int], bool]
+) -> list[Kind]:
     """Return the kinds of steps, with their exact shares of a period: a common multiple of all intervals.
 
     The period is the second one, because every algorithm creates its first factor at the beginning.
@@ -132,7 +140,9 @@ def kinds_of(period: int, statistics_due: Callable[[int], bool], refresh_due: Ca
 
 
 def _period(hyperparameters: Mapping[str, Any]) -> int:
-    return math.lcm(*(value for name, value in hyperparameters.items() if name.endswith("interval")))
+    return math.lcm(
+        *(value for name, value in hyperparameters.items() if name.endswith("interval"))
+    )
 
 
 def timed(call: Callable[[], Any], device: torch.device, clock: Clock = time.perf_counter) -> float:

@@ -19,7 +19,11 @@ EXECUTION = {"channels_last": False, "precision": "float32", "compile": False, "
 
 
 def configuration(
-    workload: str, optimizer: str, hyperparameters: Mapping[str, Any], batch_size: int, **execution: Any
+    workload: str,
+    optimizer: str,
+    hyperparameters: Mapping[str, Any],
+    batch_size: int,
+    **execution: Any,
 ) -> dict[str, Any]:
     """Return everything that decides the cost of an optimizer on some hardware; a learning rate, for example, does not.
 
@@ -31,7 +35,12 @@ def configuration(
         **execution: Values that differ from `EXECUTION`.
     """
     settings = {k: _cost_relevant(v) for k, v in hyperparameters.items() if k not in ("lr", "seed")}
-    decisive = {"workload": workload, "optimizer": optimizer, "hyperparameters": settings, "batch_size": batch_size}
+    decisive = {
+        "workload": workload,
+        "optimizer": optimizer,
+        "hyperparameters": settings,
+        "batch_size": batch_size,
+    }
     return {**decisive, **EXECUTION, **execution}
 
 
@@ -63,7 +72,10 @@ def hardware(device: torch.device) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def results_folder(out: Path, device: torch.device, threads: int) -> Path:
@@ -72,7 +84,9 @@ def results_folder(out: Path, device: torch.device, threads: int) -> Path:
     return out / "cost" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def seconds_per_epoch(config: TrialConfig, folder: Path, steps: int, test_examples: int) -> Median | None:
+def seconds_per_epoch(
+    config: TrialConfig, folder: Path, steps: int, test_examples: int
+) -> Median | None:
     """Return the seconds of a trial's epoch on the hardware of a folder when nothing else runs there.
 
     Args:
@@ -88,5 +102,8 @@ def seconds_per_epoch(config: TrialConfig, folder: Path, steps: int, test_exampl
     if not path.exists():
         return None
     result = json.loads(path.read_text())
-    step, evaluation = result["step_seconds"], test_examples * result["evaluation_seconds_per_example"]
+    step, evaluation = (
+        result["step_seconds"],
+        test_examples * result["evaluation_seconds_per_example"],
+    )
     return Median(*(steps * step[key] + evaluation for key in ("median", "low", "high")))

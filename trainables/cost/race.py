@@ -9,13 +9,24 @@ from typing import Any
 
 import torch
 
-from trainables.cost.contestants import MIXED, PLAIN, REFRESH, STATISTICS, Batch, Clock, Contestant, timed
+from trainables.cost.contestants import (
+    MIXED,
+    PLAIN,
+    REFRESH,
+    STATISTICS,
+    Batch,
+    Clock,
+    Contestant,
+    timed,
+)
 from trainables.cost.intervals import median
 
 BASE = "base"
 
 
-def race(base: Contestant, other: Contestant, batch: Batch, blocks: int, repeat: int, clock: Clock) -> dict[str, Any]:
+def race(
+    base: Contestant, other: Contestant, batch: Batch, blocks: int, repeat: int, clock: Clock
+) -> dict[str, Any]:
     """Time one contestant against another; `blocks` are measured after one that is discarded.
 
     Returns:
@@ -23,7 +34,10 @@ def race(base: Contestant, other: Contestant, batch: Batch, blocks: int, repeat:
     """
     rows = [_block(base, other, batch, repeat, clock) for _ in range(blocks + 1)][1:]
     weights = {kind.name: kind.weight for kind in other.kinds}
-    means = [sum(weights[name] * seconds for name, seconds in row.items() if name in weights) for row in rows]
+    means = [
+        sum(weights[name] * seconds for name, seconds in row.items() if name in weights)
+        for row in rows
+    ]
     bases = [row[BASE] for row in rows]
     return {
         "ratio": asdict(median([mean / b for mean, b in zip(means, bases, strict=True)])),
@@ -37,7 +51,9 @@ def race(base: Contestant, other: Contestant, batch: Batch, blocks: int, repeat:
     }
 
 
-def _block(base: Contestant, other: Contestant, batch: Batch, repeat: int, clock: Clock) -> dict[str, float]:
+def _block(
+    base: Contestant, other: Contestant, batch: Batch, repeat: int, clock: Clock
+) -> dict[str, float]:
     """Return the seconds per step of the base and of each kind of the other: B X X B, the second X in reverse."""
     parts = [(BASE, base, base.kinds[0]), *((kind.name, other, kind) for kind in other.kinds)]
     seconds = dict.fromkeys((name for name, _, _ in parts), 0.0)
@@ -51,11 +67,17 @@ def _shares(rows: list[dict[str, float]], weights: Mapping[str, float]) -> dict[
     """Return what each kind of step adds to the kind before, as a fraction of a step of the base."""
     if MIXED in weights:
         return {}
-    shares, before, names = {}, BASE, [name for name in (PLAIN, STATISTICS, REFRESH) if name in weights]
+    shares, before, names = (
+        {},
+        BASE,
+        [name for name in (PLAIN, STATISTICS, REFRESH) if name in weights],
+    )
     for index, name in enumerate(names):
         often = sum(weights[later] for later in names[index:])
         label = "apply" if name == PLAIN else name if before != BASE else f"apply and {name}"
-        shares[label] = asdict(median([often * (row[name] - row[before]) / row[BASE] for row in rows]))
+        shares[label] = asdict(
+            median([often * (row[name] - row[before]) / row[BASE] for row in rows])
+        )
         before = name
     return shares
 

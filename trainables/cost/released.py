@@ -47,7 +47,9 @@ RELEASED = {
 }
 
 
-def build_released(name: str, model: nn.Module, stated: Mapping[str, Any], checkout: Path) -> Contestant:
+def build_released(
+    name: str, model: nn.Module, stated: Mapping[str, Any], checkout: Path
+) -> Contestant:
     """Return the released counterpart of a registered optimizer.
 
     Args:
@@ -61,12 +63,20 @@ def build_released(name: str, model: nn.Module, stated: Mapping[str, Any], check
     chosen, values = RELEASED[name], {**precond.defaults(name), **stated}
     create = getattr(importlib.import_module(f"optimizers.{chosen.module}"), chosen.kind)
     every, refresh = values["cov_interval"], values.get("inv_interval", values["cov_interval"])
-    if name == "eva":  # changes the gradients of an SGD, and computes its factor with the statistics
+    if (
+        name == "eva"
+    ):  # changes the gradients of an SGD, and computes its factor with the statistics
         preconditioner = create(model, LEARNING_RATE, fac_update_freq=every)
         optimizer: Any = _InFront(preconditioner, model)
     else:
         rank = {"rank_size": values["rank"]} if "rank" in values else {}
-        options = {"damping": values["damping"], "Tcov": every, "Tinv": refresh, **rank, **chosen.extra}
+        options = {
+            "damping": values["damping"],
+            "Tcov": every,
+            "Tinv": refresh,
+            **rank,
+            **chosen.extra,
+        }
         optimizer = preconditioner = create(model.parameters(), LEARNING_RATE, **options)
         optimizer.model = model
 
@@ -81,14 +91,18 @@ def build_released(name: str, model: nn.Module, stated: Mapping[str, Any], check
 
 def _kinds(every: int, refresh: int) -> list[Kind]:
     """Return the kinds of steps with statistics and factors at multiples of two intervals."""
-    return kinds_of(math.lcm(every, refresh), lambda step: step % every == 0, lambda step: step % refresh == 0)
+    return kinds_of(
+        math.lcm(every, refresh), lambda step: step % every == 0, lambda step: step % refresh == 0
+    )
 
 
 class _InFront(torch.optim.SGD):
     """SGD along gradients that a preconditioner changed."""
 
     def __init__(self, preconditioner: Any, model: nn.Module):
-        super().__init__(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4, foreach=True)
+        super().__init__(
+            model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4, foreach=True
+        )
         self._preconditioner = preconditioner
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]

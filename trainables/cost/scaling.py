@@ -37,7 +37,9 @@ OUTPUTS, ROWS = 64, 1024  # o and N
 DAMPING = 1.0
 
 
-Prepare = Callable[[int, int, torch.device], Callable[[], Any]]  # p, r and the device -> the call to time
+Prepare = Callable[
+    [int, int, torch.device], Callable[[], Any]
+]  # p, r and the device -> the call to time
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class Part:
 
 def _rows(p: int, device: torch.device) -> LinearRows:
     generator = torch.Generator().manual_seed(p)
-    return LinearRows(torch.randn(ROWS, p, generator=generator).to(device), bias=False, examples=ROWS)
+    return LinearRows(
+        torch.randn(ROWS, p, generator=generator).to(device), bias=False, examples=ROWS
+    )
 
 
 def _sketch(p: int, r: int, device: torch.device) -> ColumnSketch:
@@ -97,21 +101,38 @@ PARTS = {
     "nysact-s statistics": Part(_nysact_statistics, lambda p, r: 2 * ROWS * p * r, True),
     "nysact-s refresh": Part(_nysact_refresh, lambda p, r: 5 * p * r**2 + 10 * r**3, True),
     "nysact-s apply": Part(_nysact_apply, lambda p, r: 4 * OUTPUTS * p * r, True),
-    "foof statistics": Part(lambda p, r, device: _rows(p, device).gram, lambda p, r: 2 * ROWS * p**2, False),
+    "foof statistics": Part(
+        lambda p, r, device: _rows(p, device).gram, lambda p, r: 2 * ROWS * p**2, False
+    ),
     "foof refresh": Part(_foof_refresh, lambda p, r: p**3, False),
     "foof apply": Part(_foof_apply, lambda p, r: 2 * OUTPUTS * p**2, False),
 }
 
 
-def measure(device: torch.device, widths: Sequence[int] = WIDTHS, ranks: Sequence[int] = RANKS) -> dict[str, Any]:
+def measure(
+    device: torch.device, widths: Sequence[int] = WIDTHS, ranks: Sequence[int] = RANKS
+) -> dict[str, Any]:
     """Return seconds, operations and exponents of every part, over p and, if its cost depends on r, over r."""
-    over_width = {name: _sweep(part, [(p, RANK) for p in widths], 0, device) for name, part in PARTS.items()}
+    over_width = {
+        name: _sweep(part, [(p, RANK) for p in widths], 0, device) for name, part in PARTS.items()
+    }
     ranked = {name: part for name, part in PARTS.items() if part.over_rank}
-    over_rank = {name: _sweep(part, [(WIDTH, r) for r in ranks], 1, device) for name, part in ranked.items()}
-    return {"p": over_width, "r": over_rank, "rank": RANK, "width": WIDTH, "outputs": OUTPUTS, "rows": ROWS}
+    over_rank = {
+        name: _sweep(part, [(WIDTH, r) for r in ranks], 1, device) for name, part in ranked.items()
+    }
+    return {
+        "p": over_width,
+        "r": over_rank,
+        "rank": RANK,
+        "width": WIDTH,
+        "outputs": OUTPUTS,
+        "rows": ROWS,
+    }
 
 
-def _sweep(part: Part, sizes: Sequence[tuple[int, int]], varied: int, device: torch.device) -> dict[str, Any]:
+def _sweep(
+    part: Part, sizes: Sequence[tuple[int, int]], varied: int, device: torch.device
+) -> dict[str, Any]:
     seconds = [_seconds(part.prepare(p, r, device), device) for p, r in sizes]
     operations = [part.operations(p, r) for p, r in sizes]
     x = [size[varied] for size in sizes]
@@ -146,7 +167,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=program, description=description)
     add = parser.add_argument
     add("--threads", type=int, default=2, help="of torch on the CPU [default: %(default)s]")
-    add("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    add(
+        "--device",
+        type=torch.device,
+        default=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
     add("--out", type=Path, default=Path(os.environ.get("PRECOND_OUT", "outputs")), metavar="DIR")
     options = parser.parse_args(arguments)
     if options.threads < 1:
@@ -154,7 +179,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     torch.set_num_threads(options.threads)
     with torch.no_grad():
-        result = {**measure(options.device), "hardware": hardware(options.device), "threads": options.threads}
+        result = {
+            **measure(options.device),
+            "hardware": hardware(options.device),
+            "threads": options.threads,
+        }
     folder = results_folder(options.out, options.device, options.threads)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "scaling.json", json.dumps(result, indent=1).encode())

@@ -25,8 +25,16 @@ def source(name: str) -> Source:
     kind, _, path = name.partition(":")
     if kind == "imagefolder" and path:
         return folder.image_folder(path)
-    known = (digits.Digits(), cifar.CIFAR10, cifar.CIFAR100, folder.TinyImageNet(), folder.ImageNet())
+    known = (
+        digits.Digits(),
+        cifar.CIFAR10,
+        cifar.CIFAR100,
+        folder.TinyImageNet(),
+        folder.ImageNet(),
+    )
     sources: dict[str, Source] = {dataset.name: dataset for dataset in known}
     if name not in sources:
-        raise HyperparameterError(f'dataset = "{name}": unknown.{nearest(name, [*sources, "imagefolder:PATH"])}')
+        raise HyperparameterError(
+            f'dataset = "{name}": unknown.{nearest(name, [*sources, "imagefolder:PATH"])}'
+        )
     return sources[name]

@@ -44,7 +44,9 @@ def resize(images: Tensor, size: int) -> Tensor:
     """Return float images `[b, c, size, size]` by bilinear interpolation, antialiased if they shrink."""
     if images.shape[2:] == (size, size):
         return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=size < min(images.shape[2:]))
+    return F.interpolate(
+        images, size=(size, size), mode="bilinear", antialias=size < min(images.shape[2:])
+    )
 
 
 def draw_boxes(count: int, size: int, probability: float, generator: Generator) -> Tensor:

@@ -160,10 +160,17 @@ class ImageData(Data):
         self._test_positions = torch.arange(len(images.test_labels))
         self._test, self._test_labels = images.test, images.test_labels
         if loading.train_fraction < 1:
-            self._train_positions, self._test_positions = held_out(images.train_labels, loading.train_fraction)
+            self._train_positions, self._test_positions = held_out(
+                images.train_labels, loading.train_fraction
+            )
             self._test, self._test_labels = images.train, images.train_labels
-        self.train_examples, self.evaluation_examples = len(self._train_positions), len(self._test_positions)
-        deviation = torch.tensor(images.deviation).clamp_min(1 / 255)  # a channel of one colour stays finite
+        self.train_examples, self.evaluation_examples = (
+            len(self._train_positions),
+            len(self._test_positions),
+        )
+        deviation = torch.tensor(images.deviation).clamp_min(
+            1 / 255
+        )  # a channel of one colour stays finite
         self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(loading.device)
         self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(loading.device)
 
@@ -199,7 +206,10 @@ class TensorData(Data):
     ranks: int = 1
 
     def __post_init__(self):
-        self.train_examples, self.evaluation_examples = len(self.train_labels), len(self.test_labels)
+        self.train_examples, self.evaluation_examples = (
+            len(self.train_labels),
+            len(self.test_labels),
+        )
 
     @classmethod
     def load(cls, tensors: Sequence[Tensor], loading: Loading) -> TensorData:
@@ -213,14 +223,18 @@ class TensorData(Data):
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """Yield one epoch of (inputs, labels) in the order that the seed gives, the same on every device."""
-        order = epoch_order(self.train_examples, 1, Generator().manual_seed(seed)).to(self.train_labels.device)
+        order = epoch_order(self.train_examples, 1, Generator().manual_seed(seed)).to(
+            self.train_labels.device
+        )
         for step in range(self.steps_per_epoch(batch_size)):
             chosen = order[share(step, batch_size, self.rank, self.ranks)]
             yield self.train_inputs[chosen], self.train_labels[chosen]
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
         """Yield the test set in order, (inputs, labels)."""
-        return zip(self.test_inputs.split(batch_size), self.test_labels.split(batch_size), strict=True)
+        return zip(
+            self.test_inputs.split(batch_size), self.test_labels.split(batch_size), strict=True
+        )
 
 
 def epoch_order(examples: int, repeats: int, generator: Generator) -> Tensor:

@@ -34,7 +34,9 @@ class MixedSizes(Exception):
     """The images are not squares of one size, so they do not fit into one array."""
 
 
-def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, Pairs]]) -> Images | None:
+def arrays(
+    places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, Pairs]]
+) -> Images | None:
     """Return the cached images as memory-mapped tensors; the first call creates the cache.
 
     Args:
@@ -59,13 +61,17 @@ def arrays(places: Sequence[Path], name: str, splits: Callable[[], Mapping[str, 
             if _read(place / name) is None:  # else another process has just made it
                 _make(place / name, splits())
             return _map(place / name, _read(place / name) or {})
-    raise DataError(f"{' and '.join(map(str, places))} cannot be written: name another folder with --data-dir")
+    raise DataError(
+        f"{' and '.join(map(str, places))} cannot be written: name another folder with --data-dir"
+    )
 
 
 def stamp(folder: Path, paths: Sequence[str]) -> str:
     """Return a digest of the names, sizes and modification times of a folder's files."""
     stats = ((path, os.stat(path)) for path in paths)
-    return digest([(path.removeprefix(f"{folder}/"), stat.st_size, stat.st_mtime_ns) for path, stat in stats])[:12]
+    return digest(
+        [(path.removeprefix(f"{folder}/"), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    )[:12]
 
 
 def _lock(place: Path, name: str) -> AbstractContextManager[Any] | None:
@@ -85,7 +91,11 @@ def _read(folder: Path) -> dict[str, Any] | None:
     """Return the description of a complete cache, or None if it is missing or its files are short."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
-        return meta if all(os.stat(folder / f).st_size == size for f, size in meta["files"].items()) else None
+        return (
+            meta
+            if all(os.stat(folder / f).st_size == size for f, size in meta["files"].items())
+            else None
+        )
     except (FileNotFoundError, ValueError):
         return None
 
@@ -110,7 +120,9 @@ def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{folder}: {error.strerror}: make room, or name another folder with --data-dir") from error
+        raise DataError(
+            f"{folder}: {error.strerror}: make room, or name another folder with --data-dir"
+        ) from error
 
 
 def _write(folder: Path, splits: Mapping[str, Pairs]) -> dict[str, Any]:
@@ -127,7 +139,9 @@ def _write(folder: Path, splits: Mapping[str, Pairs]) -> dict[str, Any]:
             sync(file)
         meta["labels"][split] = labels
         meta["files"][f"{split}.bin"] = len(labels) * math.prod(meta["shape"])
-    mean, deviation = channel_statistics(_mapped(folder / "train.bin", meta["shape"], len(meta["labels"]["train"])))
+    mean, deviation = channel_statistics(
+        _mapped(folder / "train.bin", meta["shape"], len(meta["labels"]["train"]))
+    )
     return {**meta, "mean": mean, "deviation": deviation}
 
 
@@ -148,7 +162,9 @@ def _map(folder: Path, meta: Mapping[str, Any]) -> Images | None:
     if not meta["files"]:
         return None
     labels = {split: torch.tensor(values) for split, values in meta["labels"].items()}
-    train, test = (_mapped(folder / f"{s}.bin", meta["shape"], len(labels[s])) for s in ("train", "test"))
+    train, test = (
+        _mapped(folder / f"{s}.bin", meta["shape"], len(labels[s])) for s in ("train", "test")
+    )
     channels, size = (meta["mean"], meta["deviation"]), meta["shape"][-1]
     return Images(train, labels["train"], test, labels["test"], *channels, size, square=True)
 
@@ -156,4 +172,6 @@ def _map(folder: Path, meta: Mapping[str, Any]) -> Images | None:
 def _mapped(path: Path, shape: Sequence[int], count: int) -> Tensor:
     """Map a file's bytes as `[count, *shape]`; all processes share the pages, which are read on first use."""
     size = count * math.prod(shape)
-    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(count, *shape)
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(
+        count, *shape
+    )

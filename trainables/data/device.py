@@ -25,11 +25,15 @@ class DeviceData(ImageData):
 
     def __init__(self, images: Images, loading: Loading):
         super().__init__(images, loading)
-        self._train, self._labels = images.train.to(loading.device), images.train_labels.to(loading.device)
+        self._train, self._labels = (
+            images.train.to(loading.device),
+            images.train_labels.to(loading.device),
+        )
         if loading.train_fraction < 1:
             self._test, self._test_labels = self._train, self._labels
         self._test, self._test_labels, self._test_positions = (
-            part.to(loading.device) for part in (self._test, self._test_labels, self._test_positions)
+            part.to(loading.device)
+            for part in (self._test, self._test_labels, self._test_positions)
         )
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:

@@ -54,7 +54,12 @@ def _tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     images, labels = rows[:, :64].reshape(-1, 1, 8, 8), rows[:, 64].long()
     train, test = _split(labels)
     mean, deviation = images[train].mean(), images[train].std()
-    return (images[train] - mean) / deviation, labels[train], (images[test] - mean) / deviation, labels[test]
+    return (
+        (images[train] - mean) / deviation,
+        labels[train],
+        (images[test] - mean) / deviation,
+        labels[test],
+    )
 
 
 def _split(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +73,9 @@ def _split(labels: Tensor) -> tuple[Tensor, Tensor]:
         members = random.permutation((labels == digit).nonzero().flatten().numpy())
         train.append(members[:count])
         test.append(members[count:])
-    shuffled = (torch.from_numpy(random.permutation(numpy.concatenate(parts))) for parts in (train, test))
+    shuffled = (
+        torch.from_numpy(random.permutation(numpy.concatenate(parts))) for parts in (train, test)
+    )
     return next(shuffled), next(shuffled)
 
 
@@ -83,4 +90,6 @@ def _file() -> Path:
         path = Path(folder, "datasets", "data", "digits.csv.gz")
         if path.is_file():
             return path
-    raise DataError("digits: not found; scikit-learn ships them as a file. Run pip install scikit-learn")
+    raise DataError(
+        "digits: not found; scikit-learn ships them as a file. Run pip install scikit-learn"
+    )

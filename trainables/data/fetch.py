@@ -47,7 +47,9 @@ def fetch(archive: Archive, data_dir: Path) -> None:
         try:
             download_url(archive.url, data_dir, path.name, archive.md5)
         except (OSError, RuntimeError) as error:
-            raise DataError(f"{archive.url}: {error}: try again, or put the archive into {data_dir}") from error
+            raise DataError(
+                f"{archive.url}: {error}: try again, or put the archive into {data_dir}"
+            ) from error
         if archive.sha256 and (actual := checksum(path)) != archive.sha256:
             raise DataError(mismatch(path, archive.sha256, actual))
         _unpack(path, data_dir)

@@ -23,7 +23,10 @@ from trainables.data.loader import LoaderData
 
 SMALL = 64  # pixels; images up to this size are cached as bytes
 LARGE_SIZE = 224  # pixels; larger images are resized to it where the recipe sets no size
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, used for every folder of large images
+MEAN, DEVIATION = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # of ImageNet, used for every folder of large images
 
 
 def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading: Loading) -> Data:
@@ -35,10 +38,14 @@ def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading
     except (OSError, ValueError, KeyError) as error:
         raise error if isinstance(error, DataError) else DataError(f"{folder}: {error}") from error
     places = [folder, loading.data_dir]
-    if small and (cached := arrays(places, key, lambda: {"train": train.pairs(), "test": test.pairs()})):
+    if small and (
+        cached := arrays(places, key, lambda: {"train": train.pairs(), "test": test.pairs()})
+    ):
         return small_images(cached, loading)
     labels = torch.tensor(train.labels), torch.tensor(test.labels)
-    return LoaderData(Images(train, labels[0], test, labels[1], MEAN, DEVIATION, LARGE_SIZE), loading)
+    return LoaderData(
+        Images(train, labels[0], test, labels[1], MEAN, DEVIATION, LARGE_SIZE), loading
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,9 @@ class TinyImageNet(Source):
         try:
             train, test = self._splits(folder)
         except (OSError, ValueError, KeyError) as error:
-            return [f"{folder}: not as it should be ({error}). Delete it and run {again('--download')}"]
+            return [
+                f"{folder}: not as it should be ({error}). Delete it and run {again('--download')}"
+            ]
         if (len(train), len(test)) != (self.train_examples, self.test_examples):
             have = f"{len(train)} and {len(test)} images, not {self.train_examples} and {self.test_examples}"
             return [f"{folder}: {have}. Delete it and run {again('--download')}"]
@@ -126,7 +135,10 @@ class TinyImageNet(Source):
         labels = {name: label for label, name in enumerate(names)}
         lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
         rows = sorted(line.split("\t")[:2] for line in lines)
-        test = Files([str(folder / "val" / "images" / name) for name, _ in rows], [labels[wnid] for _, wnid in rows])
+        test = Files(
+            [str(folder / "val" / "images" / name) for name, _ in rows],
+            [labels[wnid] for _, wnid in rows],
+        )
         return listed(folder / "train", names, "images"), test
 
     def load(self, loading: Loading) -> Data:
@@ -155,11 +167,15 @@ class ImageFolder(Source):
     size: int
 
     def _splits(self) -> tuple[Files, Files]:
-        return listed(self.path / "train", self.class_names), listed(self.path / self.test_split, self.class_names)
+        return listed(self.path / "train", self.class_names), listed(
+            self.path / self.test_split, self.class_names
+        )
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """With `verify`, return one line for each image that cannot be decoded; `image_folder` checked the folder."""
-        return unreadable([path for split in self._splits() for path in split.paths]) if verify else []
+        return (
+            unreadable([path for split in self._splits() for path in split.paths]) if verify else []
+        )
 
     def load(self, loading: Loading) -> Data:
         """Load the images, small ones from a cache in the folder."""
@@ -178,22 +194,37 @@ def image_folder(path: str) -> ImageFolder:
     except DataError as error:
         raise HyperparameterError(f"imagefolder:{path}: {error}") from error
     except OSError as error:
-        place = "" if Path(path).expanduser().is_absolute() else "; a relative path is one below --data-dir"
-        raise HyperparameterError(f"imagefolder:{path}: {error.filename}: {error.strerror}{place}") from error
+        place = (
+            ""
+            if Path(path).expanduser().is_absolute()
+            else "; a relative path is one below --data-dir"
+        )
+        raise HyperparameterError(
+            f"imagefolder:{path}: {error.filename}: {error.strerror}{place}"
+        ) from error
 
 
 @cache
 def _image_folder(path: str, folder: Path) -> ImageFolder:
     splits = ("train", "test" if (folder / "test").is_dir() else "val")
     names, test_names = (class_names(folder / split) for split in splits)
-    errors = [f"class {name} is in train, not in {splits[1]}" for name in names if name not in test_names]
-    errors += [f"class {name} is in {splits[1]}, not in train" for name in test_names if name not in names]
+    errors = [
+        f"class {name} is in train, not in {splits[1]}" for name in names if name not in test_names
+    ]
+    errors += [
+        f"class {name} is in {splits[1]}, not in train" for name in test_names if name not in names
+    ]
     if len(names) < 2:
         errors.append(f"{len(names)} classes in train: at least 2, a folder for each")
     _refuse(path, errors)
     train, test = (listed(folder / split, names) for split in splits)
     filled = zip(splits, (set(train.labels), set(test.labels)), strict=True)
-    empty = [f"{split}/{name}" for split, labels in filled for label, name in enumerate(names) if label not in labels]
+    empty = [
+        f"{split}/{name}"
+        for split, labels in filled
+        for label, name in enumerate(names)
+        if label not in labels
+    ]
     _refuse(path, [f"{name} has no images ({', '.join(ENDINGS)})" for name in empty])
     first = read_image(train.paths[0])
     return ImageFolder(

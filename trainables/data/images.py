@@ -37,13 +37,18 @@ class Files:
 
     def pairs(self) -> Pairs:
         """Yield every image as `[3, height, width]` uint8, with its label."""
-        return ((_pixels(read_image(path)), label) for path, label in zip(self.paths, self.labels, strict=True))
+        return (
+            (_pixels(read_image(path)), label)
+            for path, label in zip(self.paths, self.labels, strict=True)
+        )
 
 
 def class_names(folder: Path) -> list[str]:
     """Return the sorted names of the folders in a split; the label of a class is its index."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(
+            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+        )
 
 
 def listed(folder: Path, classes: Sequence[str], below: str = "") -> Files:
@@ -69,7 +74,9 @@ def read_image(path: str) -> Any:
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
     except Exception as error:  # PIL raises about a dozen types
-        raise DataError(f"{path}: not a readable image ({len(content)} bytes). Restore or remove it") from error
+        raise DataError(
+            f"{path}: not a readable image ({len(content)} bytes). Restore or remove it"
+        ) from error
 
 
 def unreadable(paths: Iterable[str]) -> list[str]:
@@ -84,7 +91,9 @@ def unreadable(paths: Iterable[str]) -> list[str]:
 
     with ThreadPoolExecutor() as threads:  # decoding releases the interpreter's lock
         lines = [line for line in threads.map(problem, paths) if line]
-    return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more files"]
+    return (
+        lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more files"]
+    )
 
 
 def _pixels(image: Any) -> Tensor:

@@ -43,9 +43,15 @@ class LoaderData(ImageData):
         order = self._order(generator)
         seeds = torch.randint(2**62, (self.train_examples,), generator=generator)
         probability = self._settings.get("random_erasing", 0.0)
-        boxes = augment.draw_boxes(self.train_examples, self._size, probability, generator) if probability else None
+        boxes = (
+            augment.draw_boxes(self.train_examples, self._size, probability, generator)
+            if probability
+            else None
+        )
         parts = self._shares(batch_size)
-        dataset = _Transformed(self._images.train, train_transform(self._settings, self._size, self._images.square))
+        dataset = _Transformed(
+            self._images.train, train_transform(self._settings, self._size, self._images.square)
+        )
 
         def wanted(step: int) -> list[tuple[int, int]]:
             return list(zip(order[parts[step]].tolist(), seeds[parts[step]].tolist(), strict=True))
@@ -67,7 +73,9 @@ class LoaderData(ImageData):
             return [(position, 0) for position in parts[step].tolist()]
 
         labels = (self._test_labels[part] for part in parts)
-        for images, targets in self._on_device(zip(self._read(dataset, wanted, len(parts)), labels, strict=True)):
+        for images, targets in self._on_device(
+            zip(self._read(dataset, wanted, len(parts)), labels, strict=True)
+        ):
             yield augment.normalise(images, self._scale, self._shift), targets
 
     def _read(self, dataset: _Transformed, wanted: Wanted, steps: int) -> Iterator[Tensor]:
@@ -80,11 +88,15 @@ class LoaderData(ImageData):
                     done += 1
             except DataError as error:
                 # A worker's error contains its traceback; the last line is the message.
-                raise DataError(str(error).splitlines()[-1].partition("DataError: ")[2] or str(error)) from error
+                raise DataError(
+                    str(error).splitlines()[-1].partition("DataError: ")[2] or str(error)
+                ) from error
             except (RuntimeError, OSError, EOFError) as error:
                 # A dead worker is noticed at the next batch, or as a broken connection to one that it has sent.
                 lost += 1
-                if lost > 1 or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+                if lost > 1 or (
+                    isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)
+                ):
                     raise
 
     def _workers_on(self, dataset: _Transformed, wanted: Iterable[Any]) -> Iterator[Tensor]:
@@ -114,7 +126,10 @@ class LoaderData(ImageData):
         ahead: tuple[Batch, torch.cuda.Event] | None = None
         for images, labels in batches:
             with torch.cuda.stream(stream):
-                moved = images.to(device, non_blocking=True), labels.pin_memory().to(device, non_blocking=True)
+                moved = (
+                    images.to(device, non_blocking=True),
+                    labels.pin_memory().to(device, non_blocking=True),
+                )
                 copied = torch.cuda.Event()
                 copied.record(stream)
             if ahead is not None:

@@ -90,7 +90,11 @@ class Mixer:
             from torchvision.transforms import v2
 
             kinds = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
-            mixes = [kinds[name](alpha=settings[name], num_classes=classes) for name in kinds if settings.get(name)]
+            mixes = [
+                kinds[name](alpha=settings[name], num_classes=classes)
+                for name in kinds
+                if settings.get(name)
+            ]
             self._mix = mixes[0] if len(mixes) == 1 else v2.RandomChoice(mixes)
 
     def __call__(self, inputs: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

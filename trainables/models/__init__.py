@@ -59,18 +59,27 @@ class Model:
         """Return one line for each property of the images that the model does not accept."""
         errors = []
         if self.channels not in (None, fit.channels):
-            errors.append(f"{name} takes images with {self.channels} channels, these have {fit.channels}")
+            errors.append(
+                f"{name} takes images with {self.channels} channels, these have {fit.channels}"
+            )
         if self.size not in (None, fit.size):
-            errors.append(f"resolution = {fit.size}: {name} takes images of {self.size} x {self.size} pixels only")
+            errors.append(
+                f"resolution = {fit.size}: {name} takes images of {self.size} x {self.size} pixels only"
+            )
         if fit.size % self.patch:
             errors.append(f"resolution = {fit.size}: {name} takes multiples of {self.patch}")
         if self.one_size and test_size != fit.size:
-            errors.append(f"test_resolution = {test_size}: {name} tests at the resolution it trains at, {fit.size}")
+            errors.append(
+                f"test_resolution = {test_size}: {name} tests at the resolution it trains at, {fit.size}"
+            )
         return errors
 
 
 _VIT = Model(
-    build=lambda fit: vit_s16(fit.classes, fit.size, fit.drop_path), patch=16, one_size=True, stochastic_depth=True
+    build=lambda fit: vit_s16(fit.classes, fit.size, fit.drop_path),
+    patch=16,
+    one_size=True,
+    stochastic_depth=True,
 )
 
 MODELS: dict[str, Model] = {

@@ -44,7 +44,9 @@ def resnet50(classes: int = 1000, small: bool = False) -> nn.Module:
     network = build(num_classes=classes)
     if small:
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+        nn.init.kaiming_normal_(
+            network.conv1.weight, mode="fan_out", nonlinearity="relu"
+        )  # as torchvision does
         network.maxpool = nn.Identity()  # type: ignore[assignment]
     return network
 
@@ -65,7 +67,9 @@ def vit_s16(classes: int = 1000, size: int = 224, drop_path: float = 0.0) -> nn.
     from torchvision.ops import StochasticDepth
 
     norm = partial(nn.LayerNorm, eps=1e-6)
-    network = VisionTransformer(size, PATCH, DEPTH, HEADS, WIDTH, 4 * WIDTH, num_classes=classes, norm_layer=norm)
+    network = VisionTransformer(
+        size, PATCH, DEPTH, HEADS, WIDTH, 4 * WIDTH, num_classes=classes, norm_layer=norm
+    )
     separate_attention(network)
     for module in network.modules():
         if isinstance(module, nn.Linear):

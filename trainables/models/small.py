@@ -14,7 +14,9 @@ from torch import Tensor, nn
 Shortcut = Literal["A", "B"]
 
 
-def digits_mlp(width: int = 128, classes: int = 10, channels: int = 1, size: int = 8) -> nn.Sequential:
+def digits_mlp(
+    width: int = 128, classes: int = 10, channels: int = 1, size: int = 8
+) -> nn.Sequential:
     """Two hidden layers with bias and ReLU; nothing in it depends on the batch.
 
     Args:
@@ -30,7 +32,9 @@ def digits_mlp(width: int = 128, classes: int = 10, channels: int = 1, size: int
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
 
 
-def digits_cnn(width: int = 16, classes: int = 10, channels: int = 1, size: int = 8) -> nn.Sequential:
+def digits_cnn(
+    width: int = 16, classes: int = 10, channels: int = 1, size: int = 8
+) -> nn.Sequential:
     """Three 3 x 3 convolutions with batch normalisation and ReLU, and a linear classifier on the halved map.
 
     Args:
@@ -44,9 +48,15 @@ def digits_cnn(width: int = 16, classes: int = 10, channels: int = 1, size: int 
         inputs at width 16.
     """
     layers: list[nn.Module] = []
-    for inputs, outputs, stride in ((channels, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1)):
+    for inputs, outputs, stride in (
+        (channels, width, 1),
+        (width, 2 * width, 2),
+        (2 * width, 2 * width, 1),
+    ):
         layers += [_convolution(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * ((size + 1) // 2) ** 2, classes))
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(2 * width * ((size + 1) // 2) ** 2, classes)
+    )
 
 
 def lenet5(classes: int = 10) -> nn.Sequential:
@@ -54,8 +64,21 @@ def lenet5(classes: int = 10) -> nn.Sequential:
 
     Two 5 x 5 convolutions and three linear layers, `[batch, 3, 32, 32] -> [batch, classes]`.
     """
-    features = [nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
-    classifier = [nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)]
+    features = [
+        nn.Conv2d(3, 6, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+    classifier = [
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, classes),
+    ]
     return nn.Sequential(*features, nn.Flatten(), *classifier)
 
 
@@ -89,7 +112,9 @@ class CifarResNet(nn.Module):
         self.conv = _convolution(3, 16)
         self.norm = nn.BatchNorm2d(16)
         self.stages = nn.Sequential(
-            _stage(16, 16, blocks, shortcut), _stage(16, 32, blocks, shortcut), _stage(32, 64, blocks, shortcut)
+            _stage(16, 16, blocks, shortcut),
+            _stage(16, 32, blocks, shortcut),
+            _stage(32, 64, blocks, shortcut),
         )
         self.classifier = nn.Linear(64, classes)
         for module in self.modules():
@@ -132,7 +157,9 @@ class _SubsampleAndPad(nn.Module):
         self.stride, self.added = stride, added
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added // 2, self.added // 2))
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added // 2, self.added // 2)
+        )
 
 
 def _stage(channels: int, filters: int, blocks: int, shortcut: Shortcut) -> nn.Sequential:

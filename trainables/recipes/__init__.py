@@ -62,4 +62,7 @@ class Recipe:
 
     def hyperparameters(self, optimizer: str, faithful: bool = False) -> dict[str, Any]:
         """Return the recipe's hyperparameters of an optimizer."""
-        return {**self.optimizers.get(optimizer, {}), **(self.faithful.get(optimizer, {}) if faithful else {})}
+        return {
+            **self.optimizers.get(optimizer, {}),
+            **(self.faithful.get(optimizer, {}) if faithful else {}),
+        }

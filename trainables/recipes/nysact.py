@@ -17,7 +17,13 @@ ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 5e-4}
 ADAMW = {**ADAM, "weight_decay": 0.05}
 
 # Conventions of the code for CIFAR; the code for ImageNet is different.
-FAITHFUL_KFAC = {"damping": 0.03, "damping_rule": "eigen", "g_scale": "official", "init": "identity", "kl_clip": 1e-3}
+FAITHFUL_KFAC = {
+    "damping": 0.03,
+    "damping_rule": "eigen",
+    "g_scale": "official",
+    "init": "identity",
+    "kl_clip": 1e-3,
+}
 FAITHFUL_NYSACT = {"resample": "official", "shift": "official"}
 FAITHFUL_FOOF = {"init": "identity", "first_inverse": "skip"}
 FAITHFUL_EVA = {"g_scale": "official", "ema_decay": 0.05, "ema_init": "first", "kl_clip": 1e-3}
@@ -29,7 +35,9 @@ FAITHFUL = {
 }
 
 ASSUMED_EPS = "eps of Adam and AdamW: the cell of Table 7 is lost; the released code's default"
-ASSUMED_DAMPING = "damping of the consistent arms of KFAC and Eva: found on digits for the Fisher's own scale"
+ASSUMED_DAMPING = (
+    "damping of the consistent arms of KFAC and Eva: found on digits for the Fisher's own scale"
+)
 DENSENET_COUNT = "8 M is DenseNet-121 with 1000 classes; the released code's has a 3 x 3 first layer and fewer classes"
 RESNET_COUNT = "torchvision's ResNet-50, which the paper names, has 25.6 M"
 
@@ -55,16 +63,23 @@ CIFAR100 = replace(CIFAR, faithful={**CIFAR.faithful, "sgd": {"nesterov": True}}
 
 CIFAR10_RESNET32 = replace(CIFAR, parameters=Parameters(exact=464_154, published=0.5))
 CIFAR10_RESNET110 = replace(CIFAR, parameters=Parameters(exact=1_727_962, published=2))
-CIFAR10_DENSENET121 = replace(CIFAR, parameters=Parameters(exact=6_956_298, published=8, note=DENSENET_COUNT))
+CIFAR10_DENSENET121 = replace(
+    CIFAR, parameters=Parameters(exact=6_956_298, published=8, note=DENSENET_COUNT)
+)
 CIFAR100_RESNET32 = replace(CIFAR100, parameters=Parameters(exact=470_004, published=0.5))
 CIFAR100_RESNET110 = replace(CIFAR100, parameters=Parameters(exact=1_733_812, published=2))
-CIFAR100_DENSENET121 = replace(CIFAR100, parameters=Parameters(exact=7_048_548, published=8, note=DENSENET_COUNT))
+CIFAR100_DENSENET121 = replace(
+    CIFAR100, parameters=Parameters(exact=7_048_548, published=8, note=DENSENET_COUNT)
+)
 
 # Figure 2: SGD for 100 epochs; the rest is that of the CIFAR experiments.
 CIFAR10_LENET5 = replace(
     CIFAR,
     epochs=100,
-    assumed=(*CIFAR.assumed, "batch size, schedule and augmentation of Figure 2: those of the CIFAR experiments"),
+    assumed=(
+        *CIFAR.assumed,
+        "batch size, schedule and augmentation of Figure 2: those of the CIFAR experiments",
+    ),
     parameters=Parameters(exact=62_006),
 )
 
@@ -79,7 +94,13 @@ FAITHFUL_KFAC2 = {
 }
 FAITHFUL_EVA2 = {"damping": 0.1, **FAITHFUL_EVA}
 SHARED_SETTINGS = {
-    **{"random_resized_crop": True, "flip": True, "cutmix": 1.0, "label_smoothing": 0.1, "warmup_epochs": 5},
+    **{
+        "random_resized_crop": True,
+        "flip": True,
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+        "warmup_epochs": 5,
+    },
     "test_resolution": 224,
 }
 
@@ -117,7 +138,13 @@ IMAGENET_DEIT_S = replace(
     IMAGENET_RESNET50,
     settings={
         **SHARED_SETTINGS,
-        **{"resolution": 224, "randaugment": (9, 0.5), "mixup": 0.8, "random_erasing": 0.25, "drop_path": 0.2},
+        **{
+            "resolution": 224,
+            "randaugment": (9, 0.5),
+            "mixup": 0.8,
+            "random_erasing": 0.25,
+            "drop_path": 0.2,
+        },
         **{"repeated_augmentation": 3, "decay_exempt": "vectors"},
     },
     optimizers={

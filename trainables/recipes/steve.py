@@ -28,7 +28,13 @@ def _optimizers(lr: float, interval: int) -> dict[str, dict[str, Any]]:
     return {
         "sgd": sgd,
         "adam": adam,
-        "kfac": {**sgd, "ema_decay": 0.9, "damping": 1.0, "cov_interval": interval, "inv_interval": interval},
+        "kfac": {
+            **sgd,
+            "ema_decay": 0.9,
+            "damping": 1.0,
+            "cov_interval": interval,
+            "inv_interval": interval,
+        },
         "ekfac": {**sgd, "ema_decay": 0.9, "damping": 3.0, "basis_interval": interval},
         "steve": {**adam, "basis_interval": interval},
     }

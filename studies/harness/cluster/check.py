@@ -36,19 +36,26 @@ def check(path: Path) -> list[str]:
         return [str(error)]
     if not isinstance(document, dict):
         return [f"{path.name}: must be keys and values"]
-    return [f"{path.name}: {line}" for line in [*problems(document), *_missing_files(document, path.parent)]]
+    return [
+        f"{path.name}: {line}"
+        for line in [*problems(document), *_missing_files(document, path.parent)]
+    ]
 
 
 def problems(document: Mapping[str, Any]) -> list[str]:
     """Return one line for each error in a cluster document, without reading the files that it names."""
-    document = json.loads(json.dumps(document, default=str, skipkeys=True))  # JSON schemas require keys of type str
+    document = json.loads(
+        json.dumps(document, default=str, skipkeys=True)
+    )  # JSON schemas require keys of type str
     errors = [error for schema in _schemas() for error in schema.iter_errors(document)]
     return sorted({*_relations(document), *(line for error in errors for line in _lines(error))})
 
 
 @cache
 def _schemas() -> list[jsonschema.Draft7Validator]:
-    ray = Path(str(importlib.metadata.distribution("ray").locate_file(RAY_SCHEMA)))  # Importing Ray takes seconds.
+    ray = Path(
+        str(importlib.metadata.distribution("ray").locate_file(RAY_SCHEMA))
+    )  # Importing Ray takes seconds.
     schemas = json.loads(ray.read_text()), strict_yaml.read(RULES, aliases=True)
     return [jsonschema.Draft7Validator(schema, format_checker=FORMATS) for schema in schemas]
 
@@ -78,12 +85,16 @@ def _lines(error: jsonschema.ValidationError) -> Iterator[str]:
         yield f"{_place(path)}{f' ({match.group()[:12]}...)' if match and match.group() else ''}: {rule['message']}"
     else:
         value = json.dumps(instance)
-        message = rule.get("message", f"must have {error.validator} {json.dumps(expected)}; {COMPARE}")
+        message = rule.get(
+            "message", f"must have {error.validator} {json.dumps(expected)}; {COMPARE}"
+        )
         yield f"{_place(path)}{f' = {value}' if len(value) <= SHOWN else ''}: {message}"
 
 
 def _place(path: Iterable[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in path
+    ).removeprefix(".")
 
 
 def _relations(document: Mapping[str, Any]) -> Iterator[str]:
@@ -107,7 +118,11 @@ def _missing_files(document: Mapping[str, Any], folder: Path) -> Iterator[str]:
     mounts = document.get("file_mounts")
     for target, source in mounts.items() if isinstance(mounts, dict) else ():
         if not (folder / Path(str(source)).expanduser()).exists():
-            how = ". Create it with: ray get-auth-token --generate" if str(target).endswith("auth_token") else ""
+            how = (
+                ". Create it with: ray get-auth-token --generate"
+                if str(target).endswith("auth_token")
+                else ""
+            )
             yield f"file_mounts: {source} does not exist{how}"
 
 

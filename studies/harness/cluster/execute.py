@@ -71,7 +71,10 @@ def session(
     handler = signal.getsignal(signal.SIGTERM)
     with ThreadPoolExecutor(1) as aside, signals_wait():
         # The import of Tune takes a second.
-        prepared, tuning = aside.submit(prepare), aside.submit(import_module, f"{__package__}.tuning")
+        prepared, tuning = (
+            aside.submit(prepare),
+            aside.submit(import_module, f"{__package__}.tuning"),
+        )
         _start(options, len(trials))
     started, stop = time.monotonic(), Stop(on_lost)
     try:
@@ -108,7 +111,9 @@ def _start(options: Options, trials: int) -> None:
     else:
         cores, processes = len(os.sched_getaffinity(0)), options.workers_per_trial
         local.start(min((options.max_concurrent or cores) * processes, cores, trials * processes))
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is a line of progress, not a traceback
+    logging.getLogger("ray.tune").setLevel(
+        logging.CRITICAL
+    )  # a lost worker is a line of progress, not a traceback
 
 
 @contextmanager

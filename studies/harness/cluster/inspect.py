@@ -81,7 +81,11 @@ def connect(address: str) -> None:
         ray.init(address=server, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).strip().partition("\n")[0]
-        hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one with a token needs RAY_AUTH_MODE=token"
+        hint = (
+            ""
+            if os.environ.get("RAY_AUTH_MODE")
+            else "; one with a token needs RAY_AUTH_MODE=token"
+        )
         raise StoreError(f"no Ray cluster answers at {address}: {why}{hint}") from error
 
 
@@ -94,10 +98,14 @@ def measured_share(configs: Sequence[TrialConfig], options: Options) -> float:
     if options.workers_per_trial > 1:  # NCCL: the processes of one trial cannot share a GPU
         return 1.0
     try:
-        return ray.get(_pack.remote(str(options.root.absolute()), configs, str(options.data_dir.absolute())))
+        return ray.get(
+            _pack.remote(str(options.root.absolute()), configs, str(options.data_dir.absolute()))
+        )
     except RayError as error:
         why = str(error).strip().splitlines()[-1]
-        raise StoreError(f"the GPU could not be measured ({why}): give --gpus-per-trial a number") from error
+        raise StoreError(
+            f"the GPU could not be measured ({why}): give --gpus-per-trial a number"
+        ) from error
 
 
 @ray.remote(num_cpus=1, num_gpus=1, max_retries=0)
@@ -120,7 +128,10 @@ def describe(nodes: Sequence[Mapping[str, Any]]) -> str:
 def _probe(host: str, port: int) -> None:
     """Raise `OSError` unless a gRPC server answers in time: Ray itself waits for more than a minute."""
     with socket.create_connection((host, port), CONNECT_SECONDS) as line:
-        if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):  # the server waits for a handshake, which Ray will do
+        if os.environ.get("RAY_USE_TLS", "0") not in (
+            "0",
+            "",
+        ):  # the server waits for a handshake, which Ray will do
             return
         line.settimeout(CONNECT_SECONDS)
         line.sendall(HTTP2_PREFACE + EMPTY_SETTINGS)
@@ -130,7 +141,9 @@ def _probe(host: str, port: int) -> None:
 
 
 def _alive() -> list[dict[str, Any]]:
-    return sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeManagerAddress"])
+    return sorted(
+        (node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeManagerAddress"]
+    )
 
 
 # ---------------------------------------------------------------------- resources
@@ -141,7 +154,10 @@ def _lacking(address: str, options: Options) -> Iterator[str]:
     unknown = any(not kind["resources"] for kind in _autoscaler())  # until such a node has joined
     deadline = time.monotonic() + (JOIN_SECONDS if unknown else 0)
     share, processes = options.gpus_per_trial, options.workers_per_trial
-    wanted = {"CPU": 1.0, "GPU": 1.0 if share is None else share}  # the share is measured on a whole GPU
+    wanted = {
+        "CPU": 1.0,
+        "GPU": 1.0 if share is None else share,
+    }  # the share is measured on a whole GPU
     while True:
         most = {name: max(_offers(name), default=0.0) for name in wanted}
         short = [name for name, amount in wanted.items() if amount > most[name]]
@@ -178,7 +194,11 @@ def _autoscaler() -> list[Mapping[str, Any]]:
         for word in process.info["cmdline"] or ():
             path = word.removeprefix("--autoscaling-config=")
             if path not in ("", word):
-                return [*yaml.safe_load(Path(path).expanduser().read_bytes())["available_node_types"].values()]
+                return [
+                    *yaml.safe_load(Path(path).expanduser().read_bytes())[
+                        "available_node_types"
+                    ].values()
+                ]
     return []
 
 
@@ -206,9 +226,9 @@ def _prove_all(nodes: Sequence[Mapping[str, Any]], options: Options, folder: Pat
     (folder / "driver").write_text(word)
     data_dir = str(options.data_dir.absolute()) if options.data_dir.is_dir() else None
     proofs = {
-        _prove.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            str(folder.absolute()), node["NodeID"], fingerprint(), data_dir
-        ): node
+        _prove.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(str(folder.absolute()), node["NodeID"], fingerprint(), data_dir): node
         for node in nodes
     }
     answered, silent = ray.wait(list(proofs), num_returns=len(proofs), timeout=PROOF_SECONDS)
@@ -238,7 +258,9 @@ def _prove(folder: str, node_id: str, wanted: dict[str, str], data_dir: str | No
     """Return a line for each error of this node, and copy the driver's word to a file; runs on the node."""
     errors = []
     if other := difference(wanted):
-        errors.append(f"runs something else than the driver: {other}. Install the same there (ray up does)")
+        errors.append(
+            f"runs something else than the driver: {other}. Install the same there (ray up does)"
+        )
     if data_dir is not None and not Path(data_dir).is_dir():
         errors.append(f"does not see {data_dir}: mount it there, or name a shared --data-dir")
     root = Path(folder).parent

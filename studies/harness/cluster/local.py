@@ -35,10 +35,16 @@ def start(slots: int) -> None:
     # Without this Ray creates a token for all runs, in a file that every user of this machine may read. The first token
     # of a process stays, because Ray reads it once.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.pop("RAY_AUTH_MODE", None)  # for some other cluster; a new one has token authentication by default
+    os.environ.pop(
+        "RAY_AUTH_MODE", None
+    )  # for some other cluster; a new one has token authentication by default
     try:
         with _minimal():
-            quiet: Any = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+            quiet: Any = {
+                "include_dashboard": False,
+                "log_to_driver": False,
+                "logging_level": logging.ERROR,
+            }
             ray.init("local", num_cpus=slots, _node_ip_address=LOOPBACK, **quiet)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         why = str(error).partition("\n")[0].rstrip(".")

@@ -35,12 +35,18 @@ class StudyProgress:
         self._trials = {trial.config.trial_key: trial for trial in trials}
         self._more, self._total = more, sum(trial.config.epochs for trial in trials) + epochs
         self._epochs: dict[str, int] = {}
-        self._running: dict[str, str] = {}  # a line for each trial that has reported, the latest last
-        self._first: tuple[float, int] | None = None  # time and number of epochs at which the rate begins
+        self._running: dict[
+            str, str
+        ] = {}  # a line for each trial that has reported, the latest last
+        self._first: tuple[float, int] | None = (
+            None  # time and number of epochs at which the rate begins
+        )
         self._done = 0
         self._bad = Counter[tuple[str, str]]()  # by status and reason
         self._printed = time.monotonic()
-        self._live = Live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
+        self._live = Live(
+            console=console, transient=True, refresh_per_second=4, get_renderable=self._render
+        )
 
     def __enter__(self) -> StudyProgress:
         if self.console.is_terminal:
@@ -64,7 +70,9 @@ class StudyProgress:
         self._epochs[key] = epoch + 1
         self._first = self._first or (time.monotonic(), sum(self._epochs.values()))
         self._running.pop(key, None)
-        self._running[key] = f"{self._name(key)} {epoch + 1}/{self._trials[key].config.epochs} {accuracy:.2%}"
+        self._running[key] = (
+            f"{self._name(key)} {epoch + 1}/{self._trials[key].config.epochs} {accuracy:.2%}"
+        )
         self._line()
 
     def lost(self, key: str) -> None:
@@ -99,7 +107,10 @@ class StudyProgress:
         """Return the estimated time left: the remaining epochs at the rate since the first one."""
         if self._first is None:
             return ""
-        elapsed, seen = time.monotonic() - self._first[0], sum(self._epochs.values()) - self._first[1]
+        elapsed, seen = (
+            time.monotonic() - self._first[0],
+            sum(self._epochs.values()) - self._first[1],
+        )
         if seen < 1:
             return ""
         seconds = round(elapsed / seen * (self._total - sum(self._epochs.values())))
@@ -108,9 +119,14 @@ class StudyProgress:
     def _render(self) -> Group:
         """Return what a terminal shows: the counts and a bar of the epochs, then a line for each running trial."""
         head = Table.grid(padding=(0, 1))
-        head.add_row(self._counts(), ProgressBar(total=self._total, completed=sum(self._epochs.values()), width=30))
+        head.add_row(
+            self._counts(),
+            ProgressBar(total=self._total, completed=sum(self._epochs.values()), width=30),
+        )
         running = list(self._running.values())[-LINES:]
-        return Group(head, *(Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in running))
+        return Group(
+            head, *(Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in running)
+        )
 
     def _line(self) -> None:
         """Without a terminal, print a line every 10 s."""

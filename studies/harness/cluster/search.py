@@ -60,14 +60,18 @@ class Proposer(Protocol):
 class _Searcher(NotPickled, Searcher):
     """Hands a proposer's trials to Tune, as many at once as there is room for."""
 
-    def __init__(self, proposer: Proposer, at_once: Callable[[], int], on_submit: Callable[[Trial], object]):
+    def __init__(
+        self, proposer: Proposer, at_once: Callable[[], int], on_submit: Callable[[Trial], object]
+    ):
         super().__init__()
         self._proposer, self._at_once, self._on_submit = proposer, at_once, on_submit
         self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's key, None to be asked again later, or `FINISHED`."""
-        if len(self._live) >= self._at_once():  # a proposal that waits would not use the results that arrive meanwhile
+        if (
+            len(self._live) >= self._at_once()
+        ):  # a proposal that waits would not use the results that arrive meanwhile
             return None
         trial = self._proposer.next()
         if trial is None:
@@ -76,11 +80,15 @@ class _Searcher(NotPickled, Searcher):
         self._on_submit(trial)
         return {"key": trial.config.trial_key}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Free a slot; the result is in the trial's folder."""
         self._live.discard(trial_id)
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
         """Accept Tune's space, which contains only what all trials share; the search space is the proposer's."""
         return True
 
@@ -93,19 +101,29 @@ class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
 
     def __init__(self, proposer: Proposer, root: Path, on_stop: Callable[[str], object]):
         epochs = proposer.trials()[0].config.epochs
-        super().__init__(time_attr="epoch", metric=SCORE, mode="max", max_t=max(epochs, GRACE), grace_period=GRACE)
+        super().__init__(
+            time_attr="epoch",
+            metric=SCORE,
+            mode="max",
+            max_t=max(epochs, GRACE),
+            grace_period=GRACE,
+        )
         self._proposer, self._root, self._on_stop = proposer, root, on_stop
         self._seen: dict[str, dict[int, float]] = {}
         self._spent: dict[str, float] = {}
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
         """Return whether a trial continues."""
         if SCORE not in result:
             return TrialScheduler.CONTINUE
         key, epoch = trial.config["key"], result["epoch"]
         values = self._seen.setdefault(key, self._committed(key))
         values[epoch] = result[SCORE]
-        self._spent[key] = self._spent.get(key, 0.0) + result["time/train_s"] + result["time/eval_s"]
+        self._spent[key] = (
+            self._spent.get(key, 0.0) + result["time/train_s"] + result["time/eval_s"]
+        )
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP:
             self._proposer.stop(key, epoch, values, self._spent[key])
@@ -115,7 +133,9 @@ class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
     def _committed(self, key: str) -> dict[int, float]:
         """Return the scores of the epochs that an earlier driver trained, which Tune does not know."""
         lines = read_lines(trial_folder(self._root, key) / "epochs.jsonl")
-        self._spent[key] = sum(line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines)
+        self._spent[key] = sum(
+            line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines
+        )
         return {line["epoch"]: line["metrics"][SCORE] for line in lines}
 
 
@@ -137,7 +157,9 @@ def train(
         progress: Shows every trial, every epoch and every end.
         on_lost: As for `execute.train`.
     """
-    expected = [trial for proposer in proposers for trial in proposer.trials()[:1] * proposer.budget]
+    expected = [
+        trial for proposer in proposers for trial in proposer.trials()[:1] * proposer.budget
+    ]
     finished = False
     with session(expected, options, generation, on_lost) as running:
         finished = all(_tune(running, proposer, progress) for proposer in proposers)
@@ -156,8 +178,12 @@ def _tune(running: Session, proposer: Proposer, progress: StudyProgress) -> bool
         asha, root = proposer.asha, running.options.root
         scheduler = _Asha(proposer, root, progress.finished) if asha else Fifo()
         searcher = _Searcher(proposer, lambda: _room(running.options), progress.add)
-        space = {"report_every": 0.0} if asha else {}  # ASHA decides after each epoch, so it needs each result
-        dropped = running.fit(progress, space, search_alg=searcher, scheduler=scheduler, num_samples=-1)
+        space = (
+            {"report_every": 0.0} if asha else {}
+        )  # ASHA decides after each epoch, so it needs each result
+        dropped = running.fit(
+            progress, space, search_alg=searcher, scheduler=scheduler, num_samples=-1
+        )
         repeat = running.goes_on(proposer.left(), dropped)
         proposer.begin()
     return proposer.left() == 0

@@ -27,7 +27,11 @@ def has_notice(metadata: str = METADATA) -> bool:
     try:
         lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
         session = _request("PUT", f"{metadata}/api/token", lifetime)
-        _request("GET", f"{metadata}/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": session})
+        _request(
+            "GET",
+            f"{metadata}/meta-data/spot/instance-action",
+            {"X-aws-ec2-metadata-token": session},
+        )
     except OSError:  # The service answers 404 while there is no notice.
         return False
     return True
@@ -35,7 +39,9 @@ def has_notice(metadata: str = METADATA) -> bool:
 
 def leave() -> int:
     """Drain the Ray nodes of this machine and end their workers. Return the number of workers."""
-    nodes = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
+    nodes = [
+        process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"
+    ]
     workers = [child for node in nodes for child in node.children() if _is_busy(child)]
     for process in workers:  # Before the drain, which may take a quarter of the two minutes.
         os.kill(process.pid, signal.SIGTERM)
@@ -53,7 +59,9 @@ def main(metadata: str = METADATA) -> None:
 
 def _request(method: str, url: str, headers: dict[str, str]) -> str:
     request = urllib.request.Request(url, method=method, headers=headers)
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # A proxy cannot reach this address.
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # A proxy cannot reach this address.
     with direct.open(request, timeout=2) as answer:
         return answer.read().decode()
 
@@ -64,14 +72,30 @@ def _is_busy(process: psutil.Process) -> bool:
         title = " ".join(process.cmdline())
     except psutil.Error:  # The process has just ended.
         return False
-    return title.startswith("ray::") and not title.startswith("ray::IDLE") and not title.endswith("Agent")
+    return (
+        title.startswith("ray::")
+        and not title.startswith("ray::IDLE")
+        and not title.endswith("Agent")
+    )
 
 
 def _drain(node: psutil.Process) -> None:
     flags = {flag: value for flag, _, value in (word.partition("=") for word in node.cmdline())}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", flags["--gcs-address"]]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "drain-node",
+        "--address",
+        flags["--gcs-address"],
+    ]
     command += ["--node-id", flags["--node_id"], "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    command += ["--reason-message", "spot notice", "--deadline-remaining-seconds", str(NOTICE_SECONDS)]
+    command += [
+        "--reason-message",
+        "spot notice",
+        "--deadline-remaining-seconds",
+        str(NOTICE_SECONDS),
+    ]
     try:
         subprocess.run(command, timeout=DRAIN_SECONDS, check=False)
     except subprocess.TimeoutExpired:

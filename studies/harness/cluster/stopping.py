@@ -21,7 +21,9 @@ from trainables.ray_trainable import PROBLEM
 
 TICK_SECONDS, PROBE_SECONDS = 1.0, 5.0  # between counts, and between requests for the living nodes
 LOST_SECONDS = 40.0  # without a living node before training stops
-GRACE_SECONDS = 10.0  # after that until the process ends itself: before Ray ends it, 60 s after its head died
+GRACE_SECONDS = (
+    10.0  # after that until the process ends itself: before Ray ends it, 60 s after its head died
+)
 LOST = "Ray's head or its last node died"
 
 
@@ -80,9 +82,13 @@ class Stop:
             yield
         finally:
             over.set()
-            asking.acquire(timeout=GRACE_SECONDS)  # a request for nodes during the shutdown would end the process
+            asking.acquire(
+                timeout=GRACE_SECONDS
+            )  # a request for nodes during the shutdown would end the process
             try:
-                with signals_wait():  # interrupted halfway, Ray would end the process with exit code 1
+                with (
+                    signals_wait()
+                ):  # interrupted halfway, Ray would end the process with exit code 1
                     ray.shutdown()
             finally:
                 down.set()
@@ -109,7 +115,10 @@ def signals_wait() -> Iterator[None]:
     """
     received: list[int] = []
 
-    handlers = {n: signal.signal(n, lambda n, frame: received.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        n: signal.signal(n, lambda n, frame: received.append(n))
+        for n in (signal.SIGINT, signal.SIGTERM)
+    }
     before = utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
     utils.set_sigterm_handler = lambda handler: None
     ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
@@ -119,6 +128,8 @@ def signals_wait() -> Iterator[None]:
         utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = before
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.alarm(0)  # set by abseil's handler where Ray installs it nevertheless: it aborts 3 s after a SIGTERM
+        signal.alarm(
+            0
+        )  # set by abseil's handler where Ray installs it nevertheless: it aborts 3 s after a SIGTERM
     if received:
         signal.raise_signal(received[0])

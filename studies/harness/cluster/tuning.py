@@ -17,7 +17,9 @@ from typing import Any, cast
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")  # as in a grid; otherwise a search starts workers singly
+os.environ.setdefault(
+    "TUNE_MAX_PENDING_TRIALS_PG", "200"
+)  # as in a grid; otherwise a search starts workers singly
 
 import ray
 from ray import tune
@@ -38,10 +40,14 @@ from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
 
 # Ray writes what Tune passes to its workers into a log that every user of the machine may read; ours need no keys.
-ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+ENV_VARS_TO_PROPAGATE.difference_update(
+    [name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
+)
 
 
-usage.tag_callbacks = lambda callbacks: False  # usage statistics, which are off; for their sake Tune imports mlflow
+usage.tag_callbacks = lambda callbacks: (
+    False
+)  # usage statistics, which are off; for their sake Tune imports mlflow
 tune.Stopper.register(Stop)
 
 
@@ -70,7 +76,11 @@ class Session:
             keys = tune.grid_search([trial.config.trial_key for trial in left])
             limits = {"scheduler": Fifo(), "max_concurrent_trials": self._most_at_once()}
             dropped = self.fit(progress, {"key": keys}, **limits)
-            left = [t for t in left if read_status(trial_folder(self.options.root, t.config.trial_key)) is None]
+            left = [
+                t
+                for t in left
+                if read_status(trial_folder(self.options.root, t.config.trial_key)) is None
+            ]
             repeat = self.goes_on(len(left), dropped)
         return left
 
@@ -104,7 +114,9 @@ class Session:
                     stop=cast(Any, self.stop),
                     # Lost workers are counted in the trial folder, where progress resets the count.
                     failure_config=tune.FailureConfig(max_failures=-1),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                    checkpoint_config=tune.CheckpointConfig(
+                        checkpoint_frequency=0, checkpoint_at_end=False
+                    ),
                 ),
             )
             return tuner.fit().num_errors
@@ -156,17 +168,26 @@ class _Report(NotPickled, tune.Callback):
         self._progress, self._root = progress, root
 
     def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **_: Any
+        self,
+        iteration: int,
+        trials: list[TuneTrial],
+        trial: TuneTrial,
+        result: dict[str, Any],
+        **_: Any,
     ) -> None:
         """Show an epoch."""
         if "epoch" in result:
             self._progress.epoch(trial.config["key"], result["epoch"], score(result))
 
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+    def on_trial_recover(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
+    ) -> None:
         """Show that a worker is lost, perhaps with its node."""
         self._progress.lost(trial.config["key"])
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
+    ) -> None:
         """Show the end of a trial, unless it was only stopped."""
         status = read_status(trial_folder(self._root, trial.config["key"]))
         if status is not None:
@@ -182,10 +203,14 @@ class Fifo(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
         """Return the first trial that waits for a worker."""
-        controller = tune_controller._tune_controller  # behind a wrapper that warns of private attributes
+        controller = (
+            tune_controller._tune_controller
+        )  # behind a wrapper that warns of private attributes
         actors, starting = controller._trial_to_actor, controller._actor_manager.is_actor_started
         waiting = (trial for trial in controller.get_trials() if trial.status == TuneTrial.PENDING)
-        return next((trial for trial in waiting if trial not in actors or not starting(actors[trial])), None)
+        return next(
+            (trial for trial in waiting if trial not in actors or not starting(actors[trial])), None
+        )
 
 
 # ---------------------------------------------------------------------- workers without Tune
@@ -227,5 +252,7 @@ def _trainable(options: Options) -> Any:
     """Return what Tune runs, with the resources that it needs."""
     if options.workers_per_trial == 1:
         return tune.with_resources(_Trial, {"cpu": 1, "gpu": cast(float, options.gpus_per_trial)})
-    least = tune.PlacementGroupFactory([{"memory": 1}])  # one byte: Tune requires something to place
+    least = tune.PlacementGroupFactory(
+        [{"memory": 1}]
+    )  # one byte: Tune requires something to place
     return tune.with_resources(train_team, least)

@@ -8,7 +8,9 @@ import runpy
 import sys
 
 del sys.path[0]  # this script's folder, whose `inspect.py` would replace Python's
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as Ray does for a trial; numpy reads it when it is imported
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # as Ray does for a trial; numpy reads it when it is imported
 
 import ray._private.workers.default_worker as default_worker  # noqa: E402
 import ray.util.serialization_addons as addons  # noqa: E402

@@ -69,7 +69,9 @@ def invoke(command: click.Command) -> int:
     try:
         return command.main(standalone_mode=False) or 0
     except click.NoSuchOption as error:
-        return refuse([unknown_flag(error.option_name, error.ctx.command.params if error.ctx else FLAGS)])
+        return refuse(
+            [unknown_flag(error.option_name, error.ctx.command.params if error.ctx else FLAGS)]
+        )
     except click.UsageError as error:
         return refuse([error.format_message()])
     except click.exceptions.Exit as error:

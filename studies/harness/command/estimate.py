@@ -27,7 +27,9 @@ from trainables.store import read_config, trial_folders
 from trainables.workloads import Workload, workload
 
 PROBE_STEPS, PROBE_SECONDS = 20, 10.0
-PROBE_PIXELS = 2**17  # in a batch at the most: enough for a batch of CIFAR, and for one of ImageNet not too much
+PROBE_PIXELS = (
+    2**17
+)  # in a batch at the most: enough for a batch of CIFAR, and for one of ImageNet not too much
 LINE_BYTES, FOLDER_BYTES = 1_000, 8_000  # of an epoch's line, and of the rest of a finished trial
 KEPT_CHECKPOINTS = 3  # of a trial in flight: the last two, and the one being written
 
@@ -53,7 +55,9 @@ class Estimate:
 
     def __str__(self) -> str:
         names = ", ".join(self.probed)
-        steps = f"{PROBE_STEPS} steps of {names} on this machine's CPU, one thread; without evaluation"
+        steps = (
+            f"{PROBE_STEPS} steps of {names} on this machine's CPU, one thread; without evaluation"
+        )
         source = steps if names else "the epochs that are committed"
         at_once = f"{duration(self.seconds / self.slots)} with {self.slots} at once here"
         return (
@@ -81,15 +85,24 @@ def committed(root: Path) -> dict[Cost, dict[int, float]]:
     medians: dict[Cost, dict[int, list[float]]] = {}
     for folder in trial_folders(root):
         config = read_config(folder)["config"]
-        lines = [line["metrics"] for line in read_lines(folder / "epochs.jsonl") if "time/eval_s" in line["metrics"]]
+        lines = [
+            line["metrics"]
+            for line in read_lines(folder / "epochs.jsonl")
+            if "time/eval_s" in line["metrics"]
+        ]
         if lines:
             sizes = medians.setdefault((config["workload"], config["optimizer"]), {})
             spent = median(metrics["time/train_s"] + metrics["time/eval_s"] for metrics in lines)
             sizes.setdefault(config["batch_size"], []).append(spent)
-    return {key: {size: median(values) for size, values in sizes.items()} for key, sizes in medians.items()}
+    return {
+        key: {size: median(values) for size, values in sizes.items()}
+        for key, sizes in medians.items()
+    }
 
 
-def _epoch_seconds(config: TrialConfig, known: Mapping[int, float] | None, per_image: float) -> float:
+def _epoch_seconds(
+    config: TrialConfig, known: Mapping[int, float] | None, per_image: float
+) -> float:
     if known:
         return known[min(known, key=lambda size: abs(math.log(size / config.batch_size)))]
     return per_image * workload(config.workload).source.train_examples * config.train_fraction
@@ -130,7 +143,9 @@ def _batch(chosen: Workload, config: TrialConfig) -> tuple[Tensor, Tensor]:
     """Return random images of the model's size and labels; for a user-defined workload, a batch of its data."""
     fit = chosen.fit(config.settings)
     if not fit.size:
-        data = chosen.source.load(Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={}))
+        data = chosen.source.load(
+            Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={})
+        )
         return next(iter(data.train_batches(config.batch_size, 0)))
     most = max(2, PROBE_PIXELS // fit.size**2)
     size, draw = min(config.batch_size, most), torch.Generator().manual_seed(0)

@@ -35,9 +35,16 @@ def exclusive(root: Path) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(f"{root} is in use by {_holder(path)}: wait for it, or take another --out") from error
+            raise StoreError(
+                f"{root} is in use by {_holder(path)}: wait for it, or take another --out"
+            ) from error
         generation = (lock_generation(root) or 0) + 1
-        holder = {"generation": generation, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        holder = {
+            "generation": generation,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.time(),
+        }
         # In place: renaming a new file over it would leave the lock on the old one. At one length and in one write: a
         # driver killed in between would leave no generation, and the next one would count from 1 again.
         os.pwrite(descriptor, json.dumps(holder).encode().ljust(LENGTH), 0)

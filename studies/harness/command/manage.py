@@ -23,9 +23,14 @@ from studies.harness.design.options import default_root
 from studies.harness.kinds import ORDER
 from studies.harness.kinds.artefact import Artefact
 
-GROUP = click.Group("studies", context_settings=SETTINGS, help="Studies of preconditioned optimizers.")
+GROUP = click.Group(
+    "studies", context_settings=SETTINGS, help="Studies of preconditioned optimizers."
+)
 OUT = click.Option(
-    ["--out", "root"], type=Path, default=default_root, help="Output folder.  [default: $PRECOND_OUT or outputs]"
+    ["--out", "root"],
+    type=Path,
+    default=default_root,
+    help="Output folder.  [default: $PRECOND_OUT or outputs]",
 )
 STUDIES = Path(__file__).parents[2]  # the folder of the study files
 KEY_DIGITS = 6  # fewer digits of a key are not looked up
@@ -56,13 +61,23 @@ def markdown() -> str:
 @GROUP.command(
     "list",
     help="Every study, the artefact it reproduces, and its state here.",
-    params=[OUT, click.Option(["--markdown", "as_markdown"], is_flag=True, help="The README's table.")],
+    params=[
+        OUT,
+        click.Option(["--markdown", "as_markdown"], is_flag=True, help="The README's table."),
+    ],
 )
 def _list(root: Path, as_markdown: bool) -> int:
     if as_markdown:
         print(markdown())
         return COMPLETE
-    table = Table(Column("study", no_wrap=True), "artefact", "workload", "done", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        Column("study", no_wrap=True),
+        "artefact",
+        "workload",
+        "done",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for artefact in artefacts().values():
         table.add_row(artefact.name, artefact.citation, artefact.workload, artefact.state(root))
     terminal().print(table)
@@ -81,7 +96,9 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
 
     known = artefacts()
     options, errors = parse(raw)
-    errors = [f'study "{name}": unknown.{nearest(name, known)}' for name in names if name not in known] + errors
+    errors = [
+        f'study "{name}": unknown.{nearest(name, known)}' for name in names if name not in known
+    ] + errors
     return run([known[name] for name in names if name in known], options, errors)
 
 
@@ -103,15 +120,27 @@ def _status(root: Path) -> int:
         counts[status["status"] if status else IN_FLIGHT] += 1
         if status is None:
             config = read_config(folder)["config"]
-            lines, attempts = read_lines(folder / "epochs.jsonl"), read_lines(folder / "attempts.jsonl")
+            lines, attempts = (
+                read_lines(folder / "epochs.jsonl"),
+                read_lines(folder / "attempts.jsonl"),
+            )
             since = f", begun {_ago(attempts[-1]['time'])}" if attempts else ", not begun"
             done = f"{len(lines)}/{config['epochs']} epochs committed{since}"
-            console.print(f"{folder.name}  {config['optimizer']} s{config['seed']}: {done}", highlight=False)
-    console.print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or f"no trials in {root}")
+            console.print(
+                f"{folder.name}  {config['optimizer']} s{config['seed']}: {done}", highlight=False
+            )
+    console.print(
+        ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        or f"no trials in {root}"
+    )
     return COMPLETE
 
 
-@GROUP.command("show", help="A trial's configuration, status and last epoch.", params=[click.Argument(["key"]), OUT])
+@GROUP.command(
+    "show",
+    help="A trial's configuration, status and last epoch.",
+    params=[click.Argument(["key"]), OUT],
+)
 def _show(key: str, root: Path) -> int:
     from trainables.files import read_lines
     from trainables.store import read_config, read_status
@@ -121,8 +150,17 @@ def _show(key: str, root: Path) -> int:
         return refuse(errors)
     [folder] = folders
     lines = read_lines(folder / "epochs.jsonl")
-    document = {**read_config(folder), "status": read_status(folder), "epochs committed": len(lines)}
-    print(json.dumps({**document, "last epoch": lines[-1] if lines else None, "folder": str(folder)}, indent=2))
+    document = {
+        **read_config(folder),
+        "status": read_status(folder),
+        "epochs committed": len(lines),
+    }
+    print(
+        json.dumps(
+            {**document, "last epoch": lines[-1] if lines else None, "folder": str(folder)},
+            indent=2,
+        )
+    )
     return COMPLETE
 
 
@@ -158,7 +196,9 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
 
     try:
         literals = artefacts().values()
-        for name, sent in view.everything(literals, root, tracking_uri, lambda plan: reports.last(plan.folder)[1]):
+        for name, sent in view.everything(
+            literals, root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
+        ):
             print(f"{name}: {sent}")
     except Exception as error:
         first_line = str(error).partition("\n")[0]
@@ -193,7 +233,9 @@ def _ui(root: Path, port: int, links_only: bool) -> int:
     from studies.harness.tracking import ui
 
     if not (root / "mlflow.db").exists():
-        return refuse([f"{root}: no runs there yet; run a study first, or name its folder with --out"])
+        return refuse(
+            [f"{root}: no runs there yet; run a study first, or name its folder with --out"]
+        )
     for what, address in ui.links(root, f"http://127.0.0.1:{port}"):
         print(f"{what}\n  {address}")
     return COMPLETE if links_only else ui.serve(root, port)
@@ -215,7 +257,11 @@ def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
     paths, errors = _find(root, *keys)
     if errors:
         return refuse(errors)
-    paths += [path for folder in trial_folders(root) for path in (*folder.glob("quarantine"), *folder.glob("*.tmp"))]
+    paths += [
+        path
+        for folder in trial_folders(root)
+        for path in (*folder.glob("quarantine"), *folder.glob("*.tmp"))
+    ]
     for path in paths:
         size = sum(inner.stat().st_size for inner in (path, *path.rglob("*")) if inner.is_file())
         print(f"{size / 2**20:8.1f} MB  {path}")
@@ -249,7 +295,9 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return flat
 
 

@@ -66,7 +66,12 @@ class _Parser:
         self._raw = raw
 
     def take(
-        self, name: str, allowed: str, convert: Callable[[str], Any], default: Any = None, variable: str = ""
+        self,
+        name: str,
+        allowed: str,
+        convert: Callable[[str], Any],
+        default: Any = None,
+        variable: str = "",
     ) -> Any:
         """Return an option's converted value, or an environment variable's; the default if both are absent or bad."""
         source, text = f"--{name.replace('_', '-')}", self._raw.get(name)
@@ -88,11 +93,15 @@ class _Parser:
             if key and sign and value:
                 values[ALIASES.get(key, key)] = value
             else:
-                self.errors.append(f"--{name.removesuffix('tings')} {text}: must look like {example}")
+                self.errors.append(
+                    f"--{name.removesuffix('tings')} {text}: must look like {example}"
+                )
         return values
 
 
-def parse(raw: Mapping[str, Any], extra: Sequence[click.Parameter] = ()) -> tuple[Options, list[str]]:
+def parse(
+    raw: Mapping[str, Any], extra: Sequence[click.Parameter] = ()
+) -> tuple[Options, list[str]]:
     """Return options from click's texts, and one line for each invalid value.
 
     Args:
@@ -114,9 +123,17 @@ def parse(raw: Mapping[str, Any], extra: Sequence[click.Parameter] = ()) -> tupl
         workload=take("workload", "a workload", str),
         epochs=take("epochs", "an integer >= 1", _at_least_one),
         optimizers=take("optimizers", "names", lambda text: text.split(",")),
-        only={name: list(map(literal, value.split(","))) for name, value in parser.pairs("only", "rank=5,10").items()},
-        levels={n: list(map(literal, value.split(","))) for n, value in parser.pairs("levels", "rank=5,10").items()},
-        settings={name: literal(value) for name, value in parser.pairs("settings", "damping=0.1").items()},
+        only={
+            name: list(map(literal, value.split(",")))
+            for name, value in parser.pairs("only", "rank=5,10").items()
+        },
+        levels={
+            n: list(map(literal, value.split(",")))
+            for n, value in parser.pairs("levels", "rank=5,10").items()
+        },
+        settings={
+            name: literal(value) for name, value in parser.pairs("settings", "damping=0.1").items()
+        },
         max_concurrent=take("max_concurrent", "an integer >= 1", _at_least_one),
         gpus_per_trial=take("gpus_per_trial", _GPUS, _gpus, 0.0),
         address=take("address", _ADDRESS, _address, variable="RAY_ADDRESS"),
@@ -152,10 +169,18 @@ def _contradictions(options: Options) -> list[str]:
             errors.append(f"--gpus-per-trial = {amount}: this machine has no GPU; leave it out")
     cores = len(os.sched_getaffinity(0))
     if options.workers_per_trial > cores and not options.address:
-        errors.append(f"--workers-per-trial = {options.workers_per_trial}: there are {cores} CPUs; take 1..{cores}")
+        errors.append(
+            f"--workers-per-trial = {options.workers_per_trial}: there are {cores} CPUs; take 1..{cores}"
+        )
     known = ", ".join(RETRIES)
-    errors += [f"--retry = {status}: must be one of {known}" for status in options.retry if status not in RETRIES]
-    blocking = next((p for p in (options.root, *options.root.parents) if p.exists() and not p.is_dir()), None)
+    errors += [
+        f"--retry = {status}: must be one of {known}"
+        for status in options.retry
+        if status not in RETRIES
+    ]
+    blocking = next(
+        (p for p in (options.root, *options.root.parents) if p.exists() and not p.is_dir()), None
+    )
     if blocking:
         errors.append(f"--out = {options.out or options.root}: {blocking} is a file; name a folder")
     return errors
@@ -189,7 +214,9 @@ def _seeds(text: str) -> list[int]:
     if not numbers or ("," not in text and not 1 <= numbers[0] <= 10_000):
         raise ValueError
     seeds = numbers if "," in text else list(range(numbers[0]))
-    return _checked(seeds, min(seeds) >= 0 and max(seeds) <= MAX_SEED and len(set(seeds)) == len(seeds))
+    return _checked(
+        seeds, min(seeds) >= 0 and max(seeds) <= MAX_SEED and len(set(seeds)) == len(seeds)
+    )
 
 
 def _data_dir(text: str | None) -> Path:

@@ -37,7 +37,9 @@ class Reports:
     def start_tracking(self) -> None:
         """Begin to send what the folders contain, in a thread, while trials run."""
         if self._options.uri is not None and self._tracking is None:
-            views = [view for plan in self._plans if (view := plan.artefact.tracking(plan)) is not None]
+            views = [
+                view for plan in self._plans if (view := plan.artefact.tracking(plan)) is not None
+            ]
             self._tracking = Tracking(views, self._options, self._console)
 
     def write(self) -> bool:
@@ -47,9 +49,15 @@ class Reports:
             screen.show(report, self._console)
             if self._options.as_json and report.record:
                 print(report.record)
-        tracked = [(report, inputs) for plan, report, inputs in written if plan.artefact.tracking(plan)]
+        tracked = [
+            (report, inputs) for plan, report, inputs in written if plan.artefact.tracking(plan)
+        ]
         inputs = [inputs for _, inputs in tracked]
-        if self._tracking is None and self._options.uri is not None and not up_to_date(self._options.uri, inputs):
+        if (
+            self._tracking is None
+            and self._options.uri is not None
+            and not up_to_date(self._options.uri, inputs)
+        ):
             self.start_tracking()
         if self._tracking is not None:
             self._tracking.finish([report for report, _ in tracked], inputs)
@@ -72,7 +80,11 @@ def _inputs(plan: Plan) -> str:
     if not places:
         return ""
     # A trial that was never started has no folder.
-    files = [path for place in places for path in ([place] if place.is_file() else sorted(place.glob("*.json*")))]
+    files = [
+        path
+        for place in places
+        for path in ([place] if place.is_file() else sorted(place.glob("*.json*")))
+    ]
     trials = [(trial.arm.label, trial.config.trial_key) for trial in plan.trials]
     stamps = [(str(path.relative_to(plan.root)), *_stamp(path)) for path in files]
     return digest([fingerprint(), repr(plan.artefact), plan.workload, trials, stamps])
@@ -92,8 +104,16 @@ def last(folder: Path) -> tuple[str, Report | None]:
         facts: dict[str, Any] = kept["report"]
         if (listing := facts.pop("listing")) is not None:
             listing = Listing(**{**listing, "bold": {tuple(cell) for cell in listing["bold"]}})
-        return kept["inputs"], Report(**facts, files=[folder / name for name in kept["files"]], listing=listing)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent or damaged: the report is made again
+        return kept["inputs"], Report(
+            **facts, files=[folder / name for name in kept["files"]], listing=listing
+        )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # absent or damaged: the report is made again
         return "", None
 
 
@@ -101,4 +121,6 @@ def _keep(folder: Path, inputs: str, report: Report) -> None:
     facts = dataclasses.asdict(report)
     files = {os.path.relpath(path, folder): _stamp(path) for path in facts.pop("files")}
     document = {"inputs": inputs, "files": files, "report": facts}
-    write_atomically(folder / KEPT, json.dumps(document, default=sorted).encode())  # JSON has no sets
+    write_atomically(
+        folder / KEPT, json.dumps(document, default=sorted).encode()
+    )  # JSON has no sets

@@ -14,14 +14,23 @@ from rich.console import Console
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
 from studies.harness.command.screen import environment, refuse, stopped
-from studies.harness.design.ending import COMPLETE, ENVIRONMENT, INTERRUPTED, SOME_FAILED, STOPS, Stopped
+from studies.harness.design.ending import (
+    COMPLETE,
+    ENVIRONMENT,
+    INTERRUPTED,
+    SOME_FAILED,
+    STOPS,
+    Stopped,
+)
 from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.data import DataError
 from trainables.store import StoreError
 from trainables.workloads import ready
 
-FREE_BYTES = 50 * 2**20  # with less free space for checkpoints, tables and MLflow, nothing is started
+FREE_BYTES = (
+    50 * 2**20
+)  # with less free space for checkpoints, tables and MLflow, nothing is started
 MIN_KEY_DIGITS = 6  # fewer digits of a trial's key are not looked up
 
 
@@ -90,11 +99,17 @@ def _run(plans: Sequence[Plan], options: Options, console: Console) -> int:
             # Again: another driver may have done some of it since, and an ended trial is not opened twice.
             if any(plan.artefact.missing(plan).count for plan in plans):
                 results.start_tracking()
-                _execute(plans, Driver(options=options, generation=generation, console=console, on_lost=_lost))
+                _execute(
+                    plans,
+                    Driver(options=options, generation=generation, console=console, on_lost=_lost),
+                )
         finally:
             failed = results.write()
     commands = screen.compare(options.root, options.uri)
-    screen.say_next([*commands, *(step for plan in plans[:1] for step in plan.artefact.next_steps(plan))], console)
+    screen.say_next(
+        [*commands, *(step for plan in plans[:1] for step in plan.artefact.next_steps(plan))],
+        console,
+    )
     return SOME_FAILED if failed else COMPLETE
 
 
@@ -114,7 +129,9 @@ def _plans(artefacts: Sequence[Artefact], options: Options) -> tuple[list[Plan],
         try:
             planned = artefact.plan(options)
             for plan in planned:
-                artefact.missing(plan)  # a folder of a newer version is refused before anything is written
+                artefact.missing(
+                    plan
+                )  # a folder of a newer version is refused before anything is written
             plans += planned
         except (HyperparameterError, StoreError) as error:
             errors += str(error).splitlines()
@@ -122,11 +139,15 @@ def _plans(artefacts: Sequence[Artefact], options: Options) -> tuple[list[Plan],
     for key in options.rerun:
         if len(key) < MIN_KEY_DIGITS or not any(name.startswith(key) for name in known):
             digits = f"at least {MIN_KEY_DIGITS} digits"
-            errors.append(f"--rerun = {key}: no trial of this plan has a key that starts so ({digits})")
+            errors.append(
+                f"--rerun = {key}: no trial of this plan has a key that starts so ({digits})"
+            )
     return plans, errors
 
 
-def _print_plans(plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console) -> None:
+def _print_plans(
+    plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console
+) -> None:
     """Print the plan for people; with --json the records, a line each."""
     if options.as_json:
         for record in dict.fromkeys(json.dumps(record) for part in work for record in part.records):
@@ -147,7 +168,9 @@ def _print_plans(plans: Sequence[Plan], work: Sequence[Work], options: Options, 
 def _unready(work: Sequence[Work], options: Options, console: Console) -> list[str]:
     """Return a line for each problem with the data, or with the cluster that the command names."""
     names = {trial.config.workload for part in work for trial in part.trials}
-    if problems := ready(names, options.data_dir, download=options.download, verify=options.verify_data):
+    if problems := ready(
+        names, options.data_dir, download=options.download, verify=options.verify_data
+    ):
         return problems
     if not options.address or not any(part.count and part.on_ray for part in work):
         return []
@@ -165,7 +188,9 @@ def check_disk_space(root: Path) -> None:
     probe.unlink()
     free = shutil.disk_usage(root).free
     if free < FREE_BYTES:
-        raise StoreError(f"disk full: {root} has {free / 2**20:.1f} MB free, need {FREE_BYTES / 2**20:.0f} MB")
+        raise StoreError(
+            f"disk full: {root} has {free / 2**20:.1f} MB free, need {FREE_BYTES / 2**20:.0f} MB"
+        )
 
 
 # ---------------------------------------------------------------------- execution

@@ -36,8 +36,12 @@ def terminal(*, stderr: bool = False) -> Console:
 def refuse(problems: Sequence[str]) -> int:
     """Print one line for each error in a command; return the exit code."""
     for line in dict.fromkeys(problems):
-        hidden = re.sub("//.*@", "//***@", line, flags=re.DOTALL)  # in an address this may be a password
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in hidden)  # a value may hold a newline
+        hidden = re.sub(
+            "//.*@", "//***@", line, flags=re.DOTALL
+        )  # in an address this may be a password
+        shown = "".join(
+            c if c.isprintable() else repr(c)[1:-1] for c in hidden
+        )  # a value may hold a newline
         print(f"error: {shown}", file=sys.stderr)
     return INVALID_COMMAND
 
@@ -60,7 +64,9 @@ def show(report: Report, console: Console) -> None:
     if report.listing is not None:
         console.print(table(report.listing))
     width = min(WIDTH, console.width)
-    fill = partial(textwrap.fill, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+    fill = partial(
+        textwrap.fill, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
+    )
     lines = [fill(line.replace("`", ""), width) for line in report.findings[:SENTENCES]]
     if len(report.findings) > SENTENCES:
         lines.append(f"  {len(report.findings) - SENTENCES} more in the report")
@@ -72,14 +78,25 @@ def show(report: Report, console: Console) -> None:
 
 def table(listing: Listing) -> Table:
     """Return a listing as a table of 80 columns."""
-    drawn = Table(title=listing.title, caption=listing.caption, box=box.SIMPLE_HEAD, width=WIDTH, collapse_padding=True)
+    drawn = Table(
+        title=listing.title,
+        caption=listing.caption,
+        box=box.SIMPLE_HEAD,
+        width=WIDTH,
+        collapse_padding=True,
+    )
     for i, name in enumerate(listing.header):
         style = "dim" if i in listing.muted else "yellow" if i in listing.warnings else None
         text = i in listing.text
         drawn.add_column(name, justify="left" if text else "right", no_wrap=not text, style=style)
     for i, row in enumerate(listing.rows):
         cells = [cell.replace("[", "\\[") for cell in row]  # rich would read an interval as a style
-        drawn.add_row(*(f"[bold]{cell}[/]" if (i, j) in listing.bold else cell for j, cell in enumerate(cells)))
+        drawn.add_row(
+            *(
+                f"[bold]{cell}[/]" if (i, j) in listing.bold else cell
+                for j, cell in enumerate(cells)
+            )
+        )
     return drawn
 
 

@@ -33,7 +33,9 @@ class Arm:
     def label(self) -> str:
         """The arm's name in tables and run names: `nysact-s rank=10`."""
         kind = ["faithful"] if self.faithful else []
-        return " ".join([self.optimizer, *kind, *(f"{name}={self.overrides[name]}" for name in self.factors)])
+        return " ".join(
+            [self.optimizer, *kind, *(f"{name}={self.overrides[name]}" for name in self.factors)]
+        )
 
     def resolve(self, workload: str, recipe: Mapping[str, Any] | None = None) -> TrialConfig:
         """Return the arm's trial under seed 0.
@@ -56,8 +58,13 @@ class Arm:
 
 def grid(optimizer: str, *, faithful: bool = False, **levels: Sequence[Any]) -> list[Arm]:
     """Return one arm for each combination of levels: `grid("nysact-s", rank=[5, 10])` is two arms."""
-    combinations = [dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values())]
-    return [Arm(optimizer=optimizer, overrides=c, factors=tuple(levels), faithful=faithful) for c in combinations]
+    combinations = [
+        dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values())
+    ]
+    return [
+        Arm(optimizer=optimizer, overrides=c, factors=tuple(levels), faithful=faithful)
+        for c in combinations
+    ]
 
 
 class Trial(NamedTuple):
@@ -71,7 +78,9 @@ class Trial(NamedTuple):
         """True if every factor has the value that the workload's recipe gives it."""
         if not self.arm.factors:
             return True
-        recipe = Arm(optimizer=self.arm.optimizer, faithful=self.arm.faithful).resolve(self.config.workload)
+        recipe = Arm(optimizer=self.arm.optimizer, faithful=self.arm.faithful).resolve(
+            self.config.workload
+        )
         return all(value(self.config, name) == value(recipe, name) for name in self.arm.factors)
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-COMPLETE, SOME_FAILED, INVALID_COMMAND, BUDGET, ENVIRONMENT, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+COMPLETE, SOME_FAILED, INVALID_COMMAND, BUDGET, ENVIRONMENT, INTERRUPTED, TERMINATED = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    130,
+    143,
+)
 STOPS = {
     "budget": (BUDGET, "the time budget is used up"),
     "SIGINT": (INTERRUPTED, "interrupted"),

@@ -40,4 +40,8 @@ class Facts:
     @property
     def papers_command(self) -> str:
         """The command that runs the paper's own workloads; empty without `published`."""
-        return f"python studies/{self.name}.py --workload {','.join(self.published)}" if self.published else ""
+        return (
+            f"python studies/{self.name}.py --workload {','.join(self.published)}"
+            if self.published
+            else ""
+        )

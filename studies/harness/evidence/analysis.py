@@ -66,7 +66,11 @@ class Evidence:
 
     def of(self, metric: str) -> Evidence:
         """Return the evidence of the same trials on another metric."""
-        return self if metric == self.metric else analyse_tables(self.trials, self.frame, self.by_epoch, metric)
+        return (
+            self
+            if metric == self.metric
+            else analyse_tables(self.trials, self.frame, self.by_epoch, metric)
+        )
 
     def compared(self, facts: Facts, others: Sequence[Measured]) -> Evidence:
         """Return this evidence with the comparison of its metric, and of other results, with the paper."""
@@ -75,18 +79,28 @@ class Evidence:
         return replace(self, published=against(facts, groups, workloads))
 
 
-def analyse(trials: Sequence[Trial], root: Path, metric: str, references: Sequence[str] = ()) -> Evidence:
+def analyse(
+    trials: Sequence[Trial], root: Path, metric: str, references: Sequence[str] = ()
+) -> Evidence:
     """Read the folders of a plan's trials and return what they show.
 
     The arms are compared with an arm of the first of the `references`, which are optimizers, that was planned.
     """
     return analyse_tables(
-        trials, ledger.frame(trials, root), ledger.frame(trials, root, per="epoch"), metric, references
+        trials,
+        ledger.frame(trials, root),
+        ledger.frame(trials, root, per="epoch"),
+        metric,
+        references,
     )
 
 
 def analyse_tables(
-    trials: Sequence[Trial], frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str, references: Sequence[str] = ()
+    trials: Sequence[Trial],
+    frame: pd.DataFrame,
+    by_epoch: pd.DataFrame,
+    metric: str,
+    references: Sequence[str] = (),
 ) -> Evidence:
     """Return what tables of trials show; see `Evidence` for the tables and `analyse` for the rest."""
     values = by_arm.by_seed(frame, metric)

@@ -41,7 +41,10 @@ def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
             trials.iloc[0][["arm", "optimizer", "faithful", *factors(frame)]].to_dict()
             | asdict(summarize(completed(trials, metric)))
             | {"planned": len(trials), **counts}
-            | {name: summarize(completed(trials, column)).mean for name, column in described.items()}
+            | {
+                name: summarize(completed(trials, column)).mean
+                for name, column in described.items()
+            }
         )
     table = pd.DataFrame(rows)
     return table.assign(**{name: table[name].convert_dtypes() for name in factors(frame)})
@@ -49,7 +52,9 @@ def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return completed trials' values: a row per seed, a column per arm in the order of the plan; nan if missing."""
-    table = frame.assign(value=completed(frame, metric)).pivot(index="seed", columns="arm", values="value")
+    table = frame.assign(value=completed(frame, metric)).pivot(
+        index="seed", columns="arm", values="value"
+    )
     return table.reindex(columns=list(dict.fromkeys(frame["arm"]))).astype(float)
 
 
@@ -77,7 +82,11 @@ def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[
         values = completed(part, metric)
         results = dict(zip(part.loc[values.index, "seed"], values, strict=True))
         failures = sum(status in (DIVERGED, FAILED) for status in part["status"])
-        identity = {"label": arm.label, "optimizer": arm.optimizer, "settings": flat(config.to_dict())}
+        identity = {
+            "label": arm.label,
+            "optimizer": arm.optimizer,
+            "settings": flat(config.to_dict()),
+        }
         groups.append(Measured(**identity, metric=metric, values=results, failures=failures))
     return groups
 

@@ -67,7 +67,9 @@ def contrasts(values: pd.DataFrame) -> pd.DataFrame:
     half, p = half_width(n, sd), paired_p(differences)
     names = np.array(values.columns, dtype=object)
     pairs = {"arm": names[first], "other": names[second], "n": n, "difference": mean}
-    return pd.DataFrame(pairs | {"ci_lo": mean - half, "ci_hi": mean + half, "p": p, "p_holm": holm(p)})
+    return pd.DataFrame(
+        pairs | {"ci_lo": mean - half, "ci_hi": mean + half, "p": p, "p_holm": holm(p)}
+    )
 
 
 def bold(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> set[str]:
@@ -78,7 +80,10 @@ def bold(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> set[str]:
 
 
 def to_references(
-    pairs: pd.DataFrame, trials: Sequence[Trial], references: Sequence[str], centres: Mapping[str, str]
+    pairs: pd.DataFrame,
+    trials: Sequence[Trial],
+    references: Sequence[str],
+    centres: Mapping[str, str],
 ) -> Differences:
     """Return every arm's difference to its reference, or to the first arm if there is nothing else to compare with."""
     arms = [trial.arm for trial in first_trials(trials).values()]
@@ -103,7 +108,10 @@ def reference_of(arms: Sequence[Arm], references: Sequence[str]) -> dict[str, st
     name = next((name for name in references if any(arm.optimizer == name for arm in arms)), None)
     bases: dict[str, str] = {}
     for arm, base in itertools.product(arms, [arm for arm in arms if arm.optimizer == name]):
-        if all(base.overrides[factor] == arm.overrides[factor] for factor in {*base.factors} & {*arm.factors}):
+        if all(
+            base.overrides[factor] == arm.overrides[factor]
+            for factor in {*base.factors} & {*arm.factors}
+        ):
             bases.setdefault(arm.label, base.label)
     return {arm: base for arm, base in bases.items() if arm != base}
 
@@ -197,6 +205,11 @@ def seed_spreads(root: Path, workload: str, metric: str) -> list[float]:
     for folder in trial_folders(root):
         config = TrialConfig.from_dict(read_config(folder)["config"])
         status, lines = read_status(folder), read_lines(folder / "epochs.jsonl")
-        if config.workload == workload and status and status["status"] == COMPLETED and metric in lines[-1]["metrics"]:
+        if (
+            config.workload == workload
+            and status
+            and status["status"] == COMPLETED
+            and metric in lines[-1]["metrics"]
+        ):
             groups.setdefault(config.group_key, []).append(lines[-1]["metrics"][metric])
     return [float(np.std(values, ddof=1)) for values in groups.values() if len(values) > 1]

@@ -21,7 +21,13 @@ from trainables.workloads import resolve, stated_recipe, workload
 
 COMMAND = ("python", "-m", "trainables.cost")
 NOT_MEASURED = "not measured"
-TIMED = {"precision": "float32", "compile": False, "workers": 1, "train_fraction": 1.0, "plugin": None}
+TIMED = {
+    "precision": "float32",
+    "compile": False,
+    "workers": 1,
+    "train_fraction": 1.0,
+    "plugin": None,
+}
 HOW = (
     "Seconds per epoch = steps per epoch x the step's time, measured on the named hardware while nothing else ran, "
     "+ the time of evaluating the test set; without reading and augmenting images. The interval is that of the step's "
@@ -91,7 +97,8 @@ def find(config: TrialConfig, folder: Path) -> Cost | None:
     peak, conditions = result["memory"]["peak_bytes"], result["conditions"]
     processor = folder.name.endswith("threads")
     return Cost(
-        hardware=conditions["hardware"] + (f", {conditions['threads']} threads" if processor else ""),
+        hardware=conditions["hardware"]
+        + (f", {conditions['threads']} threads" if processor else ""),
         epoch=epoch,
         ratio=Median(**result["against"]["sgd"]["ratio"]),
         memory=peak / result["sgd_memory"]["peak_bytes"],
@@ -109,13 +116,19 @@ def commands(trials: Iterable[Trial]) -> list[str]:
             refused[f"{arm.label}: the benchmark cannot time {reason}"] = None
         else:
             together.setdefault(_flags(config, arm.faithful), {})[config.optimizer] = None
-    lines = [[*COMMAND, *flags, f"--optimizers={','.join(names)}"] for flags, names in together.items()]
+    lines = [
+        [*COMMAND, *flags, f"--optimizers={','.join(names)}"] for flags, names in together.items()
+    ]
     return [*map(shlex.join, lines), *refused]
 
 
 def _untimed(config: TrialConfig) -> str:
     """Return the settings that the benchmark does not support; empty if the configuration can be timed."""
-    odd = {name: getattr(config, name) for name, plain in TIMED.items() if getattr(config, name) != plain}
+    odd = {
+        name: getattr(config, name)
+        for name, plain in TIMED.items()
+        if getattr(config, name) != plain
+    }
     resolution = config.settings.get("resolution")
     if not odd and resolution != workload(config.workload).settings({}).get("resolution"):
         odd = {"resolution": resolution}
@@ -126,13 +139,20 @@ def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
     """Return the benchmark's flags: the arm that a configuration is nearer to, and its differences from that."""
     values = _relevant(config)
     arms = (faithful, not faithful)
-    recipes = {arm: _relevant(resolve(config.workload, config.optimizer, faithful=arm)) for arm in arms}
-    differing = {arm: [name for name in values if values[name] != recipes[arm][name]] for arm in arms}
+    recipes = {
+        arm: _relevant(resolve(config.workload, config.optimizer, faithful=arm)) for arm in arms
+    }
+    differing = {
+        arm: [name for name in values if values[name] != recipes[arm][name]] for arm in arms
+    }
     arm = min(arms, key=lambda arm: len(differing[arm]))  # the given one, if both are as near
     flags = [config.workload, f"--batch-size={config.batch_size}"]
     flags += ["--faithful"] if arm and stated_recipe(config.workload).faithful else []
     flags += ["--channels-last"] if config.channels_last else []
-    return (*flags, *(f"--set={name}={json.dumps(config.hyperparameters[name])}" for name in differing[arm]))
+    return (
+        *flags,
+        *(f"--set={name}={json.dumps(config.hyperparameters[name])}" for name in differing[arm]),
+    )
 
 
 def _relevant(config: TrialConfig) -> dict[str, Any]:

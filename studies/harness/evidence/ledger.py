@@ -19,7 +19,9 @@ from trainables.store import trial_folder
 PROVENANCE = ("torch", "device", "git_sha")
 
 
-def frame(plan: Any, root: Path | None = None, per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
+def frame(
+    plan: Any, root: Path | None = None, per: Literal["trial", "epoch"] = "trial"
+) -> pd.DataFrame:
     """Return what the folders contain of a plan, in the order of the plan.
 
     Args:
@@ -42,20 +44,41 @@ def frame(plan: Any, root: Path | None = None, per: Literal["trial", "epoch"] = 
     rows, metrics = [], {}
     for arm, config in trials:
         folder = trial_folder(root, config.trial_key)
-        progress = status.progress(folder)  # before the epochs: a trial that reads as completed then has all of them
+        progress = status.progress(
+            folder
+        )  # before the epochs: a trial that reads as completed then has all of them
         lines, attempts = read_lines(folder / "epochs.jsonl"), read_lines(folder / "attempts.jsonl")
         levels = {name: arm.overrides[name] for name in arm.factors}
         keys = {"seed": config.seed, "trial_key": config.trial_key, "group_key": config.group_key}
-        identity = {"arm": arm.label, "optimizer": arm.optimizer, **levels, **keys, "faithful": arm.faithful}
+        identity = {
+            "arm": arm.label,
+            "optimizer": arm.optimizer,
+            **levels,
+            **keys,
+            "faithful": arm.faithful,
+        }
         identity |= {**progress, "committed": len(lines)}
         source = {name: attempts[-1].get(name) if attempts else None for name in PROVENANCE}
         if per == "epoch":
-            measured = [{"epoch": line["epoch"], "time": line["time"], **line["metrics"]} for line in lines]
+            measured = [
+                {"epoch": line["epoch"], "time": line["time"], **line["metrics"]} for line in lines
+            ]
         else:
             measured = [{**lines[-1]["metrics"], **_best(lines)}] if lines else [{}]
         rows += [{**identity, **values, **source} for values in measured]
         metrics.update(dict.fromkeys(name for values in measured for name in values))
-    known = ["arm", "optimizer", *names, "seed", "trial_key", "group_key", "faithful", "status", "reason", "committed"]
+    known = [
+        "arm",
+        "optimizer",
+        *names,
+        "seed",
+        "trial_key",
+        "group_key",
+        "faithful",
+        "status",
+        "reason",
+        "committed",
+    ]
     table = pd.DataFrame(rows, columns=[*known, *metrics, *PROVENANCE])
     # Nullable types: an integer level stays an integer beside arms that lack the factor.
     return table.assign(**{name: table[name].convert_dtypes() for name in names})
@@ -86,5 +109,7 @@ def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if name.startswith("test/"):
             values = [line["metrics"].get(name, math.nan) for line in lines]
             finite = [value for value in values if math.isfinite(value)]
-            best[f"best/{name}"] = (max if higher_is_better(name) else min)(finite, default=math.nan)
+            best[f"best/{name}"] = (max if higher_is_better(name) else min)(
+                finite, default=math.nan
+            )
     return best

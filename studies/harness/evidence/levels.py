@@ -16,7 +16,12 @@ from studies.harness.evidence.status import LOST
 from studies.harness.statistics.paired import ALPHA, SAME, equivalence_p, holm, paired_p
 from trainables.workloads import RECIPE_SETTINGS
 
-FLAT, EDGE, INSIDE, UNDECIDED = "flat within noise", "at the edge of the grid", "inside the grid", "undecided"
+FLAT, EDGE, INSIDE, UNDECIDED = (
+    "flat within noise",
+    "at the edge of the grid",
+    "inside the grid",
+    "undecided",
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,16 @@ def level_verdicts(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> li
         varied = frame.loc[frame[factor].notna()]
         for _, part in varied.groupby(["optimizer", "faithful", *rest], sort=False, dropna=False):
             first = part.iloc[0].to_dict()
-            setting = ", ".join(f"{name}={_plain(first[name])}" for name in rest if not pd.isna(first[name]))
+            setting = ", ".join(
+                f"{name}={_plain(first[name])}" for name in rest if not pd.isna(first[name])
+            )
             if len(set(part[factor])) > 1:
                 levels = dict(zip(part["arm"], map(_plain, part[factor]), strict=True))
                 table: Any = values[[*levels]].set_axis(list(levels.values()), axis="columns")
                 verdict = _judge(table, (first["optimizer"], factor, setting), metric)
-                verdicts.append(replace(verdict, faithful=bool(first["faithful"]), lost=_lost(part, factor)))
+                verdicts.append(
+                    replace(verdict, faithful=bool(first["faithful"]), lost=_lost(part, factor))
+                )
     return verdicts
 
 
@@ -80,14 +89,20 @@ def _judge(table: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> 
     first, second = np.triu_indices(len(levels), 1)
     differences = (sample[:, first] - sample[:, second]).T
     distinguishable = holm(paired_p(differences)) <= ALPHA
-    beaten = {*first[distinguishable & (second == best)], *second[distinguishable & (first == best)]}
+    beaten = {
+        *first[distinguishable & (second == best)],
+        *second[distinguishable & (first == best)],
+    }
     tied = tuple(level for i, level in enumerate(levels) if i not in beaten)
     undecided = LevelVerdict(*identity, levels, levels[best], tied, UNDECIDED)
     if higher_is_better(metric) and (equivalence_p(differences, SAME) <= ALPHA).all():
         return replace(undecided, verdict=FLAT)
     if not are_numbers(grid) or len(levels) < 3:
         return undecided
-    ends = {grid[0], grid[-1]}  # of the whole grid: a level that diverges lies beyond those that do not
+    ends = {
+        grid[0],
+        grid[-1],
+    }  # of the whole grid: a level that diverges lies beyond those that do not
     inner = set(levels) - ends
     if levels[best] in ends and not inner & set(tied):
         beyond = next_level(levels, levels[best], lambda level: _allowed(optimizer, factor, level))
@@ -109,7 +124,9 @@ def next_level(levels: Sequence[Any], edge: Any, allowed: Callable[[Any], bool])
     inner = levels[1] if edge == levels[0] else levels[-2]
     by_ratio = levels[0] > 0 and levels[-1] / levels[0] >= 8
     value = edge * (edge / inner) if by_ratio else edge + (edge - inner)
-    value = round(value) if all(isinstance(level, int) for level in levels) else float(f"{value:.2g}")
+    value = (
+        round(value) if all(isinstance(level, int) for level in levels) else float(f"{value:.2g}")
+    )
     return value if value != edge and allowed(value) else None
 
 
@@ -121,8 +138,13 @@ def sorted_levels(levels: Iterable[Any]) -> list[Any]:
 
 def _lost(part: pd.DataFrame, factor: str) -> tuple[str, ...]:
     """Return the levels with trials that have ended without a result."""
-    ended = {level: part.loc[part[factor] == level, "status"].isin(LOST) for level in sorted_levels(part[factor])}
-    return tuple(f"{level} ({lost.sum()} of {len(lost)})" for level, lost in ended.items() if lost.any())
+    ended = {
+        level: part.loc[part[factor] == level, "status"].isin(LOST)
+        for level in sorted_levels(part[factor])
+    }
+    return tuple(
+        f"{level} ({lost.sum()} of {len(lost)})" for level, lost in ended.items() if lost.any()
+    )
 
 
 def _allowed(optimizer: str, factor: str, level: Any) -> bool:

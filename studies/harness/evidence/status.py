@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from studies.harness.design.arms import Trial
-from trainables.store import COMPLETED, DIVERGED, FAILED, OOM, read_config, read_status, trial_folder
+from trainables.store import (
+    COMPLETED,
+    DIVERGED,
+    FAILED,
+    OOM,
+    read_config,
+    read_status,
+    trial_folder,
+)
 
 IN_FLIGHT, NOT_RUN = "in flight", "not run"
 LOST = (DIVERGED, OOM, FAILED)  # ended without a result
@@ -25,7 +33,11 @@ def missing(trials: Sequence[Trial], root: Path, retry: Collection[str] = ()) ->
     for trial in trials:
         unique.setdefault(trial.config.trial_key, trial)
     todo = {IN_FLIGHT, NOT_RUN, *retry}
-    return [trial for key, trial in unique.items() if progress(trial_folder(root, key))["status"] in todo]
+    return [
+        trial
+        for key, trial in unique.items()
+        if progress(trial_folder(root, key))["status"] in todo
+    ]
 
 
 def progress(folder: Path) -> dict[str, Any]:
@@ -34,7 +46,9 @@ def progress(folder: Path) -> dict[str, Any]:
     Raises:
         StoreError: The folder was written by a newer version.
     """
-    if not (folder / "config.json").exists():  # a folder alone: its driver is at this moment, or was killed there
+    if not (
+        folder / "config.json"
+    ).exists():  # a folder alone: its driver is at this moment, or was killed there
         return {"status": NOT_RUN, "reason": None}
     read_config(folder)  # refuses a folder that a newer version wrote
     document = read_status(folder)
@@ -46,4 +60,8 @@ def progress(folder: Path) -> dict[str, Any]:
 def reason(status: Mapping[str, Any]) -> str | None:
     """Return why a trial ended as its `status.json` says: the reason, or its other details as `name=value`."""
     details = {name: value for name, value in status.items() if name not in {"status", "time"}}
-    return details.get("reason") or ", ".join(f"{name}={value}" for name, value in details.items()) or None
+    return (
+        details.get("reason")
+        or ", ".join(f"{name}={value}" for name, value in details.items())
+        or None
+    )

@@ -65,7 +65,10 @@ class Times:
     @cached_property
     def base(self) -> str:
         """The label of the reference's arm; empty without one."""
-        return next((label for label, trial in self.arms.items() if trial.arm.optimizer == self.reference), "")
+        return next(
+            (label for label, trial in self.arms.items() if trial.arm.optimizer == self.reference),
+            "",
+        )
 
     @cached_property
     def curves(self) -> Curves:
@@ -80,7 +83,9 @@ class Times:
 
     def time(self, arm: str, target: float | None = None, whole: bool = False) -> TimeToTarget:
         """Return an arm's time in epochs to the target, or to another one; papers count `whole` epochs."""
-        return time_to_target(self.curves.get(arm, {}), self.value if target is None else target, whole)
+        return time_to_target(
+            self.curves.get(arm, {}), self.value if target is None else target, whole
+        )
 
     def whole(self, arm: str) -> dict[int, float]:
         """Return the whole epoch of each seed's hit; nan if there is none."""
@@ -91,13 +96,19 @@ class Times:
         runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
         if not runs:
             return []
-        return [float(x) for x in np.linspace(max(run[0] for run in runs), max(map(max, runs)), GRID)]
+        return [
+            float(x) for x in np.linspace(max(run[0] for run in runs), max(map(max, runs)), GRID)
+        ]
 
 
 def published_target(facts: Facts, workload: str) -> Target | None:
     """Return the target that the paper states for a workload."""
-    claims = (c for c in claims_of(facts) if c.protocol["workload"] == workload and "target" in c.protocol)
-    return next((Target(float(c.protocol["target"]), f"{c.paper}, {c.table}") for c in claims), None)
+    claims = (
+        c for c in claims_of(facts) if c.protocol["workload"] == workload and "target" in c.protocol
+    )
+    return next(
+        (Target(float(c.protocol["target"]), f"{c.paper}, {c.table}") for c in claims), None
+    )
 
 
 def target_of_runs(
@@ -107,7 +118,9 @@ def target_of_runs(
 
     It is a `share` of the accuracy after the `best` or the `last` epoch, averaged over seeds; `rule` says so in words.
     """
-    values = completed(frame.query("optimizer == @reference"), metric if of == "last" else f"best/{metric}")
+    values = completed(
+        frame.query("optimizer == @reference"), metric if of == "last" else f"best/{metric}"
+    )
     if values.empty:
         return None
     mean, epoch = float(values.mean()), f"{of} epoch's accuracy, mean over {len(values)} runs"
@@ -119,7 +132,10 @@ def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
 
     The tables are `ledger.frame` by trial and by epoch. Trials that are still to run, or running, are left out.
     """
-    runs = {str(key): run.astype(float).tolist() for key, run in by_epoch.groupby("trial_key", sort=False)[metric]}
+    runs = {
+        str(key): run.astype(float).tolist()
+        for key, run in by_epoch.groupby("trial_key", sort=False)[metric]
+    }
     by_arm: dict[str, dict[int, list[float]]] = {}
     for row in frame.query("status in @ENDED").to_dict("records"):
         by_arm.setdefault(row["arm"], {})[row["seed"]] = runs.get(row["trial_key"], [])
@@ -148,7 +164,11 @@ def measured(times: Times) -> list[Measured]:
 
 
 def _results(
-    times: Times, label: str, kind: str, protocol: Mapping[str, str], per_epoch: tuple[float, float] = (1.0, 1.0)
+    times: Times,
+    label: str,
+    kind: str,
+    protocol: Mapping[str, str],
+    per_epoch: tuple[float, float] = (1.0, 1.0),
 ) -> list[Measured]:
     """Return `target/<kind>` of an arm and, of all but the reference, `target/<kind>_reduction`.
 
@@ -158,11 +178,17 @@ def _results(
     factor, base = per_epoch
     time, others = times.time(label, whole=True), times.whole(times.base)
     # If all runs hit, the mean over seeds is judged.
-    median = None if time.hits == time.n else Median(factor * time.median, factor * time.ci_lo, factor * time.ci_hi)
+    median = (
+        None
+        if time.hits == time.n
+        else Median(factor * time.median, factor * time.ci_lo, factor * time.ci_hi)
+    )
     spent = {seed: factor * epochs for seed, epochs in times.whole(label).items()}
     results = [replace(_result(times, label, f"target/{kind}", spent, protocol), median=median)]
     if label != times.base:
-        saved = {seed: 1 - value / (base * others.get(seed, math.nan)) for seed, value in spent.items()}
+        saved = {
+            seed: 1 - value / (base * others.get(seed, math.nan)) for seed, value in spent.items()
+        }
         results.append(_result(times, label, f"target/{kind}_reduction", saved, protocol))
     return results
 
@@ -177,7 +203,12 @@ def _result(
     return Measured(
         label=label,
         optimizer=arm.optimizer,
-        settings={**flat(config.to_dict()), "target": times.value, "reference": times.reference, **protocol},
+        settings={
+            **flat(config.to_dict()),
+            "target": times.value,
+            "reference": times.reference,
+            **protocol,
+        },
         metric=metric,
         values={seed: value for seed, value in values.items() if not math.isnan(value)},
         failures=sum(status != COMPLETED for status in without),

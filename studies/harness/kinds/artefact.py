@@ -102,9 +102,13 @@ class Artefact(Facts):
     """
 
     KIND: ClassVar[str]  # one word for messages and lists
-    FLAGS: ClassVar[Sequence[click.Option]] = ()  # options that only this kind has; their texts are in `Options.extra`
+    FLAGS: ClassVar[
+        Sequence[click.Option]
+    ] = ()  # options that only this kind has; their texts are in `Options.extra`
     HELP: ClassVar[Mapping[str, str]] = {}  # help texts that differ from the common ones, by option
-    REFUSED: ClassVar[Mapping[str, str]] = {}  # common options that this kind refuses, with the reason
+    REFUSED: ClassVar[
+        Mapping[str, str]
+    ] = {}  # common options that this kind refuses, with the reason
 
     workload: str = SMOKE_WORKLOAD
 

@@ -95,7 +95,9 @@ def load(path: Path) -> Paper:
     for table in document["tables"]:
         reader = _Table(path.name, document["paper"], table)
         claims += reader.claims()
-        errors += reader.errors + ([f"{path.name}: {reader.name} is there twice"] if reader.name in notes else [])
+        errors += reader.errors + (
+            [f"{path.name}: {reader.name} is there twice"] if reader.name in notes else []
+        )
         notes[reader.name] = tuple(reader.table.get("notes", ()))
     if errors:
         raise YamlError("\n".join(errors))
@@ -113,7 +115,9 @@ def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
     """Return the claims of the tables, figures and sections in a study's `table`, as `Tables 3, 6 and Section 1`."""
     named = {
         f"{kind} {number}"
-        for kind, numbers in re.findall(r"(Table|Figure|Section)s? ((?:\d+(?:, | and |,)?)+)", artefact)
+        for kind, numbers in re.findall(
+            r"(Table|Figure|Section)s? ((?:\d+(?:, | and |,)?)+)", artefact
+        )
         for number in re.findall(r"\d+", numbers)
     }
     return [claim for claim in claims if claim.table in named]
@@ -138,7 +142,11 @@ class _Table:
         if not self.errors:
             parts = {part: table[part] for part in ("rows", "columns", "cells")}
             for part in ("columns", "cells"):
-                parts |= {f'{part} "{k}"': v for k, v in table[part].items()} if isinstance(table[part], dict) else {}
+                parts |= (
+                    {f'{part} "{k}"': v for k, v in table[part].items()}
+                    if isinstance(table[part], dict)
+                    else {}
+                )
             invalid = [part for part, given in parts.items() if not isinstance(given, dict)]
             self.errors = [f"{self._where}: {part}: must be keys and values" for part in invalid]
         self.table: dict[str, Any] = {} if self.errors else table
@@ -148,14 +156,20 @@ class _Table:
         if self.errors:
             return []
         arms = {row: self._arm(row, text) for row, text in self.table["rows"].items()}
-        columns = {column: self._column(column, given) for column, given in self.table["columns"].items()}
+        columns = {
+            column: self._column(column, given) for column, given in self.table["columns"].items()
+        }
         claims = []
         runs = {"n": self.table.get("n"), "spread_kind": self.table.get("spread_kind", "unknown")}
         for row, cells in self.table["cells"].items():
             self._known(f'row "{row}"', row, arms)
             for column, cell in cells.items():
                 self._known(f'cell "{row}" / "{column}": column', column, columns)
-                arm, settings, value = arms.get(row), columns.get(column), self._value(row, column, cell)
+                arm, settings, value = (
+                    arms.get(row),
+                    columns.get(column),
+                    self._value(row, column, cell),
+                )
                 if arm and settings and value:
                     place = {"paper": self._paper, "table": self.name, "row": row, "column": column}
                     claims.append(Claim(**place, **value, **runs, **arm, **settings))
@@ -176,14 +190,21 @@ class _Table:
         return {"optimizer": optimizer, "faithful": kind == "faithful"} if known else None
 
     def _column(self, column: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
-        settings = {name: given.get(name, self.table.get(name)) for name in ("metric", "unit", "margin")}
+        settings = {
+            name: given.get(name, self.table.get(name)) for name in ("metric", "unit", "margin")
+        }
         protocol = {name: value for name, value in given.items() if name not in settings}
-        allowed = [*PROTOCOL, *sorted({name for o in precond.available() for name in precond.defaults(o)})]
+        allowed = [
+            *PROTOCOL,
+            *sorted({name for o in precond.available() for name in precond.defaults(o)}),
+        ]
         before, metric = len(self.errors), settings["metric"]
         for name in protocol:
             self._known(f'column "{column}": {name}', name, allowed)
         if self._known(f'column "{column}": metric "{metric}"', metric, METRICS):
-            self._known(f'column "{column}": unit "{settings["unit"]}"', settings["unit"], [METRICS[metric]])
+            self._known(
+                f'column "{column}": unit "{settings["unit"]}"', settings["unit"], [METRICS[metric]]
+            )
         if not _positive(settings["margin"]):
             self._error(f'column "{column}": margin = {settings["margin"]}: must be a number > 0')
         if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+", str(protocol.get("workload"))):
@@ -196,19 +217,36 @@ class _Table:
         numbers: Any = cell if isinstance(cell, list) and len(cell) == 2 else (cell, None)
         value, spread = numbers
         if _positive(value) and (spread is None or _positive(spread)):
-            return {"value": float(value), "spread": None if spread is None else float(spread), "outcome": None}
+            return {
+                "value": float(value),
+                "spread": None if spread is None else float(spread),
+                "outcome": None,
+            }
         allowed = f"a number > 0, [number, spread], {FAILED} or {NOT_REACHED}"
         self._error(f'cell "{row}" / "{column}" = {cell}: must be {allowed}')
         return None
 
 
-def _keys(where: str, given: Any, needed: Collection[str], optional: Collection[str] = ()) -> list[str]:
+def _keys(
+    where: str, given: Any, needed: Collection[str], optional: Collection[str] = ()
+) -> list[str]:
     if not isinstance(given, dict):
         return [f"{where}: must be keys and values"]
     known = [*sorted(needed), *sorted(optional)]
-    unknown = [f'{where}: key "{key}": unknown.{nearest(str(key), known)}' for key in given if key not in known]
-    return unknown + [f'{where}: key "{key}" is missing' for key in sorted(needed) if key not in given]
+    unknown = [
+        f'{where}: key "{key}": unknown.{nearest(str(key), known)}'
+        for key in given
+        if key not in known
+    ]
+    return unknown + [
+        f'{where}: key "{key}" is missing' for key in sorted(needed) if key not in given
+    ]
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value > 0
+    )

@@ -57,7 +57,9 @@ class Published:
     orderings: Sequence[Ordering]
 
 
-def against(facts: Facts, groups: Sequence[Measured], workloads: Collection[str]) -> Published | None:
+def against(
+    facts: Facts, groups: Sequence[Measured], workloads: Collection[str]
+) -> Published | None:
     """Compare an artefact's measured results with its paper; None if the paper has no numbers.
 
     The claims about `workloads` are shown even if nothing was run.
@@ -67,7 +69,9 @@ def against(facts: Facts, groups: Sequence[Measured], workloads: Collection[str]
     if source is None or not claims:
         return None
     rows = compare(claims, groups)
-    shown = [row for row in rows if row.verdict != NOT_RUN or row.claim.protocol["workload"] in workloads]
+    shown = [
+        row for row in rows if row.verdict != NOT_RUN or row.claim.protocol["workload"] in workloads
+    ]
     return Published(source, facts.table, rows, shown, orderings(rows))
 
 
@@ -90,13 +94,19 @@ def _ordering(table: str, column: str, rows: Sequence[Comparison]) -> Ordering:
         tau = float(kendall(published, np.array([row.measured.mean for row in rows])))
         return Ordering(table, column, len(rows), tau)
     seeds = sorted({seed for row in rows for seed in row.values})
-    sample = np.array([[row.values.get(seed, math.nan) for seed in seeds] for row in rows])  # [arms, seeds]
-    content = hashlib.sha256(np.ascontiguousarray(np.column_stack([published, sample])).tobytes()).digest()
+    sample = np.array(
+        [[row.values.get(seed, math.nan) for seed in seeds] for row in rows]
+    )  # [arms, seeds]
+    content = hashlib.sha256(
+        np.ascontiguousarray(np.column_stack([published, sample])).tobytes()
+    ).digest()
     rng = np.random.default_rng(int.from_bytes(content[:8], "big"))
     drawn = sample[:, rng.integers(len(seeds), size=(DRAWS, len(seeds)))]  # [arms, draws, seeds]
     count = np.sum(~np.isnan(drawn), axis=2)
     means = np.where(count, np.nansum(drawn, axis=2) / np.maximum(count, 1), np.nan)
-    means = means[:, ~np.isnan(means).any(axis=0)]  # a draw that misses all of an arm's seeds has no order
+    means = means[
+        :, ~np.isnan(means).any(axis=0)
+    ]  # a draw that misses all of an arm's seeds has no order
     lo, hi = np.quantile(kendall(published, means.T), [ALPHA / 2, 1 - ALPHA / 2])
     tau = float(kendall(published, np.nanmean(sample, axis=1)))
     return Ordering(table, column, len(rows), tau, float(lo), float(hi))

@@ -35,8 +35,21 @@ RULE = (
 )
 _NOTHING = summarize([])
 # The seed, versions, and how the same arithmetic is carried out.
-_NO_PROTOCOL = ("settings", "hyperparameters", "numerics", "seed", "compile", "channels_last", "workers", "plugin")
-_NO_SETTINGS = ("target", "reference", "hardware")  # parts of a protocol that are no settings of a trial
+_NO_PROTOCOL = (
+    "settings",
+    "hyperparameters",
+    "numerics",
+    "seed",
+    "compile",
+    "channels_last",
+    "workers",
+    "plugin",
+)
+_NO_SETTINGS = (
+    "target",
+    "reference",
+    "hardware",
+)  # parts of a protocol that are no settings of a trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +117,26 @@ def configuration(claim: Claim) -> TrialConfig:
     Raises:
         HyperparameterError: The protocol cannot be run.
     """
-    protocol = {name: value for name, value in claim.protocol.items() if name not in (*_NO_SETTINGS, "workload")}
+    protocol = {
+        name: value
+        for name, value in claim.protocol.items()
+        if name not in (*_NO_SETTINGS, "workload")
+    }
     known = precond.defaults(claim.optimizer)
     overrides = {name: value for name, value in protocol.items() if name in known}
-    recipe = {name: protocol[name] for name in ("epochs", "batch_size", "schedule") if name in protocol}
-    return resolve(claim.protocol["workload"], claim.optimizer, overrides, recipe, faithful=claim.faithful)
+    recipe = {
+        name: protocol[name] for name in ("epochs", "batch_size", "schedule") if name in protocol
+    }
+    return resolve(
+        claim.protocol["workload"], claim.optimizer, overrides, recipe, faithful=claim.faithful
+    )
 
 
 def expected(claim: Claim) -> dict[str, Any]:
     """Return a claim's `configuration`, flat, with the parts of its protocol that are no settings of a trial."""
-    return flat(configuration(claim).to_dict()) | {n: v for n, v in claim.protocol.items() if n in _NO_SETTINGS}
+    return flat(configuration(claim).to_dict()) | {
+        n: v for n, v in claim.protocol.items() if n in _NO_SETTINGS
+    }
 
 
 def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Comparison]:
@@ -123,16 +146,26 @@ def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Compari
 
 def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
     subject = (claim.optimizer, claim.metric, claim.protocol["workload"])
-    same = [group for group in groups if (group.optimizer, group.metric, group.settings["workload"]) == subject]
+    same = [
+        group
+        for group in groups
+        if (group.optimizer, group.metric, group.settings["workload"]) == subject
+    ]
     if not same:
         return Comparison(claim=claim, verdict=NOT_RUN)
     published = expected(claim)
-    group, differing = min(((group, _differing(group, published)) for group in same), key=lambda pair: len(pair[1]))
+    group, differing = min(
+        ((group, _differing(group, published)) for group in same), key=lambda pair: len(pair[1])
+    )
     if not differing:
         return _judge(claim, group)
-    why = ", ".join(f"{name}={value}, published {published[name]}" for name, value in differing.items())
+    why = ", ".join(
+        f"{name}={value}, published {published[name]}" for name, value in differing.items()
+    )
     summary = _summary(claim, group)
-    return Comparison(claim=claim, verdict=OTHER_PROTOCOL, label=group.label, measured=summary, why=why)
+    return Comparison(
+        claim=claim, verdict=OTHER_PROTOCOL, label=group.label, measured=summary, why=why
+    )
 
 
 def _differing(group: Measured, published: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +183,9 @@ def _summary(claim: Claim, group: Measured) -> Summary:
     scale, median = UNITS[claim.unit], group.median
     if median is None:
         return summarize(scale * np.array(list(group.values.values())))
-    return Summary(len(group.values), scale * median.median, math.nan, scale * median.low, scale * median.high)
+    return Summary(
+        len(group.values), scale * median.median, math.nan, scale * median.low, scale * median.high
+    )
 
 
 def _judge(claim: Claim, group: Measured) -> Comparison:
@@ -163,7 +198,9 @@ def _judge(claim: Claim, group: Measured) -> Comparison:
     if claim.value is None:
         if ended < 2:
             return result(verdict=NOT_RUN, why="fewer than two seeds")
-        without, verb = (group.failures, "failed") if claim.outcome == FAILED else (lost, "missed the target")
+        without, verb = (
+            (group.failures, "failed") if claim.outcome == FAILED else (lost, "missed the target")
+        )
         outcome = REPRODUCED if without == ended else COMPATIBLE if without else DIFFERS
         return result(verdict=outcome, why=why or f"0 of {ended} {verb}")
     if len(group.values) < 2 and (ended or group.median is None):  # a cost has no seeds
@@ -171,7 +208,12 @@ def _judge(claim: Claim, group: Measured) -> Comparison:
     difference, error = summary.mean - claim.value, _standard_error(claim)
     disjoint = summary.ci_lo > claim.value + error or summary.ci_hi < claim.value - error
     verdict = REPRODUCED if _within(claim, group, summary) else DIFFERS if disjoint else COMPATIBLE
-    return result(verdict=verdict, difference=difference, pooled=difference / _pooled_sd(claim, summary), why=why)
+    return result(
+        verdict=verdict,
+        difference=difference,
+        pooled=difference / _pooled_sd(claim, summary),
+        why=why,
+    )
 
 
 def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
@@ -180,14 +222,18 @@ def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
     if group.median is None:
         values = UNITS[claim.unit] * np.array(list(group.values.values()))
         return bool(equivalence_p(values - claim.value, claim.margin) <= ALPHA)
-    return claim.value - claim.margin <= summary.ci_lo and summary.ci_hi <= claim.value + claim.margin
+    return (
+        claim.value - claim.margin <= summary.ci_lo and summary.ci_hi <= claim.value + claim.margin
+    )
 
 
 def _standard_error(claim: Claim) -> float:
     """Return that of the published mean; a spread of unknown kind is taken as one. 0 without a spread."""
     if claim.spread is None:
         return 0.0
-    return claim.spread / math.sqrt(claim.n) if claim.spread_kind == "sd" and claim.n else claim.spread
+    return (
+        claim.spread / math.sqrt(claim.n) if claim.spread_kind == "sd" and claim.n else claim.spread
+    )
 
 
 def _pooled_sd(claim: Claim, summary: Summary) -> float:
@@ -197,12 +243,17 @@ def _pooled_sd(claim: Claim, summary: Summary) -> float:
         return sd
     published = claim.spread * math.sqrt(claim.n) if claim.spread_kind == "se" else claim.spread
     freedom = (summary.n - 1) + (claim.n - 1)
-    return math.sqrt(((summary.n - 1) * summary.sd**2 + (claim.n - 1) * published**2) / freedom) or math.nan
+    return (
+        math.sqrt(((summary.n - 1) * summary.sd**2 + (claim.n - 1) * published**2) / freedom)
+        or math.nan
+    )
 
 
 def coverage(comparisons: Sequence[Comparison]) -> str:
     """Return `41 of 60 cells run; 30 reproduced, 9 compatible, 2 differs`."""
     counts = {verdict: sum(row.verdict == verdict for row in comparisons) for verdict in VERDICTS}
     ran = sum(counts[verdict] for verdict in (REPRODUCED, COMPATIBLE, DIFFERS))
-    rest = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count and verdict != NOT_RUN)
+    rest = ", ".join(
+        f"{count} {verdict}" for verdict, count in counts.items() if count and verdict != NOT_RUN
+    )
     return f"{ran} of {len(comparisons)} cells run" + (f"; {rest}" if rest else "")

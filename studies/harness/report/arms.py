@@ -17,7 +17,8 @@ from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import ALPHA
 
 UNCORRECTED = (
-    "The intervals are not corrected; a dash: all differences are equal, so that there is nothing to test with."
+    "The intervals are not corrected; a dash: all differences are equal, "
+    "so that there is nothing to test with."
 )
 HOLM = "paired by seed, Holm over all pairs at 5%"
 Arm = Mapping[Any, Any]  # a row of `Evidence.arms`
@@ -26,7 +27,15 @@ Arm = Mapping[Any, Any]  # a row of `Evidence.arms`
 def table(evidence: Evidence, name: str, title: str) -> Table:
     """Return the table of a report, with a LaTeX label and a title."""
     show = unit(evidence.metric)
-    header = ["arm", "n", show.mean, "sd", "95% t-interval", "best epoch on test", "s/epoch (co-located)"]
+    header = [
+        "arm",
+        "n",
+        show.mean,
+        "sd",
+        "95% t-interval",
+        "best epoch on test",
+        "s/epoch (co-located)",
+    ]
     rows = [_row(arm, show) for arm in evidence.arms.to_dict("records")]
     return Table(
         name,
@@ -41,7 +50,11 @@ def table(evidence: Evidence, name: str, title: str) -> Table:
 def caption(evidence: Evidence) -> Text:
     """Return the small print below the table."""
     sizes = list(evidence.arms["n"])
-    n = f"n = {sizes[0]}" if min(sizes) == max(sizes) else f"n between {min(sizes)} and {max(sizes)}"
+    n = (
+        f"n = {sizes[0]}"
+        if min(sizes) == max(sizes)
+        else f"n between {min(sizes)} and {max(sizes)}"
+    )
     percent = " in percent" if unit(evidence.metric).scale == 100 else ""
     sentences = [
         f"Last-epoch {words(evidence.metric)}{percent}: mean and sample standard deviation over seeds ({n} completed "
@@ -73,9 +86,13 @@ def power(evidence: Evidence) -> str:
 def best(evidence: Evidence) -> list[Text]:
     """Return a sentence with the bold arms; nothing if arms with lost trials, which never are, beat the others."""
     if max(evidence.arms["n"]) < 2:
-        return [Text("Fewer than two completed seeds: no arm can be told from another.", found=True)]
+        return [
+            Text("Fewer than two completed seeds: no arm can be told from another.", found=True)
+        ]
     if names := list(evidence.arms.loc[evidence.arms["bold"], "arm"]):
-        return [Text(f"Better than some arm and worse than none: {few(names)} ({HOLM}).", found=True)]
+        return [
+            Text(f"Better than some arm and worse than none: {few(names)} ({HOLM}).", found=True)
+        ]
     return [] if evidence.lost else [Text(f"No arm is told from another ({HOLM}).", found=True)]
 
 
@@ -83,7 +100,9 @@ def listing(evidence: Evidence, title: str) -> Listing:
     """Return the table for a terminal."""
     show = unit(evidence.metric)
     header = ["arm", "n", show.mean, "sd", "95% t-interval", "best"]
-    rows = [[*_row(arm, show)[:5], show.show(arm[BEST])] for arm in evidence.arms.to_dict("records")]
+    rows = [
+        [*_row(arm, show)[:5], show.show(arm[BEST])] for arm in evidence.arms.to_dict("records")
+    ]
     header, rows = _with_notes(evidence, header, rows)
     return Listing(
         title=title,
@@ -106,7 +125,9 @@ def files(evidence: Evidence) -> dict[str, str]:
 
 def record(evidence: Evidence, name: str) -> str:
     """Return the table as one line of JSON: the study's name, and a record for each arm."""
-    return json.dumps({"study": name, "arms": json.loads(evidence.arms.to_json(orient="records") or "[]")})
+    return json.dumps(
+        {"study": name, "arms": json.loads(evidence.arms.to_json(orient="records") or "[]")}
+    )
 
 
 def _bold(evidence: Evidence) -> set[tuple[int, int]]:
@@ -116,19 +137,38 @@ def _bold(evidence: Evidence) -> set[tuple[int, int]]:
 def _row(arm: Arm, show: Unit) -> list[str]:
     """Return arm, n, mean, sd, interval, best epoch with its optimism, seconds; a dash for what is not known."""
     optimism = arm[BEST] - arm["mean"]
-    best = "-" if math.isnan(optimism) else f"{show.show(arm[BEST])} ({show.show(optimism, signed=True)})"
+    best = (
+        "-"
+        if math.isnan(optimism)
+        else f"{show.show(arm[BEST])} ({show.show(optimism, signed=True)})"
+    )
     seconds = "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.2f}"
     interval = show.interval(arm["ci_lo"], arm["ci_hi"])
-    return [arm["arm"], str(arm["n"]), show.show(arm["mean"]), show.show(arm["sd"]), interval, best, seconds]
+    return [
+        arm["arm"],
+        str(arm["n"]),
+        show.show(arm["mean"]),
+        show.show(arm["sd"]),
+        interval,
+        best,
+        seconds,
+    ]
 
 
-def _with_notes(evidence: Evidence, header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+def _with_notes(
+    evidence: Evidence, header: list[str], rows: list[list[str]]
+) -> tuple[list[str], list[list[str]]]:
     """Return a table with a column of the planned trials that are not in each arm's mean: `1 of 5 diverged`."""
     arms = evidence.arms.to_dict("records")
-    parts = [[f"{arm[status]} of {arm['planned']} {status}" for status in UNFINISHED if arm[status]] for arm in arms]
+    parts = [
+        [f"{arm[status]} of {arm['planned']} {status}" for status in UNFINISHED if arm[status]]
+        for arm in arms
+    ]
     if not any(parts):
         return header, rows
-    return [*header, "not completed"], [[*row, ", ".join(part)] for row, part in zip(rows, parts, strict=True)]
+    return [*header, "not completed"], [
+        [*row, ", ".join(part)] for row, part in zip(rows, parts, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------------- differences
@@ -149,7 +189,10 @@ def _to_references(evidence: Evidence) -> list[Block]:
         f"{evidence.references.tests} pairs of arms with two common seeds. {UNCORRECTED}"
     )
     finding = Text(_finding(rows, title, evidence.metric), found=True)
-    return [*_blocks("differences", f"Differences to {title}", evidence.metric, rows, note), finding]
+    return [
+        *_blocks("differences", f"Differences to {title}", evidence.metric, rows, note),
+        finding,
+    ]
 
 
 def _finding(rows: Sequence[Pair], title: str, metric: str) -> str:
@@ -157,7 +200,9 @@ def _finding(rows: Sequence[Pair], title: str, metric: str) -> str:
     kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told from": []}
     for row in rows:
         order = "better than" if (row.difference > 0) == higher_is_better(metric) else "worse than"
-        kinds[order if row.p_holm <= ALPHA else "not told from"].append(row.arm)  # nan is not significant
+        kinds[order if row.p_holm <= ALPHA else "not told from"].append(
+            row.arm
+        )  # nan is not significant
     text = "; ".join(f"{kind} {title}: {few(arms)}" for kind, arms in kinds.items() if arms)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -170,16 +215,32 @@ def _to_centres(evidence: Evidence) -> list[Block]:
         f"both completed: paired t test, p-values by Holm over the {evidence.centres.tests} differences of this table. "
         f"{UNCORRECTED}"
     )
-    return _blocks("centres", "Differences to the recipe's values", evidence.metric, evidence.centres.pairs, note)
+    return _blocks(
+        "centres",
+        "Differences to the recipe's values",
+        evidence.metric,
+        evidence.centres.pairs,
+        note,
+    )
 
 
 def _blocks(name: str, title: str, metric: str, rows: Sequence[Pair], note: str) -> list[Block]:
     show = unit(metric)
-    header = ["arm", "common seeds", f"difference ({show.difference})", "95% t-interval", "p (Holm)"]
+    header = [
+        "arm",
+        "common seeds",
+        f"difference ({show.difference})",
+        "95% t-interval",
+        "p (Holm)",
+    ]
     cells = []
     for row in rows:
         interval = show.interval(row.ci_lo, row.ci_hi, signed=True)
         difference = show.show(row.difference, signed=True)
         cells.append([row.arm, str(row.n), difference, interval, probability(row.p_holm)])
     caption = f"{title} in {show.difference}, paired by seed."
-    return [Heading(title), Table(name=name, header=header, rows=cells, caption=caption), Text(note, note=True)]
+    return [
+        Heading(title),
+        Table(name=name, header=header, rows=cells, caption=caption),
+        Text(note, note=True),
+    ]

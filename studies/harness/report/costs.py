@@ -14,10 +14,19 @@ def blocks(costs: Costs) -> list[Block]:
     """Return every arm's seconds per epoch, and the commands for those that were measured nowhere."""
     tables: list[Block] = []
     for number, (machine, arms) in enumerate(costs.machines.items()):
-        cells = {name: [shown(c.epoch, 2), shown(c.ratio, 3)] if c else [NOT_MEASURED, "-"] for name, c in arms.items()}
-        rows, header = [[name, *row] for name, row in cells.items()], ["arm", "s/epoch", "step / SGD's"]
+        cells = {
+            name: [shown(c.epoch, 2), shown(c.ratio, 3)] if c else [NOT_MEASURED, "-"]
+            for name, c in arms.items()
+        }
+        rows, header = (
+            [[name, *row] for name, row in cells.items()],
+            ["arm", "s/epoch", "step / SGD's"],
+        )
         caption = f"Seconds per epoch on {machine}."
-        tables += [Text(machine, label="Hardware"), Table(f"seconds-{number}", header, rows, caption=caption)]
+        tables += [
+            Text(machine, label="Hardware"),
+            Table(f"seconds-{number}", header, rows, caption=caption),
+        ]
     return [Heading("Seconds per epoch"), *tables, Text(HOW, note=True), *missing(costs.unmeasured)]
 
 

@@ -99,7 +99,10 @@ class Table:
         return [self._cells(number, row) for number, row in enumerate(self.rows)]
 
     def _cells(self, row: int, texts: Sequence[str]) -> list[Cell]:
-        return [Cell(text, i in self.text, i in self.muted, (row, i) in self.bold) for i, text in enumerate(texts)]
+        return [
+            Cell(text, i in self.text, i in self.muted, (row, i) in self.bold)
+            for i, text in enumerate(texts)
+        ]
 
 
 Block = Text | Heading | Picture | Table
@@ -112,7 +115,11 @@ def findings(blocks: Sequence[Block]) -> list[str]:
 
 
 def write(
-    folder: Path, title: str, blocks: Sequence[Block], drawn: Sequence[Path], files: Mapping[str, str]
+    folder: Path,
+    title: str,
+    blocks: Sequence[Block],
+    drawn: Sequence[Path],
+    files: Mapping[str, str],
 ) -> list[Path]:
     """Write a report as Markdown, HTML and LaTeX, and the content of further `files`; return all files with `drawn`.
 
@@ -121,7 +128,10 @@ def write(
     """
     pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
     names = ("report.md", "report.html", "report.tex")
-    reports = {name: _template(name).render(title=title, blocks=blocks, pictures=pictures) for name in names}
+    reports = {
+        name: _template(name).render(title=title, blocks=blocks, pictures=pictures)
+        for name in names
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {**reports, **files}.items():
         write_atomically(folder / name, content.encode())
@@ -149,9 +159,13 @@ def _template(name: str) -> jinja2.Template:
         "tex": tex,
         "base64": lambda data: base64.b64encode(data).decode(),
         "quoted": lambda text: Markup(html.escape(text)),
-        "inline": lambda text: Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text, quote=False))),
+        "inline": lambda text: Markup(
+            re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text, quote=False))
+        ),
     }
-    if name.endswith(".tex"):  # Jinja2's default delimiters consist of LaTeX's braces and percent signs.
+    if name.endswith(
+        ".tex"
+    ):  # Jinja2's default delimiters consist of LaTeX's braces and percent signs.
         environment.block_start_string, environment.block_end_string = "<%", "%>"
         environment.variable_start_string, environment.variable_end_string = "<<", ">>"
     return environment.get_template(name)

@@ -10,7 +10,14 @@ import pandas as pd
 
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.ledger import series
-from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, LevelVerdict, are_numbers, sorted_levels
+from studies.harness.evidence.levels import (
+    EDGE,
+    FLAT,
+    INSIDE,
+    LevelVerdict,
+    are_numbers,
+    sorted_levels,
+)
 from studies.harness.evidence.metrics import number
 from studies.harness.evidence.status import LOST, UNFINISHED
 from studies.harness.published.papers import Claim
@@ -40,8 +47,14 @@ def _level(verdict: LevelVerdict) -> str:
     lost = f" Ended without a result: {', '.join(verdict.lost)}." if verdict.lost else ""
     levels, grid = verdict.levels, ""
     if len(levels) > 1:
-        grid = f" {levels[0]} to {levels[-1]}" if are_numbers(levels) else f" {', '.join(map(str, levels))}"
-    return f"`{verdict.optimizer}`{kind} {verdict.factor}{grid}{setting}: {_judgement(verdict)}{lost}"
+        grid = (
+            f" {levels[0]} to {levels[-1]}"
+            if are_numbers(levels)
+            else f" {', '.join(map(str, levels))}"
+        )
+    return (
+        f"`{verdict.optimizer}`{kind} {verdict.factor}{grid}{setting}: {_judgement(verdict)}{lost}"
+    )
 
 
 def _judgement(verdict: LevelVerdict) -> str:
@@ -83,7 +96,12 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
     cells = [[name, *(row.get(level, "") for level in columns)] for name, row in rows.items()]
     note = "Completed of planned trials, and what became of the others. A level at which training diverges is a result."
     title = f"Stability over {factor.replace('_', ' ')}" if factor else "Stability"
-    table = Table(name="stability", header=header, rows=cells, caption=f"{title}: completed of planned trials.")
+    table = Table(
+        name="stability",
+        header=header,
+        rows=cells,
+        caption=f"{title}: completed of planned trials.",
+    )
     lost = ", ".join(f"{count} {status}" for status, count in evidence.lost.items())
     finding = f"{lost} of {len(evidence.trials)} trials: they are counted, and enter no mean."
     return [Heading(title), Text(finding, found=True), table, Text(note, note=True)]
@@ -104,16 +122,23 @@ def published(published: Published | None) -> list[Block]:
     if published is None:
         return []
     name, rows = published.paper.name, published.comparisons
-    blocks: list[Block] = [Text(f"Of {name}'s {published.table}, {coverage(rows)}.", label="Coverage", found=True)]
+    blocks: list[Block] = [
+        Text(f"Of {name}'s {published.table}, {coverage(rows)}.", label="Coverage", found=True)
+    ]
     orders = [ordering for ordering in published.orderings if not math.isnan(ordering.tau)]
     blocks += [Text(_order(ordering), label="Order", found=True) for ordering in orders]
     if published.shown:
-        notes = [published.paper.notes[table][:1] for table in dict.fromkeys(row.claim.table for row in rows)]
+        notes = [
+            published.paper.notes[table][:1]
+            for table in dict.fromkeys(row.claim.table for row in rows)
+        ]
         header = ["row", "column", "published", "measured", "difference", "in SDs", "verdict"]
         cells = [_comparison(row) for row in published.shown]
         caption = f"{name}, {published.table}: published and measured."
         blocks.append(Table("published", header, cells, text=(0, 1, 6), caption=caption))
-        blocks.append(Text(" ".join([RULE, *(note for first in notes for note in first)]), note=True))
+        blocks.append(
+            Text(" ".join([RULE, *(note for first in notes for note in first)]), note=True)
+        )
     return [Heading(f"Published by {name}"), *blocks]
 
 
@@ -130,7 +155,14 @@ def _comparison(row: Comparison) -> list[str]:
     if not math.isnan(summary.ci_lo):
         mean += f" [{_number(summary.ci_lo, claim)}, {_number(summary.ci_hi, claim)}]"
     differences = [number(value, "+.2f") for value in (row.difference, row.pooled)]
-    return [claim.row, f"{claim.table}: {claim.column}", _claim(claim), mean, *differences, row.verdict + why]
+    return [
+        claim.row,
+        f"{claim.table}: {claim.column}",
+        _claim(claim),
+        mean,
+        *differences,
+        row.verdict + why,
+    ]
 
 
 def _claim(claim: Claim) -> str:
@@ -139,7 +171,12 @@ def _claim(claim: Claim) -> str:
         return str(claim.outcome)
     spread = f" ± {claim.spread:.2f}" if claim.spread else ""
     runs = f" (n = {claim.n})" if claim.n else ""
-    return _number(claim.value, claim) + spread + runs + (" %" if claim.unit == "percent" else f" {claim.unit}")
+    return (
+        _number(claim.value, claim)
+        + spread
+        + runs
+        + (" %" if claim.unit == "percent" else f" {claim.unit}")
+    )
 
 
 def _number(value: float, claim: Claim) -> str:
@@ -150,7 +187,19 @@ def published_files(published: Published | None) -> dict[str, str]:
     """Return `published.csv`: every comparison at full precision; nothing without published numbers."""
     if published is None:
         return {}
-    names = ("table", "row", "column", "metric", "unit", "value", "outcome", "spread", "n", "spread_kind", "margin")
+    names = (
+        "table",
+        "row",
+        "column",
+        "metric",
+        "unit",
+        "value",
+        "outcome",
+        "spread",
+        "n",
+        "spread_kind",
+        "margin",
+    )
     records = []
     for row in published.comparisons:
         claim = {name: getattr(row.claim, name) for name in names}

@@ -39,14 +39,23 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
     if not higher:
         scored = scored[::-1]
     rank = np.arange(1, total + 1)
-    weights = np.full(total, 1 / total) if total else np.empty(0)  # of the i-th worst; failures lead
+    weights = (
+        np.full(total, 1 / total) if total else np.empty(0)
+    )  # of the i-th worst; failures lead
     rows = []
     for k in range(1, total + 1):
         none, chances = float(weights[:failed].sum()), weights[failed:]
         if chances.any():
             share = chances / chances.sum()
-            lo, median, hi = (_quantile(scored, share, q) for q in ((1 - BAND) / 2, 0.5, (1 + BAND) / 2))
-            spread = (float(share @ scored), min(lo, hi), median, max(lo, hi))  # the order is from worst to best
+            lo, median, hi = (
+                _quantile(scored, share, q) for q in ((1 - BAND) / 2, 0.5, (1 + BAND) / 2)
+            )
+            spread = (
+                float(share @ scored),
+                min(lo, hi),
+                median,
+                max(lo, hi),
+            )  # the order is from worst to best
         else:
             spread = (math.nan,) * 4
         rows.append((k, *spread, none))
@@ -89,7 +98,9 @@ class Shrinkage:
 def shrinkage(score: float, fresh: Sequence[float]) -> Shrinkage:
     """Return how much of a tuning score is gone on fresh seeds."""
     summary = summarize(fresh)
-    return Shrinkage(score, summary, score - summary.mean, score - summary.ci_hi, score - summary.ci_lo)
+    return Shrinkage(
+        score, summary, score - summary.mean, score - summary.ci_hi, score - summary.ci_lo
+    )
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:

@@ -15,7 +15,9 @@ from studies.harness.statistics.intervals import CONFIDENCE
 ALPHA = 1 - CONFIDENCE
 POWER = 0.80
 SAME = 0.003  # accuracies closer than 0.3 points are called equal
-ROUNDING = 1e-12  # a spread below this part of the values is rounding, and nothing can be tested with it
+ROUNDING = (
+    1e-12  # a spread below this part of the values is rounding, and nothing can be tested with it
+)
 
 
 def paired_p(differences: np.ndarray) -> np.ndarray:
@@ -25,7 +27,9 @@ def paired_p(differences: np.ndarray) -> np.ndarray:
     """
     n, mean, sd = moments(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(sd > 0, 2 * stats.t.sf(np.abs(mean) * np.sqrt(n) / sd, np.maximum(n - 1, 1)), np.nan)
+        return np.where(
+            sd > 0, 2 * stats.t.sf(np.abs(mean) * np.sqrt(n) / sd, np.maximum(n - 1, 1)), np.nan
+        )
 
 
 def equivalence_p(differences: np.ndarray, margin: float) -> np.ndarray:
@@ -45,7 +49,9 @@ def holm(p: np.ndarray) -> np.ndarray:
     tests = np.sum(~np.isnan(p), axis=-1, keepdims=True)
     scaled = np.take_along_axis(p, order, axis=-1) * (tests - np.arange(p.shape[-1]))
     adjusted = np.empty_like(scaled)
-    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(scaled, axis=-1), 1.0), axis=-1)
+    np.put_along_axis(
+        adjusted, order, np.minimum(np.maximum.accumulate(scaled, axis=-1), 1.0), axis=-1
+    )
     return adjusted
 
 
@@ -79,7 +85,9 @@ def smallest_effect(df: int) -> float:
     spread = np.sqrt(stats.chi2.ppf((np.arange(10_000) + 0.5) / 10_000, df) / df)
 
     def shortfall(noncentrality: float) -> float:
-        beyond = stats.norm.sf(critical * spread - noncentrality) + stats.norm.cdf(-critical * spread - noncentrality)
+        beyond = stats.norm.sf(critical * spread - noncentrality) + stats.norm.cdf(
+            -critical * spread - noncentrality
+        )
         return float(beyond.mean()) - POWER
 
     return float(optimize.brentq(shortfall, 0.1, 10 * critical))  # type: ignore[arg-type]

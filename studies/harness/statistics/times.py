@@ -22,7 +22,9 @@ RULE = (
 )
 
 
-def hit(curve: Sequence[float], target: float, higher: bool = True, interpolate: bool = True) -> float:
+def hit(
+    curve: Sequence[float], target: float, higher: bool = True, interpolate: bool = True
+) -> float:
     """Return the epoch at which a curve reaches a target, or nan.
 
     Args:
@@ -67,25 +69,37 @@ def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarge
     hits = int(np.sum(observed))
     if not hits:
         return TimeToTarget(0, len(times), math.nan, math.nan, math.nan)
-    censored = stats.CensoredData.right_censored(np.asarray(times, float), ~np.asarray(observed, bool))
+    censored = stats.CensoredData.right_censored(
+        np.asarray(times, float), ~np.asarray(observed, bool)
+    )
     survival = stats.ecdf(censored).sf
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # "undefined at some observations": the result is nan there
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # "undefined at some observations": the result is nan there
         interval = survival.confidence_interval(CONFIDENCE, method="log-log")
     curves = survival.probabilities, interval.low.probabilities, interval.high.probabilities
     return TimeToTarget(hits, len(times), *(_first(survival.quantiles, curve) for curve in curves))
 
 
-def hits(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False) -> dict[int, float]:
+def hits(
+    runs: Mapping[int, Sequence[float]], target: float, whole: bool = False
+) -> dict[int, float]:
     """Return the epoch of each seed's hit, nan if there is none; papers count `whole` epochs."""
     return {seed: hit(curve, target, interpolate=not whole) for seed, curve in runs.items()}
 
 
-def time_to_target(runs: Mapping[int, Sequence[float]], target: float, whole: bool = False) -> TimeToTarget:
+def time_to_target(
+    runs: Mapping[int, Sequence[float]], target: float, whole: bool = False
+) -> TimeToTarget:
     """Return the time to a target, in epochs, of an arm's curves by seed, of which larger values are better."""
     epochs = np.array(list(hits(runs, target, whole).values()), dtype=float)
-    cap = max(map(len, runs.values()), default=0)  # a run that diverged can never hit: it counts until the others end
-    return median_time(np.where(np.isnan(epochs), cap, epochs).tolist(), (~np.isnan(epochs)).tolist())
+    cap = max(
+        map(len, runs.values()), default=0
+    )  # a run that diverged can never hit: it counts until the others end
+    return median_time(
+        np.where(np.isnan(epochs), cap, epochs).tolist(), (~np.isnan(epochs)).tolist()
+    )
 
 
 def _first(times: np.ndarray, survival: np.ndarray) -> float:

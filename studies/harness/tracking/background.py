@@ -15,7 +15,10 @@ from studies.harness.design.options import Options
 from studies.harness.design.result import Report
 from studies.harness.tracking.view import MARK, View
 
-INTERVAL_S, PATIENCE_S = 5.0, 30.0  # between two updates; for the update under way when a command ends
+INTERVAL_S, PATIENCE_S = (
+    5.0,
+    30.0,
+)  # between two updates; for the update under way when a command ends
 QUERY = "SELECT 1 FROM tags JOIN runs USING (run_uuid) WHERE key = ? AND value = ? AND lifecycle_stage = 'active'"
 
 
@@ -58,7 +61,9 @@ class Tracking:
         while not self._stopped.is_set():
             start = time.thread_time()
             try:
-                from studies.harness.tracking import client  # noqa: F401  (the main thread need not wait for mlflow)
+                from studies.harness.tracking import (
+                    client,  # noqa: F401  (the main thread need not wait for mlflow)
+                )
 
                 for view in self._views:
                     if not self._stopped.is_set():

@@ -57,15 +57,27 @@ class Experiment:
             self.client.set_experiment_tag(self.id, name, value)
 
     def log(
-        self, run: Run, metrics: list[Metric], params: Mapping[str, Any] | None = None, tags: Mapping[str, str] = {}
+        self,
+        run: Run,
+        metrics: list[Metric],
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] = {},
     ) -> None:
         """Send metrics, and those parameters and tags that the run lacks.
 
         The tags are sent last, and with them the number of epochs sent. If the process is killed before, the same
         points are sent again; mlflow drops them, because key, value, step and timestamp are all equal.
         """
-        new_params = [Param(name, str(value)) for name, value in (params or {}).items() if name not in run.data.params]
-        new_tags = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name, "") != value]
+        new_params = [
+            Param(name, str(value))
+            for name, value in (params or {}).items()
+            if name not in run.data.params
+        ]
+        new_tags = [
+            RunTag(name, value)
+            for name, value in tags.items()
+            if run.data.tags.get(name, "") != value
+        ]
         while len(metrics) > BATCH:
             self.client.log_batch(run.info.run_id, metrics[:BATCH])
             metrics = metrics[BATCH:]
@@ -127,7 +139,9 @@ def all_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
 def points(values: Mapping[str, float], time_s: float | None = None, step: int = 0) -> list[Metric]:
     """Return the finite values as metrics at a Unix time, or now: mlflow would store infinity as 1.8e308."""
     time_ms = int(1000 * (time.time() if time_s is None else time_s))
-    return [Metric(name, value, time_ms, step) for name, value in values.items() if math.isfinite(value)]
+    return [
+        Metric(name, value, time_ms, step) for name, value in values.items() if math.isfinite(value)
+    ]
 
 
 def fingerprint(paths: Sequence[Path]) -> str:

@@ -13,7 +13,9 @@ from typing import Any
 from studies.harness.design.arms import Trial
 from studies.harness.design.facts import Facts
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI would take it for a chat application
+KIND = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # the UI would take it for a chat application
 SECTION = "configurations"
 SYMBOLS = {
     "lr": "eta",
@@ -41,9 +43,16 @@ def description(facts: Facts, trials: Sequence[Trial]) -> str:
     """Return the note of a study's parent run, in Markdown."""
     names = dict.fromkeys(name for trial in trials for name in trial.config.hyperparameters)
     symbols = [f"- `{name}`: {SYMBOLS[name]}" for name in names if name in SYMBOLS]
-    texts = {"Artefact": facts.citation, "Claim": facts.claim, "Falsifier": facts.falsifier, "How to read it": READING}
+    texts = {
+        "Artefact": facts.citation,
+        "Claim": facts.claim,
+        "Falsifier": facts.falsifier,
+        "How to read it": READING,
+    }
     paragraphs = [f"**{facts.title}**", *(f"**{name}.** {text}" for name, text in texts.items())]
-    return "\n\n".join([*paragraphs, "\n".join(["**Parameters** and the papers' symbols", "", *symbols])])
+    return "\n\n".join(
+        [*paragraphs, "\n".join(["**Parameters** and the papers' symbols", "", *symbols])]
+    )
 
 
 def key(workload: str) -> str:
@@ -78,5 +87,10 @@ def tags(workload: str, metric: str, trials: Sequence[Trial]) -> dict[str, str]:
 
 
 def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:
-    common = {"deleted": False, "isGenerated": False, "metricSectionId": SECTION, "runsCountToCompare": 100}
+    common = {
+        "deleted": False,
+        "isGenerated": False,
+        "metricSectionId": SECTION,
+        "runsCountToCompare": 100,
+    }
     return {"type": kind, "uuid": name, **common, **settings}

@@ -29,7 +29,11 @@ from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
 
 PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
-SHOWN = ("train/", "test/", "val/")  # metrics that are averaged over seeds; the others describe one machine
+SHOWN = (
+    "train/",
+    "test/",
+    "val/",
+)  # metrics that are averaged over seeds; the others describe one machine
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ class SeedGroup:
         for name in (name for name in rows.columns if name.startswith(SHOWN)):
             if len(values := rows[name].dropna().astype(float)):
                 spread = vars(summarize(values))
-                metrics |= {f"{part}/{name}": spread[part] for part in ("mean", "sd", "ci_lo", "ci_hi")}
+                metrics |= {
+                    f"{part}/{name}": spread[part] for part in ("mean", "sd", "ci_lo", "ci_hi")
+                }
         return {**metrics, "n": float(len(rows))}
 
     def curve(self, root: Path) -> pd.DataFrame:
@@ -80,7 +86,10 @@ class SeedGroup:
                 for name, value in line["metrics"].items():
                     if name.startswith(SHOWN):
                         epochs.setdefault((line["epoch"], name), []).append(value)
-        rows = [{"epoch": e, "metric": name, **vars(summarize(v))} for (e, name), v in sorted(epochs.items())]
+        rows = [
+            {"epoch": e, "metric": name, **vars(summarize(v))}
+            for (e, name), v in sorted(epochs.items())
+        ]
         return pd.DataFrame(rows, columns=["epoch", "metric", "n", "mean", "sd", "ci_lo", "ci_hi"])
 
 
@@ -107,8 +116,13 @@ class Sender:
         self.common = {**view.tags, "dataset": dataset, "model": model}
         self.experiment = Experiment(uri, view.experiment, self.root)
         self.experiment.set_tags(page.tags(view.workload, metric, self.trials))
-        runs = all_runs(self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'")
-        self.runs = {run.data.tags.get("trial_key") or run.data.tags.get("group_key", ""): run for run in runs}
+        runs = all_runs(
+            self.experiment.client, self.experiment.id, f"tags.workload = '{view.workload}'"
+        )
+        self.runs = {
+            run.data.tags.get("trial_key") or run.data.tags.get("group_key", ""): run
+            for run in runs
+        }
         self._centres: dict[str, bool] = {}
 
     def send(self, stopped: Collection[str], report: Report | None, mark: str) -> int:
@@ -116,7 +130,11 @@ class Sender:
         frame = ledger.frame(self.trials, self.root)
         statuses = list(frame["status"])
         facts, workload = self.view.facts, self.view.workload
-        tags = {**self.common, "kind": "study", "mlflow.note.content": page.description(facts, self.trials)}
+        tags = {
+            **self.common,
+            "kind": "study",
+            "mlflow.note.content": page.description(facts, self.trials),
+        }
         parent = self._run("", f"{facts.name} {workload}", tags)
         with self.experiment.marked(parent, mark):
             sent = sum(self._send_trial(trial, parent.info.run_id) for trial in self.trials)
@@ -124,25 +142,41 @@ class Sender:
             for key, seeds in seed_groups(self.trials, frame).items():
                 self._send_group(key, seeds, parent.info.run_id)
             counts = {f"trials/{status}": float(statuses.count(status)) for status in STATUSES}
-            results = {re.sub(r"[^A-Za-z0-9_./:-]", ".", k): v for k, v in (report.metrics if report else {}).items()}
+            results = {
+                re.sub(r"[^A-Za-z0-9_./:-]", ".", k): v
+                for k, v in (report.metrics if report else {}).items()
+            }
             summary = {"trials/planned": float(len(frame)), **counts, **results}.items()
-            new = points({name: value for name, value in summary if parent.data.metrics.get(name) != value})
+            new = points(
+                {name: value for name, value in summary if parent.data.metrics.get(name) != value}
+            )
             self.experiment.log(parent, new, tags=tags)
             done = not {IN_FLIGHT, NOT_RUN} & set(statuses)
             self.experiment.set_status(parent, "FINISHED" if done else "RUNNING", time.time())
-            if report and report.files and parent.data.tags.get("artifacts") != fingerprint(report.files):
+            if (
+                report
+                and report.files
+                and parent.data.tags.get("artifacts") != fingerprint(report.files)
+            ):
                 self.experiment.log_files(parent, report.files)
         return sent
 
-    def _run(self, key: str, name: str, tags: Mapping[str, str], start_s: float | None = None) -> Run:
+    def _run(
+        self, key: str, name: str, tags: Mapping[str, str], start_s: float | None = None
+    ) -> Run:
         if key not in self.runs:
-            start_ms, client = None if start_s is None else int(1000 * start_s), self.experiment.client
+            start_ms, client = (
+                None if start_s is None else int(1000 * start_s),
+                self.experiment.client,
+            )
             self.runs[key] = client.create_run(self.experiment.id, start_ms, dict(tags), name)
         return self.runs[key]
 
     def _send_trial(self, trial: Trial, parent_id: str) -> int:
         folder = trial_folder(self.root, trial.config.trial_key)
-        status = read_status(folder)  # before the epochs: a trial that reads as completed then has all of them
+        status = read_status(
+            folder
+        )  # before the epochs: a trial that reads as completed then has all of them
         attempts, lines = read_lines(folder / "attempts.jsonl"), read_lines(folder / "epochs.jsonl")
         if not attempts:  # no worker has begun
             return 0
@@ -150,9 +184,19 @@ class Sender:
         label = f"{trial.arm.label} s{trial.config.seed}"
         run = self._run(trial.config.trial_key, label, tags, attempts[0]["time"])
         new = lines[int(run.data.tags.get("epochs_sent", 0)) :]
-        metrics = [point for line in new for point in points(line["metrics"], line["time"], line["epoch"])]
-        self.experiment.log(run, metrics, _params(trial), tags | ({"epochs_sent": str(len(lines))} if new else {}))
-        ended = "RUNNING" if status is None else "FINISHED" if status["status"] == COMPLETED else "FAILED"
+        metrics = [
+            point for line in new for point in points(line["metrics"], line["time"], line["epoch"])
+        ]
+        self.experiment.log(
+            run, metrics, _params(trial), tags | ({"epochs_sent": str(len(lines))} if new else {})
+        )
+        ended = (
+            "RUNNING"
+            if status is None
+            else "FINISHED"
+            if status["status"] == COMPLETED
+            else "FAILED"
+        )
         self.experiment.set_status(run, ended, status["time"] if status else 0)
         return len(new)
 
@@ -166,7 +210,11 @@ class Sender:
 
     def _send_group(self, key: str, seeds: SeedGroup, parent_id: str) -> None:
         """Send the means over seeds if a trial of the group has ended, and the curve if all trials have ended."""
-        tags = self._arm_tags(seeds.first) | {"kind": "group", "group_key": key, "status": seeds.statuses}
+        tags = self._arm_tags(seeds.first) | {
+            "kind": "group",
+            "group_key": key,
+            "status": seeds.statuses,
+        }
         run = self._run(key, seeds.first.arm.label, tags | {PARENT: parent_id}, time.time())
         shown = [name for name in seeds.rows.columns if name.startswith(SHOWN)]
         table = seeds.rows.loc[:, ["seed", "status", "trial_key", *shown]].to_csv(index=False)
@@ -178,7 +226,11 @@ class Sender:
                 curve = seeds.curve(self.root)
                 client.log_text(run.info.run_id, curve.to_csv(index=False), "curve.csv")
                 means = zip(curve["metric"], curve["mean"], curve["epoch"], strict=True)
-                metrics += [point for name, mean, epoch in means for point in points({name: mean}, step=int(epoch))]
+                metrics += [
+                    point
+                    for name, mean, epoch in means
+                    for point in points({name: mean}, step=int(epoch))
+                ]
             params = {name: value for name, value in _params(seeds.first).items() if name != "seed"}
             self.experiment.log(run, metrics, params, tags | {"seeds_sent": sent})
         self.experiment.set_status(run, "FINISHED" if seeds.done else "RUNNING", time.time())
@@ -195,7 +247,9 @@ class Sender:
             "is_centre": str(self._centres[key]),
         }
 
-    def _trial_tags(self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]) -> dict[str, str]:
+    def _trial_tags(
+        self, trial: Trial, status: Mapping[str, Any] | None, attempt: Mapping[str, Any]
+    ) -> dict[str, str]:
         return {
             **self._arm_tags(trial),
             "kind": "trial",
@@ -211,4 +265,8 @@ class Sender:
 def _params(trial: Trial) -> dict[str, Any]:
     config = trial.config
     names = ("workload", "optimizer", "batch_size", "epochs", "schedule", "seed")
-    return {name: getattr(config, name) for name in names} | dict(config.settings) | dict(config.hyperparameters)
+    return (
+        {name: getattr(config, name) for name in names}
+        | dict(config.settings)
+        | dict(config.hyperparameters)
+    )

@@ -38,19 +38,44 @@ def links(root: Path, base: str) -> Iterator[tuple[str, str]]:
         address = f"{base}/#/experiments/{experiment.experiment_id}"
         for study in studies:
             key = study.info.run_id
-            yield f"{study.info.run_name}: summary, table and figures", f"{address}/runs/{key}?{WORKFLOW}"
+            yield (
+                f"{study.info.run_name}: summary, table and figures",
+                f"{address}/runs/{key}?{WORKFLOW}",
+            )
             ids = [run.info.run_id for run in groups if run.data.tags.get(PARENT) == key]
             if len(ids) > 1:
                 view = f"viewStateShareKey={page.key(study.data.tags['workload'])}&compareRunsMode=CHART&{WORKFLOW}"
-                yield "  its configurations in parallel coordinates, their means and curves", f"{address}/runs?{view}"
-                runs, place = quote(json.dumps(ids[:COMPARED])), quote(json.dumps([experiment.experiment_id]))
+                yield (
+                    "  its configurations in parallel coordinates, their means and curves",
+                    f"{address}/runs?{view}",
+                )
+                runs, place = (
+                    quote(json.dumps(ids[:COMPARED])),
+                    quote(json.dumps([experiment.experiment_id])),
+                )
                 table = f"{base}/#/compare-runs?runs={runs}&experiments={place}&{WORKFLOW}"
                 yield "  the same side by side, with all parameters", table
 
 
 def serve(root: Path, port: int) -> NoReturn:
     """Replace this process by the MLflow UI of an output folder, on the loopback address only."""
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--allowed-hosts", f"127.0.0.1:{port},localhost:{port}", "--backend-store-uri", default_uri(root)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--allowed-hosts",
+        f"127.0.0.1:{port},localhost:{port}",
+        "--backend-store-uri",
+        default_uri(root),
+    ]
     sys.stdout.flush()
     os.execve(sys.executable, command, {**os.environ, **ENVIRONMENT})

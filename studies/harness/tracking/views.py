@@ -58,14 +58,22 @@ class ReportView(View):
         from studies.harness.tracking.client import Experiment, all_runs, fingerprint, points
 
         place = Experiment(uri, self.experiment, self.options.root)
-        name, tags = f"{self.facts.name} {self.workload}", {**self.tags, "kind": self.kind, "group_key": self.key}
+        name, tags = (
+            f"{self.facts.name} {self.workload}",
+            {**self.tags, "kind": self.kind, "group_key": self.key},
+        )
         runs = all_runs(place.client, place.id, f"tags.group_key = '{self.key}'")
         run = runs[0] if runs else place.client.create_run(place.id, tags=tags, run_name=name)
         with place.marked(run, mark):
             if run.data.tags.get("artifacts") == fingerprint(report.files):
                 return NOTHING
-            metrics = {re.sub(r"[^A-Za-z0-9_./ :-]", ".", name): value for name, value in report.metrics.items()}
+            metrics = {
+                re.sub(r"[^A-Za-z0-9_./ :-]", ".", name): value
+                for name, value in report.metrics.items()
+            }
             place.log(run, points(metrics), self.params)
             place.client.set_terminated(run.info.run_id)
-            place.log_files(run, report.files)  # last: if the process is killed before, all is sent again
+            place.log_files(
+                run, report.files
+            )  # last: if the process is killed before, all is sent again
         return "sent"

@@ -20,10 +20,22 @@ class CostStudy(Artefact):
     KIND: ClassVar[str] = "cost"
     FLAGS: ClassVar[Sequence[click.Option]] = (
         click.Option(["--batch-size"], type=int, help="Instead of the study's."),
-        click.Option(["--blocks"], type=int, default=20, show_default=True, help="Interleaved blocks per optimizer."),
-        click.Option(["--threads"], type=int, default=2, show_default=True, help="Of torch on the CPU."),
+        click.Option(
+            ["--blocks"],
+            type=int,
+            default=20,
+            show_default=True,
+            help="Interleaved blocks per optimizer.",
+        ),
+        click.Option(
+            ["--threads"], type=int, default=2, show_default=True, help="Of torch on the CPU."
+        ),
         click.Option(["--device"], help="[default: cuda if there is a GPU, else cpu]"),
-        click.Option(["--reference"], metavar="PATH", help="A checkout of hseung88/nysact, timed in the same way."),
+        click.Option(
+            ["--reference"],
+            metavar="PATH",
+            help="A checkout of hseung88/nysact, timed in the same way.",
+        ),
     )
     HELP: ClassVar[Mapping[str, str]] = {
         "smoke": "Digits, two optimizers and six blocks, in OUT/smoke.",
@@ -33,10 +45,16 @@ class CostStudy(Artefact):
         "settings": "For every optimizer that has it.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("seeds", "epochs", "only", "levels", "retry", "rerun", "commit_every"), _NO_TRIALS),
-        **dict.fromkeys(("data_dir", "download", "verify_data", "diagnostics", "plugin", "time_budget"), _NO_TRIALS),
         **dict.fromkeys(
-            ("max_concurrent", "gpus_per_trial", "address", "workers_per_trial"), "which needs a machine to itself"
+            ("seeds", "epochs", "only", "levels", "retry", "rerun", "commit_every"), _NO_TRIALS
+        ),
+        **dict.fromkeys(
+            ("data_dir", "download", "verify_data", "diagnostics", "plugin", "time_budget"),
+            _NO_TRIALS,
+        ),
+        **dict.fromkeys(
+            ("max_concurrent", "gpus_per_trial", "address", "workers_per_trial"),
+            "which needs a machine to itself",
         ),
     }
 

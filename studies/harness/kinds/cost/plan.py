@@ -37,7 +37,9 @@ class CostPlan(Plan):
     @property
     def measured_on(self) -> Path:
         """The folder of the results on this hardware."""
-        return results_folder(self.root, torch.device(self.settings["device"]), self.settings["threads"])
+        return results_folder(
+            self.root, torch.device(self.settings["device"]), self.settings["threads"]
+        )
 
     @property
     def folder(self) -> Path:
@@ -47,23 +49,44 @@ class CostPlan(Plan):
     @property
     def results(self) -> list[dict[str, Any]]:
         """The results for the workload on this hardware, the cheapest first."""
-        results = [json.loads(path.read_text()) for path in sorted(self.measured_on.glob("*-*.json"))]
+        results = [
+            json.loads(path.read_text()) for path in sorted(self.measured_on.glob("*-*.json"))
+        ]
         expected = {"workload": self.workload, "batch_size": int(self.settings["batch_size"])}
-        results = [result for result in results if expected.items() <= result["configuration"].items()]
+        results = [
+            result for result in results if expected.items() <= result["configuration"].items()
+        ]
         return sorted(results, key=lambda result: result["against"]["sgd"]["ratio"]["median"])
 
     @property
     def commands(self) -> list[Command]:
         """The commands for every optimizer, for the faithful arms with different costs, and for Table 1."""
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self.settings.items() if value is not None]
-        flags += [f"--set={name}={json.dumps(value)}" for name, value in self.options.settings.items()]
+        flags = [
+            f"--{name.replace('_', '-')}={value}"
+            for name, value in self.settings.items()
+            if value is not None
+        ]
+        flags += [
+            f"--set={name}={json.dumps(value)}" for name, value in self.options.settings.items()
+        ]
         place = f"--out={self.root}"
-        first = ("trainables.cost", self.workload, f"--optimizers={','.join(self.optimizers)}", *flags, place)
+        first = (
+            "trainables.cost",
+            self.workload,
+            f"--optimizers={','.join(self.optimizers)}",
+            *flags,
+            place,
+        )
         commands: list[Command] = [first]
         if names := _with_conventions(self.workload, self.optimizers):
-            commands.append((*first, "--faithful", f"--optimizers={','.join(names)}"))  # the last --optimizers counts
+            commands.append(
+                (*first, "--faithful", f"--optimizers={','.join(names)}")
+            )  # the last --optimizers counts
         if not self.options.smoke:
-            hardware = (f"--threads={self.settings['threads']}", f"--device={self.settings['device']}")
+            hardware = (
+                f"--threads={self.settings['threads']}",
+                f"--device={self.settings['device']}",
+            )
             commands.append(("trainables.cost.scaling", *hardware, place))
         return commands
 
@@ -71,20 +94,41 @@ class CostPlan(Plan):
 def plans(study: CostStudy, options: Options) -> list[CostPlan]:
     """Return the plans of a cost study (see `Artefact.plan`)."""
     device = options.extra.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings = {"batch_size": study.batch_size, "blocks": 20, "threads": 2, "reference": None, "device": device}
-    settings |= {name: value for name, value in options.extra.items() if name in settings and value is not None}
+    settings = {
+        "batch_size": study.batch_size,
+        "blocks": 20,
+        "threads": 2,
+        "reference": None,
+        "device": device,
+    }
+    settings |= {
+        name: value
+        for name, value in options.extra.items()
+        if name in settings and value is not None
+    }
     if not re.fullmatch("cpu|cuda(:[0-9]+)?", device):
         raise HyperparameterError(f"--device = {device}: must be cpu, cuda or cuda:N")
     optimizers = options.optimizers or list(study.optimizers)
     if options.smoke:
-        optimizers, settings = SMOKE["optimizers"], {**settings, **{n: v for n, v in SMOKE.items() if n in settings}}
+        optimizers, settings = (
+            SMOKE["optimizers"],
+            {**settings, **{n: v for n, v in SMOKE.items() if n in settings}},
+        )
     planned, errors = [], []
     for workload in workloads(study, options):
-        plan = CostPlan(artefact=study, workload=workload, options=options, optimizers=optimizers, settings=settings)
+        plan = CostPlan(
+            artefact=study,
+            workload=workload,
+            options=options,
+            optimizers=optimizers,
+            settings=settings,
+        )
         errors += benchmark_errors(plan.commands[0][1:])
         if not errors and options.report_only and not plan.results:
             place = plan.measured_on
-            errors.append(f"{place}: no costs of {workload} there; leave --report-only out to measure them")
+            errors.append(
+                f"{place}: no costs of {workload} there; leave --report-only out to measure them"
+            )
         planned.append(plan)
     if errors:
         raise HyperparameterError("\n".join(dict.fromkeys(errors)))
@@ -100,22 +144,37 @@ def missing(plan: CostPlan) -> Work:
         f"each, on {settings['device']}: {len(plan.results)} results there, {len(commands)} benchmarks to run"
     )
     details = [f"  python -m {' '.join(command)}" for command in commands]
-    return Work(count=len(commands), summary=summary, details=details, records=[{"command": c} for c in commands])
+    return Work(
+        count=len(commands),
+        summary=summary,
+        details=details,
+        records=[{"command": c} for c in commands],
+    )
 
 
 def view(plan: CostPlan) -> View:
     """Return the MLflow run of the report, identified by hardware, workload and batch size."""
     params = {name: value for name, value in plan.settings.items() if value is not None}
-    key = digest([plan.artefact.name, plan.measured_on.name, plan.workload, plan.settings["batch_size"]])
+    key = digest(
+        [plan.artefact.name, plan.measured_on.name, plan.workload, plan.settings["batch_size"]]
+    )
     return ReportView(
-        facts=plan.artefact, workload=plan.workload, key=key, kind="cost", params=params, options=plan.options
+        facts=plan.artefact,
+        workload=plan.workload,
+        key=key,
+        kind="cost",
+        params=params,
+        options=plan.options,
     )
 
 
 def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
     """Return the optimizers whose faithful and consistent arms have different costs."""
     try:
-        arms = [(name, [resolve(workload, name, faithful=arm) for arm in (False, True)]) for name in optimizers]
+        arms = [
+            (name, [resolve(workload, name, faithful=arm) for arm in (False, True)])
+            for name in optimizers
+        ]
     except HyperparameterError:  # the benchmark reports it
         return []
     return [name for name, configs in arms if len(set(map(result_name, configs))) > 1]

@@ -41,9 +41,13 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"optimizer": label(result["configuration"])}
     for base, race in result["against"].items():
         row |= {
-            f"time / {base}" + (f" {end}" if end else ""): race["ratio"][end or "median"] for end in ("", "low", "high")
+            f"time / {base}" + (f" {end}" if end else ""): race["ratio"][end or "median"]
+            for end in ("", "low", "high")
         }
-    row |= {f"{part} / sgd": share["median"] for part, share in result["against"]["sgd"]["shares"].items()}
+    row |= {
+        f"{part} / sgd": share["median"]
+        for part, share in result["against"]["sgd"]["shares"].items()
+    }
     memory, sgd = result["memory"], result["sgd_memory"]
     row["peak memory / sgd"] = memory["peak_bytes"] / sgd["peak_bytes"]
     row["algorithm state MiB"] = memory["state_bytes"]["algorithm"] / MIB
@@ -60,7 +64,9 @@ def label(configuration: Mapping[str, Any]) -> str:
     own, differing = configuration["hyperparameters"], {}
     for kind, faithful in ((name, False), (f"{name} faithful", True)):
         config = resolve(workload, name, faithful=faithful)
-        arm = cost_files.configuration(workload, name, config.hyperparameters, config.batch_size)["hyperparameters"]
+        arm = cost_files.configuration(workload, name, config.hyperparameters, config.batch_size)[
+            "hyperparameters"
+        ]
         differing[kind] = [f"{key}={value}" for key, value in own.items() if arm.get(key) != value]
     kind = min(differing, key=lambda kind: len(differing[kind]))
     return " ".join([kind, *differing[kind]])
@@ -80,7 +86,10 @@ def report(plan: CostPlan) -> Report:
     blocks = [*_blocks(study, results, scaling), *sections.published(published), *missing]
     rows = frame(results)
     files = {"cost.csv": rows.to_csv(index=False), **sections.published_files(published)}
-    ratios = {f"time / sgd/{row['optimizer']}": float(row["time / sgd"]) for row in rows.to_dict("records")}
+    ratios = {
+        f"time / sgd/{row['optimizer']}": float(row["time / sgd"])
+        for row in rows.to_dict("records")
+    }
     return Report(
         files=document.write(plan.folder, study.title, blocks, drawn, files),
         findings=document.findings(blocks),
@@ -128,19 +137,28 @@ def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
 
 def _unmeasured(claims: Iterable[Claim], folder: Path) -> list[Trial]:
     """Return a trial for each claim whose configuration has no cost on the hardware of a folder."""
-    arms = [Trial(Arm(optimizer=claim.optimizer, faithful=claim.faithful), configuration(claim)) for claim in claims]
+    arms = [
+        Trial(Arm(optimizer=claim.optimizer, faithful=claim.faithful), configuration(claim))
+        for claim in claims
+    ]
     return [trial for trial in arms if exclusive.find(trial.config, folder) is None]
 
 
-def _blocks(study: CostStudy, results: Sequence[Mapping[str, Any]], scaling: Mapping[str, Any] | None) -> list[Block]:
+def _blocks(
+    study: CostStudy, results: Sequence[Mapping[str, Any]], scaling: Mapping[str, Any] | None
+) -> list[Block]:
     first = results[0]["configuration"]
     fixed = {"workload": first["workload"], "batch_size": first["batch_size"], **_common(results)}
-    conditions = Text(", ".join(f"{key}: {value}" for key, value in fixed.items()), label="Held fixed")
+    conditions = Text(
+        ", ".join(f"{key}: {value}" for key, value in fixed.items()), label="Held fixed"
+    )
     records = frame(results).to_dict("records")
     table = Table(
         name=study.name,
         header=["optimizer", *COLUMNS],
-        rows=[[str(row["optimizer"]), *(show(row) for show in COLUMNS.values())] for row in records],
+        rows=[
+            [str(row["optimizer"]), *(show(row) for show in COLUMNS.values())] for row in records
+        ],
         caption=f"{study.title}: {first['workload']}, batch size {first['batch_size']}.",
     )
     note = (
@@ -161,7 +179,13 @@ def _table_1(scaling: Mapping[str, Any]) -> list[Block]:
         for name, sweep in scaling[axis].items()
     ]
     header = ["part", "over", "exponent", "closed form"]
-    table = Table(name="scaling", header=header, rows=rows, text=(0, 1), caption="Exponents of cost, measured.")
+    table = Table(
+        name="scaling",
+        header=header,
+        rows=rows,
+        text=(0, 1),
+        caption="Exponents of cost, measured.",
+    )
     return [Heading("Table 1, measured"), table, Picture("scaling", "cost against p and r")]
 
 
@@ -192,5 +216,6 @@ def _common(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the conditions of all results; several values where they differ."""
     names = results[0]["conditions"]
     return {
-        name: " / ".join(dict.fromkeys(str(result["conditions"].get(name)) for result in results)) for name in names
+        name: " / ".join(dict.fromkeys(str(result["conditions"].get(name)) for result in results))
+        for name in names
     }

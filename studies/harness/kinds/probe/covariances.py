@@ -63,7 +63,11 @@ def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int
         and `spectral` `[n, approximations, draws]`; `shown`, the numbers of the layers in the figure; for each of these
         i, `actual/i [p, p]` and `root/APPROXIMATION/i [p, r]`, which is Y in Y Y^T of the first draw.
     """
-    matrices = {name: a.double().cpu() for layer, stack in covariances.items() for name, a in _named(layer, stack)}
+    matrices = {
+        name: a.double().cpu()
+        for layer, stack in covariances.items()
+        for name, a in _named(layer, stack)
+    }
     names, shown = list(matrices), _shown(parameters, list(matrices.values()))
     contents: Arrays = {
         "layers": np.array(names),
@@ -76,7 +80,9 @@ def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int
         errors.append([_errors(parameters, a, stack) for stack in drawn.values()])
         if number in shown:
             contents[f"actual/{number}"] = a.float().numpy()
-            contents |= {f"root/{kind}/{number}": stack[0].float().numpy() for kind, stack in drawn.items()}
+            contents |= {
+                f"root/{kind}/{number}": stack[0].float().numpy() for kind, stack in drawn.items()
+            }
     both = np.array(errors)
     return contents | {"frobenius": both[..., 0], "spectral": both[..., 1]}
 
@@ -85,7 +91,9 @@ def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str,
     """Return Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; one draw if `BEST` or p <= r."""
     values, vectors, _ = (part[0] for part in linalg.eigenbasis(a.unsqueeze(0)))
     root = (vectors * values.sqrt()).flip(-1)  # A = root root^T, the largest first
-    sketched = {kind: _sketched(parameters, sketch, name, root, seed) for kind, sketch in SKETCHES.items()}
+    sketched = {
+        kind: _sketched(parameters, sketch, name, root, seed) for kind, sketch in SKETCHES.items()
+    }
     return sketched | {BEST: root[None, :, : parameters.rank]}
 
 
@@ -140,10 +148,16 @@ def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
 
 def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     """Return the table of errors, and the layers with a mean error of the column sketch above `LOST`."""
-    header = ["layer", "p", *(f"{norm}: {kind}" for norm in ("Frobenius", "spectral") for kind in APPROXIMATIONS)]
+    header = [
+        "layer",
+        "p",
+        *(f"{norm}: {kind}" for norm in ("Frobenius", "spectral") for kind in APPROXIMATIONS),
+    ]
     layers = list(dict.fromkeys(zip(numbers["layer"], numbers["inputs"], strict=True)))
     rows = [[layer, str(p), *_cells(numbers[numbers["layer"] == layer])] for layer, p in layers]
-    caption = f"Relative errors of approximations of rank {parameters.rank} of the activation covariance."
+    caption = (
+        f"Relative errors of approximations of rank {parameters.rank} of the activation covariance."
+    )
     note = (
         f"Errors |A - A^| / |A| at rank {parameters.rank}: mean and sample standard deviation over {parameters.draws} "
         f"draws of the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r "
@@ -151,7 +165,11 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
         f"the batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {parameters.rank} is "
         "kept as it is. The rank of the paper's Figure 1 is not stated; 10 is that of its Table 7 for CIFAR."
     )
-    column = numbers[numbers["approximation"] == APPROXIMATIONS[0]].groupby("layer", sort=False)["frobenius"].mean()
+    column = (
+        numbers[numbers["approximation"] == APPROXIMATIONS[0]]
+        .groupby("layer", sort=False)["frobenius"]
+        .mean()
+    )
     lost = [str(layer) for layer, error in column.items() if error > LOST]
     verdict = (
         f"In {len(lost)} of {len(column)} layers the column sketch has a mean Frobenius error above "
@@ -163,7 +181,9 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
 
 def metrics(numbers: Any) -> dict[str, float]:
     """Return the mean errors as `frobenius/KIND/LAYER` and `spectral/KIND/LAYER`."""
-    means = numbers.groupby(["approximation", "layer"], sort=False)[["frobenius", "spectral"]].mean()
+    means = numbers.groupby(["approximation", "layer"], sort=False)[
+        ["frobenius", "spectral"]
+    ].mean()
     return {
         f"{norm}/{kind}/{layer}": float(row[norm])
         for (kind, layer), row in means.iterrows()
@@ -198,5 +218,9 @@ def _cells(rows: Any) -> list[str]:
     for norm in ("frobenius", "spectral"):
         for kind in APPROXIMATIONS:
             values = rows.loc[rows["approximation"] == kind, norm]
-            cells.append(f"{values.mean():.3f} ± {values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}")
+            cells.append(
+                f"{values.mean():.3f} ± {values.std():.3f}"
+                if len(values) > 1
+                else f"{values.mean():.3f}"
+            )
     return cells

@@ -40,7 +40,9 @@ def execute(plans: Sequence[ProbePlan], driver: Driver) -> None:
             try:
                 result = measure(plan.artefact, trial.config, plan.root, device, report)
             except torch.OutOfMemoryError as problem:
-                raise StoreError(f"out of memory: {str(problem).partition(chr(10))[0]}") from problem
+                raise StoreError(
+                    f"out of memory: {str(problem).partition(chr(10))[0]}"
+                ) from problem
             progress.finished(key, COMPLETED, "")
             if result.status["status"] == DIVERGED:
                 line = f"seed {trial.config.seed} diverged: {result.status['reason']}"
@@ -65,9 +67,18 @@ def measure(
             yield dict(metrics)
 
     try:
-        arrays, ended = probe.measurement.code.measure(probe.measurement, trainer, epochs()), {"status": COMPLETED}
+        arrays, ended = (
+            probe.measurement.code.measure(probe.measurement, trainer, epochs()),
+            {"status": COMPLETED},
+        )
     except Diverged as error:
         arrays, ended = {}, {"status": DIVERGED, "reason": str(error), **error.details}
     software = {"torch": torch.__version__, "device": device_name(device), **provenance()}
-    status = {**ended, "time": time.time(), "seconds": time.time() - start, "metrics": metrics, **software}
+    status = {
+        **ended,
+        "time": time.time(),
+        "seconds": time.time() - start,
+        "metrics": metrics,
+        **software,
+    }
     return folder.write(probe, config, root, status, arrays)

@@ -56,7 +56,11 @@ def key(probe: Probe, config: TrialConfig) -> str:
 def description(probe: Probe) -> dict[str, Any]:
     """Return the measurement with its parameters, as the key and `config.json` contain it."""
     kind = type(probe.measurement)
-    return {"measurement": kind.__name__, "numerics": kind.NUMERICS, "parameters": asdict(probe.measurement)}
+    return {
+        "measurement": kind.__name__,
+        "numerics": kind.NUMERICS,
+        "parameters": asdict(probe.measurement),
+    }
 
 
 def read(probe: Probe, config: TrialConfig, root: Path) -> Result | None:
@@ -71,13 +75,21 @@ def read(probe: Probe, config: TrialConfig, root: Path) -> Result | None:
     try:
         document = json.loads((folder / "config.json").read_bytes())
         status = json.loads((folder / "status.json").read_bytes())
-        arrays = _load(folder / "arrays.npz", status["sha256"]) if status["status"] == COMPLETED else {}
+        arrays = (
+            _load(folder / "arrays.npz", status["sha256"]) if status["status"] == COMPLETED else {}
+        )
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{folder} is damaged ({type(error).__name__}): remove it and run again") from error
+        raise StoreError(
+            f"{folder} is damaged ({type(error).__name__}): remove it and run again"
+        ) from error
     if document["schema"] > SCHEMA:
-        raise StoreError(f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update")
+        raise StoreError(
+            f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update"
+        )
     if document["key"] != key(probe, config):
-        raise StoreError(f"{folder} holds another result with the same first 16 digits: move it away")
+        raise StoreError(
+            f"{folder} holds another result with the same first 16 digits: move it away"
+        )
     return Result(config.seed, status, arrays)
 
 
@@ -86,7 +98,9 @@ def probe_folder(root: Path, key: str) -> Path:
     return root / "probes" / key[:16]
 
 
-def write(probe: Probe, config: TrialConfig, root: Path, status: Mapping[str, Any], arrays: Arrays) -> Result:
+def write(
+    probe: Probe, config: TrialConfig, root: Path, status: Mapping[str, Any], arrays: Arrays
+) -> Result:
     """Write the folder of a result atomically, and return the result."""
     folder = probe_folder(root, key(probe, config))
     aside = folder.with_name(folder.name + ".tmp")  # a killed writer may have left it
@@ -95,7 +109,12 @@ def write(probe: Probe, config: TrialConfig, root: Path, status: Mapping[str, An
     stored = io.BytesIO()
     np.savez_compressed(stored, allow_pickle=False, **arrays)
     status = {**status, "sha256": hashlib.sha256(stored.getvalue()).hexdigest()}
-    document = {"schema": SCHEMA, "key": key(probe, config), **description(probe), "config": config.to_dict()}
+    document = {
+        "schema": SCHEMA,
+        "key": key(probe, config),
+        **description(probe),
+        "config": config.to_dict(),
+    }
     documents = {"config.json": document, "status.json": status}
     files = {name: json.dumps(content, indent=1).encode() for name, content in documents.items()}
     if arrays:

@@ -37,7 +37,10 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
         a layer; `norms [steps, n]`.
     """
     layers = find_layers(trainer.model)
-    missing = {layer.name: torch.full((layer.groups,), torch.nan, device=trainer.device) for layer in layers}
+    missing = {
+        layer.name: torch.full((layer.groups,), torch.nan, device=trainer.device)
+        for layer in layers
+    }
     steps: list[Tensor] = []
     read: list[np.ndarray] = []
     with precond.observe(trainer.model) as seen:
@@ -73,11 +76,25 @@ def numbers(parameters: Norms, results: Sequence[Result]) -> pd.DataFrame:
 
 def blocks(parameters: Norms, numbers: Any) -> list[Block]:
     """Return the table of each layer's bounds over all networks, and the layers whose norms still grow."""
-    header = ["layer", "kind", "p", "first", "smallest", "largest", "last", "largest / smallest", "growth at end"]
+    header = [
+        "layer",
+        "kind",
+        "p",
+        "first",
+        "smallest",
+        "largest",
+        "last",
+        "largest / smallest",
+        "growth at end",
+    ]
     layers = [rows for _, rows in numbers.groupby("layer", sort=False)]
     names = [str(rows["layer"].iloc[0]) for rows in layers]
-    growing = [name for name, rows in zip(names, layers, strict=True) if rows["growth"].mean() > GROWTH]
-    zero = [name for name, rows in zip(names, layers, strict=True) if not rows["smallest"].min() > 0]
+    growing = [
+        name for name, rows in zip(names, layers, strict=True) if rows["growth"].mean() > GROWTH
+    ]
+    zero = [
+        name for name, rows in zip(names, layers, strict=True) if not rows["smallest"].min() > 0
+    ]
     verdict = (
         f"{len(growing)} of {len(layers)} layers still grow by more than {GROWTH:.0%} over the last tenth of "
         f"training{_listed(growing)}; the norm of {len(zero)} reached zero{_listed(zero)}."
@@ -97,7 +114,11 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
 def metrics(numbers: Any) -> dict[str, float]:
     """Return the means over networks as `smallest/LAYER`, `largest/LAYER` and `growth/LAYER`."""
     means = numbers.groupby("layer", sort=False)[["smallest", "largest", "growth"]].mean()
-    return {f"{name}/{layer}": float(row[name]) for layer, row in means.iterrows() for name in means.columns}
+    return {
+        f"{name}/{layer}": float(row[name])
+        for layer, row in means.iterrows()
+        for name in means.columns
+    }
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -113,8 +134,18 @@ def _rows(result: Result) -> list[dict[str, Any]]:
         tenth = max(1, len(norms) // 10)
         late, before = norms[-tenth:].mean(), norms[-2 * tenth : -tenth].sum() / tenth
         kind = "convolution" if arrays["convolution"][i] else "linear"
-        identity = {"seed": result.seed, "layer": str(layer), "kind": kind, "inputs": int(arrays["inputs"][i])}
-        bounds = {"first": norms[0], "smallest": norms.min(), "largest": norms.max(), "last": norms[-1]}
+        identity = {
+            "seed": result.seed,
+            "layer": str(layer),
+            "kind": kind,
+            "inputs": int(arrays["inputs"][i]),
+        }
+        bounds = {
+            "first": norms[0],
+            "smallest": norms.min(),
+            "largest": norms.max(),
+            "last": norms[-1],
+        }
         rows.append({**identity, **bounds, "growth": late / before - 1 if before > 0 else np.nan})
     return rows
 
@@ -124,7 +155,12 @@ def _cells(rows: Any) -> list[str]:
     bounds = [rows["first"].mean(), smallest, largest, rows["last"].mean()]
     ratio = f"{largest / smallest:.2f}" if smallest > 0 else "-"
     identity = [str(rows.iloc[0][name]) for name in ("layer", "kind", "inputs")]
-    return [*identity, *(f"{value:#.4g}" for value in bounds), ratio, number(rows["growth"].mean(), "+.1%")]
+    return [
+        *identity,
+        *(f"{value:#.4g}" for value in bounds),
+        ratio,
+        number(rows["growth"].mean(), "+.1%"),
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -34,7 +34,11 @@ def plans(probe: Probe, options: Options) -> list[ProbePlan]:
     chosen = {name: value for name, value in options.settings.items() if name in parameters}
     probe = replace(probe, measurement=replace(probe.measurement, **chosen))
     known = {*parameters, *settable(probe.optimizer)}
-    errors = [f"--set {name}: unknown.{nearest(name, sorted(known))}" for name in options.settings if name not in known]
+    errors = [
+        f"--set {name}: unknown.{nearest(name, sorted(known))}"
+        for name in options.settings
+        if name not in known
+    ]
     seeds = options.seeds or SMOKE_SEEDS if options.smoke else options.seeds
     hyperparameters = known - parameters - {*RECIPE_SETTINGS}
     overrides = {name: value for name, value in options.settings.items() if name in hyperparameters}
@@ -47,19 +51,28 @@ def plans(probe: Probe, options: Options) -> list[ProbePlan]:
 
 
 def trials(
-    probe: Probe, name: str, seeds: Sequence[int] | None, recipe: Mapping[str, Any], overrides: Mapping[str, Any]
+    probe: Probe,
+    name: str,
+    seeds: Sequence[int] | None,
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any],
 ) -> list[Trial]:
     """Return a trial for each network (see `Probe.trials`)."""
     errors = probe.measurement.problems()
     try:
-        config = resolve(name, probe.optimizer, overrides, {**probe.published.get(name, {}), **recipe})
+        config = resolve(
+            name, probe.optimizer, overrides, {**probe.published.get(name, {}), **recipe}
+        )
         errors = errors or _unfit(probe, config)
     except HyperparameterError as error:
         raise HyperparameterError("\n".join([*errors, *str(error).splitlines()])) from error
     if errors:
         raise HyperparameterError("\n".join(errors))
     arm = Arm(optimizer=probe.optimizer, overrides=overrides)
-    return [Trial(arm, config.with_seed(seed)) for seed in (range(probe.seeds) if seeds is None else seeds)]
+    return [
+        Trial(arm, config.with_seed(seed))
+        for seed in (range(probe.seeds) if seeds is None else seeds)
+    ]
 
 
 def _unfit(probe: Probe, config: TrialConfig) -> list[str]:
@@ -76,9 +89,13 @@ def _unfit(probe: Probe, config: TrialConfig) -> list[str]:
 def missing(plan: ProbePlan) -> Work:
     """Return the networks without a result; none with `--report-only`."""
     results = folder.results(plan.artefact, plan.trials, plan.root)
-    todo = [] if plan.options.report_only else [t for t in plan.trials if t.config.seed not in results]
+    todo = (
+        [] if plan.options.report_only else [t for t in plan.trials if t.config.seed not in results]
+    )
     summary = f"{len(plan.trials)} networks ({plan.artefact.optimizer}, {plan.trials[0].config.epochs} epochs): "
-    records = [{"key": folder.key(plan.artefact, t.config), "config": t.config.to_dict()} for t in todo]
+    records = [
+        {"key": folder.key(plan.artefact, t.config), "config": t.config.to_dict()} for t in todo
+    ]
     counts = f"{len(results)} done, {len(todo)} to go"
     return Work(count=len(todo), summary=summary + counts, records=records, trials=todo)
 
@@ -89,7 +106,9 @@ def stored(probe: Probe, root: Path) -> list[ProbePlan]:
     for name in sorted({probe.workload, *probe.published}):
         networks = probe.trials(name)
         if folder.results(probe, networks, root):
-            planned.append(ProbePlan(artefact=probe, workload=name, options=Options(out=root), trials=networks))
+            planned.append(
+                ProbePlan(artefact=probe, workload=name, options=Options(out=root), trials=networks)
+            )
     return planned
 
 
@@ -97,9 +116,20 @@ def view(plan: ProbePlan) -> View:
     """Return the MLflow run of the report, identified by the measurement, the workload and the recipe."""
     probe, config = plan.artefact, plan.trials[0].config
     params = {**vars(probe.measurement), "optimizer": config.optimizer, "epochs": config.epochs}
-    params |= {"batch_size": config.batch_size, "schedule": config.schedule, **config.hyperparameters}
+    params |= {
+        "batch_size": config.batch_size,
+        "schedule": config.schedule,
+        **config.hyperparameters,
+    }
     key = folder.key(probe, config.with_seed(0))
-    return ReportView(facts=probe, workload=plan.workload, key=key, kind="probe", params=params, options=plan.options)
+    return ReportView(
+        facts=probe,
+        workload=plan.workload,
+        key=key,
+        kind="probe",
+        params=params,
+        options=plan.options,
+    )
 
 
 def state(probe: Probe, root: Path) -> str:

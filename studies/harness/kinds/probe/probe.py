@@ -29,7 +29,9 @@ class Measurement:
     @property
     def code(self) -> Any:
         """The module that measures, named after the class; imported on first use because it needs torch."""
-        return import_module(f"{type(self).__module__.rpartition('.')[0]}.{type(self).__name__.lower()}")
+        return import_module(
+            f"{type(self).__module__.rpartition('.')[0]}.{type(self).__name__.lower()}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,10 @@ class Probe(Artefact):
     }
     REFUSED: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("optimizers", "only", "levels"), _ARMS),
-        **dict.fromkeys(("max_concurrent", "gpus_per_trial", "address", "workers_per_trial", "time_budget"), _RAY),
+        **dict.fromkeys(
+            ("max_concurrent", "gpus_per_trial", "address", "workers_per_trial", "time_budget"),
+            _RAY,
+        ),
         **dict.fromkeys(("retry", "rerun", "commit_every"), "which keeps no trial folders"),
         "diagnostics": "which measures by itself",
     }
@@ -89,4 +94,6 @@ class Probe(Artefact):
         Raises:
             HyperparameterError: One line for each error, those in the measurement's parameters included.
         """
-        return self.module("plan").trials(self, workload or self.workload, seeds, recipe or {}, overrides or {})
+        return self.module("plan").trials(
+            self, workload or self.workload, seeds, recipe or {}, overrides or {}
+        )

@@ -35,7 +35,9 @@ def report(plan: ProbePlan) -> Report:
     blocks = _blocks(probe, plan.trials, results, numbers, pictures)
     rows = json.loads(numbers.to_json(orient="records") or "[]")
     return Report(
-        files=document.write(plan.folder, probe.title, blocks, drawn, {"numbers.csv": numbers.to_csv(index=False)}),
+        files=document.write(
+            plan.folder, probe.title, blocks, drawn, {"numbers.csv": numbers.to_csv(index=False)}
+        ),
         findings=document.findings(blocks),
         record=json.dumps({"probe": probe.name, "numbers": rows}),
         metrics=measurement.code.metrics(numbers) if complete else {},
@@ -43,9 +45,17 @@ def report(plan: ProbePlan) -> Report:
 
 
 def _blocks(
-    probe: Probe, trials: Sequence[Trial], results: Sequence[Result], numbers: pd.DataFrame, pictures: Sequence[str]
+    probe: Probe,
+    trials: Sequence[Trial],
+    results: Sequence[Result],
+    numbers: pd.DataFrame,
+    pictures: Sequence[str],
 ) -> list[Block]:
-    measured = [] if numbers.empty else [Heading("Numbers"), *probe.measurement.code.blocks(probe.measurement, numbers)]
+    measured = (
+        []
+        if numbers.empty
+        else [Heading("Numbers"), *probe.measurement.code.blocks(probe.measurement, numbers)]
+    )
     return [
         *protocol.facts(probe),
         *protocol.paragraphs(probe, trials),
@@ -60,14 +70,21 @@ def _networks(trials: Sequence[Trial], results: Sequence[Result]) -> str:
     """Return `3 of 3 completed; test accuracy after the last epoch 98.50%, 98.33%, 98.67%.`"""
     statuses = Counter(str(result.status["status"]) for result in results)
     statuses[NOT_RUN] = len(trials) - len(results)
-    counts = ", ".join(f"{count} of {len(trials)} {status}" for status, count in statuses.items() if count)
-    scores = [f"{score(r.status['metrics']):.2%}" for r in results if r.status["status"] == COMPLETED]
+    counts = ", ".join(
+        f"{count} of {len(trials)} {status}" for status, count in statuses.items() if count
+    )
+    scores = [
+        f"{score(r.status['metrics']):.2%}" for r in results if r.status["status"] == COMPLETED
+    ]
     reasons = [f"seed {r.seed}: {r.status['reason']}" for r in results if "reason" in r.status]
     after = f"; test accuracy after the last epoch {', '.join(scores)}" if scores else ""
     return ". ".join([f"{counts}{after}", *reasons]) + "."
 
 
 def _provenance(results: Sequence[Result]) -> str:
-    values = {name: dict.fromkeys(str(network.status.get(name)) for network in results) for name in PROVENANCE}
+    values = {
+        name: dict.fromkeys(str(network.status.get(name)) for network in results)
+        for name in PROVENANCE
+    }
     parts = [f"{name} {', '.join(texts) or 'unknown'}" for name, texts in values.items()]
     return "Provenance: " + "; ".join(parts) + "."

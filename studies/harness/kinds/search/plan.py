@@ -32,7 +32,11 @@ class SearchState:
     def fresh(self, proposer: Proposer) -> list[Trial]:
         """Return a winner's trials; none while its search is unfinished."""
         winner = proposer.winner()
-        return [] if winner is None else self.plan.fresh(proposer.optimizer, winner.proposal.parameters)
+        return (
+            []
+            if winner is None
+            else self.plan.fresh(proposer.optimizer, winner.proposal.parameters)
+        )
 
     def all_fresh(self) -> list[Trial]:
         """Return the trials of all winners."""
@@ -44,7 +48,9 @@ class SearchState:
 
     def to_go(self, proposer: Proposer) -> tuple[int, int]:
         """Return how many configurations and fresh trials are left; those in `--retry` count as left."""
-        left = proposer.left() + sum(outcome.status in self._retry for outcome in proposer.outcomes())
+        left = proposer.left() + sum(
+            outcome.status in self._retry for outcome in proposer.outcomes()
+        )
         if not left:
             return 0, len(self.missing(proposer))
         return left, len(self.plan.seeds)
@@ -55,7 +61,9 @@ class SearchState:
         for proposer in self.proposers:
             left, fresh = self.to_go(proposer)
             trials += [self.plan.tuning(proposer.optimizer)] * left
-            trials += (self.missing(proposer) if not left else self.plan.fresh(proposer.optimizer))[:fresh]
+            trials += (self.missing(proposer) if not left else self.plan.fresh(proposer.optimizer))[
+                :fresh
+            ]
         return trials
 
     def stopped(self) -> list[str]:
@@ -73,7 +81,9 @@ class SearchState:
 def known(plan: SearchPlan) -> list[Trial]:
     """Return all trials that a search has named so far; its proposals' files grow while it runs."""
     state = SearchState(plan)
-    return [trial for proposer in state.proposers for trial in proposer.trials(stopped=False)] + state.all_fresh()
+    return [
+        trial for proposer in state.proposers for trial in proposer.trials(stopped=False)
+    ] + state.all_fresh()
 
 
 def missing(plan: SearchPlan) -> Work:
@@ -85,11 +95,24 @@ def missing(plan: SearchPlan) -> Work:
     lines, records = [], []
     for proposer in state.proposers:
         left, fresh = state.to_go(proposer)
-        space = ", ".join(f"{name} {domain}" for name, domain in plan.spaces[proposer.optimizer].items())
+        space = ", ".join(
+            f"{name} {domain}" for name, domain in plan.spaces[proposer.optimizer].items()
+        )
         to_go = f"{left} configurations and {fresh} fresh trials to go"
         lines.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
-        counts = {"configurations": search.budget, "configurations to go": left, "fresh to go": fresh}
-        records.append({"search": search.name, "workload": plan.workload, "optimizer": proposer.optimizer, **counts})
+        counts = {
+            "configurations": search.budget,
+            "configurations to go": left,
+            "fresh to go": fresh,
+        }
+        records.append(
+            {
+                "search": search.name,
+                "workload": plan.workload,
+                "optimizer": proposer.optimizer,
+                **counts,
+            }
+        )
     summary = (
         f"{search.budget} configurations for each of {len(state.proposers)} optimizers ({search.sampler}{asha}), "
         f"then each winner under {len(plan.seeds)} fresh seeds"
@@ -102,13 +125,21 @@ def stored(search: Search, root: Path) -> list[SearchPlan]:
     """Return the search's plan if an output folder holds any of its trials."""
     names = {folder.name for folder in trial_folders(root)}
     candidates = plans(search, Options(out=root))
-    return [plan for plan in candidates if any(trial.config.trial_key[:16] in names for trial in known(plan))]
+    return [
+        plan
+        for plan in candidates
+        if any(trial.config.trial_key[:16] in names for trial in known(plan))
+    ]
 
 
 def state(search: Search, root: Path) -> str:
     """Return how many configurations have an outcome in an output folder, or why that is not known."""
     try:
-        proposers = [proposer for plan in plans(search, Options(out=root)) for proposer in SearchState(plan).proposers]
+        proposers = [
+            proposer
+            for plan in plans(search, Options(out=root))
+            for proposer in SearchState(plan).proposers
+        ]
     except StoreError:
         return "another search"
     total = search.budget * len(proposers)
@@ -118,4 +149,9 @@ def state(search: Search, root: Path) -> str:
 def view(plan: SearchPlan) -> View:
     """Return the MLflow runs of all trials that the search has named."""
     facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
-    return TrialsView(**facts, metric=METRIC, trials=lambda: known(plan), stopped=lambda: SearchState(plan).stopped())
+    return TrialsView(
+        **facts,
+        metric=METRIC,
+        trials=lambda: known(plan),
+        stopped=lambda: SearchState(plan).stopped(),
+    )

@@ -82,20 +82,30 @@ class Proposals:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
-        self.path, self._settings = path, json.loads(json.dumps(settings))  # a tuple is a list, as in the file
+        self.path, self._settings = (
+            path,
+            json.loads(json.dumps(settings)),
+        )  # a tuple is a list, as in the file
         lines = read_lines(path)
         if lines and (different := _different(lines[0]["search"], self._settings)):
-            raise StoreError(f"{path.parent} was begun with {different}: name another --out, or move it away")
+            raise StoreError(
+                f"{path.parent} was begun with {different}: name another --out, or move it away"
+            )
         self._begun = bool(lines)
         self.all: list[Proposal] = []
         stops = {line["number"]: line for line in lines[1:] if "stopped_at" in line}
         for line in (line for line in lines[1:] if "parameters" in line):
             self.all.append(Proposal(**line, stopped=stops.get(line["number"])))
 
-    def append(self, parameters: Mapping[str, Any], trial_key: str, attributes: Mapping[str, Any]) -> Proposal:
+    def append(
+        self, parameters: Mapping[str, Any], trial_key: str, attributes: Mapping[str, Any]
+    ) -> Proposal:
         """Write a proposal durably, and return it."""
         proposal = Proposal(len(self.all), parameters, trial_key, attributes)
-        line = {name: getattr(proposal, name) for name in ("number", "parameters", "trial_key", "attributes")}
+        line = {
+            name: getattr(proposal, name)
+            for name in ("number", "parameters", "trial_key", "attributes")
+        }
         self._write(line)
         self.all.append(proposal)
         return proposal
@@ -126,7 +136,9 @@ def stopped_keys(root: Path) -> set[str]:
     for path in (root / "searches").glob("*/*/*/proposals.jsonl"):
         lines = read_lines(path)
         ended = {line["number"] for line in lines if "stopped_at" in line}
-        keys |= {line["trial_key"] for line in lines if "trial_key" in line and line["number"] in ended}
+        keys |= {
+            line["trial_key"] for line in lines if "trial_key" in line and line["number"] in ended
+        }
     return keys
 
 
@@ -138,26 +150,40 @@ def outcome(proposal: Proposal, root: Path) -> Outcome:
     folder = trial_folder(root, proposal.trial_key)
     status = (read_status(folder) or {"status": IN_FLIGHT})["status"]
     lines = read_lines(folder / "epochs.jsonl")
-    seconds = sum(line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines)
+    seconds = sum(
+        line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines
+    )
     last = lines[-1]["metrics"] if lines and status == COMPLETED else {}
-    return Outcome(proposal, status, last.get(SCORE, math.nan), last.get("val/loss", math.nan), {}, seconds)
+    return Outcome(
+        proposal, status, last.get(SCORE, math.nan), last.get("val/loss", math.nan), {}, seconds
+    )
 
 
 def best(outcomes: list[Outcome]) -> Outcome | None:
     """Return the outcome with the highest score, then the lower loss, then the lower number; None if none completed."""
     scored = [outcome for outcome in outcomes if not math.isnan(outcome.score)]
-    return min(scored, key=lambda outcome: (-outcome.score, outcome.loss, outcome.proposal.number), default=None)
+    return min(
+        scored,
+        key=lambda outcome: (-outcome.score, outcome.loss, outcome.proposal.number),
+        default=None,
+    )
 
 
 def _different(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return every setting in which two searches differ, as `sampler = tpe, not random`."""
     old, new = _flat(begun), _flat(now)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} = {old.get(name, 'nothing')}, not {new.get(name, 'nothing')}" for name in names)
+    return ", ".join(
+        f"{name} = {old.get(name, 'nothing')}, not {new.get(name, 'nothing')}" for name in names
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {prefix + name: value}
+        )
     return flat

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from studies.harness.design.arms import Trial
-from studies.harness.kinds.search.proposals import Outcome, Proposal, Proposals, best, outcome, proposals_path
+from studies.harness.kinds.search.proposals import (
+    Outcome,
+    Proposal,
+    Proposals,
+    best,
+    outcome,
+    proposals_path,
+)
 from studies.harness.kinds.search.tuning import SearchPlan
 from trainables.config import digest
 from trainables.store import TrialStore
@@ -63,7 +70,11 @@ class Proposer:
 
         Before the first proposal it is the trial of the recipe's values, which will be the first.
         """
-        proposals = [entry for entry in self._proposals.all[: self.budget] if stopped or entry.stopped is None]
+        proposals = [
+            entry
+            for entry in self._proposals.all[: self.budget]
+            if stopped or entry.stopped is None
+        ]
         return [self._trial(proposal) for proposal in proposals] or [
             self.plan.tuning(self.optimizer, self.plan.start(self.optimizer))
         ]
@@ -92,7 +103,9 @@ class Proposer:
                 return self._submit(known.proposal)
         while (number := len(self._proposals.all)) < self.budget:
             proposal = self._propose()
-            again = proposal.trial_key in self._submitted  # equal to a proposal that is being trained
+            again = (
+                proposal.trial_key in self._submitted
+            )  # equal to a proposal that is being trained
             if not again and not self.outcomes()[number].done:
                 return self._submit(proposal)
         return None
@@ -108,8 +121,12 @@ class Proposer:
 
         search = self.plan.artefact
         start, space = self.plan.start(self.optimizer), self.plan.spaces[self.optimizer]
-        seed = int(digest([search.name, self.plan.workload, self.optimizer, search.tuning_seed])[:8], 16)
-        parameters, attributes = sampling.propose(search.sampler, space, start, self.outcomes(), seed)
+        seed = int(
+            digest([search.name, self.plan.workload, self.optimizer, search.tuning_seed])[:8], 16
+        )
+        parameters, attributes = sampling.propose(
+            search.sampler, space, start, self.outcomes(), seed
+        )
         key = self.plan.tuning(self.optimizer, parameters).config.trial_key
         return self._proposals.append(parameters, key, attributes)
 
@@ -127,6 +144,14 @@ class Proposer:
 
 def settings(plan: SearchPlan, optimizer: str) -> dict[str, Any]:
     """Return what identifies a search of an optimizer; the budget is not part of it and may grow."""
-    space = {name: {**asdict(domain), "kind": type(domain).__name__} for name, domain in plan.spaces[optimizer].items()}
+    space = {
+        name: {**asdict(domain), "kind": type(domain).__name__}
+        for name, domain in plan.spaces[optimizer].items()
+    }
     trial = plan.tuning(optimizer).config.to_dict()
-    return {"sampler": plan.artefact.sampler, "asha": plan.artefact.asha, "space": space, "trial": trial}
+    return {
+        "sampler": plan.artefact.sampler,
+        "asha": plan.artefact.asha,
+        "space": space,
+        "trial": trial,
+    }

@@ -17,7 +17,13 @@ from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.metrics import duration, unit
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.kinds.search.plan import SearchState, known
-from studies.harness.kinds.search.results import SearchResults, ledger_rows, proposals_table, recipe, to_json
+from studies.harness.kinds.search.results import (
+    SearchResults,
+    ledger_rows,
+    proposals_table,
+    recipe,
+    to_json,
+)
 from studies.harness.kinds.search.search import METRIC
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.report import arms as arms_table
@@ -36,11 +42,17 @@ def report(plan: SearchPlan) -> Report:
     state = SearchState(plan)
     results = SearchResults(plan, state.proposers, state.all_fresh(), plan.root)
     frame = ledger.frame(known(plan), plan.root)
-    winners = arms.group(ledger.frame(results.fresh, plan.root), METRIC) if results.fresh else pd.DataFrame()
+    winners = (
+        arms.group(ledger.frame(results.fresh, plan.root), METRIC)
+        if results.fresh
+        else pd.DataFrame()
+    )
     nothing = Listing(title="No search has ended yet: there is no winner to train")
     return Report(
         files=write(results, plan.folder),
-        listing=arms_table.listing(results.evidence, plan.artefact.title) if results.fresh else nothing,
+        listing=arms_table.listing(results.evidence, plan.artefact.title)
+        if results.fresh
+        else nothing,
         record=to_json(results),
         metrics=arms.metrics(frame, winners),
         failed=FAILED in set(frame["status"]),
@@ -66,15 +78,28 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
         "recipe.py": recipe(results),
     }
     blocks = _blocks(results, [path.stem for path in drawn if path.suffix == ".svg"])
-    journal = results.root / "searches" / search.name / results.plan.workload.replace("/", "-") / "optuna.journal"
-    spaces = {name: (results.plan.spaces[name], outcomes) for name, outcomes in results.outcomes.items()}
-    write_journal(journal, {f"{search.name} {results.plan.workload} {name}": entry for name, entry in spaces.items()})
+    journal = (
+        results.root
+        / "searches"
+        / search.name
+        / results.plan.workload.replace("/", "-")
+        / "optuna.journal"
+    )
+    spaces = {
+        name: (results.plan.spaces[name], outcomes) for name, outcomes in results.outcomes.items()
+    }
+    write_journal(
+        journal,
+        {f"{search.name} {results.plan.workload} {name}": entry for name, entry in spaces.items()},
+    )
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 
 
 def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
     search = results.plan.artefact
-    lines = tuple(f"`{line.strip()}`" for line in recipe(results).splitlines() if line.startswith("    "))
+    lines = tuple(
+        f"`{line.strip()}`" for line in recipe(results).splitlines() if line.startswith("    ")
+    )
     return [
         *protocol.facts(search),
         *(protocol.paragraphs(search, results.fresh) if results.fresh else []),
@@ -97,8 +122,14 @@ def _results(results: SearchResults) -> list[Block]:
     rows = results.evidence.arms.to_dict("records")
     cells = []
     for row in rows:
-        missing = ", ".join(f"{row[status]} of {row['planned']} {status}" for status in UNFINISHED if row[status])
-        scores = [SHOW.show(row["mean"]), SHOW.show(row["sd"]), SHOW.interval(row["ci_lo"], row["ci_hi"])]
+        missing = ", ".join(
+            f"{row[status]} of {row['planned']} {status}" for status in UNFINISHED if row[status]
+        )
+        scores = [
+            SHOW.show(row["mean"]),
+            SHOW.show(row["sd"]),
+            SHOW.interval(row["ci_lo"], row["ci_hi"]),
+        ]
         cells.append([row["arm"], str(row["n"]), *scores, missing or "-"])
     table = Table(
         name=results.plan.artefact.name,
@@ -117,11 +148,22 @@ def _results(results: SearchResults) -> list[Block]:
 
 
 def _search(results: SearchResults) -> Table:
-    header = ["optimizer", "tuned: the winner's (space)", "budget", "failed", "stopped", "to go", "tuning score %"]
+    header = [
+        "optimizer",
+        "tuned: the winner's (space)",
+        "budget",
+        "failed",
+        "stopped",
+        "to go",
+        "tuning score %",
+    ]
     rows = []
     for row in ledger_rows(results):
         space, shrunk = results.plan.spaces[row["optimizer"]], results.shrinkage(row["optimizer"])
-        tuned = [f"{name} {row['parameters'].get(name, '-')} ({domain})" for name, domain in space.items()]
+        tuned = [
+            f"{name} {row['parameters'].get(name, '-')} ({domain})"
+            for name, domain in space.items()
+        ]
         counts = [str(row[name]) for name in ("budget", "failed", "stopped", "in flight")]
         gone = math.nan if shrunk is None else shrunk.shrinkage
         interval = "-" if shrunk is None else SHOW.interval(shrunk.ci_lo, shrunk.ci_hi, signed=True)
@@ -152,23 +194,34 @@ def _search_note(results: SearchResults) -> str:
         "bitwise those of a driver that was not.",
     ]
     if search.asha:
-        sentences.append("ASHA stopped what fell behind; its rungs start empty when a driver starts anew.")
+        sentences.append(
+            "ASHA stopped what fell behind; its rungs start empty when a driver starts anew."
+        )
     return " ".join(sentences)
 
 
 def _devices(results: SearchResults) -> str:
-    devices = {"CPU" if name == "cpu" else "GPU" for name in results.frame["device"].dropna()} or {"CPU"}
+    devices = {"CPU" if name == "cpu" else "GPU" for name in results.frame["device"].dropna()} or {
+        "CPU"
+    }
     return "/".join(sorted(devices))
 
 
 def _budgets(results: SearchResults) -> list[Block]:
     """Return the section on the best of k: the crossings of the curves, and the limits of what they show."""
-    search, names, items = results.plan.artefact, [name for name in results.curves if name in results.winners], []
+    search, names, items = (
+        results.plan.artefact,
+        [name for name in results.curves if name in results.winners],
+        [],
+    )
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             for name, other in ((first, second), (second, first)):
                 if k := overtakes(results.curves[name], results.curves[other]):
-                    items.append(f"`{name}` is ahead of `{other}` " + ("at every k" if k == 1 else f"from k = {k} on"))
+                    items.append(
+                        f"`{name}` is ahead of `{other}` "
+                        + ("at every k" if k == 1 else f"from k = {k} on")
+                    )
     words = (
         "The expected best validation accuracy of k of the configurations, drawn without replacement, with the band "
         "that holds 90% of the draws: exact, by order statistics. Failed and stopped configurations have no score and "

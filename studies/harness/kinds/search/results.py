@@ -62,8 +62,15 @@ class SearchResults:
     def curves(self) -> dict[str, pd.DataFrame]:
         """The best of k of each optimizer that has proposals with an end."""
         outcomes = self.outcomes.items()
-        scores = {name: [part.score for part in parts if part.status != IN_FLIGHT] for name, parts in outcomes}
-        return {name: best_of_k(values) for name, values in scores.items() if not all(map(math.isnan, values))}
+        scores = {
+            name: [part.score for part in parts if part.status != IN_FLIGHT]
+            for name, parts in outcomes
+        }
+        return {
+            name: best_of_k(values)
+            for name, values in scores.items()
+            if not all(map(math.isnan, values))
+        }
 
     def shrinkage(self, optimizer: str) -> Shrinkage | None:
         """Return the shrinkage of an optimizer's winner, or None if it has none."""
@@ -78,7 +85,10 @@ def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
     """Return for each optimizer what its search used and returned."""
     rows = []
     for proposer in results.proposers:
-        outcomes, winner = results.outcomes[proposer.optimizer], results.winners.get(proposer.optimizer)
+        outcomes, winner = (
+            results.outcomes[proposer.optimizer],
+            results.winners.get(proposer.optimizer),
+        )
         counts = Counter(outcome.status for outcome in outcomes)
         rows.append(
             {
@@ -108,7 +118,11 @@ def recipe(results: SearchResults) -> str:
     ]
     stated = stated_recipe(plan.workload)
     for name, winner in results.winners.items():
-        values = {**stated.hyperparameters(name), **plan.fresh(name)[0].arm.overrides, **winner.proposal.parameters}
+        values = {
+            **stated.hyperparameters(name),
+            **plan.fresh(name)[0].arm.overrides,
+            **winner.proposal.parameters,
+        }
         lines.append(f'    "{name}": {values},'.replace("'", '"'))
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -118,7 +132,9 @@ def to_json(results: SearchResults) -> str:
     records = []
     for row in ledger_rows(results):
         shrunk = results.shrinkage(row["optimizer"])
-        fresh = {} if shrunk is None else {"fresh": vars(shrunk.fresh), "shrinkage": shrunk.shrinkage}
+        fresh = (
+            {} if shrunk is None else {"fresh": vars(shrunk.fresh), "shrinkage": shrunk.shrinkage}
+        )
         records.append({**row, **fresh})
     identity = {"search": results.plan.artefact.name, "workload": results.plan.workload}
     return json.dumps({**identity, "optimizers": _finite(records)})
@@ -139,10 +155,20 @@ def proposals_table(results: SearchResults) -> pd.DataFrame:
     rows = []
     for optimizer, outcomes in results.outcomes.items():
         for outcome in outcomes:
-            stopped = None if outcome.proposal.stopped is None else outcome.proposal.stopped["stopped_at"]
+            stopped = (
+                None if outcome.proposal.stopped is None else outcome.proposal.stopped["stopped_at"]
+            )
             values = {name: outcome.proposal.parameters.get(name) for name in names}
             scores = {"val/accuracy": outcome.score, "val/loss": outcome.loss}
             facts = {"status": outcome.status, "stopped_at": stopped, **scores}
             identity = {"seconds": outcome.seconds, "trial_key": outcome.proposal.trial_key}
-            rows.append({"optimizer": optimizer, "number": outcome.proposal.number, **values, **facts, **identity})
+            rows.append(
+                {
+                    "optimizer": optimizer,
+                    "number": outcome.proposal.number,
+                    **values,
+                    **facts,
+                    **identity,
+                }
+            )
     return pd.DataFrame(rows)

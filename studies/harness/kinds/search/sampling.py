@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
@@ -26,7 +31,9 @@ from trainables.config import stream_seed
 from trainables.store import COMPLETED
 
 DIGITS = 4  # significant digits of a proposed number, as a recipe would have
-POPULATION = 8  # of genetic samplers: with Optuna's 50 a usual budget ends before the first generation does
+POPULATION = (
+    8  # of genetic samplers: with Optuna's 50 a usual budget ends before the first generation does
+)
 STATES = {COMPLETED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, IN_FLIGHT: TrialState.RUNNING}
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -35,7 +42,11 @@ def samplers() -> dict[str, type[optuna.samplers.BaseSampler]]:
     """Return Optuna's samplers by name (`tpe`, `random`, ...): those that accept any range and need only a seed."""
     kinds = {}
     for name, kind in vars(optuna.samplers).items():
-        if name.endswith("Sampler") and name not in ("BaseSampler", "BaseGASampler", "BruteForceSampler"):
+        if name.endswith("Sampler") and name not in (
+            "BaseSampler",
+            "BaseGASampler",
+            "BruteForceSampler",
+        ):
             needed = inspect.signature(kind).parameters.values()
             if not any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in needed):
                 kinds[name.removesuffix("Sampler").lower()] = kind
@@ -91,7 +102,9 @@ def write_journal(path: Path, studies: Mapping[str, tuple[Space, Sequence[Outcom
     aside = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside.unlink(missing_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(aside), lock_obj=JournalFileOpenLock(str(aside))))
+    storage = JournalStorage(
+        JournalFileBackend(str(aside), lock_obj=JournalFileOpenLock(str(aside)))
+    )
     for name, (space, outcomes) in studies.items():
         _study(storage, name, space, outcomes, optuna.samplers.RandomSampler())
     os.replace(aside, path)
@@ -105,9 +118,15 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _study(
-    storage: BaseStorage, name: str, space: Space, outcomes: Sequence[Outcome], kind: optuna.samplers.BaseSampler
+    storage: BaseStorage,
+    name: str,
+    space: Space,
+    outcomes: Sequence[Outcome],
+    kind: optuna.samplers.BaseSampler,
 ) -> optuna.Study:
-    study = optuna.create_study(storage=storage, study_name=name, sampler=kind, direction="maximize")
+    study = optuna.create_study(
+        storage=storage, study_name=name, sampler=kind, direction="maximize"
+    )
     for outcome in outcomes:
         study.add_trial(_trial(outcome, space))
     shared = outcomes[-1].proposal.attributes.get("study", {}) if outcomes else {}

@@ -54,7 +54,11 @@ class Range:
             return "both ends must be finite numbers"
         if not self.low < self.high:
             return "the lower end must be below the upper one"
-        return "on a logarithmic scale the lower end must be above 0" if self.log and self.low <= 0 else ""
+        return (
+            "on a logarithmic scale the lower end must be above 0"
+            if self.log and self.low <= 0
+            else ""
+        )
 
     def __str__(self) -> str:
         return f"{self.low:g}..{self.high:g}{' log' if self.log else ''}"
@@ -82,7 +86,9 @@ class Choice:
         """Return the error in the values, or an empty text."""
         if len(set(map(repr, self.values))) < max(2, len(self.values)):
             return "needs two values or more, all different"
-        plain = all(value is None or isinstance(value, bool | int | float | str) for value in self.values)
+        plain = all(
+            value is None or isinstance(value, bool | int | float | str) for value in self.values
+        )
         return "" if plain else "values must be numbers, words, true, false or none"
 
     def __str__(self) -> str:
@@ -108,8 +114,14 @@ class Search(Artefact):
 
     KIND: ClassVar[str] = "search"
     FLAGS: ClassVar[Sequence[click.Option]] = (
-        click.Option(["--budget"], metavar="N", help="Configurations for each optimizer, instead of the study's."),
-        click.Option(["--sampler"], metavar="NAME", help="One of Optuna's: tpe, random, nsgaii, gp, qmc, ..."),
+        click.Option(
+            ["--budget"],
+            metavar="N",
+            help="Configurations for each optimizer, instead of the study's.",
+        ),
+        click.Option(
+            ["--sampler"], metavar="NAME", help="One of Optuna's: tpe, random, nsgaii, gp, qmc, ..."
+        ),
         click.Option(["--asha"], is_flag=True, help="Stop configurations that fall behind."),
     )
     HELP: ClassVar[Mapping[str, str]] = {
@@ -118,7 +130,9 @@ class Search(Artefact):
         "settings": "Set a hyperparameter that is not tuned, or a setting of the recipe.",
         "dry_run": "Print the plan and stop; with --json a line for each optimizer.",
     }
-    REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(("only", "levels", "rerun"), "which is a search")
+    REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("only", "levels", "rerun"), "which is a search"
+    )
 
     spaces: Mapping[str, Space]
     spaces_on: Mapping[str, Mapping[str, Space]] = field(default_factory=dict)

@@ -62,7 +62,9 @@ class SearchPlan(Plan):
         known, errors = precond.defaults(optimizer), []
         for name, domain in self.spaces[optimizer].items():
             if name not in known or name == "seed":
-                errors.append(f"space of {optimizer}: {name}: unknown hyperparameter.{nearest(name, known)}")
+                errors.append(
+                    f"space of {optimizer}: {name}: unknown hyperparameter.{nearest(name, known)}"
+                )
             elif problem := domain.problem():
                 errors.append(f"space of {optimizer}: {name} = {domain}: {problem}")
         if errors:
@@ -76,7 +78,9 @@ class SearchPlan(Plan):
                 errors += self._illegal(optimizer, {**start, name: end})
             if not domain.holds(start[name]):
                 where = f"space of {optimizer} on {self.workload}: {name} = {domain}"
-                errors.append(f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it")
+                errors.append(
+                    f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it"
+                )
         return list(dict.fromkeys(errors))
 
     def _illegal(self, optimizer: str, parameters: Parameters) -> list[str]:
@@ -89,7 +93,9 @@ class SearchPlan(Plan):
     def _arm(self, optimizer: str, parameters: Parameters) -> Arm:
         known = precond.defaults(optimizer)
         fixed = {k: v for k, v in self.settings.items() if k in known and k not in RECIPE_SETTINGS}
-        return Arm(optimizer=optimizer, overrides={**fixed, **parameters}, factors=tuple(parameters))
+        return Arm(
+            optimizer=optimizer, overrides={**fixed, **parameters}, factors=tuple(parameters)
+        )
 
 
 def plans(search: Search, options: Options) -> list[SearchPlan]:
@@ -97,7 +103,9 @@ def plans(search: Search, options: Options) -> list[SearchPlan]:
     search, errors = _chosen(search, options.extra)
     if options.smoke:
         search = replace(search, budget=min(search.budget, SMOKE_LEVELS))
-    return plan_workloads(search, options, partial(_plan, search, options), [*errors, *_errors(search, options)])
+    return plan_workloads(
+        search, options, partial(_plan, search, options), [*errors, *_errors(search, options)]
+    )
 
 
 def _chosen(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]]:
@@ -127,7 +135,9 @@ def _plan(search: Search, options: Options, workload: str) -> SearchPlan:
         spaces={name: spaces[name] for name in chosen},
         seeds=range(search.seeds) if seeds is None else seeds,
         recipe={**search.published.get(workload, {}), **recipe(options)},
-        settings={name: value for name, value in options.settings.items() if name not in RECIPE_SETTINGS},
+        settings={
+            name: value for name, value in options.settings.items() if name not in RECIPE_SETTINGS
+        },
     )
     if problems := plan.problems():
         raise HyperparameterError("\n".join(problems))
@@ -146,12 +156,16 @@ def _errors(search: Search, options: Options) -> list[str]:
     if problem := sampler_problem(search.sampler):
         errors.append(problem)
     if search.tuning_seed in (options.seeds or range(search.seeds)):
-        errors.append(f"--seeds: {search.tuning_seed} is the search's own seed; fresh ones must be others")
+        errors.append(
+            f"--seeds: {search.tuning_seed} is the search's own seed; fresh ones must be others"
+        )
     tuned = {name for space in search.spaces.values() for name in space}
     known = sorted({name for optimizer in search.spaces for name in settable(optimizer)})
     for name, value in options.settings.items():
         if name in tuned:
             errors.append(f"--set {name}={value}: {search.name} tunes it; leave it out")
         elif name not in known:
-            errors.append(f"--set {name}: no optimizer of {search.name} has it.{nearest(name, known)}")
+            errors.append(
+                f"--set {name}: no optimizer of {search.name} has it.{nearest(name, known)}"
+            )
     return errors

@@ -21,7 +21,11 @@ def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
     from studies.harness.cluster.progress import StudyProgress
 
     options, root = driver.options, driver.options.root
-    todo = list({t.config.trial_key: t for plan in plans for t in plan.artefact.missing(plan).trials}.values())
+    todo = list(
+        {
+            t.config.trial_key: t for plan in plans for t in plan.artefact.missing(plan).trials
+        }.values()
+    )
     with StudyProgress(todo, driver.console) as progress:
         folders = partial(prepare, todo, root, options.rerun)
         ended = ray.train(todo, options, driver.generation, progress, driver.on_lost, folders)

@@ -42,7 +42,9 @@ class Figure(ABC):
         factor: The factor whose levels are the horizontal axis; empty if there is none.
     """
 
-    has_seconds: ClassVar[bool] = False  # True if the figure's own section shows the seconds per epoch
+    has_seconds: ClassVar[bool] = (
+        False  # True if the figure's own section shows the seconds per epoch
+    )
 
     metric: str = "test/accuracy"
     references: tuple[str, ...] = ()
@@ -65,7 +67,9 @@ class LevelFigure(Figure):
         from studies.harness.report.figures import levels
 
         evidence = evidence.of(self.metric)
-        return Extension(drawn=levels.draw(evidence, self.factor, self.panels, self.references, plan.folder))
+        return Extension(
+            drawn=levels.draw(evidence, self.factor, self.panels, self.references, plan.folder)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +115,13 @@ class ResidualFigure(Figure):
         shown = table.dropna(subset=["residual"])
         if shown.empty:
             return Extension()
-        title = f"{len(shown)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
+        title = (
+            f"{len(shown)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
+        )
         title += "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
-        orders = {metric: {name: order(shown, name, metric) for name in self.optimizers} for metric in METRICS}
+        orders = {
+            metric: {name: order(shown, name, metric) for name in self.optimizers}
+            for metric in METRICS
+        }
         drawn = draw_residuals(shown, orders, title, plan.folder)
         return Extension(drawn=drawn, files={"residual.csv": table.to_csv(index=False)})

@@ -11,7 +11,13 @@ from typing import Any
 from precond.hyperparameters import HyperparameterError, nearest
 from precond.registry import REGISTRY
 from studies.harness.design.arms import Arm, Trial
-from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_LEVELS, SMOKE_SEEDS, Options, report_folder
+from studies.harness.design.options import (
+    SMOKE_EPOCHS,
+    SMOKE_LEVELS,
+    SMOKE_SEEDS,
+    Options,
+    report_folder,
+)
 from studies.harness.evidence import status
 from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe, workloads
 from studies.harness.kinds.study.study import Study
@@ -63,7 +69,9 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
     except HyperparameterError as error:
         errors += str(error).splitlines()
     if len(trials) > MAX_TRIALS:
-        errors.append(f"{study.name} has {len(trials)} trials: at most {MAX_TRIALS}; take fewer seeds")
+        errors.append(
+            f"{study.name} has {len(trials)} trials: at most {MAX_TRIALS}; take fewer seeds"
+        )
     if errors:
         raise HyperparameterError("\n".join(errors))
     return StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
@@ -75,8 +83,12 @@ def missing(plan: StudyPlan) -> Work:
     work = Work(count=len(todo), summary=_summary(plan.trials, len(todo)), trials=todo, on_ray=True)
     if not plan.options.dry_run:
         return work
-    records = [{"key": t.config.trial_key, "arm": t.arm.label, "config": t.config.to_dict()} for t in todo]
-    return replace(work, details=_details(plan, {trial.config.trial_key for trial in todo}), records=records)
+    records = [
+        {"key": t.config.trial_key, "arm": t.arm.label, "config": t.config.to_dict()} for t in todo
+    ]
+    return replace(
+        work, details=_details(plan, {trial.config.trial_key for trial in todo}), records=records
+    )
 
 
 def view(plan: StudyPlan) -> View:
@@ -95,7 +107,9 @@ def state(study: Study, root: Path) -> str:
 def _to_train(plan: StudyPlan) -> list[Trial]:
     todo = status.missing(plan.trials, plan.root, plan.options.retry)
     known = {trial.config.trial_key for trial in todo}
-    again = [trial for trial in plan.trials if trial.config.trial_key.startswith(plan.options.rerun)]
+    again = [
+        trial for trial in plan.trials if trial.config.trial_key.startswith(plan.options.rerun)
+    ]
     return todo + [trial for trial in again if trial.config.trial_key not in known]
 
 
@@ -103,7 +117,11 @@ def _summary(trials: Sequence[Trial], todo: int) -> str:
     """Return `50 trials (10 arms x 5 seeds): 20 done, 30 to go`."""
     seeds = len({trial.config.seed for trial in trials})
     arms = len({trial.config.group_key for trial in trials})
-    grid = f"{arms} arms x {seeds} seeds" if arms * seeds == len(trials) else f"{arms} arms, up to {seeds} seeds"
+    grid = (
+        f"{arms} arms x {seeds} seeds"
+        if arms * seeds == len(trials)
+        else f"{arms} arms, up to {seeds} seeds"
+    )
     return f"{len(trials)} trials ({grid}): {len(trials) - todo} done, {todo} to go"
 
 
@@ -119,7 +137,9 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
     for label, members in arms.items():
         count = sum(trial.config.trial_key in todo for trial in members)
         seeds = ",".join(str(trial.config.seed) for trial in members)
-        lines.append(f"  {label:{width}}  seeds {seeds}  {members[0].config.epochs} epochs  {count} to train")
+        lines.append(
+            f"  {label:{width}}  seeds {seeds}  {members[0].config.epochs} epochs  {count} to train"
+        )
     return [*lines, smallest_difference(plan.trials, plan.root, plan.artefact.figure.metric)]
 
 
@@ -144,14 +164,20 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
             continue
         if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
             trials = [trial for trial in everything if trial.config.trial_key[:16] in known]
-            planned.append(StudyPlan(artefact=study, workload=workload, options=Options(out=root), trials=trials))
+            planned.append(
+                StudyPlan(
+                    artefact=study, workload=workload, options=Options(out=root), trials=trials
+                )
+            )
     return planned
 
 
 def _on(study: Study, workload: str, options: Options) -> Study:
     """Return the study with its arms on a workload and the plugin optimizers in `--optimizers`."""
     arms = study.arms_of(workload)
-    plugins = [name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin]
+    plugins = [
+        name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin
+    ]
     known = {arm.optimizer for arm in arms}
     arms += [Arm(optimizer=name) for name in plugins if name not in known]
     return replace(study, arms=arms, arms_on={}, workload=workload)
@@ -160,7 +186,9 @@ def _on(study: Study, workload: str, options: Options) -> Study:
 def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
     """Return `--levels`; if the study varies the number of epochs, `--epochs` sets its levels."""
     epochs = SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
-    varied = epochs is not None and "epochs" not in options.levels and "epochs" in _levels(study.arms)
+    varied = (
+        epochs is not None and "epochs" not in options.levels and "epochs" in _levels(study.arms)
+    )
     return {**options.levels, "epochs": [epochs]} if varied else options.levels
 
 
@@ -190,9 +218,13 @@ def _errors(study: Study, options: Options, new_levels: dict[str, list[Any]]) ->
     names = {name for optimizer in known for name in settable(optimizer)}
     for name, value in options.settings.items():
         if name in levels:
-            errors.append(f"--set {name}={value}: {study.name} varies it; use --levels {name}={value}")
+            errors.append(
+                f"--set {name}={value}: {study.name} varies it; use --levels {name}={value}"
+            )
         elif name not in names:
-            errors.append(f"--set {name}: no optimizer of {study.name} has it.{nearest(name, sorted(names))}")
+            errors.append(
+                f"--set {name}: no optimizer of {study.name} has it.{nearest(name, sorted(names))}"
+            )
     return errors
 
 
@@ -211,7 +243,9 @@ def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]
     """Return the arms, with `levels` instead of the study's levels, without duplicates."""
     for factor, values in levels.items():
         varied = [
-            replace(arm, overrides={**arm.overrides, factor: level}) if factor in arm.factors else arm
+            replace(arm, overrides={**arm.overrides, factor: level})
+            if factor in arm.factors
+            else arm
             for arm in arms
             for level in values
         ]
@@ -222,7 +256,10 @@ def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]
 def _with_settings(arm: Arm, settings: dict[str, Any]) -> Arm:
     """Return the arm with those settings that are hyperparameters of its optimizer."""
     known = settable(arm.optimizer) - {*RECIPE_SETTINGS}
-    return replace(arm, overrides={**arm.overrides, **{name: v for name, v in settings.items() if name in known}})
+    return replace(
+        arm,
+        overrides={**arm.overrides, **{name: v for name, v in settings.items() if name in known}},
+    )
 
 
 def _selected(arm: Arm, options: Options) -> bool:

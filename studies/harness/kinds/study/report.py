@@ -27,7 +27,11 @@ def report(plan: StudyPlan) -> Report:
     evidence = evidence.compared(study, [result for part in parts for result in part.measured])
     drawn = [path for part in parts for path in part.drawn]
     pictures = [path.stem for path in drawn if path.suffix == ".svg"]
-    timed = seconds.blocks(costs.read(plan.trials, plan.root)) if study.timed and not figure.has_seconds else []
+    timed = (
+        seconds.blocks(costs.read(plan.trials, plan.root))
+        if study.timed and not figure.has_seconds
+        else []
+    )
     blocks: list[Block] = [
         *protocol.facts(study),
         *protocol.paragraphs(study, plan.trials),

@@ -78,12 +78,16 @@ class Study(Artefact):
                 errors.update(dict.fromkeys(str(error).splitlines()))  # a line for many arms
                 continue
             twin, _ = pairs.setdefault(config.group_key, (arm, config))
-            if twin is not arm and (twin.faithful == arm.faithful or replace(twin, faithful=arm.faithful) != arm):
+            if twin is not arm and (
+                twin.faithful == arm.faithful or replace(twin, faithful=arm.faithful) != arm
+            ):
                 errors[f"{self.name}: arms {twin.label} and {arm.label} are the same trials"] = None
         if errors:
             raise HyperparameterError("\n".join(errors))
         seeds = range(self.seeds) if seeds is None else seeds
-        return [Trial(arm, config.with_seed(seed)) for seed in seeds for arm, config in pairs.values()]
+        return [
+            Trial(arm, config.with_seed(seed)) for seed in seeds for arm, config in pairs.values()
+        ]
 
     def inputs(self, plan: Plan) -> list[Path]:
         """Return the trial folders, and the files of measured costs."""
@@ -97,7 +101,9 @@ class Study(Artefact):
         seeds = {trial.config.seed for trial in plan.trials}
         if seeds != set(range(len(seeds))):
             return []
-        return [(f"the same command with --seeds {len(seeds) + 1}", "trains one more seed of each arm")]
+        return [
+            (f"the same command with --seeds {len(seeds) + 1}", "trains one more seed of each arm")
+        ]
 
 
 def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
@@ -107,7 +113,9 @@ def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
         return [*row]
     factor = first.factors[0]
     try:
-        centre = value(Arm(optimizer=first.optimizer, faithful=first.faithful).resolve(workload), factor)
+        centre = value(
+            Arm(optimizer=first.optimizer, faithful=first.faithful).resolve(workload), factor
+        )
     except HyperparameterError:  # reported where the arms themselves are resolved
         return [*row]
     if centre is None or centre in levels:

@@ -45,11 +45,20 @@ class TargetFigure(Figure):
         from studies.harness.report.figures import targets as figures
 
         target = targets.published_target(plan.artefact, plan.workload) or targets.target_of_runs(
-            evidence.frame, self.metric, self.reference, share=self.share, of=self.of, rule=self.rule
+            evidence.frame,
+            self.metric,
+            self.reference,
+            share=self.share,
+            of=self.of,
+            rule=self.rule,
         )
         seconds = costs.read(plan.trials, plan.root)
         times = targets.Times(
-            evidence=evidence, metric=self.metric, reference=self.reference, target=target, costs=seconds
+            evidence=evidence,
+            metric=self.metric,
+            reference=self.reference,
+            target=target,
+            costs=seconds,
         )
         drawn = figures.draw(times, self.panels, plan.folder)
         return Extension(drawn, report.blocks(times), targets.measured(times), report.files(times))

@@ -54,7 +54,10 @@ def _machines(times: Times) -> Mapping[str, ArmCosts]:
 
 def _epochs(table: Table, target: str) -> str:
     """Return the medians of a table in words; for an arm without a median, how many runs hit the target."""
-    arms = [f"{arm} {f'- ({runs} hit)' if median == '-' else median}" for arm, runs, median, *_ in table.rows]
+    arms = [
+        f"{arm} {f'- ({runs} hit)' if median == '-' else median}"
+        for arm, runs, median, *_ in table.rows
+    ]
     return f"Median epochs to {target}: {', '.join(arms)}."
 
 
@@ -62,7 +65,16 @@ def _table(times: Times, costs: ArmCosts, name: str) -> Table:
     base = f"/ {times.base}"
     return Table(
         name=name,
-        header=["arm", "runs that hit", "epochs", "95% interval", f"epochs {base}", "s/epoch", "time", f"time {base}"],
+        header=[
+            "arm",
+            "runs that hit",
+            "epochs",
+            "95% interval",
+            f"epochs {base}",
+            "s/epoch",
+            "time",
+            f"time {base}",
+        ],
         rows=[_row(times, arm, costs[arm], costs.get(times.base)) for arm in times.arms],
         caption=f"Epochs and time to {words(times.metric)} of {100 * times.value:.2f}%.",
     )
@@ -72,7 +84,9 @@ def _row(times: Times, arm: str, cost: Cost | None, base: Cost | None) -> list[s
     time = times.time(arm)
     ratio = time.median / times.time(times.base).median
     relative = ratio * cost.epoch.median / base.epoch.median if cost and base else math.nan
-    duration = [seconds.shown(cost.epoch, 2), _duration(time, cost)] if cost else [NOT_MEASURED, "-"]
+    duration = (
+        [seconds.shown(cost.epoch, 2), _duration(time, cost)] if cost else [NOT_MEASURED, "-"]
+    )
     interval = f"[{_number(time.ci_lo)}, {_number(time.ci_hi)}]" if time.hits else "-"
     epochs = [f"{time.hits} of {time.n}", _number(time.median), interval, _number(ratio)]
     return [arm, *epochs, *duration, _number(relative)]
@@ -88,7 +102,9 @@ def _duration(time: TimeToTarget, cost: Cost) -> str:
     median, low, high = time.median * epoch.median, time.ci_lo * epoch.low, time.ci_hi * epoch.high
     if math.isnan(median):
         return "-"
-    size, name = next((s, n) for s, n in ((3600, "h"), (60, "min"), (1, "s")) if median >= 2 * s or s == 1)
+    size, name = next(
+        (s, n) for s, n in ((3600, "h"), (60, "min"), (1, "s")) if median >= 2 * s or s == 1
+    )
     return f"{median / size:.2f} {name} [{_number(low / size)}, {_number(high / size)}]"
 
 
@@ -97,16 +113,27 @@ def files(times: Times) -> dict[str, str]:
     if times.target is None:
         return {}
     rows = [
-        {"arm": arm, "target": times.value, **vars(times.time(arm)), **_measured(machine, costs[arm])}
+        {
+            "arm": arm,
+            "target": times.value,
+            **vars(times.time(arm)),
+            **_measured(machine, costs[arm]),
+        }
         for machine, costs in _machines(times).items()
         for arm in times.arms
     ]
     targets = [
-        {"arm": arm, "target": target, **vars(times.time(arm, target))} for arm in times.arms for target in times.grid()
+        {"arm": arm, "target": target, **vars(times.time(arm, target))}
+        for arm in times.arms
+        for target in times.grid()
     ]
     tables = {"time_to_target.csv": rows, "epochs_over_target.csv": targets}
     return {name: pd.DataFrame(records).to_csv(index=False) for name, records in tables.items()}
 
 
 def _measured(machine: str, cost: Cost | None) -> dict[str, object]:
-    return {"hardware": machine, **{f"s/epoch {k}": v for k, v in vars(cost.epoch).items()}} if cost else {}
+    return (
+        {"hardware": machine, **{f"s/epoch {k}": v for k, v in vars(cost.epoch).items()}}
+        if cost
+        else {}
+    )

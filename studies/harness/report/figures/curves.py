@@ -17,7 +17,16 @@ from matplotlib.ticker import MaxNLocator
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import mean_curves
 from studies.harness.evidence.metrics import higher_is_better, unit
-from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, lines, panels, save
+from studies.harness.report.figures.style import (
+    REFERENCES,
+    STYLE,
+    SUBJECT,
+    display,
+    legend,
+    lines,
+    panels,
+    save,
+)
 
 SETTLED = 0.2  # an accuracy's axis begins where the curves are after this part of the epochs
 # The panels of the diagnostics, and True for a logarithmic axis.
@@ -43,8 +52,13 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     done = evidence.completed_epochs
     if done.empty:
         return []
-    arms, curves = done.drop_duplicates("arm"), {metric: mean_curves(done, metric) for metric in metrics}
-    rows = [row for level, part in _by_level(arms, evidence.factors) for row in _by_kind(level, part)]
+    arms, curves = (
+        done.drop_duplicates("arm"),
+        {metric: mean_curves(done, metric) for metric in metrics},
+    )
+    rows = [
+        row for level, part in _by_level(arms, evidence.factors) for row in _by_kind(level, part)
+    ]
     styles = lines(dict.fromkeys(evidence.by_epoch["optimizer"]))
     size = (3.4 * len(metrics), 2.5 * len(rows) + 0.6)
     figure, grid = panels(size, len(rows), len(metrics), sharex="row", sharey="col")
@@ -65,7 +79,10 @@ def _by_level(arms: Any, factors: Sequence[str]) -> list[tuple[str, Any]]:
     if not factors:
         return [("", arms)]
     groups = arms.groupby([*factors], sort=False, dropna=False)
-    return [(", ".join(f"{n}={v}" for n, v in zip(factors, key, strict=True)), part) for key, part in groups]
+    return [
+        (", ".join(f"{n}={v}" for n, v in zip(factors, key, strict=True)), part)
+        for key, part in groups
+    ]
 
 
 def _by_kind(level: str, arms: Any) -> list[tuple[str, Any]]:
@@ -74,20 +91,34 @@ def _by_kind(level: str, arms: Any) -> list[tuple[str, Any]]:
     if not all(kinds.values()):
         return [(level, arms)]
     titles = {
-        kind: ", ".join(filter(None, [word, level])) for kind, word in ((True, "as released"), (False, "consistent"))
+        kind: ", ".join(filter(None, [word, level]))
+        for kind, word in ((True, "as released"), (False, "consistent"))
     }
     return [
-        (titles[kind], arms.loc[(arms["faithful"] == kind) | ~arms["optimizer"].isin(kinds[kind])]) for kind in kinds
+        (titles[kind], arms.loc[(arms["faithful"] == kind) | ~arms["optimizer"].isin(kinds[kind])])
+        for kind in kinds
     ]
 
 
-def _curves(axes: Axes, arms: Any, curves: Mapping[str, Any], scale: float, styles: Mapping[str, Any]) -> None:
+def _curves(
+    axes: Axes, arms: Any, curves: Mapping[str, Any], scale: float, styles: Mapping[str, Any]
+) -> None:
     """Draw a line with a band for each optimizer; epoch 1 is the first."""
     for optimizer, arm in zip(arms["optimizer"], arms["arm"], strict=True):
         color, dashes = styles[optimizer]
         table = scale * curves[arm]
-        epochs, (low, high) = list(table.index + 1), (table[end].fillna(table["mean"]) for end in ("ci_lo", "ci_hi"))
-        axes.plot(epochs, table["mean"], color=color, linestyle=dashes, linewidth=1.2, label=display(optimizer))
+        epochs, (low, high) = (
+            list(table.index + 1),
+            (table[end].fillna(table["mean"]) for end in ("ci_lo", "ci_hi")),
+        )
+        axes.plot(
+            epochs,
+            table["mean"],
+            color=color,
+            linestyle=dashes,
+            linewidth=1.2,
+            label=display(optimizer),
+        )
         axes.fill_between(epochs, low, high, color=color, alpha=0.13, linewidth=0)
 
 
@@ -130,7 +161,9 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
     for axes, name in zip(grid.flat, names, strict=False):
         title, logarithmic = DIAGNOSTICS[name]
         styles = itertools.cycle([(SUBJECT, "-"), *REFERENCES])
-        for (arm, table), (color, dashes) in zip(mean_curves(shown, name).items(), styles, strict=False):
+        for (arm, table), (color, dashes) in zip(
+            mean_curves(shown, name).items(), styles, strict=False
+        ):
             axes.plot(table["mean"], color=color, linestyle=dashes, linewidth=1.2, label=arm)
         axes.set_title(title)
         if logarithmic:
@@ -158,7 +191,9 @@ def draw_best_of_k(curves: Mapping[str, pd.DataFrame], folder: Path) -> list[Pat
         axes.plot(k, mean, color=color, linestyle=dashes, linewidth=1.2, label=display(name))
         axes.fill_between(k, low, high, color=color, alpha=0.10, linewidth=0)
     # The means from k = 2 set the range: one random draw may be far below, and all would be one line.
-    means = np.concatenate([100 * curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in curves.values()])
+    means = np.concatenate(
+        [100 * curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in curves.values()]
+    )
     low, high = float(np.nanmin(means)), float(np.nanmax(means))
     margin = 0.1 * max(high - low, 0.5)
     axes.set_ylim(low - margin, high + margin)

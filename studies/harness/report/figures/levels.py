@@ -21,7 +21,15 @@ from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import are_numbers, sorted_levels
 from studies.harness.evidence.metrics import words
 from studies.harness.evidence.status import LOST
-from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, panels, save
+from studies.harness.report.figures.style import (
+    REFERENCES,
+    STYLE,
+    SUBJECT,
+    display,
+    legend,
+    panels,
+    save,
+)
 
 ArmRow = dict[Any, Any]  # a row of `Evidence.arms`
 # Lines of one panel; marker and dashes distinguish them in grayscale.
@@ -38,7 +46,11 @@ LOG_FROM = 8  # levels that span so much are on a logarithmic axis
 
 @matplotlib.rc_context(STYLE)
 def draw(
-    evidence: Evidence, factor: str, optimizers: Sequence[str], references: Sequence[str], folder: Path
+    evidence: Evidence,
+    factor: str,
+    optimizers: Sequence[str],
+    references: Sequence[str],
+    folder: Path,
 ) -> list[Path]:
     """Draw `<factor>.pdf`, `.png` and `.svg`; nothing if no trial has completed.
 
@@ -49,9 +61,13 @@ def draw(
     if not any(arm["n"] for arm in arms):
         return []
     levelled = [arm for arm in arms if not pd.isna(arm.get(factor))]
-    plain = {arm["optimizer"]: arm for arm in reversed(arms) if arm["n"] and pd.isna(arm.get(factor))}
+    plain = {
+        arm["optimizer"]: arm for arm in reversed(arms) if arm["n"] and pd.isna(arm.get(factor))
+    }
     bands = [plain[name] for name in references if name in plain]
-    shown = [name for name in optimizers if any(arm["optimizer"] == name for arm in levelled)] or [""]
+    shown = [name for name in optimizers if any(arm["optimizer"] == name for arm in levelled)] or [
+        ""
+    ]
     return save(_figure(evidence, factor, shown, bands, levelled), folder, factor)
 
 
@@ -60,7 +76,11 @@ def _lost(arm: ArmRow) -> int:
 
 
 def _figure(
-    evidence: Evidence, factor: str, optimizers: Sequence[str], bands: Sequence[ArmRow], arms: Sequence[ArmRow]
+    evidence: Evidence,
+    factor: str,
+    optimizers: Sequence[str],
+    bands: Sequence[ArmRow],
+    arms: Sequence[ArmRow],
 ) -> Figure:
     columns = len(optimizers) if len(optimizers) <= 3 else 2
     rows = math.ceil(len(optimizers) / columns)
@@ -74,7 +94,9 @@ def _figure(
         axes.set_ylim(low, high)
         for arm, (color, dashes) in zip(bands, REFERENCES, strict=False):
             _band(axes, arm, color, dashes)
-        _panel(axes, evidence, factor, [arm for arm in arms if arm["optimizer"] == optimizer], styles)
+        _panel(
+            axes, evidence, factor, [arm for arm in arms if arm["optimizer"] == optimizer], styles
+        )
         axes.set_title(display(optimizer))
         axes.set_xlabel(factor.replace("_", " "))
     for axes in grid[:, 0]:
@@ -89,7 +111,9 @@ def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
     middle, top = median(means), max(means)
     foot = max(min(means), middle - SQUEEZED * max(top - middle, 0.5))
     shown = [arm for arm in arms if 100 * arm["mean"] >= foot]
-    ends = [100 * end for arm in shown for end in (arm["ci_lo"], arm["ci_hi"]) if not math.isnan(end)]
+    ends = [
+        100 * end for arm in shown for end in (arm["ci_lo"], arm["ci_hi"]) if not math.isnan(end)
+    ]
     room = WIDEST * max(top - foot, 0.5)
     low, high = max(min([foot, *ends]), foot - room), min(max([top, *ends]), top + room, 100.0)
     margin = 0.04 * max(high - low, 0.5)
@@ -99,11 +123,21 @@ def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
 def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
     """Draw a reference: its mean as a line over the whole width, its interval as a shade."""
     if not math.isnan(arm["ci_lo"]):
-        axes.axhspan(100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5)
-    axes.axhline(100 * arm["mean"], color=color, linestyle=dashes, linewidth=1.4, label=display(arm["optimizer"]))
+        axes.axhspan(
+            100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5
+        )
+    axes.axhline(
+        100 * arm["mean"],
+        color=color,
+        linestyle=dashes,
+        linewidth=1.4,
+        label=display(arm["optimizer"]),
+    )
 
 
-def _panel(axes: Axes, evidence: Evidence, factor: str, arms: Sequence[ArmRow], styles: Mapping[str, Any]) -> None:
+def _panel(
+    axes: Axes, evidence: Evidence, factor: str, arms: Sequence[ArmRow], styles: Mapping[str, Any]
+) -> None:
     """Draw one optimizer: a line for each series of levels, side by side so that none hides another."""
     if not arms:
         axes.set_xticks([])
@@ -121,17 +155,28 @@ def _panel(axes: Axes, evidence: Evidence, factor: str, arms: Sequence[ArmRow], 
         for arm in members:
             x, values = at[arm[factor]], evidence.by_seed[arm["arm"]].dropna()
             beside = _moved(axes, shift + 0.4 * APART)
-            axes.plot([x] * len(values), list(100 * values), ".", transform=beside, label="seeds", **SEEDS)
+            axes.plot(
+                [x] * len(values), list(100 * values), ".", transform=beside, label="seeds", **SEEDS
+            )
             _at_the_foot(axes, x, arm, styles[name][0], i)
 
 
-def _line(axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: Any, shift: float) -> None:
+def _line(
+    axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: Any, shift: float
+) -> None:
     """Draw means with their intervals at the levels that have a result."""
     color, dashes, marker = style
     mean = [100 * arm["mean"] for arm in arms]
     half = [0.0 if math.isnan(arm["ci_hi"]) else 100 * (arm["ci_hi"] - arm["mean"]) for arm in arms]
     label = f"{name}{': ' if name else ''}mean, 95% t-interval"
-    look = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 4.5, "linewidth": 1.4, "capsize": 3}
+    look = {
+        "color": color,
+        "linestyle": dashes,
+        "marker": marker,
+        "markersize": 4.5,
+        "linewidth": 1.4,
+        "capsize": 3,
+    }
     axes.errorbar(x, mean, half, transform=_moved(axes, shift), label=label, **look)
 
 
@@ -146,12 +191,16 @@ def _at_the_foot(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> Non
         foot = _moved(axes, column * 22 / 72, axes.get_xaxis_transform())
         look = {"color": color, "transform": foot, "clip_on": False}
         axes.plot([x], [y], marker, markersize=5, linestyle="", label=label, **look)
-        axes.annotate(text, (x, y), (5, 0), foot, "offset points", color=color, fontsize=7.5, va="center")
+        axes.annotate(
+            text, (x, y), (5, 0), foot, "offset points", color=color, fontsize=7.5, va="center"
+        )
 
 
 def _moved(axes: Any, inches: float, coordinates: Any = None) -> Any:
     """Return coordinates, those of the data by default, moved to the right."""
-    return (coordinates or axes.transData) + ScaledTranslation(inches, 0, axes.figure.dpi_scale_trans)
+    return (coordinates or axes.transData) + ScaledTranslation(
+        inches, 0, axes.figure.dpi_scale_trans
+    )
 
 
 def _positions(axes: Axes, levels: list[Any]) -> list[float]:

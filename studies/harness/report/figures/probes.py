@@ -43,18 +43,27 @@ def draw_covariances(arrays: Arrays, approximations: Sequence[str], folder: Path
     return save(figure, folder, "covariances")
 
 
-def _matrices(figure: Figure, row: Sequence[Axes], arrays: Arrays, approximations: Sequence[str], number: int) -> None:
+def _matrices(
+    figure: Figure, row: Sequence[Axes], arrays: Arrays, approximations: Sequence[str], number: int
+) -> None:
     """Draw one layer: the actual matrix and each approximation."""
     actual = arrays[f"actual/{number}"]
-    low, high = min(0.0, float(np.percentile(actual, 100 - CLIPPED))), float(np.percentile(actual, CLIPPED))
+    low, high = (
+        min(0.0, float(np.percentile(actual, 100 - CLIPPED))),
+        float(np.percentile(actual, CLIPPED)),
+    )
     roots = {kind: arrays[f"root/{kind}/{number}"].astype(float) for kind in approximations}
     matrices = {"actual": actual} | {kind: root @ root.T for kind, root in roots.items()}
     image: Any = None
     for axes, (k, (kind, matrix)) in zip(row, enumerate(matrices.items(), start=-1), strict=True):
-        image = axes.imshow(matrix, cmap=MAP, vmin=low, vmax=high, interpolation="nearest", rasterized=True)
+        image = axes.imshow(
+            matrix, cmap=MAP, vmin=low, vmax=high, interpolation="nearest", rasterized=True
+        )
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_title(kind + (f"\nerror {arrays['frobenius'][number, k, 0]:.3f}" if k >= 0 else ""))
+        axes.set_title(
+            kind + (f"\nerror {arrays['frobenius'][number, k, 0]:.3f}" if k >= 0 else "")
+        )
     row[0].set_ylabel(f"{arrays['layers'][number]} (p = {len(actual)})")
     figure.colorbar(image, ax=list(row), shrink=0.85, pad=0.01, extend="both" if low < 0 else "max")
 
@@ -66,12 +75,17 @@ def draw_norms(networks: Sequence[Arrays], folder: Path) -> list[Path]:
     Each network has `layers`, `convolution` (else linear) and `inputs` of n layers, and `norms [steps, n]`.
     """
     first = networks[0]
-    kinds = {"Convolutional layers": first["convolution"], "Fully connected layers": ~first["convolution"]}
+    kinds = {
+        "Convolutional layers": first["convolution"],
+        "Fully connected layers": ~first["convolution"],
+    }
     kinds = {title: np.flatnonzero(chosen) for title, chosen in kinds.items() if chosen.any()}
     norms = np.stack([arrays["norms"] for arrays in networks])
     figure, (row,) = panels((max(4.2, 3.6 * len(kinds)), 3.0), 1, len(kinds))
     for axes, (title, chosen) in zip(row, kinds.items(), strict=True):
-        for place, (number, (color, dashes)) in enumerate(zip(chosen, _styles(len(chosen)), strict=True)):
+        for place, (number, (color, dashes)) in enumerate(
+            zip(chosen, _styles(len(chosen)), strict=True)
+        ):
             named = len(chosen) <= len(REFERENCES) + 1 or place in (0, len(chosen) - 1)
             label = f"{first['layers'][number]} (p = {first['inputs'][number]})" if named else None
             _norm(axes, norms[:, :, number], color, dashes, label)
@@ -98,6 +112,8 @@ def _norm(axes: Axes, norms: np.ndarray, color: Any, dashes: Any, label: str | N
     bins = np.array_split(norms, min(BINS, norms.shape[1]), axis=1)
     ends = np.cumsum([part.shape[1] for part in bins])
     middle = [end - (part.shape[1] - 1) / 2 for end, part in zip(ends, bins, strict=True)]
-    low, mean, high = ([float(of(part)) for part in bins] for of in (np.nanmin, np.nanmean, np.nanmax))
+    low, mean, high = (
+        [float(of(part)) for part in bins] for of in (np.nanmin, np.nanmean, np.nanmax)
+    )
     axes.fill_between(middle, low, high, color=color, alpha=0.18, linewidth=0)
     axes.plot(middle, mean, color=color, linestyle=dashes, linewidth=1.2, label=label)

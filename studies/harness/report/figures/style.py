@@ -20,7 +20,12 @@ STYLE: Any = {
 }  # fmt: skip
 # The colours of Okabe and Ito; line styles distinguish them in grayscale.
 SUBJECT = "#0072B2"  # of the study; its references have the others
-REFERENCES = (("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", (0, (5, 1, 1, 1, 1, 1))))
+REFERENCES = (
+    ("#D55E00", "--"),
+    ("#009E73", "-."),
+    ("#CC79A7", ":"),
+    ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
+)
 # Optimizers that look the same in every figure, and the lines of all others in turn.
 FIXED = {"sgd": ("black", "-"), "nysact-s": (SUBJECT, "-"), "nysact-g": ("#56B4E9", (0, (6, 2)))}
 OTHERS = (*REFERENCES, ("0.55", (0, (3, 1, 1, 1))))
@@ -42,7 +47,9 @@ def lines(optimizers: Iterable[str]) -> dict[str, Any]:
     return {name: FIXED.get(name) or next(others) for name in optimizers}
 
 
-def panels(size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+def panels(
+    size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, Any]:
     """Return a figure of a size in inches and its axes [rows, columns]; call it with `STYLE` in force."""
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
@@ -52,7 +59,12 @@ def legend(figure: Figure, row: Iterable[Axes], columns: int) -> None:
     """Add one legend for several axes below them, each label once."""
     handles = [axes.get_legend_handles_labels() for axes in row]
     entries = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), columns))
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower center",
+        ncols=min(len(entries), columns),
+    )
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

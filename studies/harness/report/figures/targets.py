@@ -16,10 +16,24 @@ from studies.harness.evidence.arms import mean_curves
 from studies.harness.evidence.costs import Cost
 from studies.harness.evidence.metrics import unit, words
 from studies.harness.evidence.targets import Times
-from studies.harness.report.figures.style import REFERENCES, STYLE, SUBJECT, display, legend, panels, save
+from studies.harness.report.figures.style import (
+    REFERENCES,
+    STYLE,
+    SUBJECT,
+    display,
+    legend,
+    panels,
+    save,
+)
 
 # By the order of the plan: its first arm is the study's subject.
-STYLES: Any = ((SUBJECT, "-"), *REFERENCES, ("#56B4E9", (0, (1, 1))), ("black", "-"), ("0.45", (0, (8, 2))))
+STYLES: Any = (
+    (SUBJECT, "-"),
+    *REFERENCES,
+    ("#56B4E9", (0, (1, 1))),
+    ("black", "-"),
+    ("0.45", (0, (8, 2))),
+)
 UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
@@ -36,14 +50,22 @@ def draw(times: Times, contents: Sequence[tuple[str, str]], folder: Path) -> lis
     for number, costs in enumerate(times.costs.machines.values() or [{}]):
         name = f"time_to_target_{number + 1}" if number else "time_to_target"
         paths += save(_curves(times, contents, costs), folder, name)
-    return paths + (save(_over_targets(times), folder, "epochs_over_target") if times.grid() else [])
+    return paths + (
+        save(_over_targets(times), folder, "epochs_over_target") if times.grid() else []
+    )
 
 
-def _curves(times: Times, contents: Sequence[tuple[str, str]], costs: Mapping[str, Cost | None]) -> Figure:
+def _curves(
+    times: Times, contents: Sequence[tuple[str, str]], costs: Mapping[str, Cost | None]
+) -> Figure:
     shown = [(metric, axis) for metric, axis in contents if axis == "epochs" or any(costs.values())]
     figure, (row,) = panels((max(4.2, 3.6 * len(shown)), 3.4), 1, len(shown))
     for axes, (metric, axis) in zip(row, shown, strict=True):
-        seconds = {label: cost.epoch.median for label, cost in costs.items() if cost} if axis == "time" else None
+        seconds = (
+            {label: cost.epoch.median for label, cost in costs.items() if cost}
+            if axis == "time"
+            else None
+        )
         _panel(axes, times, metric, seconds)
         if seconds is not None:
             axes.set_title(next(cost.hardware for cost in costs.values() if cost), fontsize=8)
@@ -100,6 +122,8 @@ def _over_targets(times: Times) -> Figure:
 
 def _styled(times: Times) -> Iterator[tuple[str, str, Any, Any]]:
     """Yield each arm's label, name in the legend, colour and dashes."""
-    for (label, trial), (color, dashes) in zip(times.arms.items(), itertools.cycle(STYLES), strict=False):
+    for (label, trial), (color, dashes) in zip(
+        times.arms.items(), itertools.cycle(STYLES), strict=False
+    ):
         optimizer = trial.arm.optimizer
         yield label, display(optimizer) + label.removeprefix(optimizer), color, dashes
