@@ -12,7 +12,7 @@ def arms(sizes: list[int]) -> list[Arm]:
     released = [
         arm
         for name in ("kfac", "eva", "foof", "nysact-s")
-        for arm in grid(name, faithful=True, batch_size=sizes)
+        for arm in grid(name, as_released=True, batch_size=sizes)
     ]
     return [*released, *grid("nysact-s", batch_size=sizes)]
 

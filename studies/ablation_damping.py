@@ -19,7 +19,7 @@ STUDY = Study(
         *(
             arm
             for name in ("kfac", "eva", "foof", "nysact-s")
-            for arm in grid(name, faithful=True, damping=DAMPINGS)
+            for arm in grid(name, as_released=True, damping=DAMPINGS)
         ),
         *grid("nysact-s", damping=DAMPINGS),
     ],

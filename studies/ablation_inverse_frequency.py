@@ -21,10 +21,10 @@ STUDY = Study(
         *(
             arm
             for name in ("kfac", "foof", "nysact-s")
-            for arm in grid(name, faithful=True, inv_interval=INTERVALS)
+            for arm in grid(name, as_released=True, inv_interval=INTERVALS)
         ),
         *grid("nysact-s", inv_interval=INTERVALS),
-        Arm(optimizer="eva", faithful=True),
+        Arm(optimizer="eva", as_released=True),
     ],
     figure=LevelFigure(
         factor="inv_interval", panels=("kfac", "foof", "nysact-s"), references=("eva",)

@@ -18,7 +18,7 @@ STUDY = Study(
         *(
             arm
             for name in ("kfac", "eva", "foof", "nysact-s")
-            for arm in grid(name, faithful=True, lr=RATES)
+            for arm in grid(name, as_released=True, lr=RATES)
         ),
         *grid("nysact-s", lr=RATES),
     ],

@@ -2,7 +2,7 @@
 
 On ImageNet the paper has NysAct a little below SGD with ResNet-50 and above it with DeiT-S.
 
-The faithful arms, which the published numbers belong to, and the consistent ones, what the mathematics says; they are
+The as-released variants, which the published numbers belong to, and the corrected ones; they are
 the same trials where the released code has no conventions of its own. CIFAR trains for 100 and for 200 epochs.
 """
 
@@ -20,12 +20,12 @@ CIFAR = [
 
 
 def arms(optimizers: Sequence[str], **levels: list[int]) -> list[Arm]:
-    """Every optimizer's faithful arm, then every one's consistent arm."""
+    """Every optimizer's as-released variant, then every one's corrected variant."""
     return [
         arm
-        for faithful in (True, False)
+        for as_released in (True, False)
         for name in optimizers
-        for arm in grid(name, faithful=faithful, **levels)
+        for arm in grid(name, as_released=as_released, **levels)
     ]
 
 

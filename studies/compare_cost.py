@@ -2,10 +2,11 @@
 
 The paper's ratios of time on ResNet-32: NysAct-S 1.40, FOOF 1.52, Eva 1.77, KFAC 2.29.
 
-Run it on a machine that does nothing else. Ratios of co-located trials are never used. Published numbers belong to the
-faithful arms, which are timed beside the consistent ones. The paper's own: `--workload` cifar100/ resnet32, resnet110
-or densenet121 (Table 3), imagenet/ resnet50 or deit_s with `--batch-size 1024` (Table 6); sections 1 and 2 name peers,
-too: `--workload cifar100/resnet110 --optimizers sgd,kfac,nysact-s,shampoo,adahessian,sketchysgd`.
+Run it on a machine that does nothing else. Ratios of co-located trials are never used. Published numbers
+belong to the as-released variants, which are timed beside the corrected ones. The paper's configurations:
+`--workload` cifar100/resnet32, cifar100/resnet110 or cifar100/densenet121 (Table 3), and imagenet/resnet50 or
+imagenet/deit_s with `--batch-size 1024` (Table 6). Sections 1 and 2 of the paper also name peers:
+`--workload cifar100/resnet110 --optimizers sgd,kfac,nysact-s,shampoo,adahessian,sketchysgd`.
 """
 
 from studies import CostStudy, main

@@ -213,7 +213,7 @@ def resolve(
     recipe: Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
-    faithful: bool = False,
+    as_released: bool = False,
 ) -> TrialConfig:
     """Return a complete trial: the optimizer's defaults, replaced by the recipe's values, then by the overrides.
 
@@ -223,13 +223,13 @@ def resolve(
         overrides: Hyperparameters set by a study or on the command line.
         recipe: Other fields that replace the recipe's: `RECIPE_SETTINGS`, `train_fraction`, `workers`.
         seed: The trial's seed. It also seeds the optimizer's sketches, so the optimizer's seed cannot be set.
-        faithful: Use the as-released variant, which has the conventions of the paper's code.
+        as_released: Use the as-released variant, which has the conventions of the paper's code.
 
     Raises:
         HyperparameterError: One line for each unknown name or value out of range, the model's limits included.
     """
     chosen = workload(name)
-    stated = {**chosen.recipe.hyperparameters(optimizer, faithful), **(overrides or {})}
+    stated = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}
     rest = dict(recipe or {})
     settings = {key: _parsed(key, rest.pop(key)) for key in list(rest) if key in NEUTRAL}
     fields = {**{key: getattr(chosen.recipe, key) for key in RECIPE_FIELDS}, **rest}
@@ -267,8 +267,8 @@ def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
     """
     recipe, defaults = stated_recipe(config.workload), precond.defaults(config.optimizer)
     variants = [
-        {**defaults, **recipe.hyperparameters(config.optimizer, faithful)}
-        for faithful in (False, True)
+        {**defaults, **recipe.hyperparameters(config.optimizer, as_released)}
+        for as_released in (False, True)
     ]
     normal = [
         {name: _normal(values[name], defaults[name]) for name in config.hyperparameters}

@@ -85,7 +85,7 @@ def test_every_cell_of_every_table_is_there_once():
 def test_cells_of_the_first_paper(table, row, column, value, spread, optimizer, workload):
     claim = cell(NYSACT, table, row, column)
     assert (claim.value, claim.spread, claim.optimizer) == (value, spread, optimizer)
-    assert claim.protocol["workload"] == workload and claim.faithful
+    assert claim.protocol["workload"] == workload and claim.as_released
 
 
 def test_cells_of_the_second_paper():
@@ -168,7 +168,7 @@ tables:
     metric: test/accuracy
     unit: percent
     margin: 0.3
-    rows: {SGD: sgd faithful}
+    rows: {SGD: sgd as-released}
     columns: {first: {workload: digits/cnn, epochs: 2}}
     cells: {SGD: {first: [90, 0.1]}}
 """
@@ -183,8 +183,12 @@ tables:
             "{SGD: {frist:",
             'cell "SGD" / "frist": column: unknown. Did you mean "first"?',
         ),
-        ("sgd faithful", "sdg faithful", 'optimizer "sdg": unknown. Did you mean "sgd"?'),
-        ("sgd faithful", "sgd faithfull", 'arm "faithfull": unknown. Did you mean "faithful"?'),
+        ("sgd as-released", "sdg as-released", 'optimizer "sdg": unknown. Did you mean "sgd"?'),
+        (
+            "sgd as-released",
+            "sgd as-releasd",
+            'arm "as-releasd": unknown. Did you mean "as-released"?',
+        ),
         ("epochs: 2", "epoch: 2", 'epoch: unknown. Did you mean "epochs"?'),
         ("margin: 0.3", "margins: 0.3", 'key "margins": unknown. Did you mean "margin"?'),
         ("margin: 0.3", "margin: -1", "margin = -1: must be a number > 0"),
@@ -197,7 +201,7 @@ tables:
         ),
         ("[90, 0.1]", "true", '"SGD" / "first" = True: must be'),
         ("{SGD: {first: [90, 0.1]}}", "{SGD: 3}", 'cells "SGD": must be keys and values'),
-        ("{SGD: sgd faithful}", "3", "rows: must be keys and values"),
+        ("{SGD: sgd as-released}", "3", "rows: must be keys and values"),
         (
             "{first: {workload: digits/cnn, epochs: 2}}",
             "{first: x}",
@@ -235,7 +239,9 @@ def test_what_is_wrong_is_one_line_with_the_nearest(tmp_path, old, new, message)
 def test_everything_wrong_is_said_at_once(tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text(
-        SMALL.replace("sgd faithful", "sdg faithful").replace("[90, 0.1]", "no").replace("/cnn", "")
+        SMALL.replace("sgd as-released", "sdg as-released")
+        .replace("[90, 0.1]", "no")
+        .replace("/cnn", "")
     )
     with pytest.raises(YamlError) as caught:
         load(file)
@@ -251,7 +257,7 @@ def test_files_that_are_too_large_or_missing(tmp_path):
 
 
 def test_a_broken_file_is_named_before_anything_runs(tmp_path, monkeypatch):
-    (tmp_path / "nysact.yaml").write_text(SMALL.replace("sgd faithful", "sdg faithful"))
+    (tmp_path / "nysact.yaml").write_text(SMALL.replace("sgd as-released", "sdg as-released"))
     monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
     with pytest.raises(HyperparameterError, match='optimizer "sdg": unknown'):
         plan(STUDY, Options(only={}, levels={}, settings={}))

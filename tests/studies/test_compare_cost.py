@@ -135,7 +135,7 @@ def test_the_study_is_passed_on_and_a_failure_ends_it(
     )
 
 
-def test_faithful_arms_are_timed_where_they_cost_something_else(
+def test_as_released_arms_are_timed_where_they_cost_something_else(
     tmp_path: Path, calls: list[list[str]], capsys
 ):
     options = Options(out=tmp_path, extra={"device": "cpu"})
@@ -146,11 +146,14 @@ def test_faithful_arms_are_timed_where_they_cost_something_else(
         "trainables.cost.scaling",
     ]
     # SGD and Adam have no conventions; STEVE's Algorithm 1 is on its own paper's workloads.
-    assert plan.commands[1][-2:] == ("--faithful", "--optimizers=nysact-s,nysact-g,eva,foof,kfac")
+    assert plan.commands[1][-2:] == (
+        "--as-released",
+        "--optimizers=nysact-s,nysact-g,eva,foof,kfac",
+    )
     [plan] = COST.plan(Options(out=tmp_path, extra={"device": "cpu"}, workload="digits/cnn"))
     # There both papers' conventions have arms.
     assert plan.commands[1][-2:] == (
-        "--faithful",
+        "--as-released",
         "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve,ekfac",
     )
     assert go(tmp_path, report_only=False, optimizers=["kfca"]) == 2 and not calls
@@ -174,15 +177,15 @@ def test_a_dry_run_prints_the_benchmarks_and_runs_none(
 
 
 def test_a_row_is_called_by_its_arm_and_what_it_has_beside_it():
-    def name(optimizer, overrides=None, faithful=False):
-        config = resolve("cifar100/resnet32", optimizer, overrides, faithful=faithful)
+    def name(optimizer, overrides=None, as_released=False):
+        config = resolve("cifar100/resnet32", optimizer, overrides, as_released=as_released)
         given = (config.workload, optimizer, config.hyperparameters, config.batch_size)
         return cost_report.label(cost_files.configuration(*given))
 
-    assert (name("kfac"), name("kfac", faithful=True)) == ("kfac", "kfac faithful")
-    assert (name("adam"), name("adam", faithful=True)) == ("adam", "adam")
+    assert (name("kfac"), name("kfac", as_released=True)) == ("kfac", "kfac as-released")
+    assert (name("adam"), name("adam", as_released=True)) == ("adam", "adam")
     assert name("nysact-s", {"rank": 5}) == "nysact-s rank=5"
-    assert name("kfac", {"inv_interval": 7}, faithful=True) == "kfac faithful inv_interval=7"
+    assert name("kfac", {"inv_interval": 7}, as_released=True) == "kfac as-released inv_interval=7"
     assert (
         cost_report.label({"optimizer": "released:kfac", "workload": "cifar10/resnet32"})
         == "released:kfac"
@@ -195,11 +198,14 @@ def test_published_costs_are_held_against_the_very_configuration(tmp_path: Path)
     ratios = {"nysact-s": (1.41, 0.01), "kfac": (2.29, 0.1), "eva": (1.5, 0.01)}
     for optimizer, (ratio, width) in ratios.items():
         timed(
-            folder, resolve("cifar100/resnet32", optimizer, faithful=True), ratio=ratio, width=width
+            folder,
+            resolve("cifar100/resnet32", optimizer, as_released=True),
+            ratio=ratio,
+            width=width,
         )
     timed(
         folder, resolve("cifar100/resnet32", "foof"), ratio=1.52
-    )  # the consistent arm is not what was published
+    )  # the corrected variant is not what was published
     timed(folder, resolve("cifar100/resnet110", "sketchysgd"), step=0.1, peak=21_300_000_000)
     claims = cost_report.costly(COST)
     published = against(COST, cost_report.measured(claims, folder), {"cifar100/resnet32"})
@@ -233,7 +239,7 @@ def test_published_costs_are_held_against_the_very_configuration(tmp_path: Path)
 
 
 def test_memory_of_a_process_is_held_against_nothing(tmp_path: Path):
-    config = resolve("cifar100/resnet32", "eva", faithful=True)
+    config = resolve("cifar100/resnet32", "eva", as_released=True)
     timed(tmp_path / "cpu-2-threads", config)
     timed(tmp_path / "gpu", config)
     metrics = [
@@ -249,10 +255,10 @@ def test_what_was_published_and_not_measured_names_its_command(tmp_path: Path):
     assert go(tmp_path) == 0
     text = (tmp_path / "reports" / COST.name / folder.name / "report.md").read_text()
     command = (
-        "python -m trainables.cost cifar100/resnet32 --batch-size=128 --faithful --optimizers="
+        "python -m trainables.cost cifar100/resnet32 --batch-size=128 --as-released --optimizers="
     )
     assert f"- `{command}kfac,eva,foof,nysact-g,nysact-s`" in text
-    peers = "cifar100/resnet110 --batch-size=128 --faithful --optimizers=kfac,eva,foof,nysact-g,nysact-s,adahessian,"
+    peers = "cifar100/resnet110 --batch-size=128 --as-released --optimizers=kfac,eva,foof,nysact-g,nysact-s,adahessian,"
     assert peers + "shampoo,sgd,sketchysgd`" in text
 
 

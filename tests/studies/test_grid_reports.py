@@ -69,7 +69,7 @@ def kfac_diverges_at_10(trial: Trial) -> str | None:
     return (DIVERGED, FAILED, None)[trial.config.seed]
 
 
-def test_faithful_and_consistent_are_two_lines_of_a_panel(
+def test_as_released_and_corrected_are_two_lines_of_a_panel(
     written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     trials = written(ablation_damping.STUDY, damped)
@@ -83,16 +83,16 @@ def test_faithful_and_consistent_are_two_lines_of_a_panel(
     monkeypatch.setattr(Axes, "errorbar", note)
     paths = folders.draw(tmp_path, trials, ablation_damping.STUDY)
     assert [path.name for path in paths] == ["damping.pdf", "damping.png", "damping.svg"]
-    [consistent], faithful = (
-        drawn["consistent: mean, 95% t-interval"],
-        drawn["faithful: mean, 95% t-interval"],
+    [corrected], as_released = (
+        drawn["corrected: mean, 95% t-interval"],
+        drawn["as-released: mean, 95% t-interval"],
     )
-    assert [n for _, _, n in faithful] == [5, 5, 4, 4] and consistent[
+    assert [n for _, _, n in as_released] == [5, 5, 4, 4] and corrected[
         2
     ] == 4  # KFAC and Eva have the recipe's 0.03, too
-    assert len({line[:2] for line in faithful}) == 1  # in every panel the same
+    assert len({line[:2] for line in as_released}) == 1  # in every panel the same
     assert (
-        consistent[0] != faithful[0][0] and consistent[1] != faithful[0][1]
+        corrected[0] != as_released[0][0] and corrected[1] != as_released[0][1]
     )  # a color, and dashes for grayscale
 
 
@@ -106,15 +106,17 @@ def test_what_diverges_is_marked_and_in_no_mean(
     assert texts == ["2/3"]
     text = text_of(tmp_path, trials)
     assert "## Stability over damping" in text
-    assert re.search(r"\| kfac faithful \|.* 3 of 3 \|.*\| 1 of 3, 1 diverged, 1 failed \|", text)
+    assert re.search(
+        r"\| kfac as-released \|.* 3 of 3 \|.*\| 1 of 3, 1 diverged, 1 failed \|", text
+    )
     row = re.search(
-        r"\| kfac faithful damping=10.0 \| 1 \| ([\d.]+) \| - \|.*1 of 3 diverged, 1 of 3 failed",
+        r"\| kfac as-released damping=10.0 \| 1 \| ([\d.]+) \| - \|.*1 of 3 diverged, 1 of 3 failed",
         text,
     )
     survivor = next(
         t
         for t in trials
-        if kfac_diverges_at_10(t) is None and t.arm.label == "kfac faithful damping=10.0"
+        if kfac_diverges_at_10(t) is None and t.arm.label == "kfac as-released damping=10.0"
     )
     assert row and float(row[1]) == pytest.approx(100 * damped(survivor, 3), abs=0.005)
 
@@ -154,7 +156,7 @@ def test_a_level_that_diverges_continues_the_grid(written, tmp_path: Path):
     )
     trials = written(one, rising, lambda t: DIVERGED if t.arm.overrides["damping"] == 10 else None)
     (verdict,) = folders.evidence(tmp_path, trials).levels
-    assert (verdict.best, verdict.lost, verdict.faithful) == (1.0, ("10.0 (3 of 3)",), True)
+    assert (verdict.best, verdict.lost, verdict.as_released) == (1.0, ("10.0 (3 of 3)",), True)
     assert verdict.verdict != EDGE
     (without,) = folders.evidence(
         tmp_path, [t for t in trials if t.arm.overrides["damping"] < 10]
@@ -162,7 +164,7 @@ def test_a_level_that_diverges_continues_the_grid(written, tmp_path: Path):
     assert (without.best, without.verdict, without.lost) == (1.0, EDGE, ())
     text = text_of(tmp_path, trials, one)
     assert (
-        "`kfac` faithful damping 0.01 to 1.0: best at 1.0" in text
+        "`kfac` as-released damping 0.01 to 1.0: best at 1.0" in text
         and "Ended without a result: 10.0 (3 of 3)." in text
     )
 
@@ -172,10 +174,10 @@ def test_levels_are_held_against_the_recipes_value(written, tmp_path: Path):
     trials = written(ablation_damping.STUDY, damped)
     text = text_of(tmp_path, trials)
     section = text.partition("## Differences to the recipe's values")[2].partition("## ")[0]
-    arms = re.findall(r"^\| ([a-z-]+(?: faithful)? damping=[\d.]+) \| 3 \|", section, re.M)
-    assert len(arms) == 4 * 2 + 3 * 3 and "kfac faithful damping=0.03" not in arms
+    arms = re.findall(r"^\| ([a-z-]+(?: as-released)? damping=[\d.]+) \| 3 \|", section, re.M)
+    assert len(arms) == 4 * 2 + 3 * 3 and "kfac as-released damping=0.03" not in arms
     assert (
-        "(kfac faithful damping=0.03, eva faithful damping=0.03, foof faithful damping=1.0,"
+        "(kfac as-released damping=0.03, eva as-released damping=0.03, foof as-released damping=1.0,"
         in section
     )
     assert (
@@ -184,10 +186,10 @@ def test_levels_are_held_against_the_recipes_value(written, tmp_path: Path):
     )
     values = {(t.arm.label, t.config.seed): damped(t, 3) for t in trials}
     gaps = [
-        values["foof faithful damping=10.0", s] - values["foof faithful damping=1.0", s]
+        values["foof as-released damping=10.0", s] - values["foof as-released damping=1.0", s]
         for s in range(3)
     ]
-    row = re.search(r"\| foof faithful damping=10.0 \| 3 \| ([+-][\d.]+) \|", section)
+    row = re.search(r"\| foof as-released damping=10.0 \| 3 \| ([+-][\d.]+) \|", section)
     assert row and float(row[1]) == pytest.approx(100 * np.mean(gaps), abs=0.005)
 
 
@@ -216,7 +218,7 @@ def test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind(
     trials = written(
         compare_accuracy.STUDY,
         rising,
-        lambda t: DIVERGED if t.arm.label == "adam faithful" else None,
+        lambda t: DIVERGED if t.arm.label == "adam as-released" else None,
     )
     titles: list[str] = []
     lines: dict[str, list[np.ndarray]] = {}
@@ -233,11 +235,11 @@ def test_curves_are_means_over_completed_seeds_in_a_row_for_each_kind(
     paths = folders.draw(tmp_path, trials, compare_accuracy.STUDY)
     assert [path.name for path in paths] == ["curves.pdf", "curves.png", "curves.svg"]
     assert (
-        titles == ["as released", "as released", "consistent", "consistent"] and "Adam" not in lines
+        titles == ["as released", "as released", "corrected", "corrected"] and "Adam" not in lines
     )
     assert len(lines["SGD"]) == len(lines["FOOF"]) == 4
     mean = [
-        100 * np.mean([rising(t, e) for t in trials if t.arm.label == "foof faithful"])
+        100 * np.mean([rising(t, e) for t in trials if t.arm.label == "foof as-released"])
         for e in range(4)
     ]
     assert lines["FOOF"][0] == pytest.approx(mean)
@@ -312,4 +314,4 @@ def test_durations(seconds: float, words: str):
 def test_frames_tell_the_kinds_apart(written, tmp_path: Path):
     trials = written(ablation_damping.STUDY, damped)
     frame = ledger.frame(trials, tmp_path)
-    assert frame["faithful"].sum() == 3 * 18 and pd.api.types.is_bool_dtype(frame["faithful"])
+    assert frame["as_released"].sum() == 3 * 18 and pd.api.types.is_bool_dtype(frame["as_released"])

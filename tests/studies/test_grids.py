@@ -41,14 +41,16 @@ def planned(study: Study, workload: str | None = None, **chosen) -> Sequence[Tri
 
 
 def keys(trials: Sequence[Trial], **wanted) -> set[str]:
-    """Keys of the trials of an arm: its optimizer, `faithful`, and values."""
-    kind = {"faithful": False, **wanted}
+    """Keys of the trials of an arm: its optimizer, `as_released`, and values."""
+    kind = {"as_released": False, **wanted}
     return {
         t.config.trial_key
         for t in trials
-        if t.arm.faithful == kind["faithful"]
+        if t.arm.as_released == kind["as_released"]
         and all(
-            value(t.config, name) == level for name, level in wanted.items() if name != "faithful"
+            value(t.config, name) == level
+            for name, level in wanted.items()
+            if name != "as_released"
         )
     }
 
@@ -70,7 +72,7 @@ def test_appendix_c_has_the_papers_seeds_epochs_and_networks(study: Study):
 
 @pytest.mark.parametrize("module", FIGURE_5, ids=[module.STUDY.name for module in FIGURE_5])
 def test_figure_5_compares_four_released_methods_and_the_consistent_nysact(module):
-    arms = {(t.arm.optimizer, t.arm.faithful) for t in planned(module.STUDY)}
+    arms = {(t.arm.optimizer, t.arm.as_released) for t in planned(module.STUDY)}
     assert arms == {(name, True) for name in ("kfac", "eva", "foof", "nysact-s")} | {
         ("nysact-s", False)
     }
@@ -123,11 +125,11 @@ def test_sampling_is_a_full_grid_whose_centre_is_the_algorithm():
 
 def test_table_2_and_table_4():
     trials = planned(compare_accuracy.STUDY, RESNET32, seeds=[0])
-    released = {(t.arm.optimizer, t.config.epochs) for t in trials if t.arm.faithful}
+    released = {(t.arm.optimizer, t.config.epochs) for t in trials if t.arm.as_released}
     assert released == {
         (name, epochs) for name in compare_accuracy.OPTIMIZERS for epochs in (100, 200)
     }
-    consistent = {t.arm.optimizer for t in trials if not t.arm.faithful}
+    consistent = {t.arm.optimizer for t in trials if not t.arm.as_released}
     assert consistent == {
         "kfac",
         "eva",
@@ -137,7 +139,7 @@ def test_table_2_and_table_4():
     }  # the others have no second form there
     ninety_nine = planned(compare_accuracy.STUDY, "cifar100/resnet32", seeds=[0])
     assert ("sgd", False) in {
-        (t.arm.optimizer, t.arm.faithful) for t in ninety_nine
+        (t.arm.optimizer, t.arm.as_released) for t in ninety_nine
     }  # Nesterov's there
     assert {t.arm.optimizer for t in planned(compare_accuracy.STUDY, "imagenet/deit_s")} == set(
         compare_accuracy.ON_IMAGENET
@@ -155,29 +157,31 @@ def test_table_2_and_table_4():
 def test_the_recipes_value_is_one_trial_in_every_ablation():
     """The centre: the same trials under every study, and those that a plain arm has."""
     for workload, recipe in (("digits/cnn", {}), (RESNET32, {"epochs": 100})):
-        for optimizer, faithful in (
+        for optimizer, as_released in (
             ("nysact-s", True),
             ("nysact-s", False),
             ("foof", True),
             ("kfac", True),
         ):
             plain = {
-                resolve(workload, optimizer, None, recipe, seed=s, faithful=faithful).trial_key
+                resolve(
+                    workload, optimizer, None, recipe, seed=s, as_released=as_released
+                ).trial_key
                 for s in range(3)
             }
             for study in GRIDS:
                 trials = planned(study, workload, seeds=[0, 1, 2])
-                arms = {(t.arm.optimizer, t.arm.faithful) for t in trials}
-                if (optimizer, faithful) in arms:
+                arms = {(t.arm.optimizer, t.arm.as_released) for t in trials}
+                if (optimizer, as_released) in arms:
                     assert plain <= {t.config.trial_key for t in trials}, (
                         study.name,
                         optimizer,
-                        faithful,
+                        as_released,
                     )
                     mine = [
                         t
                         for t in trials
-                        if (t.arm.optimizer, t.arm.faithful) == (optimizer, faithful)
+                        if (t.arm.optimizer, t.arm.as_released) == (optimizer, as_released)
                     ]
                     assert {t.config.trial_key for t in mine if t.is_centre} == plain
 
@@ -287,7 +291,7 @@ def test_a_plan_for_each_workload():
         (grid("nysact-s", rnk=[5]), 'Did you mean "rank"'),
         (grid("nysact-s", rank=[0, 5]), "rank = 0: must be an integer >= 1"),
         (
-            grid("kfac", damping=[1.0, -1.0], faithful=True),
+            grid("kfac", damping=[1.0, -1.0], as_released=True),
             "damping = -1.0: must be a finite number > 0",
         ),
         (

@@ -18,7 +18,7 @@ def frame(factor, levels, means, sd=0.0005, optimizer="nysact-s", seeds=5):
             factor: level,
             "seed": seed,
             "status": "completed",
-            "faithful": False,
+            "as_released": False,
         }
         | {METRIC: means[i] + noise[i, seed]}
         for i, level in enumerate(levels)
@@ -61,7 +61,7 @@ def test_each_optimizer_and_setting_of_other_factors_has_its_own_verdict():
         shift="official", arm=lambda t: t["arm"] + "o"
     )
     table = pd.concat([one, other])[
-        ["arm", "optimizer", "rank", "shift", "seed", "faithful", "status", METRIC]
+        ["arm", "optimizer", "rank", "shift", "seed", "as_released", "status", METRIC]
     ]
     found = {(v.factor, v.setting): v.verdict for v in level_verdicts(table, METRIC)}
     assert found == {

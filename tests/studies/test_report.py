@@ -194,7 +194,7 @@ def test_published_numbers_stand_beside_the_measured(tmp_path, monkeypatch):
             **vars(STUDY),
             "table": "Table 1",
             "paper": "P",
-            "arms": [ARMS[0], Arm(optimizer="foof", faithful=True)],
+            "arms": [ARMS[0], Arm(optimizer="foof", as_released=True)],
         }
     )
     trials = published.trials(seeds=range(3), recipe={"epochs": 2})
@@ -203,7 +203,7 @@ def test_published_numbers_stand_beside_the_measured(tmp_path, monkeypatch):
     file = tmp_path / "p.yaml"
     file.write_text(
         "paper: P\ntitle: t\nsource: s\nlost: []\ntables:\n  - {table: Table 1, metric: test/accuracy, unit: percent,"
-        " margin: 0.3, n: 5, rows: {SGD: sgd faithful, FOOF: foof faithful, Eva: eva faithful},"
+        " margin: 0.3, n: 5, rows: {SGD: sgd as-released, FOOF: foof as-released, Eva: eva as-released},"
         " columns: {digits: {workload: digits/cnn, epochs: 2}, far: {workload: cifar10/resnet32}},"
         " cells: {SGD: {digits: [85.3, 0.2]}, FOOF: {digits: [95, 0.2], far: 90}, Eva: {digits: 91}}}\n"
     )

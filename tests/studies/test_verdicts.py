@@ -38,8 +38,8 @@ STUDY = Study(
     falsifier="f",
     arms=[
         Arm(optimizer="sgd"),
-        Arm(optimizer="foof", faithful=True),
-        Arm(optimizer="nysact-s", faithful=True),
+        Arm(optimizer="foof", as_released=True),
+        Arm(optimizer="nysact-s", as_released=True),
     ],
     figure=LevelFigure(factor="lr", panels=()),
     seeds=5,
@@ -63,7 +63,7 @@ def claim(optimizer="sgd", value: float | None = 90.0, **changes):
         "spread_kind": "unknown",
         "margin": 0.3,
         "optimizer": optimizer,
-        "faithful": True,
+        "as_released": True,
         "protocol": {"workload": "digits/cnn", "epochs": 2},
     }
     return Claim(**values | changes)

@@ -142,7 +142,7 @@ def test_without_ray_the_same_folders(
     assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 2
 
 
-def test_a_field_of_the_recipe_is_a_factor_of_faithful_and_consistent_arms(tmp_path: Path):
+def test_a_field_of_the_recipe_is_a_factor_of_as_released_and_consistent_arms(tmp_path: Path):
     arguments = (
         "--smoke",
         "--optimizers",
@@ -161,7 +161,7 @@ def test_a_field_of_the_recipe_is_a_factor_of_faithful_and_consistent_arms(tmp_p
     text = (tmp_path / "smoke/reports/ablation_batch_size/digits-cnn/report.md").read_text()
     assert "batch size varied" in text and "(batch_size.png)" in text
     assert (
-        "| nysact-s faithful batch_size=16 | 2 |" in text
+        "| nysact-s as-released batch_size=16 | 2 |" in text
         and "| nysact-s batch_size=16 | 2 |" in text
     )
     assert "12 done, 0 to go" in finish(study(*arguments, file="ablation_batch_size.py"))

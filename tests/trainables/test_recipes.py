@@ -67,15 +67,18 @@ TABLES_7 = {
 ROWS = [(workload, optimizer) for workload, rows in TABLES_7.items() for optimizer in rows]
 
 
-def resolved(workload: str, optimizer: str, faithful: bool) -> dict[str, Any]:
-    return {**precond.defaults(optimizer), **RECIPES[workload].hyperparameters(optimizer, faithful)}
+def resolved(workload: str, optimizer: str, as_released: bool) -> dict[str, Any]:
+    return {
+        **precond.defaults(optimizer),
+        **RECIPES[workload].hyperparameters(optimizer, as_released),
+    }
 
 
 @pytest.mark.parametrize(("workload", "optimizer"), ROWS, ids=[f"{w} {o}" for w, o in ROWS])
-def test_the_faithful_arm_has_every_cell_of_table_7(workload: str, optimizer: str):
+def test_the_as_released_arm_has_every_cell_of_table_7(workload: str, optimizer: str):
     row = dict(zip(COLUMNS, TABLES_7[workload][optimizer], strict=True))
     stated, ours = (
-        RECIPES[workload].hyperparameters(optimizer, faithful=True),
+        RECIPES[workload].hyperparameters(optimizer, as_released=True),
         resolved(workload, optimizer, True),
     )
     if row["beta1"] is not None:
@@ -99,8 +102,8 @@ def test_the_faithful_arm_has_every_cell_of_table_7(workload: str, optimizer: st
 def test_the_consistent_arm_differs_in_conventions_and_what_belongs_to_them_alone(
     workload: str, optimizer: str
 ):
-    faithful, consistent = (resolved(workload, optimizer, kind) for kind in (True, False))
-    moved = {name for name in faithful if faithful[name] != consistent[name]}
+    as_released, consistent = (resolved(workload, optimizer, kind) for kind in (True, False))
+    moved = {name for name in as_released if as_released[name] != consistent[name]}
     conventions = {
         "nesterov",
         "decoupled",
@@ -122,7 +125,7 @@ def test_the_conventions_are_those_of_the_released_code():
     foof = {"init": "identity", "first_inverse": "skip"}
     eva = {"g_scale": "official", "ema_decay": 0.05, "ema_init": "first", "kl_clip": 1e-3}
     for workload in TABLES_7:
-        faithful = {name: resolved(workload, name, True) for name in TABLES_7[workload]}
+        as_released = {name: resolved(workload, name, True) for name in TABLES_7[workload]}
         imagenet = workload.startswith("imagenet")
         cifar_kfac = {
             "damping_rule": "eigen",
@@ -139,13 +142,13 @@ def test_the_conventions_are_those_of_the_released_code():
         kfac = {**(kfac2 if imagenet else cifar_kfac), "g_scale": "official", "kl_clip": 1e-3}
         wanted = {"kfac": kfac, "eva": eva, "foof": foof, "nysact-s": nysact, "nysact-g": nysact}
         for name, options in wanted.items():
-            assert options.items() <= faithful[name].items(), (workload, name)
-        assert faithful["sgd"]["nesterov"] == (
+            assert options.items() <= as_released[name].items(), (workload, name)
+        assert as_released["sgd"]["nesterov"] == (
             workload.startswith("cifar100") or workload == "imagenet/deit_s"
         )
         assert (
-            faithful["nysact-s"]["decoupled"]
-            == faithful["foof"]["decoupled"]
+            as_released["nysact-s"]["decoupled"]
+            == as_released["foof"]["decoupled"]
             == (workload == "imagenet/deit_s")
         )
 
@@ -228,8 +231,10 @@ def test_the_experiments_of_steve(workload: str):
         == steve["basis_interval"]
         == interval
     )
-    faithful = resolved(workload, "steve", True)
-    assert faithful["bias_correction"] == "paper" and faithful["second_moment"] == "per_example"
+    as_released = resolved(workload, "steve", True)
+    assert (
+        as_released["bias_correction"] == "paper" and as_released["second_moment"] == "per_example"
+    )
     for unstated in ("batch size", "damping of KFAC", "images"):
         assert any(unstated in line for line in recipe.assumed)
 
@@ -240,9 +245,9 @@ def test_recipes_hold_values_in_their_ranges(recipe: Recipe):
         field.name for field in fields(Settings)
     }
     assert Settings(**recipe.settings).problems() == []
-    for optimizer in {*recipe.optimizers, *recipe.faithful}:
-        for faithful in (False, True):
-            assert precond.check(optimizer, recipe.hyperparameters(optimizer, faithful)) == []
+    for optimizer in {*recipe.optimizers, *recipe.as_released}:
+        for as_released in (False, True):
+            assert precond.check(optimizer, recipe.hyperparameters(optimizer, as_released)) == []
 
 
 @pytest.mark.parametrize("workload", RECIPES)

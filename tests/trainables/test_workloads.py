@@ -265,19 +265,19 @@ def test_settings_that_cannot_be(workload: str, settings: dict, lines: list[str]
 # ---------------------------------------------------------------------- arms and deviations
 
 
-def test_the_faithful_arm_is_the_recipes():
-    consistent, faithful = (
-        resolve("cifar10/resnet32", "kfac", faithful=kind) for kind in (False, True)
+def test_the_as_released_arm_is_the_recipes():
+    consistent, as_released = (
+        resolve("cifar10/resnet32", "kfac", as_released=kind) for kind in (False, True)
     )
     assert (
         consistent.hyperparameters["g_scale"] == "fisher"
         and consistent.hyperparameters["damping"] == 1.0
     )
     assert (
-        faithful.hyperparameters["g_scale"] == "official"
-        and faithful.hyperparameters["damping"] == 0.03
+        as_released.hyperparameters["g_scale"] == "official"
+        and as_released.hyperparameters["damping"] == 0.03
     )
-    assert consistent.trial_key != faithful.trial_key
+    assert consistent.trial_key != as_released.trial_key
 
 
 def test_deviations_are_what_the_recipe_has_otherwise():
@@ -288,13 +288,13 @@ def test_deviations_are_what_the_recipe_has_otherwise():
             "imagenet/deit_s",
             "imagefolder:a/resnet50",
         ):
-            assert deviations(resolve(workload, "kfac", faithful=kind)) == {}
+            assert deviations(resolve(workload, "kfac", as_released=kind)) == {}
     changed = resolve(
         "cifar10/resnet32",
         "kfac",
         {"damping": 0.1},
         {"epochs": 3, "mixup": 0.2, "resolution": 16},
-        faithful=True,
+        as_released=True,
     )
     assert deviations(changed) == {
         "epochs": (200, 3),

@@ -182,9 +182,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--batch-size", type=int, default=128, help="[default: %(default)s]")
     add(
-        "--faithful",
+        "--as-released",
         action="store_true",
-        help="with the conventions of the paper's code, as a study's faithful arm",
+        help="with the conventions of the paper's code, as a study's as-released variant",
     )
     add(
         "--set",

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     channels_last: bool
     stated: Mapping[str, Any]
     reference: Path | None
-    faithful: bool = False
+    as_released: bool = False
 
     def model(self) -> nn.Module:
         """Return a new model on the device, with the same initial weights in each call."""
@@ -74,7 +74,7 @@ class Setting(NamedTuple):
         """Return the recipe's hyperparameters of an optimizer, overridden by the stated ones that it has."""
         defaults = precond.defaults(name)
         stated = {key: value for key, value in self.stated.items() if key in defaults}
-        known = {**workload(self.workload).recipe.hyperparameters(name, self.faithful), **stated}
+        known = {**workload(self.workload).recipe.hyperparameters(name, self.as_released), **stated}
         # As in a trial's configuration, where 1 and 1.0 are the same damping.
         return {
             key: float(v) if isinstance(defaults[key], float) and type(v) is int else v

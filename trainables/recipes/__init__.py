@@ -42,8 +42,8 @@ class Recipe:
         schedule: One of `SCHEDULES`, after the warm-up.
         settings: Values of `trainables.settings`; the others are neutral.
         optimizers: Hyperparameters of the corrected variant by optimizer; the others keep their defaults.
-        faithful: Differences of the as-released variant, which is compared with published numbers: the released code's
-            conventions and the values that belong to them.
+        as_released: Differences of the as-released variant, which is compared with published numbers:
+            the released code's conventions and the values that belong to them.
         assumed: Values that the paper does not state, a line each.
         parameters: Number of parameters of the model.
         numerics: Raised when the same configuration gives other numbers (data, model, split).
@@ -55,14 +55,14 @@ class Recipe:
     schedule: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     optimizers: Hyperparameters
-    faithful: Hyperparameters = field(default_factory=dict)
+    as_released: Hyperparameters = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     parameters: Parameters | None = None
     numerics: int = 1
 
-    def hyperparameters(self, optimizer: str, faithful: bool = False) -> dict[str, Any]:
+    def hyperparameters(self, optimizer: str, as_released: bool = False) -> dict[str, Any]:
         """Return the recipe's hyperparameters of an optimizer."""
         return {
             **self.optimizers.get(optimizer, {}),
-            **(self.faithful.get(optimizer, {}) if faithful else {}),
+            **(self.as_released.get(optimizer, {}) if as_released else {}),
         }

@@ -21,7 +21,7 @@ DIGITS_CNN = Recipe(
         "ekfac": {"lr": 0.3, "damping": 3.0, "basis_interval": 50},
         "steve": {"lr": 0.001, "basis_interval": 50},
     },
-    faithful={**nysact.FAITHFUL, **steve.FAITHFUL},
+    as_released={**nysact.AS_RELEASED, **steve.AS_RELEASED},
     parameters=Parameters(exact=19_258),
 )
 DIGITS_MLP = replace(DIGITS_CNN, parameters=Parameters(exact=26_122))

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.recipes import Parameters, Recipe
 
-FAITHFUL = {
+AS_RELEASED = {
     "steve": {"bias_correction": "paper", "second_moment": "per_example", "fallback": "sgd"},
     "ekfac": {"second_moment": "running"},
 }
@@ -47,7 +47,7 @@ CIFAR10_RESNET50 = Recipe(
     schedule="constant",
     settings={"crop_padding": 4, "flip": True},
     optimizers=_optimizers(lr=1e-3, interval=500),
-    faithful=FAITHFUL,
+    as_released=AS_RELEASED,
     assumed=(*ASSUMED, "images of 32 pixels, and so a 3 x 3 first layer without pooling"),
     parameters=Parameters(exact=23_520_842),
 )

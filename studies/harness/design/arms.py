@@ -20,19 +20,19 @@ class Arm:
         overrides: What the arm sets: hyperparameters, and settings of the recipe such as `batch_size`; all others come
             from the workload's recipe.
         factors: The names in `overrides` that the study varies, in the order of the grid.
-        faithful: True for the variant of the released code, which alone is compared with published numbers; False for
-            the corrected definition (consistent).
+        as_released: True for the variant of the released code, which alone is compared with
+            published numbers; False for the corrected definition.
     """
 
     optimizer: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     factors: tuple[str, ...] = ()
-    faithful: bool = False
+    as_released: bool = False
 
     @property
     def label(self) -> str:
         """The arm's name in tables and run names: `nysact-s rank=10`."""
-        kind = ["faithful"] if self.faithful else []
+        kind = ["as-released"] if self.as_released else []
         return " ".join(
             [self.optimizer, *kind, *(f"{name}={self.overrides[name]}" for name in self.factors)]
         )
@@ -53,16 +53,18 @@ class Arm:
         fields = dict(recipe or {})
         for name, level in self.overrides.items():
             (fields if name in RECIPE_SETTINGS else hyperparameters)[name] = level
-        return resolve(workload, self.optimizer, hyperparameters, fields, faithful=self.faithful)
+        return resolve(
+            workload, self.optimizer, hyperparameters, fields, as_released=self.as_released
+        )
 
 
-def grid(optimizer: str, *, faithful: bool = False, **levels: Sequence[Any]) -> list[Arm]:
+def grid(optimizer: str, *, as_released: bool = False, **levels: Sequence[Any]) -> list[Arm]:
     """Return one arm for each combination of levels: `grid("nysact-s", rank=[5, 10])` is two arms."""
     combinations = [
         dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values())
     ]
     return [
-        Arm(optimizer=optimizer, overrides=c, factors=tuple(levels), faithful=faithful)
+        Arm(optimizer=optimizer, overrides=c, factors=tuple(levels), as_released=as_released)
         for c in combinations
     ]
 
@@ -78,7 +80,7 @@ class Trial(NamedTuple):
         """True if every factor has the value that the workload's recipe gives it."""
         if not self.arm.factors:
             return True
-        recipe = Arm(optimizer=self.arm.optimizer, faithful=self.arm.faithful).resolve(
+        recipe = Arm(optimizer=self.arm.optimizer, as_released=self.arm.as_released).resolve(
             self.config.workload
         )
         return all(value(self.config, name) == value(recipe, name) for name in self.arm.factors)

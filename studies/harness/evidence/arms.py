@@ -30,7 +30,7 @@ def completed(frame: pd.DataFrame, metric: str) -> pd.Series:
 def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return one row for each arm of a `ledger.frame(..., per="trial")`, in the order of the plan.
 
-    Columns `arm optimizer faithful`, the factors, `n mean sd ci_lo ci_hi` of the metric over completed trials,
+    Columns `arm optimizer as_released`, the factors, `n mean sd ci_lo ci_hi` of the metric over completed trials,
     `planned` and the number of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean
     `time/train_s`, and `best`, the mean over trials of the best epoch's value: chosen on the test set, so not a result.
     """
@@ -38,7 +38,7 @@ def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     for _, trials in frame.groupby("arm", sort=False):
         counts = {status: list(trials["status"]).count(status) for status in UNFINISHED}
         rows.append(
-            trials.iloc[0][["arm", "optimizer", "faithful", *factors(frame)]].to_dict()
+            trials.iloc[0][["arm", "optimizer", "as_released", *factors(frame)]].to_dict()
             | asdict(summarize(completed(trials, metric)))
             | {"planned": len(trials), **counts}
             | {

@@ -125,7 +125,7 @@ def centre_of(trials: Sequence[Trial]) -> dict[str, str]:
 
 
 def _family(arm: Arm) -> tuple[Any, ...]:
-    return arm.optimizer, arm.faithful, arm.factors
+    return arm.optimizer, arm.as_released, arm.factors
 
 
 def _between(pairs: pd.DataFrame, bases: Mapping[str, str]) -> list[Pair]:

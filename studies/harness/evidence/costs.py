@@ -115,7 +115,7 @@ def commands(trials: Iterable[Trial]) -> list[str]:
         if reason := _untimed(config):
             refused[f"{arm.label}: the benchmark cannot time {reason}"] = None
         else:
-            together.setdefault(_flags(config, arm.faithful), {})[config.optimizer] = None
+            together.setdefault(_flags(config, arm.as_released), {})[config.optimizer] = None
     lines = [
         [*COMMAND, *flags, f"--optimizers={','.join(names)}"] for flags, names in together.items()
     ]
@@ -135,19 +135,19 @@ def _untimed(config: TrialConfig) -> str:
     return ", ".join(f"{name} = {value}" for name, value in odd.items())
 
 
-def _flags(config: TrialConfig, faithful: bool) -> tuple[str, ...]:
+def _flags(config: TrialConfig, as_released: bool) -> tuple[str, ...]:
     """Return the benchmark's flags: the arm that a configuration is nearer to, and its differences from that."""
     values = _relevant(config)
-    arms = (faithful, not faithful)
+    arms = (as_released, not as_released)
     recipes = {
-        arm: _relevant(resolve(config.workload, config.optimizer, faithful=arm)) for arm in arms
+        arm: _relevant(resolve(config.workload, config.optimizer, as_released=arm)) for arm in arms
     }
     differing = {
         arm: [name for name in values if values[name] != recipes[arm][name]] for arm in arms
     }
     arm = min(arms, key=lambda arm: len(differing[arm]))  # the given one, if both are as near
     flags = [config.workload, f"--batch-size={config.batch_size}"]
-    flags += ["--faithful"] if arm and stated_recipe(config.workload).faithful else []
+    flags += ["--as-released"] if arm and stated_recipe(config.workload).as_released else []
     flags += ["--channels-last"] if config.channels_last else []
     return (
         *flags,

@@ -32,7 +32,7 @@ def frame(
             (Unix seconds).
 
     Returns:
-        Columns `arm optimizer`, one per factor that any arm varies, `seed trial_key group_key faithful status reason
+        Columns `arm optimizer`, one per factor that any arm varies, `seed trial_key group_key as_released status reason
         committed` (epochs), then the metrics under their own names, then the last attempt's `torch device git_sha`.
 
     Raises:
@@ -55,7 +55,7 @@ def frame(
             "optimizer": arm.optimizer,
             **levels,
             **keys,
-            "faithful": arm.faithful,
+            "as_released": arm.as_released,
         }
         identity |= {**progress, "committed": len(lines)}
         source = {name: attempts[-1].get(name) if attempts else None for name in PROVENANCE}
@@ -74,7 +74,7 @@ def frame(
         "seed",
         "trial_key",
         "group_key",
-        "faithful",
+        "as_released",
         "status",
         "reason",
         "committed",
@@ -91,7 +91,7 @@ def factors(frame: pd.DataFrame) -> list[str]:
 
 
 def series(row: Mapping[Any, Any], factor: str, names: Sequence[str]) -> str:
-    """Return what an arm shares with its optimizer's other levels of a factor: `faithful`, `shift=tropp`, or nothing.
+    """Return what an arm shares with the other levels of a factor, such as `shift=tropp`.
 
     Args:
         row: Of a `frame` or of `arms.group`.
@@ -99,7 +99,7 @@ def series(row: Mapping[Any, Any], factor: str, names: Sequence[str]) -> str:
         names: All `factors`.
     """
     others = [f"{name}={row[name]}" for name in names if name != factor and not pd.isna(row[name])]
-    return ", ".join([*(["faithful"] if row["faithful"] else []), *others])
+    return ", ".join([*(["as-released"] if row["as_released"] else []), *others])
 
 
 def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -39,7 +39,7 @@ class LevelVerdict:
             if the best level is the first or last of an ordered grid and no inner level ties with it, INSIDE if no
             end ties with it; UNDECIDED for the rest.
         suggestion: A next level beyond the edge, if the optimizer allows one.
-        faithful: True for the levels of the faithful arm.
+        as_released: True for the levels of the as-released variant.
         lost: Levels at which trials diverged or failed, as `10.0 (3 of 3)`; such a level continues the grid.
     """
 
@@ -51,7 +51,7 @@ class LevelVerdict:
     tied: tuple[Any, ...]
     verdict: str
     suggestion: Any = None
-    faithful: bool = False
+    as_released: bool = False
     lost: tuple[str, ...] = ()
 
 
@@ -61,7 +61,9 @@ def level_verdicts(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> li
     for factor in names:
         rest = [name for name in names if name != factor]
         varied = frame.loc[frame[factor].notna()]
-        for _, part in varied.groupby(["optimizer", "faithful", *rest], sort=False, dropna=False):
+        for _, part in varied.groupby(
+            ["optimizer", "as_released", *rest], sort=False, dropna=False
+        ):
             first = part.iloc[0].to_dict()
             setting = ", ".join(
                 f"{name}={_plain(first[name])}" for name in rest if not pd.isna(first[name])
@@ -71,7 +73,9 @@ def level_verdicts(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> li
                 table: Any = values[[*levels]].set_axis(list(levels.values()), axis="columns")
                 verdict = _judge(table, (first["optimizer"], factor, setting), metric)
                 verdicts.append(
-                    replace(verdict, faithful=bool(first["faithful"]), lost=_lost(part, factor))
+                    replace(
+                        verdict, as_released=bool(first["as_released"]), lost=_lost(part, factor)
+                    )
                 )
     return verdicts
 

@@ -26,7 +26,7 @@ METRICS = {
     "target/epochs_reduction": "percent",
 }  # fmt: skip
 FAILED, NOT_REACHED = "failed", "not reached"
-ARMS = ("faithful", "consistent")
+ARMS = ("as-released", "corrected")
 PROTOCOL = ("workload", "epochs", "batch_size", "schedule", "target", "reference", "hardware")
 
 
@@ -48,7 +48,7 @@ class Claim:
         spread_kind: `sd`, `se`, or `unknown` if the paper does not state it.
         margin: Differences within it are called the same.
         optimizer: Registered name of the arm that the number belongs to.
-        faithful: True if that arm is the faithful one.
+        as_released: True if that arm is the as-released variant.
         protocol: `workload`, and settings by their names in a trial's configuration.
     """
 
@@ -65,7 +65,7 @@ class Claim:
     spread_kind: str
     margin: float
     optimizer: str
-    faithful: bool
+    as_released: bool
     protocol: Mapping[str, Any]
 
 
@@ -187,7 +187,7 @@ class _Table:
         optimizer, _, kind = str(text).partition(" ")
         known = self._known(f'row "{row}": optimizer "{optimizer}"', optimizer, precond.available())
         known &= self._known(f'row "{row}": arm "{kind}"', kind, ARMS)
-        return {"optimizer": optimizer, "faithful": kind == "faithful"} if known else None
+        return {"optimizer": optimizer, "as_released": kind == "as-released"} if known else None
 
     def _column(self, column: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
         settings = {

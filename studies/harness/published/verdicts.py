@@ -128,7 +128,11 @@ def configuration(claim: Claim) -> TrialConfig:
         name: protocol[name] for name in ("epochs", "batch_size", "schedule") if name in protocol
     }
     return resolve(
-        claim.protocol["workload"], claim.optimizer, overrides, recipe, faithful=claim.faithful
+        claim.protocol["workload"],
+        claim.optimizer,
+        overrides,
+        recipe,
+        as_released=claim.as_released,
     )
 
 

@@ -105,7 +105,7 @@ def _departures(trials: Sequence[Trial]) -> tuple[str, ...]:
 
 
 def _named(arm: Arm) -> str:
-    return f"`{arm.optimizer}`" + (" faithful" if arm.faithful else "")
+    return f"`{arm.optimizer}`" + (" as-released" if arm.as_released else "")
 
 
 def provenance(frame: pd.DataFrame) -> Text:

@@ -43,7 +43,7 @@ def levels(evidence: Evidence) -> list[Block]:
 
 def _level(verdict: LevelVerdict) -> str:
     setting = f" at {verdict.setting}" if verdict.setting else ""
-    kind = " faithful" if verdict.faithful else ""
+    kind = " as-released" if verdict.as_released else ""
     lost = f" Ended without a result: {', '.join(verdict.lost)}." if verdict.lost else ""
     levels, grid = verdict.levels, ""
     if len(levels) > 1:

@@ -243,7 +243,7 @@ class Sender:
             **self.common,
             "factor": ",".join(arm.factors),
             "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
-            "arm": "faithful" if arm.faithful else "consistent",
+            "arm": "as-released" if arm.as_released else "corrected",
             "is_centre": str(self._centres[key]),
         }
 

@@ -41,7 +41,7 @@ class CostStudy(Artefact):
         "smoke": "Digits, two optimizers and six blocks, in OUT/smoke.",
         "report_only": "Measure nothing; report what is there.",
         "workload": "Model and image size, instead of the study's own.",
-        "optimizers": "Instead of the study's; each also as its faithful arm.",
+        "optimizers": "Instead of the study's; each also as its as-released variant.",
         "settings": "For every optimizer that has it.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = {

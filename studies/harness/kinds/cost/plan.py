@@ -60,7 +60,7 @@ class CostPlan(Plan):
 
     @property
     def commands(self) -> list[Command]:
-        """The commands for every optimizer, for the faithful arms with different costs, and for Table 1."""
+        """The commands for every optimizer, for the as-released variants with different costs, and for Table 1."""
         flags = [
             f"--{name.replace('_', '-')}={value}"
             for name, value in self.settings.items()
@@ -80,7 +80,7 @@ class CostPlan(Plan):
         commands: list[Command] = [first]
         if names := _with_conventions(self.workload, self.optimizers):
             commands.append(
-                (*first, "--faithful", f"--optimizers={','.join(names)}")
+                (*first, "--as-released", f"--optimizers={','.join(names)}")
             )  # the last --optimizers counts
         if not self.options.smoke:
             hardware = (
@@ -169,10 +169,10 @@ def view(plan: CostPlan) -> View:
 
 
 def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
-    """Return the optimizers whose faithful and consistent arms have different costs."""
+    """Return the optimizers whose as-released and corrected variants have different costs."""
     try:
         arms = [
-            (name, [resolve(workload, name, faithful=arm) for arm in (False, True)])
+            (name, [resolve(workload, name, as_released=arm) for arm in (False, True)])
             for name in optimizers
         ]
     except HyperparameterError:  # the benchmark reports it

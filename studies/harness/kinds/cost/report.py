@@ -62,8 +62,8 @@ def label(configuration: Mapping[str, Any]) -> str:
     if name not in precond.available():  # the code released with the paper
         return name
     own, differing = configuration["hyperparameters"], {}
-    for kind, faithful in ((name, False), (f"{name} faithful", True)):
-        config = resolve(workload, name, faithful=faithful)
+    for kind, as_released in ((name, False), (f"{name} as-released", True)):
+        config = resolve(workload, name, as_released=as_released)
         arm = cost_files.configuration(workload, name, config.hyperparameters, config.batch_size)[
             "hyperparameters"
         ]
@@ -124,7 +124,7 @@ def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
             continue
         results.append(
             Measured(
-                label=Arm(optimizer=claim.optimizer, faithful=claim.faithful).label,
+                label=Arm(optimizer=claim.optimizer, as_released=claim.as_released).label,
                 optimizer=claim.optimizer,
                 settings={**flat(config.to_dict()), "hardware": cost.hardware},
                 metric=claim.metric,
@@ -138,7 +138,7 @@ def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
 def _unmeasured(claims: Iterable[Claim], folder: Path) -> list[Trial]:
     """Return a trial for each claim whose configuration has no cost on the hardware of a folder."""
     arms = [
-        Trial(Arm(optimizer=claim.optimizer, faithful=claim.faithful), configuration(claim))
+        Trial(Arm(optimizer=claim.optimizer, as_released=claim.as_released), configuration(claim))
         for claim in claims
     ]
     return [trial for trial in arms if exclusive.find(trial.config, folder) is None]
@@ -163,7 +163,8 @@ def _blocks(
     )
     note = (
         "Ratios of times are medians over interleaved blocks with their 95% interval; the shares are fractions of a "
-        "step of SGD. Peak memory is that of a process of its own. Faithful: with the conventions of the paper's code."
+        "step of SGD. Peak memory is that of a process of its own. As-released: with the conventions of "
+        "the paper's code."
     )
     ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
     verdict = Text(f"Time of a step over SGD's: {ratios}.", found=True)

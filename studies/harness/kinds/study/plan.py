@@ -270,8 +270,8 @@ def _selected(arm: Arm, options: Options) -> bool:
 
 
 def _fewer_levels(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the first two levels of each optimizer, for the faithful and for the consistent arms."""
+    """Return the first two levels of each optimizer, for the as-released and for the corrected variants."""
     groups: dict[tuple[str, bool], list[Arm]] = {}
     for arm in arms:
-        groups.setdefault((arm.optimizer, arm.faithful), []).append(arm)
+        groups.setdefault((arm.optimizer, arm.as_released), []).append(arm)
     return [arm for group in groups.values() for arm in group[:SMOKE_LEVELS]]

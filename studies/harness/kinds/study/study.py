@@ -49,7 +49,9 @@ class Study(Artefact):
         rows: dict[str, list[Arm]] = {}
         for arm in arms:
             rest = {name: level for name, level in arm.overrides.items() if name not in arm.factors}
-            rows.setdefault(str((arm.optimizer, arm.faithful, arm.factors, rest)), []).append(arm)
+            rows.setdefault(str((arm.optimizer, arm.as_released, arm.factors, rest)), []).append(
+                arm
+            )
         return [arm for row in rows.values() for arm in _with_centre(row, workload)]
 
     def trials(
@@ -62,7 +64,7 @@ class Study(Artefact):
         """Return the trials seed by seed, so that every arm has a first result early.
 
         The arguments replace the values of the study and of the workload's recipe. If a workload has no conventions of
-        released code, the faithful and consistent arms of an optimizer are the same trials; the first arm stays.
+        released code, the as-released and corrected variants of an optimizer are the same trials; the first arm stays.
 
         Raises:
             HyperparameterError: One line for each error in an arm.
@@ -79,7 +81,8 @@ class Study(Artefact):
                 continue
             twin, _ = pairs.setdefault(config.group_key, (arm, config))
             if twin is not arm and (
-                twin.faithful == arm.faithful or replace(twin, faithful=arm.faithful) != arm
+                twin.as_released == arm.as_released
+                or replace(twin, as_released=arm.as_released) != arm
             ):
                 errors[f"{self.name}: arms {twin.label} and {arm.label} are the same trials"] = None
         if errors:
@@ -114,7 +117,7 @@ def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
     factor = first.factors[0]
     try:
         centre = value(
-            Arm(optimizer=first.optimizer, faithful=first.faithful).resolve(workload), factor
+            Arm(optimizer=first.optimizer, as_released=first.as_released).resolve(workload), factor
         )
     except HyperparameterError:  # reported where the arms themselves are resolved
         return [*row]

@@ -46,7 +46,7 @@ DIAGNOSTICS = {
 def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]:
     """Draw `curves.pdf`, `.png` and `.svg` from completed trials, a column for each metric; nothing without any.
 
-    A row for the faithful and one for the consistent arms, and for each level of a factor such as `epochs`; an
+    A row for the as-released and one for the corrected variants, and for each level of a factor such as `epochs`; an
     optimizer whose two arms are the same trials is in both.
     """
     done = evidence.completed_epochs
@@ -86,16 +86,21 @@ def _by_level(arms: Any, factors: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def _by_kind(level: str, arms: Any) -> list[tuple[str, Any]]:
-    """Return the faithful and the consistent arms; an arm without a counterpart is in both."""
-    kinds = {kind: set(arms.loc[arms["faithful"] == kind, "optimizer"]) for kind in (True, False)}
+    """Return the as-released and the corrected variants; an arm without a counterpart is in both."""
+    kinds = {
+        kind: set(arms.loc[arms["as_released"] == kind, "optimizer"]) for kind in (True, False)
+    }
     if not all(kinds.values()):
         return [(level, arms)]
     titles = {
         kind: ", ".join(filter(None, [word, level]))
-        for kind, word in ((True, "as released"), (False, "consistent"))
+        for kind, word in ((True, "as released"), (False, "corrected"))
     }
     return [
-        (titles[kind], arms.loc[(arms["faithful"] == kind) | ~arms["optimizer"].isin(kinds[kind])])
+        (
+            titles[kind],
+            arms.loc[(arms["as_released"] == kind) | ~arms["optimizer"].isin(kinds[kind])],
+        )
         for kind in kinds
     ]
 

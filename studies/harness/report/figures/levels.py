@@ -150,7 +150,7 @@ def _panel(
     for i, (name, members) in enumerate(sorted(lines.items())):
         shift = (i - (len(lines) - 1) / 2) * APART
         done = [arm for arm in members if arm["n"]]
-        title = name or ("consistent" if "faithful" in styles else "")
+        title = name or ("corrected" if "as-released" in styles else "")
         _line(axes, [at[arm[factor]] for arm in done], done, title, styles[name], shift)
         for arm in members:
             x, values = at[arm[factor]], evidence.by_seed[arm["arm"]].dropna()
