@@ -180,10 +180,10 @@ def test_what_to_type_names_the_folder_the_server_or_nothing(
 
 def test_findings_are_texts_or_their_items_in_order():
     blocks = [
-        Text("a", found=True),
+        Text("a", finding=True),
         Heading("b"),
         Text("c"),
-        Text("", items=("d", "e"), found=True),
+        Text("", items=("d", "e"), finding=True),
     ]
     assert findings(blocks) == ["a", "d", "e"]
 
