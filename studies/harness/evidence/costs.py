@@ -33,8 +33,8 @@ TIMED = {
 HOW = (
     "Seconds per epoch are the steps per epoch times the time of one step, plus the time to "
     "evaluate the test set. Both times were measured on the named hardware while nothing else ran; "
-    "reading and augmenting images is not included. The brackets contain the 95% interval (from "
-    "order statistics) of the median step time over interleaved blocks."
+    "reading and augmenting images is not included. The interval in brackets is that of the median "
+    "step time over interleaved blocks (95%, from order statistics)."
 )
 
 
