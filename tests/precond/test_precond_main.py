@@ -1,4 +1,4 @@
-"""`python -m precond`: every registered optimizer, from its card."""
+"""`python -m precond` prints the card of every registered optimizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_optimizer_is_listed_in_80_columns(capsys):
             assert entry.card.deviations in text
 
 
-def test_the_markdown_is_a_table_of_all(capsys):
+def test_the_markdown_tables_list_every_optimizer(capsys):
     main(["--markdown"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) == 2 * (2 + len(precond.available()))
@@ -43,17 +43,18 @@ def test_an_entry_without_a_card_has_dashes(capsys, monkeypatch):
     assert "| `foof` | - | - | - | - |" in capsys.readouterr().out
 
 
-def test_it_runs_as_a_module():
+def test_precond_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "precond"], capture_output=True, text=True, check=True, timeout=60
     )
     assert "nysact-s" in done.stdout
 
 
-def test_the_readme_has_this_table():
-    """Between its two marks the README holds what `python -m precond --markdown` prints."""
+def test_the_readme_contains_the_tables():
+    """Between its two markers, the README has the output of `python -m precond --markdown`."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    table = readme.partition("<!-- python -m precond --markdown -->\n")[2].partition(
-        "<!-- end -->"
-    )[0]
-    assert table.strip() == markdown().strip(), "the README's table is out of date"
+    after_marker = readme.partition("<!-- python -m precond --markdown -->\n")[2]
+    tables = after_marker.partition("<!-- end -->")[0]
+    assert tables.strip() == markdown().strip(), (
+        "the README's tables are out of date: copy the output of python -m precond --markdown"
+    )
