@@ -140,7 +140,7 @@ class Card:
     Attributes:
         paper: The paper that introduced the method.
         cost: Operations per step.
-        memory: Scalars in its state.
+        memory: Scalars in the state.
         deviations: Differences of the defaults from the released code.
         unsupported: The modes (of `MODES`) that the optimizer refuses, each with the reason.
     """
@@ -173,7 +173,11 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
         return getattr(self, "kl_clip", None)
 
     def model_problems(self, shapes: Mapping[str, LayerShape]) -> list[str]:
-        """Return one line for each hyperparameter that is invalid for the model's layers."""
+        """Return one line for each hyperparameter that is invalid for the model's layers.
+
+        Args:
+            shapes: The shape of each layer, by name.
+        """
         return []
 
     def for_shape(self, shape: LayerShape) -> Algorithm[Any]:

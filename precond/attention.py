@@ -1,6 +1,6 @@
 """Attention as four Linear layers that can be preconditioned.
 
-`nn.MultiheadAttention` never calls the forward of its Linear layer, so no hook can record it.
+`nn.MultiheadAttention` never calls the forward of a Linear layer, so hooks record nothing.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Bank:
         self.reset()
 
     def reset(self) -> None:
-        """Return to the state of step 0."""
+        """Reset the bank to the state of step 0."""
         names = [name for layer in self.layers for name in layer.slot_names]
         self.state = self.algorithm.new_state(self.layers[0].shape, names, like=self.buffer)
         self.recording = True
@@ -112,7 +112,7 @@ class Bank:
         return [layer for layer in self.layers if layer.name not in self._filled]
 
     def only_repeated(self) -> list[str]:
-        """Return the layers whose forward ran in this step, but only inside a backward."""
+        """Return the names of layers whose forward ran in this step only inside a backward."""
         return sorted(self._repeated - self._recorded)
 
     def note_repetition(self, layer: Layer) -> None:

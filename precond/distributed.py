@@ -88,11 +88,12 @@ def check_alike(ranks: Ranks | None, description: Mapping[str, Any]) -> None:
     texts = {name: str(value) for name, value in description.items()}
     gathered: list[Any] = [None] * ranks.size
     dist.all_gather_object(gathered, texts, group=ranks.group)
-    for rank, other in enumerate(gathered):
-        for name in [*gathered[0], *other]:
-            first, this = (values.get(name, "missing") for values in (gathered[0], other))
-            if first != this:
+    expected = gathered[0]
+    for rank, actual in enumerate(gathered):
+        for name in [*expected, *actual]:
+            first, value = expected.get(name, "missing"), actual.get(name, "missing")
+            if first != value:
                 raise ValueError(
-                    f"the ranks differ: {name} is {first} on rank 0, {this} on rank {rank}. "
+                    f"the ranks differ: {name} is {first} on rank 0, {value} on rank {rank}. "
                     "Build the same model and optimizer on every rank"
                 )

@@ -61,8 +61,8 @@ class Entry:
         preset: Hyperparameters that the name fixes or whose default it changes.
         numerics: Version of the arithmetic (see `Algorithm.NUMERICS`).
         card: The text that `python -m precond` prints.
-        package: The package that it needs in addition to torch, or None.
-        plugin: SHA-256 of the plugin file that registered it, or None.
+        package: The package that the optimizer needs in addition to torch, or None.
+        plugin: SHA-256 of the plugin file that registered the optimizer, or None.
     """
 
     optimizer: Callable[..., Optimizer]
@@ -80,7 +80,9 @@ def _preconditioned(optimizer: type[Preconditioned], **preset: Any) -> Entry:
     return Entry(optimizer, kinds, preset, algorithm.NUMERICS, algorithm.CARD)
 
 
-def _torch(optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any) -> Entry:
+def _from_torch(
+    optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any
+) -> Entry:
     def build_from_model(
         model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
     ) -> Optimizer:
@@ -100,9 +102,9 @@ _ADAMW = Card(paper="Loshchilov and Hutter, ICLR 2019", cost="12D", memory="D")
 
 
 REGISTRY: dict[str, Entry] = {
-    "sgd": _torch(torch.optim.SGD, SGD, _SGD),
-    "adam": _torch(torch.optim.Adam, Adam, _ADAM),
-    "adamw": _torch(torch.optim.AdamW, Adam, _ADAMW, weight_decay=0.05),
+    "sgd": _from_torch(torch.optim.SGD, SGD, _SGD),
+    "adam": _from_torch(torch.optim.Adam, Adam, _ADAM),
+    "adamw": _from_torch(torch.optim.AdamW, Adam, _ADAMW, weight_decay=0.05),
     "nysact-s": _preconditioned(NysAct, sketch="subcolumn"),
     "nysact-g": _preconditioned(NysAct, sketch="gaussian"),
     "foof": _preconditioned(FOOF),

@@ -90,7 +90,7 @@ def test_nonfinite_activations_do_not_change_the_statistics(name, value):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_nonfinite_batch_of_one_layer_does_not_affect_its_bank(name):
+def test_a_nonfinite_batch_of_one_layer_does_not_affect_other_layers(name):
     """Two layers share a bank; with inf in one layer, the statistics of the other are updated."""
     model = net()
     optimizer = precond.build(name, model, cov_interval=1, ema_decay=0.5)

@@ -126,7 +126,7 @@ def test_steps_match_the_dense_formula(rank):
 
 
 def test_a_full_rank_step_on_a_quadratic_is_a_newton_step():
-    """With lr 1, the step minimises the damped quadratic."""
+    """With lr 1, the new parameters are w - (A + rho I)^{-1} (A w - b)."""
     torch.manual_seed(0)
     root = torch.randn(6, 6, dtype=torch.float64)
     a, b = root @ root.T + torch.eye(6), torch.randn(6, dtype=torch.float64)
