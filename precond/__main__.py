@@ -44,8 +44,9 @@ def text() -> str:
         facts = dict(zip(COLUMNS, _values(entry.card), strict=True))
         for label, value in {**facts, "unsupported": _unsupported(entry.card)}.items():
             prefix = f"    {label:<12}"
-            indents = {"initial_indent": prefix, "subsequent_indent": len(prefix) * " "}
-            lines.append(textwrap.fill(value, WIDTH, **indents))
+            indent = len(prefix) * " "
+            wrapper = textwrap.TextWrapper(WIDTH, initial_indent=prefix, subsequent_indent=indent)
+            lines.append(wrapper.fill(value))
         lines.append("")
     return "\n".join([*lines, textwrap.fill(LEGEND, WIDTH)])
 
