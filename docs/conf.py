@@ -1,0 +1,80 @@
+"""Configuration of Sphinx: `make docs` builds the pages into docs/_build."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+project = "precond"
+author = "the precond developers"
+release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "generated"]
+nitpicky = False  # types in signatures, such as `Tensor`, are pages of other projects
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"precond {release}"
+html_static_path = ["_static"]
+html_css_files = ["precond.css"]
+html_math_renderer = "mathml"
+html_show_sourcelink = False
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "navbar_align": "left",
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+copybutton_exclude = ".linenos, .gp"
+
+
+def inline_math(self, node: nodes.math) -> None:
+    """Write a formula in a line as MathML, which browsers draw without a script or a network."""
+    self.body.append(tex2mathml(node.astext(), as_block=False))
+    raise nodes.SkipNode
+
+
+def display_math(self, node: nodes.math_block) -> None:
+    """Write a formula on a line of its own as MathML."""
+    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def write_tables(app: Sphinx) -> None:
+    """Write the tables that the code prints, and the help of commands without click."""
+    from precond.__main__ import markdown as optimizers
+    from studies.harness.command.manage import markdown as studies
+
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    for name, text in {"optimizers": optimizers(), "studies": studies()}.items():
+        (folder / f"{name}.md").write_text(text + "\n")
+
+
+def setup(app: Sphinx) -> None:
+    """Register the renderer of formulas and the generator of the tables."""
+    app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
+    app.connect("builder-inited", write_tables)
