@@ -1,5 +1,7 @@
 """Configuration of Sphinx: `make docs` builds the pages into docs/_build."""
 
+import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -9,7 +11,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 project = "precond"
 author = "the precond developers"
@@ -23,7 +25,8 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "generated"]
-nitpicky = False  # types in signatures, such as `Tensor`, are pages of other projects
+smartquotes = False  # or `--json` would become a dash
+default_role = "code"  # `name` in a docstring is code
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -63,18 +66,43 @@ def display_math(self, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def write_tables(app: Sphinx) -> None:
-    """Write the tables that the code prints, and the help of commands without click."""
+def write_generated_pages(app: Sphinx) -> None:
+    """Write the tables that the code prints, and the help of the commands without click."""
     from precond.__main__ import markdown as optimizers
     from studies.harness.command.manage import markdown as studies
 
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)
-    for name, text in {"optimizers": optimizers(), "studies": studies()}.items():
-        (folder / f"{name}.md").write_text(text + "\n")
+    pages = {"optimizers.md": optimizers(), "studies.md": studies()}
+    for module in ("trainables", "trainables.cost", "precond"):
+        command = [sys.executable, "-m", module, "--help"]
+        environment = {**os.environ, "COLUMNS": "88", "PYTHONPATH": str(ROOT)}
+        pages[f"{module}.txt"] = subprocess.run(
+            command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
+    for name, text in pages.items():
+        (folder / name).write_text(text + "\n")
+
+
+def literal_blocks(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Turn the indented blocks of a docstring into literal blocks, and escape `|` elsewhere."""
+    result: list[str] = []
+    indent, literal = 0, False
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if line.strip():
+            literal = depth > indent if literal else depth > indent and bool(result) and not result[-1]
+            if literal and not result[-1] and "::" not in result[-2:]:
+                result += [" " * indent + "::", ""]
+            indent = indent if literal else depth
+        parts = line.split("`")
+        parts[::2] = [part if literal else part.replace("|", r"\|") for part in parts[::2]]
+        result.append("`".join(parts))
+    lines[:] = result
 
 
 def setup(app: Sphinx) -> None:
     """Register the renderer of formulas and the generator of the tables."""
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
-    app.connect("builder-inited", write_tables)
+    app.connect("autodoc-process-docstring", literal_blocks, priority=0)  # before napoleon
+    app.connect("builder-inited", write_generated_pages)
