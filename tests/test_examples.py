@@ -44,7 +44,7 @@ def test_nysact_trains_under_accelerate(capsys):
 
 def test_a_custom_optimizer_takes_part_in_a_study(tmp_path: Path):
     output = run("custom_optimizer", "--seeds", "1", "--epochs", "2", "--out", tmp_path)
-    assert "signsgd lr=0.001" in output
+    assert "signsgd" in output
     report = tmp_path / "reports/signsgd/digits-cnn"
     assert (report / "report.html").exists() and (report / "curves.png").exists()
 
