@@ -84,14 +84,18 @@ def write_generated_pages(app: Sphinx) -> None:
         (folder / name).write_text(text + "\n")
 
 
-def literal_blocks(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+def literal_blocks(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
     """Turn the indented blocks of a docstring into literal blocks, and escape `|` elsewhere."""
     result: list[str] = []
     indent, literal = 0, False
     for line in lines:
         depth = len(line) - len(line.lstrip())
         if line.strip():
-            literal = depth > indent if literal else depth > indent and bool(result) and not result[-1]
+            literal = (
+                depth > indent if literal else depth > indent and bool(result) and not result[-1]
+            )
             if literal and not result[-1] and "::" not in result[-2:]:
                 result += [" " * indent + "::", ""]
             indent = indent if literal else depth

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import precond
-from precond.__main__ import COLUMNS, main, markdown
+from precond.__main__ import COLUMNS, main
 from precond.algorithm import MODES
 from precond.registry import REGISTRY
 
@@ -48,12 +47,3 @@ def test_it_runs_as_a_module():
         [sys.executable, "-m", "precond"], capture_output=True, text=True, check=True, timeout=60
     )
     assert "nysact-s" in done.stdout
-
-
-def test_the_readme_has_this_table():
-    """Between its two marks the README holds what `python -m precond --markdown` prints."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    table = readme.partition("<!-- python -m precond --markdown -->\n")[2].partition(
-        "<!-- end -->"
-    )[0]
-    assert table.strip() == markdown().strip(), "the README's table is out of date"
