@@ -43,7 +43,7 @@ def check(command: str) -> bool:
     flags = set(re.findall(r"--[a-z][a-z-]+", command))
     if match := re.match(r"(?:UV_TORCH_BACKEND=cpu )?make ([a-z-]+)$", command):
         assert match[1] in TARGETS, command
-    elif match := re.match(r"python ((?:studies|examples)/\w+\.py)", command):
+    elif match := re.match(r"(?:python|ray submit \S+) ((?:studies|examples)/\w+\.py)", command):
         assert (ROOT / match[1]).exists(), command
         assert flags <= STUDY_FLAGS, command
     elif match := re.match(r"python -m studies ([a-z-]+)", command):
