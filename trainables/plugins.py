@@ -61,6 +61,8 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     Its defaults are the hyperparameters' defaults and determine their types. A parameter called `params` receives
     parameter groups if a recipe exempts some parameters from weight decay.
     """
+    if _is_script(build):
+        return build
     hyperparameters = [
         p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
     ]
@@ -106,6 +108,8 @@ def workload(
     """
 
     def register(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        if _is_script(build):
+            return build
         if name.count("/") != 1 or not all(name.split("/")):
             raise PluginError(
                 f'workload "{name}": must be a name, a slash and a name, as in moons/mlp'
@@ -182,6 +186,11 @@ class PluginTensors(Source):
     def load(self, loading: Loading) -> TensorData:
         """Load the tensors onto the device."""
         return TensorData.load(self._tensors, loading)
+
+
+def _is_script(build: Callable[..., Any]) -> bool:
+    """Return True in a file that runs as a script: `main(STUDY, plugin=__file__)` loads it as a plugin."""
+    return _loading is None and build.__module__ == "__main__"
 
 
 def _register(name: str, taken: bool) -> None:

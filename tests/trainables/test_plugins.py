@@ -1,4 +1,4 @@
-"""A user's own optimizer and workload: the README's files as they stand, and what is wrong with others."""
+"""User-defined optimizers and workloads: those in `examples/`, and errors in others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from readme import snippet
 
 import precond
 from trainables import plugins
@@ -22,16 +21,11 @@ ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "ablation_rank.py"
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
-    """The README's two plugins."""
-    folder, found = tmp_path_factory.mktemp("plugins"), {}
-    for name in ("signsgd", "moons"):
-        content = snippet(f"# {name}.py")
-        assert content.count("\n") < 20
-        found[name] = folder / f"{name}.py"
-        found[name].write_text(content)
-    return found
+@pytest.fixture
+def files() -> dict[str, Path]:
+    """The two plugins in `examples/`."""
+    examples = ROOT / "examples"
+    return {"signsgd": examples / "custom_optimizer.py", "moons": examples / "custom_workload.py"}
 
 
 def dry_run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -45,7 +39,7 @@ def train(config: TrialConfig, root: Path) -> list[dict[str, float]]:
     return list(epochs(config, store))
 
 
-def test_the_optimizer_of_the_readme_trains_beside_a_study(files, tmp_path):
+def test_a_custom_optimizer_is_planned_beside_a_study(files, tmp_path):
     """Its trials, and only those, have the file's hash in their key."""
     done = dry_run(
         "--plugin",
@@ -69,7 +63,7 @@ def test_the_optimizer_of_the_readme_trains_beside_a_study(files, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_workload_of_the_readme_trains(files, tmp_path):
+def test_a_custom_workload_trains(files, tmp_path):
     """In a process that has only the copy in the output folder, as a worker has."""
     trials = tmp_path / "trials.jsonl"
     done = dry_run("--plugin", files["moons"], "--workload", "moons/mlp", "--levels", "rank=1,2", "--seeds", "1",
