@@ -1,4 +1,4 @@
-"""The README's text and its indented blocks of code."""
+"""The text of the README and its indented code blocks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def snippet(first_line: str) -> str:
-    """Return the indented block that begins with a line."""
-    _, found, rest = README.partition(f"\n    {first_line}\n")
-    assert found, f"the README has no block that begins with {first_line}"
+    """Return the code block whose first line is `first_line`."""
+    _, separator, rest = README.partition(f"\n    {first_line}\n")
+    assert separator, f"the README has no code block that begins with {first_line}"
     lines = []
     for line in rest.splitlines():
         if line and not line.startswith("    "):
