@@ -483,7 +483,7 @@ def test_every_optimizer_is_tried_or_refuses():
 
 
 def test_an_optimizer_from_before_there_were_ranks_is_refused(ranks):
-    assert "build it after that" in ranks[0]["late"]
+    assert "Build the optimizer after torch.distributed.init_process_group" in ranks[0]["late"]
 
 
 def test_wrappers_leave_no_trace_in_names(ranks):
