@@ -1,7 +1,7 @@
 """Factors: forms of the statistics that are cheap to apply to gradients.
 
-A factor is a stack of symmetric linear maps P of gradients G `[L, o, p]`. It starts as `I /
-damping`, which is SGD with the learning rate lr / damping. Where a refresh fails, it keeps its
+A factor is a stack of symmetric linear maps P of gradients G `[L, o, p]`. Its initial value is
+`I / damping`, which is SGD with the learning rate lr / damping. Where a refresh fails, it keeps its
 previous value.
 """
 
