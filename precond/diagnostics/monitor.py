@@ -81,7 +81,7 @@ class Tally:
 
 
 class Monitor:
-    """Measures one bank; `like` has the dtype and the device of the bank's state."""
+    """The measurements of one bank; `like` has the dtype and the device of the bank's state."""
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class _Statistics(_InputStatistics):
 
 
 class Observer:
-    """Collects covariances of a model's layers; created by `precond.observe`."""
+    """A collector of covariances of a model's layers; created by `precond.observe`."""
 
     def __init__(self, model: nn.Module, output_gradients: bool = False):
         self._layers = find_layers(model)
@@ -79,8 +79,8 @@ class Observer:
 
         Args:
             of: `inputs` for (1/N) sum a a^T, `[groups, p, p]`, over examples and positions, where
-                the last row and column belong to the bias; or `output_gradients` for (1/B) sum g
-                g^T, `[groups, o, o]`, summed over positions, with the gradients of each example's
+                the last row and column belong to the bias; or `output_gradients` for
+                (1/B) sum g g^T, `[groups, o, o]`, summed over positions, with the gradients of each example's
                 loss.
         """
         matrices = {}

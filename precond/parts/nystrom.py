@@ -68,8 +68,8 @@ def inverse_factor(whitened: Whitened, damping: float) -> tuple[Tensor, Outcome]
 def nystrom_root(whitened: Whitened) -> tuple[Tensor, Tensor, Outcome]:
     """Return Y `[L, p, r]`, lambda `[L, r]` and the outcome.
 
-    Y Y^T = U diag(lambda) U^T is the Nystrom matrix without its shift. V and Sigma come from the r
-    x r Gram matrix of B, and Y = B V sqrt(w) does not divide by small singular values.
+    Y Y^T = U diag(lambda) U^T is the Nystrom matrix without its shift. V and Sigma come from the
+    r x r Gram matrix of B, and Y = B V sqrt(w) does not divide by small singular values.
     """
     b, nu, retried = whitened
     sigma_squared, v, ok = linalg.eigh(b.mT @ b)

@@ -82,8 +82,8 @@ def sum_of_squares(uses: list[Use], u: Tensor, v: Tensor) -> Tensor:
 
     U is `[groups, o, o]` and V is `[groups, p, p]`. For one position per example, the sum is a
     single product because (g a^T)^.2 = g^.2 (a^.2)^T. Otherwise, the function rotates either the
-    rows or the gradients of the examples, whichever takes fewer operations: 2 B T (o^2 + p^2) or 2
-    B o p (o + p).
+    rows or the gradients of the examples, whichever needs fewer operations: 2 B T (o^2 + p^2) or
+    2 B o p (o + p).
     """
     groups, examples, _, o = uses[0][1].shape
     p, positions = v.shape[-1], sum(g.shape[2] for _, g in uses)

@@ -19,7 +19,7 @@ ALL = slice(None)
 
 @dataclass
 class Draws:
-    """Counts the draws of each slot's test matrix, and seeds them by hash(seed, slot name, n).
+    """The random draws of the test matrices: draw n of a slot is seeded by hash(seed, name, n).
 
     The generators are on the CPU, so that each draw is the same on all devices and ranks.
     `number: [L]` (int64, on the CPU) contains the number n of the current draw of each slot.

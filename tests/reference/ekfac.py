@@ -48,7 +48,7 @@ def example_squares(calls: Calls, U: Tensor, V: Tensor) -> Tensor:
 
 
 class Watch:
-    """Records the inputs and output gradients of all calls of all layers since the last `clear`."""
+    """A record of inputs and output gradients of all calls of all layers since the last `clear`."""
 
     def __init__(self, model: nn.Module):
         self.layers = {
