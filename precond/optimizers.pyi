@@ -1,8 +1,8 @@
-"""The public optimizers, with explicit signatures: the arguments of an update rule and of an algorithm.
+"""The public optimizers, with the arguments of their update rule and algorithm.
 
 Do not edit: `python tests/precond/test_signatures.py` generates this file from
-`precond/optimizers.py`, and a test compares the two. In a docstring, parentheses at the end of an
-argument hold its symbol in the paper and the allowed values.
+`precond/optimizers.py`, and a test compares the two. In a docstring, the parentheses at the end of
+an argument contain its symbol in the paper and the allowed values.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,8 @@ class FOOF(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Step along d + momentum m instead of m.
@@ -43,10 +44,11 @@ class FOOF(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, ema_decay: float = 0.95,
-        damping: float = 1.0, cov_interval: int = 5, inv_interval: int = 50,
-        init: Literal["zero", "identity"] = "zero", first_inverse: Literal["now", "skip"] = "now",
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        cov_interval: int = 5, inv_interval: int = 50, init: Literal["zero", "identity"] = "zero",
+        first_inverse: Literal["now", "skip"] = "now",
     ) -> None: ...
 
 
@@ -57,7 +59,8 @@ class NysAct(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Step along d + momentum m instead of m.
@@ -67,12 +70,14 @@ class NysAct(Preconditioned):
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        rank: Number of columns of the sketch; at most the number of inputs of the widest layer (r; an integer >= 1).
-        sketch: Test matrix: columns of the identity (`subcolumn`, NysAct-S) or Gaussian (`gaussian`, NysAct-G).
-        resample: The test matrix is `fixed`, or redrawn at each refresh (`window`) or at each update of the
-            statistics (`joint`, `official`).
-        shift: Added to the sketch for stability: `tropp` is as small as the rounding error, `damped` and `official`
-            are at least the damping.
+        rank: Number of columns of the sketch; at most the number of inputs of the widest layer (r;
+            an integer >= 1).
+        sketch: Test matrix: columns of the identity (`subcolumn`, NysAct-S) or Gaussian
+            (`gaussian`, NysAct-G).
+        resample: The test matrix is `fixed`, or redrawn at each refresh (`window`) or at each
+            update of the statistics (`joint`, `official`).
+        shift: Added to the sketch for stability: `tropp` is as small as the rounding error,
+            `damped` and `official` are at least the damping.
         seed: Seed of the test matrices, combined with the layer's name (an integer >= 0).
 
     Example:
@@ -82,9 +87,10 @@ class NysAct(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, ema_decay: float = 0.95,
-        damping: float = 1.0, cov_interval: int = 5, inv_interval: int = 50, rank: int = 10,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        cov_interval: int = 5, inv_interval: int = 50, rank: int = 10,
         sketch: Literal["subcolumn", "gaussian"] = "subcolumn",
         resample: Literal["fixed", "window", "joint", "official"] = "fixed",
         shift: Literal["tropp", "damped", "official"] = "tropp", seed: int = 0,
@@ -98,7 +104,8 @@ class KFAC(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Step along d + momentum m instead of m.
@@ -109,12 +116,13 @@ class KFAC(Preconditioned):
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
         damping_rule: `factored` damps A and S separately, `eigen` damps their Kronecker product.
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a finite number > 0, or
-            None).
-        sharing: Positions that share the weight: `expand` treats each as a row, `reduce` averages their inputs and
-            sums their gradients.
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a
+            finite number > 0, or None).
+        sharing: Positions that share the weight: `expand` treats each as a row, `reduce` averages
+            their inputs and sums their gradients.
         g_scale: Scale of S: `fisher` matches the Fisher matrix, `official` the released code.
-        init: Initial A and S: `zero`, with bias correction; or `identity` or the `first` value, without.
+        init: Initial A and S: `zero`, with bias correction; or `identity` or the `first` value,
+            without.
 
     Example:
         >>> optimizer = precond.KFAC(model, lr=0.1, damping=1.0)
@@ -123,11 +131,13 @@ class KFAC(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, ema_decay: float = 0.95,
-        damping: float = 1.0, cov_interval: int = 5, inv_interval: int = 50,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        cov_interval: int = 5, inv_interval: int = 50,
         damping_rule: Literal["factored", "eigen"] = "factored", kl_clip: float | None = 0.001,
-        sharing: Literal["expand", "reduce"] = "expand", g_scale: Literal["fisher", "official"] = "fisher",
+        sharing: Literal["expand", "reduce"] = "expand",
+        g_scale: Literal["fisher", "official"] = "fisher",
         init: Literal["zero", "identity", "first"] = "zero",
     ) -> None: ...
 
@@ -139,7 +149,8 @@ class Eva(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Step along d + momentum m instead of m.
@@ -147,11 +158,13 @@ class Eva(Preconditioned):
         decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
         ema_decay: Weight of the old value in the moving averages (1 - xi; a number in [0, 1)).
         damping: Added to the curvature before inverting (rho; a finite number > 0).
-        cov_interval: Steps between updates of the means and of the factor (tau_cov; an integer >= 1).
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a finite number > 0, or
-            None).
+        cov_interval: Steps between updates of the means and of the factor (tau_cov; an integer >=
+            1).
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a
+            finite number > 0, or None).
         g_scale: Scale of m_g: `fisher` matches the Fisher matrix, `official` the released code.
-        ema_init: Initial value of the averages: `zero`, with bias correction, or the `first` value, without.
+        ema_init: Initial value of the averages: `zero`, with bias correction, or the `first` value,
+            without.
 
     Example:
         >>> optimizer = precond.Eva(model, lr=0.1)
@@ -160,10 +173,12 @@ class Eva(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, ema_decay: float = 0.95,
-        damping: float = 1.0, cov_interval: int = 5, kl_clip: float | None = 0.001,
-        g_scale: Literal["fisher", "official"] = "fisher", ema_init: Literal["zero", "first"] = "zero",
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        cov_interval: int = 5, kl_clip: float | None = 0.001,
+        g_scale: Literal["fisher", "official"] = "fisher",
+        ema_init: Literal["zero", "first"] = "zero",
     ) -> None: ...
 
 
@@ -174,7 +189,8 @@ class EKFAC(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Step along d + momentum m instead of m.
@@ -182,8 +198,8 @@ class EKFAC(Preconditioned):
         decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
         damping: Added to S before inverting (rho; a finite number > 0).
         basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
-        second_moment: S averages the squared gradients of the examples (`per_example`), or B times the squared mean
-            gradient of the batch (`running`).
+        second_moment: S averages the squared gradients of the examples (`per_example`), or B times
+            the squared mean gradient of the batch (`running`).
         ema_decay: Weight of the old value in S (beta; a number in [0, 1)).
 
     Example:
@@ -193,10 +209,10 @@ class EKFAC(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, damping: float = 3.0,
-        basis_interval: int = 500, second_moment: Literal["per_example", "running"] = "per_example",
-        ema_decay: float = 0.9,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, damping: float = 3.0, basis_interval: int = 500,
+        second_moment: Literal["per_example", "running"] = "per_example", ema_decay: float = 0.9,
     ) -> None: ...
 
 
@@ -207,19 +223,20 @@ class STEVE(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
         betas: Weights of the old values in the two moments (b1, b2; two numbers in [0, 1)).
         eps: Added to the square root of the second moment (a finite number > 0).
         basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
         bias_correction: Divide the moments by 1 - b^c (`adam`) or by its square root (`paper`).
-        second_moment: v averages the squared mean gradient of the batch (`minibatch`), or the squared gradients of
-            the examples (`per_example`).
-        on_refresh: Effect of new bases on the moments: `reset` both, rotate m and reset v (`rotate_m`), rotate both
-            (`rotate_mv`), or rotate m and keep v (`keep_v`).
-        factor_ema: Weight of the old covariances at a refresh; None uses only the new ones (a number in [0, 1), or
-            None).
+        second_moment: v averages the squared mean gradient of the batch (`minibatch`), or the
+            squared gradients of the examples (`per_example`).
+        on_refresh: Effect of new bases on the moments: `reset` both, rotate m and reset v
+            (`rotate_m`), rotate both (`rotate_mv`), or rotate m and keep v (`keep_v`).
+        factor_ema: Weight of the old covariances at a refresh; None uses only the new ones (a
+            number in [0, 1), or None).
         fallback: Update rule of the parameters without a basis: Adam, or SGD without momentum.
 
     Example:
@@ -229,12 +246,12 @@ class STEVE(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001, weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, basis_interval: int = 500,
-        bias_correction: Literal["adam", "paper"] = "adam",
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001,
+        weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        basis_interval: int = 500, bias_correction: Literal["adam", "paper"] = "adam",
         second_moment: Literal["minibatch", "per_example"] = "minibatch",
-        on_refresh: Literal["reset", "rotate_m", "rotate_mv", "keep_v"] = "reset", factor_ema: float | None = None,
-        fallback: Literal["adam", "sgd"] = "adam",
+        on_refresh: Literal["reset", "rotate_m", "rotate_mv", "keep_v"] = "reset",
+        factor_ema: float | None = None, fallback: Literal["adam", "sgd"] = "adam",
     ) -> None: ...
 
 
@@ -245,10 +262,13 @@ class SketchySGD(sketchysgd.SketchySGD):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (a finite number > 0).
-        momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0, 1)).
-        weight_decay: Shrink the weights by lr x weight_decay; not preconditioned (wd; a finite number >= 0).
+        momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0,
+            1)).
+        weight_decay: Shrink the weights by lr x weight_decay; not preconditioned (wd; a finite
+            number >= 0).
         rank: Number of columns of the sketch (r; an integer >= 1).
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         interval: Number of steps between sketches (tau; an integer >= 1).
@@ -261,6 +281,7 @@ class SketchySGD(sketchysgd.SketchySGD):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001, momentum: float = 0.9,
-        weight_decay: float = 0.0, rank: int = 10, damping: float = 0.1, interval: int = 100, seed: int = 0,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001,
+        momentum: float = 0.9, weight_decay: float = 0.0, rank: int = 10, damping: float = 0.1,
+        interval: int = 100, seed: int = 0,
     ) -> None: ...
