@@ -80,8 +80,8 @@ class Observer:
         Args:
             of: `inputs` for (1/N) sum a a^T, `[groups, p, p]`, over examples and positions, where
                 the last row and column belong to the bias; or `output_gradients` for
-                (1/B) sum g g^T, `[groups, o, o]`, summed over positions, with the gradients of each example's
-                loss.
+                (1/B) sum g g^T, `[groups, o, o]`, summed over positions, where g is the gradient of
+                each example's loss.
         """
         matrices = {}
         for bank in self._banks:
