@@ -77,7 +77,7 @@ def test_the_report_is_made_of_the_files(tmp_path: Path, capsys):
     assert go(tmp_path) == 0
     paths = list((tmp_path / "reports" / COST.name / folder.name).iterdir())
     screen = " ".join(capsys.readouterr().out.split())
-    assert "- Time of a step over SGD's: nysact-s 1.04, steve 1.10. - Of NysAct's" in screen
+    assert "- Time of a step over SGD's: nysact-s 1.04, steve 1.10. - Of the published" in screen
     assert f"/{COST.name}/{folder.name}/report.html files" in screen
     written = {"cost.csv", "report.md", "report.html", "report.tex", "published.csv"}
     assert {path.name for path in paths} == {
@@ -232,10 +232,14 @@ def test_published_costs_are_held_against_the_very_configuration(tmp_path: Path)
     assert seconds.measured.mean == pytest.approx(
         390 * 0.1 + 10_000 * 0.001
     )  # what was measured is shown
-    text = next(block for block in blocks if getattr(block, "label", "") == "Order").text
-    assert (
-        text == "Table 3, ResNet-32 Time: Kendall's tau of 3 arms = +1.00."
-    )  # no seeds, so no interval
+    text = next(
+        block for block in blocks if getattr(block, "label", "") == "Order of the arms"
+    ).text
+    # There is no interval, because there are no seeds.
+    assert text == (
+        "Table 3, ResNet-32 Time: Kendall's tau between the published and the measured order "
+        "of 3 arms is +1.00."
+    )
 
 
 def test_memory_of_a_process_is_held_against_nothing(tmp_path: Path):

@@ -167,7 +167,7 @@ def _blocks(
         "the paper's code."
     )
     ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
-    verdict = Text(f"Time of a step over SGD's: {ratios}.", found=True)
+    verdict = Text(f"Time of a step over SGD's: {ratios}.", finding=True)
     blocks = [*protocol.facts(study), conditions, verdict, table, Text(note, note=True)]
     return blocks if scaling is None else [*blocks, *_table_1(scaling)]
 
