@@ -588,4 +588,4 @@ def test_without_diagnostics_there_is_no_residual_figure(tmp_path: Path):
         plan(tmp_path, trials), evidence(tmp_path, trials)
     )
     assert part == Extension()
-    assert STUDY.further
+    assert STUDY.extra_figures

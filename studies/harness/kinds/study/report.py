@@ -23,7 +23,9 @@ def report(plan: StudyPlan) -> Report:
     """
     study, figure = plan.artefact, plan.artefact.figure
     evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)
-    parts = [part.extend(plan, evidence) for part in (figure, DiagnosticsFigure(), *study.further)]
+    parts = [
+        part.extend(plan, evidence) for part in (figure, DiagnosticsFigure(), *study.extra_figures)
+    ]
     evidence = evidence.compared(study, [result for part in parts for result in part.measured])
     drawn = [path for part in parts for path in part.drawn]
     pictures = [path.stem for path in drawn if path.suffix == ".svg"]

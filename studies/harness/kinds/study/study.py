@@ -27,7 +27,7 @@ class Study(Artefact):
         timed: True if the report shows seconds per epoch, from the files of `compare_cost`.
         seeds: Number of seeds; the seeds are 0 ... seeds - 1.
         arms_on: Arms that replace `arms` on a workload or on all workloads of a dataset.
-        further: Other figures of the same trials.
+        extra_figures: Other figures of the same trials.
     """
 
     KIND: ClassVar[str] = "study"
@@ -37,7 +37,7 @@ class Study(Artefact):
     seeds: int = 5
     timed: bool = False
     arms_on: Mapping[str, Sequence[Arm]] = field(default_factory=dict)
-    further: Sequence[Figure] = ()
+    extra_figures: Sequence[Figure] = ()
 
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
