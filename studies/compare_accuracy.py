@@ -1,7 +1,7 @@
 """NysAct, Table 2, Figure 3 and Table 4: test accuracy and training curves of all optimizers.
 
 Published numbers are compared with the as-released variants. Where the released code has no
-conventions of its own, the as-released and the corrected variant are the same trials. Trials on
+own conventions, the as-released and the corrected variant are the same trials. Trials on
 CIFAR and ImageNet train for 100 and for 200 epochs.
 """
 

@@ -46,7 +46,7 @@ class SearchPlan(Plan):
     def fresh(self, optimizer: str, parameters: Parameters | None = None) -> list[Trial]:
         """Return the trials of a configuration on the whole training set, one for each fresh seed.
 
-        Other studies share these trials.
+        A study with an equal configuration shares these trials.
         """
         arm = self._arm(optimizer, parameters or {})
         config = arm.resolve(self.workload, self.recipe)
