@@ -1,4 +1,4 @@
-"""NysAct, Appendix C, Figure 5, second plot: test accuracy over the coefficient of the moving averages.
+"""NysAct, Appendix C, Figure 5, second plot: test accuracy over the decay of the moving averages.
 
 `ema_decay` is the weight of the old value. In Eva's released code, the coefficient is the weight of
 the new value: 0.8, 0.9, 0.95 and 0.99 there are an `ema_decay` of 0.2, 0.1, 0.05 and 0.01.

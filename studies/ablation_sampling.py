@@ -1,9 +1,10 @@
 """NysAct, Algorithm 1 and its released code: redrawn sketches, and the shift of the factor.
 
-Algorithm 1 keeps one sketch (`fixed`, `tropp`). The released code (`official`) redraws the sketch at
-every update of the statistics, so that its moving average mixes sketches, and inverts with the last
-one. Two variants redraw without mixing: `window` redraws at each inverse and starts a new average;
-`joint` redraws at every update and averages the sketch, too. No paper compares these variants.
+Algorithm 1 keeps one sketch (`fixed`, `tropp`). The released code (`official`) redraws the sketch
+at every update of the statistics, so that its moving average mixes sketches, and inverts with the
+last one. Two variants redraw without mixing: `window` redraws at each inverse and starts a new
+average; `joint` redraws at every update and averages the sketch, too. No paper compares these
+variants.
 """
 
 from studies import Arm, LevelFigure, Study, grid, main

@@ -100,7 +100,9 @@ class Driver:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact(Facts):
-    """A table or figure of a paper that a command reproduces. A study file contains one as a literal.
+    """A table or figure of a paper that a command reproduces.
+
+    A study file contains an artefact as a literal.
 
     A kind is a folder beside this file. It contains a subclass of this class, and the modules
     `plan`, `execute` and `report` with the functions that the methods below call. These modules

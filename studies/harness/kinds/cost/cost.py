@@ -53,7 +53,7 @@ class CostStudy(Artefact):
         "smoke": "Time two optimizers on digits with six blocks, in OUT/smoke.",
         "report_only": "Measure nothing; report the existing results.",
         "workload": "Model and image size, instead of the study's.",
-        "optimizers": "Optimizers, instead of the study's. Their as-released variants are timed, too.",
+        "optimizers": "Optimizers, instead of the study's; their as-released variants are added.",
         "settings": "Set a hyperparameter for every optimizer that has it.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = {

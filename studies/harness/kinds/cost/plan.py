@@ -63,7 +63,7 @@ class CostPlan(Plan):
 
     @property
     def commands(self) -> list[Command]:
-        """The commands for all optimizers, for as-released variants with other costs, and for Table 1."""
+        """The commands for all optimizers, for as-released variants, and for Table 1."""
         flags = [
             f"--{name.replace('_', '-')}={value}"
             for name, value in self.settings.items()

@@ -74,7 +74,7 @@ def label(configuration: Mapping[str, Any]) -> str:
 
 
 def report(plan: CostPlan) -> Report:
-    """Write the report, `cost.csv` and `published.csv`; with measurements of Table 1, its figure."""
+    """Write the report, `cost.csv`, `published.csv`, and the figure of Table 1 if measured."""
     from studies.harness.report.figures.theory import draw_scaling
 
     study, results = plan.artefact, plan.results
@@ -163,9 +163,9 @@ def _blocks(
         caption=f"{study.title}: {first['workload']}, batch size {first['batch_size']}.",
     )
     note = (
-        "Ratios of times are medians over interleaved blocks with their 95% interval. The shares are "
-        "fractions of a step of SGD. Each peak memory is measured in a separate process. As-released: "
-        "with the conventions of the paper's released code."
+        "Ratios of times are medians over interleaved blocks with their 95% interval. The shares "
+        "are fractions of a step of SGD. Each peak memory is measured in a separate process. "
+        "As-released: with the conventions of the paper's released code."
     )
     ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
     verdict = Text(f"Time of a step relative to SGD: {ratios}.", found=True)

@@ -1,8 +1,8 @@
-"""The measurement of `covariance_heatmap`: activation covariances A and their Nystrom approximations.
+"""The measurement of `covariance_heatmap`: activation covariances A and their approximations.
 
 The rows a are those that an optimizer receives: inputs of the training batches in training mode,
-with a last column of ones if the layer has a bias. `precond.NysAct` computes the approximations from
-rows whose covariance is A.
+with a last column of ones if the layer has a bias. `precond.NysAct` computes the approximations
+from rows whose covariance is A.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int
     Returns:
         `layers` (names) and `inputs` (p) of the n layers, where each group of a convolution counts
         as a layer; the errors `frobenius` and `spectral` `[n, approximations, draws]`; `shown`, the
-        numbers of the layers in the figure. For each layer i in the figure, `actual/i [p, p]` is A, and
-        `root/APPROXIMATION/i [p, r]` is Y in the approximation Y Y^T of the first draw.
+        numbers of the layers in the figure. For each layer i in the figure, `actual/i [p, p]` is A,
+        and `root/APPROXIMATION/i [p, r]` is Y in the approximation Y Y^T of the first draw.
     """
     matrices = {
         name: a.double().cpu()
@@ -119,14 +119,14 @@ def _sketched(parameters: Covariances, sketch: str, name: str, root: Tensor, see
 
 
 def _errors(parameters: Covariances, a: Tensor, roots: Tensor) -> np.ndarray:
-    """Return |A - Y Y^T| / |A| in the Frobenius and the spectral norm, `[draws, 2]`; nan if A is 0."""
+    """Return |A - Y Y^T| / |A| in Frobenius and spectral norm, `[draws, 2]`; nan if A is zero."""
     errors = torch.stack([_norms(a - root @ root.mT) for root in roots])
     norms = _norms(a)
     return (errors / norms.where(norms > 0, torch.nan)).expand(parameters.draws, 2).numpy()
 
 
 def _figure_layers(parameters: Covariances, matrices: Sequence[Tensor]) -> list[int]:
-    """Return the last layer of each of the `SHOWN` largest widths above the rank, in model order."""
+    """Return the last layer of each of the `SHOWN` largest widths above the rank."""
     last = {len(a): number for number, a in enumerate(matrices) if len(a) > parameters.rank}
     return sorted(last[width] for width in sorted(last)[-SHOWN:])
 
@@ -152,7 +152,7 @@ def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
 
 
 def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
-    """Return the table of errors, and a verdict that names the layers with an error above `LOST`."""
+    """Return the table of errors, and a verdict on the layers with an error above `LOST`."""
     header = [
         "layer",
         "p",
@@ -165,17 +165,18 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     note = (
         f"Errors |A - A^| / |A| at rank {rank}: mean and sample standard deviation over "
         f"{parameters.draws} draws of the test matrix for each of {networks} networks. "
-        f"{BEST.capitalize()}: the r largest eigenvalues with their eigenvectors, which give the smallest "
-        "error of any matrix of rank r. A is the mean over the batches of the last epoch. p includes the "
-        f"column of ones of a bias. A layer with p <= {rank} is stored exactly. The paper does not state "
-        "the rank of its Figure 1; its Table 7 has rank 10 for CIFAR."
+        f"{BEST.capitalize()}: the r largest eigenvalues with their eigenvectors, which give the "
+        "smallest error of any matrix of rank r. A is the mean over the batches of the last "
+        f"epoch. p includes the column of ones of a bias. A layer with p <= {rank} is stored "
+        "exactly. The paper does not state the rank of its Figure 1; its Table 7 has rank 10 for "
+        "CIFAR."
     )
     sketched = numbers[numbers["approximation"] == APPROXIMATIONS[0]]
     column_sketch = sketched.groupby("layer", sort=False)["frobenius"].mean()
     lost = [str(layer) for layer, error in column_sketch.items() if error > LOST]
     verdict = (
-        f"In {len(lost)} of {len(column_sketch)} layers, the column sketch has a mean Frobenius error "
-        f"above {LOST:g}{': ' + ', '.join(lost) if lost else ''}."
+        f"In {len(lost)} of {len(column_sketch)} layers, the column sketch has a mean Frobenius "
+        f"error above {LOST:g}{': ' + ', '.join(lost) if lost else ''}."
     )
     table = Table(name="covariances", header=header, rows=rows, caption=caption)
     return [Text(verdict, label="Verdict", found=True), table, Text(note, note=True)]
@@ -198,7 +199,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def approximate(arrays: Arrays, kind: str, number: int) -> np.ndarray:
-    """Return the approximation A^ `[p, p]` of a layer in the figure, from the arrays of a result."""
+    """Return the approximation A^ `[p, p]` of a layer in the figure."""
     root = arrays[f"root/{kind}/{number}"].astype(float)
     return root @ root.T
 

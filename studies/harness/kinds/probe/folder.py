@@ -8,7 +8,7 @@
                        does not detect every flipped bit
 
 Reports are made from the arrays, without training. A folder is renamed into place when it is
-complete. There are no checkpoints: a probe that was killed trains its current network from the start.
+complete. There are no checkpoints: a probe that was killed trains its last network from the start.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def read(probe: Probe, config: TrialConfig, root: Path) -> Result | None:
     """Return the result of a network, or None without a result.
 
     Raises:
-        StoreError: The folder is damaged, belongs to another result, or was written by a newer version.
+        StoreError: The folder is damaged, belongs to another result, or was written by a newer
+            version.
     """
     folder = probe_folder(root, key(probe, config))
     if not folder.exists():

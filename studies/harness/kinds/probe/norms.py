@@ -36,8 +36,8 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
     """Train all epochs, and return the norms of every step.
 
     Returns:
-        `layers` (names), `convolution` (bool) and `inputs` (p) of the n layers, where each group of a
-        convolution counts as a layer; and `norms [steps, n]`.
+        `layers` (names), `convolution` (bool) and `inputs` (p) of the n layers, where each group of
+        a convolution counts as a layer; and `norms [steps, n]`.
     """
     layers = find_layers(trainer.model)
     missing = {
@@ -73,8 +73,8 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
 def numbers(parameters: Norms, results: Sequence[Result]) -> pd.DataFrame:
     """Return a row for each seed and layer: first, last, smallest and largest norm, and growth.
 
-    `growth` is the mean over the last tenth of the steps, divided by the mean over the tenth before,
-    minus 1.
+    `growth` is the mean over the last tenth of the steps, divided by the mean over the tenth
+    before, minus 1.
     """
     return pd.DataFrame([row for result in results for row in _rows(result)])
 
@@ -98,15 +98,15 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
     growing = [name for name, rows in named if rows["growth"].mean() > GROWTH]
     zero = [name for name, rows in named if not rows["smallest"].min() > 0]
     verdict = (
-        f"The norms of {len(growing)} of {len(layers)} layers still grow by more than {GROWTH:.0%} over "
-        f"the last tenth of the training{_in_parentheses(growing)}. The norms of {len(zero)} layers "
-        f"reached zero{_in_parentheses(zero)}."
+        f"The norms of {len(growing)} of {len(layers)} layers still grow by more than "
+        f"{GROWTH:.0%} over the last tenth of the training{_in_parentheses(growing)}. The norms "
+        f"of {len(zero)} layers reached zero{_in_parentheses(zero)}."
     )
     note = (
         "Frobenius norm of (1/N) sum a a^T over the rows a of a training batch, at every step of "
-        f"{numbers['seed'].nunique()} networks. Smallest and largest: over all steps and networks. First "
-        "and last: means over the networks. Growth at end: the mean over the last tenth of the steps, "
-        "divided by the mean over the tenth before, minus 1."
+        f"{numbers['seed'].nunique()} networks. Smallest and largest: over all steps and "
+        "networks. First and last: means over the networks. Growth at end: the mean over the "
+        "last tenth of the steps, divided by the mean over the tenth before, minus 1."
     )
     caption = "Frobenius norm of the activation covariance during training."
     rows = [_cells(rows) for rows in layers]

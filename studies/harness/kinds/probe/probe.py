@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Measurement:
     """A measurement of a network. Its fields are parameters, which `--set` can change.
 
-    To add a measurement, write a subclass in this file, and a module with the functions of `norms.py`:
-    `model_problems`, `measure`, `numbers`, `blocks`, `metrics` and `draw`.
+    To add a measurement, write a subclass in this file, and a module with the functions of
+    `norms.py`: `model_problems`, `measure`, `numbers`, `blocks`, `metrics` and `draw`.
 
     Attributes:
         NUMERICS: A version of the computation. Increment it when the same parameters give other

@@ -1,7 +1,8 @@
 """The file with the configurations that a search has proposed for an optimizer.
 
     outputs/searches/<study>/<workload>/<optimizer>/proposals.jsonl
-        first line     the identity of the search: sampler, space, and the settings that its trials share
+        first line     the identity of the search: sampler, space, and the shared settings of its
+                       trials
         proposal       number, parameters, trial_key, and the attributes that the sampler stores
         stopped        number, stopped_at (epoch), values (scores by epoch), seconds; written when
                        ASHA stops the trial of a proposal
@@ -76,7 +77,7 @@ class Proposals:
 
     Args:
         path: The file.
-        settings: The identity of the search: sampler, space, and the settings that its trials share.
+        settings: The identity of the search: sampler, space, and the shared settings of its trials.
 
     Raises:
         StoreError: The file belongs to a different search, or is damaged.

@@ -84,7 +84,7 @@ class Proposer:
         return None if self.left() else best(self.outcomes())
 
     def begin(self, retry: Collection[str] = ()) -> None:
-        """Prepare the trials without an outcome, and those with a status in `retry`, for a driver."""
+        """Reset the submitted trials for a new driver, and reopen those with a status in `retry`."""
         self._submitted.clear()
         for previous in self.outcomes():
             if previous.status in retry:

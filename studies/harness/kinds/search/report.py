@@ -133,9 +133,9 @@ def _results(results: SearchResults) -> list[Block]:
     )
     note = (
         "Last-epoch test accuracy, in percent, of each optimizer's winner, trained on the whole "
-        "training set under seeds that the tuning did not use. Mean over n seeds with its 95% Student t "
-        "interval. Bold: significantly better than at least one optimizer and significantly worse than "
-        "none (paired by seed, Holm's correction over all pairs at 5%). "
+        "training set under seeds that the tuning did not use. Mean over n seeds with its 95% "
+        "Student t interval. Bold: significantly better than at least one optimizer and "
+        "significantly worse than none (paired by seed, Holm's correction over all pairs at 5%). "
         f"{arms_table.power(results.evidence)}"
     )
     return [table, Text(note.strip(), note=True)]
@@ -182,20 +182,21 @@ def _search_note(results: SearchResults) -> str:
         f"Each optimizer has a budget of {search.budget} configurations ({search.sampler}), which "
         "includes failed and diverged ones. The recipe's values are the first configuration.",
         "Tuning score: last-epoch accuracy on the held-out tenth of the training set, seed "
-        f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a winner "
-        "is biased, because it is the highest of many; it is not a result.",
-        "Shrinkage: tuning score minus the mean test accuracy of the fresh trials, in points. Its 95% "
-        "t-interval is computed from the fresh seeds alone. The shrinkage also contains the effects of "
-        "the different evaluation data and of the larger training set.",
+        f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "
+        "winner is biased, because it is the highest of many; it is not a result.",
+        "Shrinkage: tuning score minus the mean test accuracy of the fresh trials, in points. "
+        "Its 95% t-interval is computed from the fresh seeds alone. The shrinkage also contains "
+        "the effects of the different evaluation data and of the larger training set.",
         f"Time: the sum of the {_devices(results)}-seconds that the workers spent on training and "
-        "evaluating all configurations. Trials ran concurrently, so the time does not transfer to other "
-        "machines.",
-        "A search that was killed resumes with its stored proposals. With `--max-concurrent 1`, the "
-        "proposals are bitwise identical to those of an uninterrupted search.",
+        "evaluating all configurations. Trials ran concurrently, so the time does not transfer "
+        "to other machines.",
+        "A search that was killed resumes with its stored proposals. With `--max-concurrent 1`, "
+        "the proposals are bitwise identical to those of an uninterrupted search.",
     ]
     if search.asha:
         sentences.append(
-            "ASHA stopped configurations with low scores early. Its rungs start empty after a restart."
+            "ASHA stopped configurations with low scores early. Its rungs start empty after a "
+            "restart."
         )
     return " ".join(sentences)
 
@@ -206,7 +207,7 @@ def _devices(results: SearchResults) -> str:
 
 
 def _budgets(results: SearchResults) -> list[Block]:
-    """Return the section on the best-of-k curves: their crossings, and the limits of the comparison."""
+    """Return the section on the best-of-k curves and their crossings."""
     search, items = results.plan.artefact, []
     names = [name for name in results.curves if name in results.winners]
     for i, first in enumerate(names):
@@ -216,16 +217,16 @@ def _budgets(results: SearchResults) -> list[Block]:
                     budgets = "at every k" if k == 1 else f"from k = {k} on"
                     items.append(f"`{name}` has a higher expected best than `{other}` {budgets}.")
     text = (
-        "The expected best validation accuracy of k configurations, drawn without replacement from those "
-        "of the search, and the band that contains 90% of the draws. Both are exact, by order "
-        "statistics. Failed and stopped configurations have no score and rank below all others. "
-        "`none` in `best_of_k.csv` is the share of draws without any score."
+        "The expected best validation accuracy of k configurations, drawn without replacement "
+        "from those of the search, and the band that contains 90% of the draws. Both are exact, "
+        "by order statistics. Failed and stopped configurations have no score and rank below all "
+        "others. `none` in `best_of_k.csv` is the share of draws without any score."
     )
     if search.sampler not in EXCHANGEABLE or search.asha:
         sampler = f"{search.sampler}{' with ASHA' if search.asha else ''}"
         text += (
             f" The configurations of {sampler} are not exchangeable, because later ones depend on "
-            "earlier ones. A curve therefore describes these configurations, and not the result of a "
-            "search with a smaller budget. `--sampler random` allows that conclusion."
+            "earlier ones. A curve therefore describes these configurations, and not the result "
+            "of a search with a smaller budget. `--sampler random` allows that conclusion."
         )
     return [Heading("Best of k"), Text(text, items=tuple(items))]

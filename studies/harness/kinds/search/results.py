@@ -112,11 +112,11 @@ def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
 
 
 def recipe(results: SearchResults) -> str:
-    """Return the winners as `optimizers = {...}`, the syntax of a recipe in `trainables/recipes`."""
+    """Return the winners as `optimizers = {...}`, as in a recipe in `trainables/recipes`."""
     search, plan = results.plan.artefact, results.plan
     lines = [
-        f"# {plan.workload}, tuned by studies/{search.name}.py ({search.sampler}, "
-        f"seed {search.tuning_seed}): for each optimizer, the best of {search.budget} configurations",
+        f"# {plan.workload}, tuned by studies/{search.name}.py ({search.sampler}, seed "
+        f"{search.tuning_seed}): for each optimizer, the best of {search.budget} configurations",
         f"# by the accuracy on the held-out {1 - TRAIN_FRACTION:.0%} of the training set.",
         "optimizers = {",
     ]

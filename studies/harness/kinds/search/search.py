@@ -128,8 +128,8 @@ class Search(Artefact):
         ),
     )
     HELP: ClassVar[Mapping[str, str]] = {
-        "smoke": "Train two optimizers, two configurations, two fresh seeds and two epochs on digits, "
-        "in OUT/smoke.",
+        "smoke": "Two optimizers, two configurations, two fresh seeds and two epochs on digits, in "
+        "OUT/smoke.",
         "seeds": "Fresh seeds for the winners: 6 means seeds 0 to 5; 3,7 means seeds 3 and 7.",
         "settings": "Set a hyperparameter that is not tuned, or a setting of the recipe.",
         "dry_run": "Print the plan and stop; with --json, print a line for each optimizer.",

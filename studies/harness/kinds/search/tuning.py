@@ -82,7 +82,7 @@ class SearchPlan(Plan):
             if not domain.holds(start[name]):
                 place = f"space of {optimizer} on {self.workload}: {name} = {domain}"
                 errors.append(
-                    f"{place}: must contain the recipe's {start[name]}, with which the search starts"
+                    f"{place}: must contain the recipe's {start[name]}, where the search starts"
                 )
         return list(dict.fromkeys(errors))
 

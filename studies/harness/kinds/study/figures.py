@@ -77,7 +77,7 @@ class LevelFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class CurveFigure(Figure):
-    """Metrics over epochs, with a column for each metric: each arm's mean over its seeds and a band."""
+    """Metrics over epochs, with a column for each: each arm's mean over its seeds and a band."""
 
     metrics: tuple[str, ...] = ("test/accuracy", "train/loss")
 
@@ -106,8 +106,8 @@ class DiagnosticsFigure(Figure):
 class ResidualFigure(Figure):
     """The final loss of each trial over its mean residual |A - A^|_F / |A|_F, for some optimizers.
 
-    The mean is over epochs and preconditioned layers. A layer with p <= r is stored exactly, and its
-    residual is 0. The figure requires `--diagnostics`: without diagnostics, there is no figure.
+    The mean is over epochs and preconditioned layers. A layer with p <= r is stored exactly, and
+    its residual is 0. The figure requires `--diagnostics`: without diagnostics, there is no figure.
     """
 
     optimizers: tuple[str, ...]
@@ -122,7 +122,7 @@ class ResidualFigure(Figure):
         if points.empty:
             return Extension()
         title = (
-            f"{len(points)} of {len(table)} completed trials have diagnostics; each line is a seed\n"
+            f"{len(points)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
             "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
         )
         orders = {

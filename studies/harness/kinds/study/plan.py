@@ -186,7 +186,7 @@ def _on_workload(study: Study, workload: str, options: Options) -> Study:
 
 
 def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
-    """Return `--levels`. If the study varies the number of epochs, `--epochs` is their only level."""
+    """Return `--levels`, with `--epochs` as its level if the study varies the epochs."""
     epochs = SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
     if epochs is None or "epochs" in options.levels or "epochs" not in _levels(study.arms):
         return options.levels

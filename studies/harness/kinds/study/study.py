@@ -42,8 +42,8 @@ class Study(Artefact):
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
 
-        If arms with a single factor do not include the value of the workload's recipe, that level is
-        added. All ablations share its trials and compare the other levels with it.
+        If arms with a single factor do not include the value of the workload's recipe, that level
+        is added. All ablations share its trials and compare the other levels with it.
         """
         arms = self.arms_on.get(workload, self.arms_on.get(workload.rpartition("/")[0], self.arms))
         rows: dict[str, list[Arm]] = {}

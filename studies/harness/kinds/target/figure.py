@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFigure(Figure):
-    """Curves of a metric up to a target, and the epochs and seconds that each arm needs to reach it.
+    """Curves of a metric up to a target, and the epochs and seconds that each arm needs.
 
     The target is the paper's target for the workload. If the paper has none, the target is `share`
     times the mean accuracy of the reference's trials.

@@ -15,10 +15,11 @@ from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.times import RULE, TimeToTarget
 
 NOTE = (
-    "Epochs: the Kaplan-Meier median over all runs that ended. A run that does not hit the target is "
-    "censored at its last epoch. If fewer than half of the runs hit, there is no median. A dash in an "
-    "interval is an end that the runs do not bound. Time: epochs x seconds per epoch. The interval of "
-    "the time multiplies both lower and both upper ends, so it covers at least 95%."
+    "Epochs: the Kaplan-Meier median over all runs that ended. A run that does not hit the "
+    "target is censored at its last epoch. If fewer than half of the runs hit, there is no "
+    "median. A dash in an interval is an end that the runs do not bound. Time: epochs x seconds "
+    "per epoch. The interval of the time multiplies both lower and both upper ends, so it covers "
+    "at least 95%."
 )
 ArmCosts = Mapping[str, Cost | None]
 
@@ -49,7 +50,7 @@ def blocks(times: Times) -> list[Block]:
 
 
 def _machines(times: Times) -> Mapping[str, ArmCosts]:
-    """Return the arms' costs by hardware; if none were measured, one unnamed hardware without costs."""
+    """Return the arms' costs by hardware; without any costs, an unnamed hardware."""
     return times.costs.machines or {"": dict.fromkeys(times.arms)}
 
 
@@ -110,7 +111,7 @@ def _duration(time: TimeToTarget, cost: Cost) -> str:
 
 
 def files(times: Times) -> dict[str, str]:
-    """Return `time_to_target.csv` (by hardware) and `epochs_over_target.csv` (for a grid of targets)."""
+    """Return `time_to_target.csv`, by hardware, and `epochs_over_target.csv`, by target."""
     if times.target is None:
         return {}
     rows = [
