@@ -192,7 +192,7 @@ def test_published_costs_are_compared_with_the_same_configuration(tmp_path: Path
     # The corrected variant is not compared with the published number.
     timed(folder, resolve("cifar100/resnet32", "foof"), ratio=1.52)
     timed(folder, resolve("cifar100/resnet110", "sketchysgd"), step=0.1, peak=21_300_000_000)
-    claims = cost_report.costly(COST)
+    claims = cost_report.cost_claims(COST)
     published = against(COST, cost_report.measured(claims, folder), {"cifar100/resnet32"})
     assert published is not None
     blocks, rows = sections.published(published), published.comparisons
@@ -222,7 +222,7 @@ def test_memory_of_a_cpu_is_not_compared(tmp_path: Path):
     config = resolve("cifar100/resnet32", "eva", as_released=True)
     timed(tmp_path / "cpu-2-threads", config)
     timed(tmp_path / "gpu", config)
-    claims = cost_report.costly(COST)
+    claims = cost_report.cost_claims(COST)
     for hardware, metrics in {
         "cpu-2-threads": ["time/ratio"],
         "gpu": ["time/ratio", "mem/ratio"],

@@ -253,7 +253,7 @@ def test_a_workload_that_is_not_the_papers_says_so(written, tmp_path: Path):
         "`python studies/ablation_damping.py --workload cifar10/resnet32,cifar100/resnet110`"
         in text
     )
-    assert "**Reconstructed.**" in text and "between those it names" in text
+    assert "**Reconstructed.**" in text and "the level 1 (the text names 0.01, 0.1 and 10)" in text
 
 
 # ---------------------------------------------------------------------- what a plan takes

@@ -14,7 +14,7 @@ import precond
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.design.result import Report
-from studies.harness.evidence import costs as exclusive
+from studies.harness.evidence import costs as step_costs
 from studies.harness.evidence.costs import Cost
 from studies.harness.evidence.metrics import number
 from studies.harness.kinds.cost.cost import CostStudy
@@ -39,9 +39,9 @@ def frame(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"optimizer": label(result["configuration"])}
-    for base, race in result["against"].items():
+    for base, comparison in result["against"].items():
         row |= {
-            f"time / {base}" + (f" {end}" if end else ""): race["ratio"][end or "median"]
+            f"time / {base}" + (f" {end}" if end else ""): comparison["ratio"][end or "median"]
             for end in ("", "low", "high")
         }
     row |= {
@@ -81,7 +81,7 @@ def report(plan: CostPlan) -> Report:
     path = plan.measured_on / "scaling.json"
     scaling = json.loads(path.read_text()) if path.exists() else None
     drawn = draw_scaling(scaling, plan.folder) if scaling is not None else []
-    claims = costly(study)
+    claims = cost_claims(study)
     published = against(study, measured(claims, plan.measured_on), {plan.workload})
     missing = commands.missing(_unmeasured(claims, plan.measured_on))
     blocks = [*_blocks(study, results, scaling), *sections.published(published), *missing]
@@ -107,7 +107,7 @@ COSTS: dict[str, Callable[[Cost], Median]] = {
 }
 
 
-def costly(study: Facts) -> list[Claim]:
+def cost_claims(study: Facts) -> list[Claim]:
     """Return the published numbers on costs in the tables of a study."""
     return [claim for claim in claims_of(study) if claim.metric in COSTS]
 
@@ -121,7 +121,7 @@ def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
     results = []
     for claim in claims:
         config = configuration(claim)
-        cost = exclusive.find(config, folder)
+        cost = step_costs.find(config, folder)
         if cost is None or (claim.metric.startswith("mem/") and not cost.device_memory):
             continue
         results.append(
@@ -143,7 +143,7 @@ def _unmeasured(claims: Iterable[Claim], folder: Path) -> list[Trial]:
         Trial(Arm(optimizer=claim.optimizer, as_released=claim.as_released), configuration(claim))
         for claim in claims
     ]
-    return [trial for trial in arms if exclusive.find(trial.config, folder) is None]
+    return [trial for trial in arms if step_costs.find(trial.config, folder) is None]
 
 
 def _blocks(

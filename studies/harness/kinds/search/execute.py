@@ -28,8 +28,8 @@ def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
             proposer.begin(options.retry)
         epochs = sum(trial.config.epochs for trial in expected)
         with StudyProgress([], driver.console, more=len(expected), epochs=epochs) as progress:
-            ended = tuning.train(
+            ending = tuning.train(
                 state.proposers, state.begin, options, generation, progress, driver.on_lost
             )
-        if ended in STOPS and any(any(state.to_go(proposer)) for proposer in state.proposers):
-            raise Stopped(*STOPS[ended])
+        if ending in STOPS and any(any(state.to_go(proposer)) for proposer in state.proposers):
+            raise Stopped(*STOPS[ending])

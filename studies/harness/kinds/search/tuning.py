@@ -126,15 +126,15 @@ def _with_options(search: Search, extra: Mapping[str, Any]) -> tuple[Search, lis
 
 def _plan(search: Search, options: Options, workload: str) -> SearchPlan:
     spaces = search.spaces_of(workload)
-    chosen = [name for name in options.optimizers or spaces if name in spaces]
+    optimizers = [name for name in options.optimizers or spaces if name in spaces]
     seeds = options.seeds
     if options.smoke:
-        chosen, seeds = chosen[:SMOKE_LEVELS], seeds or SMOKE_SEEDS
+        optimizers, seeds = optimizers[:SMOKE_LEVELS], seeds or SMOKE_SEEDS
     plan = SearchPlan(
         artefact=search,
         workload=workload,
         options=options,
-        spaces={name: spaces[name] for name in chosen},
+        spaces={name: spaces[name] for name in optimizers},
         seeds=range(search.seeds) if seeds is None else seeds,
         recipe={**search.published.get(workload, {}), **recipe(options)},
         settings={

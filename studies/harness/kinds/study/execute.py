@@ -29,9 +29,9 @@ def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
     todo = list({trial.config.trial_key: trial for trial in missing}.values())
     with StudyProgress(todo, driver.console) as progress:
         folders = partial(prepare, todo, root, options.rerun)
-        ended = ray.train(todo, options, driver.generation, progress, driver.on_lost, folders)
-    if ended in STOPS and status.missing(todo, root):
-        raise Stopped(*STOPS[ended])
+        ending = ray.train(todo, options, driver.generation, progress, driver.on_lost, folders)
+    if ending in STOPS and status.missing(todo, root):
+        raise Stopped(*STOPS[ending])
 
 
 def prepare(trials: Sequence[Trial], root: Path, rerun: tuple[str, ...] = ()) -> None:

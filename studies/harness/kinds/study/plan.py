@@ -61,18 +61,18 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
     levels = _with_epochs(study, options)
     errors = _errors(study, options, levels)
     arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, levels)]
-    chosen = [arm for arm in arms if _selected(arm, options)]
-    if not chosen and not errors:
+    selected = [arm for arm in arms if _selected(arm, options)]
+    if not selected and not errors:
         errors.append(f"--optimizers and --only select no arm of {study.name}")
     seeds = options.seeds
     if options.smoke:
-        chosen, seeds = _fewer_levels(chosen), seeds or SMOKE_SEEDS
+        selected, seeds = _fewer_levels(selected), seeds or SMOKE_SEEDS
     settings = recipe(options)
     if "epochs" in levels:
         settings.pop("epochs", None)
     trials: list[Trial] = []
     try:  # after other errors, too, so that the errors in the values of the arms are also reported
-        trials = study.trials(workload, seeds, settings, arms=chosen or arms)
+        trials = study.trials(workload, seeds, settings, arms=selected or arms)
     except HyperparameterError as error:
         errors += str(error).splitlines()
     if len(trials) > MAX_TRIALS:

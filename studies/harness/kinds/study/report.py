@@ -28,9 +28,9 @@ def report(plan: StudyPlan) -> Report:
     study, figure = plan.artefact, plan.artefact.figure
     evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)
     figures = (figure, DiagnosticsFigure(), *study.extra_figures)
-    parts = [part.extend(plan, evidence) for part in figures]
-    evidence = evidence.compared(study, [result for part in parts for result in part.measured])
-    drawn = [path for part in parts for path in part.drawn]
+    extensions = [part.extend(plan, evidence) for part in figures]
+    evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
+    drawn = [path for part in extensions for path in part.drawn]
     pictures = [path.stem for path in drawn if path.suffix == ".svg"]
     timed: list[Block] = []
     if study.timed and not figure.has_seconds:
@@ -47,11 +47,11 @@ def report(plan: StudyPlan) -> Report:
         *sections.levels(evidence),
         *sections.stability(evidence, figure.factor),
         *timed,
-        *(block for part in parts for block in part.blocks),
+        *(block for part in extensions for block in part.blocks),
         *sections.published(evidence.published),
         protocol.provenance(evidence.frame),
     ]
-    files = {name: content for part in parts for name, content in part.files.items()}
+    files = {name: content for part in extensions for name, content in part.files.items()}
     files = {**table.files(evidence), **files, **sections.published_files(evidence.published)}
     return Report(
         files=document.write(plan.folder, study.title, blocks, drawn, files),
