@@ -201,7 +201,7 @@ def test_epochs_over_target_equal_the_epochs_to_each_target(root, tmp_path):
 
 def test_report_without_the_reference_has_no_target(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
-    assert "**Target.** None yet: it is made of the completed runs of `sgd`" in text_of(
+    assert "**Target.** There is no target yet, because no run of `sgd` has completed." in text_of(
         root, trials
     )
     part = STUDY.figure.extend(
