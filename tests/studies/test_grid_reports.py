@@ -243,7 +243,7 @@ def test_report_has_the_command_for_the_papers_workloads(written, tmp_path: Path
         "`python studies/ablation_damping.py --workload cifar10/resnet32,cifar100/resnet110`"
         in text
     )
-    assert "**Reconstructed.**" in text and "between those it names" in text
+    assert "**Reconstructed.**" in text and "the level 1 (the text names 0.01, 0.1 and 10)" in text
 
 
 # ---------------------------------------------------------------------- plans and estimates

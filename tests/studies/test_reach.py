@@ -201,7 +201,7 @@ def test_epochs_over_target_equal_the_epochs_to_each_target(root, tmp_path):
 
 def test_report_without_the_reference_has_no_target(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
-    assert "**Target.** None yet: it is made of the completed runs of `sgd`" in text_of(
+    assert "**Target.** There is no target yet, because no run of `sgd` has completed." in text_of(
         root, trials
     )
     part = STUDY.figure.extend(
@@ -279,7 +279,7 @@ def test_commands_measure_exactly_the_missing_configurations(study, workload):
         options = cost._parse(words[3:])
         assert not cost.errors(words[3:])
         setting = cost.Setting(
-            options.workload, options.batch_size, options.device, options.channels_last, options.stated, None,
+            options.workload, options.batch_size, options.device, options.channels_last, options.overrides, None,
             options.as_released,
         )  # fmt: skip
         names |= {file_name(setting.configuration(name)) for name in options.optimizers}
