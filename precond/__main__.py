@@ -33,7 +33,7 @@ SUPPORT_LEGEND = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a description of every registered optimizer."""
     parser = argparse.ArgumentParser(prog="python -m precond", description=__doc__)
-    parser.add_argument("--markdown", action="store_true", help="print the Markdown tables of the README")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     print(markdown() if parser.parse_args(arguments).markdown else text())
 
 

@@ -10,8 +10,8 @@ form that is cheap to apply; it is recomputed less often, in a *refresh*. At eve
     NysAct  sketched covariance(inputs)   -> low-rank inverse
 
 An `Algorithm` is a frozen dataclass of hyperparameters with the methods below. It never loops over
-layers: layers of one shape are stacked into a *bank* with a leading axis L. An index of this axis is
-a *slot*; a layer has one slot, or one for each group of a grouped convolution. Because `@`, `.mT`
+layers: layers of one shape are stacked into a *bank* with a leading axis L. A *slot* is an index of
+this axis; a layer has one slot, or one for each group of a grouped convolution. Because `@`, `.mT`
 and `eigh` broadcast over this axis, the code reads like the equations for one matrix. The state is
 a separate object: a dataclass of tensors with that leading axis. It contains everything that a
 checkpoint must save (`parts.stacks.named_tensors` returns these tensors).

@@ -80,8 +80,8 @@ class Bank:
         # True for the slots of the layers with statistics.
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
         self.tally = Tally(torch.zeros_like(self._mask, dtype=torch.int64))
-        # A refresh that `note_refresh` has not counted yet: the prepared state, the outcome, and the
-        # flag `skipped` of the step.
+        # A refresh that `note_refresh` has not counted yet: the prepared state, the outcome, and
+        # the flag `skipped` of the step.
         self._refreshed: tuple[Any, Outcome, Tensor | None] | None = None
         if self.monitor is not None:
             self.watch(self.monitor.clock)

@@ -24,8 +24,8 @@ class Directions:
 
     def __init__(self, banks: Sequence[Bank], group_of: Mapping[Tensor, int]):
         self._banks = banks
-        # A view of a bank's buffer for each parameter. The gradient is copied into the view, and the
-        # direction is read from it.
+        # A view of a bank's buffer for each parameter. The gradient is copied into the view, and
+        # the direction is read from it.
         self.views: dict[Tensor, Tensor] = {}
         # The group of the layer's weight, for each parameter that is in a different group.
         self._weight_group: dict[Tensor, int] = {}

@@ -1,8 +1,8 @@
 """Hessian-vector products, for the optimizers that need the graph of the backward pass.
 
 Such an optimizer has a method `backward(loss)`, which replaces `loss.backward()`: it sets the
-gradients, computes Hessian-vector products, and frees the graph. (`loss.backward(create_graph=True)`
-would instead keep the graph alive in `p.grad`, in a reference cycle.)
+gradients, computes Hessian-vector products, and frees the graph. In contrast,
+`loss.backward(create_graph=True)` keeps the graph alive in `p.grad`, in a reference cycle.
 `precond.backward(loss, optimizer)` works for every optimizer.
 """
 

@@ -52,7 +52,7 @@ def value(model: nn.ParameterList, diagonal: torch.Tensor) -> torch.Tensor:
 
 
 def test_adahessian_estimates_a_diagonal_hessian_exactly():
-    """With H = diag(h), z * (H z) = h for any signs z, so the first step is lr w h / (|h| + eps)."""
+    """With H = diag(h), z * (H z) = h for signs z, so the first step is lr w h / (|h| + eps)."""
     pytest.importorskip(peers.PACKAGE)
     model, h = quadratic()
     optimizer = precond.build("adahessian", model, lr=0.1, eps=1e-8)

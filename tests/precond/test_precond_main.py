@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import precond
-from precond.__main__ import COLUMNS, main, markdown
+from precond.__main__ import COLUMNS, main
 from precond.algorithm import MODES
 from precond.registry import REGISTRY
 
@@ -48,13 +47,3 @@ def test_precond_runs_as_a_module():
         [sys.executable, "-m", "precond"], capture_output=True, text=True, check=True, timeout=60
     )
     assert "nysact-s" in result.stdout
-
-
-def test_the_readme_contains_the_tables():
-    """Between its two markers, the README has the output of `python -m precond --markdown`."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    after_marker = readme.partition("<!-- python -m precond --markdown -->\n")[2]
-    tables = after_marker.partition("<!-- end -->")[0]
-    assert tables.strip() == markdown().strip(), (
-        "the README's tables are out of date: copy the output of python -m precond --markdown"
-    )

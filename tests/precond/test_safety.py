@@ -60,7 +60,7 @@ def covariance(eigenvalues: Tensor, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("name", NAMES)
 def test_nonfinite_activations_do_not_change_the_statistics(name, value):
-    """Only the layer with these inputs drops the batch and counts it; the parameters stay finite."""
+    """Only the layer with these inputs drops and counts the batch; the parameters stay finite."""
     model, expected = net(), net()
     optimizer, other = (
         precond.build(name, m, cov_interval=1, inv_interval=1) for m in (model, expected)

@@ -65,7 +65,7 @@ def dense_direction(h: Tensor, g: Tensor, phi: Tensor, rho: float) -> Tensor:
 
 
 def test_products_equal_those_of_the_explicit_hessian():
-    """Several products use one graph. The gradients equal those of `loss.backward()`, and add up."""
+    """Several products use one graph. Gradients equal those of `loss.backward()`, and add up."""
     model, other = net(), net()
     parameters = list(model.parameters())
     h = dense_hessian(model)

@@ -310,10 +310,10 @@ def test_only_a_fixed_omega_gives_a_constant_factor(sketch):
 
 # ---------------------------------------------------------------------- gains of the variants
 #
-# `gain_of` defines the gain of a preconditioner P. The expected gains come from independent numerical
-# experiments with the eigenvalues k^-2. The norm and the scale of A in those experiments are not
-# known. The Frobenius norm and eigenvalues p k^-2 reproduce their gains: that of the best inverse of
-# rank r is 0.510 here, and 0.513 there.
+# `gain_of` defines the gain of a preconditioner P. The expected gains come from independent
+# numerical experiments with the eigenvalues k^-2. The norm and the scale of A in those experiments
+# are not known. The Frobenius norm and eigenvalues p k^-2 reproduce their gains: that of the best
+# inverse of rank r is 0.510 here, and 0.513 there.
 
 GAINS = {  # (resample, shift): gain with a Gaussian sketch, gain with a subcolumn sketch
     ("fixed", "tropp"): (0.442, 0.436),
