@@ -365,7 +365,7 @@ def test_a_bias_without_gradient_counts_as_zero():
 
 
 def test_the_groups_of_a_convolution_are_separate():
-    """Each group has the covariance of its own channels, and its own gradient matrix."""
+    """Each group has a covariance of its channels only, and a separate gradient matrix."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, 3, groups=2).double()
     x = torch.randn(2, 4, 5, 5, dtype=torch.float64)

@@ -168,7 +168,7 @@ def test_hessian_products_of_micro_batches_add_up():
 
 
 def test_a_step_without_hessian_products_is_an_error():
-    """It is an error only if a sketch is due; at other steps, `loss.backward()` is sufficient.
+    """The error occurs only if a sketch is due; at other steps, `loss.backward()` is sufficient.
 
     Products that `zero_grad` has cleared do not count.
     """
