@@ -268,5 +268,5 @@ def test_overhead_is_the_time_of_a_slot_outside_the_training_loop():
         Span("d", opened=10.1, ended=12.1, worked=1.8),
         Span("e", opened=12.2, ended=14.2, worked=1.8),
     ]
-    assert platform_cost.slots_of(trials) == 2
+    assert platform_cost.count_slots(trials) == 2
     assert platform_cost.overheads(trials, 2) == pytest.approx([0.3, 0.3, 0.3])
