@@ -239,13 +239,14 @@ def resolve(
             that is out of range, including the limits that the model sets.
     """
     chosen = workload(name)
-    given = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}
-    rest = dict(recipe or {})
-    settings = {key: _parsed(key, rest.pop(key)) for key in list(rest) if key in NEUTRAL}
-    fields = {**{key: getattr(chosen.recipe, key) for key in RECIPE_FIELDS}, **rest}
+    values = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}
+    recipe = recipe or {}
+    settings = {key: _parsed(key, value) for key, value in recipe.items() if key in NEUTRAL}
+    fields = {key: getattr(chosen.recipe, key) for key in RECIPE_FIELDS}
+    fields |= {key: value for key, value in recipe.items() if key not in NEUTRAL}
     errors = chosen.problems(settings, fields["epochs"])
     shapes = None if errors else skeleton(chosen.model, chosen.fit(chosen.settings(settings)))
-    errors = precond.check(optimizer, given, shapes) + errors
+    errors = precond.check(optimizer, values, shapes) + errors
     errors += field_problems(fields, chosen.source.train_examples, shapes)
     errors += worker_problems(optimizer, fields.get("workers", 1), fields["batch_size"])
     if errors:
@@ -257,7 +258,7 @@ def resolve(
         workload=name,
         optimizer=optimizer,
         hyperparameters={
-            key: _normal(given.get(key, default), default) for key, default in defaults.items()
+            key: _normal(values.get(key, default), default) for key, default in defaults.items()
         },
         seed=seed,
         numerics={
