@@ -64,6 +64,8 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     types. If the function has a parameter `params`, it receives parameter groups when a recipe
     exempts some parameters from weight decay.
     """
+    if _is_script(build):
+        return build
     parameters = inspect.signature(build).parameters.values()
     hyperparameters = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     name = build.__name__.replace("_", "-")
@@ -108,6 +110,8 @@ def workload(
     """
 
     def register(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        if _is_script(build):
+            return build
         if name.count("/") != 1 or not all(name.split("/")):
             raise PluginError(f'workload "{name}": must be DATA/MODEL, for example moons/mlp')
         _register(name, workloads.unknown_workload(name) is None)
@@ -177,6 +181,14 @@ class PluginTensors(Source):
     def load(self, loading: Loading) -> TensorData:
         """Load the tensors onto the device."""
         return TensorData.load(self._tensors, loading)
+
+
+def _is_script(build: Callable[..., Any]) -> bool:
+    """Return True if the file of the function runs as a script and is not being loaded.
+
+    `main(STUDY, plugin=__file__)` loads the file as a plugin later.
+    """
+    return _loading is None and build.__module__ == "__main__"
 
 
 def _register(name: str, exists: bool) -> None:

@@ -1,4 +1,4 @@
-"""User-defined optimizers and workloads: the examples of the README, and errors in plugins."""
+"""User-defined optimizers and workloads: those in `examples/`, and errors in plugins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from readme import snippet
 
 import precond
 from trainables import plugins
@@ -22,16 +21,11 @@ ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "ablation_rank.py"
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
-    """The two plugins in the README."""
-    folder, paths = tmp_path_factory.mktemp("plugins"), {}
-    for name in ("signsgd", "moons"):
-        content = snippet(f"# {name}.py")
-        assert content.count("\n") < 20
-        paths[name] = folder / f"{name}.py"
-        paths[name].write_text(content)
-    return paths
+@pytest.fixture
+def files() -> dict[str, Path]:
+    """The two plugins in `examples/`."""
+    examples = ROOT / "examples"
+    return {"signsgd": examples / "custom_optimizer.py", "moons": examples / "custom_workload.py"}
 
 
 def dry_run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -45,7 +39,7 @@ def train(config: TrialConfig, root: Path) -> list[dict[str, float]]:
     return list(epochs(config, store))
 
 
-def test_the_optimizer_of_the_readme_is_added_to_a_study(files, tmp_path):
+def test_a_custom_optimizer_is_added_to_a_study(files, tmp_path):
     """Only the trials of the plugin's optimizer have the file's hash in their configuration."""
     arguments = ["--optimizers", "signsgd,sgd", "--seeds", "1"]
     done = dry_run("--plugin", files["signsgd"], *arguments, "--out", tmp_path)
@@ -59,7 +53,7 @@ def test_the_optimizer_of_the_readme_is_added_to_a_study(files, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_workload_of_the_readme_trains(files, tmp_path):
+def test_a_custom_workload_trains(files, tmp_path):
     """The command without Ray requires `--plugin`, and trains all trials of the workload."""
     trials = tmp_path / "trials.jsonl"
     arguments = ["--workload", "moons/mlp", "--levels", "rank=1,2", "--seeds", "1"]
