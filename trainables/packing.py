@@ -161,7 +161,7 @@ def _train(
     """
     torch.set_num_threads(1)
     if config.plugin:
-        plugins.load(plugins.kept(root, config.plugin), config.plugin)
+        plugins.load(plugins.copy_path(root, config.plugin), config.plugin)
     trainer = Trainer(config.with_seed(rank), torch.device(device))
     _steps(trainer, lambda steps: steps >= WARM_UP_STEPS)
     barrier.wait()

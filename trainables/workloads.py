@@ -142,12 +142,12 @@ def workload(name: str) -> Workload:
     """
     if name in PLUGINS:
         return PLUGINS[name]
-    recipe = stated_recipe(name)
+    recipe = find_recipe(name)
     dataset, _, architecture = name.rpartition("/")
     return Workload(name=name, source=source(dataset), model=model(architecture), recipe=recipe)
 
 
-def stated_recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """Return the recipe of a workload; the data are not needed.
 
     Raises:
@@ -171,7 +171,7 @@ def stated_recipe(name: str) -> Recipe:
 def unknown_workload(name: str) -> str | None:
     """Return an error message if the workload does not exist, or None; data are not needed."""
     try:
-        stated_recipe(name)
+        find_recipe(name)
     except HyperparameterError as error:
         return str(error)
     return None
@@ -281,7 +281,7 @@ def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
     Returns:
         Pairs (the recipe's value, the trial's value) by name.
     """
-    recipe, defaults = stated_recipe(config.workload), precond.defaults(config.optimizer)
+    recipe, defaults = find_recipe(config.workload), precond.defaults(config.optimizer)
     candidates = []
     for as_released in (False, True):
         values = {**defaults, **recipe.hyperparameters(config.optimizer, as_released)}

@@ -12,7 +12,7 @@ from studies.harness.evidence.ledger import PROVENANCE
 from studies.harness.report.document import Text
 from trainables.config import TrialConfig
 from trainables.settings import significant
-from trainables.workloads import deviations, stated_recipe
+from trainables.workloads import deviations, find_recipe
 
 FIXED = ("workload", "batch_size", "epochs", "schedule", "seed")
 ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fraction", "plugin")
@@ -40,7 +40,7 @@ def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
             )
         )
     workload = trials[0].config.workload
-    recipe, reconstructed = stated_recipe(workload), "; ".join(artefact.reconstructed)
+    recipe, reconstructed = find_recipe(workload), "; ".join(artefact.reconstructed)
     if recipe.assumed:
         texts.append(
             Text(
