@@ -17,7 +17,7 @@ from studies.harness.design.arms import Trial, first_trials
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
-from trainables.workloads import resolve, find_recipe, workload
+from trainables.workloads import find_recipe, resolve, workload
 
 COMMAND = ("python", "-m", "trainables.cost")
 NOT_MEASURED = "not measured"
