@@ -184,10 +184,7 @@ class PluginTensors(Source):
 
 
 def _is_script(build: Callable[..., Any]) -> bool:
-    """Return True if the file of the function runs as a script and is not being loaded.
-
-    `main(STUDY, plugin=__file__)` loads the file as a plugin later.
-    """
+    """Return True if the file runs as a script; `main(STUDY, plugin=__file__)` then imports it."""
     return _loading is None and build.__module__ == "__main__"
 
 

@@ -281,7 +281,7 @@ def test_the_commands_measure_exactly_what_is_missing(study, workload):
         options = cost._parse(words[3:])
         assert not cost.errors(words[3:])
         setting = cost.Setting(
-            options.workload, options.batch_size, options.device, options.channels_last, options.stated, None,
+            options.workload, options.batch_size, options.device, options.channels_last, options.overrides, None,
             options.as_released,
         )  # fmt: skip
         made |= {file_name(setting.configuration(name)) for name in options.optimizers}
