@@ -76,7 +76,7 @@ def test_a_custom_workload_trains(files, tmp_path):
 
 
 def test_a_registered_optimizer_is_checked_like_the_others(files):
-    """It has defaults, and an invalid value gives a message with the required type."""
+    """Its hyperparameters have defaults, and errors in their values are reported."""
     plugins.load(files["signsgd"])
     assert "signsgd" in precond.available()
     assert precond.defaults("signsgd") == {"lr": 0.001}
