@@ -92,7 +92,7 @@ def session(
 def _space(options: Options, generation: int) -> dict[str, Any]:
     """Return what every worker gets beside its key, after a plugin's file is in the output folder."""
     if options.plugin is not None:
-        plugins.keep(options.plugin, options.root)
+        plugins.write_copy(options.plugin, options.root)
     return {
         "generation": generation,
         "provenance": provenance(),

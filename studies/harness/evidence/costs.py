@@ -19,7 +19,7 @@ from studies.harness.design.arms import Trial, first_trials
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
-from trainables.workloads import resolve, stated_recipe, workload
+from trainables.workloads import find_recipe, resolve, workload
 
 COMMAND = ("python", "-m", "trainables.cost")
 NOT_MEASURED = "not measured"
@@ -158,7 +158,7 @@ def _flags(config: TrialConfig, as_released: bool) -> tuple[str, ...]:
     }
     arm = min(arms, key=lambda arm: len(differing[arm]))
     flags = [config.workload, f"--batch-size={config.batch_size}"]
-    flags += ["--as-released"] if arm and stated_recipe(config.workload).as_released else []
+    flags += ["--as-released"] if arm and find_recipe(config.workload).as_released else []
     flags += ["--channels-last"] if config.channels_last else []
     return (
         *flags,
