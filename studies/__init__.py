@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from studies.harness.command.cli import main
     from studies.harness.command.run import run
     from studies.harness.design.arms import Arm, grid
+    from studies.harness.design.options import Options
     from studies.harness.kinds.cost.cost import CostStudy
     from studies.harness.kinds.probe.probe import Covariances, Norms, Probe
     from studies.harness.kinds.search.search import Choice, Range, Search
@@ -25,6 +26,7 @@ _HOMES = {
     "command.cli": ("main",),
     "command.run": ("run",),
     "design.arms": ("Arm", "grid"),
+    "design.options": ("Options",),
     "kinds.cost.cost": ("CostStudy",),
     "kinds.probe.probe": ("Covariances", "Norms", "Probe"),
     "kinds.search.search": ("Choice", "Range", "Search"),
@@ -42,6 +44,7 @@ __all__ = [
     "CurveFigure",
     "LevelFigure",
     "Norms",
+    "Options",
     "Probe",
     "Range",
     "ResidualFigure",

@@ -168,5 +168,5 @@ def test_what_is_not_supported_is_named():
         precond.separate_attention(model)
     assert str(error.value) == "0: add_bias_kv is not supported\n1: add_zero_attn is not supported"
     assert isinstance(model[2], nn.MultiheadAttention)
-    with pytest.raises(ValueError, match="pass the mask, too"):
+    with pytest.raises(ValueError, match="requires a mask: pass it as attn_mask"):
         precond.separate_attention(attention())(*tokens(attention()), is_causal=True)
