@@ -1,9 +1,9 @@
 """Forward hooks that record the inputs and output gradients of layers.
 
-A forward is recorded if its bank is recording (the optimizer decides this once per step), its
-output requires a gradient, and no backward is running. So evaluation without gradients is not
-recorded, and neither is the recomputed forward of activation checkpointing. Between statistics
-steps a hook only reads one bool. `torch.compile` specialises on this bool, which gives two graphs:
+The forward of a layer is recorded if the layer's bank is recording (the optimizer decides this once
+per step), the output requires a gradient, and no backward is running. So neither evaluation without
+gradients nor the recomputed forward of activation checkpointing is recorded. Between statistics
+steps, a hook only reads one bool. `torch.compile` specialises on this bool, which gives two graphs:
 one records and one does not.
 
 Output gradients come from a tensor hook on the output. A full backward hook of the module would
@@ -86,7 +86,7 @@ class _Hook:
         return self._record(x, output)
 
     def _record(self, x: Tensor, output: Tensor) -> None:
-        """Record the input now, or in the backward, as the algorithm needs it."""
+        """Record the signals that the algorithm needs: now, or by a tensor hook in the backward."""
         bank = self._bank()
         if bank is None or self._is_repetition(bank):
             return
@@ -109,7 +109,12 @@ class _Hook:
             output.register_hook(record_pair)
 
     def _record_compiled(self, x: Tensor, output: Tensor) -> Tensor | None:
-        """Record in a compiled graph; replace the output if its gradient is needed."""
+        """Record in a compiled graph.
+
+        Returns:
+            A replacement of the output that records its gradient, or None if the algorithm does not
+            need this gradient.
+        """
         pairs = self._needs is Needs.PAIRS
         if not pairs:
             compiled.see_input(x, self._number)
@@ -129,7 +134,7 @@ class _Hook:
             bank.record(self._layer, x, gradient)
 
     def _is_repetition(self, bank: Bank) -> bool:
-        """Return True, and notify the bank, if a backward is running and repeats this forward."""
+        """Return True and notify the bank if this forward runs inside a backward."""
         if torch._C._current_graph_task_id() == -1:
             return False
         bank.note_repetition(self._layer)

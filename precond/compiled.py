@@ -20,7 +20,7 @@ from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
 
 
 class Receiver(Protocol):
-    """The object that the operators call: a hook."""
+    """The interface of the hooks, which the operators call."""
 
     def see_input(self, x: Tensor) -> None:
         """Receive the layer's input, in the forward."""
