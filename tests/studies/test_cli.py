@@ -265,7 +265,8 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):
     code, out, _ = study("--dry-run")
     assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
     told = " ".join(out.split())
-    assert "3 seeds: smallest difference" in told and "= 3.1 seed SDs" in told
+    assert "With 3 seeds, the smallest difference" in told
+    assert "is 3.1 standard deviations over seeds" in told
     assert (
         "of training (by 20 steps of nysact-s, nysact-g, foof, sgd on" in told
         and "MB of disk" in told

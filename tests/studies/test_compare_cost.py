@@ -77,7 +77,9 @@ def test_report_contains_the_measured_costs(tmp_path: Path, capsys):
     assert run_study(tmp_path) == 0
     paths = list((tmp_path / "reports" / COST.name / folder.name).iterdir())
     screen = " ".join(capsys.readouterr().out.split())
-    assert "- Time of a step relative to SGD: nysact-s 1.04, steve 1.10. - Of NysAct's" in screen
+    assert (
+        "- Time of a step relative to SGD: nysact-s 1.04, steve 1.10. - Of the published" in screen
+    )
     assert f"/{COST.name}/{folder.name}/report.html files" in screen
     reports = {"cost.csv", "report.md", "report.html", "report.tex", "published.csv"}
     figures = {"scaling.pdf", "scaling.png", "scaling.svg"}
@@ -213,9 +215,12 @@ def test_published_costs_are_compared_with_the_same_configuration(tmp_path: Path
     )
     assert seconds.verdict == "protocol differs" and "hardware=A-GPU" in seconds.why
     assert seconds.measured.mean == pytest.approx(390 * 0.1 + 10_000 * 0.001)
-    text = next(block for block in blocks if getattr(block, "label", "") == "Order").text
+    (text,) = [block.text for block in blocks if getattr(block, "label", "") == "Order of the arms"]
     # Costs have no seeds, so there is no interval.
-    assert text == "Table 3, ResNet-32 Time: Kendall's tau of 3 arms = +1.00."
+    assert text == (
+        "Table 3, ResNet-32 Time: Kendall's tau between the published and the measured order "
+        "of 3 arms is +1.00."
+    )
 
 
 def test_memory_of_a_cpu_is_not_compared(tmp_path: Path):
@@ -263,5 +268,5 @@ def test_overhead_is_the_time_of_a_slot_outside_the_training_loop():
         Span("d", opened=10.1, ended=12.1, worked=1.8),
         Span("e", opened=12.2, ended=14.2, worked=1.8),
     ]
-    assert platform_cost.slots_of(trials) == 2
+    assert platform_cost.count_slots(trials) == 2
     assert platform_cost.overheads(trials, 2) == pytest.approx([0.3, 0.3, 0.3])

@@ -168,7 +168,7 @@ def _blocks(
         "As-released: with the conventions of the paper's released code."
     )
     ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
-    verdict = Text(f"Time of a step relative to SGD: {ratios}.", found=True)
+    verdict = Text(f"Time of a step relative to SGD: {ratios}.", finding=True)
     blocks = [*protocol.facts(study), conditions, verdict, table, Text(note, note=True)]
     return blocks if scaling is None else [*blocks, *_table_1(scaling)]
 

@@ -179,7 +179,7 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
         f"error above {LOST:g}{': ' + ', '.join(lost) if lost else ''}."
     )
     table = Table(name="covariances", header=header, rows=rows, caption=caption)
-    return [Text(verdict, label="Verdict", found=True), table, Text(note, note=True)]
+    return [Text(verdict, label="Verdict", finding=True), table, Text(note, note=True)]
 
 
 def metrics(numbers: Any) -> dict[str, float]:

@@ -111,7 +111,7 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
     caption = "Frobenius norm of the activation covariance during training."
     rows = [_cells(rows) for rows in layers]
     table = Table(name="norms", header=header, rows=rows, text=(0, 1), caption=caption)
-    return [Text(verdict, label="Verdict", found=True), table, Text(note, note=True)]
+    return [Text(verdict, label="Verdict", finding=True), table, Text(note, note=True)]
 
 
 def metrics(numbers: Any) -> dict[str, float]:

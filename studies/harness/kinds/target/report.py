@@ -38,7 +38,7 @@ def blocks(times: Times) -> list[Block]:
     return [
         heading,
         Text(f"{words(times.metric)} of {value} ({target.source}).", label="Target"),
-        Text(_epochs(next(iter(tables.values())), value), found=True),
+        Text(_epochs(next(iter(tables.values())), value), finding=True),
         *(
             block
             for name, table in tables.items()
