@@ -296,7 +296,10 @@ INVALID_COMMANDS = [
         ["--set", "nestrov=true"],
         'no optimizer of tune_optimizers has this setting. Did you mean "nesterov"?',
     ),
-    (["--optimizers", "sgd,eva"], '--optimizers = "eva": tune_optimizers has no space for it.'),
+    (
+        ["--optimizers", "sgd,eva"],
+        '--optimizers = "eva": tune_optimizers has no space for this optimizer.',
+    ),
     (["--seeds", "1000,"], "1000 is the seed of the tuning trials; use other seeds"),
     (["--set", "batch_size=1"], "batch_size = 1: must be an integer in 2..1077"),
     (["--only", "lr=1"], "--only: not for tune_optimizers, which is a search"),
