@@ -100,7 +100,7 @@ def workers(title: str) -> list[psutil.Process]:
     return found
 
 
-def test_a_study_survives_a_node(ray_cluster, tmp_path: Path):
+def test_study_completes_after_the_loss_of_a_node(ray_cluster, tmp_path: Path):
     nodes = [ray_cluster.add_node(num_cpus=1) for _ in range(2)]
     flags = ("--optimizers", "sgd", "--seeds", "8", "--epochs", "6", "--commit-every", "0")
     driver = begin(tmp_path, ray_cluster.address, *flags)
@@ -111,7 +111,7 @@ def test_a_study_survives_a_node(ray_cluster, tmp_path: Path):
     assert [epochs(folder) for folder in finished(tmp_path)] == [list(range(6))] * 8
 
 
-def test_a_trial_of_two_processes_survives_either(ray_cluster, tmp_path: Path):
+def test_trial_of_two_processes_resumes_after_the_loss_of_either(ray_cluster, tmp_path: Path):
     ray_cluster.add_node(num_cpus=2)
     flags = (
         "--workers-per-trial",
@@ -141,7 +141,7 @@ def test_a_trial_of_two_processes_survives_either(ray_cluster, tmp_path: Path):
     assert numbers(tmp_path / "hit") == numbers(tmp_path / "whole")
 
 
-def test_a_worker_that_is_told_to_go_commits_and_goes(ray_cluster, tmp_path: Path):
+def test_worker_commits_and_ends_on_sigterm(ray_cluster, tmp_path: Path):
     """SIGTERM, as a spot machine's notice sends it: what was trained is kept although no commit was due."""
     ray_cluster.add_node(num_cpus=1)
     flags = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "600", "--commit-every", "1000")
@@ -167,7 +167,7 @@ def test_a_worker_that_is_told_to_go_commits_and_goes(ray_cluster, tmp_path: Pat
     [("ablation_rank.py", ("--seeds", "200")), ("tune_optimizers.py", ("--budget", "200"))],
     ids=["grid", "search"],
 )
-def test_a_node_that_joins_later_with_other_code_ends_the_study(
+def test_late_node_with_different_code_ends_the_study(
     ray_cluster, tmp_path: Path, file: str, flags: tuple[str, ...]
 ):
     """It was not there to be looked at when the study began; none of its numbers gets into a folder.
@@ -231,7 +231,7 @@ AUTOSCALER = {
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing() or "can run")
-def test_a_cluster_grows_from_no_worker_and_shrinks_again(tmp_path: Path):
+def test_autoscaler_adds_and_removes_workers(tmp_path: Path):
     """Ray's fake node provider, in a machine of its own, since what it starts is ended with the machine."""
     machine = Machines(tmp_path, 1)
     (machine.files / "fake.yaml").write_text(json.dumps(AUTOSCALER))

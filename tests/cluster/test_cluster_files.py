@@ -37,12 +37,12 @@ def text(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_ours_takes_a_file_once_its_examples_are_replaced(name):
+def test_file_with_replaced_examples_passes_the_check(name):
     assert problems(yaml.safe_load(text(name))) == []
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_value_to_set_is_at_the_top_and_refused_until_it_is_set(name):
+def test_example_values_are_at_the_top_and_refused(name):
     lines = problems(yaml.safe_load((ROOT / name).read_text()))
     examples = [value for value in SET if value in (ROOT / name).read_text()]
     assert len(lines) >= len(examples) >= 3 and all("still the example's" in line for line in lines)
@@ -51,7 +51,7 @@ def test_every_value_to_set_is_at_the_top_and_refused_until_it_is_set(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_rays_own_validation_takes_it(name):
+def test_file_passes_rays_validation(name):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(yaml.safe_load(text(name))))
@@ -210,14 +210,14 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("name", "right", "wrong", "line"), MISTAKES, ids=[f"{m[0]} {m[2]}"[:60] for m in MISTAKES]
 )
-def test_a_planted_mistake_is_found(name, right, wrong, line):
+def test_planted_mistake_is_reported(name, right, wrong, line):
     correct = text(name)
     assert right in correct
     lines = problems(yaml.safe_load(correct.replace(right, wrong)))
     assert any(line in text for text in lines), lines
 
 
-def test_each_kind_of_machine_is_looked_at():
+def test_each_node_type_is_checked():
     """A mistake in the workers alone, and in the head alone."""
     parts = re.split(r"(?=\n  worker: # spot)", text("cluster.yaml"))
     assert len(parts) == 2
@@ -230,7 +230,7 @@ def test_each_kind_of_machine_is_looked_at():
         assert f"available_node_types.{name}.node_config" in line
 
 
-def test_what_does_not_have_the_form_is_one_line_and_no_traceback():
+def test_malformed_document_gives_error_lines():
     for broken in (
         {},
         {"provider": {"type": "aws"}},
@@ -240,7 +240,7 @@ def test_what_does_not_have_the_form_is_one_line_and_no_traceback():
         assert any("compare with the cluster.yaml" in line for line in problems(broken))
 
 
-def test_aliases_are_taken_once_and_bombs_are_refused(tmp_path: Path):
+def test_aliases_are_allowed_and_nested_aliases_are_refused(tmp_path: Path):
     file = tmp_path / "c.yaml"
     file.write_text("a: &a [1, 2]\nb: *a\n")
     assert strict_yaml.read(file, aliases=True) == {"a": [1, 2], "b": [1, 2]}
@@ -254,7 +254,7 @@ def test_aliases_are_taken_once_and_bombs_are_refused(tmp_path: Path):
     assert check(file) == ["c.yaml: must be keys and values"]
 
 
-def test_the_command(tmp_path: Path):
+def test_check_cluster_command(tmp_path: Path):
     """The exit code is 2; the unchanged example gives one line for each value to set, then missing files are named."""
     file = tmp_path / "mine.yaml"
     file.write_text(text("cluster.yaml"))

@@ -117,7 +117,7 @@ def needs(root: Path, **more) -> Options:
     return Options(out=root, data_dir=root.parent / "data", **more)
 
 
-def test_a_cluster_without_a_slot_is_refused(machines: Machines, root: Path):
+def test_cluster_without_cpus_is_refused(machines: Machines, root: Path):
     banner, [line] = inspect(machines.address, needs(root))
     assert banner == "cluster of 1 node: 0 CPUs, 0 GPUs"
     assert (
@@ -127,7 +127,7 @@ def test_a_cluster_without_a_slot_is_refused(machines: Machines, root: Path):
     assert not root.exists()
 
 
-def test_a_fit_cluster_is_described_and_left_clean(machines: Machines, root: Path):
+def test_usable_cluster_is_described_and_no_file_remains(machines: Machines, root: Path):
     machines.add(name="good", PYTHONPATH=str(ROOT))
     assert inspect(machines.address, needs(root)) == ("cluster of 2 nodes: 1 CPUs, 0 GPUs", [])
     assert not root.exists()  # what was made for the proofs is gone
@@ -135,7 +135,7 @@ def test_a_fit_cluster_is_described_and_left_clean(machines: Machines, root: Pat
     assert inspect(machines.address, needs(root))[1] == [] and list(root.iterdir()) == []
 
 
-def test_gpus_and_processes_that_are_not_there_are_refused(machines: Machines, root: Path):
+def test_unavailable_gpus_and_processes_are_refused(machines: Machines, root: Path):
     [line] = inspect(machines.address, needs(root, gpus_per_trial=0.5))[1]
     assert (
         line
@@ -145,7 +145,7 @@ def test_gpus_and_processes_that_are_not_there_are_refused(machines: Machines, r
     assert line == f"--workers-per-trial = 2: the cluster at {machines.address} has 1 CPUs"
 
 
-def test_every_unfit_node_is_named_with_what_is_wrong(
+def test_every_unusable_node_is_named_with_its_errors(
     machines: Machines, root: Path, tmp_path: Path
 ):
     root.mkdir(exist_ok=True)
@@ -196,7 +196,7 @@ def refused(out: Path, *flags: str, **environment: str) -> str:
     return done.stderr
 
 
-def test_an_address_that_nobody_listens_at_is_refused_wherever_it_comes_from(tmp_path: Path):
+def test_unused_address_from_flag_or_environment_is_refused(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     line = f"error: no Ray cluster answers at {address} (Connection refused): is it up?\n"
@@ -208,7 +208,7 @@ def test_an_address_that_nobody_listens_at_is_refused_wherever_it_comes_from(tmp
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_a_server_that_is_not_rays_is_given_up_after_10_seconds(says: bytes):
+def test_server_other_than_ray_is_refused_within_12_seconds(says: bytes):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address, lines = f"127.0.0.1:{server.getsockname()[1]}", []
 

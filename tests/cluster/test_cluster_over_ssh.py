@@ -85,7 +85,7 @@ def numbers(root: Path) -> dict[str, list[dict[str, float]]]:
     }
 
 
-def test_a_study_on_two_workers_of_which_one_is_powered_off(machines: Machines, tmp_path: Path):
+def test_study_completes_after_one_of_two_workers_is_powered_off(machines: Machines, tmp_path: Path):
     file = "/run/machine/cluster.yaml"
     outputs = machines.shared / "outputs"
     check = machines.run(

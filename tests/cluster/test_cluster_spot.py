@@ -52,7 +52,7 @@ def metadata() -> Iterator[str]:
         thread.join()
 
 
-def test_a_notice_is_heard(metadata: str, monkeypatch: pytest.MonkeyPatch):
+def test_notice_is_detected(metadata: str, monkeypatch: pytest.MonkeyPatch):
     assert not cluster_spot.has_notice(metadata)
     Metadata.notice = True
     assert cluster_spot.has_notice(metadata)
@@ -60,11 +60,11 @@ def test_a_notice_is_heard(metadata: str, monkeypatch: pytest.MonkeyPatch):
     assert cluster_spot.has_notice(metadata)
 
 
-def test_a_service_that_is_not_there_has_said_nothing():
+def test_unreachable_metadata_service_is_no_notice():
     assert not cluster_spot.has_notice("http://127.0.0.1:9/latest")
 
 
-def test_it_waits_and_then_leaves_once(
+def test_main_polls_until_the_notice_and_leaves_once(
     metadata: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     naps = []
@@ -82,7 +82,7 @@ def test_it_waits_and_then_leaves_once(
     )
 
 
-def test_the_fingerprint_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path):
+def test_fingerprint_depends_on_names_and_contents_of_sources(monkeypatch: pytest.MonkeyPatch, tmp_path):
     """A file's name and its content count; the difference is said by name."""
     here = fingerprint.fingerprint()
     assert fingerprint.difference(here) == ""

@@ -377,7 +377,10 @@ def test_a_smoke_run_ends_with_a_report_and_a_second_one_trains_nothing(
             ("--workload", "digits/cn", "--epochs", "0"),
             ["--epochs = 0", '--workload = "digits/cn": unknown'],
         ),
-        (("--optimizers", "adam"), ["--optimizers: not for covariance_heatmap, which has no arms"]),
+        (
+            ("--optimizers", "adam"),
+            ["--optimizers: not available for covariance_heatmap, which has no arms"],
+        ),
         (("--seed", "3"), ["--seed: unknown option. Did you mean --seeds?"]),
         (("--workload", "cifar10/lenet5", "--data-dir", "nowhere"), ["nowhere"]),
     ],
@@ -501,7 +504,7 @@ def test_a_killed_probe_leaves_no_result_and_is_run_again(tmp_path: Path):
         errors = process.communicate(timeout=60)[1]
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 143)
         assert not (tmp_path / "probes").exists()
-    assert "The same command resumes it" in errors
+    assert "To resume, run the same command:" in errors
 
 
 def test_the_list_of_studies_has_the_probes(

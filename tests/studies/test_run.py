@@ -80,7 +80,7 @@ def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: 
     }
 
 
-def test_several_workloads_are_one_command_with_a_report_each(tmp_path: Path, trained: list[str]):
+def test_several_workloads_give_a_report_each(tmp_path: Path, trained: list[str]):
     assert go(tmp_path, workload="digits/mlp,digits/cnn", optimizers=["sgd"]) == 0
     assert trained == ["sgd s0", "sgd s0"]
     assert {path.parent.name for path in tmp_path.glob("reports/one/*/report.md")} == {
@@ -91,7 +91,7 @@ def test_several_workloads_are_one_command_with_a_report_each(tmp_path: Path, tr
     assert go(tmp_path, optimizers=["sgd"]) == 0 and trained == []
 
 
-def test_another_study_level_or_seed_trains_only_what_is_new(tmp_path: Path, trained: list[str]):
+def test_another_study_level_or_seed_trains_only_new_trials(tmp_path: Path, trained: list[str]):
     steps = [
         ({}, ["nysact-s rank=5 s0", "nysact-s rank=10 s0", "sgd s0"]),
         ({}, []),
@@ -132,7 +132,7 @@ def test_a_damaged_record_of_the_last_report_is_ignored(tmp_path: Path, content:
     assert json.loads(record.read_bytes())["inputs"] == json.loads(before[2])["inputs"]
 
 
-def test_diverged_trials_are_results_and_retried_only_when_asked(
+def test_diverged_trials_are_results_and_trained_again_only_with_retry(
     tmp_path: Path, trained: list[str]
 ):
     chosen = {"optimizers": ["sgd"], "settings": {"lr": 1e20}}
@@ -171,7 +171,7 @@ def test_rerun_trains_a_named_trial_again(tmp_path: Path, trained: list[str]):
 
 
 @pytest.mark.parametrize(("chosen", "count"), [({"optimizers": ["sgd"]}, 1), ({}, 3)])
-def test_what_another_driver_has_trained_meanwhile_is_not_trained_again(
+def test_trials_of_a_concurrent_driver_are_not_trained_again(
     tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, chosen: dict, count: int
 ):
     """The other driver trains SGD: everything, or one of three."""
@@ -190,7 +190,7 @@ def test_what_another_driver_has_trained_meanwhile_is_not_trained_again(
     assert lock_generation(tmp_path) == 2
 
 
-def test_results_as_json_stand_alone_on_standard_output(
+def test_json_results_are_alone_on_standard_output(
     tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
 ):
     assert go(tmp_path, as_json=True) == 0
@@ -200,7 +200,7 @@ def test_results_as_json_stand_alone_on_standard_output(
     assert "to go" in err
 
 
-def test_diagnostics_are_drawn_of_the_trials_that_have_them(tmp_path: Path, trained: list[str]):
+def test_diagnostics_figure_shows_the_trials_with_diagnostics(tmp_path: Path, trained: list[str]):
     """They are not in the key: nothing is trained again for them, and what has none is left out and counted."""
     assert go(tmp_path, ONE) == 0
     assert not list(tmp_path.glob("**/diagnostics*"))
@@ -213,7 +213,7 @@ def test_diagnostics_are_drawn_of_the_trials_that_have_them(tmp_path: Path, trai
     assert len(list(tmp_path.glob("trials/*/diagnostics.jsonl"))) == 1
 
 
-def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_diagnostics_figure_counts_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     titles: list[str] = []
     monkeypatch.setattr(style.Figure, "suptitle", lambda self, text, **_: titles.append(text))
     frame = pd.DataFrame(

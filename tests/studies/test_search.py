@@ -308,7 +308,7 @@ REFUSED = [
     (["--optimizers", "sgd,eva"], '--optimizers = "eva": tune_optimizers has no space for it.'),
     (["--seeds", "1000,"], "1000 is the search's own seed; fresh ones must be others"),
     (["--set", "batch_size=1"], "batch_size = 1: must be an integer in 2..1077"),
-    (["--only", "lr=1"], "--only: not for tune_optimizers, which is a search"),
+    (["--only", "lr=1"], "--only: not available for tune_optimizers, which is a search"),
     (["--workload", "digits/cn"], 'Did you mean "digits/cnn"?'),
 ]
 

@@ -78,7 +78,7 @@ def history(uri, run, name):
     return [(point.step, point.value, point.timestamp) for point in points]
 
 
-def test_runs_hold_what_the_folders_hold(tmp_path, uri, study, runs):
+def test_runs_have_the_values_of_the_trial_folders(tmp_path, uri, study, runs):
     trials = planned(seeds=1)[:4]
     stores = [run(tmp_path, trial) for trial in trials]
     assert sync(study, trials, tmp_path, uri) == 8
@@ -101,7 +101,7 @@ def test_runs_hold_what_the_folders_hold(tmp_path, uri, study, runs):
     assert children[trials[3].config.trial_key].data.params["rank"] == "10"
 
 
-def test_parent_holds_the_summary_and_the_artifacts(tmp_path, uri, study, runs):
+def test_parent_run_has_the_summary_and_the_artifacts(tmp_path, uri, study, runs):
     trials = planned(seeds=2)[:8]
     for trial in trials[1:]:
         run(tmp_path, trial)
@@ -152,9 +152,7 @@ def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
     assert view(study, trials, tmp_path).send(uri, report, mark) == "0 epochs sent"
 
 
-def test_a_process_that_was_killed_while_it_created_the_database_leaves_none(
-    tmp_path, study, monkeypatch
-):
+def test_kill_during_database_creation_leaves_no_database(tmp_path, study, monkeypatch):
     """mlflow cannot use a database that has some of its tables."""
 
     def killed(*paths):
@@ -169,7 +167,7 @@ def test_a_process_that_was_killed_while_it_created_the_database_leaves_none(
     assert sync(study, planned(1)[:1], tmp_path, uri) == 1
 
 
-def test_a_trial_in_flight_goes_on_in_the_same_run(tmp_path, uri, study, runs):
+def test_resumed_trial_continues_in_the_same_run(tmp_path, uri, study, runs):
     trial = planned(seeds=1, epochs=5)[0]
     run(tmp_path, trial, 2, None)
     assert sync(study, [trial], tmp_path, uri) == 2
@@ -182,7 +180,7 @@ def test_a_trial_in_flight_goes_on_in_the_same_run(tmp_path, uri, study, runs):
     assert [step for step, _, _ in history(uri, after, "test/accuracy")] == [0, 1, 2, 3, 4]
 
 
-def test_diverged_is_failed_with_its_reason_and_a_retry_reopens_it(tmp_path, uri, study, runs):
+def test_run_of_a_diverged_trial_is_failed_and_a_retry_reopens_it(tmp_path, uri, study, runs):
     trial = planned(seeds=1)[0]
     store = run(tmp_path, trial, 1, DIVERGED, epoch=1, step=7)
     sync(study, [trial], tmp_path, uri)
@@ -207,7 +205,7 @@ def test_values_that_are_not_finite_are_not_sent(tmp_path, uri, study, runs):
     assert runs()[1][trial.config.trial_key].data.metrics == {"test/accuracy": 0.1}
 
 
-def test_points_sent_before_a_kill_are_not_doubled(tmp_path, uri, study, runs):
+def test_points_sent_before_a_kill_are_not_duplicated(tmp_path, uri, study, runs):
     trial = planned(seeds=1)[0]
     run(tmp_path, trial)
     sync(study, [trial], tmp_path, uri)
@@ -217,7 +215,7 @@ def test_points_sent_before_a_kill_are_not_doubled(tmp_path, uri, study, runs):
     assert [step for step, _, _ in history(uri, child, "test/accuracy")] == [0, 1]
 
 
-def test_long_curves_go_in_parts_that_a_server_takes(tmp_path, uri, study, runs, monkeypatch):
+def test_long_curves_are_sent_in_several_requests(tmp_path, uri, study, runs, monkeypatch):
     trial = planned(seeds=1, epochs=300)[0]
     run(tmp_path, trial)
     sizes, log_batch = [], MlflowClient.log_batch
@@ -233,7 +231,7 @@ def test_long_curves_go_in_parts_that_a_server_takes(tmp_path, uri, study, runs,
     assert [step for step, _, _ in points] == list(range(300))
 
 
-def test_other_plans_and_smoke_are_left_alone(tmp_path, uri, study, runs):
+def test_runs_of_other_plans_and_smoke_runs_do_not_change(tmp_path, uri, study, runs):
     trials = planned(seeds=1)[:2]
     for trial in trials:
         run(tmp_path, trial)
@@ -264,7 +262,7 @@ def terminal():
     return Console(file=io.StringIO(), width=200)
 
 
-def test_background_tells_of_the_first_failure_only_and_goes_on(tmp_path, monkeypatch):
+def test_background_prints_the_first_failure_only_and_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(background, "INTERVAL_S", 0.001)
     options, console, enough = Options(out=tmp_path), terminal(), threading.Event()
     failing = Failing(facts=STUDY, workload="digits/cnn", options=options, calls=[], enough=enough)
@@ -281,7 +279,7 @@ def test_background_tells_of_the_first_failure_only_and_goes_on(tmp_path, monkey
     )
 
 
-def test_nothing_begun_makes_only_the_parent(tmp_path, uri, study, runs):
+def test_unstarted_trials_create_only_the_parent_run(tmp_path, uri, study, runs):
     assert sync(study, planned(seeds=1), tmp_path, uri) == 0
     parent, children = runs()
     assert not children and parent.data.metrics["trials/not run"] == len(
@@ -296,7 +294,7 @@ def group_runs(uri, study):
     return {run.info.run_name: run for run in found}, len(found)
 
 
-def test_a_group_run_holds_the_mean_over_its_completed_seeds(tmp_path, uri, study, runs):
+def test_group_run_has_the_mean_over_completed_seeds(tmp_path, uri, study, runs):
     trials = [trial for trial in planned(seeds=3) if trial.arm.label in {"sgd", "nysact-s rank=10"}]
     for trial in trials:
         if trial == trials[0]:
@@ -335,9 +333,7 @@ def test_a_group_run_holds_the_mean_over_its_completed_seeds(tmp_path, uri, stud
     )
 
 
-def test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in(
-    tmp_path, uri, study, runs
-):
+def test_group_run_is_updated_and_has_its_curve_when_all_seeds_end(tmp_path, uri, study, runs):
     first, second, third = (trial for trial in planned(seeds=3) if trial.arm.optimizer == "foof")
     sync(study, [first, second], tmp_path, uri)
     assert group_runs(uri, study) == ({}, 0)
@@ -370,7 +366,7 @@ def test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in(
     )
 
 
-def test_the_experiment_holds_a_view_of_each_workloads_configurations(tmp_path, uri, study):
+def test_experiment_has_a_view_of_each_workloads_configurations(tmp_path, uri, study):
     """By a metric's order, so that no run is folded into its parent; sent once."""
     trials = planned(seeds=1)
     for _ in range(2):
@@ -390,7 +386,7 @@ def test_the_experiment_holds_a_view_of_each_workloads_configurations(tmp_path, 
     }
 
 
-def test_a_trial_that_was_stopped_early_is_no_longer_running(tmp_path, uri, study, runs):
+def test_run_of_a_stopped_trial_is_closed(tmp_path, uri, study, runs):
     first, second = planned(seeds=1)[:2]
     run(tmp_path, first)
     run(tmp_path, second, 1, None)
@@ -414,7 +410,7 @@ def test_without_trials_there_are_no_runs(tmp_path, uri, study):
     assert MlflowClient(tracking_uri=uri).get_experiment_by_name(study.name) is None
 
 
-def test_without_a_report_the_summary_stays_as_it_is(tmp_path, uri, study, runs):
+def test_without_a_report_the_summary_does_not_change(tmp_path, uri, study, runs):
     trial, extended = planned(seeds=1)[0], planned(seeds=1)[:2]
     run(tmp_path, trial)
     sync(study, [trial], tmp_path, uri, **{"mean/sgd": 0.5})
@@ -427,7 +423,7 @@ def test_without_a_report_the_summary_stays_as_it_is(tmp_path, uri, study, runs)
     )
 
 
-def test_a_report_is_one_run_that_is_sent_anew_when_its_files_change(tmp_path, uri, study):
+def test_report_run_is_sent_again_when_its_files_change(tmp_path, uri, study):
     options, page = Options(out=tmp_path), tmp_path / "report.md"
     numbers = {"growth/conv 1": 2.0, "growth/fc=2": 3.0, "growth/fc": math.inf}
     probe = ReportView(
@@ -510,7 +506,9 @@ def test_the_second_command_does_not_import_mlflow(tmp_path, uri, monkeypatch):
     assert [command(digest) for digest in ("a", "a", "b")] == ["True\n", "False\n", "True\n"]
 
 
-def test_all_is_sent_again_after_the_run_or_the_database_was_deleted(tmp_path, uri, study, runs):
+def test_everything_is_sent_again_after_the_run_or_the_database_was_deleted(
+    tmp_path, uri, study, runs
+):
     trial = planned(seeds=1)[0]
     run(tmp_path, trial)
     (tmp_path / "report.md").write_text("one")
@@ -570,7 +568,7 @@ def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, ru
     assert runs()[0].data.tags[MARK] == ""
 
 
-def test_a_reports_run_has_the_mark_too(tmp_path, uri, study):
+def test_report_run_has_the_mark(tmp_path, uri, study):
     options = Options(out=tmp_path)
     probe = ReportView(
         facts=study, workload="digits/cnn", options=options, kind="probe", key="cd" * 32, params={}

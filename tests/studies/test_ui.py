@@ -121,9 +121,7 @@ def test_the_parents_page_has_the_claim_and_each_arms_mean(served: Served, page:
         assert found and float(found[1]) == pytest.approx(arm["mean"], abs=1e-9), arm["arm"]
 
 
-def test_the_charts_are_of_the_configurations_with_the_factor_and_the_mean_in_parallel(
-    served: Served, page: Any
-):
+def test_charts_show_factor_and_mean_of_each_configuration(served: Served, page: Any):
     page.goto(served.links[1])
     page.get_by_text("Parallel Coordinates").first.wait_for()
     page.get_by_text("6 matching runs").first.wait_for()
@@ -139,7 +137,7 @@ def test_the_charts_are_of_the_configurations_with_the_factor_and_the_mean_in_pa
     assert labels and min(labels) >= best.min() - 0.01 and max(labels) <= best.max() + 0.01
 
 
-def test_side_by_side_has_every_configuration_with_its_mean(served: Served, page: Any):
+def test_comparison_table_has_every_configuration_with_its_mean(served: Served, page: Any):
     page.set_viewport_size(
         {"width": 2600, "height": 1200}
     )  # columns out of sight are not in the page
