@@ -176,8 +176,8 @@ def interrupt(*_: object) -> None:
 def signal_handlers() -> Iterator[None]:
     """Handle SIGINT and SIGTERM by `interrupt`.
 
-    A process that a shell starts in the background ignores SIGINT, so tests must not rely on Python's
-    handler, which raises `KeyboardInterrupt`.
+    A process that a shell starts in the background ignores SIGINT, so tests must not rely on
+    Python's handler, which raises `KeyboardInterrupt`.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.signal(number, interrupt) for number in numbers}
