@@ -302,7 +302,7 @@ INVALID_COMMANDS = [
     ),
     (["--seeds", "1000,"], "1000 is the seed of the tuning trials; use other seeds"),
     (["--set", "batch_size=1"], "batch_size = 1: must be an integer in 2..1077"),
-    (["--only", "lr=1"], "--only: not for tune_optimizers, which is a search"),
+    (["--only", "lr=1"], "--only: not available for tune_optimizers, which is a search"),
     (["--workload", "digits/cn"], 'Did you mean "digits/cnn"?'),
 ]
 
