@@ -1,4 +1,4 @@
-"""What must never be in the code, and what opens a door: matches by reading the files, not by running them."""
+"""Security rules that are checked in the text of the files: forbidden calls and open addresses."""
 
 from __future__ import annotations
 
