@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup setup-ui study studies test test-slow test-cluster mutants faults faults-ci audit lint ui lock
+.PHONY: help setup setup-ui docs study studies test test-slow test-cluster mutants faults faults-ci audit lint ui lock
 
 help:
 	@echo "make setup         install everything into .venv"
@@ -17,6 +17,7 @@ help:
 	@echo "make faults        inject faults as often as the goals require, which takes hours"
 	@echo "make faults-ci     inject fewer faults, in a few minutes"
 	@echo "make audit         ask PyPI for known vulnerabilities of the locked packages"
+	@echo "make docs          build the documentation, in docs/_build/html"
 	@echo "make lint          run ruff and pyright"
 	@echo "make ui            start the MLflow UI on http://127.0.0.1:5000"
 	@echo "make lock          compile requirements.lock from pyproject.toml"
@@ -93,6 +94,11 @@ faults-ci: setup
 audit: setup
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
+# Nothing is fetched: themes, scripts and formulas come with the packages. A warning is an error.
+docs: setup
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -103,6 +109,6 @@ ui: setup
 
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-annotate --no-header \
-		--extra studies --extra peers --extra aws --extra dev pyproject.toml -o requirements.lock
+		--extra studies --extra peers --extra aws --extra docs --extra dev pyproject.toml -o requirements.lock
 	sed -n 's/^ui = \["\(.*\)"\].*/\1/p' pyproject.toml | $(BIN)/uv pip compile --quiet --generate-hashes \
 		--python-version 3.11 --no-annotate --no-header - -o requirements-ui.lock

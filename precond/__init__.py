@@ -1,12 +1,15 @@
-"""Preconditioned optimizers for PyTorch: torch only; `peers.py` imports pytorch-optimizer on first use.
+"""Preconditioned optimizers for PyTorch.
 
 >>> optimizer = precond.NysAct(model, lr=0.1, rank=10)
 
-Each optimizer is a `torch.optim.Optimizer` built from the model. Start reading in `algorithm.py`.
+Each optimizer is a `torch.optim.Optimizer` that is built from the model. The package requires only
+torch. The optimizers in `peers.py` also require pytorch-optimizer, which is imported when the first
+of them is built. Start reading in `algorithm.py`.
 
-Imports go in one direction: registry -> optimizers -> optimizer -> {directions, state, capture, bank, rules,
-distributed, diagnostics} -> layers -> algorithm -> parts, and algorithms -> {algorithm, parts}. The names below are
-imported on first use, so `precond.hyperparameters` can be imported without torch.
+Imports go in one direction (`->` means "imports"): registry -> optimizers -> optimizer ->
+{directions, state, capture, bank, rules, distributed, diagnostics} -> layers -> algorithm -> parts,
+and algorithms -> {algorithm, parts}. The names below are imported on first use, so that
+`precond.hyperparameters` can be imported without torch.
 """
 
 import importlib
@@ -22,14 +25,14 @@ if TYPE_CHECKING:
     from precond.registry import available, build, check, defaults
 
 __all__ = [
-    "EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "HyperparameterError", "NysAct", "SketchySGD", "available", "backward",
-    "build", "check", "defaults", "observe", "registry", "separate_attention",
+    "EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "HyperparameterError", "NysAct", "SketchySGD",
+    "available", "backward", "build", "check", "defaults", "observe", "registry",
+    "separate_attention",
 ]  # fmt: skip
 
-_HOMES = {
-    **dict.fromkeys(
-        ("EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "NysAct", "SketchySGD"), "optimizers"
-    ),
+_OPTIMIZERS = ("EKFAC", "FOOF", "KFAC", "STEVE", "Eva", "NysAct", "SketchySGD")
+_MODULES = {
+    **dict.fromkeys(_OPTIMIZERS, "optimizers"),
     **dict.fromkeys(("available", "build", "check", "defaults"), "registry"),
     "HyperparameterError": "hyperparameters",
     "backward": "hessian",
@@ -37,14 +40,15 @@ _HOMES = {
     "separate_attention": "attention",
 }
 
-if not TYPE_CHECKING:  # or a type checker would accept any name
+if not TYPE_CHECKING:  # a type checker that sees this function accepts any name
 
     def __getattr__(name: str) -> Any:
         if name == "registry":
             return importlib.import_module("precond.registry")
-        if name not in _HOMES:
+        if name not in _MODULES:
             raise AttributeError(f"module 'precond' has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(f"precond.{_HOMES[name]}"), name)
+        module = importlib.import_module(f"precond.{_MODULES[name]}")
+        value = globals()[name] = getattr(module, name)
         return value
 
 

@@ -1,4 +1,4 @@
-"""`python -m precond`: the registered optimizers, what they cost, and where they differ from the released codes."""
+"""List the registered optimizers: cost, memory, and differences from the released code."""
 
 from __future__ import annotations
 
@@ -12,47 +12,48 @@ from precond.registry import REGISTRY
 WIDTH = 80
 COLUMNS = ("paper", "cost", "memory", "deviations")
 LEGEND = (
-    "Cost: operations per step. Memory: scalars beyond the gradients and a momentum. Both for each layer with "
-    "N = examples x positions rows, p inputs (bias included) and o outputs, or for all D parameters; r is the rank, "
-    "c is cov_interval, i is inv_interval, n is basis_interval; HVP is a Hessian-vector product. Deviations: where "
-    "the defaults differ from the released code."
+    "Cost is the number of operations per step. Memory is the number of scalars in the state; the "
+    "gradients and one momentum buffer are not counted. Formulas with o and p are for one layer "
+    "with N = examples x positions rows, p inputs (bias included) and o outputs. Formulas with D "
+    "are for a model with D parameters. r is the rank, c is cov_interval, i is inv_interval, n is "
+    "basis_interval, and HVP is a Hessian-vector product. Deviations are differences between the "
+    "defaults and the released code."
 )
 
 SUPPORT_LEGEND = (
-    "Yes: the numbers of a plain loop on one device, held by a test for each cell. Accumulation of gradients over "
-    "micro-batches; checkpointing of activations, non-reentrant; autocast to bfloat16, with float32 statistics; "
-    "GradScaler without a host synchronisation of ours; models under torch.compile; DistributedDataParallel. Refused: "
-    "an error that says so, because the method needs Hessian-vector products."
+    "Yes: training in this mode gives the same numbers as a plain training loop on one device; "
+    "tests check this for each optimizer and mode. Refused: the optimizer raises an error with the "
+    "reason, because the method needs Hessian-vector products. The modes are: accumulation of "
+    "gradients over micro-batches; non-reentrant activation checkpointing; autocast to bfloat16, "
+    "with float32 statistics; GradScaler, where this package never makes the host wait for the "
+    "device; models under torch.compile; DistributedDataParallel."
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print every registered optimizer."""
+    """Print a description of every registered optimizer."""
     parser = argparse.ArgumentParser(prog="python -m precond", description=__doc__)
-    parser.add_argument("--markdown", action="store_true", help="as a table for the README")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     print(markdown() if parser.parse_args(arguments).markdown else text())
 
 
 def text() -> str:
-    """A paragraph for each optimizer, at most 80 columns wide."""
+    """Return a paragraph for each optimizer, at most 80 columns wide."""
     lines = []
     for name, entry in REGISTRY.items():
         lines.append(name)
-        for column, value in zip(
-            [*COLUMNS, "refuses"], [*_values(entry.card), _refused(entry.card)], strict=True
-        ):
-            label = f"    {column:<12}"
-            lines.append(
-                textwrap.fill(
-                    value, WIDTH, initial_indent=label, subsequent_indent=len(label) * " "
-                )
-            )
+        facts = dict(zip(COLUMNS, _values(entry.card), strict=True))
+        for label, value in {**facts, "unsupported": _unsupported(entry.card)}.items():
+            prefix = f"    {label:<12}"
+            indent = len(prefix) * " "
+            wrapper = textwrap.TextWrapper(WIDTH, initial_indent=prefix, subsequent_indent=indent)
+            lines.append(wrapper.fill(value))
         lines.append("")
     return "\n".join([*lines, textwrap.fill(LEGEND, WIDTH)])
 
 
 def markdown() -> str:
-    """Two tables with a row for each optimizer: what it is, and which ways of training it supports."""
+    """Return two tables with a row for each optimizer: its card, and the modes that it supports."""
     cards = {name: entry.card for name, entry in REGISTRY.items()}
     facts = _table(COLUMNS, {name: _values(card) for name, card in cards.items()})
     support = _table(MODES, {name: _support(card) for name, card in cards.items()})
@@ -70,19 +71,19 @@ def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[st
 
 
 def _support(card: Card | None) -> list[str]:
-    """For each of `MODES` whether it is supported; dashes for an optimizer without a card."""
-    return [
-        "-" if card is None else "refused" if mode in card.unsupported else "yes" for mode in MODES
-    ]
+    """Return "yes" or "refused" for each of `MODES`, or dashes for an optimizer without a card."""
+    if card is None:
+        return ["-" for _ in MODES]
+    return ["refused" if mode in card.unsupported else "yes" for mode in MODES]
 
 
-def _refused(card: Card | None) -> str:
+def _unsupported(card: Card | None) -> str:
     reasons = {} if card is None else card.unsupported
-    return "; ".join(f"{mode} ({reason})" for mode, reason in reasons.items()) or "nothing"
+    return "; ".join(f"{mode} ({reason})" for mode, reason in reasons.items()) or "none"
 
 
 def _values(card: Card | None) -> list[str]:
-    """The columns; dashes for an optimizer without a card."""
+    """Return the values of `COLUMNS`, or dashes for an optimizer without a card."""
     return ["-" if card is None else vars(card)[column] for column in COLUMNS]
 
 

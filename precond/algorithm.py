@@ -1,16 +1,20 @@
-"""The contract between a preconditioner and the optimizer that runs it. Start reading here.
+"""The interface between a preconditioner and the optimizer that runs it. Start reading here.
 
-A preconditioner is statistic -> factor -> apply. A *statistic* summarises what the layers saw (often, in hooks), a
-*factor* is that summary in a form that is cheap to apply (rarely), and `precondition` maps gradients to directions
-(every step):
+A preconditioner has two kinds of state. A *statistic* summarises the inputs of the layers, their
+output gradients (the gradients of the loss with respect to their outputs), or both. Hooks record
+these signals, and the statistic is updated often. A *factor* is computed from the statistic, in a
+form that is cheap to apply; it is recomputed less often, in a *refresh*. At every step,
+`precondition` uses the factor to map gradients to directions. For example:
 
     FOOF    covariance(inputs)            -> dense inverse
     NysAct  sketched covariance(inputs)   -> low-rank inverse
 
-An `Algorithm` is a frozen dataclass of hyperparameters with the methods below. It never loops over layers: layers of
-one shape are stacked into a bank with a leading axis L, and because `@`, `.mT` and `eigh` broadcast, the code reads as
-mathematics on one matrix. The state is a separate object, a dataclass of tensors with that leading axis. It holds all
-that must survive a restart (`stacks.named_tensors` lists it).
+An `Algorithm` is a frozen dataclass of hyperparameters with the methods below. It never loops over
+layers: layers of one shape are stacked into a *bank* with a leading axis L. A *slot* is an index of
+this axis; a layer has one slot, or one for each group of a grouped convolution. Because `@`, `.mT`
+and `eigh` broadcast over this axis, the code reads like the equations for one matrix. The state is
+a separate object: a dataclass of tensors with that leading axis. It contains everything that a
+checkpoint must save (`parts.stacks.named_tensors` returns these tensors).
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from precond.parts.linalg import Outcome
 from precond.parts.rows import Rows
 
 MODES = ("accumulation", "checkpointing", "autocast", "GradScaler", "compile", "data parallel")
-"""Ways of training in which an optimizer must give the numbers of a plain loop; tests compare them."""
+"""Ways of training that must give the same numbers as a plain training loop; tests check this."""
 
 State = TypeVar("State")
 
@@ -48,11 +52,12 @@ FactorState = TypeVar("FactorState", bound=HasFactor)
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Shape of a layer's homogeneous gradient matrix G = [dL/dW, dL/db].
+    """Shape of a layer's gradient matrix G = [dL/dW, dL/db].
 
     Attributes:
-        d_out: Rows o: outputs, per group for grouped convolutions.
-        d_in: Columns p: inputs (channels x kernel, per group), and one more for the bias, which comes last.
+        d_out: Number of rows o: the outputs, per group for grouped convolutions.
+        d_in: Number of columns p: the inputs (channels x kernel, per group), and one more for the
+            bias, which is the last column.
     """
 
     d_out: int
@@ -61,15 +66,18 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Curvature:
-    """The matrices that the factors of a bank represent, for diagnostics; None where a method does not have them.
+    """The matrices that the factors of a bank represent, for diagnostics.
+
+    A matrix that the method does not have is None.
 
     Attributes:
-        inputs: A, `[L, p, p]`, if it is formed.
-        outputs: S, `[L, o, o]`, if it is formed.
-        low_rank: Y `[L, p, r]` with orthogonal columns; the factor represents A by Y Y^T.
-        top: Largest eigenvalue of the damped matrix, `[L]`, if it is not the product of those of A and S.
+        inputs: The covariance A of the inputs, `[L, p, p]`.
+        outputs: The covariance S of the output gradients, `[L, o, o]`.
+        low_rank: Y, `[L, p, r]`, with orthogonal columns; the factor represents A by Y Y^T.
+        top: Largest eigenvalue of the curvature before damping, `[L]`. Methods for which it is the
+            product of the largest eigenvalues of A and S leave it None.
         damping: The number that is added to the eigenvalues.
-        decay: Weight of the old value in the statistic behind `low_rank`.
+        decay: Weight of the old value in the moving average from which `low_rank` is computed.
     """
 
     inputs: Tensor | None = None
@@ -87,8 +95,12 @@ class Curvature:
 class Needs(Enum):
     """The signals that an algorithm needs from a layer, and when `accumulate` is called.
 
-    INPUTS: the inputs, in the forward. BOTH: the inputs in the forward, the output gradients in the backward, in two
-    calls. PAIRS: both in one call in the backward, for methods that need each example's own gradient.
+    Attributes:
+        INPUTS: The inputs, in a call in the forward.
+        BOTH: The inputs, in a call in the forward, and the output gradients, in a second call in
+            the backward.
+        PAIRS: The inputs and the output gradients, in one call in the backward, for methods that
+            need the gradient of each example.
     """
 
     INPUTS = auto()
@@ -98,14 +110,18 @@ class Needs(Enum):
 
 @dataclass(frozen=True)
 class Signals:
-    """What one layer saw in one forward or backward; at least one of inputs and output gradients is present.
+    """The inputs and output gradients of one layer in one forward or backward.
+
+    At least one of the two is present.
 
     Attributes:
-        inputs: The rows a (`rows.examples` of them times the positions that share the weight).
-        output_gradients: `[groups, batch, positions, d_out]`, the gradients g of the loss of each example with respect
-            to the layer's output: the loss is taken to be a mean over the batch, so g = batch x grad_output.
-        backward: Number of the backward; the calls of a shared layer have the same number, the micro-batches of
-            gradient accumulation have different ones.
+        inputs: The input rows a, one for each example and each position that shares the weight.
+        output_gradients: `[groups, batch, positions, d_out]`, the gradients g of each example's
+            loss with respect to the layer's output. The loss is assumed to be a mean over the
+            batch, so g = batch x grad_output.
+        backward: Number of the backward pass in which the signals are recorded, or -1 in a
+            forward. Several calls of one layer have the same number; the micro-batches of gradient
+            accumulation have different numbers.
     """
 
     inputs: Rows | None = None
@@ -120,18 +136,14 @@ class Signals:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A summary of one optimizer.
-
-    Costs are operations per step (a multiplication and an addition are 2). Memory is in scalars beyond
-    gradient and momentum. Both are for each layer with N = examples x positions rows, p inputs (bias included)
-    and o outputs, or for all D parameters; r is the rank, c and i are `cov_interval` and `inv_interval`.
+    """A summary of one optimizer, as texts. `__main__.LEGEND` explains the symbols in them.
 
     Attributes:
-        paper: The paper that introduced it.
-        cost: Operations per step.
-        memory: Scalars in its state.
-        deviations: Differences of the defaults from the released code.
-        unsupported: The modes (of `MODES`) that it refuses, each with the reason.
+        paper: The paper that introduced the method.
+        cost: Operations per step; a multiplication and an addition count as 2.
+        memory: Scalars in the state, without the gradients and without one momentum buffer.
+        deviations: Differences between the defaults and the released code.
+        unsupported: The modes (of `MODES`) that the optimizer refuses, each with the reason.
     """
 
     paper: str
@@ -143,27 +155,35 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(Hyperparameters, ABC, Generic[State]):
-    """A preconditioner: hyperparameters, and functions of a state that the optimizer keeps for each bank."""
+    """A preconditioner: its hyperparameters, and methods that use or update a state.
 
-    NUMERICS: ClassVar[
-        int
-    ]  # raised when the same hyperparameters give other numbers; part of a trial's key
+    The optimizer has one state for each bank.
+    """
+
+    # Increase this after a change that gives different numbers for the same hyperparameters. The
+    # keys of trials contain it.
+    NUMERICS: ClassVar[int]
     CARD: ClassVar[Card | None] = None  # the text that `python -m precond` prints
     NEEDS: ClassVar[Needs] = Needs.INPUTS  # the signals that `accumulate` receives
-    # Fields of the state that `refresh` writes; set if a refresh is expensive enough to split across ranks.
+    # Fields of the state that `refresh` writes. If they are listed here, the ranks split a refresh
+    # among them; list them if a refresh is expensive.
     SHARED: ClassVar[tuple[str, ...]] = ()
 
     @property
     def clip(self) -> float | None:
-        """The bound kappa of the KL-clip over all layers, for algorithms with a hyperparameter `kl_clip`."""
+        """The bound kappa of the KL-clip over all layers, or None without a KL-clip."""
         return getattr(self, "kl_clip", None)
 
     def model_problems(self, shapes: Mapping[str, LayerShape]) -> list[str]:
-        """Return one line for each hyperparameter that the model's layers, given by name, do not allow."""
+        """Return one line for each hyperparameter that is invalid for the model's layers.
+
+        Args:
+            shapes: The shape of each layer, by name.
+        """
         return []
 
     def for_shape(self, shape: LayerShape) -> Algorithm[Any]:
-        """Return the algorithm for layers of this shape; a bank calls it once."""
+        """Return the algorithm that a bank of layers of this shape uses."""
         return self
 
     @abstractmethod
@@ -172,7 +192,7 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
 
     @abstractmethod
     def refresh_due(self, step: int) -> bool:
-        """Return True if this step computes new factors, after it has committed its statistics."""
+        """Return True if this step must compute new factors, after its update of the statistics."""
 
     @abstractmethod
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> State:
@@ -180,30 +200,39 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
 
         Args:
             shape: Shape of every layer in the bank.
-            layers: The name of each of the L slots, which seeds its random draws.
-            like: Dtype and device of the state.
+            layers: The names of the L slots. Random draws for a slot are seeded by its name.
+            like: A tensor with the dtype and device of the state.
         """
 
     @abstractmethod
     def accumulate(self, state: State, slots: slice, signals: Signals) -> None:
-        """Add one forward of one layer, which owns `slots` of L (as many as it has groups)."""
+        """Add the signals of one layer, which has the slots `slots` of the bank."""
 
     def commit(self, state: State) -> None:
-        """Update the statistics with all that was accumulated since the last call, if not in `prepare`."""
+        """Update the statistics with the sums accumulated since the last call.
+
+        An algorithm may do this in `prepare` instead.
+        """
 
     def prepare(self, state: State) -> State:
-        """Return the state for `refresh`, with what it needs from this step; sums over the ranks belong here."""
+        """Return the state that `refresh` receives, with the data of this step that it needs.
+
+        Sum over the ranks here if necessary: not every rank calls `refresh`.
+        """
         return state
 
     @abstractmethod
     def refresh(self, state: State) -> Outcome:
-        """Compute new factors from the statistics, in place; where that fails the old factor stays.
+        """Compute new factors from the statistics, in place; keep the old factor where this fails.
 
-        With several ranks and `SHARED`, the state is that of this rank's share of the slots.
+        With several ranks and `SHARED`, the state contains only this rank's share of the slots.
         """
 
     def curvature(self, state: State) -> Curvature:
-        """Return what `refresh` has just computed the factors from, for a prepared state; only diagnostics call it."""
+        """Return the matrices from which `refresh` has just computed the factors.
+
+        Only the diagnostics call this method. `state` is the prepared state.
+        """
         return Curvature()
 
     @abstractmethod
@@ -212,14 +241,18 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
 
         Args:
             state: The bank's state.
-            gradients: `[L, d_out, d_in]`; not changed. Layers without gradient have nan here.
-            lr: Learning rate of the bank's parameter group, for methods whose direction contains it.
+            gradients: `[L, d_out, d_in]`; must not be changed. The slots of a layer without a
+                gradient are nan.
+            lr: Learning rate of the bank's parameter group, for methods whose direction contains
+                it.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragedAlgorithm(Algorithm[FactorState]):
-    """A method that inverts an averaged, damped curvature, by default after each update of the average.
+    """A method that inverts a damped moving average of the curvature.
+
+    By default, it computes a new factor after each update of the average.
 
     Attributes:
         ema_decay: Weight of the old value in the moving averages.
@@ -236,7 +269,7 @@ class AveragedAlgorithm(Algorithm[FactorState]):
         return step % self.cov_interval == 0
 
     def refresh_due(self, step: int) -> bool:
-        """Return True together with the statistics."""
+        """Return True at the steps that update the statistics."""
         return self.statistics_due(step)
 
     def precondition(self, state: FactorState, gradients: Tensor, lr: float) -> Tensor:
@@ -246,7 +279,7 @@ class AveragedAlgorithm(Algorithm[FactorState]):
 
 @dataclass(frozen=True, kw_only=True)
 class DampedAlgorithm(AveragedAlgorithm[FactorState]):
-    """A method whose factor is too expensive for each update of the average.
+    """A method whose factor is too expensive to compute at each update of the average.
 
     Attributes:
         inv_interval: Steps between updates of the factors.
@@ -255,12 +288,13 @@ class DampedAlgorithm(AveragedAlgorithm[FactorState]):
     inv_interval: int = count(50, symbol="tau_inv")
 
     def problems(self) -> list[str]:
-        """Return one line for each hyperparameter out of range, and for intervals that contradict each other."""
+        """Return one line for each value out of range, and one for contradictory intervals."""
         errors = super().problems()
         if not errors and self.cov_interval > self.inv_interval:
             errors.append(
-                f"cov_interval = {self.cov_interval} > inv_interval = {self.inv_interval}: the factor would be made "
-                f"again without new statistics. Set inv_interval >= {self.cov_interval}"
+                f"cov_interval = {self.cov_interval} > inv_interval = {self.inv_interval}: the "
+                "factor would be recomputed from unchanged statistics. "
+                f"Set inv_interval >= {self.cov_interval}"
             )
         return errors
 

@@ -1,7 +1,8 @@
-"""Layers of one shape stacked on a leading axis L, so that every algorithm runs one batched operation for all of them.
+"""Layers of one shape, stacked on a leading axis L.
 
-A bank has one preallocated buffer `[L, d_out, d_in]`. A step copies the gradients into it, and the directions replace
-them there; the views of the buffer that are shaped as the parameters are created once.
+Every algorithm runs one batched operation for all layers of a bank. A bank has one preallocated
+buffer `[L, d_out, d_in]`. A step copies the gradients into the buffer and then overwrites them with
+the directions. The views of the buffer with the shapes of the parameters are created once.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from precond.parts.stacks import forget, named_tensors, part_of
 
 
 class Switch:
-    """On while hooks record. It is a separate object, so that hooks need no reference to the bank."""
+    """A flag that is True while hooks record.
+
+    It is a separate object, so that a hook can read the flag without a reference to the bank.
+    """
 
     on = True
 
 
 class Bank:
-    """Layers of equal shape, dtype, device and parameter group, with the state that an algorithm keeps for them.
+    """Layers of equal shape, dtype, device and parameter group, and the algorithm's state for them.
 
     Args:
-        algorithm: The optimizer's algorithm; the bank uses the one that it returns for the layers' shape.
-        layers: The layers; a grouped convolution takes as many slots of L as it has groups.
+        algorithm: The optimizer's algorithm; the bank uses `algorithm.for_shape(shape)`.
+        layers: The layers; a grouped convolution has one slot of the axis L for each group.
         group: Index of the layers' parameter group.
     """
 
@@ -50,11 +54,10 @@ class Bank:
             zip((layer.name for layer in layers), starmap(slice, pairwise(ends)), strict=True)
         )
         self.switch = Switch()
-        # The factor of the loss in its backward.
+        # The factor by which the loss is scaled in the backward.
         self.grad_output_scale: float | Tensor = 1.0
-        self.share: slice | None = (
-            None  # the slots that this rank refreshes for all ranks; None: all slots, for itself
-        )
+        # The slots that this rank refreshes for all ranks. None: every rank refreshes all slots.
+        self.share: slice | None = None
         shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
         with torch.no_grad():
             self.buffer = torch.zeros(
@@ -64,27 +67,29 @@ class Bank:
         self.reset()
 
     def reset(self) -> None:
-        """Return to the state of step 0."""
+        """Reset the bank to the state of step 0."""
         names = [name for layer in self.layers for name in layer.slot_names]
         self.state = self.algorithm.new_state(self.layers[0].shape, names, like=self.buffer)
         self.recording = True
         self.has_factor = False
-        # Names of the layers that have statistics, and of those seen in this step; on the host, where hooks run.
-        self._filled: set[str] = set()
-        self._recorded: set[str] = set()
-        self._repeated: set[str] = set()
+        # Names of layers. These sets are on the host, where the hooks run.
+        self._filled: set[str] = set()  # layers with statistics
+        self._recorded: set[str] = set()  # layers that were recorded in this step
+        self._repeated: set[str] = set()  # layers whose forward ran inside a backward in this step
         self._complete = False  # all ranks know that every layer has statistics
+        # True for the slots of the layers with statistics.
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
         self.tally = Tally(torch.zeros_like(self._mask, dtype=torch.int64))
-        # The prepared state of a refresh, its outcome, and whether the step is skipped.
+        # A refresh that `note_refresh` has not counted yet: the prepared state, the outcome, and
+        # the flag `skipped` of the step.
         self._refreshed: tuple[Any, Outcome, Tensor | None] | None = None
         if self.monitor is not None:
             self.watch(self.monitor.clock)
 
     def watch(self, clock: Clock | None) -> None:
-        """Start a monitor, or stop it."""
-        inputs = self.algorithm, self.state, self.layers, self.buffer
-        self.monitor = None if clock is None else Monitor(*inputs, clock)
+        """Start a monitor with this clock, or stop the monitor if the clock is None."""
+        arguments = self.algorithm, self.state, self.layers, self.buffer
+        self.monitor = None if clock is None else Monitor(*arguments, clock)
 
     @property
     def recording(self) -> bool:
@@ -109,7 +114,7 @@ class Bank:
         return [layer for layer in self.layers if layer.name not in self._filled]
 
     def only_repeated(self) -> list[str]:
-        """Return the layers whose forward was seen in this step, but only while a backward ran."""
+        """Return the names of layers whose forward ran in this step only inside a backward."""
         return sorted(self._repeated - self._recorded)
 
     def note_repetition(self, layer: Layer) -> None:
@@ -124,15 +129,15 @@ class Bank:
                 output_gradients=None
                 if gradient is None
                 else self._output_gradients(layer, gradient),
-                backward=torch._C._current_graph_task_id(),
+                backward=torch._C._current_graph_task_id(),  # -1 outside of a backward
             )
             self.algorithm.accumulate(self.state, self.slots[layer.name], signals)
             if self.monitor is not None:
                 self.monitor.record(self.slots[layer.name], signals.inputs)
         self._recorded.add(layer.name)
-        self._fill(layer)
+        self._mark_filled(layer)
 
-    def _fill(self, layer: Layer) -> None:
+    def _mark_filled(self, layer: Layer) -> None:
         """Note that a layer has statistics."""
         if layer.name not in self._filled:
             self._filled.add(layer.name)
@@ -143,51 +148,50 @@ class Bank:
         scale = self.grad_output_scale
         return g if isinstance(scale, float) and scale == 1 else g / scale
 
-    def _agree(self) -> None:
-        """Mark a layer that any rank has seen as having statistics on all ranks."""
+    def _exchange_filled(self) -> None:
+        """Mark each layer that any rank has recorded as having statistics on all ranks."""
         if not self._complete:
             flags = collectives.union(
                 [layer.name in self._filled for layer in self.layers], self.buffer.device
             )
             for layer, filled in zip(self.layers, flags, strict=True):
                 if filled:
-                    self._fill(layer)
+                    self._mark_filled(layer)
             self._complete = all(flags)
 
     def update(self, refresh: bool, skipped: Tensor | None = None) -> list[tuple[Tensor, slice]]:
-        """Commit what was recorded for this step; compute new factors when due, or when there is none yet.
+        """Commit the signals of this step; compute new factors if they are due or none exist.
 
         Args:
             refresh: True if new factors are due.
-            skipped: True if the step is skipped, on the device (`scaling.LossScale`).
+            skipped: True if the step is skipped, as a tensor on the device (`scaling.LossScale`).
 
         Returns:
-            For `distributed.exchange`: the tensors of which only this rank's share was computed, with that share.
+            The argument of `distributed.exchange`: each tensor of which this rank has computed only
+            its share of the slots, with that share. Empty if the ranks do not split the refresh.
         """
         with linalg.exact_arithmetic(self.buffer.device):
             if skipped is not None:
                 forget(self.state, skipped)
             if self.recording:
-                self._agree()
+                self._exchange_filled()
                 if self._filled:
                     self.algorithm.commit(self.state)
                     if self.monitor is not None:
                         self.monitor.commit(skipped)
             self._recorded.clear()
             self._repeated.clear()
-            # The host must know whether the first factor saw any data: until then it reads the device.
+            # The first factor needs the data of a step that is not skipped. Until there is a
+            # factor, the host therefore reads `skipped` from the device.
             first = not self.has_factor
-            if (
-                not self._filled
-                or not (refresh or first)
-                or (first and skipped is not None and skipped)
-            ):
+            due = self._filled and (refresh or first)
+            if not due or (first and skipped is not None and skipped):
                 return []
             self.has_factor = True
             return self._refresh(skipped)
 
     def _refresh(self, skipped: Tensor | None) -> list[tuple[Tensor, slice]]:
-        """Compute new factors, or this rank's share of them, which is then returned."""
+        """Compute the new factors, or only this rank's share; return the same as `update`."""
         state, share = self.algorithm.prepare(self.state), self.share
         if share is None:
             self._refreshed = state, self.algorithm.refresh(state), skipped
@@ -196,14 +200,17 @@ class Bank:
         outcome = Outcome(torch.zeros_like(self._mask), torch.zeros_like(self._mask))
         self._refreshed = state, outcome, skipped
         if share.start < share.stop:
-            part = self.algorithm.refresh(part_of(state, share))
-            outcome.ok[share], outcome.retried[share] = part.ok, part.retried
+            partial = self.algorithm.refresh(part_of(state, share))
+            outcome.ok[share], outcome.retried[share] = partial.ok, partial.retried
         tensors = named_tensors(self.state)
         shared = [tensor for name, tensor in tensors if name.split(".")[0] in self.algorithm.SHARED]
         return [(tensor, share) for tensor in (*shared, *outcome)]
 
     def note_refresh(self) -> None:
-        """Update the failure counters and the monitor after a refresh, once its outcome is known on all ranks."""
+        """Update the failure counters and the monitor after a refresh.
+
+        Call this when all ranks know the outcome of the refresh.
+        """
         if self._refreshed is None:
             return
         state, (ok, retried), skipped = self._refreshed
@@ -215,19 +222,23 @@ class Bank:
                 self.monitor.refreshed(state, self._mask & ok)
 
     def precondition(self, lr: float, measure: bool = False) -> Tensor | None:
-        """Turn the gradients in the buffer into directions.
+        """Replace the gradients in the buffer by directions.
 
-        A layer whose hook never fired keeps its gradient (`nn.MultiheadAttention` never calls its `out_proj`). A layer
-        whose direction is not finite keeps it for this step.
+        The direction of a layer without statistics is its gradient. (`out_proj` of
+        `nn.MultiheadAttention` is such a layer, because its forward is never called.) If a
+        direction is not finite, it is replaced by the gradient for this step.
 
         Returns:
-            If `measure`, the sum of <direction, gradient> over the layers that were preconditioned.
+            The sum of <direction, gradient> over the preconditioned layers if `measure` is True and
+            there is a factor, else None.
         """
         if not self.has_factor:
             return None
         directions = self.algorithm.precondition(self.state, self.buffer, lr)
+        # True for the slots whose gradient is replaced by the direction.
         self._ok = linalg.all_finite(directions)
-        # Where there is no gradient the buffer is nan throughout.
+        # Without a gradient, or in a skipped step, the buffer of a slot is all nan. Such a slot is
+        # not counted as a fallback to the gradient.
         self.tally.fallbacks += ~self._ok & ~self.buffer[:, 0, 0].isnan()
         if len(self._filled) < len(self.layers):
             self._ok &= self._mask
@@ -243,18 +254,25 @@ class Bank:
             self.buffer *= torch.where(self._ok, factor.to(self.dtype), 1).view(-1, 1, 1)
 
     def layer_state(self, layer: Layer) -> dict[str, Any]:
-        """Return the layer's part of the state: views `[groups, ...]` by name, and whether it has statistics."""
+        """Return the layer's part of the state.
+
+        It contains views `[groups, ...]` of the tensors by name, and the flags `recorded` (the
+        layer has statistics) and `has_factor`.
+        """
         slots = self.slots[layer.name]
         tensors = {name: tensor[slots] for name, tensor in named_tensors(self.state)}
         return {**tensors, "recorded": layer.name in self._filled, "has_factor": self.has_factor}
 
     def load_layer_state(self, layer: Layer, state: Mapping[str, Any]) -> None:
-        """Copy in what `layer_state` returned; the caller has compared names and shapes."""
+        """Load a state that `layer_state` returned.
+
+        The caller must have compared the names and shapes of the tensors.
+        """
         slots = self.slots[layer.name]
         for name, tensor in named_tensors(self.state):
             tensor[slots].copy_(state[name])
         if state["recorded"]:
-            self._fill(layer)
+            self._mark_filled(layer)
         self.has_factor = self.has_factor or state["has_factor"]
 
 
@@ -262,29 +280,27 @@ def make_banks(
     algorithm: Algorithm[Any], layers: Iterable[Layer], group_of: Mapping[Tensor, int]
 ) -> list[Bank]:
     """Group layers by shape, dtype, device and the parameter group of their weight."""
-    alike: dict[Any, list[Layer]] = {}
+    members: dict[Any, list[Layer]] = {}
     for layer in layers:
         weight = layer.module.weight
-        alike.setdefault((layer.shape, weight.dtype, weight.device, group_of[weight]), []).append(
-            layer
-        )
-    return [Bank(algorithm, members, group) for (*_, group), members in alike.items()]
+        key = (layer.shape, weight.dtype, weight.device, group_of[weight])
+        members.setdefault(key, []).append(layer)
+    return [Bank(algorithm, stack, group) for (*_, group), stack in members.items()]
 
 
 def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks | None) -> None:
-    """Split the refreshes across ranks, if the optimizer's algorithm is expensive enough for that."""
+    """Split the refreshes across the ranks, if the algorithm declares `SHARED`."""
     if ranks is None or not algorithm.SHARED:
         return
     shapes = [bank.buffer.shape for bank in banks]
-    costs = [
-        (slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes
-    ]  # a factorisation of each side
+    # For each slot, a refresh factorises a matrix of size d_out, one of size d_in, or both.
+    costs = [(slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes]
     for bank, share in zip(banks, distributed.shares(costs, ranks), strict=True):
         bank.share = share
 
 
 def update(banks: Sequence[Bank], refresh: bool, skipped: Tensor | None) -> None:
-    """Update every bank (see `Bank.update`), and exchange what the active ranks have computed of a shared refresh."""
+    """Update every bank (see `Bank.update`), and exchange the shares of a split refresh."""
     distributed.exchange([part for bank in banks for part in bank.update(refresh, skipped)])
     for bank in banks:
         bank.note_refresh()

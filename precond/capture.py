@@ -1,13 +1,14 @@
-"""Forward hooks: which forwards count, and where their inputs and output gradients go.
+"""Forward hooks that record the inputs and output gradients of layers.
 
-A forward counts when its bank is recording (the optimizer decides that once per step), its output needs a gradient, and
-no backward is running: so evaluation without gradients never enters, nor does the second forward of activation
-checkpointing. Between statistics steps a hook reads one bool, which costs nothing, and on which `torch.compile`
-specialises: two graphs, with what is recorded and without.
+The forward of a layer is recorded if the layer's bank is recording (the optimizer decides this once
+per step), the output requires a gradient, and no backward is running. So neither evaluation without
+gradients nor the recomputed forward of activation checkpointing is recorded. Between statistics
+steps, a hook only reads one bool. `torch.compile` specialises on this bool, which gives two graphs:
+one records and one does not.
 
-Output gradients come from a tensor hook on the output, not from a backward hook of the module: those see a copy of the
-output that an in-place activation then cannot change (pytorch/pytorch#61519). Compiled models record through the
-operators of `compiled.py`.
+Output gradients come from a tensor hook on the output. A full backward hook of the module would
+make it an error to change the output in place, for example by an in-place activation
+(pytorch/pytorch#61519). Compiled models record through the operators of `compiled.py`.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from precond.layers import Layer
 
 
 def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
-    """Let the layers of these banks record into them."""
+    """Register the hooks that record into these banks, and return their handles."""
     hooks = [(layer.module, _Hook(bank, layer)) for bank in banks for layer in bank.layers]
     return [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
 
 
 def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
-    """Remove the hooks; compiled graphs, which keep theirs, stop recording."""
+    """Remove the hooks. Compiled graphs keep their hooks, but stop recording."""
     for handle in handles:
         handle.remove()
     for bank in banks:
@@ -41,22 +42,32 @@ def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
 
 
 def check_forwards(banks: Sequence[Bank], gradients: bool) -> None:
-    """Raise `RuntimeError` before a step, with gradients or without, whose statistics cannot be correct."""
+    """Raise `RuntimeError` before a step whose statistics cannot be correct.
+
+    Args:
+        banks: The banks of the optimizer.
+        gradients: True if any preconditioned parameter has a gradient.
+    """
     if repeated := [name for bank in banks for name in bank.only_repeated()]:
         raise RuntimeError(
-            f"{repeated[0]}: its forward ran only inside the backward, as with reentrant activation checkpointing, "
-            "so nothing was recorded. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            f"{repeated[0]}: its forward ran only inside the backward, as with reentrant "
+            "activation checkpointing, so nothing was recorded. "
+            "Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
         )
     if gradients and not any(bank.filled for bank in banks):
         raise RuntimeError(
-            "there are gradients, but no forward has filled the statistics of any layer: run the model that the "
-            "optimizer was made from, outside optimizer.paused(); if it was compiled and had run before the optimizer "
-            "was made, call torch.compiler.reset() first"
+            "the parameters have gradients, but no forward was recorded, so no layer has "
+            "statistics. Run the model that the optimizer was built from, outside "
+            "optimizer.paused(). If that model is compiled and ran before the optimizer was "
+            "built, call torch.compiler.reset() first"
         )
 
 
 class _Hook:
-    """One layer's forward hook. It holds the bank weakly: a model must not keep a discarded optimizer alive."""
+    """The forward hook of a layer.
+
+    Its reference to the bank is weak, so that a model does not keep a discarded optimizer alive.
+    """
 
     def __init__(self, bank: Bank, layer: Layer):
         self._bank, self._layer = weakref.ref(bank), layer
@@ -66,7 +77,7 @@ class _Hook:
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Any:
-        # A deep copy of the model carries this hook, too, and is not our model.
+        # A deep copy of the model shares this hook, but its forwards must not be recorded.
         if not self._switch.on or module is not self._layer.module or not output.requires_grad:
             return None
         x = args[0] if args else kwargs["input"]
@@ -75,7 +86,7 @@ class _Hook:
         return self._record(x, output)
 
     def _record(self, x: Tensor, output: Tensor) -> None:
-        """Record what the algorithm needs, now or when the gradient of the output is there."""
+        """Record the signals that the algorithm needs: now, or by a tensor hook in the backward."""
         bank = self._bank()
         if bank is None or self._is_repetition(bank):
             return
@@ -89,26 +100,30 @@ class _Hook:
             def record_pair(gradient: Tensor) -> None:
                 if x._version != version:
                     raise RuntimeError(
-                        f"{self._layer.name}: its input was changed in place after the forward, so the gradients of "
-                        "single examples cannot be formed. Use the out-of-place operation"
+                        f"{self._layer.name}: its input was changed in place after the forward, so "
+                        "the gradients of single examples cannot be computed. "
+                        "Use the out-of-place operation"
                     )
                 self.see_gradient(gradient, x)
 
             output.register_hook(record_pair)
 
     def _record_compiled(self, x: Tensor, output: Tensor) -> Tensor | None:
-        """The same in a graph, where the output is replaced by one that is watched."""
+        """Record in a compiled graph.
+
+        Returns:
+            A replacement of the output that records its gradient, or None if the algorithm does not
+            need this gradient.
+        """
         pairs = self._needs is Needs.PAIRS
         if not pairs:
             compiled.see_input(x, self._number)
-        return (
-            None
-            if self._needs is Needs.INPUTS
-            else compiled.watch(output, x if pairs else None, self._number)
-        )
+        if self._needs is Needs.INPUTS:
+            return None
+        return compiled.watch(output, x if pairs else None, self._number)
 
     def see_input(self, x: Tensor) -> None:
-        """Record an input, from a compiled graph; it may be repeating its forward."""
+        """Record an input from a compiled graph, unless a backward is recomputing the forward."""
         bank = self._bank()
         if bank is not None and not self._is_repetition(bank):
             bank.record(self._layer, x)
@@ -119,7 +134,7 @@ class _Hook:
             bank.record(self._layer, x, gradient)
 
     def _is_repetition(self, bank: Bank) -> bool:
-        """Return True, and note it for `check_forwards`, if a backward runs, which repeats this forward."""
+        """Return True and notify the bank if this forward runs inside a backward."""
         if torch._C._current_graph_task_id() == -1:
             return False
         bank.note_repetition(self._layer)
@@ -133,7 +148,7 @@ class _Hook:
 
 
 class _Detached:
-    """The hook of a pickled model: nothing."""
+    """The hook of a pickled model, which does nothing."""
 
     def __call__(self, *_: Any) -> None:
         pass

@@ -1,9 +1,11 @@
-"""Recording inside a compiled model: operators that the compiler leaves alone.
+"""Operators that record inside a compiled model.
 
-`torch.compile` traces through a forward hook, and what the hook does to Python objects it would either do once, while
-tracing, or break the graph for. So in a graph the hook calls one of two operators, which run the code that an eager
-hook runs. They are marked as having an effect, so they are neither dropped nor merged with a twin of equal arguments,
-and as unfit for CUDA graphs, which would replay their kernels without their bookkeeping.
+`torch.compile` traces through a forward hook. The changes that a hook makes to Python objects would
+either happen only once, during tracing, or break the graph. In a graph, the hook therefore calls
+one of the two operators below, which run the same code as an eager hook. They are registered as
+having an effect, so that the compiler neither removes them nor merges two calls with equal
+arguments. They are tagged as unsafe for CUDA graphs, which would replay the kernels without the
+Python code.
 """
 
 from __future__ import annotations
@@ -18,45 +20,49 @@ from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
 
 
 class Receiver(Protocol):
-    """What the operators report to: a hook."""
+    """The interface of the hooks, which the operators call."""
 
     def see_input(self, x: Tensor) -> None:
-        """The layer's input, in the forward."""
+        """Receive the layer's input, in the forward."""
 
     def see_gradient(self, gradient: Tensor, x: Tensor | None) -> None:
-        """The gradient of the layer's output, in the backward, with the input if that was asked for."""
+        """Receive the gradient of the layer's output, in the backward.
+
+        `x` is the layer's input if `watch` was called with it, else None.
+        """
 
 
-# Graphs hold numbers, not objects: a discarded optimizer is not kept alive by them.
+# Graphs contain numbers, not objects, so that they do not keep a discarded optimizer alive.
 _receivers: weakref.WeakValueDictionary[int, Receiver] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
 
 def register(receiver: Receiver) -> int:
-    """A number by which graphs may call this object for as long as it lives."""
+    """Return a number by which graphs can call this object while it is alive."""
     number = next(_numbers)
     _receivers[number] = receiver
     return number
 
 
 def see_input(x: Tensor, number: int) -> None:
-    """Report a layer's input, in a graph."""
+    """Report a layer's input from a graph."""
     torch.ops.precond.see_input(x.detach(), number)
 
 
 def watch(output: Tensor, x: Tensor | None, number: int) -> Tensor:
-    """The output of a layer, in a graph; its gradient will be reported, with `x` if that is given."""
-    return _Watch.apply(output, None if x is None else x.detach(), number)  # pyright: ignore[reportReturnType]
+    """Return a copy of a layer's output that reports its gradient, and `x` if given."""
+    detached = None if x is None else x.detach()
+    return _Watch.apply(output, detached, number)  # pyright: ignore[reportReturnType]
 
 
 class _Watch(torch.autograd.Function):
-    """The identity, which reports its gradient."""
+    """The identity function; its backward reports the gradient."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, x: Tensor | None, number: int) -> Tensor:
         ctx.number = number
         ctx.save_for_backward(x)
-        return output.clone()  # an operator may not return what it was given
+        return output.clone()  # an operator must not return its input
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore

@@ -1,4 +1,4 @@
-"""From gradients to directions: the parameters' gradients go into the banks' buffers, and directions come out."""
+"""Conversion of gradients to update directions, in the buffers of the banks."""
 
 from __future__ import annotations
 
@@ -18,39 +18,44 @@ class Directions:
     """The directions of the preconditioned parameters of one optimizer.
 
     Args:
-        banks: The banks of its layers.
+        banks: The banks of the optimizer.
         group_of: Index of each parameter's group.
     """
 
     def __init__(self, banks: Sequence[Bank], group_of: Mapping[Tensor, int]):
         self._banks = banks
-        # Parameter -> the view that takes its gradient and returns its direction; fixed, because the buffers are.
+        # A view of a bank's buffer for each parameter. The gradient is copied into the view, and
+        # the direction is read from it.
         self.views: dict[Tensor, Tensor] = {}
-        # Parameters in another group than the weight of their layer -> the group of that weight.
+        # The group of the layer's weight, for each parameter that is in a different group.
         self._weight_group: dict[Tensor, int] = {}
         for bank in banks:
             for layer in bank.layers:
-                self.views |= {
-                    layer.parameters[key]: view for key, view in bank.views(layer).items()
-                }
-                strangers = (p for p in layer.parameters.values() if group_of[p] != bank.group)
-                self._weight_group |= dict.fromkeys(strangers, bank.group)
+                parameters = layer.parameters
+                self.views |= {parameters[key]: view for key, view in bank.views(layer).items()}
+                in_other_group = (p for p in parameters.values() if group_of[p] != bank.group)
+                self._weight_group |= dict.fromkeys(in_other_group, bank.group)
 
     def compute(self, groups: Groups, clip: float | None, scale: LossScale | None) -> None:
-        """Copy the gradients into the banks' buffers and turn them into directions, with the KL-clip `clip` or None."""
+        """Copy the gradients into the banks' buffers and replace them by directions.
+
+        Args:
+            groups: The parameter groups of the optimizer.
+            clip: The bound of the KL-clip, or None.
+            scale: The loss scale of this step, or None.
+        """
         pairs = [(view, p.grad) for p, view in self.views.items()]
         if absent := [view for view, gradient in pairs if gradient is None]:
             torch._foreach_zero_(absent)
             self._mark_absent()
         present = [(view, gradient) for view, gradient in pairs if gradient is not None]
         if present:
-            torch._foreach_copy_(
-                [view for view, _ in present], [gradient for _, gradient in present]
-            )
+            views, gradients = map(list, zip(*present, strict=True))
+            torch._foreach_copy_(views, gradients)
         products = []
         for bank in self._banks:
             if scale is not None:
-                scale.spoil(bank.buffer)
+                scale.unscale_and_mask(bank.buffer)
             lr = groups[bank.group]["lr"]
             if (inner := bank.precondition(lr, measure=clip is not None)) is not None:
                 products.append(inner * lr**2)
@@ -60,23 +65,31 @@ class Directions:
     def of(self, parameter: Tensor, groups: Groups, lr: float | None = None) -> Tensor | None:
         """Return the direction of a parameter, or None if it is not preconditioned.
 
-        `lr` is that of the parameter's group, for algorithms whose directions contain it.
+        Args:
+            parameter: A parameter of the optimizer.
+            groups: The parameter groups of the optimizer.
+            lr: The learning rate of the parameter's group, for algorithms whose directions contain
+                the learning rate; else None.
         """
         view = self.views.get(parameter)
         if view is None or lr is None or parameter not in self._weight_group:
             return view
-        contained = groups[self._weight_group[parameter]]["lr"]
-        return view * (lr / contained if contained else 0.0)
+        # The direction contains the learning rate of the weight's group.
+        weight_lr = groups[self._weight_group[parameter]]["lr"]
+        return view * (lr / weight_lr if weight_lr else 0.0)
 
     def _mark_absent(self) -> None:
-        """Fill the buffers of layers without any gradient with nan; these layers are not updated."""
+        """Set the buffers of layers without any gradient to nan; these layers are not updated."""
         for bank in self._banks:
             for layer in bank.layers:
                 if all(p.grad is None for p in layer.parameters.values()):
                     bank.buffer[bank.slots[layer.name]] = torch.nan
 
     def _clip(self, bound: float, products: list[Tensor]) -> None:
-        """Scale all directions by min(1, sqrt(kappa / |s|)), s = sum of lr^2 <D, G>, without reading the device."""
+        """Scale all directions by min(1, sqrt(kappa / |s|)), where s = sum of lr^2 <D, G>.
+
+        The host does not wait for the device.
+        """
         s = torch.stack(products).sum().abs()
         factor = torch.where(s > bound, (bound / s).sqrt(), 1)
         for bank in self._banks:

@@ -1,9 +1,9 @@
-"""Data parallel training: who the ranks are, whether they have the same model, and how they share a refresh.
+"""Data parallel training: the ranks, a check that they agree, and the split of a refresh.
 
-Each rank holds the whole model and the whole state, sees its own part of the batch, and makes the same steps.
-DistributedDataParallel averages the gradients. What the layers saw is summed here (`parts/collectives.py`) before any
-moving average is updated, so the state is bitwise the same on all ranks, and equals that of one process with the whole
-batch.
+Each rank has the whole model and the whole state, receives its part of the batch, and makes the
+same steps. DistributedDataParallel averages the gradients. The statistics of a step are summed over
+the ranks (`parts/collectives.py`) before any moving average is updated. So the state is bitwise
+equal on all ranks, and it equals the state of one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from precond.parts.collectives import Ranks, add_up, initialized
 
 
 def ranks_of(model: nn.Module) -> Ranks | None:
-    """Return the ranks of the model's DistributedDataParallel, or all ranks, or None in a single process."""
+    """Return the ranks of the model's DistributedDataParallel, or else all ranks.
+
+    Return None in a single process.
+    """
     wrappers = (module for module in model.modules() if isinstance(module, DistributedDataParallel))
     wrapper = next(wrappers, None)
     if wrapper is None and not initialized():
@@ -31,11 +34,13 @@ def ranks_of(model: nn.Module) -> Ranks | None:
 
 
 def shares(banks: Sequence[tuple[int, float]], ranks: Ranks) -> list[slice]:
-    """Return the slots of each bank that this rank refreshes: the most expensive first, to the least loaded rank.
+    """Return the slots of each bank that this rank refreshes.
+
+    The slots are assigned in the order of decreasing cost, each to the rank with the lowest load.
 
     Args:
-        banks: The number of slots of each bank, and the cost of a slot.
-        ranks: The ranks; each computes the same division.
+        banks: For each bank, the number of slots and the cost of refreshing one slot.
+        ranks: The ranks; each rank computes the same assignment.
     """
     load = [0.0] * ranks.size
     counts = [[0] * ranks.size for _ in banks]
@@ -49,7 +54,11 @@ def shares(banks: Sequence[tuple[int, float]], ranks: Ranks) -> list[slice]:
 
 
 def exchange(shared: Iterable[tuple[Tensor, slice]]) -> None:
-    """Complete stacks of which each rank has computed its share of the slots; exact, since the others add zeros."""
+    """Give every rank all slots of tensors of which each rank has computed its share.
+
+    This is a sum over the ranks. It is exact, because only one rank contributes to each slot; all
+    other ranks contribute zeros.
+    """
     tensors = []
     for tensor, share in shared:
         tensor = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
@@ -61,29 +70,31 @@ def exchange(shared: Iterable[tuple[Tensor, slice]]) -> None:
 
 def describe(names: Mapping[Tensor, str]) -> dict[str, str]:
     """Return the properties of each parameter that must be equal on all ranks, by name."""
-    kinds = {
-        name: f"{list(p.shape)} {str(p.dtype).removeprefix('torch.')}" for p, name in names.items()
-    }
-    return {name: kinds[name] + ("" if p.requires_grad else " frozen") for p, name in names.items()}
+    description = {}
+    for parameter, name in names.items():
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        frozen = "" if parameter.requires_grad else " frozen"
+        description[name] = f"{list(parameter.shape)} {dtype}{frozen}"
+    return description
 
 
 def check_alike(ranks: Ranks | None, description: Mapping[str, Any]) -> None:
-    """Compare descriptions over the ranks.
+    """Compare the descriptions of all ranks.
 
     Raises:
-        ValueError: On every rank, with the first difference.
+        ValueError: The ranks differ. Every rank raises the error, with the first difference.
     """
     if ranks is None:
         return
+    texts = {name: str(value) for name, value in description.items()}
     gathered: list[Any] = [None] * ranks.size
-    dist.all_gather_object(
-        gathered, {name: str(value) for name, value in description.items()}, group=ranks.group
-    )
-    for rank, other in enumerate(gathered):
-        for name in [*gathered[0], *other]:
-            first, this = (values.get(name, "missing") for values in (gathered[0], other))
-            if first != this:
+    dist.all_gather_object(gathered, texts, group=ranks.group)
+    expected = gathered[0]
+    for rank, actual in enumerate(gathered):
+        for name in [*expected, *actual]:
+            first, value = expected.get(name, "missing"), actual.get(name, "missing")
+            if first != value:
                 raise ValueError(
-                    f"the ranks differ: {name} is {first} on rank 0, {this} on rank {rank}. "
+                    f"the ranks differ: {name} is {first} on rank 0, {value} on rank {rank}. "
                     "Build the same model and optimizer on every rank"
                 )

@@ -1,8 +1,9 @@
 """Hessian-vector products, for the optimizers that need the graph of the backward pass.
 
-Such an optimizer has a method `backward(loss)`, which replaces `loss.backward()`: it sets the gradients and computes
-its products while the graph exists. `precond.backward(loss, optimizer)` works for every optimizer. The graph is freed
-in that call: `loss.backward(create_graph=True)` would keep it alive in `p.grad`, in a reference cycle.
+Such an optimizer has a method `backward(loss)`, which replaces `loss.backward()`: it sets the
+gradients, computes Hessian-vector products, and frees the graph. In contrast,
+`loss.backward(create_graph=True)` keeps the graph alive in `p.grad`, in a reference cycle.
+`precond.backward(loss, optimizer)` works for every optimizer.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 UNSUPPORTED = {
-    "GradScaler": "the Hessian would be scaled, too",
+    "GradScaler": "the Hessian would be scaled too",
     "compile": "a compiled backward cannot be differentiated",
-    "data parallel": "the Hessian of one rank's examples is not that of all",
+    "data parallel": "each rank would use the Hessian of only its own examples",
 }
 
 
 @runtime_checkable
 class TakesLoss(Protocol):
-    """An optimizer that must see the loss."""
+    """An optimizer that needs the loss tensor."""
 
     def backward(self, loss: Tensor) -> None:
-        """Set the gradients, as `loss.backward()` does, and keep what the next `step()` needs of the Hessian."""
+        """Set the gradients as `loss.backward()` does, and store Hessian products for `step()`."""
 
 
 def backward(loss: Tensor, optimizer: Optimizer | Any) -> None:
@@ -39,7 +40,7 @@ def backward(loss: Tensor, optimizer: Optimizer | Any) -> None:
 
 
 def evaluate(closure: Callable[[], Any] | None) -> Any:
-    """Return the loss of a step's closure, evaluated with gradients; None if there is no closure."""
+    """Return the loss of a step's closure, evaluated with gradients, or None without a closure."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -47,69 +48,71 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
 
 
 def differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Add the gradients to `p.grad`, and return them with their graph; None for a parameter that was not used."""
+    """Add the gradients to `p.grad`, and return them with their graph.
+
+    The gradient of a parameter that the loss does not use is None.
+    """
     gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
-            fresh = gradient.detach()
-            parameter.grad = fresh.clone() if parameter.grad is None else parameter.grad + fresh
+            value = gradient.detach()
+            parameter.grad = value.clone() if parameter.grad is None else parameter.grad + value
     return gradients
 
 
 def product(
     gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], vectors: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Return `H v`, a tensor for each parameter, for gradients with their graph, which is kept."""
+    """Return `H v` as a tensor for each parameter; the graph of the gradients is kept."""
     pairs = [
         (g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad
     ]
     if not pairs:  # the loss is linear in the parameters
         return [torch.zeros_like(p) for p in parameters]
     outputs, weights = zip(*pairs, strict=True)
-    kept: dict[str, bool] = {"retain_graph": True, "materialize_grads": True}
-    return list(torch.autograd.grad(outputs, parameters, weights, **kept))
+    options: dict[str, bool] = {"retain_graph": True, "materialize_grads": True}
+    return list(torch.autograd.grad(outputs, parameters, weights, **options))
 
 
 def refuse_data_parallel(model: nn.Module, name: str) -> None:
-    """Raise `ValueError` for a model whose gradients are averaged over ranks, because Hessian products are not."""
+    """Raise `ValueError` if the model contains a DistributedDataParallel.
+
+    DistributedDataParallel averages the gradients over the ranks, but not the Hessian products.
+    """
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
-        raise ValueError(
-            f"{name} does not support DistributedDataParallel: {UNSUPPORTED['data parallel']}"
-        )
+        reason = UNSUPPORTED["data parallel"]
+        raise ValueError(f"{name} does not support DistributedDataParallel: {reason}")
 
 
 class HessianOptimizer(Optimizer):
-    """Base of the optimizers whose `backward(loss)` keeps Hessian products for the next step."""
+    """Base class of optimizers whose `backward(loss)` stores Hessian products for the next step."""
 
-    NAME: ClassVar[str]  # in messages
-    _step_supports_amp_scaling = True  # so that `step` sees a scaler, and refuses it
+    NAME: ClassVar[str]  # the name in messages
+    _step_supports_amp_scaling = True  # lets `step` detect a scaler and raise an error
     _products: Any = None
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
-        """Return the loss of a step's closure; raise `RuntimeError` under `torch.amp.GradScaler`."""
+        """Return the loss of a step's closure; raise `RuntimeError` under GradScaler."""
         if getattr(self, "found_inf", None) is not None:
             reason = UNSUPPORTED["GradScaler"]
-            raise RuntimeError(
-                f"{self.NAME} does not support GradScaler: {reason}. Use bfloat16 autocast"
-            )
+            text = f"does not support GradScaler: {reason}. Use bfloat16 autocast"
+            raise RuntimeError(f"{self.NAME} {text}")
         return evaluate(closure)
 
     def _take_products(self) -> Any:
-        """Return the products, which this step uses up; raise `RuntimeError` if there are none."""
+        """Return the products and delete them; raise `RuntimeError` if there are none."""
         products, self._products = self._products, None
         if products is None:
-            message = (
-                "needs the Hessian at this step: call optimizer.backward(loss), not loss.backward()"
-            )
-            raise RuntimeError(f"{self.NAME} {message}")
+            advice = "call optimizer.backward(loss), not loss.backward()"
+            raise RuntimeError(f"{self.NAME} needs the Hessian at this step: {advice}")
         return products
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients and the Hessian products."""
+        """Clear the gradients and the Hessian products."""
         super().zero_grad(set_to_none)
         self._products = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in `torch.optim`."""
+        """Load a state as in `torch.optim`, and discard the Hessian products."""
         super().load_state_dict(state_dict)
         self._products = None

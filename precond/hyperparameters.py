@@ -1,7 +1,8 @@
-"""Hyperparameters as dataclass fields that know their allowed range, choices and symbol in the paper.
+"""Hyperparameters as dataclass fields with an allowed range, choices and the paper's symbol.
 
-Use: `damping: float = positive(1.0, symbol="rho")`. `problems(config)` lists every value of a dataclass instance that
-is out of range, as `damping = 0: must be a finite number > 0`. The module does not import torch.
+For example, `damping: float = positive(1.0, symbol="rho")`. `problems(config)` returns one line for
+each value of a dataclass instance that is out of range, such as
+`damping = 0: must be a finite number > 0`. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class HyperparameterError(ValueError):
 
 
 class Hyperparameters:
-    """Base of dataclasses of hyperparameters."""
+    """Base class of dataclasses of hyperparameters."""
 
     def problems(self) -> list[str]:
         """Return one line for each value out of range."""
@@ -56,57 +57,59 @@ def _are(accepts: Callable[[Any], bool], length: int = 2) -> Callable[[Any], boo
 
 
 def positive(default: float, symbol: str = "") -> Any:
-    """A finite number > 0."""
+    """Return a field for a finite number > 0."""
     return _field(default, "a finite number > 0", lambda v: _is_number(v) and v > 0, symbol)
 
 
 def non_negative(default: float, symbol: str = "") -> Any:
-    """A finite number >= 0."""
+    """Return a field for a finite number >= 0."""
     return _field(default, "a finite number >= 0", lambda v: _is_number(v) and v >= 0, symbol)
 
 
 def fraction(default: float | None, symbol: str = "") -> Any:
-    """A number in [0, 1)."""
+    """Return a field for a number in [0, 1)."""
     return _field(default, "a number in [0, 1)", _is_fraction, symbol)
 
 
 def probability(default: float) -> Any:
-    """A number in [0, 1]."""
+    """Return a field for a number in [0, 1]."""
     return _field(default, "a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
 
 
 def amounts(default: tuple[float, float]) -> Any:
-    """A pair of numbers >= 0."""
+    """Return a field for a pair of numbers >= 0."""
     return _field(default, "two numbers >= 0", _are(lambda v: _is_number(v) and v >= 0))
 
 
 def fractions(default: tuple[float, float], symbol: str = "") -> Any:
-    """A pair of numbers in [0, 1)."""
+    """Return a field for a pair of numbers in [0, 1)."""
     return _field(default, "two numbers in [0, 1)", _are(_is_fraction), symbol)
 
 
 def count(default: int, low: int = 1, symbol: str = "") -> Any:
-    """An integer >= low."""
+    """Return a field for an integer >= low."""
     return _field(default, f"an integer >= {low}", lambda v: _is_integer(v) and v >= low, symbol)
 
 
 def flag(default: bool) -> Any:
-    """True or False."""
+    """Return a field for True or False."""
     return _field(default, "true or false", lambda v: isinstance(v, bool))
 
 
 def choice(*values: str) -> Any:
-    """One of the given words; the first is the default."""
+    """Return a field for one of these words; the first is the default."""
     return _field(values[0], f"one of {', '.join(values)}", lambda v: v in values, choices=values)
 
 
 def alike(default: Any) -> Any:
-    """A value of the default's type: a finite number, a word, or one of torch.optim's tuples of numbers."""
+    """Return a field for a value of the default's type.
+
+    The default is a finite number, a bool, a string, None, or a tuple of numbers as in torch.optim.
+    """
     if isinstance(default, (bool, str)) or default is None:
         kind = type(default)
-        return _field(
-            default, f"of type {kind.__name__}, as {default!r} is", lambda v: isinstance(v, kind)
-        )
+        allowed = f"of type {kind.__name__}, like the default {default!r}"
+        return _field(default, allowed, lambda v: isinstance(v, kind))
     if isinstance(default, int):
         return _field(default, "an integer", _is_integer)
     if isinstance(default, (tuple, list)):
@@ -115,14 +118,14 @@ def alike(default: Any) -> Any:
 
 
 def optional(field: Any) -> Any:
-    """A field of this module that also accepts None."""
+    """Return a field like this one that also accepts None."""
     data = dict(field.metadata)
     allowed, accepts = data.pop("allowed"), data.pop("accepts")
     return _field(field.default, f"{allowed}, or None", lambda v: v is None or accepts(v), **data)
 
 
 def problems(config: Any) -> list[str]:
-    """Return one line for each field of a dataclass instance whose value is out of its range."""
+    """Return one line for each field of a dataclass instance whose value is out of range."""
     return [
         f"{field.name} = {getattr(config, field.name)!r}: must be {field.metadata['allowed']}"
         for field in dataclasses.fields(config)
@@ -131,7 +134,10 @@ def problems(config: Any) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean "x"? Known: ...` for an unknown name; without the question if no known name is near."""
+    """Return the end of a message about an unknown name: ` Did you mean "x"? Known: ...`.
+
+    The question is omitted if no known name is similar.
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     question = f' Did you mean "{close[0]}"?' if close else ""
@@ -139,9 +145,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:
-    """Split keyword arguments over dataclasses by field name, and return an instance of each, in order.
+    """Return an instance of each dataclass, with the values of those keywords that are its fields.
 
-    The fields come from this module, and a field name belongs to one dataclass.
+    Args:
+        *kinds: Dataclasses without common field names, whose fields are created by functions of
+            this module, such as `positive`.
+        values: The values by keyword. The default is used for a field without a value.
 
     Raises:
         HyperparameterError: Lists every unknown keyword and every value out of range.
@@ -153,14 +162,13 @@ def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:
 
 
 def split(*kinds: type, values: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
-    """Return what `make` returns, and a line for each error that it would raise for."""
+    """Return the instances as `make` does, and one line for each error instead of raising it."""
     fields = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
     known = [name for names in fields.values() for name in names]
     unknown = [name for name in values if name not in known]
     errors = [f"{name}: unknown hyperparameter.{nearest(name, known)}" for name in unknown]
-    given = {
-        kind: {name: values[name] for name in names if name in values}
+    configs = [
+        kind(**{name: values[name] for name in names if name in values})
         for kind, names in fields.items()
-    }
-    configs = [kind(**arguments) for kind, arguments in given.items()]
+    ]
     return configs, errors + [line for config in configs for line in config.problems()]

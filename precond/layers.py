@@ -1,8 +1,10 @@
-"""Linear and Conv2d as matrices: a layer's input as rows `[N, p]`, its gradient as `[groups, d_out, d_in]`.
+"""Linear and Conv2d layers as matrices.
 
-The one convention everything relies on: weight row-major as `weight.reshape(d_out, -1)`, so a convolution's columns are
-in the order (channel, kernel row, kernel column) of `F.unfold`, and the bias is the last column, whose input is 1.
-A grouped convolution is `groups` layers of one shape, each seeing its own channels.
+The input of a layer becomes a matrix of rows `[N, p]`, and the gradient of its parameters becomes
+`[groups, d_out, d_in]`. The whole package relies on this convention: the weight matrix is
+`weight.reshape(d_out, -1)`, so the columns of a convolution are in the order (channel, kernel row,
+kernel column) of `F.unfold`; the bias is the last column, whose input is 1. A grouped convolution
+is treated as `groups` layers of one shape, each with its part of the channels.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from precond.parts.rows import ConvRows, LinearRows, Rows
 
 @dataclass(frozen=True)
 class Layer:
-    """A Linear or Conv2d of a model, by name.
+    """A Linear or Conv2d layer of a model.
 
     Attributes:
-        name: Its name in the model; the key of its state.
+        name: The layer's name in the model; the key of its state.
         module: The module.
-        shape: Shape of its gradient matrix, per group.
-        groups: Number of such matrices; 1 unless a grouped convolution.
-        bias: Whether the bias is preconditioned with the weight (it is there and trains).
+        shape: Shape of the gradient matrix, per group.
+        groups: Number of gradient matrices; more than 1 only for a grouped convolution.
+        bias: True if there is a trainable bias; it is preconditioned together with the weight.
     """
 
     name: str
@@ -39,7 +41,10 @@ class Layer:
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> Layer | None:
-        """The layer of a module, or None when it has no weight to precondition (another kind, or frozen)."""
+        """Return the `Layer` for a module.
+
+        Return None if the module is neither Linear nor Conv2d, or if its weight is frozen.
+        """
         if not isinstance(module, (nn.Linear, nn.Conv2d)) or not module.weight.requires_grad:
             return None
         bias = module.bias is not None and module.bias.requires_grad
@@ -49,28 +54,26 @@ class Layer:
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The parameters that are preconditioned together: `weight`, and `bias` where it trains."""
+        """The parameters that are preconditioned together: `weight`, and `bias` if trainable."""
         bias = {"bias": self.module.bias} if self.bias and self.module.bias is not None else {}
         return {"weight": self.module.weight, **bias}
 
     @property
     def slot_names(self) -> list[str]:
-        """A name for each group's matrix."""
-        return (
-            [self.name]
-            if self.groups == 1
-            else [f"{self.name}[{group}]" for group in range(self.groups)]
-        )
+        """The name of each group's matrix."""
+        if self.groups == 1:
+            return [self.name]
+        return [f"{self.name}[{group}]" for group in range(self.groups)]
 
     def views(self, stack: Tensor) -> dict[str, Tensor]:
-        """Views of a stack `[groups, d_out, d_in]`, shaped as the parameters."""
+        """Return views of a stack `[groups, d_out, d_in]` with the shapes of the parameters."""
         if not self.bias:
             return {"weight": stack.flatten(0, 1).view_as(self.module.weight)}
         weight = stack[..., :-1].flatten(0, 1).unflatten(1, self.module.weight.shape[1:])
         return {"weight": weight, "bias": stack[..., -1].flatten()}
 
     def rows(self, x: Tensor, dtype: torch.dtype) -> Rows:
-        """An input of the module as rows, in the precision of the statistics."""
+        """Return an input of the module as rows, in the dtype of the statistics."""
         x = x.detach().to(dtype)
         if isinstance(self.module, nn.Linear):
             x = x if x.dim() > 1 else x.unsqueeze(0)
@@ -79,17 +82,22 @@ class Layer:
         x = x if x.dim() == 4 else x.unsqueeze(0)
         padding = module.padding
         if module.padding_mode != "zeros" or isinstance(padding, str):
-            # As the module does: `same` may pad the two sides differently, the other modes pad with values.
+            # Pad as the module does: `same` may pad the two sides differently, and the modes other
+            # than `zeros` pad with values of the input.
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
             x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode), (0, 0)
         geometry = (module.kernel_size, module.stride, padding, module.dilation)
         return ConvRows(x, self.bias, module.groups, *map(_pair, geometry))
 
     def output_gradients(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
-        """A gradient of the batch-mean loss with respect to the module's output, as each example's own gradients.
+        """Return the gradients of the examples' losses with respect to the module's output.
+
+        Args:
+            gradient: The gradient of the loss, a mean over the batch, with respect to the output.
+            dtype: The dtype of the statistics.
 
         Returns:
-            `[groups, batch, positions, d_out]`, times the batch size.
+            `[groups, batch, positions, d_out]`: `gradient` times the batch size.
         """
         g = gradient.detach().to(dtype)
         if isinstance(self.module, nn.Linear):
@@ -100,26 +108,25 @@ class Layer:
 
 
 def find_layers(model: nn.Module) -> list[Layer]:
-    """Every layer of a model that can be preconditioned, in the model's order.
+    """Return the layers of a model that can be preconditioned, in the order of the model.
 
-    A weight that two modules share (tied embeddings) is left out: its gradient is a sum over both, and the inputs of
-    either describe only a part of it.
+    Layers whose weight two modules share (tied embeddings) are omitted: the gradient is a sum over
+    both modules, but the inputs of each module describe only one part of this sum.
     """
     layers = [Layer.of(name, module) for name, module in plain_modules(model).items()]
-    owners: dict[Tensor, int] = {}
+    uses: dict[Tensor, int] = {}
     for parameter in (p for module in model.modules() for p in module.parameters(recurse=False)):
-        owners[parameter] = owners.get(parameter, 0) + 1
+        uses[parameter] = uses.get(parameter, 0) + 1
     return [
-        layer
-        for layer in layers
-        if layer and all(owners[p] == 1 for p in layer.parameters.values())
+        layer for layer in layers if layer and all(uses[p] == 1 for p in layer.parameters.values())
     ]
 
 
 def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by the name that it has without DistributedDataParallel and `torch.compile` around it, or a parent.
+    """Return every module by its name in the unwrapped model.
 
-    So a state goes from one process to many and back. The wrappers themselves are left out.
+    The wrappers, DistributedDataParallel and `torch.compile`, are omitted, and so are their
+    prefixes. A state of one process can therefore be loaded by several processes, and vice versa.
     """
     names: dict[nn.Module, str] = {}
     _visit(model, "", names)
@@ -127,7 +134,7 @@ def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def parameter_names(model: nn.Module) -> dict[Tensor, str]:
-    """The name of every parameter, as `plain_modules` has it."""
+    """Return the name of every parameter in the unwrapped model."""
     names: dict[Tensor, str] = {}
     for prefix, module in plain_modules(model).items():
         for name, parameter in module.named_parameters(prefix, recurse=False):
@@ -136,7 +143,10 @@ def parameter_names(model: nn.Module) -> dict[Tensor, str]:
 
 
 def _visit(module: nn.Module, name: str, names: dict[nn.Module, str]) -> None:
-    """Add the names of a module and of its descendants; a module that occurs twice keeps its first name."""
+    """Add the names of a module and its descendants.
+
+    A module that occurs twice keeps its first name.
+    """
     if (wrapped := _wrapped(module)) is not None:
         _visit(wrapped, name, names)
     elif module not in names:
@@ -149,9 +159,8 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
     """Return the module inside a wrapper, or None if the module is not a wrapper."""
     if isinstance(module, DistributedDataParallel):
         return module.module
-    return module._modules.get(
-        "_orig_mod"
-    )  # of torch.compile, whose class takes a second to import
+    # The wrapper of torch.compile. Its class is not imported, because that takes about a second.
+    return module._modules.get("_orig_mod")
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The torch optimizer around an algorithm and an update rule: it decides what happens at which step."""
+"""The base class of the optimizers: it runs an algorithm and an update rule in `step`."""
 
 from __future__ import annotations
 
@@ -28,33 +28,36 @@ from precond.state import Entries
 
 
 class Preconditioned(torch.optim.Optimizer):
-    """Base of the package's optimizers: an update rule along preconditioned gradients.
+    """Base class of the package's optimizers: an update rule along preconditioned gradients.
 
-    Linear and Conv2d layers are preconditioned; every other trainable parameter follows its gradient by the same rule
-    (normalisation, embeddings, bare parameters, weights shared by two modules, and layers whose forward is never
-    called). A subclass names its algorithm: `class Mine(Preconditioned, algorithm=MyAlgorithm)`; without it, the
-    subclass has that of its parent.
+    The gradients of Linear and Conv2d layers are preconditioned. The same rule updates every other
+    trainable parameter along its plain gradient. These are the parameters of all other modules,
+    weights shared by two modules, and layers whose forward is never called. A subclass names its
+    algorithm: `class Mine(Preconditioned, algorithm=MyAlgorithm)`. Without this argument, the
+    subclass inherits the algorithm.
 
-    In data parallel training, statistics are sums over the ranks of the model's DistributedDataParallel, or over all
-    ranks. Each rank builds the optimizer after `init_process_group`, before or after it wraps the model, and makes the
-    same steps. Shards of unequal size need `grad_output_scale`.
+    In data parallel training, statistics are summed over the ranks of the model's
+    DistributedDataParallel, or over all ranks if the model is not wrapped. Each rank must build the
+    optimizer after `init_process_group`, and must take the same steps. The model may be wrapped
+    before or after. If the ranks have different numbers of examples, set `grad_output_scale`.
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as `torch.optim` takes them, to give some parameters another `lr`, `momentum`,
-            `nesterov`, `weight_decay` or `decoupled`. Default: all trainable parameters of the model, in one group.
-        **hyperparameters: The hyperparameters of the rule (`SGDRule` by default) and of the algorithm, by name.
+        params: Parameter groups as in `torch.optim`, to give some parameters a different `lr`,
+            `momentum`, `nesterov`, `weight_decay` or `decoupled`. Default: one group of all
+            trainable parameters of the model.
+        **hyperparameters: The hyperparameters of the rule (`SGDRule` by default) and of the
+            algorithm, by name.
 
     Raises:
-        HyperparameterError: Lists every value out of range, with the range, and every unknown name.
+        HyperparameterError: Values are out of range or names are unknown. The message has one line
+            for each, with the allowed range or the known names.
         ValueError: The model has no trainable Linear or Conv2d, or the ranks' models differ.
     """
 
     algorithm_type: ClassVar[type[Algorithm[Any]]]
     rule_type: ClassVar[type[Rule]] = SGDRule
-    _step_supports_amp_scaling = (
-        True  # torch.amp.GradScaler leaves unscaling and skipping to `step`
-    )
+    _step_supports_amp_scaling = True  # `step`, not GradScaler, unscales gradients and skips steps
 
     def __init_subclass__(
         cls,
@@ -76,26 +79,27 @@ class Preconditioned(torch.optim.Optimizer):
         rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
         self.rule: Rule = rule
         self.algorithm: Algorithm[Any] = algorithm
-        # The hyperparameters of the algorithm, which rules may read beside those of the group.
+        # Rules may read the hyperparameters of the algorithm in addition to those of the group.
         self._settings = dataclasses.asdict(algorithm)
         self.steps = 0
         layers = self._find_layers(model)
         trainable = [p for p in model.parameters() if p.requires_grad]
         super().__init__(trainable if params is None else params, dataclasses.asdict(rule))
         group_of = self._index_groups()
-        self._make_banks(
-            [layer for layer in layers if all(p in group_of for p in layer.parameters.values())],
-            group_of,
-        )
+        optimized = [
+            layer for layer in layers if all(p in group_of for p in layer.parameters.values())
+        ]
+        self._make_banks(optimized, group_of)
         self._handles = attach(self._banks)
         weakref.finalize(self, detach, self._handles, self._banks)
 
     def _find_layers(self, model: nn.Module) -> list[Layer]:
-        """Return the layers of the model, after checking that the algorithm can precondition them."""
+        """Return the layers of the model; raise an error if the algorithm does not support them."""
         layers = find_layers(model)
         if not layers:
             raise ValueError(
-                "the model has no trainable Linear or Conv2d layer, so there is nothing to precondition"
+                "the model has no trainable Linear or Conv2d layer, so there is nothing to "
+                "precondition: use a plain optimizer such as torch.optim.SGD"
             )
         if errors := self.algorithm.model_problems({layer.name: layer.shape for layer in layers}):
             raise HyperparameterError("\n".join(errors))
@@ -106,16 +110,17 @@ class Preconditioned(torch.optim.Optimizer):
         group_of = {
             p: index for index, group in enumerate(self.param_groups) for p in group["params"]
         }
-        if strangers := [tuple(p.shape) for p in group_of if p not in self._names]:
+        if foreign := [tuple(p.shape) for p in group_of if p not in self._names]:
             raise ValueError(
-                f"params has {len(strangers)} tensors that the model does not have: shapes {strangers}"
+                f"params has {len(foreign)} tensors that the model does not have, with the shapes "
+                f"{foreign}: pass parameters of the model"
             )
         groups = {f"parameter group of {self._names[p]}": index for p, index in group_of.items()}
         check_alike(self._ranks, {**self.defaults, **self._settings, **groups})
         return group_of
 
     def _make_banks(self, layers: list[Layer], group_of: Mapping[Tensor, int]) -> None:
-        """Group the layers into banks, and find the place of each parameter in the banks and in the state."""
+        """Group the layers into banks, and map the parameters to views and to state entries."""
         self._layers = {layer.name: layer for layer in layers}
         self._banks = make_banks(self.algorithm, layers, group_of)
         share_refresh(self.algorithm, self._banks, self._ranks)
@@ -126,11 +131,16 @@ class Preconditioned(torch.optim.Optimizer):
 
     @property
     def grad_output_scale(self) -> float | Tensor:
-        """The factor of the loss in its backward, for the methods that use output gradients.
+        """The factor by which the loss is scaled in the backward.
 
-        1.0 when the loss is the mean over the batch of that backward. The scaler's scale under `torch.amp.GradScaler`
-        (as a tensor: `scaler.scale(torch.ones((), device=...))`, which is not read), 1 / c when each of c accumulated
-        losses is divided by c, local examples x ranks / all examples for unequal shards; or the product of these.
+        Methods that use output gradients divide them by this factor. The default 1.0 is correct if
+        each loss is the mean over the batch of its backward. Otherwise, set the product of those
+        factors that apply:
+
+        * under `torch.amp.GradScaler`: the scale, as the tensor
+          `scaler.scale(torch.ones((), device=...))`, so that the host does not wait for the device
+        * if each of c accumulated losses is divided by c: 1 / c
+        * if the ranks have different numbers of examples: local examples x ranks / all examples
         """
         return self._banks[0].grad_output_scale
 
@@ -141,7 +151,7 @@ class Preconditioned(torch.optim.Optimizer):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Keep the forwards in this block out of the statistics."""
+        """Exclude the forwards in this block from the statistics."""
         before = [bank.recording for bank in self._banks]
         try:
             for bank in self._banks:
@@ -152,14 +162,18 @@ class Preconditioned(torch.optim.Optimizer):
                 bank.recording = recording
 
     def monitor(self, on: bool = True) -> Clock | None:
-        """Start or stop keeping the measures that `diagnostics` returns; return a clock of the time that this takes."""
+        """Start or stop computing the measures that `diagnostics` returns.
+
+        Returns:
+            A clock that measures the time of these computations, or None if `on` is False.
+        """
         return diagnostics.watch(self._banks, on)
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, dict[str, float | None]]:
-        """Return the measures and counts of each layer since the last call (`diagnostics/measures.py`).
+        """Return the measures and counts of each layer since the last call.
 
-        Without a monitor only the counts are kept.
+        `docs/diagnostics.md` defines them. Without a monitor, the measures are None.
         """
         table = diagnostics.read(self._banks)
         return {name: table[name] for name in self._layers}
@@ -177,67 +191,66 @@ class Preconditioned(torch.optim.Optimizer):
         scale = LossScale.of(self)
         if closure is not None and scale is not None:
             raise RuntimeError(
-                "a closure cannot be used under GradScaler, which runs it unscaled: call step() without"
+                "a closure cannot be used under GradScaler, because its loss is not scaled: "
+                "call step() without a closure"
             )
         loss = evaluate(closure)
         check_forwards(self._banks, any(p.grad is not None for p in self._directions.views))
-        measuring = diagnostics.due(self._banks, self.steps)
+        monitors = diagnostics.due(self._banks, self.steps)
+        skipped = None if scale is None else scale.skipped
         with active(self._ranks):
-            update(
-                self._banks,
-                self.algorithm.refresh_due(self.steps),
-                None if scale is None else scale.skipped,
-            )
+            update(self._banks, self.algorithm.refresh_due(self.steps), skipped)
             self._directions.compute(self.param_groups, self.algorithm.clip, scale)
-        undo = (
-            None
-            if scale is None
-            else Undo((p for g in self.param_groups for p in g["params"]), self.state)
-        )
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        undo = None if skipped is None else Undo(parameters, self.state)
         unseen = {
             p for bank in self._banks for layer in bank.unseen() for p in layer.parameters.values()
         }
         for group in self.param_groups:
             self._descend(group, unseen, scale)
-        if scale is not None and undo is not None:
-            undo.where(scale.skipped)
-        for monitor in measuring:
+        if skipped is not None and undo is not None:
+            undo.restore_where(skipped)
+        for monitor in monitors:
             monitor.after_update()
         self.steps += 1
         self._schedule_recording()
         return loss
 
     def _schedule_recording(self) -> None:
-        """Decide what the next forward records; a bank records every forward until it has a factor."""
+        """Decide which banks record the next forwards. A bank without a factor always records."""
         due = self.algorithm.statistics_due(self.steps)
         for bank in self._banks:
             bank.recording = due or not bank.has_factor
 
     def _descend(self, group: dict[str, Any], unseen: set[Tensor], scale: LossScale | None) -> None:
-        """Update one parameter group by the rule; layers without statistics follow their gradients."""
+        """Update one parameter group by the rule.
+
+        `unseen` contains the parameters of layers without statistics, which follow their gradients.
+        """
         layers: Directed = ([], [])
         others: Directed = ([], [])
         lr = group["lr"] if self.rule.CONTAINS_LR else None
         for p in group["params"]:
             if p.grad is not None:
                 view = None if p in unseen else self._directions.of(p, self.param_groups, lr)
-                kind, direction = (others, p.grad) if view is None else (layers, view)
-                kind[0].append(p)
-                kind[1].append(direction if direction.dtype == p.dtype else direction.to(p.dtype))
+                target, direction = (others, p.grad) if view is None else (layers, view)
+                target[0].append(p)
+                target[1].append(direction if direction.dtype == p.dtype else direction.to(p.dtype))
         if scale is not None and others[0]:
             others = others[0], scale.unscale(others[1])
         if layers[0] or others[0]:
             self.rule.descend({**self._settings, **group}, layers, others, self.state)
 
-    # ------------------------------------------------------------------ state_dict, by layer and parameter name
+    # ------------------------------------------------------------------ state_dict, keyed by name
 
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
-        """Return all that is needed to resume bitwise, keyed by name.
+        """Return everything that is needed to resume bitwise, keyed by name.
 
         Returns:
-            `state`: an entry for each layer (the algorithm's tensors, and the momentum of weight and bias) and for each
-            other parameter; `param_groups` as torch has them, with names; `algorithm`: its hyperparameters; `steps`;
-            `monitor`, if there is one.
+            `state`: an entry for each layer (the algorithm's tensors, and the momentum of weight
+            and bias) and for each other parameter; `param_groups`, as in `torch.optim`, but with
+            the names of the parameters; `algorithm`, the hyperparameters of the algorithm; `steps`;
+            and `monitor`, if there is a monitor.
         """
         return {
             "state": self._entries.save(self.state),
@@ -254,10 +267,11 @@ class Preconditioned(torch.optim.Optimizer):
         """Load a state that `state_dict` returned, for a model with the same names and shapes.
 
         Raises:
-            ValueError: A layer, parameter or hyperparameter differs; one line for each, and nothing is changed.
+            ValueError: A layer, parameter or hyperparameter differs. The message has one line for
+                each difference, and the optimizer is unchanged.
         """
         if errors := self._entries.mismatches(self.state_dict(), state_dict):
-            raise ValueError("this state does not fit the optimizer:\n" + "\n".join(errors))
+            raise ValueError("the state does not match the optimizer:\n" + "\n".join(errors))
         for bank in self._banks:
             bank.reset()
         for parameter, buffers in self._entries.load(state_dict["state"]):

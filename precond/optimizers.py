@@ -1,8 +1,9 @@
 """The public optimizers: an update rule along the directions of an algorithm.
 
-Their signatures and docstrings are composed from the hyperparameter dataclasses, the only place to edit an
-argument. Editors and type checkers read the same text in `optimizers.pyi`, which
-`python tests/precond/test_signatures.py` generates; a test compares the two.
+Their signatures and docstrings are composed from the dataclasses of the hyperparameters. To change
+an argument, edit only the dataclass. Editors and type checkers read the same text in
+`optimizers.pyi`. `python tests/precond/test_signatures.py` generates that file, and a test checks
+that it is up to date.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from precond.optimizer import Preconditioned
 from precond.rules import KFEAdamRule, SGDRule
 
 Class = TypeVar("Class", bound=type)
-WIDTH = 114  # of the docstrings, without the indentation
+WIDTH = 96  # of the docstrings, without the indentation
 DOCSTRING = """{summary}
 
 The equations are in `{module}`.
 
 Args:
     model: The model to train, plain or compiled.
-    params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+    params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+        parameters.
 {arguments}
 
 Example:
@@ -41,9 +43,12 @@ Example:
 def explicit(
     *kinds: type, example: str, backward: str = "loss_function(model(inputs), targets).backward()"
 ) -> Callable[[Class], Class]:
-    """Return a decorator that puts the fields of dataclasses into a class's signature and docstring.
+    """Return a decorator that writes a class's signature and docstring.
 
-    The example in the docstring calls the class with the arguments `example`, then `backward`.
+    Args:
+        *kinds: Dataclasses of hyperparameters, whose fields become the arguments.
+        example: The arguments in the docstring's example.
+        backward: The backward call in the docstring's example.
     """
     fields = [(field, kind) for kind in kinds for field in dataclasses.fields(kind)]
     descriptions = "\n".join(starmap(_description, fields))
@@ -67,7 +72,7 @@ def explicit(
 
 
 def _parameter(field: dataclasses.Field[Any], kind: type) -> Parameter:
-    """Return a field as a parameter of a signature."""
+    """Return the parameter of the signature for a field."""
     literal: Any = Literal
     choices = field.metadata["choices"]
     annotation = literal[choices] if choices else get_type_hints(kind)[field.name]
@@ -77,17 +82,20 @@ def _parameter(field: dataclasses.Field[Any], kind: type) -> Parameter:
 
 
 def _description(field: dataclasses.Field[Any], kind: type) -> str:
-    """Return a field's lines in the docstring: its text, and in parentheses its symbol and allowed values."""
-    chosen = bool(field.metadata["choices"]) or isinstance(field.default, bool)
-    notes = "; ".join(
-        filter(None, (field.metadata["symbol"], "" if chosen else field.metadata["allowed"]))
-    )
-    line = f"    {field.name}: {_attribute(field.name, kind).rstrip('.')}{f' ({notes})' if notes else ''}."
+    """Return the lines of a field in the docstring: description (symbol; allowed values).
+
+    The allowed values are omitted where the annotation contains them.
+    """
+    annotated = bool(field.metadata["choices"]) or isinstance(field.default, bool)
+    allowed = "" if annotated else field.metadata["allowed"]
+    notes = "; ".join(filter(None, (field.metadata["symbol"], allowed)))
+    text = _attribute(field.name, kind).rstrip(".") + (f" ({notes})" if notes else "")
+    line = f"    {field.name}: {text}."
     return textwrap.fill(line, WIDTH, subsequent_indent=8 * " ", break_on_hyphens=False)
 
 
 def _attribute(name: str, kind: type) -> str:
-    """Return the text of a field, from the `Attributes` of its dataclass or of the nearest base."""
+    """Return the description of a field in the docstring of its dataclass, or of a base class."""
     for base in kind.__mro__:
         section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")[2]
         if text := re.search(rf"^    {name}: (.*(?:\n     .*)*)", section, re.MULTILINE):

@@ -1,8 +1,8 @@
-"""The public optimizers, with explicit signatures: the arguments of an update rule and of an algorithm.
+"""The public optimizers, with the arguments of their update rule and algorithm.
 
 Do not edit: `python tests/precond/test_signatures.py` generates this file from
-`precond/optimizers.py`, and a test compares the two. In a docstring, parentheses at the end of an
-argument hold its symbol in the paper and the allowed values.
+`precond/optimizers.py`, and a test checks that it is up to date. In a docstring, the parentheses
+after an argument contain its symbol in the paper and the allowed values.
 """
 
 from collections.abc import Iterable
@@ -23,17 +23,19 @@ class FOOF(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        init: Start of the covariance; `identity` is never corrected for.
+        init: Initial covariance: `zero`, with bias correction, or `identity`, without.
         first_inverse: `now` inverts at step 0; `skip` keeps P = I until step `inv_interval`.
 
     Example:
@@ -43,10 +45,11 @@ class FOOF(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, ema_decay: float = 0.95,
-        damping: float = 1.0, cov_interval: int = 5, inv_interval: int = 50,
-        init: Literal["zero", "identity"] = "zero", first_inverse: Literal["now", "skip"] = "now",
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        cov_interval: int = 5, inv_interval: int = 50, init: Literal["zero", "identity"] = "zero",
+        first_inverse: Literal["now", "skip"] = "now",
     ) -> None: ...
 
 
@@ -57,21 +60,27 @@ class NysAct(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        rank: Columns of the sketch; at most the inputs of the widest layer (r; an integer >= 1).
-        sketch: Test matrix: columns of the identity (NysAct-S) or Gaussian (NysAct-G).
-        resample: `fixed` never redraws the test matrix, `window` does at each refresh, the others at each update.
-        shift: Added to the sketch for stability: `tropp` is as small as rounding errors, the others are not.
-        seed: Seeds the test matrices, together with the layer's name (an integer >= 0).
+        rank: Number of columns of the sketch; at most the number of inputs of the widest layer (r;
+            an integer >= 1).
+        sketch: Test matrix: columns of the identity (`subcolumn`, NysAct-S) or Gaussian
+            (`gaussian`, NysAct-G).
+        resample: The test matrix is `fixed`, or redrawn at each refresh (`window`) or at each
+            update of the statistics (`joint`, `official`).
+        shift: Added to the sketch for stability: `tropp` is as small as the rounding error,
+            `damped` and `official` are at least the damping.
+        seed: Seed of the test matrices, combined with the layer's name (an integer >= 0).
 
     Example:
         >>> optimizer = precond.NysAct(model, lr=0.1, rank=10)
@@ -80,9 +89,10 @@ class NysAct(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, ema_decay: float = 0.95,
-        damping: float = 1.0, cov_interval: int = 5, inv_interval: int = 50, rank: int = 10,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        cov_interval: int = 5, inv_interval: int = 50, rank: int = 10,
         sketch: Literal["subcolumn", "gaussian"] = "subcolumn",
         resample: Literal["fixed", "window", "joint", "official"] = "fixed",
         shift: Literal["tropp", "damped", "official"] = "tropp", seed: int = 0,
@@ -96,21 +106,26 @@ class KFAC(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
         damping: Added to the eigenvalues before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        damping_rule: `factored` damps A and S, `eigen` damps their product.
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables it (kappa; a finite number > 0, or None).
-        sharing: Treatment of the positions that share the weight: as examples, or summed.
-        g_scale: Scale of S: that of the Fisher matrix, or that of the released code.
-        init: Start of A and S; `identity` and `first` are not corrected for.
+        damping_rule: `factored` damps A and S separately, `eigen` damps their Kronecker product.
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a
+            finite number > 0, or None).
+        sharing: Positions that share the weight: `expand` treats each as a row, `reduce` averages
+            their inputs and sums their gradients.
+        g_scale: Scale of S: `fisher` matches the Fisher matrix, `official` the released code.
+        init: Initial A and S: `zero`, with bias correction; or `identity` or the `first` value,
+            without.
 
     Example:
         >>> optimizer = precond.KFAC(model, lr=0.1, damping=1.0)
@@ -119,11 +134,13 @@ class KFAC(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, ema_decay: float = 0.95,
-        damping: float = 1.0, cov_interval: int = 5, inv_interval: int = 50,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        cov_interval: int = 5, inv_interval: int = 50,
         damping_rule: Literal["factored", "eigen"] = "factored", kl_clip: float | None = 0.001,
-        sharing: Literal["expand", "reduce"] = "expand", g_scale: Literal["fisher", "official"] = "fisher",
+        sharing: Literal["expand", "reduce"] = "expand",
+        g_scale: Literal["fisher", "official"] = "fisher",
         init: Literal["zero", "identity", "first"] = "zero",
     ) -> None: ...
 
@@ -135,18 +152,23 @@ class Eva(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (1 - xi; a number in [0, 1)).
         damping: Added to the curvature before inverting (rho; a finite number > 0).
-        cov_interval: Steps between updates of the means and of the factor (tau_cov; an integer >= 1).
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables it (kappa; a finite number > 0, or None).
-        g_scale: Scale of m_g: that of the Fisher matrix, or that of the released code.
-        ema_init: Start of the averages; `first` is not corrected for.
+        cov_interval: Steps between updates of the means and of the factor (tau_cov; an integer >=
+            1).
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a
+            finite number > 0, or None).
+        g_scale: Scale of m_g: `fisher` matches the Fisher matrix, `official` the released code.
+        ema_init: Initial value of the averages: `zero`, with bias correction, or the `first` value,
+            without.
 
     Example:
         >>> optimizer = precond.Eva(model, lr=0.1)
@@ -155,10 +177,12 @@ class Eva(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, ema_decay: float = 0.95,
-        damping: float = 1.0, cov_interval: int = 5, kl_clip: float | None = 0.001,
-        g_scale: Literal["fisher", "official"] = "fisher", ema_init: Literal["zero", "first"] = "zero",
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
+        cov_interval: int = 5, kl_clip: float | None = 0.001,
+        g_scale: Literal["fisher", "official"] = "fisher",
+        ema_init: Literal["zero", "first"] = "zero",
     ) -> None: ...
 
 
@@ -169,15 +193,18 @@ class EKFAC(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         damping: Added to S before inverting (rho; a finite number > 0).
-        basis_interval: Steps between new bases (n; an integer >= 1).
-        second_moment: S averages the squared gradient of each example, or B times the square of their mean.
+        basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
+        second_moment: S averages the squared gradients of the examples (`per_example`), or B times
+            the squared mean gradient of the batch (`running`).
         ema_decay: Weight of the old value in S (beta; a number in [0, 1)).
 
     Example:
@@ -187,10 +214,10 @@ class EKFAC(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1, momentum: float = 0.9,
-        nesterov: bool = False, weight_decay: float = 0.0005, decoupled: bool = False, damping: float = 3.0,
-        basis_interval: int = 500, second_moment: Literal["per_example", "running"] = "per_example",
-        ema_decay: float = 0.9,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
+        decoupled: bool = False, damping: float = 3.0, basis_interval: int = 500,
+        second_moment: Literal["per_example", "running"] = "per_example", ema_decay: float = 0.9,
     ) -> None: ...
 
 
@@ -201,18 +228,21 @@ class STEVE(Preconditioned):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (eta; a finite number > 0).
         weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
         betas: Weights of the old values in the two moments (b1, b2; two numbers in [0, 1)).
-        eps: Added to the root of the second moment (a finite number > 0).
-        basis_interval: Steps between new bases (n; an integer >= 1).
-        bias_correction: Divide by 1 - b^c, or by its root.
-        second_moment: v averages the square of the mean gradient, or the mean of the squares of the examples.
-        on_refresh: Effect of a new basis on the moments: reset both, rotate m, rotate both, or rotate m and keep v.
-        factor_ema: Weight of the old covariances at a refresh; None uses the new ones alone (a number in [0, 1), or
-            None).
-        fallback: Update of the parameters without a basis: Adam, or SGD without momentum.
+        eps: Added to the square root of the second moment (a finite number > 0).
+        basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
+        bias_correction: Divide the moments by 1 - b^c (`adam`) or by its square root (`paper`).
+        second_moment: v averages the squared mean gradient of the batch (`minibatch`), or the
+            squared gradients of the examples (`per_example`).
+        on_refresh: Effect of new bases on the moments: `reset` both, rotate m and reset v
+            (`rotate_m`), rotate both (`rotate_mv`), or rotate m and keep v (`keep_v`).
+        factor_ema: Weight of the old covariances at a refresh; None uses only the new ones (a
+            number in [0, 1), or None).
+        fallback: Update rule of the parameters without a basis: Adam, or SGD without momentum.
 
     Example:
         >>> optimizer = precond.STEVE(model, lr=1e-3, basis_interval=500)
@@ -221,12 +251,12 @@ class STEVE(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001, weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, basis_interval: int = 500,
-        bias_correction: Literal["adam", "paper"] = "adam",
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001,
+        weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
+        basis_interval: int = 500, bias_correction: Literal["adam", "paper"] = "adam",
         second_moment: Literal["minibatch", "per_example"] = "minibatch",
-        on_refresh: Literal["reset", "rotate_m", "rotate_mv", "keep_v"] = "reset", factor_ema: float | None = None,
-        fallback: Literal["adam", "sgd"] = "adam",
+        on_refresh: Literal["reset", "rotate_m", "rotate_mv", "keep_v"] = "reset",
+        factor_ema: float | None = None, fallback: Literal["adam", "sgd"] = "adam",
     ) -> None: ...
 
 
@@ -237,14 +267,17 @@ class SketchySGD(sketchysgd.SketchySGD):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`. Default: one group of all trainable parameters.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
         lr: Learning rate (a finite number > 0).
-        momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0, 1)).
-        weight_decay: The weights shrink by lr x weight_decay; not preconditioned (wd; a finite number >= 0).
-        rank: Columns of the sketch (r; an integer >= 1).
+        momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0,
+            1)).
+        weight_decay: Shrink the weights by lr x weight_decay; not preconditioned (wd; a finite
+            number >= 0).
+        rank: Number of columns of the sketch (r; an integer >= 1).
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
-        interval: Steps between sketches (tau; an integer >= 1).
-        seed: Seeds the test matrices (an integer >= 0).
+        interval: Number of steps between sketches (tau; an integer >= 1).
+        seed: Seed of the test matrices (an integer >= 0).
 
     Example:
         >>> optimizer = precond.SketchySGD(model, lr=1e-3, rank=10)
@@ -253,6 +286,7 @@ class SketchySGD(sketchysgd.SketchySGD):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001, momentum: float = 0.9,
-        weight_decay: float = 0.0, rank: int = 10, damping: float = 0.1, interval: int = 100, seed: int = 0,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001,
+        momentum: float = 0.9, weight_decay: float = 0.0, rank: int = 10, damping: float = 0.1,
+        interval: int = 100, seed: int = 0,
     ) -> None: ...

@@ -1,7 +1,9 @@
-"""Shampoo, SOAP and AdaHessian of the package pytorch-optimizer; only this file imports it, on first use.
+"""Shampoo, SOAP and AdaHessian from the package pytorch-optimizer.
 
-They are peers to compare with, not this package's arithmetic: thin subclasses give them our hyperparameter names and
-what every registered optimizer promises (unchanged gradients, seeded draws, a state that resumes bitwise).
+These optimizers, the *peers*, are for comparison. The package does their arithmetic; only this file
+imports the package, when a peer is built. Thin subclasses give the peers this project's
+hyperparameter names and the guarantees of every registered optimizer: gradients are not changed,
+random draws are seeded, and a run resumes bitwise from a loaded state.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ PACKAGE = "pytorch_optimizer"
 
 @dataclass(frozen=True, kw_only=True)
 class Shampoo(Hyperparameters):
-    """Hyperparameters of Shampoo, which computes its roots at each step (`docs/algorithms.md` says why).
+    """Hyperparameters of Shampoo.
+
+    Shampoo computes its matrix roots at each step; `docs/algorithms.md` explains why.
 
     Attributes:
         lr: Learning rate.
-        weight_decay: The weights shrink by lr x weight_decay.
+        weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
         eps: The statistics start at eps I.
     """
 
@@ -45,9 +49,9 @@ class SOAP(Hyperparameters):
 
     Attributes:
         lr: Learning rate.
-        betas: Weights of the old moments; the statistics use the second.
+        betas: Weights of the old values in the two moments; the statistics use the second weight.
         eps: Added to the square roots.
-        weight_decay: The weights shrink by lr x weight_decay.
+        weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
         interval: Steps between updates of the eigenbases.
     """
 
@@ -64,10 +68,10 @@ class AdaHessian(Hyperparameters):
 
     Attributes:
         lr: Learning rate.
-        betas: Weights of the old means of gradients and of squared Hessian diagonals.
+        betas: Weights of the old values in the means of gradients and of squared Hessian diagonals.
         eps: Added to the square roots.
-        weight_decay: The weights shrink by lr x weight_decay.
-        seed: Seeds the random signs.
+        weight_decay: Each step shrinks the weights by the factor 1 - lr x weight_decay.
+        seed: Seed of the random signs.
     """
 
     lr: float = positive(0.15)
@@ -82,19 +86,21 @@ CARDS = {
         paper="Gupta, Koren and Singer, ICML 2018",
         cost="2op(o+p) + ~22(o^3+p^3) + 2op(o+p)",
         memory="2(o^2+p^2)",
-        deviations="as pytorch-optimizer: a sum of statistics, no grafting, no momentum",
+        deviations="as in pytorch-optimizer: statistics are summed; no grafting, no momentum",
     ),
     SOAP: Card(
         paper="Vyas et al., ICLR 2025",
         cost="8op(o+p) + ~(2+4/3)(o^3+p^3)/interval",
         memory="2(o^2+p^2) + 2op",
-        deviations="as pytorch-optimizer: the first step only starts the statistics; a kernel's axes apart",
+        deviations="as in pytorch-optimizer: the first step only initialises the statistics; "
+        "one factor per axis of a kernel",
     ),
     AdaHessian: Card(
         paper="Yao et al., AAAI 2021",
         cost="1 HVP + O(D)",
         memory="2D",
-        deviations="as pytorch-optimizer: no averaging over convolution kernels, decoupled weight decay",
+        deviations="as in pytorch-optimizer: no averaging over convolution kernels; "
+        "decoupled weight decay",
         unsupported=hessian.UNSUPPORTED,
     ),
 }
@@ -103,10 +109,13 @@ CARDS = {
 def build(
     kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
 ) -> Optimizer:
-    """Build the peer with this dataclass of hyperparameters (`registry.build` describes the arguments).
+    """Build the peer that has `kind` as the dataclass of its hyperparameters.
+
+    `registry.build` describes the other arguments.
 
     Raises:
-        ModuleNotFoundError: The package is not installed; one line that says what to install.
+        ModuleNotFoundError: The package is not installed; the message names the command to
+            install it.
         ValueError: The model is data parallel, and the method needs the Hessian.
     """
     if kind is AdaHessian:
@@ -114,8 +123,8 @@ def build(
     try:
         import pytorch_optimizer as library  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        install = "needs the package pytorch-optimizer: pip install .[peers]"
-        raise ModuleNotFoundError(f"{kind.__name__} {install}") from error
+        text = "needs the package pytorch-optimizer: pip install .[peers]"
+        raise ModuleNotFoundError(f"{kind.__name__} {text}") from error
     trainable = [p for p in model.parameters() if p.requires_grad]
     peers = _subclasses(library.Shampoo, library.SOAP, library.AdaHessian)
     return peers[kind](trainable if params is None else params, **hyperparameters)
@@ -123,15 +132,18 @@ def build(
 
 @functools.cache
 def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Optimizer]]:
-    """Return subclasses of the package's classes, which may not be installed, with our names and promises."""
+    """Return subclasses of the package's classes.
+
+    They are created in a function, because the package may not be installed.
+    """
 
     class ShampooPeer(shampoo):
-        """Shampoo, on copies of the gradients: the package's changes them in place."""
+        """Shampoo on copies of the gradients, because the package changes gradients in place."""
 
         def __init__(self, params: Any, **hyperparameters: Any):
             settings = Shampoo(**hyperparameters)
-            rest = {"weight_decouple": True, "matrix_eps": settings.eps}
-            super().__init__(params, lr=settings.lr, weight_decay=settings.weight_decay, **rest)
+            options = {"weight_decouple": True, "matrix_eps": settings.eps}
+            super().__init__(params, lr=settings.lr, weight_decay=settings.weight_decay, **options)
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
             loss = hessian.evaluate(closure)
@@ -149,14 +161,14 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             return loss
 
     class SOAPPeer(soap):
-        """SOAP."""
+        """SOAP with this project's hyperparameter names."""
 
         def __init__(self, params: Any, **hyperparameters: Any):
             settings = dataclasses.asdict(SOAP(**hyperparameters))
             super().__init__(params, precondition_frequency=settings.pop("interval"), **settings)
 
     class AdaHessianPeer(hessian.HessianOptimizer, adahessian):
-        """AdaHessian. `backward(loss)` estimates the diagonal of the Hessian, with signs from our seed."""
+        """AdaHessian. `backward(loss)` estimates the diagonal of the Hessian with seeded signs."""
 
         NAME = "AdaHessian"
 
@@ -166,14 +178,15 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             super().__init__(params, **settings)
 
         def backward(self, loss: Tensor) -> None:
-            """Set the gradients, as `loss.backward()` does, and estimate the diagonal by z * (H z)."""
+            """Set the gradients as `loss.backward()` does, and estimate the diagonal of H.
+
+            The estimate is z * (H z) for random signs z.
+            """
             parameters = [p for group in self.param_groups for p in group["params"]]
             gradients = hessian.differentiate(loss, parameters)
             signs = _signs(parameters, self._seed, self.param_groups[0].get("step", 0))
-            new = [
-                z * h
-                for z, h in zip(signs, hessian.product(gradients, parameters, signs), strict=True)
-            ]
+            products = hessian.product(gradients, parameters, signs)
+            new = [z * product for z, product in zip(signs, products, strict=True)]
             old = self._products
             self._products = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
@@ -188,11 +201,10 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
 
 
 def _signs(parameters: list[Tensor], seed: int, step: int) -> list[Tensor]:
-    """Return random signs, shaped as the parameters, on their device."""
+    """Return random signs, 1 or -1, with the shapes and devices of the parameters."""
     signs = []
     for number, p in enumerate(parameters):
         generator = torch.Generator(p.device).manual_seed(seed_of(seed, f"signs {number}", step))
-        signs.append(
-            torch.randint(0, 2, p.shape, generator=generator, device=p.device).to(p.dtype) * 2 - 1
-        )
+        bits = torch.randint(0, 2, p.shape, generator=generator, device=p.device)
+        signs.append(bits.to(p.dtype) * 2 - 1)
     return signs

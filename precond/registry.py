@@ -1,4 +1,4 @@
-"""The registered optimizers, one line for each: names, defaults, checks and construction."""
+"""The registry of optimizers by name: defaults, checks and construction."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Entry:
     Attributes:
         optimizer: A function of the model and the hyperparameters that builds the optimizer.
         kinds: The dataclasses of its hyperparameters.
-        preset: Hyperparameters that the name fixes or whose default it changes.
-        numerics: Version of its arithmetic.
+        preset: Values that replace the defaults of the dataclasses under this name.
+        numerics: Version of the optimizer's arithmetic (see `Algorithm.NUMERICS`).
         card: The text that `python -m precond` prints.
-        package: The package that it needs beyond torch, or None.
-        plugin: SHA-256 of the plugin file that registered it, or None.
+        package: The package that the optimizer needs in addition to torch, or None.
+        plugin: SHA-256 of the plugin file that registered the optimizer, or None.
     """
 
     optimizer: Callable[..., Optimizer]
@@ -74,14 +74,15 @@ class Entry:
     plugin: str | None = None
 
 
-def _ours(optimizer: type[Preconditioned], **preset: Any) -> Entry:
+def _preconditioned(optimizer: type[Preconditioned], **preset: Any) -> Entry:
     algorithm = optimizer.algorithm_type
-    return Entry(
-        optimizer, (optimizer.rule_type, algorithm), preset, algorithm.NUMERICS, algorithm.CARD
-    )
+    kinds = (optimizer.rule_type, algorithm)
+    return Entry(optimizer, kinds, preset, algorithm.NUMERICS, algorithm.CARD)
 
 
-def _torch(optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any) -> Entry:
+def _from_torch(
+    optimizer: Callable[..., Optimizer], kind: type, card: Card, **preset: Any
+) -> Entry:
     def build_from_model(
         model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
     ) -> Optimizer:
@@ -101,16 +102,16 @@ _ADAMW = Card(paper="Loshchilov and Hutter, ICLR 2019", cost="12D", memory="D")
 
 
 REGISTRY: dict[str, Entry] = {
-    "sgd": _torch(torch.optim.SGD, SGD, _SGD),
-    "adam": _torch(torch.optim.Adam, Adam, _ADAM),
-    "adamw": _torch(torch.optim.AdamW, Adam, _ADAMW, weight_decay=0.05),
-    "nysact-s": _ours(NysAct, sketch="subcolumn"),
-    "nysact-g": _ours(NysAct, sketch="gaussian"),
-    "foof": _ours(FOOF),
-    "kfac": _ours(KFAC),
-    "eva": _ours(Eva),
-    "ekfac": _ours(EKFAC),
-    "steve": _ours(STEVE),
+    "sgd": _from_torch(torch.optim.SGD, SGD, _SGD),
+    "adam": _from_torch(torch.optim.Adam, Adam, _ADAM),
+    "adamw": _from_torch(torch.optim.AdamW, Adam, _ADAMW, weight_decay=0.05),
+    "nysact-s": _preconditioned(NysAct, sketch="subcolumn"),
+    "nysact-g": _preconditioned(NysAct, sketch="gaussian"),
+    "foof": _preconditioned(FOOF),
+    "kfac": _preconditioned(KFAC),
+    "eva": _preconditioned(Eva),
+    "ekfac": _preconditioned(EKFAC),
+    "steve": _preconditioned(STEVE),
     "sketchysgd": Entry(
         SketchySGD, (sketchysgd.Settings,), numerics=sketchysgd.NUMERICS, card=sketchysgd.CARD
     ),
@@ -129,7 +130,7 @@ def lookup(name: str) -> Entry:
     """Return the entry of an optimizer.
 
     Raises:
-        HyperparameterError: Unknown name; the message suggests the nearest name and lists all names.
+        HyperparameterError: The name is unknown. The message lists all names.
     """
     if name not in REGISTRY:
         raise HyperparameterError(f'optimizer = "{name}": unknown.{nearest(name, REGISTRY)}')
@@ -137,7 +138,7 @@ def lookup(name: str) -> Entry:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Return every hyperparameter of an optimizer with its default."""
+    """Return the hyperparameters of an optimizer with their default values."""
     entry = lookup(name)
     fields = {f.name: f.default for kind in entry.kinds for f in dataclasses.fields(kind)}
     return fields | dict(entry.preset)
@@ -146,7 +147,10 @@ def defaults(name: str) -> dict[str, Any]:
 def check(
     name: str, hyperparameters: Mapping[str, Any], model: nn.Module | None = None
 ) -> list[str]:
-    """Return one line for each hyperparameter that is unknown, out of range, or not possible for the model."""
+    """Return one line for each hyperparameter that is unknown or invalid.
+
+    With `model`, the values are also checked against its layers.
+    """
     entry = lookup(name)
     configs, errors = split(*entry.kinds, values={**entry.preset, **hyperparameters})
     shapes = {layer.name: layer.shape for layer in find_layers(model)} if model is not None else {}
@@ -166,11 +170,13 @@ def build(
     Args:
         name: One of `available()`.
         model: The model to train.
-        params: Parameter groups as `torch.optim` takes them. Default: all trainable parameters, in one group.
-        **hyperparameters: Values that differ from `defaults(name)`.
+        params: Parameter groups as in `torch.optim`. Default: one group of all trainable
+            parameters.
+        **hyperparameters: Values that replace those of `defaults(name)`.
 
     Raises:
-        HyperparameterError: The name is unknown, or hyperparameters are unknown or out of range; one line for each.
+        HyperparameterError: The name is unknown, or hyperparameters are unknown or out of range.
+            The message has one line for each error.
     """
     if errors := check(name, hyperparameters):
         raise HyperparameterError("\n".join(errors))

@@ -1,4 +1,4 @@
-"""Update rules: momentum, weight decay and the step along a preconditioned direction."""
+"""Update rules: momentum, weight decay, and the step along a preconditioned direction."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Directed = tuple[list[Tensor], list[Tensor]]  # parameters, and the direction of
 
 
 class Rule(Protocol):
-    """An update rule: a frozen dataclass of the hyperparameters that parameter groups may change."""
+    """An update rule: a dataclass of hyperparameters that each parameter group may override."""
 
-    CONTAINS_LR: ClassVar[bool]  # True if the layers' directions contain the learning rate already
+    CONTAINS_LR: ClassVar[bool]  # True if the layers' directions already contain the learning rate
 
     def problems(self) -> list[str]:
         """Return one line for each hyperparameter out of range."""
@@ -31,23 +31,29 @@ class Rule(Protocol):
         """Update one parameter group in place.
 
         Args:
-            group: The group's current hyperparameters, and the algorithm's.
-            layers: Preconditioned parameters and their directions; the directions may be overwritten.
-            others: All other parameters and their gradients; the gradients must not be changed.
-            state: Per-parameter buffers, tensors by name.
+            group: The current hyperparameters of the group, and those of the algorithm.
+            layers: Preconditioned parameters and their directions; the rule may overwrite the
+                directions.
+            others: All other parameters and their gradients; the rule must not change the
+                gradients.
+            state: The buffers of each parameter, by name.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGDRule(Hyperparameters):
-    """SGD: d = D + weight_decay w; m <- momentum m + d; w <- w - lr m, for every parameter alike.
+    """SGD: d = D + weight_decay w; m <- momentum m + d; w <- w - lr m.
+
+    D is the direction of a preconditioned parameter, and the gradient of any other parameter. With
+    Nesterov momentum, the last step is w <- w - lr (d + momentum m).
 
     Attributes:
         lr: Learning rate.
         momentum: Heavy-ball momentum, without dampening.
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned.
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
     """
 
     CONTAINS_LR: ClassVar[bool] = False
@@ -79,19 +85,18 @@ class SGDRule(Hyperparameters):
             buffers = [buffer(state, p, "momentum_buffer") for p in params]
             torch._foreach_mul_(buffers, momentum)
             torch._foreach_add_(buffers, directions)
-            directions = (
-                torch._foreach_add(directions, buffers, alpha=momentum)
-                if group["nesterov"]
-                else buffers
-            )
+            gradients, directions = directions, buffers
+            if group["nesterov"]:
+                directions = torch._foreach_add(gradients, buffers, alpha=momentum)
         torch._foreach_add_(params, directions, alpha=-lr)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KFEAdamRule(Hyperparameters):
-    """w <- (1 - lr weight_decay) w - D for layers; the others follow Adam, or SGD without momentum.
+    """The rule of STEVE: w <- (1 - lr weight_decay) w - D for layers, where D contains lr.
 
-    Reads `fallback`, `betas` and `eps` of the algorithm (STEVE), whose directions are already steps.
+    All other parameters are updated by Adam, or by SGD without momentum if `fallback` is "sgd". The
+    rule reads the hyperparameters `fallback`, `betas` and `eps` of the algorithm.
 
     Attributes:
         lr: Learning rate.
@@ -134,7 +139,7 @@ def _adam(
 
 
 def buffer(state: ParameterState, parameter: Tensor, name: str) -> Tensor:
-    """Return a parameter's buffer, zeros at first."""
+    """Return a parameter's buffer; create it with zeros if it does not exist."""
     if name not in state[parameter]:
         state[parameter][name] = torch.zeros_like(parameter)
     return state[parameter][name]

@@ -1,8 +1,10 @@
-"""Loss scaling by `torch.amp.GradScaler`, without reading the device.
+"""Loss scaling by `torch.amp.GradScaler`, without making the host wait for the device.
 
-The scaler hands over its scale and whether it found an inf or nan, both as tensors on the device. Where it did, the
-step must leave no trace: statistics are forgotten, gradients are made nan, which every algorithm passes over, and
-parameters and buffers are put back. All of it runs in every step under a scaler, since only the device knows.
+The scaler passes its scale, and a flag that is set if a gradient is inf or nan, as tensors on the
+device. If the flag is set, the step must change nothing: the statistics of the step are discarded,
+the gradients are set to nan, which no algorithm adds to its state, and the parameters and buffers
+are restored. These operations run in every step under a scaler, because the host does not read the
+flag.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class LossScale:
-    """The scaler's values for one step.
+    """The values of the scaler for one step.
 
     Attributes:
-        inverse: The factor that the gradients must still be multiplied by; None after `scaler.unscale_`.
-        skipped: True if the step must leave no trace, a bool on the device.
+        inverse: The factor that removes the scale from the gradients; None if `scaler.unscale_` has
+            already removed it.
+        skipped: A bool on the device, True if the step must change nothing.
     """
 
     inverse: Tensor | None
@@ -30,41 +33,46 @@ class LossScale:
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> LossScale | None:
-        """Return what `GradScaler.step` set on an optimizer with `_step_supports_amp_scaling`, or None."""
+        """Return the values that `GradScaler.step` has set on the optimizer, or None.
+
+        The scaler sets them if the optimizer has the attribute `_step_supports_amp_scaling`.
+        """
         infinite: Tensor | None = getattr(optimizer, "found_inf", None)
         if infinite is None:
             return None
         scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-        return cls(
-            None if scale is None else scale.double().reciprocal().float(), infinite.reshape(()) > 0
-        )
+        inverse = None if scale is None else scale.double().reciprocal().float()
+        return cls(inverse, infinite.reshape(()) > 0)
 
     def unscale(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Return the gradients without the scale, in new tensors if they are scaled."""
-        return (
-            gradients if self.inverse is None else list(torch._foreach_mul(gradients, self.inverse))
-        )
+        """Return the gradients without the scale, as new tensors if they were scaled."""
+        if self.inverse is None:
+            return gradients
+        return list(torch._foreach_mul(gradients, self.inverse))
 
-    def spoil(self, buffer: Tensor) -> None:
-        """Remove the scale from gradients `[L, o, p]` in place; fill them with nan if the step is skipped."""
+    def unscale_and_mask(self, buffer: Tensor) -> None:
+        """Remove the scale from gradients `[L, o, p]` in place; set them to nan if skipped."""
         if self.inverse is not None:
             buffer.mul_(self.inverse)
         buffer.masked_fill_(self.skipped, torch.nan)
 
 
 class Undo:
-    """The values of parameters and their buffers before a step; buffers that the step creates were zero."""
+    """The values of parameters and their buffers before a step.
+
+    For a buffer that the step creates, the value before the step is zero.
+    """
 
     def __init__(self, parameters: Iterable[Tensor], state: dict[Tensor, dict[str, Any]]):
         self._parameters, self._state = list(parameters), state
         self._before = {tensor: tensor.clone() for tensor in self._tensors()}
 
-    def where(self, skipped: Tensor) -> None:
+    def restore_where(self, skipped: Tensor) -> None:
         """Restore the values if the step is skipped."""
         for tensor in self._tensors():
             before = self._before.get(tensor)
-            kept = torch.zeros_like(tensor) if before is None else before
-            tensor.copy_(torch.where(skipped.to(tensor.device, non_blocking=True), kept, tensor))
+            before = torch.zeros_like(tensor) if before is None else before
+            tensor.copy_(torch.where(skipped.to(tensor.device, non_blocking=True), before, tensor))
 
     def _tensors(self) -> list[Tensor]:
         buffers = [value for p in self._parameters for value in self._state.get(p, {}).values()]

@@ -1,4 +1,7 @@
-"""Synthetic studies and trial folders for the tests of the harness: written by `TrialStore`, never trained."""
+"""Synthetic studies and trial folders for the tests of the harness.
+
+`TrialStore` writes the folders; no trial is trained.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ STUDY = Study(
 
 
 def planned(seeds: int = 3, epochs: int = 2, arms: Sequence[Arm] = ARMS) -> list[Trial]:
-    """The study's trials, resolved without any workload."""
+    """Return trials of the arms for each seed, without resolving a workload."""
     return [Trial(arm, _config(arm, seed, epochs)) for seed in range(seeds) for arm in arms]
 
 
@@ -63,20 +66,20 @@ def _config(arm: Arm, seed: int, epochs: int) -> TrialConfig:
 
 
 def accuracy(trial: Trial, epoch: int) -> float:
-    """The accuracy that `run` writes: a known function of the trial and the epoch, different everywhere."""
+    """Return the accuracy that `run` writes, which differs between all trials and epochs."""
     base = {"sgd": 0.90, "foof": 0.95, "nysact-g": 0.92, "nysact-s": 0.93}[trial.arm.optimizer]
     level = trial.arm.overrides.get("rank", 0)
     return base + 0.001 * level + 0.002 * trial.config.seed**1.5 - 0.1 / (epoch + 1)
 
 
 def plan(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> StudyPlan:
-    """Return the plan of a command that names these trials and this output folder."""
+    """Return the plan of a command with these trials and this output folder."""
     workload = trials[0].config.workload
     return StudyPlan(artefact=study, workload=workload, options=Options(out=root), trials=trials)
 
 
 def evidence(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Evidence:
-    """Return the evidence that a study's report prints, without the comparison with its paper."""
+    """Return the evidence of a study's report, without the comparison with the paper."""
     return analyse(trials, root, study.figure.metric, study.figure.references)
 
 
@@ -86,16 +89,23 @@ def report(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Report:
 
 
 def draw(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> list[Path]:
-    """Draw the study's figure alone."""
+    """Draw the study's figures and return their paths."""
     return [*study.figure.extend(plan(root, trials, study), evidence(root, trials, study)).drawn]
 
 
 def run(
     root: Path, trial: Trial, epochs: int | None = None, status: str | None = COMPLETED, **details
 ) -> TrialStore:
-    """Commit a trial's epochs up to `epochs` (its own number when None) and end it with `status`, unless that is None.
+    """Commit a trial's epochs and finish it.
 
-    Called again for a trial in flight it goes on from the committed epochs, as a resumed worker does.
+    A second call for a trial without a status resumes from the committed epochs, as a worker does.
+
+    Args:
+        root: The output folder.
+        trial: The trial.
+        epochs: Number of epochs to commit; by default all epochs of the trial.
+        status: The trial's status; None leaves the trial unfinished.
+        **details: Additional values of `status.json`.
     """
     store = TrialStore(root, trial.config)
     store.create()
@@ -103,14 +113,14 @@ def run(
     for epoch in range(len(store.epochs()), trial.config.epochs if epochs is None else epochs):
         store.record(epoch, metrics(trial, epoch))
     if status is None:
-        store._append_pending()  # commit's lines without its checkpoint, which nothing here reads
+        store._append_pending()  # write the epochs of a commit, but no checkpoint
     else:
         store.finish(status, **details)
     return store
 
 
 def metrics(trial: Trial, epoch: int) -> dict[str, float]:
-    """All metrics of one epoch."""
+    """Return all metrics of one epoch."""
     return {
         "train/loss": 1.0 / (epoch + 1),
         "train/accuracy": accuracy(trial, epoch),
@@ -130,28 +140,40 @@ def timed(
     width: float = 0.1,
     peak: int = 110,
 ) -> Path:
-    """A file of the cost benchmark for a trial's configuration: the intervals are `width` x the medians, to each side.
+    """Write a result of the cost benchmark for a trial's configuration and return its path.
 
-    Evaluating takes 1 ms an example, SGD's peak memory is 100 bytes.
+    The evaluation takes 1 ms per example, and SGD's peak memory is 100 bytes.
+
+    Args:
+        folder: The folder of the hardware.
+        config: The trial's configuration.
+        step: Seconds per step.
+        ratio: The seconds per step relative to SGD.
+        width: Half of the width of the intervals, as a fraction of the median.
+        peak: Peak memory in bytes.
     """
 
-    def around(middle: float) -> dict[str, float]:
-        return {"median": middle, "low": middle * (1 - width), "high": middle * (1 + width)}
+    def interval(median: float) -> dict[str, float]:
+        return {"median": median, "low": median * (1 - width), "high": median * (1 + width)}
 
     shares = {
         name: {"median": share}
         for name, share in {"apply": 0.01, "statistics": 0.02, "refresh": 0.001}.items()
     }
     memory = {"state_bytes": {"algorithm": 2**20, "gradient_buffer": 2**19, "rule": 2**18}}
-    given = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
+    configuration = cost_files.configuration(
+        config.workload,
+        config.optimizer,
+        config.hyperparameters,
+        config.batch_size,
+        resolution=config.settings.get("resolution"),
+    )
     content = {
-        "configuration": cost_files.configuration(
-            *given, resolution=config.settings.get("resolution")
-        ),
+        "configuration": configuration,
         "conditions": {"hardware": folder.name.upper(), "threads": 2},
-        "step_seconds": around(step),
+        "step_seconds": interval(step),
         "evaluation_seconds_per_example": 0.001,
-        "against": {"sgd": {"ratio": around(ratio), "shares": shares}},
+        "against": {"sgd": {"ratio": interval(ratio), "shares": shares}},
         "memory": {**memory, "peak_bytes": peak},
         "sgd_memory": {**memory, "peak_bytes": 100},
     }

@@ -1,4 +1,4 @@
-"""Little image folders of random pixels for the tests of the data."""
+"""Small image folders of random pixels for the tests of datasets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ CLASSES = ("bird", "cat", "dog")
 
 
 def paint(path: Path, size: tuple[int, int], seed: int) -> None:
-    """A PNG of random pixels."""
+    """Write a PNG file of random pixels; `size` is its width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = torch.randint(
-        256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (size[1], size[0], 3), generator=generator)
     Image.fromarray(pixels.to(torch.uint8).numpy()).save(path)
 
 
 def make_folder(root: Path, side: int = 8, mixed: bool = False, train: int = 10) -> Path:
-    """`train` images of each class to train on, 3 to test on."""
+    """Write an image folder of three classes and return its path.
+
+    Args:
+        root: The folder.
+        side: Height of the images, and width of the narrowest.
+        mixed: If True, the images have different widths.
+        train: Training images per class; there are 3 test images per class.
+    """
     seed = 0
     for split, count in (("train", train), ("test", 3)):
         for name in CLASSES:

@@ -1,4 +1,4 @@
-"""Datasets that are not there: random images with a real dataset's shape and classes, and a few of them."""
+"""Replacements of the datasets: a few random images with the shape and classes of a dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.data import Loading, TensorData, source
 
 @dataclass(frozen=True)
 class Synthetic:
-    """A source that says 2000 images, and loads `loaded` random ones to train on and 4 to test on."""
+    """A source that declares 2000 training images, but loads only `loaded` and 4 test images."""
 
     name: str
     classes: int
@@ -31,17 +31,12 @@ class Synthetic:
         sizes = [
             loading.settings.get(name, self.size) for name in ("resolution", "test_resolution")
         ]
-        parts = []
+        tensors = []
         for examples, size in zip((self.loaded, 4), sizes, strict=True):
-            parts.append(
-                torch.randn(examples, self.channels, size, size, generator=generator).to(
-                    loading.device
-                )
-            )
-            parts.append(
-                torch.randint(self.classes, (examples,), generator=generator).to(loading.device)
-            )
-        return TensorData(*parts)
+            shape = (examples, self.channels, size, size)
+            tensors.append(torch.randn(shape, generator=generator))
+            tensors.append(torch.randint(self.classes, (examples,), generator=generator))
+        return TensorData(*(tensor.to(loading.device) for tensor in tensors))
 
 
 SHAPES = {
@@ -53,7 +48,7 @@ SHAPES = {
 
 
 def synthetic(name: str):
-    """Instead of `trainables.data.source`: the digits themselves, and images of the others' shapes."""
+    """Replace `trainables.data.source`: return the digits, or random images of a dataset's shape."""
     kind = name.partition(":")[0]
     if kind == "digits":
         return source(name)

@@ -1,4 +1,4 @@
-"""Every mutant must fit the sources. `make mutants` also runs their tests, which takes minutes."""
+"""Tests that every mutant fits the sources. `make mutants` also runs the mutants' tests (minutes)."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SOURCES = {
 }
 
 
-def planted(function: str, old: str, new: str, test: str = "test_sum"):
+def plant(function: str, old: str, new: str, test: str = "test_sum"):
     return Sources(SOURCES).plant(Mutant("precond/parts", "a bug", function, old, new, test))
 
 
@@ -35,15 +35,15 @@ def test_every_mutant_fits_the_sources():
     assert not errors, "\n".join(errors)
 
 
-def test_a_replacement_changes_only_its_function():
-    result = planted("Sum.value", "self.b", "self.a", "test_sum[1-a]")
+def test_replacement_changes_only_its_function():
+    result = plant("Sum.value", "self.b", "self.a", "test_sum[1-a]")
     assert result.file == "precond/parts/sums.py"
     assert result.source == SOURCES["precond/parts/sums.py"].replace("self.b", "self.a")
     assert result.node == "tests/test_sums.py::test_sum[1-a]"
-    assert planted("RATE", "1", "2").source == SOURCES["precond/rules.py"].replace("= 1", "= 2")
-    assert planted("bank:step", "+", "-").file == "precond/bank.py"
-    assert planted("rules:", "RATE = 1", "RATE = 2").file == "precond/rules.py"
-    assert planted("limits.yaml:", "1", "2").source == "rate: 2\n"
+    assert plant("RATE", "1", "2").source == SOURCES["precond/rules.py"].replace("= 1", "= 2")
+    assert plant("bank:step", "+", "-").file == "precond/bank.py"
+    assert plant("rules:", "RATE = 1", "RATE = 2").file == "precond/rules.py"
+    assert plant("limits.yaml:", "1", "2").source == "rate: 2\n"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,6 @@ def test_a_replacement_changes_only_its_function():
         (("bank:step", "x + 1", "x - 1", "test_difference"), "test_difference: 0 definitions"),
     ],
 )
-def test_a_mutant_that_does_not_fit_is_an_error(fields: tuple[str, ...], message: str):
+def test_mutant_that_does_not_fit_is_an_error(fields: tuple[str, ...], message: str):
     with pytest.raises(MutantError, match=message):
-        planted(*fields)
+        plant(*fields)

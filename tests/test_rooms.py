@@ -1,6 +1,7 @@
-"""Imports between modules have no cycles and one direction: studies/*.py -> studies.harness -> trainables -> precond.
+"""Tests of the imports: no cycles, and studies/*.py -> studies.harness -> trainables -> precond.
 
-The tests read the source. They count every import statement, also those inside functions and under TYPE_CHECKING.
+The tests read the source code. They count every import statement, also those inside functions and
+under TYPE_CHECKING.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["precond", "trainables", "studies"]
 HARNESS = "studies.harness"
-# The rooms of the harness: a room may import only itself and the rooms of later lines.
+# The rooms of the harness: a room may import only itself and the rooms in later lines.
 ROOMS = [
     {"command"},
     {"kinds"},
@@ -29,15 +30,22 @@ ROOMS = [
     {"published"},
     {"statistics", "design"},
 ]
-# Never imported by `precond` and `trainables`: a worker pays for each of them in seconds and memory.
+# Not imported by `precond` and `trainables`, because each costs a worker seconds and memory.
 HEAVY = {"pandas", "scipy", "sklearn", "matplotlib", "mlflow", "optuna", "studies"}
-# Installed beside torch, and imported only by the functions that need them.
+# Installed with the package, and imported only by the functions that need them.
 LATE = {"torchvision", "PIL", "numpy", "filelock", "pytorch_optimizer", "ray"}
 
 
 @dataclass(frozen=True)
 class Import:
-    """A statement that imports a module; of a module outside this project only the top-level name counts."""
+    """An import statement.
+
+    Attributes:
+        module: The importing module.
+        target: The imported module; only its top-level name if it is not part of this project.
+        line: Number of the line.
+        late: True if the statement is inside a function.
+    """
 
     module: str
     target: str
@@ -45,7 +53,8 @@ class Import:
     late: bool
 
     def __str__(self) -> str:
-        return f"{modules()[self.module].relative_to(ROOT)}:{self.line}: {self.module} imports {self.target}"
+        path = modules()[self.module].relative_to(ROOT)
+        return f"{path}:{self.line}: {self.module} imports {self.target}"
 
 
 @cache
@@ -76,25 +85,22 @@ def _imports(module: str, node: ast.AST, late: bool = False) -> list[Import]:
         if isinstance(child, ast.Import):
             names = [alias.name for alias in child.names]
         elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, (
-                f"{module}, line {child.lineno}: write the absolute name of the module"
-            )
+            place = f"{module}, line {child.lineno}"
+            assert child.level == 0, f"{place}: write the absolute name of the module"
             qualified = [f"{child.module}.{alias.name}" for alias in child.names]
             names = [name if name in modules() else str(child.module) for name in qualified]
         else:
             names = []
-            statements += _imports(
-                module, child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            )
+            in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            statements += _imports(module, child, late or in_function)
         targets = [name if name in modules() else name.partition(".")[0] for name in names]
-        statements += [
-            Import(module, target, child.lineno, late) for target in dict.fromkeys(targets)
-        ]  # type: ignore
+        for target in dict.fromkeys(targets):
+            statements.append(Import(module, target, child.lineno, late))  # type: ignore[attr-defined]
     return statements
 
 
 def cycles(package: str) -> list[list[Import]]:
-    """Return cycles of imports; without the last import of each there would be none."""
+    """Return import cycles. Without the last import of each cycle, there would be no cycles."""
     edges = {
         (edge.module, edge.target): edge for edge in imports(package) if edge.target in modules()
     }
@@ -124,59 +130,56 @@ def level(module: str) -> int:
 
 
 def room(module: str) -> str:
-    """Return the room of a module of the harness; empty for other modules."""
-    return (
-        module.removeprefix(f"{HARNESS}.").partition(".")[0]
-        if module.startswith(f"{HARNESS}.")
-        else ""
-    )
+    """Return the room of a module of the harness; an empty string for other modules."""
+    if not module.startswith(f"{HARNESS}."):
+        return ""
+    return module.removeprefix(f"{HARNESS}.").partition(".")[0]
 
 
 def allowed(edge: Import) -> bool:
-    """Return True if an import goes in the direction of the packages and, within the harness, of the rooms."""
+    """Return True if an import follows the order of the packages and, in the harness, of the rooms."""
     source, target = room(edge.module), room(edge.target)
     if not (source and target):
         return level(edge.target) <= level(edge.module)
-    places = [
-        next((i for i, names in enumerate(ROOMS) if name in names), -1) for name in (source, target)
-    ]
-    return source == target or -1 < places[0] < places[1]
+
+    def layer(name: str) -> int:
+        return next((i for i, names in enumerate(ROOMS) if name in names), -1)
+
+    return source == target or -1 < layer(source) < layer(target)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_no_modules_import_each_other(package: str):
+def test_modules_have_no_import_cycles(package: str):
     results = cycles(package)
     assert not results, f"{len(results)} import cycles:" + "\n".join(map(lines, results))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_imports_have_one_direction(package: str):
-    against = [edge for edge in imports(package) if edge.target in modules() and not allowed(edge)]
-    assert not against, f"{len(against)} imports against the direction:" + lines(against)
+def test_imports_follow_the_direction_of_the_rooms(package: str):
+    internal = [edge for edge in imports(package) if edge.target in modules()]
+    errors = [edge for edge in internal if not allowed(edge)]
+    assert not errors, f"{len(errors)} imports against the direction:" + lines(errors)
 
 
 @pytest.mark.parametrize("package", PACKAGES[-1:])
 def test_every_module_of_the_harness_is_in_a_room(package: str):
     rooms = set().union(*ROOMS)
-    homeless = [m for m in modules() if m.startswith(f"{HARNESS}.") and room(m) not in rooms]
-    assert not homeless, f"in no room: {', '.join(homeless)}"
+    outside = [m for m in modules() if m.startswith(f"{HARNESS}.") and room(m) not in rooms]
+    assert not outside, f"in no room: {', '.join(outside)}"
 
 
 @pytest.mark.parametrize("package", ["precond", "trainables"])
-def test_a_worker_needs_torch_alone(package: str):
-    """Other libraries are imported late, or in `ray_trainable` alone, and the heavy ones nowhere."""
+def test_worker_requires_only_torch(package: str):
+    """Other libraries are imported inside functions, except Ray in `ray_trainable`."""
     known = {*sys.stdlib_module_names, "torch", "precond", "trainables"}
-    outside = [edge for edge in imports(package) if edge.target.partition(".")[0] not in known]
-    outside = [edge for edge in outside if not (edge.late and edge.target in LATE)]
-    outside = [
-        edge
-        for edge in outside
-        if (edge.module, edge.target) != ("trainables.ray_trainable", "ray")
-    ]
-    assert not outside, "imports that a worker cannot afford:" + lines(outside)
+    errors = [edge for edge in imports(package) if edge.target.partition(".")[0] not in known]
+    errors = [edge for edge in errors if not (edge.late and edge.target in LATE)]
+    exception = ("trainables.ray_trainable", "ray")
+    errors = [edge for edge in errors if (edge.module, edge.target) != exception]
+    assert not errors, "imports that are not permitted in a worker:" + lines(errors)
 
 
-def test_the_import_of_every_module_and_the_digits_load_no_heavy_library():
+def test_importing_modules_and_loading_digits_imports_no_heavy_library():
     names = [name for name in modules() if name.partition(".")[0] in ("precond", "trainables")]
     names = [name for name in names if name != "trainables.ray_trainable"]
     heavy = HEAVY | LATE - {"numpy"}
@@ -194,11 +197,10 @@ def test_the_import_of_every_module_and_the_digits_load_no_heavy_library():
     assert done.stdout.strip() == ""
 
 
-def test_every_path_in_the_description_of_the_structure_exists():
+def test_every_path_in_the_architecture_page_exists():
     text = (ROOT / "docs" / "architecture.md").read_text()
     named = {name.rstrip("/") for name in re.findall(r"`([\w./]+(?:\.py|/))`", text)}
-    files = [
-        path.relative_to(ROOT) for room in (*PACKAGES, "tests") for path in (ROOT / room).rglob("*")
-    ]
+    folders = (*PACKAGES, "tests")
+    files = [path.relative_to(ROOT) for name in folders for path in (ROOT / name).rglob("*")]
     known = {"/".join(path.parts[start:]) for path in files for start in range(len(path.parts))}
     assert len(named) > 40 and named <= {*known, *PACKAGES}, sorted(named - known)

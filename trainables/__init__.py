@@ -1,7 +1,9 @@
-"""Training of a trial: its configuration, data, model, loop and folder.
+"""Training of a single trial: its configuration, data, model, loop and folder.
 
-A trial is trained by `train.epochs` in whichever process calls it: a Ray worker, `python -m trainables`, a debugger.
-This package imports torch and `precond`, and other libraries only inside the functions that need them; only
-`ray_trainable` imports Ray. It knows nothing of studies, reports or tracking. `team` shares a trial among
-processes, `packing` says how many trials fit a GPU, `plugins` loads a user's files.
+`train.epochs` trains a trial in the process that calls it: a Ray worker, `python -m trainables` or
+a debugger. `team` shares a trial among several processes, `packing` measures how many trials fit
+on a GPU, and `plugins` loads user-defined optimizers and workloads.
+
+The package may import torch and `precond`. It imports other libraries only inside the functions
+that need them, and Ray only in `ray_trainable`. It does not import `studies`.
 """

@@ -1,7 +1,8 @@
-"""`python -m trainables TRIALS.jsonl --out DIR`: trials one after another in this process, without Ray.
+"""`python -m trainables TRIALS.jsonl --out DIR`: run trials one after another, without Ray.
 
-It is for a debugger, and for a machine with torch alone. `python studies/NAME.py --dry-run --json` writes the file: one
-line of JSON for each trial, of which `config` is read. The trial folders are the same as those of Ray's workers.
+Use it under a debugger, or on a machine without Ray. `python studies/NAME.py --dry-run --json`
+prints TRIALS.jsonl: one line of JSON for each trial, of which `key` and `config` are read. The
+trial folders are the same as those that Ray's workers write.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ from trainables.workloads import ready
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the trials of a file; return 0, 1 if some failed, 2 for an invalid file, 4 if the folder is unusable."""
+    """Run the trials of a file and return the exit code.
+
+    The code is 0, 1 if some trials failed, 2 if the file, the plugin or the data are invalid, or 4
+    if the output folder cannot be used.
+    """
     options = _parser().parse_args(arguments)
     try:
-        configs = [
-            _config(line) for line in options.trials.read_text().splitlines() if line.strip()
-        ]
+        lines = options.trials.read_text().splitlines()
+        configs = [_config(line) for line in lines if line.strip()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        print(f"error: {options.trials}: {error}; write it with --dry-run --json", file=sys.stderr)
+        advice = "write the file with `python studies/NAME.py --dry-run --json`"
+        print(f"error: {options.trials}: {error}; {advice}", file=sys.stderr)
         return 2
     errors = _plugin_problems(options.plugin, configs)
     if not errors:
@@ -49,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number, config in enumerate(configs, start=1):
         try:
             if config.plugin:
-                plugins.keep(options.plugin, options.out)
+                plugins.write_copy(options.plugin, options.out)
             statuses.append(_run(config, options, f"{number}/{len(configs)}"))
         except (StoreError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -71,7 +76,7 @@ def _run(config: TrialConfig, options: argparse.Namespace, label: str) -> str:
 
 
 def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
-    """Train in this process, alone or as one of a team."""
+    """Train a trial in this process, which may be one of several processes of a team."""
     store = TrialStore(options.out, config)
     settings = {
         "device": options.device,
@@ -79,23 +84,21 @@ def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
         "diagnostics": options.diagnostics,
     }
     for metrics in epochs(config, store, **settings):
-        if Team.here().rank == 0:
-            print(
-                f"{name} epoch {metrics['epoch'] + 1}/{config.epochs}: {score(metrics):.2%}",
-                flush=True,
-            )
+        if Team.current().rank == 0:
+            progress = f"epoch {metrics['epoch'] + 1}/{config.epochs}"
+            print(f"{name} {progress}: {score(metrics):.2%}", flush=True)
 
 
 def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[str]:
-    """Load the plugin; return a line if that fails, and a line for each other plugin that trials need."""
+    """Load the plugin; return a line if that fails, and a line for each missing plugin."""
     try:
         sha = None if path is None else plugins.load(path)
     except plugins.PluginError as error:
         return [str(error)]
-    others = {config.plugin for config in configs} - {sha, None}
+    missing = {config.plugin for config in configs} - {sha, None}
     return [
-        f"there are trials of the plugin with SHA-256 {other}: name its file with --plugin"
-        for other in others
+        f"the file contains trials of the plugin with SHA-256 {other}: name its file with --plugin"
+        for other in missing
     ]
 
 
@@ -103,32 +106,33 @@ def _config(line: str) -> TrialConfig:
     document = json.loads(line)
     config = TrialConfig.from_dict(document["config"])
     if config.trial_key != document["key"]:
-        raise ValueError(f"the key {document['key'][:16]} is not that of its config")
+        raise ValueError(f"the key {document['key'][:16]} does not match the config beside it")
     return config
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m trainables", description="Run trials here, without Ray."
+        prog="python -m trainables",
+        description="Run trials one after another in this process, without Ray.",
     )
     add = parser.add_argument
-    add("trials", type=Path, metavar="TRIALS.jsonl")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add("trials", type=Path, metavar="TRIALS.jsonl", help="the output of --dry-run --json")
     add("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    add(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="[default: %(default)s]",
-    )
+    add("--device", default=device, help="device to train on [default: %(default)s]")
     add("--plugin", type=Path, metavar="FILE", help="the plugin that the trials were planned with")
     add("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
-        help="where datasets are [default: $PRECOND_DATA or data]")  # fmt: skip
-    add("--download", action="store_true", help="fetch a missing dataset")
-    add("--verify-data", action="store_true", help="read all data and compare checksums first")
-    add("--threads", type=int, default=1, help="of torch on the CPU; as Ray's workers: %(default)s")
+        help="folder that contains the datasets [default: $PRECOND_DATA or data]")  # fmt: skip
+    add("--download", action="store_true", help="download missing datasets")
+    add("--verify-data", action="store_true",
+        help="read all data and compare their checksums before training")  # fmt: skip
+    add("--threads", type=int, default=1,
+        help="CPU threads of torch [default: %(default)s, as in Ray's workers]")  # fmt: skip
     add("--commit-every", type=float, default=COMMIT_SECONDS, metavar="SECONDS",
-        help="training between commits [default: %(default)s]")  # fmt: skip
+        help="seconds of training between two checkpoints [default: %(default)s]")  # fmt: skip
     add("--diagnostics", action="store_true",
-        help="log what the preconditioner does to each layer; diag/overhead is its share of the time")  # fmt: skip
+        help="log measures of the preconditioner for each layer; the metric diag/overhead is "
+        "the fraction of the training time that this takes")  # fmt: skip
     return parser
 
 

@@ -1,6 +1,7 @@
-"""A trial's checkpoints: `checkpoint-<epoch>/` with `state.pt` and a manifest that holds its SHA-256.
+"""A trial's checkpoints: `checkpoint-<epoch>/` with `state.pt` and `manifest.json`.
 
-`torch.load` does not notice flipped bits, because it skips the checksums of its own file format; hence the manifest.
+The manifest contains the SHA-256 of `state.pt`, because `torch.load` does not compare checksums
+and would not detect flipped bits.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ class Damaged(Exception):
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a trial folder, the oldest first."""
-    return sorted(
-        (path for path in folder.glob("checkpoint-*") if path.suffix != ".tmp"), key=epoch_of
-    )
+    complete = [path for path in folder.glob("checkpoint-*") if path.suffix != ".tmp"]
+    return sorted(complete, key=epoch_of)
 
 
 def epoch_of(checkpoint: Path) -> int:
@@ -36,43 +36,49 @@ def epoch_of(checkpoint: Path) -> int:
 
 
 def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint of the last epoch in `lines` aside, then rename it.
+    """Write a checkpoint of the last epoch in `lines` to a temporary folder, then rename it.
 
-    The lines are a part of it: if the worker is killed before it appends them, the next worker appends them.
+    The checkpoint contains the lines: if the worker is killed before it appends them to the trial's
+    files, the next worker appends them.
+
+    Args:
+        folder: The trial folder.
+        key: The trial's key.
+        lines: The records of the epochs since the last checkpoint.
+        layers: The rows of diagnostics of these epochs.
+        state: The state of the training.
     """
     final = folder / f"checkpoint-{lines[-1]['epoch']}"
-    aside = final.with_suffix(".tmp")
-    aside.mkdir()
-    with open(aside / "state.pt", "wb") as file:
+    temporary = final.with_suffix(".tmp")
+    temporary.mkdir()
+    with open(temporary / "state.pt", "wb") as file:
         try:
             torch.save(state, file)
-        except (
-            RuntimeError
-        ) as error:  # raised by torch when it closes the archive after a failed write
+        except RuntimeError as error:
+            # After a failed write, torch raises this error when it closes the archive.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         sync(file)
     manifest = {
         "epoch": epoch_of(final),
         "key": key,
-        "sha256": checksum(aside / "state.pt"),
-        "lines": json.dumps(lines),  # as text: a metric may be nan, which a digest refuses
+        "sha256": checksum(temporary / "state.pt"),
+        "lines": json.dumps(lines),  # text, because `digest` refuses NaN and a metric may be NaN
         "layers": json.dumps(layers),
     }
-    write_atomically(
-        aside / "manifest.json", json.dumps({**manifest, "digest": digest(manifest)}).encode()
-    )
-    if final.exists():  # a checkpoint whose lines were lost in a power failure
+    signed = {**manifest, "digest": digest(manifest)}
+    write_atomically(temporary / "manifest.json", json.dumps(signed).encode())
+    if final.exists():  # an earlier checkpoint whose lines were lost in a power failure
         remove(final)
-    aside.rename(final)
+    temporary.rename(final)
     sync_directory(folder)
 
 
 def read(path: Path, key: str) -> tuple[Lines, Lines, dict[str, Any]]:
-    """Return a checkpoint's epochs, rows of diagnostics and state.
+    """Return a checkpoint's records of epochs, rows of diagnostics and state.
 
     Raises:
-        Damaged: It does not match its manifest, or belongs to another trial.
-        OSError: The disk failed.
+        Damaged: The checkpoint does not match its manifest, or belongs to another trial.
+        OSError: The files could not be read.
     """
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())

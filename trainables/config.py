@@ -1,7 +1,8 @@
-"""A trial: a resolved configuration and a seed, and the key that identifies it.
+"""A trial's configuration, which includes its seed, and the key that identifies the trial.
 
-The key is a hash of resolved values only. It does not contain paths, hosts, verbosity or the study, so two studies that
-need the same trial share it, and a trial that is moved to another machine keeps its name.
+The key is a hash of the resolved values only. It does not depend on paths, hosts, verbosity or the
+study. Two studies that need the same trial therefore share it, and a trial folder that is copied to
+another machine keeps its name.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from typing import Any
 from trainables.settings import significant
 
 SCHEMA = 2
-"""Version of the trial folder's layout; folders of a newer version are refused, those of an older version are read."""
+"""Version of the trial folder's layout. Older versions can be read; newer versions are refused."""
 
 
 def canonical_json(value: Any) -> str:
-    """Return JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""
+    """Return JSON with sorted keys and without spaces, so that equal values give equal text.
+
+    Raises:
+        ValueError: The value contains NaN or an infinity.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -31,24 +36,26 @@ def digest(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """Everything that decides a trial's numbers.
+    """All values that determine the results of a trial.
 
     Attributes:
         workload: Registered workload, such as `digits/cnn`.
         optimizer: Registered optimizer, such as `nysact-s`.
-        hyperparameters: The optimizer's hyperparameters, complete: defaults and recipe values are written out.
+        hyperparameters: All hyperparameters of the optimizer, including those with default values.
         batch_size: Examples per step; the last, smaller batch of an epoch is dropped.
         epochs: Passes over the training set.
         schedule: Learning-rate schedule over all steps: `cosine` or `constant`.
-        seed: Seeds initialisation, data order, augmentation and sketches.
-        numerics: Version of the arithmetic of the optimizer, the loop and the recipe; raised when numbers move.
-        settings: Those of `trainables.settings` that the workload has, complete.
-        precision: Of the forward and backward pass: `float32`, or `bf16` by autocast.
+        seed: Seed of the initialisation, the data order, the augmentation and the sketches.
+        numerics: Versions of the arithmetic of the optimizer, the loop and the recipe. A version is
+            incremented when the same configuration gives different numbers.
+        settings: All settings of `trainables.settings` that apply to the workload.
+        precision: Precision of the forward and backward pass: `float32`, or `bf16` by autocast.
         compile: True if the model is compiled with `torch.compile`.
-        channels_last: True if images and convolutions have their channels last in memory.
-        workers: Processes that share each batch.
-        train_fraction: Below 1, the rest of the training set is held out and replaces the test set.
-        plugin: SHA-256 of the user's file that registered the workload or the optimizer, or None.
+        channels_last: True if images and convolutions use the channels-last memory format.
+        workers: Number of processes that share each batch.
+        train_fraction: Fraction of the training set to train on. If it is below 1, the remaining
+            examples are held out and replace the test set.
+        plugin: SHA-256 of the plugin that registered the workload or the optimizer, or None.
     """
 
     workload: str
@@ -68,22 +75,22 @@ class TrialConfig:
     plugin: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON-ready values."""
+        """Return the configuration as values that can be written as JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialConfig:
-        """Inverse of `to_dict`."""
+        """Return the configuration whose `to_dict` returned these values."""
         return cls(**values)
 
     @cached_property
     def trial_key(self) -> str:
-        """Identity of the trial: 64 hexadecimal digits."""
+        """The identity of the trial, 64 hexadecimal digits."""
         return digest(self._identity())
 
     @cached_property
     def group_key(self) -> str:
-        """Identity of the configuration over all seeds: 64 hexadecimal digits."""
+        """The identity of the configuration without its seed, 64 hexadecimal digits."""
         return digest({name: value for name, value in self._identity().items() if name != "seed"})
 
     def with_seed(self, seed: int) -> TrialConfig:
@@ -91,9 +98,10 @@ class TrialConfig:
         return replace(self, seed=seed)
 
     def _identity(self) -> dict[str, Any]:
-        """Return the values that the key is a hash of, without fields at their default and neutral settings.
+        """Return the values that are hashed: all except default fields and neutral settings.
 
-        Fields and settings added later therefore do not change existing keys, and trials of schema 1 keep theirs.
+        Fields and settings added later therefore do not change existing keys, including the keys of
+        trials of schema 1.
         """
         values = {**self.to_dict(), "settings": significant(self.settings)}
         defaults = {f.name: f.default for f in fields(self)} | {"settings": {}}
@@ -101,9 +109,10 @@ class TrialConfig:
 
 
 def stream_seed(seed: int, purpose: str, epoch: int = 0) -> int:
-    """Return the seed of a random stream: 63 bits of hash(seed, purpose, epoch).
+    """Return the seed of a random stream: 63 bits of a hash of seed, purpose and epoch.
 
-    No generator's state is saved: each epoch starts with new streams, so resuming is bitwise, and two configurations
-    with the same seed share initial weights, data order and augmentation (common random numbers).
+    Each epoch starts new streams. Checkpoints therefore need no generator states, and two
+    configurations with the same seed have the same initial weights, data order and augmentation
+    (common random numbers).
     """
     return int(digest([seed, purpose, epoch])[:16], 16) >> 1

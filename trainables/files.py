@@ -1,4 +1,4 @@
-"""Files that survive a crash at any moment: each write is complete or has no effect."""
+"""Functions that write files safely: after a crash, each write is complete or had no effect."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any
 
 
 class StoreError(RuntimeError):
-    """A folder that cannot be used; the message is one line and says what to do."""
+    """A folder cannot be used; the message is one line with the reason and the remedy."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSON-lines file; an incomplete last line (without a newline) is not a record.
+    """Return the records of a JSON-lines file, or an empty list if the file does not exist.
+
+    An incomplete last line (without a newline) is ignored.
 
     Raises:
-        StoreError: A complete line is damaged, which a crash of a worker cannot cause.
+        StoreError: A complete line is damaged. A crash of a worker cannot cause this.
     """
     try:
         content = path.read_bytes()
@@ -28,7 +30,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parse(content: bytes, path: Path) -> dict[str, Any]:
-    """Return the JSON object that was read from a file.
+    """Return the JSON object in the content of a file; `path` is used in the error message.
 
     Raises:
         StoreError: The content is not a JSON object.
@@ -38,7 +40,8 @@ def parse(content: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise StoreError(f"{path} is damaged: move its folder away, and the trial is trained again")
+        advice = "move its folder away; the same command then trains the trial again"
+        raise StoreError(f"{path} is damaged: {advice}")
     return document
 
 
@@ -53,7 +56,7 @@ def repair_tail(path: Path) -> None:
 
 
 def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Append records to a JSON-lines file in one write, durably."""
+    """Append records to a JSON-lines file in one write, and flush them to the disk."""
     if not records:
         return
     created = not path.exists()
@@ -65,23 +68,23 @@ def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content: a reader sees the old or the new content, also after a crash."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
+    """Replace a file's content; a reader sees the old or the new content, even after a crash."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
         file.write(content)
         sync(file)
-    aside.replace(path)
+    temporary.replace(path)
     sync_directory(path.parent)
 
 
 def checksum(path: Path, method: str = "sha256") -> str:
-    """Return the digest of a file's content in hexadecimal, by a method of `hashlib`."""
+    """Return the digest of a file's content in hexadecimal; `method` is a name in `hashlib`."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, method).hexdigest()
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a folder with its content, or a link without its target."""
+    """Delete a file, a folder with its content, or a symbolic link (but not its target)."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -95,7 +98,7 @@ def sync(file: Any) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a directory, so that files created, renamed or removed in it stay so after a power failure."""
+    """Flush a directory, so that a power failure does not undo changes of its entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

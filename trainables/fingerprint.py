@@ -1,4 +1,4 @@
-"""The code that a process runs: a digest of the sources, which all nodes must share, and notes for the trial folder."""
+"""The version of the code that a process runs, for comparisons of nodes and for trial folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ SOURCES = ("*.py", "*.yaml", "templates/*")
 
 @cache
 def fingerprint() -> dict[str, str]:
-    """Return `code` (16 hexadecimal digits), `torch` and `python` of this process."""
+    """Return the versions of this process's code.
+
+    `code` is a digest of the sources (16 hexadecimal digits); `torch` and `python` are versions.
+    """
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for package in PACKAGES:
@@ -33,24 +36,23 @@ def fingerprint() -> dict[str, str]:
     }
 
 
-def difference(wanted: Mapping[str, str]) -> str:
-    """Return how this process differs from a fingerprint, in a few words; empty if it does not."""
-    here = fingerprint()
+def difference(expected: Mapping[str, str]) -> str:
+    """Return the differences between this process and a fingerprint, or "" if there are none."""
+    actual = fingerprint()
     return ", ".join(
-        f"{name} {here[name]} instead of {wanted[name]}"
-        for name in here
-        if here[name] != wanted[name]
+        f"{name} {actual[name]} instead of {expected[name]}"
+        for name in actual
+        if actual[name] != expected[name]
     )
 
 
 def provenance() -> dict[str, Any]:
-    """Return `host`, `python` and, in a checkout, `git_sha` and `git_dirty`."""
+    """Return `host`, `python` and, in a Git checkout, `git_sha` and `git_dirty`."""
 
     def git(*arguments: str) -> str:
-        command, here = ["git", *arguments], Path(__file__).parent
-        return subprocess.run(
-            command, cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command, folder = ["git", *arguments], Path(__file__).parent
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        return process.stdout.strip()
 
     facts: dict[str, Any] = {"host": platform.node(), "python": platform.python_version()}
     try:

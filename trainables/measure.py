@@ -1,4 +1,4 @@
-"""Measurements of a worker: seconds by phase, peak memory, usage of the device, name of the hardware."""
+"""Measurements of a worker: time per phase, peak memory, usage of the device, hardware name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import torch
 
 
 class Phases:
-    """Seconds by phase of a loop, measured without waiting for the device.
+    """Seconds per phase of a loop, measured without synchronising with the device.
 
-    On a GPU the marks are events in its queue, so a phase gets the time in which the GPU worked on it or waited for it;
-    on a CPU they are times of the clock.
+    On a GPU, the marks are CUDA events: the seconds of a phase are the time in which the GPU worked
+    on the phase or waited for it. On a CPU, the marks are times of the clock. The first phase
+    begins when the object is created.
 
     Args:
-        device: The device of the loop; the first phase begins now.
+        device: The device that runs the loop.
     """
 
     def __init__(self, device: torch.device):
@@ -27,15 +28,16 @@ class Phases:
         self._marks: list[tuple[str, Any]] = [("", self._now())]
 
     def mark(self, phase: str) -> None:
-        """End a phase: everything that was queued since the last mark belongs to it."""
+        """End a phase, which contains all work queued since the last mark."""
         self._marks.append((phase, self._now()))
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds by phase; call it when the device has finished what was queued."""
+        """Return the seconds of each phase; call this after the device has finished its work."""
         totals: dict[str, float] = {}
-        for (_, before), (phase, now) in zip(self._marks, self._marks[1:], strict=False):
-            spent = before.elapsed_time(now) / 1000 if self._device.type == "cuda" else now - before
-            totals[phase] = totals.get(phase, 0.0) + spent
+        on_gpu = self._device.type == "cuda"
+        for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
+            seconds = start.elapsed_time(end) / 1000 if on_gpu else end - start
+            totals[phase] = totals.get(phase, 0.0) + seconds
         return totals
 
     def _now(self) -> Any:
@@ -47,10 +49,13 @@ class Phases:
 
 
 class Usage:
-    """Usage of this process and its device, read once an epoch: `system/...`, which MLflow shows separately.
+    """Usage of this process and its device: the metrics `system/...`, read once per epoch.
+
+    MLflow displays metrics with this prefix separately. The first period begins when the object is
+    created.
 
     Args:
-        device: The device of the process; the first period begins now.
+        device: The device of the process.
     """
 
     def __init__(self, device: torch.device):
@@ -60,8 +65,9 @@ class Usage:
     def read(self) -> dict[str, float]:
         """Return the usage since the last call.
 
-        `system/cpu_percent` (100 is one core) and `system/rss_mb` of the process; on a GPU also `system/gpu_memory_mb`,
-        in use by all processes, and `system/gpu_percent` if NVIDIA's library for it is installed.
+        `system/cpu_percent` (100 is one core) and `system/rss_mb` (Linux only) describe the
+        process. On a GPU, `system/gpu_memory_mb` is the memory in use by all processes, and
+        `system/gpu_percent` is present if the package `nvidia-ml-py` is installed.
         """
         now = time.perf_counter(), time.process_time()
         wall, busy = (later - before for later, before in zip(now, self._since, strict=True))
@@ -73,30 +79,34 @@ class Usage:
         if self._device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self._device)
             usage["system/gpu_memory_mb"] = (total - free) / 2**20
-            with contextlib.suppress(
-                Exception
-            ):  # an error of NVIDIA's library must not fail a trial
+            with contextlib.suppress(Exception):  # an error of nvidia-ml-py must not fail a trial
                 usage["system/gpu_percent"] = float(torch.cuda.utilization(self._device))
         return usage
 
 
 def device_name(device: str | torch.device) -> str:
-    """Return the name of the hardware: the GPU's, or `cpu`."""
+    """Return the GPU's name, or `cpu`."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Reset the peak: the high-water mark of a process remains after the trial that set it."""
+    """Reset the peak memory, so that a trial does not report the peak of an earlier trial.
+
+    Where the operating system does not allow it, the peak remains that of the whole process.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is that of the process
+    with contextlib.suppress(OSError):  # not Linux, or no permission
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak since the last reset in MiB: allocated on a GPU, else resident."""
+    """Return the peak memory in MiB since the last reset: allocated on a GPU, or resident.
+
+    The value is NaN on systems without `/proc`.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

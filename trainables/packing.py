@@ -1,9 +1,10 @@
-"""The number of trials that share a GPU, measured once for each workload and GPU model and stored in `packing/`.
+"""The number of trials that share a GPU, measured once per workload and GPU model.
 
-A small model leaves most of a GPU idle. How many trials can run beside each other depends on the model, the optimizer's
-memory and the GPU. So 1, 2, 3 ... processes train the same trial side by side for some seconds each, as long as one
-more process raises the throughput and fits into memory. The trial is that of the optimizer with the largest memory, so
-that every mixture of the study's trials fits also.
+A small model leaves most of a GPU idle, and the best number of concurrent trials depends on the
+model, the optimizer and the GPU. It is therefore measured: 1, 2, 3, ... processes train the same
+trial at the same time for some seconds, until another process does not raise the throughput or
+does not fit into memory. The trial uses the optimizer that needs the most memory, so that every
+combination of the study's trials fits. The results are stored in the output folder, in `packing/`.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from trainables.files import write_atomically
 from trainables.measure import Phases, device_name
 from trainables.train import Trainer
 
-MEMORY = 0.9  # largest fraction of a GPU's memory: the allocator's peaks differ from run to run
-GAIN = 1.05  # smallest ratio of steps per second for which another process is added
-MOST = 8  # processes
+MAX_MEMORY = 0.9  # fraction of the GPU's memory; the rest is a margin for varying peaks
+MIN_GAIN = 1.05  # smallest ratio of steps per second for which another process is added
+MAX_PROCESSES = 8
 WARM_UP_STEPS, SECONDS = 5, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Throughput and memory of some processes on a GPU.
+    """Throughput and memory of several concurrent processes on a GPU.
 
     Attributes:
         processes: Number of processes.
         steps_per_s: Steps per second of all processes together.
-        memory_mb: Memory in use on the whole GPU, including what the driver needs for each process.
-        capacity_mb: Memory of the GPU.
+        memory_mb: Memory in use on the whole GPU in MiB, including a CUDA context per process.
+        capacity_mb: Memory of the GPU in MiB.
     """
 
     processes: int
@@ -57,34 +58,35 @@ Measure = Callable[[TrialConfig, int], Load]
 def share(
     root: Path, configs: Sequence[TrialConfig], device: str = "cuda", measure: Measure | None = None
 ) -> float:
-    """Return the fraction of this GPU that a trial gets: the largest that any of the workloads needs.
+    """Return the fraction of this GPU that each trial requests: the largest over all workloads.
 
     Args:
-        root: The output folder; results are stored in its `packing/`, and read if they exist.
+        root: The output folder. Results in its folder `packing/` are read; new results are written.
         configs: The trials to train.
         device: The GPU.
-        measure: Replaces training for some seconds.
+        measure: Replaces the measurement, for tests.
     """
-    groups: dict[
-        str, dict[str, TrialConfig]
-    ] = {}  # one configuration for each optimizer, by workload
+    # One configuration per optimizer, by workload.
+    groups: dict[str, dict[str, TrialConfig]] = {}
     for config in configs:
         groups.setdefault(config.workload, {}).setdefault(config.optimizer, config)
     processes = min(
         _packed(root, name, [*group.values()], device, measure) for name, group in groups.items()
     )
-    return math.floor(10_000 / processes) / 10_000  # Ray counts in ten thousandths
+    return math.floor(10_000 / processes) / 10_000  # the resolution of Ray's resources
 
 
 def grow(measure: Callable[[int], Load]) -> list[Load]:
-    """Return the loads of 1, 2, 3 ... processes, up to the last that fits and raises the throughput."""
+    """Return the loads of 1, 2, 3, ... processes, while they fit and raise the throughput."""
     loads = [measure(1)]
-    while len(loads) < MOST:
+    while len(loads) < MAX_PROCESSES:
         last = loads[-1]
-        if last.memory_mb * (len(loads) + 1) / len(loads) > MEMORY * last.capacity_mb:
+        if last.memory_mb * (len(loads) + 1) / len(loads) > MAX_MEMORY * last.capacity_mb:
             break
         load = measure(len(loads) + 1)
-        if load.steps_per_s < GAIN * last.steps_per_s or load.memory_mb > MEMORY * load.capacity_mb:
+        if load.memory_mb > MAX_MEMORY * load.capacity_mb:
+            break
+        if load.steps_per_s < MIN_GAIN * last.steps_per_s:
             break
         loads.append(load)
     return loads
@@ -93,15 +95,15 @@ def grow(measure: Callable[[int], Load]) -> list[Load]:
 def _packed(
     root: Path, workload: str, group: list[TrialConfig], device: str, measure: Measure | None
 ) -> int:
-    """Return the number of processes for a workload on this GPU model, measured unless it is stored."""
-    words = [re.sub(r"[^A-Za-z0-9.]+", "-", word) for word in (device_name(device), workload)]
-    path = root / "packing" / words[0] / f"{words[1]}.json"
+    """Return the number of processes for a workload on this GPU model: stored, or measured now."""
+    gpu, name = (re.sub(r"[^A-Za-z0-9.]+", "-", text) for text in (device_name(device), workload))
+    path = root / "packing" / gpu / f"{name}.json"
     try:
-        kept = json.loads(path.read_bytes())
-        if {config.optimizer for config in group} <= set(kept["optimizers"]):
-            return kept["processes"]
+        stored = json.loads(path.read_bytes())
+        if {config.optimizer for config in group} <= set(stored["optimizers"]):
+            return stored["processes"]
     except (OSError, ValueError, KeyError):
-        pass  # not measured, or written incompletely
+        pass  # not measured yet, or the file is incomplete
     run = measure or (lambda config, processes: side_by_side(root, config, processes, device))
     alone = {config.optimizer: run(config, 1) for config in group}
     largest = max(group, key=lambda config: alone[config.optimizer].memory_mb)
@@ -120,17 +122,18 @@ def _packed(
 def side_by_side(
     root: Path, config: TrialConfig, processes: int, device: str, seconds: float = SECONDS
 ) -> Load:
-    """Train the same trial in several processes at once, for some seconds after a warm-up.
+    """Return the load of several processes that train the same trial at the same time.
 
     Args:
-        root: The output folder, which has a copy of the plugin.
+        root: The output folder, which contains the copy of the plugin if the trial needs one.
         config: The trial.
         processes: Number of processes.
         device: The GPU.
-        seconds: Duration.
+        seconds: Seconds of training after the warm-up.
 
     Raises:
-        torch.multiprocessing.ProcessRaisedException: One of them failed, for example because memory ran out.
+        torch.multiprocessing.ProcessRaisedException: A process failed, for example because the
+            memory was insufficient.
     """
     context = torch.multiprocessing.get_context("spawn")
     answers, barrier = context.SimpleQueue(), context.Barrier(processes)
@@ -152,10 +155,13 @@ def _train(
     barrier: Any,
     answers: Any,
 ) -> None:
-    """Put steps per second, and the device's memory while all processes train, into `answers`."""
+    """Put (steps per second, memory in use in MiB, capacity in MiB) into `answers`.
+
+    The second barrier keeps every process alive until all have read the memory in use.
+    """
     torch.set_num_threads(1)
     if config.plugin:
-        plugins.load(plugins.kept(root, config.plugin), config.plugin)
+        plugins.load(plugins.copy_path(root, config.plugin), config.plugin)
     trainer = Trainer(config.with_seed(rank), torch.device(device))
     _steps(trainer, lambda steps: steps >= WARM_UP_STEPS)
     barrier.wait()
@@ -171,20 +177,19 @@ def _train(
 
 
 def _steps(trainer: Trainer, stop: Callable[[int], bool]) -> int:
-    """Train until `stop(steps)` is true and the device has finished; return the number of steps."""
-    load, taken = trainer.data.train_batches, 0
+    """Train until `stop(steps)` is True and the device has finished; return the number of steps."""
+    load, steps = trainer.data.train_batches, 0
 
     def endless(batch_size: int, seed: int) -> Iterator[Batch]:
-        nonlocal taken
+        nonlocal steps
         for batch in chain.from_iterable(load(batch_size, seed + epoch) for epoch in count()):
-            if stop(taken):
+            if stop(steps):
                 return
-            taken += 1
+            steps += 1
             yield batch
 
     trainer.data.train_batches = endless  # type: ignore[method-assign]
-    trainer._train_epoch(
-        0, Phases(trainer.device)
-    )  # reads the losses at the end, and so waits for the device
+    # This reads the losses at its end, which waits for the device.
+    trainer._train_epoch(0, Phases(trainer.device))
     trainer.data.train_batches = load  # type: ignore[method-assign]
-    return taken
+    return steps

@@ -1,4 +1,4 @@
-"""A user-defined optimizer or workload, in one Python file that the command line names: `--plugin FILE`.
+"""User-defined optimizers and workloads, in a Python file that `--plugin FILE` names.
 
     from trainables.plugins import optimizer, workload
 
@@ -10,9 +10,12 @@
     def mlp():
         return nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 2))
 
-The file's SHA-256 is a part of the key of every trial that uses what it registers, so the trials of an edited plugin
-are new trials. Workers read the copy `plugins/<sha256>.py` in the output folder. A plugin is code that runs with the
-user's rights: only the command line names one, never a trial's configuration.
+The file's SHA-256 is a part of the key of every trial that uses an optimizer or a workload of the
+file. If the file is edited, these trials are therefore new trials. Workers read the copy
+`plugins/<sha256>.py` in the output folder.
+
+A plugin is code that runs with the user's rights. Its path is therefore given on the command line
+only, and never read from a trial's configuration.
 """
 
 from __future__ import annotations
@@ -42,33 +45,32 @@ from trainables.models import Model
 from trainables.recipes import Recipe
 from trainables.workloads import Workload
 
-Tensors = tuple[
-    Tensor, Tensor, Tensor, Tensor
-]  # training inputs and labels, test inputs and labels
+# Training inputs and labels, test inputs and labels.
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class PluginError(HyperparameterError):
-    """A plugin that cannot be used; the message is one line."""
+    """A plugin cannot be used; the message is one line."""
 
 
 _loaded: dict[str, list[str]] = {}  # SHA-256 -> names that the file registered
-_loading: str | None = None  # SHA-256 of the file that runs now
+_loading: str | None = None  # SHA-256 of the file that is being imported
 
 
 def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """Register a function of a model and keyword-only hyperparameters under its name, with `-` for `_`.
+    """Register a function that builds an optimizer, under its name with `-` in place of `_`.
 
-    Its defaults are the hyperparameters' defaults and determine their types. A parameter called `params` receives
-    parameter groups if a recipe exempts some parameters from weight decay.
+    The function takes a model and keyword-only hyperparameters. Their defaults determine their
+    types. If the function has a parameter `params`, it receives parameter groups when a recipe
+    exempts some parameters from weight decay.
     """
-    hyperparameters = [
-        p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
-    ]
+    if _is_script(build):
+        return build
+    parameters = inspect.signature(build).parameters.values()
+    hyperparameters = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     name = build.__name__.replace("_", "-")
     if missing := [p.name for p in hyperparameters if p.default is p.empty]:
-        raise PluginError(
-            f"{name}: {missing[0]} has no default, which every hyperparameter must have"
-        )
+        raise PluginError(f"{name}: {missing[0]} has no default; every hyperparameter needs one")
     fields = [(p.name, Any, alike(p.default)) for p in hyperparameters if p.name != "params"]
     kind = dataclasses.make_dataclass(
         name, fields, frozen=True, kw_only=True, namespace={"problems": problems}
@@ -77,7 +79,8 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
 
     def build_from_model(model: nn.Module, *, params: Any = None, **values: Any) -> Optimizer:
         if params is not None and not takes_groups:
-            raise PluginError(f"{name}: takes no `params`, and this recipe has parameter groups")
+            reason = "this recipe has parameter groups, and the function has no parameter `params`"
+            raise PluginError(f"{name}: {reason}")
         return build(model, params=params, **values) if takes_groups else build(model, **values)
 
     _register(name, name in REGISTRY)
@@ -94,22 +97,23 @@ def workload(
     schedule: str = "cosine",
     optimizers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
-    """Register a function that builds a model, as the workload `name`.
+    """Register a workload; the decorated function builds its model.
 
     Args:
-        name: The data, a slash and the model, such as `moons/mlp`.
-        data: Returns training inputs and labels, test inputs and labels: tensors `[n, ...]` and `[n]` int64.
+        name: The names of the data and the model, separated by a slash, such as `moons/mlp`.
+        data: A function that returns training inputs, training labels, test inputs and test labels.
+            Inputs are tensors `[n, ...]`, labels are tensors `[n]` of type int64.
         batch_size: Examples per step.
         epochs: Passes over the training set.
         schedule: Learning-rate schedule: `cosine` or `constant`.
-        optimizers: Hyperparameters by optimizer; the others keep the optimizer's defaults.
+        optimizers: Hyperparameters by optimizer. All other hyperparameters have their defaults.
     """
 
     def register(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        if _is_script(build):
+            return build
         if name.count("/") != 1 or not all(name.split("/")):
-            raise PluginError(
-                f'workload "{name}": must be a name, a slash and a name, as in moons/mlp'
-            )
+            raise PluginError(f'workload "{name}": must be DATA/MODEL, for example moons/mlp')
         _register(name, workloads.unknown_workload(name) is None)
         workloads.PLUGINS[name] = Workload(
             name=name,
@@ -127,7 +131,7 @@ def workload(
 
 @dataclass(frozen=True)
 class PluginTensors(Source):
-    """A plugin's dataset, which is not augmented; `make` is called at the first use of the tensors."""
+    """A plugin's dataset, without augmentation; `make` is called when a tensor is first used."""
 
     name: str
     make: Callable[[], Tensors]
@@ -137,21 +141,16 @@ class PluginTensors(Source):
 
     @cached_property
     def _tensors(self) -> Tensors:
-        tensors = self.make()
-        if (
-            not isinstance(tensors, tuple)
-            or len(tensors) != 4
-            or not all(isinstance(t, Tensor) for t in tensors)
-        ):
-            raise PluginError(
-                f"data of {self.name}: must be four tensors: inputs and labels, to train and to test on"
-            )
+        tensors, label = self.make(), f"data of {self.name}"
+        four = isinstance(tensors, tuple) and len(tensors) == 4
+        if not four or not all(isinstance(t, Tensor) for t in tensors):
+            parts = "training inputs, training labels, test inputs and test labels"
+            raise PluginError(f"{label}: must be a tuple of four tensors: {parts}")
         for inputs, labels in (tensors[:2], tensors[2:]):
             if len(inputs) != len(labels) or labels.dtype != torch.int64 or labels.dim() != 1:
                 shapes = f"inputs {list(inputs.shape)}, labels {list(labels.shape)} {labels.dtype}"
-                raise PluginError(
-                    f"data of {self.name}: {shapes}; labels must be [n] int64 for inputs [n, ...]"
-                )
+                rule = "labels must be [n] int64 for inputs [n, ...]"
+                raise PluginError(f"{label}: {shapes}; {rule}")
         return tensors
 
     @property
@@ -161,16 +160,16 @@ class PluginTensors(Source):
 
     @property
     def train_examples(self) -> int:  # type: ignore[override]
-        """Number of training examples."""
+        """The number of training examples."""
         return len(self._tensors[1])
 
     @property
     def test_examples(self) -> int:  # type: ignore[override]
-        """Number of test examples."""
+        """The number of test examples."""
         return len(self._tensors[3])
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """Return one line if the plugin's function fails."""
+        """Return a line if the plugin's function raises an error or returns invalid tensors."""
         try:
             self._tensors  # noqa: B018
         except PluginError as error:
@@ -184,27 +183,41 @@ class PluginTensors(Source):
         return TensorData.load(self._tensors, loading)
 
 
-def _register(name: str, taken: bool) -> None:
-    """Note that the running file registers a name, which must not be taken."""
+def _is_script(build: Callable[..., Any]) -> bool:
+    """Return True if the file runs as a script; `main(STUDY, plugin=__file__)` then imports it."""
+    return _loading is None and build.__module__ == "__main__"
+
+
+def _register(name: str, exists: bool) -> None:
+    """Record that the file that is being imported registers a name.
+
+    A name that another plugin registered is replaced: in a worker that runs for a long time, that
+    plugin is an older version of the file.
+
+    Args:
+        name: The name of the optimizer or the workload.
+        exists: True if the name is already registered.
+    """
     if _loading is None:
-        raise PluginError(f"{name}: plugins are loaded by --plugin FILE, not imported")
+        raise PluginError(f"{name}: load the plugin with --plugin FILE; it cannot be imported")
     earlier = [sha for sha, names in _loaded.items() if name in names and sha != _loading]
-    if taken and not earlier:
-        raise PluginError(f'"{name}" is taken: choose another name')
-    for sha in earlier:  # an older version of the file, in a worker that outlived it
+    if exists and not earlier:
+        raise PluginError(f'"{name}" exists already: choose another name')
+    for sha in earlier:
         _loaded[sha].remove(name)
     _loaded[_loading].append(name)
 
 
 def load(path: Path, sha256: str | None = None) -> str:
-    """Run a plugin, once in a process, and return its SHA-256.
+    """Import a plugin, once per process, and return its SHA-256.
 
     Args:
         path: The file.
-        sha256: The expected SHA-256; None for any.
+        sha256: The expected SHA-256, or None to accept any file.
 
     Raises:
-        PluginError: It cannot be read, is another file, raises, or registers nothing or a taken name.
+        PluginError: The file cannot be read, has another SHA-256, raises an error, registers
+            nothing, or registers a name that exists already.
     """
     global _loading
     try:
@@ -213,7 +226,7 @@ def load(path: Path, sha256: str | None = None) -> str:
         raise PluginError(f"plugin {path}: {error.strerror}") from error
     if sha256 not in (None, sha):
         raise PluginError(
-            f"plugin {path}: its bytes are not those of the trial's plugin; restore the file"
+            f"plugin {path}: the file differs from the trial's plugin ({sha256}); restore the file"
         )
     if _loaded.get(sha):
         return sha
@@ -232,38 +245,38 @@ def load(path: Path, sha256: str | None = None) -> str:
     return sha
 
 
-def keep(path: Path, root: Path) -> None:
-    """Copy a plugin into an output folder, where workers read it."""
+def write_copy(path: Path, root: Path) -> None:
+    """Copy a plugin into an output folder, so that workers can read it there."""
     content = path.read_bytes()
-    copy = kept(root, hashlib.sha256(content).hexdigest())
+    copy = copy_path(root, hashlib.sha256(content).hexdigest())
     if not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(copy, content)
 
 
-def kept(root: Path, sha256: str) -> Path:
-    """Return the path of a plugin's copy in an output folder."""
+def copy_path(root: Path, sha256: str) -> Path:
+    """Return the path of the copy of a plugin in an output folder."""
     return root / "plugins" / f"{sha256}.py"
 
 
 def _run(path: Path, name: str) -> None:
-    """Import a file as a module; an error becomes a `PluginError` with its line."""
+    """Import a file as a module.
+
+    Raises:
+        PluginError: The file raised an error; the message contains the line in the file.
+    """
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PluginError(f"plugin {path}: must be a Python file that ends in .py")
+        raise PluginError(f"plugin {path}: the file name must end in .py")
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except Exception as error:
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == str(path)
-        ]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         lines = [error.lineno] if isinstance(error, SyntaxError) else lines
-        what = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-        raise PluginError(
-            f"plugin {path}{f', line {lines[-1]}' if lines else ''}: {what}"
-        ) from error
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+        raise PluginError(f"plugin {place}: {kind}{error}") from error
 
 
 def _forget(sha256: str) -> None:

@@ -1,10 +1,12 @@
-"""The worker of Ray Tune: an actor that trains one trial after another. The only file of this package that imports Ray.
+"""The worker of Ray Tune: an actor that trains one trial after another.
 
-Tune decides where and when; the trial folder holds everything else. There are no Tune checkpoints: a worker that
-replaces a lost worker opens the folder and resumes. A terminal outcome is never raised; it is in the folder.
+This is the only file of the package that imports Ray. Tune decides where and when a trial runs; all
+other state is in the trial folder. There are no Tune checkpoints: a worker that replaces a lost
+worker opens the folder and resumes. The terminal status of a trial is written to the folder and
+never raised as an error.
 
-A worker imports neither `ray.tune` (130 MB and one second; only `train_team` needs it) nor, unless a model is
-compiled, `torch._dynamo` (150 MB and one second).
+To save memory and start-up time, a worker does not import `ray.tune` (130 MB, one second), which
+only `train_team` needs, or `torch._dynamo` (150 MB, one second), which only compiled models need.
 """
 
 from __future__ import annotations
@@ -27,23 +29,26 @@ from trainables.fingerprint import difference
 from trainables.store import StoreError, TrialStore
 from trainables.train import Epochs, epochs
 
-TEAMS = ".teams"  # in the output folder: Ray Train's files, which all nodes must see; nothing reads them afterwards
-PROBLEM = (
-    "problem"  # in a result: the error of the data, the folder or the node; the driver then stops
-)
-PAUSES = (5, 15, 40)  # seconds before a trial is reopened whose files could not be read or written
-REPORT_SECONDS = 1.0  # between two results of a trial in a grid, where nothing is decided by them
-LEAVE_SECONDS = 15.0  # the time for the current epoch to finish after a SIGTERM
+# Ray Train's files of trials with several workers, in the output folder, because all nodes must be
+# able to read them. They are not read after the training.
+TEAMS = ".teams"
+# The key in a result for an error of the data, the folder or the node; it makes the driver stop.
+PROBLEM = "problem"
+PAUSES = (5, 15, 40)  # seconds before each new attempt after the folder's files caused an OSError
+REPORT_SECONDS = 1.0  # between two results of a trial whose results do not affect scheduling
+LEAVE_SECONDS = 15.0  # for the current epoch to finish after a SIGTERM
 
 
-class ForeignNode(StoreError):
+class UnusableNodeError(StoreError):
     """This node cannot train the driver's trials: its code or its output folder differs."""
 
 
 class TrialTrainable:
-    """An actor with the methods of `tune.Trainable` that Tune calls; it trains `config["key"]` in `config["root"]`.
+    """An actor that trains the trial `config["key"]` in the output folder `config["root"]`.
 
-    A step is an epoch, or as many as take `config["report_every"]` seconds: then Tune gets the last result only.
+    It has the methods of `tune.Trainable` that Tune calls. A step is one epoch or, if
+    `config["report_every"]` is set, as many epochs as take that number of seconds; only the result
+    of the last epoch is then reported.
 
     Args:
         config: The trial's key and the settings that all trials share.
@@ -51,22 +56,24 @@ class TrialTrainable:
     """
 
     def __init__(self, config: dict[str, Any], storage: None = None):
-        # One thread for each CPU slot: two threads give other bits, and trials side by side would share the cores.
+        # The number of threads changes the bits of the results, and concurrent trials would
+        # compete for the cores.
         torch.set_num_threads(1)
-        keep_dynamo_out()
+        prevent_dynamo_import()
         self.config = config
         self._leaving, self._pauses = False, list(PAUSES)
-        signal.signal(signal.SIGTERM, self._hurry)
+        signal.signal(signal.SIGTERM, self._handle_sigterm)
         self._open(config)
 
     def get_auto_filled_metrics(self, debug_metrics_only: bool = False) -> dict[str, Any]:
-        """Return what Tune wants to know before the first result: nothing."""
+        """Return an empty dictionary; Tune calls this before the first result."""
         return {}
 
     def train(self) -> dict[str, Any]:
-        """Train; the last epoch, or a terminal outcome, ends the trial.
+        """Train one step; the last epoch or a terminal status ends the trial.
 
-        An error of the data or the folder also ends it and is reported: if it were raised, Tune would retry for ever.
+        An error of the data or the folder also ends the trial. It is reported in the result,
+        because Tune would retry for ever if it were raised.
         """
         try:
             metrics = self._step()
@@ -74,13 +81,10 @@ class TrialTrainable:
             return {"done": True, PROBLEM: str(problem)}
         except OSError as error:
             if not self._pauses:
-                return {
-                    "done": True,
-                    PROBLEM: f"{error.filename or self._store.folder}: {error.strerror or error}",
-                }
-            time.sleep(
-                self._pauses.pop(0)
-            )  # a full disk may have room again, a file server may be back
+                place = error.filename or self._store.folder
+                return {"done": True, PROBLEM: f"{place}: {error.strerror or error}"}
+            # A full disk or an unavailable file server may be a temporary condition.
+            time.sleep(self._pauses.pop(0))
             self._open(self.config)
             return {}
         self._pauses = list(PAUSES)
@@ -88,11 +92,11 @@ class TrialTrainable:
         if self._leaving and not done:
             with suppress(StopIteration):
                 self._epochs.send(True)
-            os._exit(1)  # to Tune a lost worker: the trial resumes elsewhere
+            os._exit(1)  # Tune treats this as a lost worker, and the trial resumes on another node
         return {**metrics, "done": done}
 
     def _step(self) -> dict[str, Any]:
-        """Return the metrics of the last epoch trained; nothing if the trial had ended before."""
+        """Train, and return the metrics of the last epoch, or {} if the trial has ended already."""
         last: dict[str, Any] = {}
         until = time.monotonic() + self._report_every
         for metrics in self._epochs:
@@ -105,7 +109,7 @@ class TrialTrainable:
         """Train another trial in this actor."""
         self.stop()
         gc.collect()
-        gc.freeze()  # modules and data outlive trials: later collections skip them
+        gc.freeze()  # modules and datasets stay in memory between trials: skip them from now on
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.config = new_config
@@ -118,58 +122,59 @@ class TrialTrainable:
 
     def _open(self, config: dict[str, Any]) -> None:
         self._report_every = config.get("report_every", 0.0)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            self._store, self._epochs = _begin(
-                config, "cuda" if torch.cuda.is_available() else "cpu"
-            )
-        except ForeignNode as problem:
-            self._epochs = _refused(problem)
+            self._store, self._epochs = _begin(config, device)
+        except UnusableNodeError as problem:
+            self._epochs = _raise_at_first_step(problem)
 
-    def _hurry(self, number: int, frame: Any) -> None:
-        """Handle SIGTERM, by which a machine is reclaimed: commit the epoch if it ends in time, or give it up."""
+    def _handle_sigterm(self, number: int, frame: Any) -> None:
+        """Commit the current epoch if it ends within `LEAVE_SECONDS`, then exit.
+
+        A worker receives SIGTERM when its machine is reclaimed.
+        """
         self._leaving = True
-        signal.signal(signal.SIGALRM, self._give_up)
+        signal.signal(signal.SIGALRM, self._abandon_epoch)
         signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
 
-    def _give_up(self, number: int, frame: Any) -> None:
+    def _abandon_epoch(self, number: int, frame: Any) -> None:
         try:
             self._store.leave("SIGTERM")
         finally:
             os._exit(1)
 
 
-def keep_dynamo_out() -> None:
-    """Stop torch's optimizers from importing `torch._dynamo` in this process; their numbers stay the same.
+def prevent_dynamo_import() -> None:
+    """Stop torch's optimizers from importing `torch._dynamo`; their results do not change.
 
-    They import it to exclude themselves from compiled graphs. Nothing here compiles an optimizer, so they run the plain
-    functions, as with `torch._dynamo.disable`. In a torch without these attributes nothing changes.
+    They import it to exclude their methods from compiled graphs. This project does not compile
+    optimizers, so they can call the plain functions, as `torch._dynamo.disable` would. Versions of
+    torch without the attributes used here are not changed.
     """
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
         plain = getattr(getattr(Optimizer, name), "__wrapped__", None)
         if plain is not None:
-            vars(plain).setdefault(
-                "__dynamo_disable", plain
-            )  # what torch/_compile.py caches on the first call
+            # torch/_compile.py caches the disabled function in this attribute at the first call.
+            vars(plain).setdefault("__dynamo_disable", plain)
     for optimizer in (SGD, Adam):  # AdamW inherits Adam's step
         plain = getattr(optimizer.step, "__wrapped__", None)
-        if plain is not None and not hasattr(
-            optimizer.step, "hooked"
-        ):  # by the first optimizer of this process
+        # The first optimizer that a process creates sets `hooked`; `step` is then left unchanged.
+        if plain is not None and not hasattr(optimizer.step, "hooked"):
             optimizer.step = torch.no_grad()(plain)
 
 
-def nothing(_: None) -> None:
-    """Return None in place of an object of Tune's; see `studies.harness.cluster.tuning`."""
+def return_none(_: None) -> None:
+    """Return None in place of an object of Tune; see `studies.harness.cluster.tuning`."""
 
 
 def train_team(config: dict[str, Any]) -> None:
-    """Train a trial with several workers: Tune runs this function, which starts Ray Train's processes."""
+    """Train a trial with several workers; Tune calls this function, which starts Ray Train."""
     from ray import train, tune
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     store = TrialStore.open(Path(config["root"]), config["key"])
-    if store.status() is not None:  # the previous worker was lost after it had written it
+    if store.status() is not None:  # the previous worker was lost after it had written the status
         return tune.report({"done": True})
     needs = {"CPU": 1, "GPU": config["gpus"]} if config["gpus"] else {"CPU": 1}
     trainer = TorchTrainer(
@@ -189,11 +194,10 @@ def train_team(config: dict[str, Any]) -> None:
     try:
         trainer.fit()
     except train.TrainingFailedError as error:
-        if (
-            store.status() is not None
-        ):  # rank 0 wrote the reason; the other ranks lost contact to it
+        # If rank 0 wrote a status, the other ranks failed only because rank 0 had ended.
+        if store.status() is not None:
             return tune.report({"done": True})
-        failures = getattr(error, "worker_failures", {}).values()  # a subclass has them
+        failures = getattr(error, "worker_failures", {}).values()  # only a subclass has them
         problems = [
             str(failure) for failure in failures if isinstance(failure, OSError | StoreError)
         ]
@@ -203,7 +207,7 @@ def train_team(config: dict[str, Any]) -> None:
 
 
 def _train_share(config: dict[str, Any]) -> None:
-    """Train as one of the processes of a team."""
+    """Train in one of the processes of a team."""
     from ray import train
     from ray.train.torch import get_device
 
@@ -213,19 +217,21 @@ def _train_share(config: dict[str, Any]) -> None:
 
 
 def _begin(config: dict[str, Any], device: str) -> tuple[TrialStore, Epochs]:
-    """Open a trial's folder and its training.
+    """Open a trial's folder, and return its store and its generator of epochs.
 
     Raises:
-        ForeignNode: This node cannot train it. The driver has not inspected nodes that joined later.
+        UnusableNodeError: This node cannot train the trial. The driver inspects the nodes before
+            the study starts, but not those that join later.
     """
     os.environ["PRECOND_DATA"] = config["data_dir"]
-    if config["fingerprint"] and (other := difference(config["fingerprint"])):
-        raise ForeignNode(f"node {platform.node()} runs something else than the driver: {other}")
+    host = platform.node()
+    if config["fingerprint"] and (differences := difference(config["fingerprint"])):
+        raise UnusableNodeError(f"node {host} runs something else than the driver: {differences}")
     try:
         nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         store = TrialStore.open(Path(config["root"]), config["key"], config["generation"], nodes)
     except StoreError as error:
-        raise ForeignNode(f"node {platform.node()}: {error}") from error
+        raise UnusableNodeError(f"node {host}: {error}") from error
     running = epochs(
         store.config,
         store,
@@ -241,7 +247,7 @@ def _begin(config: dict[str, Any], device: str) -> tuple[TrialStore, Epochs]:
     return store, running
 
 
-def _refused(problem: ForeignNode) -> Epochs:
-    """Return a training that raises the node's error at its first step."""
+def _raise_at_first_step(problem: UnusableNodeError) -> Epochs:
+    """Return a generator that raises the error when the first epoch is requested."""
     raise problem
-    yield {}
+    yield {}  # makes this function a generator

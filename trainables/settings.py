@@ -1,7 +1,8 @@
-"""Settings of a trial beside its hyperparameters (augmentation, regularisation, warm-up), and checks of its fields.
+"""Settings of a trial besides its hyperparameters, and checks of a trial's fields.
 
-Every setting has a neutral value, which means "not done". Neutral values are left out of a trial's key, so that a
-setting that is added later does not change existing keys.
+Settings are augmentation, regularisation and warm-up. Every setting has a neutral value, at which
+it has no effect. Neutral values do not enter a trial's key, so that settings added later do not
+change existing keys.
 """
 
 from __future__ import annotations
@@ -34,25 +35,32 @@ PRECISIONS = ("float32", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings and their neutral values.
+    """The settings; their default values are neutral.
 
     Attributes:
-        crop_padding: Pixels of zeros around an image, from which a random crop of the original size is taken.
+        crop_padding: Pixels of zero padding around an image, before a random crop of the original
+            size.
         flip: Mirror half of the images.
-        resolution: Side in pixels while training; None, the side of the images, is resolved before it enters a trial.
-        test_resolution: Side while testing; None is `resolution`.
-        random_resized_crop: Train on random parts of 8 to 100 % of an image, scaled to `resolution`.
+        resolution: Side of the training images in pixels. None means the side of the dataset's
+            images; a trial's configuration contains the number.
+        test_resolution: Side of the test images in pixels; None means `resolution`.
+        random_resized_crop: Train on random parts of 8 to 100 % of an image, scaled to
+            `resolution`.
         trivial_augment: TrivialAugment (Mueller and Hutter 2021).
-        randaugment: Magnitude and its standard deviation (Cubuk et al. 2019); None for not at all.
+        randaugment: Magnitude of RandAugment and its standard deviation (Cubuk et al. 2019); None
+            switches RandAugment off.
         random_erasing: Probability of erasing a rectangle (Zhong et al. 2020).
-        repeated_augmentation: Copies of an image in a row, each with its own augmentation.
-        drop_path: Rate of stochastic depth in the last block; it grows linearly from 0 in the first block.
-        mixup: alpha of Mixup's Beta(alpha, alpha); 0 for none. With `cutmix`, one of them is drawn for each batch.
-        cutmix: alpha of CutMix; 0 for none.
-        label_smoothing: Share of the label that is spread over all classes while training.
-        warmup_epochs: Epochs in which the learning rate rises linearly from 1 % to its value.
-        decay_exempt: Parameters without weight decay: `nothing`, those of the `norm` layers, or all `vectors`, which
-            are those, biases, class tokens and position embeddings.
+        repeated_augmentation: Number of consecutive copies of an image, augmented independently.
+        drop_path: Rate of stochastic depth in the last block. It grows linearly from 0 in the first
+            block.
+        mixup: Parameter alpha of Mixup's distribution Beta(alpha, alpha); 0 switches Mixup off. If
+            `cutmix` is set too, one of the two is drawn for each batch.
+        cutmix: Parameter alpha of CutMix; 0 switches CutMix off.
+        label_smoothing: Fraction of the label that is distributed over all classes in training.
+        warmup_epochs: Epochs in which the learning rate rises linearly from 1 % to 100 % of its
+            value.
+        decay_exempt: Parameters without weight decay. `nothing`: none. `norm`: those of the
+            normalisation layers. `vectors`: these, biases, class tokens and position embeddings.
     """
 
     crop_padding: int = count(0, low=0)
@@ -75,17 +83,10 @@ class Settings:
 
 
 NEUTRAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
-LOOP = (
-    "mixup",
-    "cutmix",
-    "label_smoothing",
-    "warmup_epochs",
-    "decay_exempt",
-)  # apply to whatever is trained
-MODEL = ("drop_path",)  # applies to models that have it
-IMAGES = tuple(
-    name for name in NEUTRAL if name not in (*LOOP, *MODEL)
-)  # apply to datasets of images
+# Settings that apply to every workload, to models with stochastic depth, and to image datasets.
+LOOP = ("mixup", "cutmix", "label_smoothing", "warmup_epochs", "decay_exempt")
+MODEL = ("drop_path",)
+IMAGES = tuple(name for name in NEUTRAL if name not in (*LOOP, *MODEL))
 
 
 def applicable(*, images: bool, stochastic_depth: bool) -> list[str]:
@@ -98,41 +99,51 @@ def applicable(*, images: bool, stochastic_depth: bool) -> list[str]:
 
 
 def setting_problems(values: Mapping[str, Any], names: Iterable[str], workload: str) -> list[str]:
-    """Return one line for each value out of its range, and for each setting that a workload does not have."""
+    """Return one line for each value out of range, and for each setting that does not apply.
+
+    Args:
+        values: Values by setting.
+        names: The settings that apply to the workload.
+        workload: The workload's name, for the messages.
+    """
     names = list(names)
-    foreign = [
+    inapplicable = [
         f"{name}: {workload} has no such setting.{nearest(name, names)}"
         for name in values
         if name not in names
     ]
-    return (
-        foreign
-        + Settings(**{name: value for name, value in values.items() if name in NEUTRAL}).problems()
-    )
+    settings = Settings(**{name: value for name, value in values.items() if name in NEUTRAL})
+    return inapplicable + settings.problems()
 
 
 def significant(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that are not neutral, which enter a trial's key."""
+    """Return the settings that enter a trial's key: those that are not neutral."""
     return {name: value for name, value in values.items() if value != NEUTRAL.get(name)}
 
 
 def field_problems(
     fields: Mapping[str, Any], train_examples: int, shapes: nn.Module | None
 ) -> list[str]:
-    """Return one line for each field out of range; `shapes` is the model, or None if it cannot be built."""
+    """Return one line for each field of a trial that is out of range.
+
+    Args:
+        fields: The fields of `TrialConfig` besides hyperparameters, settings and workers.
+        train_examples: Number of training examples of the dataset.
+        shapes: The model, or None if it cannot be built.
+    """
     errors = []
     batch_size, fraction = fields["batch_size"], fields.get("train_fraction", 1.0)
     if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
         errors.append(f"train_fraction = {fraction!r}: must be a number in (0, 1]")
         fraction = 1.0
-    most = int(train_examples * fraction)
+    high = int(train_examples * fraction)
     normalises = shapes is not None and any(isinstance(m, _BatchNorm) for m in shapes.modules())
-    least = 2 if normalises else 1
-    if not is_integer(batch_size) or not least <= batch_size <= most:
-        reason = "; batch normalisation needs two" if batch_size == 1 and least == 2 else ""
-        errors.append(
-            f"batch_size = {batch_size!r}: must be an integer in {least}..{most}, the training set{reason}"
-        )
+    low = 2 if normalises else 1
+    if not is_integer(batch_size) or not low <= batch_size <= high:
+        reason = f", where {high} is the size of the training set"
+        if batch_size == 1 and low == 2:
+            reason = "; batch normalisation needs two examples"
+        errors.append(f"batch_size = {batch_size!r}: must be an integer in {low}..{high}{reason}")
     if not is_integer(fields["epochs"]) or fields["epochs"] < 1:
         errors.append(f"epochs = {fields['epochs']!r}: must be an integer >= 1")
     for name, allowed in {"schedule": SCHEDULES, "precision": PRECISIONS}.items():
@@ -145,12 +156,13 @@ def field_problems(
 
 
 def worker_problems(optimizer: str, workers: Any, batch_size: Any) -> list[str]:
-    """Return one line if a trial cannot have this number of processes."""
+    """Return a line if the number of workers is out of range or the optimizer does not allow it."""
     if not is_integer(workers) or workers < 1 or (is_integer(batch_size) and workers > batch_size):
-        return [f"workers = {workers!r}: must be an integer in 1..{batch_size}, the batch size"]
+        allowed = f"an integer in 1..{batch_size}, where {batch_size} is the batch size"
+        return [f"workers = {workers!r}: must be {allowed}"]
     card = lookup(optimizer).card
     if workers > 1 and card is not None and (reason := card.unsupported.get("data parallel")):
-        return [f"workers = {workers}: {optimizer} trains in one process only: {reason}"]
+        return [f"workers = {workers}: must be 1 for {optimizer}: {reason}"]
     return []
 
 

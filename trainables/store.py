@@ -1,18 +1,24 @@
-"""The trial folder: the only source of truth about a trial.
+"""The trial folder, which contains the complete state of a trial.
 
     outputs/trials/<first 16 hexadecimal digits of the key>/
-        config.json            schema, full key, resolved configuration; written once by the driver, all else by workers
+        config.json            schema, full key, resolved configuration
         epochs.jsonl           one line per committed epoch
         diagnostics.jsonl      one line per committed epoch and layer, if diagnostics are on
-        checkpoint-<epoch>/    state.pt and manifest.json with its SHA-256; the last two, deleted when the trial ends
+        checkpoint-<epoch>/    state.pt and manifest.json, which contains its SHA-256
         attempts.jsonl         one line per worker that opened the folder, with its provenance
-        log.txt                errors in full
-        status.json            completed | diverged | oom | failed: terminal
-        quarantine/            checkpoints that did not match their manifest
+        log.txt                tracebacks and other messages
+        status.json            terminal status: completed | diverged | oom | failed
+        quarantine/            damaged checkpoints
 
-A commit writes aside, fsyncs, renames, fsyncs the directory and only then appends the epochs' lines: a worker killed
-at any moment leaves either the old state or the new one. Every write first compares the worker's generation with the
-one in `outputs/.lock`, so a worker of a driver that was replaced cannot write.
+The driver writes config.json once; workers write all other files. The last two checkpoints are
+kept until the trial ends.
+
+A commit writes a checkpoint to a temporary folder, flushes it, renames it, and only then appends
+the epochs' lines. If the worker is killed at any moment, the folder contains the old state or the
+new state.
+
+Before a worker opens, commits or finishes a trial, it compares its generation with the generation
+in `outputs/.lock`, so that a worker of a driver that was replaced stops without writing.
 """
 
 from __future__ import annotations
@@ -36,22 +42,23 @@ from trainables.files import (
 )
 
 COMPLETED, DIVERGED, OOM, FAILED = "completed", "diverged", "oom", "failed"
-MAX_LOST_WORKERS = 3  # within one driver's run, without a new commit
-Nodes = Collection[str] | None  # the nodes of the cluster that are alive; None on one machine
+MAX_LOST_WORKERS = 3  # of one driver, without a commit in between
+Nodes = Collection[str] | None  # IDs of the cluster's nodes that are alive; None without a cluster
 
 
 class FencedError(StoreError):
-    """Another driver now owns the output folder: this worker must stop without writing."""
+    """Another driver has locked the output folder; this worker must stop without writing."""
 
 
 class TrialStore:
-    """One trial's folder.
+    """The folder of a trial.
 
     Args:
         root: The output folder, which contains `trials/` and the driver's `.lock`.
         config: The trial.
-        generation: The driver's generation, checked before every write; None if no driver owns the folder.
-        nodes: The nodes that are alive.
+        generation: The driver's generation, which is compared with the lock's before each commit;
+            None if the trial runs without a driver.
+        nodes: The IDs of the nodes that are alive.
     """
 
     def __init__(
@@ -88,16 +95,15 @@ class TrialStore:
         path = self.folder / "config.json"
         if path.exists():
             if read_config(self.folder)["key"] != self.config.trial_key:
-                raise StoreError(
-                    f"{self.folder} holds another trial with the same first 16 digits: move it away"
-                )
+                reason = "contains another trial whose key has the same first 16 digits"
+                raise StoreError(f"{self.folder} {reason}: move the folder away")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         document = {"schema": SCHEMA, "key": self.config.trial_key, "config": self.config.to_dict()}
         write_atomically(path, json.dumps(document, indent=1).encode())
 
     def status(self) -> dict[str, Any] | None:
-        """Return the terminal status with its details, or None while the trial is in flight."""
+        """Return the terminal status with its details, or None if the trial has not ended."""
         return read_status(self.folder)
 
     def epochs(self) -> list[dict[str, Any]]:
@@ -105,23 +111,21 @@ class TrialStore:
         return read_lines(self.folder / "epochs.jsonl")
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """Return (epoch, state) of the newest checkpoint that matches its manifest, or None if there is none.
+        """Return (epoch, state) of the newest intact checkpoint, or None if there is none.
 
-        A damaged checkpoint is moved to `quarantine/` and the one before it is used. If the worker that wrote the
-        checkpoint was killed before it appended the lines of its epochs, they are appended now.
+        Damaged checkpoints are moved to `quarantine/`. If the worker that wrote the checkpoint was
+        killed before it appended the lines of its epochs, they are appended now.
         """
         for path in reversed(checkpoints.list_checkpoints(self.folder)):
             epoch = checkpoints.epoch_of(path)
             try:
                 lines, layers, state = checkpoints.read(path, self.config.trial_key)
-                if lines and lines[0]["epoch"] > len(
-                    self.epochs()
-                ):  # a disk lost more than the last commit
-                    raise checkpoints.Damaged("the lines before it are lost")
+                # A power failure may have removed more lines than those of the last commit.
+                if lines and lines[0]["epoch"] > len(self.epochs()):
+                    raise checkpoints.Damaged("the lines of earlier epochs are missing")
             except checkpoints.Damaged as problem:
-                self.log(
-                    f"checkpoint of epoch {epoch} is damaged ({problem}); using the one before it"
-                )
+                advice = "the previous checkpoint is used, if there is one"
+                self.log(f"the checkpoint of epoch {epoch} is damaged ({problem}); {advice}")
                 quarantine = self.folder / "quarantine"
                 quarantine.mkdir(exist_ok=True)
                 path.rename(quarantine / f"{path.name}-{time.time_ns()}")
@@ -132,53 +136,56 @@ class TrialStore:
         return None
 
     def reopen(self) -> None:
-        """Delete a terminal status, so that the trial is trained again, from its last checkpoint if it has one."""
+        """Delete the terminal status, so that the trial is trained again.
+
+        It resumes from its last checkpoint if there is one.
+        """
         path = self.folder / "status.json"
         if path.exists():
-            self.log(f"opened again; it had ended {path.read_text()}")
+            self.log(f"reopened; the previous status was {path.read_text()}")
             path.unlink()
 
     def begin(self, provenance: Mapping[str, Any]) -> int:
-        """Open an attempt: remove incomplete files of a killed worker, and record this worker's provenance.
+        """Remove incomplete files of a killed worker, and record this worker's provenance.
 
         Returns:
-            The number of workers that this driver has lost at this point of the trial, without a commit in between.
-            Workers that had to leave or were lost with their node do not count: the trial did not cause it.
+            The number of workers that this driver has lost since the last commit. Workers that were
+            ordered to leave, or that were lost with their node, are not counted, because the trial
+            did not cause the loss.
         """
         self._check_generation()
         for leftover in self.folder.glob("*.tmp"):
             remove(leftover)
         for name in ("epochs", "diagnostics", "attempts"):
             repair_tail(self.folder / f"{name}.jsonl")
-        here = {"generation": self.generation, "committed": len(self.epochs())}
+        state = {"generation": self.generation, "committed": len(self.epochs())}
         attempts = read_lines(self.folder / "attempts.jsonl")
-        append_lines(self.folder / "attempts.jsonl", [{"time": time.time(), **here, **provenance}])
-        if self.generation is None:  # no driver: a user starts the trial again deliberately
+        append_lines(self.folder / "attempts.jsonl", [{"time": time.time(), **state, **provenance}])
+        if self.generation is None:  # without a driver, a user decides to start the trial again
             return 0
-        alike = [
+        lost = [
             attempt
             for attempt in attempts
-            if all(attempt[name] == value for name, value in here.items())
+            if all(attempt[name] == value for name, value in state.items())
+            if self.nodes is None or attempt.get("node") in self.nodes
         ]
-        alike = [
-            attempt for attempt in alike if self.nodes is None or attempt.get("node") in self.nodes
-        ]
-        return sum(-1 if "left" in attempt else 1 for attempt in alike)
+        # `leave` appends a second line for an attempt, which cancels the first.
+        return sum(-1 if "left" in attempt else 1 for attempt in lost)
 
-    def leave(self, why: str) -> None:
-        """Record that this worker has to leave: append its attempt again, with the reason."""
+    def leave(self, reason: str) -> None:
+        """Append this worker's attempt again, with the reason why the worker leaves the trial."""
         path = self.folder / "attempts.jsonl"
-        append_lines(path, [{**read_lines(path)[-1], "time": time.time(), "left": why}])
+        append_lines(path, [{**read_lines(path)[-1], "time": time.time(), "left": reason}])
 
     def record(
         self, epoch: int, metrics: Mapping[str, float], layers: Sequence[dict[str, Any]] = ()
     ) -> None:
-        """Record a finished epoch and its lines of diagnostics; `commit` or `finish` writes them."""
+        """Record an epoch's metrics and rows of diagnostics; `commit` or `finish` writes them."""
         self._pending.append({"epoch": epoch, "time": time.time(), "metrics": dict(metrics)})
         self._layers += layers
 
     def commit(self, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint of the last recorded epoch, then the lines of every recorded epoch."""
+        """Write a checkpoint, then append the lines of the recorded epochs."""
         self._check_generation()
         checkpoints.write(self.folder, self.config.trial_key, self._pending, self._layers, state)
         self._append_pending()
@@ -186,9 +193,9 @@ class TrialStore:
             remove(old)
 
     def finish(self, status: str, **details: Any) -> None:
-        """Write the recorded epochs and the terminal status, then delete the checkpoints.
+        """Append the recorded epochs, write the terminal status, and delete the checkpoints.
 
-        If the worker is killed between the two writes, the next worker only writes the status.
+        If the worker is killed before it writes the status, the next worker only writes the status.
         """
         self._check_generation()
         self._append_pending()
@@ -203,42 +210,40 @@ class TrialStore:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def _append_pending(self) -> None:
-        if self._layers:  # before the epochs: the layers of an epoch with a line are complete
+        # The diagnostics are appended first, so that they are complete for each epoch with a line.
+        if self._layers:
             path = self.folder / "diagnostics.jsonl"
             written = {line["epoch"] for line in read_lines(path)}
             append_lines(path, [line for line in self._layers if line["epoch"] not in written])
             self._layers.clear()
-        committed = len(
-            self.epochs()
-        )  # epochs that are recomputed after a quarantine keep their first line
-        append_lines(
-            self.folder / "epochs.jsonl",
-            [line for line in self._pending if line["epoch"] >= committed],
-        )
+        # Epochs that are computed again after a checkpoint was damaged keep their first line.
+        committed = len(self.epochs())
+        lines = [line for line in self._pending if line["epoch"] >= committed]
+        append_lines(self.folder / "epochs.jsonl", lines)
         self._pending.clear()
 
     def _check_generation(self) -> None:
-        if (
-            self.generation is not None
-            and (current := lock_generation(self.root)) != self.generation
-        ):
-            raise FencedError(
-                f"{self.root} belongs to generation {current} now, not {self.generation}: stopping"
-            )
+        if self.generation is None:
+            return
+        current = lock_generation(self.root)
+        if current != self.generation:
+            reason = "another driver has locked the output folder"
+            generations = f"generation {current}, this worker has {self.generation}"
+            raise FencedError(f"{self.root}: {reason} ({generations}); this worker stops")
 
 
 def trial_folder(root: Path, key: str) -> Path:
-    """Return the folder of a trial: `trials/` and the first 16 digits of its key."""
+    """Return the path of a trial folder: `trials/` and the first 16 digits of the key."""
     return root / "trials" / key[:16]
 
 
 def trial_folders(root: Path) -> Iterator[Path]:
-    """Return all trial folders of an output folder, in the order of their names."""
+    """Return the paths of all trial folders of an output folder, sorted by name."""
     return (path.parent for path in sorted((root / "trials").glob("*/config.json")))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return a trial folder's `config.json`: schema, key, config.
+    """Return the content of a trial folder's `config.json`: `schema`, `key` and `config`.
 
     Raises:
         StoreError: The file does not exist, or a newer version wrote it.
@@ -246,18 +251,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         document = parse((folder / "config.json").read_bytes(), folder / "config.json")
     except OSError as error:
-        raise StoreError(
-            f"{folder} is not a trial folder: {error.strerror} (config.json)"
-        ) from error
+        reason = f"config.json cannot be read ({error.strerror})"
+        raise StoreError(f"{folder} is not a trial folder: {reason}") from error
     if document["schema"] > SCHEMA:
-        raise StoreError(
-            f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update precond"
-        )
+        versions = f"has schema {document['schema']}, but this version reads schemas up to {SCHEMA}"
+        raise StoreError(f"{folder} {versions}: update precond")
     return document
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """Return a trial folder's terminal status, or None."""
+    """Return the terminal status in a trial folder with its details, or None."""
     try:
         return parse((folder / "status.json").read_bytes(), folder / "status.json")
     except FileNotFoundError:

@@ -1,6 +1,7 @@
-"""An optimizer's diagnostics for a trial: at most 12 metrics of an epoch, and a row for each layer.
+"""A trial's diagnostics: at most 12 metrics per epoch, and one row per epoch and layer.
 
-`precond.diagnostics` describes the entries. SGD, Adam and the peers have no diagnostics.
+`precond.diagnostics` describes the columns of a row. SGD, Adam and the optimizers of the package
+pytorch-optimizer have no diagnostics.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from precond.diagnostics.measures import Table
 from precond.diagnostics.monitor import COUNTS
 from precond.optimizer import Preconditioned
 
-# How each measure is summarised over the layers: by the median and the worst value.
+# The summaries of each measure over the layers: the median, and the value of the worst layer.
 SUMMARIES: dict[str, dict[str, Callable[[list[float]], float]]] = {
     "stable_rank": {"median": median, "max": max},
     "top_over_damping": {"median": median, "max": max},
@@ -31,7 +32,7 @@ class Telemetry:
 
     Args:
         optimizer: Any optimizer.
-        on: False to read nothing, as for an optimizer without diagnostics.
+        on: If False, nothing is read, as for an optimizer without diagnostics.
     """
 
     def __init__(self, optimizer: Optimizer, on: bool):
@@ -39,38 +40,39 @@ class Telemetry:
         self._clock = None if self._optimizer is None else self._optimizer.monitor()
 
     def read(self) -> Table:
-        """Return the diagnostics of each layer since the last call; empty if nothing is read."""
+        """Return the diagnostics of each layer since the last call, or {} if nothing is read."""
         return {} if self._optimizer is None else self._optimizer.diagnostics()
 
     def metrics(self, table: Table, train_s: float) -> dict[str, float]:
-        """Return `diag/...` of one epoch.
+        """Return the metrics `diag/...` of an epoch.
 
         Args:
             table: The result of `read`.
-            train_s: Seconds of training since the last call, `read` included; `diag/overhead` is the fraction of them
-                that the diagnostics took.
+            train_s: Seconds of training since the last call, including `read`. `diag/overhead` is
+                the fraction of these seconds that the diagnostics took.
         """
-        return (
-            {}
-            if self._clock is None
-            else {**summarize(table), "diag/overhead": self._clock.read() / train_s}
-        )
+        if self._clock is None:
+            return {}
+        return {**summarize(table), "diag/overhead": self._clock.read() / train_s}
 
 
 def summarize(table: Table) -> dict[str, float]:
-    """Return the measures over the layers that have them, and `diag/rescues`, the sum of all counts of all layers."""
+    """Return the summaries of the measures, and `diag/rescues`, the sum of all counts.
+
+    A layer without a value of a measure is left out of the measure's summaries.
+    """
     metrics = {}
     for name, summaries in SUMMARIES.items():
         values = [value for row in table.values() if (value := row[name]) is not None]
         metrics |= {
-            f"diag/{name}_{how}": float(take(values)) for how, take in summaries.items() if values
+            f"diag/{name}_{kind}": float(summary(values))
+            for kind, summary in summaries.items()
+            if values
         }
-    return {
-        **metrics,
-        "diag/rescues": float(sum(row[name] or 0 for row in table.values() for name in COUNTS)),
-    }
+    rescues = sum(row[name] or 0 for row in table.values() for name in COUNTS)
+    return {**metrics, "diag/rescues": float(rescues)}
 
 
 def rows(epoch: int, table: Table) -> list[dict[str, Any]]:
-    """Return the lines of `diagnostics.jsonl` for one epoch."""
+    """Return the rows of `diagnostics.jsonl` of an epoch."""
     return [{"epoch": epoch, "layer": layer, **row} for layer, row in table.items()]

@@ -1,7 +1,9 @@
-"""The training loop: `epochs(config, store)` trains a trial in this process and yields each epoch's metrics.
+"""The training loop: `epochs(config, store)` trains a trial and yields the metrics of each epoch.
 
-It needs torch alone; Ray Tune, a debugger and a bare GPU machine all run this generator. If the process ends for any
-reason, calling it again with the same store resumes from the last commit, bit for bit on a CPU.
+The loop runs in the process that calls it: a worker of Ray Tune, `python -m trainables` or a
+debugger. It does not need Ray. If the process ends for any reason, calling `epochs` again with the
+same store resumes from the last checkpoint. On a CPU, the results are bitwise those of a training
+without interruption.
 """
 
 from __future__ import annotations
@@ -43,12 +45,12 @@ from trainables.telemetry import Telemetry, rows
 from trainables.workloads import workload
 
 Epochs = Generator[dict[str, float], bool | None, None]
-COMMIT_SECONDS = 30.0  # of training between commits; a killed worker loses at most this
+COMMIT_SECONDS = 30.0  # of training between commits
 STATEFUL = ("model", "optimizer", "scheduler")
 
 
 class Diverged(Exception):
-    """The loss is no longer finite: a result, not an error."""
+    """The loss is not finite. This is a result of the trial, not an error."""
 
     def __init__(self, epoch: int, step: int, value: float):
         super().__init__(f"loss = {value} at epoch {epoch}, step {step}")
@@ -64,39 +66,39 @@ def epochs(
     diagnostics: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> Epochs:
-    """Train from the last commit to the end; the terminal status is written before the last epoch is yielded.
+    """Train a trial from its last checkpoint to the end.
 
-    A trial with a terminal status yields nothing. After `send(True)` the generator commits and ends, so that another
-    process can resume the trial.
+    The terminal status is written before the last epoch is yielded. A trial with a terminal status
+    yields nothing. After `send(True)` the generator commits and ends, so that another process can
+    resume the trial.
 
     Args:
         config: The trial.
-        store: Its folder, created.
+        store: The trial folder, after `store.create()`.
         device: The device to train on.
         commit_every: Seconds of training between commits; 0 commits after each epoch.
-        diagnostics: Log the preconditioner's diagnostics of each layer; no number of the training changes.
+        diagnostics: Log the preconditioner's diagnostics of each layer. They do not change the
+            results of the training.
         provenance: Facts about this worker for `attempts.jsonl`.
 
     Yields:
-        Each epoch's metrics, `epoch` (from 0) included.
+        The metrics of each epoch, including `epoch`, which is counted from 0.
 
     Raises:
-        OSError: The folder cannot be written; the trial stays in flight.
-        StoreError: The folder belongs to another driver or is damaged; the trial stays in flight.
+        OSError: The folder cannot be written. No status is written.
+        StoreError: Another driver has locked the folder, or it is damaged. No status is written.
     """
     if store.status() is not None:
         return
     if config.plugin:
-        plugins.load(plugins.kept(store.root, config.plugin), config.plugin)
-    team = Team.here()
+        plugins.load(plugins.copy_path(store.root, config.plugin), config.plugin)
+    team = Team.current()
     folder = team.store(store)
-    lost = folder.begin(
-        {"torch": torch.__version__, "device": device_name(device), **(provenance or {})}
-    )
+    versions = {"torch": torch.__version__, "device": device_name(device)}
+    lost = folder.begin({**versions, **(provenance or {})})
     if lost >= MAX_LOST_WORKERS:
-        folder.finish(
-            FAILED, reason=f"{lost} workers died at epoch {len(folder.epochs())} without a commit"
-        )
+        place = f"at epoch {len(folder.epochs())}"
+        folder.finish(FAILED, reason=f"{lost} workers died {place} without a commit")
         return
     try:
         trainer = Trainer(config, torch.device(device), team, diagnostics)
@@ -111,7 +113,7 @@ def epochs(
     except (OSError, StoreError):
         raise
     except Exception as error:
-        if team.lost(error):
+        if team.lost_process(error):
             raise
         folder.log(traceback.format_exc())
         folder.finish(FAILED, reason=f"{type(error).__name__}: {error}".partition("\n")[0])
@@ -119,7 +121,7 @@ def epochs(
 
 
 def score(metrics: Mapping[str, float]) -> float:
-    """Return the accuracy on the test set, or on the held-out examples that replace it."""
+    """Return the accuracy on the test set or on the held-out examples that replace it."""
     return metrics["test/accuracy"] if "test/accuracy" in metrics else metrics["val/accuracy"]
 
 
@@ -128,7 +130,7 @@ def _train(trainer: Trainer, store: TrialStore, commit_every: float) -> Epochs:
     checkpoint = store.load()
     if checkpoint is not None:
         trainer.load_state_dict(checkpoint[1])
-    elif len(store.epochs()) == epochs:  # killed between the last line and the status
+    elif len(store.epochs()) == epochs:  # a worker was killed before it wrote the status
         store.finish(COMPLETED)
         return
     reset_peak_memory(trainer.device)
@@ -152,13 +154,14 @@ def _train(trainer: Trainer, store: TrialStore, commit_every: float) -> Epochs:
 
 
 class Trainer:
-    """Model, optimizer, schedule and data of one trial.
+    """The model, optimizer, schedule and data of a trial.
 
     Args:
         config: The trial.
         device: The device to train on.
         team: The processes that share each batch.
-        diagnostics: Read the optimizer's diagnostics; `table` then has the layers of the last epoch.
+        diagnostics: Read the optimizer's diagnostics. The attribute `table` then contains those of
+            the last epoch by layer.
     """
 
     def __init__(
@@ -171,9 +174,8 @@ class Trainer:
         chosen = workload(config.workload)
         self.config, self.device, self.team = config, device, team
         share = config.train_fraction, team.rank, team.size
-        self.data: Data = chosen.source.load(
-            Loading(device, default_data_dir(), config.settings, *share)
-        )
+        loading = Loading(device, default_data_dir(), config.settings, *share)
+        self.data: Data = chosen.source.load(loading)
         self._settings = {**NEUTRAL, **config.settings}
         self._mixer = Mixer(self._settings, chosen.source.classes)
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -185,32 +187,31 @@ class Trainer:
         self.table = self.telemetry.read()
         self._usage = Usage(device)
         self._weight = self.team.weight(config.batch_size)
-        self.team.tell(self.optimizer, self._weight)
+        self.team.set_loss_weight(self.optimizer, self._weight)
         compiled: Any = torch.compile(self.model) if config.compile else self.model
         self._forward: Callable[[Tensor], Tensor] = compiled
         self._train_forward: Callable[[Tensor], Tensor] = self.team.wrap(compiled)
         steps = self.data.steps_per_epoch(config.batch_size)
         warmup = self._settings["warmup_epochs"] * steps
-        self.scheduler = LambdaLR(
-            self.optimizer, schedule(config.schedule, config.epochs * steps, warmup)
-        )
+        factor = schedule(config.schedule, config.epochs * steps, warmup)
+        self.scheduler = LambdaLR(self.optimizer, factor)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch, evaluate, and return metrics by name.
+        """Train an epoch, evaluate, and return the metrics by name.
 
-        `time/train_s` is the sum of data, forward and backward (statistics included), step, and `other`.
+        `time/train_s` is the sum of `time/data_s`, `time/forward_backward_s` (including the
+        statistics of preconditioners), `time/step_s` and `time/other_s`.
 
         Raises:
             Diverged: A loss was not finite.
         """
         start = time.perf_counter()
-        torch.manual_seed(
-            stream_seed(self.config.seed, "model", epoch) + self.team.rank
-        )  # dropout and the like
+        # This seeds the model's random operations, such as dropout.
+        torch.manual_seed(stream_seed(self.config.seed, "model", epoch) + self.team.rank)
         phases = Phases(self.device)
         losses, accuracy = self._train_epoch(epoch, phases)
         self._check(epoch, losses)
-        spent = {f"time/{phase}_s": seconds for phase, seconds in phases.seconds().items()}
+        times = {f"time/{phase}_s": seconds for phase, seconds in phases.seconds().items()}
         self.table = self.telemetry.read()
         train_s = time.perf_counter() - start
         loss, evaluated = self.evaluate()
@@ -222,8 +223,8 @@ class Trainer:
             f"{part}/loss": loss,
             f"{part}/accuracy": evaluated,
             "time/train_s": train_s,
-            **spent,
-            "time/other_s": train_s - sum(spent.values()),
+            **times,
+            "time/other_s": train_s - sum(times.values()),
             "time/eval_s": time.perf_counter() - start - train_s,
             "mem/peak_mb": peak_memory_mb(self.device),
             **self._usage.read(),
@@ -231,11 +232,14 @@ class Trainer:
         }
 
     def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], float]:
-        """Return the loss of each step, and the accuracy while training; the device is read once, at the end."""
+        """Train an epoch, and return the loss of each step and the training accuracy.
+
+        Values are copied from the device only once, at the end.
+        """
         self.model.train()
-        order, mixing = (
-            stream_seed(self.config.seed, purpose, epoch) for purpose in ("order", "mixing")
-        )
+        order = stream_seed(self.config.seed, "order", epoch)
+        mixing = stream_seed(self.config.seed, "mixing", epoch)
+        smoothing = self._settings["label_smoothing"]
         losses: list[Tensor] = []
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for step, batch in enumerate(self.data.train_batches(self.config.batch_size, order)):
@@ -245,15 +249,13 @@ class Trainer:
             self.optimizer.zero_grad()
             with self._context():
                 outputs = self._train_forward(inputs)
-                loss = F.cross_entropy(
-                    outputs, labels, label_smoothing=self._settings["label_smoothing"]
-                )
+                loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
             loss = loss if self._weight == 1 else loss * self._weight
             precond.backward(loss, self.optimizer)
             losses.append(loss.detach())
-            correct += (
-                outputs.argmax(1) == (labels if labels.dim() == 1 else labels.argmax(1))
-            ).sum()
+            # The class of a mixed label is the class with the larger share.
+            classes = labels if labels.dim() == 1 else labels.argmax(1)
+            correct += (outputs.argmax(1) == classes).sum()
             phases.mark("forward_backward")
             self.optimizer.step()
             self.scheduler.step()
@@ -264,13 +266,15 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """Return mean loss and accuracy on the test set or the held-out examples; the team divides the batches."""
+        """Return the mean loss and the accuracy on the test set or the held-out examples.
+
+        The processes of the team divide the batches among themselves.
+        """
         self.model.eval()
         self.team.copy_buffers(self.model)
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for inputs, labels in islice(
-            self.data.test_batches(), self.team.rank, None, self.team.size
-        ):
+        batches = islice(self.data.test_batches(), self.team.rank, None, self.team.size)
+        for inputs, labels in batches:
             with self._context():
                 outputs = self._forward(inputs.contiguous(memory_format=self._layout))
                 totals[0] += F.cross_entropy(outputs, labels, reduction="sum")
@@ -279,13 +283,12 @@ class Trainer:
         return loss, accuracy
 
     def _context(self) -> AbstractContextManager[Any]:
-        """Return the context of a forward."""
+        """Return the context of a forward pass."""
         stack = ExitStack()
         if self.config.precision == "bf16":
             stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
-        if isinstance(
-            self.optimizer, TakesLoss
-        ):  # the other kernels of attention have no second derivative
+        if isinstance(self.optimizer, TakesLoss):
+            # The optimizer needs second derivatives, which other attention kernels do not have.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         return stack
 
@@ -295,10 +298,13 @@ class Trainer:
                 raise Diverged(epoch, step, loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next epoch needs, except random streams, which start from the seed."""
+        """Return the state that the next epoch needs.
+
+        It contains no generator states, because each epoch seeds its random streams.
+        """
         return {name: getattr(self, name).state_dict() for name in STATEFUL}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Restore the state that `state_dict` returned."""
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])

@@ -1,4 +1,8 @@
-"""Workloads: model, data and recipe by name. `resolve` returns the trial of a workload, an optimizer and overrides."""
+"""Workloads by name: a dataset, a model and a recipe.
+
+`resolve` returns the complete configuration of a trial from the names of a workload and an
+optimizer, and from values that replace those of the recipe.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,8 @@ from trainables.settings import (
     worker_problems,
 )
 
-LOOP_NUMERICS = 1  # raised when the training loop gives other numbers for the same configuration
+# Incremented when the training loop gives different numbers for the same configuration.
+LOOP_NUMERICS = 1
 RECIPES: dict[str, Recipe] = {
     "digits/cnn": digits.DIGITS_CNN,
     "digits/mlp": digits.DIGITS_MLP,
@@ -47,7 +52,7 @@ RECIPES: dict[str, Recipe] = {
     "imagenet/deit_s": nysact.IMAGENET_DEIT_S,
 }
 IMAGE_FOLDER = "imagefolder:"
-# A user's images are trained on as in the paper of the model.
+# The recipes for a user's images, by model: those of the paper that uses the model.
 FOLDER_RECIPES: dict[str, Recipe] = {
     **dict.fromkeys(("cnn", "mlp"), digits.DIGITS_CNN),
     **dict.fromkeys(("lenet5", "resnet20", "resnet32", "resnet110", "densenet121"), nysact.CIFAR),
@@ -60,7 +65,7 @@ PATTERN = f"{IMAGE_FOLDER}PATH/MODEL"
 RECIPE_FIELDS = ("batch_size", "epochs", "schedule")
 EXECUTION = ("precision", "compile", "channels_last")
 RECIPE_SETTINGS = (*RECIPE_FIELDS, *NEUTRAL, *EXECUTION)
-"""Everything that can be set beside hyperparameters."""
+"""The names of all values besides hyperparameters that a study or a command line can set."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,8 +76,8 @@ class Workload:
         name: `DATASET/MODEL`.
         source: The dataset.
         model: The model.
-        recipe: How it is trained.
-        plugin: SHA-256 of the user's file that registered it, or None.
+        recipe: The hyperparameters and settings of the training.
+        plugin: SHA-256 of the plugin that registered the workload, or None.
     """
 
     name: str
@@ -83,19 +88,19 @@ class Workload:
 
     @property
     def architecture(self) -> str:
-        """Name of the model."""
+        """The name of the model."""
         return self.name.rpartition("/")[2]
 
     @property
     def setting_names(self) -> list[str]:
-        """Names of the settings that apply to the dataset and the model."""
+        """The names of the settings that apply to the dataset and the model."""
         return applicable(
             images=self.source.augmented, stochastic_depth=self.model.stochastic_depth
         )
 
-    def settings(self, stated: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a trial's settings, complete: the stated values, else the recipe's, else the neutral ones."""
-        known = {**NEUTRAL, **self.recipe.settings, **stated}
+    def settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all settings of a trial: overrides, the recipe's values, or neutral values."""
+        known = {**NEUTRAL, **self.recipe.settings, **overrides}
         values = {name: _normal(known[name], NEUTRAL[name]) for name in self.setting_names}
         if "resolution" in values:
             values["resolution"] = values["resolution"] or self.source.size
@@ -103,72 +108,70 @@ class Workload:
         return values
 
     def fit(self, settings: Mapping[str, Any]) -> Fit:
-        """Return the images and classes that the model is built for with complete settings."""
+        """Return the images and classes that the model is built for, given complete settings."""
         size = settings.get("resolution", self.source.size)
         return Fit(self.source.classes, self.source.channels, size, settings.get("drop_path", 0.0))
 
-    def problems(self, stated: Mapping[str, Any], epochs: Any) -> list[str]:
-        """Return one line for each setting that is out of range, or that the model or the epochs do not allow."""
-        if errors := setting_problems(stated, self.setting_names, self.name):
+    def problems(self, overrides: Mapping[str, Any], epochs: Any) -> list[str]:
+        """Return one line for each setting that is invalid for the workload or these epochs."""
+        if errors := setting_problems(overrides, self.setting_names, self.name):
             return errors
-        settings = self.settings(stated)
-        if is_integer(epochs) and 1 <= epochs <= settings["warmup_epochs"]:
-            errors.append(
-                f"warmup_epochs = {settings['warmup_epochs']}: must be below epochs = {epochs}"
-            )
+        settings = self.settings(overrides)
+        warmup = settings["warmup_epochs"]
+        if is_integer(epochs) and 1 <= epochs <= warmup:
+            errors.append(f"warmup_epochs = {warmup}: must be below epochs = {epochs}")
         fit = self.fit(settings)
-        return errors + self.model.problems(
-            self.architecture, fit, settings.get("test_resolution", fit.size)
-        )
+        test_size = settings.get("test_resolution", fit.size)
+        return errors + self.model.problems(self.architecture, fit, test_size)
 
     def build(self, settings: Mapping[str, Any]) -> nn.Module:
-        """Return a new model; its initial weights come from torch's global generator."""
+        """Return a new model, whose initial weights are drawn from torch's global generator."""
         return self.model.build(self.fit(settings))
 
 
 PLUGINS: dict[str, Workload] = {}
-"""Workloads that a user's file has registered (`trainables.plugins`)."""
+"""The workloads that plugins have registered (`trainables.plugins`)."""
 
 
 def workload(name: str) -> Workload:
-    """Return a registered workload, or `imagefolder:PATH/MODEL`.
+    """Return a registered workload, or the workload `imagefolder:PATH/MODEL`.
 
     Raises:
-        HyperparameterError: Unknown name; the message lists the nearest and all known names.
+        HyperparameterError: The name is unknown; the message contains the nearest and all known
+            names.
     """
     if name in PLUGINS:
         return PLUGINS[name]
-    recipe = stated_recipe(name)
+    recipe = find_recipe(name)
     dataset, _, architecture = name.rpartition("/")
     return Workload(name=name, source=source(dataset), model=model(architecture), recipe=recipe)
 
 
-def stated_recipe(name: str) -> Recipe:
-    """Return a workload's recipe; its data may be missing.
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe of a workload; the data are not needed.
 
     Raises:
-        HyperparameterError: Unknown name; the message lists the nearest and all known names.
+        HyperparameterError: The name is unknown; the message contains the nearest and all known
+            names.
     """
     if name in PLUGINS:
         return PLUGINS[name].recipe
     folder, _, architecture = name.rpartition("/")
     if name.startswith(IMAGE_FOLDER):
         if architecture not in MODELS or folder in ("", IMAGE_FOLDER):
-            raise HyperparameterError(
-                f'workload = "{name}": must be {PATTERN}.{nearest(architecture, MODELS)}'
-            )
+            advice = nearest(architecture, MODELS)
+            raise HyperparameterError(f'workload = "{name}": must be {PATTERN}.{advice}')
         return FOLDER_RECIPES[architecture]
     if name not in RECIPES:
-        raise HyperparameterError(
-            f'workload = "{name}": unknown.{nearest(name, [*RECIPES, *PLUGINS, PATTERN])}'
-        )
+        advice = nearest(name, [*RECIPES, *PLUGINS, PATTERN])
+        raise HyperparameterError(f'workload = "{name}": unknown.{advice}')
     return RECIPES[name]
 
 
 def unknown_workload(name: str) -> str | None:
-    """Return one line if there is no such workload; its data may be missing."""
+    """Return an error message if the workload does not exist, or None; data are not needed."""
     try:
-        stated_recipe(name)
+        find_recipe(name)
     except HyperparameterError as error:
         return str(error)
     return None
@@ -177,13 +180,13 @@ def unknown_workload(name: str) -> str | None:
 def ready(
     names: Iterable[str], data_dir: Path, *, download: bool = False, verify: bool = False
 ) -> list[str]:
-    """Return one line for each error in the datasets of workloads; called before any trial starts.
+    """Return one line for each error in the datasets of workloads, before any trial starts.
 
     Args:
-        names: Names of the workloads to be trained.
+        names: The names of the workloads to train.
         data_dir: The folder that contains the datasets.
-        download: Fetch what is missing first; a damaged file is never replaced.
-        verify: Read everything and compare checksums; what was just fetched is compared in any case.
+        download: Download missing datasets first. Damaged files are not replaced.
+        verify: Read all files and compare their checksums. Downloaded files are always verified.
     """
     errors: list[str] = []
     checked: set[str] = set()
@@ -202,7 +205,10 @@ def ready(
 
 
 def settable(optimizer: str) -> set[str]:
-    """Return what can be set for a trial of an optimizer: hyperparameters (not the seed) and `RECIPE_SETTINGS`."""
+    """Return the names that can be set for an optimizer's trials.
+
+    They are the hyperparameters, except the seed, and `RECIPE_SETTINGS`.
+    """
     return {*precond.defaults(optimizer), *RECIPE_SETTINGS} - {"seed"}
 
 
@@ -215,97 +221,105 @@ def resolve(
     seed: int = 0,
     as_released: bool = False,
 ) -> TrialConfig:
-    """Return a complete trial: the optimizer's defaults, replaced by the recipe's values, then by the overrides.
+    """Return the complete configuration of a trial.
+
+    The optimizer's defaults are replaced by the recipe's values, and these by the overrides.
 
     Args:
-        name: Workload.
-        optimizer: Registered optimizer.
-        overrides: Hyperparameters set by a study or on the command line.
-        recipe: Other fields that replace the recipe's: `RECIPE_SETTINGS`, `train_fraction`, `workers`.
-        seed: The trial's seed. It also seeds the optimizer's sketches, so the optimizer's seed cannot be set.
-        as_released: Use the as-released variant, which has the conventions of the paper's code.
+        name: The name of the workload.
+        optimizer: The name of a registered optimizer.
+        overrides: Hyperparameters that a study or the command line sets.
+        recipe: Other values that replace those of the recipe: `RECIPE_SETTINGS`, `train_fraction`
+            and `workers`.
+        seed: The trial's seed. It also seeds the optimizer, whose own seed cannot be set.
+        as_released: Use the as-released variant, which follows the conventions of the paper's code.
 
     Raises:
-        HyperparameterError: One line for each unknown name or value out of range, the model's limits included.
+        HyperparameterError: The message has one line for each name that is unknown and each value
+            that is out of range, including the limits that the model sets.
     """
     chosen = workload(name)
-    stated = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}
-    rest = dict(recipe or {})
-    settings = {key: _parsed(key, rest.pop(key)) for key in list(rest) if key in NEUTRAL}
-    fields = {**{key: getattr(chosen.recipe, key) for key in RECIPE_FIELDS}, **rest}
+    values = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}
+    recipe = recipe or {}
+    settings = {key: _parsed(key, value) for key, value in recipe.items() if key in NEUTRAL}
+    fields = {key: getattr(chosen.recipe, key) for key in RECIPE_FIELDS}
+    fields |= {key: value for key, value in recipe.items() if key not in NEUTRAL}
     errors = chosen.problems(settings, fields["epochs"])
     shapes = None if errors else skeleton(chosen.model, chosen.fit(chosen.settings(settings)))
-    errors = precond.check(optimizer, stated, shapes) + errors
+    errors = precond.check(optimizer, values, shapes) + errors
     errors += field_problems(fields, chosen.source.train_examples, shapes)
     errors += worker_problems(optimizer, fields.get("workers", 1), fields["batch_size"])
     if errors:
         raise HyperparameterError("\n".join(errors))
     defaults = precond.defaults(optimizer)
     defaults.pop("seed", None)
+    entry = lookup(optimizer)
     return TrialConfig(
         workload=name,
         optimizer=optimizer,
         hyperparameters={
-            key: _normal(stated.get(key, default), default) for key, default in defaults.items()
+            key: _normal(values.get(key, default), default) for key, default in defaults.items()
         },
         seed=seed,
         numerics={
             "loop": LOOP_NUMERICS,
-            "optimizer": lookup(optimizer).numerics,
+            "optimizer": entry.numerics,
             "recipe": chosen.recipe.numerics,
         },
         settings=chosen.settings(settings),
-        plugin=chosen.plugin or lookup(optimizer).plugin,
+        plugin=chosen.plugin or entry.plugin,
         **fields,
     )
 
 
 def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
-    """Return what differs between a trial and its workload's recipe, by name: (the recipe's value, the trial's).
+    """Return the differences between a trial and the recipe of its workload.
 
-    Of the corrected and the as-released variant, the one with fewer differences is compared.
+    The trial is compared with the corrected and with the as-released variant, and the smaller set
+    of differences is returned.
+
+    Returns:
+        Pairs (the recipe's value, the trial's value) by name.
     """
-    recipe, defaults = stated_recipe(config.workload), precond.defaults(config.optimizer)
-    variants = [
-        {**defaults, **recipe.hyperparameters(config.optimizer, as_released)}
-        for as_released in (False, True)
-    ]
-    normal = [
-        {name: _normal(values[name], defaults[name]) for name in config.hyperparameters}
-        for values in variants
-    ]
-    fewest = min((_differing(values, config.hyperparameters) for values in normal), key=len)
-    # The resolution of a folder's images is known only where the folder is.
-    away = config.workload.startswith(IMAGE_FOLDER)
-    settings = {**NEUTRAL, **recipe.settings} if away else workload(config.workload).settings({})
-    stated = {
+    recipe, defaults = find_recipe(config.workload), precond.defaults(config.optimizer)
+    candidates = []
+    for as_released in (False, True):
+        values = {**defaults, **recipe.hyperparameters(config.optimizer, as_released)}
+        normal = {name: _normal(values[name], defaults[name]) for name in config.hyperparameters}
+        candidates.append(_differing(normal, config.hyperparameters))
+    # The folder of an image-folder workload may not exist here, so its resolution is not compared.
+    is_folder = config.workload.startswith(IMAGE_FOLDER)
+    recipe_settings = {**NEUTRAL, **recipe.settings}
+    values = recipe_settings if is_folder else workload(config.workload).settings({})
+    settings = {
         name: _normal(value, NEUTRAL[name])
-        for name, value in settings.items()
-        if value is not None or not away
+        for name, value in values.items()
+        if value is not None or not is_folder
     }
     fields = {name: getattr(recipe, name) for name in RECIPE_FIELDS}
     fields |= {"precision": "float32", "compile": False, "channels_last": False}
-    return _differing(fields, vars(config)) | _differing(stated, config.settings) | fewest
+    differences = _differing(fields, vars(config)) | _differing(settings, config.settings)
+    return differences | min(candidates, key=len)
 
 
-def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return pairs of different values by name, of the names that both have."""
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the pairs of different values, for the names that both mappings contain."""
     return {
-        name: (ours[name], theirs[name])
-        for name in ours
-        if name in theirs and ours[name] != theirs[name]
+        name: (first[name], second[name])
+        for name in first
+        if name in second and first[name] != second[name]
     }
 
 
 @cache
 def skeleton(model: Model, fit: Fit) -> nn.Module:
-    """Return a model on the meta device, which has shapes and no memory for weights."""
+    """Return a model on the meta device, which has shapes but allocates no weights."""
     with torch.device("meta"):
         return model.build(fit)
 
 
 def _parsed(name: str, value: Any) -> Any:
-    """Return the value of a setting from a command line: `randaugment=9/0.5` is a pair."""
+    """Return the value of a setting; the text `9/0.5` for `randaugment` becomes a pair."""
     if name != "randaugment" or not isinstance(value, str):
         return value
     try:
@@ -315,7 +329,10 @@ def _parsed(name: str, value: Any) -> Any:
 
 
 def _normal(value: Any, default: Any) -> Any:
-    """Return a value as it enters the key: 1 and 1.0 are the same learning rate, a tuple is a list."""
+    """Return a value in the form that enters the key.
+
+    An integer becomes a float if the default is a float, and a tuple becomes a list of floats.
+    """
     if isinstance(default, float) and isinstance(value, int):
         return float(value)
     return [float(part) for part in value] if isinstance(value, tuple) else value

@@ -1,5 +1,6 @@
-"""Faults on purpose: `python -m tests.faults SCENARIO --n N --seed S` breaks things and says what survived.
+"""Fault injection: `python -m tests.faults SCENARIO --n N --seed S` causes faults and checks what follows.
 
-A scenario is a function of (how often, a seeded generator, an empty folder) that yields, for each try, what was
-violated: nothing, if all is well. The invariants are in `invariants.py`, what fails and when in `injection.py`.
+A scenario is a generator function of the number of tries, a seeded random generator and an empty
+folder. For each try it yields the list of violations, which is empty if the try passes.
+`invariants.py` describes the invariants. `injection.py` lets a file operation fail.
 """

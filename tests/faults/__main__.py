@@ -1,8 +1,7 @@
-"""`python -m tests.faults SCENARIO --n N --seed S`: a line of JSON; exit code 1 when something was violated.
+"""`python -m tests.faults SCENARIO --n N --seed S`: run a scenario and print one line of JSON.
 
-Several have a line each: `python -m tests.faults torn=1 nth=25`.
-
-The same seed gives the same faults.
+Several scenarios print a line each: `python -m tests.faults torn=1 nth=25`. The exit code is 1 if a
+try violated an invariant. The same seed gives the same faults.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ import torch
 
 from tests.faults.injection import forked
 
-SCENARIOS = {  # the function, imported when it runs, because a small process forks faster; how often by default
+# The function of each scenario and its default n. A function is imported when its scenario runs,
+# because a small process forks faster.
+SCENARIOS = {
     "corrupt": ("files.corrupt", 10_000),
     "torn": ("files.torn", 3),
     "nth": ("files.nth", 0),
@@ -37,58 +38,59 @@ SCENARIOS = {  # the function, imported when it runs, because a small process fo
     "signals": ("kills.signals", 20),
     "kill": ("kills.kill", 50),
 }
-SHOWN = 5  # violations that are spelled out
+LISTED = 5  # the most violations in a line
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run scenarios, each in a forked process: none changes what another finds."""
+    """Run scenarios, each in a forked process so that they do not affect each other."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.faults", description="Break things; say what survived."
+        prog="python -m tests.faults",
+        description="Cause faults and check that training, reports and tracking survive them.",
     )
     parser.add_argument("scenario", nargs="+", metavar="SCENARIO[=N]", help=", ".join(SCENARIOS))
     parser.add_argument(
-        "--n", help="how often, where the scenario does not say [default: as the goal says]"
+        "--n", help="number of tries of each scenario without =N [default: that of the goal]"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults [default: 0]")
     options = parser.parse_args(arguments)
-    wanted = [text.partition("=")[::2] for text in options.scenario]
-    if unknown := {name for name, _ in wanted} - set(SCENARIOS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    # Of mlflow's mappers under SQLAlchemy 2.1.
+    scenarios = [text.partition("=")[::2] for text in options.scenario]
+    if unknown := {name for name, _ in scenarios} - set(SCENARIOS):
+        parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
+    # mlflow's database models cause this warning under SQLAlchemy 2.1.
     warnings.filterwarnings(
         "ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning
     )
-    torch.set_num_threads(1)  # forked processes have no others
+    torch.set_num_threads(1)  # a forked process does not have torch's other threads
     failed = 0
-    for name, often in wanted:
-        n = int(often or options.n or SCENARIOS[name][1])
+    for name, count in scenarios:
+        n = int(count or options.n or SCENARIOS[name][1])
         child = forked(lambda name=name, n=n: _run(name, n, options.seed))
         failed |= os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return int(bool(failed))
 
 
 def _run(name: str, n: int, seed: int) -> int:
-    start, tried, violated = time.monotonic(), 0, []
+    start, tried, failures = time.monotonic(), 0, []
     module, _, function = SCENARIOS[name][0].partition(".")
     scenario = getattr(importlib.import_module(f"tests.faults.{module}"), function)
     gc.collect()
-    gc.freeze()  # or every child would copy what its collections look at
+    gc.freeze()  # else the garbage collection of each child would copy the parent's memory
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        for wrong in scenario(n, random.Random(seed), Path(folder)):
+        for violations in scenario(n, random.Random(seed), Path(folder)):
             tried += 1
-            violated += [wrong] if wrong else []
+            failures += [violations] if violations else []
     result = {
         "scenario": name,
         "seed": seed,
         "tried": tried,
-        "survived": tried - len(violated),
-        "violated": len(violated),
-        "first": [line for wrong in violated for line in wrong][:SHOWN],
+        "survived": tried - len(failures),
+        "violated": len(failures),
+        "first": [line for violations in failures for line in violations][:LISTED],
         "seconds": round(time.monotonic() - start, 1),
-        "of_processor": round(sum(os.times()[:4]), 1),  # with all children that were waited for
+        "of_processor": round(sum(os.times()[:4]), 1),  # CPU time, with that of ended children
     }
     print(json.dumps(result), flush=True)
-    return int(bool(violated) or not tried)
+    return int(bool(failures) or not tried)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same command twice at once, in forked processes; only the training is not the real one."""
+"""Run the same command twice at the same time, in forked processes, with a replaced training."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ LOSER_SECONDS = 3
 
 
 def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G11: n times the same command twice within 0.2 s: one trains, the other gives up at once and writes nothing.
+    """G11: n times, start the same command twice within 0.2 s.
 
-    The winner trains until the other has ended, so that on a busy machine, too, neither comes after the other. For the
-    same reason the loser's seconds are the processor's.
+    One command trains; the other one, the loser, must exit immediately and write nothing. The
+    training lasts until the loser has ended, so that the commands overlap also on a busy machine.
+    For the same reason, the time of the loser is CPU time.
     """
     for number in range(n):
         root = folder / str(number)
-        waits = [0.0, rng.uniform(0, 0.2)]
+        delays = [0.0, rng.uniform(0, 0.2)]
         reading, writing = os.pipe()
         children = [
-            forked(lambda w=wait, r=root, p=(reading, writing): _command(r, w, *p))
-            for wait in waits
+            forked(lambda d=delay, r=root, p=(reading, writing): _command(r, d, *p))
+            for delay in delays
         ]
         os.close(reading)
         ended = {}
@@ -45,33 +46,36 @@ def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
                 os.close(writing)
             ended[pid] = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
         codes = {pid: code for pid, (code, _) in ended.items()}
-        wrong = [] if sorted(codes.values()) == [0, 4] else [f"exit codes {sorted(codes.values())}"]
+        violations = []
+        if sorted(codes.values()) != [0, 4]:
+            violations.append(f"exit codes {sorted(codes.values())}")
         losers = [pid for pid in children if codes[pid] == 4]
-        wrong += [
-            f"the loser took {ended[p][1]:.1f} s" for p in losers if ended[p][1] > LOSER_SECONDS
-        ]
-        holder = (root / ".lock").read_text()
-        wrong += (
-            ["the loser wrote the lock"]
-            if any(f'"pid": {pid},' in holder for pid in losers)
-            else []
-        )
-        wrong += [] if lock_generation(root) == 1 else [f"generation {lock_generation(root)}"]
-        yield wrong
+        lock = (root / ".lock").read_text()
+        for pid in losers:
+            if ended[pid][1] > LOSER_SECONDS:
+                violations.append(f"the loser took {ended[pid][1]:.1f} s")
+            if f'"pid": {pid},' in lock:
+                violations.append("the loser wrote the lock")
+        if (generation := lock_generation(root)) != 1:
+            violations.append(f"generation {generation}")
+        yield violations
 
 
-def _command(root: Path, wait: float, reading: int, writing: int) -> int:
-    """The command as a user runs it; its training waits until nobody can write into a pipe."""
+def _command(root: Path, delay: float, reading: int, writing: int) -> int:
+    """Run a study's command and return its exit code.
+
+    Its training waits until the writing end of the pipe is closed in all processes.
+    """
     os.close(writing)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
 
-    def trains(*_: object, **__: object) -> str:
+    def train(*_: object, **__: object) -> str:
         select.select([reading], [], [], PATIENCE)
         return "done"
 
-    fake: Any = types.SimpleNamespace(train=trains)
+    fake: Any = types.SimpleNamespace(train=train)
     sys.modules["studies.harness.cluster.execute"] = studies.harness.cluster.execute = fake
     reports.Reports.write = lambda self: False
-    time.sleep(wait)
+    time.sleep(delay)
     return run([STUDY], options(root))

@@ -1,4 +1,4 @@
-"""Damaged, torn and failing files: the real store and loop with a toy trainer, no Ray."""
+"""Damaged, incomplete and failing files: the real store and training loop, a toy trainer, no Ray."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ LINES = ("epochs.jsonl", "attempts.jsonl")
 
 
 def corrupt(n: int, rng: random.Random, folder: Path) -> Tries:
-    """G5: n single flipped bits and n / 10 truncations of a checkpoint; each must be noticed, the one before used."""
+    """G5: flip n single bits and truncate n / 10 files of the newest checkpoint.
+
+    The store must detect each damage and load the older checkpoint.
+    """
     [config] = toy.configs(1)
-    whole, root = folder / "whole", folder / "damaged"
-    _stopped(whole, config)
-    newest = list_checkpoints(TrialStore(whole, config).folder)[-1]
-    shutil.copytree(whole, root)
+    root = folder / "damaged"
+    intact = _stopped_trial(folder / "intact", config).folder
+    *older, newest = list_checkpoints(intact)
+    shutil.copytree(folder / "intact", root)
     store = TrialStore(root, config)
     checkpoint = store.folder / newest.name
-    older = [
-        path.name for path in list_checkpoints(TrialStore(whole, config).folder) if path != newest
-    ]
     for number in range(n + n // 10):
         name = rng.choice(["state.pt", "state.pt", "manifest.json"])
         content = bytearray((newest / name).read_bytes())
         position = rng.randrange(len(content))
         if number < n:
             content[position] ^= 1 << rng.randrange(8)
-            what = f"bit flipped at byte {position} of {name}"
+            damage = f"bit flipped at byte {position} of {name}"
         else:
             del content[position:]
-            what = f"{name} cut to {position} bytes"
+            damage = f"{name} truncated to {position} bytes"
         (checkpoint / name).write_bytes(content)
-        yield [] if (used := _used(store)) in older else [f"{what}: {used}"]
+        loaded = _loaded_checkpoint(store)
+        yield [] if loaded in [path.name for path in older] else [f"{damage}: {loaded}"]
         shutil.rmtree(store.folder)
-        shutil.copytree(TrialStore(whole, config).folder, store.folder)
+        shutil.copytree(intact, store.folder)
 
 
-def _used(store: TrialStore) -> str:
-    """The checkpoint that is taken; otherwise why none is."""
+def _loaded_checkpoint(store: TrialStore) -> str:
+    """Return the name of the checkpoint that the store loads, or the error, or `none`."""
     try:
         loaded = store.load()
     except Exception as error:
@@ -57,37 +58,40 @@ def _used(store: TrialStore) -> str:
 
 
 def torn(n: int, rng: random.Random, folder: Path) -> Tries:
-    """G6: the line files cut at every byte of their last n records; the next run goes on and ends as it should."""
+    """G6: truncate the JSON-lines files at every byte of their last n records.
+
+    After each truncation, the next session must resume the trial and complete it correctly.
+    """
     [config] = toy.configs(1)
     expected = toy.reference(folder / "reference", [config])
-    whole, root = folder / "whole", folder / "torn"
-    _stopped(whole, config)
+    root = folder / "torn"
+    intact = _stopped_trial(folder / "intact", config).folder
     for name in LINES:
-        content = (TrialStore(whole, config).folder / name).read_bytes()
+        content = (intact / name).read_bytes()
         records = content.splitlines(keepends=True)
         first = len(content) - sum(map(len, records[-n:]))
         for cut in range(first, len(content)):
-            shutil.copytree(whole, root)
+            shutil.copytree(folder / "intact", root)
             (TrialStore(root, config).folder / name).write_bytes(content[:cut])
             code = in_child(lambda: toy.session(root, [config]))
-            wrong = finished(root, [config], expected) + (
-                [] if code == DONE else [f"exit code {code}"]
-            )
-            yield [f"{name} cut at byte {cut}: {line}" for line in wrong]
+            violations = finished(root, [config], expected)
+            violations += [] if code == DONE else [f"exit code {code}"]
+            yield [f"{name} truncated at byte {cut}: {line}" for line in violations]
             shutil.rmtree(root)
 
 
 def nth(n: int, rng: random.Random, folder: Path) -> Tries:
-    """G4: every file operation of a run fails in turn, from a fresh folder and from one in disorder; then it goes on.
+    """G4: let each file operation of a session fail in turn; the next session must complete the trial.
 
-    An I/O error fails once, a full disk from then on, a kill leaves what was not flushed unwritten. `n` of the
-    operations, spread evenly; 0 for all.
+    The sessions start with an empty folder or with the folder of several crashes. An I/O error
+    occurs once; a full disk also fails all later operations; a kill loses data that were not
+    flushed. About `n` operations, evenly spaced, are tried for each; 0 for all operations.
     """
     trials = toy.configs(1)
     expected = toy.reference(folder / "reference", trials)
     starts = {
         "fresh": lambda root: root.mkdir(),
-        "disorder": lambda root: _disorder(root, trials[0]),
+        "disorder": lambda root: _crashed_trial(root, trials[0]),
     }
     for name, start in starts.items():
         probe = folder / f"probe-{name}"
@@ -98,30 +102,29 @@ def nth(n: int, rng: random.Random, folder: Path) -> Tries:
             for error in (EIO, ENOSPC, KILL):
                 root = folder / f"{name}-{at}-{error}"
                 start(root)
-                wrong = _fail_and_go_on(
-                    root, trials, expected, Fault(root, at, error, stays=error == ENOSPC)
-                )
-                yield [f"{error} at operation {at} of {total}, {name}: {line}" for line in wrong]
+                fault = Fault(root, at, error, stays=error == ENOSPC)
+                violations = _fail_and_resume(root, trials, expected, fault)
+                place = f"{error} at operation {at} of {total}, {name}"
+                yield [f"{place}: {line}" for line in violations]
                 shutil.rmtree(root)
 
 
-def _fail_and_go_on(
+def _fail_and_resume(
     root: Path, trials: list[TrialConfig], expected: dict, fault: Fault
 ) -> list[str]:
+    """Run a session with a fault and one without; return the violations after each."""
     code = in_child(lambda: toy.session(root, trials), fault)
-    wrong = [f"exit code {code}"] if code == BROKEN else []
-    wrong += [line for t in trials if TrialStore(root, t).folder.exists()
-              for line in unfinished(root, t, expected[t.trial_key])]  # fmt: skip
+    violations = [f"exit code {code}"] if code == BROKEN else []
+    for trial in trials:
+        if TrialStore(root, trial).folder.exists():
+            violations += unfinished(root, trial, expected[trial.trial_key])
     code = in_child(lambda: toy.session(root, trials))
-    return (
-        wrong
-        + ([f"exit code {code} afterwards"] if code != DONE else [])
-        + finished(root, trials, expected)
-    )
+    violations += [f"exit code {code} of the next session"] if code != DONE else []
+    return violations + finished(root, trials, expected)
 
 
-def _stopped(root: Path, config: TrialConfig, epochs: int = 3) -> TrialStore:
-    """A trial that was stopped after some epochs, each committed."""
+def _stopped_trial(root: Path, config: TrialConfig, epochs: int = 3) -> TrialStore:
+    """Return a trial that was stopped after some epochs, each of which was committed."""
     with lock.exclusive(root) as generation:
         store = TrialStore(root, config, generation)
         store.create()
@@ -133,12 +136,12 @@ def _stopped(root: Path, config: TrialConfig, epochs: int = 3) -> TrialStore:
     return store
 
 
-def _disorder(root: Path, config: TrialConfig) -> None:
-    """What several crashes leave: a damaged checkpoint, torn lines, half-written files."""
-    store = _stopped(root, config)
+def _crashed_trial(root: Path, config: TrialConfig) -> None:
+    """Create a trial with a damaged checkpoint, an incomplete record and temporary files."""
+    store = _stopped_trial(root, config)
     assert not damaged(store)
     newest = list_checkpoints(store.folder)[-1]
-    (newest / "state.pt").write_bytes(b"not what it was")
+    (newest / "state.pt").write_bytes(b"damaged")
     with open(store.folder / "attempts.jsonl", "ab") as file:
         file.write(b'{"time": 17')
     (store.folder / "checkpoint-3.tmp").mkdir()

@@ -1,7 +1,8 @@
-"""Fail the n-th file operation: an error or a kill, in a process of its own.
+"""Let the n-th file operation of a forked process fail by an error or a kill.
 
-Python tells audit hooks of every open, rename, removal and new directory, whoever asks for them; writes and fsyncs are
-seen by wrapping the two functions that the store uses. A write that fails has written half.
+Python calls audit hooks for every open, rename, removal and new directory, also inside libraries.
+Writes and fsyncs have no audit events, so the functions that the store uses are wrapped. A failing
+write writes half of its content.
 """
 
 from __future__ import annotations
@@ -27,21 +28,18 @@ EVENTS = (
     "os.listdir",
 )
 ENOSPC, EIO, KILL = "ENOSPC", "EIO", "KILL"
-DONE, RAISED, BROKEN = (
-    0,
-    3,
-    4,
-)  # exit codes of a child: ended, an OSError came through, another exception did
+# Exit codes of a child: it completed, it ended by an OSError, it ended by another exception.
+DONE, RAISED, BROKEN = 0, 3, 4
 
 
 class Fault:
-    """Counts the file operations below a folder and lets one of them fail.
+    """Count the file operations below a folder, and let one of them fail.
 
     Args:
         root: The folder.
-        at: Which operation, from 1; 0 for none.
+        at: Number of the failing operation, counted from 1; 0 for none.
         error: `ENOSPC`, `EIO` or `KILL`.
-        stays: Whether all later ones fail, too, as on a full disk.
+        stays: If True, all later operations fail, too, as on a full disk.
     """
 
     def __init__(self, root: Path, at: int = 0, error: str = EIO, stays: bool = False):
@@ -49,60 +47,63 @@ class Fault:
         self._root, self._at, self._error, self._stays = str(root), at, error, stays
 
     def install(self) -> None:
-        """From now on, in this process, for good."""
-        sys.addaudithook(self._hear)
+        """Count the operations of this process from now on; this cannot be undone."""
+        sys.addaudithook(self._audit)
         plain_open, plain_fsync, plain_pwrite = builtins.open, os.fsync, os.pwrite
 
-        def opened(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        def counted_open(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
             file = plain_open(path, mode, *rest, **options)
-            return _Written(file, self) if set(mode) & set("wa+") and self._below(path) else file
+            writable = set(mode) & set("wa+") and self._below(path)
+            return _CountedFile(file, self) if writable else file
 
-        def synced(descriptor: int) -> None:
-            self.tick()
+        def counted_fsync(descriptor: int) -> None:
+            self.count_operation()
             plain_fsync(descriptor)
 
-        def written(descriptor: int, content: bytes, offset: int) -> int:
-            self.tick()
+        def counted_pwrite(descriptor: int, content: bytes, offset: int) -> int:
+            self.count_operation()
             return plain_pwrite(descriptor, content, offset)
 
-        builtins.open, os.fsync, os.pwrite = opened, synced, written
+        builtins.open, os.fsync, os.pwrite = counted_open, counted_fsync, counted_pwrite
 
-    def tick(self, half: Callable[[], object] = lambda: None) -> None:
-        """An operation is about to be done; `half` does a part of it."""
+    def count_operation(self, write_half: Callable[[], object] = lambda: None) -> None:
+        """Count an operation before it is performed, or let it fail after `write_half`."""
         self.count += 1
         if self._at and (self.count == self._at or (self._stays and self.count > self._at)):
-            half()
+            write_half()
             if self._error == KILL:
                 os.kill(os.getpid(), signal.SIGKILL)
             code = getattr(errno, self._error)
             raise OSError(code, os.strerror(code))
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in EVENTS and self._below(arguments[0]):
-            self.tick()
+            self.count_operation()
 
     def _below(self, path: object) -> bool:
-        """Also what is named relative to an open directory, as rmtree does."""
+        """Return True for a path below the folder, and for relative paths, which rmtree uses."""
         if isinstance(path, bytes):
             path = path.decode()
-        return isinstance(path, str | Path) and (
-            str(path).startswith(self._root) or not os.path.isabs(path)
-        )
+        if not isinstance(path, str | Path):
+            return False
+        return str(path).startswith(self._root) or not os.path.isabs(path)
 
 
-class _Written:
-    """A file whose writes are operations."""
+class _CountedFile:
+    """A file whose writes are counted as operations."""
 
     def __init__(self, file: Any, fault: Fault):
         self._file, self._fault = file, fault
 
     def write(self, content: Any) -> Any:
-        self._fault.tick(
-            lambda: (self._file.write(content[: len(content) // 2]), self._file.flush())
-        )
+        def write_half() -> None:
+            self._file.write(content[: len(content) // 2])
+            self._file.flush()
+
+        self._fault.count_operation(write_half)
         return self._file.write(content)
 
-    def __enter__(self) -> _Written:
+    def __enter__(self) -> _CountedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,7 +114,12 @@ class _Written:
 
 
 def in_child(work: Callable[[], object], fault: Fault | None = None) -> int:
-    """Run in a forked process: its exit code (`DONE`, `RAISED`, `BROKEN`), or minus the signal that killed it."""
+    """Run a function in a forked process, with a fault if there is one.
+
+    Returns:
+        The exit code (`DONE`, `RAISED` or `BROKEN`), or minus the number of the signal that killed
+        the process.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -130,7 +136,7 @@ def in_child(work: Callable[[], object], fault: Fault | None = None) -> int:
 
 
 def forked(work: Callable[[], int]) -> int:
-    """A process that does some work and ends with its answer; returns its id."""
+    """Start a forked process whose exit code is the result of `work`; return its process id."""
     child = os.fork()
     if child == 0:
         try:
@@ -142,18 +148,21 @@ def forked(work: Callable[[], int]) -> int:
 
 
 def operations(work: Callable[[], object], root: Path) -> int:
-    """How many file operations some work does; done in a child, which tells by a pipe."""
+    """Return the number of file operations of `work` below a folder.
+
+    The work runs in a forked process, which sends the number through a pipe.
+    """
     reading, writing = os.pipe()
     fault = Fault(root)
 
-    def told() -> None:
+    def count() -> None:
         work()
         os.write(writing, str(fault.count).encode())
 
-    code = in_child(told, fault)
+    code = in_child(count, fault)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
+        content = pipe.read()
     if code != DONE:
-        raise RuntimeError(f"the work fails by itself: exit code {code}")
-    return int(answer)
+        raise RuntimeError(f"the work fails without a fault: exit code {code}")
+    return int(content)

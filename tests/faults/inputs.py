@@ -1,4 +1,4 @@
-"""G12: generated command lines through the whole command. Wrong ones are refused with 2; nothing is ever written."""
+"""G12: generated command lines. Invalid ones must exit with code 2; none may write a file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PATHS = [
     "imagefolder:",
     "a" * 4000,
 ]
-WRONG: dict[str, list[str]] = {
+INVALID: dict[str, list[str]] = {
     "--seeds": [*COUNTS, "-1,", "3,3", "4294967296,", "10001", ",", ",,", "1,x", "0.5,1"],
     "--epochs": COUNTS,
     "--max-concurrent": COUNTS,
@@ -75,7 +75,7 @@ WRONG: dict[str, list[str]] = {
     "--sedes": ["3"],
     "--": ["rank=5"],
 }  # fmt: skip
-RIGHT = [
+VALID = [
     ["--seeds", "2"], ["--seeds", "3,7"], ["--epochs", "3"], ["--optimizers", "sgd"], ["--only", "rank=5"], ["--smoke"],
     ["--set", "lr=0.2"], ["--set", "ema=0.9"], ["--commit-every", "0"], ["--json"], ["--time-budget", "90s"],
     ["--diagnostics"],
@@ -84,54 +84,58 @@ RIGHT = [
 
 
 def inputs(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G12: n command lines in this process: refused where something is wrong, planned where nothing is."""
+    """G12: run n command lines in this process."""
     os.chdir(folder)
     os.environ.pop("PRECOND_DATA", None)
-    for line, wrong in _lines(n, rng):
-        yield _refused(line, folder, wrong, _main)
+    for line, invalid in _command_lines(n, rng):
+        yield _violations(line, folder, invalid, _main)
 
 
 def commands(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G12: the same as a user starts them, each a process of its own."""
-    for line, wrong in _lines(n, rng):
-        yield _refused(line, folder, wrong, partial(_process, folder))
+    """G12: run n command lines in new processes, as a user does."""
+    for line, invalid in _command_lines(n, rng):
+        yield _violations(line, folder, invalid, partial(_process, folder))
 
 
-def _lines(n: int, rng: random.Random) -> Iterator[tuple[list[str], bool]]:
-    """Up to four right flags and up to three wrong ones, and whether there are any of these."""
-    pairs = [(flag, value) for flag, values in WRONG.items() for value in values]
+def _command_lines(n: int, rng: random.Random) -> Iterator[tuple[list[str], bool]]:
+    """Yield command lines of up to four valid and three invalid flags, and True for invalid lines."""
+    pairs = [(flag, value) for flag, values in INVALID.items() for value in values]
     for number in range(n):
-        wrong = [pairs[number % len(pairs)]] if number % 8 else []
-        wrong += rng.sample(pairs, rng.randint(0, 2)) if wrong else []
-        # Those three could make another flag's value right, as a network without batch norm a batch of one.
-        given = {flag for flag, _ in wrong} | (
-            {"--optimizers", "--only", "--workload"} if wrong else set()
-        )
-        right = [flag for flag in rng.sample(RIGHT, rng.randint(0, 4)) if flag[0] not in given]
-        flags = [list(pair) for pair in wrong] + right
+        invalid = [pairs[number % len(pairs)]] if number % 8 else []
+        invalid += rng.sample(pairs, rng.randint(0, 2)) if invalid else []
+        excluded = {flag for flag, _ in invalid}
+        if invalid:
+            # These flags could make an invalid value valid: for example, a network without batch
+            # normalisation accepts a batch size of one.
+            excluded |= {"--optimizers", "--only", "--workload"}
+        valid = [flag for flag in rng.sample(VALID, rng.randint(0, 4)) if flag[0] not in excluded]
+        flags = [list(pair) for pair in invalid] + valid
         rng.shuffle(flags)
         line = [word for flag in flags for word in flag]
-        yield (
-            [*(["--dry-run"] if "--" not in line else []), *line],
-            bool(wrong),
-        )  # so that right ones end, too
+        if "--" not in line:
+            line.insert(0, "--dry-run")  # a valid command must not train
+        yield line, bool(invalid)
 
 
-def _refused(
-    line: list[str], folder: Path, wrong: bool, run: Callable[[list[str]], tuple[int, str]]
+def _violations(
+    line: list[str], folder: Path, invalid: bool, run: Callable[[list[str]], tuple[int, str]]
 ) -> list[str]:
+    """Run a command line and return the violations; `run` returns its exit code and stderr."""
     code, err = run(line)
-    found = [] if code in ((2,) if wrong else (0, 2)) else [f"exit code {code}: {err[-400:]}"]
+    violations = []
+    if code not in ((2,) if invalid else (0, 2)):
+        violations.append(f"exit code {code}: {err[-400:]}")
     lines = err.splitlines()
     if code == 2 and (not lines or not all(text.startswith("error: ") for text in lines)):
-        found.append(f"not a line for each problem: {err[-400:]}")
+        violations.append(f"not one line for each error: {err[-400:]}")
     if any(len(text) > 10_000 for text in lines):
-        found.append("a line of more than 10,000 characters")
-    found += [f"{path.name[:60]} was written" for path in folder.iterdir()]
-    return [f"{[word[:80] for word in line]}: {problem}" for problem in found]
+        violations.append("a line of more than 10,000 characters")
+    violations += [f"{path.name[:60]} was written" for path in folder.iterdir()]
+    return [f"{[word[:80] for word in line]}: {violation}" for violation in violations]
 
 
 def _process(folder: Path, arguments: list[str]) -> tuple[int, str]:
+    """Run the study's command in a new process; return its exit code and stderr."""
     command = [sys.executable, ROOT / "studies" / "ablation_rank.py", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
@@ -141,7 +145,10 @@ def _process(folder: Path, arguments: list[str]) -> tuple[int, str]:
 
 
 def _main(arguments: list[str]) -> tuple[int, str]:
-    """The study's command line in this process: exit code (1 for an exception), and what it says on error."""
+    """Run the study's command in this process; return its exit code and stderr.
+
+    An exception is exit code 1.
+    """
     sys.argv = ["ablation_rank.py", *arguments]
     with (
         contextlib.redirect_stdout(io.StringIO()),

@@ -1,4 +1,4 @@
-"""Whole commands under Ray, killed and signalled. A study is run to its end through all of it."""
+"""Complete commands with Ray that are killed and signalled; new drivers resume and complete a study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from studies.ablation_rank import STUDY
 from studies.harness.design.arms import Trial
 from studies.harness.kinds.study.plan import plan
-from tests.faults.drivers import PATIENCE, Driver, committed, options, waiting
+from tests.faults.drivers import PATIENCE, Driver, committed, load_factor, options
 from tests.faults.injection import in_child
 from tests.faults.invariants import Numbers, finished, numbers, unfinished
 from tests.faults.server import Server, views
@@ -25,49 +25,53 @@ KINDS = ("worker", "driver", "server", "raylet", "worker", "head")
 
 
 def kill(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G1: n times SIGKILL to a worker, the driver, MLflow's server, the raylet or Ray's head, at random moments."""
-    with Studies(folder, tracked=True) as studies_:
-        yield from _kills(n, rng, studies_)
+    """G1: n times, kill a process at a random moment, and check the output folder.
+
+    The process is a worker, the driver, the MLflow server, the raylet or the head of Ray.
+    """
+    with StudySequence(folder, tracked=True) as studies:
+        yield from _kills(n, rng, studies)
 
 
-def _kills(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str]]:
+def _kills(n: int, rng: random.Random, studies: StudySequence) -> Iterator[list[str]]:
     for number in range(n):
-        driver = studies_.driver()
+        driver = studies.driver()
         driver.wait_for_progress()
         time.sleep(rng.uniform(0, 2))
         kind = KINDS[number % len(KINDS)]
         victims = [] if kind == "server" else driver.victims(kind)
         if kind == "server":
-            studies_.server.kill()
+            studies.server.kill()
         elif not victims:
             driver.wait(PATIENCE)
         else:
             rng.choice(victims).kill()
-        wrong = []
+        violations = []
         if kind in ("worker", "server"):
             driver.wait_for_progress()
-            studies_.server.start()
-        elif (code := driver.wait(PATIENCE)) not in (
-            (-signal.SIGKILL,) if kind == "driver" else (0, 4)
-        ):
-            wrong.append(f"I7: exit code {code}: {driver.output()[-300:]}")
-        yield [f"{kind} killed: {line}" for line in wrong + studies_.check()]
-    yield studies_.finish()
+            studies.server.start()
+        else:
+            code = driver.wait(PATIENCE)
+            if code not in ((-signal.SIGKILL,) if kind == "driver" else (0, 4)):
+                violations.append(f"I7: exit code {code}: {driver.output()[-300:]}")
+        yield [f"{kind} killed: {line}" for line in violations + studies.check()]
+    yield studies.finish()
 
 
 def signals(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G7: n each of SIGTERM, SIGINT, SIGINT twice, and SIGINT to all as from a terminal: out within 20 s.
+    """G7: send SIGTERM, SIGINT, SIGINT twice, or SIGINT to the process group, n times each.
 
-    With the promised exit code and last line. Every third comes while Ray starts, the others while trials run or after.
+    The command must end within 20 s with the documented exit code and last line. A third of the
+    signals are sent while Ray starts, the others while trials run or afterwards.
     """
-    with Studies(folder) as studies_:
-        yield from _signals(n, rng, studies_)
+    with StudySequence(folder) as studies:
+        yield from _signals(n, rng, studies)
 
 
-def _signals(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str]]:
+def _signals(n: int, rng: random.Random, studies: StudySequence) -> Iterator[list[str]]:
     for number in range(4 * n):
         kind = ("SIGTERM", "SIGINT", "SIGINT twice", "SIGINT to all")[number % 4]
-        driver = studies_.driver()
+        driver = studies.driver()
         if number % 3:
             driver.wait_for_progress()
             time.sleep(rng.uniform(0, 3))
@@ -75,7 +79,7 @@ def _signals(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str
             driver.wait_for_lock()
             time.sleep(rng.uniform(0, 8))
         start = time.monotonic()
-        if kind == "SIGINT to all":
+        if kind == "SIGINT to all":  # as the terminal does for Ctrl-C
             os.killpg(driver.process.pid, signal.SIGINT)
         else:
             driver.process.send_signal(signal.SIGTERM if kind == "SIGTERM" else signal.SIGINT)
@@ -83,102 +87,100 @@ def _signals(n: int, rng: random.Random, studies_: Studies) -> Iterator[list[str
             time.sleep(0.5)
             driver.process.send_signal(signal.SIGINT)
         code, expected = driver.wait(PATIENCE), 143 if kind == "SIGTERM" else 130
-        seconds, wrong, last = (
-            time.monotonic() - start,
-            [],
-            driver.output().rstrip().splitlines()[-1:],
-        )
-        if code != 0:  # else it had just ended by itself
-            wrong += (
-                [f"I7: exit code {code}, not {expected}: {driver.output()[-300:]}"]
-                if code != expected
-                else []
-            )
-            wrong += [] if "ablation_rank.py" in "".join(last) else [f"I7: the last line is {last}"]
-        wrong += (
-            [f"I7: {seconds:.1f} s until the end"] if seconds > STOP_SECONDS * waiting() else []
-        )
-        yield [f"{kind}: {line}" for line in wrong + studies_.check()]
-    yield studies_.finish()
+        seconds, violations = time.monotonic() - start, []
+        last = driver.output().rstrip().splitlines()[-1:]
+        if code not in (0, expected):  # 0 if the study was completed before the signal
+            violations.append(f"I7: exit code {code}, not {expected}: {driver.output()[-300:]}")
+        if code != 0 and "ablation_rank.py" not in "".join(last):
+            violations.append(f"I7: the last line is {last}")
+        if seconds > STOP_SECONDS * load_factor():
+            violations.append(f"I7: the command ended after {seconds:.1f} s")
+        yield [f"{kind}: {line}" for line in violations + studies.check()]
+    yield studies.finish()
 
 
-class Studies:
-    """One study after another, each taken up again by a new driver until it is complete."""
+class StudySequence:
+    """One study after the other, each of which new drivers resume until it is complete.
+
+    Args:
+        folder: An empty folder, in which each study has an output folder.
+        tracked: If True, the drivers send their results to an MLflow server.
+    """
 
     def __init__(self, folder: Path, tracked: bool = False):
         self._folder, self._number, self._driver, self._tracked = folder, 0, None, tracked
         self.trials: list[Trial] = list(plan(STUDY, options(folder)).trials)
         self.expected = self._reference(folder / "reference")
-        self._before: dict[str, int] = {}
-        self._ended: list[str] = []  # what is wrong with the studies before
+        self._committed: dict[str, int] = {}  # at the last check
+        self._violations: list[str] = []  # in completed studies, not yet returned by `check`
         self.root.mkdir()
-        self.server = Server(self.root)  # of the study of the moment
+        self.server = Server(self.root)  # of the current study
 
-    def __enter__(self) -> Studies:
+    def __enter__(self) -> StudySequence:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave nothing running."""
+        """Kill the server and the driver."""
         self.server.kill()
         if self._driver is not None:
             self._driver.destroy()
 
     @property
     def root(self) -> Path:
-        """Where the study of the moment is."""
+        """The output folder of the current study."""
         return self._folder / f"study-{self._number}"
 
     def driver(self) -> Driver:
-        """The one that is running, or a new one; of the next study when this one is complete."""
+        """Return the running driver or a new one; begin the next study if the current is complete."""
         if self._driver is None or self._driver.process.poll() is not None:
             if self._driver is not None and self._driver.process.poll() == 0:
-                self._ended += self._complete()
-                self._number, self._before = self._number + 1, {}
+                self._violations += self._check_completed()
+                self._number, self._committed = self._number + 1, {}
                 self.root.mkdir()
                 self.server = Server(self.root)
             if self._tracked:
                 self.server.start()
-            self._driver = Driver(
-                self.root, "--tracking-uri", self.server.uri if self._tracked else "none"
-            )
+            uri = self.server.uri if self._tracked else "none"
+            self._driver = Driver(self.root, "--tracking-uri", uri)
         return self._driver
 
     def check(self) -> list[str]:
-        """What is wrong at the moment."""
-        wrong, now = self._ended, committed(self.root)
+        """Return the violations since the last call."""
+        violations, now = self._violations, committed(self.root)
         for trial in self.trials:
-            at_least = self._before.get(trial.config.trial_key[:16], 0)
+            key = trial.config.trial_key
+            at_least = self._committed.get(key[:16], 0)
             if TrialStore(self.root, trial.config).folder.exists():
-                wrong += unfinished(
-                    self.root, trial.config, self.expected[trial.config.trial_key], at_least
-                )
-        self._before, self._ended = now, []
+                violations += unfinished(self.root, trial.config, self.expected[key], at_least)
+        self._committed, self._violations = now, []
         if self._driver is not None and self._driver.process.poll() is not None:
-            wrong += self._driver.orphans()
-        return wrong
+            violations += self._driver.orphans()
+        return violations
 
     def finish(self) -> list[str]:
-        """Let the study end undisturbed; what is wrong then."""
+        """Complete the current study without faults and return the violations."""
         driver = self.driver()
         code = driver.wait(PATIENCE)
-        wrong = [] if code == 0 else [f"I7: exit code {code} in the end: {driver.output()[-300:]}"]
-        return wrong + self._complete() + driver.orphans()
+        violations = []
+        if code != 0:
+            violations.append(f"I7: exit code {code} without a fault: {driver.output()[-300:]}")
+        return violations + self._check_completed() + driver.orphans()
 
-    def _complete(self) -> list[str]:
-        """What is wrong with a study that has ended, and with what MLflow has of it once it was sent the rest."""
-        wrong = finished(self.root, [trial.config for trial in self.trials], self.expected)
+    def _check_completed(self) -> list[str]:
+        """Return the violations in a completed study and, after a synchronisation, in MLflow."""
+        violations = finished(self.root, [trial.config for trial in self.trials], self.expected)
         if self._tracked:
             self.server.start()
             self.server.wait()
             view = STUDY.tracking(plan(STUDY, options(self.root)))
-            view.send(self.server.uri)  # the files of a run pass through it
+            view.send(self.server.uri)  # not to the database, because the server stores the files
             self.server.kill()
-            wrong += views(self.root, self.trials, self.server.database)
-        return wrong
+            violations += views(self.root, self.trials, self.server.database)
+        return violations
 
     def _reference(self, root: Path) -> dict[str, Numbers]:
-        """The uninterrupted run, in this process's child, without Ray."""
-        digits._tensors()
+        """Return the numbers of the uninterrupted run, trained in a forked process without Ray."""
+        digits._tensors()  # read before the fork
 
         def work() -> None:
             for trial in self.trials:

@@ -1,4 +1,4 @@
-"""Tracking that does not answer: training must not notice, and a later sync must complete it."""
+"""An MLflow server that does not respond: training continues, and a later sync sends all results."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from tests.faults.drivers import PATIENCE, Driver
 from trainables.files import read_lines
 from trainables.store import TrialStore
 
-SLOWER, LONGER = (
-    1.05,
-    40.0,
-)  # of the epochs' seconds; seconds of the whole command, which tries to send the rest
+SLOWER = 1.05  # the largest ratio of an epoch's seconds to those without tracking
+LONGER = 40.0  # the most additional seconds of a command, which tries to send the remaining results
 SEEDS, EPOCHS = 6, 8
 
 
 def server(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G8: n times each: nobody listens, nobody answers, the database is locked; against no tracking at all.
+    """G8: n times, compare a study without tracking with studies whose tracking does not respond.
 
-    Epochs are compared by their median over all trials. On a busy machine that moves by itself.
+    No server listens at the address, the server does not answer, or the database is locked. The
+    seconds of an epoch are the median over all trials. On a busy machine this median varies by
+    itself.
     """
     kinds: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
         "dead": _dead,
@@ -47,46 +47,48 @@ def server(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         "locked": _locked,
     }
     for number in range(n):
-        plain, wall = _run(folder / f"{number}-none", "none")
-        for kind, place in kinds.items():
+        epoch, total = _run(folder / f"{number}-none", "none")
+        for kind, tracking in kinds.items():
             root = folder / f"{number}-{kind}"
             root.mkdir()
-            with place(root) as uri:
-                seconds, longer = _run(root, uri)
-            wrong = (
-                [f"epochs of {seconds:.3f} s, not {plain:.3f}"] if seconds > SLOWER * plain else []
-            )
-            wrong += [f"{longer:.0f} s in all, not {wall:.0f}"] if longer > wall + LONGER else []
-            yield [f"{kind}: {line}" for line in wrong + _complete_later(root)]
+            with tracking(root) as uri:
+                tracked_epoch, tracked_total = _run(root, uri)
+            violations = []
+            if tracked_epoch > SLOWER * epoch:
+                violations.append(f"epochs of {tracked_epoch:.3f} s, not {epoch:.3f} s")
+            if tracked_total > total + LONGER:
+                violations.append(f"{tracked_total:.0f} s in total, not {total:.0f} s")
+            yield [f"{kind}: {line}" for line in violations + _sync(root)]
 
 
 def views(root: Path, trials: list[Trial], uri: str) -> list[str]:
-    """Where MLflow does not have what the folders have, once each (I5)."""
-    client, wrong = MlflowClient(tracking_uri=uri), []
+    """Return the differences between MLflow and the trial folders (I5)."""
+    client, violations = MlflowClient(tracking_uri=uri), []
     experiment = client.get_experiment_by_name(STUDY.name)
-    runs = (
-        client.search_runs([experiment.experiment_id], "tags.kind = 'trial'") if experiment else []
-    )
+    runs: list[Any] = []
+    if experiment:
+        runs += client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
     by_key: dict[str, list[Any]] = {}
     for run in runs:
         by_key.setdefault(run.data.tags["trial_key"], []).append(run)
     for trial in trials:
-        key, found = trial.config.trial_key, by_key.pop(trial.config.trial_key, [])
-        if [run.info.status for run in found] != ["FINISHED"]:
-            wrong.append(f"I5: {key[:16]} has the runs {[run.info.status for run in found]}")
+        key = trial.config.trial_key
+        trial_runs = by_key.pop(key, [])
+        statuses = [run.info.status for run in trial_runs]
+        if statuses != ["FINISHED"]:
+            violations.append(f"I5: {key[:16]} has the runs {statuses}")
             continue
         lines = read_lines(TrialStore(root, trial.config).folder / "epochs.jsonl")
         for name in lines[0]["metrics"]:
-            points = client.get_metric_history(found[0].info.run_id, name)
-            if [(p.step, p.value) for p in points] != [
-                (line["epoch"], line["metrics"][name]) for line in lines
-            ]:
-                wrong.append(f"I5: {key[:16]} has {name} as {[(p.step, p.value) for p in points]}")
-    return wrong + [f"I5: a run of {key[:16]}, which was not planned" for key in by_key]
+            history = client.get_metric_history(trial_runs[0].info.run_id, name)
+            points = [(point.step, point.value) for point in history]
+            if points != [(line["epoch"], line["metrics"][name]) for line in lines]:
+                violations.append(f"I5: {key[:16]} has the values {points} of {name}")
+    return violations + [f"I5: a run of {key[:16]}, which was not planned" for key in by_key]
 
 
 def _run(root: Path, uri: str) -> tuple[float, float]:
-    """The median epoch's training seconds, and those of the whole command."""
+    """Run a study; return the median training seconds of an epoch and the command's seconds."""
     root.mkdir(exist_ok=True)
     start = time.monotonic()
     driver = Driver(root, "--seeds", str(SEEDS), "--epochs", str(EPOCHS), "--tracking-uri", uri)
@@ -104,10 +106,10 @@ def _run(root: Path, uri: str) -> tuple[float, float]:
     return statistics.median(seconds), time.monotonic() - start
 
 
-def _complete_later(root: Path) -> list[str]:
-    """Send everything to a database, twice; what is wrong with what it has then."""
-    chosen: dict[str, Any] = {"only": {}, "levels": {}, "settings": {}, "optimizers": ["sgd"]}
-    planned = plan(STUDY, Options(**chosen, out=root, seeds=list(range(SEEDS)), epochs=EPOCHS))
+def _sync(root: Path) -> list[str]:
+    """Send all results to a database, twice, and return the differences from the trial folders."""
+    arms: dict[str, Any] = {"only": {}, "levels": {}, "settings": {}, "optimizers": ["sgd"]}
+    planned = plan(STUDY, Options(**arms, out=root, seeds=list(range(SEEDS)), epochs=EPOCHS))
     uri = default_uri(root)
     for _ in range(2):
         STUDY.tracking(planned).send(uri)
@@ -115,41 +117,23 @@ def _complete_later(root: Path) -> list[str]:
 
 
 class Server:
-    """An MLflow server on this machine, in a session of its own, with a database in a study's folder."""
+    """A local MLflow server in its own process group, with a database in a study's folder."""
 
     def __init__(self, root: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.uri, self.database = (
-            f"http://127.0.0.1:{self._port}",
-            f"sqlite:///{root / 'server.db'}",
-        )
-        self._root = root
+        self._root, self._port = root, _free_port()
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self.database = f"sqlite:///{root / 'server.db'}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it unless it runs; it answers some seconds later."""
+        """Start the server if it is not running, without waiting until it responds."""
         if self._process is None:
-            command = [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(self._port),
-            ]
-            places = [
-                "--backend-store-uri",
-                self.database,
-                "--artifacts-destination",
-                str(self._root / "artifacts"),
-            ]
+            flags = f"-m mlflow server --host 127.0.0.1 --port {self._port} --workers 1"
+            command = [sys.executable, *flags.split(), "--backend-store-uri", self.database]
+            command += ["--artifacts-destination", str(self._root / "artifacts")]
             with open(self._root / "server.log", "ab") as log:
                 self._process = subprocess.Popen(
-                    [*command, "--workers", "1", *places],
+                    command,
                     env={**os.environ, **ENVIRONMENT},
                     stdout=log,
                     stderr=log,
@@ -157,35 +141,39 @@ class Server:
                 )
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until the server responds."""
         deadline = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError), urlopen(f"{self.uri}/health", timeout=5):
                 return
             if time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"no answer for {PATIENCE} s: {(self._root / 'server.log').read_text()}"
-                )
+                log = (self._root / "server.log").read_text()
+                raise RuntimeError(f"the MLflow server did not respond for {PATIENCE} s: {log}")
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """End it and its own children with SIGKILL, if it runs."""
+        """Kill the server and its child processes, if it is running."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
 def _dead(root: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
+    """Yield an address at which no server listens."""
+    yield f"http://127.0.0.1:{_free_port()}"
 
 
 @contextlib.contextmanager
 def _hung(root: Path) -> Iterator[str]:
+    """Yield the address of a server that accepts connections, but does not respond."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(100)
@@ -194,8 +182,9 @@ def _hung(root: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[str]:
+    """Yield the address of a database that another connection has locked."""
     uri = default_uri(root)
-    MlflowClient(tracking_uri=uri).search_experiments()  # makes the tables
+    MlflowClient(tracking_uri=uri).search_experiments()  # creates the tables
     with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         yield uri

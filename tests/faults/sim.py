@@ -1,8 +1,9 @@
-"""G21: seeded schedules of everything that can happen to a folder, without Ray: store, loop and lock are the real ones.
+"""G21: seeded schedules of faults in an output folder, with the real store, loop and lock, without Ray.
 
-A schedule is a list of events drawn from its seed: sessions that are killed or fail at some file operation, a worker
-that outlives its driver, damaged checkpoints, torn lines, a clock that jumps. What was committed before an event is
-there after it; in the end an undisturbed session finishes, and everything must be as if nothing had happened.
+A schedule is a list of events drawn from its seed: sessions that are killed or fail at a file
+operation, a worker that outlives its driver, damaged checkpoints, incomplete records, and a clock
+that jumps. An event must not lose committed epochs. At the end a session without faults completes
+the trials, and the folder must equal that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -27,22 +28,27 @@ TRIALS, MOST_EVENTS, OPERATIONS, DAY = 3, 6, 150, 86_400
 
 
 def sim(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """n schedules."""
+    """Run n schedules."""
     trials = toy.configs(TRIALS)
     expected = toy.reference(folder / "reference", trials)
     for number in range(n):
         seed = rng.randrange(2**32)
         root = folder / str(number)
         root.mkdir()
-        yield [
-            f"schedule {seed}: {line}"
-            for line in Schedule(root, trials, expected, random.Random(seed)).run()
-        ]
+        violations = Schedule(root, trials, expected, random.Random(seed)).run()
+        yield [f"schedule {seed}: {line}" for line in violations]
         shutil.rmtree(root)
 
 
 class Schedule:
-    """One schedule on a folder of its own."""
+    """A schedule of faults.
+
+    Args:
+        root: The output folder, empty.
+        trials: The trials.
+        expected: The numbers of the uninterrupted run by trial key.
+        rng: Draws the events.
+    """
 
     def __init__(
         self,
@@ -53,27 +59,27 @@ class Schedule:
     ):
         self.root, self.trials, self.expected, self.rng = root, trials, expected, rng
         self.commit_every = rng.choice([0.0, 0.0, 1e9])
-        self.wrong: list[str] = []
-        self.spoiled: list[str] = []  # what the damage that was done here looks like
+        self.violations: list[str] = []
+        self.damages: list[str] = []  # the first words of the lines about damaged checkpoints
 
     def run(self) -> list[str]:
-        """All of it; what was violated."""
+        """Run the events and a session without faults; return the violations."""
         events: list[Callable[[], None]] = [
-            self.fails, self.fails, self.is_killed, self.is_killed, self.is_killed,
-            self.outlived, self.checkpoint_is_damaged, self.lines_are_torn,
+            self.fail, self.fail, self.kill, self.kill, self.kill,
+            self.outlive_driver, self.damage_checkpoint, self.truncate_records,
         ]  # fmt: skip
         for _ in range(self.rng.randint(1, MOST_EVENTS)):
             before, event = self._committed(), self.rng.choice(events)
             event()
-            may_lose = event == self.lines_are_torn
+            may_lose = event == self.truncate_records
             for trial in self.trials:
                 at_least = 0 if may_lose else before[trial.trial_key]
                 if TrialStore(self.root, trial).folder.exists():
-                    found = unfinished(self.root, trial, self.expected[trial.trial_key], at_least)
-                    self.wrong += [f"after {event.__name__}: {line}" for line in found]
+                    lines = unfinished(self.root, trial, self.expected[trial.trial_key], at_least)
+                    self.violations += [f"after {event.__name__}: {line}" for line in lines]
         code = in_child(lambda: toy.session(self.root, self.trials))
-        self.wrong += [] if code == DONE else [f"the last session ended with {code}"]
-        return self.wrong + finished(self.root, self.trials, self.expected)
+        self.violations += [] if code == DONE else [f"the last session ended with {code}"]
+        return self.violations + finished(self.root, self.trials, self.expected)
 
     def _committed(self) -> dict[str, int]:
         return {
@@ -90,18 +96,20 @@ class Schedule:
             toy.session(self.root, self.trials, self.commit_every)
 
         if in_child(work, fault) == BROKEN:
-            self.wrong.append(f"a session broke at operation {fault._at} with {error}")
+            self.violations.append(
+                f"{error} at operation {fault._at} ended a session with an unexpected exception"
+            )
 
-    def fails(self) -> None:
-        """A file operation fails, once or from then on."""
+    def fail(self) -> None:
+        """Let one file operation of a session fail, or all from one on."""
         self._session(*self.rng.choice([(EIO, False), (ENOSPC, True)]))
 
-    def is_killed(self) -> None:
-        """Driver and worker die at a file operation."""
+    def kill(self) -> None:
+        """Kill the driver and the worker at a file operation."""
         self._session(KILL)
 
-    def outlived(self) -> None:
-        """A worker goes on when a new driver has taken the folder: it must not write any more."""
+    def outlive_driver(self) -> None:
+        """Let a worker continue after a new driver has locked the folder; it must not write."""
         trial, turns = self.rng.choice(self.trials), self.rng.randint(0, 2)
 
         def work() -> None:
@@ -122,24 +130,23 @@ class Schedule:
                 assert _contents(old.folder) == before, "the old worker wrote"
 
         if in_child(work) != DONE:
-            self.wrong.append("a worker of the driver before was not fenced off")
+            self.violations.append("a worker of an earlier driver was not fenced off")
 
-    def checkpoint_is_damaged(self) -> None:
-        """Some bytes of a checkpoint are others."""
-        found = [
-            path for t in self.trials for path in list_checkpoints(TrialStore(self.root, t).folder)
-        ]
-        lines = [line for trial in self.trials for line in damaged(TrialStore(self.root, trial))]
-        self.wrong += [line for line in lines if not line.startswith(tuple(self.spoiled))]
-        if found:
-            file = self.rng.choice(sorted(self.rng.choice(sorted(found)).iterdir()))
-            self.spoiled.append(f"I3: {file.parent.relative_to(self.root / 'trials')}:")
+    def damage_checkpoint(self) -> None:
+        """Change a byte of a checkpoint, after a check that no other checkpoint is damaged."""
+        stores = [TrialStore(self.root, trial) for trial in self.trials]
+        checkpoints = [path for store in stores for path in list_checkpoints(store.folder)]
+        lines = [line for store in stores for line in damaged(store)]
+        self.violations += [line for line in lines if not line.startswith(tuple(self.damages))]
+        if checkpoints:
+            file = self.rng.choice(sorted(self.rng.choice(sorted(checkpoints)).iterdir()))
+            self.damages.append(f"I3: {file.parent.relative_to(self.root / 'trials')}:")
             content = bytearray(file.read_bytes())
             content[self.rng.randrange(len(content))] ^= 0x10
             file.write_bytes(content)
 
-    def lines_are_torn(self) -> None:
-        """The last record of a trial in flight is cut, as a power failure does before the flush."""
+    def truncate_records(self) -> None:
+        """Truncate the last record of unfinished trials, as a power failure before the flush."""
         for trial in self.trials:
             store = TrialStore(self.root, trial)
             path = store.folder / self.rng.choice(["epochs.jsonl", "attempts.jsonl"])

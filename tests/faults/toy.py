@@ -1,4 +1,4 @@
-"""The real loop, store and lock with a trainer that takes microseconds: for faults by the thousand."""
+"""The real training loop, store and lock with a trainer that takes microseconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EPOCHS = 5
 
 
 def configs(count: int) -> list[TrialConfig]:
-    """Trials that differ in their seed."""
+    """Return `count` trials that differ in their seed."""
     shared: dict[str, Any] = {
         "hyperparameters": {"lr": 0.1},
         "batch_size": 64,
@@ -34,16 +34,16 @@ def configs(count: int) -> list[TrialConfig]:
 
 
 class Toy:
-    """In the trainer's place: each epoch's weights are a function of the ones before and of the epoch's seed."""
+    """A replacement of the trainer: weights are a function of the previous ones and the seed."""
 
-    executed: Path | None = None  # where each epoch that was trained leaves a byte
+    executed: Path | None = None  # a file that receives one byte for each trained epoch
 
     def __init__(self, config: TrialConfig, device: torch.device, *_: object):
         self.config, self.device, self.table = config, device, {}
         self.weights = torch.zeros(50, dtype=torch.float64)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """An epoch."""
+        """Train an epoch and return its metrics."""
         if self.executed is not None:
             descriptor = os.open(self.executed, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(descriptor, b".")
@@ -54,16 +54,16 @@ class Toy:
         return {"test/accuracy": self.weights[0].item(), "test/loss": self.weights.sum().item()}
 
     def state_dict(self) -> dict[str, Any]:
-        """As the trainer's."""
+        """Replace the method of `train.Trainer`."""
         return {"weights": self.weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As the trainer's."""
+        """Replace the method of `train.Trainer`."""
         self.weights = state["weights"]
 
 
 def session(root: Path, trials: Sequence[TrialConfig], commit_every: float = 0.0) -> None:
-    """A driver and its workers in one: lock the folder, then train each trial to its end."""
+    """Lock the folder as a driver does, then train each trial to its end as a worker does."""
     with mock.patch.object(train, "Trainer", Toy), lock.exclusive(root) as generation:
         for config in trials:
             store = TrialStore(root, config, generation)
@@ -73,6 +73,6 @@ def session(root: Path, trials: Sequence[TrialConfig], commit_every: float = 0.0
 
 
 def reference(root: Path, trials: Sequence[TrialConfig]) -> dict[str, Numbers]:
-    """The numbers of the uninterrupted run, by key."""
+    """Return the numbers of the uninterrupted run by trial key."""
     session(root, trials)
     return {config.trial_key: numbers(TrialStore(root, config).folder) for config in trials}

@@ -1,4 +1,4 @@
-"""The real training on the digits, killed at any moment, and losses that are not numbers; no Ray."""
+"""Real trials on the digits without Ray: kills at random moments, and losses that are not finite."""
 
 from __future__ import annotations
 
@@ -28,37 +28,39 @@ EPOCHS, MOST_KILLS = 6, 4
 
 
 def equal(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G3: n trials killed at random moments; metrics and final weights must be those of the uninterrupted one."""
+    """G3: kill n trials at random moments; resumed trials must equal uninterrupted ones bitwise.
+
+    The metrics and the final weights are compared.
+    """
     digits._tensors()  # read before the forks
     expected: dict[str, tuple[list[dict[str, float]], str]] = {}
     for number in range(n):
         config = _config(OPTIMIZERS[number % len(OPTIMIZERS)])
         key = config.trial_key
         if key not in expected:
-            whole = folder / f"whole-{key[:8]}"
-            assert in_child(lambda config=config, whole=whole: _session(whole, config, 0.0)) == DONE
-            expected[key] = (
-                numbers(TrialStore(whole, config).folder),
-                (whole / "weights").read_text(),
-            )
+            reference = folder / f"reference-{key[:8]}"
+            assert in_child(partial(_session, reference, config, 0.0)) == DONE
+            metrics = numbers(TrialStore(reference, config).folder)
+            expected[key] = metrics, (reference / "weights").read_text()
         root, commit_every = folder / str(number), rng.choice([0.0, 0.0, 0.2, train.COMMIT_SECONDS])
         kills = rng.randint(1, MOST_KILLS)
         for _ in range(kills):
             in_child(partial(_session, root, config, commit_every, rng.uniform(0.05, 1.0)))
         code = in_child(partial(_session, root, config, commit_every))
-        wrong = [f"exit code {code}"] if code != DONE else []
-        wrong += finished(root, [config], {key: expected[key][0]})
-        if not wrong and (root / "weights").read_text() != expected[key][1]:
-            wrong.append("other weights")
-        yield [
-            f"{config.optimizer}, {kills} kills, commits every {commit_every} s: {line}"
-            for line in wrong
-        ]
+        violations = [f"exit code {code}"] if code != DONE else []
+        violations += finished(root, [config], {key: expected[key][0]})
+        if not violations and (root / "weights").read_text() != expected[key][1]:
+            violations.append("the final weights differ")
+        description = f"{config.optimizer}, {kills} kills, commits every {commit_every} s"
+        yield [f"{description}: {line}" for line in violations]
         shutil.rmtree(root)
 
 
 def diverge(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G13: a weight becomes nan or infinite before each epoch in turn; diverged, with what was trained before."""
+    """G13: set a weight to nan or infinity before the first, second ... epoch of n trials.
+
+    The trial must end as diverged, keep the epochs trained before, and not be trained again.
+    """
     digits._tensors()
     for number in range(n):
         at, optimizer = number % EPOCHS, OPTIMIZERS[number % len(OPTIMIZERS)]
@@ -79,14 +81,14 @@ def diverge(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
         codes = [in_child(work) for _ in range(2)]
         store = TrialStore(root, config)
         status = store.status() or {}
-        wrong = [] if codes == [DONE, DONE] else [f"exit codes {codes}"]
+        violations = [] if codes == [DONE, DONE] else [f"exit codes {codes}"]
         if (status.get("status"), status.get("epoch"), len(store.epochs())) != (DIVERGED, at, at):
-            wrong.append(f"{status} after {len(store.epochs())} epochs")
+            violations.append(f"{status} after {len(store.epochs())} epochs")
         if len((store.folder / "attempts.jsonl").read_text().splitlines()) != 1:
-            wrong.append("it was trained again")
+            violations.append("the trial was trained again")
         if missing([Trial(Arm(optimizer=optimizer), config)], root):
-            wrong.append("it counts as missing")
-        yield [f"{optimizer}, {value} before epoch {at}: {line}" for line in wrong]
+            violations.append("the trial counts as missing")
+        yield [f"{optimizer}, {value} before epoch {at}: {line}" for line in violations]
 
 
 def _config(optimizer: str) -> TrialConfig:
@@ -100,9 +102,12 @@ def _session(
     seconds: float | None = None,
     trainer: type[train.Trainer] = train.Trainer,
 ) -> None:
-    """Train, in a child that dies after some seconds; the final weights' digest is left in `weights`."""
+    """Train a trial, and write the digest of its final weights to the file `weights`.
 
-    class Kept(trainer):
+    The process is killed by SIGALRM after `seconds`, if they are set.
+    """
+
+    class RecordingTrainer(trainer):
         def run_epoch(self, epoch: int) -> dict[str, float]:
             metrics = super().run_epoch(epoch)
             if epoch == self.config.epochs - 1:
@@ -111,10 +116,10 @@ def _session(
                 (root / "weights").write_text(hashlib.sha256(buffer.getvalue()).hexdigest())
             return metrics
 
-    train.Trainer = Kept  # type: ignore[misc]
+    train.Trainer = RecordingTrainer  # type: ignore[misc]
     torch.set_num_threads(1)
     if seconds is not None:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # no handler: the process is gone at once
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # without a handler, the signal kills
         signal.setitimer(signal.ITIMER_REAL, seconds)
     with lock.exclusive(root) as generation:
         store = TrialStore(root, config, generation)

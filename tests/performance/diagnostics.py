@@ -1,10 +1,12 @@
-"""What watching costs: training steps with and without a monitor, in turn, on digits and on a small convolutional net.
+"""Measure the cost of the monitor in training steps on the digits and on a small convolutional net.
 
     python tests/performance/diagnostics.py [OPTIMIZER ...]
 
-Not a test. Blocks of steps in the order ABBA, two models that start alike, the first round discarded; the median of the
-rounds' ratios of CPU seconds, which other processes disturb least, and the extremes. `self` is the share that the
-monitor's own clock finds, `read` a call of `diagnostics()`, which comes once an epoch and is in neither.
+This is not a test. Two models with equal initial weights, one of them with a monitor, are trained in
+blocks of steps in the order ABBA. The ratio of their CPU seconds, which other processes disturb
+least, is printed as the median over the rounds after the first, with the smallest and the largest.
+`self` is the share of the time that the monitor itself measures. `read` is the time of a call of
+`diagnostics()`, which a trial makes once per epoch and which the other two do not include.
 """
 
 from __future__ import annotations
@@ -23,17 +25,17 @@ import precond
 import precond.diagnostics.monitor
 from trainables.models.small import digits_cnn
 
-ROUNDS, STEPS = 5, 50  # 50 steps: each interval of the defaults once or more
+ROUNDS, STEPS = 5, 50  # 50 steps include each default interval at least once
 BATCH = 64
 
 
 def conv_net() -> nn.Sequential:
-    """16 x 16 colour images; inputs of 28, 289, 577 and 577."""
-    sizes = [(3, 32, 1), (32, 64, 2), (64, 64, 2), (64, 64, 1)]
-    convolutions = [
-        m for a, b, s in sizes for m in (nn.Conv2d(a, b, 3, s, 1), nn.BatchNorm2d(b), nn.ReLU())
-    ]
-    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    """Return a network for 16 x 16 colour images, whose convolutions have d_in 28, 289, 577, 577."""
+    layers: list[nn.Module] = []
+    for channels, filters, stride in [(3, 32, 1), (32, 64, 2), (64, 64, 2), (64, 64, 1)]:
+        layers.append(nn.Conv2d(channels, filters, 3, stride, 1))
+        layers += [nn.BatchNorm2d(filters), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -43,7 +45,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def seconds(model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> float:
-    """Of a block of steps."""
+    """Return the CPU seconds of a block of steps."""
     start = time.process_time()
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -52,36 +54,36 @@ def seconds(model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> float:
     return time.process_time() - start
 
 
-def measure(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> str:
-    """One line: the ratio, the time of a reading, and the clock's share."""
+def measure(name: str, build_model: Callable[[], nn.Module], shape: tuple[int, ...]) -> str:
+    """Return one line: the additional time, the monitor's own measurement and a reading's time."""
     x, y = torch.randn(BATCH, *shape), torch.randint(0, 10, (BATCH,))
     pairs = []
     for _ in range(2):
         torch.manual_seed(0)
-        model = make()
+        model = build_model()
         pairs.append((model, precond.build(name, model)))
-    plain, watched = pairs
-    clock = watched[1].monitor()  # type: ignore[attr-defined]
+    plain, monitored = pairs
+    clock = monitored[1].monitor()  # type: ignore[attr-defined]
     ratios, shares, readings = [], [], []
     for _ in range(ROUNDS):
         clock.read()
-        a, b, c, d = (seconds(*pair, x, y) for pair in (plain, watched, watched, plain))
+        a, b, c, d = (seconds(*pair, x, y) for pair in (plain, monitored, monitored, plain))
         shares.append(clock.read() / (b + c))
         ratios.append((b + c) / (a + d) - 1)
         start = time.process_time()
-        watched[1].diagnostics()  # type: ignore[attr-defined]
+        monitored[1].diagnostics()  # type: ignore[attr-defined]
         readings.append(time.process_time() - start)
-    low, middle, high = min(ratios[1:]), statistics.median(ratios[1:]), max(ratios[1:])
-    step = a / STEPS
+    ratio, low, high = statistics.median(ratios[1:]), min(ratios[1:]), max(ratios[1:])
+    step, share, reading = a / STEPS, statistics.median(shares), statistics.median(readings)
     return (
-        f"{1000 * step:6.2f} ms/step   {middle:+6.1%} [{low:+.1%}, {high:+.1%}]   self {statistics.median(shares):5.1%}"
-        f"   read {statistics.median(readings) / step:5.2f} steps"
+        f"{1000 * step:6.2f} ms/step   {ratio:+6.1%} [{low:+.1%}, {high:+.1%}]   self {share:5.1%}"
+        f"   read {reading / step:5.2f} steps"
     )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    precond.diagnostics.monitor.time.perf_counter = time.process_time  # the clock's too
-    for case, (make, shape) in CASES.items():
+    precond.diagnostics.monitor.time.perf_counter = time.process_time  # CPU time in the monitor
+    for case, (build_model, shape) in CASES.items():
         for name in sys.argv[1:] or ("nysact-s", "nysact-g", "foof", "kfac", "eva"):
-            print(f"{case:11} {name:9} {measure(name, make, shape)}", flush=True)
+            print(f"{case:11} {name:9} {measure(name, build_model, shape)}", flush=True)

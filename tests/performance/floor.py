@@ -1,11 +1,12 @@
-"""The floor of a statistics step: what its unavoidable operations take here, one by one, and what the step adds really.
+"""Compare the additional time of a statistics step with its floor, the time of necessary operations.
 
     python tests/performance/floor.py [nysact-s | nysact-g | foof] [--threads N] [--clock wall|cpu]
 
-For each convolution of ResNet-32 at batch size 128 the one operation that the statistic cannot do without is timed by
-itself, with its operations counted: the weight gradient of r output channels (NysAct-S), that and a forward with r
-filters (NysAct-G), the k (2k - 1) correlations of the channels (FOOF). Their sum, with its rate, stands beside the
-difference between a statistics step and a plain one of the optimizer, in turns on the same machine.
+For each convolution of ResNet-32 at batch size 128, the operations that the statistic requires are
+timed and counted: the weight gradient of r output channels (NysAct-S), also a forward with r filters
+(NysAct-G), or the k (2k - 1) correlations of the channels (FOOF). Their total time and rate are
+printed with the difference between a statistics step and a plain step of the optimizer. Both are
+measured in turns on the same machine.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ from trainables.cost.benchmark import CLOCKS, Setting
 from trainables.cost.contestants import PLAIN, STATISTICS
 
 RANK, ROUNDS = 10, 7
-Operation = tuple[
-    Callable[[], object], float
-]  # what is timed, and its multiplications and additions
+# A call to time, and its number of multiplications and additions.
+Operation = tuple[Callable[[], object], float]
 
 
 def operations(name: str, x: Tensor, conv: nn.Conv2d) -> list[Operation]:
-    """What the statistic of one layer consists of at least."""
+    """Return the operations that the statistic of a layer with the input `x` requires."""
     _, channels, height, width = x.shape
     k, geometry = conv.kernel_size[0], (conv.stride, conv.padding)
     y = torch.randn(len(x), RANK, *(n // conv.stride[0] for n in (height, width)))
@@ -40,18 +40,20 @@ def operations(name: str, x: Tensor, conv: nn.Conv2d) -> list[Operation]:
         call = lambda: conv2d_weight(padded, size, x, 1, (0, k - 1))  # type: ignore[arg-type]  # noqa: E731
         return [(call, 2.0 * x[:, 0].numel() * channels**2 * taps)]
     count = 2.0 * positions * RANK * channels * k * k
-    found: list[Operation] = [
+    required: list[Operation] = [
         (lambda: conv2d_weight(x, (RANK, channels, k, k), y, *geometry), count)
     ]
     if name == "nysact-g":
         filters = torch.randn(RANK, channels, k, k)
-        found.append((lambda: F.conv2d(x, filters, None, *geometry), count))
-    return found
+        required.append((lambda: F.conv2d(x, filters, None, *geometry), count))
+    return required
 
 
 def main() -> None:
-    """Print the floor, the rate and the measured difference."""
-    parser = argparse.ArgumentParser(description="The floor of a statistics step.")
+    """Print the floor, its rate and the additional time of a statistics step."""
+    parser = argparse.ArgumentParser(
+        description="Compare the additional time of a statistics step with its floor."
+    )
     parser.add_argument(
         "optimizer", nargs="?", default="nysact-s", choices=("nysact-s", "nysact-g", "foof")
     )
@@ -60,19 +62,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     setting = Setting("cifar10/resnet32", 128, torch.device("cpu"), False, {}, None)
-    contestant, batch, clock = (
-        setting.contestant(options.optimizer),
-        setting.batch(),
-        CLOCKS[options.clock],
-    )
+    contestant, batch = setting.contestant(options.optimizer), setting.batch()
+    clock = CLOCKS[options.clock]
     inputs: list[tuple[Tensor, nn.Conv2d]] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda m, args, _: inputs.append((args[0].detach().clone(), m))
-        )
-        for module in contestant.model.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
+
+    def record(module: nn.Module, arguments: tuple[Tensor, ...], _: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        inputs.append((arguments[0].detach().clone(), module))
+
+    convolutions = [m for m in contestant.model.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [module.register_forward_hook(record) for module in convolutions]
     contestant.model(batch[0])
     for hook in hooks:
         hook.remove()
@@ -92,13 +91,10 @@ def main() -> None:
         }
         differences.append(seconds[STATISTICS] - seconds[PLAIN])
     floor, difference = statistics.median(floors), statistics.median(differences)
-    total = sum(count for _, count in parts)
-    print(
-        f"{len(parts)} operations, {total / 1e9:.2f} GFLOP in {1e3 * floor:.0f} ms: {total / floor / 1e9:.1f} GFLOP/s"
-    )
-    print(
-        f"a statistics step adds {1e3 * difference:.0f} ms: {difference / floor:.2f} times the floor"
-    )
+    gflop, added = sum(count for _, count in parts) / 1e9, 1e3 * difference
+    rate = f"{gflop:.2f} GFLOP in {1e3 * floor:.0f} ms: {gflop / floor:.1f} GFLOP/s"
+    print(f"{len(parts)} operations, {rate}")
+    print(f"a statistics step adds {added:.0f} ms: {difference / floor:.2f} times the floor")
 
 
 if __name__ == "__main__":

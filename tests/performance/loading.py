@@ -1,9 +1,10 @@
-"""Images per second: small images augmented on the device, against torchvision's ImageFolder in worker processes.
+"""Compare the images per second of `DeviceData` with torchvision's ImageFolder and worker processes.
 
     python tests/performance/loading.py FOLDER [--device cpu] [--workers 2] [--seconds 20]
 
-Both crop with a padding of 4, flip, normalise and end on the device, in batches of 128; the two take turns, and the
-median of three is shown. Not a test: what it prints depends on the machine.
+Both crop with a padding of 4, flip and normalise small images, and yield batches of 128 on the
+device. They are measured in turns, and the median of three measurements is printed. This is not a
+test, because the result depends on the machine.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ BATCH, ROUNDS = 128, 3
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
 
-def ours(folder: Path, device: torch.device) -> Batches:
-    """Epochs of the small-image path."""
+def device_data(folder: Path, device: torch.device) -> Batches:
+    """Return a function that yields the batches of an epoch of `DeviceData`."""
     settings = {"crop_padding": 4, "flip": True}
     data = source(f"imagefolder:{folder}").load(
         Loading(device=device, data_dir=folder, settings=settings)
@@ -36,8 +37,8 @@ def ours(folder: Path, device: torch.device) -> Batches:
     return lambda seed: data.train_batches(BATCH, seed)
 
 
-def theirs(folder: Path, device: torch.device, workers: int) -> Batches:
-    """Epochs of torchvision's folder by workers that stay."""
+def image_folder(folder: Path, device: torch.device, workers: int) -> Batches:
+    """Return a function that yields the batches of an epoch of ImageFolder by persistent workers."""
     transform = v2.Compose([
         v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
         v2.Normalize((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
@@ -57,7 +58,7 @@ def theirs(folder: Path, device: torch.device, workers: int) -> Batches:
 
 
 def rate(batches: Batches, seconds: float, device: torch.device) -> float:
-    """Images per second of some seconds, whole epochs or parts of one; the first batch is not counted."""
+    """Return the images per second, measured for some seconds after the first batch."""
     images, start, seed = 0, 0.0, 0
     while True:
         for _, labels in batches(seed):
@@ -74,28 +75,28 @@ def rate(batches: Batches, seconds: float, device: torch.device) -> float:
 
 def main() -> None:
     """Measure both in turns and print the medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="an image folder with train/ and test/")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of ImageFolder")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds of each method")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    paths = {
-        "on the device": ours(options.folder.absolute(), options.device),
-        f"DataLoader, {options.workers} workers": theirs(
-            options.folder, options.device, options.workers
-        ),
+    folder, device, workers = options.folder, options.device, options.workers
+    methods = {
+        "on the device": device_data(folder.absolute(), device),
+        f"DataLoader, {workers} workers": image_folder(folder, device, workers),
     }
-    rates: dict[str, list[float]] = {name: [] for name in paths}
+    rates: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(ROUNDS):
-        for name, batches in paths.items():
-            rates[name].append(rate(batches, options.seconds / ROUNDS, options.device))
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.device}")
-    for name, seen in rates.items():
-        print(
-            f"{name:24} {statistics.median(seen):9.0f} images/s  ({', '.join(f'{x:.0f}' for x in seen)})"
-        )
+        for name, batches in methods.items():
+            rates[name].append(rate(batches, options.seconds / ROUNDS, device))
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {device}")
+    for name, values in rates.items():
+        measurements = ", ".join(f"{value:.0f}" for value in values)
+        print(f"{name:24} {statistics.median(values):9.0f} images/s  ({measurements})")
 
 
 if __name__ == "__main__":

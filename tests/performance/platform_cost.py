@@ -1,14 +1,20 @@
-"""The platform's own cost, from the folders of a finished study: overhead per trial, and wall time against ideal.
+"""Compute the platform's overhead per trial and its wall time from the folders of a finished study.
 
     python tests/performance/platform_cost.py OUT [--slots N] [--started EPOCH_SECONDS]
 
-Overhead per trial at steady state: between the end of a trial and the first work of the next on the same slot, that is
-the trial's share of its worker's time (from `attempts.jsonl`, when it was opened, to `status.json`) less the seconds
-that its loop trained and evaluated, plus the gap before it; of the median trial after the first on each slot.
-Wall against ideal: from the first attempt (or `--started`, the command's start, which adds the start-up) to the last
-status, over the sum of all trials' training and evaluation seconds divided by the slots.
+A slot is a place for one trial at a time; the number of slots is by default the largest number of
+trials that were open at the same time.
 
-Only trials that ran once, in one piece, are counted; others are named. Slots are found as the most trials open at once.
+The overhead of a trial is the time from the end of the previous trial on the slot to the end of the
+trial, minus the seconds of training and evaluation. A trial is open from the time in
+`attempts.jsonl` to the time in `status.json`. The first trial on each slot is not counted, because
+its overhead includes the start-up.
+
+The wall time is the time from the first attempt to the last status. The ideal time is the sum of
+the training and evaluation seconds of all trials, divided by the number of slots. With `--started`,
+the start time of the command, the start-up is also printed.
+
+Trials without a status and trials with several attempts are not counted; their names are printed.
 """
 
 from __future__ import annotations
@@ -25,7 +31,14 @@ from trainables.store import read_status, trial_folders
 
 @dataclass(frozen=True)
 class Span:
-    """A trial's time: opened, ended (seconds since 1970), and what its loop used of it."""
+    """The times of a trial.
+
+    Attributes:
+        name: Name of the trial folder.
+        opened: Time of the attempt, in seconds since 1970.
+        ended: Time of the status, in seconds since 1970.
+        worked: Seconds of training and evaluation.
+    """
 
     name: str
     opened: float
@@ -34,83 +47,88 @@ class Span:
 
 
 def spans(root: Path) -> tuple[list[Span], list[str]]:
-    """The trials of an output folder by when they were opened, and the names of those that cannot be used."""
-    found, left_out = [], []
+    """Return the times of an output folder's trials by opening time, and the names of other trials.
+
+    The other trials have no status, no epochs or several attempts.
+    """
+    trials, excluded = [], []
     for folder in trial_folders(root):
-        attempts, epochs, status = (
+        attempts, epochs = (
             read_lines(folder / "attempts.jsonl"),
             read_lines(folder / "epochs.jsonl"),
-            None,
         )
         status = read_status(folder)
         if len(attempts) != 1 or not epochs or status is None:
-            left_out.append(folder.name)
+            excluded.append(folder.name)
             continue
         worked = sum(e["metrics"]["time/train_s"] + e["metrics"]["time/eval_s"] for e in epochs)
-        found.append(Span(folder.name, attempts[0]["time"], status["time"], worked))
-    return sorted(found, key=lambda span: span.opened), left_out
+        trials.append(Span(folder.name, attempts[0]["time"], status["time"], worked))
+    return sorted(trials, key=lambda span: span.opened), excluded
 
 
-def slots_of(trials: list[Span]) -> int:
-    """The most trials that were open at once."""
+def count_slots(trials: list[Span]) -> int:
+    """Return the largest number of trials that were open at the same time."""
     events = sorted([(t.opened, 1) for t in trials] + [(t.ended, -1) for t in trials])
-    most = now = 0
+    largest = current = 0
     for _, change in events:
-        now += change
-        most = max(most, now)
-    return most
+        current += change
+        largest = max(largest, current)
+    return largest
 
 
 def overheads(trials: list[Span], slots: int) -> list[float]:
-    """Seconds beside the loop of each trial after the first on its slot: the wait for it, and inside it."""
-    free: list[float] = []  # when each slot became free
-    found = []
+    """Return the overhead in seconds of each trial after the first on its slot."""
+    free: list[float] = []  # the time at which each slot became free
+    seconds = []
     for trial in trials:
         earlier = [end for end in free if end <= trial.opened]
         if len(free) < slots and not earlier:
-            free.append(trial.ended)  # the first on its slot: start-up, not steady state
+            free.append(trial.ended)  # the first trial on its slot
             continue
-        before = max(earlier, default=trial.opened)
-        if before in free:
-            free.remove(before)
+        previous_end = max(earlier, default=trial.opened)
+        if previous_end in free:
+            free.remove(previous_end)
         free.append(trial.ended)
-        found.append(trial.ended - before - trial.worked)
-    return found
+        seconds.append(trial.ended - previous_end - trial.worked)
+    return seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print both figures; 2 when there is nothing to measure."""
-    parser = argparse.ArgumentParser(description="The platform's own cost.")
+    """Print the overhead and the wall time; return 2 if there are too few trials."""
+    parser = argparse.ArgumentParser(
+        description="Compute the platform's overhead from the folders of a finished study."
+    )
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="the output folder of a finished study"
     )
-    parser.add_argument("--slots", type=int, help="trials at once [default: the most that were]")
     parser.add_argument(
-        "--started", type=float, help="when the command started, in seconds since 1970"
+        "--slots", type=int, help="concurrent trials [default: the largest number observed]"
+    )
+    parser.add_argument(
+        "--started", type=float, help="start time of the command, in seconds since 1970"
     )
     options = parser.parse_args(arguments)
-    trials, left_out = spans(options.out)
-    slots = options.slots or slots_of(trials)
-    found = overheads(trials, slots) if trials else []
-    if not found:
-        print(
-            f"error: {options.out}: fewer finished trials than slots, run a study with more",
-            file=sys.stderr,
-        )
+    trials, excluded = spans(options.out)
+    slots = options.slots or count_slots(trials)
+    seconds = overheads(trials, slots) if trials else []
+    if not seconds:
+        problem = "a slot needs at least two finished trials; run a study with more trials"
+        print(f"error: {options.out}: {problem}", file=sys.stderr)
         return 2
     ideal = sum(trial.worked for trial in trials) / slots
     first, last = trials[0].opened, max(trial.ended for trial in trials)
+    wall, names = last - first, ", ".join(excluded) or "none"
+    print(f"{len(trials)} trials on {slots} slots; {len(excluded)} trials not counted: {names}")
     print(
-        f"{len(trials)} trials on {slots} slots; {len(left_out)} left out: {', '.join(left_out) or 'none'}"
+        f"overhead per trial: median {statistics.median(seconds):.3f} s, "
+        f"largest {max(seconds):.3f} s"
     )
     print(
-        f"overhead per trial at steady state: median {statistics.median(found):.3f} s, largest {max(found):.3f} s"
-    )
-    print(
-        f"wall {last - first:.1f} s from the first attempt, ideal {ideal:.1f} s: {(last - first) / ideal:.3f} times"
+        f"wall time from the first attempt: {wall:.1f} s, ideal {ideal:.1f} s, "
+        f"ratio {wall / ideal:.3f}"
     )
     if options.started is not None:
-        print(f"start-up {first - options.started:.1f} s; in all {last - options.started:.1f} s")
+        print(f"start-up {first - options.started:.1f} s; total {last - options.started:.1f} s")
     return 0
 
 

@@ -1,9 +1,11 @@
-"""Many trials and many folders: what the driver, the ledger and MLflow's view do with them. Minutes; not a test.
+"""Measure the driver with many trials, and the ledger and the MLflow sync with many trial folders.
 
-    python tests/performance/scale.py tune [--trials 2000] [--nodes 8]    trials of one step, through real Tune
-    python tests/performance/scale.py folders [--trials 10000]            generated ones: ledger, first and next sync
+    python tests/performance/scale.py tune [--trials 2000] [--nodes 8]
+    python tests/performance/scale.py folders [--trials 10000]
 
-Prints one JSON line. Nodes are Ray's fake ones: of one CPU each, on this machine.
+`tune` trains trials of one step with Ray Tune on fake nodes, which have one CPU each and run on this
+machine. `folders` reads generated trial folders and sends them to MLflow twice. Both print one JSON
+line. This is not a test; it takes minutes.
 """
 
 from __future__ import annotations
@@ -18,12 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [
-    str(Path(__file__).parents[2]),
-    str(Path(__file__).parents[1]),
-]  # the packages before tests/precond
-
 ROOT = Path(__file__).parents[2]
+# The root first: otherwise `precond` would be imported from tests/.
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
 PLUGIN = """
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ def linear():
 
 
 def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
-    """A study of trials of one step on a cluster of fake nodes; this process is its driver."""
+    """Run a study of one-step trials on a cluster of fake nodes, with this process as driver."""
     os.environ.update(RAY_raylet_start_wait_time_s="180", PYTHONPATH=str(ROOT))
     from ray.cluster_utils import Cluster
 
@@ -59,8 +59,8 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
     raw |= {"plugin": str(out / "nothing.py"), "workload": "nothing/linear", "seeds": str(trials)}
     raw |= {"address": cluster.address, "tracking_uri": "none", "out": str(out / "outputs")}
     start = time.monotonic()
-    options, wrong = parse(raw)
-    code = run([STUDY], options, wrong)
+    options, errors = parse(raw)
+    code = run([STUDY], options, errors)
     seconds = time.monotonic() - start
     cluster.shutdown()
     return {
@@ -70,7 +70,7 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
 
 
 def folders(trials: int, out: Path) -> dict[str, Any]:
-    """The ledger and MLflow over generated folders."""
+    """Measure the ledger and the MLflow sync of generated trial folders."""
     from folders import STUDY, planned, run
 
     from studies.harness.design.options import Options, default_uri
@@ -78,7 +78,7 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
     from studies.harness.tracking.views import TrialsView
 
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.fsync = lambda descriptor: None  # of the generation alone: what is measured reads
+    os.fsync = lambda descriptor: None  # faster generation; the measured code only reads folders
     plan = planned(seeds=-(-trials // 8))[:trials]
     seconds = {"generate": _timed(lambda: [run(out, trial) for trial in plan])}
     seconds["ledger_frame"] = _timed(lambda: ledger.frame(plan, out))
@@ -117,20 +117,20 @@ def _switches() -> list[str]:
 
 
 def main() -> None:
-    """Run what is asked for in a temporary folder."""
+    """Run a measurement in a temporary folder and print its result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["tune", "folders"])
-    parser.add_argument("--trials", type=int)
-    parser.add_argument("--nodes", type=int, default=8)
-    chosen = parser.parse_args()
+    parser.add_argument("measurement", choices=["tune", "folders"])
+    parser.add_argument("--trials", type=int, help="[default: 2000 for tune, 10000 for folders]")
+    parser.add_argument("--nodes", type=int, default=8, help="fake nodes [default: %(default)s]")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if chosen.what == "tune":
-            found = tune(chosen.trials or 2000, chosen.nodes, Path(folder))
+        if options.measurement == "tune":
+            result = tune(options.trials or 2000, options.nodes, Path(folder))
         else:
-            found = folders(chosen.trials or 10_000, Path(folder))
-    print(json.dumps(found))
+            result = folders(options.trials or 10_000, Path(folder))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

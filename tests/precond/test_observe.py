@@ -1,4 +1,4 @@
-"""`precond.observe`: covariances of what the layers saw, against their definitions."""
+"""`precond.observe`: the covariances of inputs and output gradients, against their definitions."""
 
 from __future__ import annotations
 
@@ -33,66 +33,66 @@ def gram(rows: Tensor, bias: bool) -> Tensor:
     return rows.T @ rows / len(rows)
 
 
-def test_input_covariances_weigh_every_row_alike():
-    """Batches of different sizes are one batch, and reading in between changes nothing."""
+def test_input_covariances_weight_all_rows_equally():
+    """Batches of different sizes count as one batch; reading in between changes nothing."""
     model, x = net(), torch.cat([inputs(0), inputs(1, size=3)])
-    with precond.observe(model) as seen:
+    with precond.observe(model) as observer:
         model(x[:6])
-        seen.covariances()
+        observer.covariances()
         model(x[6:])
-        found = seen.covariances()
-    assert list(found) == ["0", "3", "4"]
+        covariances = observer.covariances()
+    assert list(covariances) == ["0", "3", "4"]
     for group in range(2):
         patches = F.unfold(x[:, group : group + 1], 3).transpose(1, 2).flatten(0, 1)
-        torch.testing.assert_close(found["0"][group], gram(patches, bias=True))
+        torch.testing.assert_close(covariances["0"][group], gram(patches, bias=True))
     hidden = model[:3](x)
-    torch.testing.assert_close(found["3"][0], gram(hidden, bias=False))
-    torch.testing.assert_close(found["4"][0], gram(model[3](hidden), bias=True))
+    torch.testing.assert_close(covariances["3"][0], gram(hidden, bias=False))
+    torch.testing.assert_close(covariances["4"][0], gram(model[3](hidden), bias=True))
 
 
-def test_output_gradient_covariances_are_of_each_examples_own_loss():
+def test_output_gradient_covariances_use_the_loss_of_each_example():
     model, x = net(), inputs(0)
-    seen = precond.observe(model, output_gradients=True)
+    observer = precond.observe(model, output_gradients=True)
     outputs = model(x)
     outputs.square().sum(1).mean().backward()
-    found = seen.covariances("output_gradients")
+    covariances = observer.covariances("output_gradients")
     g = 2 * outputs.detach()
-    torch.testing.assert_close(found["4"][0], g.T @ g / len(x))
-    assert found["0"].shape == (2, 2, 2)
-    torch.testing.assert_close(seen.covariances()["3"][0], gram(model[:3](x), bias=False))
+    torch.testing.assert_close(covariances["4"][0], g.T @ g / len(x))
+    assert covariances["0"].shape == (2, 2, 2)
+    torch.testing.assert_close(observer.covariances()["3"][0], gram(model[:3](x), bias=False))
 
 
 def test_norms_and_spectra_are_those_of_the_covariances():
     model = net()
-    seen = precond.observe(model)
+    observer = precond.observe(model)
     model(inputs(0))
-    covariance = seen.covariances()["0"]
-    torch.testing.assert_close(seen.norms()["0"], covariance.square().sum((1, 2)).sqrt())
-    spectrum = seen.spectra()["0"]
+    covariance = observer.covariances()["0"]
+    torch.testing.assert_close(observer.norms()["0"], covariance.square().sum((1, 2)).sqrt())
+    spectrum = observer.spectra()["0"]
     assert (spectrum.diff() <= 0).all()
     torch.testing.assert_close(spectrum.sum(1), covariance.diagonal(dim1=1, dim2=2).sum(1))
 
 
-def test_reset_forgets_and_close_stops():
-    """Layers that saw nothing are left out; the optimizer's numbers are not disturbed."""
+def test_reset_clears_the_sums_and_close_stops_recording():
+    """Layers whose forward did not run, or ran without gradients, are omitted."""
     model = net()
-    seen = precond.observe(model)
-    assert seen.covariances() == {}
+    observer = precond.observe(model)
+    assert observer.covariances() == {}
     with torch.no_grad():
         model(inputs(0))
-    assert seen.covariances() == {}
+    assert observer.covariances() == {}
     model(inputs(0))
-    seen.reset()
-    assert seen.norms() == {}
+    observer.reset()
+    assert observer.norms() == {}
     model(inputs(1))
-    norms = seen.norms()
-    seen.close()
+    norms = observer.norms()
+    observer.close()
     model(inputs(2))
-    assert all(torch.equal(norm, norms[name]) for name, norm in seen.norms().items())
+    assert all(torch.equal(norm, norms[name]) for name, norm in observer.norms().items())
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_forgotten_observer_leaves_the_model_alone():
+def test_a_deleted_observer_removes_its_hooks():
     model = net()
     precond.observe(model)
     gc.collect()
@@ -100,17 +100,17 @@ def test_a_forgotten_observer_leaves_the_model_alone():
     model(inputs(0))
 
 
-def test_it_sees_beside_an_optimizer_and_changes_nothing():
+def test_an_observer_does_not_change_training():
     results = []
     for watch in (False, True):
         model = net()
         optimizer = precond.FOOF(model, cov_interval=1, inv_interval=1)
-        seen = precond.observe(model, output_gradients=True) if watch else None
+        observer = precond.observe(model, output_gradients=True) if watch else None
         for number in range(3):
             optimizer.zero_grad()
             model(inputs(number)).square().mean().backward()
             optimizer.step()
         results.append([p.detach().clone() for p in model.parameters()])
-        if seen is not None:
-            assert len(seen.covariances("output_gradients")) == 3
+        if observer is not None:
+            assert len(observer.covariances("output_gradients")) == 3
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

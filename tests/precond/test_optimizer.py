@@ -1,4 +1,4 @@
-"""The optimizer around an algorithm: what it finds in a model, what it saves, and which forwards it counts."""
+"""The optimizer around an algorithm: its layers, its state, and the forwards that it records."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 1) -> N
 
 
 def snapshot(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor of the state, copied."""
+    """Return a copy of every tensor of the state."""
     return {
         f"{name}/{key}": value.clone()
         for name, entry in optimizer.state_dict()["state"].items()
@@ -58,17 +58,16 @@ def assert_equal(
     first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float = 0.0
 ) -> None:
     assert first.keys() == second.keys()
+    bounds = {"rtol": tolerance, "atol": tolerance}
     for key, value in first.items():
-        torch.testing.assert_close(
-            second[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
-        )
+        torch.testing.assert_close(second[key], value, **bounds, msg=lambda m, k=key: f"{k}: {m}")
 
 
-# ---------------------------------------------------------------------------------------------- state_dict
+# ---------------------------------------------------------------------- state_dict
 
 
 def test_the_state_is_keyed_by_names():
-    """Names of layers and of the other parameters, so that it outlives the module objects."""
+    """The keys are the names of layers and of all other parameters."""
     model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2, bias=False))
     optimizer = precond.NysAct(model, rank=2)
     model(torch.ones(5, 4)).sum().backward()
@@ -76,68 +75,63 @@ def test_the_state_is_keyed_by_names():
     state = optimizer.state_dict()
     assert set(state["state"]) == {"0", "1.weight", "1.bias", "2"}
     assert {"weight.momentum_buffer", "bias.momentum_buffer"} < state["state"]["0"].keys()
-    assert state["param_groups"][0]["params"] == [
-        "0.weight",
-        "0.bias",
-        "1.weight",
-        "1.bias",
-        "2.weight",
-    ]
+    names = ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight"]
+    assert state["param_groups"][0]["params"] == names
 
 
-def without_a_layer(state):
+def remove_a_layer(state):
     del state["state"]["3"]
 
 
-def with_another_layer(state):
+def add_a_layer(state):
     state["state"]["somewhere.else"] = state["state"]["3"]
 
 
-def of_another_width(state):
+def change_the_width(state):
     state["state"]["5"] = precond.NysAct(net(width=7), rank=4).state_dict()["state"]["5"]
 
 
-def of_another_rank(state):
+def change_the_rank(state):
     state.update(precond.NysAct(net(), rank=5).state_dict())
 
 
-def of_another_algorithm(state):
+def change_the_algorithm(state):
     state.update(precond.FOOF(net()).state_dict())
 
 
-def with_other_groups(state):
+def change_the_groups(state):
     state["param_groups"][0]["params"].pop()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "named"),
+    ("change", "message"),
     [
-        (without_a_layer, r"3: in the model, not in the state"),
-        (with_another_layer, r"somewhere\.else: in the state, not in the model"),
-        (of_another_width, r"5: .* must be \[1, 7, 4\], the state has \[1, 8, 4\]"),
-        (of_another_rank, r"rank = 4 here, 5 in the state"),
-        (of_another_algorithm, r"rank = 4 here, None in the state"),
-        (with_other_groups, r"param_groups"),
+        (remove_a_layer, r"3: in the model but not in the state"),
+        (add_a_layer, r"somewhere\.else: in the state but not in the model"),
+        (change_the_width, r"5: .* must have the shape \[1, 7, 4\], the state has \[1, 8, 4\]"),
+        (change_the_rank, r"rank = 4 in the optimizer, 5 in the state"),
+        (change_the_algorithm, r"rank = 4 in the optimizer, None in the state"),
+        (change_the_groups, r"param_groups"),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused_by_name_and_changes_nothing(spoil, named):
-    """No silent partial load."""
+def test_a_state_that_does_not_match_is_an_error_and_changes_nothing(change, message):
+    """The message names the entry that differs."""
     model = net()
     optimizer = precond.NysAct(model, rank=4)
     run(model, optimizer, 2)
     state = copy.deepcopy(optimizer.state_dict())
     run(model, optimizer, 2)
     before, groups = snapshot(optimizer), copy.deepcopy(optimizer.state_dict()["param_groups"])
-    spoil(state)
-    with pytest.raises(ValueError, match=named):
+    change(state)
+    with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(state)
     assert_equal(before, snapshot(optimizer))
     assert optimizer.steps == 4
     assert optimizer.state_dict()["param_groups"] == groups
 
 
-def test_a_momentum_of_another_shape_is_refused():
-    """The output width shows in the momentum only."""
+def test_a_momentum_of_another_shape_is_an_error():
+    """Only the shape of the momentum depends on the number of outputs; the statistics do not."""
     models = [net(6), net(7)]
     optimizers = [precond.FOOF(model) for model in models]
     for model, optimizer in zip(models, optimizers, strict=True):
@@ -161,18 +155,18 @@ def test_a_loaded_state_is_a_copy():
     assert_equal(before, snapshot(resumed))
 
 
-# ---------------------------------------------------------------------------------------------- construction
+# ---------------------------------------------------------------------- construction
 
 
 def test_a_model_without_layers_is_an_error():
-    """Nothing to precondition is a mistake, not SGD."""
+    """Without a layer to precondition, the optimizer would silently be SGD."""
     for model in (nn.LayerNorm(3), nn.Linear(3, 2).requires_grad_(False)):
         with pytest.raises(ValueError, match="no trainable Linear or Conv2d"):
             precond.FOOF(model)
 
 
-def test_a_rank_above_the_widest_layer_names_it_and_the_range():
-    """37 = 36 inputs and the bias of layer 3."""
+def test_a_rank_above_the_widest_layer_is_an_error():
+    """The message has the layer and the range; layer 3 has p = 37, from 36 inputs and the bias."""
     precond.NysAct(net(), rank=37)
     with pytest.raises(
         precond.HyperparameterError, match=r"rank = 38: the widest layer \(3\).*1\.\.37"
@@ -180,14 +174,14 @@ def test_a_rank_above_the_widest_layer_names_it_and_the_range():
         precond.NysAct(net(), rank=38)
 
 
-def test_parameters_of_another_model_are_refused():
-    """With their shapes."""
+def test_parameters_of_another_model_are_an_error():
+    """The message has the number of these parameters."""
     with pytest.raises(ValueError, match=r"2 tensors that the model does not have"):
         precond.FOOF(net(), params=nn.Linear(3, 2).parameters())
 
 
 def test_a_layer_outside_the_parameter_groups_is_not_trained():
-    """A layer of which a part is left out follows its gradient; what is left out stays."""
+    """Excluded parameters do not change; the rest of their layer follows its gradient."""
     model = net()
     optimizer = precond.FOOF(model, params=[*model[0].parameters(), model[5].weight])
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -200,7 +194,10 @@ def test_a_layer_outside_the_parameter_groups_is_not_trained():
 
 
 def test_tied_weights_follow_their_gradient():
-    """A weight of two modules is not preconditioned: the inputs of either describe a part of its gradient only."""
+    """A weight of two modules is not preconditioned.
+
+    The inputs of each module describe only one part of its gradient.
+    """
     torch.manual_seed(0)
     model = nn.ModuleDict(
         {
@@ -220,11 +217,11 @@ def test_tied_weights_follow_their_gradient():
     torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-7)
 
 
-# ---------------------------------------------------------------------------------------------- hooks
+# ---------------------------------------------------------------------- hooks
 
 
-def test_a_deep_copied_model_does_not_feed_the_original():
-    """An averaged copy of the model carries the hooks; its forwards are not ours."""
+def test_forwards_of_a_deep_copied_model_are_not_recorded():
+    """A copy, such as an averaged model, shares the hooks, but is not trained by the optimizer."""
     models = [net(), net()]
     optimizers = [precond.FOOF(model) for model in models]
     copied = copy.deepcopy(models[0])
@@ -236,24 +233,24 @@ def test_a_deep_copied_model_does_not_feed_the_original():
     assert_equal(snapshot(optimizers[0]), snapshot(optimizers[1]))
 
 
-def test_a_deleted_optimizer_leaves_the_model_free():
-    """Neither hooks nor memory remain, and the model runs on."""
+def test_a_deleted_optimizer_removes_its_hooks_and_frees_its_memory():
+    """The model still runs."""
     model = net()
     optimizer = precond.FOOF(model)
     run(model, optimizer)
-    gone = weakref.ref(optimizer)
+    reference = weakref.ref(optimizer)
     buffer = weakref.ref(optimizer._banks[0].buffer)
     assert any(module._forward_hooks for module in model.modules())
     del optimizer
     gc.collect()
-    assert gone() is None
+    assert reference() is None
     assert buffer() is None
     assert not any(module._forward_hooks for module in model.modules())
     model(batch()[0])
 
 
 def test_a_model_with_an_optimizer_can_be_pickled():
-    """Saving a whole model, or sending it to a worker, must not fail because it is being trained."""
+    """A model can be saved, or sent to a worker, while it is being trained."""
     model = net()
     optimizer = precond.FOOF(model)
     restored = pickle.loads(pickle.dumps(model))
@@ -263,7 +260,7 @@ def test_a_model_with_an_optimizer_can_be_pickled():
 
 
 def test_a_layer_called_by_keyword_is_recorded():
-    """`layer(input=x)` is `layer(x)`."""
+    """`layer(input=x)` is recorded like `layer(x)`."""
 
     class ByKeyword(nn.Module):
         def __init__(self) -> None:
@@ -295,8 +292,8 @@ class Checkpointed(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["foof", "nysact-s"])
-def test_activation_checkpointing_does_not_count_twice(name):
-    """A recomputed forward is no new data: were it counted, the first micro-batch would weigh double."""
+def test_a_recomputed_forward_is_not_recorded_twice(name):
+    """If it were recorded twice, the micro-batch with checkpointing would have too much weight."""
     states = []
     for use in (True, False):
         model = Checkpointed(net().double(), use)
@@ -312,12 +309,12 @@ def test_activation_checkpointing_does_not_count_twice(name):
     assert_equal(*states)
 
 
-# ---------------------------------------------------------------------------------------------- statistics
+# ---------------------------------------------------------------------- statistics
 
 
 @pytest.mark.parametrize("name", ["foof", "nysact-s", "nysact-g"])
-def test_accumulated_micro_batches_are_one_batch(name):
-    """Unequal halves, losses weighted by their share: rows are counted, not calls."""
+def test_micro_batches_give_the_statistics_of_one_batch(name):
+    """The statistics count rows, not calls, so the micro-batches may have different sizes."""
     results = []
     for parts in ([8], [3, 5]):
         model = net().double()
@@ -337,7 +334,7 @@ def test_accumulated_micro_batches_are_one_batch(name):
 
 
 def test_a_layer_called_twice_counts_both_calls():
-    """Its covariance is over the rows of both."""
+    """The covariance is over the rows of both calls."""
     layer = nn.Linear(3, 3).double()
     optimizer = precond.FOOF(layer, lr=1e-300)
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -350,7 +347,7 @@ def test_a_layer_called_twice_counts_both_calls():
 
 
 def test_a_bias_without_gradient_counts_as_zero():
-    """In G = [dW, db], db is then 0, not what an earlier step left in the buffer."""
+    """In G = [dW, db], db is then 0, not the value of an earlier step."""
     layer = nn.Linear(3, 2).double()
     optimizer = precond.FOOF(layer, lr=1.0, momentum=0.0, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
@@ -368,7 +365,7 @@ def test_a_bias_without_gradient_counts_as_zero():
 
 
 def test_the_groups_of_a_convolution_are_separate():
-    """A covariance of each group's own channels, and a gradient block for each."""
+    """Each group has a covariance of its channels only, and a separate gradient matrix."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, 3, groups=2).double()
     x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
@@ -376,20 +373,18 @@ def test_the_groups_of_a_convolution_are_separate():
     conv(x).square().sum().backward()
     weight, bias = conv.weight.detach().clone(), conv.bias.detach().clone()
     optimizer.step()
+    weight_step, bias_step = weight - conv.weight.detach(), bias - conv.bias.detach()
+    bounds = {"rtol": 1e-9, "atol": 1e-10}
     for group, X in enumerate(explicit_rows(conv, x)):
-        own = slice(3 * group, 3 * group + 3)
-        G = torch.cat([conv.weight.grad[own].flatten(1), conv.bias.grad[own].unsqueeze(1)], 1)
+        rows = slice(3 * group, 3 * group + 3)
+        G = torch.cat([conv.weight.grad[rows].flatten(1), conv.bias.grad[rows].unsqueeze(1)], 1)
         D = G @ torch.linalg.inv(X.T @ X / len(X) + 0.5 * torch.eye(19, dtype=X.dtype))
-        torch.testing.assert_close(
-            (weight - conv.weight.detach())[own].flatten(1), D[:, :-1], rtol=1e-9, atol=1e-10
-        )
-        torch.testing.assert_close(
-            (bias - conv.bias.detach())[own], D[:, -1], rtol=1e-9, atol=1e-10
-        )
+        torch.testing.assert_close(weight_step[rows].flatten(1), D[:, :-1], **bounds)
+        torch.testing.assert_close(bias_step[rows], D[:, -1], **bounds)
 
 
-def test_statistics_are_taken_at_their_interval():
-    """Every cov_interval steps, the first at step 0, and at no other."""
+def test_statistics_are_updated_every_cov_interval_steps():
+    """The first update is at step 0."""
     model = net()
     optimizer = precond.FOOF(model, cov_interval=3, inv_interval=6, ema_decay=0.5)
     weights = []
@@ -399,21 +394,20 @@ def test_statistics_are_taken_at_their_interval():
     assert weights == [0.5, 0.5, 0.5, 0.75, 0.75, 0.75, 0.875]
 
 
-def test_a_layer_that_is_never_called_does_not_change_the_interval_of_the_others():
-    """A bank without any forward must not make every step a statistics step."""
+def test_an_unused_layer_does_not_change_the_statistics_interval():
+    """A bank without a forward must not make every step a statistics step."""
     model = nn.ModuleDict({"used": nn.Linear(3, 4), "unused": nn.Linear(5, 6)})
     optimizer = precond.FOOF(model, cov_interval=5, ema_decay=0.5)
     for number in range(4):
         optimizer.zero_grad()
-        model["used"](
-            torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
-        ).sum().backward()
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+        model["used"](x).sum().backward()
         optimizer.step()
     assert optimizer.state_dict()["state"]["used"]["statistic.average.weight"].item() == 0.5
 
 
-def test_a_layer_first_called_late_joins_in():
-    """Until then it has no gradient; from its first statistics it is preconditioned."""
+def test_a_layer_first_called_later_is_preconditioned_from_then_on():
+    """Before its first call, the layer has no gradient and does not change."""
     model = nn.ModuleDict({"early": nn.Linear(3, 4), "late": nn.Linear(5, 6)}).double()
     optimizer = precond.FOOF(
         model, lr=1.0, momentum=0.0, weight_decay=0.0, cov_interval=2, inv_interval=2
@@ -439,23 +433,25 @@ def test_a_layer_first_called_late_joins_in():
 
 
 def test_an_empty_batch_changes_no_statistics():
-    """A shard without examples."""
+    """A rank may have no examples in a step."""
+
+    def statistics(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        return {key: value for key, value in snapshot(optimizer).items() if "statistic" in key}
+
     for name in ("foof", "nysact-g"):
         model = net()
         optimizer = precond.build(name, model, cov_interval=1, weight_decay=0.0, momentum=0.0)
         run(model, optimizer)
-        before = {key: value for key, value in snapshot(optimizer).items() if "statistic" in key}
+        before = statistics(optimizer)
         weights = {key: value.clone() for key, value in model.state_dict().items()}
         optimizer.zero_grad()
         model(torch.zeros(0, 1, 8, 8)).sum().backward()
         optimizer.step()
-        assert_equal(
-            before, {key: value for key, value in snapshot(optimizer).items() if "statistic" in key}
-        )
+        assert_equal(before, statistics(optimizer))
         assert_equal(weights, dict(model.state_dict()))
 
 
-# ---------------------------------------------------------------------------------------------- models and options
+# ---------------------------------------------------------------------- models and options
 
 
 RANK = {"nysact-s": {"rank": 2}}
@@ -476,7 +472,7 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize("name", ["foof", "nysact-s"])
 def test_attention_trains_and_its_output_projection_keeps_its_gradient(name):
-    """`nn.MultiheadAttention` never calls its `out_proj`, so no hook fires: it follows its gradient, as SGD does."""
+    """`nn.MultiheadAttention` never calls the forward of `out_proj`, so its hook never runs."""
     torch.manual_seed(0)
     model = Attention()
     settings = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "damping": 0.5}
@@ -502,8 +498,11 @@ def test_attention_trains_and_its_output_projection_keeps_its_gradient(name):
 
 
 @pytest.mark.parametrize("option", ["nesterov", "decoupled", "plain"])
-def test_momentum_and_decay_are_those_of_torch(option):
-    """For parameters that follow their gradient; decoupled decay does not pass through the momentum."""
+def test_momentum_and_decay_equal_those_of_torch(option):
+    """Parameters that are not preconditioned follow `torch.optim.SGD`.
+
+    Decoupled weight decay is not added to the momentum.
+    """
     model, expected = (
         nn.ModuleDict({"norm": nn.LayerNorm(4), "layer": nn.Linear(4, 2)}).double()
         for _ in range(2)
@@ -511,9 +510,13 @@ def test_momentum_and_decay_are_those_of_torch(option):
     settings = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3}
     flags = {} if option == "plain" else {option: True}
     optimizer = precond.FOOF(model, **settings, **flags)
-    decay = 0.0 if option == "decoupled" else 0.3
-    sgd = torch.optim.SGD(expected["norm"].parameters(), lr=0.1, momentum=0.8, weight_decay=decay,
-                          nesterov=option == "nesterov")  # fmt: skip
+    sgd = torch.optim.SGD(
+        expected["norm"].parameters(),
+        lr=0.1,
+        momentum=0.8,
+        weight_decay=0.0 if option == "decoupled" else 0.3,
+        nesterov=option == "nesterov",
+    )
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
         for p, q in zip(model["norm"].parameters(), expected["norm"].parameters(), strict=True):
@@ -530,7 +533,7 @@ def test_momentum_and_decay_are_those_of_torch(option):
 
 
 def test_weight_decay_is_not_preconditioned():
-    """T12: with zero gradients the weights shrink by lr times the accumulated decay, whatever P is."""
+    """With zero gradients, the weights follow momentum and weight decay, whatever P is."""
     model = net().double()
     optimizer = precond.FOOF(model, lr=0.1, momentum=0.5, weight_decay=0.2, damping=0.01)
     weight = model[3].weight.detach().clone()
@@ -545,29 +548,27 @@ def test_weight_decay_is_not_preconditioned():
 
 
 @pytest.mark.parametrize("name", ["foof", "nysact-s", "nysact-g"])
-def test_a_half_precision_model_keeps_float32_statistics(name):
-    """And its weights stay bfloat16."""
+def test_a_half_precision_model_has_float32_statistics(name):
+    """The weights stay bfloat16."""
     model = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 2)).bfloat16()
     optimizer = precond.build(name, model)
-    model(
-        torch.randn(8, 20, generator=torch.Generator().manual_seed(0)).bfloat16()
-    ).square().mean().backward()
+    x = torch.randn(8, 20, generator=torch.Generator().manual_seed(0)).bfloat16()
+    model(x).square().mean().backward()
     optimizer.step()
     for bank in optimizer._banks:
         assert bank.state.statistic.average.value.dtype == torch.float32
     assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in model.parameters())
 
 
-def test_test_matrices_depend_on_seed_and_layer_only():
-    """Equal for the same seed whatever else the model holds; different for another seed or name."""
+def test_test_matrices_depend_only_on_seed_and_layer_name():
+    """Other layers of the model have no influence."""
 
     def omega(model: nn.Module, name: str, **options) -> Tensor:
-        return precond.NysAct(model, sketch="gaussian", rank=3, **options).state_dict()["state"][
-            name
-        ]["statistic.sketch.omega"]
+        optimizer = precond.NysAct(model, sketch="gaussian", rank=3, **options)
+        return optimizer.state_dict()["state"][name]["statistic.sketch.omega"]
 
-    two = nn.ModuleDict({"a": nn.Linear(6, 4), "b": nn.Linear(6, 4)})
-    one = nn.ModuleDict({"b": nn.Linear(6, 4)})
-    assert torch.equal(omega(two, "b"), omega(one, "b"))
-    assert not torch.allclose(omega(two, "a"), omega(two, "b"))
-    assert not torch.allclose(omega(one, "b"), omega(one, "b", seed=1))
+    pair = nn.ModuleDict({"a": nn.Linear(6, 4), "b": nn.Linear(6, 4)})
+    single = nn.ModuleDict({"b": nn.Linear(6, 4)})
+    assert torch.equal(omega(pair, "b"), omega(single, "b"))
+    assert not torch.allclose(omega(pair, "a"), omega(pair, "b"))
+    assert not torch.allclose(omega(single, "b"), omega(single, "b", seed=1))

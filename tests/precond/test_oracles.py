@@ -1,4 +1,4 @@
-"""The algorithms against literal float64 references and against identities that the equations promise."""
+"""The algorithms are compared with float64 reference implementations, and with identities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DECAY, DAMPING = 0.8, 0.1
 
 
 def net(bias: bool = True) -> nn.Module:
-    """Stride, padding, a batch norm, a grouped convolution, and two layers of one shape."""
+    """Return a model with stride, padding, groups, batch norm, and two layers of equal shape."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=bias),
@@ -65,30 +65,31 @@ def largest_difference(model: nn.Module, other: nn.Module) -> float:
 
 
 def omegas(optimizer: precond.NysAct) -> dict[str, list[torch.Tensor]]:
-    """The test matrix of every group of every sketched layer, read from the optimizer's state."""
-    found = {}
+    """Return the test matrix of every group of every sketched layer, from the optimizer's state."""
+    matrices = {}
     for name, entry in optimizer.state_dict()["state"].items():
         if "statistic.sketch.columns" in entry:
-            p = entry["factor.z"].shape[1]
-            found[name] = [
-                torch.eye(p, dtype=torch.float64)[:, ids]
-                for ids in entry["statistic.sketch.columns"]
-            ]
+            eye = torch.eye(entry["factor.z"].shape[1], dtype=torch.float64)
+            matrices[name] = [eye[:, ids] for ids in entry["statistic.sketch.columns"]]
         elif "statistic.sketch.omega" in entry:
-            found[name] = list(entry["statistic.sketch.omega"].clone())
-    return found
+            matrices[name] = list(entry["statistic.sketch.omega"].clone())
+    return matrices
 
 
 def random_covariance(p: int, power: float = 1.0, seed: int = 0) -> torch.Tensor:
-    """A covariance with eigenvalues k^-power in a random basis."""
+    """Return a covariance with eigenvalues k^-power in a random basis."""
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(p, p, generator=generator, dtype=torch.float64)).Q
     return (basis * torch.arange(1, p + 1, dtype=torch.float64) ** -power) @ basis.T
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_foof_equals_its_literal_reference(bias):
-    """Wrong normalisation, bias correction, intervals, gradient layout, momentum or decay order show here."""
+def test_foof_equals_its_reference(bias):
+    """The weights agree after 20 steps.
+
+    This checks the normalisation and bias correction of the average, the intervals, the layout of
+    the gradient matrix, the momentum, and the place of the weight decay.
+    """
     model, expected = net(bias), net(bias)
     train_with(
         precond.FOOF(model, **SETTINGS, **INTERVALS, ema_decay=DECAY, damping=DAMPING), model
@@ -108,44 +109,49 @@ def test_foof_equals_its_literal_reference(bias):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rank", [6, 12], ids=["sketched", "narrow layers exact"])
 @pytest.mark.parametrize("sketch", ["subcolumn", "gaussian"])
-def test_nysact_equals_its_literal_reference(sketch, rank, bias):
-    """The fast low-rank form is Algorithm 1 with its full SVD and explicit P; layers with p <= r are exact."""
+def test_nysact_equals_its_reference(sketch, rank, bias):
+    """The reference computes P explicitly, with a full SVD, as Algorithm 1 of the paper does.
+
+    Layers with p <= r use the exact inverse.
+    """
     model, expected = net(bias), net(bias)
     optimizer = precond.NysAct(
         model, **SETTINGS, **INTERVALS, ema_decay=DECAY, damping=DAMPING, rank=rank, sketch=sketch
     )
-    known = omegas(optimizer)
-    assert bool({"8", "10", "12"} & known.keys()) == (rank == 6), (
-        "the wide layers only are to be sketched at rank 12"
-    )
+    matrices = omegas(optimizer)
+    sketched_narrow_layers = {"8", "10", "12"} & matrices.keys()
+    assert bool(sketched_narrow_layers) == (rank == 6), "at rank 12, only wide layers are sketched"
     train_with(optimizer, model)
 
-    def make(name, group, p):
-        if name not in known:
+    def build_reference(name, group, p):
+        if name not in matrices:
             return ReferenceFOOF(p, beta=DECAY, rho=DAMPING)
-        return ReferenceNysAct(known[name][group], beta=DECAY, rho=DAMPING)
+        return ReferenceNysAct(matrices[name][group], beta=DECAY, rho=DAMPING)
 
-    train(expected, F.cross_entropy, batches(), make, **SETTINGS, **INTERVALS)
+    train(expected, F.cross_entropy, batches(), build_reference, **SETTINGS, **INTERVALS)
     assert largest_difference(model, expected) < 1e-8
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("sketch", ["subcolumn", "gaussian"])
-def test_nysact_at_full_rank_is_foof(monkeypatch, sketch, bias):
-    """T1: a sketch of all columns loses nothing: 20 steps through the low-rank branch give FOOF's weights."""
+def test_nysact_at_full_rank_equals_foof(monkeypatch, sketch, bias):
+    """A sketch of all columns is exact: 20 steps with low-rank factors give FOOF's weights."""
     common = dict(**SETTINGS, **INTERVALS, ema_decay=DECAY, damping=DAMPING)
     model, expected = net(bias), net(bias)
     train_with(precond.FOOF(expected, **common), expected)
     monkeypatch.setattr(nysact.NysAct, "for_shape", lambda self, shape: self)
     optimizer = precond.NysAct(model, **common, rank=36 + bias, sketch=sketch)
-    assert len(omegas(optimizer)) == 6, "a layer took the exact branch"
+    assert len(omegas(optimizer)) == 6, "a layer uses the exact inverse"
     train_with(optimizer, model)
     assert largest_difference(model, expected) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["gaussian, not orthonormal", "columns"])
-def test_low_rank_factor_is_the_nystrom_matrix(kind):
-    """T3: D from Z is D from the explicit C_nu W^{-1} C_nu^T; solving with L in place of L^T is not."""
+def test_the_low_rank_factor_equals_the_nystrom_formula(kind):
+    """The direction from the factor Z equals that from the explicit C_nu W^{-1} C_nu^T.
+
+    Solving with the Cholesky factor L of W instead of L^T gives a different direction.
+    """
     p, r, rho, L = 12, 5, 1e-3, 2
     A = torch.stack([random_covariance(p, seed=seed) for seed in range(L)])
     generator = torch.Generator().manual_seed(7)
@@ -160,7 +166,7 @@ def test_low_rank_factor_is_the_nystrom_matrix(kind):
     z, (ok, _) = low_rank_factor(C, sketch, rho)
     assert ok.all()
 
-    # Within the span of C, where P has something to say: elsewhere every variant is I / rho.
+    # The gradients are in the span of C. Outside of it, P is I / rho for every variant.
     gradients = torch.randn(L, 3, r, generator=generator, dtype=A.dtype) @ C.mT
     direction = LowRank(z, rho).solve(gradients)
     nu = (8 * torch.finfo(C.dtype).eps * torch.linalg.matrix_norm(C)).view(L, 1, 1)
@@ -183,8 +189,11 @@ def test_low_rank_factor_is_the_nystrom_matrix(kind):
 
 @pytest.mark.parametrize("power", [0.5, 2.0])
 @pytest.mark.parametrize("kind", [ColumnSketch, GaussianSketch])
-def test_the_preconditioner_is_between_the_inverse_and_identity(kind, power):
-    """T4: 0 <= P <= I / rho and P >= (A + rho I)^{-1}: a Nystrom matrix never exceeds A, and the shift is taken off."""
+def test_the_preconditioner_is_between_the_inverse_and_the_scaled_identity(kind, power):
+    """0 <= P <= I / rho, and P >= (A + rho I)^{-1}.
+
+    This holds because a Nystrom matrix never exceeds A, and because the shift is subtracted.
+    """
     p, r, rho = 24, 6, 0.1
     A = random_covariance(p, power).unsqueeze(0)
     sketch = kind.draw(["layer"], p, r, seed=0, like=A)
@@ -201,8 +210,11 @@ def test_the_preconditioner_is_between_the_inverse_and_identity(kind, power):
 
 
 @pytest.mark.parametrize("kind", [ColumnSketch, GaussianSketch])
-def test_the_shift_is_taken_off_again(kind):
-    """At r = p even nu = rho gives (A + rho I)^{-1}: it is in the sketch, in the core, and subtracted."""
+def test_the_shift_is_subtracted(kind):
+    """At r = p, the result is (A + rho I)^{-1} even with the shift nu = rho.
+
+    nu is added to the sketch and to the core, and is then subtracted from the eigenvalues.
+    """
     p, rho = 8, 0.1
     A = random_covariance(p).unsqueeze(0)
     sketch = kind.draw(["layer"], p, p, seed=0, like=A)
@@ -213,8 +225,11 @@ def test_the_shift_is_taken_off_again(kind):
     torch.testing.assert_close(to_dense(LowRank(z, rho)), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_the_same_batch_again_changes_nothing():
-    """T2: with one batch fed over and over, the factor after k updates is that of one: correction by k, fixed Omega."""
+def test_repeating_a_batch_does_not_change_the_factor():
+    """With the same batch at each step, the factors after one update and after five are equal.
+
+    This requires the bias correction to count updates, and Omega to be fixed.
+    """
     x, y = batches()[0]
     for name in ("foof", "nysact-s", "nysact-g"):
         model = net()

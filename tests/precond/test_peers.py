@@ -1,4 +1,4 @@
-"""The peers: their arithmetic where it is known, and what happens without the package."""
+"""The peers: cases with a known result, and the errors if pytorch-optimizer is not installed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from precond.registry import REGISTRY
 PEERS = ["shampoo", "soap", "adahessian"]
 
 
-def test_the_names_are_there_without_the_package(monkeypatch):
-    """Listed, with defaults and checks; building says in one line what to install."""
+def test_peers_are_registered_without_the_package(monkeypatch):
+    """The defaults and checks work. `build` raises an error that contains the install command."""
     monkeypatch.setitem(sys.modules, peers.PACKAGE, None)
     assert set(PEERS) <= set(precond.available())
     for name in PEERS:
@@ -34,7 +34,10 @@ def test_the_names_are_there_without_the_package(monkeypatch):
 
 
 def quadratic() -> tuple[nn.ParameterList, torch.Tensor]:
-    """Three parameters, one of them three-dimensional, and the diagonal of a diagonal Hessian, of both signs."""
+    """Return three parameters and the diagonal of a diagonal Hessian.
+
+    One parameter is three-dimensional, and the diagonal has values of both signs.
+    """
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 2), (2, 2, 2), (4,)]
     model = nn.ParameterList(
@@ -48,8 +51,8 @@ def value(model: nn.ParameterList, diagonal: torch.Tensor) -> torch.Tensor:
     return (diagonal * w.square()).sum() / 2
 
 
-def test_adahessian_finds_a_diagonal_hessian():
-    """z * (H z) = h whatever the signs z, so the first step is lr g / (|h| + eps) = lr w h / (|h| + eps)."""
+def test_adahessian_estimates_a_diagonal_hessian_exactly():
+    """With H = diag(h), z * (H z) = h for signs z, so the first step is lr w h / (|h| + eps)."""
     pytest.importorskip(peers.PACKAGE)
     model, h = quadratic()
     optimizer = precond.build("adahessian", model, lr=0.1, eps=1e-8)
@@ -62,11 +65,11 @@ def test_adahessian_finds_a_diagonal_hessian():
     torch.testing.assert_close(after, w - 0.1 * w * h / (h.abs() + 1e-8))
 
 
-def test_adahessian_draws_other_signs_each_step_and_the_same_again():
+def test_adahessian_signs_depend_on_seed_step_and_parameter():
     pytest.importorskip(peers.PACKAGE)
     parameters = [torch.zeros(50), torch.zeros(5, 5)]
-    first, again = peers._signs(parameters, 3, 0), peers._signs(parameters, 3, 0)
-    for p, z, same in zip(parameters, first, again, strict=True):
+    first, repeated = peers._signs(parameters, 3, 0), peers._signs(parameters, 3, 0)
+    for p, z, same in zip(parameters, first, repeated, strict=True):
         assert z.shape == p.shape
         assert torch.equal(z, same)
         assert set(z.unique().tolist()) == {-1.0, 1.0}
@@ -75,7 +78,7 @@ def test_adahessian_draws_other_signs_each_step_and_the_same_again():
     assert not torch.equal(first[0][:25], first[1].flatten())
 
 
-def test_adahessian_without_the_graph_says_what_to_call():
+def test_adahessian_without_hessian_products_is_an_error():
     pytest.importorskip(peers.PACKAGE)
     model, h = quadratic()
     optimizer = precond.build("adahessian", model)
@@ -87,7 +90,7 @@ def test_adahessian_without_the_graph_says_what_to_call():
         optimizer.step()
 
 
-def test_shampoo_is_the_papers():
+def test_shampoo_equals_the_formula_of_the_paper():
     """L^{-1/4} G R^{-1/4} with L = eps I + sum G G^T, R = eps I + sum G^T G."""
     pytest.importorskip(peers.PACKAGE)
     torch.manual_seed(0)
@@ -97,9 +100,8 @@ def test_shampoo_is_the_papers():
     for _ in range(3):
         w = model.weight.detach().clone()
         optimizer.zero_grad()
-        F.mse_loss(
-            model(torch.randn(6, 4, dtype=torch.float64)), torch.zeros(6, 3, dtype=torch.float64)
-        ).backward()
+        outputs = model(torch.randn(6, 4, dtype=torch.float64))
+        F.mse_loss(outputs, torch.zeros_like(outputs)).backward()
         g = model.weight.grad
         left, right = left + g @ g.T, right + g.T @ g
         optimizer.step()
@@ -108,25 +110,25 @@ def test_shampoo_is_the_papers():
 
 
 def root(matrix: torch.Tensor) -> torch.Tensor:
-    """The power -1/4."""
+    """Return the matrix to the power -1/4."""
     eigenvalues, basis = torch.linalg.eigh(matrix)
     return basis @ torch.diag(eigenvalues**-0.25) @ basis.T
 
 
-def test_soap_in_one_dimension_is_adam_after_its_first_step():
-    """Vectors are not rotated; the first step moves nothing."""
+def test_soap_on_a_vector_is_adam_after_the_first_step():
+    """Vectors are not rotated, and the first step does not change the parameters."""
     pytest.importorskip(peers.PACKAGE)
     torch.manual_seed(0)
     start = torch.randn(5, dtype=torch.float64)
-    ours, theirs = nn.ParameterList([start.clone()]), nn.ParameterList([start.clone()])
-    optimizer = precond.build("soap", ours, weight_decay=0.0)
-    adam = torch.optim.Adam(theirs.parameters(), lr=3e-3, betas=(0.95, 0.95), eps=1e-12)
+    actual, expected = nn.ParameterList([start.clone()]), nn.ParameterList([start.clone()])
+    optimizer = precond.build("soap", actual, weight_decay=0.0)
+    adam = torch.optim.Adam(expected.parameters(), lr=3e-3, betas=(0.95, 0.95), eps=1e-12)
     for step in range(5):
         gradient = torch.randn(5, dtype=torch.float64)
-        for model, stepper in ((ours, optimizer), (theirs, adam)):
-            model[0].grad = gradient.clone()
-            if step or stepper is optimizer:
-                stepper.step()
+        actual[0].grad, expected[0].grad = gradient.clone(), gradient.clone()
+        optimizer.step()
         if step == 0:
-            assert torch.equal(ours[0], start)
-    torch.testing.assert_close(ours[0].detach(), theirs[0].detach(), rtol=1e-7, atol=1e-10)
+            assert torch.equal(actual[0], start)
+        else:
+            adam.step()
+    torch.testing.assert_close(actual[0].detach(), expected[0].detach(), rtol=1e-7, atol=1e-10)

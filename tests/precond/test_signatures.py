@@ -1,7 +1,8 @@
-"""The public optimizers have explicit, typed signatures: what `help`, an editor and a type checker see.
+"""The public optimizers have explicit, typed signatures for `help`, editors and type checkers.
 
-`precond/optimizers.py` composes them from the hyperparameter dataclasses, the only place to edit an argument, and this
-file writes them to the stub `precond/optimizers.pyi`. Regenerate: `python tests/precond/test_signatures.py`.
+`precond/optimizers.py` composes the signatures from the dataclasses of the hyperparameters. To
+change an argument, edit only the dataclass, and then run `python tests/precond/test_signatures.py`,
+which writes the signatures to the stub `precond/optimizers.pyi`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from precond.rules import KFEAdamRule
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "precond" / "optimizers.pyi"
 REGENERATE = "python tests/precond/test_signatures.py"
-WIDTH = 118
+WIDTH = 98
 PUBLIC = ["FOOF", "NysAct", "KFAC", "Eva", "EKFAC", "STEVE", "SketchySGD"]
-HEADER = f'''"""The public optimizers, with explicit signatures: the arguments of an update rule and of an algorithm.
+HEADER = f'''"""The public optimizers, with the arguments of their update rule and algorithm.
 
 Do not edit: `{REGENERATE}` generates this file from
-`precond/optimizers.py`, and a test compares the two. In a docstring, parentheses at the end of an
-argument hold its symbol in the paper and the allowed values.
+`precond/optimizers.py`, and a test checks that it is up to date. In a docstring, the parentheses
+after an argument contain its symbol in the paper and the allowed values.
 """
 
 from collections.abc import Iterable
@@ -56,7 +57,7 @@ from precond.optimizer import Preconditioned
 
 
 def parameter(p: inspect.Parameter) -> str:
-    """A hyperparameter in the signature."""
+    """Return a hyperparameter as text for the signature."""
     choices = get_args(p.annotation) if isinstance(p.default, str) else ()
     quoted = [json.dumps(choice) for choice in choices]
     kind = f"Literal[{', '.join(quoted)}]" if quoted else inspect.formatannotation(p.annotation)
@@ -64,7 +65,7 @@ def parameter(p: inspect.Parameter) -> str:
 
 
 def wrapped(items: list[str]) -> str:
-    """Items with commas, as many as fit into a line."""
+    """Return the items, separated by commas, in lines of at most `WIDTH` characters."""
     lines, blank = [""], " " * 8
     for item in items:
         if lines[-1] and len(blank + lines[-1] + item) > WIDTH:
@@ -73,36 +74,37 @@ def wrapped(items: list[str]) -> str:
     return "\n".join(blank + line.rstrip() for line in lines)
 
 
-def written(name: str) -> str:
-    """The class as text."""
+def class_text(name: str) -> str:
+    """Return the class as text."""
     kind = getattr(precond, name)
     base = "Preconditioned" if issubclass(kind, Preconditioned) else "sketchysgd.SketchySGD"
     hyperparameters = [*inspect.signature(kind).parameters.values()][2:]
     shared = ["self", "model: nn.Module", "*", "params: Iterable[Any] | None = None"]
+    arguments = wrapped(shared + [parameter(p) for p in hyperparameters])
     return "\n".join(
         [
             f"\n\nclass {name}({base}):",
             textwrap.indent(f'"""{inspect.getdoc(kind)}\n"""\n', "    "),
-            f"    def __init__(\n{wrapped(shared + [parameter(p) for p in hyperparameters])}\n    ) -> None: ...",
+            f"    def __init__(\n{arguments}\n    ) -> None: ...",
         ]
     )
 
 
-def generated() -> str:
-    """The whole file."""
-    return HEADER + "\n".join(map(written, PUBLIC)) + "\n"
+def file_text() -> str:
+    """Return the contents of the stub file."""
+    return HEADER + "\n".join(map(class_text, PUBLIC)) + "\n"
 
 
 # ---------------------------------------------------------------------- the tests
 
 
-def test_the_committed_file_is_what_the_generator_writes():
-    assert FILE.read_text() == generated(), f"run {REGENERATE}"
+def test_the_stub_is_up_to_date():
+    assert FILE.read_text() == file_text(), f"run {REGENERATE}"
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_the_stub_is_the_class(name):
-    """The signature and the docstring of the stub, executed, are those of `help`."""
+def test_the_stub_equals_the_class(name):
+    """The stub has the signature and the docstring that `help` prints for the class."""
     namespace: dict[str, Any] = {}
     exec(compile(FILE.read_text(), FILE, "exec", dont_inherit=True), namespace)
     stub, kind = namespace[name], getattr(precond, name)
@@ -115,15 +117,15 @@ def test_the_stub_is_the_class(name):
 
 
 def test_every_public_optimizer_is_generated():
-    """From the registry, so that a new one is not forgotten."""
+    """The registry has no public class that is not in the stub."""
     classes = {entry.optimizer for entry in REGISTRY.values() if inspect.isclass(entry.optimizer)}
     assert classes == {getattr(precond, name) for name in PUBLIC}
     assert set(PUBLIC) < set(precond.__all__)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_the_signature_is_that_of_the_dataclasses(name):
-    """Every hyperparameter with its default, keyword-only; and the values arrive."""
+def test_the_signature_has_the_fields_of_the_dataclasses(name):
+    """Hyperparameters are keyword-only, have the same defaults, and reach the optimizer."""
     kind: Any = getattr(precond, name)
     kinds = (
         (sketchysgd.Settings,) if name == "SketchySGD" else (kind.rule_type, kind.algorithm_type)
@@ -150,7 +152,7 @@ def test_the_signature_is_that_of_the_dataclasses(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_docstring_describes_every_argument(name):
-    """And the class is pickled by reference."""
+    """The decorated class can also be pickled and copied."""
     kind = getattr(precond, name)
     section = inspect.getdoc(kind).partition("Args:\n")[2].partition("\n\nExample:")[0]
     lines = [line for line in section.splitlines() if not line.startswith(" " * 8)]
@@ -170,14 +172,13 @@ def test_a_subclass_may_have_another_signature():
 
 
 def test_an_unknown_argument_is_an_error():
-    wrong: Any = {"rnak": 10}
-    with pytest.raises(
-        precond.HyperparameterError, match=r'^rnak: unknown hyperparameter\. Did you mean "rank"'
-    ):
-        precond.NysAct(nn.Linear(4, 4), **wrong)
+    misspelt: Any = {"rnak": 10}
+    message = r'^rnak: unknown hyperparameter\. Did you mean "rank"'
+    with pytest.raises(precond.HyperparameterError, match=message):
+        precond.NysAct(nn.Linear(4, 4), **misspelt)
 
 
-def test_a_subclass_has_the_algorithm_of_its_parent():
+def test_a_subclass_inherits_the_algorithm():
     class Mine(precond.STEVE):
         pass
 
@@ -214,7 +215,7 @@ raise precond.HyperparameterError(precond.registry.REGISTRY["foof"].numerics)
 
 
 def test_a_type_checker_sees_the_signatures(tmp_path):
-    """And nothing but the marked lines is an error."""
+    """The type checker reports errors in exactly the lines that are marked."""
     (tmp_path / "snippet.py").write_text(SNIPPET)
     config = {
         "include": ["snippet.py"],
@@ -237,14 +238,20 @@ def test_a_type_checker_sees_the_signatures(tmp_path):
 
 def test_hyperparameters_are_imported_without_torch():
     """Help texts and checks of names must be fast; `precond` imports its names on first use."""
-    code = "import sys, precond; from precond.hyperparameters import nearest; from precond import HyperparameterError\n"
-    check = "sys.exit(1 if 'torch' in sys.modules or not set(precond.__all__) <= set(dir(precond)) else 0)"
+    code = """
+import sys, precond
+from precond.hyperparameters import nearest
+from precond import HyperparameterError
+
+assert "torch" not in sys.modules
+assert set(precond.__all__) <= set(dir(precond))
+"""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code + check], env=environment).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
     with pytest.raises(AttributeError, match="NysActt"):
         _ = precond.NysActt
 
 
 if __name__ == "__main__":
-    FILE.write_text(generated())
+    FILE.write_text(file_text())
     print(f"{len(PUBLIC)} optimizers in {FILE.name}")

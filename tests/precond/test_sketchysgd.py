@@ -16,7 +16,7 @@ from precond.parts.sketches import GaussianSketch
 
 
 def net() -> nn.Module:
-    """34 parameters of three kinds."""
+    """Return a model of Linear and LayerNorm layers with 34 parameters."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2)).double()
 
@@ -37,22 +37,22 @@ def flat(tensors) -> Tensor:
 
 
 def dense_hessian(model: nn.Module, number: int = 0) -> Tensor:
-    """H `[D, D]`, by torch's own double derivative of a function of the flat parameters."""
+    """Return H, `[D, D]`, by `torch.autograd.functional.hessian` of the flat parameters."""
     names, sizes = zip(*[(n, p.shape) for n, p in model.named_parameters()], strict=True)
     x, y = batch(number)
 
-    def of(vector: Tensor) -> Tensor:
+    def flat_loss(vector: Tensor) -> Tensor:
         parts = vector.split([size.numel() for size in sizes])
         values = {n: part.view(size) for n, part, size in zip(names, parts, sizes, strict=True)}
         return F.cross_entropy(torch.func.functional_call(model, values, (x,)), y)
 
-    result = torch.autograd.functional.hessian(of, flat(model.parameters()).detach())
+    result = torch.autograd.functional.hessian(flat_loss, flat(model.parameters()).detach())
     assert isinstance(result, Tensor)
     return result
 
 
 def dense_direction(h: Tensor, g: Tensor, phi: Tensor, rho: float) -> Tensor:
-    """The module's equations, letter for letter."""
+    """Return the direction by the equations in `precond/algorithms/sketchysgd.py`."""
     y = h @ phi
     nu = max(8 * torch.finfo(y.dtype).eps * y.norm(), -2 * torch.linalg.eigvalsh(phi.T @ y)[0])
     core = phi.T @ (y + nu * phi)
@@ -64,8 +64,8 @@ def dense_direction(h: Tensor, g: Tensor, phi: Tensor, rho: float) -> Tensor:
     return u @ ((u.T @ g) / (s + rho)) + (g - u @ (u.T @ g)) / rho
 
 
-def test_products_are_those_of_the_explicit_hessian():
-    """And they can be taken again, and gradients are those of `loss.backward()`, added to what is there."""
+def test_products_equal_those_of_the_explicit_hessian():
+    """Several products use one graph. Gradients equal those of `loss.backward()`, and add up."""
     model, other = net(), net()
     parameters = list(model.parameters())
     h = dense_hessian(model)
@@ -98,7 +98,10 @@ def test_a_loss_linear_in_its_parameters_has_no_curvature():
 
 @pytest.mark.parametrize("rank", [1, 4, 34])
 def test_steps_match_the_dense_formula(rank):
-    """Momentum first, then the preconditioner of the last sketch, then decay; the sketch is new every third step."""
+    """A step applies momentum, then the preconditioner of the last sketch, then weight decay.
+
+    The sketch is recomputed every third step.
+    """
     model = net()
     settings = {"lr": 0.05, "momentum": 0.8, "weight_decay": 0.1, "rank": rank, "damping": 0.3}
     optimizer = precond.SketchySGD(model, interval=3, seed=5, **settings)
@@ -122,8 +125,8 @@ def test_steps_match_the_dense_formula(rank):
         )
 
 
-def test_newton_on_a_quadratic():
-    """At full rank, one step with lr 1 is Newton's on the damped quadratic."""
+def test_a_full_rank_step_on_a_quadratic_is_a_newton_step():
+    """With lr 1, the new parameters are w - (A + rho I)^{-1} (A w - b)."""
     torch.manual_seed(0)
     root = torch.randn(6, 6, dtype=torch.float64)
     a, b = root @ root.T + torch.eye(6), torch.randn(6, dtype=torch.float64)
@@ -138,8 +141,8 @@ def test_newton_on_a_quadratic():
     torch.testing.assert_close(flat(model).detach(), expected.detach(), rtol=1e-9, atol=1e-9)
 
 
-def test_negative_curvature_counts_as_none():
-    """At full rank the preconditioner is that of H projected on the positive semi-definite matrices."""
+def test_negative_curvature_counts_as_zero():
+    """At full rank, H is projected onto the positive semi-definite matrices."""
     model = nn.ParameterList([torch.ones(4, dtype=torch.float64)])
     h = torch.tensor([3.0, 1.0, 0.0, -2.0], dtype=torch.float64)
     optimizer = precond.SketchySGD(model, lr=1.0, momentum=0.0, damping=0.5, rank=4)
@@ -150,8 +153,8 @@ def test_negative_curvature_counts_as_none():
     )
 
 
-def test_micro_batches_add_up():
-    """Two halves of a batch, half the loss each, are the batch."""
+def test_hessian_products_of_micro_batches_add_up():
+    """Two halves of a batch, each with half of its loss, give the step of the whole batch."""
     (x, y), results = batch(), []
     for halves in (False, True):
         model = net()
@@ -164,8 +167,11 @@ def test_micro_batches_add_up():
     torch.testing.assert_close(*results)
 
 
-def test_without_the_graph_it_says_what_to_call():
-    """When a sketch is due; between sketches `loss.backward()` is enough. Forgotten products do not count."""
+def test_a_step_without_hessian_products_is_an_error():
+    """The error occurs only if a sketch is due; at other steps, `loss.backward()` is sufficient.
+
+    Products that `zero_grad` has cleared do not count.
+    """
     model = net()
     optimizer = precond.SketchySGD(model, rank=3, interval=2)
     loss(model).backward()
@@ -185,17 +191,17 @@ def test_without_the_graph_it_says_what_to_call():
     optimizer.step()
 
 
-def test_the_graph_is_gone_after_backward():
-    """Nothing keeps it: no reference cycle, without help from the garbage collector."""
+def test_the_graph_is_freed_by_backward():
+    """No reference cycle keeps the graph alive until the next garbage collection."""
     model = net()
     optimizer = precond.SketchySGD(model, rank=3)
     gc.disable()
     try:
         value = loss(model)
-        node = weakref.ref(value)
+        reference = weakref.ref(value)
         optimizer.backward(value)
         del value
-        assert node() is None
+        assert reference() is None
         assert all(p.grad.grad_fn is None for p in model.parameters())
     finally:
         gc.enable()
@@ -208,7 +214,7 @@ def test_the_rank_is_at_most_the_number_of_parameters():
         precond.SketchySGD(net(), rank=35)
 
 
-def test_frozen_parameters_are_left_alone():
+def test_frozen_parameters_do_not_change():
     model = net()
     model[0].weight.requires_grad_(False)
     before = model[0].weight.clone()

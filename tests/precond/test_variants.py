@@ -1,6 +1,8 @@
-"""The named options: the released code's quirks against its transcription, the resamplings against their definitions.
+"""The options `shift`, `resample`, `init` and `first_inverse`, and the options of the update rule.
 
-None of these is a default, so no other test would notice if one quietly became another.
+The conventions of the released code are compared with a transcription of that code in
+`tests/reference/released.py`, and the values of `resample` with their definitions. Most other tests
+use only the default values of these options.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ SKETCHES = ["subcolumn", "gaussian"]
 
 @dataclass
 class Constant:
-    """Rows whose covariance is A, whatever is asked of it."""
+    """A replacement of the input rows of a layer, with exactly the covariance A."""
 
     A: Tensor
     count: int = 7
@@ -59,7 +61,7 @@ class Constant:
 
 
 def start(A: Tensor, **options) -> tuple[NysAct, SketchedState]:
-    """NysAct for one layer."""
+    """Return NysAct and its state for one layer."""
     algorithm = NysAct(**options)
     state = algorithm.new_state(LayerShape(4, len(A)), ["layer"], like=A)
     assert isinstance(state, SketchedState)
@@ -67,21 +69,21 @@ def start(A: Tensor, **options) -> tuple[NysAct, SketchedState]:
 
 
 def feed(algorithm: NysAct, state: SketchedState, A: Tensor, times: int = 1) -> None:
-    """Updates of the statistics, without a refresh."""
+    """Update the statistics, without a refresh."""
     for _ in range(times):
         algorithm.accumulate(state, slice(0, 1), Signals(Constant(A)))
         algorithm.commit(state)
 
 
 def dense(sketch: Sketch) -> Tensor:
-    """Omega of the first slot, `[p, r]`."""
+    """Return Omega of the first slot, `[p, r]`."""
     if isinstance(sketch, GaussianSketch):
         return sketch.omega[0].clone()
     return torch.eye(sketch.width, dtype=torch.float64)[:, sketch.columns[0]]
 
 
 def nystrom(C: Tensor, Omega: Tensor) -> Tensor:
-    """C (Omega^T C)^+ C^T."""
+    """Return C (Omega^T C)^+ C^T."""
     W = Omega.T @ C
     return C @ torch.linalg.pinv((W + W.T) / 2, hermitian=True) @ C.T
 
@@ -93,8 +95,11 @@ def nystrom(C: Tensor, Omega: Tensor) -> Tensor:
 @pytest.mark.parametrize("power", [0.5, 6.0], ids=["well-conditioned", "ill-conditioned"])
 @pytest.mark.parametrize("mixed", [False, True], ids=["one Omega", "C over several Omegas"])
 @pytest.mark.parametrize("sketch", SKETCHES)
-def test_the_official_factor_is_the_transcription(sketch, mixed, power, rho):
-    """1.4: the fast form of X L = C_rho is the released full SVD with its dense inverse, even for an indefinite W."""
+def test_the_official_factor_equals_the_released_code(sketch, mixed, power, rho):
+    """`official_factor` gives the P of the released code, which uses a full SVD and an inverse.
+
+    This holds even if W is indefinite.
+    """
     p, r, L = 24, 6, 3
     generator = torch.Generator().manual_seed(3)
     A = torch.stack([random_covariance(p, power, seed) for seed in range(L)])
@@ -113,21 +118,18 @@ def test_the_official_factor_is_the_transcription(sketch, mixed, power, rho):
     C = C + A @ omega / (5 if mixed else 1)
     z, (ok, _) = official_factor(C, last, rho)
     assert ok.all()
-    expected = torch.stack(
-        [released.update_inverse(c, o, rho) for c, o in zip(C, omega, strict=True)]
-    )
+    expected = [released.update_inverse(c, o, rho) for c, o in zip(C, omega, strict=True)]
     P = to_dense(LowRank(z, rho))
-    torch.testing.assert_close(P, expected, rtol=0, atol=1e-9 / rho)
+    torch.testing.assert_close(P, torch.stack(expected), rtol=0, atol=1e-9 / rho)
     tropp, _ = low_rank_factor(C, last, rho)
-    assert (to_dense(LowRank(tropp, rho)) - P).norm() > 1e-3 / rho, (
-        "the shift makes no difference here"
-    )
+    difference = (to_dense(LowRank(tropp, rho)) - P).norm()
+    assert difference > 1e-3 / rho, "the shift has no effect in this case"
 
 
 @pytest.mark.parametrize("resample", ["fixed", "official"])
 @pytest.mark.parametrize("sketch", SKETCHES)
-def test_official_nysact_trains_as_the_released_code(sketch, resample):
-    """20 steps of the whole optimizer, each update with the Omega that the optimizer drew for it."""
+def test_official_nysact_trains_like_the_released_code(sketch, resample):
+    """The weights agree after 20 steps. Both use the test matrices that the optimizer draws."""
     model, expected = net(), net()
     common = {"ema_decay": DECAY, "damping": DAMPING}
     optimizer = precond.NysAct(
@@ -171,8 +173,8 @@ def test_official_nysact_trains_as_the_released_code(sketch, resample):
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)
-def test_window_carries_the_nystrom_matrix_over(sketch):
-    """With constant A, C after a refresh is A_nys Omega for the next Omega: nothing is lost but the new draw."""
+def test_window_transfers_the_nystrom_matrix_to_the_new_omega(sketch):
+    """With a constant A, C after a refresh is A_nys Omega for the new Omega."""
     A = random_covariance(20, power=1.0)
     algorithm, state = start(A, rank=5, sketch=sketch, resample="window", damping=0.1)
     for number in range(3):
@@ -186,7 +188,7 @@ def test_window_carries_the_nystrom_matrix_over(sketch):
         assert not torch.equal(Omega_new, Omega)
         torch.testing.assert_close(C_new, A_nys @ Omega_new, rtol=0, atol=1e-10)
         torch.testing.assert_close(nystrom(C_new, Omega_new), A_nys, rtol=0, atol=1e-8)
-        # P is that of A_nys, and so is P made again from what was carried over.
+        # P is the damped inverse of A_nys, and so is P computed from the transferred sketch.
         expected = torch.linalg.inv(A_nys + 0.1 * torch.eye(20, dtype=A.dtype))
         torch.testing.assert_close(to_dense(state.factor)[0], expected, rtol=0, atol=1e-8)
         z, _ = low_rank_factor(state.statistic.average.mean(), state.statistic.sketch, 0.1)
@@ -195,7 +197,10 @@ def test_window_carries_the_nystrom_matrix_over(sketch):
 
 @pytest.mark.parametrize("sketch", SKETCHES)
 def test_joint_averages_omega_with_the_sketch(sketch):
-    """With constant A, C = A Obar for the averaged Omega, and P is the Nystrom matrix's of that pair."""
+    """With a constant A, C = A Obar, where Obar is the moving average of the Omegas.
+
+    P is the damped inverse of the Nystrom matrix of C and Obar.
+    """
     A = random_covariance(20, power=1.0)
     algorithm, state = start(A, rank=5, sketch=sketch, resample="joint", damping=0.1, ema_decay=0.8)
     drawn = []
@@ -215,8 +220,8 @@ def test_joint_averages_omega_with_the_sketch(sketch):
 
 @pytest.mark.parametrize("sketch", SKETCHES)
 @pytest.mark.parametrize("resample", ["fixed", "window", "joint", "official"])
-def test_when_omega_is_drawn(resample, sketch):
-    """Once per update (however many forwards it has), once per refresh, or never."""
+def test_omega_is_redrawn_at_the_times_of_the_option(resample, sketch):
+    """Omega is redrawn once per update (of one or more forwards), once per refresh, or never."""
     x, y = batches()[0]
     model = net()
     optimizer = precond.NysAct(
@@ -228,40 +233,34 @@ def test_when_omega_is_drawn(resample, sketch):
         for part in (slice(0, 8), slice(8, 16)):
             F.cross_entropy(model(x[part]), y[part]).backward()
         optimizer.step()
-        entries = optimizer.state_dict()["state"].values()
-        [number] = {
-            n
-            for e in entries
-            for n in e.get("statistic.sketch.draws.number", torch.zeros(0)).tolist()
-        }
+        key, entries = "statistic.sketch.draws.number", optimizer.state_dict()["state"].values()
+        [number] = {n for entry in entries if key in entry for n in entry[key].tolist()}
         numbers.append(number)
     updates, refreshes = [t // 2 + 1 for t in range(13)], [t // 6 + 1 for t in range(13)]
-    assert (
-        numbers
-        == {"fixed": [0] * 13, "window": refreshes, "joint": updates, "official": updates}[resample]
-    )
+    expected = {"fixed": [0] * 13, "window": refreshes, "joint": updates, "official": updates}
+    assert numbers == expected[resample]
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)
 @pytest.mark.parametrize("resample", ["window", "joint", "official"])
-def test_a_redrawn_sketch_is_saved(resample, sketch):
-    """Saved between a redraw and the next refresh, a run goes on bit for bit: Omega and its number are in the state."""
+def test_a_run_with_a_redrawn_sketch_resumes_bitwise(resample, sketch):
+    """The state contains Omega and its draw number; it is saved between a redraw and a refresh."""
     options = dict(
         **SETTINGS, **INTERVALS, rank=6, sketch=sketch, resample=resample, damping=DAMPING
     )
     model = net()
     optimizer = precond.NysAct(model, **options)
 
-    def go_on(model: nn.Module, optimizer: torch.optim.Optimizer, steps: slice) -> None:
+    def train_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: slice) -> None:
         for x, y in batches()[steps]:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
 
-    go_on(model, optimizer, slice(0, 9))
+    train_steps(model, optimizer, slice(0, 9))
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    go_on(model, optimizer, slice(9, 20))
+    train_steps(model, optimizer, slice(9, 20))
     other = net()
     resumed = precond.NysAct(other, **options)
     file.seek(0)
@@ -271,15 +270,15 @@ def test_a_redrawn_sketch_is_saved(resample, sketch):
     assert len(numbers) == 6 and all((number > 0).all() for number in numbers)
     other.load_state_dict(saved["model"])
     resumed.load_state_dict(saved["optimizer"])
-    go_on(other, resumed, slice(9, 20))
+    train_steps(other, resumed, slice(9, 20))
     assert largest_difference(model, other) == 0
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)
-def test_only_a_fixed_omega_is_stationary(sketch):
-    """T2: one batch over and over leaves the fixed sketch's P where it was after one update, and moves the official."""
+def test_only_a_fixed_omega_gives_a_constant_factor(sketch):
+    """With the same batch at each step, P is constant for `fixed` and changes for `official`."""
     x, y = batches()[0]
-    moved = {}
+    changes = {}
     for resample in ("fixed", "official"):
         model = net()
         optimizer = precond.NysAct(
@@ -300,21 +299,23 @@ def test_only_a_fixed_omega_is_stationary(sketch):
             factors.append(
                 copy.deepcopy([to_dense(bank.state.factor) for bank in optimizer._banks])
             )
-        moved[resample] = max(
+        changes[resample] = max(
             (p - q).abs().max().item()
             for later in factors
             for p, q in zip(later, factors[0], strict=True)
         )
-    assert moved["fixed"] < 1e-10 / DAMPING
-    assert moved["official"] > 1e-2 / DAMPING
+    assert changes["fixed"] < 1e-10 / DAMPING
+    assert changes["official"] > 1e-2 / DAMPING
 
 
 # ---------------------------------------------------------------------- gains of the variants
 #
-# The expected gains come from independent numerical experiments with spectrum k^-2, which state neither norm nor scale
-# of A. The Frobenius norm and eigenvalues p k^-2 reproduce them: .510 for the best rank r, where they have .513.
+# `gain_of` defines the gain of a preconditioner P. The expected gains come from independent
+# numerical experiments with the eigenvalues k^-2. The norm and the scale of A in those experiments
+# are not known. The Frobenius norm and eigenvalues p k^-2 reproduce their gains: that of the best
+# inverse of rank r is 0.510 here, and 0.513 there.
 
-GAINS = {  # (resample, shift): with a Gaussian, with a subcolumn sketch
+GAINS = {  # (resample, shift): gain with a Gaussian sketch, gain with a subcolumn sketch
     ("fixed", "tropp"): (0.442, 0.436),
     ("joint", "tropp"): (0.437, 0.435),
     ("fixed", "damped"): (0.260, 0.258),
@@ -324,47 +325,53 @@ GAINS = {  # (resample, shift): with a Gaussian, with a subcolumn sketch
 BEST_RANK_R = 0.513
 
 
-def spectrum(seed: int, p: int = 145) -> Tensor:
-    """A constant A with eigenvalues p k^-2 in a random basis."""
+def scaled_covariance(seed: int, p: int = 145) -> Tensor:
+    """Return a matrix A with eigenvalues p k^-2 in a random basis."""
     return p * random_covariance(p, power=2.0, seed=100 + seed)
 
 
-def recovered(P: Tensor, A: Tensor, rho: float = 1.0) -> float:
-    """Fraction of the gain of the exact inverse over I / rho: 1 - |P - P_exact| / |I / rho - P_exact|, Frobenius."""
+def gain_of(P: Tensor, A: Tensor, rho: float = 1.0) -> float:
+    """Return the gain of P over I / rho, as a fraction of the gain of the exact inverse.
+
+    It is 1 - |P - P_exact| / |I / rho - P_exact| in the Frobenius norm.
+    """
     eye = torch.eye(len(A), dtype=A.dtype)
     exact = torch.linalg.inv(A + rho * eye)
     return 1 - ((P - exact).norm() / (eye / rho - exact).norm()).item()
 
 
 def mean_gain(sketch: str, resample: str, shift: str) -> float:
-    """Over 8 bases and draws, after 60 updates and one refresh: p = 145, r = 10, rho = 1."""
+    """Return the mean gain over 8 bases and draws, after 60 updates and one refresh.
+
+    The sizes are p = 145, r = 10 and rho = 1.
+    """
     gains = []
     for seed in range(8):
-        A = spectrum(seed)
+        A = scaled_covariance(seed)
         algorithm, state = start(
             A, rank=10, damping=1.0, sketch=sketch, resample=resample, shift=shift, seed=seed
         )
         feed(algorithm, state, A, times=60)
         algorithm.refresh(state)
-        gains.append(recovered(to_dense(state.factor)[0], A))
+        gains.append(gain_of(to_dense(state.factor)[0], A))
     return fmean(gains)
 
 
 def test_gain_of_the_best_low_rank_inverse():
-    """Of the exact inverse itself 1, of I / rho 0, of the r largest eigenvalues what the table says."""
-    A = spectrum(0)
+    """The gain of the exact inverse is 1, and that of I / rho is 0."""
+    A = scaled_covariance(0)
     eigenvalues, basis = torch.linalg.eigh(A)
     eye = torch.eye(145, dtype=A.dtype)
     largest = torch.cat([torch.zeros(135, dtype=A.dtype), eigenvalues[135:]])
     best = (basis / (largest + 1)) @ basis.mT
-    assert recovered(best, A) == pytest.approx(BEST_RANK_R, abs=0.005)
-    assert recovered(torch.linalg.inv(A + eye), A) == pytest.approx(1)
-    assert recovered(eye, A) == 0
+    assert gain_of(best, A) == pytest.approx(BEST_RANK_R, abs=0.005)
+    assert gain_of(torch.linalg.inv(A + eye), A) == pytest.approx(1)
+    assert gain_of(eye, A) == 0
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)
-def test_gains_are_those_of_the_table(sketch):
-    """Each within 0.03, in the table's order: what the sketch loses, what the shift loses, what redrawing loses."""
+def test_gains_match_the_table(sketch):
+    """Each gain is within 0.03 of the table, and the order of the variants is that of the table."""
     gains = {variant: mean_gain(sketch, *variant) for variant in GAINS}
     for variant, expected in GAINS.items():
         assert gains[variant] == pytest.approx(expected[sketch == "subcolumn"], abs=0.03), variant
@@ -375,26 +382,26 @@ def test_gains_are_those_of_the_table(sketch):
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)
-def test_window_is_as_good_as_fixed(sketch):
-    """Six refreshes, with an Omega each, over the same 60 updates."""
+def test_window_has_the_gain_of_fixed(sketch):
+    """There are 60 updates as in `mean_gain`, but six refreshes, each of which redraws Omega."""
     gains = []
     for seed in range(8):
-        A = spectrum(seed)
+        A = scaled_covariance(seed)
         algorithm, state = start(
             A, rank=10, damping=1.0, sketch=sketch, resample="window", seed=seed
         )
         for _ in range(6):
             feed(algorithm, state, A, times=10)
             algorithm.refresh(state)
-        gains.append(recovered(to_dense(state.factor)[0], A))
+        gains.append(gain_of(to_dense(state.factor)[0], A))
     assert fmean(gains) == pytest.approx(GAINS["fixed", "tropp"][sketch == "subcolumn"], abs=0.03)
 
 
-# ---------------------------------------------------------------------- FOOF's start, and the step after P
+# ---------------------------------------------------------------------- options of FOOF and SGD
 
 
-def test_official_foof_trains_as_the_released_code():
-    """Identity start without correction, and P = I up to step tau_inv."""
+def test_official_foof_trains_like_the_released_code():
+    """A starts at I without bias correction, and P is I until step `inv_interval`."""
     model, expected = net(), net()
     common = SETTINGS | INTERVALS
     options = {"ema_decay": DECAY, "damping": DAMPING, "init": "identity", "first_inverse": "skip"}
@@ -409,13 +416,17 @@ def test_official_foof_trains_as_the_released_code():
     assert largest_difference(model, expected) < 1e-10
     default = net()
     train_with(precond.FOOF(default, **common, ema_decay=DECAY, damping=DAMPING), default)
-    assert largest_difference(model, default) > 1e-2, "the options make no difference here"
+    assert largest_difference(model, default) > 1e-2, "the options have no effect in this case"
 
 
 @pytest.mark.parametrize("decoupled", [False, True], ids=["coupled", "decoupled"])
 @pytest.mark.parametrize("nesterov", [False, True], ids=["heavy ball", "nesterov"])
 def test_momentum_and_decay_follow_their_formulas(nesterov, decoupled):
-    """D is preconditioned, the decay is not: d = D + wd w or w <- (1 - lr wd) w; w <- w - lr (m or d + mu m)."""
+    """w <- w - lr m, or w - lr (d + mu m) with Nesterov momentum, where m <- mu m + d.
+
+    D is the preconditioned gradient. Coupled decay is d = D + wd w; decoupled decay is d = D after
+    w <- (1 - lr wd) w. Neither is preconditioned.
+    """
     lr, mu, wd = 0.05, 0.9, 0.1
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 6), nn.Tanh(), nn.Linear(6, 3)).double()

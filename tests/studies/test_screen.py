@@ -99,7 +99,7 @@ def test_output_ends_with_findings_paths_and_next_commands(
     sentences = [" ".join(sentence.split()) for sentence in (*first, last)]
     assert len(sentences) == 4
     assert all(sentence in document.replace("`", "") for sentence in sentences)
-    assert sentences[2].startswith("nysact-s rank 5 to 10: ")
+    assert sentences[2].startswith("nysact-s, rank 5 to 10: ")
     folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
     assert ending.splitlines() == [
         f"  report  {folder}/report.html",
@@ -136,11 +136,16 @@ def test_equal_levels_are_flat_and_diverged_trials_are_counted(
     lines = printed([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
     text = " ".join(" ".join(lines).split())
     assert (
-        "- nysact-s rank 5 to 20: flat within noise, every pair equal within 0.3 points (TOST at 5%)."
-        in text
+        "- nysact-s, rank 5 to 20: all levels are equivalent: the means of every pair are equal "
+        "within 0.3 percentage points (two one-sided t-tests, 5% level)." in text
     )
-    assert "- 1 diverged of 24 trials: they are counted, and enter no mean." in text
-    assert "- Better than sgd: 6 arms; not told from sgd: foof." in text
+    assert (
+        "- Of 24 planned trials, 1 diverged; these trials are counted, but no mean includes them."
+    ) in text
+    assert (
+        "- 6 arms are significantly better than sgd; foof is not significantly different from sgd "
+        "(paired t-tests, Holm-corrected)."
+    ) in text
     assert "- in [bold]" in text
     assert all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
 
@@ -150,8 +155,8 @@ def test_one_seed_gives_no_significant_difference(tmp_path: Path):
     for trial in trials:
         run(tmp_path, trial)
     assert report(tmp_path, trials).findings[:2] == [
-        "Fewer than two completed seeds: no arm can be told from another.",
-        "Not told from sgd: 7 arms.",
+        "Fewer than two seeds have completed, so differences between arms cannot be tested.",
+        "7 arms are not significantly different from sgd (paired t-tests, Holm-corrected).",
     ]
 
 
@@ -178,10 +183,10 @@ def test_next_commands_name_the_folder_or_the_server(
 
 def test_findings_are_texts_or_their_items_in_order():
     blocks = [
-        Text("a", found=True),
+        Text("a", finding=True),
         Heading("b"),
         Text("c"),
-        Text("", items=("d", "e"), found=True),
+        Text("", items=("d", "e"), finding=True),
     ]
     assert findings(blocks) == ["a", "d", "e"]
 

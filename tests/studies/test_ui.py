@@ -112,7 +112,7 @@ def shoot(page: Any, name: str) -> None:
 
 def test_the_parents_page_has_the_claim_and_each_arms_mean(served: Served, page: Any):
     page.goto(served.links[0])
-    page.get_by_text("With either sketch NysAct beats SGD").first.wait_for()
+    page.get_by_text("With either sketch, NysAct is more accurate than SGD").first.wait_for()
     page.get_by_text("mean/sgd", exact=True).first.wait_for()
     shoot(page, "parent")
     text = page.inner_text("body")
@@ -164,7 +164,7 @@ def test_figure_and_report_open_in_the_browser(served: Served, page: Any, name: 
         shoot(page, "figure")
         return
     frame = page.frame_locator("iframe").first
-    frame.get_by_role("heading", name="Rank of the Nystrom approximation").wait_for()
+    frame.get_by_role("heading", name="Effect of the rank of the Nystrom approximation").wait_for()
     shoot(page, "report")
     text = frame.locator("table").first.inner_text()
     for arm in served.arms.to_dict("records"):

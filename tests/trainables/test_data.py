@@ -1,4 +1,4 @@
-"""Datasets: augmentation against a loop over images, epochs decided by their seed, caches that survive what happens."""
+"""Tests of datasets: augmentation against a loop over images, seeds of epochs, worker processes and caches."""
 
 from __future__ import annotations
 
@@ -52,15 +52,16 @@ def large(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "large", side=70, mixed=True)
 
 
-def loading(path: Path, settings: Mapping[str, Any] = {}, **others: Any) -> Loading:
-    return Loading(device=CPU, data_dir=path.parent / "data", settings=settings, **others)
+def loading(path: Path, settings: Mapping[str, Any] = {}, **fields: Any) -> Loading:
+    return Loading(device=CPU, data_dir=path.parent / "data", settings=settings, **fields)
 
 
-def load(path: Path, settings: Mapping[str, Any] = {}, **others: Any) -> Data:
-    return source(f"imagefolder:{path}").load(loading(path, settings, **others))
+def load(path: Path, settings: Mapping[str, Any] = {}, **fields: Any) -> Data:
+    return source(f"imagefolder:{path}").load(loading(path, settings, **fields))
 
 
-def same(first: Iterator, second: Iterator) -> bool:
+def equal(first: Iterator, second: Iterator) -> bool:
+    """Return True if two iterators yield equal batches, at least one."""
     pairs = list(zip(first, second, strict=True))
     return bool(pairs) and all(a.equal(c) and b.equal(d) for (a, b), (c, d) in pairs)
 
@@ -68,46 +69,45 @@ def same(first: Iterator, second: Iterator) -> bool:
 # ---------------------------------------------------------------------- augmentation
 
 
-def test_crop_and_flip_are_those_of_a_loop_over_images():
+def test_crop_and_flip_equal_a_loop_over_images():
     images = torch.randint(256, (40, 3, 9, 9), dtype=torch.uint8)
-    offsets, chosen = torch.randint(7, (40, 2)), torch.rand(40) < 0.5
-    got = augment.flip(augment.crop(images, offsets, 3), chosen)
-    for image, (top, left), mirrored, mine in zip(
-        images, offsets.tolist(), chosen, got, strict=True
-    ):
+    offsets, flipped = torch.randint(7, (40, 2)), torch.rand(40) < 0.5
+    augmented = augment.flip(augment.crop(images, offsets, 3), flipped)
+    draws = zip(offsets.tolist(), flipped, strict=True)
+    for image, ((top, left), mirrored), actual in zip(images, draws, augmented, strict=True):
         padded = torch.zeros(3, 15, 15, dtype=torch.uint8)
         padded[:, 3:12, 3:12] = image
         window = padded[:, top : top + 9, left : left + 9]
-        assert mine.equal(window.flip(-1) if mirrored else window)
-        theirs = peer.crop(peer.pad(image, [3]), top, left, 9, 9)
-        assert mine.equal(peer.horizontal_flip(theirs) if mirrored else theirs)
+        assert actual.equal(window.flip(-1) if mirrored else window)
+        expected = peer.crop(peer.pad(image, [3]), top, left, 9, 9)
+        assert actual.equal(peer.horizontal_flip(expected) if mirrored else expected)
 
 
-def test_an_epoch_is_its_draws_applied_image_by_image(small: Path):
+def test_epoch_equals_its_random_numbers_applied_to_each_image(small: Path):
     data = load(small, AUGMENTED)
     assert isinstance(data, DeviceData)
-    drawn = data._draw(torch.Generator().manual_seed(5))
+    draws = data._draw(torch.Generator().manual_seed(5))
     files = image_folder(str(small))._splits()[0]
     raw = [peer.pil_to_tensor(read_image(path)) for path in files.paths]
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in channel_statistics(torch.stack(raw)))
-    seen = 0
+    count = 0
     for inputs, labels in data.train_batches(4, seed=5):
         for image, label in zip(inputs, labels, strict=True):
-            position, (top, left) = int(drawn["order"][seen]), drawn["offsets"][seen].tolist()
+            position, (top, left) = int(draws["order"][count]), draws["offsets"][count].tolist()
             expected = peer.crop(peer.pad(raw[position], [2]), top, left, 8, 8)
-            if drawn["flipped"][seen]:
+            if draws["flipped"][count]:
                 expected = peer.horizontal_flip(expected)
             expected = (expected / 255 - mean) / deviation
-            t, left, b, right = drawn["boxes"][seen].tolist()
-            expected[:, t:b, left:right] = 0
+            top, left, bottom, right = draws["boxes"][count].tolist()
+            expected[:, top:bottom, left:right] = 0
             torch.testing.assert_close(image, expected, atol=1e-5, rtol=1e-5)
             assert label == files.labels[position]
-            seen += 1
-    assert seen == 28 and drawn["offsets"].unique().tolist() == [0, 1, 2, 3, 4]
-    assert 0 < drawn["flipped"].sum() < 30 and len(drawn["order"].unique()) == 30
+            count += 1
+    assert count == 28 and draws["offsets"].unique().tolist() == [0, 1, 2, 3, 4]
+    assert 0 < draws["flipped"].sum() < 30 and len(draws["order"].unique()) == 30
 
 
-def test_the_training_set_is_normalised_by_its_channels(small: Path):
+def test_training_set_is_normalised_per_channel(small: Path):
     inputs = torch.cat([x for x, _ in load(small).train_batches(30, seed=0)]).double()
     torch.testing.assert_close(inputs.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(
@@ -126,7 +126,7 @@ def test_channel_statistics():
     )
 
 
-def test_a_channel_of_one_colour_stays_finite(tmp_path: Path):
+def test_constant_channel_is_finite_after_normalisation(tmp_path: Path):
     for path in make_folder(tmp_path / "grey").rglob("*.png"):
         Image.new("RGB", (8, 8), (9, 9, 9)).save(path)
     inputs, _ = next(load(tmp_path / "grey").train_batches(4, seed=0))
@@ -134,7 +134,7 @@ def test_a_channel_of_one_colour_stays_finite(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [5, 8, 20])
-def test_resizing_is_torchvisions(small: Path, size: int):
+def test_resize_equals_torchvision(small: Path, size: int):
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(
         augment.resize(images, size), peer.resize(images, [size, size], antialias=True)
@@ -144,48 +144,41 @@ def test_resizing_is_torchvisions(small: Path, size: int):
     assert next(data.test_batches())[0].shape == (9, 3, 6, 6)
 
 
-def test_erased_boxes_fit_and_are_drawn_as_torchvision_does():
+def test_erased_boxes_fit_and_are_distributed_as_in_torchvision():
     boxes = augment.draw_boxes(4000, 32, 0.25, torch.Generator().manual_seed(0))
     height, width = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
     erased = height * width > 0
     assert boxes.min() >= 0 and boxes.max() <= 32 and abs(erased.float().mean() - 0.25) < 0.03
-    ratios, areas = [], []
     torch.manual_seed(0)
     image = torch.ones(1, 32, 32)
     from torchvision.transforms.v2 import RandomErasing
 
     eraser = RandomErasing(p=1.0)
-    for _ in range(1000):
-        params = eraser.make_params([image])
-        ratios.append(params["h"] / params["w"])
-        areas.append(params["h"] * params["w"])
-    mine = (height * width)[erased].double()
-    assert (
-        abs(mine.mean() - sum(areas) / 1000) < 10
-        and abs(mine.std() - torch.tensor(areas).double().std()) < 8
-    )
-    mine = (height / width)[erased].log()
-    assert abs(mine.mean() - torch.tensor(ratios).log().mean()) < 0.1
-    assert abs(mine.std() - torch.tensor(ratios).log().std()) < 0.06
+    params = [eraser.make_params([image]) for _ in range(1000)]
+    expected = torch.tensor([p["h"] * p["w"] for p in params]).double()
+    areas = (height * width)[erased].double()
+    assert abs(areas.mean() - expected.mean()) < 10 and abs(areas.std() - expected.std()) < 8
+    expected = torch.tensor([p["h"] / p["w"] for p in params]).log()
+    ratios = (height / width)[erased].log()
+    assert abs(ratios.mean() - expected.mean()) < 0.1
+    assert abs(ratios.std() - expected.std()) < 0.06
 
 
-def test_strengths_of_randaugment_are_spread_and_cut(monkeypatch: pytest.MonkeyPatch):
-    transform, used = NoisyRandAugment(9, 0.5), []
-    for strength, fixed in enumerate(transform._at):
-        assert (
-            fixed.magnitude == strength and fixed.num_magnitude_bins == 101 and fixed.num_ops == 2
-        )
+def test_randaugment_magnitudes_are_normal_and_clamped(monkeypatch: pytest.MonkeyPatch):
+    transform, magnitudes = NoisyRandAugment(9, 0.5), []
+    for level, fixed in enumerate(transform._transforms):
+        assert (fixed.magnitude, fixed.num_magnitude_bins, fixed.num_ops) == (level, 101, 2)
         monkeypatch.setattr(
-            fixed, "forward", lambda image, strength=strength: used.append(strength / 10)
+            fixed, "forward", lambda image, level=level: magnitudes.append(level / 10)
         )
     torch.manual_seed(0)
     for _ in range(500):
         transform(None)
-    used = torch.tensor(used)
-    assert abs(used.mean() - 9) < 0.1 and abs(used.std() - 0.5) < 0.1 and used.max() <= 10
+    drawn = torch.tensor(magnitudes)
+    assert abs(drawn.mean() - 9) < 0.1 and abs(drawn.std() - 0.5) < 0.1 and drawn.max() <= 10
 
 
-# ---------------------------------------------------------------------- seeds, shares, parts
+# ---------------------------------------------------------------------- seeds, ranks, held-out images
 
 
 LOADERS = {
@@ -201,69 +194,65 @@ def path_and_settings(request: pytest.FixtureRequest) -> tuple[Path, dict]:
     return request.getfixturevalue(name), settings
 
 
-def test_an_epoch_is_decided_by_its_seed_alone(path_and_settings: tuple[Path, dict]):
+def test_epoch_depends_only_on_its_seed(path_and_settings: tuple[Path, dict]):
     path, settings = path_and_settings
     first, second = load(path, settings), load(path, settings)
-    for _ in first.train_batches(7, seed=1):  # an epoch before, and other random numbers in between
+    # Neither an earlier epoch nor other random numbers drawn meanwhile may have an effect.
+    for _ in first.train_batches(7, seed=1):
         torch.rand(3)
-    assert same(first.train_batches(7, seed=2), second.train_batches(7, seed=2))
-    assert not same(first.train_batches(7, seed=2), second.train_batches(7, seed=3))
-    assert same(first.test_batches(4), second.test_batches(4))
+    assert equal(first.train_batches(7, seed=2), second.train_batches(7, seed=2))
+    assert not equal(first.train_batches(7, seed=2), second.train_batches(7, seed=3))
+    assert equal(first.test_batches(4), second.test_batches(4))
     state = torch.get_rng_state()
     list(first.train_batches(7, seed=2))
     assert torch.get_rng_state().equal(state)
 
 
-def test_shares_of_a_batch_are_one_processs_batch(path_and_settings: tuple[Path, dict]):
+def test_shares_of_a_batch_equal_the_batch_of_one_process(path_and_settings: tuple[Path, dict]):
     path, settings = path_and_settings
-    whole = load(path, settings)
+    single = load(path, settings)
     ranks = [load(path, settings, rank=rank, ranks=3) for rank in range(3)]
     batches = [list(data.train_batches(7, seed=4)) for data in ranks]
     assert [len(b[0][1]) for b in batches] == [2, 2, 3]
-    together = (
+    joined = (
         tuple(torch.cat(parts) for parts in zip(*step, strict=True))
         for step in zip(*batches, strict=True)
     )
-    assert same(whole.train_batches(7, seed=4), together)
-    assert all(same(whole.test_batches(), data.test_batches()) for data in ranks)
+    assert equal(single.train_batches(7, seed=4), joined)
+    assert all(equal(single.test_batches(), data.test_batches()) for data in ranks)
 
 
-def test_a_part_is_held_out_in_place_of_the_test_set(path_and_settings: tuple[Path, dict]):
+def test_held_out_images_replace_the_test_set(path_and_settings: tuple[Path, dict]):
     path, settings = path_and_settings
     data = load(path, settings, train_fraction=0.7)
     assert (data.train_examples, data.evaluation_examples, data.steps_per_epoch(4)) == (21, 9, 5)
     labels = torch.cat([labels for _, labels in data.test_batches(4)])
     assert torch.bincount(labels).tolist() == [3, 3, 3]
-    kept, out = held_out(torch.tensor(image_folder(str(path))._splits()[0].labels), 0.7)
-    assert not set(kept.tolist()) & set(out.tolist()) and len(kept) + len(out) == 30
-    plain = load(
-        path, {"resolution": 12, "test_resolution": 12}
-    )  # the whole training set, nothing random
-    everything = {
-        tuple(x.flatten()[:50].tolist()) for b, _ in plain.train_batches(30, seed=0) for x in b
-    }
-    part = load(path, {"resolution": 12, "test_resolution": 12}, train_fraction=0.7)
-    trained = {
-        tuple(x.flatten()[:50].tolist()) for b, _ in part.train_batches(21, seed=0) for x in b
-    }
-    tested = {tuple(x.flatten()[:50].tolist()) for b, _ in part.test_batches() for x in b}
-    assert not trained & tested and trained | tested == everything
+    train, test = held_out(torch.tensor(image_folder(str(path))._splits()[0].labels), 0.7)
+    assert not set(train.tolist()) & set(test.tolist()) and len(train) + len(test) == 30
+
+    def images_of(batches: Iterator) -> set[tuple[float, ...]]:
+        return {tuple(x.flatten()[:50].tolist()) for inputs, _ in batches for x in inputs}
+
+    plain = {"resolution": 12, "test_resolution": 12}  # no random augmentation
+    all_images = images_of(load(path, plain).train_batches(30, seed=0))
+    part = load(path, plain, train_fraction=0.7)
+    trained, tested = images_of(part.train_batches(21, seed=0)), images_of(part.test_batches())
+    assert not trained & tested and trained | tested == all_images
 
 
-def test_digits_share_and_hold_out():
-    whole = Digits().load(loading(Path("x")))
+def test_digits_are_divided_among_ranks_and_held_out():
+    single = Digits().load(loading(Path("x")))
     ranks = [Digits().load(loading(Path("x"), rank=rank, ranks=2)) for rank in range(2)]
     batches = zip(*(data.train_batches(33, seed=1) for data in ranks), strict=True)
-    assert same(
-        whole.train_batches(33, seed=1),
-        (tuple(map(torch.cat, zip(*step, strict=True))) for step in batches),
-    )
+    joined = (tuple(map(torch.cat, zip(*step, strict=True))) for step in batches)
+    assert equal(single.train_batches(33, seed=1), joined)
     part = Digits().load(loading(Path("x"), train_fraction=0.9))
     assert part.train_examples + part.evaluation_examples == Digits().train_examples == 1197
     assert abs(part.evaluation_examples - 119.7) < 5 and part.test_inputs.shape[1:] == (1, 8, 8)
 
 
-def test_digits_are_those_of_scikit_learn_bit_for_bit():
+def test_digits_equal_scikit_learn_bitwise():
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -279,7 +268,7 @@ def test_digits_are_those_of_scikit_learn_bit_for_bit():
         assert actual.dtype == tensor.dtype and torch.equal(actual, tensor)
 
 
-def test_digits_without_scikit_learn_are_a_problem(monkeypatch: pytest.MonkeyPatch):
+def test_digits_without_scikit_learn_are_reported(monkeypatch: pytest.MonkeyPatch):
     assert Digits().problems(Path("x")) == []
     monkeypatch.setattr("trainables.data.digits.find_spec", lambda name: None)
     _tensors.cache_clear()
@@ -292,11 +281,11 @@ def test_digits_without_scikit_learn_are_a_problem(monkeypatch: pytest.MonkeyPat
 def test_shares_cover_a_batch():
     for ranks in (1, 2, 3, 5):
         parts = [share(3, 11, rank, ranks) for rank in range(ranks)]
-        assert [at for part in parts for at in range(part.start, part.stop)] == list(range(33, 44))
+        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(33, 44))
 
 
 @pytest.mark.parametrize("settings", [{}, {"trivial_augment": True}])
-def test_repeated_augmentation_shows_an_image_again_at_once(small: Path, settings: dict):
+def test_repeated_augmentation_yields_consecutive_copies(small: Path, settings: dict):
     data = load(small, {**settings, "repeated_augmentation": 3, "flip": True, "crop_padding": 2})
     assert isinstance(data, LoaderData if settings else DeviceData)
     batches = list(data.train_batches(6, seed=0))
@@ -316,13 +305,13 @@ def loader(path: Path, workers: int, settings: Mapping[str, Any] = WORKERS) -> L
     return data
 
 
-def test_the_number_of_workers_changes_nothing(large: Path):
+def test_batches_do_not_depend_on_the_number_of_workers(large: Path):
     reference = list(loader(large, 0).train_batches(7, seed=3))
     for workers in (1, 2):
-        assert same(iter(reference), loader(large, workers).train_batches(7, seed=3))
+        assert equal(iter(reference), loader(large, workers).train_batches(7, seed=3))
 
 
-def test_large_images_are_torchvisions_transforms(large: Path):
+def test_large_images_equal_torchvision_transforms(large: Path):
     from torchvision.transforms import v2
 
     settings = {
@@ -345,20 +334,24 @@ def test_large_images_are_torchvisions_transforms(large: Path):
     mean, deviation = (
         torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
+
+    def assert_equal(actual: Tensor, pixels: Tensor) -> None:
+        expected = (pixels / 255 - mean) / deviation
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
     inputs = torch.cat([x for x, _ in data.train_batches(10, seed=9)])
-    for mine, position, seed in zip(inputs, order.tolist(), seeds.tolist(), strict=True):
+    for actual, position, seed in zip(inputs, order.tolist(), seeds.tolist(), strict=True):
         torch.manual_seed(seed)
-        theirs = v2.Compose(steps)(Image.open(files[0].paths[position]).convert("RGB"))
-        torch.testing.assert_close(mine, (theirs / 255 - mean) / deviation, atol=1e-5, rtol=1e-5)
+        image = Image.open(files[0].paths[position]).convert("RGB")
+        assert_equal(actual, v2.Compose(steps)(image))
     test = v2.Compose([v2.Resize(18), v2.CenterCrop(16), v2.PILToTensor()])
-    for mine, path in zip(next(data.test_batches())[0], files[1].paths, strict=True):
-        theirs = test(Image.open(path).convert("RGB"))
-        torch.testing.assert_close(mine, (theirs / 255 - mean) / deviation, atol=1e-5, rtol=1e-5)
+    for actual, path in zip(next(data.test_batches())[0], files[1].paths, strict=True):
+        assert_equal(actual, test(Image.open(path).convert("RGB")))
 
 
 @pytest.fixture
-def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead worker is noticed within 0.2 s, not 5 s."""
+def short_poll_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the loader detect a dead worker within 0.2 s instead of 5 s."""
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
@@ -366,15 +359,15 @@ def kill_a_worker() -> None:
     os.kill(next(p.pid for p in multiprocessing.active_children() if p.pid), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_forgiven_once(large: Path, asked_often: None):
+def test_first_killed_worker_is_replaced(large: Path, short_poll_interval: None):
     expected = list(loader(large, 0).train_batches(2, seed=1))
-    got = []
+    batches = []
     for step, batch in enumerate(loader(large, 1).train_batches(2, seed=1)):
-        got.append(batch)
+        batches.append(batch)
         if step == 1:
             kill_a_worker()
-            time.sleep(0.3)  # where torch's own handler would raise: here it must not
-    assert same(iter(expected), iter(got))
+            time.sleep(0.3)  # torch's own signal handler would raise here
+    assert equal(iter(expected), iter(batches))
     with pytest.raises((RuntimeError, OSError, EOFError)):
         for step, _ in enumerate(loader(large, 1).train_batches(2, seed=1)):
             if step in (1, 7):
@@ -382,7 +375,7 @@ def test_a_killed_worker_is_forgiven_once(large: Path, asked_often: None):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_is_named(large: Path, workers: int):
+def test_unreadable_image_is_named(large: Path, workers: int):
     path = large / "train" / "cat" / "004.png"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError) as raised:
@@ -390,22 +383,22 @@ def test_an_unreadable_image_is_named(large: Path, workers: int):
     assert str(raised.value) == f"{path}: not a readable image (200 bytes). Restore or remove it"
 
 
-def test_a_file_is_read_three_times(small: Path, monkeypatch: pytest.MonkeyPatch):
-    path, tries = small / "train" / "cat" / "004.png", []
+def test_reading_a_file_is_tried_three_times(small: Path, monkeypatch: pytest.MonkeyPatch):
+    path, attempts = small / "train" / "cat" / "004.png", []
     read = Path.read_bytes
 
-    def stale(self: Path) -> bytes:
-        tries.append(self)
-        if len(tries) < 3:
+    def fail_twice(self: Path) -> bytes:
+        attempts.append(self)
+        if len(attempts) < 3:
             raise OSError(116, "Stale file handle")
         return read(self)
 
-    monkeypatch.setattr(Path, "read_bytes", stale)
+    def fail(self: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail_twice)
     assert read_image(str(path)).size == (8, 8)
-    tries[:] = []
-    monkeypatch.setattr(
-        Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(5, "Input/output error"))
-    )
+    monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(DataError, match=r"004\.png: cannot be read \(Input/output error\)"):
         read_image(str(path))
 
@@ -413,38 +406,39 @@ def test_a_file_is_read_three_times(small: Path, monkeypatch: pytest.MonkeyPatch
 # ---------------------------------------------------------------------- the cache
 
 
-def cache_of(place: Path) -> list[str]:
-    return sorted(path.name for path in place.glob(".precond-*") if path.suffix != ".lock")
+def caches(folder: Path) -> list[str]:
+    """Return the names of the caches in a folder, incomplete ones included."""
+    return sorted(path.name for path in folder.glob(".precond-*") if path.suffix != ".lock")
 
 
-def test_the_cache_is_made_once_and_follows_the_files(small: Path, monkeypatch: pytest.MonkeyPatch):
+def test_cache_is_created_once_and_again_after_a_file_changes(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+):
     data = load(small)
-    made = cache_of(small)
-    assert len(made) == 1 and cache_of(small.parent / "data") == []
+    assert len(caches(small)) == 1 and caches(small.parent / "data") == []
     reads = []
     monkeypatch.setattr("trainables.data.images._pixels", lambda image: reads.append(image))
-    assert same(data.test_batches(), load(small).test_batches()) and not reads
+    assert equal(data.test_batches(), load(small).test_batches()) and not reads
     monkeypatch.undo()
     paint(small / "train" / "cat" / "004.png", (8, 8), seed=999)
-    again = load(small)
-    assert len(cache_of(small)) == 2 and not same(
-        data.train_batches(30, 0), again.train_batches(30, 0)
-    )
+    changed = load(small)
+    assert len(caches(small)) == 2
+    assert not equal(data.train_batches(30, 0), changed.train_batches(30, 0))
 
 
-def test_a_short_cache_is_made_again(small: Path):
+def test_short_cache_is_created_again(small: Path):
     expected = list(load(small).train_batches(4, seed=0))
-    file = small / cache_of(small)[0] / "train.bin"
+    file = small / caches(small)[0] / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    assert same(iter(expected), load(small).train_batches(4, seed=0))
+    assert equal(iter(expected), load(small).train_batches(4, seed=0))
 
 
-def test_images_of_mixed_sizes_go_to_workers_and_that_is_remembered(
+def test_mixed_sizes_use_workers_and_are_recorded_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     mixed = make_folder(tmp_path / "mixed", mixed=True)
     assert isinstance(load(mixed), LoaderData)
-    (cache,) = cache_of(mixed)
+    (cache,) = caches(mixed)
     assert [path.name for path in (mixed / cache).iterdir()] == ["meta.json"]
     monkeypatch.setattr("trainables.data.images._pixels", lambda image: 1 / 0)
     assert isinstance(load(mixed), LoaderData)
@@ -454,20 +448,20 @@ FORK = multiprocessing.get_context("fork")
 
 
 def build(path: Path, results: Any) -> None:
-    """Load the folder slowly; reports how many images were read for the cache, and a sum over it."""
-    pixels, seen = images._pixels, []
+    """Load the folder slowly; put the number of images read for the cache and a sum of a batch."""
+    pixels, reads = images._pixels, []
 
     def slow(image: Any) -> Tensor:
-        seen.append(image)
+        reads.append(image)
         time.sleep(0.01)
         return pixels(image)
 
     images._pixels = slow
     data = load(path)
-    results.put((len(seen), next(data.train_batches(30, 0))[0].double().sum().item()))
+    results.put((len(reads), next(data.train_batches(30, 0))[0].double().sum().item()))
 
 
-def test_a_process_killed_while_making_the_cache_leaves_none_and_of_two_one_makes_it(small: Path):
+def test_cache_is_created_by_one_of_two_processes_after_a_kill(small: Path):
     results = FORK.Queue()
     killed, *rest = (FORK.Process(target=build, args=(small, results)) for _ in range(3))
     killed.start()
@@ -476,68 +470,63 @@ def test_a_process_killed_while_making_the_cache_leaves_none_and_of_two_one_make
         time.sleep(0.005)
     killed.kill()
     killed.join()
-    (begun,) = cache_of(small)  # begun, not finished
-    assert begun.endswith(".tmp")
+    (incomplete,) = caches(small)
+    assert incomplete.endswith(".tmp")
     for process in rest:
         process.start()
     counts, totals = zip(*(results.get(timeout=60) for _ in rest), strict=True)
     for process in rest:
         process.join()
     assert sorted(counts) == [0, 39]
-    (made,) = cache_of(small)
-    assert not made.endswith(".tmp")
+    (complete,) = caches(small)
+    assert not complete.endswith(".tmp")
     assert {*totals} == {next(load(small).train_batches(30, 0))[0].double().sum().item()}
 
 
 @pytest.fixture
-def nobody() -> Iterator[Path]:
-    """A folder that belongs to somebody else than this process."""
+def read_only() -> Iterator[Path]:
+    """A folder in which this process cannot write; root runs as another user meanwhile."""
     root = Path(tempfile.mkdtemp())
-    theirs = make_folder(root / "theirs")
+    folder = make_folder(root / "images")
     for path in (root, *root.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     if os.geteuid() == 0:
         os.seteuid(65534)
         try:
-            yield theirs
+            yield folder
         finally:
             os.seteuid(0)
     else:
-        yield theirs
+        yield folder
     for path in (root, *root.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     shutil.rmtree(root)
 
 
-def test_beside_a_read_only_folder_the_cache_is_in_the_data_folder(nobody: Path):
+def test_cache_of_a_read_only_folder_is_in_the_data_folder(read_only: Path):
+    dataset = source(f"imagefolder:{read_only}")
     with tempfile.TemporaryDirectory() as writable:
-        where = Loading(device=CPU, data_dir=Path(writable), settings={})
-        data = source(f"imagefolder:{nobody}").load(where)
-        assert (
-            isinstance(data, DeviceData)
-            and len(cache_of(Path(writable))) == 1
-            and cache_of(nobody) == []
-        )
+        data = dataset.load(Loading(device=CPU, data_dir=Path(writable), settings={}))
+        assert isinstance(data, DeviceData)
+        assert len(caches(Path(writable))) == 1 and caches(read_only) == []
     with pytest.raises(DataError, match="cannot be written: name another folder with --data-dir"):
-        source(f"imagefolder:{nobody}").load(
-            Loading(device=CPU, data_dir=nobody.parent, settings={})
-        )
+        dataset.load(Loading(device=CPU, data_dir=read_only.parent, settings={}))
 
 
-def test_a_full_disk_leaves_no_cache(small: Path, monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_leaves_no_cache(small: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("trainables.data.cache.sync", full)
-    with pytest.raises(DataError, match="No space left on device: make room"):
+    with pytest.raises(DataError, match="No space left on device: free disk space"):
         load(small)
-    assert cache_of(small) == []
+    assert caches(small) == []
 
 
-# ---------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------- invalid input
 
 
-def test_an_unknown_dataset_is_met_with_the_nearest():
+def test_unknown_dataset_suggests_similar_names():
     with pytest.raises(
         HyperparameterError, match=r'dataset = "cifar11": unknown\. Did you mean "cifar10"'
     ):
@@ -546,50 +535,51 @@ def test_an_unknown_dataset_is_met_with_the_nearest():
         source("imagefolder:")
 
 
-def test_folders_that_are_not_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refused(name: str) -> list[str]:
+def test_invalid_image_folders_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def errors(name: str) -> list[str]:
         with pytest.raises(HyperparameterError) as raised:
             image_folder(str(name))
         return str(raised.value).splitlines()
 
-    (line,) = refused(str(tmp_path / "none"))
+    (line,) = errors(str(tmp_path / "none"))
     assert "none/train: No such file or directory" in line and "--data-dir" not in line
     monkeypatch.setenv("PRECOND_DATA", str(tmp_path))
-    (line,) = refused("none")
-    assert line.endswith("a relative path is one below --data-dir")
+    (line,) = errors("none")
+    assert line.endswith("a relative path is relative to --data-dir")
     differing = make_folder(tmp_path / "differing")
     (differing / "train" / "dog").rename(differing / "train" / "fox")
-    lines = refused("differing")
+    lines = errors("differing")
     assert lines == ["imagefolder:differing: class fox is in train, not in test",
                      "imagefolder:differing: class dog is in test, not in train"]  # fmt: skip
     empty = make_folder(tmp_path / "empty")
     for path in (empty / "test" / "cat").iterdir():
         path.unlink()
-    (line,) = refused("empty")
+    (line,) = errors("empty")
     assert "test/cat has no images" in line
     single = make_folder(tmp_path / "single")
     for name in CLASSES[1:]:
         for split in ("train", "test"):
             shutil.rmtree(single / split / name)
-    assert "1 classes in train: at least 2" in refused("single")[0]
+    assert "1 classes in train: at least 2 class folders are required" in errors("single")[0]
     broken = make_folder(tmp_path / "broken")
     (broken / "train" / "bird" / "000.png").write_bytes(b"")
-    assert "000.png: not a readable image (0 bytes)" in refused("broken")[0]
+    assert "000.png: not a readable image (0 bytes)" in errors("broken")[0]
 
 
-def test_val_stands_in_for_test_and_sizes_are_seen(tmp_path: Path, small: Path, large: Path):
+def test_val_replaces_a_missing_test_split(tmp_path: Path, small: Path, large: Path):
     (small / "test").rename(small / "val")
-    found = source(f"imagefolder:{small}")
-    assert (found.classes, found.train_examples, found.channels, found.size) == (3, 30, 3, 8)
+    dataset = source(f"imagefolder:{small}")
+    assert (dataset.classes, dataset.train_examples) == (3, 30)
+    assert (dataset.channels, dataset.size) == (3, 8)
     assert load(small).evaluation_examples == 9 and source(f"imagefolder:{large}").size == 224
 
 
 def test_verification_names_every_unreadable_image(small: Path):
-    found = source(f"imagefolder:{small}")
-    assert found.problems(small.parent) == found.problems(small.parent, verify=True) == []
+    dataset = source(f"imagefolder:{small}")
+    assert dataset.problems(small.parent) == dataset.problems(small.parent, verify=True) == []
     for name in ("000", "007"):
         (small / "train" / "dog" / f"{name}.png").write_bytes(b"no image")
-    lines = found.problems(small.parent, verify=True)
+    lines = dataset.problems(small.parent, verify=True)
     assert len(lines) == 2 and "dog/000.png" in lines[0] and "dog/007.png" in lines[1]
 
 
@@ -597,20 +587,22 @@ def test_verification_names_every_unreadable_image(small: Path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_batches_on_a_gpu_are_the_cpus_and_no_step_waits(path_and_settings: tuple[Path, dict]):
+def test_batches_on_a_gpu_equal_the_cpu_without_synchronisation(
+    path_and_settings: tuple[Path, dict],
+):
     path, settings = path_and_settings
-    where = Loading(device=torch.device("cuda"), data_dir=path.parent / "data", settings=settings)
-    there, here = source(f"imagefolder:{path}").load(where), load(path, settings)
-    batches = there.train_batches(5, seed=1)
-    seen = [next(batches)]
-    if isinstance(there, DeviceData):
+    data_dir, cuda = path.parent / "data", torch.device("cuda")
+    on_gpu = source(f"imagefolder:{path}").load(Loading(cuda, data_dir, settings))
+    on_cpu = load(path, settings)
+    iterator = on_gpu.train_batches(5, seed=1)
+    batches = [next(iterator)]
+    if isinstance(on_gpu, DeviceData):
         torch.cuda.set_sync_debug_mode("error")
     try:
-        seen += batches
+        batches += iterator
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for (inputs, labels), (expected, targets) in zip(
-        seen, here.train_batches(5, seed=1), strict=True
-    ):
-        torch.testing.assert_close(inputs.cpu(), expected, atol=1e-5, rtol=1e-5)
-        assert labels.cpu().equal(targets)
+    expected = on_cpu.train_batches(5, seed=1)
+    for (inputs, labels), (cpu_inputs, cpu_labels) in zip(batches, expected, strict=True):
+        torch.testing.assert_close(inputs.cpu(), cpu_inputs, atol=1e-5, rtol=1e-5)
+        assert labels.cpu().equal(cpu_labels)

@@ -1,4 +1,4 @@
-"""Trials on image folders: resumed bitwise for each loader, and left in flight when their data are damaged."""
+"""Tests of trials on image folders: bitwise resumption for each loader, and damaged data."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ def resolved(folder: Path, **recipe: object) -> TrialConfig:
 @pytest.mark.parametrize(
     ("side", "settings"), [(8, BY_THE_DEVICE), (8, BY_WORKERS), (70, BY_WORKERS)]
 )
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, side: int, settings: dict):
+def test_resumed_trial_on_images_is_bitwise_equal(tmp_path: Path, side: int, settings: dict):
     folder = make_folder(tmp_path / "images", side=side, mixed=side > 64)
     config = resolved(folder, epochs=3, **settings)
-    whole = run(tmp_path / "whole", config)
+    uninterrupted = run(tmp_path / "uninterrupted", config)
     stopped = run(tmp_path / "stopped", config, stop_after=2)
     loaded = stopped.load()
     assert stopped.status() is None and loaded is not None and loaded[0] == 1
-    assert numbers(run(tmp_path / "stopped", config)) == numbers(whole) and len(whole.epochs()) == 3
+    assert numbers(run(tmp_path / "stopped", config)) == numbers(uninterrupted)
+    assert len(uninterrupted.epochs()) == 3
 
 
-def test_damaged_data_leave_a_trial_in_flight_until_they_are_restored(tmp_path: Path):
+def test_trial_with_damaged_data_has_no_status_and_can_be_resumed(tmp_path: Path):
     folder = make_folder(tmp_path / "images")
     config = resolved(folder, epochs=2)
     image = folder / "train" / "dog" / "005.png"
@@ -59,7 +60,7 @@ def test_damaged_data_leave_a_trial_in_flight_until_they_are_restored(tmp_path: 
     assert (run(tmp_path / "out", config).status() or {})["status"] == "completed"
 
 
-def test_a_worker_reports_damaged_data_and_the_driver_stops():
+def test_driver_stops_when_a_worker_reports_damaged_data():
     def damaged():
         raise DataError("images/1.png: not a readable image")
         yield
@@ -73,27 +74,23 @@ def test_a_worker_reports_damaged_data_and_the_driver_stops():
     assert stop("two", result) and stop.stop_all() and stop.problem == result[PROBLEM]
 
 
-def test_a_run_on_damaged_data_exits_4_without_a_status(tmp_path: Path):
+def test_study_with_damaged_data_exits_with_4(tmp_path: Path):
     folder = make_folder(tmp_path / "pictures")
     resolved(folder)
     image = folder / "train" / "dog" / "005.png"
     image.write_bytes(image.read_bytes()[:100])
-    flags = "--workload imagefolder:pictures/resnet20 --optimizers sgd --seeds 2 --epochs 1 --set batch_size=8 --json"
-    command = [
-        sys.executable,
-        str(ROOT / "studies" / "ablation_rank.py"),
-        *flags.split(),
-        "--tracking-uri",
-        "none",
-    ]
+    flags = (
+        "--workload imagefolder:pictures/resnet20 --optimizers sgd --seeds 2 --epochs 1 "
+        "--set batch_size=8 --json --tracking-uri none"
+    )
+    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *flags.split()]
     command += ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 4, ended.stderr
-    problem, command_again = ended.stderr.splitlines()[-2:]
+    problem, repeated_command = ended.stderr.splitlines()[-2:]
     assert problem.startswith(
         f"error: {image}: not a readable image (100 bytes). Restore or remove it; nothing"
     )
-    assert (
-        command_again.startswith("  python ") and "imagefolder:pictures/resnet20" in command_again
-    )
+    assert repeated_command.startswith("  python ")
+    assert "imagefolder:pictures/resnet20" in repeated_command
     assert not list((tmp_path / "out" / "trials").glob("*/status.json"))

@@ -1,4 +1,4 @@
-"""The whole path, as a user runs it: Ray, folders, report, MLflow; the same command again; a killed driver."""
+"""Tests of complete study commands: Ray, trial folders, reports and MLflow; repeated and killed commands."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from trainables.__main__ import main as without_ray
+from trainables.__main__ import main as train_without_ray
 from trainables.files import read_lines
 from trainables.store import TrialStore, read_config, trial_folders
 from trainables.train import epochs
 
 ROOT = Path(__file__).parents[2]
-# Two clusters that start on two busy cores can take longer than Ray's own limit.
+# On a busy machine, Ray can take longer to start than its default limit.
 ENVIRONMENT = {
     **os.environ,
     "RAY_raylet_start_wait_time_s": "180",
@@ -47,10 +47,11 @@ def files(root: Path, *patterns: str) -> dict[str, bytes]:
 
 
 def numbers(folder: Path) -> list[dict[str, float]]:
-    described = ("time/", "mem/", "system/")
+    """Return the metrics of a trial's epochs without measurements of time and memory."""
+    measured = ("time/", "mem/", "system/")
     lines = read_lines(folder / "epochs.jsonl")
     return [
-        {k: v for k, v in line["metrics"].items() if not k.startswith(described)} for line in lines
+        {k: v for k, v in line["metrics"].items() if not k.startswith(measured)} for line in lines
     ]
 
 
@@ -60,37 +61,30 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out / "smoke", finish(study("--smoke", "--out", out))
 
 
-def test_a_smoke_run_ends_with_results(smoke: tuple[Path, str]):
+def test_smoke_study_writes_trials_and_reports(smoke: tuple[Path, str]):
     root, output = smoke
     assert "12 to go" in output and "Traceback" not in output
-    assert all(
-        len(line) <= 80 for line in output.splitlines() if root.parent.name not in line
-    )  # a path is as it is
+    lines = [line for line in output.splitlines() if root.parent.name not in line]
+    assert all(len(line) <= 80 for line in lines)  # lines with a path may be longer
     folders = list(trial_folders(root))
     assert len(folders) == 12
     for folder in folders:
         assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == [0, 1]
         assert not list(folder.glob("checkpoint-*"))
-    written = files(root, "reports/ablation_rank/digits-cnn/*")
-    assert {Path(name).name for name in written} >= {
-        "report.md",
-        "report.html",
-        "trials.csv",
-        "rank.png",
-        "rank.svg",
-    }
+    reports = {Path(name).name for name in files(root, "reports/ablation_rank/digits-cnn/*")}
+    assert reports >= {"report.md", "report.html", "trials.csv", "rank.png", "rank.svg"}
     assert "reports/ablation_rank/digits-cnn/report.html" in output.replace("\n", "")
 
 
-def test_ray_and_this_process_give_the_same_numbers(smoke: tuple[Path, str], tmp_path: Path):
+def test_ray_worker_and_this_process_give_equal_numbers(smoke: tuple[Path, str], tmp_path: Path):
     folder = next(
         f for f in trial_folders(smoke[0]) if read_config(f)["config"]["optimizer"] == "nysact-g"
     )
     source = TrialStore.open(smoke[0], read_config(folder)["key"])
-    here = TrialStore(tmp_path, source.config)
-    here.create()
-    list(epochs(here.config, here))
-    assert numbers(here.folder) == numbers(folder)
+    store = TrialStore(tmp_path, source.config)
+    store.create()
+    list(epochs(store.config, store))
+    assert numbers(store.folder) == numbers(folder)
 
 
 def test_mlflow_has_a_parent_and_a_run_for_each_trial(smoke: tuple[Path, str]):
@@ -111,7 +105,7 @@ def test_mlflow_has_a_parent_and_a_run_for_each_trial(smoke: tuple[Path, str]):
     assert {"report.md", "trials.csv", "rank.png"} <= artifacts
 
 
-def test_the_same_command_again_trains_nothing_and_renders_the_same(smoke: tuple[Path, str]):
+def test_repeated_command_trains_nothing_and_writes_equal_reports(smoke: tuple[Path, str]):
     root = smoke[0]
     before = files(root, "reports/**/*.*", "trials/*/*")
     output = finish(study("--smoke", "--out", root.parent))
@@ -119,39 +113,27 @@ def test_the_same_command_again_trains_nothing_and_renders_the_same(smoke: tuple
     assert files(root, "reports/**/*.*", "trials/*/*") == before
 
 
-def test_without_ray_the_same_folders(
+def test_trials_without_ray_are_bitwise_equal(
     smoke: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """`--dry-run --json` writes the file, `python -m trainables` runs it: bitwise the numbers of Ray's workers."""
-    listed = finish(
-        study("--smoke", "--dry-run", "--json", "--out", tmp_path / "none", "--seeds", "1")
-    )
-    (tmp_path / "trials.jsonl").write_text(listed)
-    assert (
-        without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path), "--commit-every", "0"])
-        == 0
-    )
+    """`python -m trainables` trains the output of `--dry-run --json` as Ray's workers do."""
+    flags = ("--smoke", "--dry-run", "--json", "--out", tmp_path / "none", "--seeds", "1")
+    trials, path = finish(study(*flags)), tmp_path / "trials.jsonl"
+    path.write_text(trials)
+    arguments = [str(path), "--out", str(tmp_path)]
+    assert train_without_ray([*arguments, "--commit-every", "0"]) == 0
     folders = list(trial_folders(tmp_path))
     assert len(folders) == 6 and "completed" in capsys.readouterr().out
     for folder in folders:
         assert numbers(folder) == numbers(smoke[0] / "trials" / folder.name)
-    assert (
-        without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 0
-    )  # nothing left to do
-    (tmp_path / "trials.jsonl").write_text(listed.replace('"batch_size": 64', '"batch_size": 32'))
-    assert without_ray([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path)]) == 2
+    assert train_without_ray(arguments) == 0  # all trials are complete
+    path.write_text(trials.replace('"batch_size": 64', '"batch_size": 32'))
+    assert train_without_ray(arguments) == 2  # the keys do not match the configurations
 
 
-def test_a_field_of_the_recipe_is_a_factor_of_as_released_and_consistent_arms(tmp_path: Path):
-    arguments = (
-        "--smoke",
-        "--optimizers",
-        "foof,nysact-s",
-        "--tracking-uri",
-        "none",
-        "--out",
-        tmp_path,
-    )
+def test_recipe_field_can_be_the_factor_of_both_variants(tmp_path: Path):
+    flags = "--smoke --optimizers foof,nysact-s --tracking-uri none --out"
+    arguments = (*flags.split(), tmp_path)
     assert "12 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
     sizes = {
         (c["optimizer"], c["batch_size"])
@@ -160,32 +142,21 @@ def test_a_field_of_the_recipe_is_a_factor_of_as_released_and_consistent_arms(tm
     assert sizes == {("foof", 16), ("foof", 32), ("nysact-s", 16), ("nysact-s", 32)}
     text = (tmp_path / "smoke/reports/ablation_batch_size/digits-cnn/report.md").read_text()
     assert "batch size varied" in text and "(batch_size.png)" in text
-    assert (
-        "| nysact-s as-released batch_size=16 | 2 |" in text
-        and "| nysact-s batch_size=16 | 2 |" in text
-    )
+    assert "| nysact-s as-released batch_size=16 | 2 |" in text
+    assert "| nysact-s batch_size=16 | 2 |" in text
     assert "12 done, 0 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
 
 
-def test_stopped_and_killed_drivers_go_on_where_they_were(tmp_path: Path):
-    """A time budget, SIGTERM and kill -9 in turn; each time the same command goes on, and no finished trial moves."""
-    arguments = (
-        "--optimizers",
-        "sgd",
-        "--seeds",
-        "12",
-        "--epochs",
-        "8",
-        "--tracking-uri",
-        "none",
-        "--out",
-        tmp_path,
-    )
+def test_study_resumes_after_its_driver_is_stopped_or_killed(tmp_path: Path):
+    """A time budget, SIGTERM and SIGKILL stop the driver; then the same command resumes the study.
+
+    The folders of finished trials do not change.
+    """
+    flags = "--optimizers sgd --seeds 12 --epochs 8 --tracking-uri none --out"
+    arguments = (*flags.split(), tmp_path)
     output = finish(study(*arguments, "--time-budget", "1"), 3)
-    assert (
-        output.splitlines()[-1].strip().endswith("--time-budget 1")
-        and "the time budget is used up" in output
-    )
+    assert output.splitlines()[-1].strip().endswith("--time-budget 1")
+    assert "the time budget is used up" in output
 
     driver = study(*arguments)
     before = len(_finished(tmp_path))
@@ -203,13 +174,13 @@ def test_stopped_and_killed_drivers_go_on_where_they_were(tmp_path: Path):
     assert driver.stdout is not None
     driver.stdout.close()
     done = {folder: files(folder, "*") for folder in _finished(tmp_path)}
-    assert len(done) < 12, "the driver was killed too late for this test to mean anything"
+    assert len(done) < 12, "all trials were complete before the driver was killed"
 
     finish(study(*arguments))
     assert len(_finished(tmp_path)) == 12
     for folder in _finished(tmp_path):
         assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == list(range(8))
-    assert {folder: files(folder, "*") for folder in done} == done, "a finished trial was touched"
+    assert {folder: files(folder, "*") for folder in done} == done, "a finished trial has changed"
 
 
 def _finished(root: Path) -> list[Path]:
@@ -220,5 +191,5 @@ def _wait_for(condition, process: subprocess.Popen[str], seconds: float = 180) -
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "nothing happened"
+        assert time.monotonic() < deadline, f"the condition was not met within {seconds} s"
         time.sleep(0.02)

@@ -1,4 +1,7 @@
-"""What the loop does beside the optimizer: smoothing, mixing, warm-up, decay groups, precision, compilation, phases."""
+"""Features of the training loop besides the optimizer.
+
+Label smoothing, Mixup and CutMix, warm-up, parameter groups, precision, compilation and phases.
+"""
 
 from __future__ import annotations
 
@@ -24,45 +27,49 @@ from trainables.workloads import resolve
 CPU = torch.device("cpu")
 
 
-def trainer(workload: str = "digits/mlp", optimizer: str = "sgd", **settings: Any) -> Trainer:
+def build_trainer(workload: str = "digits/mlp", optimizer: str = "sgd", **settings: Any) -> Trainer:
     return Trainer(resolve(workload, optimizer, recipe={"epochs": 3, **settings}), CPU)
 
 
-def first_batch(of: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
-    return next(iter(of.data.train_batches(of.config.batch_size, train.stream_seed(0, "order", 0))))
+def first_batch(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    seed = train.stream_seed(0, "order", 0)
+    return next(iter(trainer.data.train_batches(trainer.config.batch_size, seed)))
+
+
+def numbered_images(batch: int, channels: int, size: int) -> torch.Tensor:
+    """Return images `[batch, channels, size, size]` in which all pixels are the image's index."""
+    pixels = torch.arange(float(batch)).view(batch, 1, 1, 1)
+    return pixels.expand(batch, channels, size, size).contiguous()
 
 
 # ---------------------------------------------------------------------- the loss
 
 
 def test_smoothed_labels_are_spread_over_all_classes(monkeypatch: pytest.MonkeyPatch):
-    plain = trainer(label_smoothing=0.3)
-    inputs, labels = first_batch(plain)
+    trainer = build_trainer(label_smoothing=0.3)
+    inputs, labels = first_batch(trainer)
     target = 0.7 * F.one_hot(labels, 10).double() + 0.3 / 10
-    expected = -(target * plain.model(inputs).double().log_softmax(1)).sum(1).mean().item()
+    expected = -(target * trainer.model(inputs).double().log_softmax(1)).sum(1).mean().item()
     losses: list[float] = []
     backward = precond.backward
 
-    def noting(loss: torch.Tensor, optimizer: Any) -> None:
+    def record(loss: torch.Tensor, optimizer: Any) -> None:
         losses.append(loss.item())
         backward(loss, optimizer)
 
-    monkeypatch.setattr(precond, "backward", noting)
-    plain.run_epoch(0)
+    monkeypatch.setattr(precond, "backward", record)
+    trainer.run_epoch(0)
     assert losses[0] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     "settings", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}]
 )
-def test_mixing_is_decided_by_its_seed_alone_and_leaves_the_models_stream_alone(
+def test_mixing_depends_on_its_seed_only_and_keeps_the_global_random_state(
     settings: dict[str, float],
 ):
     mixer = Mixer(settings, 10)
-    inputs, labels = (
-        torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 6, 6).contiguous(),
-        torch.arange(8),
-    )
+    inputs, labels = numbered_images(8, 1, 6), torch.arange(8)
     torch.manual_seed(5)
     expected_draw = torch.rand(3)
     torch.manual_seed(5)
@@ -70,44 +77,41 @@ def test_mixing_is_decided_by_its_seed_alone_and_leaves_the_models_stream_alone(
     assert torch.rand(3).equal(expected_draw)
     assert first[0].equal(same[0]) and first[1].equal(same[1]) and not first[1].equal(other[1])
     assert first[1].shape == (8, 10) and torch.allclose(first[1].sum(1), torch.ones(8))
-    # Each image and its label are the same mixture of the batch and the batch rolled by one.
+    # Images and labels are mixed with the next example of the batch, in the same proportion.
     share = first[1][torch.arange(8), labels]
     mixed = share * labels + (1 - share) * labels.roll(1)
     torch.testing.assert_close(first[0].mean((1, 2, 3)), mixed.float())
 
 
-def test_nothing_is_mixed_without_either():
+def test_batches_are_unchanged_without_mixup_and_cutmix():
     inputs, labels = torch.randn(4, 1, 2, 2), torch.arange(4)
     assert Mixer({}, 10)(inputs, labels, seed=0) == (inputs, labels)
 
 
-def test_both_kinds_of_mixing_occur():
+def test_mixup_and_cutmix_are_both_drawn():
     mixer = Mixer({"mixup": 0.5, "cutmix": 0.5}, 2)
-    inputs, labels = (
-        torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 32, 32).contiguous(),
-        torch.arange(2),
-    )
+    inputs, labels = numbered_images(2, 1, 32), torch.arange(2)
     cut = [len(mixer(inputs, labels, seed=seed)[0][0].unique()) == 2 for seed in range(20)]
     assert 3 < sum(cut) < 17
 
 
-def test_every_step_of_every_epoch_is_mixed_otherwise(monkeypatch: pytest.MonkeyPatch):
+def test_each_step_of_each_epoch_has_a_different_mixing_seed(monkeypatch: pytest.MonkeyPatch):
     seeds: list[int] = []
-    mixed = Mixer.__call__
+    mix = Mixer.__call__
 
-    def noting(self: Mixer, inputs: torch.Tensor, labels: torch.Tensor, seed: int):
+    def record(self: Mixer, inputs: torch.Tensor, labels: torch.Tensor, seed: int):
         seeds.append(seed)
-        return mixed(self, inputs, labels, seed)
+        return mix(self, inputs, labels, seed)
 
-    monkeypatch.setattr(Mixer, "__call__", noting)
-    each = trainer(mixup=0.2)
-    metrics = each.run_epoch(0)
-    each.run_epoch(1)
+    monkeypatch.setattr(Mixer, "__call__", record)
+    trainer = build_trainer(mixup=0.2)
+    metrics = trainer.run_epoch(0)
+    trainer.run_epoch(1)
     assert len(seeds) == 36 == len(set(seeds))
-    assert 0.1 < metrics["train/accuracy"] <= 1  # counted against the larger share
+    assert 0.1 < metrics["train/accuracy"] <= 1  # relative to the class with the larger share
 
 
-# ---------------------------------------------------------------------- learning rate and weight decay
+# ---------------------------------------------------------------------- schedule and weight decay
 
 
 def test_the_warm_up_is_linear_and_the_schedule_follows():
@@ -119,15 +123,15 @@ def test_the_warm_up_is_linear_and_the_schedule_follows():
 
 
 def test_the_warm_up_is_counted_in_epochs():
-    each = trainer(warmup_epochs=1)  # of 18 steps
-    each.run_epoch(0)
-    assert each.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
-    each.run_epoch(1)
-    assert each.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    trainer = build_trainer(warmup_epochs=1)  # 18 steps
+    trainer.run_epoch(0)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    trainer.run_epoch(1)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
 
 
-class Everything(nn.Module):
-    """A parameter of each kind."""
+class AllKinds(nn.Module):
+    """A module with every kind of parameter that weight decay distinguishes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,26 +141,26 @@ class Everything(nn.Module):
 
 
 NORMS = {"norm2d.weight", "norm2d.bias", "norm.weight", "norm.bias"}
-SPARED = {
+EXEMPT = {
     "nothing": set(),
     "norm": NORMS,
     "vectors": NORMS | {"conv.bias", "linear.bias", "class_token"},
 }
 
 
-@pytest.mark.parametrize("exempt", SPARED)
+@pytest.mark.parametrize("setting", EXEMPT)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "nysact-s", "steve", "sketchysgd", "soap"])
-def test_weight_decay_spares_what_it_says(exempt: str, optimizer: str):
-    model = Everything()
-    groups = parameter_groups(model, exempt)
+def test_exempt_parameters_have_no_weight_decay(setting: str, optimizer: str):
+    model = AllKinds()
+    groups = parameter_groups(model, setting)
     built = precond.build(optimizer, model, params=groups, weight_decay=0.1)
     decays = {p: group["weight_decay"] for group in built.param_groups for p in group["params"]}
-    spared = {name for name, p in model.named_parameters() if not decays[p]}
-    assert spared == SPARED[exempt] and set(decays.values()) <= {0.0, 0.1} and len(decays) == 9
+    exempt = {name for name, p in model.named_parameters() if not decays[p]}
+    assert exempt == EXEMPT[setting] and set(decays.values()) <= {0.0, 0.1} and len(decays) == 9
 
 
-def test_the_trials_optimizer_has_the_groups_of_its_settings():
-    """Weights without gradient shrink by lr x decay in the first step, and those that are spared do not."""
+def test_the_decay_setting_reaches_the_optimizer():
+    """With zero gradients, the first step shrinks a parameter by lr x decay unless it is exempt."""
     config = resolve("digits/cnn", "sgd", {"weight_decay": 0.5}, {"decay_exempt": "norm"})
     model = workloads.workload("digits/cnn").build(config.settings)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -168,41 +172,36 @@ def test_the_trials_optimizer_has_the_groups_of_its_settings():
         torch.testing.assert_close(p.detach(), factor * before[name])
 
 
-# ---------------------------------------------------------------------- how it is computed
+# ---------------------------------------------------------------------- precision and compilation
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32_weights():
-    each = trainer("digits/cnn", "nysact-s", precision="bf16")
-    seen: set[torch.dtype] = set()
-    each.model.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
-    metrics, exact = each.run_epoch(0), trainer("digits/cnn", "nysact-s").run_epoch(0)
-    assert seen == {torch.bfloat16} and {p.dtype for p in each.model.parameters()} == {
-        torch.float32
-    }
-    assert (
-        metrics["train/loss"]
-        != exact["train/loss"]
-        == pytest.approx(metrics["train/loss"], rel=0.1)
-    )
+    trainer = build_trainer("digits/cnn", "nysact-s", precision="bf16")
+    dtypes: set[torch.dtype] = set()
+    trainer.model.register_forward_hook(lambda _, __, output: dtypes.add(output.dtype))
+    loss = trainer.run_epoch(0)["train/loss"]
+    expected = build_trainer("digits/cnn", "nysact-s").run_epoch(0)["train/loss"]
+    assert dtypes == {torch.bfloat16}
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert loss != expected == pytest.approx(loss, rel=0.1)
 
 
-def test_channels_last_is_a_layout_and_no_other_function():
-    each, plain = trainer("digits/cnn", "foof", channels_last=True), trainer("digits/cnn", "foof")
-    convolution = each.model[3]
+def test_channels_last_changes_the_layout_but_not_the_loss():
+    trainer = build_trainer("digits/cnn", "foof", channels_last=True)
+    convolution = trainer.model[3]
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
     layouts: list[bool] = []
-    convolution.register_forward_hook(
-        lambda _, inputs, __: layouts.append(
-            inputs[0].is_contiguous(memory_format=torch.channels_last)
-        )
-    )
-    assert each.run_epoch(0)["train/loss"] == pytest.approx(
-        plain.run_epoch(0)["train/loss"], rel=1e-3
-    )
+
+    def record(_: nn.Module, inputs: tuple[torch.Tensor], __: torch.Tensor) -> None:
+        layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    convolution.register_forward_hook(record)
+    expected = build_trainer("digits/cnn", "foof").run_epoch(0)["train/loss"]
+    assert trainer.run_epoch(0)["train/loss"] == pytest.approx(expected, rel=1e-3)
     assert all(layouts)
 
 
-def test_a_compiled_trial_goes_through_the_compiler_and_keeps_its_names(
+def test_a_compiled_model_keeps_its_parameter_names_and_loss(
     monkeypatch: pytest.MonkeyPatch,
 ):
     calls: list[nn.Module] = []
@@ -213,44 +212,41 @@ def test_a_compiled_trial_goes_through_the_compiler_and_keeps_its_names(
 
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", eager)
-    plain, compiled = (
-        trainer("digits/cnn", "nysact-s"),
-        trainer("digits/cnn", "nysact-s", compile=True),
-    )
+    plain = build_trainer("digits/cnn", "nysact-s")
+    compiled = build_trainer("digits/cnn", "nysact-s", compile=True)
     assert calls == [compiled.model]
-    ours, theirs = compiled.run_epoch(0), plain.run_epoch(0)
-    assert {name: ours[name] for name in ("train/loss", "test/loss")} == {
-        name: theirs[name] for name in ("train/loss", "test/loss")
-    }
+    metrics, expected = compiled.run_epoch(0), plain.run_epoch(0)
+    for name in ("train/loss", "test/loss"):
+        assert metrics[name] == expected[name]
     assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
     torch._dynamo.reset()
 
 
-def test_a_resumed_run_with_every_setting_is_bitwise_the_uninterrupted_one(tmp_path: Path):
+def test_resume_with_many_settings_is_bitwise(tmp_path: Path):
     settings = {
         "epochs": 3,
         "mixup": 0.2,
         "cutmix": 1.0,
         "label_smoothing": 0.1,
         "warmup_epochs": 1,
+        "decay_exempt": "vectors",
+        "precision": "bf16",
     }
-    config = resolve(
-        "digits/cnn", "nysact-g", {}, {**settings, "decay_exempt": "vectors", "precision": "bf16"}
-    )
-    whole = run(tmp_path / "whole", config)
+    config = resolve("digits/cnn", "nysact-g", {}, settings)
+    complete = run(tmp_path / "complete", config)
     stopped = run(tmp_path / "stopped", config, stop_after=2)
     assert (stopped.load() or (None,))[0] == 1
-    assert numbers(run(tmp_path / "stopped", config)) == numbers(whole)
+    assert numbers(run(tmp_path / "stopped", config)) == numbers(complete)
 
 
-def test_a_trial_on_a_part_of_the_training_set_is_scored_on_the_rest():
-    each = trainer(train_fraction=0.9)
-    metrics = each.run_epoch(0)
-    assert each.data.train_examples + each.data.evaluation_examples == 1197
-    assert each.data.evaluation_examples == pytest.approx(120, abs=5)
+def test_a_fraction_of_the_training_set_is_scored_on_held_out_examples():
+    trainer = build_trainer(train_fraction=0.9)
+    metrics = trainer.run_epoch(0)
+    assert trainer.data.train_examples + trainer.data.evaluation_examples == 1197
+    assert trainer.data.evaluation_examples == pytest.approx(120, abs=5)
     assert "val/accuracy" in metrics and not any(name.startswith("test/") for name in metrics)
     assert train.score(metrics) == metrics["val/accuracy"]
-    assert train.score(trainer().run_epoch(0)) > 0.5
+    assert train.score(build_trainer().run_epoch(0)) > 0.5
 
 
 # ---------------------------------------------------------------------- transformers
@@ -266,64 +262,57 @@ def tiny_vit(monkeypatch: pytest.MonkeyPatch):
     workloads.skeleton.cache_clear()
 
 
-def test_stochastic_depth_rises_to_its_rate_and_skips_whole_branches(tiny_vit: None):
+def test_stochastic_depth_grows_to_its_rate_and_skips_branches_per_example(tiny_vit: None):
     torch.manual_seed(0)
     model = large.vit_s16(3, 32, drop_path=0.5)
     blocks = list(model.encoder.layers)
-    assert [(block.dropout.p, block.mlp[-1].p) for block in blocks] == [
-        (0.0, 0.0),
-        (0.25, 0.25),
-        (0.5, 0.5),
-    ]
+    rates = [(block.dropout.p, block.mlp[-1].p) for block in blocks]
+    assert rates == [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5)]
     ones = torch.ones(4000, 1, 2)
-    kept = blocks[2].dropout.train()(ones)
-    assert set(kept.unique().tolist()) == {0.0, 2.0} and kept.mean().item() == pytest.approx(
-        1, abs=0.1
-    )
+    outputs = blocks[2].dropout.train()(ones)
+    assert set(outputs.unique().tolist()) == {0.0, 2.0}
+    assert outputs.mean().item() == pytest.approx(1, abs=0.1)
     x = torch.randn(4, 3, 32, 32)
     assert not model.train()(x).equal(model(x))
     assert model.eval()(x).equal(model(x))
 
 
 @pytest.mark.parametrize("optimizer", precond.available())
-def test_a_step_of_a_transformer(tiny_vit: None, optimizer: str):
-    """Those that need second derivatives, too: attention has none but in its plain form."""
+def test_each_optimizer_trains_a_transformer(tiny_vit: None, optimizer: str):
+    """Optimizers that need second derivatives require the plain kernel of attention."""
     rank = {"rank": 5} if "rank" in precond.defaults(optimizer) else {}
     settings = {"batch_size": 4, "epochs": 1, "resolution": 32, "drop_path": 0.2}
-    each = Trainer(resolve("cifar100/vit_s16", optimizer, rank, settings), CPU)
-    metrics = each.run_epoch(0)
+    trainer = Trainer(resolve("cifar100/vit_s16", optimizer, rank, settings), CPU)
+    metrics = trainer.run_epoch(0)
     assert metrics["train/loss"] == pytest.approx(4.6, abs=0.3)
 
 
 # ---------------------------------------------------------------------- phases
 
 
-def test_the_phases_tile_the_training_time(monkeypatch: pytest.MonkeyPatch):
-    """Under a clock that each reading advances by one second, every second is some phase's."""
+def test_phases_sum_to_the_training_time(monkeypatch: pytest.MonkeyPatch):
+    """With a clock that advances by one second at each reading, no second is lost."""
     now = iter(range(10**6))
     monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(now)))
-    metrics = trainer().run_epoch(0)
-    assert [metrics[f"time/{phase}_s"] for phase in ("data", "forward_backward", "step")] == [
-        18,
-        18,
-        18,
-    ]
+    metrics = build_trainer().run_epoch(0)
+    phases = ("data", "forward_backward", "step")
+    assert [metrics[f"time/{phase}_s"] for phase in phases] == [18, 18, 18]
     assert metrics["time/other_s"] == metrics["time/train_s"] - 54 <= 2
 
 
-def test_a_phase_has_the_seconds_that_are_spent_in_it():
-    each = trainer()
-    each.optimizer.register_step_pre_hook(lambda *_: measure.time.sleep(0.02))
-    metrics = each.run_epoch(0)
+def test_seconds_are_assigned_to_the_right_phase():
+    trainer = build_trainer()
+    trainer.optimizer.register_step_pre_hook(lambda *_: measure.time.sleep(0.02))
+    metrics = trainer.run_epoch(0)
     assert metrics["time/step_s"] >= 18 * 0.02 > metrics["time/data_s"]
     assert 0 <= metrics["time/other_s"] < 0.2 * metrics["time/train_s"]
 
 
-def test_a_checkpoints_seconds_are_those_of_the_commit_before(tmp_path: Path):
+def test_checkpoint_seconds_are_those_of_the_previous_commit(tmp_path: Path):
     store = run(tmp_path, resolve("digits/mlp", "sgd", recipe={"epochs": 3}))
     seconds = [line["metrics"]["time/checkpoint_s"] for line in store.epochs()]
     assert seconds[0] == 0 and all(value > 0 for value in seconds[1:])
 
 
-def test_a_cifar_resnet_takes_other_sizes():
+def test_cifar_resnets_accept_other_image_sizes():
     assert small.resnet20(4)(torch.randn(2, 3, 20, 20)).shape == (2, 4)

@@ -1,4 +1,4 @@
-"""Folders and files that somebody else wrote: nothing in them is run, and nothing outside the output folder changes."""
+"""Malicious trial folders and files: no code in them runs, and no file outside is changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CALLS: dict[str, Callable[[Path], tuple[Callable[..., Any], tuple[Any, ...]]]] =
 
 
 class Evil:
-    """Calls something when it is unpickled."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, call: tuple[Callable[..., Any], tuple[Any, ...]]):
         self._call = call
@@ -64,7 +64,7 @@ def config() -> TrialConfig:
 
 @pytest.fixture
 def store(tmp_path: Path, config: TrialConfig) -> TrialStore:
-    """A trial with the checkpoints of its first two epochs."""
+    """A trial folder with checkpoints of the first two epochs."""
     store = TrialStore(tmp_path / "out", config)
     store.create()
     store.begin({})
@@ -75,7 +75,7 @@ def store(tmp_path: Path, config: TrialConfig) -> TrialStore:
 
 
 def sign(checkpoint: Path) -> None:
-    """Make the manifest fit: the attacker knows how."""
+    """Update the manifest to match `state.pt`, as an attacker can."""
     path = checkpoint / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["digest"]
@@ -85,8 +85,10 @@ def sign(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", CALLS)
-def test_code_in_a_checkpoint_is_not_run(store: TrialStore, tmp_path: Path, name: str, way: str):
-    """Even with a manifest that fits; it is put away, and the checkpoint before is used."""
+def test_code_in_a_checkpoint_is_not_executed(
+    store: TrialStore, tmp_path: Path, name: str, way: str
+):
+    """The checkpoint is quarantined and the previous one is used, even if the manifest matches."""
     marker, checkpoint = tmp_path / MARKER, store.folder / "checkpoint-1"
     WAYS[way](Evil(CALLS[name](marker)), checkpoint / "state.pt")
     sign(checkpoint)
@@ -97,7 +99,7 @@ def test_code_in_a_checkpoint_is_not_run(store: TrialStore, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("name", ["checkpoint-7.tmp", "checkpoint-0"])
-def test_a_link_out_of_the_folder_is_removed_not_followed(
+def test_a_symbolic_link_is_removed_but_its_target_is_kept(
     store: TrialStore, tmp_path: Path, name: str
 ):
     outside = tmp_path / "outside"
@@ -106,41 +108,41 @@ def test_a_link_out_of_the_folder_is_removed_not_followed(
     if (store.folder / name).exists():
         shutil.rmtree(store.folder / name)
     (store.folder / name).symlink_to(outside, target_is_directory=True)
-    again = TrialStore(store.root, store.config)
-    again.begin({})
-    assert (loaded := again.load()) is not None and loaded[0] == 1
-    again.record(2, {})
-    again.finish("completed")
+    reopened = TrialStore(store.root, store.config)
+    reopened.begin({})
+    assert (loaded := reopened.load()) is not None and loaded[0] == 1
+    reopened.record(2, {})
+    reopened.finish("completed")
     assert (outside / "precious").read_text() == "mine" and not (store.folder / name).is_symlink()
 
 
-def document(config: TrialConfig, **changed: Any) -> dict[str, Any]:
-    return {"config": {**config.to_dict(), **changed}, "key": config.trial_key}
+def document(config: TrialConfig, **changes: Any) -> dict[str, Any]:
+    return {"config": {**config.to_dict(), **changes}, "key": config.trial_key}
 
 
-BAD_TRIALS: dict[str, Callable[[TrialConfig], str]] = {
+INVALID_TRIALS: dict[str, Callable[[TrialConfig], str]] = {
     "no JSON": lambda config: "{",
     "a list": lambda config: "[]",
     "a number": lambda config: "7",
     "null": lambda config: "null",
-    "nested deep": lambda config: "[" * 100_000,
+    "deeply nested": lambda config: "[" * 100_000,
     "no key": lambda config: json.dumps({"config": config.to_dict()}),
     "another key": lambda config: json.dumps({**document(config), "key": "0" * 64}),
-    "a path for a key": lambda config: json.dumps({**document(config), "key": "../../../evil"}),
-    "config of text": lambda config: json.dumps({"config": "x", "key": "y"}),
+    "a path as key": lambda config: json.dumps({**document(config), "key": "../../../evil"}),
+    "a text as config": lambda config: json.dumps({"config": "x", "key": "y"}),
     "unknown field": lambda config: json.dumps(document(config, command="touch evil")),
-    "a path for a workload": lambda config: json.dumps(document(config, workload="../../evil")),
+    "a path as workload": lambda config: json.dumps(document(config, workload="../../evil")),
     "another seed": lambda config: json.dumps(document(config, seed=1)),
-    "settings of text": lambda config: json.dumps(document(config, settings="x")),
+    "a text as settings": lambda config: json.dumps(document(config, settings="x")),
     "nan": lambda config: json.dumps(document(config, batch_size=float("nan"))),
 }
 
 
-@pytest.mark.parametrize("name", BAD_TRIALS)
-def test_a_bad_file_of_trials_is_refused(
+@pytest.mark.parametrize("name", INVALID_TRIALS)
+def test_an_invalid_file_of_trials_is_refused(
     tmp_path: Path, config: TrialConfig, name: str, capsys: pytest.CaptureFixture[str]
 ):
-    (tmp_path / "trials.jsonl").write_text(BAD_TRIALS[name](config))
+    (tmp_path / "trials.jsonl").write_text(INVALID_TRIALS[name](config))
     assert run_trials([str(tmp_path / "trials.jsonl"), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert [path.name for path in tmp_path.iterdir()] == ["trials.jsonl"]

@@ -1,4 +1,4 @@
-"""Models: as many parameters as the reference implementations have, and the functions that they compute."""
+"""Models: parameter counts of the reference implementations, and the shortcuts of the ResNets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-# Counted in the NysAct paper's code, cifar10/models/resnet_cifar.py, with 10 classes; B with its `option='B'`.
+# Parameter counts in the NysAct paper's code (cifar10/models/resnet_cifar.py) with 10 classes, for
+# shortcuts A and B (`option='B'` of that code).
 CIFAR_RESNETS = {
     "resnet20": (269_722, 272_474),
     "resnet32": (464_154, 466_906),
@@ -23,14 +24,16 @@ CIFAR_RESNETS = {
 
 
 @pytest.mark.parametrize(("name", "counts"), CIFAR_RESNETS.items(), ids=CIFAR_RESNETS)
-def test_cifar_resnets_have_the_parameters_of_the_papers_code(name: str, counts: tuple[int, int]):
+def test_cifar_resnets_have_the_parameter_counts_of_the_papers_code(
+    name: str, counts: tuple[int, int]
+):
     build = getattr(small, name)
     assert (count(build()), count(build(shortcut="B"))) == counts
     assert count(build(100)) == counts[0] + 90 * 65
 
 
-def test_a_shortcut_without_parameters_subsamples_and_pads_both_sides():
-    """`F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4))` of that code, planes = 32."""
+def test_shortcut_a_subsamples_and_pads_both_sides():
+    """The NysAct paper's code pads `x[:, :, ::2, ::2]` with `planes // 4` channels on each side."""
     x = torch.randn(2, 16, 8, 8)
     block = small.resnet20().stages[1][0]
     expected = torch.cat([torch.zeros(2, 8, 4, 4), x[:, :, ::2, ::2], torch.zeros(2, 8, 4, 4)], 1)

@@ -1,4 +1,4 @@
-"""How many trials share a GPU: the rule, on loads that are given, and the measuring itself, on this machine's CPU."""
+"""The number of trials per GPU: the rule, with simulated loads, and the measurement, on the CPU."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ from pathlib import Path
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.packing import MOST, Load, grow, share, side_by_side
+from trainables.packing import MAX_PROCESSES, Load, grow, share, side_by_side
 from trainables.workloads import resolve
 
 
 def loads(throughputs: list[float], memory_mb: float, capacity_mb: float = 1000.0):
-    """A GPU with such a throughput for 1, 2, ... processes, each of which takes so much memory."""
+    """Simulate a GPU.
+
+    Args:
+        throughputs: Steps per second of 1, 2, ... processes.
+        memory_mb: Memory of each process.
+        capacity_mb: Memory of the GPU.
+
+    Returns:
+        A function that replaces the measurement, and the list of the numbers of processes that it
+        was called with.
+    """
 
     def measure(processes: int) -> Load:
-        asked.append(processes)
+        calls.append(processes)
         speed = throughputs[min(processes, len(throughputs)) - 1]
         return Load(
             processes=processes,
@@ -26,26 +36,28 @@ def loads(throughputs: list[float], memory_mb: float, capacity_mb: float = 1000.
             capacity_mb=capacity_mb,
         )
 
-    asked: list[int] = []
-    return measure, asked
+    calls: list[int] = []
+    return measure, calls
 
 
 @pytest.mark.parametrize(
-    ("throughputs", "memory_mb", "expected", "asked"),
+    ("throughputs", "memory_mb", "expected", "expected_calls"),
     [
-        ([10, 19, 25, 25.5], 10, 3, [1, 2, 3, 4]),  # the fourth adds two percent
+        ([10, 19, 25, 25.5], 10, 3, [1, 2, 3, 4]),  # the fourth process adds two percent
         ([10, 9], 10, 1, [1, 2]),
-        ([10, 20, 30, 40], 300, 3, [1, 2, 3]),  # a fourth would need 1200 of 1000 MB: not tried
+        ([10, 20, 30, 40], 300, 3, [1, 2, 3]),  # a fourth process would need 1200 of 1000 MB
         ([10, 20], 900, 1, [1]),
-        ([2.0**n for n in range(20)], 1, MOST, list(range(1, MOST + 1))),
+        ([2.0**n for n in range(20)], 1, MAX_PROCESSES, list(range(1, MAX_PROCESSES + 1))),
     ],
 )
-def test_one_more_process_must_fit_and_gain(throughputs, memory_mb, expected, asked):
-    measure, tried = loads(throughputs, memory_mb)
-    assert len(grow(measure)) == expected and tried == asked
+def test_a_process_is_added_only_if_it_fits_and_raises_the_throughput(
+    throughputs, memory_mb, expected, expected_calls
+):
+    measure, calls = loads(throughputs, memory_mb)
+    assert len(grow(measure)) == expected and calls == expected_calls
 
 
-def test_memory_that_grows_faster_than_the_number_is_noticed():
+def test_memory_may_grow_faster_than_the_number_of_processes():
     def measure(processes: int) -> Load:
         return Load(
             processes=processes,
@@ -57,8 +69,8 @@ def test_memory_that_grows_faster_than_the_number_is_noticed():
     assert len(grow(measure)) == 1
 
 
-def test_it_is_measured_once_with_the_hungriest_optimizer_and_kept(tmp_path: Path):
-    """Another optimizer of the workload is new; the same are not, in whatever order and with whatever seed."""
+def test_the_optimizer_with_the_most_memory_is_measured_once_and_stored(tmp_path: Path):
+    """The order of the trials and their seeds do not matter; a new optimizer is measured."""
     calls: list[tuple[str, int]] = []
 
     def measure(config: TrialConfig, processes: int) -> Load:
@@ -79,30 +91,23 @@ def test_it_is_measured_once_with_the_hungriest_optimizer_and_kept(tmp_path: Pat
     assert share(tmp_path, [sgd, foof], "cpu", measure) == 0.5
     other = resolve("digits/mlp", "sgd")
     calls.clear()
-    assert (
-        share(tmp_path, [sgd, foof, other], "cpu", measure) == 0.5
-    )  # the largest share that any of them needs
+    # The result is the largest share over the workloads.
+    assert share(tmp_path, [sgd, foof, other], "cpu", measure) == 0.5
     assert calls[0] == ("sgd", 1) and {name for name, _ in calls} == {"sgd"}
-    kept = json.loads((tmp_path / "packing" / "cpu" / "digits-cnn.json").read_text())
-    assert kept["hungriest"] == "foof" and kept["processes"] == 2 and len(kept["loads"]) == 2
+    stored = json.loads((tmp_path / "packing" / "cpu" / "digits-cnn.json").read_text())
+    assert stored["hungriest"] == "foof" and stored["processes"] == 2 and len(stored["loads"]) == 2
 
 
-def test_half_a_file_is_measured_again(tmp_path: Path):
+def test_an_incomplete_file_is_measured_again(tmp_path: Path):
     path = tmp_path / "packing" / "cpu" / "digits-cnn.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"processes": 3')
-    measure, asked = loads([10, 9], 10)
-    assert (
-        share(tmp_path, [resolve("digits/cnn", "sgd")], "cpu", lambda config, n: measure(n)) == 1
-        and asked
-    )
+    measure, calls = loads([10, 9], 10)
+    sgd = resolve("digits/cnn", "sgd")
+    assert share(tmp_path, [sgd], "cpu", lambda config, n: measure(n)) == 1 and calls
 
 
-def test_processes_side_by_side_are_measured_by_training(tmp_path: Path):
+def test_concurrent_processes_are_measured_by_training(tmp_path: Path):
     load = side_by_side(tmp_path, resolve("digits/cnn", "sgd"), 2, "cpu", seconds=0.5)
-    assert (
-        load.processes == 2
-        and load.steps_per_s > 0
-        and load.memory_mb == 0
-        and load.capacity_mb == math.inf
-    )
+    assert load.processes == 2 and load.steps_per_s > 0
+    assert load.memory_mb == 0 and load.capacity_mb == math.inf

@@ -1,4 +1,4 @@
-"""A user's own optimizer and workload: the README's files as they stand, and what is wrong with others."""
+"""User-defined optimizers and workloads: those in `examples/`, and errors in plugins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from readme import snippet
 
 import precond
 from trainables import plugins
@@ -22,16 +21,11 @@ ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "studies" / "ablation_rank.py"
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
-    """The README's two plugins."""
-    folder, found = tmp_path_factory.mktemp("plugins"), {}
-    for name in ("signsgd", "moons"):
-        content = snippet(f"# {name}.py")
-        assert content.count("\n") < 20
-        found[name] = folder / f"{name}.py"
-        found[name].write_text(content)
-    return found
+@pytest.fixture
+def files() -> dict[str, Path]:
+    """The two plugins in `examples/`."""
+    examples = ROOT / "examples"
+    return {"signsgd": examples / "custom_optimizer.py", "moons": examples / "custom_workload.py"}
 
 
 def dry_run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -45,23 +39,13 @@ def train(config: TrialConfig, root: Path) -> list[dict[str, float]]:
     return list(epochs(config, store))
 
 
-def test_the_optimizer_of_the_readme_trains_beside_a_study(files, tmp_path):
-    """Its trials, and only those, have the file's hash in their key."""
-    done = dry_run(
-        "--plugin",
-        files["signsgd"],
-        "--optimizers",
-        "signsgd,sgd",
-        "--seeds",
-        "1",
-        "--out",
-        tmp_path,
-    )
+def test_a_custom_optimizer_is_added_to_a_study(files, tmp_path):
+    """Only the trials of the plugin's optimizer have the file's hash in their configuration."""
+    arguments = ["--optimizers", "signsgd,sgd", "--seeds", "1"]
+    done = dry_run("--plugin", files["signsgd"], *arguments, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    configs = {
-        doc["config"]["optimizer"]: doc["config"]
-        for doc in map(json.loads, done.stdout.splitlines())
-    }
+    trials = [json.loads(line)["config"] for line in done.stdout.splitlines()]
+    configs = {config["optimizer"]: config for config in trials}
     sha = hashlib.sha256(files["signsgd"].read_bytes()).hexdigest()
     assert configs["signsgd"]["plugin"] == sha
     assert configs["sgd"]["plugin"] is None
@@ -69,36 +53,30 @@ def test_the_optimizer_of_the_readme_trains_beside_a_study(files, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_workload_of_the_readme_trains(files, tmp_path):
-    """In a process that has only the copy in the output folder, as a worker has."""
+def test_a_custom_workload_trains(files, tmp_path):
+    """The command without Ray requires `--plugin`, and trains all trials of the workload."""
     trials = tmp_path / "trials.jsonl"
-    done = dry_run("--plugin", files["moons"], "--workload", "moons/mlp", "--levels", "rank=1,2", "--seeds", "1",
-                   "--out", tmp_path / "out")  # fmt: skip
+    arguments = ["--workload", "moons/mlp", "--levels", "rank=1,2", "--seeds", "1"]
+    done = dry_run("--plugin", files["moons"], *arguments, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     trials.write_text(done.stdout)
     command = [sys.executable, "-m", "trainables", trials, "--out", tmp_path / "out"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert refused.returncode == 2
     assert "--plugin" in refused.stderr
-    ran = subprocess.run(
-        [*command, "--plugin", files["moons"]],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-    )
-    assert ran.returncode == 0, ran.stderr
-    configs = [
-        TrialConfig.from_dict(json.loads(line)["config"]) for line in done.stdout.splitlines()
-    ]
+    command += ["--plugin", files["moons"]]
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert completed.returncode == 0, completed.stderr
+    lines = done.stdout.splitlines()
+    configs = [TrialConfig.from_dict(json.loads(line)["config"]) for line in lines]
     assert len(configs) == 6
     for config in configs:
         store = TrialStore(tmp_path / "out", config)
         assert store.epochs()[-1]["metrics"]["test/accuracy"] > 0.8
 
 
-def test_a_registered_optimizer_is_one_of_all(files):
-    """It is built and checked like the others; a value of another type is refused with the type."""
+def test_a_registered_optimizer_is_checked_like_the_others(files):
+    """Its hyperparameters have defaults, and errors in their values are reported."""
     plugins.load(files["signsgd"])
     assert "signsgd" in precond.available()
     assert precond.defaults("signsgd") == {"lr": 0.001}
@@ -108,49 +86,50 @@ def test_a_registered_optimizer_is_one_of_all(files):
     ]
 
 
-def test_an_edited_plugin_means_new_trials(tmp_path):
-    """A worker that has run the old file takes up the new one."""
-    path, keys = tmp_path / "again.py", []
+def test_an_edited_plugin_gives_new_trials(tmp_path):
+    """A worker that has imported the old version of a file imports the new version too."""
+    path, keys = tmp_path / "edited.py", []
     for version in (1, 2):
         path.write_text(
             "import torch\nfrom trainables.plugins import optimizer\n\n"
-            "@optimizer\ndef again(model, *, lr: float = 0.1):\n"
+            "@optimizer\ndef edited(model, *, lr: float = 0.1):\n"
             f"    return torch.optim.SGD(model.parameters(), lr=lr / {version})\n"
         )
         plugins.load(path)
-        config = resolve("digits/cnn", "again", recipe={"epochs": 1})
+        config = resolve("digits/cnn", "edited", recipe={"epochs": 1})
         keys.append(config.trial_key)
-        plugins.keep(path, tmp_path)
+        plugins.write_copy(path, tmp_path)
         assert train(config, tmp_path)
     assert len(set(keys)) == 2
 
 
-def test_a_changed_copy_is_refused(files, tmp_path):
-    """What a trial runs is what its key says."""
+def test_a_modified_copy_is_refused(files, tmp_path):
+    """A copy whose SHA-256 is not that in the trial's key is not imported."""
     sha = plugins.load(files["signsgd"])
-    plugins.keep(files["signsgd"], tmp_path)
-    plugins.kept(tmp_path, sha).write_text("print('evil')\n")
-    with pytest.raises(plugins.PluginError, match="not those of the trial's plugin"):
-        plugins.load(plugins.kept(tmp_path, sha), sha)
+    plugins.write_copy(files["signsgd"], tmp_path)
+    plugins.copy_path(tmp_path, sha).write_text("print('evil')\n")
+    with pytest.raises(plugins.PluginError, match="differs from the trial's plugin"):
+        plugins.load(plugins.copy_path(tmp_path, sha), sha)
 
 
-WRONG = {
+INVALID = {
     "raises": ("x = 1\nraise RuntimeError('no')\n", r"line 2: RuntimeError: no$"),
     "syntax": ("x = 1\ndef f(:\n", r"line 2: SyntaxError"),
     "nothing": ("x = 1\n", "registers nothing"),
-    "taken": (
-        "from trainables.plugins import optimizer\n@optimizer\ndef sgd(model, *, lr=0.1):\n    pass\n",
-        r'"sgd" is taken',
+    "existing optimizer": (
+        "from trainables.plugins import optimizer\n"
+        "@optimizer\ndef sgd(model, *, lr=0.1):\n    pass\n",
+        r'"sgd" exists already',
     ),
-    "taken workload": (
-        "from trainables.plugins import workload\n@workload('digits/cnn', data=None, batch_size=1, epochs=1)\n"
-        "def f():\n    pass\n",
-        r'"digits/cnn" is taken',
+    "existing workload": (
+        "from trainables.plugins import workload\n"
+        "@workload('digits/cnn', data=None, batch_size=1, epochs=1)\ndef f():\n    pass\n",
+        r'"digits/cnn" exists already',
     ),
     "no slash": (
-        "from trainables.plugins import workload\n@workload('digits', data=None, batch_size=1, epochs=1)\n"
-        "def f():\n    pass\n",
-        r'workload "digits": must be a name, a slash',
+        "from trainables.plugins import workload\n"
+        "@workload('digits', data=None, batch_size=1, epochs=1)\ndef f():\n    pass\n",
+        r'workload "digits": must be DATA/MODEL',
     ),
     "no default": (
         "from trainables.plugins import optimizer\n@optimizer\ndef mine(model, *, lr):\n    pass\n",
@@ -159,10 +138,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_a_plugin_that_cannot_be_used_is_one_line(case, tmp_path):
-    """With the file, the line where it raised, and what is wrong; nothing stays registered."""
-    content, expected = WRONG[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_an_invalid_plugin_gives_a_message_of_one_line(case, tmp_path):
+    """The message has the file, the line and the reason, and nothing remains registered."""
+    content, expected = INVALID[case]
     path = tmp_path / "mine.py"
     path.write_text(content)
     before = precond.available()
@@ -173,10 +152,10 @@ def test_a_plugin_that_cannot_be_used_is_one_line(case, tmp_path):
     assert precond.available() == before
 
 
-def test_the_command_line_refuses_a_bad_plugin(tmp_path):
-    """Exit code 2, one line, nothing written; a missing file, too."""
-    (tmp_path / "bad.py").write_text("raise RuntimeError('no')\n")
-    for name, expected in {"bad.py": "RuntimeError: no", "missing.py": "No such file"}.items():
+def test_the_command_line_refuses_an_invalid_plugin(tmp_path):
+    """Invalid and missing files give exit code 2 and one line, and nothing is written."""
+    (tmp_path / "raises.py").write_text("raise RuntimeError('no')\n")
+    for name, expected in {"raises.py": "RuntimeError: no", "missing.py": "No such file"}.items():
         done = dry_run("--plugin", tmp_path / name, "--out", tmp_path / "out")
         assert done.returncode == 2
         assert done.stderr.startswith("error: --plugin")
@@ -185,17 +164,16 @@ def test_the_command_line_refuses_a_bad_plugin(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_data_that_do_not_belong_together_are_one_line(tmp_path):
-    """Before anything is trained."""
+def test_invalid_plugin_data_give_a_message_before_training(tmp_path):
     path = tmp_path / "odd.py"
     path.write_text(
         "import torch\nfrom torch import nn\nfrom trainables.plugins import workload\n\n"
         "def data():\n    x, y = torch.zeros(4, 2), torch.zeros(4)\n    return x, y, x, y\n\n"
-        "@workload('odd/one', data=data, batch_size=2, epochs=1)\ndef one():\n    return nn.Linear(2, 2)\n"
+        "@workload('odd/linear', data=data, batch_size=2, epochs=1)\n"
+        "def linear():\n    return nn.Linear(2, 2)\n"
     )
-    done = dry_run(
-        "--plugin", path, "--workload", "odd/one", "--out", tmp_path / "out", "--levels", "rank=1"
-    )
+    arguments = ["--workload", "odd/linear", "--levels", "rank=1"]
+    done = dry_run("--plugin", path, *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "labels must be [n] int64" in done.stderr
     assert "Traceback" not in done.stderr

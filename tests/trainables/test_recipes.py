@@ -1,4 +1,4 @@
-"""Recipes: every cell of NysAct's Tables 7 and 8, its released code's conventions, and section 4 of the STEVE paper."""
+"""Recipes: Tables 7 and 8 of the NysAct paper, its code's conventions, and the STEVE paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ NYSACT_CIFAR = [
     f"cifar{n}/{model}" for n in (10, 100) for model in ("resnet32", "resnet110", "densenet121")
 ]
 
-# Table 7 by row; None where the paper has a dot. The lost cells of eps are the released code's default.
+# The rows of Table 7; None where the paper has a dot. The values of eps, which could not be read,
+# are the defaults of the released code.
 COLUMNS = (
     "lr",
     "momentum",
@@ -40,7 +41,8 @@ TABLE_7_CIFAR: dict[str, tuple[Any, ...]] = {
     "nysact-s": (0.1, 0.9, None, 0.95, 0.0005, None, 1.0, 5, 50, 10),
     "nysact-g": (0.1, 0.9, None, 0.95, 0.0005, None, 1.0, 5, 50, 10),
 }
-# "a / b" of the table is ResNet-50's and DeiT-S's; NysAct-G was not run, and has NysAct-S's.
+# In cells "a / b", a is for ResNet-50 and b for DeiT-S. The paper has no run of NysAct-G on
+# ImageNet; the recipe has the values of NysAct-S.
 TABLE_7_RESNET50: dict[str, tuple[Any, ...]] = {
     "sgd": (0.5, 0.9, None, None, 0.00002, None, None, None, None, None),
     "adamw": (0.001, None, 0.9, 0.999, 0.05, 1e-8, None, None, None, None),
@@ -75,35 +77,31 @@ def resolved(workload: str, optimizer: str, as_released: bool) -> dict[str, Any]
 
 
 @pytest.mark.parametrize(("workload", "optimizer"), ROWS, ids=[f"{w} {o}" for w, o in ROWS])
-def test_the_as_released_arm_has_every_cell_of_table_7(workload: str, optimizer: str):
+def test_the_as_released_variant_has_every_cell_of_table_7(workload: str, optimizer: str):
     row = dict(zip(COLUMNS, TABLES_7[workload][optimizer], strict=True))
-    stated, ours = (
-        RECIPES[workload].hyperparameters(optimizer, as_released=True),
-        resolved(workload, optimizer, True),
-    )
+    recipe = RECIPES[workload].hyperparameters(optimizer, as_released=True)
+    values = resolved(workload, optimizer, True)
     if row["beta1"] is not None:
-        assert stated["betas"] == (row.pop("beta1"), row.pop("beta2"))
-    # beta_2 is the weight of the new value in the code of Eva and of KFAC for ImageNet.
-    new = optimizer == "eva" or (optimizer == "kfac" and workload.startswith("imagenet"))
+        assert recipe["betas"] == (row.pop("beta1"), row.pop("beta2"))
+    # In the code of Eva, and of KFAC for ImageNet, beta_2 is the weight of the new value.
+    reverse = optimizer == "eva" or (optimizer == "kfac" and workload.startswith("imagenet"))
     if (beta2 := row.pop("beta2", None)) is not None:
-        assert stated["ema_decay"] == pytest.approx(1 - beta2 if new else beta2)
-    if optimizer == "eva":
-        assert (
-            row.pop("inv_interval") in (5, 50) and "inv_interval" not in ours
-        )  # it has no inverse
+        assert recipe["ema_decay"] == pytest.approx(1 - beta2 if reverse else beta2)
+    if optimizer == "eva":  # Eva computes no inverse
+        assert row.pop("inv_interval") in (5, 50) and "inv_interval" not in values
     for name, value in row.items():
         if value is not None:
-            assert stated[name] == value, name
+            assert recipe[name] == value, name
         else:
-            assert name not in ours, f"{name}: the table has none"
+            assert name not in values, f"{name}: the table has no value"
 
 
 @pytest.mark.parametrize(("workload", "optimizer"), ROWS, ids=[f"{w} {o}" for w, o in ROWS])
-def test_the_consistent_arm_differs_in_conventions_and_what_belongs_to_them_alone(
+def test_the_corrected_variant_differs_only_in_conventions_and_their_values(
     workload: str, optimizer: str
 ):
-    as_released, consistent = (resolved(workload, optimizer, kind) for kind in (True, False))
-    moved = {name for name in as_released if as_released[name] != consistent[name]}
+    as_released, corrected = (resolved(workload, optimizer, kind) for kind in (True, False))
+    changes = {name for name in as_released if as_released[name] != corrected[name]}
     conventions = {
         "nesterov",
         "decoupled",
@@ -113,14 +111,15 @@ def test_the_consistent_arm_differs_in_conventions_and_what_belongs_to_them_alon
         "first_inverse",
         "damping_rule",
         "sharing",
+        "g_scale",
+        "ema_init",
     }
-    conventions |= {"g_scale", "ema_init"}
     values = {"damping", "ema_decay"} if optimizer in ("kfac", "eva") else set()
-    assert moved <= conventions | values
+    assert changes <= conventions | values
 
 
-def test_the_conventions_are_those_of_the_released_code():
-    """ARCHITECTURE.md, "recipes carry the papers' values and conventions"; the options of ALGORITHMS.md, 1 to 4."""
+def test_conventions_are_those_of_the_released_code():
+    """docs/recipes.md describes the conventions, and docs/algorithms.md the options."""
     nysact = {"resample": "official", "shift": "official"}
     foof = {"init": "identity", "first_inverse": "skip"}
     eva = {"g_scale": "official", "ema_decay": 0.05, "ema_init": "first", "kl_clip": 1e-3}
@@ -140,20 +139,15 @@ def test_the_conventions_are_those_of_the_released_code():
             "ema_decay": 0.05,
         }
         kfac = {**(kfac2 if imagenet else cifar_kfac), "g_scale": "official", "kl_clip": 1e-3}
-        wanted = {"kfac": kfac, "eva": eva, "foof": foof, "nysact-s": nysact, "nysact-g": nysact}
-        for name, options in wanted.items():
+        expected = {"kfac": kfac, "eva": eva, "foof": foof, "nysact-s": nysact, "nysact-g": nysact}
+        for name, options in expected.items():
             assert options.items() <= as_released[name].items(), (workload, name)
-        assert as_released["sgd"]["nesterov"] == (
-            workload.startswith("cifar100") or workload == "imagenet/deit_s"
-        )
-        assert (
-            as_released["nysact-s"]["decoupled"]
-            == as_released["foof"]["decoupled"]
-            == (workload == "imagenet/deit_s")
-        )
+        deit = workload == "imagenet/deit_s"
+        assert as_released["sgd"]["nesterov"] == (workload.startswith("cifar100") or deit)
+        assert as_released["nysact-s"]["decoupled"] == as_released["foof"]["decoupled"] == deit
 
 
-# Table 8 by row: ResNets, DeiT.
+# The rows of Table 8: the values for ResNets and for DeiT.
 TABLE_8 = {
     "Train Res": (176, 224),
     "Test Res": (224, 224),
@@ -173,7 +167,7 @@ TABLE_8 = {
 
 
 @pytest.mark.parametrize(("column", "workload"), [(0, "imagenet/resnet50"), (1, "imagenet/deit_s")])
-def test_every_cell_of_table_8(column: int, workload: str):
+def test_recipes_have_every_cell_of_table_8(column: int, workload: str):
     recipe = RECIPES[workload]
     s = {**NEUTRAL, **recipe.settings}
     augmentations = {
@@ -199,14 +193,14 @@ def test_every_cell_of_table_8(column: int, workload: str):
 
 
 @pytest.mark.parametrize("workload", NYSACT_CIFAR)
-def test_the_cifar_experiments_of_nysact(workload: str):
-    """Section 6.1 and the released code: batch 128, cosine to 0, crops of the image padded by 4, flips, no more."""
+def test_cifar_recipes_have_the_settings_of_the_nysact_paper(workload: str):
+    """Section 6.1 and the released code: batches of 128, cosine schedule, padding of 4, flips."""
     recipe = RECIPES[workload]
     assert (recipe.batch_size, recipe.epochs, recipe.schedule) == (128, 200, "cosine")
     assert recipe.settings == {"crop_padding": 4, "flip": True}
 
 
-STEVE = {  # learning rate, steps between updates of the curvature
+STEVE = {  # the learning rate, and the number of steps between updates of the curvature
     "cifar10/resnet50": (1e-3, 500),
     "tinyimagenet/resnet50": (1e-4, 600),
     "cifar100/vit_s16": (5e-5, 50),
@@ -214,7 +208,7 @@ STEVE = {  # learning rate, steps between updates of the curvature
 
 
 @pytest.mark.parametrize("workload", STEVE)
-def test_the_experiments_of_steve(workload: str):
+def test_recipes_have_the_values_of_the_steve_paper(workload: str):
     lr, interval = STEVE[workload]
     recipe = RECIPES[workload]
     assert (recipe.epochs, recipe.schedule) == (100, "constant")
@@ -224,26 +218,19 @@ def test_the_experiments_of_steve(workload: str):
     assert adam["betas"] == steve["betas"] == (0.9, 0.999) and adam["eps"] == steve["eps"] == 1e-8
     kfac, ekfac = resolved(workload, "kfac", False), resolved(workload, "ekfac", False)
     assert kfac["ema_decay"] == ekfac["ema_decay"] == 0.9
-    assert (
-        kfac["inv_interval"]
-        == kfac["cov_interval"]
-        == ekfac["basis_interval"]
-        == steve["basis_interval"]
-        == interval
-    )
+    assert kfac["inv_interval"] == kfac["cov_interval"] == interval
+    assert ekfac["basis_interval"] == steve["basis_interval"] == interval
     as_released = resolved(workload, "steve", True)
-    assert (
-        as_released["bias_correction"] == "paper" and as_released["second_moment"] == "per_example"
-    )
+    assert as_released["bias_correction"] == "paper"
+    assert as_released["second_moment"] == "per_example"
     for unstated in ("batch size", "damping of KFAC", "images"):
         assert any(unstated in line for line in recipe.assumed)
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), *FOLDER_RECIPES.values()])
-def test_recipes_hold_values_in_their_ranges(recipe: Recipe):
-    assert recipe.schedule in SCHEDULES and set(recipe.settings) <= {
-        field.name for field in fields(Settings)
-    }
+def test_recipe_values_are_in_their_ranges(recipe: Recipe):
+    assert recipe.schedule in SCHEDULES
+    assert set(recipe.settings) <= {field.name for field in fields(Settings)}
     assert Settings(**recipe.settings).problems() == []
     for optimizer in {*recipe.optimizers, *recipe.as_released}:
         for as_released in (False, True):
@@ -251,13 +238,13 @@ def test_recipes_hold_values_in_their_ranges(recipe: Recipe):
 
 
 @pytest.mark.parametrize("workload", RECIPES)
-def test_published_counts_round_to_the_exact_ones_or_are_explained(workload: str):
+def test_exact_parameter_counts_round_to_published_ones_or_have_a_note(workload: str):
     parameters = RECIPES[workload].parameters
     assert parameters is not None
     if parameters.published is not None and not parameters.note:
         digits = 1 if math.floor(parameters.published) != parameters.published else 0
         assert round(parameters.exact / 1e6, digits) == parameters.published
-    differ = [
+    explained = [
         name for name, recipe in RECIPES.items() if recipe.parameters and recipe.parameters.note
     ]
-    assert sorted(differ) == ["cifar10/densenet121", "cifar100/densenet121", "imagenet/resnet50"]
+    assert sorted(explained) == ["cifar10/densenet121", "cifar100/densenet121", "imagenet/resnet50"]

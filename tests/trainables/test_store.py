@@ -1,4 +1,4 @@
-"""The trial folder's promises: the committed stays, the damaged is noticed, the fenced-off writes nothing."""
+"""The trial folder: commits survive crashes, damage is detected, replaced drivers cannot write."""
 
 from __future__ import annotations
 
@@ -68,24 +68,24 @@ def test_commit_writes_all_recorded_epochs_and_keeps_two_checkpoints(store: Tria
     assert loaded[0] == 3 and loaded[1]["weights"].eq(3).all()
 
 
-@pytest.mark.parametrize(("left", "resumed"), [(2, 2), (1, 1), (0, None)])
-def test_a_checkpoint_whose_earlier_lines_are_lost_is_not_used(
-    store: TrialStore, left: int, resumed: int | None
+@pytest.mark.parametrize(("remaining", "resumed"), [(2, 2), (1, 1), (0, None)])
+def test_a_checkpoint_is_not_used_if_lines_of_earlier_epochs_are_missing(
+    store: TrialStore, remaining: int, resumed: int | None
 ):
-    """A disk may lose more records than the last: going on from there would leave a gap for ever."""
+    """A power failure may remove several lines; such a checkpoint would leave a gap for ever."""
     for epoch in range(3):
         commit(store, epoch)
     path = store.folder / "epochs.jsonl"
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:left]))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:remaining]))
     loaded = store.load()
     assert (loaded and loaded[0]) == resumed
-    assert committed(store) == list(range(left if resumed is None else resumed + 1))
+    assert committed(store) == list(range(remaining if resumed is None else resumed + 1))
 
 
-def test_a_worker_killed_before_it_appends_the_lines_loses_none(
+def test_a_worker_killed_between_checkpoint_and_lines_loses_no_lines(
     store: TrialStore, monkeypatch: pytest.MonkeyPatch
 ):
-    """The checkpoint has them; the next worker appends them, once, and goes on after them."""
+    """The checkpoint contains the lines; the next worker appends them once and resumes."""
     commit(store, 0)
 
     def die(*_: object) -> None:
@@ -97,20 +97,20 @@ def test_a_worker_killed_before_it_appends_the_lines_loses_none(
         commit(store, 2)
     assert committed(store) == [0]
     for _ in range(2):
-        again = TrialStore(store.root, store.config)
-        again.begin({})
-        assert (loaded := again.load()) is not None and loaded[0] == 2
-        assert committed(again) == [0, 1, 2]
-    commit(again, 3)
-    assert committed(again) == [0, 1, 2, 3]
+        reopened = TrialStore(store.root, store.config)
+        reopened.begin({})
+        assert (loaded := reopened.load()) is not None and loaded[0] == 2
+        assert committed(reopened) == [0, 1, 2]
+    commit(reopened, 3)
+    assert committed(reopened) == [0, 1, 2, 3]
 
 
-def test_recorded_epochs_do_not_count_before_the_commit(store: TrialStore):
+def test_recorded_epochs_are_not_committed(store: TrialStore):
     store.record(0, {})
     assert committed(store) == [] and store.load() is None
 
 
-def test_finish_writes_the_last_epochs_and_drops_the_checkpoints(store: TrialStore):
+def test_finish_writes_the_last_epochs_and_deletes_the_checkpoints(store: TrialStore):
     commit(store, 0)
     store.record(1, {})
     store.finish(COMPLETED)
@@ -120,7 +120,9 @@ def test_finish_writes_the_last_epochs_and_drops_the_checkpoints(store: TrialSto
 
 
 @pytest.mark.parametrize("name", ["state.pt", "manifest.json"])
-def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(store: TrialStore, name: str):
+def test_a_flipped_bit_is_detected_and_the_previous_checkpoint_is_used(
+    store: TrialStore, name: str
+):
     commit(store, 0)
     commit(store, 1)
     path = store.folder / "checkpoint-1" / name
@@ -135,7 +137,7 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(store: Trial
     assert len(list((store.folder / "quarantine").iterdir())) == 1
 
 
-def test_a_truncated_checkpoint_is_noticed(store: TrialStore):
+def test_a_truncated_checkpoint_is_detected(store: TrialStore):
     commit(store, 0)
     path = store.folder / "checkpoint-0" / "state.pt"
     path.write_bytes(path.read_bytes()[:-1])
@@ -149,22 +151,22 @@ def test_recomputed_epochs_keep_their_first_line(store: TrialStore):
     assert (store.folder / "epochs.jsonl").read_bytes() == before
 
 
-def test_resumes_from_every_cut_of_a_torn_last_line(store: TrialStore):
+def test_resume_after_an_incomplete_last_line(store: TrialStore):
     commit(store, 0)
     commit(store, 1)
     path = store.folder / "epochs.jsonl"
-    whole = path.read_bytes()
-    last = whole.rfind(b"\n", 0, -1) + 1
-    for cut in range(last, len(whole)):
-        path.write_bytes(whole[:cut])
+    content = path.read_bytes()
+    last = content.rfind(b"\n", 0, -1) + 1
+    for size in range(last, len(content)):
+        path.write_bytes(content[:size])
         store.begin({})
         assert committed(store) == [0]
-        assert path.read_bytes() == whole[:last]
+        assert path.read_bytes() == content[:last]
         commit(store, 1)
         assert committed(store) == [0, 1]
 
 
-def test_begin_clears_what_a_killed_worker_left(store: TrialStore):
+def test_begin_removes_temporary_files_of_a_killed_worker(store: TrialStore):
     (store.folder / "checkpoint-0.tmp").mkdir()
     (store.folder / "checkpoint-0.tmp" / "state.pt").write_bytes(b"half")
     (store.folder / "status.json.tmp").write_bytes(b"{")
@@ -181,17 +183,17 @@ def test_lost_workers_are_counted_until_a_commit(tmp_path: Path, config: TrialCo
     assert store.begin({}) == 0
 
 
-def test_workers_that_were_told_to_leave_or_went_with_their_node_do_not_count(
+def test_workers_ordered_to_leave_or_lost_with_their_node_are_not_counted(
     tmp_path: Path, config: TrialConfig
 ):
     (tmp_path / ".lock").write_text(json.dumps({"generation": 7}))
-    store = TrialStore(tmp_path, config, generation=7, nodes={"here"})
+    store = TrialStore(tmp_path, config, generation=7, nodes={"alive"})
     store.create()
-    assert store.begin({"node": "gone"}) == 0
-    assert store.begin({"node": "here"}) == 0
+    assert store.begin({"node": "dead"}) == 0
+    assert store.begin({"node": "alive"}) == 0
     store.leave("SIGTERM")
-    assert store.begin({"node": "here"}) == 0
-    assert store.begin({"node": "here"}) == 1
+    assert store.begin({"node": "alive"}) == 0
+    assert store.begin({"node": "alive"}) == 1
     assert read_lines(store.folder / "attempts.jsonl")[2]["left"] == "SIGTERM"
 
 
@@ -210,7 +212,7 @@ def test_a_worker_of_a_replaced_driver_writes_nothing(tmp_path: Path, config: Tr
     assert sorted(old.folder.rglob("*")) == before
 
 
-def test_a_newer_schema_is_refused_with_advice(
+def test_a_newer_schema_is_refused_and_the_message_says_to_update(
     store: TrialStore, tmp_path: Path, config: TrialConfig
 ):
     path = store.folder / "config.json"
@@ -219,7 +221,7 @@ def test_a_newer_schema_is_refused_with_advice(
         TrialStore.open(tmp_path, config.trial_key)
 
 
-def test_create_twice_changes_nothing_and_another_trial_is_refused(
+def test_create_keeps_existing_files_and_refuses_another_trial(
     store: TrialStore, config: TrialConfig
 ):
     before = (store.folder / "config.json").read_bytes()

@@ -1,8 +1,7 @@
-"""A trial trained by two processes has the numbers of one, and one folder."""
+"""Trials with several processes: one folder, and the metrics of a single process."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from trainables.team import spawn
 from trainables.train import epochs
 from trainables.workloads import resolve
 
-# Ten steps in float64 of a model with LayerNorm: what a process computes is a part of a sum, and nothing else.
+# Ten steps in float64 of a model without batch statistics, so that each process computes exactly a
+# part of a sum.
 PLUGIN = """
 import torch
 from torch import nn
@@ -67,36 +67,35 @@ def lines(root: Path, config: TrialConfig) -> list[dict[str, float]]:
     return [line["metrics"] for line in store.epochs()]
 
 
-def test_two_processes_have_the_numbers_of_one(plugin, tmp_path):
-    """Up to the order of sums; a batch of 18 is 9 and 9, of 17 it is 8 and 9. Resumed, the second epoch is the same."""
-    plugins.keep(plugin, tmp_path)
+def test_two_processes_have_the_metrics_of_one_process(plugin, tmp_path):
+    """The metrics agree up to the order of sums, also with unequal shares and after a resume."""
+    plugins.write_copy(plugin, tmp_path)
     pairs = []
     for name in NAMES:
-        for size in (18, 17):
-            one, two = (
+        for size in (18, 17):  # shares of 9 and 9, and of 8 and 9
+            single, double = (
                 resolve("noise/norm", name, recipe={"batch_size": size, "workers": n})
                 for n in (1, 2)
             )
-            assert one.trial_key != two.trial_key
-            pairs.append((one, two))
-            TrialStore(tmp_path, two).create()
-            train(one, str(tmp_path))
-    two = [config for _, config in pairs]
-    spawn(train_all, 2, "cpu", two, str(tmp_path), 1)
-    spawn(train_all, 2, "cpu", two, str(tmp_path))
-    for one, two in pairs:
-        expected, found = lines(tmp_path, one), lines(tmp_path, two)
-        assert len(found) == len(expected) == 2
-        for first, second in zip(expected, found, strict=True):
+            assert single.trial_key != double.trial_key
+            pairs.append((single, double))
+            TrialStore(tmp_path, double).create()
+            train(single, str(tmp_path))
+    doubles = [config for _, config in pairs]
+    spawn(train_all, 2, "cpu", doubles, str(tmp_path), 1)
+    spawn(train_all, 2, "cpu", doubles, str(tmp_path))
+    for single, double in pairs:
+        expected, results = lines(tmp_path, single), lines(tmp_path, double)
+        assert len(results) == len(expected) == 2
+        for first, second in zip(expected, results, strict=True):
             for key in ("train/loss", "test/loss", "train/accuracy", "test/accuracy"):
-                assert second[key] == pytest.approx(first[key], rel=1e-9), (
-                    f"{two.optimizer} {two.batch_size} {key}"
-                )
-        attempts = (TrialStore(tmp_path, two).folder / "attempts.jsonl").read_text().splitlines()
-        assert [json.loads(line)["committed"] for line in attempts] == [0, 1]
+                place = f"{double.optimizer} {double.batch_size} {key}"
+                assert second[key] == pytest.approx(first[key], rel=1e-9), place
+        attempts = read_lines(TrialStore(tmp_path, double).folder / "attempts.jsonl")
+        assert [attempt["committed"] for attempt in attempts] == [0, 1]
 
 
-def train_until_one_is_gone(config: TrialConfig, root: str) -> None:
+def train_until_rank_1_exits(config: TrialConfig, root: str) -> None:
     running = epochs(config, TrialStore(root, config), commit_every=0)
     next(running)
     if torch.distributed.get_rank() == 1:
@@ -104,49 +103,49 @@ def train_until_one_is_gone(config: TrialConfig, root: str) -> None:
     list(running)
 
 
-def test_a_process_that_is_lost_fails_no_trial(plugin, tmp_path):
-    """The other meets an error in its next sum, which is no error of the trial: it stays in flight."""
-    plugins.keep(plugin, tmp_path)
+def test_a_lost_process_does_not_fail_the_trial(plugin, tmp_path):
+    """The other process fails in its next collective operation, and the trial gets no status."""
+    plugins.write_copy(plugin, tmp_path)
     config = resolve("noise/norm", "sgd", recipe={"workers": 2, "epochs": 3})
     store = TrialStore(tmp_path, config)
     store.create()
     with pytest.raises(torch.multiprocessing.ProcessRaisedException):
-        spawn(train_until_one_is_gone, 2, "cpu", config, str(tmp_path))
+        spawn(train_until_rank_1_exits, 2, "cpu", config, str(tmp_path))
     assert store.status() is None and [line["epoch"] for line in store.epochs()] == [0]
 
 
-def test_methods_that_see_one_process_only_are_refused(plugin):
-    """Their Hessian would be of a share of the batch."""
-    with pytest.raises(ValueError, match="workers = 2: sketchysgd"):
+def test_optimizers_without_data_parallel_support_are_refused(plugin):
+    """The Hessian of such an optimizer would be that of a process's share of the batch."""
+    with pytest.raises(ValueError, match="workers = 2: must be 1 for sketchysgd"):
         resolve("noise/norm", "sketchysgd", recipe={"workers": 2})
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, 91])
 def test_a_number_of_workers_out_of_range_is_refused(plugin, workers):
-    """A worker needs at least one example."""
+    """Each worker needs at least one example of the batch."""
     with pytest.raises(ValueError, match=f"workers = {workers}"):
         resolve("noise/norm", "sgd", recipe={"workers": workers})
 
 
 def test_diagnostics_of_a_team_are_those_of_one_process(plugin, tmp_path):
-    """A line for each epoch and layer, by one of them; the same up to the order of sums."""
-    plugins.keep(plugin, tmp_path)
-    one, two = (
+    """One process writes a row per epoch and layer; the values agree up to the order of sums."""
+    plugins.write_copy(plugin, tmp_path)
+    single, double = (
         resolve("noise/norm", "nysact-g", {"rank": 3}, recipe={"workers": n}) for n in (1, 2)
     )
-    TrialStore(tmp_path, two).create()
-    train(one, str(tmp_path), diagnostics=True)
-    spawn(train, 2, "cpu", two, str(tmp_path), None, True)
-    expected, found = (
-        read_lines(TrialStore(tmp_path, each).folder / "diagnostics.jsonl") for each in (one, two)
+    TrialStore(tmp_path, double).create()
+    train(single, str(tmp_path), diagnostics=True)
+    spawn(train, 2, "cpu", double, str(tmp_path), None, True)
+    expected_rows, rows = (
+        read_lines(TrialStore(tmp_path, config).folder / "diagnostics.jsonl")
+        for config in (single, double)
     )
-    assert [(row["epoch"], row["layer"]) for row in found] == [
-        (e, layer) for e in range(2) for layer in ("0", "3")
-    ]
-    for mine, theirs in zip(found, expected, strict=True):
-        for key, value in theirs.items():
-            assert mine[key] == (
-                value if value is None or key == "layer" else pytest.approx(value, rel=1e-6)
-            ), key
-    for mine, theirs in zip(lines(tmp_path, two), lines(tmp_path, one), strict=True):
-        assert mine["diag/cosine_min"] == pytest.approx(theirs["diag/cosine_min"], rel=1e-6)
+    places = [(row["epoch"], row["layer"]) for row in rows]
+    assert places == [(epoch, layer) for epoch in range(2) for layer in ("0", "3")]
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        for key, expected in expected_row.items():
+            exact = expected is None or key == "layer"
+            assert row[key] == (expected if exact else pytest.approx(expected, rel=1e-6)), key
+    pairs = zip(lines(tmp_path, double), lines(tmp_path, single), strict=True)
+    for metrics, expected in pairs:
+        assert metrics["diag/cosine_min"] == pytest.approx(expected["diag/cosine_min"], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Diagnostics of a trial: no number moves, what is logged and written, and that a resumed trial logs the same."""
+"""Diagnostics of a trial: the metrics and rows that are written, also after a resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.store import TrialStore
 from trainables.telemetry import summarize
 from trainables.train import epochs
 
-DESCRIBED = ("time/", "mem/", "system/", "diag/overhead")  # what depends on the machine's speed
+MACHINE = ("time/", "mem/", "system/", "diag/overhead")  # metrics that depend on the machine
 LAYERS = ["0", "3", "6", "10"]
 
 
@@ -29,7 +29,7 @@ def config() -> TrialConfig:
 def run(
     root: Path, config: TrialConfig, stop_after: int | None = None, diagnostics: bool = True
 ) -> TrialStore:
-    """Train with a commit after each epoch; `stop_after` abandons the generator, as a killed worker does."""
+    """Train with a commit after each epoch, and simulate a killed worker after `stop_after`."""
     store = TrialStore(root, config)
     store.create()
     for count, _ in enumerate(
@@ -42,55 +42,54 @@ def run(
 
 def numbers(store: TrialStore) -> list[dict[str, float]]:
     lines = [line["metrics"] for line in store.epochs()]
-    return [{k: v for k, v in line.items() if not k.startswith(DESCRIBED)} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith(MACHINE)} for line in lines]
 
 
 def table(store: TrialStore) -> list[dict]:
     return read_lines(store.folder / "diagnostics.jsonl")
 
 
-def test_a_watched_trial_has_the_same_numbers_and_more(tmp_path: Path, config: TrialConfig):
-    """At most 12 `diag/` metrics an epoch, aggregates of the table, which has a line for each epoch and layer."""
-    plain, watched = (run(tmp_path / str(on), config, diagnostics=on) for on in (False, True))
+def test_diagnostics_add_metrics_and_change_no_other_metric(tmp_path: Path, config: TrialConfig):
+    """There are at most 12 metrics `diag/` per epoch, and a row for each epoch and layer."""
+    plain, observed = (run(tmp_path / str(on), config, diagnostics=on) for on in (False, True))
     assert not (plain.folder / "diagnostics.jsonl").exists()
-    assert [
-        {k: v for k, v in line.items() if "diag/" not in k} for line in numbers(watched)
-    ] == numbers(plain)
-    lines = table(watched)
-    assert [(line["epoch"], line["layer"]) for line in lines] == [
-        (e, layer) for e in range(3) for layer in LAYERS
-    ]
-    assert all(set(line) == {"epoch", "layer", *MEASURES, *COUNTS} for line in lines)
-    for epoch, line in enumerate(watched.epochs()):
-        found = {k: v for k, v in line["metrics"].items() if k.startswith("diag/")}
-        assert 0 < found.pop("diag/overhead") < 1
-        here = {row["layer"]: row for row in lines if row["epoch"] == epoch}
-        assert found == summarize(here) and len(found) <= 11
-        assert found["diag/cosine_min"] == min(row["cosine"] for row in here.values())
-        assert found["diag/stable_rank_max"] == max(row["stable_rank"] for row in here.values())
-    assert "diag/staleness_max" in found and "diag/residual_max" in found
+    others = [{k: v for k, v in line.items() if "diag/" not in k} for line in numbers(observed)]
+    assert others == numbers(plain)
+    rows = table(observed)
+    places = [(row["epoch"], row["layer"]) for row in rows]
+    assert places == [(epoch, layer) for epoch in range(3) for layer in LAYERS]
+    assert all(set(row) == {"epoch", "layer", *MEASURES, *COUNTS} for row in rows)
+    for epoch, line in enumerate(observed.epochs()):
+        metrics = {k: v for k, v in line["metrics"].items() if k.startswith("diag/")}
+        assert 0 < metrics.pop("diag/overhead") < 1
+        layers = {row["layer"]: row for row in rows if row["epoch"] == epoch}
+        assert metrics == summarize(layers) and len(metrics) <= 11
+        assert metrics["diag/cosine_min"] == min(row["cosine"] for row in layers.values())
+        largest = max(row["stable_rank"] for row in layers.values())
+        assert metrics["diag/stable_rank_max"] == largest
+    assert "diag/staleness_max" in metrics and "diag/residual_max" in metrics
 
 
 def test_a_resumed_trial_logs_the_same_diagnostics(tmp_path: Path, config: TrialConfig):
-    whole = run(tmp_path / "whole", config)
+    complete = run(tmp_path / "complete", config)
     run(tmp_path / "stopped", config, stop_after=2)
     resumed = run(tmp_path / "stopped", config)
-    assert numbers(resumed) == numbers(whole)
-    assert table(resumed) == table(whole)
+    assert numbers(resumed) == numbers(complete)
+    assert table(resumed) == table(complete)
 
 
-def test_a_trial_that_ended_without_diagnostics_stays_as_it_is(tmp_path: Path, config: TrialConfig):
-    """They are not in the key: a shared trial has them or not, and they can be asked for halfway."""
-    halfway = run(tmp_path, config, stop_after=1, diagnostics=False)
-    assert table(halfway) == []
+def test_diagnostics_can_be_switched_on_at_a_resume(tmp_path: Path, config: TrialConfig):
+    """Diagnostics are not in the key; epochs before the resume and completed trials get none."""
+    stopped = run(tmp_path, config, stop_after=1, diagnostics=False)
+    assert table(stopped) == []
     run(tmp_path, config)
-    assert {line["epoch"] for line in table(halfway)} == {1, 2}
-    before = (halfway.folder / "diagnostics.jsonl").read_bytes()
+    assert {row["epoch"] for row in table(stopped)} == {1, 2}
+    before = (stopped.folder / "diagnostics.jsonl").read_bytes()
     run(tmp_path, config)
-    assert (halfway.folder / "diagnostics.jsonl").read_bytes() == before
+    assert (stopped.folder / "diagnostics.jsonl").read_bytes() == before
 
 
-def test_a_torn_line_is_cut_and_no_line_comes_twice(tmp_path: Path, config: TrialConfig):
+def test_incomplete_lines_are_removed_and_no_line_is_repeated(tmp_path: Path, config: TrialConfig):
     store = TrialStore(tmp_path, config)
     store.create()
     store.begin({})
@@ -106,25 +105,25 @@ def test_a_torn_line_is_cut_and_no_line_comes_twice(tmp_path: Path, config: Tria
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_optimizers_without_diagnostics_log_none(tmp_path: Path, name: str):
+def test_optimizers_without_diagnostics_log_no_diagnostics(tmp_path: Path, name: str):
     store = run(tmp_path, workloads.resolve("digits/cnn", name, recipe={"epochs": 1}))
     assert (store.status() or {})["status"] == "completed"
     assert table(store) == [] and not any(key.startswith("diag/") for key in numbers(store)[0])
 
 
-def test_summaries_leave_out_layers_without_a_measure():
+def test_summaries_ignore_layers_without_a_value():
     row = {**dict.fromkeys(MEASURES), **dict.fromkeys(COUNTS, 0)}
-    found = summarize(
+    summary = summarize(
         {
             "a": {**row, "cosine": 0.5, "failed": 2},
             "b": {**row, "cosine": 0.1, "dropped": 1},
             "c": {**row},
         }
     )
-    assert found == {"diag/cosine_median": 0.3, "diag/cosine_min": 0.1, "diag/rescues": 3.0}
+    assert summary == {"diag/cosine_median": 0.3, "diag/cosine_min": 0.1, "diag/rescues": 3.0}
 
 
-def test_trials_without_ray_have_the_flag(tmp_path: Path, config: TrialConfig):
+def test_the_command_without_ray_has_the_flag(tmp_path: Path, config: TrialConfig):
     trials = tmp_path / "trials.jsonl"
     trials.write_text(json.dumps({"key": config.trial_key, "config": config.to_dict()}))
     assert main([str(trials), "--out", str(tmp_path), "--diagnostics"]) == 0

@@ -1,4 +1,4 @@
-"""The loop: resumed runs equal uninterrupted ones, arms share their random draws, outcomes become statuses."""
+"""The training loop: resuming, common random numbers, and the statuses of a trial."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def config() -> TrialConfig:
 
 
 def run(root: Path, config: TrialConfig, stop_after: int | None = None) -> TrialStore:
-    """Train with a commit after each epoch; `stop_after` abandons the generator, as a killed worker does."""
+    """Train with a commit after each epoch, and simulate a killed worker after `stop_after`."""
     store = TrialStore(root, config)
     store.create()
     generator = epochs(config, store, commit_every=0)
@@ -37,36 +37,31 @@ def run(root: Path, config: TrialConfig, stop_after: int | None = None) -> Trial
 
 
 def numbers(store: TrialStore) -> list[dict[str, float]]:
-    """The committed metrics that do not depend on the machine's speed."""
-    described = ("time/", "mem/", "system/")
-    return [
-        {k: v for k, v in line["metrics"].items() if not k.startswith(described)}
-        for line in store.epochs()
-    ]
+    """Return the committed metrics that do not depend on the machine."""
+    machine = ("time/", "mem/", "system/")
+    lines = [line["metrics"] for line in store.epochs()]
+    return [{k: v for k, v in line.items() if not k.startswith(machine)} for line in lines]
 
 
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path: Path, config: TrialConfig):
-    whole = run(tmp_path / "whole", config)
+def test_resume_after_kill_is_bitwise(tmp_path: Path, config: TrialConfig):
+    complete = run(tmp_path / "complete", config)
     for stop in (1, 2, 3):
         root = tmp_path / f"stopped-{stop}"
         assert TrialStore(root, config).load() is None
         stopped = run(root, config, stop_after=stop)
-        assert (
-            stopped.status() is None
-            and (loaded := stopped.load()) is not None
-            and loaded[0] == stop - 1
-        )
+        assert stopped.status() is None
+        assert (loaded := stopped.load()) is not None and loaded[0] == stop - 1
         resumed = run(root, config)
-        assert numbers(resumed) == numbers(whole)
+        assert numbers(resumed) == numbers(complete)
         assert [line["epoch"] for line in resumed.epochs()] == [0, 1, 2, 3]
         assert (resumed.status() or {})["status"] == "completed"
 
 
 @pytest.mark.parametrize("commit_every", [0, 1e9])
-def test_told_to_leave_it_commits_once_and_ends(
+def test_a_trainer_that_must_leave_commits_once_and_ends(
     tmp_path: Path, config: TrialConfig, commit_every: float
 ):
-    whole = run(tmp_path / "whole", config)
+    complete = run(tmp_path / "complete", config)
     store = TrialStore(tmp_path, config)
     store.create()
     running = epochs(config, store, commit_every=commit_every)
@@ -74,10 +69,10 @@ def test_told_to_leave_it_commits_once_and_ends(
     with pytest.raises(StopIteration):
         running.send(True)
     assert (loaded := TrialStore(tmp_path, config).load()) is not None and loaded[0] == 1
-    assert numbers(run(tmp_path, config)) == numbers(whole)
+    assert numbers(run(tmp_path, config)) == numbers(complete)
 
 
-def test_completed_trials_yield_nothing_and_stay_untouched(tmp_path: Path, config: TrialConfig):
+def test_completed_trials_yield_nothing_and_are_not_changed(tmp_path: Path, config: TrialConfig):
     store = run(tmp_path, config)
     before = {path: path.read_bytes() for path in store.folder.iterdir()}
     assert list(epochs(config, store)) == []
@@ -92,7 +87,9 @@ def test_an_optimizer_that_takes_the_loss_trains(tmp_path: Path):
     assert (store.status() or {})["status"] == "completed"
 
 
-def test_killed_between_the_last_line_and_the_status(tmp_path: Path, config: TrialConfig):
+def test_resume_after_a_kill_before_the_status_writes_the_status(
+    tmp_path: Path, config: TrialConfig
+):
     store = run(tmp_path, config)
     (store.folder / "status.json").unlink()
     assert list(epochs(config, store)) == []
@@ -101,17 +98,15 @@ def test_killed_between_the_last_line_and_the_status(tmp_path: Path, config: Tri
 
 def test_arms_share_initial_weights_and_data_order(config: TrialConfig):
     cpu = torch.device("cpu")
-    first, second = (
-        Trainer(config, cpu),
-        Trainer(workloads.resolve("digits/cnn", "sgd", recipe={"epochs": 4}), cpu),
-    )
-    for mine, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
-        assert mine.equal(theirs)
-    other = Trainer(config.with_seed(1), cpu)
-    assert not next(first.model.parameters()).equal(next(other.model.parameters()))
+    sgd = workloads.resolve("digits/cnn", "sgd", recipe={"epochs": 4})
+    first, second = Trainer(config, cpu), Trainer(sgd, cpu)
+    for p, q in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert p.equal(q)
+    other_seed = Trainer(config.with_seed(1), cpu)
+    assert not next(first.model.parameters()).equal(next(other_seed.model.parameters()))
 
 
-def test_each_epoch_has_its_own_order_and_drops_the_rest():
+def test_each_epoch_has_its_own_order_and_drops_the_last_small_batch():
     data = workloads.workload("digits/cnn").source.load(LOADING)
     assert [len(data.train_labels), len(data.test_labels)] == [1197, 600]
     batches = list(data.train_batches(64, seed=1))
@@ -122,18 +117,15 @@ def test_each_epoch_has_its_own_order_and_drops_the_rest():
 
 def test_the_split_is_stratified_and_disjoint():
     data = workloads.workload("digits/cnn").source.load(LOADING)
-    share = torch.bincount(data.test_labels) / (
-        torch.bincount(data.train_labels) + torch.bincount(data.test_labels)
-    )
-    assert (share - 600 / 1797).abs().max() < 0.01
-    seen = {tuple(image.flatten().tolist()) for image in data.train_inputs}
-    assert sum(tuple(image.flatten().tolist()) in seen for image in data.test_inputs) == 0
+    train, test = torch.bincount(data.train_labels), torch.bincount(data.test_labels)
+    assert (test / (train + test) - 600 / 1797).abs().max() < 0.01
+    train_images = {tuple(image.flatten().tolist()) for image in data.train_inputs}
+    assert not any(tuple(image.flatten().tolist()) in train_images for image in data.test_inputs)
 
 
-def test_divergence_is_a_status_with_its_place(tmp_path: Path):
-    store = run(
-        tmp_path, workloads.resolve("digits/cnn", "sgd", {"lr": 1e20}, recipe={"epochs": 2})
-    )
+def test_divergence_is_a_status_with_epoch_and_step(tmp_path: Path):
+    config = workloads.resolve("digits/cnn", "sgd", {"lr": 1e20}, recipe={"epochs": 2})
+    store = run(tmp_path, config)
     status = store.status() or {}
     assert status["status"] == "diverged"
     assert status["epoch"] == 0 and status["step"] >= 1 and status["value"] in ("nan", "inf")
@@ -146,9 +138,8 @@ def test_an_error_is_a_status_with_its_traceback(
 ):
     monkeypatch.setattr(Trainer, "evaluate", lambda self: 1 / 0)
     store = run(tmp_path, config)
-    assert (store.status() or {})["status"] == "failed" and "ZeroDivisionError" in (
-        store.status() or {}
-    )["reason"]
+    status = store.status() or {}
+    assert status["status"] == "failed" and "ZeroDivisionError" in status["reason"]
     assert "Traceback" in (store.folder / "log.txt").read_text()
 
 
@@ -184,7 +175,7 @@ def test_three_lost_workers_end_a_trial(tmp_path: Path, config: TrialConfig):
     assert "3 workers died at epoch 0" in (store.status() or {})["reason"]
 
 
-def test_schedules():
+def test_cosine_and_constant_schedules():
     cosine = train.schedule("cosine", 10)
     assert [cosine(0), cosine(5), cosine(10)] == pytest.approx([1, 0.5, 0])
     assert train.schedule("constant", 10)(7) == 1
@@ -192,7 +183,7 @@ def test_schedules():
         train.schedule("cosin", 10)
 
 
-def test_resolving_names_every_problem(config: TrialConfig):
+def test_resolve_reports_every_error(config: TrialConfig):
     with pytest.raises(ValueError, match='Did you mean "digits/cnn"'):
         workloads.resolve("digit/cnn", "sgd")
     with pytest.raises(ValueError, match='Did you mean "foof"'):
@@ -207,8 +198,8 @@ def test_resolving_names_every_problem(config: TrialConfig):
 BLOCKED = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 
 
-def test_precond_needs_torch_alone():
-    """Neither Ray nor MLflow nor any other dependency of the studies is imported by the core."""
+def test_precond_needs_only_torch():
+    """The core imports neither Ray nor MLflow nor any other dependency of the studies."""
     names = [
         "ray",
         "mlflow",
@@ -234,7 +225,7 @@ def test_precond_needs_torch_alone():
 
 
 def test_epochs_run_without_ray_and_mlflow(tmp_path: Path):
-    """A trial trains to its end in a process where Ray, MLflow and the studies cannot be imported."""
+    """A trial completes in a process in which Ray, MLflow and the studies cannot be imported."""
     names = [
         "ray",
         "mlflow",

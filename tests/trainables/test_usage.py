@@ -1,4 +1,4 @@
-"""`system/...`: what a trial's worker says of its own process and device, beside the numbers it leaves alone."""
+"""The metrics `system/...`, which describe the process and the device of a worker."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def clocks(monkeypatch: pytest.MonkeyPatch, wall: list[float], busy: list[float]
     monkeypatch.setattr(time, "process_time", iter(busy).__next__)
 
 
-def test_every_epoch_has_them_and_mlflow_knows_them_by_their_prefix(tmp_path: Path):
+def test_each_epoch_has_usage_metrics_with_the_prefix_of_mlflow(tmp_path: Path):
     config = resolve("digits/mlp", "sgd", recipe={"epochs": 2})
     store = TrialStore(tmp_path, config)
     store.create()
     list(epochs(config, store))
     for line in store.epochs():
-        found = {
+        usage = {
             name: value for name, value in line["metrics"].items() if name.startswith("system/")
         }
-        assert set(found) == {"system/cpu_percent", "system/rss_mb"}
-        assert found["system/cpu_percent"] > 0
-        assert 50 < found["system/rss_mb"] <= 1.1 * peak_memory_mb(torch.device("cpu"))
+        assert set(usage) == {"system/cpu_percent", "system/rss_mb"}
+        assert usage["system/cpu_percent"] > 0
+        assert 50 < usage["system/rss_mb"] <= 1.1 * peak_memory_mb(torch.device("cpu"))
 
 
-def test_each_reading_is_since_the_last_one(monkeypatch: pytest.MonkeyPatch):
+def test_usage_is_measured_since_the_last_reading(monkeypatch: pytest.MonkeyPatch):
     clocks(monkeypatch, [0.0, 10.0, 12.0], [100.0, 105.0, 109.0])
     usage = Usage(torch.device("cpu"))
     assert usage.read()["system/cpu_percent"] == 50
@@ -41,7 +41,7 @@ def test_each_reading_is_since_the_last_one(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("library", [True, False])
-def test_a_gpu_has_its_own_and_no_library_fails_a_trial(
+def test_a_gpu_adds_metrics_and_a_missing_library_is_ignored(
     monkeypatch: pytest.MonkeyPatch, library: bool
 ):
     def busy(device: torch.device) -> int:
@@ -51,6 +51,6 @@ def test_a_gpu_has_its_own_and_no_library_fails_a_trial(
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * 2**30, 4 * 2**30))
     monkeypatch.setattr(torch.cuda, "utilization", busy)
-    found = Usage(torch.device("cuda", 0)).read()
-    assert found["system/gpu_memory_mb"] == 1024
-    assert found.get("system/gpu_percent") == (87.0 if library else None)
+    usage = Usage(torch.device("cuda", 0)).read()
+    assert usage["system/gpu_memory_mb"] == 1024
+    assert usage.get("system/gpu_percent") == (87.0 if library else None)

@@ -1,4 +1,4 @@
-"""Workloads: names, settings, keys, what is refused, deviations, and a step of each model with every optimizer."""
+"""Workloads: names, settings, keys, errors, deviations, and a step of each optimizer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refused(*arguments, **settings) -> list[str]:
     return str(caught.value).splitlines()
 
 
-# ---------------------------------------------------------------------- every workload trains with every optimizer
+# ---------------------------------------------------------------------- steps of each optimizer
 
 
 def one_step(workload: str, optimizer: str) -> None:
@@ -40,33 +40,32 @@ def one_step(workload: str, optimizer: str) -> None:
     rank = {"rank": 5} if "rank" in precond.defaults(optimizer) else {}
     config = resolve(workload, optimizer, rank, settings)
     trainer = Trainer(config, torch.device("cpu"))
-    trainer.data = replace(trainer.data, **{  # one batch of the real digits, too
-        name: getattr(trainer.data, name)[:4] for name in ("train_inputs", "train_labels", "test_inputs", "test_labels")
-    })  # fmt: skip
+    tensors = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+    batch = {name: getattr(trainer.data, name)[:4] for name in tensors}
+    trainer.data = replace(trainer.data, **batch)
     before = [p.detach().clone() for p in trainer.model.parameters()]
     metrics = trainer.run_epoch(0)
     assert all(math.isfinite(value) for value in metrics.values())
-    moved = [not p.equal(q) for p, q in zip(trainer.model.parameters(), before, strict=True)]
-    assert all(moved) or (
-        optimizer == "soap" and not any(moved)
-    )  # whose first step only begins its statistics
+    changed = [not p.equal(q) for p, q in zip(trainer.model.parameters(), before, strict=True)]
+    # The first step of SOAP only initialises its statistics.
+    assert all(changed) or (optimizer == "soap" and not any(changed))
 
 
 @pytest.mark.parametrize("optimizer", precond.available())
 @pytest.mark.parametrize("workload", SMALL)
-def test_a_step_of_a_small_workload(workload: str, optimizer: str):
+def test_each_optimizer_trains_a_small_workload(workload: str, optimizer: str):
     one_step(workload, optimizer)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", precond.available())
 @pytest.mark.parametrize("workload", LARGE)
-def test_a_step_of_a_large_workload(workload: str, optimizer: str):
+def test_each_optimizer_trains_a_large_workload(workload: str, optimizer: str):
     one_step(workload, optimizer)
 
 
 @pytest.mark.parametrize("workload", RECIPES)
-def test_every_workload_resolves_and_its_model_has_the_parameters_that_its_recipe_says(
+def test_each_model_has_the_parameter_count_of_its_recipe(
     workload: str,
 ):
     config = resolve(workload, "nysact-s")
@@ -87,13 +86,13 @@ def test_a_folder_of_images_is_a_workload():
 # ---------------------------------------------------------------------- keys
 
 
-def test_the_keys_of_schema_1_are_the_keys_of_now():
-    """Computed by the version before settings; a trial that was trained then is found now."""
-    known = {
+def test_keys_of_schema_1_are_unchanged():
+    """The version before settings were introduced computed these keys; its trials are reused."""
+    keys = {
         "sgd": "ff7ff219e8f701995ed0577e9ac4b7d2936c3f5ad1fc97967fba53ec2f80d7fe",
         "nysact-s": "b4e5f77af4c6037e75fc5d69b4de4cbb4ab6d7cdb78a1ddab12e87a4f9df8ff3",
     }
-    for optimizer, key in known.items():
+    for optimizer, key in keys.items():
         config = resolve("digits/cnn", optimizer, recipe={"epochs": 2})
         assert config.trial_key == key
         old = {name: value for name, value in config.to_dict().items() if name in SCHEMA_1}
@@ -110,53 +109,51 @@ SCHEMA_1 = [
     "seed",
     "numerics",
 ]
-OTHERWISE = {
-    **{
-        "precision": "bf16",
-        "compile": True,
-        "channels_last": True,
-        "workers": 2,
-        "train_fraction": 0.9,
-    },
-    **{"plugin": "0" * 64, "label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0, "warmup_epochs": 1},
-    **{
-        "decay_exempt": "norm",
-        "crop_padding": 2,
-        "flip": False,
-        "resolution": 16,
-        "test_resolution": 64,
-    },
-    **{
-        "random_resized_crop": True,
-        "trivial_augment": True,
-        "randaugment": "9/0.5",
-        "random_erasing": 0.1,
-    },
-    **{"repeated_augmentation": 2},
+OTHER_VALUES = {
+    "precision": "bf16",
+    "compile": True,
+    "channels_last": True,
+    "workers": 2,
+    "train_fraction": 0.9,
+    "plugin": "0" * 64,
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "warmup_epochs": 1,
+    "decay_exempt": "norm",
+    "crop_padding": 2,
+    "flip": False,
+    "resolution": 16,
+    "test_resolution": 64,
+    "random_resized_crop": True,
+    "trivial_augment": True,
+    "randaugment": "9/0.5",
+    "random_erasing": 0.1,
+    "repeated_augmentation": 2,
 }
 
 
-@pytest.mark.parametrize("name", OTHERWISE)
-def test_whatever_decides_numbers_is_in_the_key(name: str):
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_values_that_change_the_results_change_the_key(name: str):
     plain = resolve("cifar10/resnet32", "sgd")
-    if name == "plugin":  # the file that registered what the trial uses says it, not the recipe
-        other = replace(plain, plugin=OTHERWISE[name])
+    if name == "plugin":  # set by the workload or the optimizer, not by the recipe
+        other = replace(plain, plugin=OTHER_VALUES[name])
     else:
-        other = resolve("cifar10/resnet32", "sgd", recipe={name: OTHERWISE[name]})
+        other = resolve("cifar10/resnet32", "sgd", recipe={name: OTHER_VALUES[name]})
     assert plain.trial_key != other.trial_key and plain.group_key != other.group_key
 
 
-def test_equal_settings_are_one_trial():
+def test_equal_settings_in_different_forms_give_the_same_trial():
     pair, text = (
         resolve("cifar10/resnet32", "sgd", recipe={"randaugment": value, "mixup": mixup})
         for value, mixup in (((9, 0.5), 1), ("9/0.5", 1.0))
     )
     assert pair.trial_key == text.trial_key and pair.settings["randaugment"] == [9.0, 0.5]
-    stated = resolve("cifar10/resnet32", "sgd", recipe={"resolution": 32})
-    assert stated == resolve("cifar10/resnet32", "sgd")
+    explicit = resolve("cifar10/resnet32", "sgd", recipe={"resolution": 32})
+    assert explicit == resolve("cifar10/resnet32", "sgd")
 
 
-def test_settings_are_complete_and_only_what_the_workload_has():
+def test_settings_are_those_that_apply_to_the_workload():
     digits, cifar, vit = (
         set(resolve(name, "sgd").settings) for name in ("digits/cnn", SMALL[3], "cifar100/vit_s16")
     )
@@ -164,7 +161,7 @@ def test_settings_are_complete_and_only_what_the_workload_has():
     assert digits < cifar and vit - cifar == {"drop_path"} and "resolution" in cifar
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -181,23 +178,26 @@ def test_settings_are_complete_and_only_what_the_workload_has():
         ("resnet32", "unknown"),
     ],
 )
-def test_unknown_workloads(name: str, message: str):
+def test_unknown_workloads_are_refused(name: str, message: str):
     [line] = refused(name, "sgd")
     assert line.startswith(f'workload = "{name}"') and message in line
     assert workloads.unknown_workload(name) == line
 
 
-def test_batches_that_cannot_be():
+def test_batch_sizes_out_of_range_are_refused():
+    rule = "must be an integer in {}..{}, where {} is the size of the training set"
     assert refused("cifar10/resnet32", "sgd", batch_size=2001) == [
-        "batch_size = 2001: must be an integer in 2..2000, the training set"
+        "batch_size = 2001: " + rule.format(2, 2000, 2000)
     ]
-    assert "batch normalisation needs two" in refused("cifar10/resnet32", "sgd", batch_size=1)[0]
+    assert refused("cifar10/resnet32", "sgd", batch_size=1) == [
+        "batch_size = 1: must be an integer in 2..2000; batch normalisation needs two examples"
+    ]
     assert refused("digits/mlp", "sgd", batch_size=1198) == [
-        "batch_size = 1198: must be an integer in 1..1197, the training set"
+        "batch_size = 1198: " + rule.format(1, 1197, 1197)
     ]
-    assert refused("digits/mlp", "sgd", batch_size=1198, train_fraction=0.5)[0].endswith(
-        "1..598, the training set"
-    )
+    assert refused("digits/mlp", "sgd", batch_size=1198, train_fraction=0.5) == [
+        "batch_size = 1198: " + rule.format(1, 598, 598)
+    ]
     assert resolve("digits/mlp", "sgd", recipe={"batch_size": 1}).batch_size == 1
 
 
@@ -238,49 +238,44 @@ def test_batches_that_cannot_be():
         (
             "cifar10/lenet5",
             {"resolution": 64},
-            ["resolution = 64: lenet5 takes images of 32 x 32 pixels only"],
+            ["resolution = 64: must be 32 for lenet5"],
         ),
         (
             "cifar100/vit_s16",
             {"resolution": 40},
-            ["resolution = 40: vit_s16 takes multiples of 16"],
+            ["resolution = 40: must be a multiple of 16 for vit_s16"],
         ),
         (
             "cifar100/vit_s16",
             {"test_resolution": 64},
-            ["test_resolution = 64: vit_s16 tests at the resolution"],
+            ["test_resolution = 64: must be equal to resolution = 224 for vit_s16"],
         ),
         ("digits/cnn", {"precision": "fp16"}, ["precision = 'fp16': must be one of float32, bf16"]),
         ("digits/cnn", {"compile": 1}, ["compile = 1: must be true or false"]),
         ("digits/cnn", {"train_fraction": 0}, ["train_fraction = 0: must be a number in (0, 1]"]),
     ],
 )
-def test_settings_that_cannot_be(workload: str, settings: dict, lines: list[str]):
-    found = refused(workload, "sgd", **settings)
-    assert len(found) == len(lines) and all(
-        wanted in line for wanted, line in zip(lines, found, strict=True)
-    ), found
+def test_invalid_settings_are_refused(workload: str, settings: dict, lines: list[str]):
+    messages = refused(workload, "sgd", **settings)
+    assert len(messages) == len(lines), messages
+    for message, line in zip(messages, lines, strict=True):
+        assert line in message
 
 
-# ---------------------------------------------------------------------- arms and deviations
+# ---------------------------------------------------------------------- variants and deviations
 
 
-def test_the_as_released_arm_is_the_recipes():
-    consistent, as_released = (
+def test_the_as_released_variant_has_the_recipes_conventions():
+    corrected, as_released = (
         resolve("cifar10/resnet32", "kfac", as_released=kind) for kind in (False, True)
     )
-    assert (
-        consistent.hyperparameters["g_scale"] == "fisher"
-        and consistent.hyperparameters["damping"] == 1.0
-    )
-    assert (
-        as_released.hyperparameters["g_scale"] == "official"
-        and as_released.hyperparameters["damping"] == 0.03
-    )
-    assert consistent.trial_key != as_released.trial_key
+    names = ("g_scale", "damping")
+    assert [corrected.hyperparameters[name] for name in names] == ["fisher", 1.0]
+    assert [as_released.hyperparameters[name] for name in names] == ["official", 0.03]
+    assert corrected.trial_key != as_released.trial_key
 
 
-def test_deviations_are_what_the_recipe_has_otherwise():
+def test_deviations_are_pairs_of_recipe_and_trial_values():
     for kind in (False, True):
         for workload in (
             "digits/cnn",

@@ -1,7 +1,10 @@
-"""The cost of optimizers in time and memory: contestants, races against SGD, footprints and the files of the results.
+"""The cost of optimizers in time and memory relative to SGD, measured on an otherwise idle machine.
 
-`python -m trainables.cost` measures optimizers on a workload; `python -m trainables.cost.scaling` measures the parts of
-an algorithm against width and rank, `released` times the optimizers of the authors' checkout. All measurements need an
-idle machine; seconds of trials do not belong here. Imports torch, `precond` and `trainables`, never pandas or scipy.
-Studies read `files` and `intervals`, and check arguments by `__main__.errors`.
+`python -m trainables.cost` measures optimizers on a workload and, on request, the optimizers of the
+authors' checkout (`released.py`). `python -m trainables.cost.scaling` measures the parts of an
+algorithm against width and rank.
+
+The seconds of trials do not belong here, because trials share a machine. This room imports torch,
+`precond` and `trainables`, never pandas or scipy. Studies read `files` and `intervals`, and check
+arguments with `__main__.errors`.
 """

@@ -1,6 +1,7 @@
-"""`python -m trainables.cost`: measure what an optimizer costs relative to SGD on this machine (`benchmark.py`).
+"""`python -m trainables.cost`: measure the cost of optimizers relative to SGD on this machine.
 
-The results are `DIR/cost/<hardware>/<optimizer>-<digest>.json` (`files.py`); the time-to-target studies read them.
+`benchmark.py` measures. The results are written to `DIR/cost/<hardware>/<optimizer>-<digest>.json`
+(`files.py`). The time-to-target studies read them.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ DEFAULT = ("sgd", "nysact-s", "nysact-g", "eva", "foof", "kfac", "steve")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print and write; return 2 for an invalid command and 1 if a measurement failed."""
+    """Measure the optimizers, print and write the results, and return the exit code.
+
+    The exit code is 2 for an invalid command and 1 if a measurement failed.
+    """
     options = _parse(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if lines := _errors(options):
-        print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
+    if problems := _errors(options):
+        print("\n".join(f"error: {problem}" for problem in problems), file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
     setting = Setting(**{name: getattr(options, name) for name in Setting._fields})
@@ -46,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except HyperparameterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (RuntimeError, ModuleNotFoundError) as error:  # the latter: a peer's package
+    except (RuntimeError, ModuleNotFoundError) as error:  # pytorch-optimizer may be missing
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -55,14 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure_all(setting: Setting, options: argparse.Namespace) -> None:
     folder = results_folder(options.out, options.device, options.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = ", ".join(f"{key} {value}" for key, value in conditions(options).items())
-    print(f"{setting.workload}, batch size {setting.batch_size}: {facts}", flush=True)
+    described = ", ".join(f"{key} {value}" for key, value in conditions(options).items())
+    print(f"{setting.workload}, batch size {setting.batch_size}: {described}", flush=True)
     names = list(options.optimizers)
     if options.reference is not None:
         names += [PREFIX + name for name in options.optimizers if name in RELEASED]
     for name in names:
         timed = measure(setting, name, options.blocks, options.repeat, CLOCKS[options.clock])
-        memory = {who: _in_fresh_process(who, options) for who in dict.fromkeys((name, "sgd"))}
+        memory = {
+            optimizer: _footprint_in_subprocess(optimizer, options)
+            for optimizer in dict.fromkeys((name, "sgd"))
+        }
         result = {
             "schema": SCHEMA,
             "configuration": setting.configuration(name),
@@ -71,25 +78,23 @@ def _measure_all(setting: Setting, options: argparse.Namespace) -> None:
             "memory": memory[name],
             "sgd_memory": memory["sgd"],
         }
-        write_atomically(
-            folder / file_name(result["configuration"]), json.dumps(result, indent=1).encode()
-        )
-        print(line(result), flush=True)
+        path = folder / file_name(result["configuration"])
+        write_atomically(path, json.dumps(result, indent=1).encode())
+        print(summary(result), flush=True)
 
 
-def _in_fresh_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the footprint of an optimizer, measured by this program in another process."""
+def _footprint_in_subprocess(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the memory footprint of an optimizer, measured by this program in a new process."""
     command = [sys.executable, "-m", "trainables.cost", *options.arguments, "--footprint", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(
-            f"{name}: measuring its memory failed: {done.stderr.strip().splitlines()[-1]}"
-        )
+        reason = done.stderr.strip().splitlines()[-1]
+        raise RuntimeError(f"{name}: the measurement of its memory failed: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the fixed conditions of a measurement, which are printed and stored."""
+    """Return the conditions of a measurement, which are printed and stored with the result."""
     return {
         "hardware": hardware(options.device),
         "torch": torch.__version__,
@@ -104,18 +109,19 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def line(result: Mapping[str, Any]) -> str:
-    """Return an optimizer's result as a line for a terminal."""
+def summary(result: Mapping[str, Any]) -> str:
+    """Return an optimizer's result as one line for a terminal."""
     name, memory = result["configuration"]["optimizer"], result["memory"]
-    parts = [
-        f"{race['ratio']['median']:.3f} [{race['ratio']['low']:.3f}, {race['ratio']['high']:.3f}] x {base}"
-        for base, race in result["against"].items()
-    ]
+    ratios = []
+    for base, race in result["against"].items():
+        ratio = race["ratio"]
+        interval = f"[{ratio['low']:.3f}, {ratio['high']:.3f}]"
+        ratios.append(f"{ratio['median']:.3f} {interval} x {base}")
     shares = ", ".join(
         f"{key} {share['median']:+.1%}" for key, share in result["against"]["sgd"]["shares"].items()
     )
     peak = memory["peak_bytes"] / result["sgd_memory"]["peak_bytes"]
-    return f"{name:18} {' '.join(parts)}  ({shares})  peak x {peak:.3f}"
+    return f"{name:18} {' '.join(ratios)}  ({shares})  peak x {peak:.3f}"
 
 
 def errors(arguments: Sequence[str]) -> list[str]:
@@ -129,15 +135,15 @@ def _errors(options: argparse.Namespace) -> list[str]:
         if name not in precond.available():
             errors.append(f'optimizer = "{name}": unknown.{nearest(name, precond.available())}')
         else:
-            errors += precond.check(
-                name, {k: v for k, v in options.stated.items() if k in precond.defaults(name)}
-            )
+            defaults = precond.defaults(name)
+            overrides = {k: v for k, v in options.overrides.items() if k in defaults}
+            errors += precond.check(name, overrides)
     if options.reference is not None and not (options.reference / OPTIMIZERS_FILE).is_file():
         errors.append(
             f"--reference {options.reference}: must be a checkout of the repository hseung88/nysact"
         )
     if options.device.type == "cuda" and not torch.cuda.is_available():
-        errors.append(f"--device {options.device}: this machine has no GPU; leave it out")
+        errors.append(f"--device {options.device}: this machine has no GPU; omit the option")
     if options.blocks < FEWEST:
         errors.append(
             f"--blocks {options.blocks}: must be an integer >= {FEWEST}, for a 95% interval"
@@ -167,7 +173,8 @@ def _device(text: str) -> torch.device:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m trainables.cost", description="Cost of optimizers over SGD."
+        prog="python -m trainables.cost",
+        description="Measure the time and memory of optimizers relative to SGD on this machine.",
     )
     add = parser.add_argument
     add(
@@ -175,16 +182,20 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         nargs="?",
         default="cifar10/resnet32",
         metavar="WORKLOAD",
-        help="[default: %(default)s]",
+        help="dataset and model, as DATASET/MODEL [default: %(default)s]",
     )
     add(
-        "--optimizers", type=lambda text: text.split(","), default=list(DEFAULT), metavar="NAME,..."
+        "--optimizers",
+        type=lambda text: text.split(","),
+        default=list(DEFAULT),
+        metavar="NAME,...",
+        help=f"optimizers to measure [default: {','.join(DEFAULT)}]",
     )
-    add("--batch-size", type=int, default=128, help="[default: %(default)s]")
+    add("--batch-size", type=int, default=128, help="examples per step [default: %(default)s]")
     add(
         "--as-released",
         action="store_true",
-        help="with the conventions of the paper's code, as a study's as-released variant",
+        help="measure the as-released variant, which follows the conventions of the paper's code",
     )
     add(
         "--set",
@@ -192,46 +203,52 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="for those that have it",
+        help="a hyperparameter's value for all optimizers that have this hyperparameter",
     )
     add(
         "--blocks",
         type=int,
         default=20,
-        help="after the first, which is discarded [default: %(default)s]",
+        help="measured blocks, after a first one that is discarded [default: %(default)s]",
     )
     add(
         "--repeat",
         type=int,
-        help="plain steps at a time; half as many others [default: 2, on a GPU 20]",
+        help="plain steps timed together; half as many of other kinds [default: 2, on a GPU 20]",
     )
-    add("--threads", type=int, default=2, help="of torch on the CPU [default: %(default)s]")
-    add("--channels-last", action="store_true")
+    add("--threads", type=int, default=2, help="CPU threads of torch [default: %(default)s]")
+    add("--channels-last", action="store_true", help="use the channels_last memory format")
     add(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu: of this process, on a busy machine with --threads 1",
+        help="cpu: count this process's CPU time; for a busy machine, with --threads 1",
     )
     add(
         "--device",
         type=_device,
         default=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        help="cpu, cuda or cuda:N [default: the GPU if there is one]",
     )
     add(
         "--reference",
         type=Path,
         metavar="PATH",
-        help="a checkout of hseung88/nysact, timed in the same way",
+        help="a checkout of hseung88/nysact, whose optimizers are also measured",
     )
-    add("--out", type=Path, default=Path(os.environ.get("PRECOND_OUT", "outputs")), metavar="DIR")
+    add(
+        "--out",
+        type=Path,
+        default=Path(os.environ.get("PRECOND_OUT", "outputs")),
+        metavar="DIR",
+        help="the output folder [default: $PRECOND_OUT or outputs]",
+    )
     add("--footprint", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.stated = dict(options.set)
-    options.load = round(os.getloadavg()[0], 2)  # of the last minute: near 0 when nothing else runs
-    options.repeat = (
-        options.repeat if options.repeat is not None else 20 if options.device.type == "cuda" else 2
-    )
+    options.overrides = dict(options.set)
+    options.load = round(os.getloadavg()[0], 2)  # of the last minute: near 0 on an idle machine
+    if options.repeat is None:
+        options.repeat = 20 if options.device.type == "cuda" else 2
     return options
 
 

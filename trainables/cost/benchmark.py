@@ -1,7 +1,8 @@
-"""The benchmark of an optimizer's cost in time and memory relative to a baseline; docs/cost.md describes the method.
+"""The benchmark of an optimizer's cost in time and memory relative to a baseline.
 
-Contestants take turns in blocks B X X B. The result is the median ratio X / B with an interval, the share of each kind
-of step, the peak of memory and the bytes of the state.
+docs/cost.md describes the method. The baseline B and the optimizer X take turns in blocks B X X B.
+The result is the median ratio X / B with an interval, the additional time for each kind of step,
+the peak memory and the bytes of the state.
 """
 
 from __future__ import annotations
@@ -32,76 +33,90 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Setting(NamedTuple):
-    """Everything that all contestants share."""
+    """The configuration that all contestants share.
+
+    Attributes:
+        workload: `DATASET/MODEL`.
+        batch_size: Examples per step.
+        device: The device of the model and the batch.
+        channels_last: True for the channels_last memory format.
+        overrides: Hyperparameters that replace the recipe's values, for the optimizers that have
+            them.
+        reference: The authors' checkout, or None.
+        as_released: True for the as-released variant of the recipe.
+    """
 
     workload: str
     batch_size: int
     device: torch.device
     channels_last: bool
-    stated: Mapping[str, Any]
+    overrides: Mapping[str, Any]
     reference: Path | None
     as_released: bool = False
 
     def model(self) -> nn.Module:
         """Return a new model on the device, with the same initial weights in each call."""
-        chosen = workload(self.workload)
+        definition = workload(self.workload)
         torch.manual_seed(0)
-        model = chosen.build(chosen.settings({})).to(self.device).train()
+        model = definition.build(definition.settings({})).to(self.device).train()
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def batch(self) -> Batch:
         """Return synthetic images and labels on the device."""
-        chosen = workload(self.workload)
-        classes, channels, side, _ = chosen.fit(chosen.settings({}))
+        definition = workload(self.workload)
+        classes, channels, side, _ = definition.fit(definition.settings({}))
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(self.batch_size, channels, side, side, generator=generator).to(
-            self.device
-        )
+        images = torch.randn(self.batch_size, channels, side, side, generator=generator)
+        images = images.to(self.device)
         labels = torch.randint(classes, (self.batch_size,), generator=generator).to(self.device)
-        return images.to(
-            memory_format=torch.channels_last
-        ) if self.channels_last else images, labels
+        if self.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        return images, labels
 
     def contestant(self, name: str) -> Contestant:
         """Return a registered or released optimizer with a new model."""
         if name.startswith(PREFIX):
             assert self.reference is not None
             registered = name.removeprefix(PREFIX)
-            return build_released(registered, self.model(), self.known(registered), self.reference)
-        return build(name, self.model(), self.known(name))
+            hyperparameters = self.hyperparameters(registered)
+            return build_released(registered, self.model(), hyperparameters, self.reference)
+        return build(name, self.model(), self.hyperparameters(name))
 
-    def known(self, name: str) -> dict[str, Any]:
-        """Return the recipe's hyperparameters of an optimizer, overridden by the stated ones that it has."""
-        defaults = precond.defaults(name)
-        stated = {key: value for key, value in self.stated.items() if key in defaults}
-        known = {**workload(self.workload).recipe.hyperparameters(name, self.as_released), **stated}
-        # As in a trial's configuration, where 1 and 1.0 are the same damping.
+    def hyperparameters(self, name: str) -> dict[str, Any]:
+        """Return an optimizer's hyperparameters: the recipe's values, updated with `overrides`."""
+        defaults, recipe = precond.defaults(name), workload(self.workload).recipe
+        values = {
+            **recipe.hyperparameters(name, self.as_released),
+            **{key: value for key, value in self.overrides.items() if key in defaults},
+        }
+        # A trial's configuration treats 1 and 1.0 as the same damping, and so must the file's name.
         return {
             key: float(v) if isinstance(defaults[key], float) and type(v) is int else v
-            for key, v in known.items()
+            for key, v in values.items()
         }
 
     def configuration(self, name: str) -> dict[str, Any]:
-        """Return everything that decides the cost of a registered or released optimizer."""
-        hyperparameters = {
-            **precond.defaults(name.removeprefix(PREFIX)),
-            **self.known(name.removeprefix(PREFIX)),
-        }
+        """Return all values that determine the cost of a registered or released optimizer."""
+        registered = name.removeprefix(PREFIX)
+        hyperparameters = {**precond.defaults(registered), **self.hyperparameters(registered)}
         resolution = workload(self.workload).settings({}).get("resolution")
         execution = {"channels_last": self.channels_last, "resolution": resolution}
         return configuration(self.workload, name, hyperparameters, self.batch_size, **execution)
 
 
 def measure(setting: Setting, name: str, blocks: int, repeat: int, clock: Clock) -> dict[str, Any]:
-    """Return the seconds of an optimizer's step and evaluation, and its races against the baselines."""
+    """Return the seconds of an optimizer's step and evaluation, and its races against baselines.
+
+    The baselines are SGD and, for the optimizers in `ALSO_AGAINST_ADAM`, Adam.
+    """
     batch = setting.batch()
     against, evaluation = {}, math.nan
-    for rival in ("sgd", *(["adam"] if name in ALSO_AGAINST_ADAM else [])):
-        base, other = setting.contestant(rival), setting.contestant(name)
+    for baseline in ("sgd", *(["adam"] if name in ALSO_AGAINST_ADAM else [])):
+        base, contestant = setting.contestant(baseline), setting.contestant(name)
         base.warm_up(batch)
-        other.warm_up(batch)
-        against[rival] = race(base, other, batch, blocks, repeat, clock)
-        evaluation = evaluation_seconds(other, batch, clock)
+        contestant.warm_up(batch)
+        against[baseline] = race(base, contestant, batch, blocks, repeat, clock)
+        evaluation = evaluation_seconds(contestant, batch, clock)
     return {
         "step_seconds": against["sgd"]["step_seconds"],
         "evaluation_seconds_per_example": evaluation,
@@ -110,17 +125,16 @@ def measure(setting: Setting, name: str, blocks: int, repeat: int, clock: Clock)
 
 
 def footprint(setting: Setting, name: str) -> dict[str, Any]:
-    """Return the exact bytes of an optimizer's state, and the peak over steps of every kind.
+    """Return the exact bytes of an optimizer's state, and the peak memory over all kinds of steps.
 
-    This process must do nothing else with the device. On a GPU the peak is the allocator's; on a CPU it is the resident
-    high-water mark of the process, which is reset before.
+    This process must not use the device for anything else. On a GPU the peak is that of torch's
+    allocator. On a CPU it is the peak resident memory of the process, which is reset before.
     """
     contestant, batch = setting.contestant(name), setting.batch()
     contestant.warm_up(batch)
-    with suppress(AttributeError, OSError):  # another libc
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # return free memory: else the mark would start at the peak of the warm-up
+    # Return free memory to the system, or the measurement would start at the peak of the warm-up.
+    with suppress(AttributeError, OSError):  # only glibc has malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
     reset_peak_memory(setting.device)
     contestant.warm_up(batch)
     return {
@@ -130,7 +144,12 @@ def footprint(setting: Setting, name: str) -> dict[str, Any]:
 
 
 def state_bytes(contestant: Contestant) -> dict[str, int]:
-    """Return bytes by purpose: `rule` (such as momentum), `algorithm`, `gradient_buffer`, and all `weights`."""
+    """Return the bytes of a contestant's tensors by purpose.
+
+    Returns:
+        The bytes of `rule` (the update rule's state, such as momentum), `algorithm` (the
+        preconditioners' state), `gradient_buffer` and `weights`.
+    """
     optimizer = contestant.optimizer
     banks = optimizer._banks if isinstance(optimizer, Preconditioned) else []
     return {
@@ -146,11 +165,8 @@ def state_bytes(contestant: Contestant) -> dict[str, int]:
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    parts = (
-        value.values()
-        if isinstance(value, dict)
-        else value
-        if isinstance(value, (list, tuple))
-        else ()
-    )
-    return [tensor for part in parts for tensor in _tensors(part)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for part in value for tensor in _tensors(part)]
+    return []

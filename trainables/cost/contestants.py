@@ -1,8 +1,9 @@
-"""Contestants of the cost benchmark: an optimizer with its own model, whose next step can be of any kind.
+"""Contestants of the cost benchmark: optimizers with their models, set to take any kind of step.
 
-A step is of one of three kinds: *plain*, *statistics* (the forward is recorded, too) and *refresh* (the factors are
-computed, too). The intervals decide how often each kind is due. The mean cost of a step is therefore the mean over the
-kinds, weighted with their shares of one common period of all intervals, and no whole period has to be timed.
+There are three kinds of steps. A *plain* step only applies the preconditioners, a *statistics* step
+also records the forward, and a *refresh* step also computes new factors. The optimizer's intervals
+determine how often each kind is due. The mean cost of a step is therefore the mean over the kinds,
+weighted with their shares of one common period of all intervals. This avoids timing a whole period.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import precond
 from precond.optimizer import Preconditioned
 
 PLAIN, STATISTICS, REFRESH, MIXED = "plain", "statistics", "refresh", "mixed"
-LEARNING_RATE = 1e-3  # small: nothing may diverge, and denormal numbers are slow
+LEARNING_RATE = 1e-3  # small, because divergence and denormal numbers would distort the times
 Batch = tuple[Tensor, Tensor]
 Clock = Callable[[], float]
 
@@ -32,10 +33,11 @@ class Kind:
     """A kind of step.
 
     Attributes:
-        name: `plain`, `statistics` or `refresh`; `mixed` where the steps of a period are only timed together.
-        weight: Its share of all steps.
+        name: `plain`, `statistics` or `refresh`; `mixed` if all steps of a period are timed
+            together.
+        weight: The share of all steps that are of this kind.
         place: Number of a step of this kind.
-        length: Consecutive steps in a measurement.
+        length: Number of consecutive steps in a measurement.
     """
 
     name: str
@@ -52,8 +54,8 @@ class Contestant:
         name: Name of the optimizer.
         model: The model, in training mode.
         optimizer: The optimizer of the model.
-        kinds: Kinds of its steps; the weights add up to 1.
-        place: Sets the number of the next step.
+        kinds: Kinds of the optimizer's steps; their weights add up to 1.
+        place: Function that sets the number of the next step.
     """
 
     name: str
@@ -69,7 +71,10 @@ class Contestant:
         self.optimizer.step()
 
     def seconds(self, kind: Kind, batch: Batch, repeat: int, clock: Clock) -> float:
-        """Return the mean time of a step of a kind; the device is synchronized before and after, not between."""
+        """Return the mean seconds of a step of a kind.
+
+        The device is synchronized before the first and after the last step, not between the steps.
+        """
 
         def steps() -> None:
             for _ in range(repeat):
@@ -86,23 +91,25 @@ class Contestant:
             self.seconds(kind, batch, 1, time.perf_counter)
 
 
-def build(name: str, model: nn.Module, stated: Mapping[str, Any]) -> Contestant:
-    """Return a contestant with a registered optimizer; torch's own get `foreach=True`.
+def build(name: str, model: nn.Module, overrides: Mapping[str, Any]) -> Contestant:
+    """Return a contestant with a registered optimizer.
+
+    The optimizers of `torch.optim` run with `foreach=True`. The learning rate is `LEARNING_RATE`.
 
     Args:
         name: Registered name.
         model: The model to train, on its device.
-        stated: Hyperparameters other than the defaults; the learning rate is `LEARNING_RATE`.
+        overrides: Hyperparameters that differ from the defaults.
 
     Raises:
-        HyperparameterError: Unknown name or wrong value.
+        HyperparameterError: Unknown name or invalid value.
     """
-    optimizer = precond.build(name, model, **{**stated, "lr": LEARNING_RATE})
+    optimizer = precond.build(name, model, **{**overrides, "lr": LEARNING_RATE})
     if isinstance(optimizer, Preconditioned):
 
         def place(step: int) -> None:
             optimizer.steps = step
-            optimizer._schedule_recording()  # as the step before would have
+            optimizer._schedule_recording()  # as the previous step would have done
 
         algorithm = optimizer.algorithm
         period = _period(asdict(algorithm))  # type: ignore[call-overload]
@@ -111,22 +118,23 @@ def build(name: str, model: nn.Module, stated: Mapping[str, Any]) -> Contestant:
     for group in optimizer.param_groups:
         if "foreach" in group:
             group["foreach"] = True
-    period = _period({**precond.defaults(name), **stated})
-    return Contestant(
-        name,
-        model,
-        optimizer,
-        [Kind(MIXED if period > 1 else PLAIN, 1.0, 0, period)],
-        lambda step: None,
-    )
+    period = _period({**precond.defaults(name), **overrides})
+    kinds = [Kind(MIXED if period > 1 else PLAIN, 1.0, 0, period)]
+    return Contestant(name, model, optimizer, kinds, place=lambda step: None)
 
 
 def kinds_of(
     period: int, statistics_due: Callable[[int], bool], refresh_due: Callable[[int], bool]
 ) -> list[Kind]:
-    """Return the kinds of steps, with their exact shares of a period: a common multiple of all intervals.
+    """Return the kinds of steps, with their exact shares of a period.
 
-    The period is the second one, because every algorithm creates its first factor at the beginning.
+    The shares are counted in the second period, because every algorithm also computes factors in
+    its first step.
+
+    Args:
+        period: A common multiple of all intervals.
+        statistics_due: Returns True for the numbers of statistics steps.
+        refresh_due: Returns True for the numbers of refresh steps.
     """
     names = [
         REFRESH if refresh_due(step) else STATISTICS if statistics_due(step) else PLAIN
@@ -140,13 +148,12 @@ def kinds_of(
 
 
 def _period(hyperparameters: Mapping[str, Any]) -> int:
-    return math.lcm(
-        *(value for name, value in hyperparameters.items() if name.endswith("interval"))
-    )
+    intervals = (value for name, value in hyperparameters.items() if name.endswith("interval"))
+    return math.lcm(*intervals)
 
 
 def timed(call: Callable[[], Any], device: torch.device, clock: Clock = time.perf_counter) -> float:
-    """Return the seconds of a call, from an idle device until the device has finished."""
+    """Return the seconds of a call; the device is synchronized before and after it."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
     wait(device)
     start = clock()

@@ -25,34 +25,37 @@ def configuration(
     batch_size: int,
     **execution: Any,
 ) -> dict[str, Any]:
-    """Return everything that decides the cost of an optimizer on some hardware; a learning rate, for example, does not.
+    """Return all values that determine the cost of an optimizer on given hardware.
+
+    Hyperparameters that do not affect the cost, such as the learning rate, are omitted.
 
     Args:
         workload: `DATASET/MODEL`.
-        optimizer: Registered or released.
+        optimizer: Name of a registered or released optimizer.
         hyperparameters: All hyperparameters of the optimizer.
         batch_size: Examples per step.
         **execution: Values that differ from `EXECUTION`.
     """
     settings = {k: _cost_relevant(v) for k, v in hyperparameters.items() if k not in ("lr", "seed")}
-    decisive = {
+    return {
         "workload": workload,
         "optimizer": optimizer,
         "hyperparameters": settings,
         "batch_size": batch_size,
+        **EXECUTION,
+        **execution,
     }
-    return {**decisive, **EXECUTION, **execution}
 
 
 def _cost_relevant(value: Any) -> Any:
-    # Of a real number only matters whether it is zero: damping 0.1 and 1 take the same time.
+    # A real number affects the cost only by being zero or not: damping 0.1 and 1 take the same time.
     if isinstance(value, (list, tuple)):
         return [_cost_relevant(part) for part in value]
     return value != 0 if isinstance(value, float) else value
 
 
 def result_name(config: TrialConfig) -> str:
-    """Return the name of the file with the cost of a trial's configuration."""
+    """Return the name of the file that stores the cost of a trial's configuration."""
     execution = {name: getattr(config, name) for name in ("channels_last", "precision", "compile")}
     execution["resolution"] = config.settings.get("resolution")
     parts = config.workload, config.optimizer, config.hyperparameters, config.batch_size
@@ -60,12 +63,12 @@ def result_name(config: TrialConfig) -> str:
 
 
 def file_name(configuration: Mapping[str, Any]) -> str:
-    """Return the name of the file with a configuration's cost."""
+    """Return the name of the file that stores the cost of a `configuration(...)`."""
     return f"{configuration['optimizer'].replace(':', '-')}-{digest(configuration)[:16]}.json"
 
 
 def hardware(device: torch.device) -> str:
-    """Return the name of the GPU or of the processor."""
+    """Return the name of the GPU, or of the processor for a CPU device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -79,7 +82,7 @@ def hardware(device: torch.device) -> str:
 
 
 def results_folder(out: Path, device: torch.device, threads: int) -> Path:
-    """Return the folder of this hardware's results; its name includes the threads of a CPU."""
+    """Return the folder of this hardware's results; for a CPU its name includes `threads`."""
     name = hardware(device) + ("" if device.type == "cuda" else f" {threads} threads")
     return out / "cost" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
@@ -87,23 +90,22 @@ def results_folder(out: Path, device: torch.device, threads: int) -> Path:
 def seconds_per_epoch(
     config: TrialConfig, folder: Path, steps: int, test_examples: int
 ) -> Median | None:
-    """Return the seconds of a trial's epoch on the hardware of a folder when nothing else runs there.
+    """Return the seconds of an epoch on otherwise idle hardware, from its stored measurements.
 
     Args:
         config: The trial.
-        folder: `results_folder(...)`.
+        folder: The folder of the hardware's results, `results_folder(...)`.
         steps: Number of steps in an epoch.
-        test_examples: Number of examples that are evaluated after it.
+        test_examples: Number of examples that are evaluated after the epoch.
 
     Returns:
-        The time of the steps, with its interval, plus the evaluation; None if the cost was not measured.
+        The seconds of the steps and the evaluation, with the interval of the steps; None if the
+        cost of the trial's configuration was not measured.
     """
     path = folder / result_name(config)
     if not path.exists():
         return None
     result = json.loads(path.read_text())
-    step, evaluation = (
-        result["step_seconds"],
-        test_examples * result["evaluation_seconds_per_example"],
-    )
+    step = result["step_seconds"]
+    evaluation = test_examples * result["evaluation_seconds_per_example"]
     return Median(*(steps * step[key] + evaluation for key in ("median", "low", "high")))

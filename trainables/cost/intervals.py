@@ -1,4 +1,4 @@
-"""The median of a few measurements, with an interval that assumes nothing about their distribution."""
+"""The median of a few measurements, with a distribution-free 95% interval."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FEWEST = 6  # values for which the smallest and the largest enclose the median with 95 percent
+FEWEST = 6  # the fewest values whose minimum and maximum enclose the median with 95% probability
 
 
 @dataclass(frozen=True)
 class Median:
-    """A median with its interval."""
+    """A median with the ends of its 95% interval."""
 
     median: float
     low: float
@@ -20,16 +20,17 @@ class Median:
 
 
 def median(values: Sequence[float]) -> Median:
-    """Return the median, and two order statistics that enclose the true median with at least 95 percent.
+    """Return the sample median and its 95% interval, whose ends are order statistics.
 
-    A value lies below the true median as often as above it, so the number of values below is binomial: the k-th
-    smallest and the k-th largest miss the median on either side with probability P(Binomial(n, 1/2) < k) each.
+    Each value is below the true median with probability 1/2, so the number of values below the true
+    median is binomial. The true median is below the k-th smallest value with probability
+    P(Binomial(n, 1/2) < k), and above the k-th largest value with the same probability.
 
     Raises:
         ValueError: Fewer than `FEWEST` values.
     """
     if len(values) < FEWEST:
-        raise ValueError(f"{len(values)} values: 95 percent need at least {FEWEST}")
+        raise ValueError(f"{len(values)} values: a 95% interval requires at least {FEWEST}")
     ordered, n, k = sorted(values), len(values), 0
     below = 0.0
     while (below := below + math.comb(n, k) / 2**n) <= 0.025:

@@ -1,4 +1,4 @@
-"""Two contestants timed in turns: the cost of one relative to the other."""
+"""Time two contestants in turns, and compute the cost of one relative to the other."""
 
 from __future__ import annotations
 
@@ -27,10 +27,20 @@ BASE = "base"
 def race(
     base: Contestant, other: Contestant, batch: Batch, blocks: int, repeat: int, clock: Clock
 ) -> dict[str, Any]:
-    """Time one contestant against another; `blocks` are measured after one that is discarded.
+    """Time `other` relative to `base` in blocks; a first block is discarded.
+
+    Args:
+        base: The baseline.
+        other: The contestant to compare.
+        batch: The batch of every step.
+        blocks: Number of measured blocks.
+        repeat: Number of consecutive plain steps; half as many steps of other kinds.
+        clock: Returns the seconds of a clock.
 
     Returns:
-        `ratio` and both `step_seconds` (medians with intervals), seconds and weight of each kind, and the `shares`.
+        The `ratio` of the mean seconds per step, and the `step_seconds` and `base_step_seconds`, as
+        medians with intervals; the `weight` and the `seconds` of each kind of step in `kinds`; and
+        the `shares` of the additional time by kind, as fractions of a step of the base.
     """
     rows = [_block(base, other, batch, repeat, clock) for _ in range(blocks + 1)][1:]
     weights = {kind.name: kind.weight for kind in other.kinds}
@@ -54,37 +64,44 @@ def race(
 def _block(
     base: Contestant, other: Contestant, batch: Batch, repeat: int, clock: Clock
 ) -> dict[str, float]:
-    """Return the seconds per step of the base and of each kind of the other: B X X B, the second X in reverse."""
+    """Measure one block; return the seconds of a step of `base` and of each kind of `other`'s steps.
+
+    The order is B X X B. The second X takes its kinds of steps in reverse order, so that a linear
+    drift of the machine's speed cancels.
+    """
     parts = [(BASE, base, base.kinds[0]), *((kind.name, other, kind) for kind in other.kinds)]
     seconds = dict.fromkeys((name for name, _, _ in parts), 0.0)
     for name, contestant, kind in [*parts, *reversed(parts)]:
-        times = repeat if kind.name in (BASE, PLAIN) else max(1, repeat // 2)
-        seconds[name] += contestant.seconds(kind, batch, times, clock) / 2
+        steps = repeat if kind.name in (BASE, PLAIN) else max(1, repeat // 2)
+        seconds[name] += contestant.seconds(kind, batch, steps, clock) / 2
     return seconds
 
 
 def _shares(rows: list[dict[str, float]], weights: Mapping[str, float]) -> dict[str, Any]:
-    """Return what each kind of step adds to the kind before, as a fraction of a step of the base."""
+    """Return the time that each kind of step adds to the kind before, over a step of the base.
+
+    The additional time is multiplied by the frequency of the steps that include it. For example,
+    refresh steps also record statistics.
+    """
     if MIXED in weights:
         return {}
-    shares, before, names = (
-        {},
-        BASE,
-        [name for name in (PLAIN, STATISTICS, REFRESH) if name in weights],
-    )
+    shares, before = {}, BASE
+    names = [name for name in (PLAIN, STATISTICS, REFRESH) if name in weights]
     for index, name in enumerate(names):
-        often = sum(weights[later] for later in names[index:])
+        frequency = sum(weights[later] for later in names[index:])
         label = "apply" if name == PLAIN else name if before != BASE else f"apply and {name}"
-        shares[label] = asdict(
-            median([often * (row[name] - row[before]) / row[BASE] for row in rows])
-        )
+        additional = [frequency * (row[name] - row[before]) / row[BASE] for row in rows]
+        shares[label] = asdict(median(additional))
         before = name
     return shares
 
 
 @torch.no_grad()
 def evaluation_seconds(contestant: Contestant, batch: Batch, clock: Clock) -> float:
-    """Return the seconds per example of a forward in evaluation mode: the median of five batches after a first one."""
+    """Return the seconds per example of a forward in evaluation mode.
+
+    This is the median of five forwards, after a first one that is discarded.
+    """
     images = batch[0]
     contestant.model.eval()
     times = [timed(lambda: contestant.model(images), images.device, clock) for _ in range(6)]

@@ -1,4 +1,7 @@
-"""The NysAct authors' optimizers, from a checkout of their repository, as contestants of the cost benchmark."""
+"""The NysAct authors' released optimizers as contestants of the cost benchmark.
+
+They are imported from a checkout of the repository hseung88/nysact.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,11 @@ class Released:
     """The released counterpart of a registered optimizer.
 
     Attributes:
-        module: File in `cifar10/optimizers`.
-        kind: Class.
-        counter: Attribute with the number of the step; empty if the first parameter group has it.
-        extra: Arguments that only this class has.
+        module: Name of the file in `cifar10/optimizers`.
+        kind: Name of the class.
+        counter: Name of the attribute that counts the steps; empty if the first parameter group
+            counts them as `step`.
+        extra: Additional arguments of this class.
     """
 
     module: str
@@ -48,56 +52,60 @@ RELEASED = {
 
 
 def build_released(
-    name: str, model: nn.Module, stated: Mapping[str, Any], checkout: Path
+    name: str, model: nn.Module, overrides: Mapping[str, Any], checkout: Path
 ) -> Contestant:
     """Return the released counterpart of a registered optimizer.
 
     Args:
-        name: Registered name; one of `RELEASED`.
+        name: Registered name, a key of `RELEASED`.
         model: The model to train, on its device.
-        stated: Hyperparameters other than the defaults; intervals, damping and rank are passed on.
+        overrides: Hyperparameters that differ from the defaults. Only the intervals, the damping
+            and the rank are passed on.
         checkout: Folder of the repository hseung88/nysact.
     """
     if (folder := str(checkout / FOLDER)) not in sys.path:
-        sys.path.insert(0, folder)  # its files import each other as `optimizers`
-    chosen, values = RELEASED[name], {**precond.defaults(name), **stated}
-    create = getattr(importlib.import_module(f"optimizers.{chosen.module}"), chosen.kind)
-    every, refresh = values["cov_interval"], values.get("inv_interval", values["cov_interval"])
-    if (
-        name == "eva"
-    ):  # changes the gradients of an SGD, and computes its factor with the statistics
-        preconditioner = create(model, LEARNING_RATE, fac_update_freq=every)
-        optimizer: Any = _InFront(preconditioner, model)
+        sys.path.insert(0, folder)  # the released files import each other as `optimizers`
+    released, values = RELEASED[name], {**precond.defaults(name), **overrides}
+    create = getattr(importlib.import_module(f"optimizers.{released.module}"), released.kind)
+    statistics = values["cov_interval"]
+    refresh = values.get("inv_interval", statistics)
+    if name == "eva":
+        # The released Eva replaces the gradients that an SGD then uses. It computes its factors
+        # together with the statistics.
+        preconditioner = create(model, LEARNING_RATE, fac_update_freq=statistics)
+        optimizer: Any = _PreconditionedSGD(preconditioner, model)
     else:
         rank = {"rank_size": values["rank"]} if "rank" in values else {}
         options = {
             "damping": values["damping"],
-            "Tcov": every,
+            "Tcov": statistics,
             "Tinv": refresh,
             **rank,
-            **chosen.extra,
+            **released.extra,
         }
         optimizer = preconditioner = create(model.parameters(), LEARNING_RATE, **options)
         optimizer.model = model
 
     def place(step: int) -> None:
-        if chosen.counter:
-            setattr(preconditioner, chosen.counter, step)
+        if released.counter:
+            setattr(preconditioner, released.counter, step)
         else:
             preconditioner.param_groups[0]["step"] = step
 
-    return Contestant(PREFIX + name, model, optimizer, _kinds(every, refresh), place)
+    return Contestant(PREFIX + name, model, optimizer, _kinds(statistics, refresh), place)
 
 
-def _kinds(every: int, refresh: int) -> list[Kind]:
-    """Return the kinds of steps with statistics and factors at multiples of two intervals."""
+def _kinds(statistics: int, refresh: int) -> list[Kind]:
+    """Return the kinds of steps, with statistics and refreshes due at multiples of two intervals."""
     return kinds_of(
-        math.lcm(every, refresh), lambda step: step % every == 0, lambda step: step % refresh == 0
+        math.lcm(statistics, refresh),
+        lambda step: step % statistics == 0,
+        lambda step: step % refresh == 0,
     )
 
 
-class _InFront(torch.optim.SGD):
-    """SGD along gradients that a preconditioner changed."""
+class _PreconditionedSGD(torch.optim.SGD):
+    """SGD whose gradients a preconditioner replaces before each step."""
 
     def __init__(self, preconditioner: Any, model: nn.Module):
         super().__init__(

@@ -1,9 +1,10 @@
-"""`python -m trainables.cost.scaling`: the paper's Table 1 measured, the cost of each part against width p and rank r.
+"""`python -m trainables.cost.scaling`: measure the costs in Table 1 of the NysAct paper.
 
-Each part of NysAct-S and FOOF is timed for one layer in float32, over p at rank 10 and over r at p = 1152: the median
-of some repetitions after a first one. The exponent is the slope of log time over log size in the upper half of the
-sizes, where the leading term dominates. The operations of the closed form (a multiplication and an addition count as
-two) have an exponent from the same sizes, so the two can be compared. The machine must be otherwise idle.
+Each part of NysAct-S and FOOF is timed for one layer in float32, over the width p at rank 10 and
+over the rank r at p = 1152. The time is the median of several repetitions after a first one. The
+measured exponent is the slope of log time over log size in the upper half of the sizes, where the
+leading term dominates. For comparison, the same slope is computed for the number of operations in
+closed form, where a multiplication and an addition count as two. The machine must be otherwise idle.
 """
 
 from __future__ import annotations
@@ -32,14 +33,13 @@ from trainables.files import write_atomically
 
 WIDTHS = (64, 144, 288, 576, 1152, 2304, 4608)
 RANKS = (5, 10, 20, 40, 80)
-RANK, WIDTH = 10, 1152  # of the sweep over the other
-OUTPUTS, ROWS = 64, 1024  # o and N
+RANK, WIDTH = 10, 1152  # fixed in the sweep over the widths, and over the ranks
+OUTPUTS, ROWS = 64, 1024  # o and N in the closed forms
 DAMPING = 1.0
 
 
-Prepare = Callable[
-    [int, int, torch.device], Callable[[], Any]
-]  # p, r and the device -> the call to time
+# From p, r and the device to the call to time.
+Prepare = Callable[[int, int, torch.device], Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Part:
 
     Attributes:
         prepare: Returns the call to time for p, r and a device.
-        operations: Its closed form in p and r.
-        over_rank: True if its cost depends on r.
+        operations: Returns the number of operations for p and r, in closed form.
+        over_rank: True if the cost depends on r.
     """
 
     prepare: Prepare
@@ -112,7 +112,10 @@ PARTS = {
 def measure(
     device: torch.device, widths: Sequence[int] = WIDTHS, ranks: Sequence[int] = RANKS
 ) -> dict[str, Any]:
-    """Return seconds, operations and exponents of every part, over p and, if its cost depends on r, over r."""
+    """Return the seconds, operations and exponents of every part, over p and over r.
+
+    Parts whose cost does not depend on r are measured over p only.
+    """
     over_width = {
         name: _sweep(part, [(p, RANK) for p in widths], 0, device) for name, part in PARTS.items()
     }
@@ -146,14 +149,14 @@ def _sweep(
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Return the least-squares slope of log value over log size, in the upper half of the sizes."""
+    """Return the least-squares slope of log value over log size in the upper half of the sizes."""
     half = len(sizes) // 2
     x, y = ([math.log(number) for number in part[half:]] for part in (sizes, values))
     return statistics.linear_regression(x, y).slope
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.1) -> float:
-    """Return the median time of a call, over at least five calls and `least` seconds."""
+    """Return the median seconds of a call, over at least five calls and `least` seconds in all."""
     call()
     times: list[float] = []
     while len(times) < 5 or (sum(times) < least and len(times) < 1000):
@@ -162,17 +165,25 @@ def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.1) 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print the exponents and write `scaling.json` beside the other costs of this hardware."""
-    program, description = "python -m trainables.cost.scaling", "Cost against width and rank."
+    """Measure, print the exponents and write `scaling.json` to the folder of this hardware."""
+    program = "python -m trainables.cost.scaling"
+    description = "Measure the cost of NysAct-S and FOOF against layer width and rank."
     parser = argparse.ArgumentParser(prog=program, description=description)
     add = parser.add_argument
-    add("--threads", type=int, default=2, help="of torch on the CPU [default: %(default)s]")
+    add("--threads", type=int, default=2, help="CPU threads of torch [default: %(default)s]")
     add(
         "--device",
         type=torch.device,
         default=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        help="cpu, cuda or cuda:N [default: the GPU if there is one]",
     )
-    add("--out", type=Path, default=Path(os.environ.get("PRECOND_OUT", "outputs")), metavar="DIR")
+    add(
+        "--out",
+        type=Path,
+        default=Path(os.environ.get("PRECOND_OUT", "outputs")),
+        metavar="DIR",
+        help="the output folder [default: $PRECOND_OUT or outputs]",
+    )
     options = parser.parse_args(arguments)
     if options.threads < 1:
         print(f"error: --threads {options.threads}: must be an integer >= 1", file=sys.stderr)

@@ -1,9 +1,12 @@
-"""Datasets: `source(name)` describes a dataset, and `Source.load` loads it onto a trial's device.
+"""Datasets: `source(name)` describes a dataset, and `Source.load` loads it for a trial.
 
-Small images stay on the device as a whole and are augmented there in batches; worker processes read large ones. In
-both cases an epoch's batches depend on its seed alone, not on earlier epochs, the device or the number of workers.
-Here belong reading, checking, fetching and augmenting. Imports: torch, `precond` and `trainables.{config,files}`;
-torchvision, PIL, numpy and filelock only inside the functions that need them.
+A dataset of small images is copied to the device, where batches are augmented. Large images are
+read and augmented by worker processes. In both cases an epoch's batches depend only on its seed, not
+on earlier epochs, the device or the number of workers.
+
+Code that reads, checks, downloads or augments data belongs here. The room imports torch, `precond`
+and `trainables.{config,files}`. Only the functions that need torchvision, PIL, numpy or filelock
+import them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ def source(name: str) -> Source:
     """Return a dataset by name; `imagefolder:PATH` is any folder of class folders.
 
     Raises:
-        HyperparameterError: Unknown name; the message lists the nearest and all known names.
+        HyperparameterError: Unknown name; the message lists the most similar and all known names.
     """
     kind, _, path = name.partition(":")
     if kind == "imagefolder" and path:

@@ -1,7 +1,8 @@
-"""Augmentation of whole batches on the device, by pure functions and with random numbers for each image.
+"""Pure functions that augment a batch on the device, with different random numbers for each image.
 
-The random numbers come from a CPU generator, so they are the same on every device; those of an epoch are drawn at once
-and copied to the device once. No function synchronises with the device.
+The random numbers come from a CPU generator, so they are the same on every device. `DeviceData`
+draws the numbers of an epoch together and copies them to the device once. The functions that
+augment do not synchronise with the device.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-AREA, ASPECT = (0.02, 0.33), (0.3, 3.3)  # of an erased rectangle, as in torchvision's RandomErasing
-ATTEMPTS = 10  # to draw a rectangle that fits, as in RandomErasing
+# Of an erased rectangle, as in torchvision's RandomErasing.
+AREA, ASPECT = (0.02, 0.33), (0.3, 3.3)
+ATTEMPTS = 10  # to draw a rectangle that fits into the image
 
 
 def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
@@ -21,27 +23,33 @@ def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
 
     Args:
         images: `[b, c, h, w]`, of any dtype.
-        offsets: `[b, 2]` int64 in 0..2 padding, the top and left of each window.
+        offsets: `[b, 2]` int64 from 0 to 2 * padding, the top and left of each window.
         padding: Pixels on every side.
     """
     height, width = images.shape[2:]
-    # Every window of the padded image is a view; indexing copies the chosen ones, a row of pixels at a time.
+    # `unfold` returns views of all windows; indexing copies only one window per image.
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(len(images), device=images.device), :, offsets[:, 0], offsets[:, 1]]
 
 
-def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Return images `[b, c, h, w]`, mirrored left to right where `chosen`, `[b]` bool, is true."""
-    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
+def flip(images: Tensor, flipped: Tensor) -> Tensor:
+    """Return images `[b, c, h, w]`, mirrored left to right where `flipped`, `[b]` bool, is True."""
+    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return images `[b, c, h, w]` uint8 as float32 `images * scale + shift`, with both `[c, 1, 1]`."""
+    """Return images `[b, c, h, w]` uint8 as float32 `images * scale + shift`.
+
+    `scale` and `shift` are `[c, 1, 1]`.
+    """
     return images.float().mul_(scale).add_(shift)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Return float images `[b, c, size, size]` by bilinear interpolation, antialiased if they shrink."""
+    """Return float images, resized to `[b, c, size, size]` by bilinear interpolation.
+
+    The interpolation is antialiased if the images shrink.
+    """
     if images.shape[2:] == (size, size):
         return images
     return F.interpolate(
@@ -50,16 +58,17 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def draw_boxes(count: int, size: int, probability: float, generator: Generator) -> Tensor:
-    """Return rectangles to erase, `[count, 4]` int64: top, left, bottom, right; empty if nothing is erased.
+    """Return the rectangles to erase, as top, left, bottom and right, `[count, 4]` int64.
 
-    Area and aspect ratio (uniform in its logarithm) are drawn until the rectangle fits, at most ten times, as in
-    torchvision's RandomErasing.
+    The rectangle is empty for an image in which nothing is erased. As in torchvision's
+    RandomErasing, the area and the aspect ratio (uniform in its logarithm) are drawn until the
+    rectangle fits, at most ten times.
 
     Args:
         count: Number of images.
         size: Height and width of the images.
-        probability: Probability that a rectangle of an image is erased.
-        generator: A generator of the CPU.
+        probability: Probability that a rectangle is erased in an image.
+        generator: A CPU generator.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -69,7 +78,7 @@ def draw_boxes(count: int, size: int, probability: float, generator: Generator) 
     ratio = uniform(math.log(ASPECT[0]), math.log(ASPECT[1])).exp()
     sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], -1).round().long()
     fits = (sides < size).all(-1)
-    first = fits.int().argmax(1)  # of equal maxima, the first
+    first = fits.int().argmax(1)  # the first attempt that fits
     sides = sides[torch.arange(count), first]
     corners = (torch.rand(count, 2, generator=generator) * (size - sides + 1)).long()
     erased = (torch.rand(count, generator=generator) < probability) & fits.any(1)
@@ -77,7 +86,10 @@ def draw_boxes(count: int, size: int, probability: float, generator: Generator) 
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Return normalised images `[b, c, h, w]` with zero, the mean, in each image's box of `[b, 4]` (`draw_boxes`)."""
+    """Return normalised images `[b, c, h, w]`, zero (the mean) inside the boxes `[b, 4]`.
+
+    `draw_boxes` describes the boxes.
+    """
     rows, columns = (torch.arange(length, device=images.device) for length in images.shape[2:])
     top, left, bottom, right = boxes.unsqueeze(-1).unbind(1)
     inside_rows = (rows >= top) & (rows < bottom)

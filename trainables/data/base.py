@@ -1,4 +1,8 @@
-"""What a dataset is (`Source`), how a trial loads it (`Loading`) and what it gets (`Data`); tensors in memory."""
+"""The interfaces of datasets, and datasets in memory.
+
+A `Source` describes a dataset. `Loading` contains the options with which a trial loads the dataset.
+`Data` is the loaded dataset. `TensorData` is a dataset of tensors in memory.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +20,31 @@ Batch = tuple[Tensor, Tensor]
 
 
 class DataError(OSError):
-    """Missing, short or damaged data. The message is one line that names the file; the trial can be resumed."""
+    """The data are missing, short or damaged.
+
+    The message is one line that names the file. The trial can be resumed after the data are
+    restored.
+    """
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How a dataset is loaded for one trial.
+    """The options with which a trial loads a dataset.
 
     Attributes:
-        device: Where batches are needed.
+        device: Device of the batches.
         data_dir: The folder that contains the datasets.
-        settings: Augmentation by the recipe's names; a missing name is off. `crop_padding: int`, `flip: bool`,
-            `resolution: int` and `test_resolution: int` in pixels, `random_resized_crop: bool`,
-            `trivial_augment: bool`, `randaugment: (magnitude of 10, standard deviation) | None`,
-            `random_erasing: float` (a probability), `repeated_augmentation: int` (copies of an image in a row).
-        train_fraction: Below 1, the rest of the training set, stratified by class, is held out and replaces the
-            test set.
-        rank: The share of every training batch that this process gets.
-        ranks: Number of shares. A batch is drawn and augmented as a whole, so the numbers are those of one process.
+        settings: Augmentation settings by their names in recipes; a missing setting is off.
+            `crop_padding: int`, `flip: bool`, `resolution: int` and `test_resolution: int` in
+            pixels, `random_resized_crop: bool`, `trivial_augment: bool`,
+            `randaugment: (magnitude out of 10, standard deviation) | None`,
+            `random_erasing: float` (a probability), `repeated_augmentation: int` (consecutive
+            copies of an image).
+        train_fraction: If below 1, the rest of the training set, stratified by class, is held out
+            and replaces the test set.
+        rank: Index of the share of each training batch that this process receives.
+        ranks: Number of shares. The shares together equal the batch of a single process, because
+            the order and the random numbers do not depend on `ranks`.
     """
 
     device: torch.device
@@ -48,8 +59,9 @@ class Data(Protocol):
     """A dataset loaded for a trial.
 
     Attributes:
-        train_examples: Images that an epoch draws from; fewer than the training set with `train_fraction` below 1.
-        evaluation_examples: Images in all of `test_batches`.
+        train_examples: Number of images that an epoch draws from; fewer than the training set
+            contains if `train_fraction` is below 1.
+        evaluation_examples: Number of images in `test_batches`.
     """
 
     train_examples: int
@@ -60,16 +72,19 @@ class Data(Protocol):
         return self.train_examples // batch_size
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yield one epoch of (inputs `[b, channels, height, width]`, labels `[b]`) on the device, augmented.
+        """Yield the augmented batches of one epoch on the device.
 
         Args:
-            batch_size: Over all ranks.
-            seed: Decides order and augmentation, the same on every device.
+            batch_size: Examples of a batch over all ranks.
+            seed: Determines the order and the augmentation, which are the same on every device.
+
+        Yields:
+            Inputs `[b, channels, height, width]` and labels `[b]`.
         """
         ...
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """Yield the test set, or the held-out images, in order and whole on every rank."""
+        """Yield the test set, or the held-out images, in order; every rank receives all images."""
         ...
 
 
@@ -77,13 +92,13 @@ class Source(ABC):
     """A dataset.
 
     Attributes:
-        name: The dataset's part of a workload's name.
+        name: Name of the dataset, the first part of a workload's name.
         classes: Number of classes.
-        train_examples: Images in the training set.
-        test_examples: Images in the test set.
-        size: Height and width of an image in pixels; for large images, the default size of their crop.
-        channels: Channels of an image.
-        augmented: True if the settings of augmentation apply to the dataset.
+        train_examples: Number of images in the training set.
+        test_examples: Number of images in the test set.
+        size: Height and width of an image in pixels; for large images, the default size of a crop.
+        channels: Number of channels of an image.
+        augmented: True if the augmentation settings apply to the dataset.
     """
 
     name: str
@@ -96,42 +111,46 @@ class Source(ABC):
 
     @abstractmethod
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """Return one line for each missing or damaged file: path, size, and the command that fetches it.
+        """Return one line for each missing or damaged file.
+
+        A line contains the path, the size and, if possible, the command that downloads the file.
 
         Args:
             data_dir: The folder that contains the datasets.
-            verify: Read everything and compare checksums.
+            verify: Also read all files, and compare checksums where they are known.
         """
 
     def download(self, data_dir: Path) -> None:  # noqa: B027
-        """Fetch missing files; do nothing for a dataset that cannot be downloaded.
+        """Download missing files; do nothing for a dataset that cannot be downloaded.
 
         Raises:
-            DataError: The download failed, or an existing file is damaged, which is never replaced.
+            DataError: The download failed, or an existing file is damaged. Existing files are never
+                replaced.
         """
 
     @abstractmethod
     def load(self, loading: Loading) -> Data:
-        """Load the dataset onto a device.
+        """Load the dataset for a trial.
 
         Raises:
-            DataError: It is missing, short or damaged.
+            DataError: The data are missing, short or damaged.
         """
 
 
 @dataclass(frozen=True)
 class Images:
-    """Both splits of a dataset of images, either tensors or read image by image.
+    """Both splits of a dataset of images, either as tensors or read one image at a time.
 
     Attributes:
-        train: `[n, 3, size, size]` uint8, or images (PIL or tensors `[3, height, width]`) by position.
+        train: `[n, 3, size, size]` uint8, or a sequence of images (PIL images or tensors
+            `[3, height, width]`).
         train_labels: `[n]` int64.
-        test: Like `train`, m images.
+        test: m images, like `train`.
         test_labels: `[m]` int64.
-        mean: Of each channel over the training set, pixels in 0..1.
-        deviation: The standard deviation of each channel.
-        size: Height and width of a batch's images where the recipe sets none.
-        square: True if all images are squares, which are resized whole and not cropped.
+        mean: Mean of each channel over the training set, for pixels scaled to 0..1.
+        deviation: Standard deviation of each channel.
+        size: Height and width of the images in a batch if the recipe does not set them.
+        square: True if all images are squares; these are resized and not cropped.
     """
 
     train: Any
@@ -145,11 +164,11 @@ class Images:
 
 
 class ImageData(Data):
-    """A dataset of images loaded for a trial, either on the device or read by worker processes.
+    """The base of image datasets: the split, the order and the normalisation.
 
     Args:
         images: Both splits.
-        loading: How to load them.
+        loading: The trial's loading options.
     """
 
     def __init__(self, images: Images, loading: Loading):
@@ -164,37 +183,34 @@ class ImageData(Data):
                 images.train_labels, loading.train_fraction
             )
             self._test, self._test_labels = images.train, images.train_labels
-        self.train_examples, self.evaluation_examples = (
-            len(self._train_positions),
-            len(self._test_positions),
-        )
-        deviation = torch.tensor(images.deviation).clamp_min(
-            1 / 255
-        )  # a channel of one colour stays finite
+        self.train_examples = len(self._train_positions)
+        self.evaluation_examples = len(self._test_positions)
+        # A constant channel has no deviation; the lower bound avoids a division by zero.
+        deviation = torch.tensor(images.deviation).clamp_min(1 / 255)
         self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(loading.device)
         self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(loading.device)
 
     def _order(self, generator: Generator) -> Tensor:
-        """Return the positions of an epoch's images, in their order."""
+        """Return the positions of an epoch's images in shuffled order."""
         repeats = self._settings.get("repeated_augmentation", 0)
         return self._train_positions[epoch_order(self.train_examples, repeats, generator)]
 
     def _shares(self, batch_size: int) -> list[slice]:
-        """Return this rank's share of each step of an epoch."""
+        """Return this rank's share of the batch of each step of an epoch."""
         steps = range(self.steps_per_epoch(batch_size))
         return [share(step, batch_size, self._loading.rank, self._loading.ranks) for step in steps]
 
 
 @dataclass
 class TensorData(Data):
-    """A dataset that fits on the device and is not augmented.
+    """A dataset in device memory that is not augmented.
 
     Attributes:
         train_inputs: `[n, ...]`.
         train_labels: `[n]` int64.
         test_inputs: `[m, ...]`.
         test_labels: `[m]` int64.
-        rank: The share of a batch that this process gets.
+        rank: Index of the share of a batch that this process receives.
         ranks: Number of shares.
     """
 
@@ -206,61 +222,69 @@ class TensorData(Data):
     ranks: int = 1
 
     def __post_init__(self):
-        self.train_examples, self.evaluation_examples = (
-            len(self.train_labels),
-            len(self.test_labels),
-        )
+        self.train_examples = len(self.train_labels)
+        self.evaluation_examples = len(self.test_labels)
 
     @classmethod
     def load(cls, tensors: Sequence[Tensor], loading: Loading) -> TensorData:
-        """Return a trial's data from the inputs and labels of both splits, which are on the CPU."""
+        """Load training inputs, training labels, test inputs and test labels, from the CPU."""
         x, y, test_x, test_y = tensors
         if loading.train_fraction < 1:
-            kept, out = held_out(y, loading.train_fraction)
-            x, y, test_x, test_y = x[kept], y[kept], x[out], y[out]
+            train, test = held_out(y, loading.train_fraction)
+            x, y, test_x, test_y = x[train], y[train], x[test], y[test]
         parts = (part.to(loading.device) for part in (x, y, test_x, test_y))
         return cls(*parts, rank=loading.rank, ranks=loading.ranks)
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yield one epoch of (inputs, labels) in the order that the seed gives, the same on every device."""
-        order = epoch_order(self.train_examples, 1, Generator().manual_seed(seed)).to(
-            self.train_labels.device
-        )
+        """Yield the (inputs, labels) of one epoch in an order that the seed determines."""
+        order = epoch_order(self.train_examples, 1, Generator().manual_seed(seed))
+        order = order.to(self.train_labels.device)
         for step in range(self.steps_per_epoch(batch_size)):
-            chosen = order[share(step, batch_size, self.rank, self.ranks)]
-            yield self.train_inputs[chosen], self.train_labels[chosen]
+            positions = order[share(step, batch_size, self.rank, self.ranks)]
+            yield self.train_inputs[positions], self.train_labels[positions]
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """Yield the test set in order, (inputs, labels)."""
-        return zip(
-            self.test_inputs.split(batch_size), self.test_labels.split(batch_size), strict=True
-        )
+        """Yield the (inputs, labels) of the test set in order."""
+        inputs, labels = self.test_inputs.split(batch_size), self.test_labels.split(batch_size)
+        return zip(inputs, labels, strict=True)
 
 
 def epoch_order(examples: int, repeats: int, generator: Generator) -> Tensor:
-    """Return an epoch's shuffled positions `[examples]`, each `repeats` times in a row if `repeats` is above 1."""
+    """Return the shuffled positions of an epoch's examples, `[examples]` int64.
+
+    If `repeats` is above 1, each position occurs `repeats` times in a row; the epoch then ends
+    before all positions have occurred.
+    """
     order = torch.randperm(examples, generator=generator)
     return order.repeat_interleave(repeats)[:examples] if repeats > 1 else order
 
 
 def share(step: int, batch_size: int, rank: int, ranks: int) -> slice:
-    """Return a rank's contiguous positions in the epoch's order; the shares of a batch differ by at most one."""
+    """Return the slice of an epoch's order that is a rank's share of a batch.
+
+    The sizes of the shares of a batch differ by at most one.
+    """
     start = step * batch_size
     return slice(start + rank * batch_size // ranks, start + (rank + 1) * batch_size // ranks)
 
 
 def held_out(labels: Tensor, train_fraction: float) -> tuple[Tensor, Tensor]:
-    """Return the positions to train on and the held-out positions, both ascending; labels `[n]` int64 on the CPU.
+    """Return the positions to train on and the held-out positions, both in ascending order.
 
-    The held-out share of each class is exact to within half an image, and the choice is the same in every trial.
+    The held-out share of each class is rounded to whole images. The held-out images are the same in
+    every trial.
+
+    Args:
+        labels: `[n]` int64 on the CPU.
+        train_fraction: The share of each class to train on.
     """
     generator = Generator().manual_seed(0)
-    out = torch.zeros(len(labels), dtype=torch.bool)
+    mask = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
-        taken = len(members) - round(train_fraction * len(members))
-        out[members[torch.randperm(len(members), generator=generator)[:taken]]] = True
-    return (~out).nonzero().flatten(), out.nonzero().flatten()
+        count = len(members) - round(train_fraction * len(members))
+        mask[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
 
 
 def default_data_dir() -> Path:

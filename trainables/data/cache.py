@@ -1,9 +1,10 @@
-"""Small images as one memory-mapped array of bytes, which all processes share through the page cache.
+"""A cache of small images: memory-mapped arrays of bytes that all processes share.
 
     <place>/.precond-<name>-<key>/     meta.json, train.bin and test.bin (uint8, [n, 3, size, size])
 
-The key is a digest of the files' names, sizes and modification times, so changed data have another cache. It is written
-aside under a lock and renamed: a process killed while writing leaves no partial cache, and a second process waits.
+The key is a digest of the files' names, sizes and modification times, so changed data get a new
+cache. A process writes the cache to a temporary folder and renames it: a process that is killed
+leaves no partial cache. It holds a lock meanwhile, for which other processes wait.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from trainables.config import digest
 from trainables.data.base import DataError, Images
 from trainables.files import sync, sync_directory, write_atomically
 
-LAYOUT = 1  # version of the cache's layout; a part of its name
-Pairs = Iterator[tuple[Tensor, int]]  # an image, [3, size, size] uint8, and its label
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+LAYOUT = 1  # version of the cache's layout, a part of its name
+Pairs = Iterator[tuple[Tensor, int]]  # an image [3, size, size] uint8 and its label
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class MixedSizes(Exception):
-    """The images are not squares of one size, so they do not fit into one array."""
+    """The images are not all squares of the same size, so they do not fit into one array."""
 
 
 def arrays(
@@ -40,15 +41,16 @@ def arrays(
     """Return the cached images as memory-mapped tensors; the first call creates the cache.
 
     Args:
-        places: Folders for the cache; the first that contains it or is writable is used.
-        name: Name of the cache: the dataset and the digest of its files.
-        splits: Opens the images to cache, `train` and `test`.
+        places: Folders for the cache. An existing cache in any of these folders is used; a new
+            cache is written to the first writable folder.
+        name: Name of the cache, which contains the dataset and the digest of its files.
+        splits: Returns the images of `train` and `test`; called only to create the cache.
 
     Returns:
-        Tensors on the CPU; None for images of mixed sizes, which the cache also records.
+        Tensors on the CPU, or None for images of mixed sizes. The cache records this, too.
 
     Raises:
-        DataError: No place can be written, or an image cannot be read.
+        DataError: No folder is writable, or an image cannot be read.
     """
     name = f".precond-{name}-{LAYOUT}"
     for place in places:
@@ -58,8 +60,9 @@ def arrays(
         if (lock := _lock(place, name)) is None:
             continue
         with lock:
-            if _read(place / name) is None:  # else another process has just made it
-                _make(place / name, splits())
+            # Another process may have created the cache while this one waited for the lock.
+            if _read(place / name) is None:
+                _create(place / name, splits())
             return _map(place / name, _read(place / name) or {})
     raise DataError(
         f"{' and '.join(map(str, places))} cannot be written: name another folder with --data-dir"
@@ -75,53 +78,53 @@ def stamp(folder: Path, paths: Sequence[str]) -> str:
 
 
 def _lock(place: Path, name: str) -> AbstractContextManager[Any] | None:
-    """Acquire a cache's lock, which ends with its block or its process; None if the folder is not writable."""
+    """Acquire a cache's lock; return None if the folder is not writable.
+
+    The lock is released at the end of its `with` block or of the process.
+    """
     from filelock import FileLock
 
     try:
         place.mkdir(parents=True, exist_ok=True)
         return FileLock(place / f"{name}.lock").acquire()
     except OSError as error:
-        if error.errno in REFUSED:
+        if error.errno in READ_ONLY:
             return None
         raise
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """Return the description of a complete cache, or None if it is missing or its files are short."""
+    """Return the contents of `meta.json`, or None if the cache is missing or incomplete."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
-        return (
-            meta
-            if all(os.stat(folder / f).st_size == size for f, size in meta["files"].items())
-            else None
-        )
+        complete = all(os.stat(folder / f).st_size == size for f, size in meta["files"].items())
     except (FileNotFoundError, ValueError):
         return None
+    return meta if complete else None
 
 
-def _make(folder: Path, splits: Mapping[str, Pairs]) -> None:
-    """Write a cache aside, then rename it."""
-    aside = folder.with_name(folder.name + ".tmp")
-    for leftover in (aside, folder):  # of a killed process; short files
+def _create(folder: Path, splits: Mapping[str, Pairs]) -> None:
+    """Write a cache to a temporary folder, then rename the folder."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    for leftover in (temporary, folder):  # of a killed process, or with short files
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        aside.mkdir()
+        temporary.mkdir()
         try:
-            meta = _write(aside, splits)
+            meta = _write(temporary, splits)
         except MixedSizes:
             meta = {"files": {}}
-            for part in aside.iterdir():
+            for part in temporary.iterdir():
                 part.unlink()
-        write_atomically(aside / "meta.json", json.dumps(meta).encode())
-        aside.rename(folder)
+        write_atomically(temporary / "meta.json", json.dumps(meta).encode())
+        temporary.rename(folder)
         sync_directory(folder.parent)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{folder}: {error.strerror}: make room, or name another folder with --data-dir"
+            f"{folder}: {error.strerror}: free disk space, or name another folder with --data-dir"
         ) from error
 
 
@@ -146,7 +149,13 @@ def _write(folder: Path, splits: Mapping[str, Pairs]) -> dict[str, Any]:
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of `[n, c, h, w]` uint8, scaled to 0..1, from exact counts."""
+    """Return the mean and the standard deviation of each channel, for pixels scaled to 0..1.
+
+    Counts of the 256 levels make the result independent of the order of the images.
+
+    Args:
+        images: `[n, c, h, w]` uint8.
+    """
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in images.split(1024):
         for channel, pixels in enumerate(chunk.unbind(1)):
@@ -170,8 +179,7 @@ def _map(folder: Path, meta: Mapping[str, Any]) -> Images | None:
 
 
 def _mapped(path: Path, shape: Sequence[int], count: int) -> Tensor:
-    """Map a file's bytes as `[count, *shape]`; all processes share the pages, which are read on first use."""
+    """Return a file's bytes as a memory-mapped tensor `[count, *shape]` uint8."""
     size = count * math.prod(shape)
-    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(
-        count, *shape
-    )
+    flat = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    return flat.view(count, *shape)

@@ -1,7 +1,10 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, Learning multiple layers of features from tiny images, 2009), by torchvision.
+"""CIFAR-10 and CIFAR-100, read with torchvision.
 
-The files are pickles, which can run code when they are read, so each is compared with its known digest first. For the
-members only torchvision's MD5 digests are published; for the archives SHA-256 is known, too.
+Reference: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+
+The files of the archives are pickles, which can run code when they are read. Each file is therefore
+compared with its known digest first. For these files only MD5 digests are published (by
+torchvision); for the archives SHA-256 digests are also known.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 from trainables.data.base import Data, DataError, Loading, Source
 from trainables.data.cache import Pairs, arrays, stamp
 from trainables.data.device import small_images
-from trainables.data.fetch import Archive, again, fetch, mismatch, missing
+from trainables.data.fetch import Archive, command_with, fetch, mismatch, missing
 from trainables.files import checksum
 
 IMAGE_BYTES = 3 * 32 * 32
@@ -27,9 +30,9 @@ class Cifar(Source):
     """CIFAR-10 or CIFAR-100.
 
     Attributes:
-        reader: Name of torchvision's class.
-        archive: Where to download it.
-        files: MD5 digest and number of images of each member.
+        reader: Name of the class in `torchvision.datasets`.
+        archive: The archive to download.
+        files: MD5 digest and number of images of each file in the archive.
     """
 
     name: str
@@ -42,7 +45,10 @@ class Cifar(Source):
     size: int = 32
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """Return one line for each missing or short member; with `verify`, for each with another checksum."""
+        """Return one line for each missing or short file.
+
+        With `verify`, also return one line for each file with a different checksum.
+        """
         folder = data_dir / self.archive.folder
         if not any((folder / name).exists() for name in self.files):
             return [missing(folder, self.name, self.archive)]
@@ -54,13 +60,13 @@ class Cifar(Source):
             return missing(path, self.name, self.archive)
         if path.stat().st_size < images * IMAGE_BYTES:
             sizes = f"{path.stat().st_size} bytes, {images} images need {images * IMAGE_BYTES}"
-            return f"{path}: short file ({sizes}). Delete it and run {again('--download')}"
+            return f"{path}: short file ({sizes}). Delete it and run {command_with('--download')}"
         if verify and (actual := checksum(path, "md5")) != md5:
             return mismatch(path, md5, actual)
         return None
 
     def download(self, data_dir: Path) -> None:
-        """Fetch missing files; if an existing file is damaged, keep it and raise `DataError`."""
+        """Download missing files; if an existing file is damaged, keep it and raise `DataError`."""
         folder = data_dir / self.archive.folder
         existing = [folder / name for name in self.files if (folder / name).exists()]
         if errors := [line for path in existing if (line := self._problem(path, verify=True))]:
@@ -69,7 +75,7 @@ class Cifar(Source):
             fetch(self.archive, data_dir)
 
     def load(self, loading: Loading) -> Data:
-        """Load the images onto the device, from a cache beside the files."""
+        """Load the images from a cache, in the folder of the files if it is writable."""
         folder = loading.data_dir / self.archive.folder
         if errors := self.problems(loading.data_dir):
             raise DataError(errors[0])

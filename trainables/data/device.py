@@ -1,4 +1,4 @@
-"""Small images that stay on the device as a whole and are augmented there in batches."""
+"""Small images: the whole dataset is on the device, where batches are augmented."""
 
 from __future__ import annotations
 
@@ -12,58 +12,54 @@ from trainables.data.base import Batch, Data, ImageData, Images, Loading
 from trainables.data.loader import LoaderData
 
 BY_WORKERS = ("random_resized_crop", "trivial_augment", "randaugment")
-"""Settings that need worker processes (`loader.py`)."""
+"""Augmentation settings that require worker processes (`loader.py`)."""
 
 
 class DeviceData(ImageData):
-    """Images on a device.
+    """A dataset of images on a device.
 
     Args:
-        images: Both splits as tensors; on a CPU they stay in the page cache.
-        loading: How to load them.
+        images: Both splits as tensors. On a CPU they remain memory-mapped and are not copied.
+        loading: The trial's loading options.
     """
 
     def __init__(self, images: Images, loading: Loading):
         super().__init__(images, loading)
-        self._train, self._labels = (
-            images.train.to(loading.device),
-            images.train_labels.to(loading.device),
-        )
+        device = loading.device
+        self._train, self._labels = images.train.to(device), images.train_labels.to(device)
         if loading.train_fraction < 1:
             self._test, self._test_labels = self._train, self._labels
-        self._test, self._test_labels, self._test_positions = (
-            part.to(loading.device)
-            for part in (self._test, self._test_labels, self._test_positions)
-        )
+        self._test, self._test_labels = self._test.to(device), self._test_labels.to(device)
+        self._test_positions = self._test_positions.to(device)
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yield one epoch of (inputs, labels); all its random numbers are drawn first, on the CPU."""
-        drawn = self._draw(Generator().manual_seed(seed))
+        """Yield the (inputs, labels) of one epoch; its random numbers are drawn first, on the CPU."""
+        draws = self._draw(Generator().manual_seed(seed))
         for part in self._shares(batch_size):
-            mine = {name: values[part] for name, values in drawn.items()}
-            yield self._augmented(mine), self._labels[mine["order"]]
+            batch_draws = {name: values[part] for name, values in draws.items()}
+            yield self._augment(batch_draws), self._labels[batch_draws["order"]]
 
     def _draw(self, generator: Generator) -> dict[str, Tensor]:
-        """Return the random numbers of an epoch by position in it: `[n, ...]`, on the device."""
+        """Return an epoch's random numbers by name, `[n, ...]` on the device, in epoch order."""
         settings, n = self._settings, self.train_examples
-        drawn = {"order": self._order(generator)}
+        draws = {"order": self._order(generator)}
         if padding := settings.get("crop_padding", 0):
-            drawn["offsets"] = torch.randint(2 * padding + 1, (n, 2), generator=generator)
+            draws["offsets"] = torch.randint(2 * padding + 1, (n, 2), generator=generator)
         if settings.get("flip"):
-            drawn["flipped"] = torch.rand(n, generator=generator) < 0.5
+            draws["flipped"] = torch.rand(n, generator=generator) < 0.5
         if probability := settings.get("random_erasing", 0.0):
-            drawn["boxes"] = augment.draw_boxes(n, self._size, probability, generator)
-        return {name: values.to(self._loading.device) for name, values in drawn.items()}
+            draws["boxes"] = augment.draw_boxes(n, self._size, probability, generator)
+        return {name: values.to(self._loading.device) for name, values in draws.items()}
 
-    def _augmented(self, drawn: dict[str, Tensor]) -> Tensor:
-        """Return an augmented batch: crop and flip at the original size, normalise, resize, erase."""
-        images = self._train[drawn["order"]]
-        if "offsets" in drawn:
-            images = augment.crop(images, drawn["offsets"], self._settings["crop_padding"])
-        if "flipped" in drawn:
-            images = augment.flip(images, drawn["flipped"])
+    def _augment(self, draws: dict[str, Tensor]) -> Tensor:
+        """Return a batch: cropped and flipped at the original size, normalised, resized, erased."""
+        images = self._train[draws["order"]]
+        if "offsets" in draws:
+            images = augment.crop(images, draws["offsets"], self._settings["crop_padding"])
+        if "flipped" in draws:
+            images = augment.flip(images, draws["flipped"])
         images = augment.resize(augment.normalise(images, self._scale, self._shift), self._size)
-        return augment.erase(images, drawn["boxes"]) if "boxes" in drawn else images
+        return augment.erase(images, draws["boxes"]) if "boxes" in draws else images
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
         """Yield the test set, or the held-out images, in order."""
@@ -73,7 +69,7 @@ class DeviceData(ImageData):
 
 
 def small_images(images: Images, loading: Loading) -> Data:
-    """Load images for a trial: onto the device if it can do all of the augmentation, or by workers."""
+    """Return a trial's data: on the device if it supports all augmentations, else by workers."""
     if not any(loading.settings.get(name) for name in BY_WORKERS):
         return DeviceData(images, loading)
     return LoaderData(images, loading)

@@ -1,7 +1,9 @@
-"""The 1,797 handwritten digits that scikit-learn ships (8 x 8 pixels, 10 classes): nothing to download.
+"""The 1,797 handwritten digits of scikit-learn (8 x 8 pixels, 10 classes).
 
-Importing scikit-learn takes a worker about a second and 180 MiB, so its data file is read without it. The split is the
-one of its `train_test_split(..., test_size=600, stratify=labels, random_state=0)`; a test compares the two.
+The images are part of the scikit-learn package, so there is nothing to download. Importing
+scikit-learn would cost a worker about a second and 180 MiB, so the data file is read without this
+import. The split is that of scikit-learn's `train_test_split(..., test_size=600, stratify=labels,
+random_state=0)`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ TRAIN_COUNTS = (119, 121, 118, 122, 120, 121, 121, 119, 116, 120)  # of the digi
 
 @dataclass(frozen=True)
 class Digits(Source):
-    """Facts about the dataset; it is never augmented."""
+    """The digits dataset; it is never augmented."""
 
     name: str = "digits"
     classes: int = 10
@@ -41,33 +43,32 @@ class Digits(Source):
         return []
 
     def load(self, loading: Loading) -> TensorData:
-        """Load 1,197 training and 600 test images `[n, 1, 8, 8]`, standardised with the training set's statistics."""
+        """Load 1,197 training and 600 test images `[n, 1, 8, 8]`.
+
+        They are standardised with the mean and the standard deviation of the training set.
+        """
         return TensorData.load([tensor.clone() for tensor in _tensors()], loading)
 
 
 @cache
 def _tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return inputs and labels of both splits on the CPU, read once per process."""
+    """Return the inputs and labels of both splits on the CPU, read once per process."""
     import numpy
 
     rows = torch.from_numpy(numpy.loadtxt(_file(), delimiter=",", dtype=numpy.float32))
     images, labels = rows[:, :64].reshape(-1, 1, 8, 8), rows[:, 64].long()
     train, test = _split(labels)
     mean, deviation = images[train].mean(), images[train].std()
-    return (
-        (images[train] - mean) / deviation,
-        labels[train],
-        (images[test] - mean) / deviation,
-        labels[test],
-    )
+    inputs = (images - mean) / deviation
+    return inputs[train], labels[train], inputs[test], labels[test]
 
 
 def _split(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the shuffled positions of the training and the test images."""
+    """Return the shuffled positions of the training images and of the test images."""
     import numpy
 
     random = numpy.random.RandomState(0)
-    random.permutation(2)  # scikit-learn draws once to break a tie between two digits' counts
+    random.permutation(2)  # scikit-learn draws this to break a tie between two classes
     train, test = [], []
     for digit, count in enumerate(TRAIN_COUNTS):
         members = random.permutation((labels == digit).nonzero().flatten().numpy())
@@ -83,13 +84,13 @@ def _file() -> Path:
     """Return the path of scikit-learn's data file.
 
     Raises:
-        DataError: scikit-learn is not installed, or comes without the file.
+        DataError: scikit-learn is not installed, or its installation lacks the file.
     """
-    spec = find_spec("sklearn")  # finds the package without importing it
+    spec = find_spec("sklearn")  # does not import the package
     for folder in (spec and spec.submodule_search_locations) or ():
         path = Path(folder, "datasets", "data", "digits.csv.gz")
         if path.is_file():
             return path
     raise DataError(
-        "digits: not found; scikit-learn ships them as a file. Run pip install scikit-learn"
+        "digits: not found; they are a file of scikit-learn. Run pip install scikit-learn"
     )

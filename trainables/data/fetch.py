@@ -1,4 +1,4 @@
-"""Archives of datasets: download, unpack, and the messages about missing and damaged files."""
+"""Download and unpack the archives of datasets, and describe missing and damaged files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Archive:
     """The archive of a dataset.
 
     Attributes:
-        url: Where to download it.
-        md5: Its digest, as torchvision and other libraries list it.
-        sha256: Likewise; None where no source states it.
+        url: Address of the archive.
+        md5: MD5 digest of the archive, as published by torchvision and other libraries.
+        sha256: SHA-256 digest of the archive, or None if none is published.
         megabytes: Size of the download.
-        folder: The folder that it unpacks to.
+        folder: Name of the folder that the archive contains.
     """
 
     url: str
@@ -33,7 +33,7 @@ class Archive:
 
 
 def fetch(archive: Archive, data_dir: Path) -> None:
-    """Download and unpack a dataset under a lock; the archive is kept.
+    """Download and unpack a dataset while holding a lock; keep the archive.
 
     Raises:
         DataError: The download failed, or a checksum differs.
@@ -65,19 +65,22 @@ def _unpack(path: Path, data_dir: Path) -> None:
 
 
 def mismatch(path: Path, expected: str, actual: str) -> str:
-    """Return the message about a file with another checksum; only the user deletes it."""
-    got = f"(expected {expected[:8]}.., got {actual[:8]}..)"
-    return f"{path}: checksum mismatch {got}. Delete it and run {again('--download')}"
+    """Return the message about a file with an unexpected checksum."""
+    digests = f"(expected {expected[:8]}.., got {actual[:8]}..)"
+    return f"{path}: checksum mismatch {digests}. Delete it and run {command_with('--download')}"
 
 
 def missing(path: Path, name: str, archive: Archive) -> str:
     """Return the message about a missing dataset."""
     size = f"{name}, {archive.megabytes} MB to download"
-    return f"{path}: not found ({size}). Run {again('--download')}, or name the folder that has it with --data-dir"
+    advice = (
+        f"Run {command_with('--download')}, or name the folder that contains it with --data-dir"
+    )
+    return f"{path}: not found ({size}). {advice}"
 
 
-def again(flag: str) -> str:
-    """Return the command that started this process, with a flag added."""
+def command_with(flag: str) -> str:
+    """Return the command line of this process, with a flag appended if it is not included."""
     program, *arguments = sys.argv
     path = Path(program)
     command = ["-m", path.parent.name] if path.name == "__main__.py" else [program]

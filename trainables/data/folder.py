@@ -1,14 +1,14 @@
-"""Folders of class folders: Tiny ImageNet and ImageNet in their usual layouts, and a user's (`imagefolder:PATH`).
+"""Folders of class folders: ImageNet, Tiny ImageNet and custom folders (`imagefolder:PATH`).
 
-If all images are squares of one size, at most `SMALL` pixels, they are cached and stay on the device; worker processes
-read other images.
+If all images are squares of the same size, of at most `SMALL` pixels, they are cached and loaded
+onto the device. Otherwise worker processes read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -17,20 +17,59 @@ from precond import HyperparameterError
 from trainables.data.base import Data, DataError, Images, Loading, Source, default_data_dir
 from trainables.data.cache import arrays, stamp
 from trainables.data.device import small_images
-from trainables.data.fetch import Archive, again, fetch, missing
-from trainables.data.images import ENDINGS, Files, class_names, listed, read_image, unreadable
+from trainables.data.fetch import Archive, command_with, fetch, missing
+from trainables.data.images import (
+    ENDINGS,
+    Files,
+    class_names,
+    list_images,
+    read_image,
+    unreadable,
+)
 from trainables.data.loader import LoaderData
 
 SMALL = 64  # pixels; images up to this size are cached as bytes
-LARGE_SIZE = 224  # pixels; larger images are resized to it where the recipe sets no size
-MEAN, DEVIATION = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of ImageNet, used for every folder of large images
+LARGE_SIZE = 224  # pixels; the default size of larger images in a batch
+# Mean and standard deviation of ImageNet's channels, used for every folder of large images.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Splits = Callable[[], tuple[Files, Files]]
+"""Returns the training and the test images of a folder."""
 
 
-def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading: Loading) -> Data:
-    """Load a folder for a trial; `splits` lists the training and the test images."""
+def split_problems(
+    folder: Path,
+    splits: Splits,
+    expected: Mapping[str, int],
+    classes: int,
+    advice: str,
+    verify: bool,
+) -> list[str]:
+    """Return one line for each incomplete split; with `verify`, one for each unreadable image.
+
+    Args:
+        folder: The folder of the dataset.
+        splits: Lists the training and the test images.
+        expected: Number of images by split, the training split first.
+        classes: Number of classes.
+        advice: The last sentence of a line, which says how to obtain the data.
+        verify: Also read all images, if the splits are complete.
+    """
+    try:
+        train, test = splits()
+    except (OSError, ValueError, KeyError) as error:
+        return [f"{folder}: incomplete or damaged ({error}). {advice}"]
+    problems = []
+    for files, (split, count) in zip((train, test), expected.items(), strict=True):
+        actual = len(files), len(set(files.labels))
+        if actual != (count, classes):
+            counts = f"{actual[0]} images in {actual[1]} classes, not {count} in {classes}"
+            problems.append(f"{folder / split}: {counts}. {advice}")
+    return problems or (unreadable([*train.paths, *test.paths]) if verify else [])
+
+
+def load_folder(splits: Splits, folder: Path, loading: Loading) -> Data:
+    """Load the images of a folder for a trial; `splits` lists the training and the test images."""
     try:
         train, test = splits()
         small = max(read_image(train.paths[0]).size) <= SMALL
@@ -42,15 +81,24 @@ def load_folder(splits: Callable[[], tuple[Files, Files]], folder: Path, loading
         cached := arrays(places, key, lambda: {"train": train.pairs(), "test": test.pairs()})
     ):
         return small_images(cached, loading)
-    labels = torch.tensor(train.labels), torch.tensor(test.labels)
-    return LoaderData(
-        Images(train, labels[0], test, labels[1], MEAN, DEVIATION, LARGE_SIZE), loading
-    )
+    train_labels, test_labels = torch.tensor(train.labels), torch.tensor(test.labels)
+    images = Images(train, train_labels, test, test_labels, MEAN, DEVIATION, LARGE_SIZE)
+    return LoaderData(images, loading)
+
+
+IMAGENET_ADVICE = (
+    "Register at image-net.org, then unpack ILSVRC2012_img_train.tar (138 GB) to train/<wnid>/ and "
+    "ILSVRC2012_img_val.tar (6 GB) to val/<wnid>/, or name the folder that contains imagenet/ with "
+    "--data-dir"
+)
 
 
 @dataclass(frozen=True)
 class ImageNet(Source):
-    """ILSVRC 2012: `imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`; it requires a registration."""
+    """ILSVRC 2012, in `imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`.
+
+    The download requires a registration, so the user downloads and unpacks the files.
+    """
 
     name: str = "imagenet"
     classes: int = 1000
@@ -59,35 +107,26 @@ class ImageNet(Source):
     size: int = 224
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """Return one line for each missing or short split; with `verify`, for each unreadable image."""
+        """Return one line for each missing or incomplete split.
+
+        With `verify`, also return one line for each unreadable image.
+        """
         folder = data_dir / "imagenet"
-        how = (
-            "Register at image-net.org, then unpack ILSVRC2012_img_train.tar (138 GB) to train/<wnid>/ and "
-            "ILSVRC2012_img_val.tar (6 GB) to val/<wnid>/, or name the folder that has imagenet/ with --data-dir"
-        )
-        counts = {"train": self.train_examples, "val": self.test_examples}
-        errors = []
-        for split, expected in counts.items():
-            if not (folder / split).is_dir():
-                errors.append(f"{folder / split}: not found (imagenet, 144 GB). {how}")
-                continue
-            names = class_names(folder / split)
-            images = len(listed(folder / split, names))
-            if len(names) != self.classes or images != expected:
-                have = f"{images} images in {len(names)} classes, not {expected} in {self.classes}"
-                errors.append(f"{folder / split}: {have}. {how}")
-        if verify and not errors:
-            errors = unreadable([path for split in self._splits(folder) for path in split.paths])
-        return errors
+        expected = {"train": self.train_examples, "val": self.test_examples}
+        if absent := [split for split in expected if not (folder / split).is_dir()]:
+            reason = f"not found (imagenet, 144 GB). {IMAGENET_ADVICE}"
+            return [f"{folder / split}: {reason}" for split in absent]
+        splits = partial(self._splits, folder)
+        return split_problems(folder, splits, expected, self.classes, IMAGENET_ADVICE, verify)
 
     def _splits(self, folder: Path) -> tuple[Files, Files]:
         names = class_names(folder / "train")
-        return listed(folder / "train", names), listed(folder / "val", names)
+        return list_images(folder / "train", names), list_images(folder / "val", names)
 
     def load(self, loading: Loading) -> Data:
-        """Load the images, which workers read."""
+        """Load the dataset, whose images are read by worker processes."""
         folder = loading.data_dir / "imagenet"
-        return load_folder(lambda: self._splits(folder), folder, loading)
+        return load_folder(partial(self._splits, folder), folder, loading)
 
 
 TINY = Archive(
@@ -101,7 +140,7 @@ TINY = Archive(
 
 @dataclass(frozen=True)
 class TinyImageNet(Source):
-    """Tiny ImageNet: 64 x 64 images of 200 classes, tested on its labelled `val` split."""
+    """Tiny ImageNet: 64 x 64 images of 200 classes; the test set is the labelled `val` split."""
 
     name: str = "tinyimagenet"
     classes: int = 200
@@ -110,23 +149,20 @@ class TinyImageNet(Source):
     size: int = 64
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """Return one line if it is missing or short; with `verify`, one for each unreadable image."""
+        """Return one line if the folder is missing, or for each incomplete split.
+
+        With `verify`, also return one line for each unreadable image.
+        """
         folder = data_dir / TINY.folder
         if not folder.is_dir():
             return [missing(folder, self.name, TINY)]
-        try:
-            train, test = self._splits(folder)
-        except (OSError, ValueError, KeyError) as error:
-            return [
-                f"{folder}: not as it should be ({error}). Delete it and run {again('--download')}"
-            ]
-        if (len(train), len(test)) != (self.train_examples, self.test_examples):
-            have = f"{len(train)} and {len(test)} images, not {self.train_examples} and {self.test_examples}"
-            return [f"{folder}: {have}. Delete it and run {again('--download')}"]
-        return unreadable([*train.paths, *test.paths]) if verify else []
+        expected = {"train": self.train_examples, "val": self.test_examples}
+        advice = f"Delete {folder} and run {command_with('--download')}"
+        splits = partial(self._splits, folder)
+        return split_problems(folder, splits, expected, self.classes, advice, verify)
 
     def download(self, data_dir: Path) -> None:
-        """Fetch it if its folder is missing."""
+        """Download the dataset if its folder is missing."""
         if not (data_dir / TINY.folder).exists():
             fetch(TINY, data_dir)
 
@@ -139,21 +175,21 @@ class TinyImageNet(Source):
             [str(folder / "val" / "images" / name) for name, _ in rows],
             [labels[wnid] for _, wnid in rows],
         )
-        return listed(folder / "train", names, "images"), test
+        return list_images(folder / "train", names, "images"), test
 
     def load(self, loading: Loading) -> Data:
-        """Load the images onto the device, from a cache in the folder."""
+        """Load the dataset from a cache, which is created in the dataset's folder if possible."""
         folder = loading.data_dir / TINY.folder
-        return load_folder(lambda: self._splits(folder), folder, loading)
+        return load_folder(partial(self._splits, folder), folder, loading)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Source):
-    """`imagefolder:PATH`: PATH/train and PATH/test (or PATH/val), each with one folder a class.
+    """`imagefolder:PATH`: PATH/train and PATH/test (or PATH/val), each with a folder per class.
 
     Attributes:
         path: The folder.
-        test_split: Name of the folder of the test split.
+        test_split: Name of the test split's folder, `test` or `val`.
         class_names: Names of the class folders, in the order of the labels.
     """
 
@@ -167,26 +203,33 @@ class ImageFolder(Source):
     size: int
 
     def _splits(self) -> tuple[Files, Files]:
-        return listed(self.path / "train", self.class_names), listed(
-            self.path / self.test_split, self.class_names
+        train, test = (
+            list_images(self.path / split, self.class_names) for split in ("train", self.test_split)
         )
+        return train, test
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """With `verify`, return one line for each image that cannot be decoded; `image_folder` checked the folder."""
-        return (
-            unreadable([path for split in self._splits() for path in split.paths]) if verify else []
-        )
+        """Return one line for each image that cannot be decoded, if `verify` is True.
+
+        There is nothing else to check, because `image_folder` has checked the folders.
+        """
+        if not verify:
+            return []
+        return unreadable([path for files in self._splits() for path in files.paths])
 
     def load(self, loading: Loading) -> Data:
-        """Load the images, small ones from a cache in the folder."""
+        """Load the dataset, from a cache if its images are small."""
         return load_folder(self._splits, self.path, loading)
 
 
 def image_folder(path: str) -> ImageFolder:
-    """Return the dataset in a folder; a relative path is below the data folder, where every worker finds it.
+    """Return the dataset in a folder.
+
+    A relative path is relative to the data folder, so that it is valid on every worker.
 
     Raises:
-        HyperparameterError: No such folder, no splits, classes that differ between them, or a class without images.
+        HyperparameterError: The folder or a split is missing, the classes of the splits differ, or
+            a class has no images.
     """
     folder = default_data_dir().absolute() / Path(path).expanduser()
     try:
@@ -194,13 +237,10 @@ def image_folder(path: str) -> ImageFolder:
     except DataError as error:
         raise HyperparameterError(f"imagefolder:{path}: {error}") from error
     except OSError as error:
-        place = (
-            ""
-            if Path(path).expanduser().is_absolute()
-            else "; a relative path is one below --data-dir"
-        )
+        absolute = Path(path).expanduser().is_absolute()
+        hint = "" if absolute else "; a relative path is relative to --data-dir"
         raise HyperparameterError(
-            f"imagefolder:{path}: {error.filename}: {error.strerror}{place}"
+            f"imagefolder:{path}: {error.filename}: {error.strerror}{hint}"
         ) from error
 
 
@@ -215,17 +255,17 @@ def _image_folder(path: str, folder: Path) -> ImageFolder:
         f"class {name} is in {splits[1]}, not in train" for name in test_names if name not in names
     ]
     if len(names) < 2:
-        errors.append(f"{len(names)} classes in train: at least 2, a folder for each")
-    _refuse(path, errors)
-    train, test = (listed(folder / split, names) for split in splits)
-    filled = zip(splits, (set(train.labels), set(test.labels)), strict=True)
+        errors.append(f"{len(names)} classes in train: at least 2 class folders are required")
+    _raise_errors(path, errors)
+    train, test = (list_images(folder / split, names) for split in splits)
+    labels_of = dict(zip(splits, (set(train.labels), set(test.labels)), strict=True))
     empty = [
         f"{split}/{name}"
-        for split, labels in filled
+        for split, labels in labels_of.items()
         for label, name in enumerate(names)
         if label not in labels
     ]
-    _refuse(path, [f"{name} has no images ({', '.join(ENDINGS)})" for name in empty])
+    _raise_errors(path, [f"{name} has no images ({', '.join(ENDINGS)})" for name in empty])
     first = read_image(train.paths[0])
     return ImageFolder(
         name=f"imagefolder:{path}",
@@ -239,6 +279,6 @@ def _image_folder(path: str, folder: Path) -> ImageFolder:
     )
 
 
-def _refuse(path: str, errors: Sequence[str]) -> None:
+def _raise_errors(path: str, errors: Sequence[str]) -> None:
     if errors:
         raise HyperparameterError("\n".join(f"imagefolder:{path}: {line}" for line in errors))

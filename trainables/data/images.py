@@ -1,4 +1,4 @@
-"""Image files: listed by class, read and decoded."""
+"""List the image files of a split by class, read and decode them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trainables.data.base import DataError
 from trainables.data.cache import Pairs
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-TRIES = 3  # to read a file
-SHOWN = 20  # damaged files that are named; the others are counted
+TRIES = 3  # attempts to read a file
+LISTED = 20  # the most damaged files that a message names
 
 
 @dataclass(frozen=True)
 class Files:
-    """The paths and labels of a split's images; indexing reads an image."""
+    """The paths and labels of a split's images; indexing reads one image."""
 
     paths: Sequence[str]
     labels: Sequence[int]
@@ -37,33 +37,37 @@ class Files:
 
     def pairs(self) -> Pairs:
         """Yield every image as `[3, height, width]` uint8, with its label."""
-        return (
-            (_pixels(read_image(path)), label)
-            for path, label in zip(self.paths, self.labels, strict=True)
-        )
+        files = zip(self.paths, self.labels, strict=True)
+        return ((_pixels(read_image(path)), label) for path, label in files)
 
 
 def class_names(folder: Path) -> list[str]:
-    """Return the sorted names of the folders in a split; the label of a class is its index."""
+    """Return the sorted names of a split's class folders; the index of a name is its label."""
     with os.scandir(folder) as entries:
         return sorted(
             entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
         )
 
 
-def listed(folder: Path, classes: Sequence[str], below: str = "") -> Files:
-    """Return a split's images, class by class and sorted by name; `below` is a folder within each class folder."""
+def list_images(folder: Path, classes: Sequence[str], subfolder: str = "") -> Files:
+    """Return a split's images, class by class, sorted by name within a class.
+
+    Args:
+        folder: The folder of the split.
+        classes: Names of the class folders, in the order of the labels.
+        subfolder: The folder within each class folder that contains the images.
+    """
     images = [
-        (f"{folder / name / below}/{image}", label)
+        (f"{folder / name / subfolder}/{image}", label)
         for label, name in enumerate(classes)
-        for image in sorted(os.listdir(folder / name / below))
+        for image in sorted(os.listdir(folder / name / subfolder))
         if image.lower().endswith(ENDINGS)
     ]
     return Files([path for path, _ in images], [label for _, label in images])
 
 
 def read_image(path: str) -> Any:
-    """Return an RGB image of PIL's; reading is repeated where a file server fails for a moment.
+    """Return an RGB PIL image; reading is repeated, because a file server can fail temporarily.
 
     Raises:
         DataError: The file cannot be read or decoded.
@@ -80,9 +84,9 @@ def read_image(path: str) -> Any:
 
 
 def unreadable(paths: Iterable[str]) -> list[str]:
-    """Read all images and return one line for each that cannot be decoded."""
+    """Read all images and return one line for each image that cannot be decoded."""
 
-    def problem(path: str) -> str | None:
+    def check(path: str) -> str | None:
         try:
             read_image(path)
         except DataError as error:
@@ -90,14 +94,14 @@ def unreadable(paths: Iterable[str]) -> list[str]:
         return None
 
     with ThreadPoolExecutor() as threads:  # decoding releases the interpreter's lock
-        lines = [line for line in threads.map(problem, paths) if line]
-    return (
-        lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more files"]
-    )
+        lines = [line for line in threads.map(check, paths) if line]
+    if len(lines) > LISTED:
+        return [*lines[:LISTED], f"and {len(lines) - LISTED} more files"]
+    return lines
 
 
 def _pixels(image: Any) -> Tensor:
-    """Return an RGB image of PIL's as `[3, height, width]` uint8."""
+    """Return an RGB PIL image as `[3, height, width]` uint8."""
     flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return flat.view(image.height, image.width, 3).permute(2, 0, 1)
 

@@ -1,4 +1,4 @@
-"""torchvision's v2 transforms, chosen by a recipe's settings: of an image in a worker process, and of a batch."""
+"""torchvision's v2 transforms of an image and of a batch, selected by a trial's settings."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CROPPED = 0.875  # of the shorter side: 224 of 256
-MAGNITUDES = 10  # RandAugment's scale, 10 the strongest, as the papers count it
-FILL = (124, 116, 104)  # fills the pixels outside a transformed image: ImageNet's mean
+CROPPED = 0.875  # the crop's share of the shorter side, as 224 of 256 pixels
+MAGNITUDES = 10  # the largest magnitude of RandAugment in the papers
+FILL = (124, 116, 104)  # ImageNet's mean, for pixels outside a transformed image
 
 
 def train_transform(settings: Mapping[str, Any], size: int, square: bool) -> nn.Module:
-    """Return a transform of an image to `[3, size, size]` uint8, in the order of torchvision's reference recipes."""
+    """Return the augmenting transform of an image to `[3, size, size]` uint8.
+
+    The order is that of torchvision's reference recipes.
+    """
     from torchvision.transforms import v2
 
     steps: list[nn.Module] = []
     if settings.get("random_resized_crop"):
         steps.append(v2.RandomResizedCrop(size, antialias=True))
     else:
-        steps += _fitted(size, square)
+        steps += _resize_and_crop(size, square)
     if padding := settings.get("crop_padding", 0):
         steps.append(v2.RandomCrop(size, padding=padding))
     if settings.get("flip"):
@@ -37,11 +40,11 @@ def test_transform(size: int, square: bool) -> nn.Module:
     """Return a transform of an image to `[3, size, size]` uint8 without randomness."""
     from torchvision.transforms import v2
 
-    return v2.Compose([*_fitted(size, square), v2.PILToTensor()])
+    return v2.Compose([*_resize_and_crop(size, square), v2.PILToTensor()])
 
 
-def _fitted(size: int, square: bool) -> list[nn.Module]:
-    """Return transforms to size x size: squares are resized whole, others by the shorter side, and cropped."""
+def _resize_and_crop(size: int, square: bool) -> list[nn.Module]:
+    """Return transforms of an image to size x size: resize a square; else resize and crop."""
     from torchvision.transforms import v2
 
     if square:
@@ -50,17 +53,18 @@ def _fitted(size: int, square: bool) -> list[nn.Module]:
 
 
 class NoisyRandAugment(nn.Module):
-    """RandAugment with two of torchvision's operations, and a strength that is drawn for each image.
+    """RandAugment with two operations per image and a random magnitude.
 
-    The strength is drawn from a normal distribution and cut to 0..10, as in timm's `rand-m9-mstd0.5`. Its operations
-    are torchvision's; timm's list also has Invert, SolarizeAdd and Posterize's other direction.
+    The magnitude is drawn for each image from a normal distribution and clamped to 0..10, as in
+    timm's `rand-m9-mstd0.5`. The operations are those of torchvision. timm's list differs: it also
+    contains Invert and SolarizeAdd, and its Posterize has the opposite direction.
 
     Args:
-        magnitude: Mean strength of 10.
-        deviation: Its standard deviation.
+        magnitude: Mean of the magnitude, out of 10.
+        deviation: Standard deviation of the magnitude.
     """
 
-    STEPS = 10  # to a unit of strength
+    STEPS = 10  # the resolution of the magnitude is 1 / STEPS
 
     def __init__(self, magnitude: float, deviation: float):
         from torchvision.transforms import v2
@@ -68,19 +72,21 @@ class NoisyRandAugment(nn.Module):
         super().__init__()
         self._mean, self._deviation = magnitude, deviation
         bins = MAGNITUDES * self.STEPS + 1
-        self._at = [v2.RandAugment(2, strength, bins, fill=list(FILL)) for strength in range(bins)]
+        self._transforms = [v2.RandAugment(2, i, bins, fill=list(FILL)) for i in range(bins)]
 
     def forward(self, image: Any) -> Any:
-        """Return the image, transformed twice."""
-        strength = torch.empty(()).normal_(self._mean, self._deviation).clamp(0, MAGNITUDES).item()
-        return self._at[round(strength * self.STEPS)](image)
+        """Return the image after two random operations."""
+        magnitude = torch.empty(()).normal_(self._mean, self._deviation).clamp(0, MAGNITUDES).item()
+        return self._transforms[round(magnitude * self.STEPS)](image)
 
 
 class Mixer:
-    """Mixup and CutMix: mixes the images and labels of a batch; with both, one is drawn for each batch.
+    """Mix the images and labels of a batch by Mixup or CutMix.
+
+    With both, one of the two is drawn for each batch.
 
     Args:
-        settings: The trial's settings, of which `mixup` and `cutmix` are read.
+        settings: The trial's settings; `mixup` and `cutmix` are the alpha of each method.
         classes: Number of classes.
     """
 
@@ -103,14 +109,16 @@ class Mixer:
         Args:
             inputs: `[batch, channels, height, width]`.
             labels: `[batch]` int64.
-            seed: Decides which images are mixed, how much and where; the same on every device.
+            seed: Determines the method, the pairs of images, the shares and the boxes, which are
+                the same on every device.
 
         Returns:
-            (inputs, labels), the labels as probabilities `[batch, classes]`; the arguments if nothing is mixed.
+            Mixed inputs, and labels as probabilities `[batch, classes]`; the arguments if neither
+            method is set.
         """
         if self._mix is None:
             return inputs, labels
-        # The transforms draw from the CPU's global generator, which the model uses: restore its state afterwards.
+        # The transforms draw from the global CPU generator, which the model also uses.
         state = torch.get_rng_state()
         try:
             torch.default_generator.manual_seed(seed)

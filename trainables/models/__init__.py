@@ -1,8 +1,11 @@
-"""Models by name, and the images that each accepts: `model(name)` returns a `Model`, which builds the network.
+"""Models by name: `model(name)` returns a `Model`, which builds the network and checks its images.
 
-`large` has torchvision's networks with small changes, `small` those that no library has. A network takes its initial
-weights from torch's global generator and does not depend on datasets, recipes or optimizers. This package may import
-torch and `precond`, and torchvision inside the functions that build its networks.
+`large` contains networks of torchvision with small changes, and `small` networks that are written
+for this project. The initial weights are drawn from torch's global generator. The models do not
+depend on datasets, recipes or optimizers.
+
+This package may import torch and `precond`, and torchvision inside the functions that build the
+networks.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ class Fit(NamedTuple):
     """The images and classes that a model is built for.
 
     Attributes:
-        classes: Outputs.
+        classes: Number of outputs.
         channels: Channels of the images.
-        size: Side in pixels of the training images.
-        drop_path: Rate of stochastic depth, for models that have it.
+        size: Side of the training images in pixels.
+        drop_path: Rate of stochastic depth, for models that support it.
     """
 
     classes: int
@@ -41,11 +44,11 @@ class Model:
 
     Attributes:
         build: Builds the network, with initial weights from torch's global generator.
-        channels: Channels of the images that it accepts; None for any number.
-        size: The only side in pixels that it accepts; None for any.
-        patch: The side must be a multiple of this.
+        channels: The number of channels of the images, or None for any number.
+        size: The side of the images in pixels, or None for any side.
+        patch: The side of the images must be a multiple of this number of pixels.
         one_size: True if the test images must have the size of the training images.
-        stochastic_depth: True if it has the setting `drop_path`.
+        stochastic_depth: True if the setting `drop_path` applies to the model.
     """
 
     build: Callable[[Fit], nn.Module]
@@ -59,19 +62,16 @@ class Model:
         """Return one line for each property of the images that the model does not accept."""
         errors = []
         if self.channels not in (None, fit.channels):
-            errors.append(
-                f"{name} takes images with {self.channels} channels, these have {fit.channels}"
-            )
+            difference = f"{self.channels} channels, but these images have {fit.channels}"
+            errors.append(f"{name} requires images with {difference}")
         if self.size not in (None, fit.size):
-            errors.append(
-                f"resolution = {fit.size}: {name} takes images of {self.size} x {self.size} pixels only"
-            )
+            errors.append(f"resolution = {fit.size}: must be {self.size} for {name}")
         if fit.size % self.patch:
-            errors.append(f"resolution = {fit.size}: {name} takes multiples of {self.patch}")
+            rule = f"must be a multiple of {self.patch} for {name}"
+            errors.append(f"resolution = {fit.size}: {rule}")
         if self.one_size and test_size != fit.size:
-            errors.append(
-                f"test_resolution = {test_size}: {name} tests at the resolution it trains at, {fit.size}"
-            )
+            rule = f"must be equal to resolution = {fit.size} for {name}"
+            errors.append(f"test_resolution = {test_size}: {rule}")
         return errors
 
 
@@ -94,14 +94,15 @@ MODELS: dict[str, Model] = {
     "vit_s16": _VIT,
     "deit_s": _VIT,
 }
-SMALL = 32  # pixels up to which DenseNet and ResNet-50 keep the resolution in their first layer
+SMALL = 32  # largest side for which the first layers of DenseNet and ResNet-50 keep the resolution
 
 
 def model(name: str) -> Model:
     """Return a registered model.
 
     Raises:
-        HyperparameterError: Unknown name; the message lists the nearest and all known names.
+        HyperparameterError: The name is unknown; the message contains the nearest and all known
+            names.
     """
     if name not in MODELS:
         raise HyperparameterError(f'model = "{name}": unknown.{nearest(name, MODELS)}')

@@ -1,7 +1,8 @@
-"""Networks for small images, written here because torchvision has none of them.
+"""Networks for small images, which torchvision does not provide.
 
-The ResNets (He et al., CVPR 2016, section 4.2) are those that the code of the NysAct paper trains: three stages of 16,
-32 and 64 channels with n blocks of two 3 x 3 convolutions each, 6n + 2 layers. torchvision's are those for ImageNet.
+The ResNets (He et al., CVPR 2016, section 4.2) are those of the NysAct paper's code: three stages
+of 16, 32 and 64 channels with n blocks of two 3 x 3 convolutions each, 6n + 2 layers. The ResNets
+of torchvision are different networks, for ImageNet.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ Shortcut = Literal["A", "B"]
 def digits_mlp(
     width: int = 128, classes: int = 10, channels: int = 1, size: int = 8
 ) -> nn.Sequential:
-    """Two hidden layers with bias and ReLU; nothing in it depends on the batch.
+    """Return a network with two hidden layers with biases and ReLU, and without batch statistics.
 
     Args:
-        width: Units of a hidden layer.
-        classes: Outputs.
+        width: Units of each hidden layer.
+        classes: Number of outputs.
         channels: Channels of the images.
         size: Side of the images in pixels.
 
     Returns:
-        A network `[batch, channels, size, size] -> [batch, classes]`; on digits its layers have 65, 129 and 129 inputs.
+        A network `[batch, channels, size, size] -> [batch, classes]`. On digits, its layers have
+        65, 129 and 129 inputs, including the bias.
     """
     hidden = [nn.Linear(channels * size**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
@@ -35,17 +37,19 @@ def digits_mlp(
 def digits_cnn(
     width: int = 16, classes: int = 10, channels: int = 1, size: int = 8
 ) -> nn.Sequential:
-    """Three 3 x 3 convolutions with batch normalisation and ReLU, and a linear classifier on the halved map.
+    """Return a network with three 3 x 3 convolutions and a linear classifier.
+
+    Batch normalisation and ReLU follow each convolution. The second convolution halves the map.
 
     Args:
-        width: Channels of the first convolution; the others have twice as many.
-        classes: Outputs.
+        width: Channels of the first convolution; the other two have twice as many.
+        classes: Number of outputs.
         channels: Channels of the images.
         size: Side of the images in pixels.
 
     Returns:
-        A network `[batch, channels, size, size] -> [batch, classes]`; on digits its layers have 9, 144, 288 and 513
-        inputs at width 16.
+        A network `[batch, channels, size, size] -> [batch, classes]`. On digits at width 16, its
+        layers have 9, 144, 288 and 513 inputs, including the classifier's bias.
     """
     layers: list[nn.Module] = []
     for inputs, outputs, stride in (
@@ -60,9 +64,10 @@ def digits_cnn(
 
 
 def lenet5(classes: int = 10) -> nn.Sequential:
-    """LeNet-5 (LeCun et al. 1998) for colour images, with ReLU and maximum pooling as usual today: 62,006 parameters.
+    """Return LeNet-5 (LeCun et al. 1998), `[batch, 3, 32, 32] -> [batch, classes]`.
 
-    Two 5 x 5 convolutions and three linear layers, `[batch, 3, 32, 32] -> [batch, classes]`.
+    It has two 5 x 5 convolutions and three linear layers, 62,006 parameters with 10 classes. In
+    contrast to the original, it takes colour images and uses ReLU and maximum pooling.
     """
     features = [
         nn.Conv2d(3, 6, 5),
@@ -83,28 +88,34 @@ def lenet5(classes: int = 10) -> nn.Sequential:
 
 
 def resnet20(classes: int = 10, shortcut: Shortcut = "A") -> CifarResNet:
-    """ResNet-20: 269,722 parameters with 10 classes."""
+    """Return ResNet-20, which has 269,722 parameters with 10 classes."""
     return CifarResNet(3, classes, shortcut)
 
 
 def resnet32(classes: int = 10, shortcut: Shortcut = "A") -> CifarResNet:
-    """ResNet-32: 464,154 parameters with 10 classes; the papers say 0.46 M and 0.5 M."""
+    """Return ResNet-32, which has 464,154 parameters with 10 classes.
+
+    He et al. state 0.46 M, and the NysAct paper states 0.5 M.
+    """
     return CifarResNet(5, classes, shortcut)
 
 
 def resnet110(classes: int = 10, shortcut: Shortcut = "A") -> CifarResNet:
-    """ResNet-110: 1,727,962 parameters with 10 classes; the papers say 1.7 M and 2 M."""
+    """Return ResNet-110, which has 1,727,962 parameters with 10 classes.
+
+    He et al. state 1.7 M, and the NysAct paper states 2 M.
+    """
     return CifarResNet(18, classes, shortcut)
 
 
 class CifarResNet(nn.Module):
-    """`[batch, 3, height, width] -> [batch, classes]`; any size that is not empty after two strides of 2.
+    """A ResNet for small images, `[batch, 3, height, width] -> [batch, classes]`.
 
     Args:
-        blocks: Blocks n in each of the three stages.
-        classes: Outputs.
-        shortcut: How a block that halves the map carries its input on. A: every second pixel, and zeros for the new
-            channels, without parameters. B: a 1 x 1 convolution with batch normalisation.
+        blocks: Number n of blocks in each of the three stages.
+        classes: Number of outputs.
+        shortcut: The shortcut of a block that halves the map. A: every second pixel, with zeros for
+            the new channels, without parameters. B: a 1 x 1 convolution with batch normalisation.
     """
 
     def __init__(self, blocks: int, classes: int = 10, shortcut: Shortcut = "A"):
@@ -122,13 +133,16 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores of the classes."""
+        """Return the logits of the classes."""
         features = self.stages(F.relu(self.norm(self.conv(images))))
         return self.classifier(features.mean((2, 3)))
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a shortcut: `[batch, channels, h, w] -> [batch, filters, h / stride, w / stride]`."""
+    """Two convolutions with a shortcut.
+
+    `[batch, channels, h, w] -> [batch, filters, h / stride, w / stride]`.
+    """
 
     def __init__(self, channels: int, filters: int, stride: int, shortcut: Shortcut):
         super().__init__()
@@ -150,7 +164,10 @@ class _Block(nn.Module):
 
 
 class _SubsampleAndPad(nn.Module):
-    """Shortcut A: every `stride`-th pixel, between zeros for `added` channels, half of them before and half behind."""
+    """Shortcut A: every `stride`-th pixel, with `added` channels of zeros.
+
+    Half of the zeros are placed before the channels, and half after them.
+    """
 
     def __init__(self, stride: int, added: int):
         super().__init__()
@@ -163,11 +180,11 @@ class _SubsampleAndPad(nn.Module):
 
 
 def _stage(channels: int, filters: int, blocks: int, shortcut: Shortcut) -> nn.Sequential:
-    """`blocks` blocks; the first one halves the map where the channels change."""
+    """Return a stage of `blocks` blocks; the first halves the map if the channels change."""
     first = _Block(channels, filters, filters // channels, shortcut)
     return nn.Sequential(first, *(_Block(filters, filters, 1, shortcut) for _ in range(blocks - 1)))
 
 
 def _convolution(channels: int, filters: int, stride: int = 1) -> nn.Conv2d:
-    # The normalisation that follows has a bias of its own.
+    # No bias is needed, because the batch normalisation that follows has a bias.
     return nn.Conv2d(channels, filters, 3, stride=stride, padding=1, bias=False)

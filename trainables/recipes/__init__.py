@@ -1,8 +1,9 @@
-"""Recipes: how each workload is trained, and each optimizer's hyperparameters on it.
+"""Recipes: the hyperparameters and settings of each workload, and of each optimizer on it.
 
-One file holds the recipes of one paper, or those tuned here on digits, and states the source of each value. Recipes are
-data: no recipe imports torch, models or datasets, or computes anything beyond combining dictionaries. A changed
-value changes trial keys; `numerics` is raised when numbers change for another reason.
+Each file contains the recipes of one paper, or those that were tuned on digits for this project,
+and states the source of each value. Recipes are data: they may combine dictionaries, but they do
+not import torch, models or datasets. A changed value changes trial keys. If numbers change for
+another reason, `numerics` is incremented.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ class Parameters:
     """The number of parameters of a model, and the paper's count.
 
     Attributes:
-        exact: Count of the implementation that the paper names or has released.
-        published: The paper's rounded count in millions; None where it states none.
-        note: Reason for a difference that rounding does not explain.
+        exact: The count of the implementation that the paper names or has released.
+        published: The paper's rounded count in millions, or None if the paper does not state it.
+        note: The reason for a difference that rounding does not explain.
     """
 
     exact: int
@@ -33,20 +34,23 @@ class Parameters:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a workload is trained.
+    """The hyperparameters and settings of a workload.
 
     Attributes:
         paper: The paper that the recipe is from; empty for a recipe of this project.
         batch_size: Examples per step.
         epochs: Passes over the training set.
-        schedule: One of `SCHEDULES`, after the warm-up.
-        settings: Values of `trainables.settings`; the others are neutral.
-        optimizers: Hyperparameters of the corrected variant by optimizer; the others keep their defaults.
-        as_released: Differences of the as-released variant, which is compared with published numbers:
-            the released code's conventions and the values that belong to them.
-        assumed: Values that the paper does not state, a line each.
-        parameters: Number of parameters of the model.
-        numerics: Raised when the same configuration gives other numbers (data, model, split).
+        schedule: The learning-rate schedule after the warm-up, one of `SCHEDULES`.
+        settings: Values of `trainables.settings`. All other settings are neutral.
+        optimizers: Hyperparameters of the corrected variant by optimizer. All other hyperparameters
+            have their defaults.
+        as_released: The differences of the as-released variant by optimizer: the conventions of the
+            released code and the values that belong to them. Published numbers are compared with
+            this variant.
+        assumed: The values that the paper does not state, one line each.
+        parameters: The number of parameters of the model.
+        numerics: Incremented when the data, the model or the split change, so that the same
+            configuration gives different numbers.
     """
 
     paper: str = ""
@@ -61,8 +65,6 @@ class Recipe:
     numerics: int = 1
 
     def hyperparameters(self, optimizer: str, as_released: bool = False) -> dict[str, Any]:
-        """Return the recipe's hyperparameters of an optimizer."""
-        return {
-            **self.optimizers.get(optimizer, {}),
-            **(self.as_released.get(optimizer, {}) if as_released else {}),
-        }
+        """Return the hyperparameters that the recipe sets for an optimizer."""
+        conventions = self.as_released.get(optimizer, {}) if as_released else {}
+        return {**self.optimizers.get(optimizer, {}), **conventions}

@@ -1,7 +1,8 @@
-"""Recipes of the digits, tuned here on seeds that no study uses; docs/digits.md records the measurements.
+"""Recipes of the digits workloads, which were tuned for this project on seeds that no study uses.
 
-`digits/mlp` uses the values of `digits/cnn`. The as-released variants have the conventions of the released codes and
-the dampings that belong to them; their other values are those of the corrected variants.
+docs/digits.md records the measurements. `digits/mlp` has the values of `digits/cnn`. The
+as-released variants have the conventions of the released codes and the damping values that belong
+to them; their other values are those of the corrected variants.
 """
 
 from dataclasses import replace

@@ -1,7 +1,8 @@
-"""Recipes of the NysAct paper: its Tables 7 and 8, with the conventions of its released code (docs/recipes.md).
+"""Recipes of the NysAct paper: Tables 7 and 8, with the conventions of its code (docs/recipes.md).
 
-The as-released variants of KFAC and Eva have the table's damping; the damping of the corrected variants was tuned on
-digits for the Fisher matrix's scale (assumed). `ema_decay` is the weight of the old value.
+The as-released variants of KFAC and Eva have the damping of Table 7. The damping of the corrected
+variants was tuned on digits, for the scale of the Fisher matrix; this is an assumption. `ema_decay`
+is the weight of the old value in a moving average.
 """
 
 from dataclasses import replace
@@ -11,12 +12,12 @@ from trainables.recipes import Parameters, Recipe
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 CURVATURE = {**SGD, "ema_decay": 0.95, "cov_interval": 5, "inv_interval": 50, "damping": 1.0}
 RANKED = {**CURVATURE, "rank": 10}
-# Table 7 states an inverse interval for Eva also, which has no inverse.
+# Table 7 states an inverse interval for Eva too, but Eva computes no inverse.
 EVA = {name: value for name, value in CURVATURE.items() if name != "inv_interval"}
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 5e-4}
 ADAMW = {**ADAM, "weight_decay": 0.05}
 
-# Conventions of the code for CIFAR; the code for ImageNet is different.
+# The conventions of the code for CIFAR; the code for ImageNet has different ones.
 AS_RELEASED_KFAC = {
     "damping": 0.03,
     "damping_rule": "eigen",
@@ -34,12 +35,19 @@ AS_RELEASED = {
     **dict.fromkeys(("nysact-s", "nysact-g"), AS_RELEASED_NYSACT),
 }
 
-ASSUMED_EPS = "eps of Adam and AdamW: the cell of Table 7 is lost; the released code's default"
-ASSUMED_DAMPING = (
-    "damping of the corrected variants of KFAC and Eva: found on digits for the Fisher's own scale"
+ASSUMED_EPS = (
+    "eps of Adam and AdamW: the default of the released code, "
+    "because the value in Table 7 could not be read"
 )
-DENSENET_COUNT = "8 M is DenseNet-121 with 1000 classes; the released code's has a 3 x 3 first layer and fewer classes"
-RESNET_COUNT = "torchvision's ResNet-50, which the paper names, has 25.6 M"
+ASSUMED_DAMPING = (
+    "damping of the corrected variants of KFAC and Eva: "
+    "tuned on digits for the scale of the Fisher matrix"
+)
+DENSENET_COUNT = (
+    "8 M is the count of DenseNet-121 with 1000 classes; "
+    "the model of the released code has a 3 x 3 first layer and fewer classes"
+)
+RESNET_COUNT = "ResNet-50 of torchvision, which the paper names, has 25.6 M parameters"
 
 CIFAR = Recipe(
     paper="NysAct",
@@ -58,7 +66,7 @@ CIFAR = Recipe(
     as_released=AS_RELEASED,
     assumed=(ASSUMED_EPS, ASSUMED_DAMPING),
 )
-# cifar100/main.py alone gives SGD Nesterov's momentum.
+# In the released code, only cifar100/main.py uses Nesterov momentum for SGD.
 CIFAR100 = replace(CIFAR, as_released={**CIFAR.as_released, "sgd": {"nesterov": True}})
 
 CIFAR10_RESNET32 = replace(CIFAR, parameters=Parameters(exact=464_154, published=0.5))
@@ -72,18 +80,18 @@ CIFAR100_DENSENET121 = replace(
     CIFAR100, parameters=Parameters(exact=7_048_548, published=8, note=DENSENET_COUNT)
 )
 
-# Figure 2: SGD for 100 epochs; the rest is that of the CIFAR experiments.
+# Figure 2 trains with SGD for 100 epochs; all other values are those of the CIFAR experiments.
 CIFAR10_LENET5 = replace(
     CIFAR,
     epochs=100,
     assumed=(
         *CIFAR.assumed,
-        "batch size, schedule and augmentation of Figure 2: those of the CIFAR experiments",
+        "batch size, schedule and augmentation of Figure 2: as in the CIFAR experiments",
     ),
     parameters=Parameters(exact=62_006),
 )
 
-# Table 8, the column of ResNets, and Table 7's ImageNet half, the first of two values.
+# Table 8, column of the ResNets, and the ImageNet part of Table 7, first of two values per cell.
 IMAGENET_SGD = {"lr": 0.5, "momentum": 0.9, "weight_decay": 2e-5}
 IMAGENET_CURVATURE = {**CURVATURE, **IMAGENET_SGD}
 IMAGENET_EVA = {**EVA, **IMAGENET_SGD}
@@ -94,13 +102,11 @@ AS_RELEASED_KFAC2 = {
 }
 AS_RELEASED_EVA2 = {"damping": 0.1, **AS_RELEASED_EVA}
 SHARED_SETTINGS = {
-    **{
-        "random_resized_crop": True,
-        "flip": True,
-        "cutmix": 1.0,
-        "label_smoothing": 0.1,
-        "warmup_epochs": 5,
-    },
+    "random_resized_crop": True,
+    "flip": True,
+    "cutmix": 1.0,
+    "label_smoothing": 0.1,
+    "warmup_epochs": 5,
     "test_resolution": 224,
 }
 
@@ -111,8 +117,12 @@ IMAGENET_RESNET50 = Recipe(
     schedule="cosine",
     settings={
         **SHARED_SETTINGS,
-        **{"resolution": 176, "trivial_augment": True, "mixup": 0.2, "random_erasing": 0.1},
-        **{"repeated_augmentation": 4, "decay_exempt": "norm"},
+        "resolution": 176,
+        "trivial_augment": True,
+        "mixup": 0.2,
+        "random_erasing": 0.1,
+        "repeated_augmentation": 4,
+        "decay_exempt": "norm",
     },
     optimizers={
         "sgd": IMAGENET_SGD,
@@ -125,12 +135,14 @@ IMAGENET_RESNET50 = Recipe(
     assumed=(
         ASSUMED_EPS,
         ASSUMED_DAMPING,
-        "repetitions of an image (4) and no decay of normalisation parameters: from the released code's command",
+        "4 repetitions of an image, and no weight decay of normalisation parameters: "
+        "from the command of the released code",
     ),
     parameters=Parameters(exact=25_557_032, published=27, note=RESNET_COUNT),
 )
 
-# Table 8's other column, and the second of two values; the code for it is timm's training script.
+# Table 8, column of DeiT, and the second of two values per cell in Table 7. The released code for
+# it is timm's training script.
 DEIT_CURVATURE = {**IMAGENET_CURVATURE, "inv_interval": 5}
 DEIT_RANKED = {**DEIT_CURVATURE, "weight_decay": 1e-4, "rank": 20}
 
@@ -138,14 +150,13 @@ IMAGENET_DEIT_S = replace(
     IMAGENET_RESNET50,
     settings={
         **SHARED_SETTINGS,
-        **{
-            "resolution": 224,
-            "randaugment": (9, 0.5),
-            "mixup": 0.8,
-            "random_erasing": 0.25,
-            "drop_path": 0.2,
-        },
-        **{"repeated_augmentation": 3, "decay_exempt": "vectors"},
+        "resolution": 224,
+        "randaugment": (9, 0.5),
+        "mixup": 0.8,
+        "random_erasing": 0.25,
+        "drop_path": 0.2,
+        "repeated_augmentation": 3,
+        "decay_exempt": "vectors",
     },
     optimizers={
         **IMAGENET_RESNET50.optimizers,
@@ -153,7 +164,7 @@ IMAGENET_DEIT_S = replace(
         **dict.fromkeys(("nysact-s", "nysact-g"), DEIT_RANKED),
     },
     as_released={
-        "sgd": {"nesterov": True},  # the script's name for it is sgd
+        "sgd": {"nesterov": True},  # timm's optimizer `sgd` uses Nesterov momentum
         "kfac": AS_RELEASED_KFAC2,
         "eva": AS_RELEASED_EVA2,
         "foof": {**AS_RELEASED_FOOF, "decoupled": True},
@@ -163,9 +174,11 @@ IMAGENET_DEIT_S = replace(
     assumed=(
         ASSUMED_EPS,
         ASSUMED_DAMPING,
-        "repetitions of an image (3) and what decay spares: from the released code's command",
-        "RandAugment 9/0.5 is the paper's; the released code's command has 7/0.5",
-        "separate Q, K and V: the code's timm has them in one layer, which is the same for NysAct and FOOF",
+        "3 repetitions of an image, and the parameters without weight decay: "
+        "from the command of the released code",
+        "RandAugment 9/0.5: as in the paper; the command of the released code has 7/0.5",
+        "separate layers for Q, K and V: the released code's timm has a single layer, "
+        "which gives the same results for NysAct and FOOF",
     ),
     parameters=Parameters(exact=22_050_664, published=22),
 )

@@ -93,7 +93,7 @@ def session(
 def _space(options: Options, generation: int) -> dict[str, Any]:
     """Return the settings that all workers share; copy a plugin's file to the output folder."""
     if options.plugin is not None:
-        plugins.keep(options.plugin, options.root)
+        plugins.write_copy(options.plugin, options.root)
     return {
         "generation": generation,
         "provenance": provenance(),

@@ -35,7 +35,7 @@ from studies.harness.cluster.progress import StudyProgress
 from studies.harness.cluster.stopping import Stop
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
-from trainables.ray_trainable import TrialTrainable, nothing, train_team
+from trainables.ray_trainable import TrialTrainable, return_none, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
 
@@ -231,7 +231,7 @@ def _small_arguments(options: Options) -> Iterator[None]:
     """Remove Tune's objects from the arguments of workers, which would import Tune to read them."""
     kinds = [StorageContext, _TrialInfo] if options.workers_per_trial == 1 else []
     for kind in kinds:
-        ray.util.register_serializer(kind, serializer=lambda _: None, deserializer=nothing)
+        ray.util.register_serializer(kind, serializer=lambda _: None, deserializer=return_none)
     try:
         yield
     finally:

@@ -29,12 +29,17 @@ Run the same command again to resume from the last checkpoints.
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def main(artefact: Artefact) -> NoReturn:
-    """Run an artefact's command line and exit with its code."""
-    leave(command(artefact))
+def main(artefact: Artefact, plugin: str | None = None) -> NoReturn:
+    """Run an artefact's command line and exit with its code.
+
+    Args:
+        artefact: The artefact.
+        plugin: The default of `--plugin`. A file with a plugin and a study passes `__file__`.
+    """
+    leave(command(artefact, plugin))
 
 
-def command(artefact: Artefact) -> click.Command:
+def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
     """Return the click command of an artefact, with the common options and those of its kind."""
 
     def execute(**raw: Any) -> int:
@@ -44,7 +49,9 @@ def command(artefact: Artefact) -> click.Command:
         return run([artefact], *parse(raw, artefact.FLAGS))
 
     help_text = f"{artefact.title} ({artefact.citation}).\n\nClaim to test: {artefact.claim}"
-    return click.Command(artefact.name, SETTINGS, execute, flags(artefact), help_text, EXIT_CODES)
+    defaults = {} if plugin is None else {"plugin": plugin}
+    settings = {**SETTINGS, "default_map": defaults}
+    return click.Command(artefact.name, settings, execute, flags(artefact), help_text, EXIT_CODES)
 
 
 def flags(artefact: Artefact) -> list[click.Parameter]:

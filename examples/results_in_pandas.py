@@ -1,0 +1,32 @@
+"""Read a study's trials into pandas and draw them: `python examples/results_in_pandas.py`.
+
+Run `python studies/ablation_rank.py --seeds 5` first. The picture is written to `outputs/rank_by_time.png`.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from studies.ablation_rank import STUDY
+from studies.harness.evidence.ledger import frame
+
+
+def main(root: Path = Path("outputs")) -> Path:
+    """Print the mean accuracy and time of each arm, and draw one against the other."""
+    trials = frame(STUDY, root)  # a row for each trial; per="epoch" gives one for each epoch
+    completed = trials[trials["status"] == "completed"]
+    arms = completed.groupby("arm", sort=False)[["test/accuracy", "time/train_s"]].mean()
+    print(arms.to_string(float_format="{:.3f}".format))
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for arm, row in arms.iterrows():
+        axes.plot(row["time/train_s"], row["test/accuracy"], "o", label=arm)
+    axes.set(xlabel="training time (s)", ylabel="test accuracy")
+    axes.legend(fontsize="small")
+    path = root / "rank_by_time.png"
+    figure.savefig(path)
+    return path
+
+
+if __name__ == "__main__":
+    print(f"The picture is in {main()}.")

@@ -1,0 +1,75 @@
+"""The scripts and the notebook in `examples/` run as they are."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import folders
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from studies import ablation_rank
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return the names that an example defines, without running it."""
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def run(name: str, *arguments: str | Path) -> str:
+    """Run an example as a script; return what it prints."""
+    command = [sys.executable, EXAMPLES / f"{name}.py", *arguments, "--tracking-uri", "none"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_nysact_trains_in_a_plain_loop(capsys):
+    assert load("plain_loop")["main"](epochs=2) > 0.85
+    assert capsys.readouterr().out.count("test accuracy") == 2
+
+
+def test_nysact_trains_under_accelerate(capsys):
+    assert load("accelerate_loop")["main"](epochs=2) < 0.5
+    assert capsys.readouterr().out.count("training loss") == 2
+
+
+def test_a_custom_optimizer_takes_part_in_a_study(tmp_path: Path):
+    output = run("custom_optimizer", "--seeds", "1", "--epochs", "2", "--out", tmp_path)
+    assert "signsgd" in output
+    report = tmp_path / "reports/signsgd/digits-cnn"
+    assert (report / "report.html").exists() and (report / "curves.png").exists()
+
+
+def test_a_custom_study_runs(tmp_path: Path):
+    output = run("custom_study", "--smoke", "--out", tmp_path)
+    assert "nysact-s momentum=0.8" in output
+    assert (tmp_path / "smoke/reports/momentum/digits-cnn/momentum.png").exists()
+
+
+def test_results_are_read_and_drawn_with_pandas(tmp_path: Path, capsys):
+    for trial in ablation_rank.STUDY.trials():
+        folders.run(tmp_path, trial, epochs=1)
+    assert load("results_in_pandas")["main"](tmp_path).stat().st_size > 10_000
+    assert "nysact-s rank=5" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the Jupyter packages
+def test_the_notebook_runs_a_study_and_shows_its_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.read(EXAMPLES / "run_a_study.ipynb", as_version=4)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env={**os.environ, "MLFLOW_TRACKING_URI": "none"})
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any(output.get("data", {}).get("text/plain") == "0" for output in outputs)
