@@ -26,6 +26,7 @@ from studies.harness.cluster import local as local_cluster
 from studies.harness.cluster import stopping, tuning
 from studies.harness.command import lock
 from studies.harness.command.run import ENVIRONMENT, stopped
+from studies.harness.design.options import Options
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -331,3 +332,21 @@ def test_lock_file_has_a_fixed_length(tmp_path: Path, monkeypatch: pytest.Monkey
         with lock.exclusive(tmp_path) as generation:
             assert store.lock_generation(tmp_path) == generation
     assert generation == 2 and (tmp_path / ".lock").stat().st_size == lock.LENGTH
+
+
+def test_ctrl_c_after_training_is_not_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Tune leaves its handler of SIGINT installed when it ends."""
+
+    def fit() -> Any:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return SimpleNamespace(num_errors=0)
+
+    monkeypatch.setattr(tuning.tune, "Tuner", lambda *_, **__: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(tuning.tune, "RunConfig", Mock())
+    session = tuning.Session(Options(out=tmp_path), {}, stopping.Stop(Mock()), [], started=0.0)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert session.fit(Mock(), {}) == 0
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
