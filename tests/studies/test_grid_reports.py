@@ -279,7 +279,7 @@ def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(write_trials, 
     estimated = estimate(trials, options)
     assert (estimated.probed, estimated.slots) == ((), 1)
     assert estimated.seconds == pytest.approx(len(trials) * 4 * 0.6)
-    assert "by the epochs that are committed" in str(estimated)
+    assert "(measured: committed epochs)" in str(estimated)
     assert len(trials) * 4 * 500 < estimated.disk < 2**24
     batches = ablation_batch_size.STUDY.trials(recipe={"epochs": 4})
     smaller = [trial for trial in batches if trial.config.batch_size == 16]
