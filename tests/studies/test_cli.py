@@ -99,7 +99,7 @@ INVALID = [
     (["--only", "rank"], ["--only rank: must have the form NAME=VALUE, such as rank=5,10"]),
     (
         ["--levels", "rank=100000"],
-        ["rank = 100000: the widest layer (10) has 513 inputs with bias, use 1..513"],
+        ["rank = 100000: the widest layer (10) has 513 inputs (bias included), use 1..513"],
     ),
     (["--levels", "rank=4.0"], ["rank = 4.0: must be an integer >= 1"]),
     (["--levels", "rank=true"], ["rank = True: must be an integer >= 1"]),
