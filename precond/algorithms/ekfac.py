@@ -118,7 +118,7 @@ class EKFAC(Algorithm[EKFACState]):
         return replace(state, _covariances=covariances, _fresh=covariances.commit(0.0))
 
     def refresh(self, state: EKFACState) -> Outcome:
-        """Compute new U, V and S in slots with finite covariances; keep the old values elsewhere."""
+        """Compute new U, V and S in slots with finite covariances; keep the old ones elsewhere."""
         assert state._covariances is not None and state._fresh is not None
         (s_values, u, s_ok), (a_values, v, a_ok) = map(
             linalg.eigenbasis, state._covariances.means()

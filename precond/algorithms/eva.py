@@ -74,7 +74,7 @@ class Eva(AveragedAlgorithm[EvaState]):
         memory="2(p + o)",
         deviations="output gradients are those of each example's loss, not of the batch's mean "
         "loss; ema_decay is the weight of the old value, not of the new value; the averages start "
-        "at zero and are bias-corrected",
+        "at zero, with bias correction",
     )
 
     ema_decay: float = fraction(0.95, symbol="1 - xi")

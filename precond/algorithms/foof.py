@@ -66,7 +66,7 @@ class FOOF(DampedAlgorithm[ExactState]):
         cost="2Np^2/c + p^3/i + 2op^2",
         memory="2p^2",
         deviations="the covariance starts at zero, not at I; the first inverse is computed at step "
-        "0, not at step i",
+        "0, not at step inv_interval",
     )
 
     init: str = choice("zero", "identity")

@@ -89,7 +89,7 @@ class KFAC(DampedAlgorithm[KFACState]):
         "eigen: 2N(p^2 + o^2)/c + 9(p^3 + o^3)/i + 4op(o + p)",
         memory="2(p^2 + o^2); eigen: + op",
         deviations="output gradients are those of each example's loss, not of the batch's mean "
-        "loss; the covariances start at zero and are bias-corrected",
+        "loss; the covariances start at zero, with bias correction",
     )
 
     damping: float = positive(1.0, symbol="rho")
