@@ -38,7 +38,7 @@ def watch(banks: Sequence[Bank], on: bool) -> Clock | None:
 def read(banks: Iterable[Bank]) -> Table:
     """Return the measures and counts of all layers, and start a new window.
 
-    The host waits for the device once per bank. For a layer with groups, a measure is the mean over
+    This reads the device once per bank. For a layer with groups, a measure is the mean over
     the groups, and a count is the sum.
     """
     table: Table = {}

@@ -2,7 +2,8 @@
 
 The ranks are *active* during `Optimizer.step`. A context variable stores them, so that they need
 not be passed through many calls to the statistics. Outside a step, and in a single process,
-`add_up` and `union` have no effect. All active ranks must call them in the same order.
+`add_up` has no effect, and `union` returns its argument. All active ranks must call these functions
+in the same order.
 """
 
 from __future__ import annotations

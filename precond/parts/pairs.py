@@ -28,7 +28,7 @@ Use = tuple[Rows, Tensor]
 class Pairs:
     """The inputs and output gradients of a bank's layers in one step.
 
-    Store a `Pairs` in a field whose name starts with `_`, because checkpoints must not contain it.
+    Store a `Pairs` in a field whose name starts with `_`: it is not part of the saved state.
     """
 
     _uses: dict[tuple[int, int], list[Use]] = field(default_factory=dict)
@@ -69,9 +69,10 @@ class Pairs:
         return sizes
 
     def second_moments(self, basis: KroneckerBasis) -> Iterator[tuple[slice, Tensor, int]]:
-        """Yield slots, the sum over n of (U^T G_n V)^.2, `[groups, o, p]`, and the number of n.
+        """Yield slots, the sum over n of (U^T G_n V)^.2, and the number of examples n.
 
-        n counts the examples. There is one item per layer and backward. X^.2 contains the squares of the entries of X.
+        The sum is `[groups, o, p]`, and X^.2 contains the squares of the entries of X. There is one
+        item per layer and backward.
         """
         for slots, uses in self.passes():
             total = sum_of_squares(uses, basis.output[slots], basis.input[slots])

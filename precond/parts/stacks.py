@@ -1,4 +1,7 @@
-"""Functions on the state of a bank, for any algorithm: nested dataclasses of stacks `[L, ...]`."""
+"""Functions on the state of a bank, for any algorithm.
+
+A state consists of nested dataclasses of stacks `[L, ...]`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def part_of(state: Any, slots: slice) -> Any:
 def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the names and tensors of a state, as ("statistic.average.value", tensor).
 
-    Fields whose names start with `_` contain data of a single step, and are skipped.
+    Fields whose names start with `_` are not part of the saved state, and are skipped.
     """
     for name, value in vars(state).items():
         if name.startswith("_"):
