@@ -1,4 +1,4 @@
-"""The fault scenarios pass, and detect a missing protection; how workers and drivers react to faults."""
+"""The fault scenarios detect missing protections; workers and drivers react to faults."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_damaged_file_is_named(tmp_path: Path):
 
 @pytest.mark.parametrize("stays", [True, False])
 def test_full_disk_during_a_checkpoint_gives_no_status(tmp_path: Path, stays: bool):
-    """Torch's archive writer raises an error of another type, which must not give the status `failed`.
+    """Torch's archive writer raises a different error, which must not give the status `failed`.
 
     If the disk stays full, no status can be written. If only the checkpoint is too large, it can.
     """
@@ -203,7 +203,7 @@ def test_driver_stops_without_a_live_node(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.usefixtures("signal_handlers")
 def test_signal_is_deferred_until_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch):
-    """If its shutdown were interrupted, Ray would end the process with exit code 1 and no message."""
+    """An interrupted shutdown of Ray would end the process with exit code 1 and no message."""
     calls = []
 
     def shutdown():
