@@ -18,8 +18,8 @@ NOTE = (
     "Epochs: the Kaplan-Meier median over all runs that ended. A run that does not hit the target "
     "is censored at the last epoch of its arm. If fewer than half of the runs hit the target, "
     "there is no median. A dash instead of an end of an interval means that the runs do not bound "
-    "this end. Time: epochs x seconds per epoch. The ends of its interval are the products of the ends "
-    "of the two 95% intervals, so its coverage is at least 90%."
+    "this end. Time: epochs x seconds per epoch. The ends of its interval are the products of the "
+    "ends of the two 95% intervals, so its coverage is at least 90%."
 )
 ArmCosts = Mapping[str, Cost | None]
 
