@@ -184,7 +184,9 @@ def test_late_node_with_different_code_ends_the_study(
     ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
     output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 4, output
-    assert "runs something else than the driver: code" in output and "Traceback" not in output
+    assert (
+        "does not run the same versions as the driver: code" in output and "Traceback" not in output
+    )
     attempts = [read_lines(folder / "attempts.jsonl") for folder in finished(tmp_path / "out")]
     assert all(len(lines) == 1 for lines in attempts)
 
