@@ -158,7 +158,7 @@ INVALID = [
     (["--retry", "lost"], ["--retry = lost: must be one of diverged, oom, failed"]),
     (
         ["--rerun", "123"],
-        ["--rerun = 123: must be at least 6 first digits of a trial's key in this plan"],
+        ["--rerun = 123: must be the first 6 or more digits of a trial's key in this plan"],
     ),
     (["--sedes", "3"], ["--sedes: unknown option. Did you mean --seeds?"]),
     (["rank=5"], ["Got unexpected extra argument (rank=5). See --help"]),
@@ -332,7 +332,9 @@ def test_status_show_and_explain(studies, tmp_path: Path):
     trained(tmp_path / "outputs", first).finish("completed")
     trained(tmp_path / "outputs", second)
     code, out, _ = studies("status")
-    assert code == 0 and "1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+    assert (
+        code == 0 and "trials: 1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+    )
     code, out, _ = studies("show", first.config.trial_key[:8])
     assert code == 0 and json.loads(out)["status"]["status"] == "completed"
     code, out, _ = studies("explain", first.config.trial_key[:8], second.config.trial_key)
