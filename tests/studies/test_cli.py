@@ -158,7 +158,7 @@ INVALID = [
     (["--retry", "lost"], ["--retry = lost: must be one of diverged, oom, failed"]),
     (
         ["--rerun", "123"],
-        ["--rerun = 123: must be the first 6 or more digits of a trial's key in this plan"],
+        ["--rerun = 123: must be at least the first 6 digits of the key"],
     ),
     (["--sedes", "3"], ["--sedes: unknown option. Did you mean --seeds?"]),
     (["rank=5"], ["Got unexpected extra argument (rank=5). See --help"]),

@@ -1,4 +1,4 @@
-"""`python -m studies sync` rebuilds MLflow's database from the folders of all workloads and seeds."""
+"""`python -m studies sync` rebuilds MLflow's database from the trial folders."""
 
 from __future__ import annotations
 

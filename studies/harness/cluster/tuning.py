@@ -7,7 +7,9 @@ import takes a second, so other modules import this one inside functions.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -116,7 +118,8 @@ class Session:
                     checkpoint_config=no_checkpoints,
                 ),
             )
-            return tuner.fit().num_errors
+            with _sigint_handler_kept():
+                return tuner.fit().num_errors
 
     def ended(self, finished: bool) -> str:
         """Return the reason for the end of the session: `done`, `SIGINT`, `SIGTERM` or `budget`.
@@ -146,6 +149,17 @@ class Session:
         # node. Without a limit, trials would wait for each other's CPUs for ever.
         room = max(1, int(ray.cluster_resources().get("CPU", 1)) // processes)
         return min(limit or room, room)
+
+
+@contextmanager
+def _sigint_handler_kept() -> Iterator[None]:
+    """Restore the handler of SIGINT. Tune's handler stays installed and would ignore a Ctrl-C."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 class NotPickled:

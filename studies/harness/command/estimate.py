@@ -58,8 +58,7 @@ class Estimate:
         trials = f"{self.slots} concurrent trial{'s' if self.slots > 1 else ''}"
         return (
             f"Training takes about {duration(self.seconds / self.slots)} with {trials} on this "
-            f"machine; the training times of all trials add up to {duration(self.seconds)} "
-            f"(measured: {source}). "
+            f"machine, or {duration(self.seconds)} with one trial at a time (measured: {source}). "
             f"Disk space: at most {max(1, math.ceil(self.disk / 2**20))} MB."
         )
 

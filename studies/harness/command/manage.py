@@ -140,7 +140,7 @@ def _status(root: Path) -> int:
 @GROUP.command(
     "show",
     help="Print a trial's configuration, status and last epoch. KEY is the name of its folder in "
-    "OUT/trials, or the first 6 or more digits of the name.",
+    "OUT/trials, or at least the first 6 digits of the name.",
     params=[click.Argument(["key"]), OUT],
 )
 def _show(key: str, root: Path) -> int:
@@ -166,7 +166,7 @@ def _show(key: str, root: Path) -> int:
 @GROUP.command(
     "explain",
     help="Print the differences between two configurations. A key is the name of a trial's folder in "
-    "OUT/trials, or the first 6 or more digits of the name.",
+    "OUT/trials, or at least the first 6 digits of the name.",
     params=[click.Argument(["first_key"]), click.Argument(["second_key"]), OUT],
 )
 def _explain(first_key: str, second_key: str, root: Path) -> int:
@@ -253,7 +253,7 @@ def _ui(root: Path, port: int, links_only: bool) -> int:
 @GROUP.command(
     "clean",
     help="Delete unusable checkpoints and named trials. Unusable checkpoints are damaged or "
-    "half-written. KEY is the name of a trial's folder in OUT/trials, or the first 6 or more digits "
+    "half-written. KEY is the name of a trial's folder in OUT/trials, or at least the first 6 digits "
     "of the name.",
     params=[
         click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
@@ -299,7 +299,7 @@ def _find(root: Path, *keys: str) -> tuple[list[Path], list[str]]:
         if len(key) < KEY_DIGITS or len(matches) != 1:
             errors.append(
                 f"{key}: matches the keys of {len(matches)} trials in {root}; "
-                f"must be the first {KEY_DIGITS} or more digits of one key"
+                f"must be at least the first {KEY_DIGITS} digits of one key"
             )
     return folders, errors
 

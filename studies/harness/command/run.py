@@ -135,10 +135,8 @@ def _plans(
     known = {trial.config.trial_key for plan in plans for trial in plan.trials if options.rerun}
     for key in options.rerun:
         if len(key) < MIN_KEY_DIGITS or not any(name.startswith(key) for name in known):
-            errors.append(
-                f"--rerun = {key}: must be the first {MIN_KEY_DIGITS} or more digits of a trial's key "
-                "in this plan; --dry-run --json prints the keys"
-            )
+            allowed = f"at least the first {MIN_KEY_DIGITS} digits of the key of a planned trial"
+            errors.append(f"--rerun = {key}: must be {allowed}; --dry-run --json prints the keys")
     return plans, work, errors
 
 

@@ -105,7 +105,9 @@ def print_next_steps(commands: Sequence[tuple[str, str]], console: Console) -> N
     fits = 2 + width + 2 + max(len(purpose) for _, purpose in commands) <= WIDTH
     plain("Next:", console)
     for command, purpose in commands:
-        plain(f"  {command:{width}}  {purpose}" if fits else f"  {command}", console)
+        plain(
+            f"  {command:{width}}  {purpose}" if fits else f"  {command}\n      {purpose}", console
+        )
 
 
 def compare(root: Path, uri: str | None) -> list[tuple[str, str]]:
