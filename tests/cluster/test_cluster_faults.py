@@ -244,7 +244,10 @@ def test_autoscaler_adds_and_removes_workers(tmp_path: Path):
         script += f" python {ROOT}/studies/ablation_rank.py --address auto --out /mnt/outputs"
         script += " --tracking-uri none --optimizers sgd --seeds 4 --epochs 3"
         refused = machine.run("machine1", f"{script} --gpus-per-trial 1", check=False)
-        assert refused.returncode == 2 and "has no GPU, and cannot start one" in refused.stderr
+        assert (
+            refused.returncode == 2
+            and "has no node with a GPU, and cannot start such a node" in refused.stderr
+        )
         study = machine.run("machine1", script, timeout=300)
         assert "cluster of 1 node: 0 CPUs" in study.stdout
         assert len(finished(machine.shared / "outputs")) == 4

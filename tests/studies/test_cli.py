@@ -332,7 +332,9 @@ def test_status_show_and_explain(studies, tmp_path: Path):
     trained(tmp_path / "outputs", first).finish("completed")
     trained(tmp_path / "outputs", second)
     code, out, _ = studies("status")
-    assert code == 0 and "1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+    assert (
+        code == 0 and "trials: 1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+    )
     code, out, _ = studies("show", first.config.trial_key[:8])
     assert code == 0 and json.loads(out)["status"]["status"] == "completed"
     code, out, _ = studies("explain", first.config.trial_key[:8], second.config.trial_key)

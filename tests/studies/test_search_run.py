@@ -182,7 +182,7 @@ def test_trials_that_asha_stopped_are_not_trained_again(tmp_path: Path):
     driver = search(*command)
     wait_for(lambda: stopped_keys(tmp_path), driver)
     driver.terminate()
-    assert "nothing committed was lost" in finish(driver, 143)
+    assert "all committed results are kept" in finish(driver, 143)
     first, done = stopped_keys(tmp_path), contents(finished(tmp_path))
     stopped = {key: contents([tmp_path / "trials" / key[:16]]) for key in first}
     output = finish(search(*command))
