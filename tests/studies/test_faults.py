@@ -1,4 +1,4 @@
-"""The fault scenarios pass, and detect a missing protection; how workers and drivers react to faults."""
+"""The fault scenarios detect missing protections; workers and drivers react to faults."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from studies.harness.cluster import local as local_cluster
 from studies.harness.cluster import stopping, tuning
 from studies.harness.command import lock
 from studies.harness.command.run import ENVIRONMENT, stopped
+from studies.harness.design.options import Options
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -153,7 +154,7 @@ def test_damaged_file_is_named(tmp_path: Path):
 
 @pytest.mark.parametrize("stays", [True, False])
 def test_full_disk_during_a_checkpoint_gives_no_status(tmp_path: Path, stays: bool):
-    """Torch's archive writer raises an error of another type, which must not give the status `failed`.
+    """Torch's archive writer raises a different error, which must not give the status `failed`.
 
     If the disk stays full, no status can be written. If only the checkpoint is too large, it can.
     """
@@ -203,7 +204,7 @@ def test_driver_stops_without_a_live_node(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.usefixtures("signal_handlers")
 def test_signal_is_deferred_until_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch):
-    """If its shutdown were interrupted, Ray would end the process with exit code 1 and no message."""
+    """An interrupted shutdown of Ray would end the process with exit code 1 and no message."""
     calls = []
 
     def shutdown():
@@ -232,7 +233,7 @@ def test_driver_blocked_by_a_lost_cluster_ends_itself(capfd: pytest.CaptureFixtu
 
     assert in_child(work) == 4
     assert re.match(
-        r"error: the Ray cluster was lost: no node was alive for 40 s; nothing committed was lost\. "
+        r"error: the Ray cluster was lost: no node was alive for 40 s; all committed results are kept\. "
         r"To resume, run the same command:\n  python ",
         capfd.readouterr().err,
     )
@@ -319,3 +320,21 @@ def test_lock_file_has_a_fixed_length(tmp_path: Path, monkeypatch: pytest.Monkey
         with lock.exclusive(tmp_path) as generation:
             assert store.lock_generation(tmp_path) == generation
     assert generation == 2 and (tmp_path / ".lock").stat().st_size == lock.LENGTH
+
+
+def test_ctrl_c_after_training_is_not_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Tune leaves its handler of SIGINT installed when it ends."""
+
+    def fit() -> Any:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return SimpleNamespace(num_errors=0)
+
+    monkeypatch.setattr(tuning.tune, "Tuner", lambda *_, **__: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(tuning.tune, "RunConfig", Mock())
+    session = tuning.Session(Options(out=tmp_path), {}, stopping.Stop(Mock()), [], started=0.0)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert session.fit(Mock(), {}) == 0
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""`python -m studies sync` rebuilds MLflow's database from the folders of all workloads and seeds."""
+"""`python -m studies sync` rebuilds MLflow's database from the trial folders."""
 
 from __future__ import annotations
 
@@ -94,4 +94,4 @@ def test_damaged_folder_is_reported_in_one_line(
     monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: ONE})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
     assert manage._sync.callback(root, None) == ENVIRONMENT
-    assert "no results are lost, try again" in capsys.readouterr().err
+    assert "no results are lost; try again" in capsys.readouterr().err

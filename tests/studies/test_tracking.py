@@ -425,7 +425,7 @@ def test_report_run_is_sent_again_when_its_files_change(tmp_path, uri, study):
     assert tags == {**shared, "kind": "probe", "group_key": "ab" * 32}
 
 
-# ---------------------------------------------------------------------- nothing is sent if nothing has changed
+# ---------------------------------------------------------------------- unchanged results
 
 COMMAND = """
 import sys
