@@ -100,7 +100,7 @@ INVALID_ARGUMENTS = [
     (["--only", "rank"], ["--only rank: must have the form NAME=VALUE, such as rank=5,10"]),
     (
         ["--levels", "rank=100000"],
-        ["rank = 100000: the widest layer (10) has 513 inputs with bias, use 1..513"],
+        ["rank = 100000: the widest layer (10) has 513 inputs (bias included), use 1..513"],
     ),
     (["--levels", "rank=4.0"], ["rank = 4.0: must be an integer >= 1"]),
     (["--levels", "rank=true"], ["rank = True: must be an integer >= 1"]),
@@ -342,7 +342,9 @@ def test_status_show_and_explain_describe_the_trials_of_a_folder(
     write_unfinished_trial(tmp_path / "outputs", first).finish("completed")
     write_unfinished_trial(tmp_path / "outputs", second)
     code, out, _ = run_studies_command("status")
-    assert code == 0 and "1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+    assert (
+        code == 0 and "trials: 1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+    )
     code, out, _ = run_studies_command("show", first.config.trial_key[:8])
     assert code == 0 and json.loads(out)["status"]["status"] == "completed"
     code, out, _ = run_studies_command(

@@ -146,7 +146,7 @@ def test_early_end_sets_the_exit_code_and_prints_the_command_to_resume(
 ):
     exit_code, out, err = run_command(artefact=replace(SUM, ending=ending))
     assert exit_code == code and "- The sum is None." in out  # the report is always written
-    assert err.splitlines()[-1] == "  python sum.py" and "nothing committed was lost" in err
+    assert err.splitlines()[-1] == "  python sum.py" and "all committed results are kept" in err
 
 
 @pytest.mark.parametrize("artefact", manage.artefacts().values(), ids=list(manage.artefacts()))

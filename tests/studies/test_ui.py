@@ -116,7 +116,9 @@ def save_screenshot(page: Any, name: str) -> None:
 
 def test_page_of_the_parent_run_has_the_claim_and_the_mean_of_each_arm(served: Served, page: Any):
     page.goto(served.links[0])
-    page.get_by_text("With either sketch, NysAct is more accurate than SGD").first.wait_for()
+    page.get_by_text(
+        "With either sketch (columns or Gaussian), NysAct is more accurate than SGD"
+    ).first.wait_for()
     page.get_by_text("mean/sgd", exact=True).first.wait_for()
     save_screenshot(page, "parent")
     text = page.inner_text("body")
