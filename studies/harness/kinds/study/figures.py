@@ -122,8 +122,8 @@ class ResidualFigure(Figure):
         if points.empty:
             return Extension()
         title = (
-            f"{len(points)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
-            "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
+            f"{len(points)} of {len(table)} completed trials have diagnostics; a line connects the "
+            "trials of a seed\nSpearman's correlation of residual and loss, mean over seeds:"
         )
         orders = {
             metric: {name: order(points, name, metric) for name in self.optimizers}
