@@ -3,9 +3,10 @@
     python tests/performance/scale.py tune [--trials 2000] [--nodes 8]
     python tests/performance/scale.py folders [--trials 10000]
 
-`tune` trains trials of one step with Ray Tune on fake nodes, which have one CPU each and run on this
-machine. `folders` reads generated trial folders and sends them to MLflow twice. Both print one JSON
-line. This is not a test; it takes minutes.
+`tune` trains trials of one step with Ray Tune on fake nodes, which have one CPU each and run on
+this machine. `folders` generates trial folders, reads them into the ledger (the table of all
+trials), and sends them to MLflow twice. Both print one JSON line. This is not a test; it takes
+minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# The root first: otherwise `precond` would be imported from tests/.
+# The root is first, because `precond` would otherwise be imported from tests/.
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 PLUGIN = """
@@ -71,7 +72,7 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
 
 def folders(trials: int, out: Path) -> dict[str, Any]:
     """Measure the ledger and the MLflow sync of generated trial folders."""
-    from folders import STUDY, planned, run
+    from folders import STUDY, planned, write_trial
 
     from studies.harness.design.options import Options, default_uri
     from studies.harness.evidence import ledger, status
@@ -80,7 +81,7 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.fsync = lambda descriptor: None  # faster generation; the measured code only reads folders
     plan = planned(seeds=-(-trials // 8))[:trials]
-    seconds = {"generate": _timed(lambda: [run(out, trial) for trial in plan])}
+    seconds = {"generate": _timed(lambda: [write_trial(out, trial) for trial in plan])}
     seconds["ledger_frame"] = _timed(lambda: ledger.frame(plan, out))
     seconds["ledger_missing"] = _timed(lambda: status.missing(plan, out))
     facts = {"facts": STUDY, "workload": "digits/cnn", "metric": STUDY.figure.metric}

@@ -127,7 +127,7 @@ def _plans(
         ]
         try:
             planned = artefact.plan(options)
-            # Reads the trial folders, and so refuses a folder of a newer version before any write.
+            # This reads the trial folders, so a folder of a newer version raises before any write.
             work += [plan.artefact.missing(plan) for plan in planned]
             plans += planned
         except (HyperparameterError, StoreError) as error:
@@ -135,10 +135,8 @@ def _plans(
     known = {trial.config.trial_key for plan in plans for trial in plan.trials if options.rerun}
     for key in options.rerun:
         if len(key) < MIN_KEY_DIGITS or not any(name.startswith(key) for name in known):
-            errors.append(
-                f"--rerun = {key}: must be at least {MIN_KEY_DIGITS} first digits of a trial's key "
-                "in this plan; --dry-run --json prints the keys"
-            )
+            allowed = f"at least the first {MIN_KEY_DIGITS} digits of the key of a planned trial"
+            errors.append(f"--rerun = {key}: must be {allowed}; --dry-run --json prints the keys")
     return plans, work, errors
 
 
@@ -203,5 +201,5 @@ def _execute(plans: Sequence[Plan], driver: Driver) -> None:
 
 
 def _lost(problem: str) -> int:
-    """Print that Ray has died; return the exit code for the process."""
+    """Print that the Ray cluster was lost; return the exit code for the process."""
     return stopped(ENVIRONMENT, f"error: {problem}")
