@@ -99,9 +99,10 @@ def test_output_ends_with_findings_paths_and_next_commands(
     *first, rest = re.split(r"^- ", piped, flags=re.M)[1:]
     last, _, ending = rest.partition("\n\n")
     sentences = [" ".join(sentence.split()) for sentence in (*first, last)]
-    assert len(sentences) == 4
+    assert len(sentences) == 3
     assert all(sentence in document.replace("`", "") for sentence in sentences)
-    assert sentences[2].startswith("nysact-s, rank 5 to 10: ")
+    assert sentences[0].startswith("Differences between arms cannot be tested")
+    assert sentences[1].startswith("nysact-s, rank 5 to 10: ")
     folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
     assert ending.splitlines() == [
         f"  report  {folder}/report.html",
@@ -138,28 +139,48 @@ def test_equivalent_levels_and_the_number_of_diverged_trials_are_findings(
     lines = printed_lines([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
     text = " ".join(" ".join(lines).split())
     assert (
-        "- nysact-s, rank 5 to 20: all levels are equivalent: the means of every pair are equal "
-        "within 0.3 percentage points (two one-sided t-tests, 5% level)." in text
+        "- nysact-s, rank 5 to 20: all levels are equivalent: the means of every pair differ by "
+        "less than 0.3 percentage points (two one-sided t-tests, 5% level)." in text
     )
     assert (
         "- Of 24 planned trials, 1 diverged; these trials are counted, but no mean includes them."
     ) in text
     assert (
-        "- 6 arms are significantly better than sgd; foof is not significantly different from sgd "
-        "(paired t-tests, Holm-corrected)."
-    ) in text
+        "- 6 arms are significantly better than sgd (paired t-tests, Holm-corrected)."
+    ) in text  # foof differs from sgd by the same amount for both seeds, and cannot be tested
     assert "- in [bold]" in text
     assert all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
 
 
-def test_one_seed_gives_no_significant_difference(tmp_path: Path):
+def test_one_seed_gives_no_sentence_about_significance(tmp_path: Path):
     trials = planned(seeds=1)
     for trial in trials:
         write_trial(tmp_path, trial)
-    assert report(tmp_path, trials).findings[:2] == [
+    result = report(tmp_path, trials)
+    assert result.findings == [
         "Fewer than two seeds have completed, so differences between arms cannot be tested.",
-        "7 arms are not significantly different from sgd (paired t-tests, Holm-corrected).",
+        "`nysact-g`, rank: too few trials have completed for a comparison.",
+        "`nysact-s`, rank: too few trials have completed for a comparison.",
     ]
+    (page,) = [path for path in result.files if path.name == "report.md"]
+    text = page.read_text()
+    assert "Differences from sgd" in text and "A dash means that no test is possible" in text
+    assert "significant" not in text and "Holm-corrected" not in text
+
+
+def test_an_arm_that_cannot_be_tested_is_not_in_the_sentence_about_differences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    noise = {"sgd": (0.90, 0.91), "foof": (0.92, 0.90), "nysact-g": (0.91, 0.91)}
+    monkeypatch.setattr(
+        "folders.metrics",
+        lambda trial, epoch: {"test/accuracy": noise[trial.arm.optimizer][trial.config.seed]},
+    )
+    trials = planned(seeds=2, arms=STUDY.arms[:3])
+    for trial in trials[:-1]:  # the last arm has one seed
+        write_trial(tmp_path, trial)
+    (sentence,) = [line for line in report(tmp_path, trials).findings if "from sgd" in line]
+    assert "foof" in sentence and "nysact-g" not in sentence
 
 
 def test_terminal_shows_ten_findings_and_counts_the_rest(tmp_path: Path):

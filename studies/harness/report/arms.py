@@ -25,9 +25,10 @@ from studies.harness.evidence.status import UNFINISHED
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import ALPHA
 
-UNCORRECTED = (
-    "The intervals are not corrected for multiple comparisons. A dash means that no test is "
-    "possible: there are fewer than two common seeds, or the difference is equal for all seeds."
+UNCORRECTED = "The intervals are not corrected for multiple comparisons."
+NO_TEST = (
+    "A dash means that no test is possible: there are fewer than two common seeds, or the "
+    "difference is equal for all seeds."
 )
 AS_RELEASED = (
     "Arms that are called as-released follow the paper's released code, or the paper if there is no "
@@ -69,6 +70,11 @@ def caption(evidence: Evidence) -> Text:
     n = f"n = {smallest}" if smallest == largest else f"n is between {smallest} and {largest}"
     percent = " in percent" if unit(evidence.metric).scale == 100 else ""
     variants = f" {AS_RELEASED}" if any(evidence.arms["as_released"]) else ""
+    bold = (
+        "A bold mean is significantly better than that of at least one other arm and not "
+        f"significantly worse than any ({TESTS}). Arms with trials that diverged or ran out of "
+        "memory are never bold."
+    )
     notes = [
         "Each row is an arm: an optimizer with its settings, trained once for each seed. Each of "
         f"these trainings is a trial.{variants}",
@@ -76,9 +82,7 @@ def caption(evidence: Evidence) -> Text:
         f"are those of the last-epoch {words(evidence.metric)}{percent} over the n completed trials "
         f"of an arm ({n}). Trials that did not complete are counted, but no mean includes them.",
         power(evidence),
-        "A bold mean is significantly better than that of at least one other arm and not "
-        f"significantly worse than any ({TESTS}). Arms with trials that diverged or ran out of "
-        "memory are never bold.",
+        bold if evidence.references.tests else "",
         "The best epoch is the mean over trials of the best test value of any epoch, with the "
         "difference from the last epoch in parentheses. It is selected on the test set, so it is "
         "not a result.",
@@ -110,12 +114,18 @@ def power(evidence: Evidence) -> str:
 def best(evidence: Evidence) -> list[Text]:
     """Return the finding about the bold arms, as a list with at most one text.
 
-    The list is empty if no arm is bold and some trials ended without a result, because arms with
-    such trials can differ significantly without being bold.
+    The list is empty for a single arm. It is also empty if no arm is bold and some trials ended
+    without a result, because arms with such trials can differ significantly without being bold.
     """
     if max(evidence.arms["n"]) < 2:
         text = "Fewer than two seeds have completed, so differences between arms cannot be tested."
         return [Text(text, finding=True)]
+    if not evidence.references.tests:
+        text = (
+            "Differences between arms cannot be tested: for every pair of arms, there are fewer than "
+            "two common seeds, or the difference is equal for all seeds."
+        )
+        return [Text(text, finding=True)] if len(evidence.arms) > 1 else []
     arms = list(evidence.arms.loc[evidence.arms["bold"], "arm"])
     if not arms:
         text = f"No two arms are significantly different ({TESTS})."
@@ -222,45 +232,53 @@ def _to_references(evidence: Evidence) -> list[Block]:
     if not rows:
         return []
     title = bases[0] if len(bases) == 1 else f"{bases[0].partition(' ')[0]} at the same level"
-    tests = count(evidence.references.tests, "pair")
     note = (
         f"The difference is the mean of the arm minus the mean of {title}, over the seeds that both "
-        f"completed. The p-values are those of paired t-tests, Holm-corrected over all {tests} of "
-        f"arms that can be tested. {UNCORRECTED}"
+        "completed."
     )
-    finding = Text(_finding(rows, title, evidence.metric), finding=True)
+    if tests := evidence.references.tests:
+        note += (
+            " The p-values are those of paired t-tests, Holm-corrected over all "
+            f"{count(tests, 'pair')} of arms that can be tested. {UNCORRECTED}"
+        )
+    finding = _finding(rows, title, evidence.metric)
     return [
         *_blocks("differences", f"Differences from {title}", evidence.metric, rows, note),
-        finding,
+        *([Text(finding, finding=True)] if finding else []),
     ]
 
 
 def _finding(rows: Sequence[Pair], title: str, metric: str) -> str:
-    """Return a sentence that lists the arms that are significantly better, worse or not different."""
+    """Return a sentence that lists the arms that are significantly better, worse or not different.
+
+    Arms that cannot be tested are left out. The sentence is empty if no arm can be tested.
+    """
     better, worse = "significantly better than", "significantly worse than"
     same = "not significantly different from"
     kinds: dict[str, list[str]] = {better: [], worse: [], same: []}
-    for row in rows:
+    for row in (row for row in rows if not math.isnan(row.p_holm)):
         order = better if (row.difference > 0) == higher_is_better(metric) else worse
-        kinds[order if row.p_holm <= ALPHA else same].append(row.arm)  # False for nan
+        kinds[order if row.p_holm <= ALPHA else same].append(row.arm)
     clauses = [
         f"{few(arms)} {'is' if len(arms) == 1 else 'are'} {kind} {title}"
         for kind, arms in kinds.items()
         if arms
     ]
-    return f"{'; '.join(clauses)} (paired t-tests, Holm-corrected)."
+    return f"{'; '.join(clauses)} (paired t-tests, Holm-corrected)." if clauses else ""
 
 
 def _to_centres(evidence: Evidence) -> list[Block]:
     if not evidence.centres.pairs:
         return []
-    tests = count(evidence.centres.tests, "difference")
     note = (
         "The difference is the mean at each level minus the mean at the recipe's value for the same "
-        f"optimizer ({', '.join(evidence.centres.bases)}), over the seeds that both completed. The "
-        f"p-values are those of paired t-tests, Holm-corrected over the {tests} of this table that "
-        f"can be tested. {UNCORRECTED}"
+        f"optimizer ({', '.join(evidence.centres.bases)}), over the seeds that both completed."
     )
+    if tests := evidence.centres.tests:
+        note += (
+            " The p-values are those of paired t-tests, Holm-corrected over the "
+            f"{count(tests, 'difference')} of this table that can be tested. {UNCORRECTED}"
+        )
     title = "Differences from the recipe's values"
     return _blocks("centres", title, evidence.metric, evidence.centres.pairs, note)
 
@@ -282,5 +300,5 @@ def _blocks(name: str, title: str, metric: str, rows: Sequence[Pair], note: str)
     return [
         Heading(title),
         Table(name, header, cells, caption=f"{title} in {show.difference}, paired by seed."),
-        Text(note, note=True),
+        Text(f"{note} {NO_TEST}", note=True),
     ]

@@ -44,7 +44,9 @@ def levels(evidence: Evidence) -> list[Block]:
         "would report a significant difference by chance. Two levels are equivalent if two one-sided "
         f"t-tests (5% level each) show that their means differ by less than {MARGIN}."
     )
-    return [Heading("Comparison of the levels"), sentences, Text(note, note=True)]
+    testable = any(verdict.best is not None for verdict in evidence.levels)
+    notes = [Text(note, note=True)] if testable else []
+    return [Heading("Comparison of the levels"), sentences, *notes]
 
 
 def _level(verdict: LevelVerdict) -> str:

@@ -132,11 +132,14 @@ def _results(results: SearchResults) -> list[Block]:
         bold={(i, 2) for i, row in enumerate(rows) if row["bold"]},
         caption=f"{results.plan.artefact.title}: last-epoch test accuracy of each winner.",
     )
+    bold = (
+        "Bold: significantly better than at least one optimizer and not significantly worse than "
+        "any (paired t-tests by seed, Holm-corrected over all pairs, 5% level). "
+    )
     note = (
         "Last-epoch test accuracy, in percent, of each optimizer's winner, trained on the whole "
         "training set with seeds that the tuning did not use: the mean over n seeds with its 95% "
-        "t-interval. Bold: significantly better than at least one optimizer and not significantly "
-        "worse than any (paired t-tests by seed, Holm-corrected over all pairs, 5% level). "
+        f"t-interval. {bold if results.evidence.references.tests else ''}"
         f"{arms_table.power(results.evidence)}"
     )
     return [table, Text(note.strip(), note=True)]
