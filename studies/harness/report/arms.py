@@ -158,6 +158,11 @@ def listing(evidence: Evidence, title: str) -> Listing:
         [*_row(arm, show)[:5], show.show(arm[BEST])] for arm in evidence.arms.to_dict("records")
     ]
     header, rows = _with_notes(evidence, header, rows)
+    bold = _bold(evidence)
+    meaning = (
+        "Bold: significantly better than another arm and not significantly worse than any "
+        "(Holm-corrected). "
+    )
     return Listing(
         title=title,
         header=header,
@@ -165,10 +170,9 @@ def listing(evidence: Evidence, title: str) -> Listing:
         text=(0, 6),
         muted=(5,),
         warnings=(6,),
-        bold=_bold(evidence),
+        bold=bold,
         caption=f"Last-epoch {words(evidence.metric)}: mean over n seeds with its 95% t-interval. "
-        "Bold: significantly better than another arm and not significantly worse than any "
-        "(Holm-corrected). best: mean of each trial's best epoch, selected on the test set.",
+        f"{meaning if bold else ''}best: mean of each trial's best epoch, selected on the test set.",
     )
 
 
