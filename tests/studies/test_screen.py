@@ -21,7 +21,7 @@ from studies.harness.evidence.metrics import number, unit
 from studies.harness.kinds.study.plan import plans
 from studies.harness.report.document import Heading, Text, findings
 from studies.harness.statistics.paired import SAME
-from trainables.store import DIVERGED
+from trainables.store import COMPLETED, DIVERGED, FAILED
 
 ESCAPE = "\x1b"
 
@@ -202,6 +202,33 @@ def test_next_commands_name_the_folder_or_the_server(
     without_seed_0 = plan(tmp_path, planned(seeds=3)[len(STUDY.arms) :])
     assert STUDY.next_steps(without_seed_0) == []
     assert "--seeds 4" in STUDY.next_steps(plan(tmp_path, planned(seeds=3)))[0][0]
+
+
+def test_failed_trials_are_trained_again_before_a_seed_is_added(tmp_path: Path):
+    trials = planned(seeds=1)
+    for trial, status in zip(trials, [FAILED, DIVERGED, *[COMPLETED] * 6], strict=True):
+        write_trial(tmp_path, trial, status=status)
+    retry = ("the same command with --retry failed", "trains the failed trials again")
+    add = ("the same command with --seeds 2", "trains one more seed of each arm")
+    assert STUDY.next_steps(plan(tmp_path, trials)) == [retry, add]
+    assert STUDY.next_steps(plan(tmp_path, trials[1:])) == [add]
+
+
+def test_the_caption_explains_bold_only_if_a_mean_is_bold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for offset, bold in ((0.0, False), (0.05, True)):
+        root = tmp_path / str(offset)
+
+        def accuracies(trial, epoch, offset=offset):
+            noise = 0.001 * ((trial.config.seed * 7 + len(trial.arm.label)) % 3)
+            return {"test/accuracy": 0.9 + noise + offset * (trial.arm.optimizer == "foof")}
+
+        monkeypatch.setattr("folders.metrics", accuracies)
+        for trial in planned():
+            write_trial(root, trial)
+        listing = report(root, planned()).listing
+        assert listing and bool(listing.bold) == ("Bold:" in listing.caption) == bold
 
 
 def test_findings_are_texts_or_their_items_in_order():

@@ -98,12 +98,23 @@ class Study(Artefact):
         return [*folders, *sorted(plan.root.glob("cost/*/*.json"))]
 
     def next_steps(self, plan: Plan) -> list[tuple[str, str]]:
-        """Return the command that adds a seed; no command if the seeds are not 0 ... n - 1."""
+        """Return the commands that train failed trials again and that add a seed.
+
+        The second command is omitted if the seeds are not 0 ... n - 1.
+        """
+        from studies.harness.evidence.status import FAILED, progress
+        from trainables.store import trial_folder
+
+        folders = [trial_folder(plan.root, trial.config.trial_key) for trial in plan.trials]
+        steps = []
+        if any(progress(folder)["status"] == FAILED for folder in folders):
+            command = "the same command with --retry failed"
+            steps.append((command, "trains the failed trials again"))
         seeds = {trial.config.seed for trial in plan.trials}
         if seeds != set(range(len(seeds))):
-            return []
+            return steps
         command = f"the same command with --seeds {len(seeds) + 1}"
-        return [(command, "trains one more seed of each arm")]
+        return [*steps, (command, "trains one more seed of each arm")]
 
 
 def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
