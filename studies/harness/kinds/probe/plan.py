@@ -12,6 +12,7 @@ from precond.hyperparameters import HyperparameterError, nearest
 from precond.layers import find_layers
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import SMOKE_SEEDS, Options
+from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe
 from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.probe import Probe
@@ -92,7 +93,8 @@ def missing(plan: ProbePlan) -> Work:
         todo = []
     epochs = plan.trials[0].config.epochs
     summary = (
-        f"{len(plan.trials)} networks ({plan.artefact.optimizer}, {epochs} epochs): "
+        f"{count(len(plan.trials), 'network')} ({plan.artefact.optimizer}, "
+        f"{count(epochs, 'epoch')}): "
         f"{len(results)} done, {len(todo)} to go"
     )
     records = [
