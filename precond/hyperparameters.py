@@ -133,15 +133,17 @@ def problems(config: Any) -> list[str]:
     ]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return the end of a message about an unknown name: ` Did you mean "x"? Known: ...`.
 
-    The question is omitted if no known name is similar.
+    If no known name is similar, the question is omitted, and the text `otherwise` is appended. The
+    comparison ignores the case.
     """
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    question = f' Did you mean "{close[0]}"?' if close else ""
-    return f"{question} Known: {', '.join(known)}"
+    lower = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    question = f' Did you mean "{lower[close[0]]}"?' if close else ""
+    return f"{question} Known: {', '.join(known)}{'' if close else otherwise}"
 
 
 def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:

@@ -107,6 +107,8 @@ INVALID_ARGUMENTS = [
     (["--only", "rnk=5"], ['Did you mean "rank"']),
     (["--workload", "digit/cnn"], ['Did you mean "digits/cnn"']),
     (["--optimizers", "fof"], ['Did you mean "foof"']),
+    (["--optimizers", "FooF"], ['Did you mean "foof"']),
+    (["--optimizers", "zzz"], ["foof, sgd; or name its file with --plugin"]),
     (["--set", "damping=0"], ["damping = 0: must be a finite number > 0"]),
     (["--set", "lr=nan"], ["lr = nan: must be a finite number > 0"]),
     (["--set", "lr=inf"], ["lr = inf: must be a finite number > 0"]),

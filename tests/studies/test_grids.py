@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ from studies.harness.command import manage
 from studies.harness.design.arms import Arm, Trial, grid, value
 from studies.harness.design.options import Options
 from studies.harness.kinds.study.figures import LevelFigure
-from studies.harness.kinds.study.plan import plan, plans
+from studies.harness.kinds.study.plan import missing, plan, plans
 from studies.harness.kinds.study.study import Study
 from trainables.workloads import resolve
 
@@ -241,6 +242,12 @@ def test_arm_can_set_fields_of_the_recipe():
     assert {t.config.batch_size for t in trials} == {32}
 
 
+def test_summary_of_one_trial_is_in_the_singular(tmp_path: Path):
+    options = Options(only={"rank": [5]}, seeds=[0], out=tmp_path)
+    (single,) = plans(RANK_STUDY, options)
+    assert missing(single).summary == "1 trial (1 arm x 1 seed): 0 done, 1 to go"
+
+
 def test_each_workload_has_a_plan():
     workloads = "digits/mlp,digits/cnn"
     planned = plans(RANK_STUDY, Options(only={}, levels={}, settings={}, workload=workloads))
@@ -275,6 +282,18 @@ def test_each_workload_has_a_plan():
 def test_invalid_arm_is_an_error_of_one_line(arms: list[Arm], message: str):
     with pytest.raises(HyperparameterError, match=message) as error:
         planned(replace(RANK_STUDY, arms=arms))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("NySact-S", 'Did you mean "nysact-s"'), ("zzz", "; or name its file with --plugin")],
+)
+def test_unknown_optimizer_is_an_error_with_advice(name: str, message: str):
+    study = replace(RANK_STUDY, arms=[Arm(optimizer="sgd"), Arm(optimizer=name)])
+    with pytest.raises(HyperparameterError, match=message) as error:
+        planned(study)
+    assert str(error.value).startswith(f'optimizer = "{name}": unknown.')
     assert len(str(error.value).splitlines()) == 1
 
 

@@ -19,6 +19,7 @@ from studies.harness.design.options import (
     report_folder,
 )
 from studies.harness.evidence import status
+from studies.harness.evidence.metrics import count
 from studies.harness.kinds.artefact import (
     Plan,
     Work,
@@ -58,6 +59,8 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
     """
     workload = workload or workloads(study, options)[0]
     study = _on_workload(study, workload, options)
+    if errors := _unknown_optimizers(study.arms):
+        raise HyperparameterError("\n".join(errors))
     levels = _with_epochs(study, options)
     errors = _errors(study, options, levels)
     arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, levels)]
@@ -124,8 +127,9 @@ def _summary(trials: Sequence[Trial], todo: int) -> str:
     seeds = len({trial.config.seed for trial in trials})
     arms = len({trial.config.group_key for trial in trials})
     complete = arms * seeds == len(trials)
-    grid = f"{arms} arms x {seeds} seeds" if complete else f"{arms} arms, up to {seeds} seeds"
-    return f"{len(trials)} trials ({grid}): {len(trials) - todo} done, {todo} to go"
+    operator = " x" if complete else ", up to"
+    grid = f"{count(arms, 'arm')}{operator} {count(seeds, 'seed')}"
+    return f"{count(len(trials), 'trial')} ({grid}): {len(trials) - todo} done, {todo} to go"
 
 
 def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
@@ -185,6 +189,19 @@ def _on_workload(study: Study, workload: str, options: Options) -> Study:
     return replace(study, arms=arms, arms_on={}, workload=workload)
 
 
+def _advice(name: str) -> str:
+    """Return advice for an optimizer that is not registered; it may be in a plugin."""
+    return "" if name in REGISTRY else "; or name its file with --plugin"
+
+
+def _unknown_optimizers(arms: Sequence[Arm]) -> list[str]:
+    """Return a line for each optimizer of the arms that is not registered."""
+    names = dict.fromkeys(arm.optimizer for arm in arms if arm.optimizer not in REGISTRY)
+    return [
+        f'optimizer = "{name}": unknown.{nearest(name, REGISTRY, _advice(name))}' for name in names
+    ]
+
+
 def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
     """Return the levels of the command. If the study varies the epochs, `--epochs` is a level."""
     epochs = SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
@@ -200,7 +217,7 @@ def _errors(study: Study, options: Options, new_levels: dict[str, list[Any]]) ->
     """
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
     errors = [
-        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, known)}'
+        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, known, _advice(name))}'
         for name in options.optimizers or []
         if name not in known
     ]
