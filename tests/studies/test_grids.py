@@ -22,9 +22,15 @@ from studies import (
 from studies.harness.command import manage
 from studies.harness.design.arms import Arm, Trial, grid, value
 from studies.harness.design.options import Options
-from studies.harness.kinds.study.figures import LevelFigure
+from studies.harness.kinds.study.figures import (
+    CurveFigure,
+    Figure,
+    LevelFigure,
+    ResidualFigure,
+)
 from studies.harness.kinds.study.plan import missing, plan, plans
 from studies.harness.kinds.study.study import Study
+from studies.harness.kinds.target.figure import TargetFigure
 from trainables.workloads import resolve
 
 FIGURE_5 = [ablation_learning_rate, ablation_ema, ablation_damping, ablation_batch_size]
@@ -233,6 +239,7 @@ def test_arm_can_set_fields_of_the_recipe():
     study = replace(
         RANK_STUDY,
         arms=[*grid("sgd", batch_size=[32, 64]), Arm(optimizer="foof", overrides={"epochs": 3})],
+        figure=CurveFigure(),
     )
     configs = {t.arm.label: t.config for t in planned(study, seeds=[0])}
     assert configs["sgd batch_size=32"] == resolve("digits/cnn", "sgd", None, {"batch_size": 32})
@@ -281,8 +288,51 @@ def test_each_workload_has_a_plan():
 )
 def test_invalid_arm_is_an_error_of_one_line(arms: list[Arm], message: str):
     with pytest.raises(HyperparameterError, match=message) as error:
-        planned(replace(RANK_STUDY, arms=arms))
+        planned(replace(RANK_STUDY, arms=arms, figure=CurveFigure()))
     assert len(str(error.value).splitlines()) == 1
+
+
+LEVELS = LevelFigure(factor="rank", panels=("nysact-s",), references=("sgd",))
+TARGET = TargetFigure(
+    reference="sgd", share=0.9, of="best", rule="r", panels=(("test/accuracy", "epochs"),)
+)
+
+
+@pytest.mark.parametrize(
+    ("figure", "name", "suggestion"),
+    [
+        (replace(LEVELS, panels=("nysact",)), "nysact", "nysact-s"),
+        (replace(LEVELS, factor="rnk"), "rnk", "rank"),
+        (replace(LEVELS, references=("sgdd",)), "sgdd", "sgd"),
+        (replace(LEVELS, metric="test/acc"), "test/acc", "test/accuracy"),
+        (CurveFigure(references=("sgdd",)), "sgdd", "sgd"),
+        (CurveFigure(metrics=("train/los",)), "train/los", "train/loss"),
+        (replace(TARGET, reference="sgdd"), "sgdd", "sgd"),
+        (replace(TARGET, panels=(("tst/loss", "epochs"),)), "tst/loss", "test/loss"),
+        (ResidualFigure(optimizers=("nysact",)), "nysact", "nysact-s"),
+    ],
+)
+def test_unknown_name_in_a_figure_is_an_error_of_one_line(
+    figure: Figure, name: str, suggestion: str
+):
+    arms = [Arm(optimizer="sgd"), *RANK_STUDY.arms]
+    study = replace(RANK_STUDY, arms=arms, figure=LEVELS)
+    for broken in (replace(study, figure=figure), replace(study, extra_figures=[figure])):
+        with pytest.raises(HyperparameterError) as error:
+            planned(broken)
+        (line,) = str(error.value).splitlines()
+        assert f'"{name}"' in line and f'Did you mean "{suggestion}"' in line
+
+
+def test_selection_may_leave_out_the_panels_and_references_of_a_figure():
+    study = replace(RANK_STUDY, arms=[Arm(optimizer="sgd"), *RANK_STUDY.arms], figure=LEVELS)
+    for name in ("sgd", "nysact-s"):
+        assert {t.arm.optimizer for t in planned(study, optimizers=[name])} == {name}
+
+
+def test_panels_without_a_comma_are_an_error():
+    with pytest.raises(HyperparameterError, match=r'must be a tuple, such as \("nysact-s",\)'):
+        planned(replace(RANK_STUDY, figure=replace(LEVELS, panels="nysact-s", references=())))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +350,7 @@ def test_unknown_optimizer_is_an_error_with_advice(name: str, message: str):
 def test_every_invalid_arm_is_reported_in_one_line():
     arms = [*grid("nysact-s", rank=[0]), *grid("sgd", lr=[-1.0]), *grid("foof", batch_size=[2000])]
     with pytest.raises(HyperparameterError) as error:
-        planned(replace(RANK_STUDY, arms=arms))
+        planned(replace(RANK_STUDY, arms=arms, figure=CurveFigure()))
     names = [line.partition(" ")[0] for line in str(error.value).splitlines()]
     assert names == ["rank", "lr", "batch_size"]
 

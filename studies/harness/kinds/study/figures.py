@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from precond.hyperparameters import nearest
 
 if TYPE_CHECKING:
     from studies.harness.evidence.analysis import Evidence
     from studies.harness.kinds.artefact import Plan
     from studies.harness.published.verdicts import Measured
     from studies.harness.report.document import Block
+
+METRICS = ("test/accuracy", "test/loss", "train/accuracy", "train/loss")
+MEASUREMENTS = ("time/", "mem/", "system/", "diag/")  # the first parts of the other metrics' names
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,19 @@ class Figure(ABC):
     references: tuple[str, ...] = ()
     factor: str = ""
 
+    def problems(self, optimizers: Collection[str], factors: Collection[str]) -> list[str]:
+        """Return a line for each name that is unknown.
+
+        Args:
+            optimizers: The optimizers of the study's arms.
+            factors: The factors that the arms vary.
+        """
+        return [
+            *unknown("references", self.references, optimizers),
+            *unknown("factor", [self.factor] if self.factor else [], factors),
+            *unknown_metrics("metric", [self.metric]),
+        ]
+
     @abstractmethod
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw the figure of the existing results into the report folder."""
@@ -64,6 +82,11 @@ class LevelFigure(Figure):
 
     factor: str = field()  # removes the default of the base class
     panels: tuple[str, ...]
+
+    def problems(self, optimizers: Collection[str], factors: Collection[str]) -> list[str]:
+        """Return a line for each name that is unknown (see `Figure.problems`)."""
+        panels = unknown("panels", self.panels, optimizers)
+        return super().problems(optimizers, factors) + panels
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `<factor>.pdf`, `.png` and `.svg`."""
@@ -80,6 +103,10 @@ class CurveFigure(Figure):
     """Mean curves of each arm over the epochs, with bands; a column of panels for each metric."""
 
     metrics: tuple[str, ...] = ("test/accuracy", "train/loss")
+
+    def problems(self, optimizers: Collection[str], factors: Collection[str]) -> list[str]:
+        """Return a line for each name that is unknown (see `Figure.problems`)."""
+        return super().problems(optimizers, factors) + unknown_metrics("metrics", self.metrics)
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `curves.pdf`, `.png` and `.svg`."""
@@ -113,6 +140,11 @@ class ResidualFigure(Figure):
 
     optimizers: tuple[str, ...]
 
+    def problems(self, optimizers: Collection[str], factors: Collection[str]) -> list[str]:
+        """Return a line for each name that is unknown (see `Figure.problems`)."""
+        selected = unknown("optimizers", self.optimizers, optimizers)
+        return super().problems(optimizers, factors) + selected
+
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `residual.pdf`, `.png` and `.svg`, and write the points as `residual.csv`."""
         from studies.harness.kinds.study.residuals import METRICS, order, residual_table
@@ -132,3 +164,23 @@ class ResidualFigure(Figure):
         }
         drawn = draw_residuals(points, orders, title, plan.folder)
         return Extension(drawn=drawn, files={"residual.csv": table.to_csv(index=False)})
+
+
+def unknown(field: str, names: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return a line for each name of a figure's field that no arm of the study has."""
+    if isinstance(names, str):
+        return [f'{field} = "{names}": must be a tuple, such as ("{names}",)']
+    return [
+        f'{field} = "{name}": no arm of the study has this name.{nearest(name, known)}'
+        for name in names
+        if name not in known
+    ]
+
+
+def unknown_metrics(field: str, names: Sequence[str]) -> list[str]:
+    """Return a line for each name of a figure's field that is not a metric of a trial."""
+    return [
+        f'{field} = "{name}": unknown.{nearest(name, METRICS)}'
+        for name in names
+        if name not in METRICS and not name.startswith(MEASUREMENTS)
+    ]

@@ -58,11 +58,12 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
         HyperparameterError: One line for each error.
     """
     workload = workload or workloads(study, options)[0]
+    figure_errors = _figure_errors(study)
     study = _on_workload(study, workload, options)
     if errors := _unknown_optimizers(study.arms):
         raise HyperparameterError("\n".join(errors))
     levels = _with_epochs(study, options)
-    errors = _errors(study, options, levels)
+    errors = figure_errors + _errors(study, options, levels)
     arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, levels)]
     selected = [arm for arm in arms if _selected(arm, options)]
     if not selected and not errors:
@@ -192,6 +193,20 @@ def _on_workload(study: Study, workload: str, options: Options) -> Study:
 def _advice(name: str) -> str:
     """Return advice for an optimizer that is not registered; it may be in a plugin."""
     return "" if name in REGISTRY else "; or name its file with --plugin"
+
+
+def _figure_errors(study: Study) -> list[str]:
+    """Return the errors in the names of the figures.
+
+    The names are those of the study's literal, because the command may select some of its arms only.
+    """
+    arms = [*study.arms, *(arm for arms in study.arms_on.values() for arm in arms)]
+    optimizers = list(dict.fromkeys(arm.optimizer for arm in arms))
+    return [
+        f"{type(figure).__name__} of {study.name}: {line}"
+        for figure in (study.figure, *study.extra_figures)
+        for line in figure.problems(optimizers, _levels(arms))
+    ]
 
 
 def _unknown_optimizers(arms: Sequence[Arm]) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from studies.harness.kinds.study.figures import Extension, Figure
+from studies.harness.kinds.study.figures import Extension, Figure, unknown_metrics
 
 if TYPE_CHECKING:
     from studies.harness.evidence.analysis import Evidence
@@ -37,6 +38,11 @@ class TargetFigure(Figure):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", (self.reference,))
+
+    def problems(self, optimizers: Collection[str], factors: Collection[str]) -> list[str]:
+        """Return a line for each name that is unknown (see `Figure.problems`)."""
+        metrics = [metric for metric, _ in self.panels]
+        return super().problems(optimizers, factors) + unknown_metrics("panels", metrics)
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `time_to_target` and `epochs_over_target` as `.pdf`, `.png` and `.svg`.
