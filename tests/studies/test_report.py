@@ -15,6 +15,7 @@ from studies.harness.design.arms import Arm
 from studies.harness.evidence import arms, ledger
 from studies.harness.kinds.study.study import Study
 from studies.harness.report.document import tex
+from studies.harness.tracking.page import description
 from trainables.store import DIVERGED
 
 REPORT_FILES = [
@@ -77,6 +78,17 @@ def test_report_contains_the_facts_and_the_protocol(root):
     assert "(rank.png)" in text
     assert "torch 2.15.0" in text and "mixed" not in text
     assert str(root) not in text and not re.search(r"\b20\d\d-\d\d", text)
+
+
+def test_report_of_a_user_defined_study_names_no_paper(root):
+    facts = {"claim": STUDY.claim, "falsifier": STUDY.falsifier}
+    study = Study(name="ours", title="t", arms=STUDY.arms, figure=STUDY.figure, **facts)
+    assert (study.paper, study.table, study.citation) == ("ours", "", "ours")
+    texts = [render(root, study=study)["report.md"].read_text(), description(study, planned())]
+    for text in texts:
+        assert "Claim" in text and STUDY.claim in text
+        assert "Reproduces" not in text and "Claim of the paper" not in text
+    assert "Reproduces" in description(STUDY, planned())
 
 
 def test_table_contains_the_means_in_percent(root):

@@ -14,9 +14,9 @@ class Facts:
     Attributes:
         name: File name without `.py`; also the MLflow experiment.
         title: Title of the report.
-        paper: Name of the paper whose result is reproduced.
-        table: The table or figure of the paper.
-        claim: The claim of the paper that is tested.
+        paper: Name of the paper whose result is reproduced; `ours` for a user-defined artefact.
+        table: The table or figure of the paper; may be empty.
+        claim: The claim that is tested.
         falsifier: The outcome that would contradict the claim.
         published: The workloads that the paper uses, each with the settings of the paper that
             differ from the workload's recipe.
@@ -25,8 +25,8 @@ class Facts:
 
     name: str
     title: str
-    paper: str
-    table: str
+    paper: str = "ours"
+    table: str = ""
     claim: str
     falsifier: str
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -34,8 +34,8 @@ class Facts:
 
     @property
     def citation(self) -> str:
-        """The paper and the table, such as `NysAct, Figure 7`."""
-        return f"{self.paper}, {self.table}"
+        """The paper and the table, such as `NysAct, Figure 7`; only the paper without a table."""
+        return f"{self.paper}, {self.table}" if self.table else self.paper
 
     @property
     def papers_command(self) -> str:

@@ -117,6 +117,20 @@ def paper(name: str) -> Paper | None:
     return load(path) if re.fullmatch(r"[A-Za-z0-9_-]+", name) and path.exists() else None
 
 
+def statements(facts: Facts) -> dict[str, str]:
+    """Return the artefact's citation, claim and falsifier by their titles in reports.
+
+    The citation is omitted if there is no file for the artefact's paper.
+    """
+    if paper(facts.paper) is None:
+        return {"Claim": facts.claim, "Falsified by": facts.falsifier}
+    return {
+        "Reproduces": facts.citation,
+        "Claim of the paper": facts.claim,
+        "Falsified by": facts.falsifier,
+    }
+
+
 def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
     """Return the claims of the tables, figures and sections that an artefact reproduces.
 

@@ -10,6 +10,7 @@ from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.evidence.ledger import PROVENANCE
 from studies.harness.evidence.metrics import count
+from studies.harness.published import papers
 from studies.harness.report.document import Text
 from trainables.config import TrialConfig
 from trainables.settings import significant
@@ -21,12 +22,7 @@ ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fracti
 
 def facts(artefact: Facts) -> list[Text]:
     """Return the first paragraphs of each report."""
-    texts = {
-        "Reproduces": artefact.citation,
-        "Claim of the paper": artefact.claim,
-        "Falsified by": artefact.falsifier,
-    }
-    return [Text(text, label=name) for name, text in texts.items()]
+    return [Text(text, label=name) for name, text in papers.statements(artefact).items()]
 
 
 def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
@@ -45,7 +41,11 @@ def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
         text = f"The {recipe.paper} paper does not state the following values of the recipe: "
         texts.append(Text(f"{text}{assumed}.", label="Assumed"))
     if reconstructed:
-        text = f"The {artefact.paper} paper does not state the following choices of this study: "
+        text = "Choices of this study: "
+        if papers.paper(artefact.paper):
+            text = (
+                f"The {artefact.paper} paper does not state the following choices of this study: "
+            )
         texts.append(Text(f"{text}{reconstructed}.", label="Reconstructed"))
     if artefact.papers_command and workload not in artefact.published:
         text = f"The paper does not use {workload}. To run the workloads of the paper: "

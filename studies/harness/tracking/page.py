@@ -13,6 +13,7 @@ from typing import Any
 
 from studies.harness.design.arms import Trial
 from studies.harness.design.facts import Facts
+from studies.harness.published import papers
 
 # Without this tag, the UI shows the experiment as a chat application.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -45,9 +46,7 @@ def description(facts: Facts, trials: Sequence[Trial]) -> str:
     names = dict.fromkeys(name for trial in trials for name in trial.config.hyperparameters)
     symbols = [f"- `{name}`: {SYMBOLS[name]}" for name in names if name in SYMBOLS]
     texts = {
-        "Reproduces": facts.citation,
-        "Claim of the paper": facts.claim,
-        "Falsified by": facts.falsifier,
+        **papers.statements(facts),
         "How to read it": READING,
     }
     paragraphs = [f"**{facts.title}**", *(f"**{name}.** {text}" for name, text in texts.items())]
