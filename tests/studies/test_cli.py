@@ -357,6 +357,17 @@ def test_status_show_and_explain_describe_the_trials_of_a_folder(
     assert code == 2 and "ffffff: matches the keys of 0 trials in outputs" in err
 
 
+def test_status_prints_the_levels_of_the_trials_in_flight(run_studies_command, tmp_path: Path):
+    by_label = {trial.arm.label: trial for trial in reversed(trials())}
+    write_unfinished_trial(tmp_path / "outputs", by_label["sgd"])
+    write_unfinished_trial(tmp_path / "outputs", by_label["nysact-s rank=5"])
+    _, out, _ = run_studies_command("status")
+    assert "nysact-s rank=5 seed 0:" in out and "sgd seed 0:" in out
+    write_unfinished_trial(tmp_path / "outputs", by_label["nysact-s rank=10"])  # as in the recipe
+    _, out, _ = run_studies_command("status")
+    assert "nysact-s rank=10 seed 0:" in out
+
+
 def test_clean_deletes_unused_checkpoints_and_named_trials_only(
     run_studies_command, tmp_path: Path
 ):

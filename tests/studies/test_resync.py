@@ -12,14 +12,16 @@ from folders import STUDY, write_trial
 from studies.activation_norms import PROBE
 from studies.harness.command import manage, reports
 from studies.harness.design.arms import Arm, grid
-from studies.harness.design.ending import COMPLETE, ENVIRONMENT
-from studies.harness.design.options import default_uri, report_folder
+from studies.harness.design.ending import COMPLETE, ENVIRONMENT, SOME_FAILED
+from studies.harness.design.options import Options, default_uri, report_folder
 from studies.harness.design.result import Report
 from studies.harness.kinds.probe.execute import measure
+from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.kinds.study.study import Study
 from studies.harness.tracking import view
 from studies.harness.tracking.client import MlflowClient
+from studies.tune_optimizers import SEARCH
 
 RANK_STUDY = replace(
     STUDY, arms=[Arm(optimizer="sgd"), *grid("nysact-s", rank=[100, 200])], seeds=1
@@ -88,6 +90,20 @@ def test_sync_to_a_new_database_sends_the_numbers_of_the_last_report(
     [parent] = [run for run in runs if run.data.tags["kind"] == "study"]
     assert parent.data.metrics["mean/nysact-s.rank.100"] == 0.5
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
+
+
+def test_sync_reports_a_search_with_other_settings_and_sends_the_rest(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    [plan] = SEARCH.plan(Options(out=root, epochs=3))
+    assert Proposer(plan, "sgd", root).next()
+    literals = {SEARCH.name: SEARCH, SMALL_PROBE.name: SMALL_PROBE}
+    monkeypatch.setattr(manage, "artefacts", lambda: literals)
+    assert manage._sync.callback(root, None) == SOME_FAILED
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{SEARCH.name}: not sent, because {root}")
+    assert "contains a search with trial.epochs = 3, not 20; to send it, repeat" in first
+    assert second == f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}: sent"
 
 
 def test_damaged_folder_is_reported_in_one_line(

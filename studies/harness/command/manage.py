@@ -8,6 +8,8 @@ import pkgutil
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from precond.hyperparameters import nearest
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.options import FLAGS
 from studies.harness.command.screen import environment, refuse, terminal
-from studies.harness.design.ending import COMPLETE
+from studies.harness.design.ending import COMPLETE, SOME_FAILED
 from studies.harness.design.options import default_root
 from studies.harness.kinds import ORDER
 from studies.harness.kinds.artefact import Artefact
@@ -118,19 +120,21 @@ def _status(root: Path) -> int:
     from trainables.files import read_lines
     from trainables.store import read_config, read_status, trial_folders
 
-    console, counts = terminal(), Counter[str]()
+    console, counts, unfinished = terminal(), Counter[str](), []
     stopped = {key[:16] for key in stopped_keys(root)}
     for folder in trial_folders(root):
         status = {"status": STOPPED} if folder.name in stopped else read_status(folder)
         counts[status["status"] if status else IN_FLIGHT] += 1
         if status is None:
-            config = read_config(folder)["config"]
-            epochs = read_lines(folder / "epochs.jsonl")
-            attempts = read_lines(folder / "attempts.jsonl")
-            start = f"started {_ago(attempts[-1]['time'])}" if attempts else "not started"
-            trial = f"{folder.name}  {config['optimizer']} seed {config['seed']}"
-            done = f"{len(epochs)}/{config['epochs']} epochs committed"
-            console.print(f"{trial}: {done}, {start}", highlight=False)
+            unfinished.append((folder, read_config(folder)["config"]))
+    for folder, config in unfinished:
+        epochs = read_lines(folder / "epochs.jsonl")
+        attempts = read_lines(folder / "attempts.jsonl")
+        start = f"started {_ago(attempts[-1]['time'])}" if attempts else "not started"
+        levels = _levels(config, [other for _, other in unfinished])
+        name = " ".join([config["optimizer"], *levels, f"seed {config['seed']}"])
+        done = f"{len(epochs)}/{config['epochs']} epochs committed"
+        console.print(f"{folder.name}  {name}: {done}, {start}", highlight=False)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     nothing = f"no trials in {root}; run a study first, or name a folder with --out"
     console.print(f"trials: {summary}" if counts else nothing)
@@ -187,25 +191,35 @@ def _explain(first_key: str, second_key: str, root: Path) -> int:
 
 @GROUP.command(
     "sync",
-    help="Send missing results of all studies to MLflow.",
+    help="Send missing results of all studies to MLflow. The exit code is 1 if a search with other "
+    "settings than those of its file could not be sent.",
     params=[OUT, URI],
 )
 def _sync(root: Path, tracking_uri: str | None) -> int:
     from studies.harness.command import reports
+    from studies.harness.kinds.search.proposals import DifferentSearch
     from studies.harness.tracking import view
 
+    code = COMPLETE
     try:
-        views = view.send_all(
-            artefacts().values(), root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
-        )
-        for name, sent in views:
-            print(f"{name}: {sent}")
+        for artefact in artefacts().values():
+            views = view.send_all(
+                [artefact], root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
+            )
+            try:
+                for name, sent in views:
+                    print(f"{name}: {sent}")
+            except DifferentSearch as error:
+                facts = str(error).partition(": ")[0]
+                advice = "to send it, repeat the command that ran it, with --report-only"
+                print(f"{artefact.name}: not sent, because {facts}; {advice}")
+                code = SOME_FAILED
     except Exception as error:
         first_line = str(error).partition("\n")[0]
         return environment(
             f"sync failed ({type(error).__name__}: {first_line}); no results are lost; try again"
         )
-    return COMPLETE
+    return code
 
 
 @GROUP.command(
@@ -311,6 +325,29 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict)
         flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat
+
+
+def _levels(config: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the values that distinguish a trial, such as `rank=5`.
+
+    They are the hyperparameters that differ from the recipe, and the values in which trials of the
+    same optimizer and workload in `others` differ.
+    """
+    from precond.hyperparameters import HyperparameterError
+    from trainables.config import TrialConfig
+    from trainables.workloads import deviations
+
+    def values(other: dict[str, Any]) -> dict[str, Any]:
+        fields = {name: other[name] for name in ("batch_size", "epochs", "schedule")}
+        return {**fields, **other.get("settings", {}), **other["hyperparameters"]}
+
+    identity = config["workload"], config["optimizer"]
+    alike = [values(o) for o in others if (o["workload"], o["optimizer"]) == identity]
+    current = values(config)
+    names = {name for name in current if any(o.get(name) != current[name] for o in alike)}
+    with suppress(HyperparameterError, KeyError):  # the recipe may belong to a plugin
+        names |= {*deviations(TrialConfig.from_dict(config))} & {*config["hyperparameters"]}
+    return [f"{name}={value}" for name, value in current.items() if name in names]
 
 
 def _ago(moment: float) -> str:

@@ -47,6 +47,10 @@ class Proposal:
     stopped: Mapping[str, Any] | None = None
 
 
+class DifferentSearch(StoreError):
+    """An output folder contains a search of the same name with other settings."""
+
+
 class Outcome(NamedTuple):
     """The outcome of a proposal.
 
@@ -80,7 +84,8 @@ class Proposals:
         settings: The identity of the search (see `proposer.settings`).
 
     Raises:
-        StoreError: The file belongs to a different search, or is damaged.
+        DifferentSearch: The file belongs to a different search.
+        StoreError: The file is damaged.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
@@ -88,7 +93,7 @@ class Proposals:
         self._settings = json.loads(json.dumps(settings))  # turns tuples into lists, as in the file
         lines = read_lines(path)
         if lines and (differences := _differences(lines[0]["search"], self._settings)):
-            raise StoreError(
+            raise DifferentSearch(
                 f"{path.parent} contains a search with {differences}: "
                 "use another --out, or move this folder away"
             )
