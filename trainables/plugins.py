@@ -116,7 +116,7 @@ def workload(
         if name.count("/") != 1 or not all(name.split("/")):
             raise PluginError(f'workload "{name}": must be DATA/MODEL, for example moons/mlp')
         _register(name, workloads.unknown_workload(name) is None)
-        workloads.PLUGINS[name] = Workload(
+        workloads.PLUGINS[name] = PluginWorkload(
             name=name,
             source=PluginTensors(name.partition("/")[0], data),
             model=Model(build=lambda fit: build(), channels=None),
@@ -142,7 +142,11 @@ class PluginTensors(Source):
 
     @cached_property
     def _tensors(self) -> Tensors:
-        tensors, label = self.make(), f"data of {self.name}"
+        label = f"data of {self.name}"
+        try:
+            tensors = self.make()
+        except Exception as error:
+            raise PluginError(f"{label}: {_first_line(error)}") from error
         four = isinstance(tensors, tuple) and len(tensors) == 4
         if not four or not all(isinstance(t, Tensor) for t in tensors):
             parts = "training inputs, training labels, test inputs and test labels"
@@ -152,6 +156,9 @@ class PluginTensors(Source):
                 shapes = f"inputs {list(inputs.shape)}, labels {list(labels.shape)} {labels.dtype}"
                 rule = "labels must be [n] int64 for inputs [n, ...]"
                 raise PluginError(f"{label}: {shapes}; {rule}")
+            if inputs.dtype == torch.float64:
+                advice = "convert them to torch.float32"
+                raise PluginError(f"{label}: inputs are {inputs.dtype}: {advice}")
         return tensors
 
     @property
@@ -175,13 +182,49 @@ class PluginTensors(Source):
             self._tensors  # noqa: B018
         except PluginError as error:
             return [str(error)]
-        except Exception as error:
-            return [f"data of {self.name}: {type(error).__name__}: {error}"]
         return []
 
     def load(self, loading: Loading) -> TensorData:
         """Load the tensors onto the device."""
         return TensorData.load(self._tensors, loading)
+
+    def examples(self) -> Tensor:
+        """Return the inputs of two training examples."""
+        return self._tensors[0][:2]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PluginWorkload(Workload):
+    """A plugin's workload, whose model is run once before the first trial is planned."""
+
+    source: PluginTensors
+
+    def problems(self, overrides: Mapping[str, Any], epochs: Any) -> list[str]:
+        """Return one line for each invalid setting, and a line if the model cannot be used."""
+        return super().problems(overrides, epochs) or self._model_problems
+
+    @cached_property
+    def _model_problems(self) -> list[str]:
+        """A line if the model raises an error or its output is not `[2, classes]`."""
+        label = f"model of {self.name}"
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                output = self.build({}).eval()(self.source.examples())
+        except PluginError:
+            raise
+        except Exception as error:
+            return [f"{label}: {_first_line(error)}"]
+        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        expected = [2, self.source.classes]
+        if shape != expected:
+            rule = f"must be {expected}, because the labels have {expected[1]} classes"
+            return [f"{label}: the output for 2 examples is {shape}: {rule}"]
+        return []
+
+
+def _first_line(error: Exception) -> str:
+    """Return the type and the first line of an error."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _is_script(build: Callable[..., Any]) -> bool:

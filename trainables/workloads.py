@@ -22,6 +22,7 @@ from precond.registry import lookup
 from trainables.config import TrialConfig
 from trainables.data import DataError, source
 from trainables.data.base import Source
+from trainables.descent import build_optimizer
 from trainables.models import MODELS, Fit, Model, model
 from trainables.recipes import Recipe, digits, nysact, steve
 from trainables.settings import (
@@ -254,7 +255,7 @@ def resolve(
     defaults = precond.defaults(optimizer)
     defaults.pop("seed", None)
     entry = lookup(optimizer)
-    return TrialConfig(
+    config = TrialConfig(
         workload=name,
         optimizer=optimizer,
         hyperparameters={
@@ -270,6 +271,28 @@ def resolve(
         plugin=chosen.plugin or entry.plugin,
         **fields,
     )
+    # On a large model, the check would take too long.
+    if entry.plugin and (chosen.plugin or chosen.source.name == "digits"):
+        _check_builder(config, chosen)
+    return config
+
+
+def _check_builder(config: TrialConfig, chosen: Workload) -> None:
+    """Build a plugin's optimizer once, so that it can reject its hyperparameters before training.
+
+    Raises:
+        HyperparameterError: The plugin's function raised a ValueError or a TypeError.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_optimizer(config, chosen.build(config.settings))
+    except HyperparameterError:
+        raise
+    except (TypeError, ValueError) as error:
+        values = ", ".join(f"{name} = {value}" for name, value in config.hyperparameters.items())
+        arm = f"{config.optimizer} with {values}" if values else config.optimizer
+        reason = str(error).partition("\n")[0]
+        raise HyperparameterError(f"{arm}: {type(error).__name__}: {reason}") from error
 
 
 def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:

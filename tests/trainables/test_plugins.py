@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import precond
 from trainables import plugins
@@ -177,3 +178,78 @@ def test_invalid_data_of_a_plugin_are_reported_before_training(tmp_path):
     assert done.returncode == 2
     assert "labels must be [n] int64" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def write_workload(path: Path, inputs: str, model: str) -> Path:
+    """Write a plugin with the workload `toy/model`, which has two classes and four examples."""
+    path.write_text(
+        "import torch\nfrom torch import nn\nfrom trainables.plugins import workload\n\n"
+        f"def data():\n    x, y = {inputs}, torch.tensor([0, 1, 0, 1])\n    return x, y, x, y\n\n"
+        "@workload('toy/model', data=data, batch_size=2, epochs=1)\n"
+        f"def model():\n    return {model}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "model", "message"),
+    [
+        (
+            "torch.zeros(4, 3, dtype=torch.float64)",
+            "nn.Linear(3, 2)",
+            "data of toy: inputs are torch.float64: convert them to torch.float32",
+        ),
+        ("torch.zeros(1, 2) @ torch.zeros(1, 2)", "nn.Linear(3, 2)", "data of toy: RuntimeError: "),
+        ("torch.zeros(4, 3)", "nn.Linear(5, 2)", "model of toy/model: RuntimeError: mat1 and mat2"),
+        ("torch.zeros(4, 3)", "nn.Linear(3)", "model of toy/model: TypeError: "),
+        (
+            "torch.zeros(4, 3)",
+            "nn.Linear(3, 7)",
+            "model of toy/model: the output for 2 examples is [2, 7]: must be [2, 2], because the "
+            "labels have 2 classes",
+        ),
+        ("torch.zeros(4, 3)", "nn.LSTM(3, 2)", "model of toy/model: the output for 2 examples is"),
+    ],
+)
+def test_an_unusable_plugin_workload_is_one_line_at_planning(tmp_path, inputs, model, message):
+    plugins.load(write_workload(tmp_path / "toy.py", inputs, model))
+    with pytest.raises(precond.HyperparameterError) as error:
+        resolve("toy/model", "sgd")
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_planning_a_plugin_workload_draws_no_random_numbers(tmp_path):
+    plugins.load(write_workload(tmp_path / "toy.py", "torch.zeros(4, 3)", "nn.Linear(3, 2)"))
+    before = torch.get_rng_state()
+    assert resolve("toy/model", "sgd").workload == "toy/model"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["ValueError", "TypeError"])
+def test_a_plugin_optimizer_rejects_its_hyperparameters_at_planning(tmp_path, name):
+    path = tmp_path / "picky.py"
+    path.write_text(
+        "import torch\nfrom trainables.plugins import optimizer\n\n"
+        "@optimizer\ndef picky(model, *, lr: float = 0.1):\n"
+        f"    if lr > 1:\n        raise {name}('too large\\nfor this optimizer')\n"
+        "    return torch.optim.SGD(model.parameters(), lr=lr)\n"
+    )
+    plugins.load(path)
+    assert resolve("digits/cnn", "picky").hyperparameters == {"lr": 0.1}
+    with pytest.raises(precond.HyperparameterError) as error:
+        resolve("digits/cnn", "picky", {"lr": 2.0})
+    assert str(error.value) == f"picky with lr = 2.0: {name}: too large"
+
+
+def test_the_command_line_refuses_hyperparameters_that_a_plugin_rejects(tmp_path):
+    path = tmp_path / "strict.py"
+    path.write_text(
+        "import torch\nfrom trainables.plugins import optimizer\n\n"
+        "@optimizer\ndef strict(model, *, lr: float = 0.1):\n"
+        "    return torch.optim.SGD(model.parameters(), lr=lr)\n"
+    )
+    arguments = ["--plugin", path, "--optimizers", "strict", "--set", "lr=-1.0"]
+    done = dry_run(*arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    message = "error: strict with lr = -1.0: ValueError: Invalid learning rate: -1.0\n"
+    assert done.stderr == message
