@@ -33,8 +33,6 @@ if __name__ == "__main__":
     study = Study(
         name="signsgd",
         title="signSGD beside NysAct and SGD",
-        paper="ours",
-        table="signSGD",
         claim="signSGD reaches the accuracy of SGD.",
         falsifier="signSGD is significantly worse than SGD.",
         arms=[Arm(optimizer="signsgd"), Arm(optimizer="nysact-s"), Arm(optimizer="sgd")],

@@ -5,8 +5,6 @@ from studies import Arm, LevelFigure, Study, grid, main
 STUDY = Study(
     name="momentum",
     title="Momentum of NysAct",
-    paper="ours",
-    table="momentum",
     claim="NysAct is best at SGD's usual momentum of 0.9.",
     falsifier="Another level of the momentum is significantly better than 0.9.",
     arms=[*grid("nysact-s", momentum=[0.8, 0.9, 0.95]), Arm(optimizer="sgd")],
