@@ -127,11 +127,12 @@ def _status(root: Path) -> int:
         counts[status["status"] if status else IN_FLIGHT] += 1
         if status is None:
             unfinished.append((folder, read_config(folder)["config"]))
+    varied = _varied([config for _, config in unfinished])
     for folder, config in unfinished:
         epochs = read_lines(folder / "epochs.jsonl")
         attempts = read_lines(folder / "attempts.jsonl")
         start = f"started {_ago(attempts[-1]['time'])}" if attempts else "not started"
-        levels = _levels(config, [other for _, other in unfinished])
+        levels = _levels(config, varied[config["workload"], config["optimizer"]])
         name = " ".join([config["optimizer"], *levels, f"seed {config['seed']}"])
         done = f"{len(epochs)}/{config['epochs']} epochs committed"
         console.print(f"{folder.name}  {name}: {done}, {start}", highlight=False)
@@ -327,27 +328,38 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _levels(config: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[str]:
+def _varied(configs: Sequence[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
+    """Return the names of the values that differ, by workload and optimizer."""
+    values: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for config in configs:
+        names = values.setdefault((config["workload"], config["optimizer"]), {})
+        for name, value in _values(config).items():
+            names.setdefault(name, set()).add(str(value))
+    return {
+        identity: {name for name, different in names.items() if len(different) > 1}
+        for identity, names in values.items()
+    }
+
+
+def _values(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe's fields, the settings and the hyperparameters of a trial."""
+    fields = {name: config[name] for name in ("batch_size", "epochs", "schedule")}
+    return {**fields, **config.get("settings", {}), **config["hyperparameters"]}
+
+
+def _levels(config: dict[str, Any], varied: set[str]) -> list[str]:
     """Return the values that distinguish a trial, such as `rank=5`.
 
-    They are the hyperparameters that differ from the recipe, and the values in which trials of the
-    same optimizer and workload in `others` differ.
+    They are the values in `varied`, and the hyperparameters that differ from the recipe.
     """
     from precond.hyperparameters import HyperparameterError
     from trainables.config import TrialConfig
     from trainables.workloads import deviations
 
-    def values(other: dict[str, Any]) -> dict[str, Any]:
-        fields = {name: other[name] for name in ("batch_size", "epochs", "schedule")}
-        return {**fields, **other.get("settings", {}), **other["hyperparameters"]}
-
-    identity = config["workload"], config["optimizer"]
-    alike = [values(o) for o in others if (o["workload"], o["optimizer"]) == identity]
-    current = values(config)
-    names = {name for name in current if any(o.get(name) != current[name] for o in alike)}
+    names = set(varied)
     with suppress(HyperparameterError, KeyError):  # the recipe may belong to a plugin
         names |= {*deviations(TrialConfig.from_dict(config))} & {*config["hyperparameters"]}
-    return [f"{name}={value}" for name, value in current.items() if name in names]
+    return [f"{name}={value}" for name, value in _values(config).items() if name in names]
 
 
 def _ago(moment: float) -> str:
