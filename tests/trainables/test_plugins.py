@@ -200,7 +200,7 @@ def write_workload(path: Path, inputs: str, model: str) -> Path:
             "data of toy: inputs are torch.float64: convert them to torch.float32",
         ),
         ("torch.zeros(1, 2) @ torch.zeros(1, 2)", "nn.Linear(3, 2)", "data of toy: RuntimeError: "),
-        ("torch.zeros(4, 3)", "nn.Linear(5, 2)", "model of toy/model: RuntimeError: mat1 and mat2"),
+        ("torch.zeros(4, 3)", "nn.Linear(5, 2)", "model of toy/model: RuntimeError: "),
         ("torch.zeros(4, 3)", "nn.Linear(3)", "model of toy/model: TypeError: "),
         (
             "torch.zeros(4, 3)",
