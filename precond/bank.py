@@ -17,11 +17,12 @@ from torch import Tensor
 from precond import distributed
 from precond.algorithm import Algorithm, Signals
 from precond.diagnostics.monitor import Clock, Monitor, Tally
+from precond.forwards import Additions, Forwards
 from precond.layers import Layer
 from precond.parts import collectives, linalg
 from precond.parts.collectives import Ranks
 from precond.parts.linalg import Outcome
-from precond.parts.stacks import forget, named_tensors, part_of
+from precond.parts.stacks import deferred, discard, forget, named_tensors, part_of
 
 
 class Switch:
@@ -40,9 +41,12 @@ class Bank:
         algorithm: The optimizer's algorithm; the bank uses `algorithm.for_shape(shape)`.
         layers: The layers; a grouped convolution occupies one slot of L for each group.
         group: Index of the layers' parameter group.
+        wait: See `Forwards`.
     """
 
-    def __init__(self, algorithm: Algorithm[Any], layers: list[Layer], group: int):
+    def __init__(
+        self, algorithm: Algorithm[Any], layers: list[Layer], group: int, wait: bool = True
+    ):
         weight = layers[0].module.weight
         # Half-precision models keep their statistics in float32.
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -64,6 +68,7 @@ class Bank:
                 num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device
             )
         self.monitor: Monitor | None = None
+        self._wait = wait
         self.reset()
 
     def reset(self) -> None:
@@ -74,7 +79,7 @@ class Bank:
         self.has_factor = False
         # Names of layers. These sets are on the host, where the hooks run.
         self._filled: set[str] = set()  # layers with statistics
-        self._recorded: set[str] = set()  # layers that were recorded in this step
+        self.forwards = Forwards(self, self.algorithm.NEEDS, self._wait)
         self._repeated: set[str] = set()  # layers whose forward ran inside a backward in this step
         self._complete = False  # all ranks know that every layer has statistics
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
@@ -113,27 +118,47 @@ class Bank:
 
     def only_repeated(self) -> list[str]:
         """Return the names of layers whose forward ran in this step only inside a backward."""
-        return sorted(self._repeated - self._recorded)
+        return sorted(self._repeated - self.forwards.added)
 
     def note_repetition(self, layer: Layer) -> None:
         """Note that a forward of this layer ran inside a backward."""
         self._repeated.add(layer.name)
 
-    def record(self, layer: Layer, x: Tensor | None = None, gradient: Tensor | None = None) -> None:
-        """Accumulate the input of one layer, the gradient of its output, or both."""
+    def accumulate(
+        self,
+        layer: Layer,
+        x: Tensor | None = None,
+        gradient: Tensor | None = None,
+        *,
+        examples: int | None = None,
+        backward: int = -1,
+        additions: Additions | None = None,
+    ) -> None:
+        """Accumulate the input of one layer, the gradient of its output, or both.
+
+        Args:
+            layer: The layer.
+            x: Its input.
+            gradient: The gradient of the loss with respect to its output.
+            examples: Number of examples of which the loss is the mean. Default: those of `gradient`.
+            backward: Number of the backward (see `Signals`).
+            additions: A list that receives functions which do the additions later.
+        """
+        slots = self.slots[layer.name]
         with linalg.exact_arithmetic(self.buffer.device):
-            signals = Signals(
-                inputs=None if x is None else layer.rows(x, self.dtype),
-                output_gradients=None
-                if gradient is None
-                else self._output_gradients(layer, gradient),
-                backward=torch._C._current_graph_task_id(),  # -1 outside of a backward
-            )
-            self.algorithm.accumulate(self.state, self.slots[layer.name], signals)
+            rows = None if x is None else layer.rows(x, self.dtype)
+            g = None if gradient is None else self._output_gradients(layer, gradient, examples)
+            state = self.state if additions is None else deferred(self.state, additions)
+            self.algorithm.accumulate(state, slots, Signals(rows, g, backward))
+            if self.monitor is not None and rows is not None:
+                self.monitor.record(slots, rows, additions)
+
+    def discard(self, layers: Iterable[Layer]) -> None:
+        """Discard what was added for some layers since the last step."""
+        for layer in layers:
+            discard(self.state, self.slots[layer.name])
             if self.monitor is not None:
-                self.monitor.record(self.slots[layer.name], signals.inputs)
-        self._recorded.add(layer.name)
-        self._mark_filled(layer)
+                self.monitor.discard(self.slots[layer.name])
 
     def _mark_filled(self, layer: Layer) -> None:
         """Note that a layer has statistics."""
@@ -141,8 +166,8 @@ class Bank:
             self._filled.add(layer.name)
             self._mask[self.slots[layer.name]] = True
 
-    def _output_gradients(self, layer: Layer, gradient: Tensor) -> Tensor:
-        g = layer.output_gradients(gradient, self.dtype)
+    def _output_gradients(self, layer: Layer, gradient: Tensor, examples: int | None) -> Tensor:
+        g = layer.output_gradients(gradient, self.dtype, examples)
         scale = self.grad_output_scale
         return g if isinstance(scale, float) and scale == 1 else g / scale
 
@@ -171,13 +196,16 @@ class Bank:
         with linalg.exact_arithmetic(self.buffer.device):
             if skipped is not None:
                 forget(self.state, skipped)
+            for layer in self.layers:
+                if layer.name in self.forwards.added:
+                    self._mark_filled(layer)
             if self.recording:
                 self._exchange_filled()
                 if self._filled:
                     self.algorithm.commit(self.state)
                     if self.monitor is not None:
                         self.monitor.commit(skipped)
-            self._recorded.clear()
+            self.forwards.end_step()
             self._repeated.clear()
             # The first factor needs the data of a step that is not skipped. Until there is a
             # factor, the host therefore reads `skipped` from the device.
@@ -270,7 +298,10 @@ class Bank:
 
 
 def make_banks(
-    algorithm: Algorithm[Any], layers: Iterable[Layer], group_of: Mapping[Tensor, int]
+    algorithm: Algorithm[Any],
+    layers: Iterable[Layer],
+    group_of: Mapping[Tensor, int],
+    wait: bool = True,
 ) -> list[Bank]:
     """Group layers by shape, dtype, device and the parameter group of their weight."""
     members: dict[Any, list[Layer]] = {}
@@ -278,7 +309,7 @@ def make_banks(
         weight = layer.module.weight
         key = (layer.shape, weight.dtype, weight.device, group_of[weight])
         members.setdefault(key, []).append(layer)
-    return [Bank(algorithm, alike, group) for (*_, group), alike in members.items()]
+    return [Bank(algorithm, alike, group, wait) for (*_, group), alike in members.items()]
 
 
 def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks | None) -> None:

@@ -39,6 +39,10 @@ class Pairs:
         """Drop everything."""
         self._uses.clear()
 
+    def discard(self, slots: slice) -> None:
+        """Drop the calls of the layer with these slots."""
+        self._uses = {key: uses for key, uses in self._uses.items() if key[0] != slots.start}
+
     def forget(self, skipped: Tensor) -> None:
         """Make what was kept not finite, where `skipped` (a bool on the device), so that nothing is updated with it."""
         for key, uses in self._uses.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from precond.parts.pairs import Pairs
-from precond.parts.statistics import MovingAverage
+from precond.parts.statistics import Deferred, MovingAverage
 
 Part = TypeVar("Part")
 
@@ -50,6 +50,26 @@ def forget(state: Any, skipped: Tensor) -> None:
     """Drop what was added to a state since its last commit, where `skipped`, without reading the device."""
     for part in parts(state, MovingAverage, Pairs):
         part.forget(skipped)
+
+
+def discard(state: Any, slots: slice) -> None:
+    """Discard what was added to some slots of a state since its last commit."""
+    for part in parts(state, MovingAverage, Pairs):
+        part.discard(slots)
+
+
+def deferred(state: Any, additions: list[Callable[[], None]]) -> Any:
+    """Return a copy of a state whose averages append their additions to a list.
+
+    Calling the functions in the list adds to the averages of the state itself.
+    """
+    copies = {}
+    for name, value in vars(state).items():
+        if isinstance(value, MovingAverage):
+            copies[name] = Deferred(value, additions)
+        elif is_dataclass(value) and next(parts(value, MovingAverage), None) is not None:
+            copies[name] = deferred(value, additions)
+    return replace(state, **copies) if copies else state
 
 
 def dropped(state: Any) -> Tensor:

@@ -7,7 +7,9 @@ All tensors are stacks over the slots of a bank, `[L, ...]`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -100,6 +102,23 @@ class MovingAverage:
         """The bias-corrected average, `[L, ...]`; zero where there was no update."""
         scale = torch.where(self.weight > 0, 1 / self.weight, 0).to(self.value.dtype)
         return self.value * linalg.per_layer(scale, self.value)
+
+
+class Deferred(MovingAverage):
+    """A moving average whose additions are kept in a list, to be made later or never.
+
+    Args:
+        target: The average to which the functions in the list add.
+        additions: The list.
+    """
+
+    def __init__(self, target: MovingAverage, additions: list[Callable[[], None]]):
+        super().__init__(target.value, target.weight, target.dropped)
+        self._target, self._additions = target, additions
+
+    def add(self, slots: slice, total: Tensor, count: int) -> None:
+        """Append the addition of a sum over `count` rows to the list."""
+        self._additions.append(partial(self._target.add, slots, total, count))
 
 
 def output_gram(output_gradients: Tensor) -> Tensor:
