@@ -34,7 +34,7 @@ class FOOF(Preconditioned):
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        init: Start of the covariance; `identity` is never corrected for.
+        init: Initial covariance: `zero`, with bias correction, or `identity`, without.
         first_inverse: `now` inverts at step 0; `skip` keeps P = I until step `inv_interval`.
 
     Example:
@@ -70,13 +70,15 @@ class NysAct(Preconditioned):
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        rank: Columns of the sketch; at most the inputs of the widest layer (r; an integer >= 1).
-        sketch: Test matrix: columns of the identity (NysAct-S) or Gaussian (NysAct-G).
-        resample: `fixed` never redraws the test matrix, `window` does at each refresh, the others
-            at each update.
-        shift: Added to the sketch for stability: `tropp` is as small as rounding errors, the others
-            are not.
-        seed: Seeds the test matrices, together with the layer's name (an integer >= 0).
+        rank: Number of columns of the sketch; at most the number of inputs of the widest layer (r;
+            an integer >= 1).
+        sketch: Test matrix: columns of the identity (`subcolumn`, NysAct-S) or Gaussian
+            (`gaussian`, NysAct-G).
+        resample: The test matrix is `fixed`, or redrawn at each refresh (`window`) or at each
+            update of the statistics (`joint`, `official`).
+        shift: Added to the sketch for stability: `tropp` is as small as the rounding error,
+            `damped` and `official` are at least the damping.
+        seed: Seed of the test matrices, combined with the layer's name (an integer >= 0).
 
     Example:
         >>> optimizer = precond.NysAct(model, lr=0.1, rank=10)
@@ -113,12 +115,14 @@ class KFAC(Preconditioned):
         damping: Added to the eigenvalues before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        damping_rule: `factored` damps A and S, `eigen` damps their product.
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables it (kappa; a finite
-            number > 0, or None).
-        sharing: Treatment of the positions that share the weight: as examples, or summed.
-        g_scale: Scale of S: that of the Fisher matrix, or that of the released code.
-        init: Start of A and S; `identity` and `first` are not corrected for.
+        damping_rule: `factored` damps A and S separately, `eigen` damps their Kronecker product.
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a
+            finite number > 0, or None).
+        sharing: Positions that share the weight: `expand` treats each as a row, `reduce` averages
+            their inputs and sums their gradients.
+        g_scale: Scale of S: `fisher` matches the Fisher matrix, `official` the released code.
+        init: Initial A and S: `zero`, with bias correction; or `identity` or the `first` value,
+            without.
 
     Example:
         >>> optimizer = precond.KFAC(model, lr=0.1, damping=1.0)
@@ -156,10 +160,11 @@ class Eva(Preconditioned):
         damping: Added to the curvature before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the means and of the factor (tau_cov; an integer >=
             1).
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables it (kappa; a finite
-            number > 0, or None).
-        g_scale: Scale of m_g: that of the Fisher matrix, or that of the released code.
-        ema_init: Start of the averages; `first` is not corrected for.
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a
+            finite number > 0, or None).
+        g_scale: Scale of m_g: `fisher` matches the Fisher matrix, `official` the released code.
+        ema_init: Initial value of the averages: `zero`, with bias correction, or the `first` value,
+            without.
 
     Example:
         >>> optimizer = precond.Eva(model, lr=0.1)
@@ -192,9 +197,9 @@ class EKFAC(Preconditioned):
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
         decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
         damping: Added to S before inverting (rho; a finite number > 0).
-        basis_interval: Steps between new bases (n; an integer >= 1).
-        second_moment: S averages the squared gradient of each example, or B times the square of
-            their mean.
+        basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
+        second_moment: S averages the squared gradients of the examples (`per_example`), or B times
+            the squared mean gradient of the batch (`running`).
         ema_decay: Weight of the old value in S (beta; a number in [0, 1)).
 
     Example:
@@ -223,16 +228,16 @@ class STEVE(Preconditioned):
         lr: Learning rate (eta; a finite number > 0).
         weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
         betas: Weights of the old values in the two moments (b1, b2; two numbers in [0, 1)).
-        eps: Added to the root of the second moment (a finite number > 0).
-        basis_interval: Steps between new bases (n; an integer >= 1).
-        bias_correction: Divide by 1 - b^c, or by its root.
-        second_moment: v averages the square of the mean gradient, or the mean of the squares of the
-            examples.
-        on_refresh: Effect of a new basis on the moments: reset both, rotate m, rotate both, or
-            rotate m and keep v.
-        factor_ema: Weight of the old covariances at a refresh; None uses the new ones alone (a
+        eps: Added to the square root of the second moment (a finite number > 0).
+        basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
+        bias_correction: Divide the moments by 1 - b^c (`adam`) or by its square root (`paper`).
+        second_moment: v averages the squared mean gradient of the batch (`minibatch`), or the
+            squared gradients of the examples (`per_example`).
+        on_refresh: Effect of new bases on the moments: `reset` both, rotate m and reset v
+            (`rotate_m`), rotate both (`rotate_mv`), or rotate m and keep v (`keep_v`).
+        factor_ema: Weight of the old covariances at a refresh; None uses only the new ones (a
             number in [0, 1), or None).
-        fallback: Update of the parameters without a basis: Adam, or SGD without momentum.
+        fallback: Update rule of the parameters without a basis: Adam, or SGD without momentum.
 
     Example:
         >>> optimizer = precond.STEVE(model, lr=1e-3, basis_interval=500)
@@ -262,12 +267,12 @@ class SketchySGD(sketchysgd.SketchySGD):
         lr: Learning rate (a finite number > 0).
         momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0,
             1)).
-        weight_decay: The weights shrink by lr x weight_decay; not preconditioned (wd; a finite
+        weight_decay: Shrink the weights by lr x weight_decay; not preconditioned (wd; a finite
             number >= 0).
-        rank: Columns of the sketch (r; an integer >= 1).
+        rank: Number of columns of the sketch (r; an integer >= 1).
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
-        interval: Steps between sketches (tau; an integer >= 1).
-        seed: Seeds the test matrices (an integer >= 0).
+        interval: Number of steps between sketches (tau; an integer >= 1).
+        seed: Seed of the test matrices (an integer >= 0).
 
     Example:
         >>> optimizer = precond.SketchySGD(model, lr=1e-3, rank=10)

@@ -1,8 +1,8 @@
-"""One runnable file for each artefact of the papers, and what such a file is written with.
+"""The study files, one for each artefact of the papers, and the names that a study file needs.
 
 >>> from studies import Arm, LevelFigure, Study, grid, main
 
-The names are imported when they are used, so that `--help` needs neither torch nor pandas.
+Each name is imported on first use, so that `--help` imports neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from studies.harness.kinds.study.study import Study
     from studies.harness.kinds.target.figure import TargetFigure
 
-_HOMES = {
+_MODULES = {
     "command.cli": ("main",),
     "command.run": ("run",),
     "design.arms": ("Arm", "grid"),
@@ -34,7 +34,7 @@ _HOMES = {
     "kinds.study.study": ("Study",),
     "kinds.target.figure": ("TargetFigure",),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Arm",
@@ -58,6 +58,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"studies.harness.{_HOME[name]}"), name)
+    return getattr(import_module(f"studies.harness.{_MODULE_OF[name]}"), name)

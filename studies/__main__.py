@@ -1,4 +1,4 @@
-"""`python -m studies`: list the studies, run several, inspect trials, rebuild MLflow's database, open its UI."""
+"""The command `python -m studies`, which lists and runs studies and manages the output folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NysAct, Section 5, Figure 2: the Frobenius norm of each layer's activation covariance while SGD trains a network."""
+"""NysAct, Section 5, Figure 2: norms of the activation covariances while SGD trains a network."""
 
 from studies import Norms, Probe, main
 
@@ -7,8 +7,14 @@ PROBE = Probe(
     title="Norms of activation covariances during training",
     paper="NysAct",
     table="Section 5, Figure 2",
-    claim="The norms have natural lower and upper bounds in every layer, as Assumption 5.3 asks.",
-    falsifier="A layer whose norm reaches zero, or still grows by more than a tenth over the last tenth of training.",
+    claim=(
+        "In every layer, the Frobenius norm of the activation covariance has natural lower "
+        "and upper bounds, as Assumption 5.3 requires."
+    ),
+    falsifier=(
+        "The norm of a layer reaches zero, or still grows by more than 10% over the last "
+        "tenth of the training."
+    ),
     measurement=Norms(),
     published={"cifar10/lenet5": {"epochs": 100}},
 )

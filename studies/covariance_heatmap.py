@@ -1,6 +1,7 @@
-"""NysAct, Section 1, Figure 1: activation covariances of a network trained with SGD, and their approximations.
+"""NysAct, Section 1, Figure 1: activation covariances of a network, and their approximations.
 
-Beside the paper's column sketch stand the Gaussian one and the best matrix of the same rank, which no method can beat.
+The figure also shows the Gaussian sketch, and the best approximation of the same rank, whose error
+is the smallest possible.
 """
 
 from studies import Covariances, Probe, main
@@ -10,8 +11,13 @@ PROBE = Probe(
     title="Activation covariances and their Nystrom approximations",
     paper="NysAct",
     table="Section 1, Figure 1",
-    claim="The Nystrom method recovers the whole covariance from a randomly sampled subset of its columns.",
-    falsifier="A layer of which the column sketch loses more than half of the Frobenius norm.",
+    claim=(
+        "The Nystrom method recovers the whole covariance from a randomly sampled subset of "
+        "its columns."
+    ),
+    falsifier=(
+        "In some layer, the relative Frobenius error of the column sketch is above one half."
+    ),
     measurement=Covariances(rank=10, draws=10),
     published={"cifar100/resnet32": {"epochs": 100}},
 )

@@ -1,8 +1,4 @@
-"""NysAct, Section 4.3: how much tuning an optimizer needs, all of them tuned with the same budget.
-
-Scored on a held-out tenth of the training set, the recipe's own values first; the winners are then trained on all of it
-under fresh seeds, which alone is the result. The spaces are ours: what the paper searched is lost from its text.
-"""
+"""NysAct, Section 4.3: the amount of tuning that each optimizer needs, with equal budgets."""
 
 from studies import Range, Search, main
 
@@ -19,7 +15,7 @@ SPACES = {
     "kfac": {"lr": Range(0.03, 10.0, log=True), **DAMPED},
     "foof": {"lr": Range(0.03, 3.0, log=True), **DAMPED},
 }
-# STEVE's paper trains with much smaller steps.
+# STEVE's paper trains with much smaller learning rates.
 SMALL = {name: {**SPACES[name], "lr": Range(1e-5, 0.1, log=True)} for name in ("sgd", "kfac")}
 
 SEARCH = Search(
@@ -27,12 +23,18 @@ SEARCH = Search(
     title="Optimizers tuned with equal budgets",
     paper="NysAct",
     table="Section 4.3",
-    claim="NysAct, FOOF and KFAC do well at SGD's learning rate, momentum and weight decay: they need less tuning.",
-    falsifier="SGD's or AdamW's winner told to be better than NysAct's, or SGD's expected best of few ahead of it.",
+    claim=(
+        "NysAct, FOOF and KFAC perform well with SGD's learning rate, momentum and weight "
+        "decay, so they need less tuning."
+    ),
+    falsifier=(
+        "The winner of SGD or AdamW is significantly better than NysAct's, or the expected "
+        "best of few configurations is higher for SGD than for NysAct."
+    ),
     spaces=SPACES,
     spaces_on={"cifar10/resnet50": SMALL, "cifar100/vit_s16": SMALL, "tinyimagenet": SMALL},
     budget=20,
-    reconstructed=("the spaces", "the budget"),
+    reconstructed=("the spaces, which are missing from the text", "the budget"),
 )
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
 """EKFAC: eigenvalue-corrected Kronecker factorisation (George et al. 2018).
 
-For each layer, with the empirical Fisher matrix approximated by a diagonal S in the eigenbasis of KFAC's:
+For each layer, EKFAC approximates the empirical Fisher matrix by a matrix that is diagonal in the
+eigenbasis of KFAC's approximation. S contains the diagonal:
 
-    every n steps, the first at step 0, from the rows of that step:
-        (1/B) sum_nt g g^T = U diag(l) U^T,   (1/(B T)) sum_nt a a^T = V diag(k) V^T      (float64, clamped at 0)
-        S <- l k^T                                                                        (then it is KFAC)
-    every step, with G_n = sum_t g a^T the gradient of example n:
-        per_example:  S <- beta S + (1 - beta) (1/B) sum_n (U^T G_n V)^.2                 (the exact diagonal)
-        running:      S <- beta S + (1 - beta) B (U^T G V)^.2                             (E = Fisher + (B - 1) mean^2)
-    D = U [(U^T G V) / (S + rho)] V^T                                   every step; then momentum and decay as SGD
+    every n steps, starting with step 0, from the rows of that step:
+        (1/B) sum_nt g g^T = U diag(l) U^T,   (1/(B T)) sum_nt a a^T = V diag(k) V^T
+                                              (in float64, eigenvalues clamped at 0)
+        S <- l k^T                            (with this S, EKFAC is KFAC with `eigen` damping)
+    every step, with G_n = sum_t g a^T, the gradient of example n:
+        per_example:  S <- beta S + (1 - beta) (1/B) sum_n (U^T G_n V)^.2
+                      (the exact diagonal of the Fisher matrix in this basis)
+        running:      S <- beta S + (1 - beta) B (U^T G V)^.2
+                      (expectation: that diagonal + (B - 1) (mean gradient)^.2)
+        D = U [(U^T G V) / (S + rho)] V^T     then momentum and weight decay as in SGD
 
-g is the gradient of an example's own loss. Positions are expanded (KFC for convolutions) in the basis, and summed in
-G_n, with the calls of a shared layer. U^T G_n V is never formed without positions, and in chunks of the batch with
-them, from rotated rows or from rotated gradients, whichever costs less (`pairs.py`).
+g is the gradient of one example's loss. For the bases, each position counts as a row (KFC for
+convolutions). G_n is the sum over all positions, and over all calls of a shared layer. U^T G_n V is
+not formed for layers without positions (T = 1). For the others, it is formed for chunks of the
+batch, from rotated rows or from rotated gradients, whichever is cheaper (`parts/pairs.py`).
 
-Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; per_example adds 2 N (p^2 + o^2)
-+ 2 N o p, and without positions 2 B o p instead of 2 N o p. Memory p^2 + o^2 + o p for each layer, and, from each
-backward to the end of its step, the layers' inputs and output gradients ("running" needs them on the steps that make a
-basis, and the batch size on all).
+Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; per_example adds
+2 N (p^2 + o^2) + 2 N o p. Memory: p^2 + o^2 + o p per layer. In addition, the inputs and output
+gradients of all layers are kept from each backward to the end of the step ("running" reads them
+only in the steps that compute new bases, and otherwise needs only the batch size).
 
 Differences from the released code, and the choice of the default damping: `docs/algorithms.md`.
 """
@@ -41,24 +46,25 @@ from precond.parts.statistics import KroneckerStatistic, MovingAverage, output_g
 
 @dataclass
 class EKFACState:
-    """A bank's U and V, and S `[L, o, p]` in that basis."""
+    """The state of a bank: the bases U and V, and S `[L, o, p]` in these bases."""
 
     basis: KroneckerBasis
     statistic: MovingAverage
     _pairs: Pairs = field(default_factory=Pairs)
-    # The covariances of this step's rows, and the slots for which they exist and are finite.
+    # The covariances of this step's rows, and a mask of the slots in which they are finite.
     _covariances: KroneckerStatistic | None = None
     _fresh: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EKFAC(Algorithm[EKFACState]):
-    """Precondition with the damped inverse of a diagonal in KFAC's eigenbasis.
+    """Precondition with the damped inverse of a matrix that is diagonal in KFAC's eigenbasis.
 
     Attributes:
         damping: Added to S before inverting.
-        basis_interval: Steps between new bases.
-        second_moment: S averages the squared gradient of each example, or B times the square of their mean.
+        basis_interval: Number of steps between computations of the bases.
+        second_moment: S averages the squared gradients of the examples (`per_example`), or B times
+            the squared mean gradient of the batch (`running`).
         ema_decay: Weight of the old value in S.
     """
 
@@ -69,8 +75,8 @@ class EKFAC(Algorithm[EKFACState]):
         paper="George et al., NeurIPS 2018",
         cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: + 2N(p^2+o^2) + 2Nop",
         memory="p^2+o^2+op",
-        deviations="per-example moments are averaged over steps (released intra: the batch alone); dilation and groups "
-        "respected; no SUA",
+        deviations="per-example moments are averaged over steps (the released intra mode uses the "
+        "batch alone); dilation and groups are supported; no SUA",
     )
 
     damping: float = positive(3.0, symbol="rho")
@@ -79,7 +85,7 @@ class EKFAC(Algorithm[EKFACState]):
     ema_decay: float = fraction(0.9, symbol="beta")
 
     def statistics_due(self, step: int) -> bool:
-        """Return True: every step."""
+        """Return True for every step."""
         return True
 
     def refresh_due(self, step: int) -> bool:
@@ -87,14 +93,14 @@ class EKFAC(Algorithm[EKFACState]):
         return step % self.basis_interval == 0
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> EKFACState:
-        """Return U = V = I, without a second moment."""
+        """Return U = V = I, and an S without updates."""
         size = len(layers), shape.d_out, shape.d_in
         return EKFACState(
             KroneckerBasis.identity(*size, like), MovingAverage.zeros(*size, like=like)
         )
 
     def accumulate(self, state: EKFACState, slots: slice, signals: Signals) -> None:
-        """Keep inputs and output gradients until `precondition`, which may come after a new basis."""
+        """Keep inputs and output gradients for `precondition`: the bases may change before it."""
         state._pairs.add(slots, *signals.pair(), signals.backward)
 
     def prepare(self, state: EKFACState) -> EKFACState:
@@ -103,12 +109,12 @@ class EKFAC(Algorithm[EKFACState]):
         for slots, uses in state._pairs.passes():
             for number, (rows, g) in enumerate(uses):
                 covariances.inputs.add(slots, rows.gram(), rows.count)
-                # Each call of a shared layer brings the same examples.
+                # All calls of a shared layer see the same examples: count them once.
                 covariances.outputs.add(slots, output_gram(g), 0 if number else rows.examples)
         return replace(state, _covariances=covariances, _fresh=covariances.commit(0.0))
 
     def refresh(self, state: EKFACState) -> Outcome:
-        """Compute new U, V and S where this step's rows allow it."""
+        """Compute new U, V and S in the slots with finite covariances; the others do not change."""
         assert state._covariances is not None and state._fresh is not None
         (s_values, u, s_ok), (a_values, v, a_ok) = map(
             linalg.eigenbasis, state._covariances.means()
@@ -121,7 +127,7 @@ class EKFAC(Algorithm[EKFACState]):
         return Outcome.of(ok)
 
     def curvature(self, state: EKFACState) -> Curvature:
-        """Return A and S_G."""
+        """Return the covariances of the inputs and of the output gradients."""
         s, a = (state._covariances or _zeros(state)).means()
         return Curvature(inputs=a, outputs=s, damping=self.damping)
 
@@ -145,5 +151,5 @@ class EKFAC(Algorithm[EKFACState]):
 
 
 def _zeros(state: EKFACState) -> KroneckerStatistic:
-    """Return covariances without rows."""
+    """Return covariances that contain no rows yet."""
     return KroneckerStatistic.zeros(*state.statistic.value.shape, like=state.statistic.value)

@@ -1,10 +1,13 @@
 """FOOF: fast first-order optimizer (Benzing 2022), in the form that NysAct approximates.
 
-    A <- beta A + (1 - beta) A_t,   A_t = (1/N) sum a a^T     every tau_cov steps, over all rows of the batch
-    P  = (A / (1 - beta^k) + rho I)^{-1}                      every tau_inv steps, the first at step 0
-    D  = G P                                                  every step; then momentum and weight decay as SGD
+For each layer, with its N input rows a, its gradient G and k updates of A so far:
 
-Cost per step: 2 N p^2 / tau_cov + p^3 / tau_inv + 2 o p^2 operations; memory 2 p^2 for each layer.
+    every tau_cov steps:                        A <- beta A + (1 - beta) (1/N) sum a a^T
+    every tau_inv steps, starting with step 0:  P = (A / (1 - beta^k) + rho I)^{-1}
+    every step:                                 D = G P
+                                                then momentum and weight decay as in SGD
+
+Cost per step: 2 N p^2 / tau_cov + p^3 / tau_inv + 2 o p^2 operations. Memory: 2 p^2 per layer.
 
 Options that follow the released code: `docs/algorithms.md`.
 """
@@ -28,16 +31,16 @@ from precond.parts.statistics import MovingAverage
 
 @dataclass
 class Covariance:
-    """A = (1/N) sum a a^T over rows, averaged over steps, `[L, p, p]`."""
+    """The input covariance A = (1/N) sum a a^T, averaged over steps, `[L, p, p]`."""
 
     average: MovingAverage
 
 
 @dataclass
 class ExactState:
-    """A bank's covariance `[L, p, p]` and its damped inverse.
+    """The state of a bank: the covariance `[L, p, p]` and its damped inverse.
 
-    `skip: [L]` bool marks the slots whose next refresh leaves P as it is.
+    `skip: [L]` (bool) marks the slots in which the next refresh does not change P.
     """
 
     statistic: Covariance
@@ -50,7 +53,7 @@ class FOOF(DampedAlgorithm[ExactState]):
     """Precondition with the damped inverse of the input covariance.
 
     Attributes:
-        init: Start of the covariance; `identity` is never corrected for.
+        init: Initial covariance: `zero`, with bias correction, or `identity`, without.
         first_inverse: `now` inverts at step 0; `skip` keeps P = I until step `inv_interval`.
     """
 
@@ -60,7 +63,8 @@ class FOOF(DampedAlgorithm[ExactState]):
         paper="Benzing, ICML 2022",
         cost="2Np^2/c + p^3/i + 2op^2",
         memory="2p^2",
-        deviations="the covariance starts at zero, not at I; the first inverse is at step 0, not at step i",
+        deviations="the covariance starts at zero, not at I; the first inverse is computed at step "
+        "0, not at step i",
     )
 
     init: str = choice("zero", "identity")
@@ -87,7 +91,7 @@ class FOOF(DampedAlgorithm[ExactState]):
         state.statistic.average.commit(self.ema_decay)
 
     def refresh(self, state: ExactState) -> Outcome:
-        """Compute `P = (A + damping I)^{-1}`, except where this refresh is to be skipped."""
+        """Compute `P = (A + damping I)^{-1}`, except in the slots marked by `skip`."""
         inverse, outcome = linalg.damped_inverse(state.statistic.average.mean(), self.damping)
         state.factor.store(outcome.ok & ~state.skip, inverse)
         state.skip.fill_(False)

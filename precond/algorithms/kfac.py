@@ -1,22 +1,30 @@
-"""KFAC: Kronecker-factored curvature (Martens and Grosse 2015; convolutions: Grosse and Martens 2016).
+"""KFAC: Kronecker-factored curvature (Martens and Grosse 2015, Grosse and Martens 2016).
 
-For each layer, with the empirical Fisher matrix (the labels' gradients) approximated by S (x) A:
+For each layer, KFAC approximates the empirical Fisher matrix (of the gradients at the given labels)
+by S (x) A:
 
-    A <- beta A + (1 - beta) A_t,   S <- beta S + (1 - beta) S_t     every tau_cov steps, both / (1 - beta^k) when read
-    expand:  A_t = (1/(B T)) sum_nt a a^T,      S_t = (1/B) sum_nt g g^T       (KFC for convolutions)
-    reduce:  A_t = (1/B) sum_n a_n a_n^T,       S_t = (1/B) sum_n g_n g_n^T,   a_n = mean_t a, g_n = sum_t g
-    every tau_inv steps, the first at step 0:
-        factored:  P: S -> (S + sqrt(rho)/pi I)^{-1},  A -> (A + pi sqrt(rho) I)^{-1},  pi^2 = (tr A / p) / (tr S / o)
-        eigen:     S = U diag(s) U^T,  A = V diag(a) V^T                       (float64, clamped at 0)
-    D = (S + sqrt(rho)/pi I)^{-1} G (A + pi sqrt(rho) I)^{-1}                  factored, every step
-    D = U [(U^T G V) / (s a^T + rho)] V^T                                      eigen: exactly (S (x) A + rho I)^{-1}
-    D <- D min(1, sqrt(kappa / |sum over layers of lr^2 <D, G>|))              KL-clip; then momentum and decay as SGD
+    every tau_cov steps, with k updates so far (both are divided by 1 - beta^k when read):
+        A <- beta A + (1 - beta) A_t,            S <- beta S + (1 - beta) S_t
+        expand:  A_t = (1/(B T)) sum_nt a a^T,   S_t = (1/B) sum_nt g g^T
+        reduce:  A_t = (1/B) sum_n a_n a_n^T,    S_t = (1/B) sum_n g_n g_n^T
+                 with a_n = mean_t a and g_n = sum_t g
+    every tau_inv steps, starting with step 0:
+        factored:  P_S = (S + sqrt(rho)/pi I)^{-1},  P_A = (A + pi sqrt(rho) I)^{-1}
+                   with pi^2 = (tr A / p) / (tr S / o)
+        eigen:     S = U diag(s) U^T,  A = V diag(a) V^T   (in float64, eigenvalues clamped at 0)
+    every step:
+        factored:  D = P_S G P_A
+        eigen:     D = U [(U^T G V) / (s a^T + rho)] V^T   (exactly (S (x) A + rho I)^{-1} vec(G))
+        KL-clip:   D <- D min(1, sqrt(kappa / |sum over layers of lr^2 <D, G>|))
+        then momentum and weight decay as in SGD
 
-g is the gradient of an example's own loss; the calls of a shared layer are further positions t, to expand over. pi is
-held in [1e-4, 1e4], and is 1 where a trace is 0. Expand and reduce (Eschenhagen et al. 2023) agree for T = 1.
+g is the gradient of one example's loss. `expand` is KFC for convolutions. The calls of a shared
+layer count as additional positions t and are always expanded. pi is clamped to [1e-4, 1e4], and is
+1 if a trace is 0. Expand and reduce (Eschenhagen et al. 2023) agree for T = 1.
 
-Cost per step: 2 N (p^2 + o^2) / tau_cov + (p^3 + o^3) / tau_inv (9 times that for eigen) + 2 o p (o + p) operations
-(twice that for eigen); memory 2 (p^2 + o^2) for each layer, and o p for eigen.
+Cost per step: 2 N (p^2 + o^2) / tau_cov + (p^3 + o^3) / tau_inv + 2 o p (o + p) operations; for
+eigen, the second term is 9 times and the third term twice as large. Memory: 2 (p^2 + o^2) per
+layer, and o p more for eigen.
 
 Options that follow the released codes, and the choice of the default damping: `docs/algorithms.md`.
 """
@@ -43,7 +51,7 @@ PI_RANGE = (1e-4, 1e4)
 
 @dataclass
 class KFACState:
-    """A bank's A `[L, p, p]` and S `[L, o, o]`, and their damped inverses or eigenpairs."""
+    """The state of a bank: A `[L, p, p]`, S `[L, o, o]`, their damped inverses or eigenpairs."""
 
     statistic: KroneckerStatistic
     factor: Kronecker | KroneckerEigen
@@ -55,11 +63,13 @@ class KFAC(DampedAlgorithm[KFACState]):
 
     Attributes:
         damping: Added to the eigenvalues before inverting.
-        damping_rule: `factored` damps A and S, `eigen` damps their product.
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables it.
-        sharing: Treatment of the positions that share the weight: as examples, or summed.
-        g_scale: Scale of S: that of the Fisher matrix, or that of the released code.
-        init: Start of A and S; `identity` and `first` are not corrected for.
+        damping_rule: `factored` damps A and S separately, `eigen` damps their Kronecker product.
+        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip.
+        sharing: Positions that share the weight: `expand` treats each as a row, `reduce` averages
+            their inputs and sums their gradients.
+        g_scale: Scale of S: `fisher` matches the Fisher matrix, `official` the released code.
+        init: Initial A and S: `zero`, with bias correction; or `identity` or the `first` value,
+            without.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -69,7 +79,8 @@ class KFAC(DampedAlgorithm[KFACState]):
         paper="Martens and Grosse, ICML 2015",
         cost="2N(p^2 + o^2)/c + (p^3 + o^3)/i + 2op(o + p); eigen: 9(p^3 + o^3)/i, 4op(o + p)",
         memory="2(p^2 + o^2); eigen: op more",
-        deviations="S of the examples' own gradients, not the batch mean's; A and S start at zero, corrected",
+        deviations="S is formed from the gradients of the examples' losses, not of the batch mean; "
+        "A and S start at zero and are bias-corrected",
     )
 
     damping: float = positive(1.0, symbol="rho")
@@ -80,7 +91,7 @@ class KFAC(DampedAlgorithm[KFACState]):
     init: str = choice("zero", "identity", "first")
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> KFACState:
-        """Return zero or identity statistics, and P = I / damping."""
+        """Return statistics of zero or the identity, and P = I / damping."""
         num_layers, o, p = len(layers), shape.d_out, shape.d_in
         statistic = KroneckerStatistic.zeros(num_layers, o, p, like)
         if self.init == "identity":
@@ -90,7 +101,7 @@ class KFAC(DampedAlgorithm[KFACState]):
         return KFACState(statistic, kind.identity(num_layers, o, p, self.damping, like))
 
     def accumulate(self, state: KFACState, slots: slice, signals: Signals) -> None:
-        """Add sums of a a^T or of g g^T."""
+        """Add the sum of a a^T or the sum of g g^T, whichever the signals contain."""
         if signals.inputs is not None:
             state.statistic.inputs.add(slots, *input_moment(signals.inputs, self.sharing))
         if signals.output_gradients is not None:
@@ -99,7 +110,8 @@ class KFAC(DampedAlgorithm[KFACState]):
 
     def commit(self, state: KFACState) -> None:
         """Update the moving averages."""
-        power = 3 if self.g_scale == "official" else 1  # 1/B^2, with all examples of the step
+        # `official` needs two more factors 1/B, and only here is the B of the whole step known.
+        power = 3 if self.g_scale == "official" else 1
         state.statistic.commit(self.ema_decay, copy_first=self.init == "first", output_power=power)
 
     def refresh(self, state: KFACState) -> Outcome:
@@ -119,7 +131,7 @@ class KFAC(DampedAlgorithm[KFACState]):
 
 
 def input_moment(rows: Rows, sharing: str) -> tuple[Tensor, int]:
-    """Return the sum of a a^T `[groups, p, p]`, and the number of terms."""
+    """Return the sum of a a^T `[groups, p, p]` and the number of its terms."""
     if sharing == "expand":
         return rows.gram(), rows.count
     means = rows.example_means()
@@ -127,10 +139,11 @@ def input_moment(rows: Rows, sharing: str) -> tuple[Tensor, int]:
 
 
 def output_moment(gradients: Tensor, sharing: str, g_scale: str) -> tuple[Tensor, int]:
-    """Return the sum of g g^T `[groups, o, o]`, and the number of examples, for gradients `[groups, B, T, o]`.
+    """Return the sum of g g^T `[groups, o, o]` and the number of examples.
 
-    With `g_scale="official"` the sum is divided by T, or by T^2 for reduce; `KFAC.commit`, which knows the whole batch,
-    divides by B^2.
+    The gradients are `[groups, B, T, o]`. With `g_scale="official"`, the sum is divided by T (by
+    T^2 for reduce); `KFAC.commit` divides it by B^2 later, when the size of the whole batch is
+    known.
     """
     _, examples, positions, _ = gradients.shape
     expand = sharing == "expand"
@@ -141,7 +154,7 @@ def output_moment(gradients: Tensor, sharing: str, g_scale: str) -> tuple[Tensor
 
 
 def factored_inverses(s: Tensor, a: Tensor, damping: float) -> tuple[Tensor, Tensor, Outcome]:
-    """Return `(S + sqrt(rho)/pi I)^{-1}`, `(A + pi sqrt(rho) I)^{-1}` and the outcome, for stacks of S and A."""
+    """Return `(S + sqrt(rho)/pi I)^{-1}`, `(A + pi sqrt(rho) I)^{-1}` and the outcome."""
     traces = [matrix.diagonal(dim1=-2, dim2=-1).double().mean(-1) for matrix in (a, s)]
     pi = (traces[0] / traces[1]).sqrt().clamp(*PI_RANGE)
     pi = torch.where((traces[0] > 0) & (traces[1] > 0), pi, 1)
@@ -151,7 +164,10 @@ def factored_inverses(s: Tensor, a: Tensor, damping: float) -> tuple[Tensor, Ten
 
 
 def eigen_factors(s: Tensor, a: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return U, V, `1 / (s a^T + rho)` and `ok [L]` for S = U diag(s) U^T and A = V diag(a) V^T, in float64."""
+    """Return U, V, `1 / (s a^T + rho)` and `ok [L]` in float64.
+
+    S = U diag(s) U^T and A = V diag(a) V^T.
+    """
     s_values, u, s_ok = linalg.eigh(linalg.symmetrize(s.double()))
     a_values, v, a_ok = linalg.eigh(linalg.symmetrize(a.double()))
     products = s_values.clamp(min=0).unsqueeze(-1) * a_values.clamp(min=0).unsqueeze(-2)

@@ -1,20 +1,24 @@
-"""NysAct: preconditioning with a Nystrom approximation of the activation covariance (Seung et al. 2024).
+"""NysAct: a Nystrom approximation of the activation covariance (Seung et al. 2024).
 
-For each layer, with inputs X `[N, p]`, a test matrix Omega `[p, r]` and A = X^T X / N; line numbers of Algorithm 1:
+For each layer, with inputs X `[N, p]`, a test matrix Omega `[p, r]` and A = X^T X / N (line numbers
+are those of Algorithm 1):
 
-    C <- beta C + (1 - beta) X^T (X Omega) / N          every tau_cov steps                          (lines 2 to 9)
-    every tau_inv steps, the first at step 0:
-        C^ = C / (1 - beta^k),  k updates so far                                                     (line 11)
-        P = U diag(1 / (lambda + rho)) U^T + (I - U U^T) / rho                                       (lines 12 to 20)
-            for the Nystrom matrix C^ (Omega^T C^)^+ C^^T = U diag(lambda) U^T of A
-    D = G P                                             every step; then momentum and weight decay as SGD
+    every tau_cov steps:
+        C <- beta C + (1 - beta) X^T (X Omega) / N                   (lines 2 to 9)
+    every tau_inv steps, starting with step 0, with k updates so far:
+        C^ = C / (1 - beta^k)                                        (line 11)
+        P = U diag(1 / (lambda + rho)) U^T + (I - U U^T) / rho       (lines 12 to 20)
+            where C^ (Omega^T C^)^+ C^^T = U diag(lambda) U^T is the Nystrom approximation of A
+    every step:
+        D = G P                          then momentum and weight decay as in SGD
 
-NysAct-S (`sketch="subcolumn"`): Omega is r columns of the identity. NysAct-G (`"gaussian"`): Gaussian, orthonormal.
-A layer with p <= r keeps its exact covariance, as FOOF does. `parts/nystrom.py` computes P = I / rho - Z Z^T from C^
-and Omega, and P is never formed.
+NysAct-S (`sketch="subcolumn"`): Omega consists of r columns of the identity. NysAct-G
+(`sketch="gaussian"`): Omega is Gaussian, with orthonormal columns. A layer with p <= r keeps its
+exact covariance, as in FOOF. `parts/nystrom.py` computes Z with P = I / rho - Z Z^T from C^ and
+Omega; P is never formed.
 
-Cost per step: 4 N p r / tau_cov (half of it for S) + (7 p r^2 + 10 r^3) / tau_inv + 4 o p r operations; memory
-2 p r + r (S) or 3 p r (G) for each layer, where the released code needs p^2.
+Cost per step: 4 N p r / tau_cov (half of it for NysAct-S) + (7 p r^2 + 10 r^3) / tau_inv + 4 o p r
+operations. Memory per layer: 2 p r + r (NysAct-S) or 3 p r (NysAct-G); the released code needs p^2.
 
 Options that follow the released code: `nysact_variants.py` and `docs/algorithms.md`.
 """
@@ -38,7 +42,7 @@ from precond.parts.sketches import ColumnSketch, GaussianSketch, Sketch, Sketche
 
 @dataclass
 class SketchedState:
-    """A bank's sketch C `[L, p, r]` with its Omega, and the low-rank factor Z `[L, p, r]`."""
+    """The state of a bank: the sketch C `[L, p, r]` with its Omega, and Z `[L, p, r]`."""
 
     statistic: SketchedCovariance
     factor: LowRank
@@ -49,11 +53,14 @@ class NysAct(DampedAlgorithm[SketchedState]):
     """Precondition with a damped Nystrom approximation of the input covariance.
 
     Attributes:
-        rank: Columns of the sketch; at most the inputs of the widest layer.
-        sketch: Test matrix: columns of the identity (NysAct-S) or Gaussian (NysAct-G).
-        resample: `fixed` never redraws the test matrix, `window` does at each refresh, the others at each update.
-        shift: Added to the sketch for stability: `tropp` is as small as rounding errors, the others are not.
-        seed: Seeds the test matrices, together with the layer's name.
+        rank: Number of columns of the sketch; at most the number of inputs of the widest layer.
+        sketch: Test matrix: columns of the identity (`subcolumn`, NysAct-S) or Gaussian
+            (`gaussian`, NysAct-G).
+        resample: The test matrix is `fixed`, or redrawn at each refresh (`window`) or at each
+            update of the statistics (`joint`, `official`).
+        shift: Added to the sketch for stability: `tropp` is as small as the rounding error,
+            `damped` and `official` are at least the damping.
+        seed: Seed of the test matrices, combined with the layer's name.
     """
 
     NUMERICS: ClassVar[int] = 2
@@ -61,7 +68,8 @@ class NysAct(DampedAlgorithm[SketchedState]):
         paper="Seung et al., IEEE BigData 2024",
         cost="4Npr/c (S: 2Npr/c) + (7pr^2+10r^3)/i + 4opr",
         memory="3pr (S: 2pr+r)",
-        deviations="one fixed test matrix, not redrawn; a rounding-sized shift, taken off again; no p x p matrix",
+        deviations="the test matrix is not redrawn; the shift has the size of the rounding error "
+        "and is subtracted again; no p x p matrix is formed",
     )
 
     rank: int = count(10, symbol="r")
@@ -71,24 +79,25 @@ class NysAct(DampedAlgorithm[SketchedState]):
     seed: int = count(0, low=0)
 
     def model_problems(self, shapes: Mapping[str, LayerShape]) -> list[str]:
-        """Return an error if the rank exceeds the inputs of the widest layer."""
+        """Return an error if the rank exceeds the number of inputs of the widest layer."""
         widest = max(shapes, key=lambda name: shapes[name].d_in)
         limit = shapes[widest].d_in
         if self.rank <= limit:
             return []
         return [
-            f"rank = {self.rank}: the widest layer ({widest}) has {limit} inputs with bias, use 1..{limit}"
+            f"rank = {self.rank}: the widest layer ({widest}) has {limit} inputs with bias, "
+            f"use 1..{limit}"
         ]
 
     def for_shape(self, shape: LayerShape) -> Algorithm[Any]:
-        """Return FOOF, which keeps the exact covariance, for layers with p <= r."""
+        """Return FOOF for layers with p <= r: an exact covariance costs no more than a sketch."""
         if shape.d_in > self.rank:
             return self
         shared = {field.name: getattr(self, field.name) for field in fields(DampedAlgorithm)}
         return FOOF(**shared)
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> SketchedState:
-        """Draw Omega; C = 0, P = I / damping."""
+        """Draw Omega, and return C = 0 and P = I / damping."""
         width, rank = shape.d_in, min(self.rank, shape.d_in)
         omega: Sketch
         if self.sketch == "subcolumn":
@@ -118,5 +127,5 @@ class NysAct(DampedAlgorithm[SketchedState]):
         return state.statistic.end_window(c, outcome)
 
     def curvature(self, state: SketchedState) -> Curvature:
-        """Return the part of A that Z represents."""
+        """Return the low-rank approximation of A that Z represents."""
         return Curvature(low_rank=state.factor.root(), damping=self.damping, decay=self.ema_decay)

@@ -1,6 +1,6 @@
-"""The options of NysAct that the method itself does not need: the released code's conventions, and their repairs.
+"""Options of NysAct: the conventions of the released code, and corrected versions of them.
 
-`resample` chooses the statistic, `shift` the factor (`docs/algorithms.md` says what the choices mean).
+`resample` chooses the statistic and `shift` the factor. `docs/algorithms.md` explains the choices.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from precond.parts.sketches import GaussianSketch, Sketch, SketchedCovariance
 
 @dataclass
 class OfficialCovariance(SketchedCovariance):
-    """C averaged over updates, each with another Omega; the last Omega is the sketch."""
+    """C averaged over updates that each use a new Omega; the last Omega is used for the factor."""
 
-    _redrawn: set[int] = field(
-        default_factory=set
-    )  # slots whose Omega was redrawn for the current update
+    # Slots whose Omega has been redrawn for the current update.
+    _redrawn: set[int] = field(default_factory=set)
 
     def add(self, slots: slice, rows: Rows) -> None:
-        """Accumulate one forward of one layer; the first in an update redraws Omega."""
+        """Accumulate one forward of one layer; the first forward of an update redraws Omega."""
         if slots.start not in self._redrawn:
             self._redrawn.update(range(slots.start, slots.stop))
             self.sketch.redraw(slots)
@@ -45,7 +44,10 @@ class OfficialCovariance(SketchedCovariance):
         return self.sketch.products(slots, rows)
 
     def commit(self, decay: float) -> None:
-        """Update the moving average, after redrawing where another rank has, so that all ranks use the same Omega."""
+        """Update the moving average.
+
+        First redraw Omega where another rank has redrawn it, so that it is the same on all ranks.
+        """
         slots = range(len(self.sketch.draws.number))
         redrawn = collectives.union(
             [slot in self._redrawn for slot in slots], self.average.value.device
@@ -59,7 +61,7 @@ class OfficialCovariance(SketchedCovariance):
 
 @dataclass
 class JointCovariance(OfficialCovariance):
-    """The average is `[L, 2 p, r]`: C above the averaged Omega."""
+    """C and Omega, averaged with the same weights: the average `[L, 2 p, r]` is C above Omega."""
 
     @classmethod
     def zeros(cls, sketch: Sketch, width: int, rank: int, like: Tensor) -> Self:
@@ -74,7 +76,7 @@ class JointCovariance(OfficialCovariance):
         return torch.cat([self.sketch.products(slots, rows), rows.count * omega[slots]], 1)
 
     def mean(self) -> tuple[Tensor, Sketch]:
-        """Return C R^{-1} and Q for the averaged Omega = Q R: A Omega R^{-1} = A Q."""
+        """Return C R^{-1} = A Q and its test matrix Q, for the averaged Omega = Q R."""
         mean = self.average.mean()
         c, omega = mean.double().chunk(2, dim=1)
         q, r = torch.linalg.qr(omega)
@@ -84,10 +86,10 @@ class JointCovariance(OfficialCovariance):
 
 @dataclass
 class WindowCovariance(SketchedCovariance):
-    """Omega is fixed between two refreshes."""
+    """C with an Omega that is redrawn after each refresh."""
 
     def end_window(self, c: Tensor, outcome: Outcome) -> Outcome:
-        """Redraw Omega and set C = Y Y^T Omega for the Nystrom root Y: exact for the Nystrom matrix so far."""
+        """Redraw Omega, and set C = Y Y^T Omega with the root Y of the present Nystrom matrix."""
         root, _, carried = nystrom_root(whiten(c.double(), self.sketch, rounding(c)))
         if carried.ok.all():
             self.sketch.redraw()
@@ -95,9 +97,8 @@ class WindowCovariance(SketchedCovariance):
             for slot in torch.nonzero(carried.ok).flatten().tolist():
                 self.sketch.redraw(slice(slot, slot + 1))
         average = self.average
-        new = (root @ self.sketch.core(root).mT).to(average.value) * average.weight.to(
-            average.value
-        ).view(-1, 1, 1)
+        weight = linalg.per_layer(average.weight.to(average.value), average.value)
+        new = weight * (root @ self.sketch.core(root).mT).to(average.value)
         average.value.copy_(linalg.select(carried.ok, new, average.value))
         return Outcome(outcome.ok, outcome.retried | carried.retried)
 
@@ -117,9 +118,11 @@ def damped_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Out
 
 
 def official_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:
-    """Return Z by the released formulas: B L = C_rho, where L L^T = W + s I and s = |min eig W| + rho.
+    """Return Z by the formulas of the released code.
 
-    W is not symmetrised (eigh reads its lower triangle), s is missing from C_rho, and L should be transposed.
+    They are B L = C_rho, where L L^T = W + s I and s = |min eig W| + rho. Compared with
+    `low_rank_factor`, W is not symmetrised (eigh reads its lower triangle), C_rho does not contain
+    s, and L is not transposed.
     """
     c = c.double()
     c_rho = omega.add_to(c, torch.full_like(c[:, 0, 0], damping))

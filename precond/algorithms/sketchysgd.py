@@ -1,19 +1,24 @@
-"""SketchySGD: SGD preconditioned by a sketch of the Hessian (Frangella, Rathore, Zhao and Udell 2024).
+"""SketchySGD: SGD preconditioned by a sketch of the Hessian (Frangella et al. 2024).
 
-It is global: H is the Hessian of the batch's loss in all D parameters, of every kind, so it is a separate torch
-optimizer and not an `Algorithm` of layers. With a test matrix Phi `[D, r]`, Gaussian and orthonormalised:
+H is the Hessian of the batch's loss with respect to all D parameters together. Therefore SketchySGD
+is a separate torch optimizer, not an `Algorithm` that works on layers. Phi `[D, r]` is a Gaussian
+test matrix with orthonormal columns:
 
-    Y = H Phi                                           r Hessian-vector products, every tau steps, the first at step 0
-    U S U^T, the Nystrom approximation of H from Y and Phi (`parts/nystrom.py`)
-    m <- mu m + g,   g^ = m / (1 - mu^{t+1})                                                         every step
-    D = U (S + rho)^{-1} U^T g^ + (g^ - U U^T g^) / rho
-    w <- w - lr (D + wd w)
+    every tau steps, starting with step 0:
+        Y = H Phi                        (r Hessian-vector products)
+        U S U^T = the Nystrom approximation of H from Y and Phi (`parts/nystrom.py`)
+    every step t:
+        m <- mu m + g,   g^ = m / (1 - mu^{t+1})
+        D = U (S + rho)^{-1} U^T g^ + (g^ - U U^T g^) / rho
+        w <- w - lr (D + wd w)
 
-So m is preconditioned, not D averaged, and g^ is 1/(1 - mu) times a mean of gradients. D is computed as
-g^/rho - Z Z^T g^. H need not be positive: where the least eigenvalue of the core Phi^T Y is negative, the shift nu is
-twice its size, and negative curvature counts as zero.
+The momentum buffer m averages gradients, not directions, and g^ is 1/(1 - mu) times a weighted mean
+of the gradients. D is computed as g^/rho - Z Z^T g^. H may be indefinite: if the smallest
+eigenvalue of the core Phi^T Y is negative, the shift nu is at least twice its absolute value, and
+negative curvature counts as zero.
 
-Cost per step: r Hessian-vector products (each about two backwards) and 7 D r^2 operations, / tau, + 4 D r; memory D r.
+Cost per step: 4 D r operations. Every tau steps, r Hessian-vector products (each about two backward
+passes) and 7 D r^2 operations are added. Memory: D r.
 
 Differences from the released code: `docs/algorithms.md`.
 """
@@ -48,23 +53,24 @@ CARD = Card(
     paper="Frangella et al., SIAM J. Math. Data Sci. 2024",
     cost="r HVP/tau + 7Dr^2/tau + 4Dr, tau = interval",
     memory="Dr",
-    deviations="the Hessian of the current batch, not of another; an indefinite core's shift is the sketch's, too",
+    deviations="the Hessian of the current batch, not of another one; the shift for an indefinite "
+    "core is also added to the sketch",
     unsupported=hessian.UNSUPPORTED,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Hyperparameters):
-    """Hyperparameters of SketchySGD; parameter groups may change the first three.
+    """Hyperparameters of SketchySGD; parameter groups may override the first three.
 
     Attributes:
         lr: Learning rate.
         momentum: Momentum of the gradients, before they are preconditioned.
-        weight_decay: The weights shrink by lr x weight_decay; not preconditioned.
-        rank: Columns of the sketch.
+        weight_decay: Shrink the weights by lr x weight_decay; not preconditioned.
+        rank: Number of columns of the sketch.
         damping: Added to every eigenvalue before inverting.
-        interval: Steps between sketches.
-        seed: Seeds the test matrices.
+        interval: Number of steps between sketches.
+        seed: Seed of the test matrices.
     """
 
     lr: float = positive(1e-3)
@@ -77,10 +83,11 @@ class Settings(Hyperparameters):
 
 
 class SketchySGD(hessian.HessianOptimizer):
-    """The implementation of `precond.SketchySGD`, which has the explicit signature.
+    """The implementation of `precond.SketchySGD`, which declares the explicit signature.
 
-    Use `optimizer.backward(loss)` instead of `loss.backward()`; between sketches they are the same. Several calls
-    before a step add up, in the Hessians as well as in the gradients.
+    Call `optimizer.backward(loss)` instead of `loss.backward()`; between sketches, both do the
+    same. Several calls before one step accumulate: the gradients are summed, and so are the
+    Hessians.
 
     Raises:
         HyperparameterError: Lists every value out of range, with the range, and every unknown name.
@@ -111,7 +118,7 @@ class SketchySGD(hessian.HessianOptimizer):
             )
 
     def backward(self, loss: Tensor) -> None:
-        """Set the gradients, as `loss.backward()` does, and sketch the Hessian when a sketch is due."""
+        """Set the gradients, as `loss.backward()` does, and sketch the Hessian if it is due."""
         if not self._due:
             loss.backward()
             return
@@ -129,9 +136,16 @@ class SketchySGD(hessian.HessianOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Compute a new preconditioner when due, then update the parameters; return the closure's loss.
+        """Compute a new preconditioner if it is due, and update the parameters.
 
-        The closure calls `optimizer.backward(loss)`. Without that, a step with a sketch is a `RuntimeError`.
+        Args:
+            closure: Computes and returns the loss, and calls `optimizer.backward(loss)`.
+
+        Returns:
+            The loss that the closure returned, or None without a closure.
+
+        Raises:
+            RuntimeError: A sketch is due, but `optimizer.backward(loss)` has not been called.
         """
         loss = self._evaluate(closure)
         if self._due:
@@ -149,7 +163,7 @@ class SketchySGD(hessian.HessianOptimizer):
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
     def _draw(self, parameters: list[Tensor]) -> tuple[GaussianSketch, Tensor]:
-        """Return Phi of this step, and zeros for Y, both `[1, D, r]`."""
+        """Return the Phi of this step, and zeros for Y, both `[1, D, r]`."""
         size, rank = sum(p.numel() for p in parameters), self.settings.rank
         like = parameters[0].new_empty(
             0, dtype=torch.promote_types(parameters[0].dtype, torch.float32)
@@ -159,7 +173,10 @@ class SketchySGD(hessian.HessianOptimizer):
         return sketch, like.new_zeros(1, size, rank)
 
     def _refresh(self) -> None:
-        """Compute Z from the sketch, and split its rows over the parameters; if that fails the old Z stays."""
+        """Compute Z from the sketch and split its rows over the parameters.
+
+        If the computation fails, the old Z stays in use.
+        """
         sketch, products = self._take_products()
         with linalg.exact_arithmetic(products.device):
             eigenvalues, _, _ = linalg.eigh(linalg.symmetrize(sketch.core(products.double())))
@@ -197,6 +214,6 @@ class SketchySGD(hessian.HessianOptimizer):
 
 
 def _split(vector: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Return a vector `[D]` as a tensor for each parameter."""
+    """Split a vector `[D]` into tensors with the parameters' shapes and dtypes."""
     parts = vector.split([p.numel() for p in parameters])
     return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, parameters, strict=True)]

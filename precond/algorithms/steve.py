@@ -1,24 +1,28 @@
 """STEVE: Adam in the eigenbasis of KFAC (Algorithm 1 of its paper; the basis is EKFAC's).
 
-For each layer, with c the updates since the last reset:
+For each layer, with the number c of updates since the last reset (line numbers are those of
+Algorithm 1):
 
-    every n steps, the first at step 0, from the rows of that step:
-        (1/B) sum_n g_n g_n^T = U diag(l) U^T,   (1/B) sum_n a_n a_n^T = V diag(k) V^T              (l. 17)
+    every n steps, starting with step 0, from the rows of that step:
+        (1/B) sum_n g_n g_n^T = U diag(l) U^T,   (1/B) sum_n a_n a_n^T = V diag(k) V^T     (line 17)
         m, v <- 0,   c <- 0
     every step:
         G~ = U^T G V,   c <- c + 1
         m <- b1 m + (1 - b1) G~
-        v <- b2 v + (1 - b2) G~^.2,  or  (1/B) sum_n (U^T G_n V)^.2                                 (l. 22)
-        D = lr U [ (m / (1 - b1^c)) / (sqrt(v / (1 - b2^c)) + eps) ] V^T,   W <- (1 - lr decay) W - D
+        minibatch:    v <- b2 v + (1 - b2) G~^.2                                           (line 22)
+        per_example:  v <- b2 v + (1 - b2) (1/B) sum_n (U^T G_n V)^.2                      (line 22)
+        D = lr U [ (m / (1 - b1^c)) / (sqrt(v / (1 - b2^c)) + eps) ] V^T
+        W <- (1 - lr decay) W - D
 
-U = V = I gives Adam, bit for bit. The basis is KFAC-reduce's for linear layers (g_n the sum over positions, a_n the
-mean), KFC's for convolutions (every position is an example); G_n is always the whole gradient of example n. What is no
-layer follows Adam (`fallback`), and a layer does, too, while its forward is never called.
+With U = V = I, this is Adam, bit for bit. The basis of a linear layer is that of KFAC-reduce: g_n
+is the sum and a_n the mean over the positions. The basis of a convolution is that of KFC: each
+position counts as an example. G_n is always the whole gradient of example n. Parameters that belong
+to no layer follow Adam (`fallback`), and so do layers whose forward is never called.
 
-Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, per-example moments as in `ekfac.py`;
-memory 2 (p^2 + o^2) + 2 o p for each layer.
+Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, plus those of the
+per-example moments (see `ekfac.py`). Memory: 2 (p^2 + o^2) + 2 o p per layer.
 
-The options, which decide what the paper leaves open: `docs/algorithms.md`.
+The options that decide what the paper leaves open: `docs/algorithms.md`.
 """
 
 from __future__ import annotations
@@ -43,7 +47,16 @@ from precond.parts.statistics import KroneckerStatistic, MovingAverage
 
 @dataclass
 class STEVEState:
-    """A bank's covariances, their bases, and Adam's moments `[L, o, p]` there, with the updates in each `[L]`."""
+    """The state of a bank.
+
+    Attributes:
+        statistic: The covariances of the inputs and of the output gradients.
+        basis: Their eigenbases U and V.
+        m: Adam's first moment in these bases, `[L, o, p]`.
+        v: Adam's second moment in these bases, `[L, o, p]`.
+        m_count: Number of updates of m since its last reset, `[L]`.
+        v_count: Number of updates of v since its last reset, `[L]`.
+    """
 
     statistic: KroneckerStatistic
     basis: KroneckerBasis
@@ -52,7 +65,7 @@ class STEVEState:
     m_count: Tensor
     v_count: Tensor
     _pairs: Pairs = field(default_factory=Pairs)
-    _fresh: Tensor | None = None  # which slots have new covariances
+    _fresh: Tensor | None = None  # mask of the slots with new covariances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +74,15 @@ class STEVE(Algorithm[STEVEState]):
 
     Attributes:
         betas: Weights of the old values in the two moments.
-        eps: Added to the root of the second moment.
-        basis_interval: Steps between new bases.
-        bias_correction: Divide by 1 - b^c, or by its root.
-        second_moment: v averages the square of the mean gradient, or the mean of the squares of the examples.
-        on_refresh: Effect of a new basis on the moments: reset both, rotate m, rotate both, or rotate m and keep v.
-        factor_ema: Weight of the old covariances at a refresh; None uses the new ones alone.
-        fallback: Update of the parameters without a basis: Adam, or SGD without momentum.
+        eps: Added to the square root of the second moment.
+        basis_interval: Number of steps between computations of the bases.
+        bias_correction: Divide the moments by 1 - b^c (`adam`) or by its square root (`paper`).
+        second_moment: v averages the squared mean gradient of the batch (`minibatch`), or the
+            squared gradients of the examples (`per_example`).
+        on_refresh: Effect of new bases on the moments: `reset` both, rotate m and reset v
+            (`rotate_m`), rotate both (`rotate_mv`), or rotate m and keep v (`keep_v`).
+        factor_ema: Weight of the old covariances at a refresh; None uses only the new ones.
+        fallback: Update rule of the parameters without a basis: Adam, or SGD without momentum.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -77,8 +92,8 @@ class STEVE(Algorithm[STEVEState]):
         paper="STEVE: Adaptive Optimization in a Kronecker Factored Eigenbasis",
         cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: as EKFAC",
         memory="2(p^2+o^2)+2op",
-        deviations="no released code; from the paper: Adam's bias correction, minibatch second moment, Adam for what "
-        "is no layer",
+        deviations="there is no released code; different from the paper: Adam's bias correction, "
+        "the second moment of the mean gradient, Adam for parameters outside the layers",
     )
 
     betas: tuple[float, float] = fractions((0.9, 0.999), symbol="b1, b2")
@@ -107,21 +122,21 @@ class STEVE(Algorithm[STEVEState]):
         return STEVEState(KroneckerStatistic.zeros(*size, like), basis, m, v, m_count, v_count)
 
     def accumulate(self, state: STEVEState, slots: slice, signals: Signals) -> None:
-        """Add to both covariances; or keep the pairs, because only `refresh` knows whether it needs them."""
+        """Add the rows to both covariances, or keep them for the per-example moments."""
         if self.second_moment == "per_example":
             state._pairs.add(slots, *signals.pair(), signals.backward)
         else:
             add_moments(state.statistic, slots, *signals.pair())
 
     def prepare(self, state: STEVEState) -> STEVEState:
-        """Return the state with new covariances, where this step's rows allow it."""
+        """Return the state with this step's covariances and a mask of the slots that have them."""
         for slots, uses in state._pairs.passes():
             for rows, g in uses:
                 add_moments(state.statistic, slots, rows, g)
         return replace(state, _fresh=state.statistic.commit(self.factor_ema or 0.0))
 
     def refresh(self, state: STEVEState) -> Outcome:
-        """Compute new bases, and the coordinates of the moments in them."""
+        """Compute new bases, and change the moments as `on_refresh` requires."""
         assert state._fresh is not None
         (_, u, u_ok), (_, v, v_ok) = map(linalg.eigenbasis, state.statistic.means())
         ok = state._fresh & u_ok & v_ok
@@ -129,7 +144,7 @@ class STEVE(Algorithm[STEVEState]):
         return Outcome.of(ok)
 
     def curvature(self, state: STEVEState) -> Curvature:
-        """Return A and S."""
+        """Return the covariances of the inputs and of the output gradients."""
         s, a = state.statistic.means()
         return Curvature(inputs=a, outputs=s)
 
@@ -149,7 +164,10 @@ class STEVE(Algorithm[STEVEState]):
             state.v_count[ok] = 0
 
     def precondition(self, state: STEVEState, gradients: Tensor, lr: float) -> Tensor:
-        """Update m and v, and return D, with the operations of `torch.optim.Adam`; lr G where D is not finite."""
+        """Update m and v, and return D; where the new moments are not finite, return lr G.
+
+        The operations and their order are those of `torch.optim.Adam`.
+        """
         b1, b2 = self.betas
         rotated = state.basis.rotate(gradients)
         if self.second_moment == "minibatch":
@@ -162,18 +180,15 @@ class STEVE(Algorithm[STEVEState]):
         state.v.copy_(linalg.select(ok, v, state.v))
         state.m_count += ok
         state.v_count += ok
-        m_correction, v_correction = (
-            self._correction(b1, state.m_count),
-            self._correction(b2, state.v_count),
-        )
-        step_size, root = (
-            t.to(rotated.dtype).view(-1, 1, 1) for t in (lr / m_correction, v_correction.sqrt())
-        )
+        m_correction = self._correction(b1, state.m_count)
+        v_correction = self._correction(b2, state.v_count)
+        step_size = linalg.per_layer((lr / m_correction).to(rotated.dtype), rotated)
+        root = linalg.per_layer(v_correction.sqrt().to(rotated.dtype), rotated)
         directions = step_size * state.m / (state.v.sqrt() / root).add_(self.eps)
         return linalg.select(ok, state.basis.restore(directions), lr * gradients)
 
     def _average_examples(self, state: STEVEState) -> tuple[Tensor, Tensor]:
-        """Return the next v from the squares of each example, and the slots for which it exists and is finite."""
+        """Return the next v from per-example gradients, and a mask of the finite slots."""
         fresh = MovingAverage.zeros(*state.v.shape, like=state.v)
         with linalg.exact_arithmetic(state.v.device):
             for slots, total, examples in state._pairs.second_moments(state.basis):
@@ -183,13 +198,13 @@ class STEVE(Algorithm[STEVEState]):
         return (state.v * self.betas[1]).add_(fresh.value, alpha=1 - self.betas[1]), ok
 
     def _correction(self, beta: float, count: Tensor) -> Tensor:
-        """Return the divisor of the moments, `[L]` in float64."""
+        """Return the divisor of a moment, `[L]` in float64."""
         correction = 1 - beta ** count.double()
         return correction if self.bias_correction == "adam" else correction.sqrt()
 
 
 def add_moments(statistic: KroneckerStatistic, slots: slice, rows: Rows, gradients: Tensor) -> None:
-    """Add a layer's rows to its covariances: reduced over the positions of linear layers, expanded over patches."""
+    """Add rows to a layer's covariances: `reduce` for linear layers, `expand` for convolutions."""
     sharing = "reduce" if isinstance(rows, LinearRows) else "expand"
     statistic.inputs.add(slots, *input_moment(rows, sharing))
     statistic.outputs.add(slots, *output_moment(gradients, sharing, g_scale="fisher"))

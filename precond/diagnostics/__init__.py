@@ -1,6 +1,6 @@
-"""Measures of what the preconditioners do to each layer, and of what the layers see; nothing here changes a number.
+"""Measurements of the preconditioners and of the layers' inputs; they do not change the training.
 
-`monitor.py` watches one bank and needs only algorithms, layers and parts, because banks use it. `measures.py` reads the
-monitors of an optimizer's banks, and `observe.py` collects covariances without an optimizer; both may import banks and
-hooks, but not the optimizer.
+`monitor.py` measures one bank. Banks use it, so it imports only algorithms, layers and parts.
+`measures.py` reads the monitors of an optimizer's banks, and `observe.py` collects covariances
+without an optimizer. Both may import banks and hooks, but not the optimizer.
 """

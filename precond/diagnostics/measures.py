@@ -1,10 +1,11 @@
-"""What the preconditioners do to each layer, on request.
+"""Measures of the effect of the preconditioners on each layer.
 
 >>> optimizer.monitor()  # before training, or at any time
 >>> optimizer.diagnostics()["conv1"]["cosine"]  # reads the device, and starts a new window
 
-`docs/diagnostics.md` defines the measures and counts, and says how they are estimated and what they cost.
-Every seventh step is measured, because 7 shares no factor with the usual intervals of 5, 50 and 500.
+`docs/diagnostics.md` defines the measures and counts, how they are estimated and what they cost.
+Every seventh step is measured, because 7 has no common factor with the usual intervals of 5, 50 and
+500.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Table = dict[str, dict[str, float | None]]
 
 
 def watch(banks: Sequence[Bank], on: bool) -> Clock | None:
-    """Start a monitor of each bank, with one clock; or end them."""
+    """Start a monitor in each bank and return their common clock, or stop the monitors."""
     clock = Clock(banks[0].buffer.device) if on else None
     for bank in banks:
         bank.watch(clock)
@@ -34,9 +35,10 @@ def watch(banks: Sequence[Bank], on: bool) -> Clock | None:
 
 
 def read(banks: Iterable[Bank]) -> Table:
-    """Every layer's measures and counts; begins a window. One read of the device for each bank.
+    """Return the measures and counts of all layers, and start a new window.
 
-    Where a layer has groups, measures are means over them and counts are sums.
+    This reads the device once per bank. For a layer with groups, a measure is the mean and a count
+    the sum over its groups.
     """
     table: Table = {}
     for bank in banks:
@@ -48,15 +50,14 @@ def read(banks: Iterable[Bank]) -> Table:
         values = dict(zip(columns, numbers, strict=True))
         for layer in bank.layers:
             slots = bank.slots[layer.name]
-            row: dict[str, float | None] = {
-                name: _mean(values.get(name, [])[slots]) for name in MEASURES
-            }
-            table[layer.name] = {**row, **{name: int(sum(values[name][slots])) for name in COUNTS}}
+            measures = {name: _mean(values.get(name, [])[slots]) for name in MEASURES}
+            counts = {name: int(sum(values[name][slots])) for name in COUNTS}
+            table[layer.name] = {**measures, **counts}
     return table
 
 
 def due(banks: Iterable[Bank], step: int) -> list[Monitor]:
-    """The monitors that measure this step, which is about to be made."""
+    """Start the measurement of the step that follows; return the monitors that measure it."""
     monitors = [bank.monitor for bank in banks if bank.monitor is not None]
     for monitor in monitors:
         monitor.measuring = step % EVERY == 0
@@ -66,28 +67,28 @@ def due(banks: Iterable[Bank], step: int) -> list[Monitor]:
 
 
 def state(banks: Iterable[Bank]) -> dict[str, Any]:
-    """What the monitors have seen, as `{"monitor": {layer: {name: view}}}`; empty where there is none."""
-    seen = {
+    """Return the monitors' state, `{"monitor": {layer: {name: view}}}`, or {} without monitors."""
+    layers = {
         name: {key: tensor[slots] for key, tensor in bank.monitor.tensors().items()}
         for bank in banks
         if bank.monitor is not None
         for name, slots in bank.slots.items()
     }
-    return {"monitor": seen} if seen else {}
+    return {"monitor": layers} if layers else {}
 
 
 def load_state(banks: Iterable[Bank], saved: Mapping[str, Any]) -> None:
-    """Begin a window, and copy in what `state` returned, if there are monitors."""
+    """Start a new window, and load what `state` returned if there are monitors."""
     banks = list(banks)
     for bank in banks:
         bank.tally = Tally(dropped(bank.state))
     for name, tensors in state(banks).get("monitor", {}).items():
-        seen: Mapping[str, Tensor] = saved.get("monitor", {}).get(name, {})
-        for key in tensors.keys() & seen.keys():
-            tensors[key].copy_(seen[key])
+        saved_tensors: Mapping[str, Tensor] = saved.get("monitor", {}).get(name, {})
+        for key in tensors.keys() & saved_tensors.keys():
+            tensors[key].copy_(saved_tensors[key])
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    """Mean of those that are finite."""
+    """Return the mean of the finite values; None if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else None

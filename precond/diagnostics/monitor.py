@@ -1,6 +1,6 @@
-"""Watch one bank: keep on the device what `measures.py` needs.
+"""The monitor of one bank: accumulates on the device what `measures.py` reads.
 
-`docs/diagnostics.md` defines A, A^ and the probes z, and states how good the estimates are.
+`docs/diagnostics.md` defines A, A^ and the probes z, and gives the accuracy of the estimates.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ITERATIONS = 20
 
 
 class Clock:
-    """Seconds spent on diagnostics: the device's on a GPU, the host's otherwise."""
+    """The time spent on diagnostics: device time on a GPU, host time otherwise."""
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
@@ -48,7 +48,7 @@ class Clock:
         self._mark(1)
 
     def read(self) -> float:
-        """The seconds since the last call."""
+        """Return the seconds spent since the last call."""
         if self._events:
             self._events[-1].synchronize()
             pairs = zip(self._events[::2], self._events[1::2], strict=True)
@@ -67,23 +67,21 @@ class Clock:
 
 
 class Tally:
-    """The failures of each slot in a window, counted on the device, `[L]` int64 each.
-
-    `dropped` counts the dropped updates of the statistics, before the window or until now.
-    """
+    """Counts of the failures of each slot in a window, on the device, `[L]` in int64."""
 
     def __init__(self, dropped: Tensor):
+        """Start a window; `dropped` is the number of dropped updates before it."""
         self.failed, self.rescued, self.fallbacks = (torch.zeros_like(dropped) for _ in range(3))
         self._dropped = dropped
 
     def counts(self, dropped: Tensor) -> dict[str, Tensor]:
-        """Return the counts by name."""
+        """Return the counts by name; `dropped` is the number of dropped updates until now."""
         counts = dropped - self._dropped, self.failed, self.rescued, self.fallbacks
         return dict(zip(COUNTS, counts, strict=True))
 
 
 class Monitor:
-    """Watch one bank: its algorithm, state and layers. `like` has the dtype and the device of the state."""
+    """The measurements of one bank; `like` has the dtype and the device of the bank's state."""
 
     def __init__(
         self,
@@ -103,16 +101,15 @@ class Monitor:
         if curvature.low_rank is not None:
             self._probes = _signs(names, curvature.low_rank.shape[1], like)
             self._products = MovingAverage.zeros(*self._probes.shape, like=like)
-        # What the factors in use were made from, and of which slots that is known.
-        self._used = {
-            name: torch.zeros_like(matrix) for name, matrix in self._matrices(state).items()
-        }
+        # The matrices from which the factors in use were computed, and a mask of the slots for
+        # which they are known.
+        matrices = self._matrices(state)
+        self._used = {name: torch.zeros_like(matrix) for name, matrix in matrices.items()}
         self._known = like.new_zeros(len(names), dtype=torch.bool)
         self._staleness = like.new_full((len(names),), torch.nan, dtype=torch.float64)
-        # Sum and number of what was measured.
-        self._cosines, self._updates = (
-            like.new_zeros(len(names), 2, dtype=torch.float64) for _ in range(2)
-        )
+        # Sum and number of the measured values of each slot, `[L, 2]`.
+        sums = (like.new_zeros(len(names), 2, dtype=torch.float64) for _ in range(2))
+        self._cosines, self._updates = sums
         self._parameters = [p for layer in layers for p in layer.parameters.values()]
         owners = [number for number, layer in enumerate(layers) for _ in layer.parameters]
         self._owner = torch.tensor(owners, device=like.device)
@@ -121,32 +118,35 @@ class Monitor:
         self._before: list[Tensor] = []
 
     def record(self, slots: slice, rows: Rows | None) -> None:
-        """See the inputs of one forward of one layer."""
+        """Add the inputs of one forward of one layer."""
         if self._products is not None and self._probes is not None and rows is not None:
             with self.clock:
                 self._products.add(slots, rows.sketch(self._probes[slots]), rows.count)
 
     def commit(self, skipped: Tensor | None = None) -> None:
-        """Make what was seen one update, as the statistics' commit does; nothing where `skipped` (on the device)."""
+        """Update the averages with the inputs of this step, as `commit` of the statistics does.
+
+        If `skipped` (a bool on the device) is True, the inputs are discarded instead.
+        """
         if self._products is not None:
             with self.clock:
                 if skipped is not None:
                     self._products.forget(skipped)
                 self._products.commit(self._decay)
 
-    def refreshed(self, state: Any, made: Tensor) -> None:
-        """Take note of what the factors of the slots `made [L]` were just made from."""
+    def refreshed(self, state: Any, ok: Tensor) -> None:
+        """Store the matrices from which the factors of the slots `ok [L]` were just computed."""
         with self.clock:
             new = self._matrices(state)
             if self._products is not None:
-                made = made & (self._products.weight > 0)
-            self._staleness = torch.where(made & self._known, self._change(new), self._staleness)
+                ok = ok & (self._products.weight > 0)
+            self._staleness = torch.where(ok & self._known, self._change(new), self._staleness)
             for name, old in self._used.items():
-                old.copy_(linalg.select(made, new[name], old))
-            self._known |= made
+                old.copy_(linalg.select(ok, new[name], old))
+            self._known |= ok
 
     def compare(self, directions: Tensor, gradients: Tensor, ok: Tensor) -> None:
-        """Measure the cosine between directions and gradients `[L, o, p]`, where `ok [L]`."""
+        """Measure the cosine of directions and gradients `[L, o, p]` in the slots `ok [L]`."""
         if not self.measuring:
             return
         with self.clock:
@@ -157,40 +157,36 @@ class Monitor:
             self._cosines += _observation(inner / torch.stack(list(lengths)).prod(0), ok)
 
     def before_update(self) -> None:
-        """Keep the parameters."""
+        """Copy the parameters."""
         with self.clock:
             self._before = [p.clone() for p in self._parameters]
 
     def after_update(self) -> None:
-        """Measure how far they moved."""
+        """Measure the relative change of the parameters since `before_update`."""
         with self.clock:
-            moved = self._lengths(torch._foreach_sub(self._parameters, self._before))
-            ratio = moved / self._lengths(self._before)
-            self._updates += _observation(ratio, moved > 0)[self._layer_of_slot]
+            change = self._lengths(torch._foreach_sub(self._parameters, self._before))
+            ratio = change / self._lengths(self._before)
+            self._updates += _observation(ratio, change > 0)[self._layer_of_slot]
             self._before = []
 
     def read(self) -> dict[str, Tensor]:
-        """The measures by name, `[L]` in float64, nan where there is none; begins a window."""
+        """Return the measures by name, and start a new window.
+
+        They are `[L]` in float64, and nan in slots without a value.
+        """
         with self.clock:
             values = {name: torch.full_like(self._staleness, torch.nan) for name in MEASURES}
-            values |= {
-                name: torch.where(self._known, v.double(), torch.nan)
-                for name, v in self._spectrum().items()
-            }
-            means = {"cosine": self._cosines, "update_over_weight": self._updates}
-            values |= {
-                name: total / number
-                for name, (total, number) in ((n, s.T) for n, s in means.items())
-            }
+            for name, measure in self._spectrum().items():
+                values[name] = torch.where(self._known, measure.double(), torch.nan)
+            values["cosine"] = self._cosines[:, 0] / self._cosines[:, 1]
+            values["update_over_weight"] = self._updates[:, 0] / self._updates[:, 1]
             values["staleness"] = self._staleness
-            self._cosines, self._updates = (
-                torch.zeros_like(self._cosines),
-                torch.zeros_like(self._updates),
-            )
+            self._cosines = torch.zeros_like(self._cosines)
+            self._updates = torch.zeros_like(self._updates)
             return values
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that the monitor keeps, `[L, ...]` by name."""
+        """Return the tensors of the monitor, `[L, ...]`, by name."""
         tensors = {"known": self._known, "staleness": self._staleness}
         tensors |= {"cosines": self._cosines, "updates": self._updates}
         if self._products is not None:
@@ -198,26 +194,25 @@ class Monitor:
         return tensors | {f"used.{name}": matrix for name, matrix in self._used.items()}
 
     def _matrices(self, state: Any) -> dict[str, Tensor]:
-        """Return the curvature by name, and the products of A with the probes, `[L, ...]`."""
+        """Return the tensors of the curvature by name, and the products of A with the probes."""
         matrices = self._algorithm.curvature(state).tensors()
-        return (
-            matrices if self._products is None else {**matrices, "products": self._products.mean()}
-        )
+        if self._products is not None:
+            matrices["products"] = self._products.mean()
+        return matrices
 
     def _change(self, new: dict[str, Tensor]) -> Tensor:
-        """|A_new - A|_F / |A_new|_F, `[L]`."""
+        """Return |A_new - A|_F / |A_new|_F, `[L]`."""
         if "inputs" in new:
             a = new["inputs"]
-            return (
-                torch.linalg.matrix_norm(a - self._used["inputs"]) / torch.linalg.matrix_norm(a)
-            ).double()
+            change = torch.linalg.matrix_norm(a - self._used["inputs"])
+            return (change / torch.linalg.matrix_norm(a)).double()
         if self._probes is None:
             return torch.full_like(self._staleness, torch.nan)
         change = _mean_square((new["products"] - self._used["products"]).double())
         return (change / _square_norm(new, self._probes)).sqrt()
 
     def _spectrum(self) -> dict[str, Tensor]:
-        """The measures of the factors in use, `[L]`."""
+        """Return the measures of the factors in use, `[L]` each."""
         used, values, top = self._used, {}, self._used.get("top")
         if "inputs" in used:
             top = top_eigenvalue(used["inputs"])
@@ -236,17 +231,17 @@ class Monitor:
         return values
 
     def _lengths(self, tensors: Iterable[Tensor]) -> Tensor:
-        """Norm of each layer's parameters together, `[layers]` in float64."""
+        """Return the norm of all parameters of each layer, in float64, indexed by layer."""
         squares = torch.stack(torch._foreach_norm(list(tensors))).double().square()
-        return (
-            squares.new_zeros(len(self._layer_of_slot)).index_add_(0, self._owner, squares).sqrt()
-        )
+        sums = squares.new_zeros(len(self._layer_of_slot)).index_add_(0, self._owner, squares)
+        return sums.sqrt()
 
 
 def top_eigenvalue(matrix: Tensor) -> Tensor:
-    """Largest eigenvalue of positive semi-definite matrices `[L, d, d]`, `[L]`; never above it but for rounding.
+    """Return the largest eigenvalue of positive semi-definite matrices `[L, d, d]`, `[L]`.
 
-    The best of a subspace after 20 iterations: what it lacks is below (lambda_9 / lambda_1)^40 of it.
+    The method is a subspace iteration with 8 vectors and 20 iterations. Up to rounding, the result
+    is never too large; its relative error is below (lambda_9 / lambda_1)^40.
     """
     width = matrix.shape[-1]
     basis = _signs([f"top {width}"], width, matrix).expand(len(matrix), -1, -1)
@@ -257,14 +252,14 @@ def top_eigenvalue(matrix: Tensor) -> Tensor:
 
 
 def _signs(names: Sequence[str], width: int, like: Tensor) -> Tensor:
-    """Random signs, `[L, width, PROBES]`, the same on every device and rank."""
+    """Return random signs `[L, width, PROBES]`, which are equal on all devices and ranks."""
     generators = [torch.Generator().manual_seed(seed_of(0, f"probes {name}", 0)) for name in names]
     drawn = [torch.randint(0, 2, (width, PROBES), generator=g) for g in generators]
     return torch.stack(drawn).to(like) * 2 - 1
 
 
 def _square_norm(matrices: dict[str, Tensor], probes: Tensor) -> Tensor:
-    """|A|_F^2 `[L]`: mean |A z|^2, with A^ as a control variate where it is near A."""
+    """Return an estimate of |A|_F^2 `[L]`: mean |A z|^2; A^, if near A, is a control variate."""
     root, products = matrices["low_rank"].double(), matrices["products"].double()
     approximate = root @ (root.mT @ probes.double())
     plain, known = _mean_square(products), torch.linalg.matrix_norm(root.mT @ root).square()
@@ -273,11 +268,14 @@ def _square_norm(matrices: dict[str, Tensor], probes: Tensor) -> Tensor:
 
 
 def _mean_square(products: Tensor) -> Tensor:
-    """Mean of |M z|^2, `[L]`, an unbiased estimate of |M|_F^2, for M z `[L, p, k]`."""
+    """Return the mean of |M z|^2, `[L]`, for products M z `[L, p, k]`: it estimates |M|_F^2."""
     return products.square().sum(1).mean(1)
 
 
 def _observation(values: Tensor, ok: Tensor) -> Tensor:
-    """What one step adds to a sum and a number, `[L, 2]`: nothing where the value is not ok or not finite."""
+    """Return what one step adds to the sum and number of values, `[L, 2]`.
+
+    This is zero where `ok` is False or the value is not finite.
+    """
     ok = ok & values.isfinite()
     return torch.stack([torch.where(ok, values, 0), ok.to(values.dtype)], 1)

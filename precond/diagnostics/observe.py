@@ -1,11 +1,11 @@
-"""What a model's layers see, without an optimizer: covariances of inputs and of output gradients, by layer.
+"""Covariances of the inputs and output gradients of a model's layers, without an optimizer.
 
->>> with precond.observe(model) as seen:
+>>> with precond.observe(model) as observer:
 ...     loss_function(model(inputs), labels).backward()
->>> seen.covariances()["conv1"]  # [groups, p, p]
+>>> observer.covariances()["conv1"]  # [groups, p, p]
 
-It is the optimizers' way of seeing: the same layers, rows and forwards (those of a training step: a forward without
-gradients leaves no trace). Every row since `reset` has the same weight.
+The observer uses the same layers and rows as the optimizers. Like them, it ignores forwards without
+gradients. All rows since the last `reset` have the same weight.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from precond.parts.statistics import KroneckerStatistic, output_gram
 
 
 class _InputStatistics(Algorithm[KroneckerStatistic]):
-    """An algorithm that only collects statistics."""
+    """An algorithm that only collects statistics of the inputs."""
 
     NUMERICS: ClassVar[int] = 1
 
@@ -57,17 +57,17 @@ class _InputStatistics(Algorithm[KroneckerStatistic]):
 
 
 class _Statistics(_InputStatistics):
-    """The same for inputs and output gradients."""
+    """An algorithm that collects statistics of inputs and output gradients."""
 
     NEEDS: ClassVar[Needs] = Needs.BOTH
 
 
 class Observer:
-    """Covariances of what a model's layers have seen; made by `precond.observe`."""
+    """A collector of covariances of a model's layers; created by `precond.observe`."""
 
     def __init__(self, model: nn.Module, output_gradients: bool = False):
         self._layers = find_layers(model)
-        # One group for all: there are no learning rates here.
+        # One parameter group for all layers, because learning rates do not matter here.
         groups = {layer.module.weight: 0 for layer in self._layers}
         algorithm = _Statistics() if output_gradients else _InputStatistics()
         self._banks = make_banks(algorithm, self._layers, groups)
@@ -75,42 +75,41 @@ class Observer:
         weakref.finalize(self, detach, self._handles, self._banks)
 
     def covariances(self, of: str = "inputs") -> dict[str, Tensor]:
-        """A for each layer seen since `reset`, with the bias's row and column of ones last.
+        """Return the covariance of each layer that was called since the last `reset`.
 
         Args:
-            of: `inputs`: (1/N) sum a a^T, `[groups, p, p]`, over examples and positions; or `output_gradients`:
-                (1/B) sum g g^T, `[groups, o, o]`, summed over positions, for each example's own loss.
+            of: `inputs` for (1/N) sum a a^T, `[groups, p, p]`, over examples and positions, where
+                the last row and column belong to the bias; or `output_gradients` for
+                (1/B) sum g g^T, `[groups, o, o]`, summed over positions, where g is the gradient of
+                each example's loss.
         """
         matrices = {}
         for bank in self._banks:
             average = copy.deepcopy(bank.state.inputs if of == "inputs" else bank.state.outputs)
-            average.commit(decay=0.0)  # of the copy; the bank's own sums go on
-            seen = {
-                name: slots for name, slots in bank.slots.items() if average.weight[slots].all()
-            }
-            matrices |= {name: average.mean()[slots] for name, slots in seen.items()}
-        return {
-            layer.name: matrices[layer.name] for layer in self._layers if layer.name in matrices
-        }
+            average.commit(decay=0.0)  # commits the copy; the bank continues to accumulate
+            for name, slots in bank.slots.items():
+                if average.weight[slots].all():
+                    matrices[name] = average.mean()[slots]
+        names = [layer.name for layer in self._layers if layer.name in matrices]
+        return {name: matrices[name] for name in names}
 
     def norms(self, of: str = "inputs") -> dict[str, Tensor]:
-        """Frobenius norm of each covariance, `[groups]`."""
-        return {
-            name: torch.linalg.matrix_norm(matrix) for name, matrix in self.covariances(of).items()
-        }
+        """Return the Frobenius norm of each covariance, `[groups]`."""
+        matrices = self.covariances(of).items()
+        return {name: torch.linalg.matrix_norm(matrix) for name, matrix in matrices}
 
     def spectra(self, of: str = "inputs") -> dict[str, Tensor]:
-        """Eigenvalues of each covariance in float64, `[groups, p]`, the largest first."""
+        """Return the eigenvalues of each covariance, `[groups, p]` in float64, descending."""
         matrices = self.covariances(of).items()
         return {name: torch.linalg.eigvalsh(matrix.double()).flip(-1) for name, matrix in matrices}
 
     def reset(self) -> None:
-        """Forget everything seen."""
+        """Discard all rows."""
         for bank in self._banks:
             bank.reset()
 
     def close(self) -> None:
-        """See nothing more; what was seen stays."""
+        """Remove the hooks. The covariances remain available."""
         detach(self._handles, self._banks)
 
     def __enter__(self) -> Self:
@@ -121,10 +120,10 @@ class Observer:
 
 
 def observe(model: nn.Module, output_gradients: bool = False) -> Observer:
-    """Watch a model's Linear and Conv2d layers until `close()`, or for a `with` block.
+    """Observe a model's Linear and Conv2d layers until `close()`, or inside a `with` block.
 
     Args:
-        model: The model, plain or compiled; nothing in it changes.
-        output_gradients: Whether to watch the gradients of the layers' outputs, too.
+        model: The model, plain or compiled. Its parameters and outputs do not change.
+        output_gradients: Also collect the gradients of the layers' outputs.
     """
     return Observer(model, output_gradients)

@@ -1,6 +1,7 @@
-"""The parts that algorithms are composed of: statistics, sketches, factors, and functions on stacks of matrices.
+"""The parts of algorithms: statistics, sketches, factors, and functions on stacks of matrices.
 
-A part knows tensors and stacks of matrices `[L, ...]`, and no `Layer`, algorithm or optimizer. `rows.py` and
-`correlations.py` describe a layer's inputs as matrices, `collectives.py` sums over ranks. It may import torch, the
-standard library and other parts, and nothing else of precond.
+A part works on tensors and on stacks of matrices `[L, ...]`; it knows no `Layer`, algorithm or
+optimizer. `rows.py` and `correlations.py` describe the inputs of a layer as a matrix, and
+`collectives.py` sums over ranks. A part may import torch, the standard library and other parts, but
+nothing else from precond.
 """

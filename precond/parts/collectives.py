@@ -1,8 +1,9 @@
-"""Sums over the ranks that train one model together; the same bits result on every rank.
+"""Sums over the ranks that train one model together. The result is bitwise equal on all ranks.
 
-The ranks are *active* during `Optimizer.step`. They are kept in a context variable, because the statistics that need
-the sums lie deep below the optimizer. Outside a step, and in a single process, the functions below leave their
-arguments as they are. Every active rank must call them in the same order.
+The ranks are *active* during `Optimizer.step`. A context variable stores them, because the
+statistics that need the sums are many calls below the optimizer. Outside a step, and in a single
+process, the functions below do not change their arguments. All active ranks must call them in the
+same order.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train one model: their group (None is the default), this rank and their number."""
+    """The processes that train one model: their group (None: default), this rank, their number."""
 
     group: Any
     rank: int
@@ -37,14 +38,16 @@ def initialized() -> bool:
 
 @contextmanager
 def active(ranks: Ranks | None) -> Iterator[None]:
-    """Sum over these ranks inside the block.
+    """Make `ranks` the active ranks inside the `with` block.
 
     Raises:
-        RuntimeError: `ranks` is None because the optimizer was built before torch.distributed was initialised.
+        RuntimeError: `ranks` is None because the optimizer was built before torch.distributed was
+            initialised.
     """
     if ranks is None and initialized():
         raise RuntimeError(
-            "torch.distributed was initialised after this optimizer was built: build it after that"
+            "torch.distributed was initialised after this optimizer was built. "
+            "Build the optimizer after torch.distributed.init_process_group"
         )
     token = _active.set(ranks)
     try:
@@ -54,7 +57,10 @@ def active(ranks: Ranks | None) -> Iterator[None]:
 
 
 def parallel() -> bool:
-    """Return True if ranks are active, so that a rank without a contribution must still take part in a sum."""
+    """Return True if ranks are active.
+
+    Then a rank must take part in every sum, even if it has nothing to add.
+    """
     return _active.get() is not None
 
 
@@ -68,7 +74,10 @@ def add_up(tensors: Iterable[Tensor]) -> None:
 
 
 def union(flags: list[bool], device: torch.device) -> list[bool]:
-    """Return the flags that any rank has set. A rank that has set all of them does not read the device."""
+    """Return True for each flag that is set on at least one rank.
+
+    A rank on which all flags are set does not wait for the device.
+    """
     if not parallel():
         return flags
     if all(flags):

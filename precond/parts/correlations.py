@@ -1,12 +1,15 @@
-"""The Gram matrix of a convolution's patches from its channels' correlations, without patches.
+"""The Gram matrix of a convolution's patches, computed from channel correlations without patches.
 
-With stride and dilation 1, patch entries (c, i) and (c', i') at all positions y give sum_y x[c, y+i] x[c', y+i'].
-Summed over every y at which a patch touches the image, this depends on i' - i alone: it is R[c, c', i' - i], the
-correlation of channel c with c', shifted. So the k (2k - 1) shifts downwards (the others are their transposes), which
-are one convolution of the image with itself, make all k^4 blocks: 15/81 of the operations of X^T X for 3 x 3 kernels.
+With stride and dilation 1, the entry of the Gram matrix for kernel entries (c, i) and (c', i') is
+sum_y x[c, y+i] x[c', y+i'] over the output positions y. If y runs over all positions at which a
+patch touches the image, the sum depends only on i' - i: it is R[c, c', i' - i], the correlation of
+channel c with channel c' at this shift. A k x k kernel has k (2k - 1) shifts with i' not above i,
+and the other shifts are their transposes. One convolution of the image with itself computes all of
+them, and they give all k^4 blocks. For 3 x 3 kernels this takes 15/81 of the operations of X^T X.
 
-Only, some of these y belong to no output: lines of patches along the four sides of the image. Their Gram matrices, made
-in the same way in one dimension, are taken off.
+Some of these positions y belong to no output of the convolution: lines of patches along the four
+sides of the image. Their Gram matrices are computed in the same way in one dimension, and
+subtracted.
 """
 
 from __future__ import annotations
@@ -20,22 +23,25 @@ from torch.nn.grad import conv2d_weight
 
 
 def patch_gram(x: Tensor, groups: int, kernel: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """`X^T X` of all patches, `[groups, p, p]` with p in the order of `F.unfold`, for stride and dilation 1.
+    """Return `X^T X` of all patches, `[groups, p, p]`, for stride and dilation 1.
 
     Args:
-        x: `[batch, channels, height, width]`, no smaller than the kernel.
-        groups: Each sees its own channels.
-        kernel: Its height and width.
+        x: `[batch, channels, height, width]`, not smaller than the kernel.
+        groups: Number of groups of channels.
+        kernel: Height and width of the kernel.
         padding: Zeros added to each side, (vertical, horizontal).
+
+    Returns:
+        The Gram matrices; the order of the p entries is that of `F.unfold`.
     """
     (height, width), (vertical, horizontal) = kernel, padding
     gram = _toeplitz(_correlations(x, groups, kernel))
-    for n in range(
-        1, height - vertical
-    ):  # lines of which n rows touch the image; they take the corners
+    # Patches above and below the image of which n rows touch it; they include the corners.
+    for n in range(1, height - vertical):
         above, below = _line_grams((x[:, :, :n], x[:, :, -n:]), groups, width, width - 1)
         gram[:, :, -n:, :, :, -n:] -= above
         gram[:, :, :n, :, :, :n] -= below
+    # Patches left and right of the image of which n columns touch it.
     for n in range(1, width - horizontal):
         sides = (x[..., :n].transpose(2, 3), x[..., -n:].transpose(2, 3))
         left, right = (
@@ -44,21 +50,26 @@ def patch_gram(x: Tensor, groups: int, kernel: tuple[int, int], padding: tuple[i
         )
         gram[:, :, :, -n:, :, :, -n:] -= left
         gram[:, :, :, :n, :, :, :n] -= right
-    return gram.flatten(4).flatten(1, 3)  # the one copy
+    return gram.flatten(4).flatten(1, 3)
 
 
 def _correlations(x: Tensor, groups: int, kernel: tuple[int, int]) -> Tensor:
-    """R[c, c', d] = sum_z x[c, z] x[c', z + d], `[groups, C, C, kh, 2 kw - 1]` for d from (0, 1 - kw)."""
+    """Return R[c, c', d] = sum_z x[c, z] x[c', z + d], `[groups, C, C, kh, 2 kw - 1]`.
+
+    The shift d starts at (0, 1 - kw).
+    """
     height, width = kernel
     size = x.shape[1], x.shape[1] // groups, height, 2 * width - 1
-    geometry: Any = (1, (0, width - 1), 1, groups)  # annotated as int, documented as pairs
-    return conv2d_weight(F.pad(x, (0, 0, 0, height - 1)), size, x, *geometry).unflatten(
-        0, (groups, -1)
-    )
+    geometry: Any = (1, (0, width - 1), 1, groups)  # torch annotates these as int, but takes pairs
+    padded = F.pad(x, (0, 0, 0, height - 1))
+    return conv2d_weight(padded, size, x, *geometry).unflatten(0, (groups, -1))
 
 
 def _toeplitz(correlations: Tensor) -> Tensor:
-    """R[c, c', i' - i] at (c, i, c', i'), `[groups, C, kh, kw, C, kh, kw]`, from the half that `_correlations` has."""
+    """Return R[c, c', i' - i] at index (c, i, c', i'), `[groups, C, kh, kw, C, kh, kw]`.
+
+    `_correlations` returns one half of the shifts; the other half follows by transposition.
+    """
     upwards = correlations[:, :, :, 1:].transpose(1, 2).flip(3, 4)
     both = torch.cat([upwards, correlations], 3)
     height, width = (n // 2 + 1 for n in both.shape[3:])
@@ -67,22 +78,24 @@ def _toeplitz(correlations: Tensor) -> Tensor:
 
 
 def _line_grams(strips: tuple[Tensor, ...], groups: int, kernel: int, padding: int) -> Tensor:
-    """Return `X^T X [strips, groups, C, n, kernel, C, n, kernel]` of the patches in lines, for all strips."""
-    # [batch, channels, n, length] each -> [strips, groups, C, n, batch, length]
+    """Return `X^T X` of the patches along each strip of the image.
+
+    The result is `[strips, groups, C, n, kernel, C, n, kernel]` for strips
+    `[batch, channels, n, length]`.
+    """
+    # -> [strips, groups, C, n, batch, length]
     lines = torch.stack(strips).unflatten(2, (groups, -1)).permute(0, 2, 3, 4, 1, 5)
     channels, n = lines.shape[2:4]
     lines = lines.flatten(0, 1).flatten(1, 2)
-    # Zeros between the images: then a shift of the whole line shifts each of them.
-    whole = F.pad(lines, (0, kernel - 1)).flatten(2)
-    length = whole.shape[2]
-    correlations = [whole[..., : length - d] @ whole[..., d:].mT for d in range(kernel)]
+    # Zeros between the images, so that one shift of the joined line shifts every image.
+    joined = F.pad(lines, (0, kernel - 1)).flatten(2)
+    length = joined.shape[2]
+    correlations = [joined[..., : length - d] @ joined[..., d:].mT for d in range(kernel)]
     gram = _toeplitz(torch.stack(correlations, -1).unsqueeze(-1)).squeeze(6).squeeze(3)
-    for end in range(
-        1, kernel - padding
-    ):  # patches that touch `end` pixels of the line, but belong to no output
-        first, last = (
-            part.transpose(2, 3).flatten(1, 2) for part in (lines[..., :end], lines[..., -end:])
-        )
+    # Patches that touch `end` pixels of the line, but belong to no output.
+    for end in range(1, kernel - padding):
+        first = lines[..., :end].transpose(2, 3).flatten(1, 2)
+        last = lines[..., -end:].transpose(2, 3).flatten(1, 2)
         shape = len(first), channels * n, end, channels * n, end
         gram[:, :, -end:, :, -end:] -= (first @ first.mT).view(shape)
         gram[:, :, :end, :, :end] -= (last @ last.mT).view(shape)

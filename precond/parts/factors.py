@@ -1,7 +1,8 @@
-"""Statistics in a form that is cheap to apply: a stack of symmetric maps P of gradients G `[L, o, p]`.
+"""Factors: forms of the statistics that are cheap to apply to gradients.
 
-Each starts as `I / damping`, which is SGD with the learning rate lr / damping, and keeps its last good value where a
-refresh fails.
+A factor is a stack of symmetric linear maps P of gradients G `[L, o, p]`. Its initial value is
+`I / damping`, which is SGD with the learning rate lr / damping. Where a refresh fails, it keeps its
+previous value.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Stored:
     """A dataclass of stacks `[L, ...]` that a refresh replaces together."""
 
     def store(self, ok: Tensor, *new: Tensor) -> None:
-        """Take new values of the tensors, in the order of the fields, where `ok: [L]`."""
+        """Replace the tensors, given in the order of the fields, in the slots where `ok: [L]`."""
         stacks = (value for value in vars(self).values() if isinstance(value, Tensor))
         for old, value in zip(stacks, new, strict=True):
             old.copy_(linalg.select(ok, value.to(old.dtype), old))
@@ -35,18 +36,18 @@ class Factor(Stored, ABC):
 
 @dataclass
 class Dense(Factor):
-    """P itself. `inverse: [L, p, p]`."""
+    """P as a dense matrix. `inverse: [L, p, p]`."""
 
     inverse: Tensor
 
     @classmethod
     def identity(cls, num_layers: int, width: int, damping: float, like: Tensor) -> Dense:
-        """`I / damping`."""
+        """Return `I / damping`."""
         eye = torch.eye(width, dtype=like.dtype, device=like.device) / damping
         return cls(eye.repeat(num_layers, 1, 1))
 
     def solve(self, gradients: Tensor) -> Tensor:
-        """`G P` for G `[L, o, p]`."""
+        """Return `G P` for G `[L, o, p]`."""
         return gradients @ self.inverse
 
 
@@ -61,19 +62,20 @@ class LowRank(Factor):
     def identity(
         cls, num_layers: int, width: int, rank: int, damping: float, like: Tensor
     ) -> LowRank:
-        """`I / damping`: Z = 0."""
+        """Return `I / damping`, as Z = 0."""
         return cls(like.new_zeros(num_layers, width, rank), damping)
 
     def solve(self, gradients: Tensor) -> Tensor:
-        """`G P` for G `[L, o, p]`."""
+        """Return `G P` for G `[L, o, p]`."""
         return torch.baddbmm(
             gradients, gradients @ self.z, self.z.mT, beta=1 / self.damping, alpha=-1
         )
 
     def root(self) -> Tensor:
-        """Y `[L, p, r]` in float64 with Y Y^T = P^{-1} - damping I, for Z with orthogonal columns.
+        """Return Y `[L, p, r]` in float64 with Y Y^T = P^{-1} - damping I.
 
-        A column of length^2 w / damping stands for the eigenvalue damping w / (1 - w), as far as Z's precision tells.
+        The columns of Z must be orthogonal. A column of squared length w / damping represents the
+        eigenvalue damping w / (1 - w), up to the precision of Z.
         """
         z = self.z.double()
         w = self.damping * z.square().sum(1, keepdim=True)
@@ -82,7 +84,12 @@ class LowRank(Factor):
 
 @dataclass
 class Kronecker(Factor):
-    """D = S G Q, with 2 o p (o + p) operations. `output_inverse: [L, o, o]` is S, `input_inverse: [L, p, p]` is Q."""
+    """D = S G Q, applied with 2 o p (o + p) operations.
+
+    Attributes:
+        output_inverse: S, `[L, o, o]`.
+        input_inverse: Q, `[L, p, p]`.
+    """
 
     output_inverse: Tensor
     input_inverse: Tensor
@@ -91,18 +98,20 @@ class Kronecker(Factor):
     def identity(
         cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor
     ) -> Kronecker:
-        """`I / damping`, shared equally."""
+        """Return `I / damping`; both sides have the factor 1 / sqrt(damping)."""
         sides = (Dense.identity(num_layers, width, damping**0.5, like) for width in (d_out, d_in))
         return cls(*(side.inverse for side in sides))
 
     def solve(self, gradients: Tensor) -> Tensor:
-        """`S G Q` for G `[L, o, p]`."""
+        """Return `S G Q` for G `[L, o, p]`."""
         return self.output_inverse @ gradients @ self.input_inverse
 
 
 @dataclass
 class KroneckerEigen(Factor):
-    """D = U [(U^T G V) * scale] V^T: diagonal in a Kronecker basis; applied with 4 o p (o + p) operations.
+    """D = U [(U^T G V) * scale] V^T, a map that is diagonal in a Kronecker basis.
+
+    It is applied with 4 o p (o + p) operations.
 
     Attributes:
         output_basis: U, `[L, o, o]`.
@@ -118,42 +127,49 @@ class KroneckerEigen(Factor):
     def identity(
         cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor
     ) -> KroneckerEigen:
-        """`I / damping`."""
+        """Return `I / damping`."""
         bases = [Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in)]
         return cls(*bases, scale=like.new_full((num_layers, d_out, d_in), 1 / damping))
 
     def solve(self, gradients: Tensor) -> Tensor:
-        """`U [(U^T G V) * scale] V^T` for G `[L, o, p]`."""
+        """Return `U [(U^T G V) * scale] V^T` for G `[L, o, p]`."""
         rotated = self.output_basis.mT @ gradients @ self.input_basis
         return self.output_basis @ (rotated * self.scale) @ self.input_basis.mT
 
 
 @dataclass
 class KroneckerBasis(Stored):
-    """Two orthogonal bases, the identity at first. `output: [L, o, o]` is U, `input: [L, p, p]` is V."""
+    """Orthogonal bases of outputs and inputs, initially the identity.
+
+    Attributes:
+        output: U, `[L, o, o]`.
+        input: V, `[L, p, p]`.
+    """
 
     output: Tensor
     input: Tensor
 
     @classmethod
     def identity(cls, num_layers: int, d_out: int, d_in: int, like: Tensor) -> KroneckerBasis:
-        """U = V = I."""
-        return cls(
-            *(Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in))
-        )
+        """Return U = V = I."""
+        bases = (Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in))
+        return cls(*bases)
 
     def rotate(self, gradients: Tensor) -> Tensor:
-        """`U^T G V` for G `[L, o, p]`."""
+        """Return `U^T G V` for G `[L, o, p]`."""
         return self.output.mT @ gradients @ self.input
 
     def restore(self, rotated: Tensor) -> Tensor:
-        """`U D V^T`, the inverse of `rotate`."""
+        """Return `U D V^T`, the inverse of `rotate`."""
         return self.output @ rotated @ self.input.mT
 
 
 @dataclass
 class RankOne(Factor):
-    """P = (I - vec(u v^T) vec(u v^T)^T) / damping, applied with 5 o p operations. `u: [L, o]`, `v: [L, p]`."""
+    """P = (I - w w^T) / damping with w = vec(u v^T), applied with 5 o p operations.
+
+    The vectors are `u: [L, o]` and `v: [L, p]`.
+    """
 
     u: Tensor
     v: Tensor
@@ -163,11 +179,11 @@ class RankOne(Factor):
     def identity(
         cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor
     ) -> RankOne:
-        """`I / damping`: u = v = 0."""
+        """Return `I / damping`, as u = v = 0."""
         return cls(like.new_zeros(num_layers, d_out), like.new_zeros(num_layers, d_in), damping)
 
     def solve(self, gradients: Tensor) -> Tensor:
-        """`(G - (u^T G v) u v^T) / damping` for G `[L, o, p]`."""
+        """Return `(G - (u^T G v) u v^T) / damping` for G `[L, o, p]`."""
         u, v = self.u.unsqueeze(-1), self.v.unsqueeze(-1)
         scale = 1 / self.damping
         return torch.baddbmm(gradients, u * (u.mT @ gradients @ v), v.mT, beta=scale, alpha=-scale)

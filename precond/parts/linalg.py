@@ -1,7 +1,8 @@
-"""Pure functions on stacks of matrices `[L, d, d]`; nothing here knows about layers or optimizers.
+"""Pure functions on stacks of matrices `[L, d, d]`, independent of layers and optimizers.
 
-A function that can fail returns a mask `ok: [L]` or an `Outcome` instead of raising, so that one bad layer does not
-stop the others. The first attempt on the whole stack reads one flag from the device; only a failure costs more.
+A function that can fail returns a mask `ok: [L]` or an `Outcome` instead of raising an exception,
+so that one failing layer does not stop the other layers. The first attempt, on the whole stack,
+reads one flag from the device; only a failure reads more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from torch import Tensor
 
 @contextmanager
 def exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast and no TF32: TF32 would put 1e-3 relative error into convolution sketches."""
+    """Disable gradients, autocast and TF32 inside the `with` block.
+
+    TF32 would cause a relative error of 1e-3 in the sketches of convolutions.
+    """
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         if device.type != "cuda":
             yield
@@ -36,7 +40,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         ok: The matrix was factored.
-        retried: The first attempt failed, whether or not another succeeded.
+        retried: The first attempt failed; a later attempt may have succeeded.
     """
 
     ok: Tensor
@@ -44,57 +48,58 @@ class Outcome(NamedTuple):
 
     @classmethod
     def of(cls, ok: Tensor) -> Outcome:
-        """Return the outcome of a method that has a single attempt."""
+        """Return the outcome of a single attempt."""
         return cls(ok, torch.zeros_like(ok))
 
 
 def symmetrize(matrix: Tensor) -> Tensor:
-    """The symmetric part, `[..., d, d]`."""
+    """Return the symmetric part of matrices `[..., d, d]`."""
     return (matrix + matrix.mT) / 2
 
 
 def all_finite(stack: Tensor) -> Tensor:
-    """Which entries of a stack `[L, ...]` hold no inf or nan, as `[L]` bool; no host synchronisation.
+    """Return a bool mask `[L]` of the entries of a stack `[L, ...]` that contain no inf or nan.
 
-    By their sum, which is the cheapest to take, and in float64 does not overflow where a float32 did not.
+    The function tests the sum in float64: this is cheap, a sum of finite float32 numbers cannot
+    overflow in it, and the host does not wait for the device.
     """
     return stack.flatten(1).sum(1, dtype=torch.float64).isfinite()
 
 
 def per_layer(values: Tensor, stack: Tensor) -> Tensor:
-    """`values [L]` with as many axes as `stack [L, ...]`, to broadcast against it."""
+    """Return `values [L]` with axes of length 1 added, to broadcast against `stack [L, ...]`."""
     return values.view(-1, *[1] * (stack.dim() - 1))
 
 
 def select(ok: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` where the layer is ok, else `old`; `ok: [L]`, the others `[L, ...]`."""
+    """Return `new [L, ...]` in the layers where `ok [L]` is True, and `old [L, ...]` elsewhere."""
     return torch.where(per_layer(ok, new), new, old)
 
 
 def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Outcome]:
     """Return `(A + damping I)^{-1}` for a stack of positive semi-definite matrices.
 
-    The first attempt is a Cholesky factorisation in the given precision. Where it fails, the eigenvalues are computed
-    in float64 and clamped at 0: no float32 factorisation exists for a covariance whose norm times epsilon exceeds the
-    damping (massive activations).
+    The first attempt is a Cholesky factorisation in the precision of the matrix. Where it fails,
+    the eigenvalues are computed in float64 and clamped at 0: a covariance whose norm times epsilon
+    exceeds the damping (massive activations) has no float32 factorisation.
 
     Args:
         matrix: `[L, p, p]`, symmetric up to rounding.
-        damping: Added to every eigenvalue, > 0: for all matrices, or `[L]` in float64.
+        damping: Added to every eigenvalue, > 0: one number for all matrices, or `[L]` in float64.
 
     Returns:
-        The inverses `[L, p, p]`, and the outcome; where that is not ok, the entry is meaningless.
+        The inverses `[L, p, p]` and the outcome. An inverse that is not ok is meaningless.
     """
     if not isinstance(damping, Tensor):
         damping = torch.full(matrix.shape[:1], damping, dtype=torch.float64, device=matrix.device)
     damped = symmetrize(matrix)
     damped.diagonal(dim1=-2, dim2=-1).add_(damping.to(matrix.dtype).unsqueeze(-1))
     triangle, info = torch.linalg.cholesky_ex(damped)
-    # cholesky_inverse raises on the zero diagonal that a failed factorisation can leave.
-    inverse = torch.cholesky_inverse(
-        select(info == 0, triangle, torch.eye(damped.shape[-1]).to(damped))
-    )
-    # Rounding lets some factorisations pass whose inverse is far off: no diagonal entry can exceed 1 / damping.
+    # cholesky_inverse raises for a zero on the diagonal, which a failed factorisation can leave.
+    eye = torch.eye(damped.shape[-1]).to(damped)
+    inverse = torch.cholesky_inverse(select(info == 0, triangle, eye))
+    # Rounding errors can make a factorisation succeed whose inverse is far too large. The exact
+    # inverse has no diagonal entry above 1 / damping.
     ok = (info == 0) & (inverse.diagonal(dim1=-2, dim2=-1).amax(1) <= 1.1 / damping)
     if ok.all():
         return inverse, Outcome.of(ok)
@@ -104,16 +109,17 @@ def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Out
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues `[L, d]`, eigenvectors `[L, d, d]` and `ok [L]` of symmetric matrices, whatever they hold.
+    """Return eigenvalues `[L, d]`, eigenvectors `[L, d, d]` and `ok [L]` of symmetric matrices.
 
-    Where an entry is not finite or the iteration does not converge, ok is False and the result that of the identity.
+    The function never raises. Where a matrix is not finite or the iteration does not converge, ok
+    is False and the result is that of the identity matrix.
     """
     ok = all_finite(matrix)
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     matrix = select(ok, matrix, eye)
     try:
         return *torch.linalg.eigh(matrix), ok
-    except torch.linalg.LinAlgError:  # repeat with single matrices to find the one that failed
+    except torch.linalg.LinAlgError:  # repeat matrix by matrix to find the one that failed
         if len(matrix) == 1:
             return *torch.linalg.eigh(eye.unsqueeze(0)), torch.zeros_like(ok)
         parts = [eigh(single.unsqueeze(0)) for single in matrix]
@@ -122,9 +128,11 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues `[L, d]` and eigenvectors `[L, d, d]` of positive semi-definite matrices, and `ok [L]`, in float64.
+    """Return eigenvalues `[L, d]`, eigenvectors `[L, d, d]` and `ok [L]` in float64.
 
-    Repeatable up to rounding: eigenvalues rise and are clamped at 0, the largest entry of each vector is positive.
+    The matrices are positive semi-definite. To make the result reproducible up to rounding, the
+    eigenvalues are ascending and clamped at 0, and the largest entry of each eigenvector is
+    positive.
     """
     values, vectors, ok = eigh(symmetrize(matrix.double()))
     largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))

@@ -1,13 +1,16 @@
-"""Low-rank inverses from a sketch C = A Omega of positive semi-definite matrices A, `[L, p, p]`, which stay unknown.
+"""Low-rank inverses from a sketch C = A Omega of positive semi-definite matrices A `[L, p, p]`.
+
+A itself is not needed:
 
     C_nu = C + nu Omega,    W = Omega^T C_nu = L L^T
     B = C_nu L^{-T},        so that B B^T = C_nu W^{-1} C_nu^T, the Nystrom matrix of A + nu I
     B = U Sigma V^T,        lambda = max(Sigma^2 - nu, 0)
     P = U diag(1 / (lambda + rho)) U^T + (I - U U^T) / rho = I / rho - Z Z^T
 
-Z = B V diag(sqrt(w / (rho (lambda + rho)))) with w = lambda / Sigma^2: no p x p matrix, and no division by a small
-singular value. All of it is computed in float64, which is cheap for r columns. The shift nu (Tropp et al. 2017) is of
-the size of the rounding error in C and is subtracted again, so it only makes the Cholesky factorisation stable.
+With w = lambda / Sigma^2, Z = B V diag(sqrt(w / (rho (lambda + rho)))). This formula needs no p x p
+matrix and does not divide by small singular values. The computation is in float64, which is cheap
+for r columns. The shift nu (Tropp et al. 2017) has the size of the rounding error in C and is
+subtracted again. Its only purpose is a stable Cholesky factorisation.
 """
 
 from __future__ import annotations
@@ -25,7 +28,13 @@ SHIFT_RETRIES = 8  # each multiplies nu by ten
 
 
 class Whitened(NamedTuple):
-    """B `[L, p, r]`, the shift nu `[L]` that it contains, and whether the first factorisation failed `[L]`."""
+    """The matrix B of the module docstring.
+
+    Attributes:
+        b: B, `[L, p, r]`.
+        nu: The shift that B contains, `[L]`.
+        retried: The first factorisation failed, `[L]`.
+    """
 
     b: Tensor
     nu: Tensor
@@ -35,13 +44,15 @@ class Whitened(NamedTuple):
 def low_rank_factor(
     c: Tensor, omega: Sketch, damping: float, least_shift: Tensor | None = None
 ) -> tuple[Tensor, Outcome]:
-    """Return Z `[L, p, r]` in float64 with P = I / damping - Z Z^T, and the outcome; where not ok, Z is meaningless.
+    """Return Z `[L, p, r]` in float64 with P = I / damping - Z Z^T, and the outcome.
+
+    A Z that is not ok is meaningless.
 
     Args:
         c: The sketch C = A Omega, `[L, p, r]`.
-        omega: The test matrices that the sketch was computed with.
+        omega: The test matrices of the sketch.
         damping: rho.
-        least_shift: `[L]`, where A is not positive semi-definite.
+        least_shift: Smallest allowed nu `[L]`, for an A that is not positive semi-definite.
     """
     nu = rounding(c)
     nu = nu if least_shift is None else torch.maximum(nu, least_shift)
@@ -49,15 +60,16 @@ def low_rank_factor(
 
 
 def inverse_factor(whitened: Whitened, damping: float) -> tuple[Tensor, Outcome]:
-    """Return Z for B (see `low_rank_factor`)."""
+    """Return Z and the outcome, as `low_rank_factor` does, from B."""
     root, eigenvalues, outcome = nystrom_root(whitened)
     return root * (damping * (eigenvalues + damping)).rsqrt().unsqueeze(-2), outcome
 
 
 def nystrom_root(whitened: Whitened) -> tuple[Tensor, Tensor, Outcome]:
-    """Return Y `[L, p, r]` with Y Y^T = U diag(lambda) U^T, the Nystrom matrix without its shift; lambda; the outcome.
+    """Return Y `[L, p, r]`, lambda `[L, r]` and the outcome.
 
-    From the r x r Gram matrix of B: Y = B V sqrt(w), which never divides by a small singular value.
+    Y Y^T = U diag(lambda) U^T is the Nystrom matrix without its shift. V and Sigma come from the
+    r x r Gram matrix of B, and Y = B V sqrt(w) does not divide by small singular values.
     """
     b, nu, retried = whitened
     sigma_squared, v, ok = linalg.eigh(b.mT @ b)
@@ -67,16 +79,17 @@ def nystrom_root(whitened: Whitened) -> tuple[Tensor, Tensor, Outcome]:
 
 
 def rounding(c: Tensor) -> Tensor:
-    """Return a shift `[L]` of the size of the rounding error in C, in the precision in which C was accumulated."""
+    """Return a shift `[L]` of the size of the rounding error in C, for the precision of C."""
     norm = torch.linalg.matrix_norm(c.double())
     return 8 * torch.finfo(c.dtype).eps * norm + torch.finfo(torch.float32).tiny
 
 
 def whiten(c: Tensor, omega: Sketch, nu: Tensor) -> Whitened:
-    """Return B with B B^T = the Nystrom matrix of A + nu I, for C in float64.
+    """Return B, so that B B^T is the Nystrom approximation of A + nu I, for C in float64.
 
-    Where W is not positive definite, nu grows tenfold, at most 8 times; after that the eigenvalues of W are floored.
-    The returned nu is the shift in C_nu and in W, so the result stays a Nystrom approximation.
+    Where W is not positive definite, nu is multiplied by 10, at most 8 times. After that, the
+    eigenvalues of W are replaced by at least nu. C_nu and W contain the same, returned nu, so the
+    result is a Nystrom approximation in any case.
     """
     b, ok = _whiten_by_cholesky(c, omega, nu)
     retried = ~ok
@@ -89,14 +102,14 @@ def whiten(c: Tensor, omega: Sketch, nu: Tensor) -> Whitened:
 
 
 def _whiten_by_cholesky(c: Tensor, omega: Sketch, nu: Tensor) -> tuple[Tensor, Tensor]:
-    """Return B = C_nu L^{-T} with L L^T = W, and where the factorisation succeeded `[L]`."""
+    """Return B = C_nu L^{-T} with L L^T = W, and a mask `[L]` of successful factorisations."""
     c_nu = omega.add_to(c, nu)
     triangle, info = torch.linalg.cholesky_ex(linalg.symmetrize(omega.core(c_nu)))
     return torch.linalg.solve_triangular(triangle.mT, c_nu, upper=True, left=False), info == 0
 
 
 def _whiten_by_eigenvalues(c: Tensor, omega: Sketch, nu: Tensor) -> Tensor:
-    """Return B = C_nu W^{-1/2} with the eigenvalues of W floored at nu; nan where the eigenvalue solver fails."""
+    """Return B = C_nu W^{-1/2}, with eigenvalues of W clamped to at least nu; nan on failure."""
     c_nu = omega.add_to(c, nu)
     eigenvalues, q, ok = linalg.eigh(linalg.symmetrize(omega.core(c_nu)))
     b = c_nu @ (q * eigenvalues.clamp(min=nu.unsqueeze(-1)).rsqrt().unsqueeze(-2))

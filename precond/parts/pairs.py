@@ -1,7 +1,8 @@
-"""Inputs and output gradients, kept to the end of a step in order to square the gradient of each example.
+"""Inputs and output gradients, kept until the end of a step to square the gradient of each example.
 
-The gradient of example n is G_n = sum over t of g a^T: over positions, and over the calls of a shared layer that one
-backward went through. Another backward of the same step (gradient accumulation) brings other examples.
+The gradient of example n is G_n = sum over t of g a^T. The sum is over the positions, and over the
+calls of a shared layer within one backward. Another backward of the same step (gradient
+accumulation) belongs to other examples.
 """
 
 from __future__ import annotations
@@ -16,27 +17,30 @@ from precond.parts import collectives
 from precond.parts.factors import KroneckerBasis
 from precond.parts.rows import Rows
 
-CHUNK_ELEMENTS = 1 << 24  # of rotated rows and examples' gradients at a time: 64 MiB in float32
+# Limit of rotated rows and example gradients that exist at the same time: 64 MiB in float32.
+CHUNK_ELEMENTS = 1 << 24
 
-Use = tuple[
-    Rows, Tensor
-]  # the inputs of one call of a layer, and its output gradients [groups, B, T, o]
+# The inputs of one call of a layer, and its output gradients [groups, B, T, o].
+Use = tuple[Rows, Tensor]
 
 
 @dataclass
 class Pairs:
-    """What the layers of a bank saw in one step; transient, so it belongs in a field whose name starts with `_`."""
+    """The inputs and output gradients of a bank's layers in one step.
+
+    They are transient: store them in a field whose name starts with `_`.
+    """
 
     _uses: dict[tuple[int, int], list[Use]] = field(default_factory=dict)
     _slots: dict[int, slice] = field(default_factory=dict)
 
     def add(self, slots: slice, rows: Rows, output_gradients: Tensor, backward: int) -> None:
-        """Keep one call of one layer, which the backward of this number went through."""
+        """Add one call of one layer, which took part in the backward with this number."""
         self._slots[slots.start] = slots
         self._uses.setdefault((slots.start, backward), []).append((rows, output_gradients))
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop all calls."""
         self._uses.clear()
 
     def discard(self, slots: slice) -> None:
@@ -44,17 +48,23 @@ class Pairs:
         self._uses = {key: uses for key, uses in self._uses.items() if key[0] != slots.start}
 
     def forget(self, skipped: Tensor) -> None:
-        """Make what was kept not finite, where `skipped` (a bool on the device), so that nothing is updated with it."""
+        """Replace the output gradients by nan if `skipped` (a bool on the device).
+
+        Statistics ignore values that are not finite, so they are not updated in a skipped step.
+        """
         for key, uses in self._uses.items():
             self._uses[key] = [(rows, g.masked_fill(skipped, torch.nan)) for rows, g in uses]
 
     def passes(self) -> Iterator[tuple[slice, list[Use]]]:
-        """For each layer and backward: the layer's slots, and its calls."""
+        """Yield the slots and the calls of each layer, for each backward."""
         for (start, _), uses in self._uses.items():
             yield self._slots[start], uses
 
     def batch_sizes(self, like: Tensor) -> Tensor:
-        """Each slot's number of examples on all ranks, `[L]` for a bank shaped as `like`; 0 if it was not seen."""
+        """Return the number of examples of each slot, summed over all ranks, `[L]` as in `like`.
+
+        It is 0 for a layer that took part in no backward.
+        """
         sizes = like.new_zeros(len(like))
         for slots, uses in self.passes():
             sizes[slots] += uses[0][0].examples
@@ -62,20 +72,22 @@ class Pairs:
         return sizes
 
     def second_moments(self, basis: KroneckerBasis) -> Iterator[tuple[slice, Tensor, int]]:
-        """For each layer and backward: slots, sum over n of (U^T G_n V)^.2 `[groups, o, p]`, and how many n."""
+        """Yield slots, the sum over n of (U^T G_n V)^.2 `[groups, o, p]`, and the number of n.
+
+        There is one item per layer and backward.
+        """
         for slots, uses in self.passes():
-            yield (
-                slots,
-                sum_of_squares(uses, basis.output[slots], basis.input[slots]),
-                uses[0][0].examples,
-            )
+            total = sum_of_squares(uses, basis.output[slots], basis.input[slots])
+            yield slots, total, uses[0][0].examples
 
 
 def sum_of_squares(uses: list[Use], u: Tensor, v: Tensor) -> Tensor:
-    """Sum over examples of (U^T G_n V)^.2 `[groups, o, p]`; U `[groups, o, o]`, V `[groups, p, p]`.
+    """Return the sum over examples of (U^T G_n V)^.2, `[groups, o, p]`.
 
-    Without sharing, (g a^T)^.2 = g^.2 (a^.2)^T makes it one product. Else either the rows are rotated, or the gradients
-    that they add up to, whichever takes fewer operations: 2 B T (o^2 + p^2) or 2 B o p (o + p).
+    U is `[groups, o, o]` and V is `[groups, p, p]`. For one position per example, the sum is a
+    single product because (g a^T)^.2 = g^.2 (a^.2)^T. Otherwise, the function rotates either the
+    rows or the gradients of the examples, whichever needs fewer operations: 2 B T (o^2 + p^2) or
+    2 B o p (o + p).
     """
     groups, examples, _, o = uses[0][1].shape
     p, positions = v.shape[-1], sum(g.shape[2] for _, g in uses)
@@ -93,7 +105,7 @@ def sum_of_squares(uses: list[Use], u: Tensor, v: Tensor) -> Tensor:
 
 
 def _gradients(rows: Rows, g: Tensor, u: Tensor, v: Tensor, rotate_rows: bool) -> Tensor:
-    """U^T G_n V for some examples, `[groups, B, o, p]`."""
+    """Return U^T G_n V for some examples, `[groups, B, o, p]`."""
     if rotate_rows:
         return (g @ u.unsqueeze(1)).mT @ rows.project(v)
     return u.mT.unsqueeze(1) @ rows.example_gradients(g) @ v.unsqueeze(1)

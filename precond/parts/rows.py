@@ -1,7 +1,8 @@
-"""The inputs of Linear and Conv2d layers as rows, which are never formed.
+"""The inputs of Linear and Conv2d layers as rows of a matrix X that is never formed.
 
-The rows a of one forward are a matrix X `[N, p]` for each of the `groups` weight blocks, N = B examples times T
-positions that share the weight. p counts the bias: its column is the last, and all ones.
+The rows a of one forward are a matrix X `[N, p]` for each of the `groups` weight blocks. N is the
+number B of examples times the number T of positions that share the weight. p includes the bias,
+whose column of ones is the last.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from torch.nn.grad import conv2d_weight
 
 from precond.parts.correlations import patch_gram
 
-# Patches formed at a time, where they must be: 8 MiB in float32, of memory that a CPU has at hand already. A GPU takes
-# 32 times as many, which keeps its launches few.
+# Limit of patch elements that exist at the same time: 8 MiB in float32, memory that a CPU allocator
+# can reuse. On a GPU the limit is 32 times as high, which reduces the number of kernel launches.
 UNFOLD_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
 class LinearRows:
-    """Inputs of a Linear layer, `[batch, positions..., d_in]`, as `x [N, d_in]` without the bias column."""
+    """Inputs `[batch, positions..., d_in]` of a Linear layer.
+
+    `x` is `[N, d_in]`, without the bias column.
+    """
 
     x: Tensor
     bias: bool
@@ -31,40 +35,40 @@ class LinearRows:
 
     @property
     def count(self) -> int:
-        """Number of rows N."""
+        """The number of rows N."""
         return self.x.shape[0]
 
     def project(self, matrix: Tensor) -> Tensor:
-        """`X M`, `[1, B, T, r]`."""
+        """Return `X M`, `[1, B, T, r]`."""
         return self._map(matrix[0]).view(1, self.examples, -1, matrix.shape[2])
 
     def example_means(self) -> Tensor:
-        """Mean over positions, `[1, B, p]`."""
+        """Return the mean over positions, `[1, B, p]`."""
         means = self.x.view(self.examples, -1, self.x.shape[1]).mean(1)
-        return (
-            torch.cat([means, means.new_ones(self.examples, 1)], 1) if self.bias else means
-        ).unsqueeze(0)
+        if self.bias:
+            means = torch.cat([means, means.new_ones(self.examples, 1)], 1)
+        return means.unsqueeze(0)
 
     def total(self) -> Tensor:
-        """`X^T 1`, `[1, p]`."""
+        """Return the sum of the rows, `[1, p]`."""
         total = self.x.sum(0, keepdim=True)
         return torch.cat([total, total.new_full((1, 1), self.count)], 1) if self.bias else total
 
     def take(self, part: slice) -> LinearRows:
-        """The rows of some examples."""
+        """Return the rows of some examples."""
         x = self.x.view(self.examples, -1, self.x.shape[1])[part]
         return LinearRows(x.flatten(0, 1), self.bias, examples=x.shape[0])
 
     def example_gradients(self, output_gradients: Tensor) -> Tensor:
-        """Sum over the positions of each example of g a^T, `[1, B, o, p]`."""
+        """Return the sum of g a^T over the positions of each example, `[1, B, o, p]`."""
         g = output_gradients[0].mT
-        weight = g @ self.x.view(self.examples, -1, self.x.shape[1])
-        return (torch.cat([weight, g.sum(2, keepdim=True)], 2) if self.bias else weight).unsqueeze(
-            0
-        )
+        gradients = g @ self.x.view(self.examples, -1, self.x.shape[1])
+        if self.bias:
+            gradients = torch.cat([gradients, g.sum(2, keepdim=True)], 2)
+        return gradients.unsqueeze(0)
 
     def gram(self) -> Tensor:
-        """`X^T X`, `[1, p, p]`."""
+        """Return `X^T X`, `[1, p, p]`."""
         gram = self.x.mT @ self.x
         if self.bias:
             sums = self.x.sum(0, keepdim=True)
@@ -73,11 +77,11 @@ class LinearRows:
         return gram.unsqueeze(0)
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
-        """`X^T (X Omega)`, `[1, p, r]`."""
+        """Return `X^T (X Omega)`, `[1, p, r]`."""
         return self._products(self._map(test_matrix[0]))
 
     def sketch_columns(self, columns: Tensor) -> Tensor:
-        """`X^T X[:, columns]`, `[1, p, r]`."""
+        """Return `X^T X[:, columns]`, `[1, p, r]`."""
         ids, width = columns[0], self.x.shape[1]
         y = self.x[:, ids.clamp(max=width - 1)]
         return self._products(y.masked_fill(ids == width, 1) if self.bias else y)
@@ -86,20 +90,22 @@ class LinearRows:
         return torch.addmm(matrix[-1], self.x, matrix[:-1]) if self.bias else self.x @ matrix
 
     def _products(self, y: Tensor) -> Tensor:
-        products = (
-            y.mT @ self.x
-        ).mT  # a few rows times x: for MKL a third of the time of x^T times a few columns
-        return (torch.cat([products, y.sum(0, keepdim=True)]) if self.bias else products).unsqueeze(
-            0
-        )
+        # With MKL, a few rows times x take a third of the time of x^T times a few columns.
+        products = (y.mT @ self.x).mT
+        if self.bias:
+            products = torch.cat([products, y.sum(0, keepdim=True)])
+        return products.unsqueeze(0)
 
 
 @dataclass(frozen=True)
 class ConvRows:
-    """Inputs of a Conv2d: every patch is a row, but patches are formed only for a Gram matrix, in chunks.
+    """Inputs of a Conv2d layer: each patch is a row.
+
+    Patches are formed only where a method needs them, and then in chunks.
 
     Attributes:
-        x: `[batch, channels, height, width]`, padded already where the padding is not symmetric zeros.
+        x: `[batch, channels, height, width]`. Padding other than symmetric zeros is already
+            applied.
         padding: Zeros that the convolution adds to each side, (vertical, horizontal).
     """
 
@@ -113,40 +119,46 @@ class ConvRows:
 
     @property
     def examples(self) -> int:
-        """Number of images B."""
+        """The number of images B."""
         return self.x.shape[0]
 
     @property
     def count(self) -> int:
-        """Number of rows N: images times output positions."""
+        """The number of rows N: images times output positions."""
         height, width = self._output_size()
         return self.x.shape[0] * height * width
 
     def project(self, matrix: Tensor) -> Tensor:
-        """`X M`, `[groups, B, T, r]`: a convolution with r filters, no patches."""
+        """Return `X M`, `[groups, B, T, r]`, by a convolution with r filters per group."""
         return self._map(matrix).flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2)
 
     def example_means(self) -> Tensor:
-        """Mean over positions, `[groups, B, p]`."""
+        """Return the mean over positions, `[groups, B, p]`."""
         return torch.cat([self._patches(x).mean(3) for x in self._chunks()], 1)
 
     def total(self) -> Tensor:
-        """`X^T 1`, `[groups, p]`, from the patches of the images' sum."""
+        """Return the sum of the rows, `[groups, p]`, from the patches of the sum of the images."""
         total = self._patches(self.x.sum(0, keepdim=True)).sum((1, 3))
         if self.bias:
             total[:, -1] *= self.examples
         return total
 
     def take(self, part: slice) -> ConvRows:
-        """The rows of some images."""
+        """Return the rows of some images."""
         return replace(self, x=self.x[part])
 
     def example_gradients(self, output_gradients: Tensor) -> Tensor:
-        """Sum over the positions of each image of g a^T, `[groups, B, o, p]`, from its patches: take few at a time."""
+        """Return the sum of g a^T over the positions of each image, `[groups, B, o, p]`.
+
+        The patches of all images are formed at once: call `take` first to limit their number.
+        """
         return output_gradients.mT @ self._patches(self.x).mT
 
     def gram(self) -> Tensor:
-        """`X^T X`, `[groups, p, p]`: without patches where the kernel moves by one, else 2 N p^2 operations."""
+        """Return `X^T X`, `[groups, p, p]`.
+
+        For stride and dilation 1, no patches are formed. Otherwise it takes 2 N p^2 operations.
+        """
         if not self._correlates():
             return torch.stack([_gram(self._patches(x)) for x in self._chunks()]).sum(0)
         gram = patch_gram(self.x, self.groups, self.kernel, self.padding)
@@ -156,35 +168,31 @@ class ConvRows:
         return torch.cat([torch.cat([gram, total[..., :-1]], 1), total.mT], 2)
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
-        """`X^T (X Omega)`, `[groups, p, r]`: two convolutions, no patches."""
-        if (
-            self.x.device.type == "cpu"
-        ):  # where both would bring x into blocks of 8 channels, and r filters up to 16
+        """Return `X^T (X Omega)`, `[groups, p, r]`, by two convolutions without patches."""
+        # On a CPU, both convolutions would otherwise copy x into blocks of 8 channels, and pad the
+        # r filters to 16.
+        if self.x.device.type == "cpu":
             rows = replace(self, x=self.x.contiguous(memory_format=torch.channels_last))
             return rows._products(rows._map(test_matrix))
         return self._products(self._map(test_matrix))
 
     def sketch_columns(self, columns: Tensor) -> Tensor:
-        """`X^T X[:, columns]`, `[groups, p, r]`: a column is one channel, shifted and strided."""
+        """Return `X^T X[:, columns]`, `[groups, p, r]`: a column is a shifted, strided channel."""
         area, per_group = self.kernel[0] * self.kernel[1], self.x.shape[1] // self.groups
         first = torch.arange(self.groups, device=columns.device).unsqueeze(1) * per_group
         channels = ((columns // area).clamp(max=per_group - 1) + first).view(-1)
         offsets = (columns % area).view(-1)
-        y = (
-            self._sliced(channels, offsets)
-            if self.x.device.type == "cpu"
-            else self._picked(channels, offsets)
-        )
+        extract = self._sliced if self.x.device.type == "cpu" else self._picked
+        y = extract(channels, offsets)
         if self.bias:
             y.masked_fill_((columns == per_group * area).view(1, -1, 1, 1), 1)
         return self._products(y)
 
     def _sliced(self, channels: Tensor, offsets: Tensor) -> Tensor:
-        """What kernel entries (channel, offset) see at every output position, `[batch, entries, oh, ow]`: copies."""
+        """Copy the pixels under kernel entries (channel, offset), `[batch, entries, oh, ow]`."""
         y = self.x.new_zeros(self.x.shape[0], len(channels), *self._output_size())
-        for entry, (channel, offset) in enumerate(
-            zip(channels.tolist(), offsets.tolist(), strict=True)
-        ):
+        entries = zip(channels.tolist(), offsets.tolist(), strict=True)
+        for entry, (channel, offset) in enumerate(entries):
             places = zip(divmod(offset, self.kernel[1]), self.dilation, self.padding, strict=True)
             starts = [position * dilation - pad for position, dilation, pad in places]
             axes = map(_overlap, self.x.shape[2:], y.shape[2:], self.stride, starts)
@@ -193,25 +201,24 @@ class ConvRows:
         return y
 
     def _picked(self, channels: Tensor, offsets: Tensor) -> Tensor:
-        """The same in two launches, and without the host: a convolution of single channels with ones and zeros."""
-        filters = (
-            F.one_hot(offsets, self.kernel[0] * self.kernel[1])
-            .to(self.x.dtype)
-            .view(-1, 1, *self.kernel)
-        )
+        """Return the result of `_sliced` by a convolution with one-hot filters.
+
+        It needs few kernel launches and does not read `channels` and `offsets` on the host.
+        """
+        one_hot = F.one_hot(offsets, self.kernel[0] * self.kernel[1])
+        filters = one_hot.to(self.x.dtype).view(-1, 1, *self.kernel)
         x = self.x.index_select(1, channels)
         return F.conv2d(x, filters, None, self.stride, self.padding, self.dilation, len(filters))
 
     def _products(self, y: Tensor) -> Tensor:
-        """`X^T Y` for `Y [batch, groups * r, oh, ow]`: the weight gradient that the output gradient Y would give."""
+        """Return `X^T Y` for `Y [batch, groups * r, oh, ow]`.
+
+        It is the weight gradient that belongs to the output gradient Y.
+        """
         per_group = self.x.shape[1] // self.groups
         size = (y.shape[1], per_group, *self.kernel)
-        geometry: Any = (
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )  # annotated as int, documented as pairs
+        # torch annotates these as int, but takes pairs.
+        geometry: Any = self.stride, self.padding, self.dilation, self.groups
         weight = conv2d_weight(self.x, size, y, *geometry)
         products = weight.reshape(self.groups, -1, per_group * self.kernel[0] * self.kernel[1]).mT
         if not self.bias:
@@ -219,7 +226,7 @@ class ConvRows:
         return torch.cat([products, y.sum((0, 2, 3)).view(self.groups, 1, -1)], 1)
 
     def _map(self, matrix: Tensor) -> Tensor:
-        """`X M` as the map `[batch, groups * r, oh, ow]`."""
+        """Return `X M` as a feature map `[batch, groups * r, oh, ow]`."""
         filters, shift = matrix.mT, None
         if self.bias:
             filters, shift = filters[..., :-1], filters[..., -1].reshape(-1)
@@ -229,21 +236,19 @@ class ConvRows:
         )
 
     def _correlates(self) -> bool:
-        """Whether the channels' correlations make the Gram matrix, and cheaper than patches do."""
-        moves_by_one = self.stride == self.dilation == (1, 1) and self.kernel != (1, 1)
-        return moves_by_one and all(
-            n >= k for n, k in zip(self.x.shape[2:], self.kernel, strict=True)
-        )
+        """Return True if `patch_gram` is applicable, and cheaper than patches."""
+        fits = all(n >= k for n, k in zip(self.x.shape[2:], self.kernel, strict=True))
+        return self.stride == self.dilation == (1, 1) and self.kernel != (1, 1) and fits
 
     def _chunks(self) -> tuple[Tensor, ...]:
-        """The images, as many at a time as patches may be formed."""
+        """Split the images into chunks whose patches stay below the limit of elements."""
         height, width = self._output_size()
         patches_per_image = height * width * self.x.shape[1] * self.kernel[0] * self.kernel[1]
         limit = UNFOLD_ELEMENTS * (1 if self.x.device.type == "cpu" else 32)
         return self.x.split(max(1, limit // patches_per_image))
 
     def _patches(self, x: Tensor) -> Tensor:
-        """The patches of some images, `[groups, batch, p, positions]`."""
+        """Return the patches of some images, `[groups, batch, p, positions]`."""
         if self.kernel == (1, 1) and self.padding == (0, 0):
             patches = x[:, :, :: self.stride[0], :: self.stride[1]].flatten(2)
         else:
@@ -266,20 +271,19 @@ Rows = LinearRows | ConvRows
 
 
 def _gram(patches: Tensor) -> Tensor:
-    """Sum of a a^T, `[groups, p, p]`, of patches `[groups, batch, p, positions]`."""
-    if (
-        patches.shape[3] >= patches.shape[2]
-    ):  # then the products of single images take less memory than a copy
+    """Return the sum of a a^T, `[groups, p, p]`, for patches `[groups, batch, p, positions]`."""
+    # With many positions, the products of single images take less memory than a copy of the
+    # patches.
+    if patches.shape[3] >= patches.shape[2]:
         return (patches @ patches.mT).sum(1)
     columns = patches.transpose(1, 2).flatten(2)
     return columns @ columns.mT
 
 
 def _overlap(size: int, out: int, step: int, start: int) -> tuple[slice, slice]:
-    """Output positions y for which start + step y is inside `size` pixels, and those pixels."""
+    """Return the output positions y for which start + step y is in [0, size), and those pixels."""
     first = max(0, -(start // step))
     last = min(out - 1, (size - 1 - start) // step)
     begin = start + step * first
-    return slice(first, max(first, last + 1)), slice(
-        begin, max(begin, start + step * last + 1), step
-    )
+    pixels = slice(begin, max(begin, start + step * last + 1), step)
+    return slice(first, max(first, last + 1)), pixels

@@ -1,4 +1,4 @@
-"""Sketched covariances: C = A Omega with the Omega that it belongs to, and the random draws of Omega."""
+"""Sketched covariances C = A Omega, their test matrices Omega, and the random draws of Omega."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ ALL = slice(None)
 
 @dataclass
 class Draws:
-    """Where each slot's test matrix comes from: draw number n is seeded by hash(seed, slot name, n).
+    """The random draws of the test matrices: draw n of a slot is seeded by hash(seed, name, n).
 
-    Drawn on the CPU, so that it is the same on every device and rank. `number: [L]` int64 on the CPU.
+    The generators are on the CPU, so that each draw is the same on all devices and ranks.
+    `number: [L]` (int64, on the CPU) contains the number n of the current draw of each slot.
     """
 
     number: Tensor
@@ -30,11 +31,11 @@ class Draws:
 
     @classmethod
     def first(cls, names: Sequence[str], seed: int) -> Draws:
-        """Every slot at draw 0."""
+        """Return draw 0 of all slots."""
         return cls(torch.zeros(len(names), dtype=torch.int64), names, seed)
 
     def generators(self, slots: slice, advance: int) -> list[torch.Generator]:
-        """Return a generator for each of some slots, `advance` draws further (0: at its current draw)."""
+        """Advance some slots by `advance` draws; return a generator for the new draw of each."""
         self.number[slots] += advance
         draws = zip(self._names[slots], self.number[slots].tolist(), strict=True)
         return [
@@ -45,7 +46,10 @@ class Draws:
 
 @dataclass
 class ColumnSketch:
-    """Omega picks r distinct columns of the identity, so X Omega is r columns of X. `columns: [L, r]`."""
+    """A test matrix of r distinct columns of the identity, so that X Omega is r columns of X.
+
+    `columns: [L, r]` contains their indices.
+    """
 
     columns: Tensor
     width: int
@@ -55,36 +59,40 @@ class ColumnSketch:
     def draw(
         cls, layers: Sequence[str], width: int, rank: int, seed: int, like: Tensor
     ) -> ColumnSketch:
-        """Columns drawn without replacement, the first draw of each slot."""
+        """Return the first draw of each slot, without replacement."""
         columns = torch.empty(len(layers), rank, dtype=torch.int64, device=like.device)
         sketch = cls(columns, width, Draws.first(layers, seed))
         sketch.redraw(advance=0)
         return sketch
 
     def redraw(self, slots: slice = ALL, advance: int = 1) -> None:
-        """Replace the columns of some slots by their next draw."""
+        """Replace the columns of some slots by a later draw."""
         rank = self.columns.shape[1]
         generators = self.draws.generators(slots, advance)
         drawn = [torch.randperm(self.width, generator=g)[:rank] for g in generators]
         self.columns[slots] = torch.stack(drawn).to(self.columns.device)
 
     def products(self, slots: slice, rows: Rows) -> Tensor:
-        """`X^T X Omega`, `[groups, p, r]`."""
+        """Return `X^T X Omega`, `[groups, p, r]`."""
         return rows.sketch_columns(self.columns[slots])
 
     def add_to(self, matrix: Tensor, scale: Tensor) -> Tensor:
-        """`matrix + scale Omega` for a matrix `[L, p, r]` and a scale `[L]`."""
+        """Return `matrix + scale Omega` for a matrix `[L, p, r]` and a scale `[L]`."""
         ids = self.columns.unsqueeze(1)
         return matrix.scatter_add(1, ids, scale.view(-1, 1, 1).expand_as(ids))
 
     def core(self, matrix: Tensor) -> Tensor:
-        """`Omega^T matrix`, `[L, r, r]`."""
+        """Return `Omega^T matrix`, `[L, r, r]`."""
         return matrix.gather(1, self.columns.unsqueeze(2).expand(-1, -1, matrix.shape[2]))
 
 
 @dataclass
 class GaussianSketch:
-    """Omega is Gaussian: orthonormal, which keeps the core well conditioned, or plain N(0, 1/p). `omega: [L, p, r]`."""
+    """A Gaussian test matrix, `omega: [L, p, r]`.
+
+    Its columns are orthonormal, which keeps the core well conditioned; or, with
+    `orthonormal=False`, its entries are independent N(0, 1/p).
+    """
 
     omega: Tensor
     draws: Draws
@@ -100,34 +108,32 @@ class GaussianSketch:
         like: Tensor,
         orthonormal: bool = True,
     ) -> GaussianSketch:
-        """The first draw of each slot."""
-        sketch = cls(
-            like.new_empty(len(layers), width, rank), Draws.first(layers, seed), orthonormal
-        )
+        """Return the first draw of each slot."""
+        omega = like.new_empty(len(layers), width, rank)
+        sketch = cls(omega, Draws.first(layers, seed), orthonormal)
         sketch.redraw(advance=0)
         return sketch
 
     def redraw(self, slots: slice = ALL, advance: int = 1) -> None:
-        """Replace Omega of some slots by its next draw."""
+        """Replace Omega of some slots by a later draw."""
         width, rank = self.omega.shape[1:]
         generators = self.draws.generators(slots, advance)
         drawn = torch.stack(
             [torch.randn(width, rank, generator=g, dtype=torch.float64) for g in generators]
         )
-        self.omega[slots] = (
-            torch.linalg.qr(drawn).Q if self.orthonormal else drawn / width**0.5
-        ).to(self.omega)
+        omega = torch.linalg.qr(drawn).Q if self.orthonormal else drawn / width**0.5
+        self.omega[slots] = omega.to(self.omega)
 
     def products(self, slots: slice, rows: Rows) -> Tensor:
-        """`X^T X Omega`, `[groups, p, r]`."""
+        """Return `X^T X Omega`, `[groups, p, r]`."""
         return rows.sketch(self.omega[slots])
 
     def add_to(self, matrix: Tensor, scale: Tensor) -> Tensor:
-        """`matrix + scale Omega` for a matrix `[L, p, r]` and a scale `[L]`."""
+        """Return `matrix + scale Omega` for a matrix `[L, p, r]` and a scale `[L]`."""
         return matrix + scale.view(-1, 1, 1) * self.omega.to(matrix.dtype)
 
     def core(self, matrix: Tensor) -> Tensor:
-        """`Omega^T matrix`, `[L, r, r]`."""
+        """Return `Omega^T matrix`, `[L, r, r]`."""
         return self.omega.to(matrix.dtype).mT @ matrix
 
 
@@ -136,9 +142,9 @@ Sketch = ColumnSketch | GaussianSketch
 
 @dataclass
 class SketchedCovariance:
-    """C = A Omega, averaged over steps, with the Omega that it belongs to.
+    """The sketch C = A Omega, averaged over steps, with its Omega.
 
-    Omega is fixed. Subclasses that redraw it override the methods (`algorithms/nysact_variants.py`).
+    Omega is fixed. Subclasses that redraw it override methods (`algorithms/nysact_variants.py`).
     """
 
     average: MovingAverage
@@ -154,15 +160,18 @@ class SketchedCovariance:
         self.average.add(slots, self.sketch.products(slots, rows), rows.count)
 
     def commit(self, decay: float) -> None:
-        """Update the moving average with what was accumulated."""
+        """Update the moving average with the accumulated sums."""
         self.average.commit(decay)
 
     def mean(self) -> tuple[Tensor, Sketch]:
-        """Return C without bias, `[L, p, r]`, and its Omega."""
+        """Return the bias-corrected C `[L, p, r]` and its Omega."""
         return self.average.mean(), self.sketch
 
     def end_window(self, c: Tensor, outcome: Outcome) -> Outcome:
-        """Return the outcome of a refresh that has just used the mean C; called once for each refresh."""
+        """Prepare the next refresh interval after a refresh, which used the mean C.
+
+        Returns the outcome of the refresh, including failures of this method.
+        """
         return outcome
 
 

@@ -1,4 +1,4 @@
-"""A bank's state as a whole: nested dataclasses of stacks `[L, ...]`, for any algorithm."""
+"""Functions on the state of a bank: nested dataclasses of stacks `[L, ...]`, for any algorithm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Part = TypeVar("Part")
 
 
 def part_of(state: Any, slots: slice) -> Any:
-    """Return a state of some slots, made of views: writing to it in place writes to the whole state."""
+    """Return the state of some slots as views: in-place changes also change the full state."""
     parts = {}
     for name, value in vars(state).items():
         if isinstance(value, Tensor):
@@ -27,7 +27,10 @@ def part_of(state: Any, slots: slice) -> Any:
 
 
 def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a state as ("statistic.average.value", tensor); fields that start with `_` are transient."""
+    """Yield the names and tensors of a state, as ("statistic.average.value", tensor).
+
+    Fields whose names start with `_` are transient and are left out.
+    """
     for name, value in vars(state).items():
         if name.startswith("_"):
             continue
@@ -38,7 +41,7 @@ def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def parts(state: Any, *kinds: type[Part]) -> Iterator[Part]:
-    """Yield the parts of a state that are of these classes."""
+    """Yield the parts of a state that are instances of these classes."""
     for value in vars(state).values():
         if isinstance(value, kinds):
             yield value
@@ -47,7 +50,7 @@ def parts(state: Any, *kinds: type[Part]) -> Iterator[Part]:
 
 
 def forget(state: Any, skipped: Tensor) -> None:
-    """Drop what was added to a state since its last commit, where `skipped`, without reading the device."""
+    """Discard what was added to a state since its last commit if `skipped` (bool on the device)."""
     for part in parts(state, MovingAverage, Pairs):
         part.forget(skipped)
 
@@ -73,5 +76,5 @@ def deferred(state: Any, additions: list[Callable[[], None]]) -> Any:
 
 
 def dropped(state: Any) -> Tensor:
-    """Return the number of updates that the statistics of each slot left out, `[L]`."""
+    """Return the number of updates that the statistics of each slot dropped, `[L]`."""
     return torch.stack([average.dropped for average in parts(state, MovingAverage)]).sum(0)

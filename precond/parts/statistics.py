@@ -1,8 +1,9 @@
-"""Statistics: moving averages of what the layers saw, each with the weight that is needed to read it.
+"""Statistics: moving averages over steps, each stored with the weight that corrects its bias.
 
-`add` runs in the hooks and keeps sums and row counts only. `commit` runs once per optimizer step and turns them into
-one update of the moving average, so gradient accumulation, shared layers and data parallelism count rows, not calls.
-All tensors are stacks over the slots of a bank, `[L, ...]`.
+`add` runs in the hooks and adds to sums and row counts. `commit` runs once per optimizer step and
+turns them into one update of the moving average. Therefore each row counts once, also with gradient
+accumulation, shared layers and data parallelism. All tensors are stacks over the slots of a bank,
+`[L, ...]`.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from precond.parts import collectives, linalg
 
 @dataclass
 class MovingAverage:
-    """Exponential moving average of a mean over rows, started at zero and corrected by its own weight.
+    """Exponential moving average of a mean over rows, with bias correction.
 
     Attributes:
-        value: `[L, ...]`, the decayed sum.
-        weight: `[L]` float64, 1 - decay^k after k updates of that slot.
-        dropped: `[L]` int64, updates left out because they were not finite.
+        value: The decayed sum, `[L, ...]`, initially zero.
+        weight: 1 - decay^k after k updates of a slot, `[L]` in float64.
+        dropped: Number of updates that were dropped because they were not finite, `[L]` in int64.
     """
 
     value: Tensor
     weight: Tensor
     dropped: Tensor
-    # Between the first hook and the commit of a step; not part of the state.
+    # Sums and row counts since the last commit; not part of the saved state.
     _sum: Tensor | None = field(default=None, repr=False)
     _count: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def zeros(cls, *shape: int, like: Tensor) -> MovingAverage:
-        """An average without updates; `shape` starts with L."""
+        """Return an average without updates; `shape` starts with L."""
         return cls(
             value=like.new_zeros(shape),
             weight=like.new_zeros(shape[0], dtype=torch.float64),
@@ -50,26 +51,28 @@ class MovingAverage:
         counts[slots] += count
 
     def _pending(self) -> tuple[Tensor, Tensor]:
-        """What was added since the last commit: sums `[L, ...]`, and over how many rows `[L]`."""
+        """Return the sums `[L, ...]` and numbers of rows `[L]` since the last commit."""
         if self._sum is None or self._count is None:
             self._sum, self._count = torch.zeros_like(self.value), torch.zeros_like(self.dropped)
         return self._sum, self._count
 
     def start_at_identity(self) -> None:
-        """Let matrices start at I, with a weight that is never corrected for."""
+        """Set the initial value to the identity, without bias correction."""
         self.value.copy_(torch.eye(self.value.shape[-1]))
         self.weight.fill_(1)
 
     def commit(self, decay: float, copy_first: bool = False, power: int = 1) -> Tensor:
-        """One update with what all ranks added since the last; slots without rows or with inf or nan stay as they are.
+        """Update the average with what all ranks added since the last commit.
+
+        Slots without rows, and slots whose sum is not finite, do not change.
 
         Args:
             decay: Weight of the old value.
-            copy_first: Whether a slot's first update has all the weight.
-            power: Of the number of rows, by which the sum is divided.
+            copy_first: Give the first update of a slot the weight 1.
+            power: Divide the sum by the number of rows to this power.
 
         Returns:
-            Which slots were updated, `[L]`.
+            A mask of the slots that were updated, `[L]`.
         """
         if self._sum is None and not collectives.parallel():
             return torch.zeros_like(self.dropped, dtype=torch.bool)
@@ -80,11 +83,14 @@ class MovingAverage:
         return self.update(sums / rows**power, counts > 0, decay, copy_first)
 
     def update(self, fresh: Tensor, seen: Tensor, decay: float, copy_first: bool = False) -> Tensor:
-        """One update with values `[L, ...]` where they are `seen: [L]` and finite (see `commit`)."""
+        """Update the average with values `[L, ...]` in the slots where they are finite and `seen`.
+
+        See `commit` for `decay`, `copy_first` and the returned mask.
+        """
         finite = linalg.all_finite(fresh)
         ok = finite & seen
         self.dropped += ~finite
-        if copy_first:  # then the rest of this update changes nothing
+        if copy_first:  # the average with the old value below then has no effect
             first = ok & (self.weight == 0)
             self.value.copy_(linalg.select(first, fresh, self.value))
             self.weight.masked_fill_(first, 1)
@@ -93,13 +99,13 @@ class MovingAverage:
         return ok
 
     def forget(self, skipped: Tensor) -> None:
-        """Drop what was added since the last commit, where `skipped` (a bool on the device)."""
+        """Discard what was added since the last commit if `skipped` (a bool on the device)."""
         if self._sum is not None and self._count is not None:
             self._sum.masked_fill_(skipped, 0)
             self._count.masked_fill_(skipped, 0)
 
     def mean(self) -> Tensor:
-        """The bias-corrected average, `[L, ...]`; zero where there was no update."""
+        """Return the bias-corrected average, `[L, ...]`; zero in slots without updates."""
         scale = torch.where(self.weight > 0, 1 / self.weight, 0).to(self.value.dtype)
         return self.value * linalg.per_layer(scale, self.value)
 
@@ -122,11 +128,11 @@ class Deferred(MovingAverage):
 
 
 def output_gram(output_gradients: Tensor) -> Tensor:
-    """Sum of g g^T over examples and positions, `[groups, o, o]`, for gradients `[groups, B, T, o]`."""
+    """Return the sum of g g^T, `[groups, o, o]`, for gradients `[groups, B, T, o]`."""
     positions, width = output_gradients.shape[2:]
-    if (
-        positions >= width
-    ):  # a convolution's are transposed: then no copy, and the examples' products take less memory
+    # The gradients of a convolution are transposed views, which `flatten` would copy. With many
+    # positions, the products of single examples take less memory than this copy.
+    if positions >= width:
         return (output_gradients.mT @ output_gradients).sum(1)
     rows = output_gradients.flatten(1, 2)
     return rows.mT @ rows
@@ -134,34 +140,46 @@ def output_gram(output_gradients: Tensor) -> Tensor:
 
 @dataclass
 class KroneckerStatistic:
-    """The two sides of a Kronecker product, averaged: matrices (KFAC) or vectors (Eva) of inputs and of gradients."""
+    """Averages for the two factors of a Kronecker product: matrices (KFAC) or vectors (Eva).
+
+    Attributes:
+        inputs: Average over the inputs.
+        outputs: Average over the output gradients.
+    """
 
     inputs: MovingAverage
     outputs: MovingAverage
-    # First slot -> last backward: the calls of a shared layer in one backward bring the same examples again.
+    # First slot of a layer -> number of its last backward. All calls of a shared layer in one
+    # backward have the same examples, which must be counted once.
     _counted: dict[int, int] = field(default_factory=dict, repr=False)
 
     @classmethod
     def zeros(
         cls, num_layers: int, d_out: int, d_in: int, like: Tensor, axes: int = 2
     ) -> KroneckerStatistic:
-        """Return a statistic without updates, of matrices (2 axes) or of vectors (1 axis)."""
+        """Return a statistic without updates, of matrices (`axes=2`) or of vectors (`axes=1`)."""
         shapes = [axes * [width] for width in (d_in, d_out)]
         inputs, outputs = (MovingAverage.zeros(num_layers, *shape, like=like) for shape in shapes)
         return cls(inputs, outputs)
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Return the bias-corrected averages of output gradients and of inputs."""
+        """Return the bias-corrected averages of the output gradients and of the inputs."""
         return self.outputs.mean(), self.inputs.mean()
 
     def add_outputs(self, slots: slice, total: Tensor, examples: int, backward: int) -> None:
-        """Add a sum over examples (and all else), which are counted once in a backward; -1 is always another one."""
-        again = backward >= 0 and self._counted.get(slots.start) == backward
+        """Add a sum over examples and positions; count the examples once per backward.
+
+        The backward number -1 always counts as a new backward.
+        """
+        counted = backward >= 0 and self._counted.get(slots.start) == backward
         self._counted[slots.start] = backward
-        self.outputs.add(slots, total, 0 if again else examples)
+        self.outputs.add(slots, total, 0 if counted else examples)
 
     def commit(self, decay: float, copy_first: bool = False, output_power: int = 1) -> Tensor:
-        """Update both (see `MovingAverage.commit`); return the slots where both were updated, `[L]`."""
-        return self.inputs.commit(decay, copy_first) & self.outputs.commit(
-            decay, copy_first, output_power
-        )
+        """Update both averages (see `MovingAverage.commit`).
+
+        Returns:
+            A mask of the slots in which both were updated, `[L]`.
+        """
+        inputs = self.inputs.commit(decay, copy_first)
+        return inputs & self.outputs.commit(decay, copy_first, output_power)

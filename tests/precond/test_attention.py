@@ -1,4 +1,4 @@
-"""`separate_attention` against `nn.MultiheadAttention`: outputs, weights and gradients in float64."""
+"""`separate_attention` gives the outputs, weights and gradients of `nn.MultiheadAttention`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BATCH, LENGTH, SOURCES, WIDTH, HEADS = 3, 4, 5, 6, 2
 
 def attention(**options) -> nn.MultiheadAttention:
     torch.manual_seed(0)
-    made = nn.MultiheadAttention(WIDTH, HEADS, **options).double()
-    for parameter in made.parameters():  # biases start at zero
+    module = nn.MultiheadAttention(WIDTH, HEADS, **options).double()
+    for parameter in module.parameters():  # torch sets the biases to zero
         nn.init.normal_(parameter, std=0.5)
-    return made
+    return module
 
 
 def draw(*shape: int) -> Tensor:
@@ -36,34 +36,31 @@ def tokens(module: nn.MultiheadAttention) -> list[Tensor]:
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
-    """By the names of the separate layers."""
-    found = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    """Return the gradients of the parameters by the names of the separate layers."""
+    by_name = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     if isinstance(module, nn.MultiheadAttention):
         for kind in ("weight", "bias"):
-            packed = found.pop(f"in_proj_{kind}", None)
+            packed = by_name.pop(f"in_proj_{kind}", None)
             if packed is not None:
-                found |= {
-                    f"{x}_proj.{kind}": part for x, part in zip("qkv", packed.chunk(3), strict=True)
-                }
-        found |= {
-            f"{x}_proj.weight": found.pop(f"{x}_proj_weight")
-            for x in "qkv"
-            if f"{x}_proj_weight" in found
-        }
-    return found
+                for x, part in zip("qkv", packed.chunk(3), strict=True):
+                    by_name[f"{x}_proj.{kind}"] = part
+        for x in "qkv":
+            if f"{x}_proj_weight" in by_name:
+                by_name[f"{x}_proj.weight"] = by_name.pop(f"{x}_proj_weight")
+    return by_name
 
 
 def assert_same(module: nn.MultiheadAttention, arguments: list[Tensor], **options) -> None:
-    """Outputs, weights and all gradients; `out_proj` is shared, so the two run one after the other."""
+    """Compare outputs, weights and all gradients of a module and of its separate version."""
     results = []
-    for one in (module, precond.separate_attention(copy.deepcopy(module))):
-        one.zero_grad()
+    for variant in (module, precond.separate_attention(copy.deepcopy(module))):
+        variant.zero_grad()
         xs = [x.clone().requires_grad_() for x in arguments]
-        output, weights = one(*xs, **options)
+        output, weights = variant(*xs, **options)
         (output.square().sum() + (0 if weights is None else weights[..., 0].sum())).backward()
-        results.append((output, weights, [x.grad for x in xs], gradients(one)))
-    for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
+        results.append((output, weights, [x.grad for x in xs], gradients(variant)))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
 
 
 MASKS = {
@@ -86,7 +83,7 @@ MASKS = {
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("need_weights", [True, False])
-def test_masks(mask, need_weights):
+def test_every_kind_of_mask_is_supported(mask, need_weights):
     assert_same(
         attention(batch_first=True),
         tokens(attention(batch_first=True)),
@@ -99,20 +96,20 @@ def test_masks(mask, need_weights):
     ("batch_first", "bias", "widths"),
     list(itertools.product([True, False], [True, False], [{}, {"kdim": 7, "vdim": 3}])),
 )
-def test_layouts(batch_first, bias, widths):
+def test_layouts_biases_and_widths_are_supported(batch_first, bias, widths):
     module = attention(batch_first=batch_first, bias=bias, **widths)
     assert_same(module, tokens(module), average_attn_weights=False)
     assert_same(module.eval(), tokens(module))
 
 
-def test_unbatched():
+def test_inputs_without_batch_axis_are_supported():
     module = attention()
     arguments = [draw(LENGTH, WIDTH), draw(SOURCES, WIDTH), draw(SOURCES, WIDTH)]
     assert_same(module, arguments, key_padding_mask=torch.arange(SOURCES) >= 3)
     assert_same(module, arguments, need_weights=False, attn_mask=draw(LENGTH, SOURCES))
 
 
-def test_dropout_is_on_in_training_alone():
+def test_dropout_is_applied_only_in_training():
     module = precond.separate_attention(attention(dropout=0.5, batch_first=True))
     x = draw(BATCH, LENGTH, WIDTH)
     for need_weights in (True, False):
@@ -123,22 +120,21 @@ def test_dropout_is_on_in_training_alone():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_inside_an_encoder(training):
-    """Where torch bypasses the attention's forward in evaluation without gradients."""
+def test_an_encoder_gives_the_same_outputs(training):
+    """In evaluation without gradients, torch's encoder bypasses the forward of the attention."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 8, dropout=0.0, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double().train(training)
     separate = precond.separate_attention(copy.deepcopy(model))
     x, padding = draw(BATCH, SOURCES, WIDTH), torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]])
     with torch.set_grad_enabled(training):
-        expected, found = (
-            net(x, src_key_padding_mask=padding)[~padding] for net in (model, separate)
-        )
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+        expected = model(x, src_key_padding_mask=padding)[~padding]
+        actual = separate(x, src_key_padding_mask=padding)[~padding]
+    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_every_attention_is_replaced_once():
-    """In place, in containers, and one that two names share stays one; frozen weights stay frozen."""
+    """Replacement is in place, also in containers, and preserves sharing and frozen weights."""
     shared, inner = attention(), attention()
     inner.in_proj_weight.requires_grad_(False)
     model = nn.ModuleDict({"a": shared, "b": shared, "list": nn.ModuleList([inner])})
@@ -154,15 +150,15 @@ def test_every_attention_is_replaced_once():
 
 
 def test_all_four_layers_are_preconditioned():
-    """Which is the point of it: `nn.MultiheadAttention` offers `out_proj` alone, and never calls it."""
+    """`nn.MultiheadAttention` has only one Linear layer, `out_proj`, and never calls it."""
     model = precond.separate_attention(attention(batch_first=True).float())
-    with precond.observe(model) as seen:
+    with precond.observe(model) as observer:
         x = draw(BATCH, LENGTH, WIDTH).float()
         model(x, x, x)
-    assert set(seen.covariances()) == {"q_proj", "k_proj", "v_proj", "out_proj"}
+    assert set(observer.covariances()) == {"q_proj", "k_proj", "v_proj", "out_proj"}
 
 
-def test_what_is_not_supported_is_named():
+def test_the_error_lists_all_unsupported_options():
     model = nn.ModuleList([attention(add_bias_kv=True), attention(add_zero_attn=True), attention()])
     with pytest.raises(ValueError) as error:
         precond.separate_attention(model)

@@ -1,6 +1,6 @@
-"""What every registered optimizer promises: as users of `torch.optim` expect, and as this package documents.
+"""The contract of all registered optimizers: that of `torch.optim`, and that of this package.
 
-The optimizers are discovered, and no hyperparameter is set that the registry does not list for the name.
+The optimizers come from the registry. The tests set only hyperparameters that the registry lists.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import precond
 from precond.optimizer import Preconditioned
 from precond.registry import REGISTRY
 
-# Without the extra `peers`, those that need it cannot be tried.
+# Optimizers that need the extra `peers` are left out if it is not installed.
 NAMES = [
     name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
 ]
 
 
 class Net(nn.Module):
-    """Convolutions, a batch norm, two layers of one shape, a bare parameter."""
+    """A convolution, a batch norm, two layers of the same shape, and a bare parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Net(nn.Module):
 
 
 class Odd(nn.Module):
-    """A frozen layer, one that is never called, and one that is called twice."""
+    """A frozen layer, a layer that is never called, and a layer that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,14 +90,17 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> N
 
 
 def first_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the first step that moves anything changes; a method may spend one on its statistics."""
+    """Return the changes by the first step that changes a parameter.
+
+    A method may use one step for its statistics only.
+    """
     before = parameters(model)
     for number in range(2):
         run(model, optimizer, range(number, number + 1))
-        moved = {key: after - before[key] for key, after in parameters(model).items()}
-        if any(step.any() for step in moved.values()):
-            return moved
-    raise AssertionError("two steps moved nothing")
+        changes = {key: after - before[key] for key, after in parameters(model).items()}
+        if any(change.any() for change in changes.values()):
+            return changes
+    raise AssertionError("two steps changed no parameter")
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -105,14 +108,14 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 def known(name: str, **values: Any) -> dict[str, Any]:
-    """Those of the values that the optimizer has a hyperparameter for."""
+    """Return the values for which the optimizer has a hyperparameter."""
     return {key: value for key, value in values.items() if key in precond.defaults(name)}
 
 
 def build(
     name: str, model: nn.Module, groups: list[dict[str, Any]] | None = None, **values: Any
 ) -> Any:
-    """By name; or of the same type and hyperparameters, over parameter groups."""
+    """Build an optimizer by name; with `groups`, use its class and defaults with these groups."""
     if groups is None:
         return precond.build(name, model, **values)
     kind = type(precond.build(name, make()))
@@ -122,7 +125,7 @@ def build(
 
 
 def flat(state: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested dictionaries and lists."""
+    """Return the leaves of nested dictionaries and lists, by path."""
     if isinstance(state, (dict, list)):
         items = state.items() if isinstance(state, dict) else enumerate(state)
         return {
@@ -134,13 +137,12 @@ def flat(state: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def assert_same(first: Any, second: Any) -> None:
-    """Bit for bit."""
+    """Compare bitwise."""
     first, second = flat(first), flat(second)
     assert first.keys() == second.keys()
     for key, value in first.items():
-        same = (
-            torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
-        )
+        other = second[key]
+        same = torch.equal(value, other) if isinstance(value, Tensor) else value == other
         assert same, f"{key} differs"
 
 
@@ -148,14 +150,14 @@ OURS = [name for name in NAMES if isinstance(precond.build(name, make()), Precon
 
 
 def test_optimizers_are_discovered():
-    """An empty registry would pass everything else."""
+    """With an empty registry, all other tests would pass."""
     assert len(OURS) >= 3
     assert len(NAMES) > len(OURS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_lowers_the_loss(name):
-    """With its defaults, on one batch."""
+def test_training_lowers_the_loss(name):
+    """With the defaults, on one batch."""
     model = make()
     optimizer = build(name, model)
     first = backward(model, optimizer)
@@ -167,13 +169,12 @@ def test_it_lowers_the_loss(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_scheduler_changes_the_step(name):
-    """After StepLR(gamma=0.1) the same step is a tenth as long."""
+    """After StepLR(gamma=0.1), the same step is a tenth as long."""
     steps = []
     for gamma in (1.0, 0.1):
         model = make().double()
-        optimizer = build(
-            name, model, **known(name, kl_clip=None)
-        )  # a clipped step is as long as kappa allows
+        # Without KL-clip, because the length of a clipped step depends on kappa.
+        optimizer = build(name, model, **known(name, kl_clip=None))
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=gamma)
         for number in range(2):
             before = parameters(model)
@@ -183,38 +184,39 @@ def test_a_scheduler_changes_the_step(name):
             optimizer.step()
             scheduler.step()
         steps.append({key: value - before[key] for key, value in parameters(model).items()})
-    for key, step in steps[0].items():  # up to lr^2 where the decay comes after the step (SOAP)
+    for key, step in steps[0].items():  # SOAP decays after the step: equal up to lr^2
         torch.testing.assert_close(steps[1][key], 0.1 * step, rtol=1e-4, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("option", ["lr", "weight_decay"])
-def test_parameter_groups_have_their_own_settings(name, option):
-    """A group's own lr or weight decay moves that group otherwise, and no other, even when it splits a layer."""
+def test_options_of_a_parameter_group_affect_only_that_group(name, option):
+    """The lr and weight decay of a group change only its steps, even if it splits a layer."""
     defaults = precond.defaults(name)
     value = {"lr": 10 * defaults["lr"], "weight_decay": 1e3}[option]
-    moved = []
+    changes = []
     for extra in ({}, {option: value}):
         model = make()
         vectors = [p for p in model.parameters() if p.dim() == 1]
-        others = [p for p in model.parameters() if p.dim() > 1]
-        optimizer = build(name, model, [{"params": others}, {"params": vectors, **extra}])
-        moved.append(first_move(model, optimizer))
-    for key, step in moved[0].items():
+        matrices = [p for p in model.parameters() if p.dim() > 1]
+        optimizer = build(name, model, [{"params": matrices}, {"params": vectors, **extra}])
+        changes.append(first_move(model, optimizer))
+    for key, step in changes[0].items():
         if step.dim() > 1:
-            assert torch.equal(moved[1][key], step), f"{key} is in the other group"
+            assert torch.equal(changes[1][key], step), f"{key} is in the other group"
         elif option == "lr":
-            torch.testing.assert_close(moved[1][key], 10 * step, rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(changes[1][key], 10 * step, rtol=1e-3, atol=1e-6)
             assert step.any()
         elif key in ("scale", "norm.weight"):
-            # Ones: the decay can only pull them down, even where a method sees no more than signs.
-            assert (moved[1][key] < 0).all(), f"{key} ignored its group's weight decay"
-            assert not torch.equal(moved[1][key], step)
+            # These parameters are 1: a large decay makes every change negative, also for methods
+            # that use only the signs.
+            assert (changes[1][key] < 0).all(), f"{key} ignored its group's weight decay"
+            assert not torch.equal(changes[1][key], step)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_closure_runs_with_gradients_and_its_loss_is_returned(name):
-    """`step(closure)` is the same step as forward, backward, `step()`."""
+    """`step(closure)` gives the same step as a forward, a backward and `step()`."""
     models = [make(), make()]
     optimizers = [build(name, model) for model in models]
 
@@ -230,8 +232,8 @@ def test_the_closure_runs_with_gradients_and_its_loss_is_returned(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_saved_state_goes_on_bit_for_bit(name):
-    """Saved between two updates, through `torch.save`, into a fresh model and optimizer: nothing is lost."""
+def test_training_resumes_bitwise_from_a_saved_state(name):
+    """The state is saved by `torch.save` between two updates, and loaded into new objects."""
     settings = known(name, cov_interval=3, inv_interval=5, basis_interval=5, momentum=0.9)
     model = make()
     optimizer = build(name, model, **settings)
@@ -253,8 +255,8 @@ def test_a_saved_state_goes_on_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_loading_forgets_what_was_recorded_before(name):
-    """A forward before `load_state_dict` (a model summary, say) is no part of the loaded run."""
+def test_loading_discards_earlier_recordings(name):
+    """A forward before `load_state_dict` (as in a model summary) does not affect the loaded run."""
     model = make()
     intervals = known(name, cov_interval=2, inv_interval=4, basis_interval=4)
     optimizer = build(name, model, **intervals)
@@ -272,8 +274,8 @@ def test_loading_forgets_what_was_recorded_before(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_used_optimizer_can_go_back_to_its_beginning(name):
-    """Loading the state of step 0 into an optimizer that has run is starting anew."""
+def test_loading_the_initial_state_restarts_the_training(name):
+    """An optimizer that has made steps can load its state of step 0 and train again."""
     model = make()
     optimizer = build(name, model)
     saved = copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
@@ -287,8 +289,8 @@ def test_a_used_optimizer_can_go_back_to_its_beginning(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_without_gradient_stay(name):
-    """Neither momentum nor weight decay moves a parameter whose `grad` is None."""
+def test_parameters_without_gradient_do_not_change(name):
+    """Neither momentum nor weight decay changes a parameter whose `grad` is None."""
     model = make()
     optimizer = build(name, model)
     run(model, optimizer, range(2))
@@ -297,8 +299,9 @@ def test_parameters_without_gradient_stay(name):
         parameter.grad = None
     before = parameters(model)
     optimizer.step()
-    stayed = {key for key, value in parameters(model).items() if torch.equal(value, before[key])}
-    assert stayed == {"first.weight", "head.bias", "norm.weight"}
+    after = parameters(model)
+    unchanged = {key for key, value in after.items() if torch.equal(value, before[key])}
+    assert unchanged == {"first.weight", "head.bias", "norm.weight"}
 
 
 @pytest.mark.parametrize(
@@ -306,7 +309,7 @@ def test_parameters_without_gradient_stay(name):
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_not_modified(name, options):
-    """`p.grad` belongs to the user: accumulating, clipping and logging after `step()` must see the gradient."""
+    """`p.grad` is the same before and after `step()`, for users who log or accumulate it."""
     model = make()
     optimizer = build(name, model, **known(name, **options))
     for number in range(2):
@@ -316,13 +319,13 @@ def test_gradients_are_not_modified(name, options):
         assert_same({key: p.grad for key, p in model.named_parameters()}, before)
 
 
-OPTIONAL = {"kl_clip", "factor_ema"}  # None switches them off
+OPTIONAL = {"kl_clip", "factor_ema"}  # None disables them
 HYPERPARAMETERS = [(name, key) for name in NAMES for key in precond.defaults(name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_are_valid(name):
-    """All at once and one by one."""
+    """`check` accepts all defaults together, and each default alone."""
     assert precond.check(name, {}) == []
     assert precond.check(name, precond.defaults(name)) == []
     for key, value in precond.defaults(name).items():
@@ -342,7 +345,7 @@ def bad_values(default: Any) -> list[Any]:
 
 @pytest.mark.parametrize(("name", "key"), HYPERPARAMETERS)
 def test_a_value_out_of_range_is_an_error_that_names_it(name, key):
-    """With the name and the allowed range, from `check` without a model and from `build`."""
+    """`check` and `build` report the name and the allowed range."""
     values = bad_values(precond.defaults(name)[key])
     for value in [value for value in values if value is not None or key not in OPTIONAL]:
         [line] = precond.check(name, {key: value})
@@ -352,16 +355,15 @@ def test_a_value_out_of_range_is_an_error_that_names_it(name, key):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_wrong_values_are_named_at_once(name):
-    """Not one error after the other."""
-    wrong = {key: bad_values(value)[0] for key, value in precond.defaults(name).items()}
-    lines = precond.check(name, wrong)
-    assert sorted(line.split(" = ")[0] for line in lines) == sorted(wrong)
+def test_the_error_lists_all_invalid_values(name):
+    values = {key: bad_values(value)[0] for key, value in precond.defaults(name).items()}
+    lines = precond.check(name, values)
+    assert sorted(line.split(" = ")[0] for line in lines) == sorted(values)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_hyperparameter_suggests_the_nearest(name):
-    """A misspelled name is never ignored."""
+    """A misspelled name is an error."""
     [line] = precond.check(name, {"weight_deacy": 0.1})
     assert "weight_deacy" in line
     assert 'Did you mean "weight_decay"?' in line
@@ -370,18 +372,17 @@ def test_an_unknown_hyperparameter_suggests_the_nearest(name):
 
 
 def test_an_unknown_optimizer_suggests_the_nearest():
-    """And lists the known ones."""
+    """The error also lists all known names."""
     for name in NAMES:
-        with pytest.raises(
-            precond.HyperparameterError, match=re.escape(f'Did you mean "{name}"')
-        ) as error:
+        message = re.escape(f'Did you mean "{name}"')
+        with pytest.raises(precond.HyperparameterError, match=message) as error:
             precond.build(name + "x", make())
-        assert all(other in str(error.value) for other in NAMES)
+        assert all(known_name in str(error.value) for known_name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_frozen_unused_and_shared_layers_train(name):
-    """The loss falls; the frozen layer and the one without gradient stay."""
+def test_models_with_frozen_unused_and_shared_layers_train(name):
+    """The loss falls; the frozen layer and the layer without gradient do not change."""
     model = make(Odd)
     optimizer = build(name, model, **known(name, cov_interval=2, inv_interval=4, basis_interval=4))
     before, first = parameters(model), backward(model, optimizer)
@@ -390,22 +391,22 @@ def test_frozen_unused_and_shared_layers_train(name):
         optimizer.step()
     assert last < first
     after = parameters(model)
-    stayed = {key.split(".")[0] for key, value in after.items() if torch.equal(value, before[key])}
-    assert stayed == {"frozen", "unused"}
+    unchanged = {key for key, value in after.items() if torch.equal(value, before[key])}
+    assert {key.split(".")[0] for key in unchanged} == {"frozen", "unused"}
     assert all(value.isfinite().all() for value in after.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_build_uses_the_listed_defaults(name):
-    """`defaults(name)` is what a build without arguments runs with, not what the class behind it has by itself."""
+    """`build(name)` uses the values of `defaults(name)`, not other defaults of the class."""
     [group] = precond.build(name, make()).param_groups
     for key, value in precond.defaults(name).items():
         if key in group:
-            assert group[key] == value, f"{key} is {group[key]}, listed is {value}"
+            assert group[key] == value, f"{key} is {group[key]}, the listed default is {value}"
 
 
 def three_steps(name: str, between: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """A run in which something happens between the forwards that count."""
+    """Train for three steps, and call `between` before each forward and after each backward."""
     model = make()
     optimizer = build(name, model, **known(name, cov_interval=1, inv_interval=2, basis_interval=2))
     for number in range(3):
@@ -441,8 +442,8 @@ def probe_while_paused(model: nn.Module, optimizer: Preconditioned) -> None:
 
 @pytest.mark.parametrize("between", [evaluate, evaluate_in_inference_mode, probe_while_paused])
 @pytest.mark.parametrize("name", OURS)
-def test_forwards_that_do_not_train_leave_no_trace(name, between):
-    """Evaluation and `paused()` change neither statistics nor weights, before a backward and after it."""
+def test_forwards_outside_training_change_nothing(name, between):
+    """Evaluation and `paused()` change neither the statistics nor the weights."""
     model, state = three_steps(name, between)
     expected, expected_state = three_steps(name, lambda model, optimizer: None)
     assert_same(state, expected_state)
@@ -455,8 +456,8 @@ def differentiate(model: nn.Module, optimizer: Preconditioned) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_training_forward_does_count(name):
-    """Were nothing recorded, the test above would pass as well."""
+def test_a_training_forward_changes_the_statistics(name):
+    """If nothing were recorded, the test above would pass, too."""
     _, state = three_steps(name, lambda model, optimizer: None)
     _, other = three_steps(name, differentiate)
     first, second = flat(state["state"]), flat(other["state"])
@@ -467,11 +468,11 @@ def test_a_training_forward_does_count(name):
 
 @pytest.mark.parametrize("name", [name for name in OURS if "damping" in precond.defaults(name)])
 def test_large_damping_is_sgd(name):
-    """With damping -> infinity, P -> I / damping: SGD at the rate lr / damping."""
+    """For damping -> infinity, P -> I / damping: SGD with the learning rate lr / damping."""
     model, expected = make().double(), make().double()
-    damping = 1e16  # a factored one enters by its square root
+    damping = 1e16  # so large because factored damping uses its square root
     sgd = torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.9)
-    # What is no layer is not preconditioned, so its rate is not divided.
+    # Parameters outside the layers are not preconditioned: their learning rate is not divided.
     others = [*model.norm.parameters(), model.scale]
     layers = [p for p in model.parameters() if all(p is not q for q in others)]
     optimizer = build(

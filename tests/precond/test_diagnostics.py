@@ -1,4 +1,4 @@
-"""Diagnostics: every quantity against dense float64 matrices, and training that does not notice it is watched."""
+"""Diagnostics: the measures equal those of dense float64 matrices, and training does not change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mlp(width: int = 40) -> nn.Sequential:
 
 
 def inputs(number: int, width: int = 40) -> Tensor:
-    """Rows with a mean and a decaying spectrum that turns from batch to batch."""
+    """Return rows with a non-zero mean and a decaying spectrum, different in each batch."""
     generator = torch.Generator().manual_seed(number)
     x = torch.randn(64, width, generator=generator, dtype=torch.float64)
     return 0.5 + 0.1 * number + x / torch.arange(1, width + 1).roll(number).sqrt()
@@ -38,7 +38,7 @@ def inputs(number: int, width: int = 40) -> Tensor:
 def train(
     model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range, width: int = 40
 ) -> Seen:
-    """Steps; what each step's forward brings for A, by layer: (1/N) X^T X with the bias last."""
+    """Train, and return (1/N) X^T X of each step and layer, with the bias last."""
     seen: Seen = []
     for number in numbers:
         x, grams = inputs(number, width), {}
@@ -56,7 +56,7 @@ def train(
 
 
 def average(grams: list[Tensor], decay: float) -> Tensor:
-    """The bias-corrected moving average."""
+    """Return the bias-corrected moving average."""
     value, weight = torch.zeros_like(grams[0]), 0.0
     for gram in grams:
         value, weight = decay * value + (1 - decay) * gram, decay * weight + 1 - decay
@@ -77,19 +77,17 @@ def watched(name: str, model: nn.Module, **settings: Any) -> Any:
     return optimizer
 
 
-# ---------------------------------------------------------------------------------------------- the matrices
+# ---------------------------------------------------------------------- the matrices
 
 
 @pytest.mark.parametrize("name", ["foof", "kfac"])
 def test_dense_spectra_and_staleness_are_exact(name):
-    """tr A / lambda_max, lambda_max over the damping, |A_new - A| / |A_new|, of the A at the last refresh."""
+    """The measures belong to the A of the last refresh."""
     model = mlp()
-    optimizer = watched(
-        name, model, cov_interval=1, inv_interval=4, ema_decay=0.8, damping=0.3, lr=0.01
-    )
+    intervals = {"cov_interval": 1, "inv_interval": 4}
+    optimizer = watched(name, model, **intervals, ema_decay=0.8, damping=0.3, lr=0.01)
     seen = train(model, optimizer, range(11))
-    found = optimizer.diagnostics()
-    for layer, row in found.items():
+    for layer, row in optimizer.diagnostics().items():
         old, new = (average([grams[layer] for grams in seen[: at + 1]], 0.8) for at in (4, 8))
         assert row["stable_rank"] == pytest.approx(new.trace().item() / top(new), rel=1e-6)
         assert row["staleness"] == pytest.approx(norm(new - old) / norm(new), rel=1e-9)
@@ -99,7 +97,7 @@ def test_dense_spectra_and_staleness_are_exact(name):
 
 
 @pytest.mark.parametrize("rule", ["factored", "eigen"])
-def test_kfacs_top_is_that_of_the_product(rule):
+def test_top_eigenvalue_of_kfac_is_that_of_the_kronecker_product(rule):
     model = mlp()
     optimizer = watched(
         "kfac", model, cov_interval=1, inv_interval=1, damping=0.3, damping_rule=rule
@@ -110,15 +108,13 @@ def test_kfacs_top_is_that_of_the_product(rule):
         statistic, slots = bank.state.statistic, bank.slots[layer]
         a, s = statistic.inputs.mean()[slots][0], statistic.outputs.mean()[slots][0]
         assert row["top_over_damping"] == pytest.approx(top(a) * top(s) / 0.3, rel=1e-6)
-        if rule == "eigen":  # it is what the factor has: 1 / (s a + rho)
-            scale = bank.state.factor.scale[bank.slots[layer]]
-            assert row["top_over_damping"] == pytest.approx(
-                1 / (0.3 * scale.min().item()) - 1, rel=1e-6
-            )
+        if rule == "eigen":  # the factor contains 1 / (s a + rho)
+            smallest = bank.state.factor.scale[bank.slots[layer]].min().item()
+            assert row["top_over_damping"] == pytest.approx(1 / (0.3 * smallest) - 1, rel=1e-6)
 
 
-def test_evas_top_is_that_of_its_inverse():
-    """P has 1 / (|v|^2 + rho) once, and 1 / rho."""
+def test_top_eigenvalue_of_eva_is_that_of_its_factor():
+    """P has the eigenvalue 1 / (|v|^2 + rho) once; all others are 1 / rho."""
     model = mlp()
     optimizer = watched("eva", model, cov_interval=1, damping=0.3)
     train(model, optimizer, range(3))
@@ -128,8 +124,8 @@ def test_evas_top_is_that_of_its_inverse():
     assert row["stable_rank"] is row["residual"] is row["staleness"] is None
 
 
-def test_ekfac_and_steve_are_seen_at_their_refresh():
-    """EKFAC's right after it: S = l k^T, whose largest entry is the largest eigenvalue."""
+def test_ekfac_and_steve_are_measured_at_their_refresh():
+    """Immediately after a refresh of EKFAC, S = l k^T: its largest entry is the top eigenvalue."""
     for name in ("ekfac", "steve"):
         model = mlp()
         optimizer = watched(name, model, basis_interval=2, damping=0.3, ema_decay=0.999999)
@@ -149,19 +145,18 @@ def test_ekfac_and_steve_are_seen_at_their_refresh():
 def sketched(
     name: str, seeds: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[dict], Tensor, Tensor, Tensor]:
-    """One run watched with different probes: what was found each time, A before and at the last refresh, and A^."""
+    """Repeat one run with different probes of the monitor.
+
+    Returns:
+        The diagnostics of the first layer in each run, its A at the last refresh but one and at the
+        last, and the approximation A^.
+    """
     rows, original = [], monitor.seed_of
+    settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4}
+    settings |= {"ema_decay": 0.8, "damping": 0.3, "lr": 0.01}
     for seed in range(seeds):
         monkeypatch.setattr(monitor, "seed_of", lambda _, *rest, seed=seed: original(seed, *rest))
         model = mlp()
-        settings = {
-            "rank": 6,
-            "cov_interval": 1,
-            "inv_interval": 4,
-            "ema_decay": 0.8,
-            "damping": 0.3,
-            "lr": 0.01,
-        }
         optimizer = watched(name, model, **settings)
         seen = train(model, optimizer, range(6))
         rows.append(optimizer.diagnostics()["0"])
@@ -171,8 +166,11 @@ def sketched(
 
 
 @pytest.mark.parametrize("name", NYSACT)
-def test_low_rank_measures_are_unbiased_and_as_exact_as_stated(name, monkeypatch):
-    """Against A (41 x 41, sketched with 6 columns): each draw within 4 standard deviations, the mean closer."""
+def test_low_rank_measures_are_unbiased_and_as_accurate_as_documented(name, monkeypatch):
+    """A is 41 x 41 and has a sketch of 6 columns.
+
+    Each estimate is within 4 standard deviations of the exact value, and their mean is closer.
+    """
     rows, old, new, nystrom = sketched(name, 25, monkeypatch)
     bound = (2 / PROBES) ** 0.5
     assert norm(new - nystrom) > 0.02 * norm(new)  # there is something to estimate
@@ -193,8 +191,8 @@ def test_low_rank_measures_are_unbiased_and_as_exact_as_stated(name, monkeypatch
 
 
 @pytest.mark.parametrize("name", NYSACT)
-def test_a_nystrom_matrix_of_full_rank_has_no_residual(name):
-    """Where the batch has fewer rows than the sketch columns, A^ = A."""
+def test_the_residual_of_an_exact_nystrom_matrix_is_zero(name):
+    """If the batch has fewer rows than the sketch has columns, A^ = A."""
     model = mlp()
     optimizer = watched(name, model, rank=20, inv_interval=5)
     optimizer.zero_grad()
@@ -214,29 +212,21 @@ def test_a_nystrom_matrix_of_full_rank_has_no_residual(name):
     ],
 )
 def test_the_residual_is_that_of_the_factor_in_use(option, value):
-    """Whatever made it, good or bad: A^ = P^{-1} - rho I."""
+    """A^ = P^{-1} - rho I, also for options that give a poor approximation."""
     model = mlp()
-    settings = {
-        "rank": 6,
-        "cov_interval": 1,
-        "inv_interval": 4,
-        "ema_decay": 0.8,
-        "damping": 0.3,
-        option: value,
-    }
-    optimizer = watched("nysact-g", model, **settings)
+    settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4, "ema_decay": 0.8, "damping": 0.3}
+    optimizer = watched("nysact-g", model, **settings, **{option: value})
     seen = train(model, optimizer, range(6))
     a = average([grams["0"] for grams in seen[:5]], 0.8)
-    used = torch.linalg.inv(to_dense(optimizer._bank_of["0"].state.factor)[0]) - 0.3 * torch.eye(
-        len(a)
-    )
-    found = optimizer.diagnostics()["0"]["residual"]
-    assert found == pytest.approx(norm(a - used) / norm(a), rel=0.5)
+    inverse = to_dense(optimizer._bank_of["0"].state.factor)[0]
+    used = torch.linalg.inv(inverse) - 0.3 * torch.eye(len(a))
+    residual = optimizer.diagnostics()["0"]["residual"]
+    assert residual == pytest.approx(norm(a - used) / norm(a), rel=0.5)
 
 
 @pytest.mark.parametrize("width", [3, 8, 50])
-def test_top_eigenvalue(width):
-    """Against eigvalsh: with a gap, without one, of rank one, and of zero."""
+def test_top_eigenvalue_agrees_with_eigvalsh(width):
+    """The matrices have a spectral gap, no gap, rank one, or are zero."""
     generator = torch.Generator().manual_seed(width)
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator).double()).Q
     spectra = [
@@ -250,11 +240,11 @@ def test_top_eigenvalue(width):
     torch.testing.assert_close(top_eigenvalue(stack), expected, rtol=1e-6, atol=1e-12)
 
 
-# ---------------------------------------------------------------------------------------------- directions and counts
+# ---------------------------------------------------------------------- directions and counts
 
 
-def test_cosine_and_update_ratio():
-    """Without momentum and decay the update is lr times the direction: both can be told from the weights alone."""
+def test_cosine_and_update_ratio_are_exact():
+    """Both are compared with the weights: without momentum and decay, a step is lr times D."""
     model = mlp()
     optimizer = watched(
         "foof", model, lr=0.1, momentum=0.0, weight_decay=0.0, cov_interval=1, inv_interval=1
@@ -276,13 +266,13 @@ def test_cosine_and_update_ratio():
 
 
 def counts(optimizer: Any, layer: str) -> dict[str, float | None]:
-    """Those that are not zero; of all layers, a new window."""
+    """Return the non-zero counts of a layer, and start a new window."""
     row = optimizer.diagnostics()[layer]
     return {name: row[name] for name in COUNTS if row[name]}
 
 
-def test_counts_are_of_the_window_and_the_layer():
-    """A dropped batch, a refresh rescued in float64, a direction that was not finite, and a refresh that failed."""
+def test_failures_are_counted_by_window_and_layer():
+    """Each of the four failures increments its own count, for one layer and one window."""
     model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Tanh(), nn.Linear(6, 6, bias=False))
     optimizer = precond.build("foof", model, cov_interval=1, inv_interval=1, damping=1e-12)
     bank = optimizer._bank_of["0"]
@@ -297,9 +287,8 @@ def test_counts_are_of_the_window_and_the_layer():
         bank.precondition(lr=0.1)
 
     good = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
-    massive = (
-        good * torch.tensor([1e6, 1, 1, 1, 1, 1]) + 1e6
-    )  # float32 cannot factorise its covariance
+    # The covariance of `massive` has no Cholesky factorisation in float32.
+    massive = good * torch.tensor([1e6, 1, 1, 1, 1, 1]) + 1e6
     update(good, good)
     precondition()
     assert counts(optimizer, "0") == {}
@@ -315,10 +304,10 @@ def test_counts_are_of_the_window_and_the_layer():
     assert counts(optimizer, "0") == {"failed": 1}
     assert counts(optimizer, "0") == {}
     update(torch.full_like(good, torch.inf))
-    assert counts(optimizer, "2") == {"rescued": 1}  # again: the statistics have not changed
+    assert counts(optimizer, "2") == {"rescued": 1}  # its statistics have not changed
 
 
-def test_a_layer_without_gradient_has_not_fallen_back():
+def test_a_layer_without_gradient_is_no_fallback():
     model = mlp()
     optimizer = watched("foof", model)
     train(model, optimizer, range(1))
@@ -330,8 +319,8 @@ def test_a_layer_without_gradient_has_not_fallen_back():
 
 
 @pytest.mark.parametrize("name", NYSACT)
-def test_a_sketch_that_climbs_the_ladder_is_rescued(name):
-    """C = -Omega: no shift of the size of rounding makes the core definite."""
+def test_an_indefinite_sketch_is_rescued_by_larger_shifts(name):
+    """For C = -Omega, no shift of the size of the rounding error makes the core definite."""
     model = mlp()
     optimizer = precond.build(name, model, rank=6)
     train(model, optimizer, range(1))
@@ -343,12 +332,12 @@ def test_a_sketch_that_climbs_the_ladder_is_rescued(name):
     assert counts(optimizer, "0") == {"rescued": 1}
 
 
-# ---------------------------------------------------------------------------------------------- it is not noticed
+# ---------------------------------------------------------------------- no effect on training
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_training_is_the_same_bit_for_bit(name):
-    """Watched from the start, from the middle, and not: parameters, state, and torch's random numbers."""
+def test_a_monitor_does_not_change_the_training(name):
+    """Compare parameters, state and random numbers for no, an early and a late monitor."""
     ends = []
     for start in (None, 0, 5):
         model = make()
@@ -369,25 +358,26 @@ def test_training_is_the_same_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_resumed_monitor_goes_on_bit_for_bit(name):
+def test_a_monitor_resumes_bitwise_from_a_saved_state(name):
     settings = known(name, cov_interval=2, inv_interval=4, basis_interval=4, rank=4)
     model = make()
-    whole = watched(name, model, **settings)
-    run(model, whole, range(6))
-    whole.diagnostics()
-    saved_model, saved = {k: v.clone() for k, v in model.state_dict().items()}, whole.state_dict()
+    uninterrupted = watched(name, model, **settings)
+    run(model, uninterrupted, range(6))
+    uninterrupted.diagnostics()
+    saved_model = {key: value.clone() for key, value in model.state_dict().items()}
+    saved = uninterrupted.state_dict()
     other = make()
     resumed = watched(name, other, **settings)
     other.load_state_dict(saved_model)
     resumed.load_state_dict(saved)
-    for each, optimizer in ((other, resumed), (model, whole)):
-        run(each, optimizer, range(6, 11))
-    assert whole.diagnostics() == resumed.diagnostics()
+    run(other, resumed, range(6, 11))
+    run(model, uninterrupted, range(6, 11))
+    assert uninterrupted.diagnostics() == resumed.diagnostics()
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_step_that_a_scaler_skips_leaves_no_trace(name):
-    """Neither in what is measured nor in the counts; measured it would have been."""
+def test_a_step_that_a_scaler_skips_is_not_measured(name):
+    """A step that would have been measured changes neither the measures nor the counts."""
     model = make()
     settings = known(name, cov_interval=1, inv_interval=1, basis_interval=1, rank=4)
     optimizer = watched(name, model, **settings)
@@ -398,18 +388,16 @@ def test_a_step_that_a_scaler_skips_leaves_no_trace(name):
     run(model, optimizer, range(EVERY, EVERY + 1))
     after = optimizer.state_dict()["monitor"]
     for layer, tensors in before.items():
-        for key in tensors.keys() - {
-            "staleness"
-        }:  # a refresh without new statistics is one all the same
+        # A refresh without new statistics still updates the staleness.
+        for key in tensors.keys() - {"staleness"}:
             torch.testing.assert_close(after[layer][key], tensors[key], msg=f"{layer} {key}")
-    kept = {"dropped"} if name in ("ekfac", "steve") else set()
-    assert all(
-        row[count] == 0 for row in optimizer.diagnostics().values() for count in set(COUNTS) - kept
-    )
+    counted = {"dropped"} if name in ("ekfac", "steve") else set()
+    for row in optimizer.diagnostics().values():
+        assert all(row[count] == 0 for count in set(COUNTS) - counted)
 
 
-def test_nothing_is_kept_when_not_asked():
-    """No monitor, no entry in the state; counts all the same. And off again after on."""
+def test_without_monitor_the_state_is_unchanged_and_failures_are_counted():
+    """After a monitor is turned off, the state has no entry of it, either."""
     model = make()
     optimizer = precond.build("nysact-s", model, rank=4)
     run(model, optimizer, range(2))
@@ -422,7 +410,7 @@ def test_nothing_is_kept_when_not_asked():
     assert "monitor" not in optimizer.state_dict()
 
 
-def test_a_monitor_that_comes_late_waits_for_the_next_refresh():
+def test_a_late_monitor_measures_from_the_next_refresh():
     model = mlp()
     optimizer = precond.build("nysact-g", model, rank=6, cov_interval=1, inv_interval=4)
     train(model, optimizer, range(3))
@@ -434,8 +422,8 @@ def test_a_monitor_that_comes_late_waits_for_the_next_refresh():
     assert row["residual"] is not None and row["staleness"] is None
 
 
-def test_a_refresh_before_anything_was_seen_is_not_measured():
-    """Statistics every 3 steps, factors every 4, and a monitor from between step 3 and step 4."""
+def test_a_refresh_before_the_first_statistics_is_not_measured():
+    """With intervals of 3 and 4, a monitor starts between step 3 and the refresh at step 4."""
     model = mlp()
     optimizer = precond.build("nysact-g", model, rank=6, cov_interval=3, inv_interval=4)
     train(model, optimizer, range(4))
@@ -459,8 +447,8 @@ def test_groups_of_a_convolution_are_one_layer():
     assert 0 < (row["cosine"] or 0) <= 1 and 0 < (row["update_over_weight"] or 0) < 1
 
 
-def test_the_clock_counts_what_is_spent():
-    """Something, less than all; from zero after each reading."""
+def test_the_clock_measures_the_time_of_the_diagnostics():
+    """The clock shows a positive time, and reading it resets it."""
     model = make()
     optimizer = precond.build("nysact-g", model, rank=4)
     clock = optimizer.monitor()

@@ -1,4 +1,4 @@
-"""EKFAC and STEVE against literal float64 references, dense matrices, per-example autograd and torch's Adam."""
+"""EKFAC and STEVE, compared with float64 references, dense matrices, autograd and torch's Adam."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ STEPS, BATCH, INTERVAL = 20, 48, 5
 
 
 class Net(nn.Module):
-    """A convolution, a grouped one, tokens, layers of one shape, one called twice; more examples than inputs."""
+    """Two convolutions (one grouped), tokens, layers of the same shape, and a layer called twice.
+
+    All layers have fewer inputs than a batch has examples.
+    """
 
     def __init__(self, norm: bool = True) -> None:
         super().__init__()
@@ -50,9 +53,8 @@ def net(**options: Any) -> nn.Module:
 def batches(steps: int = STEPS, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(steps, BATCH, 2, 6, 6, generator=generator, dtype=torch.float64)
-    return list(
-        zip(x.to(dtype), torch.randint(3, (steps, BATCH), generator=generator), strict=True)
-    )
+    y = torch.randint(3, (steps, BATCH), generator=generator)
+    return list(zip(x.to(dtype), y, strict=True))
 
 
 def run(
@@ -72,13 +74,13 @@ def assert_close(model: nn.Module, other: nn.Module, tolerance: float) -> None:
 
 
 def one_layer(o: int = 5, p: int = 4, seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor]:
-    """A layer with bias, its inputs, and an output gradient of the mean loss."""
+    """Return a layer with bias, its inputs, and an output gradient of the mean loss."""
     torch.manual_seed(seed)
     return nn.Linear(p, o).double(), torch.randn(32, p).double(), torch.randn(32, o).double() / 32
 
 
-def see(optimizer: Any, layer: nn.Linear, x: Tensor, g: Tensor) -> tuple[Any, Tensor]:
-    """One forward and backward, and new factors: the bank and its gradient."""
+def update(optimizer: Any, layer: nn.Linear, x: Tensor, g: Tensor) -> tuple[Any, Tensor]:
+    """Run a forward and a backward, and refresh; return the bank and the gradient matrix."""
     optimizer.zero_grad()
     layer(x).backward(g)
     [bank] = optimizer._banks
@@ -88,43 +90,32 @@ def see(optimizer: Any, layer: nn.Linear, x: Tensor, g: Tensor) -> tuple[Any, Te
     return bank, gradient
 
 
-# ---------------------------------------------------------------------------------------------- EKFAC
+# ---------------------------------------------------------------------- EKFAC
 
 
 @pytest.mark.parametrize("second_moment", ["per_example", "running"])
 @pytest.mark.parametrize("decay", [0.0, 0.7])
-def test_ekfac_is_the_reference(second_moment, decay):
-    """Convolutions, groups, tokens, a layer called twice, over four bases."""
+def test_ekfac_equals_its_literal_reference(second_moment, decay):
+    """The 20 steps contain four refreshes."""
     model, expected = net(), net()
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01, "basis_interval": INTERVAL}
-    run(
-        model,
-        precond.EKFAC(model, damping=0.1, ema_decay=decay, second_moment=second_moment, **settings),
-        batches(),
-    )
-    reference_ekfac.train(
-        expected,
-        F.cross_entropy,
-        batches(),
-        beta=decay,
-        rho=0.1,
-        second_moment=second_moment,
-        **settings,
-    )
+    settings |= {"second_moment": second_moment}
+    run(model, precond.EKFAC(model, damping=0.1, ema_decay=decay, **settings), batches())
+    reference_ekfac.train(expected, F.cross_entropy, batches(), beta=decay, rho=0.1, **settings)
     assert_close(model, expected, 1e-9)
 
 
-def test_with_the_products_of_eigenvalues_it_is_kfac():
-    """T6: S = l k^T gives KFAC damped in its eigenbasis, which is the dense inverse."""
+def test_ekfac_with_the_products_of_eigenvalues_is_kfac():
+    """S = l k^T gives KFAC with damping in its eigenbasis, which equals the dense inverse."""
     layer, x, g = one_layer()
     directions = []
     for optimizer in (
         precond.EKFAC(layer, damping=0.05),
         precond.KFAC(layer, damping=0.05, damping_rule="eigen"),
     ):
-        bank, gradient = see(optimizer, layer, x, g)
+        bank, gradient = update(optimizer, layer, x, g)
         if isinstance(optimizer, precond.EKFAC):
-            bank.state._pairs.clear()  # so S stays what the refresh made it
+            bank.state._pairs.clear()  # so that `precondition` does not change S
         bank.precondition(lr=0.1)
         directions.append(bank.buffer[0].clone())
     a, per_example = torch.cat([x, torch.ones(32, 1)], 1), 32 * g
@@ -135,11 +126,11 @@ def test_with_the_products_of_eigenvalues_it_is_kfac():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_its_error_is_at_most_that_of_kfac(seed):
-    """T6: in the Frobenius norm, for the layer's own Fisher matrix; o != p."""
+def test_the_error_of_ekfac_is_smaller_than_that_of_kfac(seed):
+    """The error of the layer's Fisher matrix is in the Frobenius norm; o != p."""
     layer, x, g = one_layer(o=3, p=5, seed=seed)
     optimizer = precond.EKFAC(layer, ema_decay=0.0)
-    bank, _ = see(optimizer, layer, x, g)
+    bank, _ = update(optimizer, layer, x, g)
     products = bank.state.statistic.value[0].clone()
     bank.precondition(lr=0.1)
     a = torch.cat([x, torch.ones(32, 1)], 1)
@@ -166,7 +157,7 @@ LAYERS = {
 
 
 class Twice(nn.Module):
-    """A layer called twice, with another number of positions."""
+    """A layer that is called twice, with different numbers of positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +168,7 @@ class Twice(nn.Module):
 
 
 def per_example_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """G_n = [dL_n/dW, dL_n/db] as `[groups, B, o, p]`, by autograd."""
+    """Return G_n = [dL_n/dW, dL_n/db], `[groups, B, o, p]`, computed by autograd."""
 
     def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return (functional_call(model, parameters, (x.unsqueeze(0),)).squeeze(0) - y).square().sum()
@@ -194,8 +185,8 @@ def per_example_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("chunk", [1, 1 << 24])
 @pytest.mark.parametrize("kind", [*LAYERS, "twice", "twice, positions"])
-def test_second_moments_are_those_of_autograd(kind, chunk, monkeypatch):
-    """T7: S = (1/B) sum_n (U^T G_n V)^.2, whichever contraction, whatever the chunk of the batch."""
+def test_second_moments_equal_those_of_autograd(kind, chunk, monkeypatch):
+    """S = (1/B) sum_n (U^T G_n V)^.2 for all chunk sizes, and for both ways to compute it."""
     monkeypatch.setattr(pairs, "CHUNK_ELEMENTS", chunk)
     torch.manual_seed(0)
     if kind.startswith("twice"):
@@ -216,8 +207,8 @@ def test_second_moments_are_those_of_autograd(kind, chunk, monkeypatch):
     torch.testing.assert_close(state.statistic.mean(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_both_contractions_are_tried():
-    """By the shapes above: rotated rows, and rotated gradients."""
+def test_both_contractions_are_tested():
+    """The shapes above lead to rotated rows and to rotated gradients."""
     kinds = set()
     original = pairs._gradients
 
@@ -235,8 +226,8 @@ def test_both_contractions_are_tried():
     assert kinds == {True, False}
 
 
-def test_summing_squares_over_positions_is_something_else():
-    """T7: the expanded moment is not the moment of the sum, so the test above can tell them apart."""
+def test_squares_summed_over_positions_are_different():
+    """The two moments differ clearly, so the tests above would notice a confusion."""
     torch.manual_seed(0)
     a, g = torch.randn(6, 4, 5), torch.randn(6, 4, 3)
     exact = (g.mT @ a).square().mean(0)
@@ -244,8 +235,8 @@ def test_summing_squares_over_positions_is_something_else():
     assert (expanded - exact).norm() > 0.3 * exact.norm()
 
 
-def test_micro_batches_are_other_examples():
-    """Two backwards before a step: the moment of all examples, not of sums of two."""
+def test_micro_batches_contain_different_examples():
+    """With two backwards before a step, the moment is that of all examples, not of sums of two."""
     moments = []
     for parts in (1, 2):
         layer, x, _ = one_layer()
@@ -257,15 +248,15 @@ def test_micro_batches_are_other_examples():
     torch.testing.assert_close(moments[0], moments[1], rtol=1e-10, atol=1e-12)
 
 
-def test_pairs_are_dropped_at_the_end_of_a_step():
-    """Nothing of a batch outlives its step."""
+def test_pairs_are_discarded_at_the_end_of_a_step():
+    """Inputs and output gradients are freed, also those of per-example moments of STEVE."""
     model = net()
     for optimizer in (precond.EKFAC(model), precond.STEVE(model, second_moment="per_example")):
         run(model, optimizer, batches(1))
         assert all(not list(bank.state._pairs.passes()) for bank in optimizer._banks)
 
 
-# ---------------------------------------------------------------------------------------------- STEVE
+# ---------------------------------------------------------------------- STEVE
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -284,8 +275,11 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_steve_is_the_reference(options):
-    """Every option, over four bases; a large eps, because signs of rounding errors are no numbers to compare."""
+def test_steve_equals_its_literal_reference(options):
+    """The 20 steps contain four refreshes.
+
+    With a small eps, the steps would depend on the signs of rounding errors.
+    """
     model, expected = net(), net()
     settings = {"lr": 0.01, "eps": 1e-3, "basis_interval": INTERVAL, **options}
     run(model, precond.STEVE(model, **settings), batches())
@@ -295,22 +289,19 @@ def test_steve_is_the_reference(options):
 
 @pytest.fixture
 def fixed_basis(monkeypatch):
-    """U = V = I, whatever the covariances."""
+    """Set U = V = I for all covariances."""
 
     def identity(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values = torch.ones(matrix.shape[:2], dtype=torch.float64)
         eye = torch.eye(matrix.shape[-1], dtype=torch.float64).expand(matrix.shape)
-        return (
-            torch.ones(matrix.shape[:2], dtype=torch.float64),
-            eye,
-            torch.ones(len(matrix), dtype=torch.bool),
-        )
+        return values, eye, torch.ones(len(matrix), dtype=torch.bool)
 
     monkeypatch.setattr(linalg, "eigenbasis", identity)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_with_the_identity_as_basis_it_is_adam_bit_for_bit(fixed_basis, weight_decay):
-    """T8: 200 float32 steps; weight decay is AdamW's."""
+def test_steve_with_identity_bases_is_bitwise_adam(fixed_basis, weight_decay):
+    """The comparison has 200 float32 steps; weight decay is that of AdamW."""
     model, expected = net().float(), net().float()
     settings = {"lr": 3e-3, "weight_decay": weight_decay}
     data = batches(200, torch.float32)
@@ -321,8 +312,8 @@ def test_with_the_identity_as_basis_it_is_adam_bit_for_bit(fixed_basis, weight_d
         assert torch.equal(p, q[1]), name
 
 
-def test_a_reset_restarts_adam_bit_for_bit(fixed_basis):
-    """T8: of the layers; what is none goes on."""
+def test_a_reset_is_bitwise_a_restart_of_adam(fixed_basis):
+    """A refresh with `reset` is a new Adam for the layers."""
     model, expected = net(norm=False).float(), net(norm=False).float()
     for m in (model, expected):
         m.scale.requires_grad_(False)
@@ -338,18 +329,21 @@ def test_a_reset_restarts_adam_bit_for_bit(fixed_basis):
 
 
 @pytest.mark.parametrize("on_refresh", ["rotate_m", "rotate_mv", "keep_v", "reset"])
-def test_what_a_new_basis_does_to_the_moments(on_refresh):
-    """U m V^T stays (rotate_m is exact); v becomes the diagonal of the rotated old moment, stays, or is 0."""
+def test_a_new_basis_changes_the_moments_as_documented(on_refresh):
+    """A rotation of m does not change U m V^T.
+
+    v becomes the diagonal of the rotated old moment, does not change, or becomes 0.
+    """
     layer, x, g = one_layer()
     optimizer = precond.STEVE(layer, on_refresh=on_refresh)
-    bank, _ = see(optimizer, layer, x, g)
+    bank, _ = update(optimizer, layer, x, g)
     bank.precondition(lr=0.1)
     state = bank.state
     basis = torch.kron(state.basis.output[0], state.basis.input[0])
     m, v = state.basis.restore(state.m), state.v.clone()
     bank.recording = True
     torch.manual_seed(5)
-    see(optimizer, layer, torch.randn_like(x), torch.randn_like(g))
+    update(optimizer, layer, torch.randn_like(x), torch.randn_like(g))
     new_basis = torch.kron(state.basis.output[0], state.basis.input[0])
     assert (new_basis - basis).norm() > 0.1
     if on_refresh == "reset":
@@ -365,8 +359,8 @@ def test_what_a_new_basis_does_to_the_moments(on_refresh):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_the_learning_rate_of_a_bias_in_another_group_is_its_own(scale):
-    """Although the direction of its layer contains that of the weight, which may be 0."""
+def test_a_bias_in_another_group_uses_the_learning_rate_of_its_group(scale):
+    """A layer's direction contains the lr of the weight, which must not affect the bias."""
     layer, x, g = one_layer()
     other = copy.deepcopy(layer)
     before = layer.bias.detach().clone()
@@ -379,7 +373,7 @@ def test_the_learning_rate_of_a_bias_in_another_group_is_its_own(scale):
 
 
 def test_a_layer_that_is_never_called_follows_adam():
-    """Its gradient comes from elsewhere, as that of `out_proj` in `nn.MultiheadAttention`."""
+    """Its weight is used by a function, like that of `out_proj` in `nn.MultiheadAttention`."""
 
     def loss(model: nn.Sequential, t: int) -> Tensor:
         return F.linear(torch.ones(1, 4) * t, model[0].weight, model[0].bias).square().sum()
@@ -398,7 +392,7 @@ def test_a_layer_that_is_never_called_follows_adam():
     assert not torch.equal(model[1].weight, expected[1].weight)
 
 
-# ---------------------------------------------------------------------------------------------- both
+# ---------------------------------------------------------------------- both
 
 BOTH = [
     ("ekfac", {"damping": 0.1, "lr": 0.02}),
@@ -408,14 +402,14 @@ BOTH = [
         "steve",
         {"lr": 0.01, "second_moment": "per_example", "on_refresh": "rotate_mv", "factor_ema": 0.9},
     ),
-    # A new v under an old m: without the large eps, steps are as long as single gradients are small.
+    # v is reset but m is not: with a small eps, small gradients would lead to very long steps.
     ("steve", {"lr": 0.01, "on_refresh": "rotate_m", "bias_correction": "paper", "eps": 1e-3}),
 ]
 
 
 @pytest.mark.parametrize(("name", "options"), [*BOTH, ("adam", {})], ids=str)
 def test_a_rotation_of_the_inputs_rotates_the_weights(name, options):
-    """T9: data R x and first weights W R^T train to the same net; with Adam they do not."""
+    """Inputs R x with initial weights W R^T give the same network; this is not true for Adam."""
     generator = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator).double()).Q
     x = torch.randn(STEPS, BATCH, 6, generator=generator).double()
@@ -427,19 +421,16 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options):
         with torch.no_grad():
             model[0].weight.copy_(model[0].weight @ r.T)
         interval = {} if name == "adam" else {"basis_interval": INTERVAL}
-        run(
-            model,
-            precond.build(name, model, **options, **interval),
-            list(zip(x @ r.T, y, strict=True)),
-        )
+        optimizer = precond.build(name, model, **options, **interval)
+        run(model, optimizer, list(zip(x @ r.T, y, strict=True)))
         nets.append(model)
     difference = (nets[0][0].weight @ rotation.T - nets[1][0].weight).norm()
     assert difference > 1e-3 if name == "adam" else difference < 1e-8
 
 
 @pytest.mark.parametrize(("name", "options"), BOTH, ids=str)
-def test_a_state_saved_within_an_interval_goes_on_bit_for_bit(name, options):
-    """T12: counts, moments, bases and second moments are all there."""
+def test_training_resumes_bitwise_from_a_state_within_an_interval(name, options):
+    """The saved state contains counts, moments, bases and second moments."""
     model = net()
     optimizer = precond.build(name, model, basis_interval=INTERVAL, **options)
     run(model, optimizer, batches()[:8])
@@ -458,7 +449,7 @@ def test_a_state_saved_within_an_interval_goes_on_bit_for_bit(name, options):
 
 
 def snapshot(optimizer: Any) -> dict[str, Tensor]:
-    """The algorithm's tensors by layer and name."""
+    """Return the algorithm's tensors by layer and name."""
     return {
         f"{name}/{key}": value.clone()
         for name, layer in optimizer._layers.items()
@@ -469,8 +460,8 @@ def snapshot(optimizer: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("step", [4, 5])
 @pytest.mark.parametrize(("name", "options"), BOTH, ids=str)
-def test_a_batch_that_is_not_finite_leaves_the_state(name, options, step):
-    """T12: between refreshes and at one, when all of a layer's rows and gradients are lost; later steps are finite."""
+def test_a_batch_that_is_not_finite_does_not_change_the_state(name, options, step):
+    """This holds between refreshes and at a refresh, and later steps are finite."""
     model = net()
     optimizer = precond.build(name, model, basis_interval=INTERVAL, **options)
     data = batches()
@@ -482,7 +473,7 @@ def test_a_batch_that_is_not_finite_leaves_the_state(name, options, step):
     run(model, optimizer, [(bad, data[step][1])])
     for key, value in snapshot(optimizer).items():
         assert torch.equal(value, before[key]), key
-    with torch.no_grad():  # the gradients were nan: no optimizer could make a step of that
+    with torch.no_grad():  # undo the step, because its gradients were nan
         model.load_state_dict(saved)
         for buffers in optimizer.state.values():
             for buffer in buffers.values():
@@ -493,7 +484,7 @@ def test_a_batch_that_is_not_finite_leaves_the_state(name, options, step):
 
 @pytest.mark.parametrize(("name", "options"), BOTH, ids=str)
 def test_a_layer_without_gradient_keeps_its_state(name, options):
-    """And its weights, as with torch's optimizers; so does its neighbour in the same bank not."""
+    """Its weights do not change, either; other layers of the same bank are updated."""
     model = net()
     optimizer = precond.build(name, model, basis_interval=INTERVAL, **options)
     data = batches()
@@ -503,30 +494,20 @@ def test_a_layer_without_gradient_keeps_its_state(name, options):
     model.same(torch.randn(BATCH, 6).double()).square().mean().backward()
     weights = copy.deepcopy(model.state_dict())
     optimizer.step()
-    after = snapshot(optimizer)
-    changed = {
-        key.split("/")[0] for key, value in after.items() if not torch.equal(value, before[key])
-    }
-    moved = {
-        key.split(".")[0]
-        for key, value in model.state_dict().items()
-        if not torch.equal(value, weights[key])
-    }
-    assert (changed, moved) == ({"same"}, {"same"})
+    states, parameters = snapshot(optimizer), model.state_dict()
+    changed_states = {key for key in states if not torch.equal(states[key], before[key])}
+    changed = {key for key in parameters if not torch.equal(parameters[key], weights[key])}
+    assert {key.split("/")[0] for key in changed_states} == {"same"}
+    assert {key.split(".")[0] for key in changed} == {"same"}
 
 
 @pytest.mark.parametrize("name", ["ekfac", "steve"])
 def test_gradients_of_finite_size_take_a_finite_step(name):
-    """A gradient whose square overflows: STEVE steps along lr G, EKFAC along a direction without the new moment."""
+    """If the squared gradient overflows, STEVE uses lr G, and EKFAC drops the new moment."""
     layer, x, g = one_layer()
     layer.float()
-    optimizer = precond.build(
-        name,
-        layer,
-        lr=0.1,
-        basis_interval=INTERVAL,
-        **({"momentum": 0.0} if name == "ekfac" else {}),
-    )
+    momentum = {"momentum": 0.0} if name == "ekfac" else {}
+    optimizer = precond.build(name, layer, lr=0.1, basis_interval=INTERVAL, **momentum)
     for scale in (1.0, 1e25):
         optimizer.zero_grad()
         before = layer.weight.detach().clone()
@@ -541,8 +522,8 @@ def test_gradients_of_finite_size_take_a_finite_step(name):
     assert (state.v if name == "steve" else state.statistic.value).isfinite().all()
 
 
-def test_eigenvectors_have_a_sign():
-    """S13: the largest entry of each is positive, so the state does not depend on the factorisation's whim."""
+def test_eigenvectors_have_a_fixed_sign():
+    """The largest entry of each eigenvector is positive, so that the state is reproducible."""
     torch.manual_seed(0)
     a = torch.randn(3, 7, 5)
     values, vectors, ok = linalg.eigenbasis(a.mT @ a)

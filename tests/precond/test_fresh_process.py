@@ -1,4 +1,4 @@
-"""A state saved between two intervals and loaded in a fresh process goes on bit for bit, for every optimizer."""
+"""Training resumes bitwise from a state that a new process loads, for all optimizers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ BEFORE, AFTER = 7, 9
 
 
 def steps(name: str, saved: dict | None, count: int) -> tuple[dict, dict]:
-    """Train a small network from a saved (model, optimizer) state or the beginning; returns the new pair."""
+    """Train a small network from a saved state or from the start; return its states."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 12), nn.Linear(12, 12)
     )
-    known = precond.defaults(name)
     intervals = {"cov_interval": 2, "inv_interval": 5, "basis_interval": 5, "interval": 5}
-    optimizer = precond.build(
-        name, model, **{key: value for key, value in intervals.items() if key in known}
-    )
+    known = {key: value for key, value in intervals.items() if key in precond.defaults(name)}
+    optimizer = precond.build(name, model, **known)
     if saved is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -43,22 +41,26 @@ def steps(name: str, saved: dict | None, count: int) -> tuple[dict, dict]:
     return model.state_dict(), optimizer.state_dict()
 
 
-def go_on(folder: Path) -> None:
-    """What the fresh process does."""
+def resume(folder: Path) -> None:
+    """Resume the training of all optimizers from the states in a folder (in the new process)."""
     for name in NAMES:
         saved = torch.load(folder / f"{name}.pt", weights_only=True)
-        torch.save(steps(name, saved, AFTER)[0], folder / f"{name}-there.pt")
+        torch.save(steps(name, saved, AFTER)[0], folder / f"{name}-resumed.pt")
 
 
-def test_a_fresh_process_goes_on_bit_for_bit(tmp_path: Path):
+def test_training_resumes_bitwise_in_a_new_process(tmp_path: Path):
     assert len(NAMES) >= 6
     for name in NAMES:
         model, optimizer = steps(name, None, BEFORE)
         torch.save({"model": model, "optimizer": optimizer}, tmp_path / f"{name}.pt")
-    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport torch; torch.set_num_threads(1)\n"
-    script += f"from pathlib import Path; import test_fresh_process as t; t.go_on(Path({str(tmp_path)!r}))"
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path; import test_fresh_process as t\n"
+        f"t.resume(Path({str(tmp_path)!r}))"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=240)
     for name in NAMES:
-        whole = steps(name, None, BEFORE + AFTER)[0]
-        there = torch.load(tmp_path / f"{name}-there.pt", weights_only=True)
-        assert all(there[key].equal(value) for key, value in whole.items()), name
+        uninterrupted = steps(name, None, BEFORE + AFTER)[0]
+        resumed = torch.load(tmp_path / f"{name}-resumed.pt", weights_only=True)
+        assert all(resumed[key].equal(value) for key, value in uninterrupted.items()), name

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a package may import of precond, beside itself.
+# The parts of precond that a package may import besides itself.
 ALLOWED = {
     "precond.parts": set(),
     "precond.algorithms": {
@@ -28,28 +28,25 @@ ORDER = [
 
 
 def imports() -> dict[str, set[str]]:
-    """The modules of precond that each module imports anywhere in its text."""
-    files = {
-        ".".join(p.relative_to(ROOT).with_suffix("").parts): p
-        for p in (ROOT / "precond").rglob("*.py")
-    }
-    modules = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    """Return the modules of precond that each module imports, including imports in functions."""
+    modules = {}
+    for path in (ROOT / "precond").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        modules[name.removesuffix(".__init__")] = path
     graph: dict[str, set[str]] = {name: set() for name in modules}
     for name, path in modules.items():
         for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module
-                and node.module.startswith("precond")
-            ):
-                places = [(f"{node.module}.{alias.name}", node.module) for alias in node.names]
-                graph[name] |= {full if full in modules else module for full, module in places}
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            if module and module.startswith("precond"):
+                for alias in node.names:
+                    full = f"{module}.{alias.name}"
+                    graph[name].add(full if full in modules else module)
     del graph["precond"]  # imports its names on first use
     return graph
 
 
 def test_there_are_no_cycles():
-    """And the order is the documented one: each module only imports what comes after it."""
+    """Each module of ORDER imports the next one, directly or indirectly, and never the reverse."""
     graph = imports()
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError
     assert len(order) >= len(graph) > 30
@@ -58,22 +55,21 @@ def test_there_are_no_cycles():
 
 
 def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    """All modules that importing `start` imports."""
-    found: set[str] = set()
+    """Return all modules that `start` imports, directly or indirectly."""
+    modules: set[str] = set()
     waiting = [start]
     while waiting:
-        fresh = graph.get(waiting.pop(), set()) - found
-        found |= fresh
-        waiting += fresh
-    return found
+        new = graph.get(waiting.pop(), set()) - modules
+        modules |= new
+        waiting += new
+    return modules
 
 
 def test_packages_import_only_what_they_may():
-    """Parts nothing above them; algorithms neither optimizer, banks nor hooks."""
+    """Algorithms do not import the optimizer, the banks or the hooks; parts import only parts."""
     for name, imported in imports().items():
         for package, allowed in ALLOWED.items():
             if name.startswith(f"{package}."):
-                others = {module for module in imported if not module.startswith(package)}
-                assert all(
-                    any(f"{module}.".startswith(f"{a}.") for a in allowed) for module in others
-                ), (name, others)
+                outside = {module for module in imported if not module.startswith(package)}
+                prefixes = tuple(f"{module}." for module in allowed)
+                assert all(f"{module}.".startswith(prefixes) for module in outside), (name, outside)

@@ -1,4 +1,4 @@
-"""KFAC and Eva against literal float64 references, dense inverses, symmetries and another library."""
+"""KFAC and Eva, compared with float64 references, dense inverses, symmetries and curvlinops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RULES, SHARING, SCALES = ["factored", "eigen"], ["expand", "reduce"], ["fisher",
 
 
 class Net(nn.Module):
-    """Stride, padding, groups, tokens, three layers of one shape (of different T), and both kinds of norm."""
+    """Stride, padding, groups, tokens, three layers of one shape (with different T), both norms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ def step(
 
 def trained(optimizer: type, **options) -> nn.Module:
     model = net()
-    made = optimizer(model, **SETTINGS, ema_decay=DECAY, **options)
+    instance = optimizer(model, **SETTINGS, ema_decay=DECAY, **options)
     for x, y in batches():
-        step(model, made, x, y)
+        step(model, instance, x, y)
     return model
 
 
@@ -90,7 +90,7 @@ def spd(d: int, seed: int, scale: float = 1.0) -> Tensor:
 
 
 def stacks(o: int = 3, p: int = 5, layers: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """S `[L, o, o]`, A `[L, p, p]`, G `[L, o, p]`."""
+    """Return S `[L, o, o]`, A `[L, p, p]` and G `[L, o, p]`."""
     s = torch.stack([spd(o, seed) for seed in range(layers)])
     a = torch.stack([spd(p, 10 + seed, 3.0) for seed in range(layers)])
     generator = torch.Generator().manual_seed(5)
@@ -98,12 +98,11 @@ def stacks(o: int = 3, p: int = 5, layers: int = 2) -> tuple[Tensor, Tensor, Ten
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(
-        actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item()
-    )
+    atol = tolerance * expected.abs().max().item()
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=atol)
 
 
-# ---------------------------------------------------------------------------------------------- literal references
+# ---------------------------------------------------------------------- literal references
 
 
 @pytest.mark.parametrize("clip", [None, CLIP], ids=["unclipped", "clipped"])
@@ -112,7 +111,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
 @pytest.mark.parametrize("sharing", SHARING)
 @pytest.mark.parametrize("rule", RULES)
 def test_kfac_equals_its_literal_reference(rule, sharing, g_scale, init, clip):
-    """Normalisation, EMA, intervals, damping, layout, momentum and clip; eigen is compared with a dense inverse."""
+    """The reference computes the dense inverse of the damped Kronecker product."""
     intervals = {"cov_interval": 2, "inv_interval": 6}
     options = {"sharing": sharing, "g_scale": g_scale, "init": init}
     model = trained(
@@ -135,7 +134,7 @@ def test_kfac_equals_its_literal_reference(rule, sharing, g_scale, init, clip):
 @pytest.mark.parametrize("init", ["zero", "first"])
 @pytest.mark.parametrize("g_scale", SCALES)
 def test_eva_equals_its_literal_reference(g_scale, init, clip):
-    """The same, with the factor made as often as the means."""
+    """The reference inverts the dense curvature as often as it updates the means."""
     model = trained(
         precond.Eva, damping=DAMPING, kl_clip=clip, g_scale=g_scale, ema_init=init, cov_interval=3
     )
@@ -169,7 +168,7 @@ EVA_OPTIONS = [{}, {"g_scale": "official"}, {"ema_init": "first"}, {"kl_clip": C
     ("kind", "options"), [(precond.KFAC, KFAC_OPTIONS), (precond.Eva, EVA_OPTIONS)]
 )
 def test_every_option_makes_a_difference(kind, options):
-    """Otherwise agreeing with the references would say nothing."""
+    """Otherwise, the agreement with the references would be meaningless."""
     common = {"kl_clip": None, "damping": DAMPING, "cov_interval": 2}
     common |= {"inv_interval": 6} if kind is precond.KFAC else {}
     models = [trained(kind, **common | chosen) for chosen in options]
@@ -177,11 +176,11 @@ def test_every_option_makes_a_difference(kind, options):
         assert difference(model, other) > 1e-4, f"{options[i]} and {options[j]} are the same"
 
 
-# ---------------------------------------------------------------------------------------------- factors
+# ---------------------------------------------------------------------- factors
 
 
-def test_eigen_damping_is_the_dense_inverse():
-    """T6: (S (x) A + rho I)^{-1} vec(G), row-major, with o != p; and `to_dense` is that matrix."""
+def test_eigen_damping_equals_the_dense_inverse():
+    """`solve` and `to_dense` agree with (S (x) A + rho I)^{-1} for row-major vec(G) and o != p."""
     s, a, gradients = stacks()
     factor = KroneckerEigen.identity(2, 3, 5, DAMPING, like=s)
     *factors, ok = eigen_factors(s, a, DAMPING)
@@ -193,7 +192,7 @@ def test_eigen_damping_is_the_dense_inverse():
 
 
 def test_factored_damping_is_the_product_of_the_damped_inverses():
-    """T6: and it is not the eigen-damped one."""
+    """The result differs from that of eigen damping."""
     s, a, gradients = stacks()
     factor = Kronecker.identity(2, 3, 5, DAMPING, like=s)
     *inverses, outcome = factored_inverses(s, a, DAMPING)
@@ -206,32 +205,31 @@ def test_factored_damping_is_the_product_of_the_damped_inverses():
         close(to_dense(factor)[layer], dense)
         close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
     u, v, scale, _ = eigen_factors(s, a, DAMPING)
-    assert (to_dense(KroneckerEigen(u, v, scale)) - to_dense(factor)).norm() > 0.1 * to_dense(
-        factor
-    ).norm()
+    factored, eigen = to_dense(factor), to_dense(KroneckerEigen(u, v, scale))
+    assert (eigen - factored).norm() > 0.1 * factored.norm()
 
 
 @pytest.mark.parametrize("c", [1e-3, 1e3])
 def test_pi_makes_factored_damping_independent_of_where_the_scale_is(c):
-    """A c and S / c have the same product, and so the same damped inverse."""
+    """A c and S / c have the same Kronecker product, and the same damped inverse."""
     s, a, _ = stacks()
-    dense = [
-        to_dense(Kronecker(*factored_inverses(*pair, DAMPING)[:2]))
-        for pair in ((s, a), (s / c, c * a))
-    ]
+    scaled = (s, a), (s / c, c * a)
+    dense = [to_dense(Kronecker(*factored_inverses(*pair, DAMPING)[:2])) for pair in scaled]
     close(dense[1], dense[0], 1e-9)
-    root, eye = DAMPING**0.5, torch.eye
-    alone = [
-        to_dense(
-            Kronecker(torch.linalg.inv(x + root * eye(3)), torch.linalg.inv(y + root * eye(5)))
-        )
-        for x, y in ((s, a), (s / c, c * a))
-    ]
-    assert (alone[1] - alone[0]).norm() > 0.1 * alone[0].norm(), "pi = 1 would do as well"
+    shifts = DAMPING**0.5 * torch.eye(3), DAMPING**0.5 * torch.eye(5)
+    without_pi = []
+    for pair in scaled:
+        sides = [torch.linalg.inv(x + shift) for x, shift in zip(pair, shifts, strict=True)]
+        without_pi.append(to_dense(Kronecker(*sides)))
+    change = (without_pi[1] - without_pi[0]).norm()
+    assert change > 0.1 * without_pi[0].norm(), "the test would pass with pi = 1"
 
 
-def test_negative_eigenvalues_are_rounding():
-    """They count as 0, on either side: a product of two must not look like curvature, nor one cancel the damping."""
+def test_negative_eigenvalues_count_as_zero():
+    """They count as 0 in S and in A.
+
+    Otherwise, the product of two would count as curvature, and one could cancel the damping.
+    """
     s = torch.diag_embed(torch.tensor([[-1.0, 2.0]], dtype=torch.float64))
     a = torch.diag_embed(torch.tensor([[-3.0, 0.5, 4.0]], dtype=torch.float64))
     u, v, scale, ok = eigen_factors(s, a, 0.25)
@@ -240,8 +238,8 @@ def test_negative_eigenvalues_are_rounding():
     close(to_dense(KroneckerEigen(u, v, scale))[0], torch.diag(expected))
 
 
-def test_pi_is_clamped_and_one_without_traces():
-    """A bank in which one layer has an enormous ratio, one a tiny one, and two have a zero."""
+def test_pi_is_clamped_and_is_one_if_a_trace_is_zero():
+    """The ratio of the traces is huge, tiny, or undefined because a trace is 0."""
     eye = torch.eye(2, dtype=torch.float64)
     a = torch.stack([1e20 * eye, 1e-20 * eye, eye, 0 * eye])
     s = torch.stack([eye, eye, 0 * eye, eye])
@@ -252,8 +250,11 @@ def test_pi_is_clamped_and_one_without_traces():
     close(right[:, 0, 0], 1 / (a[:, 0, 0] + pi))
 
 
-def test_eva_is_the_dense_rank_one_inverse():
-    """(v v^T + rho I)^{-1} vec(G) with v = vec(m_g m_a^T); a zero mean gives I / rho, a huge one its projection."""
+def test_eva_equals_the_dense_rank_one_inverse():
+    """P is (v v^T + rho I)^{-1} with v = vec(m_g m_a^T).
+
+    A zero mean gives I / rho, and a huge mean gives a projection.
+    """
     generator = torch.Generator().manual_seed(3)
     m_g = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     m_a = torch.randn(3, 5, generator=generator, dtype=torch.float64)
@@ -276,29 +277,29 @@ def test_eva_is_the_dense_rank_one_inverse():
 
 @pytest.mark.parametrize("kind", [Kronecker, KroneckerEigen, RankOne])
 def test_factors_start_as_sgd(kind):
-    """I / damping."""
+    """The initial value is I / damping."""
     dense = to_dense(kind.identity(2, 3, 4, 0.25, like=torch.zeros(1)))
     close(dense, 4 * torch.eye(12).expand(2, 12, 12), 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_damping_for_each_matrix(dtype):
-    """`[L]` dampings are those of each matrix alone, on the Cholesky path and on the eigenvalue path."""
+def test_each_matrix_can_have_a_different_damping(dtype):
+    """A stack with dampings `[L]` gives the inverses of the single matrices, by both algorithms."""
     a = torch.stack([spd(6, 0), 1e8 * spd(6, 1)[:, :1] @ spd(6, 1)[:1], spd(6, 2)]).to(dtype)
     damping = torch.tensor([1e-1, 1e-3, 10.0], dtype=torch.float64)
     inverse, (ok, _) = linalg.damped_inverse(a, damping)
     assert ok.all()
-    for matrix, rho, found in zip(a, damping, inverse, strict=True):
-        alone, _ = linalg.damped_inverse(matrix.unsqueeze(0), rho.item())
-        assert torch.equal(alone[0], found)
+    for matrix, rho, stacked in zip(a, damping, inverse, strict=True):
+        single, _ = linalg.damped_inverse(matrix.unsqueeze(0), rho.item())
+        assert torch.equal(single[0], stacked)
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [("kfac", {"damping_rule": "factored"}), ("kfac", {"damping_rule": "eigen"}), ("eva", {})],
 )
-def test_one_bad_layer_keeps_its_last_factor_whole(name, options):
-    """Nothing is stored for it, not even the side that succeeded; the other layers of its bank go on."""
+def test_a_layer_with_invalid_statistics_keeps_its_last_factor(name, options):
+    """Neither side of its factor changes; the other layers of the bank are updated."""
     model = net()
     optimizer = precond.build(name, model, **options)
     step(model, optimizer, *batches()[0])
@@ -319,7 +320,7 @@ def test_one_bad_layer_keeps_its_last_factor_whole(name, options):
     ("name", "options"), [("kfac", {"damping_rule": rule}) for rule in RULES] + [("eva", {})]
 )
 def test_degenerate_signals_never_raise(name, options, scale, damping):
-    """T12, float32: inputs and gradients of rank one, zero, tiny, huge or infinite give finite factors and steps."""
+    """Signals that are zero, tiny, huge, infinite or of rank one give finite factors and steps."""
     layer = nn.Linear(6, 4)
     optimizer = precond.build(name, layer, damping=damping, **options)
     [bank] = optimizer._banks
@@ -328,9 +329,8 @@ def test_degenerate_signals_never_raise(name, options, scale, damping):
         bank.record(optimizer._layers[""], x=x.nan_to_num(posinf=torch.inf))
         bank.record(optimizer._layers[""], gradient=torch.full((8, 4), scale))
         bank.update(refresh=True)
-        bank.buffer.copy_(
-            torch.randn(bank.buffer.shape, generator=torch.Generator().manual_seed(number))
-        )
+        generator = torch.Generator().manual_seed(number)
+        bank.buffer.copy_(torch.randn(bank.buffer.shape, generator=generator))
         gradient = bank.buffer.clone()
         direction = bank.algorithm.precondition(bank.state, gradient, lr=0.1)
         assert direction.isfinite().all()
@@ -341,7 +341,7 @@ def test_degenerate_signals_never_raise(name, options, scale, damping):
     assert dropped.item() == (6 if scale == torch.inf else 0)
 
 
-# ---------------------------------------------------------------------------------------------- statistics
+# ---------------------------------------------------------------------- statistics
 
 CONVOLUTIONS = [
     {"kernel_size": 3, "stride": 2, "padding": 1},
@@ -352,13 +352,16 @@ CONVOLUTIONS = [
 
 
 def recorded(name: str, module: nn.Module, x: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
-    """The statistics of inputs and output gradients after one forward and backward, and the layer's output gradient."""
+    """Run a forward and a backward.
+
+    Returns:
+        The statistics of the inputs and of the output gradients, and the gradient of the output.
+    """
     optimizer = precond.build(name, module, **options)
     output = module(x)
     output.retain_grad()
-    output.square().mul(torch.linspace(-1, 2, output.numel()).view_as(output)).sum().div(
-        len(x)
-    ).backward()
+    coefficients = torch.linspace(-1, 2, output.numel()).view_as(output)
+    (output.square() * coefficients).sum().div(len(x)).backward()
     [bank] = optimizer._banks
     bank.update(refresh=True)
     statistic = bank.state.statistic
@@ -368,14 +371,13 @@ def recorded(name: str, module: nn.Module, x: Tensor, **options) -> tuple[Tensor
 @pytest.mark.parametrize("sharing", SHARING)
 @pytest.mark.parametrize("geometry", CONVOLUTIONS, ids=str)
 def test_convolutions_are_sums_over_positions(geometry, sharing):
-    """T5: A and S of a convolution from explicit patches and positions; no 1/T in S."""
+    """A and S equal those of explicit patches and positions; S is not divided by T."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, **geometry).double()
     x = torch.randn(5, 4, 7, 6, dtype=torch.float64)
     a, s, gradient = recorded("kfac", conv, x, sharing=sharing)
-    for group, (X, dY) in enumerate(
-        zip(reference.rows(conv, x), reference.output_rows(conv, gradient), strict=True)
-    ):
+    pairs = zip(reference.rows(conv, x), reference.output_rows(conv, gradient), strict=True)
+    for group, (X, dY) in enumerate(pairs):
         X, g = X.reshape(*dY.shape[:2], -1), 5 * dY
         if sharing == "reduce":
             X, g = X.mean(1, keepdim=True), g.sum(1, keepdim=True)
@@ -384,8 +386,8 @@ def test_convolutions_are_sums_over_positions(geometry, sharing):
 
 
 @pytest.mark.parametrize("geometry", CONVOLUTIONS, ids=str)
-def test_the_mean_patch_needs_no_patches(geometry):
-    """Eva's m_a from the images' sum, and m_g: with a bias it is the bias's gradient."""
+def test_the_means_of_eva_equal_those_of_explicit_patches(geometry):
+    """m_a is the mean of the explicit patches, and m_g is the gradient of the bias."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, **geometry).double()
     x = torch.randn(5, 4, 7, 6, dtype=torch.float64)
@@ -399,7 +401,7 @@ def test_the_mean_patch_needs_no_patches(geometry):
 
 @pytest.mark.parametrize("options", [{"sharing": "expand"}, {"sharing": "reduce"}], ids=str)
 def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(options):
-    """T5: the same A, S and direction."""
+    """A, S and the directions are equal."""
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 5, 1).double()
     linear = nn.Linear(3, 5).double()
@@ -407,27 +409,26 @@ def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(options):
     x = torch.randn(6, 3, 4, 2, dtype=torch.float64)
     target = torch.randn(6, 8, 5, dtype=torch.float64)
     for name in ("kfac", "eva"):
-        chosen = options if name == "kfac" else {}
         modules = {"conv": conv, "linear": linear}
-        found = {}
+        results = {}
         for key, module in modules.items():
             module.zero_grad()
-            optimizer = precond.build(name, module, lr=0.1, **chosen)
+            sharing = options if name == "kfac" else {}
+            optimizer = precond.build(name, module, lr=0.1, **sharing)
             output = module(x).flatten(2).mT if key == "conv" else module(x.flatten(2).mT)
             (output - target).square().sum().div(6).backward()
             bank = optimizer._banks[0]
             bank.update(refresh=True)
-            optimizer._directions.compute(
-                optimizer.param_groups, optimizer.algorithm.clip, scale=None
-            )
+            clip = optimizer.algorithm.clip
+            optimizer._directions.compute(optimizer.param_groups, clip, scale=None)
             statistic = bank.state.statistic
-            found[key] = [statistic.inputs.mean(), statistic.outputs.mean(), bank.buffer.clone()]
-        for one, other in zip(found["conv"], found["linear"], strict=True):
-            close(one, other, 1e-12)
+            results[key] = [statistic.inputs.mean(), statistic.outputs.mean(), bank.buffer.clone()]
+        for actual, expected in zip(results["conv"], results["linear"], strict=True):
+            close(actual, expected, 1e-12)
 
 
 class Twice(nn.Module):
-    """One layer, called on two inputs."""
+    """One layer that is called on two inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -439,7 +440,7 @@ class Twice(nn.Module):
 
 @pytest.mark.parametrize("together", [True, False], ids=["one call", "two calls"])
 def test_the_calls_of_a_shared_layer_are_positions(together):
-    """Each sees the same examples: S is a sum over both, as if they were two positions, and m_g the bias's gradient."""
+    """Two calls give the statistics of one call with two positions; m_g is the bias's gradient."""
     torch.manual_seed(0)
     module = Twice().double()
     x = torch.randn(6, 3, dtype=torch.float64)
@@ -464,32 +465,29 @@ def test_the_calls_of_a_shared_layer_are_positions(together):
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
-def test_half_batches_make_one_whole(name):
-    """Two forwards and backwards of half a batch are one update with the sums over both."""
+def test_two_half_batches_equal_one_batch(name):
+    """Two forwards and backwards of half a batch make one update with the sums over both."""
     x, y = batches()[0]
     statistics = []
     for parts in (1, 2):
-        model = net().eval()  # batch norm would see the halves
+        model = net().eval()  # in training mode, batch norm would normalise the halves
         optimizer = precond.build(name, model)
         for part, labels in zip(x.chunk(parts), y.chunk(parts), strict=True):
             F.cross_entropy(model(part), labels).backward()
+        averages = []
         for bank in optimizer._banks:
             bank.update(refresh=False)
-        averages = [
-            getattr(b.state.statistic, side)
-            for b in optimizer._banks
-            for side in ("inputs", "outputs")
-        ]
+            averages += [bank.state.statistic.inputs, bank.state.statistic.outputs]
         for average in averages:
             close(average.weight, torch.full_like(average.weight, 0.05))
         statistics.append([average.mean() for average in averages])
-    for whole, halves in zip(*statistics, strict=True):
-        close(halves, whole, 1e-12)
+    for batch, halves in zip(*statistics, strict=True):
+        close(halves, batch, 1e-12)
 
 
 @pytest.mark.parametrize("sharing", SHARING)
-def test_the_official_scales(sharing):
-    """S is 1/(B^2 T) of the Fisher one, for reduce 1/(B^2 T^2); Eva's m_g is 1/(B T)."""
+def test_the_official_scales_are_those_of_the_released_codes(sharing):
+    """Compared with `fisher`, S is 1/(B^2 T), for reduce 1/(B^2 T^2), and m_g of Eva is 1/(B T)."""
     torch.manual_seed(0)
     x = torch.randn(4, 7, 3, dtype=torch.float64)  # B = 4, T = 7
     linear = nn.Linear(3, 2).double()
@@ -502,7 +500,7 @@ def test_the_official_scales(sharing):
 
 
 def test_a_first_update_has_all_the_weight():
-    """Of each slot by itself: the first that is finite."""
+    """In each slot, this is the first update that is finite."""
     average = MovingAverage.zeros(2, 3, like=torch.zeros(1))
     bad, good = torch.full((1, 3), torch.nan), torch.full((1, 3), 4.0)
     for number, second in enumerate([bad, good, torch.zeros(1, 3)]):
@@ -514,73 +512,75 @@ def test_a_first_update_has_all_the_weight():
     assert average.mean().tolist() == [[0.6875] * 3, [1.5] * 3]
 
 
-# ---------------------------------------------------------------------------------------------- the KL-clip
+# ---------------------------------------------------------------------- the KL-clip
 
 
 def second_step(
     name: str, kl_clip: float | None, scale: float = 1.0
 ) -> tuple[Tensor, Tensor, float]:
-    """How far the layers and the norms go in a step between two updates, after a first one that is not clipped.
+    """Make a step without clip, and then a step between two updates of the factor.
 
-    Its loss is multiplied by the scale. Also returns s = lr^2 <D, G> = -lr <step, G> over the layers.
+    The loss of the second step is multiplied by the scale.
+
+    Returns:
+        The change of the layers and of the norms in the second step, and s = lr^2 <D, G> over the
+        layers, which is -lr <change, G>.
     """
     model = net()
-    settings = {
-        "lr": 0.1,
-        "momentum": 0.0,
-        "weight_decay": 0.0,
-        "damping": DAMPING,
-        "cov_interval": 5,
-    }
-    optimizer = precond.build(name, model, **settings, kl_clip=None)
+    settings = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+    settings |= {"damping": DAMPING, "cov_interval": 5, "kl_clip": None}
+    optimizer = precond.build(name, model, **settings)
     step(model, optimizer, *batches()[0])
     optimizer.algorithm = dataclasses.replace(optimizer.algorithm, kl_clip=kl_clip)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     step(model, optimizer, *batches()[1], scale=scale)
-    moved: dict[bool, list[Tensor]] = {True: [], False: []}
+    layers, norms = [], []
     s = 0.0
     for key, p in model.named_parameters():
-        moved["norm" in key].append((p.detach() - before[key]).flatten())
-        s -= 0.0 if "norm" in key else 0.1 * (moved[False][-1] @ p.grad.flatten()).item()
-    return torch.cat(moved[False]), torch.cat(moved[True]), s
+        change = (p.detach() - before[key]).flatten()
+        (norms if "norm" in key else layers).append(change)
+        s -= 0.0 if "norm" in key else 0.1 * (change @ p.grad.flatten()).item()
+    return torch.cat(layers), torch.cat(norms), s
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
 def test_the_kl_clip_bounds_lr2_D_G(name):
-    """The step is the unclipped one times min(1, sqrt(kappa / s)); the norms are free."""
-    free, free_norms, s = second_step(name, None)
+    """The step is the unclipped step times min(1, sqrt(kappa / s)); the norms are not clipped."""
+    unclipped, unclipped_norms, s = second_step(name, None)
     assert s > 0
     for kappa in (0.5 * s, 2 * s):
         clipped, norms, _ = second_step(name, kappa)
-        close(clipped, min(1, (kappa / s) ** 0.5) * free)
-        close(norms, free_norms)
+        close(clipped, min(1, (kappa / s) ** 0.5) * unclipped)
+        close(norms, unclipped_norms)
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
 def test_a_clipped_step_does_not_depend_on_the_scale_of_the_loss(name):
-    """Between updates of the factor: D and G grow by c, nu falls by c; unclipped, the step grows by c."""
-    (one, norms, s), (other, other_norms, _) = (
-        second_step(name, 1e-6, scale) for scale in (1.0, 8.0)
-    )
+    """Between updates of the factor, a loss times c multiplies D and G by c, and nu by 1/c.
+
+    An unclipped step is multiplied by c.
+    """
+    layers, norms, s = second_step(name, 1e-6)
+    scaled_layers, scaled_norms, _ = second_step(name, 1e-6, 8.0)
     assert s > 0
-    close(other, one)
-    close(other_norms, 8 * norms)
+    close(scaled_layers, layers)
+    close(scaled_norms, 8 * norms)
     close(second_step(name, None, 8.0)[0], 8 * second_step(name, None)[0])
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
-def test_zero_gradients_are_not_divided_by(name):
-    """s = 0: the factor is 1, and nothing moves."""
-    moved, _, s = second_step(name, 1e-3, 0.0)
+def test_zero_gradients_change_no_parameter(name):
+    """For s = 0, the factor of the clip is 1 and no parameter changes."""
+    change, _, s = second_step(name, 1e-3, 0.0)
     assert s == 0
-    assert torch.equal(moved, torch.zeros_like(moved))
+    assert torch.equal(change, torch.zeros_like(change))
 
 
-# ---------------------------------------------------------------------------------------------- symmetries
+# ---------------------------------------------------------------------- symmetries
 
 
 def rotated_training(rotation: Tensor, build) -> tuple[Tensor, list[Tensor]]:
-    """Weights of the first layer, rotated back, and of the others, after training on rotated inputs."""
+    """Train on rotated inputs; return the first weight, rotated back, and all other parameters."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     with torch.no_grad():
@@ -606,10 +606,9 @@ def rotated_training(rotation: Tensor, build) -> tuple[Tensor, list[Tensor]]:
     ],
 )
 def test_a_rotation_of_the_inputs_rotates_the_weights(name, options, invariant):
-    """T9: data R x and W_0 R^T give W_t R^T, the bias column untouched; not so for Adam."""
-    rotation = torch.linalg.qr(
-        torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()
-    ).Q
+    """Inputs R x with initial weights W_0 R^T give W_t R^T for the invariant methods only."""
+    generator = torch.Generator().manual_seed(9)
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator).double()).Q
     settings = {"damping": DAMPING, "cov_interval": 2, "inv_interval": 4}
     settings = {key: value for key, value in settings.items() if key in precond.defaults(name)}
 
@@ -618,25 +617,17 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options, invariant):
 
     first, others = rotated_training(torch.eye(6).double(), build)
     rotated, rotated_others = rotated_training(rotation, build)
-    gap = max(
-        (a - b).abs().max().item()
-        for a, b in zip([first, *others], [rotated, *rotated_others], strict=True)
-    )
+    pairs = zip([first, *others], [rotated, *rotated_others], strict=True)
+    gap = max((a - b).abs().max().item() for a, b in pairs)
     assert gap < 1e-8 if invariant else gap > 1e-3
 
 
-def test_nysact_g_is_invariant_with_its_test_matrix():
-    """T9: with Omega -> R Omega as well, bias row untouched, a Gaussian sketch gives W_t R^T, too."""
-    rotation = torch.linalg.qr(
-        torch.randn(6, 6, generator=torch.Generator().manual_seed(9)).double()
-    ).Q
-    settings = {
-        "sketch": "gaussian",
-        "rank": 3,
-        "damping": DAMPING,
-        "cov_interval": 2,
-        "inv_interval": 4,
-    }
+def test_nysact_g_is_invariant_if_its_test_matrix_is_rotated():
+    """If Omega becomes R Omega (except its bias row), a Gaussian sketch gives W_t R^T, too."""
+    generator = torch.Generator().manual_seed(9)
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator).double()).Q
+    settings = {"sketch": "gaussian", "rank": 3, "damping": DAMPING}
+    settings |= {"cov_interval": 2, "inv_interval": 4}
     weights_of = []
     for matrix in (torch.eye(6).double(), rotation):
 
@@ -651,11 +642,11 @@ def test_nysact_g_is_invariant_with_its_test_matrix():
     assert (weights_of[0] - weights_of[1]).abs().max() < 1e-8
 
 
-# ---------------------------------------------------------------------------------------------- curvlinops
+# ---------------------------------------------------------------------- curvlinops
 
 
 class Tokens(nn.Module):
-    """A Linear over positions, a pooled one and a convolution with stride and padding."""
+    """A Linear layer over positions, one after pooling, and a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -671,7 +662,7 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize("sharing", SHARING)
 @pytest.mark.parametrize("loss", ["squared error, summed", "cross-entropy, averaged"])
 def test_agreement_with_curvlinops(loss, sharing):
-    """T10: A, S, the product with S (x) A, and both damped inverses."""
+    """A, S, the product with S (x) A, and both damped inverses are equal."""
     curvlinops = pytest.importorskip("curvlinops")
     torch.manual_seed(0)
     model = Tokens().double()
@@ -693,30 +684,27 @@ def test_agreement_with_curvlinops(loss, sharing):
     )
     theirs.compute_kronecker_factors()
 
-    # A sum over examples has the curvature of their mean, times B; we take the loss to be a mean.
+    # The curvature of a sum over examples is B times that of their mean, and this project assumes
+    # that the loss is a mean.
     scale = len(x) if summed else 1
-    made = {
-        rule: precond.KFAC(model, damping=DAMPING, damping_rule=rule, sharing=sharing, kl_clip=None)
-        for rule in RULES
-    }
+    settings = {"damping": DAMPING, "sharing": sharing, "kl_clip": None}
+    optimizers = {rule: precond.KFAC(model, damping_rule=rule, **settings) for rule in RULES}
     model.zero_grad()
     (criterion(model(x), y) / scale).backward()
     gradients = [p.grad.clone() for p in parameters]
     for name in ("conv", "token", "head"):
-        state = made["eigen"]._bank_of[name].state
-        made["eigen"]._bank_of[name].update(refresh=True)
+        bank = optimizers["eigen"]._bank_of[name]
+        state = bank.state
+        bank.update(refresh=True)
         close(state.statistic.inputs.mean()[0], theirs._input_covariances[name])
         close(scale * state.statistic.outputs.mean()[0], theirs._gradient_covariances[name])
     product = theirs @ gradients
+    flags = {"factored": {"use_heuristic_damping": True}, "eigen": {"use_exact_damping": True}}
     inverses = {
-        "factored": curvlinops.KFACInverseLinearOperator(
-            theirs, damping=scale * DAMPING, use_heuristic_damping=True
-        ),
-        "eigen": curvlinops.KFACInverseLinearOperator(
-            theirs, damping=scale * DAMPING, use_exact_damping=True
-        ),
+        rule: curvlinops.KFACInverseLinearOperator(theirs, damping=scale * DAMPING, **flag)
+        for rule, flag in flags.items()
     }
-    for rule, optimizer in made.items():
+    for rule, optimizer in optimizers.items():
         for bank in optimizer._banks:
             bank.update(refresh=True)
         optimizer._directions.compute(optimizer.param_groups, optimizer.algorithm.clip, scale=None)
@@ -725,7 +713,7 @@ def test_agreement_with_curvlinops(loss, sharing):
             close(optimizer._directions.views[parameter], scale * directions[key], 1e-9)
     for index, (key, parameter) in enumerate(model.named_parameters()):
         if key.endswith("weight"):
-            state = made["eigen"]._bank_of[key.removesuffix(".weight")].state
+            state = optimizers["eigen"]._bank_of[key.removesuffix(".weight")].state
             matrix = torch.cat([gradients[index].flatten(1), gradients[index + 1].unsqueeze(1)], 1)
             ours = state.statistic.outputs.mean()[0] @ matrix @ state.statistic.inputs.mean()[0]
             close(scale * ours[:, :-1].reshape(parameter.shape), product[index])

@@ -1,4 +1,4 @@
-"""Layers as matrices: every statistic of a convolution equals that of its explicitly unfolded patches."""
+"""Layers as matrices: the statistics equal those of explicit rows and unfolded patches."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ MODES = [
     {"kernel_size": 3, "padding": "same", "padding_mode": "circular", "bias": False},
     {"kernel_size": 3, "padding": "valid", "bias": True},
 ]
-LARGE = [  # lines outside the output of which several rows touch the image; patches as large as the image
+# Large kernels: patches outside the output of which several rows touch the image, and patches as
+# large as the image.
+LARGE = [
     {"kernel_size": kernel, "padding": padding, "bias": bias, "groups": groups}
     for kernel, padding, bias, groups in product(
         [(5, 5), (4, 1), (11, 12)], [0, (2, 0), 4], [True, False], [1, 2]
@@ -69,23 +71,22 @@ CASES = PLAIN + GROUPED + SAME + MODES + LARGE
 EVEN_SAME = "ignore:Using padding='same' with even kernel lengths:UserWarning"
 
 
-def spelled(case: dict) -> str:
+def case_name(case: dict) -> str:
     return " ".join(f"{key}={value}" for key, value in case.items())
 
 
-def test_the_cases_are_there():
-    """A product that came out empty would pass everything."""
+def test_all_cases_exist_and_are_different():
+    """With empty lists of cases, all other tests would pass."""
     assert len(PLAIN) == 48
-    assert len({spelled(case) for case in CASES}) == len(CASES) > 100
+    assert len({case_name(case) for case in CASES}) == len(CASES) > 100
 
 
 @pytest.mark.filterwarnings(EVEN_SAME)
-@pytest.mark.parametrize("case", CASES, ids=spelled)
+@pytest.mark.parametrize("case", CASES, ids=case_name)
 def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
-    """T5: count, Gram matrix and both sketches; a wrong dilation, group, order, padding or bias row shows here."""
-    monkeypatch.setattr(
-        "precond.parts.rows.UNFOLD_ELEMENTS", 400
-    )  # several chunks, the last of them smaller
+    """Number of rows, Gram matrix and both sketches are equal."""
+    # A low limit gives several chunks, of which the last is smaller.
+    monkeypatch.setattr("precond.parts.rows.UNFOLD_ELEMENTS", 400)
     generator = torch.Generator().manual_seed(0)
     module = nn.Conv2d(4, 8, **case).double()
     x = torch.randn(3, 4, 11, 12, generator=generator, dtype=torch.float64)
@@ -93,12 +94,10 @@ def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
     outputs = module(x).transpose(0, 1).flatten(1).T
     weights = module.weight.flatten(1)
     weights = weights if module.bias is None else torch.cat([weights, module.bias.unsqueeze(1)], 1)
-    by_rows = torch.cat(
-        [X @ w.T for X, w in zip(expected, weights.chunk(module.groups), strict=True)], 1
-    )
-    torch.testing.assert_close(
-        by_rows, outputs, rtol=1e-12, atol=1e-12
-    )  # the explicit rows are the right ones
+    pairs = zip(expected, weights.chunk(module.groups), strict=True)
+    by_rows = torch.cat([X @ w.T for X, w in pairs], 1)
+    # The explicit rows are correct: they give the outputs of the convolution.
+    torch.testing.assert_close(by_rows, outputs, rtol=1e-12, atol=1e-12)
 
     layer = Layer.of("conv", module)
     rows = layer.rows(x, torch.float64)
@@ -114,24 +113,23 @@ def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
     torch.testing.assert_close(rows.sketch(omega), stack.mT @ (stack @ omega), **close)
     picked = torch.stack([X[:, ids] for X, ids in zip(expected, columns, strict=True)])
     torch.testing.assert_close(rows.sketch_columns(columns), stack.mT @ picked, **close)
-    with monkeypatch.context() as patch:  # as on a GPU
+    with monkeypatch.context() as patch:  # the implementation for GPUs
         patch.setattr(ConvRows, "_sliced", ConvRows._picked)
         torch.testing.assert_close(rows.sketch_columns(columns), stack.mT @ picked, **close)
 
 
-def test_correlations_are_taken_where_the_kernel_moves_by_one(monkeypatch):
-    """Or the cases above compare patches with patches."""
+def test_patches_are_not_formed_if_the_kernel_moves_by_one(monkeypatch):
+    """Otherwise, the cases above would compare patches with patches."""
     monkeypatch.setattr(ConvRows, "_patches", None)
     x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
-    assert Layer.of("conv", nn.Conv2d(4, 8, 3, padding=1, bias=False)).rows(
-        x, x.dtype
-    ).gram().shape == (1, 36, 36)
+    layer = Layer.of("conv", nn.Conv2d(4, 8, 3, padding=1, bias=False))
+    assert layer.rows(x, x.dtype).gram().shape == (1, 36, 36)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(5,), (7, 5), (3, 4, 5), (2, 3, 4, 5)], ids=str)
 def test_a_linear_layer_equals_its_explicit_rows(shape, bias):
-    """All leading axes are rows; the bias column is ones."""
+    """All leading axes are rows, and the bias column contains ones."""
     module = nn.Linear(5, 3, bias=bias).double()
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     layer = Layer.of("linear", module)
@@ -148,7 +146,7 @@ def test_a_linear_layer_equals_its_explicit_rows(shape, bias):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(bias):
-    """T5: the same numbers for count, Gram matrix and sketches."""
+    """Number of rows, Gram matrix and sketches are equal."""
     conv, linear = nn.Conv2d(6, 3, 1, bias=bias).double(), nn.Linear(6, 3, bias=bias).double()
     x = torch.randn(2, 6, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a = Layer.of("a", conv).rows(x, torch.float64)
@@ -166,7 +164,7 @@ def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(bias):
 
 @pytest.mark.parametrize("name", ["foof", "nysact-s", "nysact-g"])
 def test_a_pointwise_convolution_trains_as_a_linear_layer_over_tokens(name):
-    """T5: the same directions, so the same weights after some steps."""
+    """The weights are equal after some steps."""
     conv, linear = nn.Conv2d(6, 3, 1).double(), nn.Linear(6, 3).double()
     with torch.no_grad():
         conv.weight.copy_(linear.weight.view_as(conv.weight))
@@ -201,8 +199,8 @@ def test_a_pointwise_convolution_trains_as_a_linear_layer_over_tokens(name):
     ],
     ids=repr,
 )
-def test_views_are_the_gradient_matrix_in_the_documented_order(module):
-    """Writing dW and db into the views makes [dW.reshape(o, -1), db] of the stack, a block for each group."""
+def test_views_have_the_documented_order_of_the_gradient_matrix(module):
+    """Writing dW and db into the views sets the stack to [dW.reshape(o, -1), db] in each group."""
     layer = Layer.of("layer", module)
     stack = torch.full((layer.groups, layer.shape.d_out, layer.shape.d_in), torch.nan)
     views = layer.views(stack)
@@ -225,8 +223,8 @@ def frozen(module: nn.Module, *names: str) -> nn.Module:
     return module
 
 
-def test_frozen_parts_are_left_out():
-    """A frozen weight makes no layer; a frozen bias makes a layer without bias column, whose rows have none."""
+def test_frozen_parameters_are_left_out():
+    """A frozen weight excludes the layer; with a frozen bias, the rows have no bias column."""
     assert Layer.of("x", frozen(nn.Linear(3, 2), "weight")) is None
     layer = Layer.of("x", frozen(nn.Linear(3, 2), "bias"))
     assert (layer.shape.d_in, list(layer.parameters)) == (3, ["weight"])
@@ -237,7 +235,7 @@ def test_frozen_parts_are_left_out():
 @pytest.mark.parametrize("kind", ["gram", "sketch", "sketch_columns"])
 @pytest.mark.parametrize("module", [nn.Linear(3, 2), nn.Conv2d(3, 2, 2)], ids=repr)
 def test_an_empty_batch_has_no_rows(module, kind):
-    """N = 0 is a legal batch of PyTorch's: zero sums, count 0."""
+    """PyTorch allows a batch of size 0: the sums are zero, and so is the number of rows."""
     layer = Layer.of("layer", module)
     shape = (0, 3) if isinstance(module, nn.Linear) else (0, 3, 4, 4)
     rows = layer.rows(torch.zeros(shape), torch.float32)
@@ -254,9 +252,8 @@ def test_an_empty_batch_has_no_rows(module, kind):
 
 
 def test_one_image_without_batch_axis_is_a_batch_of_one():
-    """Conv2d takes `[channels, height, width]` too."""
+    """Conv2d accepts inputs of shape `[channels, height, width]`."""
     layer = Layer.of("conv", nn.Conv2d(2, 3, 3))
     x = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(
-        layer.rows(x, torch.float32).gram(), layer.rows(x.unsqueeze(0), torch.float32).gram()
-    )
+    image, batch = (layer.rows(inputs, torch.float32) for inputs in (x, x.unsqueeze(0)))
+    assert torch.equal(image.gram(), batch.gram())

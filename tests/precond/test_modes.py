@@ -1,6 +1,7 @@
-"""Ways of training that are not a plain loop: each must give every registered optimizer the numbers of one.
+"""Modes of training: each gives the same numbers as a plain loop, for all registered optimizers.
 
-What an optimizer's card lists as unsupported must be refused instead. Data parallel training is in test_distributed.
+An optimizer must refuse the modes that its card lists as unsupported. Data parallel training is in
+test_distributed.py.
 """
 
 from __future__ import annotations
@@ -25,20 +26,16 @@ from precond.registry import REGISTRY
 NAMES = [
     name for name, entry in REGISTRY.items() if entry.package is None or find_spec(entry.package)
 ]
-# Statistics, factors and bases come due within a few steps, and with them every kind of step.
+# With short intervals, a few steps include all kinds of steps.
 SHORT = {
-    "cov_interval": 2,
-    "inv_interval": 4,
-    "basis_interval": 3,
-    "interval": 3,
-    "rank": 4,
-    "damping": 0.3,
+    **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 3, "interval": 3},
+    **{"rank": 4, "damping": 0.3},
 }
 STEPS = 7
 
 
 class Net(nn.Module):
-    """A convolution, layers of one shape of which one is called twice, normalisation, an in-place activation."""
+    """A convolution, a normalisation, a layer that is called twice, and an in-place activation."""
 
     def __init__(self, wrap: Callable[..., Any] | None = None) -> None:
         super().__init__()
@@ -65,17 +62,15 @@ def make(dtype: torch.dtype = torch.float64, wrap: Callable[..., Any] | None = N
 
 
 def build(name: str, model: nn.Module, **changed: Any) -> Any:
-    defaults = precond.defaults(name)
-    return precond.build(
-        name, model, **{k: v for k, v in (SHORT | changed).items() if k in defaults}
-    )
+    defaults, settings = precond.defaults(name), SHORT | changed
+    known = {key: value for key, value in settings.items() if key in defaults}
+    return precond.build(name, model, **known)
 
 
 def batch(number: int, dtype: torch.dtype = torch.float64, size: int = 80) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(number)
-    return torch.randn(size, 1, 8, 8, generator=generator).to(dtype), torch.randint(
-        3, (size,), generator=generator
-    )
+    x = torch.randn(size, 1, 8, 8, generator=generator).to(dtype)
+    return x, torch.randint(3, (size,), generator=generator)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -87,7 +82,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def train(
     name: str, model: nn.Module, optimizer: Any, steps: range = range(STEPS)
 ) -> dict[str, Tensor]:
-    """The plain loop."""
+    """Train in a plain loop, and return the weights."""
     for number in steps:
         optimizer.zero_grad()
         x, y = batch(number, next(model.parameters()).dtype)
@@ -102,35 +97,34 @@ def plain(name: str, **changed: Any) -> dict[str, Tensor]:
 
 
 def assert_close(
-    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10
+    actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10
 ) -> None:
     start = weights(make())
-    assert any(not torch.equal(expected[key].double(), start[key]) for key in expected), (
-        "nothing was trained"
-    )
+    changed = [key for key in expected if not torch.equal(expected[key].double(), start[key])]
+    assert changed, "nothing was trained"
     for key, value in expected.items():
         torch.testing.assert_close(
-            found[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+            actual[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
         )
 
 
 def names(mode: str, supported: bool = True) -> list[str]:
-    """Those that support a mode, or those that do not."""
+    """Return the optimizers that support a mode, or those that do not."""
     return [name for name in NAMES if (mode not in REGISTRY[name].card.unsupported) == supported]
 
 
 def test_modes_are_those_of_the_cards():
-    """And something is tested in each."""
+    """In each mode, at least 12 optimizers are tested."""
     assert {mode for name in NAMES for mode in REGISTRY[name].card.unsupported} <= set(MODES)
     assert all(len(names(mode)) >= 12 for mode in MODES)
 
 
-# ---------------------------------------------------------------------------------------------- accumulation
+# ---------------------------------------------------------------------- accumulation
 
 
 @pytest.mark.parametrize("name", names("accumulation"))
 def test_accumulated_micro_batches_equal_one_batch(name):
-    """c = 2, each loss divided by c, as most training scripts do."""
+    """Each of two losses is divided by 2, as most training scripts do."""
     model = make()
     optimizer = build(name, model)
     if isinstance(optimizer, Preconditioned):
@@ -140,14 +134,14 @@ def test_accumulated_micro_batches_equal_one_batch(name):
         for x, y in zip(*(part.chunk(2) for part in batch(number)), strict=True):
             precond.backward(F.cross_entropy(model(x), y) / 2, optimizer)
         optimizer.step()
-    # SOAP divides directions along which there has been no gradient, but for rounding, by that rounding.
+    # Along directions without gradient, SOAP divides rounding errors by rounding errors.
     assert_close(weights(model), plain(name), tolerance=0.05 if name == "soap" else 1e-10)
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva", "ekfac"])
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_the_scale_of_the_loss_can_be_undone(name, as_tensor):
-    """`grad_output_scale` is what the loss was multiplied by; a tensor is not read."""
+def test_a_scaled_loss_can_be_corrected(name, as_tensor):
+    """`grad_output_scale` is the factor of the loss, as a number or a tensor."""
     model = make()
     optimizer = build(name, model)
     optimizer.grad_output_scale = torch.tensor(64.0, dtype=torch.float64) if as_tensor else 64.0
@@ -161,12 +155,12 @@ def test_the_scale_of_the_loss_can_be_undone(name, as_tensor):
     assert_close(weights(model), plain(name))
 
 
-# ---------------------------------------------------------------------------------------------- checkpointing
+# ---------------------------------------------------------------------- checkpointing
 
 
 @pytest.mark.parametrize("name", names("checkpointing"))
-def test_activation_checkpointing_changes_nothing(name):
-    """The repeated forward leaves no trace."""
+def test_activation_checkpointing_does_not_change_the_training(name):
+    """The repeated forward does not change the statistics."""
     model = make(wrap=lambda block, x: checkpoint(block, x, use_reentrant=False))
     assert_close(train(name, model, build(name, model)), plain(name), tolerance=0.0)
 
@@ -176,7 +170,7 @@ OURS = [name for name in NAMES if isinstance(build(name, make()), Preconditioned
 
 @pytest.mark.parametrize("name", OURS)
 def test_reentrant_checkpointing_is_refused_by_name(name):
-    """It hides the first forward, so there are gradients without statistics."""
+    """Reentrant checkpointing hides the first forward: there are gradients without statistics."""
     model = make(wrap=lambda block, x: checkpoint(block, x, use_reentrant=True))
     optimizer = build(name, model)
     before = weights(model)
@@ -186,17 +180,17 @@ def test_reentrant_checkpointing_is_refused_by_name(name):
     assert_equal(weights(model), before)
 
 
-def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for key, value in expected.items():
-        assert torch.equal(found[key], value), f"{key} differs"
+        assert torch.equal(actual[key], value), f"{key} differs"
 
 
-# ---------------------------------------------------------------------------------------------- mixed precision
+# ---------------------------------------------------------------------- mixed precision
 
 
 @pytest.mark.parametrize("name", names("autocast"))
 def test_autocast_trains_with_float32_statistics(name):
-    """bfloat16 activations and output gradients are summed in float32, and the loss falls."""
+    """Statistics of bfloat16 activations are in float32 or float64, and the loss falls."""
     model = make(torch.float32)
     optimizer = build(name, model)
     x, y = batch(0, torch.float32, size=32)
@@ -212,18 +206,17 @@ def test_autocast_trains_with_float32_statistics(name):
         losses.append(loss.item())
     assert min(losses[-5:]) < 0.95 * losses[0]
     if isinstance(optimizer, Preconditioned):
-        for name, entry in optimizer.state_dict()["state"].items():
+        for layer, entry in optimizer.state_dict()["state"].items():
             for key, value in entry.items():
-                floating = isinstance(value, Tensor) and value.is_floating_point()
-                assert not floating or value.dtype in (torch.float32, torch.float64), (
-                    f"{name}.{key}: {value.dtype}"
-                )
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    message = f"{layer}.{key}: {value.dtype}"
+                    assert value.dtype in (torch.float32, torch.float64), message
 
 
 @pytest.mark.parametrize("name", names("GradScaler"))
 @pytest.mark.parametrize("unscaled_by_hand", [False, True])
-def test_a_scaler_changes_nothing(name, unscaled_by_hand):
-    """Not even when gradients are clipped in between, which needs them unscaled."""
+def test_a_scaler_does_not_change_the_training(name, unscaled_by_hand):
+    """This also holds if the gradients are unscaled and clipped before the step."""
     model, clipped = make(), make()
     optimizer, other = build(name, model), build(name, clipped)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -248,8 +241,8 @@ def test_a_scaler_changes_nothing(name, unscaled_by_hand):
 
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("bad", [0, 2, 3])
-def test_a_step_that_the_scaler_skips_leaves_no_trace(name, bad):
-    """Neither in parameters nor in any state, although the host never learns of it; the first steps are such steps."""
+def test_a_step_that_the_scaler_skips_changes_nothing(name, bad):
+    """Parameters and states do not change, although the host does not know of the skipped step."""
     model = make()
     optimizer = build(name, model, cov_interval=1, inv_interval=1, basis_interval=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -258,7 +251,7 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(name, bad):
         optimizer.zero_grad()
         scaler.scale(F.cross_entropy(model(x), y)).backward()
         if number == bad:
-            model.norm.bias.grad[0] = torch.inf  # in no layer: theirs are finite
+            model.norm.bias.grad[0] = torch.inf  # the gradients of the layers are finite
             before = flat(optimizer.state_dict()["state"]), weights(model)
         scaler.step(optimizer)
         scaler.update()
@@ -268,27 +261,27 @@ def test_a_step_that_the_scaler_skips_leaves_no_trace(name, bad):
             for key, value in after.items():
                 old = before[0].get(key)
                 same = not value.any() if old is None else torch.equal(old, value)
-                assert same or draws(key), f"{key} changed"
+                assert same or counts_dropped(key), f"{key} changed"
     assert not torch.equal(weights(model)["head.weight"], before[1]["head.weight"])
 
 
 def flat(state: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
     return {
-        f"{n}.{k}": torch.as_tensor(v).clone()
-        for n, e in state.items()
-        for k, v in e.items()
-        if k != "recorded"
+        f"{name}.{key}": torch.as_tensor(value).clone()
+        for name, entry in state.items()
+        for key, value in entry.items()
+        if key != "recorded"
     }
 
 
-def draws(key: str) -> bool:
-    """Whether an entry may change in a skipped step: counters of what was left out."""
+def counts_dropped(key: str) -> bool:
+    """Return True for counts of dropped updates, which a skipped step may change."""
     return key.endswith("dropped")
 
 
 @pytest.mark.parametrize("name", names("GradScaler", supported=False))
-def test_a_scaler_is_refused_where_it_would_scale_the_hessian(name):
-    """In one line."""
+def test_hessian_methods_refuse_a_scaler(name):
+    """The error message has one line."""
     model = make()
     optimizer = build(name, model)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
@@ -299,7 +292,7 @@ def test_a_scaler_is_refused_where_it_would_scale_the_hessian(name):
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_closure_under_a_scaler_is_refused(name):
-    """Its gradients would not be scaled."""
+    """The gradients of the closure would not be scaled."""
     model = make()
     optimizer = build(name, model)
     scaler = torch.amp.GradScaler("cpu")
@@ -308,7 +301,7 @@ def test_a_closure_under_a_scaler_is_refused(name):
         scaler.step(optimizer, lambda: None)
 
 
-# ---------------------------------------------------------------------------------------------- compiled
+# ---------------------------------------------------------------------- compiled
 
 
 def compiled(model: nn.Module, backend: str = "aot_eager") -> tuple[Any, CompileCounterWithBackend]:
@@ -318,41 +311,41 @@ def compiled(model: nn.Module, backend: str = "aot_eager") -> tuple[Any, Compile
 
 
 @pytest.mark.parametrize("name", names("compile"))
-def test_a_compiled_model_trains_the_same_in_two_graphs(name):
-    """One with what is recorded and one without; statistics steps come and go without compiling again."""
+def test_a_compiled_model_trains_equally_with_two_graphs(name):
+    """One graph records statistics and the other does not; later steps do not compile again."""
     model, counter = compiled(make())
-    found = train(name, model, build(name, model), range(3 * STEPS))
+    actual = train(name, model, build(name, model), range(3 * STEPS))
     reference = make()
-    assert_close(found, train(name, reference, build(name, reference), range(3 * STEPS)))
+    assert_close(actual, train(name, reference, build(name, reference), range(3 * STEPS)))
     assert counter.frame_count <= 2
 
 
-def test_most_methods_make_both_graphs():
-    """Or the test above would hold for hooks that never fire."""
+def test_a_method_with_plain_steps_compiles_two_graphs():
+    """Otherwise, the test above would pass for hooks that are never called."""
     model, counter = compiled(make())
     train("nysact-s", model, build("nysact-s", model))
     assert counter.frame_count == 2
 
 
 @pytest.mark.parametrize("name", ["nysact-s", "kfac", "ekfac"])
-def test_a_compiled_model_may_checkpoint(name):
-    """Non-reentrant, inside the graph."""
+def test_a_compiled_model_can_use_checkpointing(name):
+    """Checkpointing inside the graph is non-reentrant."""
     model, counter = compiled(make(wrap=lambda block, x: checkpoint(block, x, use_reentrant=False)))
     assert_close(train(name, model, build(name, model)), plain(name))
     assert counter.frame_count <= 2
 
 
-def test_inductor_keeps_what_is_recorded():
-    """Its kernels reuse buffers and reorder; the numbers are the same up to rounding."""
+def test_inductor_does_not_change_the_training():
+    """Inductor reuses buffers and reorders operations; the numbers are equal up to rounding."""
     model, _ = compiled(make(), "inductor")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its search for a GPU
-        found = train("kfac", model, build("kfac", model))
-    assert_close(found, plain("kfac"), tolerance=1e-8)
+        warnings.simplefilter("ignore")  # inductor warns if it finds no GPU
+        actual = train("kfac", model, build("kfac", model))
+    assert_close(actual, plain("kfac"), tolerance=1e-8)
 
 
-def test_a_twin_gradient_is_not_merged():
-    """Two calls whose output gradients are one tensor: a compiler that took them for equal would drop one."""
+def test_equal_output_gradients_are_not_merged():
+    """Two calls have the same output gradient; a compiler must not merge their hooks into one."""
 
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -362,7 +355,7 @@ def test_a_twin_gradient_is_not_merged():
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x) + self.layer(x.flip(1))
 
-    found = []
+    statistics = []
     for compiler in (lambda model: model, lambda model: compiled(model)[0]):
         torch.manual_seed(0)
         model = compiler(Twice().double())
@@ -370,26 +363,26 @@ def test_a_twin_gradient_is_not_merged():
         x = torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         F.cross_entropy(model(x), torch.arange(8) % 3).backward()
         optimizer.step()
-        found.append(optimizer.state_dict()["state"]["layer"]["statistic.outputs.value"])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
-    assert found[0].any()
+        statistics.append(optimizer.state_dict()["state"]["layer"]["statistic.outputs.value"])
+    torch.testing.assert_close(statistics[0], statistics[1], rtol=1e-12, atol=1e-12)
+    assert statistics[0].any()
 
 
 @pytest.mark.parametrize("name", names("compile", supported=False))
-def test_compiled_models_are_refused_where_a_second_backward_is_needed(name):
-    """By torch."""
+def test_hessian_methods_refuse_compiled_models(name):
+    """torch raises the error."""
     model, _ = compiled(make())
     optimizer = build(name, model)
     with pytest.raises(RuntimeError, match="double backward"):
         precond.backward(F.cross_entropy(model(batch(0)[0]), batch(0)[1]), optimizer)
 
 
-# ---------------------------------------------------------------------------------------------- what cannot be right
+# ---------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_gradients_without_any_forward_are_an_error(name):
-    """Here the model had been compiled, and had run, before there were hooks to compile."""
+    """The model was compiled and called before the optimizer added its hooks."""
     model, _ = compiled(make())
     F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
     model.zero_grad()
@@ -399,9 +392,9 @@ def test_gradients_without_any_forward_are_an_error(name):
         optimizer.step()
 
 
-def test_gradient_clipping_before_the_step_is_seen():
-    """Gradients are read in `step`."""
-    found = []
+def test_gradient_clipping_before_the_step_is_respected():
+    """The optimizer reads the gradients in `step`."""
+    changes = []
     for bound in (1e-3, 1e6):
         model = make()
         optimizer = build("foof", model, momentum=0.0, weight_decay=0.0)
@@ -409,21 +402,17 @@ def test_gradient_clipping_before_the_step_is_seen():
         F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), bound)
         optimizer.step()
-        found.append(
-            {
-                key: (value - before[key]) / min(1.0, bound / norm)
-                for key, value in weights(model).items()
-            }
-        )
-    for key, value in found[0].items():
-        torch.testing.assert_close(value, found[1][key], rtol=1e-4, atol=1e-9)
+        factor, after = min(1.0, bound / norm), weights(model)
+        changes.append({key: (after[key] - before[key]) / factor for key in after})
+    for key, value in changes[0].items():
+        torch.testing.assert_close(value, changes[1][key], rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_steps_do_not_synchronise(name):
-    """A plain step and a statistics step read nothing from the device."""
+    """In a plain step and in a statistics step, the host does not wait for the device."""
     if not torch.cuda.is_available():
-        pytest.skip("no GPU: only CUDA can say whether the host waited")
+        pytest.skip("needs a GPU: only CUDA reports synchronisations")
     model = make(torch.float32).cuda()
     optimizer = build(name, model, cov_interval=2, inv_interval=100, basis_interval=100)
     x, y = (part.cuda() for part in batch(0, torch.float32))

@@ -1,6 +1,7 @@
-"""Literal float64 transcriptions of the methods: explicit patches, explicit p x p matrices, one layer at a time.
+"""Literal float64 transcriptions of the methods, with explicit patches and p x p matrices.
 
-Slow on purpose, and written from the papers' equations alone: nothing here comes from the package that it judges.
+They treat one layer at a time and are slow, because they follow the equations of the papers. They
+use nothing from the package that they test.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Preconditioner(Protocol):
-    """What one weight matrix needs: an update of the statistic, a new P, and P itself."""
+    """A method for one weight matrix: updates a statistic, and computes P from it."""
 
     P: Tensor
 
@@ -24,13 +25,17 @@ class Preconditioner(Protocol):
 
 
 def rows(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """The rows a of a layer's input, `[N, p]` for each group, with a last column of ones where there is a bias."""
+    """Return the rows of a layer's input, `[N, p]` for each group.
+
+    If the layer has a bias, the last column contains ones.
+    """
     if isinstance(module, nn.Linear):
         parts = [x.reshape(-1, x.shape[-1])]
     else:
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x = F.pad(x, module._reversed_padding_repeated_twice, mode)
-        # One group's channels at a time; a patch is in the order (channel, kernel row, kernel column).
+        # For each group of channels. The entries of a patch have the order (channel, kernel row,
+        # kernel column).
         parts = [
             F.unfold(channels, module.kernel_size, module.dilation, 0, module.stride)
             .transpose(1, 2)
@@ -43,7 +48,7 @@ def rows(module: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def gradient_matrices(module: nn.Module) -> list[Tensor]:
-    """G = [dL/dW, dL/db], `[o, p]` for each group."""
+    """Return G = [dL/dW, dL/db], `[o, p]` for each group."""
     G = module.weight.grad.reshape(len(module.weight), -1)
     if module.bias is not None:
         G = torch.cat([G, module.bias.grad.reshape(-1, 1)], dim=1)
@@ -65,10 +70,11 @@ def train(
     """Train a float64 model in place.
 
     Args:
-        model: Its Linear and Conv2d layers are preconditioned, the other parameters follow their gradients.
-        loss: Of the model's outputs and the targets.
-        batches: Inputs and targets, one for each step.
-        preconditioner: Makes that of a layer's group from (name, group, p).
+        model: A model. Its Linear and Conv2d layers are preconditioned; all other parameters follow
+            their gradients.
+        loss: A function of the outputs of the model and the targets.
+        batches: Inputs and targets, one pair for each step.
+        preconditioner: Creates the method for a group of a layer from (name, group, p).
         lr: eta.
         momentum: mu.
         weight_decay: lambda, added to the direction after preconditioning.

@@ -1,4 +1,4 @@
-"""What a factor represents, as one dense matrix for each layer."""
+"""Conversion of factors to dense matrices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from precond.parts.factors import Dense, Kronecker, KroneckerEigen, LowRank, Ran
 
 
 def to_dense(factor: Any) -> Tensor:
-    """P `[L, p, p]` of `Dense` and `LowRank`; of the others the map on vec(G), row-major, `[L, o p, o p]`."""
+    """Return the dense matrix of a factor for each layer.
+
+    It is P `[L, p, p]` for `Dense` and `LowRank`, and the map of vec(G) (row-major), `[L, o p, o
+    p]`, for all other factors.
+    """
     match factor:
         case Dense(inverse):
             return inverse
@@ -30,6 +34,6 @@ def to_dense(factor: Any) -> Tensor:
 
 
 def kron(left: Tensor, right: Tensor) -> Tensor:
-    """Kronecker products of two stacks of matrices."""
+    """Return the Kronecker products of two stacks of matrices."""
     product = torch.einsum("lij,lkm->likjm", left, right)
     return product.flatten(3, 4).flatten(1, 2)

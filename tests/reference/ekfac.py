@@ -1,4 +1,4 @@
-"""EKFAC (George et al. 2018) for one weight matrix: explicit per-example gradients, one at a time."""
+"""EKFAC (George et al. 2018) for one weight matrix, with the explicit gradient of each example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from reference import gradient_matrices, rows
 
-# The calls of a layer in one backward, each as a [B, T, p] and g [B, T, o], g of the example's own loss.
+# The calls of a layer in one backward: pairs of a [B, T, p] and g [B, T, o], where g is the
+# gradient of each example's loss.
 Calls = list[tuple[Tensor, Tensor]]
 
 
@@ -20,7 +21,7 @@ class EKFAC:
         self.beta, self.rho, self.second_moment = beta, rho, second_moment
 
     def refresh(self, calls: Calls) -> None:
-        """U, V from this batch; S = l k^T."""
+        """Compute U and V from this batch, and set S = l k^T."""
         A = torch.cat([a.flatten(0, 1) for a, _ in calls])
         g = torch.cat([g.flatten(0, 1) for _, g in calls])
         k, self.V = torch.linalg.eigh(A.T @ A / len(A))
@@ -28,7 +29,7 @@ class EKFAC:
         self.S = torch.outer(l.clamp(min=0), k.clamp(min=0))
 
     def direction(self, G: Tensor, calls: Calls) -> Tensor:
-        """Update S, then divide by it."""
+        """Update S, and return D."""
         if self.second_moment == "per_example":
             S = example_squares(calls, self.U, self.V)
         else:
@@ -38,7 +39,7 @@ class EKFAC:
 
 
 def example_squares(calls: Calls, U: Tensor, V: Tensor) -> Tensor:
-    """(1/B) sum_n (U^T G_n V)^.2 with G_n = sum_t g a^T over positions and calls."""
+    """Return (1/B) sum_n (U^T G_n V)^.2 with G_n = sum_t g a^T over positions and calls."""
     squares = []
     for n in range(len(calls[0][0])):
         G_n = sum(g[n].T @ a[n] for a, g in calls)
@@ -47,7 +48,7 @@ def example_squares(calls: Calls, U: Tensor, V: Tensor) -> Tensor:
 
 
 class Watch:
-    """The inputs and output gradients of every call of every layer, since the last `clear`."""
+    """A record of inputs and output gradients of all calls of all layers since the last `clear`."""
 
     def __init__(self, model: nn.Module):
         self.layers = {
@@ -63,24 +64,22 @@ class Watch:
         output.register_hook(lambda g: self.calls[name].append((x.detach(), len(g) * g)))
 
     def clear(self) -> None:
-        """Forget."""
+        """Discard all calls."""
         for calls in self.calls.values():
             calls.clear()
 
     def groups(self) -> Iterable[tuple[str, int, nn.Module, Calls]]:
-        """Layer name, group, module and calls."""
+        """Yield the name, group, module and calls of each group of each layer."""
         for name, module in self.layers.items():
             groups = getattr(module, "groups", 1)
             calls: list[Calls] = [[] for _ in range(groups)]
             for x, g in self.calls[name]:
-                g = (
-                    g.flatten(2).transpose(1, 2)
-                    if isinstance(module, nn.Conv2d)
-                    else g.reshape(len(g), -1, g.shape[-1])
-                )
-                for group, (a, part) in enumerate(
-                    zip(rows(module, x), g.chunk(groups, dim=-1), strict=True)
-                ):
+                if isinstance(module, nn.Conv2d):
+                    g = g.flatten(2).transpose(1, 2)
+                else:
+                    g = g.reshape(len(g), -1, g.shape[-1])
+                pairs = zip(rows(module, x), g.chunk(groups, dim=-1), strict=True)
+                for group, (a, part) in enumerate(pairs):
                     calls[group].append((a.reshape(len(x), -1, a.shape[1]), part))
             for group in range(groups):
                 yield name, group, module, calls[group]
@@ -89,13 +88,13 @@ class Watch:
 def directions(
     watch: Watch, direction: Callable[[str, int, Tensor, Calls], Tensor]
 ) -> dict[Tensor, Tensor]:
-    """Each layer's parameters with their directions."""
-    found: dict[str, list[Tensor]] = {name: [] for name in watch.layers}
+    """Return the directions of all layers, by parameter."""
+    matrices: dict[str, list[Tensor]] = {name: [] for name in watch.layers}
     for name, group, module, calls in watch.groups():
-        found[name].append(direction(name, group, gradient_matrices(module)[group], calls))
+        matrices[name].append(direction(name, group, gradient_matrices(module)[group], calls))
     result = {}
     for name, module in watch.layers.items():
-        D = torch.cat(found[name])
+        D = torch.cat(matrices[name])
         if module.bias is not None:
             result[module.bias], D = D[:, -1], D[:, :-1]
         result[module.weight] = D.reshape(module.weight.shape)
@@ -113,7 +112,7 @@ def train(
     weight_decay: float,
     **settings: object,
 ) -> None:
-    """Train a float64 model in place: EKFAC for its Linear and Conv2d, SGD with momentum around it."""
+    """Train a float64 model in place, by SGD with EKFAC directions for Linear and Conv2d layers."""
     watch = Watch(model)
     methods: dict[tuple[str, int], EKFAC] = {}
     m = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
@@ -128,9 +127,8 @@ def train(
                 method.refresh(calls)
             return method.direction(G, calls)
 
-        D = {parameter: parameter.grad for parameter in model.parameters()} | directions(
-            watch, direction
-        )
+        gradients = {parameter: parameter.grad for parameter in model.parameters()}
+        D = gradients | directions(watch, direction)
         with torch.no_grad():
             for parameter in model.parameters():
                 m[parameter] = momentum * m[parameter] + D[parameter] + weight_decay * parameter

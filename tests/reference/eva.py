@@ -15,7 +15,7 @@ class Eva:
         self.k = 0
 
     def update(self, X: Tensor, dY: Tensor) -> None:
-        """From rows `[B, T, p]` and gradients of the batch's mean loss `[B, T, o]`."""
+        """Update the means from X `[B, T, p]` and the gradients dY `[B, T, o]` of the mean loss."""
         B, T = X.shape[:2]
         m_a = sum(X[n, t] for n in range(B) for t in range(T)) / (B * T)
         if self.g_scale == "fisher":

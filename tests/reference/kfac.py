@@ -1,4 +1,4 @@
-"""KFAC for one layer, explicit; and a loop for methods that see output gradients, with a literal KL-clip."""
+"""KFAC for one layer, and a training loop with KL-clip for methods that use output gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from reference import gradient_matrices, rows
 
 
 class Method(Protocol):
-    """What one weight matrix needs, from rows X `[B, T, p]` and gradients of the batch's mean loss `[B, T, o]`."""
+    """A method for one weight matrix.
+
+    It uses the rows X `[B, T, p]` and the gradients dY `[B, T, o]` of the mean loss of the batch.
+    """
 
     def update(self, X: Tensor, dY: Tensor) -> None: ...
 
@@ -20,7 +23,10 @@ class Method(Protocol):
 
 
 class KFAC:
-    """D = (S + sqrt(rho)/pi I)^{-1} G (A + pi sqrt(rho) I)^{-1}, or (S (x) A + rho I)^{-1} vec(G)."""
+    """D = (S + sqrt(rho)/pi I)^{-1} G (A + pi sqrt(rho) I)^{-1}; or (S (x) A + rho I)^{-1} vec(G).
+
+    The second formula is the damping rule `eigen`.
+    """
 
     def __init__(
         self,
@@ -54,7 +60,11 @@ class KFAC:
         self.k += 1
 
     def output_moment(self, dY: Tensor) -> Tensor:
-        """Of the examples' own gradients; or as the released codes form it, from the mean loss's gradients."""
+        """Return S of one batch, from dY, the gradients of the mean loss.
+
+        `fisher` uses the gradients B dY of each example's loss; otherwise, the formula is that of
+        the released codes.
+        """
         B, o = len(dY), dY.shape[-1]
         if self.g_scale == "fisher":
             g = B * dY
@@ -93,23 +103,27 @@ def train(
     inv_interval: int,
     kl_clip: float | None,
 ) -> list[float]:
-    """Train a float64 model in place, as `reference.train` does, and return the KL-clip's factor of each step."""
+    """Train a float64 model in place, as `reference.train` does.
+
+    Returns:
+        The factor of the KL-clip in each step.
+    """
     layers = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
     }
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def keep(name: str) -> Callable[..., None]:
+    def recorder(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             output.retain_grad()
-            seen[name] = args[0].detach(), output
+            calls[name] = args[0].detach(), output
 
         return hook
 
     for name, module in layers.items():
-        module.register_forward_hook(keep(name))
+        module.register_forward_hook(recorder(name))
     methods: dict[tuple[str, int], Method] = {}
     m = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
     factors = []
@@ -120,16 +134,16 @@ def train(
         s = 0.0
         for name, module in layers.items():
             D[name] = []
-            X, dY = rows(module, seen[name][0]), output_rows(module, seen[name][1].grad)
+            X, dY = rows(module, calls[name][0]), output_rows(module, calls[name][1].grad)
             for group, G in enumerate(gradient_matrices(module)):
                 if (name, group) not in methods:
                     methods[name, group] = method(X[group].shape[1], dY[group].shape[2])
-                one = methods[name, group]
+                layer_method = methods[name, group]
                 if t % cov_interval == 0:
-                    one.update(X[group].reshape(*dY[group].shape[:2], -1), dY[group])
+                    layer_method.update(X[group].reshape(*dY[group].shape[:2], -1), dY[group])
                 if t % inv_interval == 0:
-                    one.invert()
-                D[name].append(one.direction(G))
+                    layer_method.invert()
+                D[name].append(layer_method.direction(G))
                 s += lr**2 * (D[name][-1] * G).sum().item()
         nu = 1.0 if kl_clip is None or s == 0 else min(1.0, (kl_clip / abs(s)) ** 0.5)
         factors.append(nu)
@@ -141,15 +155,14 @@ def train(
             direction[module.weight] = matrix.reshape(module.weight.shape)
         with torch.no_grad():
             for parameter in model.parameters():
-                m[parameter] = (
-                    momentum * m[parameter] + direction[parameter] + weight_decay * parameter
-                )
+                decay = weight_decay * parameter
+                m[parameter] = momentum * m[parameter] + direction[parameter] + decay
                 parameter -= lr * m[parameter]
     return factors
 
 
 def output_rows(module: nn.Module, dY: Tensor) -> list[Tensor]:
-    """Output gradients `[B, T, o]` for each group."""
+    """Return the output gradients `[B, T, o]` of each group."""
     if isinstance(module, nn.Linear):
         return [dY.reshape(len(dY), -1, dY.shape[-1])]
     return [

@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 class NysAct:
-    """P = U diag(1 / (lambda + rho)) U^T + (I - U U^T) / rho, with U and lambda from the sketch C = A Omega."""
+    """P = U diag(1 / (lambda + rho)) U^T + (I - U U^T) / rho.
+
+    U and lambda come from the sketch C = A Omega.
+    """
 
     def __init__(self, Omega: Tensor, *, beta: float, rho: float):
         self.Omega, self.beta, self.rho = Omega, beta, rho

@@ -1,6 +1,7 @@
-"""What the NysAct authors' released code computes, bugs included, for one layer: dense matrices and full SVDs.
+"""The released code of the NysAct authors for one layer, including its bugs.
 
-The options called "official" (and those of FOOF) must reproduce it.
+It uses dense matrices and full SVDs. The options called "official", and the options of FOOF, must
+reproduce it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ from torch import Tensor
 
 
 def update_inverse(C: Tensor, Omega_last: Tensor, rho: float) -> Tensor:
-    """The dense inverse of NysAct's `update_inverse`, from the bias-corrected sketch `C [p, r]`."""
+    """Return the dense inverse of NysAct's `update_inverse` for the bias-corrected `C [p, r]`."""
     p, r = C.shape
     C_rho = C + rho * Omega_last
     W = Omega_last.T @ C_rho
-    mu, Q = torch.linalg.eigh(W)  # W need not be symmetric: the lower triangle is read
+    mu, Q = torch.linalg.eigh(W)  # W may be asymmetric: eigh reads its lower triangle
     s = torch.abs(torch.min(mu)) + rho
     L = torch.linalg.cholesky(Q @ torch.diag(mu + s) @ Q.T)
-    X = torch.linalg.solve_triangular(
-        L, C_rho, upper=False, left=False
-    )  # X L = C_rho: the transpose is missing
+    # This solves X L = C_rho; L should be transposed.
+    X = torch.linalg.solve_triangular(L, C_rho, upper=False, left=False)
     U, S, _ = torch.linalg.svd(X, full_matrices=True)
     U_r = U[:, :r]
     lam = torch.clamp(S**2 - s, min=0)
@@ -30,10 +30,10 @@ def update_inverse(C: Tensor, Omega_last: Tensor, rho: float) -> Tensor:
 
 
 class NysAct:
-    """C is averaged over the Omegas of all updates, and the core takes the last.
+    """NysAct with a new Omega in each update: C averages over all of them, the core uses the last.
 
     Args:
-        Omegas: The test matrix of each update, in turn.
+        Omegas: The test matrices of the updates, in order.
         beta: Weight of the old C.
         rho: Damping.
     """
@@ -50,12 +50,12 @@ class NysAct:
         self.k += 1
 
     def invert(self) -> None:
-        """A_inv from the corrected average."""
+        """Compute P from the bias-corrected average."""
         self.P = update_inverse(self.C / (1 - self.beta**self.k), self.Omega, self.rho)
 
 
 class FOOF:
-    """A starts at I and is never corrected for it; P = I at first, and step 0 does not invert."""
+    """FOOF with A = I initially, without bias correction, and P = I until the second inversion."""
 
     def __init__(self, p: int, *, beta: float, rho: float):
         self.beta, self.rho = beta, rho
@@ -68,7 +68,7 @@ class FOOF:
         self.A = self.beta * self.A + (1 - self.beta) * X.T @ X / len(X)
 
     def invert(self) -> None:
-        """At tau_inv, 2 tau_inv, ... but not at 0."""
+        """Compute P, except in the first call, at step 0."""
         if not self.step_0:
             self.P = torch.linalg.inv(
                 self.A + self.rho * torch.eye(len(self.A), dtype=torch.float64)

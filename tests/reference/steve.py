@@ -1,4 +1,4 @@
-"""STEVE for one weight matrix: Algorithm 1 with the options that its text leaves open, in float64."""
+"""STEVE for one weight matrix: Algorithm 1 with options for what the paper leaves open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reference.ekfac import Calls, Watch, directions, example_squares
 
 
 class STEVE:
-    """m, v: Adam's moments of U^T G V."""
+    """Adam with the moments m and v of U^T G V."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class STEVE:
         self.refreshes = 0
 
     def refresh(self, calls: Calls) -> None:
-        """Line 17, and what becomes of the moments."""
+        """Compute the bases (line 17), and change the moments as `on_refresh` requires."""
         if self.reduce:
             a = torch.cat([a.mean(1) for a, _ in calls])
             g = torch.cat([g.sum(1) for _, g in calls])
@@ -40,7 +40,7 @@ class STEVE:
             g = torch.cat([g.flatten(0, 1) for _, g in calls])
         A, S = a.T @ a / len(a), g.T @ g / len(g)
         if self.factor_ema is not None and self.refreshes:
-            # The weights of a bias-corrected average: the first value's is shared out.
+            # The weight of the new value in a bias-corrected average.
             weight = (1 - self.factor_ema) / (1 - self.factor_ema ** (self.refreshes + 1))
             A, S = (1 - weight) * self.A + weight * A, (1 - weight) * self.S + weight * S
         self.A, self.S = A, S
@@ -61,14 +61,12 @@ class STEVE:
         self.refreshes += 1
 
     def step(self, G: Tensor, calls: Calls) -> Tensor:
-        """U [m^ / (sqrt(v^) + eps)] V^T."""
+        """Update the moments, and return U [m^ / (sqrt(v^) + eps)] V^T."""
         b1, b2 = self.betas
         rotated = self.U.T @ G @ self.V
-        square = (
-            rotated**2
-            if self.second_moment == "minibatch"
-            else example_squares(calls, self.U, self.V)
-        )
+        square = rotated**2
+        if self.second_moment == "per_example":
+            square = example_squares(calls, self.U, self.V)
         self.m = b1 * self.m + (1 - b1) * rotated
         self.v = b2 * self.v + (1 - b2) * square
         self.c_m, self.c_v = self.c_m + 1, self.c_v + 1
@@ -92,7 +90,7 @@ def train(
     eps: float = 1e-8,
     **settings: object,
 ) -> None:
-    """Train a float64 model in place; what is no layer follows Adam or SGD."""
+    """Train a float64 model in place; parameters outside the layers follow Adam or SGD."""
     watch = Watch(model)
     methods: dict[tuple[str, int], STEVE] = {}
     moments: dict[Tensor, tuple[Tensor, Tensor]] = {}
@@ -121,9 +119,8 @@ def train(
                 m = betas[0] * m + (1 - betas[0]) * parameter.grad
                 v = betas[1] * v + (1 - betas[1]) * parameter.grad**2
                 moments[parameter] = m, v
-                D[parameter] = (m / (1 - betas[0] ** (t + 1))) / (
-                    (v / (1 - betas[1] ** (t + 1))).sqrt() + eps
-                )
+                m_mean, v_mean = m / (1 - betas[0] ** (t + 1)), v / (1 - betas[1] ** (t + 1))
+                D[parameter] = m_mean / (v_mean.sqrt() + eps)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter *= 1 - lr * weight_decay

@@ -24,11 +24,11 @@ COUNTS = {
 
 
 def cell(source, table, row, column):
-    (found,) = [c for c in source.claims if (c.table, c.row, c.column) == (table, row, column)]
-    return found
+    (claim,) = [c for c in source.claims if (c.table, c.row, c.column) == (table, row, column)]
+    return claim
 
 
-def test_every_cell_of_every_table_is_there_once():
+def test_files_contain_each_cell_once():
     assert Counter(claim.table for claim in NYSACT.claims) == COUNTS
     assert Counter(claim.table for claim in STEVE.claims) == {
         "Figure 1": 4,
@@ -103,11 +103,11 @@ def shared_text(name):
     for parent in Path(__file__).resolve().parents:
         if (parent / "shared/papers" / name).exists():
             return (parent / "shared/papers" / name).read_text()
-    pytest.skip("the papers' texts are not here")
+    pytest.skip("the texts of the papers are not available")
 
 
 def test_every_value_is_in_the_papers_text():
-    """As the text prints it: with its decimals, and the spread glued to it where the plus-minus sign was lost."""
+    """The text lost the plus-minus signs, so it prints a value and its spread without a space."""
     for source, name in ((NYSACT, "nysact.txt"), (STEVE, "steve.txt")):
         text = shared_text(name)
         for claim in source.claims:
@@ -123,26 +123,24 @@ def test_every_value_is_in_the_papers_text():
             )
 
 
-def test_tables_stand_in_the_text_row_by_row():
-    """The cells of a row, in the order of the file's columns, are a row of the text: no two are swapped."""
+def test_each_row_of_a_table_is_in_the_papers_text():
+    """The cells are in the same order as in the text, so that no two of them are exchanged."""
     text = re.sub(r"[†‡| ]+", " ", shared_text("nysact.txt").replace("✗", "failed"))
     rows = {}
     for claim in NYSACT.claims:
         if claim.table.startswith("Table"):
             part = claim.column.split()[0] if claim.table == "Table 2" else ""
-            shown = claim.outcome or f"{claim.value:.2f}" + (
-                f"{claim.spread:.2f}" if claim.spread else ""
-            )
-            shown = (
-                f"{claim.value:.0f}" if claim.column.endswith("Epochs") and claim.value else shown
-            )
-            rows.setdefault((claim.table, part, claim.row), [claim.row]).append(shown)
+            spread = f"{claim.spread:.2f}" if claim.spread else ""
+            text_of_cell = claim.outcome or f"{claim.value:.2f}{spread}"
+            if claim.column.endswith("Epochs") and claim.value:
+                text_of_cell = f"{claim.value:.0f}"
+            rows.setdefault((claim.table, part, claim.row), [claim.row]).append(text_of_cell)
     assert len(rows) == 16 + 5 + 6 + 6 + 4
     for key, cells in rows.items():
         assert " ".join(cells) in text, key
 
 
-def test_a_study_names_its_claims():
+def test_claims_of_a_study_are_selected_by_table_name():
     assert Counter(c.table for c in about(NYSACT.claims, "Table 2, Figure 3, Table 4")) == {
         "Table 2": 96,
         "Table 4": 24,
@@ -200,14 +198,14 @@ tables:
             "must be a number > 0, [number, spread], failed or not reached",
         ),
         ("[90, 0.1]", "true", '"SGD" / "first" = True: must be'),
-        ("{SGD: {first: [90, 0.1]}}", "{SGD: 3}", 'cells "SGD": must be keys and values'),
-        ("{SGD: sgd as-released}", "3", "rows: must be keys and values"),
+        ("{SGD: {first: [90, 0.1]}}", "{SGD: 3}", 'cells "SGD": must be a mapping'),
+        ("{SGD: sgd as-released}", "3", "rows: must be a mapping"),
         (
             "{first: {workload: digits/cnn, epochs: 2}}",
             "{first: x}",
-            'columns "first": must be keys and values',
+            'columns "first": must be a mapping',
         ),
-        ("digits/cnn", "digits", "workload = digits: as data/model"),
+        ("digits/cnn", "digits", "workload = digits: must be dataset/model"),
         ("lost: []", "lst: []", 'key "lst": unknown. Did you mean "lost"?'),
         ("tables:", "x: &a 1\ntables:", "aliases (&, *) are not allowed"),
         (
@@ -219,13 +217,13 @@ tables:
         ("title: t", "title: " + "[" * 25 + "]" * 25, "nested deeper than 20"),
         ("title: t", "title: [" + "1," * 10_001 + "]", "more than 10000 values"),
         ("title: t", "title: t\n<<: {a: 1}", "merge keys (<<) are not allowed"),
-        ("title: t", "? [a]\n: 1\ntitle: t", "a key must be a word"),
+        ("title: t", "? [a]\n: 1\ntitle: t", "keys must be scalars"),
         ("title: t", "title: 'open", "line"),
         ("title: t", "title: t\0", "unacceptable character"),
         ("title: t", "title: 2026-99-99", "month must be in 1..12"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_the_nearest(tmp_path, old, new, message):
+def test_error_is_one_line_with_the_nearest_word(tmp_path, old, new, message):
     file = tmp_path / "p.yaml"
     file.write_text(SMALL)
     assert len(load(file).claims) == 1
@@ -236,7 +234,7 @@ def test_what_is_wrong_is_one_line_with_the_nearest(tmp_path, old, new, message)
     assert line.startswith("p.yaml")
 
 
-def test_everything_wrong_is_said_at_once(tmp_path):
+def test_all_errors_are_reported_together(tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text(
         SMALL.replace("sgd as-released", "sdg as-released")
@@ -248,15 +246,15 @@ def test_everything_wrong_is_said_at_once(tmp_path):
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_files_that_are_too_large_or_missing(tmp_path):
+def test_file_that_is_too_large_or_missing_is_an_error(tmp_path):
     (tmp_path / "large.yaml").write_text("a" * (MAX_BYTES + 1))
-    with pytest.raises(YamlError, match=f"large.yaml: {MAX_BYTES + 1} bytes: at most {MAX_BYTES}"):
+    with pytest.raises(YamlError, match=f"{MAX_BYTES + 1} bytes; the limit is {MAX_BYTES}"):
         read(tmp_path / "large.yaml")
     with pytest.raises(YamlError, match=r"none\.yaml: cannot be read"):
         read(tmp_path / "none.yaml")
 
 
-def test_a_broken_file_is_named_before_anything_runs(tmp_path, monkeypatch):
+def test_invalid_file_is_reported_before_anything_runs(tmp_path, monkeypatch):
     (tmp_path / "nysact.yaml").write_text(SMALL.replace("sgd as-released", "sdg as-released"))
     monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
     with pytest.raises(HyperparameterError, match='optimizer "sdg": unknown'):

@@ -91,8 +91,11 @@ BAD = [
     (["--seeds", "-1"], ["--seeds = -1: must be a number of seeds >= 1"]),
     (["--seeds", "3,3"], ["--seeds = 3,3"]),
     (["--seeds", "4294967296,"], ["--seeds = 4294967296,"]),
-    (["--only", "rank=0"], ["--only rank=0: not a level of ablation_rank; it has 5, 10, 15, 20"]),
-    (["--only", "rank=8"], ["it has 5, 10, 15, 20"]),
+    (
+        ["--only", "rank=0"],
+        ["--only rank=0: not a level of ablation_rank; its levels are 5, 10, 15, 20"],
+    ),
+    (["--only", "rank=8"], ["its levels are 5, 10, 15, 20"]),
     (["--only", "rank"], ["--only rank: must look like rank=5,10"]),
     (
         ["--levels", "rank=100000"],
@@ -110,7 +113,7 @@ BAD = [
     (["--set", "rank=4.0"], ["--levels rank=4.0", "rank = 4.0: must be an integer >= 1"]),
     (["--set", "cov_interval=100", "--set", "inv_interval=10"], ["Set inv_interval >= 100"]),
     (["--set", "tcov=100", "--set", "tinv=10"], ["Set inv_interval >= 100"]),
-    (["--set", "foo=1"], ["--set foo: no optimizer of ablation_rank has it"]),
+    (["--set", "foo=1"], ["--set foo: no optimizer of ablation_rank has this setting"]),
     (["--set", "dampng=1"], ['Did you mean "damping"']),
     (["--set", "batch_size=60000"], ["batch_size = 60000: must be an integer in 2..1197"]),
     (["--set", "batch_size=1"], ["batch_size = 1"]),
@@ -262,7 +265,8 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):
     code, out, _ = study("--dry-run")
     assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
     told = " ".join(out.split())
-    assert "3 seeds: smallest difference" in told and "= 3.1 seed SDs" in told
+    assert "With 3 seeds, the smallest difference" in told
+    assert "is 3.1 standard deviations over seeds" in told
     assert (
         "of training (by 20 steps of nysact-s, nysact-g, foof, sgd on" in told
         and "MB of disk" in told

@@ -22,7 +22,7 @@ METRIC = "test/accuracy"
 
 
 def frame(values, status="completed"):
-    """A ledger frame from {arm: one value per seed}; nan is a trial that diverged."""
+    """Return a ledger frame of {arm: one value per seed}; nan is a diverged trial."""
     rows = [
         {
             "arm": arm,
@@ -45,7 +45,7 @@ def bold_of(values):
     return bold(frame(values), values_of(values), METRIC)
 
 
-def test_paired_p_is_scipys_and_leaves_out_missing_seeds():
+def test_paired_p_equals_scipy_and_ignores_missing_seeds():
     x = RNG(0).normal(size=(50, 6))
     assert paired_p(x) == pytest.approx(stats.ttest_1samp(x, 0.0, axis=-1).pvalue)
     holes = x.copy()
@@ -56,57 +56,51 @@ def test_paired_p_is_scipys_and_leaves_out_missing_seeds():
 @pytest.mark.parametrize(
     "sample", [[1.0], [math.nan, 2.0], [0.1, 0.1, 0.1], [0.3 - 0.2, 0.1, 0.4 - 0.3]]
 )
-def test_nothing_is_tested_without_a_spread(sample):
+def test_p_value_is_nan_without_a_spread(sample):
     assert math.isnan(paired_p(np.array(sample)))
 
 
-def test_holm_is_statsmodels():
+def test_holm_equals_statsmodels():
     p = np.array([0.01, 0.04, 0.03, 0.005, 0.5, 0.012])
-    printed = [
-        0.05,
-        0.09,
-        0.09,
-        0.03,
-        0.5,
-        0.05,
-    ]  # statsmodels 0.15, multipletests(p, method="holm")
-    assert holm(p) == pytest.approx(printed)
-    assert holm(np.stack([p, p[::-1]]))[1] == pytest.approx(printed[::-1])
-    with_hole = holm(np.insert(p, 1, math.nan))
-    assert math.isnan(with_hole[1]) and np.delete(with_hole, 1) == pytest.approx(printed)
+    # statsmodels 0.15, multipletests(p, method="holm")
+    expected = [0.05, 0.09, 0.09, 0.03, 0.5, 0.05]
+    assert holm(p) == pytest.approx(expected)
+    assert holm(np.stack([p, p[::-1]]))[1] == pytest.approx(expected[::-1])
+    with_nan = holm(np.insert(p, 1, math.nan))
+    assert math.isnan(with_nan[1]) and np.delete(with_nan, 1) == pytest.approx(expected)
 
 
-def test_equivalence_is_statsmodels():
+def test_equivalence_test_equals_statsmodels():
     differences = np.array([0.001, 0.002, -0.001, 0.0005, 0.0015])
-    assert equivalence_p(differences, 0.003) == pytest.approx(
-        0.006456268141645009
-    )  # 0.15, ttost_paired
-    assert equivalence_p(-differences, 0.003) == pytest.approx(0.006456268141645009)
-    assert equivalence_p(np.zeros(3), SAME) == 0 and math.isnan(
-        equivalence_p(np.full(3, 0.001), SAME)
-    )
+    expected = 0.006456268141645009  # statsmodels 0.15, ttost_paired
+    assert equivalence_p(differences, 0.003) == pytest.approx(expected)
+    assert equivalence_p(-differences, 0.003) == pytest.approx(expected)
+    assert equivalence_p(np.zeros(3), SAME) == 0
+    assert math.isnan(equivalence_p(np.full(3, 0.001), SAME))
 
 
 @pytest.mark.parametrize(("arms", "seeds"), [(2, 3), (5, 5), (8, 3)])
-def test_null_tables_are_bold_at_most_as_often_as_promised(arms, seeds):
-    """Identical arms, 20,000 tables, half of the variance shared by the seed: Holm over all pairs of arms."""
+def test_equal_arms_are_bold_in_at_most_5_percent_of_tables(arms, seeds):
+    """Simulate 20,000 tables of identical arms; half of the variance is shared by the seed."""
     rng = RNG(arms)
     values = rng.normal(size=(20_000, seeds, arms)) + rng.normal(size=(20_000, seeds, 1))
     share = unbeaten(values).any(axis=-1).mean()
-    assert (
-        0.03 <= share <= 0.055
-    )  # uncorrected, 0.05 to 0.3 would be bold: the lower end shows that the test can fire
+    # Without the correction, the share would be 0.05 to 0.3. The lower bound shows that the test can
+    # reject.
+    assert 0.03 <= share <= 0.055
 
 
-def test_intervals_cover_the_mean_of_identical_arms():
+def test_interval_covers_the_mean_at_its_rate_with_five_seeds():
     values = RNG(1).normal(size=(20_000, 5))
     half = stats.t.ppf(0.975, 4) * values.std(axis=1, ddof=1) / math.sqrt(5)
-    some = [summarize(sample) for sample in values[:200]]
-    assert [summary.ci_hi - summary.mean for summary in some] == pytest.approx(list(half[:200]))
+    summaries = [summarize(sample) for sample in values[:200]]
+    assert [summary.ci_hi - summary.mean for summary in summaries] == pytest.approx(
+        list(half[:200])
+    )
     assert 0.94 <= np.mean(np.abs(values.mean(axis=1)) <= half) <= 0.96
 
 
-def test_ties_at_the_top_share_bold_and_a_smaller_loss_wins():
+def test_tied_best_arms_are_all_bold_and_a_smaller_loss_is_better():
     noise = RNG(2).normal(size=(6, 3)) * 0.1
     values = noise + np.array([5.0, 5.0, 1.0])
     assert unbeaten(values).tolist() == [True, True, False]
@@ -114,12 +108,12 @@ def test_ties_at_the_top_share_bold_and_a_smaller_loss_wins():
     assert not unbeaten(noise).any()
 
 
-def test_a_middle_arm_that_beats_one_and_loses_to_another_is_not_bold():
+def test_arm_that_is_worse_than_another_is_not_bold():
     values = RNG(3).normal(size=(8, 3)) * 0.05 + [2.0, 1.0, 0.0]
     assert unbeaten(values).tolist() == [True, False, False]
 
 
-def test_contrasts_pair_common_seeds_and_correct_over_the_table():
+def test_contrasts_use_common_seeds_and_correct_over_all_pairs():
     rng = RNG(4)
     a, b, c = rng.normal(size=(3, 5))
     b[4] = math.nan
@@ -138,27 +132,24 @@ def test_contrasts_pair_common_seeds_and_correct_over_the_table():
     assert list(table["p_holm"]) == pytest.approx(list(holm(table["p"].to_numpy())))
 
 
-def test_pairing_takes_the_seed_out():
-    """Arms 0.1 apart under seeds 1.0 apart: the paired test sees it, an unpaired one could not."""
+def test_pairing_removes_the_effect_of_the_seed():
+    """Arms differ by 0.1 and seeds by 1.0: a paired test is significant, an unpaired one is not."""
     seeds = np.arange(5.0)
     values = {"a": seeds + 0.1 + RNG(5).normal(size=5) * 0.01, "b": seeds}
     assert bold_of(values) == {"a"}
     assert stats.ttest_ind(values["a"], values["b"]).pvalue > 0.9
     summary = detectable(values_of(values))
-    assert (
-        summary is not None
-        and summary.correlation > 0.99
-        and summary.paired < 0.05 * summary.unpaired
-    )
+    assert summary is not None and summary.correlation > 0.99
+    assert summary.paired < 0.05 * summary.unpaired
 
 
-def test_an_arm_with_a_diverged_trial_is_never_bold():
+def test_arm_with_a_diverged_trial_is_never_bold():
     values = {"a": [0.9, 0.901, 0.902, 0.9], "b": [0.5, 0.502, 0.501, 0.5]}
     assert bold_of(values) == {"a"}
     assert bold_of({**values, "a": [*values["a"][:3], math.nan]}) == set()
 
 
-def test_detectable_difference_has_its_power():
+def test_smallest_effect_equals_statsmodels():
     # statsmodels 0.15: TTestIndPower and TTestPower, 80% at 5%, in standard deviations.
     for n, unpaired, paired in (
         (3, 3.0709, 3.2640),
@@ -176,12 +167,10 @@ def test_detectable_difference_pools_spread_and_correlation():
     values = {arm: 0.8**0.5 * shared + 0.2**0.5 * rng.normal(size=2000) for arm in "abc"}
     summary = detectable(values_of(values))
     assert summary is not None and summary.n == 2000
-    assert summary.sd == pytest.approx(1, abs=0.05) and summary.correlation == pytest.approx(
-        0.8, abs=0.03
-    )
-    assert summary.paired == pytest.approx(
-        summary.unpaired * math.sqrt(1 - summary.correlation), rel=1e-2
-    )
+    assert summary.sd == pytest.approx(1, abs=0.05)
+    assert summary.correlation == pytest.approx(0.8, abs=0.03)
+    paired = summary.unpaired * math.sqrt(1 - summary.correlation)
+    assert summary.paired == pytest.approx(paired, rel=1e-2)
     assert detectable(values_of({"a": [1.0], "b": [2.0]})) is None
 
 

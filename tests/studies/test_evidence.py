@@ -1,4 +1,4 @@
-"""The analysis of a study's trials: computed once for a report, whatever prints it."""
+"""The analysis of a study's trials, which a report computes once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_report_computes_everything_once(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_report_computes_each_table_once(root: Path, monkeypatch: pytest.MonkeyPatch):
     calls = Counter[str]()
 
     def counted(module, name: str):
         function = getattr(module, name)
 
-        def call(*given, **how):
-            calls[" ".join([name, *how.values()])] += 1
-            return function(*given, **how)
+        def call(*arguments, **options):
+            calls[" ".join([name, *options.values()])] += 1
+            return function(*arguments, **options)
 
         monkeypatch.setattr(module, name, call)
 
@@ -48,9 +48,7 @@ def test_a_report_computes_everything_once(root: Path, monkeypatch: pytest.Monke
     assert calls == {"frame": 1, "frame epoch": 1, "group": 1, "by_seed": 1, "contrasts": 1}
 
 
-def test_another_metric_of_the_same_trials_is_analysed_from_the_same_tables(
-    root: Path, monkeypatch
-):
+def test_another_metric_is_analysed_without_reading_the_folders_again(root: Path, monkeypatch):
     evidence = folders.evidence(root, planned())
     monkeypatch.setattr(ledger, "frame", None)
     loss = evidence.of("test/loss")
@@ -58,7 +56,7 @@ def test_another_metric_of_the_same_trials_is_analysed_from_the_same_tables(
     assert evidence.of(evidence.metric) is evidence
 
 
-def test_a_summary_has_the_counts_and_every_arms_mean(root: Path):
+def test_metrics_contain_the_counts_and_the_mean_of_each_arm(root: Path):
     run(root, planned(seeds=4)[-1], 1, FAILED, reason="no")
     report = folders.report(root, planned(seeds=4))
     counts = {status: report.metrics[f"trials/{status}"] for status in STATUSES}

@@ -1,4 +1,4 @@
-"""The grids of the papers: what is planned, what is shared, and that no key of a trial that there is moves."""
+"""The grids of the papers: their trials, the shared trials, and unchanged trial keys."""
 
 from __future__ import annotations
 
@@ -34,24 +34,18 @@ GRIDS = [
 RESNET32 = "cifar10/resnet32"
 
 
-def planned(study: Study, workload: str | None = None, **chosen) -> Sequence[Trial]:
-    return plan(
-        study, Options(**{"only": {}, "levels": {}, "settings": {}, **chosen}), workload
-    ).trials
+def planned(study: Study, workload: str | None = None, **options) -> Sequence[Trial]:
+    defaults = {"only": {}, "levels": {}, "settings": {}}
+    return plan(study, Options(**{**defaults, **options}), workload).trials
 
 
-def keys(trials: Sequence[Trial], **wanted) -> set[str]:
-    """Keys of the trials of an arm: its optimizer, `as_released`, and values."""
-    kind = {"as_released": False, **wanted}
+def keys(trials: Sequence[Trial], **values) -> set[str]:
+    """Return the keys of the corrected trials with some values, such as the optimizer."""
     return {
         t.config.trial_key
         for t in trials
-        if t.arm.as_released == kind["as_released"]
-        and all(
-            value(t.config, name) == level
-            for name, level in wanted.items()
-            if name != "as_released"
-        )
+        if not t.arm.as_released
+        and all(value(t.config, name) == level for name, level in values.items())
     }
 
 
@@ -59,26 +53,25 @@ def keys(trials: Sequence[Trial], **wanted) -> set[str]:
 
 
 @pytest.mark.parametrize("study", GRIDS, ids=[study.name for study in GRIDS])
-def test_appendix_c_has_the_papers_seeds_epochs_and_networks(study: Study):
+def test_ablations_use_the_seeds_epochs_and_networks_of_appendix_c(study: Study):
     assert study.seeds == (5 if study is ablation_sampling.STUDY else 3)
     for workload in (RESNET32, "cifar100/resnet110"):
         trials = planned(study, workload)
-        assert {t.config.epochs for t in trials} == {100} and len(
-            {t.config.seed for t in trials}
-        ) == study.seeds
+        assert {t.config.epochs for t in trials} == {100}
+        assert len({t.config.seed for t in trials}) == study.seeds
     assert study.papers_command.endswith("--workload cifar10/resnet32,cifar100/resnet110")
     assert {t.config.epochs for t in planned(study, RESNET32, epochs=7)} == {7}
 
 
 @pytest.mark.parametrize("module", FIGURE_5, ids=[module.STUDY.name for module in FIGURE_5])
-def test_figure_5_compares_four_released_methods_and_the_consistent_nysact(module):
+def test_figure_5_compares_four_as_released_methods_and_corrected_nysact(module):
     arms = {(t.arm.optimizer, t.arm.as_released) for t in planned(module.STUDY)}
     assert arms == {(name, True) for name in ("kfac", "eva", "foof", "nysact-s")} | {
         ("nysact-s", False)
     }
 
 
-def test_levels_are_the_issues():
+def test_levels_of_the_ablations():
     levels = {
         "lr": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
         "ema_decay": [0.8, 0.9, 0.95, 0.99],
@@ -89,25 +82,21 @@ def test_levels_are_the_issues():
     for study in GRIDS[:5]:
         factor = study.figure.factor
         for name in {arm.optimizer for arm in study.arms if arm.factors} - {"eva"}:
-            found = [
-                t.arm.overrides[factor]
-                for t in planned(study, RESNET32, seeds=[0])
-                if t.arm.optimizer == name
-            ]
-            missing = {0.03} if (factor, name) == ("damping", "kfac") else set()  # the recipe's
-            assert set(found) == {*levels[factor], *missing}, (study.name, name)
+            trials = planned(study, RESNET32, seeds=[0])
+            planned_levels = {t.arm.overrides[factor] for t in trials if t.arm.optimizer == name}
+            # KFAC's damping in the recipe is not one of the levels, and is added.
+            recipe_level = {0.03} if (factor, name) == ("damping", "kfac") else set()
+            assert planned_levels == {*levels[factor], *recipe_level}, (study.name, name)
 
 
-def test_the_batch_sizes_of_digits_are_their_own():
+def test_digits_uses_smaller_batch_sizes():
     trials = planned(ablation_batch_size.STUDY)
     assert {t.config.batch_size for t in trials} == {16, 32, 64, 128, 256}
-    assert len(trials) == 5 * 5 * 3 and {t.config.hyperparameters["lr"] for t in trials} == {
-        0.3,
-        3.0,
-    }
+    assert len(trials) == 5 * 5 * 3
+    assert {t.config.hyperparameters["lr"] for t in trials} == {0.3, 3.0}
 
 
-def test_the_released_evas_coefficient_is_the_weight_of_the_new_value():
+def test_coefficient_of_released_eva_is_the_weight_of_the_new_value():
     decays = {
         t.config.hyperparameters["ema_decay"]
         for t in planned(ablation_ema.STUDY)
@@ -116,46 +105,38 @@ def test_the_released_evas_coefficient_is_the_weight_of_the_new_value():
     assert decays == {0.2, 0.1, 0.05, 0.01}
 
 
-def test_sampling_is_a_full_grid_whose_centre_is_the_algorithm():
+def test_sampling_is_a_full_grid_centred_on_algorithm_1():
     trials = planned(ablation_sampling.STUDY, seeds=[0])
     assert len(trials) == 2 * 4 * 2 + 2
     centres = {t.arm.label for t in trials if t.is_centre and t.arm.factors}
     assert centres == {f"nysact-{kind} resample=fixed shift=tropp" for kind in "sg"}
 
 
-def test_table_2_and_table_4():
+def test_arms_of_table_2_and_table_4():
     trials = planned(compare_accuracy.STUDY, RESNET32, seeds=[0])
     released = {(t.arm.optimizer, t.config.epochs) for t in trials if t.arm.as_released}
     assert released == {
         (name, epochs) for name in compare_accuracy.OPTIMIZERS for epochs in (100, 200)
     }
-    consistent = {t.arm.optimizer for t in trials if not t.arm.as_released}
-    assert consistent == {
-        "kfac",
-        "eva",
-        "foof",
-        "nysact-g",
-        "nysact-s",
-    }  # the others have no second form there
-    ninety_nine = planned(compare_accuracy.STUDY, "cifar100/resnet32", seeds=[0])
-    assert ("sgd", False) in {
-        (t.arm.optimizer, t.arm.as_released) for t in ninety_nine
-    }  # Nesterov's there
-    assert {t.arm.optimizer for t in planned(compare_accuracy.STUDY, "imagenet/deit_s")} == set(
-        compare_accuracy.ON_IMAGENET
-    )
+    # On CIFAR-10, the two variants of all other optimizers are the same trials.
+    corrected = {t.arm.optimizer for t in trials if not t.arm.as_released}
+    assert corrected == {"kfac", "eva", "foof", "nysact-g", "nysact-s"}
+    # On CIFAR-100, the released code uses Nesterov momentum for SGD.
+    cifar100 = planned(compare_accuracy.STUDY, "cifar100/resnet32", seeds=[0])
+    assert ("sgd", False) in {(t.arm.optimizer, t.arm.as_released) for t in cifar100}
+    imagenet = planned(compare_accuracy.STUDY, "imagenet/deit_s")
+    assert {t.arm.optimizer for t in imagenet} == set(compare_accuracy.ON_IMAGENET)
     assert {t.config.epochs for t in planned(compare_accuracy.STUDY)} == {20}
-    for chosen in ({"epochs": 3}, {"levels": {"epochs": [3]}}):
-        assert {
-            t.config.epochs for t in planned(compare_accuracy.STUDY, RESNET32, seeds=[0], **chosen)
-        } == {3}
+    for options in ({"epochs": 3}, {"levels": {"epochs": [3]}}):
+        trials = planned(compare_accuracy.STUDY, RESNET32, seeds=[0], **options)
+        assert {t.config.epochs for t in trials} == {3}
 
 
-# ---------------------------------------------------------------------- what is shared
+# ---------------------------------------------------------------------- shared trials
 
 
-def test_the_recipes_value_is_one_trial_in_every_ablation():
-    """The centre: the same trials under every study, and those that a plain arm has."""
+def test_recipe_level_is_shared_by_all_ablations():
+    """Each ablation contains the trials of the recipe's values: those of an arm without factors."""
     for workload, recipe in (("digits/cnn", {}), (RESNET32, {"epochs": 100})):
         for optimizer, as_released in (
             ("nysact-s", True),
@@ -163,34 +144,26 @@ def test_the_recipes_value_is_one_trial_in_every_ablation():
             ("foof", True),
             ("kfac", True),
         ):
-            plain = {
-                resolve(
-                    workload, optimizer, None, recipe, seed=s, as_released=as_released
-                ).trial_key
-                for s in range(3)
-            }
+            config = resolve(workload, optimizer, None, recipe, as_released=as_released)
+            recipe_keys = {config.with_seed(seed).trial_key for seed in range(3)}
             for study in GRIDS:
                 trials = planned(study, workload, seeds=[0, 1, 2])
-                arms = {(t.arm.optimizer, t.arm.as_released) for t in trials}
-                if (optimizer, as_released) in arms:
-                    assert plain <= {t.config.trial_key for t in trials}, (
-                        study.name,
-                        optimizer,
-                        as_released,
-                    )
-                    mine = [
-                        t
-                        for t in trials
-                        if (t.arm.optimizer, t.arm.as_released) == (optimizer, as_released)
-                    ]
-                    assert {t.config.trial_key for t in mine if t.is_centre} == plain
+                variant = [
+                    t
+                    for t in trials
+                    if (t.arm.optimizer, t.arm.as_released) == (optimizer, as_released)
+                ]
+                if variant:
+                    case = (study.name, optimizer, as_released)
+                    assert recipe_keys <= {t.config.trial_key for t in trials}, case
+                    assert {t.config.trial_key for t in variant if t.is_centre} == recipe_keys
 
 
-def test_centre_points_are_shared_between_ablations():
+def test_ablations_share_their_centre():
     rank, damping, sampling = (
         planned(m.STUDY) for m in (ablation_rank, ablation_damping, ablation_sampling)
     )
-    ours = {
+    recipe = {
         "optimizer": "nysact-s",
         "rank": 10,
         "damping": 1.0,
@@ -198,18 +171,19 @@ def test_centre_points_are_shared_between_ablations():
         "shift": "tropp",
         "lr": 0.3,
     }
-    centre = keys(rank, **ours)
-    assert len(centre) == 3 and centre == keys(damping, **ours) and centre < keys(sampling, **ours)
+    centre = keys(rank, **recipe)
+    assert len(centre) == 3
+    assert centre == keys(damping, **recipe) and centre < keys(sampling, **recipe)
 
 
-def test_the_union_trains_each_once():
+def test_number_of_distinct_trials_of_all_grids():
     studies = [*GRIDS, compare_accuracy.STUDY]
     trials = [t for study in studies for t in planned(study)]
     assert (len(trials), len({t.config.trial_key for t in trials})) == (545, 428)
 
 
-def test_no_key_of_a_trial_that_there_is_moved():
-    """Of ablation_rank, as computed before an arm could set more than hyperparameters: users have these folders."""
+def test_trial_keys_are_unchanged():
+    """Compare with the keys of an earlier version, because users have trial folders with them."""
     first = {t.arm.label: t.config.trial_key[:16] for t in planned(ablation_rank.STUDY, seeds=[0])}
     assert first == {
         "nysact-s rank=5": "83e5da15b1561c10",
@@ -224,12 +198,11 @@ def test_no_key_of_a_trial_that_there_is_moved():
         "sgd": "63c3151b1a6d39e7",
     }
     cifar = planned(ablation_rank.STUDY, RESNET32, seeds=[0], epochs=200)
-    assert {t.config.trial_key[:16] for t in cifar if t.arm.optimizer == "sgd"} == {
-        "64ed86959aca43fb"
-    }
+    [sgd] = [t.config.trial_key for t in cifar if t.arm.optimizer == "sgd"]
+    assert sgd.startswith("64ed86959aca43fb")
 
 
-# ---------------------------------------------------------------------- the mechanism
+# ---------------------------------------------------------------------- grids in general
 
 PLAIN = Study(
     name="plain",
@@ -243,37 +216,33 @@ PLAIN = Study(
 )
 
 
-def test_the_recipes_value_is_added_where_it_is_no_level():
+def test_recipe_level_is_added_to_the_levels():
     assert [t.arm.label for t in planned(PLAIN, seeds=[0])] == [
         f"nysact-s rank={r}" for r in (5, 10, 20)
     ]
     assert [t.is_centre for t in planned(PLAIN, seeds=[0])] == [False, True, False]
-    named = planned(PLAIN, seeds=[0], levels={"rank": [5, 20]})
-    assert [t.arm.overrides["rank"] for t in named] == [
-        5,
-        20,
-    ]  # what a command names is what it gets
+    # The levels of a command are used without an addition.
+    trials = planned(PLAIN, seeds=[0], levels={"rank": [5, 20]})
+    assert [t.arm.overrides["rank"] for t in trials] == [5, 20]
 
 
-def test_an_arm_may_set_fields_of_the_recipe():
+def test_arm_can_set_fields_of_the_recipe():
     study = replace(
         PLAIN,
         arms=[*grid("sgd", batch_size=[32, 64]), Arm(optimizer="foof", overrides={"epochs": 3})],
     )
     configs = {t.arm.label: t.config for t in planned(study, seeds=[0])}
     assert configs["sgd batch_size=32"] == resolve("digits/cnn", "sgd", None, {"batch_size": 32})
-    assert configs["foof"].epochs == 3 and configs["sgd batch_size=64"] == resolve(
-        "digits/cnn", "sgd"
-    )
-    assert {
-        t.config.batch_size
-        for t in planned(study, seeds=[0], only={"batch_size": [32]}, optimizers=["sgd"])
-    } == {32}
+    assert configs["foof"].epochs == 3
+    assert configs["sgd batch_size=64"] == resolve("digits/cnn", "sgd")
+    trials = planned(study, seeds=[0], only={"batch_size": [32]}, optimizers=["sgd"])
+    assert {t.config.batch_size for t in trials} == {32}
 
 
-def test_a_plan_for_each_workload():
-    made = plans(PLAIN, Options(only={}, levels={}, settings={}, workload="digits/mlp,digits/cnn"))
-    assert [each.workload for each in made] == ["digits/mlp", "digits/cnn"]
+def test_each_workload_has_a_plan():
+    workloads = "digits/mlp,digits/cnn"
+    planned = plans(PLAIN, Options(only={}, levels={}, settings={}, workload=workloads))
+    assert [plan.workload for plan in planned] == ["digits/mlp", "digits/cnn"]
 
 
 @pytest.mark.parametrize(
@@ -301,26 +270,22 @@ def test_a_plan_for_each_workload():
         (grid("foof", epochs=[0]), "epochs = 0: must be an integer >= 1"),
     ],
 )
-def test_a_wrong_arm_is_named_before_anything_runs(arms: list[Arm], message: str):
-    with pytest.raises(HyperparameterError, match=message) as found:
+def test_invalid_arm_is_an_error_of_one_line(arms: list[Arm], message: str):
+    with pytest.raises(HyperparameterError, match=message) as error:
         planned(replace(PLAIN, arms=arms))
-    assert len(str(found.value).splitlines()) == 1
+    assert len(str(error.value).splitlines()) == 1
 
 
-def test_every_wrong_arm_has_a_line():
+def test_each_invalid_arm_has_a_line():
     arms = [*grid("nysact-s", rank=[0]), *grid("sgd", lr=[-1.0]), *grid("foof", batch_size=[2000])]
-    with pytest.raises(HyperparameterError) as found:
+    with pytest.raises(HyperparameterError) as error:
         planned(replace(PLAIN, arms=arms))
-    assert [line.partition(" ")[0] for line in str(found.value).splitlines()] == [
-        "rank",
-        "lr",
-        "batch_size",
-    ]
+    names = [line.partition(" ")[0] for line in str(error.value).splitlines()]
+    assert names == ["rank", "lr", "batch_size"]
 
 
-def test_every_study_of_the_tree_plans_its_default_and_its_published_workloads():
-    for study in (
-        artefact for artefact in manage.artefacts().values() if isinstance(artefact, Study)
-    ):
+def test_every_study_plans_its_default_and_its_published_workloads():
+    studies = [artefact for artefact in manage.artefacts().values() if isinstance(artefact, Study)]
+    for study in studies:
         for workload in (study.workload, *study.published):
             assert planned(study, workload, seeds=[0]), (study.name, workload)

@@ -1,4 +1,4 @@
-"""The protocol of an artefact: every kind implements it, and a kind from outside the package runs by it."""
+"""The protocol of an artefact: all kinds implement it, and a user-defined kind runs with it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from trainables.store import StoreError
 
 @dataclass(frozen=True, kw_only=True)
 class SumPlan(Plan):
-    """The numbers to add."""
+    """A plan with the numbers to add."""
 
     numbers: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sum(Artefact):
-    """A kind from outside the package: it adds numbers up."""
+    """A user-defined kind of artefact, which adds numbers."""
 
     KIND: ClassVar[str] = "sum"
     FLAGS: ClassVar[Sequence[click.Option]] = (click.Option(["--numbers"], help="Numbers to add."),)
@@ -91,14 +91,17 @@ SUM = Sum(
     title="A sum",
     paper="ours",
     table="Table 1",
-    claim="It adds up.",
-    falsifier="It does not add up.",
+    claim="The sum is correct.",
+    falsifier="The sum is not correct.",
 )
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the artefact's command in an empty folder: (exit code, stdout, stderr)."""
+    """Return a function that runs an artefact's command in an empty folder.
+
+    It returns the exit code, stdout and stderr.
+    """
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str, artefact: Artefact = SUM) -> tuple[int, str, str]:
@@ -108,20 +111,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return command
 
 
-def test_a_kind_from_outside_runs_on_the_one_path(run, tmp_path: Path):
+def test_user_defined_kind_runs(run, tmp_path: Path):
     code, out, err = run("--numbers", "3,4")
     assert (code, err) == (0, "") and "A sum" in out and "- The sum is 7." in out
     assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [7, 1]
     assert (tmp_path / "outputs/reports/sum/digits-cnn/report.html").exists()
     code, out, _ = run("--numbers", "3,4", "--json")
     assert code == 0 and out == "7\n"
-    assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [
-        7,
-        1,
-    ]  # nothing was executed again
+    # Nothing was executed again: the generation is still 1.
+    assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [7, 1]
 
 
-def test_it_has_the_whole_command_line(run, tmp_path: Path):
+def test_user_defined_kind_has_all_options(run, tmp_path: Path):
     code, out, _ = run("--dry-run")
     assert code == 0 and "2 numbers to add" in out and "Nothing was started" in out
     code, out, _ = run("--dry-run", "--json")
@@ -138,14 +139,14 @@ def test_it_has_the_whole_command_line(run, tmp_path: Path):
 @pytest.mark.parametrize(
     ("ending", "code"), [("budget", 3), ("SIGINT", 130), ("SIGTERM", 143), ("failure", 4)]
 )
-def test_its_ends_are_exit_codes_after_which_the_command_resumes(run, ending: str, code: int):
-    ended, out, err = run(artefact=replace(SUM, ending=ending))
-    assert ended == code and "- The sum is None." in out  # the report is made whatever happens
+def test_early_ends_have_exit_codes_and_print_the_command(run, ending: str, code: int):
+    exit_code, out, err = run(artefact=replace(SUM, ending=ending))
+    assert exit_code == code and "- The sum is None." in out  # the report is always written
     assert err.splitlines()[-1] == "  python sum.py" and "nothing committed was lost" in err
 
 
 @pytest.mark.parametrize("artefact", manage.artefacts().values(), ids=list(manage.artefacts()))
-def test_every_artefact_of_the_package_has_the_whole_command_line(artefact: Artefact, run):
+def test_every_artefact_has_all_options(artefact: Artefact, run):
     code, out, _ = run("--help", artefact=artefact)
     common = [flag for flag in FLAGS if flag.name not in artefact.REFUSED]
     assert code == 0 and all(flag.opts[0] in out for flag in [*common, *artefact.FLAGS])

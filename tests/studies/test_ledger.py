@@ -12,7 +12,7 @@ def trials():
     return planned(seeds=1)
 
 
-def test_rows_follow_the_plan_and_hold_the_last_epoch(tmp_path, trials):
+def test_rows_follow_the_plan_and_contain_the_last_epoch(tmp_path, trials):
     for trial in reversed(trials):
         run(tmp_path, trial)
     frame = ledger.frame(trials, tmp_path)
@@ -22,14 +22,14 @@ def test_rows_follow_the_plan_and_hold_the_last_epoch(tmp_path, trials):
     assert set(frame["torch"]) == {"2.15.0"}
 
 
-def test_factor_column_stays_whole_numbers_beside_arms_without_it(tmp_path, trials):
+def test_integer_factor_stays_integer_with_missing_values(tmp_path, trials):
     frame = ledger.frame(trials, tmp_path)
     assert ledger.factors(frame) == ["rank"]
     assert frame["rank"].isna().tolist()[:3] == [True, True, False]
     assert [str(level) for level in frame["rank"].dropna()] == ["5", "10", "20"] * 2
 
 
-def test_every_status_is_told_apart(tmp_path, trials):
+def test_each_status_is_reported(tmp_path, trials):
     run(tmp_path, trials[0])
     run(tmp_path, trials[1], 1, DIVERGED, epoch=1, step=7)
     run(tmp_path, trials[2], 1, OOM)
@@ -49,10 +49,8 @@ def test_every_status_is_told_apart(tmp_path, trials):
     assert frame["committed"][4] == 1
 
 
-def test_a_folder_whose_driver_was_killed_before_it_wrote_the_configuration_is_not_run(
-    tmp_path, trials
-):
-    """Refused, the same command would never go on; and a second driver would call the first one's folders foreign."""
+def test_folder_without_a_configuration_counts_as_not_run(tmp_path, trials):
+    """A driver that is killed before it writes the configuration leaves such a folder."""
     trial_folder(tmp_path, trials[0].config.trial_key).mkdir(parents=True)
     assert trials[0] in status.missing(trials, tmp_path)
     assert list(ledger.frame(trials, tmp_path)["status"]) == ["not run"] * len(trials)
@@ -73,7 +71,7 @@ def test_one_row_per_committed_epoch(tmp_path, trials):
     assert (frame["time"] > 1e9).all()
 
 
-def test_missing_is_what_has_no_result_each_key_once(tmp_path, trials):
+def test_missing_returns_each_key_without_a_result_once(tmp_path, trials):
     run(tmp_path, trials[0])
     run(tmp_path, trials[1], 1, DIVERGED)
     run(tmp_path, trials[2], 1, None)
@@ -81,21 +79,21 @@ def test_missing_is_what_has_no_result_each_key_once(tmp_path, trials):
     assert status.missing(trials[:4], tmp_path, retry=[DIVERGED]) == trials[1:4]
 
 
-def test_folder_of_a_newer_version_is_refused(tmp_path, trials):
+def test_folder_of_a_newer_version_is_an_error(tmp_path, trials):
     config = run(tmp_path, trials[0]).folder / "config.json"
     config.write_text(config.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
     with pytest.raises(StoreError, match="schema 99"):
         ledger.frame(trials, tmp_path)
 
 
-def test_default_root_is_the_variable_or_outputs(monkeypatch):
+def test_default_root_is_the_environment_variable_or_outputs(monkeypatch):
     monkeypatch.setenv("PRECOND_OUT", "elsewhere")
     assert str(default_root()) == "elsewhere"
     monkeypatch.delenv("PRECOND_OUT")
     assert str(default_root()) == "outputs"
 
 
-def test_best_epoch_of_each_test_metric_stands_beside_the_last(tmp_path, trials, monkeypatch):
+def test_frame_contains_the_best_epoch_of_each_test_metric(tmp_path, trials, monkeypatch):
     curve = [(0.8, 0.9), (0.95, 0.7), (float("nan"), 0.5), (0.9, 0.6)]
     values = iter(curve)
     monkeypatch.setattr(

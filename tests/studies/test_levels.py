@@ -4,7 +4,7 @@ import pytest
 
 from studies.harness.evidence import levels
 from studies.harness.evidence.arms import by_seed
-from studies.harness.evidence.levels import EDGE, FLAT, INSIDE, UNDECIDED, next_level
+from studies.harness.evidence.levels import EDGE, EQUIVALENT, INCONCLUSIVE, INSIDE, next_level
 
 METRIC = "test/accuracy"
 
@@ -34,41 +34,39 @@ def level_verdicts(table, metric):
 @pytest.mark.parametrize(
     ("means", "sd", "verdict", "best", "suggestion"),
     [
-        ([0.90, 0.901, 0.90, 0.9005], 0.0005, FLAT, 10, None),
+        ([0.90, 0.901, 0.90, 0.9005], 0.0005, EQUIVALENT, 10, None),
         ([0.90, 0.92, 0.94, 0.96], 0.0005, EDGE, 20, 25),
         ([0.96, 0.94, 0.92, 0.90], 0.0005, EDGE, 5, None),  # rank 0 is not allowed
         ([0.90, 0.96, 0.94, 0.92], 0.0005, INSIDE, 10, None),
-        ([0.90, 0.91, 0.90, 0.91], 0.05, UNDECIDED, None, None),
+        ([0.90, 0.91, 0.90, 0.91], 0.05, INCONCLUSIVE, None, None),
     ],
 )
 def test_verdicts(means, sd, verdict, best, suggestion):
-    (found,) = level_verdicts(frame("rank", [5, 10, 15, 20], means, sd), METRIC)
-    assert (found.optimizer, found.factor, found.verdict) == ("nysact-s", "rank", verdict)
-    assert best in (None, found.best) and found.suggestion == suggestion
-    assert found.best in found.tied
+    (result,) = level_verdicts(frame("rank", [5, 10, 15, 20], means, sd), METRIC)
+    assert (result.optimizer, result.factor, result.verdict) == ("nysact-s", "rank", verdict)
+    assert best in (None, result.best) and result.suggestion == suggestion
+    assert result.best in result.tied
 
 
-def test_levels_come_in_numerical_order_and_a_loss_is_best_small():
+def test_levels_are_sorted_and_a_smaller_loss_is_better():
     table = frame("lr", [1.0, 0.001, 0.1, 0.01], [0.2, 0.9, 0.5, 0.7])
-    (found,) = level_verdicts(table.rename(columns={METRIC: "test/loss"}), "test/loss")
-    assert found.levels == (0.001, 0.01, 0.1, 1.0)
-    assert (found.best, found.verdict, found.suggestion) == (1.0, EDGE, 10.0)
+    (verdict,) = level_verdicts(table.rename(columns={METRIC: "test/loss"}), "test/loss")
+    assert verdict.levels == (0.001, 0.01, 0.1, 1.0)
+    assert (verdict.best, verdict.verdict, verdict.suggestion) == (1.0, EDGE, 10.0)
 
 
-def test_each_optimizer_and_setting_of_other_factors_has_its_own_verdict():
-    one = frame("rank", [5, 10], [0.9, 0.9]).assign(shift="tropp")
-    other = frame("rank", [5, 10], [0.8, 0.9]).assign(
-        shift="official", arm=lambda t: t["arm"] + "o"
-    )
-    table = pd.concat([one, other])[
-        ["arm", "optimizer", "rank", "shift", "seed", "as_released", "status", METRIC]
-    ]
-    found = {(v.factor, v.setting): v.verdict for v in level_verdicts(table, METRIC)}
-    assert found == {
-        ("rank", "shift=tropp"): FLAT,
-        ("rank", "shift=official"): UNDECIDED,
-        ("shift", "rank=5"): UNDECIDED,
-        ("shift", "rank=10"): FLAT,
+def test_each_combination_of_the_other_factors_has_a_verdict():
+    tropp = frame("rank", [5, 10], [0.9, 0.9]).assign(shift="tropp")
+    official = frame("rank", [5, 10], [0.8, 0.9]).assign(shift="official")
+    official["arm"] += " official"
+    columns = ["arm", "optimizer", "rank", "shift", "seed", "as_released", "status", METRIC]
+    table = pd.concat([tropp, official])[columns]
+    verdicts = {(v.factor, v.setting): v.verdict for v in level_verdicts(table, METRIC)}
+    assert verdicts == {
+        ("rank", "shift=tropp"): EQUIVALENT,
+        ("rank", "shift=official"): INCONCLUSIVE,
+        ("shift", "rank=5"): INCONCLUSIVE,
+        ("shift", "rank=10"): EQUIVALENT,
     }
 
 
@@ -82,12 +80,12 @@ def test_each_optimizer_and_setting_of_other_factors_has_its_own_verdict():
         ([0.8, 0.9, 0.95], 0.95, 1.0),
     ],
 )
-def test_the_next_level_continues_the_grid(levels, edge, expected):
+def test_next_level_continues_the_grid(levels, edge, expected):
     assert next_level(levels, edge, lambda level: True) == expected
     assert type(next_level(levels, edge, lambda level: True)) is type(levels[0])
     assert next_level(levels, edge, lambda level: False) is None
 
 
-def test_levels_without_two_seeds_are_not_judged():
-    (found,) = level_verdicts(frame("rank", [5, 10], [0.9, 0.8], seeds=1), METRIC)
-    assert (found.levels, found.best, found.verdict) == ((), None, UNDECIDED)
+def test_levels_with_one_seed_are_inconclusive():
+    (verdict,) = level_verdicts(frame("rank", [5, 10], [0.9, 0.8], seeds=1), METRIC)
+    assert (verdict.levels, verdict.best, verdict.verdict) == ((), None, INCONCLUSIVE)

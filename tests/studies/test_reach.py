@@ -1,4 +1,4 @@
-"""Times to a target end to end: from folders with known hitting times, and files of known costs, to the report."""
+"""Times to a target, from folders with known times and files with known costs to the report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ STUDY = Study(
     seeds=3,
     timed=True,
 )
-# When each seed crosses 0.45 on a straight line of 0.05 an epoch; None: never. SGD ends at 0.5, and so makes 0.45.
+# The epoch at which each seed crosses 0.45, on a straight line of slope 0.05 per epoch; None for
+# never. SGD ends at 0.5, so that the target is 0.45.
 CROSSINGS = {
     "foof": [4.5, 5.25, 6.5],
     "sgd": [9.0, 9.0, 9.0],
@@ -75,7 +76,7 @@ tables:
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Trials that cross as `CROSSINGS` says; one of kfac's diverges before its first epoch is committed."""
+    """Write trials that cross at `CROSSINGS`; one of kfac diverges before its first commit."""
 
     def metrics(trial, epoch):
         crossing = CROSSINGS[trial.arm.optimizer][trial.config.seed]
@@ -88,8 +89,8 @@ def root(tmp_path, monkeypatch):
 
     monkeypatch.setattr("folders.metrics", metrics)
     for trial in planned():
-        dead = (trial.arm.optimizer, trial.config.seed) == ("kfac", 2)
-        run(tmp_path, trial, 0 if dead else EPOCHS, DIVERGED if dead else "completed")
+        diverges = (trial.arm.optimizer, trial.config.seed) == ("kfac", 2)
+        run(tmp_path, trial, 0 if diverges else EPOCHS, DIVERGED if diverges else "completed")
     return tmp_path
 
 
@@ -107,8 +108,13 @@ def read(root):
     evidence, figure = folders.evidence(root, planned(), STUDY), STUDY.figure
     rule = {"share": figure.share, "of": figure.of, "rule": figure.rule}
     target = targets.target_of_runs(evidence.frame, figure.metric, figure.reference, **rule)
-    given = {"metric": figure.metric, "reference": figure.reference, "target": target}
-    return targets.Times(evidence=evidence, costs=exclusive.read(planned(), root), **given)
+    return targets.Times(
+        evidence=evidence,
+        metric=figure.metric,
+        reference=figure.reference,
+        target=target,
+        costs=exclusive.read(planned(), root),
+    )
 
 
 def render(root, trials=None, study=STUDY):
@@ -120,49 +126,43 @@ def text_of(root, trials=None, study=STUDY):
 
 
 def row(text: str, arm: str) -> list[str]:
-    """An arm's cells in the table of times."""
+    """Return an arm's cells in the table of times."""
     table = text.partition("## Time to the target")[2]
     [line] = re.findall(rf"^\| {arm} \| (\d of .*) \|$", table, re.MULTILINE)
     return line.split(" | ")
 
 
-def test_known_times_come_out_of_the_report(root, tmp_path):
+def test_report_contains_the_known_times(root, tmp_path):
     costs(root)
     text = text_of(root)
-    assert (
-        "**Target.** test accuracy of 45.00% (90% of the best: 0.9 x 50.00%, the best epoch's accuracy"
-        in text
-    )
+    source = "90% of the best: 0.9 x 50.00%, the mean accuracy of the best epoch over 3 runs"
+    assert f"**Target.** test accuracy of 45.00% ({source})." in text
     foof = row(text, "foof")
-    # 18 steps of 0.2 s and 600 evaluations of 1 ms are 4.2 s; SGD's epoch takes 2.4 s.
+    # An epoch of FOOF takes 18 steps of 0.2 s and 600 evaluations of 1 ms, 4.2 s; of SGD, 2.4 s.
     assert (foof[0], foof[1], foof[3], foof[4]) == ("3 of 3", "5.25", "0.58", "4.20 [3.84, 4.56]")
     assert foof[5].startswith("22.05 s [") and foof[6] == "1.02"
     assert row(text, "sgd")[5].startswith("21.60 s [") and row(text, "sgd")[6] == "1.00"
     assert "**Hardware.** A-GPU" in text
 
 
-def test_the_time_s_interval_is_from_both_lower_ends_to_both_upper_ends(root, tmp_path):
+def test_interval_of_the_time_multiplies_both_lower_and_both_upper_ends(root, tmp_path):
     costs(root)
     time = read(root).time("foof")
     low, high = 3.84 * time.ci_lo, 4.56 * time.ci_hi
-    shown = "-" if math.isnan(high) else f"{high:.2f}"
+    upper = "-" if math.isnan(high) else f"{high:.2f}"
     text = text_of(root)
-    assert row(text, "foof")[5] == f"22.05 s [{low:.2f}, {shown}]"
+    assert row(text, "foof")[5] == f"22.05 s [{low:.2f}, {upper}]"
 
 
-def test_runs_that_never_hit_are_counted_and_enter_no_mean(root, tmp_path):
+def test_runs_that_miss_the_target_are_counted_as_censored(root, tmp_path):
     text = text_of(root)
-    assert row(text, "kfac")[:2] == [
-        "1 of 3",
-        "-",
-    ]  # the one that died before its first epoch is one of the three
-    assert row(text, "eva")[:2] == [
-        "2 of 3",
-        "7.50",
-    ]  # 1, 2/3, 1/3: half is passed at the second hit
+    # The trial that diverged during its first epoch is one of the three.
+    assert row(text, "kfac")[:2] == ["1 of 3", "-"]
+    # The survival curve is 1, 2/3, 1/3: it falls below one half at the second hit.
+    assert row(text, "eva")[:2] == ["2 of 3", "7.50"]
 
 
-def test_a_missing_cost_names_its_command_and_an_existing_one_does_not(root, tmp_path):
+def test_report_has_the_commands_for_missing_costs_only(root, tmp_path):
     costs(root)
     text = text_of(root)
     assert row(text, "kfac")[4:] == ["not measured", "-", "-"]
@@ -189,19 +189,19 @@ def test_equal_folders_give_equal_bytes(root, tmp_path):
     assert all(first[name] == second[name].read_bytes() for name in first)
 
 
-def test_epochs_over_the_target_are_those_of_each_target(root, tmp_path):
+def test_epochs_over_target_equal_the_epochs_to_each_target(root, tmp_path):
     table = pd.read_csv(render(root)["epochs_over_target.csv"])
     sgd = table[table["arm"] == "sgd"].dropna(subset="median")
     assert len(sgd) > 5
-    # A straight line: the first epochs meet what is below them, the last one is not confirmed.
+    # On a straight line, the first epoch reaches all lower targets. The last epoch does not count.
     expected = [max(1.0, target / 0.05) for target in sgd["target"]]
     assert list(sgd["median"]) == pytest.approx(expected)
     assert sgd["target"].max() <= 0.45 + 0.05
 
 
-def test_without_a_reference_there_is_no_target_and_the_report_says_so(root, tmp_path):
+def test_report_without_the_reference_has_no_target(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
-    assert "**Target.** None yet: it is made of the completed runs of `sgd`" in text_of(
+    assert "**Target.** There is no target yet, because no run of `sgd` has completed." in text_of(
         root, trials
     )
     part = STUDY.figure.extend(
@@ -211,31 +211,29 @@ def test_without_a_reference_there_is_no_target_and_the_report_says_so(root, tmp
     assert folders.draw(tmp_path / "empty", planned(), STUDY) == []
 
 
-def test_verdicts_on_epochs_time_and_what_is_saved(root, tmp_path, monkeypatch):
+def test_verdicts_on_epochs_times_and_reductions(root, tmp_path, monkeypatch):
     (tmp_path / "p.yaml").write_text(PAPER)
     monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
     costs(root)
     paths = render(root)
     table = pd.read_csv(paths["published.csv"]).set_index(["row", "column"])
     verdicts = {key: (r["verdict"], str(r["why"])) for key, r in table.iterrows()}
-    # Whole epochs 5, 6, 7: mean 6, 95% interval +- 2.5, 90% interval +- 1.7.
+    # FOOF takes 5, 6 and 7 whole epochs: mean 6, 95% interval +- 2.5, 90% interval +- 1.7.
     assert verdicts["FOOF", "epochs"][0] == "reproduced"
     assert table.loc[("FOOF", "epochs"), "measured_mean"] == pytest.approx(6.0)
     assert verdicts["SGD", "epochs"][0] == "differs"
-    assert (
-        verdicts["FOOF", "time"][0] == "compatible"
-    )  # on a hardware that the paper calls by a part of its name
+    # The name of the published hardware is a part of the measured one.
+    assert verdicts["FOOF", "time"][0] == "compatible"
     assert verdicts["KFAC", "epochs"] == ("compatible", "1 of 3 failed, 1 of 3 missed the target")
     assert verdicts["Eva", "epochs"][1] == "1 of 3 missed the target"
-    assert (
-        table.loc[("Eva", "epochs"), "measured_mean"] == 8.0
-    )  # Kaplan-Meier, not the mean of the hits
+    # The Kaplan-Meier median, not the mean of the hits.
+    assert table.loc[("Eva", "epochs"), "measured_mean"] == 8.0
     assert verdicts["FOOF", "saved"][0] == "protocol differs"  # 10 epochs, not the recipe's 20
     assert "hardware=A-GPU, published A100" in verdicts["FOOF", "other"][1]
     assert "**Target.** test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
 
 
-def test_the_same_hardware_and_protocol_are_judged(root):
+def test_measured_times_and_reductions_have_their_hardware(root):
     costs(root)
     results = {(result.label, result.metric): result for result in targets.measured(read(root))}
     saved = results["foof", "target/time_reduction"]
@@ -267,14 +265,14 @@ COMMANDED = [
 
 
 @pytest.mark.parametrize(("study", "workload"), COMMANDED)
-def test_the_commands_measure_exactly_what_is_missing(study, workload):
-    """Each command, parsed by the benchmark itself, makes the files that the trials' costs are read from."""
+def test_commands_measure_exactly_the_missing_configurations(study, workload):
+    """The commands, parsed by the benchmark, write the files from which the costs are read."""
     trials = trials_of(study, workload)
     trials += [
         Trial(t.arm, resolve(workload, "sgd", {"momentum": 0.0}, {"batch_size": 32}))
         for t in trials[:1]
     ]
-    made = set()
+    names = set()
     for command in exclusive.commands(trials):
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "trainables.cost"]
@@ -284,11 +282,11 @@ def test_the_commands_measure_exactly_what_is_missing(study, workload):
             options.workload, options.batch_size, options.device, options.channels_last, options.overrides, None,
             options.as_released,
         )  # fmt: skip
-        made |= {file_name(setting.configuration(name)) for name in options.optimizers}
-    assert made == {result_name(trial.config) for trial in trials}
+        names |= {file_name(setting.configuration(name)) for name in options.optimizers}
+    assert names == {result_name(trial.config) for trial in trials}
 
 
-def test_arms_with_the_same_flags_share_a_command():
+def test_arms_with_equal_flags_share_a_command():
     trials = trials_of(NYSACT, "imagenet/resnet50")
     [command] = exclusive.commands(trials)
     assert command == (
@@ -297,38 +295,36 @@ def test_arms_with_the_same_flags_share_a_command():
     )
 
 
-def test_what_the_benchmark_cannot_time_is_said():
+def test_commands_list_what_the_benchmark_does_not_support():
     trial = trials_of(NYSACT, "cifar10/resnet32", compile=True)[0]
     assert exclusive.commands([trial]) == [
-        "nysact-s as-released: the benchmark cannot time compile = True",
+        "nysact-s as-released: the benchmark does not support compile = True",
     ]
     smaller = trials_of(STEVE, "cifar100/vit_s16", resolution=112)[3]
     assert exclusive.commands([smaller]) == [
-        "adam as-released: the benchmark cannot time resolution = 112"
+        "adam as-released: the benchmark does not support resolution = 112"
     ]
 
 
-def test_seconds_per_epoch_or_the_command(tmp_path):
-    """For Figure 6: what one level of the interval takes, of exactly that configuration."""
+def test_costs_are_those_of_exactly_this_configuration(tmp_path):
+    """The cost of another level of the interval does not count."""
 
     def costs() -> exclusive.Costs:
         return exclusive.read([Trial(Arm(optimizer="foof"), config)], tmp_path)
 
     config = resolve("digits/cnn", "foof", {"inv_interval": 10})
     [command] = exclusive.commands(costs().unmeasured)
-    assert (
-        command
-        == "python -m trainables.cost digits/cnn --batch-size=64 --set=inv_interval=10 --optimizers=foof"
-    )
+    flags = "--batch-size=64 --set=inv_interval=10 --optimizers=foof"
+    assert command == f"python -m trainables.cost digits/cnn {flags}"
     timed(tmp_path / "cost" / "gpu", resolve("digits/cnn", "foof"))
-    assert exclusive.commands(costs().unmeasured) == [command]  # another level's is not this one's
+    assert exclusive.commands(costs().unmeasured) == [command]
     timed(tmp_path / "cost" / "gpu", config, 0.2)
     cost = costs().machines["GPU"]["foof"]
     assert cost is not None and cost.epoch == Median(4.2, pytest.approx(3.84), pytest.approx(4.56))
     assert costs().unmeasured == []
 
 
-def test_any_study_with_times_has_them_in_its_report(tmp_path):
+def test_report_of_a_timed_study_has_the_seconds_per_epoch(tmp_path):
     figure = LevelFigure(factor="inv_interval", panels=("foof",))
     arms = [
         Arm(optimizer="foof", overrides={"inv_interval": k}, factors=("inv_interval",))
@@ -342,7 +338,5 @@ def test_any_study_with_times_has_them_in_its_report(tmp_path):
     assert "| foof inv_interval=50 | not measured | - |" in text
     assert "`python -m trainables.cost digits/cnn --batch-size=64 --optimizers=foof`" in text
     untimed = Study(**{**vars(study), "timed": False})
-    assert (
-        "Seconds per epoch" not in text_of(tmp_path, trials, untimed)
-        and "Seconds per epoch" in text
-    )
+    assert "Seconds per epoch" in text
+    assert "Seconds per epoch" not in text_of(tmp_path, trials, untimed)

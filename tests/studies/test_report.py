@@ -33,17 +33,18 @@ def render(root, trials=None, study=STUDY):
     return {path.name: path for path in report(root, trials or planned(), study).files}
 
 
-def changed(monkeypatch, change):
-    """Let reports see other values than those in the folders."""
-    frame = ledger.frame
-    monkeypatch.setattr(
-        ledger,
-        "frame",
-        lambda *given, **how: frame(*given, **how) if how else change(frame(*given)),
-    )
+def change_frame(monkeypatch, change):
+    """Apply a function to the table of trials that reports read from the folders."""
+    original = ledger.frame
+
+    def frame(*arguments, **options):
+        table = original(*arguments, **options)
+        return table if options else change(table)
+
+    monkeypatch.setattr(ledger, "frame", frame)
 
 
-def test_rendering_again_gives_the_same_bytes(root):
+def test_second_rendering_gives_the_same_bytes(root):
     first = {name: path.read_bytes() for name, path in render(root).items()}
     second = render(root)
     assert list(first) == [*WRITTEN, "rank.pdf", "rank.png", "rank.svg"] == list(second)
@@ -51,7 +52,7 @@ def test_rendering_again_gives_the_same_bytes(root):
         assert first[name] == second[name].read_bytes(), name
 
 
-def test_report_tells_what_was_measured(root):
+def test_report_contains_the_facts_and_the_protocol(root):
     text = render(root)["report.md"].read_text()
     for fact in (
         STUDY.title,
@@ -69,7 +70,7 @@ def test_report_tells_what_was_measured(root):
     assert str(root) not in text and not re.search(r"\b20\d\d-\d\d", text)
 
 
-def test_table_is_the_grouped_means_in_percent(root):
+def test_table_contains_the_means_in_percent(root):
     text = render(root)["report.md"].read_text()
     row = re.search(
         r"\| nysact-s rank=10 \| (\d) \| \*{0,2}([\d.]+)\*{0,2} \| ([\d.]+) \| \[([\d.]+), ([\d.]+)\]",
@@ -78,35 +79,33 @@ def test_table_is_the_grouped_means_in_percent(root):
     table = arms.group(ledger.frame(planned(), root), "test/accuracy").set_index("arm")
     expected = table.loc["nysact-s rank=10"]
     assert row and int(row[1]) == expected["n"]
-    shown = [float(cell) for cell in row.groups()[1:]]
-    assert shown == [round(100 * expected[name], 2) for name in ("mean", "sd", "ci_lo", "ci_hi")]
+    cells = [float(cell) for cell in row.groups()[1:]]
+    assert cells == [round(100 * expected[name], 2) for name in ("mean", "sd", "ci_lo", "ci_hi")]
 
 
-def test_csv_keeps_every_digit(root):
+def test_csv_has_full_precision(root):
     frame = ledger.frame(planned(), root)
     table = pd.read_csv(render(root)["trials.csv"])
     assert list(table["test/accuracy"]) == list(frame["test/accuracy"])
     assert list(table["trial_key"]) == list(frame["trial_key"])
 
 
-def test_mixed_provenance_is_said(root, monkeypatch):
-    changed(monkeypatch, lambda frame: frame.assign(torch=["2.11.0", *frame["torch"][1:]]))
+def test_mixed_provenance_is_reported(root, monkeypatch):
+    change_frame(monkeypatch, lambda frame: frame.assign(torch=["2.11.0", *frame["torch"][1:]]))
     text = render(root)["report.md"].read_text()
-    assert "torch mixed: 2.11.0 (1 trials), 2.15.0 (23 trials)" in text
+    assert "torch mixed: 2.11.0 (1 trial), 2.15.0 (23 trials)" in text
 
 
-def test_part_of_a_study_is_drawn_and_nothing_is_not(root, tmp_path):
+def test_part_of_a_study_has_a_figure_and_an_empty_one_has_none(root, tmp_path):
     part = [trial for trial in planned() if trial.arm.label in {"foof", "nysact-s rank=5"}]
     assert len(render(root, part)) == len(WRITTEN) + 3
-    nothing = render(tmp_path)
-    assert list(nothing) == WRITTEN
-    assert (
-        "rank.png" not in nothing["report.md"].read_text()
-        and "<img" not in nothing["report.html"].read_text()
-    )
+    empty = render(tmp_path)
+    assert list(empty) == WRITTEN
+    assert "rank.png" not in empty["report.md"].read_text()
+    assert "<img" not in empty["report.html"].read_text()
 
 
-def test_the_terminals_table_fits_80_columns_and_has_the_reports_cells(root):
+def test_terminal_table_fits_80_columns_and_equals_the_reports_table(root):
     listing, output = report(root, planned()).listing, io.StringIO()
     Console(width=80, file=output).print(screen.table(listing))
     lines = output.getvalue().splitlines()
@@ -118,15 +117,13 @@ def test_the_terminals_table_fits_80_columns_and_has_the_reports_cells(root):
     assert all(f"| {' | '.join(row[:5])} |" in text for row in listing.rows)
 
 
-def test_reports_weigh_the_evidence(root):
-    """The synthetic arms differ by the same amount under each seed: nothing to test with, and so nothing is bold."""
+def test_constant_differences_are_not_significant(root):
+    """The arms differ by the same amount for each seed, so that no test is possible."""
     text = render(root)["report.md"].read_text()
-    assert "smallest difference detectable with 80% power by one test at 5% = " in text
-    assert "## Differences to sgd" in text and "| foof | 3 | +5.00 | [+5.00, +5.00] | - |" in text
-    assert (
-        "- `nysact-s` rank 5 to 20: undecided, 20 has the best mean, no other level is told from it"
-        in text
-    )
+    assert "smallest difference that one t-test at the 5% level detects with 80% power is " in text
+    assert "## Differences from sgd" in text
+    assert "| foof | 3 | +5.00 | [+5.00, +5.00] | - |" in text
+    assert "- `nysact-s`, rank 5 to 20: inconclusive; rank 20 has the best mean, but no" in text
     assert "**" + "9" not in text
 
 
@@ -135,39 +132,40 @@ def noisy(frame, scale=0.001):
     return frame.assign(**{"test/accuracy": frame["test/accuracy"] + noise})
 
 
-def test_only_what_survives_is_bold_in_every_format(root, monkeypatch):
-    changed(monkeypatch, lambda frame: noisy(frame, 1e-4))
+def test_only_significant_means_are_bold_in_each_format(root, monkeypatch):
+    change_frame(monkeypatch, lambda frame: noisy(frame, 1e-4))
     paths = render(root)
     table = pd.read_csv(paths["arms.csv"])
-    assert list(table.loc[table["bold"], "arm"]) == [
-        "foof",
-        "nysact-s rank=20",
-    ]  # equal by construction: they share it
-    shown = f"{100 * table.set_index('arm').loc['foof', 'mean']:.2f}"
-    assert f"| foof | 3 | **{shown}** |" in paths["report.md"].read_text()
-    assert rf"\textbf{{{shown}}}" in paths["report.tex"].read_text()
-    assert f"<strong>{shown}</strong>" in paths["report.html"].read_text()
+    # These two arms have the same mean by construction.
+    assert list(table.loc[table["bold"], "arm"]) == ["foof", "nysact-s rank=20"]
+    mean = f"{100 * table.set_index('arm').loc['foof', 'mean']:.2f}"
+    text = paths["report.md"].read_text()
+    assert f"| foof | 3 | **{mean}** |" in text
+    assert rf"\textbf{{{mean}}}" in paths["report.tex"].read_text()
+    assert f"<strong>{mean}</strong>" in paths["report.html"].read_text()
+    assert "no arm is significantly better than these" in text
+    assert "foof is significantly better than 6 arms; nysact-s rank=20 is" in text
 
 
-def test_the_page_needs_no_other_file_and_is_well_formed(root):
+def test_page_is_self_contained_and_well_formed(root):
     page = render(root)["report.html"].read_text()
     assert "data:image/svg+xml;base64," in page
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
-    opened = []
+    open_tags = []
 
     class Checker(HTMLParser):
         def handle_starttag(self, tag, attrs):
             if tag not in {"meta", "img"}:
-                opened.append(tag)
+                open_tags.append(tag)
 
         def handle_endtag(self, tag):
-            assert opened.pop() == tag
+            assert open_tags.pop() == tag
 
     Checker().feed(page)
-    assert opened == []
+    assert open_tags == []
 
 
-def test_latex_is_a_table_with_as_many_cells_as_columns(root):
+def test_latex_rows_have_as_many_cells_as_columns(root):
     text = render(root)["report.tex"].read_text()
     for columns, body in re.findall(
         r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL
@@ -182,13 +180,13 @@ def test_latex_is_a_table_with_as_many_cells_as_columns(root):
 
 
 @pytest.mark.parametrize("text", ["50% of a_b & c", "`x`", "92.80 ± 0.21", "{^~\\$#}<1"])
-def test_what_latex_would_read_is_escaped(text):
+def test_latex_special_characters_are_escaped(text):
     escaped = tex(text)
     assert not re.search(r"(?<!\\)[%_&#]|±|`", escaped)
     assert re.sub(r"\\texttt\{x\}", "`x`", escaped) == "`x`" or "`" not in text
 
 
-def test_published_numbers_stand_beside_the_measured(tmp_path, monkeypatch):
+def test_report_compares_published_and_measured_results(tmp_path, monkeypatch):
     published = Study(
         **{
             **vars(STUDY),
@@ -210,13 +208,17 @@ def test_published_numbers_stand_beside_the_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
     paths = render(tmp_path / "outputs", trials, published)
     text = paths["report.md"].read_text()
-    assert "**Coverage.** Of P's Table 1, 2 of 4 cells run; 1 compatible, 1 differs." in text
-    assert "**Order.** Table 1, digits: Kendall's tau of 2 arms = +1.00" in text
+    assert (
+        "**Coverage.** Of the published results in P, Table 1, 2 of 4 were measured with the "
+        "published protocol; verdicts: 1 compatible, 1 differs."
+    ) in text
+    assert (
+        "**Order of the arms.** Table 1, digits: Kendall's tau between the published and the "
+        "measured order of 2 arms is +1.00"
+    ) in text
     row = re.search(r"\| FOOF \| Table 1: digits \| 95\.00 ± 0\.20 \(n = 5\) % \| (.*) \|", text)
     assert row and row[1].endswith("differs")
-    assert (
-        "| Eva | Table 1: digits | 91.00 (n = 5) % | - | - | - | not run |" in text
-        and "far" not in text
-    )
+    assert "| Eva | Table 1: digits | 91.00 (n = 5) % | - | - | - | not run |" in text
+    assert "far" not in text
     table = pd.read_csv(paths["published.csv"])
     assert list(table["verdict"]) == ["compatible", "differs", "not run", "not run"]

@@ -222,4 +222,4 @@ def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: 
     assert curves.draw_diagnostics(frame, tmp_path) == []
     measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
     assert len(curves.draw_diagnostics(measured, tmp_path)) == 3
-    assert titles == ["1 of 2 trials have diagnostics"]
+    assert titles == ["mean over seeds; 1 of 2 trials have diagnostics"]

@@ -100,7 +100,7 @@ def test_the_last_screen_is_the_reports_findings_then_the_places_then_what_to_ty
     sentences = [" ".join(sentence.split()) for sentence in (*said, last)]
     assert len(sentences) == 4
     assert all(sentence in written.replace("`", "") for sentence in sentences)
-    assert sentences[2].startswith("nysact-s rank 5 to 10: ")
+    assert sentences[2].startswith("nysact-s, rank 5 to 10: ")
     folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
     assert places.splitlines() == [
         f"  report  {folder}/report.html",
@@ -138,11 +138,16 @@ def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(
     lines = printed([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
     text = " ".join(" ".join(lines).split())
     assert (
-        "- nysact-s rank 5 to 20: flat within noise, every pair equal within 0.3 points (TOST at 5%)."
-        in text
+        "- nysact-s, rank 5 to 20: all levels are equivalent: the means of every pair are equal "
+        "within 0.3 percentage points (two one-sided t-tests, 5% level)." in text
     )
-    assert "- 1 diverged of 24 trials: they are counted, and enter no mean." in text
-    assert "- Better than sgd: 6 arms; not told from sgd: foof." in text
+    assert (
+        "- Of 24 planned trials, 1 diverged; these trials are counted, but no mean includes them."
+    ) in text
+    assert (
+        "- 6 arms are significantly better than sgd; foof is not significantly different from sgd "
+        "(paired t-tests, Holm-corrected)."
+    ) in text
     assert "- in [bold]" in text
     assert all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
 
@@ -152,8 +157,8 @@ def test_one_seed_tells_nothing_apart(tmp_path: Path):
     for trial in trials:
         run(tmp_path, trial)
     assert report(tmp_path, trials).findings[:2] == [
-        "Fewer than two completed seeds: no arm can be told from another.",
-        "Not told from sgd: 7 arms.",
+        "Fewer than two seeds have completed, so differences between arms cannot be tested.",
+        "7 arms are not significantly different from sgd (paired t-tests, Holm-corrected).",
     ]
 
 
@@ -180,10 +185,10 @@ def test_what_to_type_names_the_folder_the_server_or_nothing(
 
 def test_findings_are_texts_or_their_items_in_order():
     blocks = [
-        Text("a", found=True),
+        Text("a", finding=True),
         Heading("b"),
         Text("c"),
-        Text("", items=("d", "e"), found=True),
+        Text("", items=("d", "e"), finding=True),
     ]
     assert findings(blocks) == ["a", "d", "e"]
 

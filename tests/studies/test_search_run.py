@@ -1,4 +1,4 @@
-"""A search as a user runs it: Ray, a killed driver, the same command again, ASHA, SIGTERM, MLflow; waits are long."""
+"""Searches with Ray, as a user runs them: killed drivers, resumption, ASHA, SIGTERM and MLflow."""
 
 from __future__ import annotations
 
@@ -29,19 +29,9 @@ ENVIRONMENT = {
     "COLUMNS": "80",
     "NO_COLOR": "1",
 }
-LONGEST = 1500  # seconds: the machine may be busy
-SMALL = (
-    "--optimizers",
-    "sgd,adamw",
-    "--budget",
-    "4",
-    "--epochs",
-    "2",
-    "--seeds",
-    "2",
-    "--max-concurrent",
-    "1",
-)
+TIMEOUT = 1500  # seconds; long enough for a busy machine
+TUNING = ("--optimizers", "sgd,adamw", "--budget", "4", "--max-concurrent", "1")
+SMALL = (*TUNING, "--epochs", "2", "--seeds", "2")
 
 
 def search(*arguments: object) -> subprocess.Popen[str]:
@@ -52,16 +42,16 @@ def search(*arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output = process.communicate(timeout=LONGEST)[0]
+    output = process.communicate(timeout=TIMEOUT)[0]
     assert process.returncode == code, output
     return output
 
 
 def wait_for(condition, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "nothing happened"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)
 
 
@@ -82,8 +72,8 @@ def contents(folders: list[Path]) -> dict[Path, bytes]:
     }
 
 
-def never_killed(root: Path) -> None:
-    """The same search in this process, without Ray."""
+def run_uninterrupted(root: Path) -> None:
+    """Run the same search in this process, without Ray."""
     options = Options(
         only={}, levels={}, settings={}, epochs=2, optimizers=["sgd", "adamw"], out=root
     )
@@ -95,8 +85,11 @@ def never_killed(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A search whose driver was killed half way, and that the same command has brought to its end."""
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Kill the driver of a search half way, and finish the search with the same command.
+
+    Return the output folder and the output of the second command.
+    """
     out = tmp_path_factory.mktemp("out")
     driver = search(*SMALL, "--out", out)
     wait_for(lambda: len(finished(out)) >= 2, driver)
@@ -105,138 +98,110 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     assert driver.stdout is not None
     driver.stdout.close()
     before, done = lines(out, "sgd"), contents(finished(out))
-    assert len(finished(out)) < 8, "the driver was killed too late for this to mean anything"
+    assert len(finished(out)) < 8, "the driver was killed too late for a meaningful test"
     output = finish(search(*SMALL, "--out", out))
     assert lines(out, "sgd")[: len(before)] == before
-    assert contents([path.parent for path in done]) == {
-        **contents([path.parent for path in done]),
-        **done,
-    }
+    assert {path: path.read_bytes() for path in done} == done
     return out, output
 
 
-def test_a_killed_search_goes_on_with_the_same_proposals_and_an_equal_budget(
-    whole: tuple[Path, str], tmp_path: Path
+def test_killed_search_resumes_with_the_same_proposals_and_budget(
+    resumed: tuple[Path, str], tmp_path: Path
 ):
-    never_killed(tmp_path)
+    run_uninterrupted(tmp_path)
     for optimizer in ("sgd", "adamw"):
-        assert len(lines(whole[0], optimizer)) == 5  # what the search is, and four proposals
-        assert lines(whole[0], optimizer) == lines(tmp_path, optimizer)
-    configs = [read_config(folder)["config"] for folder in finished(whole[0])]
+        # The first line is the identity of the search; the others are four proposals.
+        assert len(lines(resumed[0], optimizer)) == 5
+        assert lines(resumed[0], optimizer) == lines(tmp_path, optimizer)
+    configs = [read_config(folder)["config"] for folder in finished(resumed[0])]
     scored = [config for config in configs if config["train_fraction"] == 0.9]
     fresh = [config for config in configs if config["train_fraction"] == 1]
     assert len(scored) == 8 and {config["seed"] for config in scored} == {1000}
     assert len(fresh) == 4 and {config["seed"] for config in fresh} == {0, 1}
-    for folder in finished(whole[0]):
+    for folder in finished(resumed[0]):
         assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == [0, 1]
 
 
-def test_the_report_has_the_winners_and_a_recipe_that_gives_their_trials(whole: tuple[Path, str]):
-    folder = whole[0] / "reports/tune_optimizers/digits-cnn"
+def test_report_has_the_winners_and_a_recipe_of_their_trials(resumed: tuple[Path, str]):
+    folder = resumed[0] / "reports/tune_optimizers/digits-cnn"
     text = (folder / "report.md").read_text()
-    assert (
-        "| sgd | 2 |" in text
-        and "| adamw | 2 |" in text
-        and "not exchangeable" in text
-        and "shrinkage" in text
-    )
-    assert {path.name for path in folder.iterdir()} >= {
-        "best_of_k.png",
-        "best_of_k.csv",
-        "proposals.csv",
-        "report.tex",
-    }
+    for part in ("| sgd | 2 |", "| adamw | 2 |", "not exchangeable", "shrinkage"):
+        assert part in text
+    for name in ("best_of_k.png", "best_of_k.csv", "proposals.csv", "report.tex"):
+        assert (folder / name).exists()
     source = (folder / "recipe.py").read_text()
     recipes = ast.literal_eval(source[source.index("{") :])
-    fresh = [
-        read_config(f)["config"]
-        for f in finished(whole[0])
-        if read_config(f)["config"]["train_fraction"] == 1
-    ]
+    configs = [read_config(folder)["config"] for folder in finished(resumed[0])]
+    fresh = [config for config in configs if config["train_fraction"] == 1]
     for name, values in recipes.items():
         config = resolve("digits/cnn", name, values, {"epochs": 2})
         assert config.to_dict() in fresh
     trials = (folder / "trials.csv").read_text()
-    assert "val/accuracy" not in trials and "test/accuracy" in trials, "a tuning score is no result"
+    assert "val/accuracy" not in trials and "test/accuracy" in trials, (
+        "tuning scores are not results"
+    )
 
 
-def test_mlflow_has_one_parent_every_trial_and_the_winners_groups(whole: tuple[Path, str]):
+def test_mlflow_has_the_search_its_trials_and_a_group_for_each_winner(resumed: tuple[Path, str]):
     from mlflow import MlflowClient
 
-    client = MlflowClient(default_uri(whole[0]))
+    client = MlflowClient(default_uri(resumed[0]))
     experiment = client.get_experiment_by_name("tune_optimizers")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     kinds = [run.data.tags["kind"] for run in runs]
     assert {kind: kinds.count(kind) for kind in kinds} == {"study": 1, "trial": 12, "group": 2}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert "tracking failed" not in whole[1]
+    assert "tracking failed" not in resumed[1]
 
 
-def test_a_second_run_trains_nothing_and_renders_the_same(whole: tuple[Path, str]):
-    out = whole[0]
-    reports = sorted((out / "reports").glob("*/*/[!.]*"))  # .report.json has the times of the files
-    before = (
-        {path: path.read_bytes() for path in reports},
-        contents(list(trial_folders(out))),
-        lines(out, "adamw"),
-    )
+def test_second_run_trains_nothing_and_writes_the_same_report(resumed: tuple[Path, str]):
+    out = resumed[0]
+    # .report.json contains the modification times of the files.
+    reports = sorted((out / "reports").glob("*/*/[!.]*"))
+
+    def state() -> tuple:
+        bytes_of_reports = {path: path.read_bytes() for path in reports}
+        return bytes_of_reports, contents(list(trial_folders(out))), lines(out, "adamw")
+
+    before = state()
     command = (*SMALL, "--out", out, "--json")
     output = finish(search(*command))
-    assert (
-        "sgd    0 configurations and 0 fresh trials to go" in output
-        and "adamw  0 configurations" in output
-    )
-    assert (
-        {path: path.read_bytes() for path in reports},
-        contents(list(trial_folders(out))),
-        lines(out, "adamw"),
-    ) == before
+    assert "sgd    0 configurations and 0 fresh trials to go" in output
+    assert "adamw  0 configurations" in output
+    assert state() == before
     record = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
     assert [row["completed"] for row in record["optimizers"]] == [4, 4]
     assert "sampler = tpe, not random" in finish(search(*command, "--sampler", "random"), 2)
 
 
-def test_asha_stops_and_what_it_stopped_is_not_trained_again(tmp_path: Path):
-    """SIGTERM half way; the same command goes on to the budget."""
-    command = (
-        "--optimizers",
-        "sgd",
-        "--asha",
-        "--budget",
-        "7",
-        "--epochs",
-        "3",
-        "--seeds",
-        "1",
-        "--max-concurrent",
-        "1",
-    )
-    command = (*command, "--tracking-uri", "none", "--out", tmp_path)
+def test_trials_that_asha_stopped_are_not_trained_again(tmp_path: Path):
+    """Stop the search by SIGTERM half way; the same command resumes it up to the budget."""
+    arguments = "--optimizers sgd --asha --budget 7 --epochs 3 --seeds 1 --max-concurrent 1"
+    command = (*arguments.split(), "--tracking-uri", "none", "--out", tmp_path)
     driver = search(*command)
     wait_for(lambda: stopped_keys(tmp_path), driver)
     driver.terminate()
     assert "nothing committed was lost" in finish(driver, 143)
     first, done = stopped_keys(tmp_path), contents(finished(tmp_path))
-    kept = {key: contents([tmp_path / "trials" / key[:16]]) for key in first}
+    stopped = {key: contents([tmp_path / "trials" / key[:16]]) for key in first}
     output = finish(search(*command))
     assert "ASHA" in output
     proposals = [line for line in lines(tmp_path, "sgd") if "parameters" in line]
     assert len(proposals) == 7 and first <= stopped_keys(tmp_path)
-    assert {key: contents([tmp_path / "trials" / key[:16]]) for key in first} == kept
+    assert {key: contents([tmp_path / "trials" / key[:16]]) for key in first} == stopped
     assert {path: path.read_bytes() for path in done} == done
-    statuses = {line["trial_key"] for line in proposals} - stopped_keys(tmp_path)
-    assert all((tmp_path / "trials" / key[:16] / "status.json").exists() for key in statuses)
+    completed = {line["trial_key"] for line in proposals} - stopped_keys(tmp_path)
+    assert all((tmp_path / "trials" / key[:16] / "status.json").exists() for key in completed)
     text = (tmp_path / "reports/tune_optimizers/digits-cnn/report.md").read_text()
-    assert "its rungs start empty" in text
+    assert "Its rungs start empty" in text
 
 
-def test_mlflow_does_not_show_as_running_what_asha_stopped(tmp_path: Path):
+def test_trials_that_asha_stopped_are_killed_runs_in_mlflow(tmp_path: Path):
     from mlflow import MlflowClient
 
-    (plan,) = plans(
-        SEARCH, Options(only={}, levels={}, settings={}, optimizers=["sgd"], out=tmp_path)
-    )
+    options = Options(only={}, levels={}, settings={}, optimizers=["sgd"], out=tmp_path)
+    (plan,) = plans(SEARCH, options)
     proposer = Proposer(plan, "sgd", tmp_path)
     trial = proposer.next()
     assert trial is not None
@@ -249,9 +214,8 @@ def test_mlflow_does_not_show_as_running_what_asha_stopped(tmp_path: Path):
     def status() -> str:
         experiment = client.get_experiment_by_name("tune_optimizers")
         assert experiment is not None
-        return client.search_runs([experiment.experiment_id], f"tags.trial_key = '{key}'")[
-            0
-        ].info.status
+        [run] = client.search_runs([experiment.experiment_id], f"tags.trial_key = '{key}'")
+        return run.info.status
 
     assert status() == "RUNNING"
     proposer.stop(key, 0, {0: 0.5}, 1.0)

@@ -167,7 +167,7 @@ def test_figure_and_report_open_in_the_browser(served: Served, page: Any, name: 
         shoot(page, "figure")
         return
     frame = page.frame_locator("iframe").first
-    frame.get_by_role("heading", name="Rank of the Nystrom approximation").wait_for()
+    frame.get_by_role("heading", name="Effect of the rank of the Nystrom approximation").wait_for()
     shoot(page, "report")
     shown = frame.locator("table").first.inner_text()
     for arm in served.arms.to_dict("records"):

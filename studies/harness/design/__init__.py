@@ -1,5 +1,6 @@
-"""Types that several rooms share: arms, trials, an artefact's facts, options, exit codes, and the value of a report.
+"""Types that several rooms share: arms, trials, facts, options, exit codes and reports.
 
-Put a class here if several rooms need it and it needs none of them. This is a lowest room of the harness: it imports
-`trainables` and `precond` only, and torch and pandas never at import, because every study file loads it.
+Put a class here if several rooms use it and it uses none of them. Imports `trainables` and
+`precond` only. Importing this room must not import torch or pandas, because every study file
+imports it.
 """

@@ -1,4 +1,4 @@
-"""Arms (what a study compares) and trials (an arm under one seed)."""
+"""Arms (the configurations that a study compares) and trials (an arm with one seed)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A configuration that is compared: an optimizer, and what is set differently from the recipe.
+    """A configuration to compare: an optimizer and the settings that differ from the recipe.
 
     Attributes:
-        optimizer: Registered optimizer.
-        overrides: What the arm sets: hyperparameters, and settings of the recipe such as `batch_size`; all others come
-            from the workload's recipe.
+        optimizer: Name of a registered optimizer.
+        overrides: Hyperparameters, and settings of the recipe such as `batch_size`, by name.
+            All other values come from the workload's recipe.
         factors: The names in `overrides` that the study varies, in the order of the grid.
-        as_released: True for the variant of the released code, which alone is compared with
-            published numbers; False for the corrected definition.
+        as_released: True for the as-released variant, which follows the released code. Only this
+            variant is compared with published numbers. False for the corrected variant.
     """
 
     optimizer: str
@@ -38,11 +38,12 @@ class Arm:
         )
 
     def resolve(self, workload: str, recipe: Mapping[str, Any] | None = None) -> TrialConfig:
-        """Return the arm's trial under seed 0.
+        """Return the configuration of the arm's trial with seed 0.
 
         Args:
             workload: Name of the workload.
-            recipe: Settings that replace those of the workload's recipe; the arm's own overrides go first.
+            recipe: Settings that replace those of the workload's recipe. The arm's overrides take
+                precedence over them.
 
         Raises:
             HyperparameterError: One line for each error.
@@ -59,7 +60,10 @@ class Arm:
 
 
 def grid(optimizer: str, *, as_released: bool = False, **levels: Sequence[Any]) -> list[Arm]:
-    """Return one arm for each combination of levels: `grid("nysact-s", rank=[5, 10])` is two arms."""
+    """Return one arm for each combination of levels.
+
+    `grid("nysact-s", rank=[5, 10])` returns two arms.
+    """
     combinations = [
         dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values())
     ]
@@ -70,14 +74,14 @@ def grid(optimizer: str, *, as_released: bool = False, **levels: Sequence[Any]) 
 
 
 class Trial(NamedTuple):
-    """One planned training: an arm under one seed, resolved."""
+    """An arm with its resolved configuration for one seed."""
 
     arm: Arm
     config: TrialConfig
 
     @property
     def is_centre(self) -> bool:
-        """True if every factor has the value that the workload's recipe gives it."""
+        """True if every factor has the value of the workload's recipe."""
         if not self.arm.factors:
             return True
         recipe = Arm(optimizer=self.arm.optimizer, as_released=self.arm.as_released).resolve(
@@ -87,7 +91,7 @@ class Trial(NamedTuple):
 
 
 def value(config: TrialConfig, name: str) -> Any:
-    """Return a trial's hyperparameter, setting or field by its name; None if it has none of that name."""
+    """Return the hyperparameter, setting or field `name` of a trial, or None if there is none."""
     for part in (config.hyperparameters, config.settings):
         if name in part:
             return part[name]

@@ -1,16 +1,15 @@
-"""How a command ends: its exit codes, and the exception that ends it before its work is done."""
+"""Exit codes of a command, and the exception that ends it early."""
 
 from __future__ import annotations
 
-COMPLETE, SOME_FAILED, INVALID_COMMAND, BUDGET, ENVIRONMENT, INTERRUPTED, TERMINATED = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    130,
-    143,
-)
+COMPLETE = 0
+SOME_FAILED = 1
+INVALID_COMMAND = 2
+BUDGET = 3
+ENVIRONMENT = 4
+INTERRUPTED = 130
+TERMINATED = 143
+
 STOPS = {
     "budget": (BUDGET, "the time budget is used up"),
     "SIGINT": (INTERRUPTED, "interrupted"),
@@ -19,11 +18,11 @@ STOPS = {
 
 
 class Stopped(Exception):
-    """The command ends before its work is done; the same command resumes it.
+    """Raised to end a command before its work is done; running the same command resumes it.
 
     Args:
         code: Exit code.
-        reason: Why, in words.
+        reason: The reason, as a phrase.
     """
 
     def __init__(self, code: int, reason: str):

@@ -1,4 +1,4 @@
-"""The facts of an artefact: which table or figure of which paper it reproduces, and what would contradict it."""
+"""The facts of an artefact: the paper's table or figure, the claim and the falsifier."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What reports and MLflow state about any artefact.
+    """The description of an artefact in reports and in MLflow.
 
     Attributes:
         name: File name without `.py`; also the MLflow experiment.
-        title: One line for reports.
-        paper: The paper that this reproduces.
-        table: Its table or figure.
-        claim: What the paper says, and so what is tested.
+        title: Title of the report.
+        paper: Name of the paper whose result is reproduced.
+        table: The table or figure of the paper.
+        claim: The claim of the paper that is tested.
         falsifier: The outcome that would contradict the claim.
-        published: The workloads of the paper's own artefact, each with what the paper sets there instead of the
-            recipe's values.
-        reconstructed: What the paper's text does not state and is set here, a line each.
+        published: The workloads that the paper uses, each with the settings of the paper that
+            differ from the workload's recipe.
+        reconstructed: Choices that the paper does not state and the artefact therefore makes.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Facts:
 
     @property
     def citation(self) -> str:
-        """Paper and table in one: `NysAct, Figure 7`."""
+        """The paper and the table, such as `NysAct, Figure 7`."""
         return f"{self.paper}, {self.table}"
 
     @property
     def papers_command(self) -> str:
-        """The command that runs the paper's own workloads; empty without `published`."""
+        """The command that runs the workloads of the paper; empty if `published` is empty."""
         return (
             f"python studies/{self.name}.py --workload {','.join(self.published)}"
             if self.published

@@ -1,4 +1,4 @@
-"""A command's options as values, and the places they name."""
+"""The parsed options of a command, and the default paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def report_folder(root: Path, name: str, workload: str) -> Path:
 
 
 def default_uri(root: Path) -> str:
-    """Return the address of MLflow's database in an output folder."""
+    """Return the URI of the MLflow database in an output folder."""
     return f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
@@ -34,11 +34,11 @@ def _data_dir() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The command line, parsed; `--help` describes each option.
+    """The parsed command line; `--help` describes each option.
 
     Attributes:
-        extra: The texts of the options that only one kind of artefact has, by name.
-        given: Names of the options that the command line states.
+        extra: The values, as text, of the options that only one kind of artefact has, by name.
+        given: Names of the options on the command line.
     """
 
     smoke: bool = False
@@ -52,7 +52,7 @@ class Options:
     levels: dict[str, list[Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     max_concurrent: int | None = None
-    gpus_per_trial: float | None = 0.0  # None: to be measured
+    gpus_per_trial: float | None = 0.0  # None: measure it
     address: str | None = None
     tracking_uri: str | None = None
     out: Path | None = None
@@ -72,18 +72,18 @@ class Options:
 
     @property
     def workloads(self) -> list[str]:
-        """The workloads that are named; empty for the artefact's own."""
+        """The workloads named on the command line; empty to use the artefact's default."""
         return [] if self.workload is None else self.workload.split(",")
 
     @property
     def root(self) -> Path:
-        """The output folder; a smoke run has its own, so that it never mixes with results."""
+        """The output folder; a smoke run uses a subfolder, so that it cannot mix with results."""
         root = self.out or default_root()
         return root / "smoke" if self.smoke else root
 
     @property
     def uri(self) -> str | None:
-        """MLflow's address; None for no tracking."""
+        """The URI of MLflow's tracking store; None to disable tracking."""
         if self.tracking_uri == "none":
             return None
         return self.tracking_uri or default_uri(self.root)

@@ -1,4 +1,4 @@
-"""The result of a report: its files, the sentences it states, the table that the terminal shows."""
+"""The result of a report: its files, its findings and the table for the terminal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Listing:
     """A table for a terminal of 80 columns.
 
     Attributes:
-        title: Above it.
-        header: One word for each column.
-        rows: As many cells each.
-        text: Columns that hold words and are flush left.
-        muted: Columns beside the result that are not the result.
-        warnings: Columns that say what is missing.
-        bold: (row, column) of cells that survive the table's correction.
-        caption: Below it.
+        title: Text above the table.
+        header: The title of each column.
+        rows: The cells of each row, one for each column.
+        text: Indices of the columns with text, which are aligned left.
+        muted: Indices of the columns with context that is not a result.
+        warnings: Indices of the columns that list missing trials.
+        bold: (row, column) of each cell that is significant after the table's correction.
+        caption: Text below the table.
     """
 
     title: str
@@ -34,15 +34,15 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a report says; it holds plain values only, so that it can be kept as JSON.
+    """The content of a report as plain values, so that it can be stored as JSON.
 
     Attributes:
-        files: The files, the HTML page among them.
+        files: The files of the report, including the HTML page.
         findings: One sentence for each finding.
-        listing: What the terminal shows; None for nothing.
+        listing: The table for the terminal, or None.
         record: The results as one line of JSON, for `--json`.
-        metrics: The summary's numbers for MLflow, by name.
-        failed: True if trials failed, which gives exit code 1.
+        metrics: Summary metrics for MLflow, by name.
+        failed: True if trials failed; the exit code is then 1.
     """
 
     files: Sequence[Path]

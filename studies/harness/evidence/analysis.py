@@ -1,4 +1,4 @@
-"""The analysis of a study's trials: everything that its report prints, computed once."""
+"""The analysis of a study's trials: all results that its report prints, computed once."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ from studies.harness.published.verdicts import Measured
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
-    """What the trials of a plan show.
+    """The results of the trials of a plan.
 
     Attributes:
-        metric: What is judged.
-        trials: The plan.
-        frame: `ledger.frame(..., per="trial")`.
-        by_epoch: The same with `per="epoch"`.
-        factors: What the arms vary.
-        arms: `arms.group`, and `bold`: True for an arm that beats another and is beaten by none.
-        by_seed: `arms.by_seed`.
-        pairs: `contrasts.contrasts`.
-        references: Every arm's difference to its reference.
-        centres: Every level's difference to the recipe's value.
+        metric: The metric that is analysed.
+        trials: The planned trials.
+        frame: The table `ledger.frame(..., per="trial")`.
+        by_epoch: The table `ledger.frame(..., per="epoch")`.
+        factors: Names of the hyperparameters that the arms vary.
+        arms: The table `arms.group` with a column `bold`: True if the arm is significantly better
+            than at least one arm and significantly worse than none.
+        by_seed: The table `arms.by_seed`.
+        pairs: The table `contrasts.contrasts`.
+        references: The difference of each arm from its reference.
+        centres: The difference of each level from the recipe's value.
         levels: A verdict on each optimizer's levels of each factor.
-        power: The smallest difference that the seeds can show; None without two completed seeds.
-        published: The comparison with the paper; None if it has no numbers.
+        power: The smallest difference that the seeds can detect; None if no arm has two completed
+            seeds.
+        published: The comparison with the paper; None if the paper has no numbers.
     """
 
     metric: str
@@ -65,16 +67,16 @@ class Evidence:
         return {status: statuses.count(status) for status in LOST if status in statuses}
 
     def of(self, metric: str) -> Evidence:
-        """Return the evidence of the same trials on another metric."""
+        """Return the evidence of the same trials for another metric."""
         return (
             self
             if metric == self.metric
             else analyse_tables(self.trials, self.frame, self.by_epoch, metric)
         )
 
-    def compared(self, facts: Facts, others: Sequence[Measured]) -> Evidence:
-        """Return this evidence with the comparison of its metric, and of other results, with the paper."""
-        groups = [*by_arm.measured(self.trials, self.frame, self.metric), *others]
+    def compared(self, facts: Facts, results: Sequence[Measured]) -> Evidence:
+        """Return this evidence with the comparison with the paper, including additional results."""
+        groups = [*by_arm.measured(self.trials, self.frame, self.metric), *results]
         workloads = {trial.config.workload for trial in self.trials}
         return replace(self, published=against(facts, groups, workloads))
 
@@ -82,9 +84,10 @@ class Evidence:
 def analyse(
     trials: Sequence[Trial], root: Path, metric: str, references: Sequence[str] = ()
 ) -> Evidence:
-    """Read the folders of a plan's trials and return what they show.
+    """Read the folders of a plan's trials and return their analysis.
 
-    The arms are compared with an arm of the first of the `references`, which are optimizers, that was planned.
+    `references` are names of optimizers. The arms are compared with an arm of the first of them
+    that is in the plan.
     """
     return analyse_tables(
         trials,
@@ -102,7 +105,7 @@ def analyse_tables(
     metric: str,
     references: Sequence[str] = (),
 ) -> Evidence:
-    """Return what tables of trials show; see `Evidence` for the tables and `analyse` for the rest."""
+    """Return the analysis of tables of trials; `Evidence` describes the tables."""
     values = by_arm.by_seed(frame, metric)
     pairs, centres = contrasts.contrasts(values), contrasts.centre_of(trials)
     table = by_arm.group(frame, metric)

@@ -1,4 +1,7 @@
-"""Trials by arm: means, values by seed, curves. Only completed trials enter a mean; the others are counted."""
+"""Trials by arm: means, values by seed, curves.
+
+Means are over completed trials only; all other trials are counted.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ BEST = "best"
 
 
 def completed(frame: pd.DataFrame, metric: str) -> pd.Series:
-    """Return the metric's last-epoch values of the completed trials."""
-    if metric not in frame:  # nothing has been committed yet
+    """Return the last-epoch values of a metric of the completed trials."""
+    if metric not in frame:  # no epoch is committed yet
         return pd.Series(dtype=float)
     return frame.loc[frame["status"] == COMPLETED, metric].dropna().astype(float)
 
@@ -30,28 +33,26 @@ def completed(frame: pd.DataFrame, metric: str) -> pd.Series:
 def group(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return one row for each arm of a `ledger.frame(..., per="trial")`, in the order of the plan.
 
-    Columns `arm optimizer as_released`, the factors, `n mean sd ci_lo ci_hi` of the metric over completed trials,
-    `planned` and the number of trials with each other status (`diverged oom failed "in flight" "not run"`), the mean
-    `time/train_s`, and `best`, the mean over trials of the best epoch's value: chosen on the test set, so not a result.
+    Columns: `arm optimizer as_released`; the factors; `n mean sd ci_lo ci_hi` of the metric over
+    completed trials; `planned` and the number of trials with each other status (`diverged oom
+    failed "in flight" "not run"`); the mean of `time/train_s`; and `best`, the mean over trials of
+    the best epoch's value. `best` is not a result, because it is selected on the test set.
     """
-    rows, described = [], {SECONDS: SECONDS, BEST: f"best/{metric}"}
+    rows, averaged = [], {SECONDS: SECONDS, BEST: f"best/{metric}"}
     for _, trials in frame.groupby("arm", sort=False):
         counts = {status: list(trials["status"]).count(status) for status in UNFINISHED}
         rows.append(
             trials.iloc[0][["arm", "optimizer", "as_released", *factors(frame)]].to_dict()
             | asdict(summarize(completed(trials, metric)))
             | {"planned": len(trials), **counts}
-            | {
-                name: summarize(completed(trials, column)).mean
-                for name, column in described.items()
-            }
+            | {name: summarize(completed(trials, column)).mean for name, column in averaged.items()}
         )
     table = pd.DataFrame(rows)
     return table.assign(**{name: table[name].convert_dtypes() for name in factors(frame)})
 
 
 def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return completed trials' values: a row per seed, a column per arm in the order of the plan; nan if missing."""
+    """Return the completed trials' values: one row per seed, one column per arm; nan if missing."""
     table = frame.assign(value=completed(frame, metric)).pivot(
         index="seed", columns="arm", values="value"
     )
@@ -59,9 +60,10 @@ def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def mean_curves(by_epoch: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
-    """Return each arm's means over the trials of a `ledger.frame(..., per="epoch")`.
+    """Return the means of each arm over the trials of a `ledger.frame(..., per="epoch")`.
 
-    By arm: `n mean sd ci_lo ci_hi`, indexed by epoch (0 is the first); the interval is nan below two trials.
+    Each table has the columns `n mean sd ci_lo ci_hi` and is indexed by epoch, starting at 0. The
+    interval is nan below two trials.
     """
     curves = {}
     for arm, rows in by_epoch.groupby("arm", sort=False):
@@ -74,7 +76,10 @@ def mean_curves(by_epoch: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
 
 
 def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[Measured]:
-    """Return the arms of a plan and its `ledger.frame(..., per="trial")` as results to compare with published ones."""
+    """Return the results of the arms of a plan, to compare them with published results.
+
+    `frame` is the `ledger.frame(..., per="trial")` of the plan.
+    """
     first = {trial.config.group_key: trial for trial in reversed(trials)}
     groups = []
     for key, part in frame.groupby("group_key", sort=False):
@@ -92,9 +97,9 @@ def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[
 
 
 def metrics(frame: pd.DataFrame, arms: pd.DataFrame) -> dict[str, float]:
-    """Return a summary's numbers by name: trials by status, and each arm's mean with its interval.
+    """Return summary metrics by name: trials by status, and each arm's mean with its interval.
 
-    The table `arms` is the `group` of those trials in `frame` that are results; it may be empty.
+    `arms` is the `group` of the trials in `frame` that are results; it may be empty.
     """
     counts = {f"trials/{status}": float(list(frame["status"]).count(status)) for status in STATUSES}
     values = {

@@ -1,6 +1,7 @@
-"""Differences between arms: every pair, every arm against a reference, every level against the recipe's value.
+"""Differences between arms, and the smallest difference that a number of seeds can detect.
 
-Also the smallest difference that a number of seeds can show.
+The compared pairs are all pairs of arms, each arm with its reference, and each level with the
+recipe's value.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from trainables.store import COMPLETED, read_config, read_status, trial_folders
 
 
 class Pair(NamedTuple):
-    """Arm - base over their common seeds; nan if nothing can be computed."""
+    """The difference `arm - base` over common seeds; nan where it cannot be computed."""
 
     arm: str
     base: str
@@ -41,11 +42,11 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Differences:
-    """Arms compared with a base arm each.
+    """Comparisons of arms with base arms.
 
     Attributes:
-        pairs: Those with a common seed, in the order of the plan.
-        bases: The base arms.
+        pairs: The pairs that have a common seed, in the order of the plan.
+        bases: Labels of the base arms.
         tests: Number of p-values that are corrected together.
     """
 
@@ -57,8 +58,9 @@ class Differences:
 def contrasts(values: pd.DataFrame) -> pd.DataFrame:
     """Compare every pair of arms of an `arms.by_seed` on their common seeds.
 
-    Columns `arm other n difference ci_lo ci_hi p p_holm`; difference = arm - other, with its 95% t-interval, and p_holm
-    corrected over all pairs of the table. nan if fewer than two seeds are common.
+    Columns: `arm other n difference ci_lo ci_hi p p_holm`. The difference is arm - other, with its
+    95% t-interval; `p_holm` is corrected over all pairs of the table. The interval and the p-values
+    are nan if the arms have fewer than two common seeds.
     """
     first, second = np.triu_indices(values.shape[1], 1)
     sample = values.to_numpy()
@@ -73,10 +75,13 @@ def contrasts(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def bold(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> set[str]:
-    """Return the labels of the arms that are bold in the table; an arm with a diverged or oom trial never is."""
+    """Return the labels of the arms to print in bold: those for which `unbeaten` returns True.
+
+    An arm with a trial that diverged or ran out of memory is never bold.
+    """
     lost = set(frame.loc[frame["status"].isin([DIVERGED, OOM]), "arm"])
-    chosen = unbeaten(values.to_numpy(), higher_is_better(metric))
-    return {arm for arm, wins in zip(values.columns, chosen, strict=True) if wins} - lost
+    best = unbeaten(values.to_numpy(), higher_is_better(metric))
+    return {arm for arm, is_best in zip(values.columns, best, strict=True) if is_best} - lost
 
 
 def to_references(
@@ -85,7 +90,10 @@ def to_references(
     references: Sequence[str],
     centres: Mapping[str, str],
 ) -> Differences:
-    """Return every arm's difference to its reference, or to the first arm if there is nothing else to compare with."""
+    """Return the difference of each arm from its reference.
+
+    Without references and centres, return the differences from the first arm.
+    """
     arms = [trial.arm for trial in first_trials(trials).values()]
     bases = reference_of(arms, references)
     if not bases and not centres:
@@ -95,7 +103,10 @@ def to_references(
 
 
 def to_centres(pairs: pd.DataFrame, centres: Mapping[str, str]) -> Differences:
-    """Return every level's difference to the recipe's value, corrected over these differences alone."""
+    """Return the difference of each level from the recipe's value.
+
+    The p-values are corrected over these differences only.
+    """
     rows = _between(pairs, centres)
     corrected = holm(np.array([row.p for row in rows]))
     rows = [row._replace(p_holm=float(p)) for row, p in zip(rows, corrected, strict=True)]
@@ -104,7 +115,11 @@ def to_centres(pairs: pd.DataFrame, centres: Mapping[str, str]) -> Differences:
 
 
 def reference_of(arms: Sequence[Arm], references: Sequence[str]) -> dict[str, str]:
-    """Return each arm's reference: an arm of the first planned one of `references`, at the same levels if possible."""
+    """Return the label of each arm's reference.
+
+    It is the first arm, of the first optimizer in `references` that is planned, whose common
+    factors have the same levels.
+    """
     name = next((name for name in references if any(arm.optimizer == name for arm in arms)), None)
     bases: dict[str, str] = {}
     for arm, base in itertools.product(arms, [arm for arm in arms if arm.optimizer == name]):
@@ -117,7 +132,10 @@ def reference_of(arms: Sequence[Arm], references: Sequence[str]) -> dict[str, st
 
 
 def centre_of(trials: Sequence[Trial]) -> dict[str, str]:
-    """Return each level's centre: the arm of the same optimizer and factors that has the recipe's values."""
+    """Return the label of each arm's centre.
+
+    The centre is the arm of the same optimizer, variant and factors that has the recipe's values.
+    """
     arms = {label: trial for label, trial in first_trials(trials).items() if trial.arm.factors}
     centres = {_family(trial.arm): label for label, trial in arms.items() if trial.is_centre}
     bases = {label: centres.get(_family(trial.arm), label) for label, trial in arms.items()}
@@ -138,19 +156,19 @@ def _between(pairs: pd.DataFrame, bases: Mapping[str, str]) -> list[Pair]:
     return [row for row in rows if not math.isnan(row.difference)]
 
 
-# ---------------------------------------------------------------------- what the seeds can show
+# ---------------------------------------------------------------------- detectable differences
 
 
 @dataclass(frozen=True)
 class Detectable:
-    """The smallest true difference that one test at 5% finds with 80% power in a table.
+    """The smallest true difference that one t-test at the 5% level detects with 80% power.
 
     Attributes:
-        n: Completed seeds of the arm that has the fewest, of those with two or more.
+        n: The smallest number of completed seeds of an arm, among the arms with at least two.
         sd: Standard deviation over seeds, pooled over arms.
-        correlation: Between arms over common seeds, pooled; nan with one arm.
-        unpaired: Smallest detectable difference if the arms do not share seeds.
-        paired: The same, compared seed by seed.
+        correlation: Correlation between arms over common seeds, pooled; nan with one arm.
+        unpaired: Smallest detectable difference of an unpaired test.
+        paired: Smallest detectable difference of a test paired by seed.
     """
 
     n: int
@@ -161,7 +179,10 @@ class Detectable:
 
 
 def detectable(values: pd.DataFrame) -> Detectable | None:
-    """Return the smallest difference that an `arms.by_seed` can show; None if no arm has two completed trials."""
+    """Return the smallest difference that the seeds of an `arms.by_seed` can detect.
+
+    Returns None if no arm has two completed trials.
+    """
     counts = values.notna().sum()
     table = values.loc[:, counts >= 2]
     if table.empty:
@@ -180,27 +201,37 @@ def detectable(values: pd.DataFrame) -> Detectable | None:
 
 
 def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str:
-    """Return a sentence: the smallest difference of two arms that a plan's seeds can show, before anything is trained.
+    """Return a sentence about the smallest difference of two arms that a plan's seeds can detect.
 
-    The spread over seeds is the one that finished trials of the workload have.
+    The standard deviation over seeds is taken from completed trials of the workload.
     """
     workload, n = trials[0].config.workload, len({trial.config.seed for trial in trials})
     if n < 2:
-        return "One seed: no two arms can be told apart."
+        return "With one seed, differences between arms cannot be tested."
     effect = smallest_effect(2 * n - 2) * math.sqrt(2 / n)
-    start = f"{n} seeds: smallest difference of two arms that one unpaired test at 5% finds with 80% power ="
     spreads = seed_spreads(root, workload, metric)
-    if not spreads:
-        return f"{start} {effect:.1f} seed SDs; no arm of {workload} has two finished seeds yet."
-    show, sd = unit(metric), median(spreads)
+    show = unit(metric)
+    if spreads:
+        sd = median(spreads)
+        size = f"{show.show(effect * sd)} {show.difference}"
+        source = (
+            f"the standard deviation over seeds is {show.show(sd)}, the median of {len(spreads)} "
+            f"configurations of {workload} with two or more completed seeds"
+        )
+    else:
+        size = f"{effect:.1f} standard deviations over seeds"
+        source = f"no configuration of {workload} has two completed seeds yet"
     return (
-        f"{start} {show.show(effect * sd)} {show.difference}; seed SD = {show.show(sd)}, the median of "
-        f"{len(spreads)} finished arms of {workload}."
+        f"With {n} seeds, the smallest difference between two arms that one unpaired t-test at the "
+        f"5% level detects with 80% power is {size}; {source}."
     )
 
 
 def seed_spreads(root: Path, workload: str, metric: str) -> list[float]:
-    """Return the standard deviation over seeds of each configuration of a workload with two finished trials or more."""
+    """Return the standard deviation over seeds of each configuration of a workload.
+
+    Configurations with fewer than two completed trials are omitted.
+    """
     groups: dict[str, list[float]] = {}
     for folder in trial_folders(root):
         config = TrialConfig.from_dict(read_config(folder)["config"])

@@ -1,7 +1,9 @@
-"""What a configuration costs if nothing else runs, from the cost benchmark's files.
+"""Time and memory of configurations, read from the files of the cost benchmark.
 
-A trial's own seconds are measured beside other trials, so they cannot be compared. These can: the step of exactly that
-configuration, timed alone (`trainables.cost`); without a file, the command that times it.
+The seconds in a trial's folder are measured while other trials run on the same machine, so they
+cannot be compared. The benchmark (`trainables.cost`) times the step of exactly one configuration
+while nothing else runs. For a configuration without a file, this module returns the command that
+times it.
 """
 
 from __future__ import annotations
@@ -29,23 +31,25 @@ TIMED = {
     "plugin": None,
 }
 HOW = (
-    "Seconds per epoch = steps per epoch x the step's time, measured on the named hardware while nothing else ran, "
-    "+ the time of evaluating the test set; without reading and augmenting images. The interval is that of the step's "
-    "median over interleaved blocks (95%, from order statistics)."
+    "Seconds per epoch are the steps per epoch times the time of one step, plus the time to "
+    "evaluate the test set. Both times were measured on the named hardware while nothing else ran; "
+    "reading and augmenting images is not included. The brackets contain the 95% interval (from "
+    "order statistics) of the median step time over interleaved blocks."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """The benchmark's result for one configuration on some hardware.
+    """The benchmark's result for one configuration on one machine.
 
     Attributes:
-        hardware: The GPU's name, or the processor's with its threads.
-        epoch: Seconds per epoch, evaluation included.
-        ratio: Time of a step over SGD's.
-        memory: Peak memory over SGD's.
+        hardware: Name of the GPU, or of the processor with the number of threads.
+        epoch: Seconds per epoch, including evaluation.
+        ratio: Time of a step divided by that of SGD.
+        memory: Peak memory divided by that of SGD.
         peak: Peak memory in bytes.
-        device_memory: True for the memory that a GPU's allocator gave out, not that of a whole process.
+        device_memory: True if the memory is that of a GPU's allocator, False if it is that of the
+            whole process.
     """
 
     hardware: str
@@ -58,11 +62,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a plan's arms cost.
+    """The costs of a plan's arms.
 
     Attributes:
-        machines: By hardware, each arm's cost, or None if it was not measured there.
-        unmeasured: One trial of each arm whose cost is known on no hardware.
+        machines: For each hardware, the cost of each arm, or None if it was not measured there.
+        unmeasured: One trial of each arm that was measured on no hardware.
     """
 
     machines: Mapping[str, Mapping[str, Cost | None]]
@@ -81,12 +85,12 @@ def read(trials: Sequence[Trial], root: Path) -> Costs:
 
 
 def folders(root: Path) -> list[Path]:
-    """Return `OUT/cost/<hardware>` of every hardware that was measured on."""
+    """Return the folders `OUT/cost/<hardware>`, one for each hardware with measurements."""
     return sorted(path for path in root.glob("cost/*") if path.is_dir())
 
 
 def find(config: TrialConfig, folder: Path) -> Cost | None:
-    """Return the cost of exactly this configuration on a folder's hardware; None if it was not measured."""
+    """Return the cost of exactly this configuration on a folder's hardware, or None."""
     path = folder / cost_files.result_name(config)
     if _untimed(config) or not path.exists():
         return None
@@ -96,9 +100,9 @@ def find(config: TrialConfig, folder: Path) -> Cost | None:
     assert epoch is not None
     peak, conditions = result["memory"]["peak_bytes"], result["conditions"]
     processor = folder.name.endswith("threads")
+    threads = f", {conditions['threads']} threads" if processor else ""
     return Cost(
-        hardware=conditions["hardware"]
-        + (f", {conditions['threads']} threads" if processor else ""),
+        hardware=conditions["hardware"] + threads,
         epoch=epoch,
         ratio=Median(**result["against"]["sgd"]["ratio"]),
         memory=peak / result["sgd_memory"]["peak_bytes"],
@@ -108,35 +112,42 @@ def find(config: TrialConfig, folder: Path) -> Cost | None:
 
 
 def commands(trials: Iterable[Trial]) -> list[str]:
-    """Return the fewest commands that time some configurations, and a line for each that the benchmark cannot time."""
-    together: dict[tuple[str, ...], dict[str, None]] = {}
-    refused: dict[str, None] = {}
+    """Return the commands that time some configurations, as few as possible.
+
+    The list ends with one line for each configuration that the benchmark does not support.
+    """
+    optimizers: dict[tuple[str, ...], dict[str, None]] = {}  # by the flags of the command
+    unsupported: dict[str, None] = {}
     for arm, config in trials:
         if reason := _untimed(config):
-            refused[f"{arm.label}: the benchmark cannot time {reason}"] = None
+            unsupported[f"{arm.label}: the benchmark does not support {reason}"] = None
         else:
-            together.setdefault(_flags(config, arm.as_released), {})[config.optimizer] = None
+            optimizers.setdefault(_flags(config, arm.as_released), {})[config.optimizer] = None
     lines = [
-        [*COMMAND, *flags, f"--optimizers={','.join(names)}"] for flags, names in together.items()
+        [*COMMAND, *flags, f"--optimizers={','.join(names)}"] for flags, names in optimizers.items()
     ]
-    return [*map(shlex.join, lines), *refused]
+    return [*map(shlex.join, lines), *unsupported]
 
 
 def _untimed(config: TrialConfig) -> str:
     """Return the settings that the benchmark does not support; empty if the configuration can be timed."""
-    odd = {
+    unsupported = {
         name: getattr(config, name)
-        for name, plain in TIMED.items()
-        if getattr(config, name) != plain
+        for name, supported in TIMED.items()
+        if getattr(config, name) != supported
     }
     resolution = config.settings.get("resolution")
-    if not odd and resolution != workload(config.workload).settings({}).get("resolution"):
-        odd = {"resolution": resolution}
-    return ", ".join(f"{name} = {value}" for name, value in odd.items())
+    if not unsupported and resolution != workload(config.workload).settings({}).get("resolution"):
+        unsupported = {"resolution": resolution}
+    return ", ".join(f"{name} = {value}" for name, value in unsupported.items())
 
 
 def _flags(config: TrialConfig, as_released: bool) -> tuple[str, ...]:
-    """Return the benchmark's flags: the arm that a configuration is nearer to, and its differences from that."""
+    """Return the benchmark's flags for a configuration.
+
+    They name the variant (as-released or corrected) with fewer differences from the configuration,
+    and these differences. If both variants have equally many, `as_released` decides.
+    """
     values = _relevant(config)
     arms = (as_released, not as_released)
     recipes = {
@@ -145,7 +156,7 @@ def _flags(config: TrialConfig, as_released: bool) -> tuple[str, ...]:
     differing = {
         arm: [name for name in values if values[name] != recipes[arm][name]] for arm in arms
     }
-    arm = min(arms, key=lambda arm: len(differing[arm]))  # the given one, if both are as near
+    arm = min(arms, key=lambda arm: len(differing[arm]))
     flags = [config.workload, f"--batch-size={config.batch_size}"]
     flags += ["--as-released"] if arm and stated_recipe(config.workload).as_released else []
     flags += ["--channels-last"] if config.channels_last else []
@@ -156,6 +167,6 @@ def _flags(config: TrialConfig, as_released: bool) -> tuple[str, ...]:
 
 
 def _relevant(config: TrialConfig) -> dict[str, Any]:
-    """Return the hyperparameters that decide a cost."""
+    """Return the hyperparameters that affect the cost."""
     resolved = (config.workload, config.optimizer, config.hyperparameters, config.batch_size)
     return cost_files.configuration(*resolved)["hyperparameters"]

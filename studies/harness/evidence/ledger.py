@@ -1,4 +1,4 @@
-"""Tables of trial folders: one row per planned trial, or per committed epoch. Writes nothing."""
+"""Tables of trial folders: one row per planned trial or per committed epoch. Writes nothing."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ PROVENANCE = ("torch", "device", "git_sha")
 def frame(
     plan: Any, root: Path | None = None, per: Literal["trial", "epoch"] = "trial"
 ) -> pd.DataFrame:
-    """Return what the folders contain of a plan, in the order of the plan.
+    """Return the contents of a plan's trial folders as a table, in the order of the plan.
 
     Args:
-        plan: Trials, or anything whose `trials()` returns its default ones, such as a study.
+        plan: Trials, or an object whose `trials()` returns them, such as a study.
         root: The output folder; `$PRECOND_OUT` or `outputs` if None.
-        per: `trial` gives each planned trial one row with the metrics of its last committed epoch, and the best epoch's
-            of each test metric as `best/test/...`; `epoch` gives each committed epoch one row, with `epoch` and `time`
-            (Unix seconds).
+        per: `trial` for one row per planned trial, with the metrics of its last committed epoch
+            and, as `best/test/...`, the best value over epochs of each test metric. `epoch` for one
+            row per committed epoch, with `epoch` and `time` (Unix seconds).
 
     Returns:
-        Columns `arm optimizer`, one per factor that any arm varies, `seed trial_key group_key as_released status reason
-        committed` (epochs), then the metrics under their own names, then the last attempt's `torch device git_sha`.
+        A table with the columns `arm optimizer`; one column per factor; `seed trial_key group_key
+        as_released status reason committed` (number of epochs); the metrics under their names;
+        and `torch device git_sha` of the last attempt.
 
     Raises:
         StoreError: A folder was written by a newer version.
@@ -44,9 +45,8 @@ def frame(
     rows, metrics = [], {}
     for arm, config in trials:
         folder = trial_folder(root, config.trial_key)
-        progress = status.progress(
-            folder
-        )  # before the epochs: a trial that reads as completed then has all of them
+        # Read the status before the epochs, so that a completed trial has all of its epochs.
+        progress = status.progress(folder)
         lines, attempts = read_lines(folder / "epochs.jsonl"), read_lines(folder / "attempts.jsonl")
         levels = {name: arm.overrides[name] for name in arm.factors}
         keys = {"seed": config.seed, "trial_key": config.trial_key, "group_key": config.group_key}
@@ -80,21 +80,23 @@ def frame(
         "committed",
     ]
     table = pd.DataFrame(rows, columns=[*known, *metrics, *PROVENANCE])
-    # Nullable types: an integer level stays an integer beside arms that lack the factor.
+    # With nullable types, integer levels stay integers in a column with missing values.
     return table.assign(**{name: table[name].convert_dtypes() for name in names})
 
 
 def factors(frame: pd.DataFrame) -> list[str]:
-    """Return the factor columns of a `frame`: those between `optimizer` and `seed`."""
+    """Return the names of the factor columns of a `frame`."""
     columns = list(frame.columns)
     return columns[columns.index("optimizer") + 1 : columns.index("seed")]
 
 
 def series(row: Mapping[Any, Any], factor: str, names: Sequence[str]) -> str:
-    """Return what an arm shares with the other levels of a factor, such as `shift=tropp`.
+    """Return the settings that an arm shares with the other levels of a factor.
+
+    An example is `as-released, shift=tropp`.
 
     Args:
-        row: Of a `frame` or of `arms.group`.
+        row: A row of a `frame` or of `arms.group`.
         factor: The factor that varies.
         names: All `factors`.
     """

@@ -1,4 +1,4 @@
-"""The verdict on one factor's levels: flat within noise, the best level at the edge of the grid, or neither."""
+"""The verdict on the levels of one factor: equivalent, best at the edge or inside, inconclusive."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from studies.harness.evidence.status import LOST
 from studies.harness.statistics.paired import ALPHA, SAME, equivalence_p, holm, paired_p
 from trainables.workloads import RECIPE_SETTINGS
 
-FLAT, EDGE, INSIDE, UNDECIDED = (
-    "flat within noise",
-    "at the edge of the grid",
-    "inside the grid",
-    "undecided",
-)
+EQUIVALENT = "equivalent"
+EDGE = "best at the edge of the grid"
+INSIDE = "best inside the grid"
+INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -29,18 +27,21 @@ class LevelVerdict:
     """The verdict on one optimizer's levels of one factor.
 
     Attributes:
-        optimizer: Registered name.
-        factor: The hyperparameter.
-        setting: The other factors' levels, as `shift=tropp`; empty without other factors.
-        levels: Its levels with two or more completed trials, in order.
-        best: The level with the best mean; None below two levels.
-        tied: Levels not significantly different from the best one (paired test, Holm over the pairs of these levels).
-        verdict: FLAT if every pair of levels is equal within `SAME` (two one-sided tests at 5% each); otherwise EDGE
-            if the best level is the first or last of an ordered grid and no inner level ties with it, INSIDE if no
-            end ties with it; UNDECIDED for the rest.
-        suggestion: A next level beyond the edge, if the optimizer allows one.
+        optimizer: Name of the registered optimizer.
+        factor: Name of the hyperparameter.
+        setting: The levels of the other factors, such as `shift=tropp`; empty without other factors.
+        levels: The levels with at least two completed trials, in order.
+        best: The level with the best mean; None if there are fewer than two levels.
+        tied: The best level and the levels that are not significantly different from it (paired
+            t-tests, Holm-corrected over the pairs of these levels).
+        verdict: EQUIVALENT if every pair of levels is equal within `SAME` (two one-sided tests at
+            5% each). Otherwise, for an ordered grid, EDGE if the best level is its first or last
+            one and no inner level is tied with it, and INSIDE if neither end is tied with the best
+            level. INCONCLUSIVE in all other cases.
+        suggestion: A level that continues the grid beyond the edge, if the optimizer allows it.
         as_released: True for the levels of the as-released variant.
-        lost: Levels at which trials diverged or failed, as `10.0 (3 of 3)`; such a level continues the grid.
+        lost: Levels with trials that ended without a result, such as `10.0 (3 of 3)`. These levels
+            count when the ends of the grid are determined.
     """
 
     optimizer: str
@@ -56,7 +57,7 @@ class LevelVerdict:
 
 
 def level_verdicts(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> list[LevelVerdict]:
-    """Return a verdict for each optimizer and factor, and for each combination of the other factors' levels."""
+    """Return a verdict for each optimizer, variant, factor and combination of the other levels."""
     verdicts, names = [], factors(frame)
     for factor in names:
         rest = [name for name in names if name != factor]
@@ -87,61 +88,63 @@ def _judge(table: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> 
     table = table[grid].loc[:, table[grid].notna().sum() >= 2]
     levels = tuple(table.columns)
     if len(levels) < 2:
-        return LevelVerdict(*identity, levels, None, (), UNDECIDED)
+        return LevelVerdict(*identity, levels, None, (), INCONCLUSIVE)
     sample, means = table.to_numpy(), table.mean().to_numpy()
     best = int(np.argmax(means) if higher_is_better(metric) else np.argmin(means))
     first, second = np.triu_indices(len(levels), 1)
     differences = (sample[:, first] - sample[:, second]).T
     distinguishable = holm(paired_p(differences)) <= ALPHA
-    beaten = {
+    worse = {
         *first[distinguishable & (second == best)],
         *second[distinguishable & (first == best)],
     }
-    tied = tuple(level for i, level in enumerate(levels) if i not in beaten)
-    undecided = LevelVerdict(*identity, levels, levels[best], tied, UNDECIDED)
+    tied = tuple(level for i, level in enumerate(levels) if i not in worse)
+    inconclusive = LevelVerdict(*identity, levels, levels[best], tied, INCONCLUSIVE)
     if higher_is_better(metric) and (equivalence_p(differences, SAME) <= ALPHA).all():
-        return replace(undecided, verdict=FLAT)
+        return replace(inconclusive, verdict=EQUIVALENT)
     if not are_numbers(grid) or len(levels) < 3:
-        return undecided
-    ends = {
-        grid[0],
-        grid[-1],
-    }  # of the whole grid: a level that diverges lies beyond those that do not
+        return inconclusive
+    # `grid` includes the levels without results: the best level is not at the edge of the grid if
+    # the trials at the next level diverged.
+    ends = {grid[0], grid[-1]}
     inner = set(levels) - ends
     if levels[best] in ends and not inner & set(tied):
         beyond = next_level(levels, levels[best], lambda level: _allowed(optimizer, factor, level))
-        return replace(undecided, verdict=EDGE, suggestion=beyond)
-    return undecided if ends & set(tied) else replace(undecided, verdict=INSIDE)
+        return replace(inconclusive, verdict=EDGE, suggestion=beyond)
+    return inconclusive if ends & set(tied) else replace(inconclusive, verdict=INSIDE)
 
 
 def next_level(levels: Sequence[Any], edge: Any, allowed: Callable[[Any], bool]) -> Any:
-    """Return the level that continues a grid beyond one end: by ratio if the grid spans 8 or more, else by step.
+    """Return the level that continues a grid beyond one end.
+
+    It continues the ratio of the last two levels if the largest level is at least 8 times the
+    smallest one, and their difference otherwise.
 
     Args:
-        levels: Ascending numbers, at least two.
+        levels: At least two numbers in ascending order.
         edge: The first or the last of them.
         allowed: Returns True if a value may be used.
 
     Returns:
-        An integer in a grid of integers, otherwise rounded to two digits; None if the value is not allowed.
+        An integer for a grid of integers, otherwise a number rounded to two significant digits;
+        None if the value is not allowed.
     """
     inner = levels[1] if edge == levels[0] else levels[-2]
     by_ratio = levels[0] > 0 and levels[-1] / levels[0] >= 8
     value = edge * (edge / inner) if by_ratio else edge + (edge - inner)
-    value = (
-        round(value) if all(isinstance(level, int) for level in levels) else float(f"{value:.2g}")
-    )
+    integers = all(isinstance(level, int) for level in levels)
+    value = round(value) if integers else float(f"{value:.2g}")
     return value if value != edge and allowed(value) else None
 
 
 def sorted_levels(levels: Iterable[Any]) -> list[Any]:
-    """Return the distinct levels, in numerical order if all are numbers, otherwise as they come."""
+    """Return the distinct levels, sorted if all are numbers, otherwise in the given order."""
     distinct = list(dict.fromkeys(map(_plain, levels)))
     return sorted(distinct) if are_numbers(distinct) else distinct
 
 
 def _lost(part: pd.DataFrame, factor: str) -> tuple[str, ...]:
-    """Return the levels with trials that have ended without a result."""
+    """Return the levels with trials that ended without a result, with their number."""
     ended = {
         level: part.loc[part[factor] == level, "status"].isin(LOST)
         for level in sorted_levels(part[factor])
@@ -152,15 +155,15 @@ def _lost(part: pd.DataFrame, factor: str) -> tuple[str, ...]:
 
 
 def _allowed(optimizer: str, factor: str, level: Any) -> bool:
-    """Return True if a level may be proposed; the data decide which batch sizes are possible."""
+    """Return True if a level is valid for an optimizer; a setting of the recipe must be positive."""
     return level > 0 if factor in RECIPE_SETTINGS else not precond.check(optimizer, {factor: level})
 
 
 def _plain(level: Any) -> Any:
-    """Return a level as a number of Python: numpy's are not printed as a user writes them."""
+    """Return a NumPy scalar as a Python number, which is printed as the user writes it."""
     return level.item() if isinstance(level, np.generic) else level
 
 
 def are_numbers(levels: Iterable[Any]) -> bool:
-    """Return True if all levels are numbers, and so in an order."""
+    """Return True if all levels are numbers."""
     return all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)

@@ -18,13 +18,15 @@ from trainables.store import (
 )
 
 IN_FLIGHT, NOT_RUN = "in flight", "not run"
-LOST = (DIVERGED, OOM, FAILED)  # ended without a result
+LOST = (DIVERGED, OOM, FAILED)  # the trial ended without a result
 UNFINISHED = (*LOST, IN_FLIGHT, NOT_RUN)
 STATUSES = (COMPLETED, *UNFINISHED)
 
 
 def missing(trials: Sequence[Trial], root: Path, retry: Collection[str] = ()) -> list[Trial]:
-    """Return the trials still to be run, each key once: without a terminal status, or with one that is in `retry`.
+    """Return the trials to run, each key once.
+
+    These are the trials without a terminal status, and those whose status is in `retry`.
 
     Raises:
         StoreError: A folder was written by a newer version.
@@ -41,16 +43,15 @@ def missing(trials: Sequence[Trial], root: Path, retry: Collection[str] = ()) ->
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    """Return the `status` of a trial's folder, and the `reason` for its end.
+    """Return the `status` of a trial folder and the `reason` for its end.
 
     Raises:
         StoreError: The folder was written by a newer version.
     """
-    if not (
-        folder / "config.json"
-    ).exists():  # a folder alone: its driver is at this moment, or was killed there
+    # A driver that is starting, or that was killed then, leaves a folder without this file.
+    if not (folder / "config.json").exists():
         return {"status": NOT_RUN, "reason": None}
-    read_config(folder)  # refuses a folder that a newer version wrote
+    read_config(folder)  # raises StoreError if a newer version wrote the folder
     document = read_status(folder)
     if document is None:
         return {"status": IN_FLIGHT, "reason": None}
@@ -58,7 +59,10 @@ def progress(folder: Path) -> dict[str, Any]:
 
 
 def reason(status: Mapping[str, Any]) -> str | None:
-    """Return why a trial ended as its `status.json` says: the reason, or its other details as `name=value`."""
+    """Return the reason for a trial's end from its `status.json`.
+
+    It is the entry `reason`, or else all other details as `name=value`; None if there are none.
+    """
     details = {name: value for name, value in status.items() if name not in {"status", "time"}}
     return (
         details.get("reason")

@@ -1,7 +1,8 @@
-"""Times to a target: which target, when each arm hits it, what that takes in seconds, and as measured results.
+"""Times to a target: the target, the epochs and seconds of each arm, and their published results.
 
-Trials train to the cap and hits are read off their curves, so any other target can be read off, too. Seconds are
-epochs to the target x seconds per epoch of the exact configuration, measured alone (`costs.py`).
+Trials train for all epochs, and the time to a target is read from their curves, so that the time to
+any target can be computed. The seconds are the epochs to the target times the seconds per epoch of
+exactly this configuration, measured while nothing else ran (`costs.py`).
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ from studies.harness.design.facts import Facts
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import completed
 from studies.harness.evidence.costs import Costs
+from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.published.papers import claims_of
 from studies.harness.published.verdicts import Measured, flat
 from studies.harness.statistics.times import TimeToTarget, hits, time_to_target
 from trainables.cost.intervals import Median
 
-GRID = 25  # targets on the curve of epochs over the target
+GRID = 25  # number of targets in the figure of epochs over the target
 ENDED = (COMPLETED, *LOST)
 Curves = Mapping[str, Mapping[int, list[float]]]
-"""An arm's label -> a seed -> one evaluation after each epoch."""
+"""The evaluations after each epoch, by arm label and seed."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The value to reach, in the metric's unit, and where it comes from."""
+    """The value to reach, in the metric's unit, and its source in words."""
 
     value: float
     source: str
@@ -41,14 +43,14 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """A study's times to its target.
+    """The times to the target of a study's arms.
 
     Attributes:
-        evidence: The study's.
-        metric: What has to reach the target.
-        reference: The optimizer that times are compared with.
-        target: None while no trial of the reference has completed.
-        costs: Of the arms.
+        evidence: The evidence of the study.
+        metric: The metric that has to reach the target.
+        reference: The optimizer whose times are the baseline.
+        target: The target; None while no trial of the reference has completed.
+        costs: The costs of the arms.
     """
 
     evidence: Evidence
@@ -59,12 +61,12 @@ class Times:
 
     @cached_property
     def arms(self) -> Mapping[str, Trial]:
-        """One trial of each arm, by its label, in the order of the plan."""
+        """One trial of each arm by the arm's label, in the order of the plan."""
         return first_trials(self.evidence.trials)
 
     @cached_property
     def base(self) -> str:
-        """The label of the reference's arm; empty without one."""
+        """The label of the reference's arm; empty if there is none."""
         return next(
             (label for label, trial in self.arms.items() if trial.arm.optimizer == self.reference),
             "",
@@ -72,27 +74,27 @@ class Times:
 
     @cached_property
     def curves(self) -> Curves:
-        """The metric, by arm and seed, of every trial that has ended."""
+        """The metric over epochs, by arm and seed, of the trials that have ended."""
         by_epoch = self.evidence.by_epoch
         return curves(self.evidence.frame, by_epoch, self.metric) if self.metric in by_epoch else {}
 
     @property
     def value(self) -> float:
-        """The target; infinite while there is none."""
+        """The value of the target; infinity while there is none."""
         return self.target.value if self.target else math.inf
 
     def time(self, arm: str, target: float | None = None, whole: bool = False) -> TimeToTarget:
-        """Return an arm's time in epochs to the target, or to another one; papers count `whole` epochs."""
+        """Return an arm's time in epochs to a target, by default the study's; in `whole` epochs if True."""
         return time_to_target(
             self.curves.get(arm, {}), self.value if target is None else target, whole
         )
 
     def whole(self, arm: str) -> dict[int, float]:
-        """Return the whole epoch of each seed's hit; nan if there is none."""
+        """Return the whole epoch at which each seed's run reaches the target, or nan."""
         return hits(self.curves.get(arm, {}), self.value, whole=True)
 
     def grid(self) -> list[float]:
-        """Return targets from what every arm's first epoch reaches to the best of all."""
+        """Return evenly spaced targets, from the best first epoch to the best epoch of all runs."""
         runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
         if not runs:
             return []
@@ -102,7 +104,7 @@ class Times:
 
 
 def published_target(facts: Facts, workload: str) -> Target | None:
-    """Return the target that the paper states for a workload."""
+    """Return the target that the paper states for a workload, or None."""
     claims = (
         c for c in claims_of(facts) if c.protocol["workload"] == workload and "target" in c.protocol
     )
@@ -114,23 +116,26 @@ def published_target(facts: Facts, workload: str) -> Target | None:
 def target_of_runs(
     frame: pd.DataFrame, metric: str, reference: str, *, share: float, of: str, rule: str
 ) -> Target | None:
-    """Return the target that a paper's rule derives from the reference's completed trials; None without any.
+    """Return the target that a paper's rule derives from the reference's completed trials.
 
-    It is a `share` of the accuracy after the `best` or the `last` epoch, averaged over seeds; `rule` says so in words.
+    It is `share` times the accuracy after the `best` or the `last` epoch, averaged over seeds.
+    `rule` describes it in words. Returns None if no trial has completed.
     """
     values = completed(
         frame.query("optimizer == @reference"), metric if of == "last" else f"best/{metric}"
     )
     if values.empty:
         return None
-    mean, epoch = float(values.mean()), f"{of} epoch's accuracy, mean over {len(values)} runs"
-    return Target(share * mean, f"{rule}: {share:g} x {100 * mean:.2f}%, the {epoch}")
+    mean, runs = float(values.mean()), count(len(values), "run")
+    accuracy = f"{100 * mean:.2f}%, the mean accuracy of the {of} epoch over {runs}"
+    return Target(share * mean, f"{rule}: {share:g} x {accuracy}")
 
 
 def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
-    """Return the curves of a metric of all trials that have ended; empty if one ended before its first epoch did.
+    """Return the curves of a metric of all trials that have ended.
 
-    The tables are `ledger.frame` by trial and by epoch. Trials that are still to run, or running, are left out.
+    The tables are `ledger.frame` by trial and by epoch. Trials that have not ended are omitted. The
+    curve of a trial that ended during its first epoch is empty.
     """
     runs = {
         str(key): run.astype(float).tolist()
@@ -142,13 +147,15 @@ def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
     return by_arm
 
 
-# ---------------------------------------------------------------------- as results to compare with published ones
+# ---------------------------------------------------------------------- comparison with the paper
 
 
 def measured(times: Times) -> list[Measured]:
-    """Return every arm's time to the target in epochs and, on each hardware, in seconds; absolute, and as a reduction.
+    """Return the time to the target of each arm, to compare it with published results.
 
-    A run's seconds are its epochs x the median seconds per epoch: the step's own interval is not in them.
+    The times are in epochs and, for each hardware, in seconds; each is also given as a reduction
+    relative to the reference. The seconds of a run are its epochs times the median seconds per
+    epoch, without the uncertainty of this median.
     """
     if times.target is None:
         return []
@@ -170,33 +177,38 @@ def _results(
     protocol: Mapping[str, str],
     per_epoch: tuple[float, float] = (1.0, 1.0),
 ) -> list[Measured]:
-    """Return `target/<kind>` of an arm and, of all but the reference, `target/<kind>_reduction`.
+    """Return `target/<kind>` of an arm and, except for the reference, `target/<kind>_reduction`.
 
-    `protocol` is what the protocol has beside the trials' settings, and `per_epoch` what an epoch of the arm and one of
-    the reference count for.
+    Args:
+        times: The times of the study.
+        label: Label of the arm.
+        kind: `epochs` or `time`.
+        protocol: Parts of the protocol in addition to the trials' settings.
+        per_epoch: Cost of an epoch of the arm, and of the reference.
     """
     factor, base = per_epoch
-    time, others = times.time(label, whole=True), times.whole(times.base)
-    # If all runs hit, the mean over seeds is judged.
+    time, reference = times.time(label, whole=True), times.whole(times.base)
+    # If all runs reach the target, their mean over seeds is compared instead of the median.
     median = (
         None
         if time.hits == time.n
         else Median(factor * time.median, factor * time.ci_lo, factor * time.ci_hi)
     )
-    spent = {seed: factor * epochs for seed, epochs in times.whole(label).items()}
-    results = [replace(_result(times, label, f"target/{kind}", spent, protocol), median=median)]
+    totals = {seed: factor * epochs for seed, epochs in times.whole(label).items()}
+    results = [replace(_result(times, label, f"target/{kind}", totals, protocol), median=median)]
     if label != times.base:
-        saved = {
-            seed: 1 - value / (base * others.get(seed, math.nan)) for seed, value in spent.items()
+        reductions = {
+            seed: 1 - total / (base * reference.get(seed, math.nan))
+            for seed, total in totals.items()
         }
-        results.append(_result(times, label, f"target/{kind}_reduction", saved, protocol))
+        results.append(_result(times, label, f"target/{kind}_reduction", reductions, protocol))
     return results
 
 
 def _result(
     times: Times, label: str, metric: str, values: Mapping[int, float], protocol: Mapping[str, str]
 ) -> Measured:
-    """Return an arm's values by seed; seeds without one (nan) are counted."""
+    """Return an arm's values by seed; seeds without a value (nan) are counted, not included."""
     arm, config = times.arms[label]
     statuses = times.evidence.frame.query("arm == @label").set_index("seed")["status"].to_dict()
     without = [statuses[seed] for seed, value in values.items() if math.isnan(value)]

@@ -1,9 +1,12 @@
-"""The kinds of artefact: `study`, `search`, `probe` and `cost`, a folder each; `target` adds a figure to studies.
+"""The kinds of artefact: `study`, `search`, `probe` and `cost`, each in a folder.
 
-`artefact.py` is the protocol that they implement. A new kind is a new folder with its literal, `plan.py`, `execute.py`
-and `report.py`; `studies/__init__.py` exports the literal, and `ORDER` sets its place in a list. May import every room
-but `command`; `cluster` and `report` only where they are used.
+`target` adds a figure to studies. `artefact.py` is the protocol that every kind implements.
+
+To add a kind, write a folder with the class of its literals, `plan.py`, `execute.py` and
+`report.py`; export the class from `studies/__init__.py`, and add the kind to `ORDER`. This room may
+import every room except `command`. It imports `cluster` and `report` only inside the functions and
+modules that need them, to keep `--help` fast.
 """
 
 ORDER = ("study", "cost", "probe", "search")
-"""The kinds in the order of `python -m studies list`; others follow."""
+"""The order of the kinds in `python -m studies list`; kinds that are not listed here come last."""

@@ -1,8 +1,11 @@
-"""The protocol that every kind of artefact implements; `command/run.py` knows artefacts by it alone."""
+"""The protocol that every kind of artefact implements.
+
+`command/run.py` uses artefacts only through this protocol.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from precond.hyperparameters import HyperparameterError
+from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_WORKLOAD, Options, report_folder
 
@@ -24,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An artefact on one workload, as a command sets it; each kind adds its own fields.
+    """An artefact on one workload, with the changes of the command line. Kinds add fields.
 
     Attributes:
-        artefact: The artefact, with the changes that the command makes.
+        artefact: The artefact, with the changes of the command line.
         workload: The workload to train or time.
         options: The command line.
-        trials: The trials that are known before anything runs.
+        trials: The trials that are known before the work starts.
     """
 
     artefact: Any
@@ -50,7 +53,7 @@ class Plan:
 
     @property
     def headline(self) -> str:
-        """Title, source and workload."""
+        """The title, the citation and the workload in one line."""
         return f"[bold]{self.artefact.title}[/] · {self.artefact.citation} · {self.workload}"
 
 
@@ -59,12 +62,13 @@ class Work:
     """The part of a plan that is not done yet.
 
     Attributes:
-        count: Number of trials, networks or measurements to go.
-        summary: The first output of a command: how many there are, are done, and are to go.
-        details: Further lines for `--dry-run`.
-        records: The output of `--dry-run --json`, a line each.
-        trials: Trials to go, or stand-ins for them, to check for their data and to estimate their duration.
-        on_ray: True if Ray trains them, so that the command needs a cluster.
+        count: The number of missing trials, networks or measurements.
+        summary: The first output of a command: the total, finished and missing numbers.
+        details: Additional lines for `--dry-run`.
+        records: The output of `--dry-run --json`, one record per line.
+        trials: The missing trials, or similar ones, for the check of the data and the estimate of
+            the duration.
+        on_ray: True if Ray trains the trials, so that the command requires a cluster.
     """
 
     count: int
@@ -77,13 +81,15 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """The command that executes plans, while it holds the output folder.
+    """The command that executes plans while it holds the lock of the output folder.
 
     Attributes:
         options: The command line.
-        generation: Number of this driver for the output folder; workers compare it before each write.
+        generation: The number of this driver in the output folder. A worker compares it before
+            each write, and stops if there is a later driver.
         console: The terminal that shows the progress.
-        on_lost: Called by the cluster's watchdog if Ray has died; returns the exit code for the process.
+        on_lost: The function that the cluster's watchdog calls after Ray has died. It returns the
+            exit code for the process.
     """
 
     options: Options
@@ -94,21 +100,27 @@ class Driver:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact(Facts):
-    """A table or figure of a paper that a command reproduces. A study file contains one, as a literal.
+    """A table or figure of a paper that a command reproduces.
 
-    A new kind is a folder beside this file: a subclass of this class, and the modules `plan`, `execute` and `report`
-    with the functions that the methods below call. They are imported when they are used, since they need torch and
-    pandas. `command/` runs the new kind without any change.
+    A study file contains an artefact as a literal.
+
+    A kind is a folder beside this file. It contains a subclass of this class, and the modules
+    `plan`, `execute` and `report` with the functions that the methods below call. These modules
+    need torch and pandas, so they are imported on first use. The room `command` runs a new kind
+    without a change.
+
+    Attributes:
+        KIND: The name of the kind in messages and lists, one word.
+        FLAGS: The options that only this kind has. `Options.extra` contains their texts.
+        HELP: The help texts that replace the common ones, by option.
+        REFUSED: The common options that this kind refuses, with the reason.
+        workload: The default workload.
     """
 
-    KIND: ClassVar[str]  # one word for messages and lists
-    FLAGS: ClassVar[
-        Sequence[click.Option]
-    ] = ()  # options that only this kind has; their texts are in `Options.extra`
-    HELP: ClassVar[Mapping[str, str]] = {}  # help texts that differ from the common ones, by option
-    REFUSED: ClassVar[
-        Mapping[str, str]
-    ] = {}  # common options that this kind refuses, with the reason
+    KIND: ClassVar[str]
+    FLAGS: ClassVar[Sequence[click.Option]] = ()
+    HELP: ClassVar[Mapping[str, str]] = {}
+    REFUSED: ClassVar[Mapping[str, str]] = {}
 
     workload: str = SMOKE_WORKLOAD
 
@@ -118,61 +130,68 @@ class Artefact(Facts):
         return import_module(f"{cls.__module__.rpartition('.')[0]}.{name}")
 
     def plan(self, options: Options) -> Sequence[Any]:
-        """Return a plan for each workload that the command names.
+        """Return a plan for each workload in the command line.
 
         Raises:
-            HyperparameterError: One line for each error in any of them.
-            StoreError: The output folder cannot be read by this version.
+            HyperparameterError: One line for each error in the plans.
+            StoreError: This version cannot read the output folder.
         """
         return self.module("plan").plans(self, options)
 
     def missing(self, plan: Any) -> Work:
-        """Return what is still to be done; reads the output folder and writes nothing.
+        """Return the missing work according to the output folder. Nothing is written.
 
         Raises:
-            StoreError: The output folder cannot be read by this version.
+            StoreError: This version cannot read the output folder.
         """
         return self.module("plan").missing(plan)
 
     @classmethod
     def execute(cls, plans: Sequence[Any], driver: Driver) -> None:
-        """Do the missing work of all plans of this kind.
+        """Do the missing work of the plans.
 
         Raises:
-            Stopped: A signal, the time budget or the like ended the work early.
-            StoreError: Ray, the data or the output folder cannot be used.
+            Stopped: The work ended early, for example because of a signal or the time budget.
+            StoreError: Ray, the data or the output folder is not usable.
         """
         cls.module("execute").execute(plans, driver)
 
     def report(self, plan: Any) -> Report:
-        """Write the report from the output folder, and return its findings and files."""
+        """Write the report from the output folder, and return its value."""
         return self.module("report").report(plan)
 
     def tracking(self, plan: Any) -> View | None:
-        """Return the plan's view in MLflow; None if it has none."""
+        """Return the plan's runs in MLflow, or None if the kind has none."""
         return self.module("plan").view(plan)
 
     def stored(self, root: Path) -> Sequence[Plan]:
-        """Return the plans with results in an output folder; `sync` sends them to MLflow."""
+        """Return the plans with results in an output folder. `sync` sends them to MLflow."""
         return self.module("plan").stored(self, root)
 
     def state(self, root: Path) -> str:
-        """Return how much of the artefact is done in an output folder: `20/50`."""
+        """Return the finished and the planned amount of work in an output folder: `20/50`."""
         return self.module("plan").state(self, root)
 
     def inputs(self, plan: Any) -> Sequence[Path]:
-        """Return the files and folders that the report reads; empty if it must be written each time."""
+        """Return the files and folders from which the report is made.
+
+        If the result is empty, each command writes the report anew.
+        """
         return ()
 
     def next_steps(self, plan: Any) -> Sequence[tuple[str, str]]:
-        """Return commands that a user may want next, as (command, what it does)."""
+        """Return the commands that a user may run next, as pairs (command, effect)."""
         return ()
 
 
 def plan_workloads(
     artefact: Artefact, options: Options, plan: Callable[[str], Any], errors: Sequence[str] = ()
 ) -> list[Any]:
-    """Return `plan(workload)` for each workload of the command; raise `errors` and those of the plans."""
+    """Return `plan(workload)` for each workload of the command.
+
+    Raises:
+        HyperparameterError: The lines of `errors` and those that `plan` raised.
+    """
     plans, errors = [], [*errors]
     for workload in workloads(artefact, options):
         try:
@@ -184,8 +203,38 @@ def plan_workloads(
     return plans
 
 
+def setting_errors(
+    artefact: Artefact,
+    options: Options,
+    optimizers: Iterable[str],
+    varied: Container[str],
+    advice: str,
+) -> list[str]:
+    """Return the errors in the names of `--set`.
+
+    Args:
+        artefact: The artefact.
+        options: The command line.
+        optimizers: The optimizers of the artefact. A name that none of them has is an error.
+        varied: The names that the artefact varies, so that `--set` cannot set them.
+        advice: The text for a varied name, with `{name}` and `{value}`.
+    """
+    from trainables.workloads import settable
+
+    known = sorted({name for optimizer in optimizers for name in settable(optimizer)})
+    errors = []
+    for name, value in options.settings.items():
+        if name in varied:
+            text = advice.format(name=name, value=value)
+            errors.append(f"--set {name}={value}: {artefact.name} {text}")
+        elif name not in known:
+            text = f"no optimizer of {artefact.name} has this setting"
+            errors.append(f"--set {name}: {text}.{nearest(name, known)}")
+    return errors
+
+
 def recipe(options: Options) -> dict[str, Any]:
-    """Return the command's settings that replace the recipe's, such as `batch_size` or `epochs`."""
+    """Return the settings in the command line that replace the recipe's, such as `batch_size`."""
     from trainables.workloads import RECIPE_SETTINGS
 
     changed = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
@@ -199,7 +248,7 @@ def recipe(options: Options) -> dict[str, Any]:
 
 
 def workloads(artefact: Artefact, options: Options) -> list[str]:
-    """Return the known workloads that the command names, or the artefact's default."""
+    """Return the known workloads of the command line, or the artefact's default."""
     if options.smoke:
         return [SMOKE_WORKLOAD]
     if not options.workloads:

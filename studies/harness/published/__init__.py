@@ -1,5 +1,6 @@
-"""The papers' numbers: reading them, a verdict on each beside a measured result, agreement of orders.
+"""The published numbers of the papers: reading them, verdicts, and the agreement of orders.
 
-A measured result arrives as `verdicts.Measured`, whatever it was measured with. Put here what compares with a paper.
-Imports `statistics`, `design`, and the recipes of `trainables`, to know the protocol of a published number.
+A measured result is passed as a `verdicts.Measured`, independent of its origin. Put code here if it
+compares results with a paper. Imports `statistics`, `design`, and the recipes of `trainables`, which
+define the protocol of a published number.
 """

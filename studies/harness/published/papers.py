@@ -1,6 +1,7 @@
-"""The papers' published numbers, from `studies/papers/*.yaml`; a file is checked as a whole before anything runs.
+"""The published numbers of the papers, read from `studies/papers/*.yaml`.
 
-A file has tables; the rows of a table name arms, its columns name what was run, and each cell is one claim.
+A file contains tables. A row of a table names an arm, a column names a protocol (workload and
+settings), and each cell is one claim. A file is checked completely before anything runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from studies.harness.published.strict_yaml import YamlError, read
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
 UNITS = {"percent": 100.0, "ratio": 1.0, "epochs": 1.0, "s": 1.0, "hours": 1 / 3600, "GB": 1e-9}
-"""The factor from a measured value (fraction, seconds, bytes) to a published one."""
+"""The factors that convert measured values (fraction, seconds, bytes) to each published unit."""
 METRICS = {
     "test/accuracy": "percent", "time/ratio": "ratio", "mem/ratio": "ratio", "time/epoch": "s", "mem/peak": "GB",
     "target/epochs": "epochs", "target/time": "hours", "target/time_reduction": "percent",
@@ -35,20 +36,20 @@ class Claim:
     """One published cell.
 
     Attributes:
-        paper: Such as `NysAct`.
-        table: Such as `Table 2`.
-        row: Its name in the paper.
-        column: Its name in the file.
+        paper: Name of the paper, such as `NysAct`.
+        table: The table, figure or section, such as `Table 2`.
+        row: Name of the row in the paper.
+        column: Name of the column in the file.
         metric: One of `METRICS`.
-        unit: The metric's unit, in which value, spread and margin are.
-        value: The number; None for an outcome.
-        outcome: `failed` or `not reached` in place of a number.
-        spread: The number after the plus-minus sign, if there is one.
-        n: Runs averaged; None if the paper does not state it.
+        unit: Unit of the value, the spread and the margin.
+        value: The published number; None if the cell is an outcome.
+        outcome: `failed` or `not reached` if the cell has no number; otherwise None.
+        spread: The number after the plus-minus sign, or None.
+        n: Number of averaged runs; None if the paper does not state it.
         spread_kind: `sd`, `se`, or `unknown` if the paper does not state it.
-        margin: Differences within it are called the same.
-        optimizer: Registered name of the arm that the number belongs to.
-        as_released: True if that arm is the as-released variant.
+        margin: Two values count as equal if their difference is within the margin.
+        optimizer: Name of the registered optimizer.
+        as_released: True for the as-released variant.
         protocol: `workload`, and settings by their names in a trial's configuration.
     """
 
@@ -71,7 +72,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's claims, in the order of its tables, and what its text lost or does not state."""
+    """A paper's claims in the order of its tables, and the information that is missing (`lost`)."""
 
     name: str
     title: str
@@ -85,7 +86,7 @@ def load(path: Path) -> Paper:
     """Read and check a paper's file.
 
     Raises:
-        YamlError: One line for each error, with the nearest allowed word for one that is misspelt.
+        YamlError: One line for each error, with the nearest allowed word.
     """
     document = read(path)
     errors = _keys(path.name, document, {"paper", "title", "source", "lost", "tables"})
@@ -95,9 +96,9 @@ def load(path: Path) -> Paper:
     for table in document["tables"]:
         reader = _Table(path.name, document["paper"], table)
         claims += reader.claims()
-        errors += reader.errors + (
-            [f"{path.name}: {reader.name} is there twice"] if reader.name in notes else []
-        )
+        errors += reader.errors
+        if reader.name in notes:
+            errors.append(f"{path.name}: {reader.name} occurs twice")
         notes[reader.name] = tuple(reader.table.get("notes", ()))
     if errors:
         raise YamlError("\n".join(errors))
@@ -106,31 +107,34 @@ def load(path: Path) -> Paper:
 
 
 def paper(name: str) -> Paper | None:
-    """Return the paper that a study names, or None if there is no file of it."""
+    """Return the paper of this name, or None if there is no file for it."""
     path = PAPERS / f"{name.lower()}.yaml"
     return load(path) if re.fullmatch(r"[A-Za-z0-9_-]+", name) and path.exists() else None
 
 
 def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
-    """Return the claims of the tables, figures and sections in a study's `table`, as `Tables 3, 6 and Section 1`."""
-    named = {
+    """Return the claims of the tables, figures and sections that an artefact names.
+
+    `artefact` is its `table`, such as `Tables 3, 6 and Section 1`.
+    """
+    tables = {
         f"{kind} {number}"
         for kind, numbers in re.findall(
             r"(Table|Figure|Section)s? ((?:\d+(?:, | and |,)?)+)", artefact
         )
         for number in re.findall(r"\d+", numbers)
     }
-    return [claim for claim in claims if claim.table in named]
+    return [claim for claim in claims if claim.table in tables]
 
 
 def claims_of(facts: Facts) -> list[Claim]:
-    """Return the claims about an artefact; nothing if there is no file of its paper."""
+    """Return the claims about an artefact; an empty list if there is no file for its paper."""
     source = paper(facts.paper)
     return about(source.claims, facts.table) if source else []
 
 
 class _Table:
-    """One table of a file: `claims` returns its cells and collects their errors."""
+    """A table of a file; `claims` returns its valid cells and adds the errors to `errors`."""
 
     KEYS = {"table", "rows", "columns", "cells"}
     OPTIONAL = {"metric", "unit", "margin", "n", "spread_kind", "notes"}
@@ -142,34 +146,26 @@ class _Table:
         if not self.errors:
             parts = {part: table[part] for part in ("rows", "columns", "cells")}
             for part in ("columns", "cells"):
-                parts |= (
-                    {f'{part} "{k}"': v for k, v in table[part].items()}
-                    if isinstance(table[part], dict)
-                    else {}
-                )
-            invalid = [part for part, given in parts.items() if not isinstance(given, dict)]
-            self.errors = [f"{self._where}: {part}: must be keys and values" for part in invalid]
+                if isinstance(table[part], dict):
+                    parts |= {f'{part} "{name}"': value for name, value in table[part].items()}
+            invalid = [part for part, value in parts.items() if not isinstance(value, dict)]
+            self.errors = [f"{self._where}: {part}: must be a mapping" for part in invalid]
         self.table: dict[str, Any] = {} if self.errors else table
 
     def claims(self) -> list[Claim]:
-        """Return the valid cells; `errors` has a line for each other one."""
+        """Return the valid cells; each invalid cell adds a line to `errors`."""
         if self.errors:
             return []
         arms = {row: self._arm(row, text) for row, text in self.table["rows"].items()}
-        columns = {
-            column: self._column(column, given) for column, given in self.table["columns"].items()
-        }
+        columns = {name: self._column(name, items) for name, items in self.table["columns"].items()}
         claims = []
         runs = {"n": self.table.get("n"), "spread_kind": self.table.get("spread_kind", "unknown")}
         for row, cells in self.table["cells"].items():
             self._known(f'row "{row}"', row, arms)
             for column, cell in cells.items():
                 self._known(f'cell "{row}" / "{column}": column', column, columns)
-                arm, settings, value = (
-                    arms.get(row),
-                    columns.get(column),
-                    self._value(row, column, cell),
-                )
+                arm, settings = arms.get(row), columns.get(column)
+                value = self._value(row, column, cell)
                 if arm and settings and value:
                     place = {"paper": self._paper, "table": self.name, "row": row, "column": column}
                     claims.append(Claim(**place, **value, **runs, **arm, **settings))
@@ -189,15 +185,15 @@ class _Table:
         known &= self._known(f'row "{row}": arm "{kind}"', kind, ARMS)
         return {"optimizer": optimizer, "as_released": kind == "as-released"} if known else None
 
-    def _column(self, column: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _column(self, column: str, items: Mapping[str, Any]) -> dict[str, Any] | None:
         settings = {
-            name: given.get(name, self.table.get(name)) for name in ("metric", "unit", "margin")
+            name: items.get(name, self.table.get(name)) for name in ("metric", "unit", "margin")
         }
-        protocol = {name: value for name, value in given.items() if name not in settings}
-        allowed = [
-            *PROTOCOL,
-            *sorted({name for o in precond.available() for name in precond.defaults(o)}),
-        ]
+        protocol = {name: value for name, value in items.items() if name not in settings}
+        hyperparameters = {
+            name for optimizer in precond.available() for name in precond.defaults(optimizer)
+        }
+        allowed = [*PROTOCOL, *sorted(hyperparameters)]
         before, metric = len(self.errors), settings["metric"]
         for name in protocol:
             self._known(f'column "{column}": {name}', name, allowed)
@@ -208,7 +204,8 @@ class _Table:
         if not _positive(settings["margin"]):
             self._error(f'column "{column}": margin = {settings["margin"]}: must be a number > 0')
         if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+", str(protocol.get("workload"))):
-            self._error(f'column "{column}": workload = {protocol.get("workload")}: as data/model')
+            workload = protocol.get("workload")
+            self._error(f'column "{column}": workload = {workload}: must be dataset/model')
         return {**settings, "protocol": protocol} if len(self.errors) == before else None
 
     def _value(self, row: str, column: str, cell: Any) -> dict[str, Any] | None:
@@ -217,30 +214,27 @@ class _Table:
         numbers: Any = cell if isinstance(cell, list) and len(cell) == 2 else (cell, None)
         value, spread = numbers
         if _positive(value) and (spread is None or _positive(spread)):
-            return {
-                "value": float(value),
-                "spread": None if spread is None else float(spread),
-                "outcome": None,
-            }
+            spread = None if spread is None else float(spread)
+            return {"value": float(value), "spread": spread, "outcome": None}
         allowed = f"a number > 0, [number, spread], {FAILED} or {NOT_REACHED}"
         self._error(f'cell "{row}" / "{column}" = {cell}: must be {allowed}')
         return None
 
 
 def _keys(
-    where: str, given: Any, needed: Collection[str], optional: Collection[str] = ()
+    where: str, value: Any, required: Collection[str], optional: Collection[str] = ()
 ) -> list[str]:
-    if not isinstance(given, dict):
-        return [f"{where}: must be keys and values"]
-    known = [*sorted(needed), *sorted(optional)]
+    """Return the errors in the keys of a mapping."""
+    if not isinstance(value, dict):
+        return [f"{where}: must be a mapping"]
+    known = [*sorted(required), *sorted(optional)]
     unknown = [
         f'{where}: key "{key}": unknown.{nearest(str(key), known)}'
-        for key in given
+        for key in value
         if key not in known
     ]
-    return unknown + [
-        f'{where}: key "{key}" is missing' for key in sorted(needed) if key not in given
-    ]
+    missing = [key for key in sorted(required) if key not in value]
+    return unknown + [f'{where}: key "{key}" is missing' for key in missing]
 
 
 def _positive(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A paper's claims about one artefact beside the measured results: verdicts, and the agreement of the arms' orders."""
+"""The comparison of an artefact with its paper: verdicts, and the agreement of the arms' orders."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from studies.harness.published.papers import Paper, about, paper
 from studies.harness.published.verdicts import NOT_RUN, Comparison, Measured, compare
 from studies.harness.statistics.paired import ALPHA, kendall
 
-DRAWS = 2000
+DRAWS = 2000  # bootstrap samples
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """Agreement of the measured and the published order of the arms in a table's column.
+    """Agreement of the measured and the published order of the arms in one column of a table.
 
     Attributes:
-        table: Of the claims.
-        column: Of the claims.
-        arms: Arms with both numbers.
-        tau: Kendall's tau-b of published values and measured means.
-        lo: Lower end of its 95% percentile interval, resampling seeds; nan without seeds.
-        hi: Its upper end.
+        table: The table of the claims.
+        column: The column of the claims.
+        arms: Number of arms with a published and a measured value.
+        tau: Kendall's tau-b between published values and measured means.
+        lo: Lower end of its 95% bootstrap percentile interval over seeds; nan without seeds.
+        hi: Upper end of the interval.
     """
 
     table: str
@@ -44,10 +44,11 @@ class Published:
 
     Attributes:
         paper: The paper.
-        table: Its tables and figures that the artefact reproduces.
-        comparisons: One for each of their claims.
-        shown: Those to print: all that were run, and all of the artefact's workloads.
-        orderings: Of the columns in which two arms or more have both numbers.
+        table: The tables and figures of the paper that the artefact reproduces.
+        comparisons: One comparison for each of their claims.
+        shown: The comparisons to print: all claims that were run, and all about the artefact's
+            workloads.
+        orderings: The orderings of the columns with at least two arms that have both values.
     """
 
     paper: Paper
@@ -62,7 +63,7 @@ def against(
 ) -> Published | None:
     """Compare an artefact's measured results with its paper; None if the paper has no numbers.
 
-    The claims about `workloads` are shown even if nothing was run.
+    The claims about `workloads` are included in `shown` even if they were not run.
     """
     source = paper(facts.paper)
     claims = about(source.claims, facts.table) if source else []
@@ -76,10 +77,10 @@ def against(
 
 
 def orderings(comparisons: Sequence[Comparison]) -> list[Ordering]:
-    """Return one for each column of a table in which two arms or more have both numbers.
+    """Return one ordering for each column of a table with at least two arms that have both values.
 
-    The bootstrap draws seeds, the same for every arm that has them, from a generator seeded by the data, so that equal
-    folders give equal intervals.
+    The bootstrap resamples seeds, and uses the same seeds for all arms. Its generator is seeded by
+    the data, so that equal folders give equal intervals.
     """
     columns: dict[tuple[str, str], list[Comparison]] = {}
     for row in comparisons:
@@ -94,19 +95,16 @@ def _ordering(table: str, column: str, rows: Sequence[Comparison]) -> Ordering:
         tau = float(kendall(published, np.array([row.measured.mean for row in rows])))
         return Ordering(table, column, len(rows), tau)
     seeds = sorted({seed for row in rows for seed in row.values})
-    sample = np.array(
-        [[row.values.get(seed, math.nan) for seed in seeds] for row in rows]
-    )  # [arms, seeds]
-    content = hashlib.sha256(
-        np.ascontiguousarray(np.column_stack([published, sample])).tobytes()
-    ).digest()
-    rng = np.random.default_rng(int.from_bytes(content[:8], "big"))
+    # The shape is [arms, seeds].
+    sample = np.array([[row.values.get(seed, math.nan) for seed in seeds] for row in rows])
+    data = np.ascontiguousarray(np.column_stack([published, sample]))
+    digest = hashlib.sha256(data.tobytes()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     drawn = sample[:, rng.integers(len(seeds), size=(DRAWS, len(seeds)))]  # [arms, draws, seeds]
     count = np.sum(~np.isnan(drawn), axis=2)
     means = np.where(count, np.nansum(drawn, axis=2) / np.maximum(count, 1), np.nan)
-    means = means[
-        :, ~np.isnan(means).any(axis=0)
-    ]  # a draw that misses all of an arm's seeds has no order
+    # Drop the samples that contain no seed of some arm.
+    means = means[:, ~np.isnan(means).any(axis=0)]
     lo, hi = np.quantile(kendall(published, means.T), [ALPHA / 2, 1 - ALPHA / 2])
     tau = float(kendall(published, np.nanmean(sample, axis=1)))
     return Ordering(table, column, len(rows), tau, float(lo), float(hi))

@@ -1,8 +1,9 @@
-"""YAML as plain data: no aliases, tags or duplicate keys, and a bounded size and depth.
+"""A restricted YAML reader: no tags, duplicate keys or (by default) aliases; bounded size and depth.
 
-PyYAML's safe loader accepts all of these: 300 bytes of aliases can expand to millions of values, and the second of two
-equal keys silently replaces the first. Aliases can be allowed, for a file that defines a value once and uses it often,
-but not inside the value of another alias: the data is then at most quadratic in the size of the file.
+PyYAML's safe loader accepts aliases and duplicate keys: 300 bytes of aliases can expand to millions
+of values, and the second of two equal keys silently replaces the first. Aliases can be allowed for
+files that use a value several times, but never inside the value of another alias. The data is then
+at most quadratic in the size of the file.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ MAX_BYTES, MAX_DEPTH, MAX_NODES = 10**6, 20, 10_000
 
 
 class YamlError(ValueError):
-    """The file cannot be read, or is not the restricted YAML of this module. The message is one line."""
+    """The file cannot be read, or violates the restrictions of this module. The message is one line."""
 
 
 def read(path: Path, *, aliases: bool = False) -> Any:
-    """Return the document in a file as dictionaries, lists, strings, numbers, booleans and None.
+    """Return the content of a file as dictionaries, lists, strings, numbers, booleans and None.
 
     Args:
         path: The file.
         aliases: True to allow `&name` and `*name`.
 
     Raises:
-        YamlError: The file is not UTF-8, not YAML, too large, too deep, or has aliases, tags or duplicate keys.
+        YamlError: The file cannot be read, is not UTF-8 or YAML, is too large or too deep, or
+            contains aliases, tags or duplicate keys.
     """
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise yaml.YAMLError(f"{size} bytes: at most {MAX_BYTES}")
+            raise yaml.YAMLError(f"the file has {size} bytes; the limit is {MAX_BYTES}")
         return _Loader(path.read_bytes(), aliases).get_single_data()
     except OSError as error:
         raise YamlError(f"{path.name}: cannot be read ({error.strerror})") from error
@@ -43,7 +45,7 @@ def read(path: Path, *, aliases: bool = False) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses a node while the document is composed, before any alias is expanded."""
+    """A loader that checks each node while the document is composed, before aliases are expanded."""
 
     def __init__(self, stream: bytes, aliases: bool):
         super().__init__(stream)
@@ -76,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _refusal(key, "a key must be a word")
+                raise _refusal(key, "keys must be scalars")
             if key.tag == "tag:yaml.org,2002:merge":
                 raise _refusal(key, "merge keys (<<) are not allowed")
             if key.value in seen:

@@ -1,7 +1,8 @@
-"""A verdict for each published claim beside the measured result, and how many were run.
+"""A verdict on each published claim, by comparison with the measured result.
 
-A published number is compared with the arm and the protocol that it belongs to and nothing else: a group of trials is
-that arm if its resolved configuration is the one that the claim resolves to, whatever the study calls it.
+A claim is compared only with the arm and the protocol that it belongs to: with a group of trials
+whose resolved configuration equals the configuration of the claim. The label of the arm in the
+study does not matter.
 """
 
 from __future__ import annotations
@@ -25,16 +26,20 @@ from trainables.workloads import resolve
 VERDICTS = ("reproduced", "compatible", "differs", "not run", "protocol differs")
 REPRODUCED, COMPATIBLE, DIFFERS, NOT_RUN, OTHER_PROTOCOL = VERDICTS
 RULE = (
-    "Reproduced: two one-sided t tests at 5% put the mean within the margin of the published value. Otherwise it "
-    "differs when the 95% t-interval of the mean and the published value +- its standard error do not overlap, and is "
-    "compatible when they do. A spread of unknown kind is read as a standard error here, so that differs holds under "
-    "either reading, and as a standard deviation where it is pooled. A published failure is reproduced when every "
-    "trial fails, and differs when none does. Fewer than two completed seeds are not run. A cost, and a time that some "
-    "runs never reach, has no mean: its median is held against the published value, reproduced when its own 95% "
-    "interval lies within the margin."
+    "Verdicts. Reproduced: two one-sided t-tests (5% level each) show that the mean lies within the "
+    "margin of the published value; published.csv lists the margins. Differs: the result is not "
+    "reproduced, and the 95% t-interval of the mean does not overlap the published value +- its "
+    "standard error. Compatible: all other results. If the paper does not state the kind of a spread, "
+    'it is used as a standard error here, so that the verdict "differs" holds for either kind, and '
+    "as a standard deviation in the pooled standard deviation (SD). A published failure is reproduced "
+    "if all trials fail, and differs if none fails. With fewer than two completed seeds, the verdict "
+    'is "not run", or "differs" if at least two trials failed or missed the target. Costs, and '
+    "times to a target that some runs miss, have no mean over seeds. Their median is compared with "
+    "the published value; the result is reproduced if the 95% interval of the median lies within the "
+    "margin."
 )
 _NOTHING = summarize([])
-# The seed, versions, and how the same arithmetic is carried out.
+# Fields of a configuration that do not belong to a protocol.
 _NO_PROTOCOL = (
     "settings",
     "hyperparameters",
@@ -45,27 +50,26 @@ _NO_PROTOCOL = (
     "workers",
     "plugin",
 )
-_NO_SETTINGS = (
-    "target",
-    "reference",
-    "hardware",
-)  # parts of a protocol that are no settings of a trial
+# Parts of a protocol that are not settings of a trial.
+_NO_SETTINGS = ("target", "reference", "hardware")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """An arm's results of one metric.
+    """The results of an arm for one metric.
 
     Attributes:
-        label: The arm's name in tables.
-        optimizer: Registered name.
-        settings: The configuration, flat, by the names that a protocol uses: `workload`, `epochs`, hyperparameters, ...
-        metric: Such as `test/accuracy`.
-        values: Its value by seed, of completed trials, in base units (fraction, seconds, bytes, epochs).
-        failures: Trials that ended without a value because training diverged or crashed.
-        missed: Trials that trained to the end and did not reach the target.
-        median: Judged in place of the values' mean, if there is no mean over seeds: a cost, or a time with runs that
-            never reach the target (their Kaplan-Meier median).
+        label: Label of the arm in tables.
+        optimizer: Name of the registered optimizer.
+        settings: The flat configuration, by the names that a protocol uses: `workload`, `epochs`,
+            hyperparameters, ...
+        metric: Name of the metric, such as `test/accuracy`.
+        values: The values of completed trials by seed, in base units (fraction, seconds, bytes,
+            epochs).
+        failures: Number of trials without a value because training diverged or crashed.
+        missed: Number of trials that completed without reaching the target.
+        median: Compared instead of the mean if there is no mean over seeds: a cost, or the
+            Kaplan-Meier median of times to a target that some runs never reach.
     """
 
     label: str
@@ -80,18 +84,19 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A claim beside the measured result; numbers are in the claim's unit, nan if there are none.
+    """A claim with the measured result. Numbers are in the claim's unit; nan if there are none.
 
     Attributes:
         claim: The published cell.
         verdict: One of `VERDICTS`.
-        label: The arm; empty if nothing was run.
+        label: Label of the arm; empty if nothing was run.
         measured: Mean over seeds, or the median, with its interval.
         values: The values by seed, in base units.
-        failures: Trials of it without a value.
-        difference: Measured - published.
-        pooled: The difference in pooled standard deviations; nan if either has none.
-        why: The differences in the protocol, or the reason why there is no verdict.
+        failures: Number of trials without a value.
+        difference: Measured - published value.
+        pooled: The difference in pooled standard deviations; nan if there is no spread.
+        why: The differences in the protocol, the number of trials without a value, or the reason
+            for a missing verdict.
     """
 
     claim: Claim
@@ -106,13 +111,16 @@ class Comparison:
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with its settings and hyperparameters as one mapping, without the parts of no protocol."""
+    """Return the settings and hyperparameters of a configuration as one flat mapping.
+
+    Fields that do not belong to a protocol, such as the seed, are omitted.
+    """
     fields = {name: value for name, value in config.items() if name not in _NO_PROTOCOL}
     return fields | dict(config.get("settings", {})) | dict(config["hyperparameters"])
 
 
 def configuration(claim: Claim) -> TrialConfig:
-    """Return the configuration of a claim: its workload's recipe in the claim's arm, with the protocol's settings.
+    """Return the configuration of a claim: the workload's recipe with the protocol's settings.
 
     Raises:
         HyperparameterError: The protocol cannot be run.
@@ -137,14 +145,14 @@ def configuration(claim: Claim) -> TrialConfig:
 
 
 def expected(claim: Claim) -> dict[str, Any]:
-    """Return a claim's `configuration`, flat, with the parts of its protocol that are no settings of a trial."""
+    """Return a claim's flat `configuration`, with the parts of its protocol that no trial has."""
     return flat(configuration(claim).to_dict()) | {
         n: v for n, v in claim.protocol.items() if n in _NO_SETTINGS
     }
 
 
 def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Comparison]:
-    """Return a verdict for each claim, in their order, by `RULE`."""
+    """Return the verdict on each claim by `RULE`, in the order of the claims."""
     return [_compare(claim, groups) for claim in claims]
 
 
@@ -173,7 +181,10 @@ def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
 
 
 def _differing(group: Measured, published: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group's settings that differ from the published ones; papers shorten the hardware's name: `A100`."""
+    """Return the settings of a group that differ from the published ones.
+
+    The published hardware may be a part of the measured name, such as `A100`.
+    """
     common = {name: value for name, value in group.settings.items() if name in published}
     return {
         name: value
@@ -202,10 +213,9 @@ def _judge(claim: Claim, group: Measured) -> Comparison:
     if claim.value is None:
         if ended < 2:
             return result(verdict=NOT_RUN, why="fewer than two seeds")
-        without, verb = (
-            (group.failures, "failed") if claim.outcome == FAILED else (lost, "missed the target")
-        )
-        outcome = REPRODUCED if without == ended else COMPATIBLE if without else DIFFERS
+        failed = claim.outcome == FAILED
+        number, verb = (group.failures, "failed") if failed else (lost, "missed the target")
+        outcome = REPRODUCED if number == ended else COMPATIBLE if number else DIFFERS
         return result(verdict=outcome, why=why or f"0 of {ended} {verb}")
     if len(group.values) < 2 and (ended or group.median is None):  # a cost has no seeds
         return result(verdict=DIFFERS if lost >= 2 else NOT_RUN, why=why or "fewer than two seeds")
@@ -221,7 +231,7 @@ def _judge(claim: Claim, group: Measured) -> Comparison:
 
 
 def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
-    """Return True if the measured result is the published value within the margin."""
+    """Return True if the measured result equals the published value within the margin."""
     assert claim.value is not None
     if group.median is None:
         values = UNITS[claim.unit] * np.array(list(group.values.values()))
@@ -232,7 +242,10 @@ def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
 
 
 def _standard_error(claim: Claim) -> float:
-    """Return that of the published mean; a spread of unknown kind is taken as one. 0 without a spread."""
+    """Return the standard error of the published mean, or 0 if there is no spread.
+
+    A spread of unknown kind is used as a standard error.
+    """
     if claim.spread is None:
         return 0.0
     return (
@@ -241,23 +254,26 @@ def _standard_error(claim: Claim) -> float:
 
 
 def _pooled_sd(claim: Claim, summary: Summary) -> float:
-    """Return that of published and measured runs, weighted by degrees of freedom; of the measured without a spread."""
-    sd = summary.sd or math.nan  # without any spread there is no unit to measure in
+    """Return the pooled standard deviation of the published and the measured runs.
+
+    It is weighted by degrees of freedom. Without a published spread, it is that of the measured
+    runs; nan if there is no spread at all.
+    """
+    sd = summary.sd or math.nan  # a difference cannot be divided by an SD of 0
     if claim.spread is None or claim.n is None:
         return sd
     published = claim.spread * math.sqrt(claim.n) if claim.spread_kind == "se" else claim.spread
     freedom = (summary.n - 1) + (claim.n - 1)
-    return (
-        math.sqrt(((summary.n - 1) * summary.sd**2 + (claim.n - 1) * published**2) / freedom)
-        or math.nan
-    )
+    variance = ((summary.n - 1) * summary.sd**2 + (claim.n - 1) * published**2) / freedom
+    return math.sqrt(variance) or math.nan
 
 
 def coverage(comparisons: Sequence[Comparison]) -> str:
-    """Return `41 of 60 cells run; 30 reproduced, 9 compatible, 2 differs`."""
+    """Return the number of measured claims, and of the claims with each verdict, in words."""
     counts = {verdict: sum(row.verdict == verdict for row in comparisons) for verdict in VERDICTS}
     ran = sum(counts[verdict] for verdict in (REPRODUCED, COMPATIBLE, DIFFERS))
     rest = ", ".join(
         f"{count} {verdict}" for verdict, count in counts.items() if count and verdict != NOT_RUN
     )
-    return f"{ran} of {len(comparisons)} cells run" + (f"; {rest}" if rest else "")
+    text = f"{ran} of {len(comparisons)} were measured with the published protocol"
+    return f"{text}; verdicts: {rest}" if rest else text

@@ -1,5 +1,6 @@
-"""Documents (Markdown, HTML, LaTeX, CSV), sections and figures: print what `evidence` holds and compute nothing.
+"""Documents (Markdown, HTML, LaTeX, CSV) and figures: prints the `evidence` and computes nothing.
 
-`document.py` has the blocks and their formats; each other file turns one part of the evidence into blocks. Sections
-that only one kind of artefact has belong to that kind. Imports `evidence` and the rooms below it, and no kind.
+`document.py` defines the blocks of a document and writes its formats. Each other file converts one
+part of the evidence to blocks. A section that only one kind of artefact has belongs to that kind.
+Imports `evidence` and the rooms below it, and no kind.
 """

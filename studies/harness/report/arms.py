@@ -1,4 +1,4 @@
-"""The arms and their differences: tables and sentences of a report, a terminal's table, CSV files and JSON."""
+"""The arms and their differences, for a report, the terminal, CSV files and JSON."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from studies.harness.design.result import Listing
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import BEST, SECONDS
 from studies.harness.evidence.contrasts import Pair
-from studies.harness.evidence.metrics import Unit, few, higher_is_better, probability, unit, words
+from studies.harness.evidence.metrics import (
+    FEW,
+    Unit,
+    count,
+    few,
+    higher_is_better,
+    probability,
+    unit,
+    words,
+)
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import ALPHA
 
 UNCORRECTED = (
-    "The intervals are not corrected; a dash: all differences are equal, "
-    "so that there is nothing to test with."
+    "The intervals are not corrected for multiple comparisons. A dash means that no test is "
+    "possible: there are fewer than two common seeds, or all differences are equal."
 )
-HOLM = "paired by seed, Holm over all pairs at 5%"
+TESTS = "paired t-tests by seed, Holm-corrected over all pairs of arms, 5% level"
 Arm = Mapping[Any, Any]  # a row of `Evidence.arms`
 
 
 def table(evidence: Evidence, name: str, title: str) -> Table:
-    """Return the table of a report, with a LaTeX label and a title."""
+    """Return the table of the arms, with a LaTeX label and a title."""
     show = unit(evidence.metric)
     header = [
         "arm",
@@ -33,71 +42,99 @@ def table(evidence: Evidence, name: str, title: str) -> Table:
         show.mean,
         "sd",
         "95% t-interval",
-        "best epoch on test",
-        "s/epoch (co-located)",
+        "best epoch (optimistic)",
+        "s/epoch (shared machine)",
     ]
     rows = [_row(arm, show) for arm in evidence.arms.to_dict("records")]
+    metric = words(evidence.metric)
     return Table(
         name,
         *_with_notes(evidence, header, rows),
         text=(0, 7),
         muted=(5, 6),
         bold=_bold(evidence),
-        caption=f"{title}: last-epoch {words(evidence.metric)}, mean over n seeds with its 95% t-interval.",
+        caption=f"{title}: last-epoch {metric}, mean over n seeds with its 95% t-interval.",
     )
 
 
 def caption(evidence: Evidence) -> Text:
-    """Return the small print below the table."""
+    """Return the notes below the table."""
     sizes = list(evidence.arms["n"])
-    n = (
-        f"n = {sizes[0]}"
-        if min(sizes) == max(sizes)
-        else f"n between {min(sizes)} and {max(sizes)}"
-    )
+    smallest, largest = min(sizes), max(sizes)
+    n = f"n = {smallest}" if smallest == largest else f"n is between {smallest} and {largest}"
     percent = " in percent" if unit(evidence.metric).scale == 100 else ""
-    sentences = [
-        f"Last-epoch {words(evidence.metric)}{percent}: mean and sample standard deviation over seeds ({n} completed "
-        "per arm; other trials are counted, never averaged), with the 95% Student t interval of the mean.",
+    notes = [
+        "Each row is an arm: an optimizer with its settings, trained once for each seed.",
+        f"The mean, the sample standard deviation (sd) and the 95% Student t-interval of the mean "
+        f"are those of the last-epoch {words(evidence.metric)}{percent} over the n completed trials "
+        f"of an arm ({n}). Trials that did not complete are counted, but no mean includes them.",
         power(evidence),
-        "Bold: beats another arm and is beaten by none, paired by seed, Holm over all pairs at 5%; an arm with "
-        "diverged trials never is.",
-        "Best epoch on test: the best test value of each run, and its optimism over the last epoch; chosen on the test "
-        "set, so no result.",
-        "Seconds are the last epoch's, measured beside other trials on the same machine: not comparable between arms.",
+        "A bold mean is significantly better than that of at least one other arm and not "
+        f"significantly worse than any ({TESTS}). Arms with trials that diverged or ran out of "
+        "memory are never bold.",
+        "The best epoch is the mean over trials of the best test value of any epoch, with the "
+        "difference from the last epoch in parentheses. It is selected on the test set, so it is "
+        "not a result.",
+        "s/epoch is the training time of the last epoch. It cannot be compared between arms, "
+        "because other trials ran on the same machine at the same time.",
     ]
-    return Text(" ".join(filter(None, sentences)), note=True)
+    return Text("Notes on the table:", note=True, items=tuple(filter(None, notes)))
 
 
 def power(evidence: Evidence) -> str:
-    """Return `n = 5; seed SD = 0.17 points; smallest difference detectable ...`; nothing without two seeds."""
+    """Return a sentence about the smallest detectable difference; empty without two seeds."""
     detectable, show = evidence.power, unit(evidence.metric)
     if detectable is None:
         return ""
     paired = ""
     if not math.isnan(detectable.paired):
-        paired = f" / {show.show(detectable.paired)} (paired by seed, correlation {detectable.correlation:.2f})"
+        paired = (
+            f", and {show.show(detectable.paired)} if it is paired by seed (the correlation "
+            f"between arms is {detectable.correlation:.2f})"
+        )
     return (
-        f"n = {detectable.n}; seed SD = {show.show(detectable.sd)} {show.difference}, pooled over arms; smallest "
-        f"difference detectable with 80% power by one test at 5% = {show.show(detectable.unpaired)} (unpaired){paired}."
+        f"With {detectable.n} seeds and a standard deviation over seeds of "
+        f"{show.show(detectable.sd)} {show.difference} (pooled over arms), the smallest difference "
+        f"that one t-test at the 5% level detects with 80% power is "
+        f"{show.show(detectable.unpaired)} {show.difference} if the test is unpaired{paired}."
     )
 
 
 def best(evidence: Evidence) -> list[Text]:
-    """Return a sentence with the bold arms; nothing if arms with lost trials, which never are, beat the others."""
+    """Return a sentence about the bold arms.
+
+    Returns an empty list if no arm is bold and trials were lost, because arms with lost trials can
+    differ significantly without being bold.
+    """
     if max(evidence.arms["n"]) < 2:
-        return [
-            Text("Fewer than two completed seeds: no arm can be told from another.", found=True)
-        ]
-    if names := list(evidence.arms.loc[evidence.arms["bold"], "arm"]):
-        return [
-            Text(f"Better than some arm and worse than none: {few(names)} ({HOLM}).", found=True)
-        ]
-    return [] if evidence.lost else [Text(f"No arm is told from another ({HOLM}).", found=True)]
+        text = "Fewer than two seeds have completed, so differences between arms cannot be tested."
+        return [Text(text, finding=True)]
+    arms = list(evidence.arms.loc[evidence.arms["bold"], "arm"])
+    if not arms:
+        text = f"No two arms are significantly different ({TESTS})."
+        return [] if evidence.lost else [Text(text, finding=True)]
+    if len(arms) > FEW:
+        better = f"{count(len(arms), 'arm')} are significantly better than at least one other arm"
+    else:
+        better = "; ".join(
+            f"{arm} is significantly better than {few(_worse(evidence, arm))}" for arm in arms
+        )
+    base = "it" if len(arms) == 1 else "these"
+    text = f"{better}; no arm is significantly better than {base} ({TESTS})."
+    return [Text(text, finding=True)]
+
+
+def _worse(evidence: Evidence, arm: str) -> list[str]:
+    """Return the labels of the arms that are significantly worse than an arm."""
+    pairs = evidence.pairs.loc[evidence.pairs["p_holm"] <= ALPHA]
+    first_is_better = (pairs["difference"] > 0) == higher_is_better(evidence.metric)
+    second = pairs.loc[first_is_better & (pairs["arm"] == arm), "other"]
+    first = pairs.loc[~first_is_better & (pairs["other"] == arm), "arm"]
+    return [*first, *second]
 
 
 def listing(evidence: Evidence, title: str) -> Listing:
-    """Return the table for a terminal."""
+    """Return the table for the terminal."""
     show = unit(evidence.metric)
     header = ["arm", "n", show.mean, "sd", "95% t-interval", "best"]
     rows = [
@@ -112,19 +149,20 @@ def listing(evidence: Evidence, title: str) -> Listing:
         muted=(5,),
         warnings=(6,),
         bold=_bold(evidence),
-        caption=f"last-epoch {words(evidence.metric)} over n seeds, 95% Student t interval; bold: beaten by none "
-        "(Holm); best: the best epoch on test, no result",
+        caption=f"Last-epoch {words(evidence.metric)}: mean over n seeds with its 95% t-interval. "
+        "Bold: significantly better than another arm and not significantly worse than any "
+        "(Holm-corrected). best: mean of each trial's best epoch, selected on the test set.",
     )
 
 
 def files(evidence: Evidence) -> dict[str, str]:
-    """Return the tables at full precision as CSV files by name: trials, arms, and every pair of arms."""
+    """Return CSV files at full precision by name: trials, arms, and all pairs of arms."""
     tables = {"trials": evidence.frame, "arms": evidence.arms, "differences": evidence.pairs}
     return {f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
 
 
 def record(evidence: Evidence, name: str) -> str:
-    """Return the table as one line of JSON: the study's name, and a record for each arm."""
+    """Return the table as one line of JSON: the study's name and a record for each arm."""
     return json.dumps(
         {"study": name, "arms": json.loads(evidence.arms.to_json(orient="records") or "[]")}
     )
@@ -135,39 +173,32 @@ def _bold(evidence: Evidence) -> set[tuple[int, int]]:
 
 
 def _row(arm: Arm, show: Unit) -> list[str]:
-    """Return arm, n, mean, sd, interval, best epoch with its optimism, seconds; a dash for what is not known."""
+    """Return the cells of an arm in the table; a dash for a missing value."""
     optimism = arm[BEST] - arm["mean"]
-    best = (
-        "-"
-        if math.isnan(optimism)
-        else f"{show.show(arm[BEST])} ({show.show(optimism, signed=True)})"
-    )
-    seconds = "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.2f}"
-    interval = show.interval(arm["ci_lo"], arm["ci_hi"])
+    best = f"{show.show(arm[BEST])} ({show.show(optimism, signed=True)})"
     return [
         arm["arm"],
         str(arm["n"]),
         show.show(arm["mean"]),
         show.show(arm["sd"]),
-        interval,
-        best,
-        seconds,
+        show.interval(arm["ci_lo"], arm["ci_hi"]),
+        "-" if math.isnan(optimism) else best,
+        "-" if math.isnan(arm[SECONDS]) else f"{arm[SECONDS]:.2f}",
     ]
 
 
 def _with_notes(
     evidence: Evidence, header: list[str], rows: list[list[str]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Return a table with a column of the planned trials that are not in each arm's mean: `1 of 5 diverged`."""
-    arms = evidence.arms.to_dict("records")
-    parts = [
+    """Return a table with a column of the trials that did not complete: `1 of 5 diverged`."""
+    notes = [
         [f"{arm[status]} of {arm['planned']} {status}" for status in UNFINISHED if arm[status]]
-        for arm in arms
+        for arm in evidence.arms.to_dict("records")
     ]
-    if not any(parts):
+    if not any(notes):
         return header, rows
     return [*header, "not completed"], [
-        [*row, ", ".join(part)] for row, part in zip(rows, parts, strict=True)
+        [*row, ", ".join(note)] for row, note in zip(rows, notes, strict=True)
     ]
 
 
@@ -175,7 +206,7 @@ def _with_notes(
 
 
 def differences(evidence: Evidence) -> list[Block]:
-    """Return both tables, each if it has a row."""
+    """Return the tables of differences from the references and from the recipe's values."""
     return [*_to_references(evidence), *_to_centres(evidence)]
 
 
@@ -184,63 +215,68 @@ def _to_references(evidence: Evidence) -> list[Block]:
     if not rows:
         return []
     title = bases[0] if len(bases) == 1 else f"{bases[0].partition(' ')[0]} at the same level"
+    tests = count(evidence.references.tests, "pair")
     note = (
-        f"Arm - {title}, on the seeds that both completed: paired t test, p-values by Holm over all "
-        f"{evidence.references.tests} pairs of arms with two common seeds. {UNCORRECTED}"
+        f"The difference is the mean of the arm minus the mean of {title}, over the seeds that both "
+        f"completed. The p-values are those of paired t-tests, Holm-corrected over all {tests} of "
+        f"arms that can be tested. {UNCORRECTED}"
     )
-    finding = Text(_finding(rows, title, evidence.metric), found=True)
+    finding = Text(_finding(rows, title, evidence.metric), finding=True)
     return [
-        *_blocks("differences", f"Differences to {title}", evidence.metric, rows, note),
+        *_blocks("differences", f"Differences from {title}", evidence.metric, rows, note),
         finding,
     ]
 
 
 def _finding(rows: Sequence[Pair], title: str, metric: str) -> str:
-    """Return `Better than sgd: foof; not told from sgd: 8 arms.`"""
-    kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told from": []}
+    """Return which arms are significantly better, worse and not different, as a sentence."""
+    better, worse, same = (
+        "significantly better than",
+        "significantly worse than",
+        ("not significantly different from"),
+    )
+    kinds: dict[str, list[str]] = {better: [], worse: [], same: []}
     for row in rows:
-        order = "better than" if (row.difference > 0) == higher_is_better(metric) else "worse than"
-        kinds[order if row.p_holm <= ALPHA else "not told from"].append(
-            row.arm
-        )  # nan is not significant
-    text = "; ".join(f"{kind} {title}: {few(arms)}" for kind, arms in kinds.items() if arms)
-    return f"{text[0].upper()}{text[1:]}."
+        order = better if (row.difference > 0) == higher_is_better(metric) else worse
+        kinds[order if row.p_holm <= ALPHA else same].append(row.arm)  # False for nan
+    clauses = [
+        f"{few(arms)} {'is' if len(arms) == 1 else 'are'} {kind} {title}"
+        for kind, arms in kinds.items()
+        if arms
+    ]
+    return f"{'; '.join(clauses)} (paired t-tests, Holm-corrected)."
 
 
 def _to_centres(evidence: Evidence) -> list[Block]:
     if not evidence.centres.pairs:
         return []
+    tests = count(evidence.centres.tests, "difference")
     note = (
-        f"Each level - the recipe's of the same optimizer ({', '.join(evidence.centres.bases)}), on the seeds that "
-        f"both completed: paired t test, p-values by Holm over the {evidence.centres.tests} differences of this table. "
-        f"{UNCORRECTED}"
+        "The difference is the mean at each level minus the mean at the recipe's value for the same "
+        f"optimizer ({', '.join(evidence.centres.bases)}), over the seeds that both completed. The "
+        f"p-values are those of paired t-tests, Holm-corrected over the {tests} of this table that "
+        f"can be tested. {UNCORRECTED}"
     )
-    return _blocks(
-        "centres",
-        "Differences to the recipe's values",
-        evidence.metric,
-        evidence.centres.pairs,
-        note,
-    )
+    title = "Differences from the recipe's values"
+    return _blocks("centres", title, evidence.metric, evidence.centres.pairs, note)
 
 
 def _blocks(name: str, title: str, metric: str, rows: Sequence[Pair], note: str) -> list[Block]:
     show = unit(metric)
-    header = [
-        "arm",
-        "common seeds",
-        f"difference ({show.difference})",
-        "95% t-interval",
-        "p (Holm)",
+    difference = f"difference ({show.difference})"
+    header = ["arm", "common seeds", difference, "95% t-interval", "p (Holm)"]
+    cells = [
+        [
+            row.arm,
+            str(row.n),
+            show.show(row.difference, signed=True),
+            show.interval(row.ci_lo, row.ci_hi, signed=True),
+            probability(row.p_holm),
+        ]
+        for row in rows
     ]
-    cells = []
-    for row in rows:
-        interval = show.interval(row.ci_lo, row.ci_hi, signed=True)
-        difference = show.show(row.difference, signed=True)
-        cells.append([row.arm, str(row.n), difference, interval, probability(row.p_holm)])
-    caption = f"{title} in {show.difference}, paired by seed."
     return [
         Heading(title),
-        Table(name=name, header=header, rows=cells, caption=caption),
+        Table(name, header, cells, caption=f"{title} in {show.difference}, paired by seed."),
         Text(note, note=True),
     ]

@@ -1,4 +1,4 @@
-"""Seconds per epoch: a table for each hardware, and the commands that measure what is missing."""
+"""Seconds per epoch: a table for each hardware, and the commands for missing measurements."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from trainables.cost.intervals import Median
 
 
 def blocks(costs: Costs) -> list[Block]:
-    """Return every arm's seconds per epoch, and the commands for those that were measured nowhere."""
+    """Return the seconds per epoch of each arm, and the commands for missing measurements."""
     tables: list[Block] = []
+    header = ["arm", "s/epoch", "time of a step / SGD's"]
     for number, (machine, arms) in enumerate(costs.machines.items()):
-        cells = {
-            name: [shown(c.epoch, 2), shown(c.ratio, 3)] if c else [NOT_MEASURED, "-"]
-            for name, c in arms.items()
-        }
-        rows, header = (
-            [[name, *row] for name, row in cells.items()],
-            ["arm", "s/epoch", "step / SGD's"],
-        )
+        rows = [
+            [name, shown(cost.epoch, 2), shown(cost.ratio, 3)]
+            if cost
+            else [name, NOT_MEASURED, "-"]
+            for name, cost in arms.items()
+        ]
         caption = f"Seconds per epoch on {machine}."
         tables += [
             Text(machine, label="Hardware"),
@@ -33,11 +32,14 @@ def blocks(costs: Costs) -> list[Block]:
 def missing(trials: Iterable[Trial]) -> list[Block]:
     """Return the commands for configurations that were measured on no hardware."""
     items = tuple(f"`{line}`" if line.startswith(COMMAND[0]) else line for line in commands(trials))
-    words = f"{NOT_MEASURED}; on a machine that does nothing else:"
-    return [Text(words, label="Costs", items=items)] if items else []
+    text = (
+        "The cost of some arms is not measured yet. To measure it, run the following on a machine "
+        "on which nothing else runs:"
+    )
+    return [Text(text, label="Costs", items=items)] if items else []
 
 
 def shown(value: Median, decimals: int) -> str:
-    """Return `0.95 [0.94, 0.97]`."""
+    """Return a median with its interval, such as `0.95 [0.94, 0.97]`."""
     middle, low, high = (f"{x:.{decimals}f}" for x in (value.median, value.low, value.high))
     return f"{middle} [{low}, {high}]"

@@ -1,4 +1,7 @@
-"""A report as blocks, rendered to Markdown, LaTeX and HTML by the templates. Equal blocks give equal bytes."""
+"""A report as a list of blocks, rendered to Markdown, LaTeX and HTML by Jinja templates.
+
+Equal blocks give equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,22 @@ TEX = {
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. A word in backticks is code.
+    """A paragraph; text in backticks is set as code.
 
     Attributes:
         text: The paragraph.
-        label: A bold word before it.
-        note: True for small print.
-        items: A list after the paragraph.
-        found: True if the text (or each of its items) is a finding, which the command also prints at its end.
+        label: Bold words before the paragraph.
+        note: True for a note in small print.
+        items: A bulleted list after the paragraph.
+        finding: True if the text (or each of its items) is a finding. The command also prints the
+            findings on the terminal.
     """
 
     text: str
     label: str = ""
     note: bool = False
     items: tuple[str, ...] = ()
-    found: bool = False
+    finding: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Picture:
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text and how it is set."""
+    """A cell of a table: its text and style."""
 
     text: str
     left: bool
@@ -71,13 +75,13 @@ class Table:
     """A table of formatted cells.
 
     Attributes:
-        name: The label in LaTeX.
+        name: The LaTeX label.
         header: The title of each column.
-        rows: The cells, one for each column.
-        text: Columns of words, which are aligned left.
-        muted: Columns that are context and not a result.
+        rows: The cells of each row, one for each column.
+        text: Indices of the columns with text, which are aligned left.
+        muted: Indices of the columns with context that is not a result.
         bold: (row, column) of each cell that is significant after the table's correction.
-        caption: One line, in LaTeX only. The other formats have the paragraph after the table.
+        caption: The caption in LaTeX. The other formats have a paragraph after the table instead.
     """
 
     name: str
@@ -110,7 +114,7 @@ Block = Text | Heading | Picture | Table
 
 def findings(blocks: Sequence[Block]) -> list[str]:
     """Return the findings of a report, one sentence each."""
-    texts = [block for block in blocks if isinstance(block, Text) and block.found]
+    texts = [block for block in blocks if isinstance(block, Text) and block.finding]
     return [sentence for text in texts for sentence in text.items or [text.text]]
 
 
@@ -121,10 +125,20 @@ def write(
     drawn: Sequence[Path],
     files: Mapping[str, str],
 ) -> list[Path]:
-    """Write a report as Markdown, HTML and LaTeX, and the content of further `files`; return all files with `drawn`.
+    """Write a report as Markdown, HTML and LaTeX, and additional files; return all paths.
 
-    `report.md` refers to the picture files, `report.html` contains them and needs no network, and `report.tex` has the
-    tables, for a document that loads the packages booktabs and xcolor. `drawn` has the SVG of each `Picture`.
+    `report.md` links to the pictures. `report.html` contains them and needs no network.
+    `report.tex` contains the tables, for a document that loads the packages booktabs and xcolor.
+
+    Args:
+        folder: The folder of the report.
+        title: Title of the report.
+        blocks: The content.
+        drawn: Paths of the pictures, including the SVG file of each `Picture`.
+        files: The content of each additional file by name.
+
+    Returns:
+        The paths of the written files and of `drawn`.
     """
     pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
     names = ("report.md", "report.html", "report.tex")
@@ -139,7 +153,7 @@ def write(
 
 
 def tex(text: str) -> str:
-    """Return plain text as LaTeX, with the words in backticks as typewriter text."""
+    """Return plain text as LaTeX; text in backticks is set in typewriter type."""
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text.translate(str.maketrans(TEX)))
 
 
@@ -163,9 +177,8 @@ def _template(name: str) -> jinja2.Template:
             re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text, quote=False))
         ),
     }
-    if name.endswith(
-        ".tex"
-    ):  # Jinja2's default delimiters consist of LaTeX's braces and percent signs.
+    if name.endswith(".tex"):
+        # Jinja's default delimiters consist of braces and percent signs, which LaTeX uses.
         environment.block_start_string, environment.block_end_string = "<%", "%>"
         environment.variable_start_string, environment.variable_end_string = "<<", ">>"
     return environment.get_template(name)

@@ -1,4 +1,4 @@
-"""Paragraphs on the protocol of trials: what was fixed, departures from the recipe, assumptions, provenance."""
+"""Paragraphs about the protocol: settings, departures from the recipe, assumptions, provenance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.evidence.ledger import PROVENANCE
+from studies.harness.evidence.metrics import count
 from studies.harness.report.document import Text
 from trainables.config import TrialConfig
 from trainables.settings import significant
@@ -19,45 +20,38 @@ ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fracti
 
 
 def facts(artefact: Facts) -> list[Text]:
-    """Return the paragraphs with which every report starts."""
+    """Return the first paragraphs of each report."""
     texts = {
-        "Artefact": artefact.citation,
-        "Claim": artefact.claim,
-        "Falsifier": artefact.falsifier,
+        "Reproduces": artefact.citation,
+        "Claim of the paper": artefact.claim,
+        "Falsified by": artefact.falsifier,
     }
     return [Text(text, label=name) for name, text in texts.items()]
 
 
 def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
-    """Return the paragraphs of a report about the trials of an artefact."""
-    texts = [Text(_fixed(trials), label="Held fixed", items=_hyperparameters(trials))]
+    """Return the paragraphs about the protocol of an artefact's trials."""
+    texts = [Text(_fixed(trials), label="Fixed settings", items=_hyperparameters(trials))]
     if departures := _departures(trials):
-        texts.append(
-            Text(
-                "What `--set` and the like changed:",
-                label="Departures from the recipe",
-                items=departures,
-            )
-        )
+        text = "The study or the command line (such as `--set`) changed these values of the recipe:"
+        texts.append(Text(text, label="Departures from the recipe", items=departures))
     workload = trials[0].config.workload
     recipe, reconstructed = stated_recipe(workload), "; ".join(artefact.reconstructed)
     if recipe.assumed:
-        texts.append(
-            Text(
-                f"{recipe.paper}'s paper does not say: {'; '.join(recipe.assumed)}.",
-                label="Assumed",
-            )
-        )
+        assumed = "; ".join(recipe.assumed)
+        text = f"The {recipe.paper} paper does not state the following values of the recipe: "
+        texts.append(Text(f"{text}{assumed}.", label="Assumed"))
     if reconstructed:
-        words = f"{artefact.paper}'s text does not say, and the study sets: {reconstructed}."
-        texts.append(Text(words, label="Reconstructed"))
+        text = f"The {artefact.paper} paper does not state the following choices of this study: "
+        texts.append(Text(f"{text}{reconstructed}.", label="Reconstructed"))
     if artefact.papers_command and workload not in artefact.published:
-        words = f"{workload} is not what the paper used. Its own: `{artefact.papers_command}`."
-        texts.append(Text(words, label="The paper's workloads"))
+        text = f"The paper does not use {workload}. To run the workloads of the paper: "
+        texts.append(Text(f"{text}`{artefact.papers_command}`.", label="Workloads of the paper"))
     return texts
 
 
 def _fixed(trials: Sequence[Trial]) -> str:
+    """Return the settings that all trials share; a setting that is a factor is called varied."""
     configs = [trial.config for trial in trials]
     varied = {name for trial in trials for name in trial.arm.factors}
     values = {
@@ -70,11 +64,13 @@ def _fixed(trials: Sequence[Trial]) -> str:
     options = [(name, getattr(config, name)) for config in configs for name in ONLY_IF_SET]
     extra += [(name, value) for name, value in options if value != getattr(TrialConfig, name)]
     words = "".join(
-        dict.fromkeys(f", {name} {value}" for name, value in extra if name not in varied)
+        dict.fromkeys(f"; {name} {value}" for name, value in extra if name not in varied)
     )
+    epochs = "number of epochs varied" if "epochs" in varied else f"{values['epochs']} epochs"
     return (
-        f"Workload {values['workload']}, batch size {values['batch_size']}, {values['epochs']} epochs, "
-        f"{values['schedule']} schedule, seeds {values['seed']}{words}; per optimizer:"
+        f"Workload {values['workload']}; batch size {values['batch_size']}; {epochs}; learning rate "
+        f"schedule: {values['schedule']}; seeds {values['seed']}{words}. Hyperparameters of each "
+        "optimizer, except those that the study varies:"
     )
 
 
@@ -91,15 +87,16 @@ def _hyperparameters(trials: Sequence[Trial]) -> tuple[str, ...]:
 
 
 def _departures(trials: Sequence[Trial]) -> tuple[str, ...]:
-    """Return a line for each optimizer whose settings differ from its recipe's; a study's own factors do not count."""
+    """Return a line for each optimizer whose settings differ from the recipe.
+
+    The factors of the study are omitted.
+    """
     lines = []
     for arm, config in trials:
         changed = [
             (name, *pair) for name, pair in deviations(config).items() if name not in arm.factors
         ]
-        if words := ", ".join(
-            f"{name}={ours} (recipe: {theirs})" for name, theirs, ours in changed
-        ):
+        if words := ", ".join(f"{name}={value} (recipe: {old})" for name, old, value in changed):
             lines.append(f"{_named(arm)}: {words}")
     return tuple(dict.fromkeys(lines))
 
@@ -109,13 +106,16 @@ def _named(arm: Arm) -> str:
 
 
 def provenance(frame: pd.DataFrame) -> Text:
-    """Return the software and the hardware of the trials of a `ledger.frame`, with counts if they are mixed."""
+    """Return the software and the hardware of the trials of a `ledger.frame`.
+
+    If there are several values, each is followed by its number of trials.
+    """
     parts = []
     for name in PROVENANCE:
         counts = frame[name].dropna().value_counts().sort_index()
         values = [
-            f"{value} ({count} trials)" if len(counts) > 1 else str(value)
-            for value, count in counts.items()
+            f"{value} ({count(number, 'trial')})" if len(counts) > 1 else str(value)
+            for value, number in counts.items()
         ]
         parts.append(
             f"{name} {'mixed: ' if len(counts) > 1 else ''}{', '.join(values) or 'unknown'}"

@@ -12,14 +12,15 @@ from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import (
     EDGE,
-    FLAT,
+    EQUIVALENT,
+    INCONCLUSIVE,
     INSIDE,
     LevelVerdict,
     are_numbers,
     sorted_levels,
 )
-from studies.harness.evidence.metrics import number
-from studies.harness.evidence.status import LOST, UNFINISHED
+from studies.harness.evidence.metrics import count, join_words, number
+from studies.harness.evidence.status import DIVERGED, FAILED, LOST, OOM, UNFINISHED
 from studies.harness.published.papers import Claim
 from studies.harness.published.results import Ordering, Published
 from studies.harness.published.verdicts import RULE, Comparison, coverage
@@ -30,58 +31,69 @@ from studies.harness.statistics.paired import SAME
 
 
 def levels(evidence: Evidence) -> list[Block]:
-    """Return one line for each optimizer's levels of each factor."""
+    """Return one line for each verdict on the levels of a factor."""
     if not evidence.levels:
         return []
-    sentences = Text("", items=tuple(_level(verdict) for verdict in evidence.levels), found=True)
-    small = (
-        "Each line is by itself: paired by seed, Holm over the pairs of its own levels at 5%, so that of twenty such "
-        "lines about one tells levels apart by chance."
+    sentences = Text("", items=tuple(_level(verdict) for verdict in evidence.levels), finding=True)
+    note = (
+        "Each line is tested separately, by t-tests that are paired by seed and Holm-corrected over "
+        "the pairs of levels of this line, at the 5% level. If no levels differed at all, about one "
+        "of twenty lines would still report a significant difference by chance."
     )
-    return [Heading("What the levels say"), sentences, Text(small, note=True)]
+    return [Heading("Comparison of the levels"), sentences, Text(note, note=True)]
 
 
 def _level(verdict: LevelVerdict) -> str:
-    setting = f" at {verdict.setting}" if verdict.setting else ""
+    setting = f" with {verdict.setting}" if verdict.setting else ""
     kind = " as-released" if verdict.as_released else ""
-    lost = f" Ended without a result: {', '.join(verdict.lost)}." if verdict.lost else ""
+    lost = f" Trials ended without a result at {', '.join(verdict.lost)}." if verdict.lost else ""
     levels, grid = verdict.levels, ""
     if len(levels) > 1:
-        grid = (
-            f" {levels[0]} to {levels[-1]}"
-            if are_numbers(levels)
-            else f" {', '.join(map(str, levels))}"
-        )
-    return (
-        f"`{verdict.optimizer}`{kind} {verdict.factor}{grid}{setting}: {_judgement(verdict)}{lost}"
-    )
+        ends = f"{levels[0]} to {levels[-1]}"
+        grid = f" {ends}" if are_numbers(levels) else f" {', '.join(map(str, levels))}"
+    arms = f"`{verdict.optimizer}`{kind}, {verdict.factor}{grid}{setting}"
+    return f"{arms}: {_judgement(verdict)}{lost}"
 
 
 def _judgement(verdict: LevelVerdict) -> str:
+    """Return the verdict in words, with the levels that are not significantly different."""
     if verdict.best is None:
-        return "too few completed trials to say."
-    if verdict.verdict == FLAT:
-        return f"flat within noise, every pair equal within {100 * SAME:g} points (TOST at 5%)."
-    tied = [str(level) for level in verdict.tied if level != verdict.best]
+        return "too few trials have completed for a comparison."
+    margin = f"{100 * SAME:g} percentage points"
+    if verdict.verdict == EQUIVALENT:
+        return (
+            f"all levels are equivalent: the means of every pair are equal within {margin} "
+            "(two one-sided t-tests, 5% level)."
+        )
+    best = f"{verdict.factor} {verdict.best}"
     if len(verdict.tied) == len(verdict.levels):
         return (
-            f"undecided, {verdict.best} has the best mean, no other level is told from it, and they are not all "
-            f"shown to be equal within {100 * SAME:g} points."
+            f"{INCONCLUSIVE}; {best} has the best mean, but no other level is significantly "
+            f"different, and not every pair of levels is equivalent within {margin}."
         )
-    ties = f"; not told from it: {', '.join(tied)}" if tied else "; every other level is worse"
-    if verdict.verdict == EDGE:
-        wider = ",".join(map(str, [*verdict.levels, verdict.suggestion]))
-        add = "" if verdict.suggestion is None else f" Add `--levels {verdict.factor}={wider}`."
-        return f"best at {verdict.best}, the edge of the grid{ties}.{add}"
-    place = ", inside the grid" if verdict.verdict == INSIDE else ""
-    return f"best at {verdict.best}{place}{ties}."
+    place = {EDGE: ", at the edge of the grid", INSIDE: ", inside the grid"}
+    best = f"{best} has the best mean{place.get(verdict.verdict, '')}"
+    tied = [str(level) for level in verdict.tied if level != verdict.best]
+    if len(tied) == 1:
+        ties = f"the difference from {tied[0]} is not significant"
+    elif tied:
+        ties = f"the differences from {join_words(tied)} are not significant"
+    else:
+        ties = "every other level is significantly worse"
+    if verdict.verdict != EDGE or verdict.suggestion is None:
+        return f"{best}; {ties}."
+    levels = ",".join(map(str, [*verdict.levels, verdict.suggestion]))
+    return f"{best}; {ties}. To extend the grid, add `--levels {verdict.factor}={levels}`."
 
 
 # ---------------------------------------------------------------------- lost trials
 
 
 def stability(evidence: Evidence, factor: str) -> list[Block]:
-    """Return the outcome of the planned trials, by level of a factor, if any of them ended without a result."""
+    """Return the outcomes of the planned trials by level of a factor.
+
+    Returns an empty list if no trial ended without a result.
+    """
     if not evidence.lost:
         return []
     factor = factor if factor in evidence.factors else ""
@@ -94,21 +106,24 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
     columns = [*levels, *([""] if any("" in row for row in rows.values()) else [])]
     header = ["arm", *(str(level) or "no level" for level in columns)]
     cells = [[name, *(row.get(level, "") for level in columns)] for name, row in rows.items()]
-    note = "Completed of planned trials, and what became of the others. A level at which training diverges is a result."
-    title = f"Stability over {factor.replace('_', ' ')}" if factor else "Stability"
-    table = Table(
-        name="stability",
-        header=header,
-        rows=cells,
-        caption=f"{title}: completed of planned trials.",
+    note = (
+        "Each cell is the number of completed trials out of the planned trials, with the number of "
+        "trials that ended without a result. Divergence at a level counts as a result."
     )
-    lost = ", ".join(f"{count} {status}" for status, count in evidence.lost.items())
-    finding = f"{lost} of {len(evidence.trials)} trials: they are counted, and enter no mean."
-    return [Heading(title), Text(finding, found=True), table, Text(note, note=True)]
+    title = f"Stability by {factor.replace('_', ' ')}" if factor else "Stability"
+    caption = f"{title}: completed trials out of the planned trials."
+    table = Table("stability", header, cells, caption=caption)
+    verbs = {DIVERGED: "diverged", OOM: "ran out of memory", FAILED: "failed"}
+    lost = join_words([f"{number} {verbs[status]}" for status, number in evidence.lost.items()])
+    finding = (
+        f"Of {count(len(evidence.trials), 'planned trial')}, {lost}; these trials are counted, but "
+        "no mean includes them."
+    )
+    return [Heading(title), Text(finding, finding=True), table, Text(note, note=True)]
 
 
 def _outcome(arm: Mapping[Any, Any]) -> str:
-    """Return `2 of 3, 1 diverged`."""
+    """Return the outcomes of an arm's trials, such as `2 of 3, 1 diverged`."""
     completed = arm["planned"] - sum(arm[status] for status in UNFINISHED)
     lost = [f"{arm[status]} {status}" for status in LOST if arm[status]]
     return ", ".join([f"{completed} of {arm['planned']}", *lost])
@@ -118,34 +133,42 @@ def _outcome(arm: Mapping[Any, Any]) -> str:
 
 
 def published(published: Published | None) -> list[Block]:
-    """Return the claims of an artefact's tables beside the measured results."""
+    """Return the comparison of an artefact's measured results with the published claims."""
     if published is None:
         return []
     name, rows = published.paper.name, published.comparisons
-    blocks: list[Block] = [
-        Text(f"Of {name}'s {published.table}, {coverage(rows)}.", label="Coverage", found=True)
-    ]
+    text = f"Of the published results in {name}, {published.table}, {coverage(rows)}."
+    blocks: list[Block] = [Text(text, label="Coverage", finding=True)]
     orders = [ordering for ordering in published.orderings if not math.isnan(ordering.tau)]
-    blocks += [Text(_order(ordering), label="Order", found=True) for ordering in orders]
+    blocks += [
+        Text(_order(ordering), label="Order of the arms", finding=True) for ordering in orders
+    ]
     if published.shown:
-        notes = [
-            published.paper.notes[table][:1]
-            for table in dict.fromkeys(row.claim.table for row in rows)
+        tables = dict.fromkeys(row.claim.table for row in rows)
+        notes = [note for table in tables for note in published.paper.notes[table][:1]]
+        header = [
+            "row",
+            "table: column",
+            "published",
+            "measured [95% interval]",
+            "difference",
+            "difference / pooled SD",
+            "verdict",
         ]
-        header = ["row", "column", "published", "measured", "difference", "in SDs", "verdict"]
         cells = [_comparison(row) for row in published.shown]
-        caption = f"{name}, {published.table}: published and measured."
+        caption = f"{name}, {published.table}: published and measured results."
         blocks.append(Table("published", header, cells, text=(0, 1, 6), caption=caption))
-        blocks.append(
-            Text(" ".join([RULE, *(note for first in notes for note in first)]), note=True)
-        )
-    return [Heading(f"Published by {name}"), *blocks]
+        blocks.append(Text(" ".join([RULE, *notes]), note=True))
+    return [Heading(f"Comparison with the {name} paper"), *blocks]
 
 
 def _order(ordering: Ordering) -> str:
     tau, lo, hi = (number(value, "+.2f") for value in (ordering.tau, ordering.lo, ordering.hi))
-    interval = "" if lo == "-" else f", 95% bootstrap interval over seeds [{lo}, {hi}]"
-    return f"{ordering.table}, {ordering.column}: Kendall's tau of {ordering.arms} arms = {tau}{interval}."
+    interval = "" if lo == "-" else f" (95% bootstrap interval over seeds: [{lo}, {hi}])"
+    return (
+        f"{ordering.table}, {ordering.column}: Kendall's tau between the published and the measured "
+        f"order of {ordering.arms} arms is {tau}{interval}."
+    )
 
 
 def _comparison(row: Comparison) -> list[str]:
@@ -166,17 +189,13 @@ def _comparison(row: Comparison) -> list[str]:
 
 
 def _claim(claim: Claim) -> str:
-    """Return a claim's cell: `92.80 ± 0.21 (n = 5) %`."""
+    """Return a published result, such as `92.80 ± 0.21 (n = 5) %`."""
     if claim.value is None:
         return str(claim.outcome)
     spread = f" ± {claim.spread:.2f}" if claim.spread else ""
     runs = f" (n = {claim.n})" if claim.n else ""
-    return (
-        _number(claim.value, claim)
-        + spread
-        + runs
-        + (" %" if claim.unit == "percent" else f" {claim.unit}")
-    )
+    unit = "%" if claim.unit == "percent" else claim.unit
+    return f"{_number(claim.value, claim)}{spread}{runs} {unit}"
 
 
 def _number(value: float, claim: Claim) -> str:
@@ -184,21 +203,12 @@ def _number(value: float, claim: Claim) -> str:
 
 
 def published_files(published: Published | None) -> dict[str, str]:
-    """Return `published.csv`: every comparison at full precision; nothing without published numbers."""
+    """Return `published.csv` with all comparisons at full precision, if the paper has numbers."""
     if published is None:
         return {}
     names = (
-        "table",
-        "row",
-        "column",
-        "metric",
-        "unit",
-        "value",
-        "outcome",
-        "spread",
-        "n",
-        "spread_kind",
-        "margin",
+        *("table", "row", "column", "metric", "unit", "value", "outcome", "spread", "n"),
+        *("spread_kind", "margin"),
     )
     records = []
     for row in published.comparisons:

@@ -1,5 +1,6 @@
-"""Statistics of plain arrays: means with intervals, tests, corrections, orders, times to an event, the best of k.
+"""Statistics of plain arrays: intervals, tests, corrections, rank orders, times to a target.
 
-Put a function here if it reads no folder and knows no trial and no paper. Functions take arrays and return arrays,
-numbers, small dataclasses or a table; nan is a missing value. Imports numpy, pandas and SciPy, and no other room.
+Put a function here if it does not depend on folders, trials or papers. Functions take arrays, in
+which nan is a missing value, and return arrays, numbers, small dataclasses or a table. Imports
+numpy, pandas and SciPy, and no other room.
 """

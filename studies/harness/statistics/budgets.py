@@ -1,7 +1,7 @@
-"""The best score of k configurations by k, and how much of a winner's score was luck.
+"""Statistics of a search: the best score of k configurations, and the bias of the winner's score.
 
-The K scores of a search are treated as exchangeable, which holds for random and quasi-random samplers only: a caller
-that passes TPE's or ASHA's must print that beside the curve.
+The K scores of a search are treated as exchangeable. This holds only for random and quasi-random
+samplers: a caller that passes the scores of TPE or ASHA must print this next to the curve.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ BAND = 0.90
 
 
 def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
-    """Return the best score among k of the K configurations, drawn without replacement: exact, by order statistics.
+    """Return the distribution of the best score among k of the K configurations.
 
-    With the scores sorted from worst to best, the i-th is the best of a draw with probability
-    C(i - 1, k - 1) / C(K, k). A failed configuration (nan) uses up budget like any other; a draw of nothing but
-    failures has no best score, and its probability has a separate column.
+    The k configurations are drawn without replacement. The result is exact (order statistics):
+    with the scores sorted from worst to best, the i-th score is the best of a draw with
+    probability C(i - 1, k - 1) / C(K, k). A failed configuration (nan) uses budget like any other.
+    A draw of failed configurations only has no best score; its probability has a separate column.
 
     Args:
-        scores: One per configuration.
-        higher: True if larger is better.
+        scores: One score per configuration.
+        higher: True if larger scores are better.
 
     Returns:
-        A row for each k = 1 ... K: `k mean lo median hi none`; mean and quantiles (lo and hi enclose 90%) are over
-        draws with a score, and `none` is the probability of a draw without.
+        One row for each k = 1 ... K with the columns `k mean lo median hi none`. The mean and the
+        quantiles (lo and hi enclose 90%) are over the draws with a score; `none` is the
+        probability of a draw without a score.
     """
     values = np.asarray(scores, dtype=float)
     failed, total = int(np.isnan(values).sum()), len(values)
@@ -39,35 +41,30 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
     if not higher:
         scored = scored[::-1]
     rank = np.arange(1, total + 1)
-    weights = (
-        np.full(total, 1 / total) if total else np.empty(0)
-    )  # of the i-th worst; failures lead
+    # The probability that the i-th worst configuration is the best of a draw; failed ones first.
+    weights = np.full(total, 1 / total) if total else np.empty(0)
     rows = []
     for k in range(1, total + 1):
         none, chances = float(weights[:failed].sum()), weights[failed:]
         if chances.any():
             share = chances / chances.sum()
-            lo, median, hi = (
-                _quantile(scored, share, q) for q in ((1 - BAND) / 2, 0.5, (1 + BAND) / 2)
-            )
-            spread = (
-                float(share @ scored),
-                min(lo, hi),
-                median,
-                max(lo, hi),
-            )  # the order is from worst to best
+            quantiles = ((1 - BAND) / 2, 0.5, (1 + BAND) / 2)
+            lo, median, hi = (_quantile(scored, share, q) for q in quantiles)
+            # `scored` is sorted from worst to best, so for a loss lo is above hi.
+            spread = (float(share @ scored), min(lo, hi), median, max(lo, hi))
         else:
             spread = (math.nan,) * 4
         rows.append((k, *spread, none))
-        # C(i - 1, k) / C(K, k + 1) from C(i - 1, k - 1) / C(K, k): never a large number.
+        # C(i - 1, k) / C(K, k + 1) from C(i - 1, k - 1) / C(K, k), which avoids large numbers.
         weights = weights * np.maximum(rank - k, 0) * (k + 1) / (k * max(total - k, 1))
     return pd.DataFrame(rows, columns=["k", "mean", "lo", "median", "hi", "none"])
 
 
 def overtakes(curve: pd.DataFrame, other: pd.DataFrame, higher: bool = True) -> int | None:
-    """Return the smallest k from which a `best_of_k` mean stays ahead of another's; None if it does not end ahead.
+    """Return the smallest k from which one `best_of_k` mean stays better than another.
 
-    Only budgets that both curves have are compared.
+    Only the k that both curves have are compared. Returns None if the curve is not better at the
+    largest of them.
     """
     size = min(len(curve), len(other))
     lead = curve["mean"].to_numpy()[:size] - other["mean"].to_numpy()[:size]
@@ -78,14 +75,16 @@ def overtakes(curve: pd.DataFrame, other: pd.DataFrame, higher: bool = True) -> 
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """A winner's score when it was chosen, beside its mean on fresh seeds.
+    """The tuning score of a winner compared with its mean on fresh seeds.
 
     Attributes:
         score: The tuning score of the winner.
-        fresh: Its results on seeds that the search did not use.
-        shrinkage: score - fresh mean; positive when the search flattered a metric for which larger is better.
-        ci_lo: Lower end of its 95% t-interval, from the fresh seeds' spread alone; nan below two seeds.
-        ci_hi: Its upper end.
+        fresh: Summary of its results on seeds that the search did not use.
+        shrinkage: score - fresh mean. If larger values are better, a positive value means that
+            the search overestimated the winner.
+        ci_lo: Lower end of the 95% t-interval of the shrinkage, from the spread of the fresh
+            seeds alone; nan below two seeds.
+        ci_hi: Upper end of the interval.
     """
 
     score: float
@@ -96,7 +95,7 @@ class Shrinkage:
 
 
 def shrinkage(score: float, fresh: Sequence[float]) -> Shrinkage:
-    """Return how much of a tuning score is gone on fresh seeds."""
+    """Return the difference between a tuning score and the mean on fresh seeds."""
     summary = summarize(fresh)
     return Shrinkage(
         score, summary, score - summary.mean, score - summary.ci_hi, score - summary.ci_lo

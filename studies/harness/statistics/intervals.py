@@ -1,4 +1,4 @@
-"""Means over seeds with Student t intervals."""
+"""Means over seeds with Student t-intervals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """A sample's mean with its spread.
+    """The mean of a sample with its spread.
 
     Attributes:
         n: Number of values.
         mean: Their mean; nan without values.
         sd: Sample standard deviation (n - 1 in the denominator); nan below two values.
-        ci_lo: Lower end of the 95% Student t interval of the mean; nan below two values.
-        ci_hi: Its upper end.
+        ci_lo: Lower end of the 95% Student t-interval of the mean; nan below two values.
+        ci_hi: Upper end of the interval.
     """
 
     n: int
@@ -32,7 +32,7 @@ class Summary:
 
 
 def summarize(values: Iterable[float]) -> Summary:
-    """Return the mean, sample standard deviation and 95% Student t interval of independent values, one per seed."""
+    """Return the mean, sample standard deviation and 95% t-interval of independent values."""
     sample = np.array(list(values), dtype=float)
     n = len(sample)
     mean = float(sample.mean()) if n else math.nan
@@ -44,5 +44,6 @@ def summarize(values: Iterable[float]) -> Summary:
 
 
 def half_width(n: np.ndarray | int, sd: np.ndarray | float) -> np.ndarray:
-    """Return half the 95% Student t interval of means of n values with sample standard deviation sd."""
-    return stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(n - 1, 1)) * sd / np.sqrt(np.maximum(n, 1))
+    """Return half the width of the 95% t-interval of the mean of n values with sample SD `sd`."""
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(n - 1, 1))
+    return quantile * sd / np.sqrt(np.maximum(n, 1))

@@ -1,8 +1,8 @@
-"""Paired tests, Holm's correction, which arms are bold, the smallest effect that a test detects, agreement of orders.
+"""Paired tests, Holm's correction, the rule for bold arms, detectable effects, Kendall's tau.
 
-Seeds share initial weights and data order across arms, so arms are compared seed by seed: the paired t test removes the
-part of the noise that they share. Functions of arrays take leading axes, so that one call tests many tables; nan is a
-seed without a result.
+Trials with the same seed have the same initial weights and data order in all arms. Arms are
+therefore compared by seed: the paired t-test removes the noise that they share. The functions
+accept leading axes, so that one call tests many tables. nan is a seed without a result.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ from studies.harness.statistics.intervals import CONFIDENCE
 
 ALPHA = 1 - CONFIDENCE
 POWER = 0.80
-SAME = 0.003  # accuracies closer than 0.3 points are called equal
-ROUNDING = (
-    1e-12  # a spread below this part of the values is rounding, and nothing can be tested with it
-)
+SAME = 0.003  # the equivalence margin of accuracies: 0.3 percentage points
+ROUNDING = 1e-12  # an SD below this fraction of the values is a rounding error and counts as 0
 
 
 def paired_p(differences: np.ndarray) -> np.ndarray:
-    """Return the two-sided p-value of the paired t test: differences [..., n], one per seed -> [...].
+    """Return the two-sided p-value of the paired t-test: differences by seed [..., n] -> [...].
 
-    It is nan if fewer than two differences are not nan, or if all are equal: there is nothing to test with.
+    The p-value is nan if there are fewer than two differences, or if all differences are equal.
     """
     n, mean, sd = moments(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(
-            sd > 0, 2 * stats.t.sf(np.abs(mean) * np.sqrt(n) / sd, np.maximum(n - 1, 1)), np.nan
-        )
+        p = 2 * stats.t.sf(np.abs(mean) * np.sqrt(n) / sd, np.maximum(n - 1, 1))
+    return np.where(sd > 0, p, np.nan)
 
 
 def equivalence_p(differences: np.ndarray, margin: float) -> np.ndarray:
-    """Return the p-value of two one-sided paired t tests: small if the mean difference lies within +-margin.
+    """Return the p-value of the equivalence test (two one-sided paired t-tests): [..., n] -> [...].
 
-    As `paired_p`: [..., n] -> [...]; nan without two differences, 0 if every difference is exactly 0.
+    The p-value is small if the mean difference lies within +-margin. It is 0 if there are at least
+    two differences and all are 0. It is nan if there are fewer than two differences, or if all are
+    equal but not 0.
     """
     n, mean, sd = moments(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -44,7 +43,10 @@ def equivalence_p(differences: np.ndarray, margin: float) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Return Holm's adjusted p-values along the last axis: [..., m] -> [..., m]; nan is not a test."""
+    """Return Holm-adjusted p-values along the last axis: [..., m] -> [..., m].
+
+    nan stays nan and does not count as a test.
+    """
     order = np.argsort(p, axis=-1)  # nan last
     tests = np.sum(~np.isnan(p), axis=-1, keepdims=True)
     scaled = np.take_along_axis(p, order, axis=-1) * (tests - np.arange(p.shape[-1]))
@@ -56,21 +58,23 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def unbeaten(values: np.ndarray, higher: bool = True) -> np.ndarray:
-    """Return which arms of a table are bold: they beat an arm, and none beats them, after Holm over all pairs of arms.
+    """Return True for each arm that is better than at least one arm and worse than none.
 
-    Arms that tie at the top share it. If all arms are equal, a table has a bold cell with probability at most ALPHA.
+    An arm is better if the paired t-test is significant, Holm-corrected over all pairs of arms.
+    Several arms can be True. If all arms are equal in distribution, any arm is True with
+    probability at most ALPHA.
 
     Args:
         values: [..., seeds, arms]; nan if a seed has no result.
-        higher: True if larger is better.
+        higher: True if larger values are better.
 
     Returns:
-        [..., arms], bool.
+        Booleans [..., arms].
     """
     arms = values.shape[-1]
     first, second = np.triu_indices(arms, 1)
     differences = np.swapaxes(values[..., first] - values[..., second], -1, -2)
-    significant = holm(paired_p(differences)) <= ALPHA  # nan compares false
+    significant = holm(paired_p(differences)) <= ALPHA  # False for nan
     ahead = (moments(differences)[1] > 0) == higher
     wins = np.zeros((*values.shape[:-2], arms, arms), dtype=bool)  # [winner, loser]
     wins[..., first, second] = significant & ahead
@@ -79,22 +83,28 @@ def unbeaten(values: np.ndarray, higher: bool = True) -> np.ndarray:
 
 
 def smallest_effect(df: int) -> float:
-    """Return the difference in standard errors at which a two-sided t test at 5% with df >= 1 has 80% power."""
+    """Return the effect, in standard errors, that a two-sided 5% t-test detects with 80% power.
+
+    `df` >= 1 is the number of degrees of freedom.
+    """
     critical = float(stats.t.ppf(1 - ALPHA / 2, df))
-    # The noncentral t itself is nan for few degrees of freedom: average the normal power over the estimated SD instead.
+    # SciPy's noncentral t distribution returns nan for few degrees of freedom. Instead, average
+    # the power of the normal test over the distribution of the estimated SD.
     spread = np.sqrt(stats.chi2.ppf((np.arange(10_000) + 0.5) / 10_000, df) / df)
 
     def shortfall(noncentrality: float) -> float:
-        beyond = stats.norm.sf(critical * spread - noncentrality) + stats.norm.cdf(
-            -critical * spread - noncentrality
-        )
-        return float(beyond.mean()) - POWER
+        upper = stats.norm.sf(critical * spread - noncentrality)
+        lower = stats.norm.cdf(-critical * spread - noncentrality)
+        return float((upper + lower).mean()) - POWER
 
     return float(optimize.brentq(shortfall, 0.1, 10 * critical))  # type: ignore[arg-type]
 
 
 def moments(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return count, mean and sample SD along the last axis, without nan; the SD is 0 if it is mere rounding."""
+    """Return the count, mean and sample SD of the values that are not nan, along the last axis.
+
+    An SD that is only a rounding error is returned as 0.
+    """
     n = np.sum(~np.isnan(differences), axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.nansum(differences, axis=-1) / n
@@ -105,7 +115,7 @@ def moments(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return Kendall's tau-b of x [n] with each y [..., n]; nan if all values of either are tied."""
+    """Return Kendall's tau-b of x [n] and each y [..., n]; nan if all values of x or of y are tied."""
     first, second = np.triu_indices(len(x), 1)
     of_x, of_y = np.sign(x[first] - x[second]), np.sign(y[..., first] - y[..., second])
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
-"""Times to a target: when a curve reaches it for good, and their Kaplan-Meier median, since some never do.
+"""Times to a target: the epoch at which a curve reaches it, and the Kaplan-Meier median over runs.
 
-A run that ends before it hits is right-censored at the last epoch: counted as k of n, never dropped, and no infinity
-or cap enters a mean.
+A run that ends without reaching the target is right-censored at its last epoch. It is counted (as
+k of n) and not dropped, and no mean includes an infinite or capped time.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from scipy import stats
 from studies.harness.statistics.intervals import CONFIDENCE
 
 RULE = (
-    "A target is hit at the first of two evaluations in a row that meet it, at an epoch interpolated linearly from the "
-    "evaluation before; a single lucky evaluation, the last one included, is no hit."
+    "A run reaches the target at the first of two consecutive evaluations that meet it. The epoch "
+    "is interpolated linearly between this evaluation and the previous one. A single evaluation "
+    "that meets the target does not count, even if it is the last one."
 )
 
 
 def hit(
     curve: Sequence[float], target: float, higher: bool = True, interpolate: bool = True
 ) -> float:
-    """Return the epoch at which a curve reaches a target, or nan.
+    """Return the epoch at which a curve reaches a target by `RULE`, or nan.
 
     Args:
-        curve: One evaluation after each epoch: the first is epoch 1.
+        curve: One evaluation after each epoch; the first is that of epoch 1.
         target: The value to reach.
-        higher: True if larger is better.
-        interpolate: If False, the hit is the whole epoch of the evaluation, as papers count.
+        higher: True if larger values are better.
+        interpolate: If False, return the whole epoch of the evaluation, as the papers do.
     """
     values = np.asarray(curve, dtype=float)
-    meets = values >= target if higher else values <= target  # nan does not
+    meets = values >= target if higher else values <= target  # False for nan
     runs = np.flatnonzero(meets[:-1] & meets[1:])
     if not len(runs):
         return math.nan
@@ -47,14 +48,15 @@ def hit(
 
 @dataclass(frozen=True)
 class TimeToTarget:
-    """An arm's time to a target over its seeds.
+    """The time to a target of an arm's runs.
 
     Attributes:
         hits: Runs that reached the target.
-        n: Runs.
-        median: Kaplan-Meier median, in epochs; nan if fewer than half reach the target.
-        ci_lo: Lower end of the median's 95% interval (log-log, Brookmeyer and Crowley); nan if the runs are too few.
-        ci_hi: Its upper end; nan if the runs do not bound it.
+        n: All runs.
+        median: Kaplan-Meier median in epochs; nan if fewer than half of the runs reach the target.
+        ci_lo: Lower end of the median's 95% interval (log-log, Brookmeyer and Crowley); nan if
+            there are too few runs.
+        ci_hi: Upper end of the interval; nan if the runs do not bound it.
     """
 
     hits: int
@@ -65,7 +67,12 @@ class TimeToTarget:
 
 
 def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarget:
-    """Return the Kaplan-Meier median of each run's hit, or of the epoch at which it ended if it is not `observed`."""
+    """Return the Kaplan-Meier median of the times to the target.
+
+    Args:
+        times: The epoch at which each run reached the target or ended.
+        observed: True for each run that reached the target.
+    """
     hits = int(np.sum(observed))
     if not hits:
         return TimeToTarget(0, len(times), math.nan, math.nan, math.nan)
@@ -74,9 +81,8 @@ def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarge
     )
     survival = stats.ecdf(censored).sf
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # "undefined at some observations": the result is nan there
+        # Where the interval is undefined, SciPy warns and returns nan.
+        warnings.simplefilter("ignore", RuntimeWarning)
         interval = survival.confidence_interval(CONFIDENCE, method="log-log")
     curves = survival.probabilities, interval.low.probabilities, interval.high.probabilities
     return TimeToTarget(hits, len(times), *(_first(survival.quantiles, curve) for curve in curves))
@@ -85,24 +91,22 @@ def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarge
 def hits(
     runs: Mapping[int, Sequence[float]], target: float, whole: bool = False
 ) -> dict[int, float]:
-    """Return the epoch of each seed's hit, nan if there is none; papers count `whole` epochs."""
+    """Return the epoch at which each seed's run reaches the target, or nan; in `whole` epochs if True."""
     return {seed: hit(curve, target, interpolate=not whole) for seed, curve in runs.items()}
 
 
 def time_to_target(
     runs: Mapping[int, Sequence[float]], target: float, whole: bool = False
 ) -> TimeToTarget:
-    """Return the time to a target, in epochs, of an arm's curves by seed, of which larger values are better."""
+    """Return the time in epochs to a target of an arm's curves by seed; larger values are better."""
     epochs = np.array(list(hits(runs, target, whole).values()), dtype=float)
-    cap = max(
-        map(len, runs.values()), default=0
-    )  # a run that diverged can never hit: it counts until the others end
-    return median_time(
-        np.where(np.isnan(epochs), cap, epochs).tolist(), (~np.isnan(epochs)).tolist()
-    )
+    # A diverged run can never reach the target, so it is censored at the end of the longest run.
+    cap = max(map(len, runs.values()), default=0)
+    observed = ~np.isnan(epochs)
+    return median_time(np.where(observed, epochs, cap).tolist(), observed.tolist())
 
 
 def _first(times: np.ndarray, survival: np.ndarray) -> float:
     """Return the first time at which a survival curve is at most one half."""
-    below = np.flatnonzero(survival <= 0.5 + 1e-12)  # a product of fractions, rounded
+    below = np.flatnonzero(survival <= 0.5 + 1e-12)  # allows for rounding
     return float(times[below[0]]) if len(below) else math.nan

@@ -1,5 +1,6 @@
-"""Cost studies: time and memory of a step, measured by `trainables.cost` in separate processes on an idle machine.
+"""Cost studies: the time and memory of a step, measured on an idle machine.
 
-`cost.py` is the literal, `plan.py` the benchmark's commands, `execute.py` runs them, `report.py` presents their files
-beside the published costs.
+`trainables.cost` measures them in separate processes. `cost.py` has the class of the literals,
+`plan.py` selects the commands of the benchmark, `execute.py` runs them, and `report.py` compares
+their results with the published costs.
 """

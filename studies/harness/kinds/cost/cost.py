@@ -1,4 +1,4 @@
-"""A cost study, as a literal: time and memory of optimizers relative to SGD on an idle machine."""
+"""The class of a cost study: the time and memory of optimizers, relative to SGD."""
 
 from __future__ import annotations
 
@@ -15,34 +15,46 @@ _NO_TRIALS = "which times steps on synthetic images and trains no trials"
 
 @dataclass(frozen=True, kw_only=True)
 class CostStudy(Artefact):
-    """A comparison of the costs of registered optimizers, on synthetic batches of `batch_size` images."""
+    """A comparison of the costs of optimizers.
+
+    Attributes:
+        batch_size: The number of images in each synthetic batch.
+        optimizers: The registered optimizers to time.
+    """
 
     KIND: ClassVar[str] = "cost"
     FLAGS: ClassVar[Sequence[click.Option]] = (
-        click.Option(["--batch-size"], type=int, help="Instead of the study's."),
+        click.Option(["--batch-size"], type=int, help="Batch size, instead of the study's."),
         click.Option(
             ["--blocks"],
             type=int,
             default=20,
             show_default=True,
-            help="Interleaved blocks per optimizer.",
+            help="Interleaved blocks of steps for each optimizer.",
         ),
         click.Option(
-            ["--threads"], type=int, default=2, show_default=True, help="Of torch on the CPU."
+            ["--threads"],
+            type=int,
+            default=2,
+            show_default=True,
+            help="Threads of torch on the CPU.",
         ),
-        click.Option(["--device"], help="[default: cuda if there is a GPU, else cpu]"),
+        click.Option(
+            ["--device"],
+            help="Device to measure on.  [default: cuda if there is a GPU, otherwise cpu]",
+        ),
         click.Option(
             ["--reference"],
             metavar="PATH",
-            help="A checkout of hseung88/nysact, timed in the same way.",
+            help="A checkout of hseung88/nysact, whose optimizers are timed in the same way.",
         ),
     )
     HELP: ClassVar[Mapping[str, str]] = {
-        "smoke": "Digits, two optimizers and six blocks, in OUT/smoke.",
-        "report_only": "Measure nothing; report what is there.",
-        "workload": "Model and image size, instead of the study's own.",
-        "optimizers": "Instead of the study's; each also as its as-released variant.",
-        "settings": "For every optimizer that has it.",
+        "smoke": "Time two optimizers on digits with six blocks, in OUT/smoke.",
+        "report_only": "Measure nothing; report the existing results.",
+        "workload": "Model and image size, instead of the study's.",
+        "optimizers": "Optimizers, instead of the study's; their as-released variants are added.",
+        "settings": "Set a hyperparameter for every optimizer that has it.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
@@ -54,7 +66,7 @@ class CostStudy(Artefact):
         ),
         **dict.fromkeys(
             ("max_concurrent", "gpus_per_trial", "address", "workers_per_trial"),
-            "which needs a machine to itself",
+            "which uses the whole machine for one benchmark at a time",
         ),
     }
 

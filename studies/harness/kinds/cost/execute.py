@@ -1,4 +1,4 @@
-"""The execution of a cost study: each benchmark in a new process, which loads only torch."""
+"""The execution of a cost study: each benchmark runs in a new process with torch only."""
 
 from __future__ import annotations
 

@@ -22,13 +22,18 @@ from trainables.cost.__main__ import errors as benchmark_errors
 from trainables.cost.files import result_name, results_folder
 from trainables.workloads import resolve
 
-SMOKE = {"optimizers": ["sgd", "nysact-s"], "batch_size": 16, "blocks": 6}
+SMOKE_OPTIMIZERS, SMOKE_SETTINGS = ["sgd", "nysact-s"], {"batch_size": 16, "blocks": 6}
 Command = tuple[str, ...]  # a module and its arguments
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan(Plan):
-    """A cost study on one workload; `settings` are options of the benchmark, such as `threads`."""
+    """A cost study on one workload.
+
+    Attributes:
+        optimizers: The optimizers to time.
+        settings: The options of the benchmark, such as `threads`.
+    """
 
     artefact: CostStudy
     optimizers: Sequence[str]
@@ -37,30 +42,28 @@ class CostPlan(Plan):
     @property
     def measured_on(self) -> Path:
         """The folder of the results on this hardware."""
-        return results_folder(
-            self.root, torch.device(self.settings["device"]), self.settings["threads"]
-        )
+        device = torch.device(self.settings["device"])
+        return results_folder(self.root, device, self.settings["threads"])
 
     @property
     def folder(self) -> Path:
-        """The folder of the report; there is one for each hardware."""
+        """The folder of the report on this hardware."""
         return self.root / "reports" / self.artefact.name / self.measured_on.name
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """The results for the workload on this hardware, the cheapest first."""
-        results = [
-            json.loads(path.read_text()) for path in sorted(self.measured_on.glob("*-*.json"))
+        """The results for the workload on this hardware, in increasing order of the time."""
+        paths = sorted(self.measured_on.glob("*-*.json"))
+        results = [json.loads(path.read_text()) for path in paths]
+        conditions = {"workload": self.workload, "batch_size": int(self.settings["batch_size"])}
+        matches = [
+            result for result in results if conditions.items() <= result["configuration"].items()
         ]
-        expected = {"workload": self.workload, "batch_size": int(self.settings["batch_size"])}
-        results = [
-            result for result in results if expected.items() <= result["configuration"].items()
-        ]
-        return sorted(results, key=lambda result: result["against"]["sgd"]["ratio"]["median"])
+        return sorted(matches, key=lambda result: result["against"]["sgd"]["ratio"]["median"])
 
     @property
     def commands(self) -> list[Command]:
-        """The commands for every optimizer, for the as-released variants with different costs, and for Table 1."""
+        """The commands for all optimizers, for as-released variants, and for Table 1."""
         flags = [
             f"--{name.replace('_', '-')}={value}"
             for name, value in self.settings.items()
@@ -69,25 +72,16 @@ class CostPlan(Plan):
         flags += [
             f"--set={name}={json.dumps(value)}" for name, value in self.options.settings.items()
         ]
-        place = f"--out={self.root}"
-        first = (
-            "trainables.cost",
-            self.workload,
-            f"--optimizers={','.join(self.optimizers)}",
-            *flags,
-            place,
-        )
+        out = f"--out={self.root}"
+        optimizers = f"--optimizers={','.join(self.optimizers)}"
+        first = ("trainables.cost", self.workload, optimizers, *flags, out)
         commands: list[Command] = [first]
         if names := _with_conventions(self.workload, self.optimizers):
-            commands.append(
-                (*first, "--as-released", f"--optimizers={','.join(names)}")
-            )  # the last --optimizers counts
+            # The benchmark uses the last --optimizers.
+            commands.append((*first, "--as-released", f"--optimizers={','.join(names)}"))
         if not self.options.smoke:
-            hardware = (
-                f"--threads={self.settings['threads']}",
-                f"--device={self.settings['device']}",
-            )
-            commands.append(("trainables.cost.scaling", *hardware, place))
+            hardware = [f"--{name}={self.settings[name]}" for name in ("threads", "device")]
+            commands.append(("trainables.cost.scaling", *hardware, out))
         return commands
 
 
@@ -110,10 +104,7 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
         raise HyperparameterError(f"--device = {device}: must be cpu, cuda or cuda:N")
     optimizers = options.optimizers or list(study.optimizers)
     if options.smoke:
-        optimizers, settings = (
-            SMOKE["optimizers"],
-            {**settings, **{n: v for n, v in SMOKE.items() if n in settings}},
-        )
+        optimizers, settings = SMOKE_OPTIMIZERS, {**settings, **SMOKE_SETTINGS}
     planned, errors = [], []
     for workload in workloads(study, options):
         plan = CostPlan(
@@ -125,9 +116,9 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
         )
         errors += benchmark_errors(plan.commands[0][1:])
         if not errors and options.report_only and not plan.results:
-            place = plan.measured_on
             errors.append(
-                f"{place}: no costs of {workload} there; leave --report-only out to measure them"
+                f"{plan.measured_on} contains no costs of {workload}: "
+                "remove --report-only to measure them"
             )
         planned.append(plan)
     if errors:
@@ -136,20 +127,17 @@ def plans(study: CostStudy, options: Options) -> list[CostPlan]:
 
 
 def missing(plan: CostPlan) -> Work:
-    """Return the configurations to time; none with `--report-only`."""
+    """Return the benchmarks to run; none with `--report-only`."""
     commands = [] if plan.options.report_only else plan.commands
     settings = plan.settings
     summary = (
-        f"{len(plan.optimizers)} optimizers over SGD, batch size {settings['batch_size']}, {settings['blocks']} blocks "
-        f"each, on {settings['device']}: {len(plan.results)} results there, {len(commands)} benchmarks to run"
+        f"{len(plan.optimizers)} optimizers relative to SGD, batch size {settings['batch_size']}, "
+        f"{settings['blocks']} blocks for each, on {settings['device']}: "
+        f"{len(plan.results)} results exist, {len(commands)} benchmarks to run"
     )
     details = [f"  python -m {' '.join(command)}" for command in commands]
-    return Work(
-        count=len(commands),
-        summary=summary,
-        details=details,
-        records=[{"command": c} for c in commands],
-    )
+    records = [{"command": command} for command in commands]
+    return Work(count=len(commands), summary=summary, details=details, records=records)
 
 
 def view(plan: CostPlan) -> View:
@@ -171,20 +159,20 @@ def view(plan: CostPlan) -> View:
 def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
     """Return the optimizers whose as-released and corrected variants have different costs."""
     try:
-        arms = [
-            (name, [resolve(workload, name, as_released=arm) for arm in (False, True)])
+        variants = [
+            (name, [resolve(workload, name, as_released=released) for released in (False, True)])
             for name in optimizers
         ]
     except HyperparameterError:  # the benchmark reports it
         return []
-    return [name for name, configs in arms if len(set(map(result_name, configs))) > 1]
+    return [name for name, configs in variants if len(set(map(result_name, configs))) > 1]
 
 
 def stored(study: CostStudy, root: Path) -> list[CostPlan]:
-    """Return no plans: only its own command sends a cost study to MLflow."""
+    """Return no plans. Only the command of a cost study sends it to MLflow."""
     return []
 
 
 def state(study: CostStudy, root: Path) -> str:
-    """Return the number of costs in an output folder."""
+    """Return the number of results in an output folder."""
     return str(len(list(root.glob("cost/*/*-*.json"))))

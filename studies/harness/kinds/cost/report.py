@@ -1,4 +1,4 @@
-"""The report of a cost study on one hardware, with the published costs for comparison."""
+"""The report of a cost study on one hardware, compared with the published costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import precond
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.design.result import Report
-from studies.harness.evidence import costs as exclusive
+from studies.harness.evidence import costs as step_costs
 from studies.harness.evidence.costs import Cost
 from studies.harness.evidence.metrics import number
 from studies.harness.kinds.cost.cost import CostStudy
@@ -33,15 +33,15 @@ MIB = 2**20
 
 
 def frame(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a row for each result: ratios with their intervals, shares of a step of SGD, memory."""
+    """Return a row for each result: time ratios with intervals, shares of a step of SGD, memory."""
     return pd.DataFrame([_row(result) for result in results])
 
 
 def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"optimizer": label(result["configuration"])}
-    for base, race in result["against"].items():
+    for base, comparison in result["against"].items():
         row |= {
-            f"time / {base}" + (f" {end}" if end else ""): race["ratio"][end or "median"]
+            f"time / {base}" + (f" {end}" if end else ""): comparison["ratio"][end or "median"]
             for end in ("", "low", "high")
         }
     row |= {
@@ -57,30 +57,31 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(configuration: Mapping[str, Any]) -> str:
-    """Return the nearest arm and the hyperparameters that differ from it: `kfac inv_interval=5`."""
+    """Return the nearest arm and the hyperparameters that differ from it, as in `kfac rank=5`."""
     name, workload = configuration["optimizer"], configuration["workload"]
     if name not in precond.available():  # the code released with the paper
         return name
-    own, differing = configuration["hyperparameters"], {}
-    for kind, as_released in ((name, False), (f"{name} as-released", True)):
+    measured, differing = configuration["hyperparameters"], {}
+    for variant, as_released in ((name, False), (f"{name} as-released", True)):
         config = resolve(workload, name, as_released=as_released)
-        arm = cost_files.configuration(workload, name, config.hyperparameters, config.batch_size)[
-            "hyperparameters"
+        arm = cost_files.configuration(workload, name, config.hyperparameters, config.batch_size)
+        values = arm["hyperparameters"]
+        differing[variant] = [
+            f"{key}={value}" for key, value in measured.items() if values.get(key) != value
         ]
-        differing[kind] = [f"{key}={value}" for key, value in own.items() if arm.get(key) != value]
-    kind = min(differing, key=lambda kind: len(differing[kind]))
-    return " ".join([kind, *differing[kind]])
+    variant = min(differing, key=lambda variant: len(differing[variant]))
+    return " ".join([variant, *differing[variant]])
 
 
 def report(plan: CostPlan) -> Report:
-    """Write the report, `cost.csv`, `published.csv` and, if Table 1 was measured, its figure."""
+    """Write the report, `cost.csv`, `published.csv`, and the figure of Table 1 if measured."""
     from studies.harness.report.figures.theory import draw_scaling
 
     study, results = plan.artefact, plan.results
     path = plan.measured_on / "scaling.json"
     scaling = json.loads(path.read_text()) if path.exists() else None
     drawn = draw_scaling(scaling, plan.folder) if scaling is not None else []
-    claims = costly(study)
+    claims = cost_claims(study)
     published = against(study, measured(claims, plan.measured_on), {plan.workload})
     missing = commands.missing(_unmeasured(claims, plan.measured_on))
     blocks = [*_blocks(study, results, scaling), *sections.published(published), *missing]
@@ -106,20 +107,21 @@ COSTS: dict[str, Callable[[Cost], Median]] = {
 }
 
 
-def costly(study: Facts) -> list[Claim]:
-    """Return the claims of a study's tables that are about costs."""
+def cost_claims(study: Facts) -> list[Claim]:
+    """Return the published numbers on costs in the tables of a study."""
     return [claim for claim in claims_of(study) if claim.metric in COSTS]
 
 
 def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
-    """Return the costs of exactly the configurations of some claims, measured on the hardware of a folder.
+    """Return the costs of the configurations of some claims, measured on the hardware of a folder.
 
-    The memory of a CPU is that of the whole process, so it is not comparable to published numbers.
+    A configuration must match its claim exactly. On a CPU, the measured memory is that of the whole
+    process, so it is not compared with published numbers.
     """
     results = []
     for claim in claims:
         config = configuration(claim)
-        cost = exclusive.find(config, folder)
+        cost = step_costs.find(config, folder)
         if cost is None or (claim.metric.startswith("mem/") and not cost.device_memory):
             continue
         results.append(
@@ -136,12 +138,12 @@ def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
 
 
 def _unmeasured(claims: Iterable[Claim], folder: Path) -> list[Trial]:
-    """Return a trial for each claim whose configuration has no cost on the hardware of a folder."""
+    """Return a trial for each claim whose configuration was not measured on a folder's hardware."""
     arms = [
         Trial(Arm(optimizer=claim.optimizer, as_released=claim.as_released), configuration(claim))
         for claim in claims
     ]
-    return [trial for trial in arms if exclusive.find(trial.config, folder) is None]
+    return [trial for trial in arms if step_costs.find(trial.config, folder) is None]
 
 
 def _blocks(
@@ -149,9 +151,8 @@ def _blocks(
 ) -> list[Block]:
     first = results[0]["configuration"]
     fixed = {"workload": first["workload"], "batch_size": first["batch_size"], **_common(results)}
-    conditions = Text(
-        ", ".join(f"{key}: {value}" for key, value in fixed.items()), label="Held fixed"
-    )
+    words = ", ".join(f"{key}: {value}" for key, value in fixed.items())
+    conditions = Text(words, label="Held fixed")
     records = frame(results).to_dict("records")
     table = Table(
         name=study.name,
@@ -162,18 +163,18 @@ def _blocks(
         caption=f"{study.title}: {first['workload']}, batch size {first['batch_size']}.",
     )
     note = (
-        "Ratios of times are medians over interleaved blocks with their 95% interval; the shares are fractions of a "
-        "step of SGD. Peak memory is that of a process of its own. As-released: with the conventions of "
-        "the paper's code."
+        "Ratios of times are medians over interleaved blocks with their 95% interval. The shares "
+        "are fractions of a step of SGD. Each peak memory is measured in a separate process. "
+        "As-released: with the conventions of the paper's released code."
     )
     ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
-    verdict = Text(f"Time of a step over SGD's: {ratios}.", found=True)
+    verdict = Text(f"Time of a step relative to SGD: {ratios}.", finding=True)
     blocks = [*protocol.facts(study), conditions, verdict, table, Text(note, note=True)]
     return blocks if scaling is None else [*blocks, *_table_1(scaling)]
 
 
 def _table_1(scaling: Mapping[str, Any]) -> list[Block]:
-    """Return the section on Table 1: the measured exponents and those of the closed forms."""
+    """Return the section on Table 1: the measured exponents and those of the cost formulas."""
     rows = [
         [name, axis, f"{sweep['exponent']:.2f}", f"{sweep['closed_form_exponent']:.2f}"]
         for axis in ("p", "r")
@@ -185,9 +186,13 @@ def _table_1(scaling: Mapping[str, Any]) -> list[Block]:
         header=header,
         rows=rows,
         text=(0, 1),
-        caption="Exponents of cost, measured.",
+        caption="Measured exponents of the cost.",
     )
-    return [Heading("Table 1, measured"), table, Picture("scaling", "cost against p and r")]
+    return [
+        Heading("Measured exponents of Table 1"),
+        table,
+        Picture("scaling", "the cost over p and over r"),
+    ]
 
 
 COLUMNS: dict[str, Callable[[Mapping[Any, Any]], str]] = {
@@ -214,7 +219,7 @@ def _share(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _common(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the conditions of all results; several values where they differ."""
+    """Return the conditions of the results. Where results differ, all values are listed."""
     names = results[0]["conditions"]
     return {
         name: " / ".join(dict.fromkeys(str(result["conditions"].get(name)) for result in results))

@@ -1,7 +1,8 @@
-"""The measurement of `covariance_heatmap`: activation covariances A and their Nystrom approximations.
+"""The measurement of `covariance_heatmap`: activation covariances A and their approximations.
 
-The rows a are those that an optimizer receives: of training batches in training mode, with a last column of ones for a
-bias. `precond.NysAct` computes the approximations, from rows whose covariance is A.
+The rows a are those that an optimizer receives: inputs of the training batches in training mode,
+with a last column of ones if the layer has a bias. `precond.NysAct` computes the approximations
+from rows whose covariance is A.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ SKETCHES = {"column sketch": "subcolumn", "Gaussian sketch": "gaussian"}
 BEST = "best of rank r"
 APPROXIMATIONS = (*SKETCHES, BEST)
 SHOWN = 3  # layers in the figure
-LOST = 0.5  # smallest relative error at which a column sketch counts as failed
+LOST = 0.5  # the column sketch of a layer with a larger relative error has failed
 
 
 def model_problems(parameters: Covariances, model: nn.Module) -> list[str]:
-    """Return a line if the rank exceeds the inputs of the widest layer."""
+    """Return a line if the rank exceeds the number of inputs of the widest layer."""
     return precond.check("nysact-s", {"rank": parameters.rank}, model)
 
 
 def measure(parameters: Covariances, trainer: Trainer, epochs: Epochs) -> Arrays:
-    """Train all epochs, and return the arrays of the last epoch's covariances."""
+    """Train all epochs, and return the arrays for the covariances of the last epoch."""
     for _ in islice(epochs, trainer.config.epochs - 1):
         pass
     with precond.observe(trainer.model) as observer:
@@ -51,46 +52,49 @@ def measure(parameters: Covariances, trainer: Trainer, epochs: Epochs) -> Arrays
 
 
 def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int) -> Arrays:
-    """Return the relative errors of all layers, and the matrices of those in the figure.
+    """Return the relative errors of all layers, and the matrices of the layers in the figure.
 
     Args:
-        parameters: Rank and number of draws.
-        covariances: `[groups, p, p]` by layer.
-        seed: Seed of the test matrices.
+        parameters: The rank and the number of draws.
+        covariances: The covariances `[groups, p, p]` by layer.
+        seed: The seed of the test matrices.
 
     Returns:
-        `layers` (names) and `inputs` (p) of n layers, where each group of a convolution counts as a layer; `frobenius`
-        and `spectral` `[n, approximations, draws]`; `shown`, the numbers of the layers in the figure; for each of these
-        i, `actual/i [p, p]` and `root/APPROXIMATION/i [p, r]`, which is Y in Y Y^T of the first draw.
+        `layers` (names) and `inputs` (p) of the n layers, where each group of a convolution counts
+        as a layer; the errors `frobenius` and `spectral` `[n, approximations, draws]`; `shown`, the
+        numbers of the layers in the figure. For each layer i in the figure, `actual/i [p, p]` is A,
+        and `root/APPROXIMATION/i [p, r]` is Y in the approximation Y Y^T of the first draw.
     """
     matrices = {
         name: a.double().cpu()
         for layer, stack in covariances.items()
         for name, a in _named(layer, stack)
     }
-    names, shown = list(matrices), _shown(parameters, list(matrices.values()))
+    names, figure_layers = list(matrices), _figure_layers(parameters, list(matrices.values()))
     contents: Arrays = {
         "layers": np.array(names),
         "inputs": np.array([len(a) for a in matrices.values()]),
-        "shown": np.array(shown, dtype=np.int64),
+        "shown": np.array(figure_layers, dtype=np.int64),
     }
     errors = []
     for number, (name, a) in enumerate(matrices.items()):
         drawn = roots(parameters, name, a, seed)
         errors.append([_errors(parameters, a, stack) for stack in drawn.values()])
-        if number in shown:
+        if number in figure_layers:
             contents[f"actual/{number}"] = a.float().numpy()
-            contents |= {
-                f"root/{kind}/{number}": stack[0].float().numpy() for kind, stack in drawn.items()
-            }
-    both = np.array(errors)
-    return contents | {"frobenius": both[..., 0], "spectral": both[..., 1]}
+            for kind, stack in drawn.items():
+                contents[f"root/{kind}/{number}"] = stack[0].float().numpy()
+    norms = np.array(errors)
+    return contents | {"frobenius": norms[..., 0], "spectral": norms[..., 1]}
 
 
 def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str, Tensor]:
-    """Return Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`; one draw if `BEST` or p <= r."""
+    """Return Y `[draws, p, r]` of each approximation Y Y^T of A `[p, p]`.
+
+    There is only one draw for `BEST`, and for all approximations if p <= r.
+    """
     values, vectors, _ = (part[0] for part in linalg.eigenbasis(a.unsqueeze(0)))
-    root = (vectors * values.sqrt()).flip(-1)  # A = root root^T, the largest first
+    root = (vectors * values.sqrt()).flip(-1)  # A = root root^T, with the largest eigenvalue first
     sketched = {
         kind: _sketched(parameters, sketch, name, root, seed) for kind, sketch in SKETCHES.items()
     }
@@ -98,13 +102,13 @@ def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str,
 
 
 def _sketched(parameters: Covariances, sketch: str, name: str, root: Tensor, seed: int) -> Tensor:
-    """Return Y of one kind of sketch; each draw is a slot in the state of NysAct."""
+    """Return Y for a kind of sketch. Each draw is a slot in the state of NysAct."""
     algorithm, width = NysAct(rank=parameters.rank, sketch=sketch, seed=seed), len(root)
     if width <= parameters.rank:
         return root.unsqueeze(0)  # NysAct stores A itself
     slots = [f"{name}#{draw}" for draw in range(parameters.draws)]
     state = algorithm.new_state(LayerShape(d_out=1, d_in=width), slots, like=root)
-    rows = LinearRows(root.mT * width**0.5, bias=False, examples=width)  # their mean a a^T is A
+    rows = LinearRows(root.mT * width**0.5, bias=False, examples=width)  # the mean of a a^T is A
     for slot in range(parameters.draws):
         algorithm.accumulate(state, slice(slot, slot + 1), Signals(inputs=rows))
     algorithm.commit(state)
@@ -116,18 +120,19 @@ def _sketched(parameters: Covariances, sketch: str, name: str, root: Tensor, see
 
 def _errors(parameters: Covariances, a: Tensor, roots: Tensor) -> np.ndarray:
     """Return |A - Y Y^T| / |A| in Frobenius and spectral norm, `[draws, 2]`; nan if A is zero."""
-    errors, norms = torch.stack([_norms(a - root @ root.mT) for root in roots]), _norms(a)
+    errors = torch.stack([_norms(a - root @ root.mT) for root in roots])
+    norms = _norms(a)
     return (errors / norms.where(norms > 0, torch.nan)).expand(parameters.draws, 2).numpy()
 
 
-def _shown(parameters: Covariances, matrices: Sequence[Tensor]) -> list[int]:
-    """Return the last layer of each of the `SHOWN` largest widths above the rank, in model order."""
+def _figure_layers(parameters: Covariances, matrices: Sequence[Tensor]) -> list[int]:
+    """Return the last layer of each of the `SHOWN` largest widths above the rank."""
     last = {len(a): number for number, a in enumerate(matrices) if len(a) > parameters.rank}
     return sorted(last[width] for width in sorted(last)[-SHOWN:])
 
 
 def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
-    """Return the relative errors in both norms for each seed, layer, approximation and draw."""
+    """Return a row with both relative errors for each seed, layer, approximation and draw."""
     rows = [
         {
             "seed": result.seed,
@@ -147,7 +152,7 @@ def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
 
 
 def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
-    """Return the table of errors, and the layers with a mean error of the column sketch above `LOST`."""
+    """Return the table of errors, and a verdict on the layers with an error above `LOST`."""
     header = [
         "layer",
         "p",
@@ -155,35 +160,32 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     ]
     layers = list(dict.fromkeys(zip(numbers["layer"], numbers["inputs"], strict=True)))
     rows = [[layer, str(p), *_cells(numbers[numbers["layer"] == layer])] for layer, p in layers]
-    caption = (
-        f"Relative errors of approximations of rank {parameters.rank} of the activation covariance."
-    )
+    rank, networks = parameters.rank, numbers["seed"].nunique()
+    caption = f"Relative errors of approximations of rank {rank} of the activation covariance."
     note = (
-        f"Errors |A - A^| / |A| at rank {parameters.rank}: mean and sample standard deviation over {parameters.draws} "
-        f"draws of the test matrix for each of {numbers['seed'].nunique()} networks. {BEST.capitalize()}: the r "
-        "largest eigenvalues with their vectors, the least error that a matrix of rank r can have. A is the mean over "
-        f"the batches of the last epoch, p counts a bias's column of ones, and a layer with p <= {parameters.rank} is "
-        "kept as it is. The rank of the paper's Figure 1 is not stated; 10 is that of its Table 7 for CIFAR."
+        f"Errors |A - A^| / |A| at rank {rank}: mean and sample standard deviation over "
+        f"{parameters.draws} draws of the test matrix for each of {networks} networks. "
+        f"{BEST.capitalize()}: the r largest eigenvalues with their eigenvectors, which give the "
+        "smallest error of any matrix of rank r. A is the mean over the batches of the last "
+        f"epoch. p includes the column of ones of a bias. A layer with p <= {rank} is stored "
+        "exactly. The paper does not state the rank of its Figure 1; its Table 7 has rank 10 for "
+        "CIFAR."
     )
-    column = (
-        numbers[numbers["approximation"] == APPROXIMATIONS[0]]
-        .groupby("layer", sort=False)["frobenius"]
-        .mean()
-    )
-    lost = [str(layer) for layer, error in column.items() if error > LOST]
+    sketched = numbers[numbers["approximation"] == APPROXIMATIONS[0]]
+    column_sketch = sketched.groupby("layer", sort=False)["frobenius"].mean()
+    lost = [str(layer) for layer, error in column_sketch.items() if error > LOST]
     verdict = (
-        f"In {len(lost)} of {len(column)} layers the column sketch has a mean Frobenius error above "
-        f"{LOST:g}{': ' + ', '.join(lost) if lost else ''}."
+        f"In {len(lost)} of {len(column_sketch)} layers, the column sketch has a mean Frobenius "
+        f"error above {LOST:g}{': ' + ', '.join(lost) if lost else ''}."
     )
     table = Table(name="covariances", header=header, rows=rows, caption=caption)
-    return [Text(verdict, label="Verdict", found=True), table, Text(note, note=True)]
+    return [Text(verdict, label="Verdict", finding=True), table, Text(note, note=True)]
 
 
 def metrics(numbers: Any) -> dict[str, float]:
-    """Return the mean errors as `frobenius/KIND/LAYER` and `spectral/KIND/LAYER`."""
-    means = numbers.groupby(["approximation", "layer"], sort=False)[
-        ["frobenius", "spectral"]
-    ].mean()
+    """Return the mean errors as `frobenius/APPROXIMATION/LAYER` and `spectral/...`."""
+    groups = numbers.groupby(["approximation", "layer"], sort=False)
+    means = groups[["frobenius", "spectral"]].mean()
     return {
         f"{norm}/{kind}/{layer}": float(row[norm])
         for (kind, layer), row in means.iterrows()
@@ -197,7 +199,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def approximate(arrays: Arrays, kind: str, number: int) -> np.ndarray:
-    """Return A^ `[p, p]` of a layer in the figure, from the arrays of a result."""
+    """Return the approximation A^ `[p, p]` of a layer in the figure."""
     root = arrays[f"root/{kind}/{number}"].astype(float)
     return root @ root.T
 
@@ -218,9 +220,6 @@ def _cells(rows: Any) -> list[str]:
     for norm in ("frobenius", "spectral"):
         for kind in APPROXIMATIONS:
             values = rows.loc[rows["approximation"] == kind, norm]
-            cells.append(
-                f"{values.mean():.3f} ± {values.std():.3f}"
-                if len(values) > 1
-                else f"{values.mean():.3f}"
-            )
+            spread = f" ± {values.std():.3f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.3f}{spread}")
     return cells

@@ -1,4 +1,4 @@
-"""The execution of a probe: train the networks without a result, measure them, and store the results."""
+"""The execution of a probe: train and measure the missing networks, and store the results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainables.measure import device_name
 from trainables.store import COMPLETED, DIVERGED, StoreError
 from trainables.train import Diverged, Trainer, score
 
-Epochs = Iterator[dict[str, float]]  # trains an epoch when the next is requested
+Epochs = Iterator[dict[str, float]]  # each `next` trains an epoch and returns its metrics
 
 
 def execute(plans: Sequence[ProbePlan], driver: Driver) -> None:
     """Train and measure the missing networks one after another.
 
     Raises:
-        StoreError: Out of memory; the earlier results are kept.
+        StoreError: The device is out of memory. The earlier results are kept.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     todo = [(plan, trial) for plan in plans for trial in plan.artefact.missing(plan).trials]
@@ -39,10 +39,9 @@ def execute(plans: Sequence[ProbePlan], driver: Driver) -> None:
 
             try:
                 result = measure(plan.artefact, trial.config, plan.root, device, report)
-            except torch.OutOfMemoryError as problem:
-                raise StoreError(
-                    f"out of memory: {str(problem).partition(chr(10))[0]}"
-                ) from problem
+            except torch.OutOfMemoryError as error:
+                first_line = str(error).partition("\n")[0]
+                raise StoreError(f"out of memory: {first_line}") from error
             progress.finished(key, COMPLETED, "")
             if result.status["status"] == DIVERGED:
                 line = f"seed {trial.config.seed} diverged: {result.status['reason']}"
@@ -56,7 +55,10 @@ def measure(
     device: torch.device,
     report: Callable[[int, Mapping[str, float]], object] = lambda epoch, metrics: None,
 ) -> folder.Result:
-    """Train and measure one network, and store the result; `report` receives each epoch and its metrics."""
+    """Train and measure one network, and store the result.
+
+    `report` is called after each epoch with its number and its metrics.
+    """
     start, metrics = time.time(), {}
     trainer = Trainer(config, device)
 
@@ -67,15 +69,13 @@ def measure(
             yield dict(metrics)
 
     try:
-        arrays, ended = (
-            probe.measurement.code.measure(probe.measurement, trainer, epochs()),
-            {"status": COMPLETED},
-        )
+        arrays = probe.measurement.code.measure(probe.measurement, trainer, epochs())
+        ending = {"status": COMPLETED}
     except Diverged as error:
-        arrays, ended = {}, {"status": DIVERGED, "reason": str(error), **error.details}
+        arrays, ending = {}, {"status": DIVERGED, "reason": str(error), **error.details}
     software = {"torch": torch.__version__, "device": device_name(device), **provenance()}
     status = {
-        **ended,
+        **ending,
         "time": time.time(),
         "seconds": time.time() - start,
         "metrics": metrics,

@@ -1,13 +1,14 @@
-"""The folder of one network's result, named after the result's key.
+"""The folder with the result of one network, named after the key of the result.
 
-    outputs/probes/<first 16 hex of the key>/
+    outputs/probes/<first 16 hex digits of the key>/
         config.json    schema, full key, measurement with its parameters, configuration of the trial
         arrays.npz     the measured arrays; absent if the training diverged
-        status.json    completed | diverged; seconds, the last epoch's metrics, the device, the versions of the code,
-                       and the SHA-256 of the arrays, because numpy does not notice every flipped bit
+        status.json    completed | diverged; the seconds, the metrics of the last epoch, the device,
+                       the versions of the software, and the SHA-256 of the arrays, because numpy
+                       does not detect every flipped bit
 
-Numbers and figures are computed from the arrays, without training. A folder is renamed into place when it is complete.
-A probe that was killed trains its current network from the start, because it keeps no checkpoints.
+Reports are made from the arrays, without training. A folder is renamed into place when it is
+complete. There are no checkpoints: a probe that was killed trains its last network from the start.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Result:
-    """The seed, the content of `status.json` and the arrays (empty if it diverged) of a network."""
+    """The result of a network: its seed, the content of `status.json`, and the arrays.
+
+    The arrays are empty if the training diverged.
+    """
 
     seed: int
     status: Mapping[str, Any]
@@ -43,18 +47,22 @@ class Result:
 
 
 def results(probe: Probe, trials: Sequence[Trial], root: Path) -> dict[int, Result]:
-    """Return the results of those networks that have one, by seed; raises the errors of `read`."""
-    known = {trial.config.seed: read(probe, trial.config, root) for trial in trials}
-    return {seed: result for seed, result in known.items() if result is not None}
+    """Return the existing results by seed.
+
+    Raises:
+        StoreError: See `read`.
+    """
+    by_seed = {trial.config.seed: read(probe, trial.config, root) for trial in trials}
+    return {seed: result for seed, result in by_seed.items() if result is not None}
 
 
 def key(probe: Probe, config: TrialConfig) -> str:
-    """Return the key of the result of one network: 64 hexadecimal digits."""
+    """Return the key of the result of a network: 64 hexadecimal digits."""
     return digest({**description(probe), "trial": config.trial_key})
 
 
 def description(probe: Probe) -> dict[str, Any]:
-    """Return the measurement with its parameters, as the key and `config.json` contain it."""
+    """Return the description of the measurement that the key and `config.json` contain."""
     kind = type(probe.measurement)
     return {
         "measurement": kind.__name__,
@@ -64,10 +72,11 @@ def description(probe: Probe) -> dict[str, Any]:
 
 
 def read(probe: Probe, config: TrialConfig, root: Path) -> Result | None:
-    """Return the result of one network, or None if there is none.
+    """Return the result of a network, or None without a result.
 
     Raises:
-        StoreError: The folder is damaged, belongs to another result, or was written by a newer version.
+        StoreError: The folder is damaged, belongs to another result, or was written by a newer
+            version.
     """
     folder = probe_folder(root, key(probe, config))
     if not folder.exists():
@@ -75,26 +84,26 @@ def read(probe: Probe, config: TrialConfig, root: Path) -> Result | None:
     try:
         document = json.loads((folder / "config.json").read_bytes())
         status = json.loads((folder / "status.json").read_bytes())
-        arrays = (
-            _load(folder / "arrays.npz", status["sha256"]) if status["status"] == COMPLETED else {}
-        )
+        completed = status["status"] == COMPLETED
+        arrays = _load(folder / "arrays.npz", status["sha256"]) if completed else {}
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
             f"{folder} is damaged ({type(error).__name__}): remove it and run again"
         ) from error
     if document["schema"] > SCHEMA:
         raise StoreError(
-            f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: update"
+            f"{folder} has schema {document['schema']}, this version reads up to {SCHEMA}: "
+            "update this package"
         )
     if document["key"] != key(probe, config):
         raise StoreError(
-            f"{folder} holds another result with the same first 16 digits: move it away"
+            f"{folder} contains another result whose key has the same first 16 digits: move it away"
         )
     return Result(config.seed, status, arrays)
 
 
 def probe_folder(root: Path, key: str) -> Path:
-    """Return a result's folder: `probes/` and the first 16 digits of its key."""
+    """Return the folder of the result with a key."""
     return root / "probes" / key[:16]
 
 
@@ -103,9 +112,9 @@ def write(
 ) -> Result:
     """Write the folder of a result atomically, and return the result."""
     folder = probe_folder(root, key(probe, config))
-    aside = folder.with_name(folder.name + ".tmp")  # a killed writer may have left it
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir(parents=True)
     stored = io.BytesIO()
     np.savez_compressed(stored, allow_pickle=False, **arrays)
     status = {**status, "sha256": hashlib.sha256(stored.getvalue()).hexdigest()}
@@ -120,19 +129,23 @@ def write(
     if arrays:
         files["arrays.npz"] = stored.getvalue()
     for name, content in files.items():
-        with open(aside / name, "wb") as file:
+        with open(temporary / name, "wb") as file:
             file.write(content)
             sync(file)
-    sync_directory(aside)
-    aside.rename(folder)
+    sync_directory(temporary)
+    temporary.rename(folder)
     sync_directory(folder.parent)
     return Result(config.seed, status, arrays)
 
 
 def _load(path: Path, sha256: str) -> Arrays:
-    """Return the arrays of a file; raise `ValueError` if the checksum differs."""
+    """Return the arrays of a file.
+
+    Raises:
+        ValueError: The checksum differs.
+    """
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError("the arrays are not those that were written")
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:  # a pickle is code
+        raise ValueError("the checksum of the arrays differs")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:  # unpickling runs code
         return {name: stored[name] for name in stored.files}

@@ -1,4 +1,7 @@
-"""The measurement of `activation_norms`: norms of the covariances that an optimizer receives."""
+"""The measurement of `activation_norms`: the norms of the activation covariances.
+
+The covariances are those of the rows that an optimizer receives.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,20 @@ from studies.harness.report.document import Block, Table, Text
 from studies.harness.report.figures.probes import draw_norms
 from trainables.train import Trainer
 
-GROWTH = 0.1  # a mean norm with a larger growth over the last tenth of training is not bounded yet
+GROWTH = 0.1  # a norm with a larger growth over the last tenth of the training still grows
 
 
 def model_problems(parameters: Norms, model: nn.Module) -> list[str]:
-    """Return nothing: there are no parameters."""
+    """Return no errors, because there are no parameters."""
     return []
 
 
 def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
-    """Record the norms of every step; they are copied from the device once an epoch.
+    """Train all epochs, and return the norms of every step.
 
     Returns:
-        `layers` (names), `convolution` (bool) and `inputs` (p) of n layers, where each group of a convolution counts as
-        a layer; `norms [steps, n]`.
+        `layers` (names), `convolution` (bool) and `inputs` (p) of the n layers, where each group of
+        a convolution counts as a layer; and `norms [steps, n]`.
     """
     layers = find_layers(trainer.model)
     missing = {
@@ -42,40 +45,42 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
         for layer in layers
     }
     steps: list[Tensor] = []
-    read: list[np.ndarray] = []
-    with precond.observe(trainer.model) as seen:
+    by_epoch: list[np.ndarray] = []
+    with precond.observe(trainer.model) as observer:
 
-        def note(*_: Any) -> None:
-            norms = {**missing, **seen.norms()}
+        def record(*_: Any) -> None:
+            norms = {**missing, **observer.norms()}
             steps.append(torch.cat([norms[layer.name] for layer in layers]))
-            seen.reset()
+            observer.reset()
 
-        handle = trainer.optimizer.register_step_post_hook(note)
-        for _ in epochs:
-            read.append(torch.stack(steps).cpu().numpy())
+        handle = trainer.optimizer.register_step_post_hook(record)
+        for _ in epochs:  # copying to the CPU once per epoch avoids a synchronization in each step
+            by_epoch.append(torch.stack(steps).cpu().numpy())
             steps.clear()
         handle.remove()
-    norms = np.concatenate(read)
+    norms = np.concatenate(by_epoch)
     slots = [(name, layer) for layer in layers for name in layer.slot_names]
-    kept = ~np.isnan(norms).all(0)  # a layer can have a forward that is never called
+    called = ~np.isnan(norms).all(0)  # a model may contain a layer that it never calls
+    convolution = [isinstance(layer.module, nn.Conv2d) for _, layer in slots]
     return {
-        "layers": np.array([name for name, _ in slots])[kept],
-        "convolution": np.array([isinstance(layer.module, nn.Conv2d) for _, layer in slots])[kept],
-        "inputs": np.array([layer.shape.d_in for _, layer in slots])[kept],
-        "norms": norms[:, kept],
+        "layers": np.array([name for name, _ in slots])[called],
+        "convolution": np.array(convolution)[called],
+        "inputs": np.array([layer.shape.d_in for _, layer in slots])[called],
+        "norms": norms[:, called],
     }
 
 
 def numbers(parameters: Norms, results: Sequence[Result]) -> pd.DataFrame:
-    """Return the first, last, smallest and largest norm of each seed and layer, and the growth at the end.
+    """Return a row for each seed and layer: first, last, smallest and largest norm, and growth.
 
-    `growth` is the mean over the last tenth of the steps divided by the mean over the tenth before, minus 1.
+    `growth` is the mean over the last tenth of the steps, divided by the mean over the tenth
+    before, minus 1.
     """
     return pd.DataFrame([row for result in results for row in _rows(result)])
 
 
 def blocks(parameters: Norms, numbers: Any) -> list[Block]:
-    """Return the table of each layer's bounds over all networks, and the layers whose norms still grow."""
+    """Return the table of each layer's bounds, and a verdict that names the unbounded layers."""
     header = [
         "layer",
         "kind",
@@ -89,26 +94,24 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
     ]
     layers = [rows for _, rows in numbers.groupby("layer", sort=False)]
     names = [str(rows["layer"].iloc[0]) for rows in layers]
-    growing = [
-        name for name, rows in zip(names, layers, strict=True) if rows["growth"].mean() > GROWTH
-    ]
-    zero = [
-        name for name, rows in zip(names, layers, strict=True) if not rows["smallest"].min() > 0
-    ]
+    named = list(zip(names, layers, strict=True))
+    growing = [name for name, rows in named if rows["growth"].mean() > GROWTH]
+    zero = [name for name, rows in named if not rows["smallest"].min() > 0]
     verdict = (
-        f"{len(growing)} of {len(layers)} layers still grow by more than {GROWTH:.0%} over the last tenth of "
-        f"training{_listed(growing)}; the norm of {len(zero)} reached zero{_listed(zero)}."
+        f"The norms of {len(growing)} of {len(layers)} layers still grow by more than "
+        f"{GROWTH:.0%} over the last tenth of the training{_in_parentheses(growing)}. The norms "
+        f"of {len(zero)} layers reached zero{_in_parentheses(zero)}."
     )
     note = (
-        f"Frobenius norm of (1/N) sum a a^T over the rows a of one training batch, at every step of "
-        f"{numbers['seed'].nunique()} networks: smallest and largest over all steps and networks, first and last "
-        "as means over networks. Growth at end: mean over the last tenth of the steps over that of the tenth "
-        "before, less one."
+        "Frobenius norm of (1/N) sum a a^T over the rows a of a training batch, at every step of "
+        f"{numbers['seed'].nunique()} networks. Smallest and largest: over all steps and "
+        "networks. First and last: means over the networks. Growth at end: the mean over the "
+        "last tenth of the steps, divided by the mean over the tenth before, minus 1."
     )
     caption = "Frobenius norm of the activation covariance during training."
     rows = [_cells(rows) for rows in layers]
     table = Table(name="norms", header=header, rows=rows, text=(0, 1), caption=caption)
-    return [Text(verdict, label="Verdict", found=True), table, Text(note, note=True)]
+    return [Text(verdict, label="Verdict", finding=True), table, Text(note, note=True)]
 
 
 def metrics(numbers: Any) -> dict[str, float]:
@@ -122,7 +125,7 @@ def metrics(numbers: Any) -> dict[str, float]:
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Draw the norms over the steps, convolutions on the left and linear layers on the right."""
+    """Draw the norms over the steps: convolutions on the left, linear layers on the right."""
     return draw_norms([result.arrays for result in results], folder)
 
 
@@ -133,20 +136,19 @@ def _rows(result: Result) -> list[dict[str, Any]]:
         norms = norms[~np.isnan(norms)]
         tenth = max(1, len(norms) // 10)
         late, before = norms[-tenth:].mean(), norms[-2 * tenth : -tenth].sum() / tenth
-        kind = "convolution" if arrays["convolution"][i] else "linear"
-        identity = {
-            "seed": result.seed,
-            "layer": str(layer),
-            "kind": kind,
-            "inputs": int(arrays["inputs"][i]),
-        }
-        bounds = {
-            "first": norms[0],
-            "smallest": norms.min(),
-            "largest": norms.max(),
-            "last": norms[-1],
-        }
-        rows.append({**identity, **bounds, "growth": late / before - 1 if before > 0 else np.nan})
+        rows.append(
+            {
+                "seed": result.seed,
+                "layer": str(layer),
+                "kind": "convolution" if arrays["convolution"][i] else "linear",
+                "inputs": int(arrays["inputs"][i]),
+                "first": norms[0],
+                "smallest": norms.min(),
+                "largest": norms.max(),
+                "last": norms[-1],
+                "growth": late / before - 1 if before > 0 else np.nan,
+            }
+        )
     return rows
 
 
@@ -163,5 +165,5 @@ def _cells(rows: Any) -> list[str]:
     ]
 
 
-def _listed(names: Sequence[str]) -> str:
+def _in_parentheses(names: Sequence[str]) -> str:
     return f" ({', '.join(names)})" if names else ""

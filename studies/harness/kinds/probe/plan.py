@@ -31,8 +31,8 @@ class ProbePlan(Plan):
 def plans(probe: Probe, options: Options) -> list[ProbePlan]:
     """Return the plans of a probe (see `Artefact.plan`)."""
     parameters = {field.name for field in dataclasses.fields(probe.measurement)}
-    chosen = {name: value for name, value in options.settings.items() if name in parameters}
-    probe = replace(probe, measurement=replace(probe.measurement, **chosen))
+    changes = {name: value for name, value in options.settings.items() if name in parameters}
+    probe = replace(probe, measurement=replace(probe.measurement, **changes))
     known = {*parameters, *settable(probe.optimizer)}
     errors = [
         f"--set {name}: unknown.{nearest(name, sorted(known))}"
@@ -63,45 +63,47 @@ def trials(
         config = resolve(
             name, probe.optimizer, overrides, {**probe.published.get(name, {}), **recipe}
         )
-        errors = errors or _unfit(probe, config)
+        errors = errors or _model_errors(probe, config)
     except HyperparameterError as error:
         raise HyperparameterError("\n".join([*errors, *str(error).splitlines()])) from error
     if errors:
         raise HyperparameterError("\n".join(errors))
     arm = Arm(optimizer=probe.optimizer, overrides=overrides)
-    return [
-        Trial(arm, config.with_seed(seed))
-        for seed in (range(probe.seeds) if seeds is None else seeds)
-    ]
+    seeds = range(probe.seeds) if seeds is None else seeds
+    return [Trial(arm, config.with_seed(seed)) for seed in seeds]
 
 
-def _unfit(probe: Probe, config: TrialConfig) -> list[str]:
-    """Return the errors of parameters that do not fit the model, or of a model without layers."""
-    chosen = workload(config.workload)
-    model = skeleton(chosen.model, chosen.fit(config.settings))
+def _model_errors(probe: Probe, config: TrialConfig) -> list[str]:
+    """Return the errors of a model that the probe cannot measure with its parameters."""
+    selected = workload(config.workload)
+    model = skeleton(selected.model, selected.fit(config.settings))
     if config.compile:
-        return ["compile = True: a probe watches layers as they are written; leave it out"]
+        return ["compile = True: a probe cannot measure a compiled model; remove this option"]
     if not find_layers(model):
-        return [f'workload = "{chosen.name}": its model has no Linear or Conv2d layer to watch']
+        return [f'workload = "{selected.name}": its model has no Linear or Conv2d layer to measure']
     return probe.measurement.code.model_problems(probe.measurement, model)
 
 
 def missing(plan: ProbePlan) -> Work:
     """Return the networks without a result; none with `--report-only`."""
     results = folder.results(plan.artefact, plan.trials, plan.root)
-    todo = (
-        [] if plan.options.report_only else [t for t in plan.trials if t.config.seed not in results]
+    todo = [trial for trial in plan.trials if trial.config.seed not in results]
+    if plan.options.report_only:
+        todo = []
+    epochs = plan.trials[0].config.epochs
+    summary = (
+        f"{len(plan.trials)} networks ({plan.artefact.optimizer}, {epochs} epochs): "
+        f"{len(results)} done, {len(todo)} to go"
     )
-    summary = f"{len(plan.trials)} networks ({plan.artefact.optimizer}, {plan.trials[0].config.epochs} epochs): "
     records = [
-        {"key": folder.key(plan.artefact, t.config), "config": t.config.to_dict()} for t in todo
+        {"key": folder.key(plan.artefact, trial.config), "config": trial.config.to_dict()}
+        for trial in todo
     ]
-    counts = f"{len(results)} done, {len(todo)} to go"
-    return Work(count=len(todo), summary=summary + counts, records=records, trials=todo)
+    return Work(count=len(todo), summary=summary, records=records, trials=todo)
 
 
 def stored(probe: Probe, root: Path) -> list[ProbePlan]:
-    """Return a plan for each workload with the result of a network in the output folder."""
+    """Return a plan for each workload with a result in the output folder."""
     planned = []
     for name in sorted({probe.workload, *probe.published}):
         networks = probe.trials(name)
@@ -113,7 +115,10 @@ def stored(probe: Probe, root: Path) -> list[ProbePlan]:
 
 
 def view(plan: ProbePlan) -> View:
-    """Return the MLflow run of the report, identified by the measurement, the workload and the recipe."""
+    """Return the MLflow run of the report.
+
+    The measurement, the workload and the recipe identify the run.
+    """
     probe, config = plan.artefact, plan.trials[0].config
     params = {**vars(probe.measurement), "optimizer": config.optimizer, "epochs": config.epochs}
     params |= {
@@ -133,6 +138,6 @@ def view(plan: ProbePlan) -> View:
 
 
 def state(probe: Probe, root: Path) -> str:
-    """Return `measured/planned` networks."""
+    """Return the numbers of measured and planned networks as `2/3`."""
     networks = probe.trials()
     return f"{len(folder.results(probe, networks, root))}/{len(networks)}"

@@ -1,4 +1,4 @@
-"""A probe, as a literal: a measurement of networks during training, one network for each seed."""
+"""The classes of a probe and of its measurements."""
 
 from __future__ import annotations
 
@@ -16,29 +16,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A measurement; its fields are parameters that `--set` changes.
+    """A measurement of a network. Its fields are parameters, which `--set` can change.
 
-    To add one, write a subclass here, and a module with the functions `model_problems`, `measure`, `numbers`, `blocks`,
-    `metrics` and `draw` of `norms.py`.
+    To add a measurement, write a subclass in this file, and a module with the functions of
+    `norms.py`: `model_problems`, `measure`, `numbers`, `blocks`, `metrics` and `draw`.
+
+    Attributes:
+        NUMERICS: A version of the computation. Increment it when the same parameters give other
+            arrays, so that existing results are not used.
     """
 
-    NUMERICS: ClassVar[int]  # increment it when the same parameters give different arrays
+    NUMERICS: ClassVar[int]
 
     problems = problems
 
     @property
     def code(self) -> Any:
-        """The module that measures, named after the class; imported on first use because it needs torch."""
-        return import_module(
-            f"{type(self).__module__.rpartition('.')[0]}.{type(self).__name__.lower()}"
-        )
+        """The module of the measurement, which has the name of the class in lower case.
+
+        The module needs torch, so it is imported on first use.
+        """
+        package = type(self).__module__.rpartition(".")[0]
+        return import_module(f"{package}.{type(self).__name__.lower()}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Covariances(Measurement):
-    """A = (1/N) sum a a^T of each layer over the last epoch, and NysAct's approximations of rank `rank`.
+    """The activation covariance of each layer over the last epoch, and NysAct's approximations.
 
-    `draws` is the number of test matrices for each layer and kind of sketch.
+    The covariance is A = (1/N) sum a a^T over the rows a of the epoch.
+
+    Attributes:
+        rank: The rank of the approximations.
+        draws: The number of test matrices for each layer and kind of sketch.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -49,33 +59,39 @@ class Covariances(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class Norms(Measurement):
-    """Frobenius norm of each layer's activation covariance in every training batch."""
+    """The Frobenius norm of each layer's activation covariance in every training batch."""
 
     NUMERICS: ClassVar[int] = 1
 
 
-_RAY = "which trains few networks one after another, without Ray"
-_ARMS = "which has no arms"
+_NO_RAY = "which trains its networks one after another, without Ray"
+_NO_ARMS = "which has no arms"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Artefact):
-    """A figure of what happens inside networks with seeds 0 ... seeds - 1 while an optimizer trains them."""
+    """A measurement of networks while an optimizer trains them.
+
+    Attributes:
+        measurement: The measurement and its parameters.
+        optimizer: The optimizer that trains the networks.
+        seeds: The number of networks. The seeds are 0 ... seeds - 1.
+    """
 
     KIND: ClassVar[str] = "probe"
     HELP: ClassVar[Mapping[str, str]] = {
-        "smoke": "Two networks, two epochs on digits, in OUT/smoke.",
-        "settings": "A parameter of the probe, a hyperparameter or a setting of the recipe.",
+        "smoke": "Train two networks for two epochs on digits, in OUT/smoke.",
+        "settings": "Set a parameter of the probe, a hyperparameter or a setting of the recipe.",
         "dry_run": "Print the plan and stop.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("optimizers", "only", "levels"), _ARMS),
+        **dict.fromkeys(("optimizers", "only", "levels"), _NO_ARMS),
         **dict.fromkeys(
             ("max_concurrent", "gpus_per_trial", "address", "workers_per_trial", "time_budget"),
-            _RAY,
+            _NO_RAY,
         ),
         **dict.fromkeys(("retry", "rerun", "commit_every"), "which keeps no trial folders"),
-        "diagnostics": "which measures by itself",
+        "diagnostics": "which makes its own measurements",
     }
 
     measurement: Measurement
@@ -89,10 +105,13 @@ class Probe(Artefact):
         recipe: Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> list[Trial]:
-        """Return a trial for each network; the arguments replace the values of the probe and of its recipe.
+        """Return a trial for each network.
+
+        The arguments replace the values of the probe and of its recipe.
 
         Raises:
-            HyperparameterError: One line for each error, those in the measurement's parameters included.
+            HyperparameterError: One line for each error, including those in the parameters of the
+                measurement.
         """
         return self.module("plan").trials(
             self, workload or self.workload, seeds, recipe or {}, overrides or {}

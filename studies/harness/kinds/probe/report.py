@@ -25,19 +25,18 @@ from trainables.train import score
 def report(plan: ProbePlan) -> Report:
     """Write `report.md`, `report.html`, `report.tex`, `numbers.csv` and the figure."""
     probe, measurement = plan.artefact, plan.artefact.measurement
-    known = folder.results(probe, plan.trials, plan.root)
-    results = [known[trial.config.seed] for trial in plan.trials if trial.config.seed in known]
-    complete = [network for network in results if network.status["status"] == COMPLETED]
+    by_seed = folder.results(probe, plan.trials, plan.root)
+    results = [by_seed[trial.config.seed] for trial in plan.trials if trial.config.seed in by_seed]
+    complete = [result for result in results if result.status["status"] == COMPLETED]
     plan.folder.mkdir(parents=True, exist_ok=True)
     numbers = measurement.code.numbers(measurement, complete) if complete else pd.DataFrame()
     drawn = measurement.code.draw(complete, plan.folder) if complete else []
     pictures = [path.stem for path in drawn if path.suffix == ".svg"]
     blocks = _blocks(probe, plan.trials, results, numbers, pictures)
     rows = json.loads(numbers.to_json(orient="records") or "[]")
+    tables = {"numbers.csv": numbers.to_csv(index=False)}
     return Report(
-        files=document.write(
-            plan.folder, probe.title, blocks, drawn, {"numbers.csv": numbers.to_csv(index=False)}
-        ),
+        files=document.write(plan.folder, probe.title, blocks, drawn, tables),
         findings=document.findings(blocks),
         record=json.dumps({"probe": probe.name, "numbers": rows}),
         metrics=measurement.code.metrics(numbers) if complete else {},
@@ -51,11 +50,10 @@ def _blocks(
     numbers: pd.DataFrame,
     pictures: Sequence[str],
 ) -> list[Block]:
-    measured = (
-        []
-        if numbers.empty
-        else [Heading("Numbers"), *probe.measurement.code.blocks(probe.measurement, numbers)]
-    )
+    measured: list[Block] = []
+    if not numbers.empty:
+        blocks = probe.measurement.code.blocks(probe.measurement, numbers)
+        measured = [Heading("Numbers"), *blocks]
     return [
         *protocol.facts(probe),
         *protocol.paragraphs(probe, trials),
@@ -67,23 +65,22 @@ def _blocks(
 
 
 def _networks(trials: Sequence[Trial], results: Sequence[Result]) -> str:
-    """Return `3 of 3 completed; test accuracy after the last epoch 98.50%, 98.33%, 98.67%.`"""
+    """Return `3 of 3 completed; test accuracy after the last epoch: 98.50%, 98.33%, 98.67%.`"""
     statuses = Counter(str(result.status["status"]) for result in results)
     statuses[NOT_RUN] = len(trials) - len(results)
     counts = ", ".join(
         f"{count} of {len(trials)} {status}" for status, count in statuses.items() if count
     )
-    scores = [
-        f"{score(r.status['metrics']):.2%}" for r in results if r.status["status"] == COMPLETED
-    ]
+    completed = [result for result in results if result.status["status"] == COMPLETED]
+    scores = ", ".join(f"{score(result.status['metrics']):.2%}" for result in completed)
     reasons = [f"seed {r.seed}: {r.status['reason']}" for r in results if "reason" in r.status]
-    after = f"; test accuracy after the last epoch {', '.join(scores)}" if scores else ""
-    return ". ".join([f"{counts}{after}", *reasons]) + "."
+    accuracy = f"; test accuracy after the last epoch: {scores}" if scores else ""
+    return ". ".join([f"{counts}{accuracy}", *reasons]) + "."
 
 
 def _provenance(results: Sequence[Result]) -> str:
     values = {
-        name: dict.fromkeys(str(network.status.get(name)) for network in results)
+        name: dict.fromkeys(str(result.status.get(name)) for result in results)
         for name in PROVENANCE
     }
     parts = [f"{name} {', '.join(texts) or 'unknown'}" for name, texts in values.items()]

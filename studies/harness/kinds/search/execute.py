@@ -1,4 +1,4 @@
-"""The execution of a search: propose and train up to the budget, then train the winners under fresh seeds."""
+"""The execution of a search: train the budget of configurations, then the winners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from studies.harness.kinds.search.tuning import SearchPlan
 
 
 def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
-    """Tune and train, one plan after another; raises `Stopped` if something is left."""
+    """Execute the plans one after another.
+
+    Raises:
+        Stopped: The training ended early, and configurations or trials are still missing.
+    """
     from studies.harness.cluster import search as tuning
     from studies.harness.cluster.progress import StudyProgress
 
@@ -24,8 +28,8 @@ def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
             proposer.begin(options.retry)
         epochs = sum(trial.config.epochs for trial in expected)
         with StudyProgress([], driver.console, more=len(expected), epochs=epochs) as progress:
-            ended = tuning.train(
+            ending = tuning.train(
                 state.proposers, state.begin, options, generation, progress, driver.on_lost
             )
-        if ended in STOPS and any(any(state.to_go(proposer)) for proposer in state.proposers):
-            raise Stopped(*STOPS[ended])
+        if ending in STOPS and any(any(state.to_go(proposer)) for proposer in state.proposers):
+            raise Stopped(*STOPS[ending])

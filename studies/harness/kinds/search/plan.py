@@ -1,4 +1,4 @@
-"""A search on one workload with what it has to do: its optimizers' proposers, and their winners' trials."""
+"""The state of a search on one workload, and its missing work."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from trainables.store import StoreError, trial_folders
 
 
 class SearchState:
-    """The proposers of a search's optimizers on one workload, and their winners' trials, as the folders have them.
+    """The proposer of each optimizer and the trials of the winners, according to the output folder.
 
     Raises:
-        StoreError: The output folder has another search of this name.
+        StoreError: The output folder contains a different search of this name.
     """
 
     def __init__(self, plan: SearchPlan):
@@ -30,99 +30,101 @@ class SearchState:
         self.proposers = [Proposer(plan, optimizer, plan.root) for optimizer in plan.spaces]
 
     def fresh(self, proposer: Proposer) -> list[Trial]:
-        """Return a winner's trials; none while its search is unfinished."""
+        """Return the trials of the winner; none before the proposer has finished."""
         winner = proposer.winner()
-        return (
-            []
-            if winner is None
-            else self.plan.fresh(proposer.optimizer, winner.proposal.parameters)
-        )
+        if winner is None:
+            return []
+        return self.plan.fresh(proposer.optimizer, winner.proposal.parameters)
 
     def all_fresh(self) -> list[Trial]:
-        """Return the trials of all winners."""
+        """Return the trials of all winners under fresh seeds."""
         return [trial for proposer in self.proposers for trial in self.fresh(proposer)]
 
     def missing(self, proposer: Proposer) -> list[Trial]:
-        """Return a winner's trials that are still to be trained."""
+        """Return the missing trials of the winner."""
         return status.missing(self.fresh(proposer), self._root, self._retry)
 
     def to_go(self, proposer: Proposer) -> tuple[int, int]:
-        """Return how many configurations and fresh trials are left; those in `--retry` count as left."""
-        left = proposer.left() + sum(
-            outcome.status in self._retry for outcome in proposer.outcomes()
-        )
-        if not left:
+        """Return the numbers of missing configurations and missing fresh trials.
+
+        Configurations with a status in `--retry` count as missing.
+        """
+        retried = sum(outcome.status in self._retry for outcome in proposer.outcomes())
+        configurations = proposer.left() + retried
+        if not configurations:
             return 0, len(self.missing(proposer))
-        return left, len(self.plan.seeds)
+        return configurations, len(self.plan.seeds)
 
     def expected(self) -> list[Trial]:
-        """Return stand-ins for what is left, to be priced: the recipe's configuration."""
+        """Return as many trials as are missing, to estimate their duration.
+
+        Trials whose configuration is not known yet have the recipe's values.
+        """
         trials: list[Trial] = []
         for proposer in self.proposers:
-            left, fresh = self.to_go(proposer)
-            trials += [self.plan.tuning(proposer.optimizer)] * left
-            trials += (self.missing(proposer) if not left else self.plan.fresh(proposer.optimizer))[
-                :fresh
-            ]
+            configurations, fresh = self.to_go(proposer)
+            trials += [self.plan.tuning(proposer.optimizer)] * configurations
+            if configurations:
+                trials += self.plan.fresh(proposer.optimizer)[:fresh]
+            else:
+                trials += self.missing(proposer)[:fresh]
         return trials
 
     def stopped(self) -> list[str]:
-        """Return the keys of the trials that ASHA has given up."""
+        """Return the keys of the trials that ASHA stopped."""
         outcomes = [outcome for proposer in self.proposers for outcome in proposer.outcomes()]
         return [outcome.proposal.trial_key for outcome in outcomes if outcome.status == STOPPED]
 
     def begin(self, proposer: Proposer) -> list[Trial]:
-        """Make the folders of a winner's missing trials, and return them; called when its search has ended."""
+        """Create the folders of a winner's missing trials and return the trials.
+
+        `cluster.search` calls this after the proposer has finished.
+        """
         missing = self.missing(proposer)
         prepare(missing, self._root)
         return missing
 
 
 def known(plan: SearchPlan) -> list[Trial]:
-    """Return all trials that a search has named so far; its proposals' files grow while it runs."""
+    """Return all trials of a search whose configuration is known so far, except stopped trials."""
     state = SearchState(plan)
-    return [
-        trial for proposer in state.proposers for trial in proposer.trials(stopped=False)
-    ] + state.all_fresh()
+    tuning = [trial for proposer in state.proposers for trial in proposer.trials(stopped=False)]
+    return tuning + state.all_fresh()
 
 
 def missing(plan: SearchPlan) -> Work:
-    """Return the configurations and the winners' trials to go; none with `--report-only`."""
+    """Return the missing configurations and trials of winners; none with `--report-only`."""
     state, search = SearchState(plan), plan.artefact
     expected = [] if plan.options.report_only else state.expected()
     asha = ", ASHA" if search.asha else ""
     width = max(len(proposer.optimizer) for proposer in state.proposers)
     lines, records = [], []
     for proposer in state.proposers:
-        left, fresh = state.to_go(proposer)
-        space = ", ".join(
-            f"{name} {domain}" for name, domain in plan.spaces[proposer.optimizer].items()
-        )
-        to_go = f"{left} configurations and {fresh} fresh trials to go"
+        configurations, fresh = state.to_go(proposer)
+        domains = plan.spaces[proposer.optimizer]
+        space = ", ".join(f"{name} {domain}" for name, domain in domains.items())
+        to_go = f"{configurations} configurations and {fresh} fresh trials to go"
         lines.append(f"  {proposer.optimizer:{width}}  {to_go}  ({space})")
-        counts = {
-            "configurations": search.budget,
-            "configurations to go": left,
-            "fresh to go": fresh,
-        }
         records.append(
             {
                 "search": search.name,
                 "workload": plan.workload,
                 "optimizer": proposer.optimizer,
-                **counts,
+                "configurations": search.budget,
+                "configurations to go": configurations,
+                "fresh to go": fresh,
             }
         )
     summary = (
-        f"{search.budget} configurations for each of {len(state.proposers)} optimizers ({search.sampler}{asha}), "
-        f"then each winner under {len(plan.seeds)} fresh seeds"
+        f"{search.budget} configurations for each of {len(state.proposers)} optimizers "
+        f"({search.sampler}{asha}), then each winner under {len(plan.seeds)} fresh seeds"
     )
     summary = "\n".join([summary, *lines])
     return Work(count=len(expected), summary=summary, records=records, trials=expected, on_ray=True)
 
 
 def stored(search: Search, root: Path) -> list[SearchPlan]:
-    """Return the search's plan if an output folder holds any of its trials."""
+    """Return the plan of a search if the output folder contains any of its trials."""
     names = {folder.name for folder in trial_folders(root)}
     candidates = plans(search, Options(out=root))
     return [
@@ -133,7 +135,10 @@ def stored(search: Search, root: Path) -> list[SearchPlan]:
 
 
 def state(search: Search, root: Path) -> str:
-    """Return how many configurations have an outcome in an output folder, or why that is not known."""
+    """Return the numbers of finished and planned configurations as `20/50`.
+
+    If the output folder contains a different search of this name, return a remark instead.
+    """
     try:
         proposers = [
             proposer
@@ -141,13 +146,13 @@ def state(search: Search, root: Path) -> str:
             for proposer in SearchState(plan).proposers
         ]
     except StoreError:
-        return "another search"
+        return "a different search"
     total = search.budget * len(proposers)
     return f"{total - sum(proposer.left() for proposer in proposers)}/{total}"
 
 
 def view(plan: SearchPlan) -> View:
-    """Return the MLflow runs of all trials that the search has named."""
+    """Return the MLflow runs of all known trials, of each winner and of the search."""
     facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
     return TrialsView(
         **facts,

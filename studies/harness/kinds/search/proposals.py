@@ -1,12 +1,14 @@
-"""The configurations that a search has proposed for an optimizer, in the order of their numbers.
+"""The file with the configurations that a search has proposed for an optimizer.
 
     outputs/searches/<study>/<workload>/<optimizer>/proposals.jsonl
-        first line     what the search is: its sampler, space and everything that its trials share
+        first line     the identity of the search: sampler, space, and the shared settings of its
+                       trials
         proposal       number, parameters, trial_key, and the attributes that the sampler stores
-        stopped        number, stopped_at (epoch), values (scores by epoch), seconds: where ASHA stopped it
+        stopped        number, stopped_at (epoch), values (scores by epoch), seconds; written when
+                       ASHA stops the trial of a proposal
 
-A proposal is on disk before its trial is submitted; its score is only in the trial's folder. So a search that was
-killed resumes with the same proposals, and a search that has used its budget proposes nothing.
+A proposal is written before its trial is submitted. Its score is stored only in the trial folder.
+A search that was killed therefore resumes with the same proposals.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ from studies.harness.kinds.search.search import SCORE
 from trainables.files import StoreError, append_lines, read_lines, repair_tail
 from trainables.store import COMPLETED, read_status, trial_folder
 
-STOPPED = "stopped"  # by ASHA; the trial itself has no status, and is not resumed
+STOPPED = "stopped"  # by ASHA; the trial folder has no status, and the trial is not resumed
 IN_FLIGHT = "in flight"
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration.
+    """A configuration that a search has proposed.
 
     Attributes:
-        number: From 0.
+        number: The number of the proposal, from 0.
         parameters: The tuned hyperparameters.
-        trial_key: Key of the trial that scores it.
-        attributes: What the sampler stores for this trial and for the study.
-        stopped: Its `stopped` line, if ASHA stopped it.
+        trial_key: The key of the trial that scores the configuration.
+        attributes: The attributes that the sampler stores for the trial and for the Optuna study.
+        stopped: The `stopped` line of the file, if ASHA stopped the trial.
     """
 
     number: int
@@ -49,12 +51,12 @@ class Outcome(NamedTuple):
     """The outcome of a proposal.
 
     Attributes:
-        proposal: The configuration.
-        status: The trial's, `stopped` or `in flight`.
-        score: Accuracy on the held-out images after the last epoch; nan unless completed.
+        proposal: The proposal.
+        status: The status of the trial, `stopped` or `in flight`.
+        score: The accuracy on the held-out images after the last epoch; nan unless completed.
         loss: The loss on the same images.
-        values: Scores by epoch if it was stopped, otherwise empty.
-        seconds: Time of training and evaluation.
+        values: The scores by epoch if ASHA stopped the trial, otherwise empty.
+        seconds: The time of training and evaluation.
     """
 
     proposal: Proposal
@@ -71,25 +73,24 @@ class Outcome(NamedTuple):
 
 
 class Proposals:
-    """The file of an optimizer; nothing is written before the first `append`.
+    """The proposals of an optimizer and their file. The first `append` creates the file.
 
     Args:
         path: The file.
-        settings: What identifies the search: sampler, spaces, and the settings that its trials share.
+        settings: The identity of the search: sampler, space, and the shared settings of its trials.
 
     Raises:
-        StoreError: The file belongs to another search, or is damaged.
+        StoreError: The file belongs to a different search, or is damaged.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
-        self.path, self._settings = (
-            path,
-            json.loads(json.dumps(settings)),
-        )  # a tuple is a list, as in the file
+        self.path = path
+        self._settings = json.loads(json.dumps(settings))  # with lists for tuples, as in the file
         lines = read_lines(path)
-        if lines and (different := _different(lines[0]["search"], self._settings)):
+        if lines and (differences := _differences(lines[0]["search"], self._settings)):
             raise StoreError(
-                f"{path.parent} was begun with {different}: name another --out, or move it away"
+                f"{path.parent} contains a search with {differences}: "
+                "use another --out, or move this folder away"
             )
         self._begun = bool(lines)
         self.all: list[Proposal] = []
@@ -100,7 +101,7 @@ class Proposals:
     def append(
         self, parameters: Mapping[str, Any], trial_key: str, attributes: Mapping[str, Any]
     ) -> Proposal:
-        """Write a proposal durably, and return it."""
+        """Write a proposal to the disk, and return it."""
         proposal = Proposal(len(self.all), parameters, trial_key, attributes)
         line = {
             name: getattr(proposal, name)
@@ -111,7 +112,7 @@ class Proposals:
         return proposal
 
     def stop(self, number: int, epoch: int, values: Mapping[int, float], seconds: float) -> None:
-        """Write that ASHA has stopped a proposal after an epoch (counted from 0)."""
+        """Write that ASHA stopped the trial of a proposal after an epoch, counted from 0."""
         scores = {str(at): value for at, value in sorted(values.items())}
         line = {"number": number, "stopped_at": epoch, "values": scores, "seconds": seconds}
         self._write(line)
@@ -126,24 +127,23 @@ class Proposals:
 
 
 def proposals_path(root: Path, study: str, workload: str, optimizer: str) -> Path:
-    """Return the path of an optimizer's proposals."""
+    """Return the path of the proposals of an optimizer."""
     return root / "searches" / study / workload.replace("/", "-") / optimizer / "proposals.jsonl"
 
 
 def stopped_keys(root: Path) -> set[str]:
-    """Return the keys of the trials of an output folder that ASHA stopped; they have no status and are not resumed."""
+    """Return the keys of the trials in an output folder that ASHA stopped."""
     keys = set()
     for path in (root / "searches").glob("*/*/*/proposals.jsonl"):
         lines = read_lines(path)
-        ended = {line["number"] for line in lines if "stopped_at" in line}
-        keys |= {
-            line["trial_key"] for line in lines if "trial_key" in line and line["number"] in ended
-        }
+        stopped = {line["number"] for line in lines if "stopped_at" in line}
+        proposals = [line for line in lines if "trial_key" in line]
+        keys |= {line["trial_key"] for line in proposals if line["number"] in stopped}
     return keys
 
 
 def outcome(proposal: Proposal, root: Path) -> Outcome:
-    """Read a proposal's outcome from its trial's folder, unless ASHA stopped it."""
+    """Return the outcome of a proposal: from its `stopped` line, or else from the trial folder."""
     if (stop := proposal.stopped) is not None:
         values = {int(epoch): value for epoch, value in stop["values"].items()}
         return Outcome(proposal, STOPPED, math.nan, math.nan, values, stop["seconds"])
@@ -160,7 +160,10 @@ def outcome(proposal: Proposal, root: Path) -> Outcome:
 
 
 def best(outcomes: list[Outcome]) -> Outcome | None:
-    """Return the outcome with the highest score, then the lower loss, then the lower number; None if none completed."""
+    """Return the outcome with the highest score, or None if no outcome has a score.
+
+    Equal scores are ordered by the lower loss, then by the lower number.
+    """
     scored = [outcome for outcome in outcomes if not math.isnan(outcome.score)]
     return min(
         scored,
@@ -169,21 +172,20 @@ def best(outcomes: list[Outcome]) -> Outcome | None:
     )
 
 
-def _different(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return every setting in which two searches differ, as `sampler = tpe, not random`."""
-    old, new = _flat(begun), _flat(now)
+def _differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Return each setting in which two searches differ, as `sampler = tpe, not random`."""
+    old, new = _flat(stored), _flat(current)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(
-        f"{name} = {old.get(name, 'nothing')}, not {new.get(name, 'nothing')}" for name in names
+        f"{name} = {old.get(name, 'absent')}, not {new.get(name, 'absent')}" for name in names
     )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {prefix + name: value}
-        )
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
     return flat

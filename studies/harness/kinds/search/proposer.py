@@ -1,4 +1,4 @@
-"""The part of a search that tunes one optimizer: which trial is next, according to the output folder."""
+"""The part of a search that tunes one optimizer."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from trainables.store import TrialStore
 
 
 class Proposer:
-    """Propose trials: first those without an outcome, then new ones up to the budget; failed trials count.
+    """The source of trials: first stored proposals without an outcome, then new proposals.
+
+    The budget limits the number of proposals, including those whose trials fail.
 
     Args:
         plan: The search.
         optimizer: The optimizer to tune.
-        root: The output folder; nothing is written there before the first `next`.
+        root: The output folder. The first call of `next` is the first to write in it.
 
     Raises:
-        StoreError: The output folder has another search of this name.
+        StoreError: The output folder contains a different search of this name.
     """
 
     def __init__(self, plan: SearchPlan, optimizer: str, root: Path):
@@ -43,75 +45,74 @@ class Proposer:
 
     @property
     def budget(self) -> int:
-        """Number of configurations, failed ones included."""
+        """The number of configurations, including those whose trials fail."""
         return self.plan.artefact.budget
 
     @property
     def asha(self) -> bool:
-        """True if trials that fall behind are stopped."""
+        """True if ASHA stops trials with low scores early."""
         return self.plan.artefact.asha
 
     def outcomes(self) -> list[Outcome]:
-        """Return the outcome of every proposal within the budget, by number."""
+        """Return the outcome of each proposal within the budget, in the order of their numbers."""
         outcomes = []
         for proposal in self._proposals.all[: self.budget]:
-            known = self._done.get(proposal.number) or outcome(proposal, self.root)
-            if known.done:
-                self._done[proposal.number] = known
-            outcomes.append(known)
+            current = self._done.get(proposal.number) or outcome(proposal, self.root)
+            if current.done:
+                self._done[proposal.number] = current
+            outcomes.append(current)
         return outcomes
 
     def left(self) -> int:
-        """Return how many configurations have no outcome yet, including those not proposed yet."""
+        """Return the number of configurations without a final outcome, proposed or not."""
         return self.budget - sum(outcome.done for outcome in self.outcomes())
 
     def trials(self, stopped: bool = True) -> list[Trial]:
-        """Return the proposals' trials, with or without those that ASHA stopped.
+        """Return the trials of the proposals, with or without those that ASHA stopped.
 
-        Before the first proposal it is the trial of the recipe's values, which will be the first.
+        If there is no proposal yet, return the first trial, which has the recipe's values.
         """
-        proposals = [
-            entry
-            for entry in self._proposals.all[: self.budget]
-            if stopped or entry.stopped is None
+        trials = [
+            self._trial(proposal)
+            for proposal in self._proposals.all[: self.budget]
+            if stopped or proposal.stopped is None
         ]
-        return [self._trial(proposal) for proposal in proposals] or [
-            self.plan.tuning(self.optimizer, self.plan.start(self.optimizer))
-        ]
+        return trials or [self.plan.tuning(self.optimizer, self.plan.start(self.optimizer))]
 
     def winner(self) -> Outcome | None:
-        """Return the configuration to train under fresh seeds; None while any has no outcome, or if all failed."""
+        """Return the best outcome, or None before all configurations are done or if all failed."""
         return None if self.left() else best(self.outcomes())
 
     def begin(self, retry: Collection[str] = ()) -> None:
-        """Prepare a new driver: submit again what has no outcome, or one that is in `retry`."""
+        """Reset the submitted trials for a new driver, and reopen those with a status in `retry`."""
         self._submitted.clear()
-        for known in self.outcomes():
-            if known.status in retry:
-                TrialStore(self.root, self._trial(known.proposal).config).reopen()
-                self._done.pop(known.proposal.number)
+        for previous in self.outcomes():
+            if previous.status in retry:
+                TrialStore(self.root, self._trial(previous.proposal).config).reopen()
+                self._done.pop(previous.proposal.number)
 
     def next(self) -> Trial | None:
-        """Write the proposal and the folder of the next trial, and return it; None once all are submitted.
+        """Return the next trial, or None if all trials are submitted.
+
+        The proposal and the trial folder are written first.
 
         Raises:
             OSError: The folder cannot be written.
             StoreError: The folder belongs to another trial.
         """
-        for known in self.outcomes():
-            if not known.done and known.proposal.trial_key not in self._submitted:
-                return self._submit(known.proposal)
+        for stored in self.outcomes():
+            if not stored.done and stored.proposal.trial_key not in self._submitted:
+                return self._submit(stored.proposal)
         while (number := len(self._proposals.all)) < self.budget:
             proposal = self._propose()
-            again = (
-                proposal.trial_key in self._submitted
-            )  # equal to a proposal that is being trained
-            if not again and not self.outcomes()[number].done:
+            # An equal configuration may have been submitted before, or have an outcome already.
+            duplicate = proposal.trial_key in self._submitted
+            if not duplicate and not self.outcomes()[number].done:
                 return self._submit(proposal)
         return None
 
     def stop(self, key: str, epoch: int, values: Mapping[int, float], seconds: float) -> None:
-        """Write that a trial is stopped after an epoch (counted from 0)."""
+        """Write that ASHA stopped a trial after an epoch, counted from 0."""
         for proposal in self._proposals.all:
             if proposal.trial_key == key and proposal.stopped is None:
                 self._proposals.stop(proposal.number, epoch, values, seconds)
@@ -121,9 +122,8 @@ class Proposer:
 
         search = self.plan.artefact
         start, space = self.plan.start(self.optimizer), self.plan.spaces[self.optimizer]
-        seed = int(
-            digest([search.name, self.plan.workload, self.optimizer, search.tuning_seed])[:8], 16
-        )
+        identity = [search.name, self.plan.workload, self.optimizer, search.tuning_seed]
+        seed = int(digest(identity)[:8], 16)
         parameters, attributes = sampling.propose(
             search.sampler, space, start, self.outcomes(), seed
         )
@@ -143,7 +143,10 @@ class Proposer:
 
 
 def settings(plan: SearchPlan, optimizer: str) -> dict[str, Any]:
-    """Return what identifies a search of an optimizer; the budget is not part of it and may grow."""
+    """Return the identity of the search of an optimizer.
+
+    The budget is not part of the identity, so that a finished search can be extended.
+    """
     space = {
         name: {**asdict(domain), "kind": type(domain).__name__}
         for name, domain in plan.spaces[optimizer].items()

@@ -1,7 +1,7 @@
-"""A search's report: the winners under fresh seeds, what the budget bought, the recipe. Equal folders, equal bytes.
+"""The report of a search: the winners under fresh seeds, the effect of the budget, and the recipe.
 
-Results are the fresh trials' alone. What a configuration scored while it was searched for stands apart, and beside it
-how much of the winner's score was luck.
+Only the fresh trials are results. The tuning scores are in a separate section, with the shrinkage
+of the winners' scores. Equal output folders give byte-identical reports.
 """
 
 from __future__ import annotations
@@ -35,24 +35,21 @@ from trainables.store import FAILED
 
 SHOW = unit(METRIC)
 EXCHANGEABLE = ("random", "qmc")
+NO_WINNER = "There is no winner yet, because no optimizer has completed its tuning with a score"
 
 
 def report(plan: SearchPlan) -> Report:
-    """Write the report, and return what it says."""
+    """Write the report, and return its value."""
     state = SearchState(plan)
     results = SearchResults(plan, state.proposers, state.all_fresh(), plan.root)
     frame = ledger.frame(known(plan), plan.root)
-    winners = (
-        arms.group(ledger.frame(results.fresh, plan.root), METRIC)
-        if results.fresh
-        else pd.DataFrame()
-    )
-    nothing = Listing(title="No search has ended yet: there is no winner to train")
+    winners, listing = pd.DataFrame(), Listing(title=NO_WINNER)
+    if results.fresh:
+        winners = arms.group(ledger.frame(results.fresh, plan.root), METRIC)
+        listing = arms_table.listing(results.evidence, plan.artefact.title)
     return Report(
         files=write(results, plan.folder),
-        listing=arms_table.listing(results.evidence, plan.artefact.title)
-        if results.fresh
-        else nothing,
+        listing=listing,
         record=to_json(results),
         metrics=arms.metrics(frame, winners),
         failed=FAILED in set(frame["status"]),
@@ -60,10 +57,11 @@ def report(plan: SearchPlan) -> Report:
 
 
 def write(results: SearchResults, folder: Path) -> list[Path]:
-    """Write the report, the journal of `optuna-dashboard` and the figure; return the files.
+    """Write the report, the figure and the journal of `optuna-dashboard`; return the files.
 
-    `report.md`, `.html` and `.tex`; `trials.csv` (the winners under fresh seeds), `proposals.csv` (all configurations),
-    `best_of_k.csv`, `differences.csv` (every pair of optimizers); `recipe.py`, to be pasted into `trainables/recipes`.
+    The files are `report.md`, `.html` and `.tex`; `trials.csv` (the winners under fresh seeds),
+    `proposals.csv` (all configurations), `best_of_k.csv` and `differences.csv` (each pair of
+    optimizers); and `recipe.py`, whose content can be pasted into a recipe.
     """
     from studies.harness.kinds.search.sampling import write_journal
 
@@ -78,20 +76,14 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
         "recipe.py": recipe(results),
     }
     blocks = _blocks(results, [path.stem for path in drawn if path.suffix == ".svg"])
-    journal = (
-        results.root
-        / "searches"
-        / search.name
-        / results.plan.workload.replace("/", "-")
-        / "optuna.journal"
-    )
-    spaces = {
-        name: (results.plan.spaces[name], outcomes) for name, outcomes in results.outcomes.items()
+    workload = results.plan.workload
+    studies = {
+        f"{search.name} {workload} {name}": (results.plan.spaces[name], outcomes)
+        for name, outcomes in results.outcomes.items()
     }
-    write_journal(
-        journal,
-        {f"{search.name} {results.plan.workload} {name}": entry for name, entry in spaces.items()},
-    )
+    search_folder = results.root / "searches" / search.name / workload.replace("/", "-")
+    journal = search_folder / "optuna.journal"
+    write_journal(journal, studies)
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 
 
@@ -105,20 +97,20 @@ def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
         *(protocol.paragraphs(search, results.fresh) if results.fresh else []),
         Heading("Results"),
         *_results(results),
-        Heading("The search"),
+        Heading("Tuning"),
         _search(results),
         Text(_search_note(results), note=True),
-        *(Picture(name, "the best validation accuracy of k configurations") for name in pictures),
+        *(Picture(name, "best validation accuracy of k configurations") for name in pictures),
         *_budgets(results),
-        Heading("The recipe"),
-        Text("For `trainables/recipes`, also in `recipe.py`:", items=lines),
+        Heading("Recipe"),
+        Text("For `trainables/recipes` (also in `recipe.py`):", items=lines),
         protocol.provenance(results.frame),
     ]
 
 
 def _results(results: SearchResults) -> list[Block]:
     if not results.fresh:
-        return [Text("No search has ended yet: there is no winner to train.")]
+        return [Text(f"{NO_WINNER}.")]
     rows = results.evidence.arms.to_dict("records")
     cells = []
     for row in rows:
@@ -137,12 +129,14 @@ def _results(results: SearchResults) -> list[Block]:
         rows=cells,
         text=(0, 5),
         bold={(i, 2) for i, row in enumerate(rows) if row["bold"]},
-        caption=f"{results.plan.artefact.title}: last-epoch test accuracy of each winner under fresh seeds.",
+        caption=f"{results.plan.artefact.title}: last-epoch test accuracy of each winner.",
     )
     note = (
-        "Last-epoch test accuracy in percent of each search's winner, trained on the whole training set under seeds "
-        "that the search did not use: mean over n seeds with its 95% Student t interval. Bold: beats another and is "
-        f"beaten by none, paired by seed, Holm over all pairs at 5%. {arms_table.power(results.evidence)}"
+        "Last-epoch test accuracy, in percent, of each optimizer's winner, trained on the whole "
+        "training set under seeds that the tuning did not use. Mean over n seeds with its 95% "
+        "Student t interval. Bold: significantly better than at least one optimizer and "
+        "significantly worse than none (paired by seed, Holm's correction over all pairs at 5%). "
+        f"{arms_table.power(results.evidence)}"
     )
     return [table, Text(note.strip(), note=True)]
 
@@ -150,7 +144,7 @@ def _results(results: SearchResults) -> list[Block]:
 def _search(results: SearchResults) -> Table:
     header = [
         "optimizer",
-        "tuned: the winner's (space)",
+        "tuned: value of the winner (space)",
         "budget",
         "failed",
         "stopped",
@@ -159,78 +153,80 @@ def _search(results: SearchResults) -> Table:
     ]
     rows = []
     for row in ledger_rows(results):
-        space, shrunk = results.plan.spaces[row["optimizer"]], results.shrinkage(row["optimizer"])
+        space = results.plan.spaces[row["optimizer"]]
+        shrinkage = results.shrinkage(row["optimizer"])
         tuned = [
             f"{name} {row['parameters'].get(name, '-')} ({domain})"
             for name, domain in space.items()
         ]
         counts = [str(row[name]) for name in ("budget", "failed", "stopped", "in flight")]
-        gone = math.nan if shrunk is None else shrunk.shrinkage
-        interval = "-" if shrunk is None else SHOW.interval(shrunk.ci_lo, shrunk.ci_hi, signed=True)
+        difference, interval = SHOW.show(math.nan, signed=True), "-"
+        if shrinkage is not None:
+            difference = SHOW.show(shrinkage.shrinkage, signed=True)
+            interval = SHOW.interval(shrinkage.ci_lo, shrinkage.ci_hi, signed=True)
         cells = [row["optimizer"], ", ".join(tuned), *counts, SHOW.show(row["score"])]
-        rows.append([*cells, SHOW.show(gone, signed=True), interval, duration(row["seconds"])])
+        rows.append([*cells, difference, interval, duration(row["seconds"])])
     return Table(
         name=f"{results.plan.artefact.name}-search",
-        header=[*header, "shrinkage", "95%", "trained for"],
+        header=[*header, "shrinkage", "95% t-interval", "time"],
         rows=rows,
         text=(0, 1),
         muted=(6,),
-        caption=f"{results.plan.artefact.title}: the search; a tuning score is no result.",
+        caption=f"{results.plan.artefact.title}: the tuning. Tuning scores are not results.",
     )
 
 
 def _search_note(results: SearchResults) -> str:
     search = results.plan.artefact
     sentences = [
-        f"{search.budget} configurations for each optimizer ({search.sampler}), the recipe's own values first; failed "
-        "and diverged ones count.",
-        "Tuning score: last-epoch accuracy on the tenth of the training set that was held out, seed "
-        f"{search.tuning_seed}; of equal ones the lower loss won. It was chosen for being high, so it is no result.",
-        "Shrinkage: tuning score - mean test accuracy of the fresh trials, in points, with the 95% t-interval that the "
-        "fresh seeds' spread gives; another data set and more data to train on are in it, too.",
-        f"Trained for: {_devices(results)}-seconds of the workers, training and evaluation of all configurations "
-        "added; trials ran side by side, so it says nothing of other machines.",
-        "A driver that was killed goes on with its proposals; with one trial at a time (`--max-concurrent 1`) they are "
-        "bitwise those of a driver that was not.",
+        f"Each optimizer has a budget of {search.budget} configurations ({search.sampler}), which "
+        "includes failed and diverged ones. The recipe's values are the first configuration.",
+        "Tuning score: last-epoch accuracy on the held-out tenth of the training set, seed "
+        f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "
+        "winner is biased, because it is the highest of many; it is not a result.",
+        "Shrinkage: tuning score minus the mean test accuracy of the fresh trials, in points. "
+        "Its 95% t-interval is computed from the fresh seeds alone. The shrinkage also contains "
+        "the effects of the different evaluation data and of the larger training set.",
+        f"Time: the sum of the {_devices(results)}-seconds that the workers spent on training and "
+        "evaluating all configurations. Trials ran concurrently, so the time does not transfer "
+        "to other machines.",
+        "A search that was killed resumes with its stored proposals. With `--max-concurrent 1`, "
+        "the proposals are bitwise identical to those of an uninterrupted search.",
     ]
     if search.asha:
         sentences.append(
-            "ASHA stopped what fell behind; its rungs start empty when a driver starts anew."
+            "ASHA stopped configurations with low scores early. Its rungs start empty after a "
+            "restart."
         )
     return " ".join(sentences)
 
 
 def _devices(results: SearchResults) -> str:
-    devices = {"CPU" if name == "cpu" else "GPU" for name in results.frame["device"].dropna()} or {
-        "CPU"
-    }
-    return "/".join(sorted(devices))
+    names = results.frame["device"].dropna()
+    return "/".join(sorted({"CPU" if name == "cpu" else "GPU" for name in names})) or "CPU"
 
 
 def _budgets(results: SearchResults) -> list[Block]:
-    """Return the section on the best of k: the crossings of the curves, and the limits of what they show."""
-    search, names, items = (
-        results.plan.artefact,
-        [name for name in results.curves if name in results.winners],
-        [],
-    )
+    """Return the section on the best-of-k curves and their crossings."""
+    search, items = results.plan.artefact, []
+    names = [name for name in results.curves if name in results.winners]
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             for name, other in ((first, second), (second, first)):
                 if k := overtakes(results.curves[name], results.curves[other]):
-                    items.append(
-                        f"`{name}` is ahead of `{other}` "
-                        + ("at every k" if k == 1 else f"from k = {k} on")
-                    )
-    words = (
-        "The expected best validation accuracy of k of the configurations, drawn without replacement, with the band "
-        "that holds 90% of the draws: exact, by order statistics. Failed and stopped configurations have no score and "
-        "lose to all others; `none` in `best_of_k.csv` is the share of draws that have only such."
+                    budgets = "at every k" if k == 1 else f"from k = {k} on"
+                    items.append(f"`{name}` has a higher expected best than `{other}` {budgets}.")
+    text = (
+        "The expected best validation accuracy of k configurations, drawn without replacement "
+        "from those of the search, and the band that contains 90% of the draws. Both are exact, "
+        "by order statistics. Failed and stopped configurations have no score and rank below all "
+        "others. `none` in `best_of_k.csv` is the share of draws without any score."
     )
     if search.sampler not in EXCHANGEABLE or search.asha:
-        how = f"{search.sampler}{' with ASHA' if search.asha else ''}"
-        words += (
-            f" The configurations of {how} are not exchangeable, later ones being chosen by earlier ones: a curve "
-            "shows what these were worth, not what a smaller budget would have found (`--sampler random` does)."
+        sampler = f"{search.sampler}{' with ASHA' if search.asha else ''}"
+        text += (
+            f" The configurations of {sampler} are not exchangeable, because later ones depend on "
+            "earlier ones. A curve therefore describes these configurations, and not the result "
+            "of a search with a smaller budget. `--sampler random` allows that conclusion."
         )
-    return [Heading("Best of k"), Text(words, items=tuple(items))]
+    return [Heading("Best of k"), Text(text, items=tuple(items))]

@@ -1,4 +1,4 @@
-"""The results of a search, read from the output folder, and the files they are written as."""
+"""The results of a search, read from the output folder, and the files that contain them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ from trainables.workloads import stated_recipe
 
 @dataclass(frozen=True)
 class SearchResults:
-    """The results of a search on one workload; `fresh` are the known trials of the winners."""
+    """The results of a search on one workload.
+
+    Attributes:
+        plan: The search.
+        proposers: The proposer of each optimizer.
+        fresh: The trials of the winners that are known so far.
+        root: The output folder.
+    """
 
     plan: SearchPlan
     proposers: Sequence[Proposer]
@@ -42,29 +49,28 @@ class SearchResults:
 
     @cached_property
     def winners(self) -> dict[str, Outcome]:
-        """The winners of those optimizers whose search has ended with a score."""
+        """The winners of the optimizers whose tuning has finished, except those without a score."""
         winners = {proposer.optimizer: proposer.winner() for proposer in self.proposers}
         return {name: winner for name, winner in winners.items() if winner is not None}
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The fresh trials, an arm for each optimizer."""
+        """The table of the fresh trials, with an arm for each optimizer."""
         frame = ledger.frame(self.fresh, self.root)
         return frame.assign(arm=frame["optimizer"])
 
     @cached_property
     def evidence(self) -> Evidence:
-        """The statistics of the fresh trials; there must be some."""
+        """The statistics of the fresh trials. There must be at least one fresh trial."""
         trials = [Trial(Arm(optimizer=arm.optimizer), config) for arm, config in self.fresh]
         return analyse_tables(trials, self.frame, pd.DataFrame(), METRIC)
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
-        """The best of k of each optimizer that has proposals with an end."""
-        outcomes = self.outcomes.items()
+        """The best-of-k curve of each optimizer that has a score."""
         scores = {
-            name: [part.score for part in parts if part.status != IN_FLIGHT]
-            for name, parts in outcomes
+            name: [outcome.score for outcome in outcomes if outcome.status != IN_FLIGHT]
+            for name, outcomes in self.outcomes.items()
         }
         return {
             name: best_of_k(values)
@@ -73,7 +79,7 @@ class SearchResults:
         }
 
     def shrinkage(self, optimizer: str) -> Shrinkage | None:
-        """Return the shrinkage of an optimizer's winner, or None if it has none."""
+        """Return the shrinkage of the winner of an optimizer, or None without a winner."""
         winner = self.winners.get(optimizer)
         if winner is None:
             return None
@@ -82,13 +88,11 @@ class SearchResults:
 
 
 def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
-    """Return for each optimizer what its search used and returned."""
+    """Return a row for each optimizer: budget, statuses, winner and time."""
     rows = []
     for proposer in results.proposers:
-        outcomes, winner = (
-            results.outcomes[proposer.optimizer],
-            results.winners.get(proposer.optimizer),
-        )
+        outcomes = results.outcomes[proposer.optimizer]
+        winner = results.winners.get(proposer.optimizer)
         counts = Counter(outcome.status for outcome in outcomes)
         rows.append(
             {
@@ -108,18 +112,18 @@ def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
 
 
 def recipe(results: SearchResults) -> str:
-    """Return the winners as `optimizers = {...}`, to be pasted into a recipe in `trainables/recipes`."""
+    """Return the winners as `optimizers = {...}`, as in a recipe in `trainables/recipes`."""
     search, plan = results.plan.artefact, results.plan
     lines = [
-        f"# {plan.workload}, tuned by studies/{search.name}.py: the best of {search.budget} configurations each "
-        f"({search.sampler}, seed {search.tuning_seed}),",
-        f"# by the accuracy on {1 - TRAIN_FRACTION:.0%} of the training set that was held out.",
+        f"# {plan.workload}, tuned by studies/{search.name}.py ({search.sampler}, seed "
+        f"{search.tuning_seed}): for each optimizer, the best of {search.budget} configurations",
+        f"# by the accuracy on the held-out {1 - TRAIN_FRACTION:.0%} of the training set.",
         "optimizers = {",
     ]
-    stated = stated_recipe(plan.workload)
+    base = stated_recipe(plan.workload)
     for name, winner in results.winners.items():
         values = {
-            **stated.hyperparameters(name),
+            **base.hyperparameters(name),
             **plan.fresh(name)[0].arm.overrides,
             **winner.proposal.parameters,
         }
@@ -131,11 +135,10 @@ def to_json(results: SearchResults) -> str:
     """Return one line of JSON: the search, and a record for each optimizer."""
     records = []
     for row in ledger_rows(results):
-        shrunk = results.shrinkage(row["optimizer"])
-        fresh = (
-            {} if shrunk is None else {"fresh": vars(shrunk.fresh), "shrinkage": shrunk.shrinkage}
-        )
-        records.append({**row, **fresh})
+        record = dict(row)
+        if (shrinkage := results.shrinkage(row["optimizer"])) is not None:
+            record |= {"fresh": vars(shrinkage.fresh), "shrinkage": shrinkage.shrinkage}
+        records.append(record)
     identity = {"search": results.plan.artefact.name, "workload": results.plan.workload}
     return json.dumps({**identity, "optimizers": _finite(records)})
 
@@ -155,20 +158,18 @@ def proposals_table(results: SearchResults) -> pd.DataFrame:
     rows = []
     for optimizer, outcomes in results.outcomes.items():
         for outcome in outcomes:
-            stopped = (
-                None if outcome.proposal.stopped is None else outcome.proposal.stopped["stopped_at"]
-            )
-            values = {name: outcome.proposal.parameters.get(name) for name in names}
-            scores = {"val/accuracy": outcome.score, "val/loss": outcome.loss}
-            facts = {"status": outcome.status, "stopped_at": stopped, **scores}
-            identity = {"seconds": outcome.seconds, "trial_key": outcome.proposal.trial_key}
+            proposal = outcome.proposal
             rows.append(
                 {
                     "optimizer": optimizer,
-                    "number": outcome.proposal.number,
-                    **values,
-                    **facts,
-                    **identity,
+                    "number": proposal.number,
+                    **{name: proposal.parameters.get(name) for name in names},
+                    "status": outcome.status,
+                    "stopped_at": proposal.stopped and proposal.stopped["stopped_at"],
+                    "val/accuracy": outcome.score,
+                    "val/loss": outcome.loss,
+                    "seconds": outcome.seconds,
+                    "trial_key": proposal.trial_key,
                 }
             )
     return pd.DataFrame(rows)

@@ -1,7 +1,8 @@
-"""Optuna: the next configuration of a search, a pure function of the earlier outcomes, and the dashboard's journal.
+"""Optuna: the next configuration of a search, and the journal for `optuna-dashboard`.
 
-A new Optuna study is built for each proposal, with a sampler seeded by the proposal's number, so a killed search
-resumes exactly. Optuna's storage is written for its dashboard and never read.
+The next configuration is a pure function of the earlier outcomes: each proposal builds a new Optuna
+study, with a sampler whose seed depends on the number of the proposal. A killed search therefore
+resumes exactly. The journal is written for the dashboard and never read.
 """
 
 from __future__ import annotations
@@ -30,40 +31,40 @@ from studies.harness.kinds.search.search import Choice, Parameters, Range, Space
 from trainables.config import stream_seed
 from trainables.store import COMPLETED
 
-DIGITS = 4  # significant digits of a proposed number, as a recipe would have
-POPULATION = (
-    8  # of genetic samplers: with Optuna's 50 a usual budget ends before the first generation does
-)
+DIGITS = 4  # significant digits of a proposed number, similar to those in a recipe
+# Population of genetic samplers. With Optuna's default of 50, a typical budget would end before the
+# first generation does.
+POPULATION = 8
 STATES = {COMPLETED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, IN_FLIGHT: TrialState.RUNNING}
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def samplers() -> dict[str, type[optuna.samplers.BaseSampler]]:
-    """Return Optuna's samplers by name (`tpe`, `random`, ...): those that accept any range and need only a seed."""
-    kinds = {}
-    for name, kind in vars(optuna.samplers).items():
-        if name.endswith("Sampler") and name not in (
-            "BaseSampler",
-            "BaseGASampler",
-            "BruteForceSampler",
-        ):
-            needed = inspect.signature(kind).parameters.values()
-            if not any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in needed):
-                kinds[name.removesuffix("Sampler").lower()] = kind
-    return kinds
+    """Return Optuna's samplers by name (`tpe`, `random`, ...).
+
+    Only samplers that accept any range and need no argument are returned.
+    """
+    excluded = ("BaseSampler", "BaseGASampler", "BruteForceSampler")
+    samplers = {}
+    for name, sampler in vars(optuna.samplers).items():
+        if name.endswith("Sampler") and name not in excluded:
+            parameters = inspect.signature(sampler).parameters.values()
+            if not any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters):
+                samplers[name.removesuffix("Sampler").lower()] = sampler
+    return samplers
 
 
 def sampler_problem(name: str) -> str:
-    """Return the error if Optuna has no such sampler or lacks a package for it, otherwise an empty text."""
+    """Return an error if the sampler is unknown or needs a missing package, or an empty text."""
     known = samplers()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         question = f' Did you mean "{close[0]}"?' if close else ""
         return f'--sampler = "{name}": unknown.{question} Known: {", ".join(sorted(known))}'
-    try:  # a sampler imports its packages at its first draw
+    try:  # a sampler imports its packages when it samples for the first time
         space = {"x": Range(0.0, 1.0), "y": Range(0.0, 1.0)}
-        known = [Outcome(Proposal(0, {"x": 0.5, "y": 0.5}, ""), COMPLETED, 0.5, 0.5, {}, 0.0)]
-        propose(name, space, {}, known, 0)
+        first = Outcome(Proposal(0, {"x": 0.5, "y": 0.5}, ""), COMPLETED, 0.5, 0.5, {}, 0.0)
+        propose(name, space, {}, [first], 0)
     except ImportError as error:
         return f"--sampler = {name}: {str(error).strip().partition(chr(10))[0]}"
     return ""
@@ -75,20 +76,21 @@ def propose(
     """Return the next configuration.
 
     Args:
-        name: Name of the sampler.
+        name: The name of the sampler.
         space: The domain of each hyperparameter.
         start: The first configuration.
-        outcomes: Outcomes of all earlier proposals, in their order; a proposal in flight has no score.
-        seed: Seed of the search; each proposal derives its own from it.
+        outcomes: The outcomes of all earlier proposals, in their order. A proposal in flight has no
+            score.
+        seed: The seed of the search, from which the seed of each proposal is derived.
 
     Returns:
         The parameters, and the attributes that the sampler stores with them.
     """
     storage, number = InMemoryStorage(), len(outcomes)
-    own_seed = stream_seed(seed, "proposal", number) % 2**32
+    proposal_seed = stream_seed(seed, "proposal", number) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = _study(storage, "search", space, outcomes, _sampler(name, own_seed))
+        study = _study(storage, "search", space, outcomes, _sampler(name, proposal_seed))
     if number == 0:
         study.enqueue_trial(dict(start))
     trial = study.ask(_distributions(space))
@@ -98,16 +100,15 @@ def propose(
 
 
 def write_journal(path: Path, studies: Mapping[str, tuple[Space, Sequence[Outcome]]]) -> None:
-    """Write the file that `optuna-dashboard` opens, with a study for each name; atomic."""
-    aside = path.with_name(path.name + ".tmp")
+    """Write the file for `optuna-dashboard` atomically, with an Optuna study for each name."""
+    temporary = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside.unlink(missing_ok=True)
-    storage = JournalStorage(
-        JournalFileBackend(str(aside), lock_obj=JournalFileOpenLock(str(aside)))
-    )
+    temporary.unlink(missing_ok=True)
+    lock = JournalFileOpenLock(str(temporary))
+    storage = JournalStorage(JournalFileBackend(str(temporary), lock_obj=lock))
     for name, (space, outcomes) in studies.items():
         _study(storage, name, space, outcomes, optuna.samplers.RandomSampler())
-    os.replace(aside, path)
+    os.replace(temporary, path)
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
@@ -136,7 +137,10 @@ def _study(
 
 
 def _trial(outcome: Outcome, space: Space) -> FrozenTrial:
-    """Return Optuna's trial: COMPLETE with its score, PRUNED with the scores of its epochs, RUNNING, or FAIL."""
+    """Return the outcome as a trial of Optuna.
+
+    The state is COMPLETE with the score, PRUNED with the scores by epoch, RUNNING or FAIL.
+    """
     state = STATES.get(outcome.status, TrialState.FAIL)
     return optuna.trial.create_trial(
         state=state,
@@ -161,7 +165,7 @@ def _distribution(domain: Range | Choice) -> BaseDistribution:
 
 
 def _rounded(value: Any, domain: Range | Choice) -> Any:
-    """Round a real number to a few digits, inside its range; return any other value as it is."""
+    """Round a real number to `DIGITS` within its range. Return any other value unchanged."""
     if isinstance(domain, Choice) or domain.integer:
         return value
     return float(min(max(float(f"{value:.{DIGITS}g}"), domain.low), domain.high))

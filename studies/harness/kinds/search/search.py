@@ -1,7 +1,8 @@
-"""A search: spaces of hyperparameters, a budget that every optimizer has alike, a sampler.
+"""The class of a search: spaces of hyperparameters, a budget for each optimizer, and a sampler.
 
-Configurations are scored on a held-out tenth of the training set, under a seed that nothing else uses. The best of each
-optimizer is then trained on the whole training set under fresh seeds: those trials alone are results.
+A configuration is scored on a held-out tenth of the training set, under a seed that no other trial
+uses. The best configuration of each optimizer is then trained on the whole training set under fresh
+seeds. Only these trials are results.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from studies.harness.kinds.artefact import Artefact
 
 TRAIN_FRACTION = 0.9
 METRIC, SCORE = "test/accuracy", "val/accuracy"
-Parameters = Mapping[str, Any]  # of one configuration: the tuned hyperparameters
+Parameters = Mapping[str, Any]  # the tuned hyperparameters of a configuration
 
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from `low` to `high`, both included; integers when both ends are.
+    """The numbers from `low` to `high`, both included; only integers if both ends are integers.
 
     Attributes:
-        low: Smallest value.
-        high: Largest value.
-        log: True if the logarithm is drawn.
+        low: The smallest value.
+        high: The largest value.
+        log: True to sample on a logarithmic scale.
     """
 
     low: float
@@ -36,12 +37,12 @@ class Range:
 
     @property
     def integer(self) -> bool:
-        """True if only integers are drawn."""
+        """True if the range contains only integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def ends(self) -> list[Any]:
-        """Values that must be legal for all to be."""
+        """The values to validate; if they are valid, all values of the domain are."""
         return [self.low, self.high]
 
     def holds(self, value: Any) -> bool:
@@ -53,12 +54,10 @@ class Range:
         if not all(isinstance(end, int | float) and math.isfinite(end) for end in self.ends):
             return "both ends must be finite numbers"
         if not self.low < self.high:
-            return "the lower end must be below the upper one"
-        return (
-            "on a logarithmic scale the lower end must be above 0"
-            if self.log and self.low <= 0
-            else ""
-        )
+            return "the lower end must be below the upper end"
+        if self.log and self.low <= 0:
+            return "on a logarithmic scale, the lower end must be above 0"
+        return ""
 
     def __str__(self) -> str:
         return f"{self.low:g}..{self.high:g}{' log' if self.log else ''}"
@@ -66,7 +65,7 @@ class Range:
 
 @dataclass(frozen=True, init=False)
 class Choice:
-    """One of some values, without an order: `Choice("fixed", "window")`."""
+    """A set of values without an order: `Choice("fixed", "window")`."""
 
     values: tuple[Any, ...]
 
@@ -75,7 +74,7 @@ class Choice:
 
     @property
     def ends(self) -> list[Any]:
-        """Values that must be legal for all to be."""
+        """The values to validate; if they are valid, all values of the domain are."""
         return [*self.values]
 
     def holds(self, value: Any) -> bool:
@@ -85,11 +84,10 @@ class Choice:
     def problem(self) -> str:
         """Return the error in the values, or an empty text."""
         if len(set(map(repr, self.values))) < max(2, len(self.values)):
-            return "needs two values or more, all different"
-        plain = all(
-            value is None or isinstance(value, bool | int | float | str) for value in self.values
-        )
-        return "" if plain else "values must be numbers, words, true, false or none"
+            return "must have at least two values, all different"
+        if not all(isinstance(value, bool | int | float | str | None) for value in self.values):
+            return "values must be numbers, words, true, false or none"
+        return ""
 
     def __str__(self) -> str:
         return "{" + ", ".join(map(str, self.values)) + "}"
@@ -100,16 +98,17 @@ Space = Mapping[str, Range | Choice]
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Artefact):
-    """Every optimizer tuned with the same budget.
+    """The tuning of several optimizers with the same budget.
 
     Attributes:
-        spaces: The hyperparameters that are tuned of each optimizer, with their domains.
-        spaces_on: Other spaces of some optimizers, on a workload or on all workloads of a dataset.
-        budget: Configurations for each optimizer, the recipe's own values first; failed ones count.
-        sampler: One of Optuna's, by name: `tpe`, `random`, `nsgaii`, ...
-        asha: True if configurations that fall behind are stopped early.
-        seeds: Number of fresh seeds for the winners: 0 ... seeds - 1.
-        tuning_seed: The seed of the configurations; none of the fresh ones.
+        spaces: For each optimizer, the hyperparameters to tune and their domains.
+        spaces_on: The spaces that replace those of some optimizers, by workload or by dataset.
+        budget: The number of configurations for each optimizer, including those that fail. The
+            recipe's values are the first configuration.
+        sampler: The name of a sampler of Optuna: `tpe`, `random`, `nsgaii`, ...
+        asha: True if ASHA stops configurations with low scores early.
+        seeds: The number of fresh seeds for the winners. The seeds are 0 ... seeds - 1.
+        tuning_seed: The seed of the trials that score configurations; not a fresh seed.
     """
 
     KIND: ClassVar[str] = "search"
@@ -120,15 +119,20 @@ class Search(Artefact):
             help="Configurations for each optimizer, instead of the study's.",
         ),
         click.Option(
-            ["--sampler"], metavar="NAME", help="One of Optuna's: tpe, random, nsgaii, gp, qmc, ..."
+            ["--sampler"],
+            metavar="NAME",
+            help="Sampler of Optuna: tpe, random, nsgaii, gp, qmc, ...",
         ),
-        click.Option(["--asha"], is_flag=True, help="Stop configurations that fall behind."),
+        click.Option(
+            ["--asha"], is_flag=True, help="Stop configurations with low scores early, with ASHA."
+        ),
     )
     HELP: ClassVar[Mapping[str, str]] = {
-        "smoke": "Two optimizers, two configurations, two fresh seeds, two epochs on digits, in OUT/smoke.",
-        "seeds": "Fresh seeds for the winners: 6 is seeds 0 to 5; 3,7 is those two.",
+        "smoke": "Two optimizers, two configurations, two fresh seeds and two epochs on digits, in "
+        "OUT/smoke.",
+        "seeds": "Fresh seeds for the winners: 6 means seeds 0 to 5; 3,7 means seeds 3 and 7.",
         "settings": "Set a hyperparameter that is not tuned, or a setting of the recipe.",
-        "dry_run": "Print the plan and stop; with --json a line for each optimizer.",
+        "dry_run": "Print the plan and stop; with --json, print a line for each optimizer.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("only", "levels", "rerun"), "which is a search"
@@ -144,5 +148,6 @@ class Search(Artefact):
 
     def spaces_of(self, workload: str) -> dict[str, Space]:
         """Return the spaces on a workload."""
-        others = self.spaces_on.get(workload, self.spaces_on.get(workload.rpartition("/")[0], {}))
-        return {name: others.get(name, space) for name, space in self.spaces.items()}
+        dataset = workload.rpartition("/")[0]
+        replaced = self.spaces_on.get(workload, self.spaces_on.get(dataset, {}))
+        return {name: replaced.get(name, space) for name, space in self.spaces.items()}

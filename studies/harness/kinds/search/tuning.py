@@ -1,4 +1,4 @@
-"""The plan of a search from a command line, and every error in it."""
+"""The plan that a search and a command line define, and the errors in them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import precond
 from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import SMOKE_LEVELS, SMOKE_SEEDS, Options
-from studies.harness.kinds.artefact import Plan, plan_workloads, recipe
+from studies.harness.kinds.artefact import Plan, plan_workloads, recipe, setting_errors
 from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
-from trainables.workloads import RECIPE_SETTINGS, settable
+from trainables.workloads import RECIPE_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,10 @@ class SearchPlan(Plan):
     """A search on one workload, with the changes of the command line.
 
     Attributes:
-        spaces: The spaces of the optimizers to tune.
-        seeds: Fresh seeds.
-        recipe: Settings that replace the recipe's values, such as `batch_size`.
-        settings: Hyperparameters for every optimizer that has them.
+        spaces: The space of each optimizer to tune.
+        seeds: The fresh seeds.
+        recipe: The settings that replace the recipe's values, such as `batch_size`.
+        settings: The hyperparameters of `--set`, for every optimizer that has them.
     """
 
     artefact: Search
@@ -34,7 +34,7 @@ class SearchPlan(Plan):
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def tuning(self, optimizer: str, parameters: Parameters | None = None) -> Trial:
-        """Return the trial that scores a configuration; the recipe's if None.
+        """Return the trial that scores a configuration, by default that of the recipe's values.
 
         Raises:
             HyperparameterError: One line for each error.
@@ -44,13 +44,16 @@ class SearchPlan(Plan):
         return Trial(arm, config.with_seed(self.artefact.tuning_seed))
 
     def fresh(self, optimizer: str, parameters: Parameters | None = None) -> list[Trial]:
-        """Return a configuration's trials on the whole training set; other studies share them."""
+        """Return the trials of a configuration on the whole training set, one for each fresh seed.
+
+        A study with an equal configuration shares these trials.
+        """
         arm = self._arm(optimizer, parameters or {})
         config = arm.resolve(self.workload, self.recipe)
         return [Trial(arm, config.with_seed(seed)) for seed in self.seeds]
 
     def start(self, optimizer: str) -> dict[str, Any]:
-        """Return the recipe's values of the tuned hyperparameters: the first configuration."""
+        """Return the first configuration, which has the recipe's values."""
         hyperparameters = self.tuning(optimizer).config.hyperparameters
         return {name: hyperparameters[name] for name in self.spaces[optimizer]}
 
@@ -75,15 +78,15 @@ class SearchPlan(Plan):
             return str(error).splitlines()
         for name, domain in self.spaces[optimizer].items():
             for end in domain.ends:
-                errors += self._illegal(optimizer, {**start, name: end})
+                errors += self._value_errors(optimizer, {**start, name: end})
             if not domain.holds(start[name]):
-                where = f"space of {optimizer} on {self.workload}: {name} = {domain}"
+                place = f"space of {optimizer} on {self.workload}: {name} = {domain}"
                 errors.append(
-                    f"{where}: the recipe's {start[name]} is outside, and the search starts there: widen it"
+                    f"{place}: must contain the recipe's {start[name]}, where the search starts"
                 )
         return list(dict.fromkeys(errors))
 
-    def _illegal(self, optimizer: str, parameters: Parameters) -> list[str]:
+    def _value_errors(self, optimizer: str, parameters: Parameters) -> list[str]:
         try:
             self.tuning(optimizer, parameters)
         except HyperparameterError as error:
@@ -100,16 +103,15 @@ class SearchPlan(Plan):
 
 def plans(search: Search, options: Options) -> list[SearchPlan]:
     """Return the plans of a search (see `Artefact.plan`)."""
-    search, errors = _chosen(search, options.extra)
+    search, errors = _with_options(search, options.extra)
     if options.smoke:
         search = replace(search, budget=min(search.budget, SMOKE_LEVELS))
-    return plan_workloads(
-        search, options, partial(_plan, search, options), [*errors, *_errors(search, options)]
-    )
+    errors += _errors(search, options)
+    return plan_workloads(search, options, partial(_plan, search, options), errors)
 
 
-def _chosen(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]]:
-    """Return the search as its own options set it, and a line for each error in them."""
+def _with_options(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]]:
+    """Return the search with the options that only searches have, and the errors in them."""
     errors = []
     budget, sampler = extra.get("budget"), extra.get("sampler")
     if budget is not None:
@@ -124,15 +126,15 @@ def _chosen(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]
 
 def _plan(search: Search, options: Options, workload: str) -> SearchPlan:
     spaces = search.spaces_of(workload)
-    chosen = [name for name in options.optimizers or spaces if name in spaces]
+    optimizers = [name for name in options.optimizers or spaces if name in spaces]
     seeds = options.seeds
     if options.smoke:
-        chosen, seeds = chosen[:SMOKE_LEVELS], seeds or SMOKE_SEEDS
+        optimizers, seeds = optimizers[:SMOKE_LEVELS], seeds or SMOKE_SEEDS
     plan = SearchPlan(
         artefact=search,
         workload=workload,
         options=options,
-        spaces={name: spaces[name] for name in chosen},
+        spaces={name: spaces[name] for name in optimizers},
         seeds=range(search.seeds) if seeds is None else seeds,
         recipe={**search.published.get(workload, {}), **recipe(options)},
         settings={
@@ -145,7 +147,7 @@ def _plan(search: Search, options: Options, workload: str) -> SearchPlan:
 
 
 def _errors(search: Search, options: Options) -> list[str]:
-    """Return the errors in the command's names, the seeds and the sampler."""
+    """Return the errors in the optimizers, the sampler, the seeds and the names of `--set`."""
     from studies.harness.kinds.search.sampling import sampler_problem
 
     errors = [
@@ -157,15 +159,8 @@ def _errors(search: Search, options: Options) -> list[str]:
         errors.append(problem)
     if search.tuning_seed in (options.seeds or range(search.seeds)):
         errors.append(
-            f"--seeds: {search.tuning_seed} is the search's own seed; fresh ones must be others"
+            f"--seeds: {search.tuning_seed} is the seed of the tuning trials; use other seeds"
         )
     tuned = {name for space in search.spaces.values() for name in space}
-    known = sorted({name for optimizer in search.spaces for name in settable(optimizer)})
-    for name, value in options.settings.items():
-        if name in tuned:
-            errors.append(f"--set {name}={value}: {search.name} tunes it; leave it out")
-        elif name not in known:
-            errors.append(
-                f"--set {name}: no optimizer of {search.name} has it.{nearest(name, known)}"
-            )
-    return errors
+    advice = "tunes {name}; remove this option"
+    return errors + setting_errors(search, options, search.spaces, tuned, advice)

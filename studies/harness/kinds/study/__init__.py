@@ -1,6 +1,7 @@
-"""Studies: arms by seeds, trained as one grid, with the figures that show them.
+"""Studies: grids of arms by seeds, and their figures.
 
-`study.py` is the literal, `plan.py` selects trials, `execute.py` trains them, `report.py` prints their evidence.
-`figures.py` has the protocol of a figure: a new kind of figure is a subclass of `Figure`. `residuals.py` relates final
-losses to the errors of approximations (Remark 5.6).
+`study.py` has the class of the literals, `plan.py` selects the trials, `execute.py` trains them,
+and `report.py` writes the report. `figures.py` has the protocol of a figure: a new kind of figure
+is a subclass of `Figure`. `residuals.py` relates the final losses to the approximation errors
+(Remark 5.6).
 """

@@ -1,4 +1,4 @@
-"""The execution of studies: train their missing trials on Ray, each of them once."""
+"""The execution of studies: Ray trains each missing trial once."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from trainables.store import TrialStore, trial_folder
 
 
 def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
-    """Train the missing trials of some plans; raises `Stopped` if trials are left."""
+    """Train the missing trials of some plans.
+
+    Raises:
+        Stopped: The training ended early, and trials are still missing.
+    """
     from studies.harness.cluster import execute as ray
     from studies.harness.cluster.progress import StudyProgress
 
     options, root = driver.options, driver.options.root
-    todo = list(
-        {
-            t.config.trial_key: t for plan in plans for t in plan.artefact.missing(plan).trials
-        }.values()
-    )
+    missing = [trial for plan in plans for trial in plan.artefact.missing(plan).trials]
+    todo = list({trial.config.trial_key: trial for trial in missing}.values())
     with StudyProgress(todo, driver.console) as progress:
         folders = partial(prepare, todo, root, options.rerun)
-        ended = ray.train(todo, options, driver.generation, progress, driver.on_lost, folders)
-    if ended in STOPS and status.missing(todo, root):
-        raise Stopped(*STOPS[ended])
+        ending = ray.train(todo, options, driver.generation, progress, driver.on_lost, folders)
+    if ending in STOPS and status.missing(todo, root):
+        raise Stopped(*STOPS[ending])
 
 
 def prepare(trials: Sequence[Trial], root: Path, rerun: tuple[str, ...] = ()) -> None:
-    """Create the folders of trials before their training, and empty the folders of those in `rerun`."""
+    """Create the folders of trials before their training. Those in `rerun` are emptied first."""
     for trial in trials:
         store = TrialStore(root, trial.config)
         if trial.config.trial_key.startswith(rerun):

@@ -21,8 +21,8 @@ class Extension:
 
     Attributes:
         drawn: The files of the pictures.
-        blocks: Sections after the results.
-        measured: Results to compare with published numbers, in addition to those of the study's metric.
+        blocks: The blocks of the report after the results.
+        measured: Results to compare with published numbers, in addition to those of the metric.
         files: The contents of other files by name.
     """
 
@@ -34,17 +34,17 @@ class Extension:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure(ABC):
-    """A figure of a study's trials; a new kind of figure is a subclass, and needs no change elsewhere.
+    """A figure of a study's trials. A new kind of figure is a subclass.
 
     Attributes:
+        has_seconds: True if the figure adds a section with the seconds per epoch, so that the
+            report needs no other.
         metric: The metric of the figure and of the report's tables.
-        references: Optimizers to compare the other arms with.
-        factor: The factor whose levels are the horizontal axis; empty if there is none.
+        references: The optimizers with which the other arms are compared.
+        factor: The factor whose levels are the horizontal axis, or an empty text.
     """
 
-    has_seconds: ClassVar[bool] = (
-        False  # True if the figure's own section shows the seconds per epoch
-    )
+    has_seconds: ClassVar[bool] = False
 
     metric: str = "test/accuracy"
     references: tuple[str, ...] = ()
@@ -52,14 +52,17 @@ class Figure(ABC):
 
     @abstractmethod
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
-        """Draw the figure into the plan's report folder, as far as the evidence allows."""
+        """Draw the figure into the report folder, from the trials with results so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelFigure(Figure):
-    """A metric over a factor's levels, a panel per optimizer; arms without it are horizontal bands."""
+    """A metric over the levels of a factor, with a panel for each optimizer.
 
-    factor: str = field()  # without the default of the base class
+    Arms without the factor are horizontal bands.
+    """
+
+    factor: str = field()  # removes the default of the base class
     panels: tuple[str, ...]
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
@@ -74,7 +77,7 @@ class LevelFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class CurveFigure(Figure):
-    """Metrics over epochs, a column for each: every arm's mean over its seeds with a band."""
+    """Metrics over epochs, with a column for each: each arm's mean over its seeds and a band."""
 
     metrics: tuple[str, ...] = ("test/accuracy", "train/loss")
 
@@ -87,7 +90,10 @@ class CurveFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsFigure(Figure):
-    """Diagnostics over epochs, a panel for each: every arm's mean. Requires `--diagnostics`."""
+    """Diagnostics over epochs, with a panel for each measure: each arm's mean.
+
+    The figure requires `--diagnostics`.
+    """
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `diagnostics.pdf`, `.png` and `.svg`."""
@@ -98,10 +104,10 @@ class DiagnosticsFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualFigure(Figure):
-    """The final loss of each trial of some optimizers over its mean residual |A - A^|_F / |A|_F, by sketch.
+    """The final loss of each trial over its mean residual |A - A^|_F / |A|_F, for some optimizers.
 
-    The mean is over epochs and preconditioned layers; a layer with p <= r is stored exactly and has the residual 0.
-    Requires `--diagnostics`: if no trial has diagnostics, there is no figure.
+    The mean is over epochs and preconditioned layers. A layer with p <= r is stored exactly, and
+    its residual is 0. The figure requires `--diagnostics`: without diagnostics, there is no figure.
     """
 
     optimizers: tuple[str, ...]
@@ -112,16 +118,16 @@ class ResidualFigure(Figure):
         from studies.harness.report.figures.theory import draw_residuals
 
         table = residual_table(evidence.frame, self.optimizers, plan.root)
-        shown = table.dropna(subset=["residual"])
-        if shown.empty:
+        points = table.dropna(subset=["residual"])
+        if points.empty:
             return Extension()
         title = (
-            f"{len(shown)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
+            f"{len(points)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
+            "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
         )
-        title += "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
         orders = {
-            metric: {name: order(shown, name, metric) for name in self.optimizers}
+            metric: {name: order(points, name, metric) for name in self.optimizers}
             for metric in METRICS
         }
-        drawn = draw_residuals(shown, orders, title, plan.folder)
+        drawn = draw_residuals(points, orders, title, plan.folder)
         return Extension(drawn=drawn, files={"residual.csv": table.to_csv(index=False)})

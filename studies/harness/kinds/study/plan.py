@@ -1,4 +1,4 @@
-"""The trials that a study and a command line select, and those that are still to be trained."""
+"""The trials that a study and a command line select, and the missing ones among them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from studies.harness.design.options import (
     report_folder,
 )
 from studies.harness.evidence import status
-from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe, workloads
+from studies.harness.kinds.artefact import (
+    Plan,
+    Work,
+    plan_workloads,
+    recipe,
+    setting_errors,
+    workloads,
+)
 from studies.harness.kinds.study.study import Study
 from studies.harness.published import papers
 from studies.harness.published.strict_yaml import YamlError
@@ -33,7 +40,7 @@ MAX_TRIALS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan(Plan):
-    """A study with the trials that a command names, all of one workload."""
+    """A study with the trials that a command selects on one workload."""
 
     artefact: Study
 
@@ -44,33 +51,33 @@ def plans(study: Study, options: Options) -> list[StudyPlan]:
 
 
 def plan(study: Study, options: Options, workload: str | None = None) -> StudyPlan:
-    """Return the trials that a command selects on a workload; by default, on the first that the command names.
+    """Return the plan of a study on a workload, by default on the first of the command line.
 
     Raises:
         HyperparameterError: One line for each error.
     """
     workload = workload or workloads(study, options)[0]
-    study = _on(study, workload, options)
+    study = _on_workload(study, workload, options)
     levels = _with_epochs(study, options)
     errors = _errors(study, options, levels)
     arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, levels)]
-    chosen = [arm for arm in arms if _selected(arm, options)]
-    if not chosen and not errors:
-        errors.append("--optimizers and --only leave no arm of the study")
+    selected = [arm for arm in arms if _selected(arm, options)]
+    if not selected and not errors:
+        errors.append(f"--optimizers and --only select no arm of {study.name}")
     seeds = options.seeds
     if options.smoke:
-        chosen, seeds = _fewer_levels(chosen), seeds or SMOKE_SEEDS
+        selected, seeds = _fewer_levels(selected), seeds or SMOKE_SEEDS
     settings = recipe(options)
     if "epochs" in levels:
         settings.pop("epochs", None)
     trials: list[Trial] = []
-    try:  # also after an error, to report the errors in the values of the arms, too
-        trials = study.trials(workload, seeds, settings, arms=chosen or arms)
+    try:  # after other errors, too, so that the errors in the values of the arms are also reported
+        trials = study.trials(workload, seeds, settings, arms=selected or arms)
     except HyperparameterError as error:
         errors += str(error).splitlines()
     if len(trials) > MAX_TRIALS:
         errors.append(
-            f"{study.name} has {len(trials)} trials: at most {MAX_TRIALS}; take fewer seeds"
+            f"{study.name} has {len(trials)} trials: must be at most {MAX_TRIALS}; use fewer seeds"
         )
     if errors:
         raise HyperparameterError("\n".join(errors))
@@ -78,28 +85,27 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
 
 
 def missing(plan: StudyPlan) -> Work:
-    """Return the trials without a result, and those to train again; none with `--report-only`."""
+    """Return the missing trials and those of `--rerun`; none with `--report-only`."""
     todo = [] if plan.options.report_only else _to_train(plan)
     work = Work(count=len(todo), summary=_summary(plan.trials, len(todo)), trials=todo, on_ray=True)
     if not plan.options.dry_run:
         return work
+    details = _details(plan, {trial.config.trial_key for trial in todo})
     records = [
         {"key": t.config.trial_key, "arm": t.arm.label, "config": t.config.to_dict()} for t in todo
     ]
-    return replace(
-        work, details=_details(plan, {trial.config.trial_key for trial in todo}), records=records
-    )
+    return replace(work, details=details, records=records)
 
 
 def view(plan: StudyPlan) -> View:
-    """Return the MLflow runs of the trials, of their seed groups and of the study."""
+    """Return the MLflow runs of the trials, of each arm and of the study."""
     metric = plan.artefact.figure.metric
     facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
     return TrialsView(**facts, metric=metric, trials=lambda: plan.trials)
 
 
 def state(study: Study, root: Path) -> str:
-    """Return `finished/planned` trials."""
+    """Return the numbers of finished and planned trials as `20/50`."""
     trials = study.trials()
     return f"{len(trials) - len(status.missing(trials, root))}/{len(trials)}"
 
@@ -107,26 +113,23 @@ def state(study: Study, root: Path) -> str:
 def _to_train(plan: StudyPlan) -> list[Trial]:
     todo = status.missing(plan.trials, plan.root, plan.options.retry)
     known = {trial.config.trial_key for trial in todo}
-    again = [
+    rerun = [
         trial for trial in plan.trials if trial.config.trial_key.startswith(plan.options.rerun)
     ]
-    return todo + [trial for trial in again if trial.config.trial_key not in known]
+    return todo + [trial for trial in rerun if trial.config.trial_key not in known]
 
 
 def _summary(trials: Sequence[Trial], todo: int) -> str:
     """Return `50 trials (10 arms x 5 seeds): 20 done, 30 to go`."""
     seeds = len({trial.config.seed for trial in trials})
     arms = len({trial.config.group_key for trial in trials})
-    grid = (
-        f"{arms} arms x {seeds} seeds"
-        if arms * seeds == len(trials)
-        else f"{arms} arms, up to {seeds} seeds"
-    )
+    complete = arms * seeds == len(trials)
+    grid = f"{arms} arms x {seeds} seeds" if complete else f"{arms} arms, up to {seeds} seeds"
     return f"{len(trials)} trials ({grid}): {len(trials) - todo} done, {todo} to go"
 
 
 def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
-    """Return a line for each arm, and the smallest difference that these seeds can detect."""
+    """Return a line for each arm, and a line on the smallest detectable difference."""
     from studies.harness.evidence.contrasts import smallest_difference
 
     arms: dict[str, list[Trial]] = {}
@@ -137,17 +140,17 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
     for label, members in arms.items():
         count = sum(trial.config.trial_key in todo for trial in members)
         seeds = ",".join(str(trial.config.seed) for trial in members)
-        lines.append(
-            f"  {label:{width}}  seeds {seeds}  {members[0].config.epochs} epochs  {count} to train"
-        )
+        epochs = members[0].config.epochs
+        lines.append(f"  {label:{width}}  seeds {seeds}  {epochs} epochs  {count} to train")
     return [*lines, smallest_difference(plan.trials, plan.root, plan.artefact.figure.metric)]
 
 
 def stored(study: Study, root: Path) -> list[StudyPlan]:
-    """Return a plan for each workload with a report or with all trials of the study in the output folder.
+    """Return a plan for each workload with a report or with all of the study's trials.
 
-    A plan contains the trials of all seeds in the folder, with the levels and values of the study's file. To send the
-    trials of other flags to MLflow, run the same command with `--report-only`.
+    A plan contains the trials of all seeds in the output folder, with the levels and values of the
+    study file. Trials of other levels or values are sent to MLflow by their command with
+    `--report-only`.
     """
     seeds: dict[str, set[int]] = {}
     known = set()
@@ -156,24 +159,23 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         seeds.setdefault(config["workload"], set()).add(config["seed"])
         known.add(folder.name)
     planned = []
-    for workload, present in sorted(seeds.items()):
+    for workload, workload_seeds in sorted(seeds.items()):
         try:
-            everything = study.trials(workload, sorted(present))
+            candidates = study.trials(workload, sorted(workload_seeds))
             default = study.trials(workload)
         except HyperparameterError:  # the study has no arms on this workload
             continue
         if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
-            trials = [trial for trial in everything if trial.config.trial_key[:16] in known]
+            trials = [trial for trial in candidates if trial.config.trial_key[:16] in known]
+            options = Options(out=root)
             planned.append(
-                StudyPlan(
-                    artefact=study, workload=workload, options=Options(out=root), trials=trials
-                )
+                StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
             )
     return planned
 
 
-def _on(study: Study, workload: str, options: Options) -> Study:
-    """Return the study with its arms on a workload and the plugin optimizers in `--optimizers`."""
+def _on_workload(study: Study, workload: str, options: Options) -> Study:
+    """Return the study with its arms on a workload, and an arm for each plugin optimizer."""
     arms = study.arms_of(workload)
     plugins = [
         name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin
@@ -184,19 +186,21 @@ def _on(study: Study, workload: str, options: Options) -> Study:
 
 
 def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
-    """Return `--levels`; if the study varies the number of epochs, `--epochs` sets its levels."""
+    """Return `--levels`, with `--epochs` as its level if the study varies the epochs."""
     epochs = SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
-    varied = (
-        epochs is not None and "epochs" not in options.levels and "epochs" in _levels(study.arms)
-    )
-    return {**options.levels, "epochs": [epochs]} if varied else options.levels
+    if epochs is None or "epochs" in options.levels or "epochs" not in _levels(study.arms):
+        return options.levels
+    return {**options.levels, "epochs": [epochs]}
 
 
 def _errors(study: Study, options: Options, new_levels: dict[str, list[Any]]) -> list[str]:
-    """Return the errors in the names and levels of the command, which sets `new_levels`."""
+    """Return the errors in the names and levels of the command line.
+
+    `new_levels` are the levels that the command sets.
+    """
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
     errors = [
-        f'--optimizers = "{name}": not in {study.name}.{nearest(name, known)}'
+        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, known)}'
         for name in options.optimizers or []
         if name not in known
     ]
@@ -207,29 +211,20 @@ def _errors(study: Study, options: Options, new_levels: dict[str, list[Any]]) ->
     for factor, selected in options.only.items():
         listed = ", ".join(map(str, levels.get(factor, [])))
         errors += [
-            f"--only {factor}={level}: not a level of {study.name}; it has {listed}"
+            f"--only {factor}={level}: not a level of {study.name}; its levels are {listed}"
             for level in selected
             if factor in levels and level not in levels[factor]
         ]
-    try:  # report an invalid file of published numbers before hours of training
+    try:  # an invalid file of published numbers must be reported before hours of training
         papers.paper(study.paper)
     except YamlError as error:
         errors += str(error).splitlines()
-    names = {name for optimizer in known for name in settable(optimizer)}
-    for name, value in options.settings.items():
-        if name in levels:
-            errors.append(
-                f"--set {name}={value}: {study.name} varies it; use --levels {name}={value}"
-            )
-        elif name not in names:
-            errors.append(
-                f"--set {name}: no optimizer of {study.name} has it.{nearest(name, sorted(names))}"
-            )
-    return errors
+    advice = "varies {name}; use --levels {name}={value}"
+    return errors + setting_errors(study, options, known, levels, advice)
 
 
 def _levels(arms: Sequence[Arm]) -> dict[str, list[Any]]:
-    """Return the levels of each factor, in order."""
+    """Return the levels of each factor, in the order of the arms."""
     levels: dict[str, list[Any]] = {}
     for arm in arms:
         for factor in arm.factors:
@@ -240,7 +235,7 @@ def _levels(arms: Sequence[Arm]) -> dict[str, list[Any]]:
 
 
 def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]:
-    """Return the arms, with `levels` instead of the study's levels, without duplicates."""
+    """Return the arms with `levels` instead of the study's levels, without duplicates."""
     for factor, values in levels.items():
         varied = [
             replace(arm, overrides={**arm.overrides, factor: level})
@@ -256,21 +251,22 @@ def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]
 def _with_settings(arm: Arm, settings: dict[str, Any]) -> Arm:
     """Return the arm with those settings that are hyperparameters of its optimizer."""
     known = settable(arm.optimizer) - {*RECIPE_SETTINGS}
-    return replace(
-        arm,
-        overrides={**arm.overrides, **{name: v for name, v in settings.items() if name in known}},
-    )
+    hyperparameters = {name: value for name, value in settings.items() if name in known}
+    return replace(arm, overrides={**arm.overrides, **hyperparameters})
 
 
 def _selected(arm: Arm, options: Options) -> bool:
-    """Return True if `--optimizers` and `--only` select the arm; `--only` keeps arms without the factor."""
+    """Return True if `--optimizers` and `--only` select the arm.
+
+    `--only` selects every arm that does not have the factor.
+    """
     if options.optimizers and arm.optimizer not in options.optimizers:
         return False
     return all(arm.overrides[f] in levels for f, levels in options.only.items() if f in arm.factors)
 
 
 def _fewer_levels(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the first two levels of each optimizer, for the as-released and for the corrected variants."""
+    """Return the first two levels of each variant of each optimizer, for a smoke run."""
     groups: dict[tuple[str, bool], list[Arm]] = {}
     for arm in arms:
         groups.setdefault((arm.optimizer, arm.as_released), []).append(arm)

@@ -1,4 +1,7 @@
-"""The report of a study, without dates and paths: equal output folders give identical bytes."""
+"""The report of a study.
+
+Reports contain no dates and no paths, so equal output folders give byte-identical reports.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from studies.harness.report.document import Block, Heading, Picture
 
 
 def report(plan: StudyPlan) -> Report:
-    """Write `report.md`, `report.html` (with the pictures), `report.tex` (the tables), the figures and the CSV files.
+    """Write the report, its figures and its CSV files, and return the report's value.
 
-    At full precision: `trials.csv`, `arms.csv`, `differences.csv` (every pair of arms), `published.csv` if the paper
-    has numbers, and the files of the figures.
+    `report.html` contains the pictures, and `report.tex` the tables. The CSV files have full
+    precision: `trials.csv`, `arms.csv`, `differences.csv` (each pair of arms), `published.csv` if
+    the paper has published numbers, and the files of the figures.
     """
     study, figure = plan.artefact, plan.artefact.figure
     evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)
-    parts = [part.extend(plan, evidence) for part in (figure, DiagnosticsFigure(), *study.further)]
-    evidence = evidence.compared(study, [result for part in parts for result in part.measured])
-    drawn = [path for part in parts for path in part.drawn]
+    figures = (figure, DiagnosticsFigure(), *study.extra_figures)
+    extensions = [part.extend(plan, evidence) for part in figures]
+    evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
+    drawn = [path for part in extensions for path in part.drawn]
     pictures = [path.stem for path in drawn if path.suffix == ".svg"]
-    timed = (
-        seconds.blocks(costs.read(plan.trials, plan.root))
-        if study.timed and not figure.has_seconds
-        else []
-    )
+    timed: list[Block] = []
+    if study.timed and not figure.has_seconds:
+        timed = seconds.blocks(costs.read(plan.trials, plan.root))
     blocks: list[Block] = [
         *protocol.facts(study),
         *protocol.paragraphs(study, plan.trials),
@@ -44,11 +47,11 @@ def report(plan: StudyPlan) -> Report:
         *sections.levels(evidence),
         *sections.stability(evidence, figure.factor),
         *timed,
-        *(block for part in parts for block in part.blocks),
+        *(block for part in extensions for block in part.blocks),
         *sections.published(evidence.published),
         protocol.provenance(evidence.frame),
     ]
-    files = {name: content for part in parts for name, content in part.files.items()}
+    files = {name: content for part in extensions for name, content in part.files.items()}
     files = {**table.files(evidence), **files, **sections.published_files(evidence.published)}
     return Report(
         files=document.write(plan.folder, study.title, blocks, drawn, files),

@@ -1,4 +1,4 @@
-"""The data of Remark 5.6: the smaller the error of the Nystrom approximation, the faster the convergence."""
+"""The data of Remark 5.6: a smaller error of the Nystrom approximation gives faster convergence."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ METRICS = ("train/loss", "test/loss")
 
 
 def residual_table(frame: Any, optimizers: Sequence[str], root: Path) -> pd.DataFrame:
-    """Return the losses and the `residual` of each completed trial with a rank in a `ledger.frame`.
+    """Return the losses and the `residual` of each completed trial with a rank.
 
-    The residual is nan for a trial without diagnostics.
+    `frame` is a `ledger.frame`. The residual is nan for a trial without diagnostics.
     """
     ranked = frame["rank"].notna() if "rank" in frame else False
     rows = frame[frame["optimizer"].isin(optimizers) & ranked & (frame["status"] == COMPLETED)]
@@ -29,18 +29,20 @@ def residual_table(frame: Any, optimizers: Sequence[str], root: Path) -> pd.Data
 
 
 def mean_residual(folder: Path) -> float:
-    """Return the mean residual of a trial over epochs and layers; nan if it has no diagnostics."""
+    """Return the mean residual of a trial over epochs and layers, or nan without diagnostics."""
     rows = read_lines(folder / "diagnostics.jsonl")
-    # A layer with an exact covariance has a spectrum and no residual; a layer without inputs has neither.
+    # A layer with an exact covariance has a stable rank and no residual; it counts as 0. A layer
+    # that received no inputs has neither, and is left out.
     values = [row["residual"] or 0.0 for row in rows if row["stable_rank"] is not None]
     return float(np.mean(values)) if values else np.nan
 
 
 def order(table: Any, optimizer: str, metric: str) -> float:
-    """Return Spearman's correlation of residual and metric, mean over seeds with at least three ranks.
+    """Return Spearman's correlation of the residual and a metric, as a mean over seeds.
 
-    Trials of a seed share initial weights and data. Over all trials, the differences between seeds would hide the
-    differences between ranks. The result is nan if no seed has three ranks.
+    The trials of a seed share the initial weights and the order of the data. A correlation over all
+    trials would mix the differences between seeds with those between ranks. Seeds with fewer than
+    three ranks are left out; the result is nan if none is left.
     """
     correlations = []
     for _, trials in table[table["optimizer"] == optimizer].groupby("seed"):

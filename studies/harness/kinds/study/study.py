@@ -1,4 +1,4 @@
-"""A study, as a literal: arms, seeds and figures."""
+"""The class of a study: arms, seeds and figures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Study(Artefact):
 
     Attributes:
         arms: The configurations to compare.
-        figure: The main figure; its metric is also that of the tables.
-        timed: True if the report shows seconds per epoch, from the files of `compare_cost`.
-        seeds: Number of seeds; the seeds are 0 ... seeds - 1.
-        arms_on: Arms that replace `arms` on a workload or on all workloads of a dataset.
-        further: Other figures of the same trials.
+        figure: The main figure. Its metric is also the metric of the tables.
+        seeds: The number of seeds. The seeds are 0 ... seeds - 1.
+        timed: True if the report shows the seconds per epoch, from the files of `compare_cost`.
+        arms_on: The arms that replace `arms`, by workload or by dataset.
+        extra_figures: Other figures of the same trials.
     """
 
     KIND: ClassVar[str] = "study"
@@ -37,21 +37,20 @@ class Study(Artefact):
     seeds: int = 5
     timed: bool = False
     arms_on: Mapping[str, Sequence[Arm]] = field(default_factory=dict)
-    further: Sequence[Figure] = ()
+    extra_figures: Sequence[Figure] = ()
 
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
 
-        If the levels of an arm's only factor lack the value of the workload's recipe, that level is added: all
-        ablations share its trial, and compare the other levels with it.
+        If arms with a single factor do not include the value of the workload's recipe, that level
+        is added. All ablations share its trials and compare the other levels with it.
         """
         arms = self.arms_on.get(workload, self.arms_on.get(workload.rpartition("/")[0], self.arms))
         rows: dict[str, list[Arm]] = {}
         for arm in arms:
             rest = {name: level for name, level in arm.overrides.items() if name not in arm.factors}
-            rows.setdefault(str((arm.optimizer, arm.as_released, arm.factors, rest)), []).append(
-                arm
-            )
+            row = str((arm.optimizer, arm.as_released, arm.factors, rest))
+            rows.setdefault(row, []).append(arm)
         return [arm for row in rows.values() for arm in _with_centre(row, workload)]
 
     def trials(
@@ -61,10 +60,11 @@ class Study(Artefact):
         recipe: Mapping[str, Any] | None = None,
         arms: Sequence[Arm] | None = None,
     ) -> list[Trial]:
-        """Return the trials seed by seed, so that every arm has a first result early.
+        """Return the trials in the order of their seeds, so that each arm has a result early.
 
-        The arguments replace the values of the study and of the workload's recipe. If a workload has no conventions of
-        released code, the as-released and corrected variants of an optimizer are the same trials; the first arm stays.
+        The arguments replace the values of the study and of the workload's recipe. If the
+        as-released and the corrected variant of an optimizer are the same trials on this workload,
+        only the first of the two arms is returned.
 
         Raises:
             HyperparameterError: One line for each error in an arm.
@@ -77,13 +77,11 @@ class Study(Artefact):
             try:
                 config = arm.resolve(workload, fixed)
             except HyperparameterError as error:
-                errors.update(dict.fromkeys(str(error).splitlines()))  # a line for many arms
+                errors.update(dict.fromkeys(str(error).splitlines()))  # once for all arms
                 continue
             twin, _ = pairs.setdefault(config.group_key, (arm, config))
-            if twin is not arm and (
-                twin.as_released == arm.as_released
-                or replace(twin, as_released=arm.as_released) != arm
-            ):
+            other_variant = replace(twin, as_released=not twin.as_released)
+            if twin is not arm and arm != other_variant:
                 errors[f"{self.name}: arms {twin.label} and {arm.label} are the same trials"] = None
         if errors:
             raise HyperparameterError("\n".join(errors))
@@ -93,33 +91,31 @@ class Study(Artefact):
         ]
 
     def inputs(self, plan: Plan) -> list[Path]:
-        """Return the trial folders, and the files of measured costs."""
+        """Return the trial folders and the files of measured costs."""
         from trainables.store import trial_folder
 
         folders = [trial_folder(plan.root, trial.config.trial_key) for trial in plan.trials]
         return [*folders, *sorted(plan.root.glob("cost/*/*.json"))]
 
     def next_steps(self, plan: Plan) -> list[tuple[str, str]]:
-        """Return the command for one more seed, or nothing if the seeds are not 0 ... n - 1."""
+        """Return the command that adds a seed, or nothing if the seeds are not 0 ... n - 1."""
         seeds = {trial.config.seed for trial in plan.trials}
         if seeds != set(range(len(seeds))):
             return []
-        return [
-            (f"the same command with --seeds {len(seeds) + 1}", "trains one more seed of each arm")
-        ]
+        command = f"the same command with --seeds {len(seeds) + 1}"
+        return [(command, "trains one more seed of each arm")]
 
 
 def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
-    """Add the recipe's level to the arms of one factor, in order; return other arms unchanged."""
+    """Add the recipe's level to arms with a single factor, in order. Other arms are unchanged."""
     first, levels = row[0], [arm.overrides[arm.factors[0]] for arm in row if len(arm.factors) == 1]
     if not levels:
         return [*row]
     factor = first.factors[0]
+    recipe_arm = Arm(optimizer=first.optimizer, as_released=first.as_released)
     try:
-        centre = value(
-            Arm(optimizer=first.optimizer, as_released=first.as_released).resolve(workload), factor
-        )
-    except HyperparameterError:  # reported where the arms themselves are resolved
+        centre = value(recipe_arm.resolve(workload), factor)
+    except HyperparameterError:  # `Study.trials` reports it
         return [*row]
     if centre is None or centre in levels:
         return [*row]

@@ -1,5 +1,5 @@
 """The time-to-target figure of a study, and its section of the report.
 
-`figure.py` is the literal, `report.py` the section; the times are computed in `evidence.targets` and drawn in
-`report.figures.targets`.
+`figure.py` has the class of the literal, and `report.py` makes the section. `evidence.targets`
+computes the times, and `report.figures.targets` draws them.
 """

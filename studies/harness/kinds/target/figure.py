@@ -1,4 +1,4 @@
-"""The figure of a study of times to a target, as a literal."""
+"""The class of the time-to-target figure."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFigure(Figure):
-    """Curves of a metric up to a target, with the epochs and seconds that each arm needs to reach it.
+    """Curves of a metric up to a target, and the epochs and seconds that each arm needs.
 
-    The target is the one that the paper states for the workload. If there is none, it is `share` times the mean
-    accuracy of the reference's runs.
+    The target is the paper's target for the workload. If the paper has none, the target is `share`
+    times the mean accuracy of the reference's trials.
 
     Attributes:
         reference: The optimizer that defines the target and is the baseline of the times.
-        share: Factor of the reference's accuracy.
-        of: The epoch of a run whose accuracy counts, `best` or `last`.
-        rule: The place in the paper that states the rule, in words.
-        panels: (metric, axis) of each panel; the axis is `epochs` or `time`.
+        share: The target as a fraction of the reference's accuracy.
+        of: The accuracy of a reference trial: that of its `best` or of its `last` epoch.
+        rule: The paper's rule for the target, in words.
+        panels: (metric, axis) of each panel. The axis is `epochs` or `time`.
     """
 
     has_seconds: ClassVar[bool] = True
@@ -39,19 +39,24 @@ class TargetFigure(Figure):
         object.__setattr__(self, "references", (self.reference,))
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
-        """Draw `time_to_target` (one for each hardware) and `epochs_over_target`, each `.pdf`, `.png` and `.svg`."""
+        """Draw `time_to_target` and `epochs_over_target` as `.pdf`, `.png` and `.svg`.
+
+        There is a `time_to_target` for each hardware.
+        """
         from studies.harness.evidence import costs, targets
         from studies.harness.kinds.target import report
         from studies.harness.report.figures import targets as figures
 
-        target = targets.published_target(plan.artefact, plan.workload) or targets.target_of_runs(
-            evidence.frame,
-            self.metric,
-            self.reference,
-            share=self.share,
-            of=self.of,
-            rule=self.rule,
-        )
+        target = targets.published_target(plan.artefact, plan.workload)
+        if target is None:
+            target = targets.target_of_runs(
+                evidence.frame,
+                self.metric,
+                self.reference,
+                share=self.share,
+                of=self.of,
+                rule=self.rule,
+            )
         seconds = costs.read(plan.trials, plan.root)
         times = targets.Times(
             evidence=evidence,

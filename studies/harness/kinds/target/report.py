@@ -1,4 +1,4 @@
-"""The section of a report on times to a target: a table for each hardware, and the CSV files."""
+"""The section of a report on times to a target, and its CSV files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.times import RULE, TimeToTarget
 
 NOTE = (
-    "Epochs: the Kaplan-Meier median over all runs that ended; one that never hits is censored at the last epoch, so "
-    "that fewer than half that hit have no median, and a dash in an interval is an end that the runs do not bound. "
-    "Time: epochs x seconds per epoch, its interval from both lower and both upper ends, at least 95%."
+    "Epochs: the Kaplan-Meier median over all runs that ended. A run that does not hit the "
+    "target is censored at its last epoch. If fewer than half of the runs hit, there is no "
+    "median. A dash in an interval is an end that the runs do not bound. Time: epochs x seconds "
+    "per epoch. The interval of the time multiplies both lower and both upper ends, so it covers "
+    "at least 95%."
 )
 ArmCosts = Mapping[str, Cost | None]
 
 
 def blocks(times: Times) -> list[Block]:
-    """Return the section: the target, and a table of times for each hardware."""
+    """Return the blocks of the section: the target, and a table of times for each hardware."""
     heading, target = Heading("Time to the target"), times.target
     if target is None:
-        text = f"None yet: it is made of the completed runs of `{times.reference}`, and there are none."
+        text = f"There is no target yet, because no run of `{times.reference}` has completed."
         return [heading, Text(text, label="Target")]
     value = f"{unit(times.metric).show(target.value)}%"
     tables = {
@@ -36,7 +38,7 @@ def blocks(times: Times) -> list[Block]:
     return [
         heading,
         Text(f"{words(times.metric)} of {value} ({target.source}).", label="Target"),
-        Text(_epochs(next(iter(tables.values())), value), found=True),
+        Text(_epochs(next(iter(tables.values())), value), finding=True),
         *(
             block
             for name, table in tables.items()
@@ -48,12 +50,12 @@ def blocks(times: Times) -> list[Block]:
 
 
 def _machines(times: Times) -> Mapping[str, ArmCosts]:
-    """Return the arms' costs by hardware; if none were measured, one unnamed hardware without costs."""
+    """Return the arms' costs by hardware; without any costs, an unnamed hardware."""
     return times.costs.machines or {"": dict.fromkeys(times.arms)}
 
 
 def _epochs(table: Table, target: str) -> str:
-    """Return the medians of a table in words; for an arm without a median, how many runs hit the target."""
+    """Return a sentence with each arm's median, or the number of its hits if it has no median."""
     arms = [
         f"{arm} {f'- ({runs} hit)' if median == '-' else median}"
         for arm, runs, median, *_ in table.rows
@@ -84,9 +86,9 @@ def _row(times: Times, arm: str, cost: Cost | None, base: Cost | None) -> list[s
     time = times.time(arm)
     ratio = time.median / times.time(times.base).median
     relative = ratio * cost.epoch.median / base.epoch.median if cost and base else math.nan
-    duration = (
-        [seconds.shown(cost.epoch, 2), _duration(time, cost)] if cost else [NOT_MEASURED, "-"]
-    )
+    duration = [NOT_MEASURED, "-"]
+    if cost:
+        duration = [seconds.shown(cost.epoch, 2), _duration(time, cost)]
     interval = f"[{_number(time.ci_lo)}, {_number(time.ci_hi)}]" if time.hits else "-"
     epochs = [f"{time.hits} of {time.n}", _number(time.median), interval, _number(ratio)]
     return [arm, *epochs, *duration, _number(relative)]
@@ -97,7 +99,7 @@ def _number(value: float) -> str:
 
 
 def _duration(time: TimeToTarget, cost: Cost) -> str:
-    """Return `12.3 min [11.0, 14.1]`, in a unit that suits the median, or a dash if there is no median."""
+    """Return `12.30 min [11.00, 14.10]` in a unit that suits the median, or a dash without one."""
     epoch = cost.epoch
     median, low, high = time.median * epoch.median, time.ci_lo * epoch.low, time.ci_hi * epoch.high
     if math.isnan(median):
@@ -109,7 +111,7 @@ def _duration(time: TimeToTarget, cost: Cost) -> str:
 
 
 def files(times: Times) -> dict[str, str]:
-    """Return `time_to_target.csv` (by hardware) and `epochs_over_target.csv` (for a grid of targets)."""
+    """Return `time_to_target.csv`, by hardware, and `epochs_over_target.csv`, by target."""
     if times.target is None:
         return {}
     rows = [
@@ -132,8 +134,6 @@ def files(times: Times) -> dict[str, str]:
 
 
 def _measured(machine: str, cost: Cost | None) -> dict[str, object]:
-    return (
-        {"hardware": machine, **{f"s/epoch {k}": v for k, v in vars(cost.epoch).items()}}
-        if cost
-        else {}
-    )
+    if cost is None:
+        return {}
+    return {"hardware": machine, **{f"s/epoch {k}": v for k, v in vars(cost.epoch).items()}}

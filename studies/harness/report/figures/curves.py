@@ -1,4 +1,4 @@
-"""Figures of lines with bands: metrics and diagnostics over epochs, the best score of a search over its budget."""
+"""Figures of curves: metrics and diagnostics over epochs, the best score of a search over k."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from studies.harness.report.figures.style import (
     save,
 )
 
-SETTLED = 0.2  # an accuracy's axis begins where the curves are after this part of the epochs
-# The panels of the diagnostics, and True for a logarithmic axis.
+# The axis of an accuracy starts at the lowest mean after this fraction of the epochs.
+SETTLED = 0.2
+# The title of each panel of diagnostics, and True for a logarithmic axis.
 DIAGNOSTICS = {
-    "diag/stable_rank_median": ("stable rank, median", False),
-    "diag/top_over_damping_max": ("top eigenvalue / damping, max", True),
-    "diag/residual_max": ("residual of the low-rank factor, max", False),
-    "diag/staleness_max": ("staleness, max", False),
-    "diag/cosine_median": ("cosine to the gradient, median", False),
-    "diag/update_over_weight_median": ("update / weight, median", True),
+    "diag/stable_rank_median": ("stable rank\n(median over layers)", False),
+    "diag/top_over_damping_max": ("largest eigenvalue / damping\n(maximum over layers)", True),
+    "diag/residual_max": ("residual of the approximation\n(maximum over layers)", False),
+    "diag/staleness_max": ("staleness of the factors\n(maximum over layers)", False),
+    "diag/cosine_median": ("cosine of update and gradient\n(median over layers)", False),
+    "diag/update_over_weight_median": ("|update| / |weight|\n(median over layers)", True),
 }
 
 # ---------------------------------------------------------------------- metrics over epochs
@@ -44,21 +45,18 @@ DIAGNOSTICS = {
 
 @matplotlib.rc_context(STYLE)
 def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]:
-    """Draw `curves.pdf`, `.png` and `.svg` from completed trials, a column for each metric; nothing without any.
+    """Draw `curves.pdf`, `.png` and `.svg` from the completed trials; nothing if there are none.
 
-    A row for the as-released and one for the corrected variants, and for each level of a factor such as `epochs`; an
-    optimizer whose two arms are the same trials is in both.
+    There is one column for each metric. The rows are the combinations of levels, each divided into
+    as-released and corrected variants. An optimizer with a single arm is in both rows.
     """
-    done = evidence.completed_epochs
-    if done.empty:
+    completed = evidence.completed_epochs
+    if completed.empty:
         return []
-    arms, curves = (
-        done.drop_duplicates("arm"),
-        {metric: mean_curves(done, metric) for metric in metrics},
-    )
-    rows = [
-        row for level, part in _by_level(arms, evidence.factors) for row in _by_kind(level, part)
-    ]
+    arms = completed.drop_duplicates("arm")
+    curves = {metric: mean_curves(completed, metric) for metric in metrics}
+    levels = _by_level(arms, evidence.factors)
+    rows = [row for level, part in levels for row in _by_variant(level, part)]
     styles = lines(dict.fromkeys(evidence.by_epoch["optimizer"]))
     size = (3.4 * len(metrics), 2.5 * len(rows) + 0.6)
     figure, grid = panels(size, len(rows), len(metrics), sharex="row", sharey="col")
@@ -69,7 +67,7 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     for axes, metric in zip(grid[0], metrics, strict=True):
         _scale(axes, pd.concat(curves[metric])["mean"], metric)
     for axes in grid[-1]:
-        _whole(axes, "epoch")
+        _set_integer_axis(axes, "epoch")
     legend(figure, grid[:, 0], 4)
     return save(figure, folder, "curves")
 
@@ -85,50 +83,35 @@ def _by_level(arms: Any, factors: Sequence[str]) -> list[tuple[str, Any]]:
     ]
 
 
-def _by_kind(level: str, arms: Any) -> list[tuple[str, Any]]:
-    """Return the as-released and the corrected variants; an arm without a counterpart is in both."""
-    kinds = {
-        kind: set(arms.loc[arms["as_released"] == kind, "optimizer"]) for kind in (True, False)
-    }
-    if not all(kinds.values()):
-        return [(level, arms)]
-    titles = {
-        kind: ", ".join(filter(None, [word, level]))
-        for kind, word in ((True, "as released"), (False, "corrected"))
-    }
-    return [
-        (
-            titles[kind],
-            arms.loc[(arms["as_released"] == kind) | ~arms["optimizer"].isin(kinds[kind])],
-        )
-        for kind in kinds
-    ]
+def _by_variant(level: str, arms: Any) -> list[tuple[str, Any]]:
+    """Return the as-released and the corrected variants; an optimizer with one arm is in both."""
+    variants = []
+    for as_released, name in ((True, "as released"), (False, "corrected")):
+        selected = arms["as_released"] == as_released
+        optimizers = set(arms.loc[selected, "optimizer"])
+        if not optimizers:
+            return [(level, arms)]
+        title = ", ".join(filter(None, [name, level]))
+        variants.append((title, arms.loc[selected | ~arms["optimizer"].isin(optimizers)]))
+    return variants
 
 
 def _curves(
     axes: Axes, arms: Any, curves: Mapping[str, Any], scale: float, styles: Mapping[str, Any]
 ) -> None:
-    """Draw a line with a band for each optimizer; epoch 1 is the first."""
+    """Draw the mean with its 95% t-interval for each optimizer; the first epoch is 1."""
     for optimizer, arm in zip(arms["optimizer"], arms["arm"], strict=True):
         color, dashes = styles[optimizer]
         table = scale * curves[arm]
-        epochs, (low, high) = (
-            list(table.index + 1),
-            (table[end].fillna(table["mean"]) for end in ("ci_lo", "ci_hi")),
-        )
-        axes.plot(
-            epochs,
-            table["mean"],
-            color=color,
-            linestyle=dashes,
-            linewidth=1.2,
-            label=display(optimizer),
-        )
+        epochs = list(table.index + 1)
+        low, high = (table[end].fillna(table["mean"]) for end in ("ci_lo", "ci_hi"))
+        look = {"color": color, "linestyle": dashes, "linewidth": 1.2}
+        axes.plot(epochs, table["mean"], label=display(optimizer), **look)
         axes.fill_between(epochs, low, high, color=color, alpha=0.13, linewidth=0)
 
 
 def _scale(axes: Axes, means: Any, metric: str) -> None:
-    """Set the range by the means [arm, epoch]: a loss on a logarithmic axis, an accuracy from where it has settled."""
+    """Set the range of an axis from the means [arm, epoch]; the axis of a loss is logarithmic."""
     axes.set_ylabel(unit(metric).axis)
     if not higher_is_better(metric):
         axes.set_yscale("log")
@@ -139,8 +122,8 @@ def _scale(axes: Axes, means: Any, metric: str) -> None:
     axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low) + 1e-9)
 
 
-def _whole(axes: Axes, label: str) -> None:
-    """Set the label of an axis of whole numbers."""
+def _set_integer_axis(axes: Axes, label: str) -> None:
+    """Set the label of the horizontal axis and restrict its ticks to integers."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -150,15 +133,15 @@ def _whole(axes: Axes, label: str) -> None:
 
 @matplotlib.rc_context(STYLE)
 def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
-    """Draw `diagnostics.pdf`, `.png` and `.svg`: each arm's mean over its seeds.
+    """Draw `diagnostics.pdf`, `.png` and `.svg`: the mean over seeds of each arm.
 
-    Trials without diagnostics are left out and counted; without any with them nothing is drawn.
+    The title states how many trials have diagnostics. Nothing is drawn if no trial has them.
     """
     names = [name for name in DIAGNOSTICS if name in by_epoch and by_epoch[name].notna().any()]
     if not names:
         return []
-    shown = by_epoch.dropna(subset=names, how="all")
-    counts = [table["trial_key"].nunique() for table in (shown, by_epoch)]
+    measured = by_epoch.dropna(subset=names, how="all")
+    counts = [table["trial_key"].nunique() for table in (measured, by_epoch)]
     rows = math.ceil(len(names) / 3)
     figure, grid = panels((9.6, 2.6 * rows + 0.5), rows, 3, sharex=True)
     for axes in grid.flat[len(names) :]:
@@ -166,16 +149,16 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
     for axes, name in zip(grid.flat, names, strict=False):
         title, logarithmic = DIAGNOSTICS[name]
         styles = itertools.cycle([(SUBJECT, "-"), *REFERENCES])
-        for (arm, table), (color, dashes) in zip(
-            mean_curves(shown, name).items(), styles, strict=False
-        ):
+        curves = mean_curves(measured, name).items()
+        for (arm, table), (color, dashes) in zip(curves, styles, strict=False):
             axes.plot(table["mean"], color=color, linestyle=dashes, linewidth=1.2, label=arm)
         axes.set_title(title)
         if logarithmic:
             axes.set_yscale("log")
-        _whole(axes, "epoch")
+        _set_integer_axis(axes, "epoch")
     legend(figure, grid[0, :1], 4)
-    figure.suptitle(f"{counts[0]} of {counts[1]} trials have diagnostics", fontsize=9)
+    title = f"mean over seeds; {counts[0]} of {counts[1]} trials have diagnostics"
+    figure.suptitle(title, fontsize=9)
     return save(figure, folder, "diagnostics")
 
 
@@ -184,7 +167,7 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
 
 @matplotlib.rc_context(STYLE)
 def draw_best_of_k(curves: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Draw `best_of_k.pdf`, `.png` and `.svg` of each optimizer's `budgets.best_of_k` of validation accuracies."""
+    """Draw `best_of_k.pdf`, `.png` and `.svg`: the `budgets.best_of_k` of each optimizer."""
     if not curves:
         return []
     styles = lines(curves)
@@ -195,14 +178,15 @@ def draw_best_of_k(curves: Mapping[str, pd.DataFrame], folder: Path) -> list[Pat
         k, mean, low, high = known["k"], *(100 * known[column] for column in ("mean", "lo", "hi"))
         axes.plot(k, mean, color=color, linestyle=dashes, linewidth=1.2, label=display(name))
         axes.fill_between(k, low, high, color=color, alpha=0.10, linewidth=0)
-    # The means from k = 2 set the range: one random draw may be far below, and all would be one line.
+    # The means from k = 2 on set the range. The mean at k = 1 can be so low that the curves would
+    # be indistinguishable.
     means = np.concatenate(
         [100 * curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in curves.values()]
     )
     low, high = float(np.nanmin(means)), float(np.nanmax(means))
     margin = 0.1 * max(high - low, 0.5)
     axes.set_ylim(low - margin, high + margin)
-    _whole(axes, "k configurations")
+    _set_integer_axis(axes, "number of configurations k")
     axes.set_ylabel("best validation accuracy (%)")
     legend(figure, [axes], 4)
     return save(figure, folder, "best_of_k")

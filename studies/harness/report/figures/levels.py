@@ -1,4 +1,4 @@
-"""The figure of an ablation: a metric over a factor's levels, a panel for each optimizer."""
+"""The figure of an ablation: a metric over the levels of a factor, one panel per optimizer."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ from studies.harness.report.figures.style import (
 )
 
 ArmRow = dict[Any, Any]  # a row of `Evidence.arms`
-# Lines of one panel; marker and dashes distinguish them in grayscale.
+# The lines of a panel. Markers and dashes distinguish them in grayscale.
 SERIES = ((SUBJECT, "-", "o"), ("#56B4E9", "--", "s"), ("black", ":", "^"), ("0.5", "-.", "D"))
-MANY = 6  # more levels than this, and the ticks' labels touch at their usual size
+MANY = 6  # with more levels than this, the labels of the ticks would overlap at the usual size
 SEEDS = {"color": "0.4", "markersize": 4, "markeredgewidth": 0, "alpha": 0.9}
-APART = 7 / 72  # inches between the lines of a panel
-# The axis reaches below the middle mean by at most this multiple of the distance from it to the best: not to collapsed
-# levels. For wide intervals it reaches beyond that range by at most WIDEST times the range.
-SQUEEZED = 4
-WIDEST = 1.5
-LOG_FROM = 8  # levels that span so much are on a logarithmic axis
+OFFSET = 7 / 72  # horizontal distance of the lines of a panel, in inches
+# The axis extends below the median of the means by at most this multiple of the distance between the
+# median and the best mean, so that levels with very low means do not compress the rest.
+BELOW_MEDIAN = 4
+INTERVALS = 1.5  # wide intervals extend the axis by at most this multiple of its range
+LOG_FROM = (
+    8  # the axis is logarithmic if the largest level is at least this multiple of the smallest
+)
 
 
 @matplotlib.rc_context(STYLE)
@@ -54,24 +56,25 @@ def draw(
 ) -> list[Path]:
     """Draw `<factor>.pdf`, `.png` and `.svg`; nothing if no trial has completed.
 
-    A panel for each of the `optimizers` that has a completed or a lost trial; levels with lost trials are marked. The
-    `references` are optimizers without the factor; those without a completed trial are left out.
+    There is one panel for each of the `optimizers` with a trial that completed or ended without a
+    result; the levels of the latter are marked. The `references` are optimizers without the factor;
+    they are omitted if they have no completed trial.
     """
     arms: list[Any] = [arm for arm in evidence.arms.to_dict("records") if arm["n"] or _lost(arm)]
     if not any(arm["n"] for arm in arms):
         return []
-    levelled = [arm for arm in arms if not pd.isna(arm.get(factor))]
-    plain = {
+    with_factor = [arm for arm in arms if not pd.isna(arm.get(factor))]
+    without_factor = {
         arm["optimizer"]: arm for arm in reversed(arms) if arm["n"] and pd.isna(arm.get(factor))
     }
-    bands = [plain[name] for name in references if name in plain]
-    shown = [name for name in optimizers if any(arm["optimizer"] == name for arm in levelled)] or [
-        ""
-    ]
-    return save(_figure(evidence, factor, shown, bands, levelled), folder, factor)
+    bands = [without_factor[name] for name in references if name in without_factor]
+    names = {arm["optimizer"] for arm in with_factor}
+    titles = [name for name in optimizers if name in names] or [""]
+    return save(_figure(evidence, factor, titles, bands, with_factor), folder, factor)
 
 
 def _lost(arm: ArmRow) -> int:
+    """Return the number of trials that ended without a result."""
     return sum(arm[status] for status in LOST)
 
 
@@ -94,9 +97,8 @@ def _figure(
         axes.set_ylim(low, high)
         for arm, (color, dashes) in zip(bands, REFERENCES, strict=False):
             _band(axes, arm, color, dashes)
-        _panel(
-            axes, evidence, factor, [arm for arm in arms if arm["optimizer"] == optimizer], styles
-        )
+        members = [arm for arm in arms if arm["optimizer"] == optimizer]
+        _panel(axes, evidence, factor, members, styles)
         axes.set_title(display(optimizer))
         axes.set_xlabel(factor.replace("_", " "))
     for axes in grid[:, 0]:
@@ -106,39 +108,33 @@ def _figure(
 
 
 def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
-    """Return the axis' limits: around all means and their intervals, unless a collapsed level squeezes the rest."""
+    """Return the limits of the axis: all means and intervals, without means that are very low."""
     means = [100 * arm["mean"] for arm in arms]
     middle, top = median(means), max(means)
-    foot = max(min(means), middle - SQUEEZED * max(top - middle, 0.5))
-    shown = [arm for arm in arms if 100 * arm["mean"] >= foot]
-    ends = [
-        100 * end for arm in shown for end in (arm["ci_lo"], arm["ci_hi"]) if not math.isnan(end)
-    ]
-    room = WIDEST * max(top - foot, 0.5)
-    low, high = max(min([foot, *ends]), foot - room), min(max([top, *ends]), top + room, 100.0)
+    bottom = max(min(means), middle - BELOW_MEDIAN * max(top - middle, 0.5))
+    inside = [arm for arm in arms if 100 * arm["mean"] >= bottom]
+    intervals = [(100 * arm["ci_lo"], 100 * arm["ci_hi"]) for arm in inside]
+    ends = [end for interval in intervals for end in interval if not math.isnan(end)]
+    room = INTERVALS * max(top - bottom, 0.5)
+    low = max(min([bottom, *ends]), bottom - room)
+    high = min(max([top, *ends]), top + room, 100.0)
     margin = 0.04 * max(high - low, 0.5)
     return low - 2 * margin, high + margin
 
 
 def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
-    """Draw a reference: its mean as a line over the whole width, its interval as a shade."""
+    """Draw the mean of a reference as a horizontal line and its interval as a band."""
     if not math.isnan(arm["ci_lo"]):
-        axes.axhspan(
-            100 * arm["ci_lo"], 100 * arm["ci_hi"], color=color, alpha=0.13, linewidth=0, zorder=0.5
-        )
-    axes.axhline(
-        100 * arm["mean"],
-        color=color,
-        linestyle=dashes,
-        linewidth=1.4,
-        label=display(arm["optimizer"]),
-    )
+        low, high = 100 * arm["ci_lo"], 100 * arm["ci_hi"]
+        axes.axhspan(low, high, color=color, alpha=0.13, linewidth=0, zorder=0.5)
+    look = {"color": color, "linestyle": dashes, "linewidth": 1.4}
+    axes.axhline(100 * arm["mean"], label=display(arm["optimizer"]), **look)
 
 
 def _panel(
     axes: Axes, evidence: Evidence, factor: str, arms: Sequence[ArmRow], styles: Mapping[str, Any]
 ) -> None:
-    """Draw one optimizer: a line for each series of levels, side by side so that none hides another."""
+    """Draw the lines of an optimizer, with a horizontal offset so that none hides another."""
     if not arms:
         axes.set_xticks([])
         return
@@ -148,63 +144,61 @@ def _panel(
     for arm in sorted(arms, key=lambda arm: at[arm[factor]]):
         lines.setdefault(series(arm, factor, evidence.factors), []).append(arm)
     for i, (name, members) in enumerate(sorted(lines.items())):
-        shift = (i - (len(lines) - 1) / 2) * APART
-        done = [arm for arm in members if arm["n"]]
+        shift = (i - (len(lines) - 1) / 2) * OFFSET
+        completed = [arm for arm in members if arm["n"]]
         title = name or ("corrected" if "as-released" in styles else "")
-        _line(axes, [at[arm[factor]] for arm in done], done, title, styles[name], shift)
+        _line(axes, [at[arm[factor]] for arm in completed], completed, title, styles[name], shift)
         for arm in members:
             x, values = at[arm[factor]], evidence.by_seed[arm["arm"]].dropna()
-            beside = _moved(axes, shift + 0.4 * APART)
-            axes.plot(
-                [x] * len(values), list(100 * values), ".", transform=beside, label="seeds", **SEEDS
-            )
-            _at_the_foot(axes, x, arm, styles[name][0], i)
+            y, look = list(100 * values), {"label": "single seeds", **SEEDS}
+            axes.plot([x] * len(y), y, ".", transform=_moved(axes, shift + 0.4 * OFFSET), **look)
+            _mark_at_bottom(axes, x, arm, styles[name][0], i)
 
 
 def _line(
     axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: Any, shift: float
 ) -> None:
-    """Draw means with their intervals at the levels that have a result."""
+    """Draw the means with their intervals at the levels that have a result."""
     color, dashes, marker = style
     mean = [100 * arm["mean"] for arm in arms]
     half = [0.0 if math.isnan(arm["ci_hi"]) else 100 * (arm["ci_hi"] - arm["mean"]) for arm in arms]
     label = f"{name}{': ' if name else ''}mean, 95% t-interval"
-    look = {
-        "color": color,
-        "linestyle": dashes,
-        "marker": marker,
-        "markersize": 4.5,
-        "linewidth": 1.4,
-        "capsize": 3,
-    }
+    look = {"color": color, "linestyle": dashes, "linewidth": 1.4}
+    look |= {"marker": marker, "markersize": 4.5, "capsize": 3}
     axes.errorbar(x, mean, half, transform=_moved(axes, shift), label=label, **look)
 
 
-def _at_the_foot(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> None:
-    """Mark trials without a result with a cross, k of n, and a mean below the axis with an arrow and its value."""
+def _mark_at_bottom(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> None:
+    """Mark an arm at the bottom of the axis.
+
+    A cross marks trials without a result, with their number k/n. An arrow marks a mean below the
+    axis, with its value.
+    """
     marks, y = [], 0.06 + 0.1 * row
     if lost := _lost(arm):
-        marks.append(("x", f"{lost}/{arm['planned']}", "diverged or failed, k of n"))
+        marks.append(("x", f"{lost}/{arm['planned']}", "diverged or failed (k of n trials)"))
     if arm["n"] and 100 * arm["mean"] < axes.get_ylim()[0]:
         marks.append(("v", f"{100 * arm['mean']:.0f}", "mean below the axis"))
     for column, (marker, text, label) in enumerate(marks):
-        foot = _moved(axes, column * 22 / 72, axes.get_xaxis_transform())
-        look = {"color": color, "transform": foot, "clip_on": False}
+        bottom = _moved(axes, column * 22 / 72, axes.get_xaxis_transform())
+        look = {"color": color, "transform": bottom, "clip_on": False}
         axes.plot([x], [y], marker, markersize=5, linestyle="", label=label, **look)
-        axes.annotate(
-            text, (x, y), (5, 0), foot, "offset points", color=color, fontsize=7.5, va="center"
-        )
+        font = {"color": color, "fontsize": 7.5, "va": "center"}
+        axes.annotate(text, (x, y), (5, 0), bottom, "offset points", **font)
 
 
 def _moved(axes: Any, inches: float, coordinates: Any = None) -> Any:
-    """Return coordinates, those of the data by default, moved to the right."""
+    """Return coordinates (by default those of the data) shifted to the right."""
     return (coordinates or axes.transData) + ScaledTranslation(
         inches, 0, axes.figure.dpi_scale_trans
     )
 
 
 def _positions(axes: Axes, levels: list[Any]) -> list[float]:
-    """Return the levels' positions and add a tick at each: to scale if they are numbers, evenly otherwise."""
+    """Return the positions of the levels on the axis and add a tick at each.
+
+    Numbers are drawn to scale; other levels are spaced evenly.
+    """
     numbers = are_numbers(levels)
     x = [float(level) for level in (levels if numbers else range(len(levels)))]
     axes.set_xticks(x, [f"{level:g}" if numbers else str(level) for level in levels])

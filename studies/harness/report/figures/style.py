@@ -1,4 +1,7 @@
-"""The look of all figures: colour-blind safe, readable in grayscale, equal bytes from equal folders."""
+"""The style of all figures: colour-blind safe and readable in grayscale.
+
+Equal data gives equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,21 @@ STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.edgecolor": "0.3",
     "axes.axisbelow": True, "axes.grid": True, "grid.color": "0.9", "grid.linewidth": 0.6,
     "xtick.color": "0.3", "ytick.color": "0.3", "xtick.labelcolor": "black", "ytick.labelcolor": "black",
-    "pdf.fonttype": 42,  # TrueType: text stays text
-    "svg.hashsalt": "precond",  # otherwise the names inside are random
+    "pdf.fonttype": 42,  # embed TrueType fonts, so that text can be selected
+    "svg.hashsalt": "precond",  # without a salt, the identifiers in the file are random
 }  # fmt: skip
 # The colours of Okabe and Ito; line styles distinguish them in grayscale.
-SUBJECT = "#0072B2"  # of the study; its references have the others
+SUBJECT = "#0072B2"  # the subject of the study
 REFERENCES = (
     ("#D55E00", "--"),
     ("#009E73", "-."),
     ("#CC79A7", ":"),
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
 )
-# Optimizers that look the same in every figure, and the lines of all others in turn.
+# The styles of some optimizers are the same in every figure. All others use OTHERS in turn.
 FIXED = {"sgd": ("black", "-"), "nysact-s": (SUBJECT, "-"), "nysact-g": ("#56B4E9", (0, (6, 2)))}
 OTHERS = (*REFERENCES, ("0.55", (0, (3, 1, 1, 1))))
-MAP = "cividis"  # its lightness rises evenly, also for the colour-blind and in grayscale
+MAP = "cividis"  # perceptually uniform, also for colour-blind readers and in grayscale
 NAMES = {
     "nysact-s": "NysAct-S", "nysact-g": "NysAct-G", "adam": "Adam", "adamw": "AdamW", "eva": "Eva",
     "sketchysgd": "SketchySGD", "shampoo": "Shampoo", "adahessian": "AdaHessian",
@@ -37,12 +40,12 @@ NAMES = {
 
 
 def display(optimizer: str) -> str:
-    """Return an optimizer's name as papers spell it."""
+    """Return the name of an optimizer as the papers spell it."""
     return NAMES.get(optimizer, optimizer.upper())
 
 
 def lines(optimizers: Iterable[str]) -> dict[str, Any]:
-    """Return the colour and the dashes of each optimizer."""
+    """Return the colour and the dashes of each optimizer's line."""
     others = itertools.cycle(OTHERS)
     return {name: FIXED.get(name) or next(others) for name in optimizers}
 
@@ -50,13 +53,16 @@ def lines(optimizers: Iterable[str]) -> dict[str, Any]:
 def panels(
     size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, Any]:
-    """Return a figure of a size in inches and its axes [rows, columns]; call it with `STYLE` in force."""
+    """Return a figure of a size in inches and its axes [rows, columns].
+
+    Call this function inside `matplotlib.rc_context(STYLE)`.
+    """
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def legend(figure: Figure, row: Iterable[Axes], columns: int) -> None:
-    """Add one legend for several axes below them, each label once."""
+    """Add one legend below several axes, with each label once."""
     handles = [axes.get_legend_handles_labels() for axes in row]
     entries = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
     figure.legend(
@@ -70,7 +76,7 @@ def legend(figure: Figure, row: Iterable[Axes], columns: int) -> None:
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as `<name>.pdf`, `.png` and `.svg`; equal figures have equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Without these entries the files would hold dates and matplotlib's version.
+    # Without these entries, the files would contain dates and the version of matplotlib.
     blank: dict[str, dict[str, None]] = {
         ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
         ".png": {"Software": None},

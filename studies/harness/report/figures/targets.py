@@ -1,4 +1,4 @@
-"""Figures of a study of times to a target: curves over epochs and over time, and epochs over the target."""
+"""Figures of times to a target: curves over epochs and time, epochs over the target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from studies.harness.report.figures.style import (
     save,
 )
 
-# By the order of the plan: its first arm is the study's subject.
+# In the order of the plan, whose first arm is the subject of the study.
 STYLES: Any = (
     (SUBJECT, "-"),
     *REFERENCES,
@@ -39,10 +39,11 @@ UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 @matplotlib.rc_context(STYLE)
 def draw(times: Times, contents: Sequence[tuple[str, str]], folder: Path) -> list[Path]:
-    """Draw `time_to_target` (for each further hardware one with a number) and `epochs_over_target`.
+    """Draw `time_to_target` and `epochs_over_target`; nothing if no trial has completed.
 
-    Each of the `contents` is a panel: a metric, and `epochs` or `time`. Without a cost there is no panel over time, and
-    an arm without one is not in it. Nothing is drawn if no trial has completed.
+    There is one `time_to_target` for each hardware, with a number from the second on. Each of the
+    `contents` is a panel: a metric, and `epochs` or `time`. Arms without a cost are omitted from
+    the panels over time; these panels are omitted if no arm has a cost.
     """
     if times.evidence.completed_epochs.empty:
         return []
@@ -58,23 +59,24 @@ def draw(times: Times, contents: Sequence[tuple[str, str]], folder: Path) -> lis
 def _curves(
     times: Times, contents: Sequence[tuple[str, str]], costs: Mapping[str, Cost | None]
 ) -> Figure:
-    shown = [(metric, axis) for metric, axis in contents if axis == "epochs" or any(costs.values())]
-    figure, (row,) = panels((max(4.2, 3.6 * len(shown)), 3.4), 1, len(shown))
-    for axes, (metric, axis) in zip(row, shown, strict=True):
-        seconds = (
-            {label: cost.epoch.median for label, cost in costs.items() if cost}
-            if axis == "time"
-            else None
-        )
-        _panel(axes, times, metric, seconds)
-        if seconds is not None:
-            axes.set_title(next(cost.hardware for cost in costs.values() if cost), fontsize=8)
+    measured = {label: cost for label, cost in costs.items() if cost}
+    drawn = [(metric, axis) for metric, axis in contents if axis == "epochs" or measured]
+    figure, (row,) = panels((max(4.2, 3.6 * len(drawn)), 3.4), 1, len(drawn))
+    for axes, (metric, axis) in zip(row, drawn, strict=True):
+        seconds = {label: cost.epoch.median for label, cost in measured.items()}
+        _panel(axes, times, metric, seconds if axis == "time" else None)
+        if axis == "time":
+            axes.set_title(next(iter(measured.values())).hardware, fontsize=8)
     legend(figure, row, 3)
     return figure
 
 
 def _panel(axes: Axes, times: Times, metric: str, seconds: Mapping[str, float] | None) -> None:
-    """Draw each arm's mean over seeds with its 95% t-interval, over epochs or over what these take."""
+    """Draw each arm's mean over seeds with its 95% t-interval.
+
+    The horizontal axis is the time, from the seconds per epoch of each arm, or the epoch if
+    `seconds` is None.
+    """
     scale = unit(metric).scale
     size, name = (1.0, "epoch") if seconds is None else _unit(times, seconds)
     curves = mean_curves(times.evidence.completed_epochs, metric)
@@ -93,18 +95,21 @@ def _panel(axes: Axes, times: Times, metric: str, seconds: Mapping[str, float] |
         axes.axhline(scale * times.value, color="0.3", linewidth=0.8, linestyle=(0, (1, 2)))
     if "loss" in metric:
         axes.set_yscale("log")
-    axes.set_xlabel(name if seconds is None else f"{name}, measured alone")
+    axes.set_xlabel(name if seconds is None else f"{name} (measured without other load)")
     axes.set_ylabel(unit(metric).axis)
 
 
 def _unit(times: Times, seconds: Mapping[str, float]) -> tuple[float, str]:
-    """Return the unit in which the longest run is a number above 2."""
+    """Return the largest unit in which the longest run takes at least 2 units, with its size."""
     longest = max(times.arms[label].config.epochs * value for label, value in seconds.items())
     return next((unit for unit in UNITS if longest >= 2 * unit[0]), UNITS[-1])
 
 
 def _over_targets(times: Times) -> Figure:
-    """Return median epochs to each of a grid of targets; a line ends if fewer than half of an arm's runs hit."""
+    """Draw the median epochs to each of a grid of targets.
+
+    The line of an arm ends where fewer than half of its runs reach the target.
+    """
     figure, ((axes,),) = panels((4.6, 3.6))
     for label, arm, color, dashes in _styled(times):
         medians = [(100 * target, times.time(label, target).median) for target in times.grid()]
@@ -114,14 +119,14 @@ def _over_targets(times: Times) -> Figure:
             axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.3, label=arm)
     if times.target:
         axes.axvline(100 * times.value, color="0.3", linewidth=0.8, linestyle=(0, (1, 2)))
-    axes.set_xlabel(f"{words(times.metric)} to reach (%)")
-    axes.set_ylabel("epochs, Kaplan-Meier median")
+    axes.set_xlabel(f"target: {words(times.metric)} (%)")
+    axes.set_ylabel("median epochs to the target (Kaplan-Meier)")
     legend(figure, [axes], 3)
     return figure
 
 
 def _styled(times: Times) -> Iterator[tuple[str, str, Any, Any]]:
-    """Yield each arm's label, name in the legend, colour and dashes."""
+    """Yield the label, the name in the legend, the colour and the dashes of each arm."""
     for (label, trial), (color, dashes) in zip(
         times.arms.items(), itertools.cycle(STYLES), strict=False
     ):
