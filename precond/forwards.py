@@ -93,6 +93,10 @@ class Forward:
         """Forget the gradients. A later backward through this forward may count again."""
         self.gradient = self._latest = None
 
+    def has_input(self, x: Tensor) -> bool:
+        """Return True if `x` is the input of this forward."""
+        return self._x is not None and self._x.data_ptr() == x.data_ptr()
+
     @property
     def x(self) -> Tensor | None:
         """The input, if the backward needs it."""
@@ -136,6 +140,23 @@ class Forwards:
             self._statistics.accumulate(layer, x, None, additions=additions)
         if not self._wait:
             self.added.add(layer.name)
+        return forward
+
+    def begin_in_backward(self, layer: Layer, x: Tensor) -> Forward:
+        """Return the forward of a compiled graph, which reports it only in its backward.
+
+        A second backward through the same forward has the same input.
+        """
+        backward = torch._C._current_graph_task_id()
+        for forward in self._open.get(layer.name, []):
+            if forward.backward != backward and forward.has_input(x):
+                return forward
+        if any(forward.backward != backward for forward in self._open.get(layer.name, [])):
+            self._close(layer)
+        forward = Forward(layer, self._step, x)
+        if self._needs is not Needs.PAIRS:
+            additions = forward.additions if self._wait else None
+            self._statistics.accumulate(layer, x, None, additions=additions)
         return forward
 
     def see(self, forward: Forward, gradient: Tensor) -> None:
@@ -230,7 +251,7 @@ class Forwards:
             if self._needs is not Needs.INPUTS:
                 self._statistics.accumulate(
                     layer,
-                    forward.x,
+                    forward.x if self._needs is Needs.PAIRS else None,
                     forward.gradient,
                     examples=numbers[0] if same else sum(numbers),
                     backward=forward.backward if same else next(self._separate),

@@ -89,22 +89,31 @@ class Layer:
         geometry = (module.kernel_size, module.stride, padding, module.dilation)
         return ConvRows(x, self.bias, module.groups, *map(_pair, geometry))
 
-    def output_gradients(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    def examples(self, output: Tensor) -> int:
+        """Return the number of examples of an output of the module, or of its gradient."""
+        batched = output.dim() > 1 if isinstance(self.module, nn.Linear) else output.dim() == 4
+        return output.shape[0] if batched else 1
+
+    def output_gradients(
+        self, gradient: Tensor, dtype: torch.dtype, examples: int | None = None
+    ) -> Tensor:
         """Return the gradients of the examples' losses with respect to the module's output.
 
         Args:
             gradient: The gradient of the loss, a mean over the batch, with respect to the output.
             dtype: The dtype of the statistics.
+            examples: The number of examples of which the loss is the mean. Default: the batch size.
 
         Returns:
-            `[groups, batch, positions, d_out]`: `gradient` times the batch size.
+            `[groups, batch, positions, d_out]`: `gradient` times the number of examples.
         """
+        examples = self.examples(gradient) if examples is None else examples
         g = gradient.detach().to(dtype)
         if isinstance(self.module, nn.Linear):
             g = g if g.dim() > 1 else g.unsqueeze(0)
-            return g.reshape(1, g.shape[0], -1, g.shape[-1]) * g.shape[0]
+            return g.reshape(1, g.shape[0], -1, g.shape[-1]) * examples
         g = g if g.dim() == 4 else g.unsqueeze(0)
-        return g.flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2) * g.shape[0]
+        return g.flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2) * examples
 
 
 def find_layers(model: nn.Module) -> list[Layer]:

@@ -177,6 +177,17 @@ class Preconditioned(torch.optim.Optimizer):
         table = diagnostics.read(self._banks)
         return {name: table[name] for name in self._layers}
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, and discard the statistics that belong to them.
+
+        See `torch.optim.Optimizer.zero_grad`. Gradients that are set to None in another way, as by
+        `model.zero_grad()`, are noticed in the next backward. Gradients that are set to zero in
+        another way are not noticed.
+        """
+        for bank in self._banks:
+            bank.forwards.discard(bank.layers)
+        super().zero_grad(set_to_none)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update the statistics and factors when due, then the parameters.
@@ -194,7 +205,10 @@ class Preconditioned(torch.optim.Optimizer):
                 "call step() without a closure"
             )
         loss = evaluate(closure)
-        check_forwards(self._banks, any(p.grad is not None for p in self._directions.views))
+        for bank in self._banks:
+            bank.forwards.finish(bank.layers)
+        gradients = any(p.grad is not None for p in self._directions.views)
+        check_forwards(self._banks, gradients, self.algorithm.statistics_due(self.steps))
         measuring = diagnostics.due(self._banks, self.steps)
         skipped = None if scale is None else scale.skipped
         with active(self._ranks):

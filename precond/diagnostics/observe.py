@@ -70,7 +70,7 @@ class Observer:
         # One parameter group for all layers, because learning rates do not matter here.
         groups = {layer.module.weight: 0 for layer in self._layers}
         algorithm = _Statistics() if output_gradients else _InputStatistics()
-        self._banks = make_banks(algorithm, self._layers, groups)
+        self._banks = make_banks(algorithm, self._layers, groups, wait=False)
         self._handles = attach(self._banks)
         weakref.finalize(self, detach, self._handles, self._banks)
 
