@@ -2,13 +2,14 @@
 
 >>> optimizer = precond.NysAct(model, lr=0.1, rank=10)
 
-Each optimizer is a `torch.optim.Optimizer` that is built from the model. The package depends only
-on torch; `peers.py` imports pytorch-optimizer on first use. Start reading in `algorithm.py`.
+Each optimizer is a `torch.optim.Optimizer` that is built from the model. The package requires only
+torch. The optimizers in `peers.py` also require pytorch-optimizer, which is imported when the first
+of them is built. Start reading in `algorithm.py`.
 
-Imports go in one direction: registry -> optimizers -> optimizer -> {directions, state, capture,
-bank, rules, distributed, diagnostics} -> layers -> algorithm -> parts, and algorithms ->
-{algorithm, parts}. The names below are imported on first use, so that `precond.hyperparameters`
-can be imported without torch.
+Imports go in one direction (`->` means "imports"): registry -> optimizers -> optimizer ->
+{directions, state, capture, bank, rules, distributed, diagnostics} -> layers -> algorithm -> parts,
+and algorithms -> {algorithm, parts}. The names below are imported on first use, so that
+`precond.hyperparameters` can be imported without torch.
 """
 
 import importlib
@@ -39,7 +40,7 @@ _MODULES = {
     "separate_attention": "attention",
 }
 
-if not TYPE_CHECKING:  # with this function, a type checker would accept any name
+if not TYPE_CHECKING:  # a type checker that sees this function accepts any name
 
     def __getattr__(name: str) -> Any:
         if name == "registry":

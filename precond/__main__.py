@@ -1,4 +1,4 @@
-"""List the registered optimizers: cost, memory, differences from the released code."""
+"""List the registered optimizers: cost, memory, and differences from the released code."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from precond.registry import REGISTRY
 WIDTH = 80
 COLUMNS = ("paper", "cost", "memory", "deviations")
 LEGEND = (
-    "Cost is the number of operations per step. Memory is the number of scalars in the state, "
-    "without the gradients and one momentum buffer. Both are per layer with N = examples x "
-    "positions rows, p inputs (bias included) and o outputs, or for all D parameters. r is the "
-    "rank, c is cov_interval, i is inv_interval, n is basis_interval, and HVP is a Hessian-vector "
-    "product. Deviations are differences between the defaults and the released code."
+    "Cost is the number of operations per step. Memory is the number of scalars in the state; the "
+    "gradients and one momentum buffer are not counted. Formulas with o and p are for one layer "
+    "with N = examples x positions rows, p inputs (bias included) and o outputs. Formulas with D "
+    "are for a model with D parameters. r is the rank, c is cov_interval, i is inv_interval, n is "
+    "basis_interval, and HVP is a Hessian-vector product. Deviations are differences between the "
+    "defaults and the released code."
 )
 
 SUPPORT_LEGEND = (
-    "Yes: training in this mode gives the same numbers as a plain loop on one device; a test "
-    "checks each cell. Refused: the optimizer raises an error with the reason, because the method "
-    "needs Hessian-vector products. The modes are: accumulation of gradients over micro-batches; "
-    "non-reentrant activation checkpointing; autocast to bfloat16, with float32 statistics; "
-    "GradScaler, without a host synchronisation by this package; models under torch.compile; "
-    "DistributedDataParallel."
+    "Yes: training in this mode gives the same numbers as a plain training loop on one device; "
+    "tests check this for each optimizer and mode. Refused: the optimizer raises an error with the "
+    "reason, because the method needs Hessian-vector products. The modes are: accumulation of "
+    "gradients over micro-batches; non-reentrant activation checkpointing; autocast to bfloat16, "
+    "with float32 statistics; GradScaler, where this package never makes the host wait for the "
+    "device; models under torch.compile; DistributedDataParallel."
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print every registered optimizer."""
+    """Print a description of every registered optimizer."""
     parser = argparse.ArgumentParser(prog="python -m precond", description=__doc__)
-    parser.add_argument("--markdown", action="store_true", help="print the tables of the README")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     print(markdown() if parser.parse_args(arguments).markdown else text())
 
 

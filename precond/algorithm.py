@@ -1,18 +1,20 @@
 """The interface between a preconditioner and the optimizer that runs it. Start reading here.
 
-A preconditioner has three parts. A *statistic* summarises the inputs and output gradients of the
-layers; hooks update it often. A *factor* is computed from the statistic, in a form that is cheap
-to apply; a *refresh* recomputes it rarely. `precondition` maps gradients to directions at every
-step. For example:
+A preconditioner has two kinds of state. A *statistic* summarises the inputs of the layers, their
+output gradients (the gradients of the loss with respect to their outputs), or both. Hooks record
+these signals, and the statistic is updated often. A *factor* is computed from the statistic, in a
+form that is cheap to apply; it is recomputed less often, in a *refresh*. At every step,
+`precondition` uses the factor to map gradients to directions. For example:
 
     FOOF    covariance(inputs)            -> dense inverse
     NysAct  sketched covariance(inputs)   -> low-rank inverse
 
 An `Algorithm` is a frozen dataclass of hyperparameters with the methods below. It never loops over
-layers: layers of one shape are stacked into a bank with a leading axis L. Because `@`, `.mT` and
-`eigh` broadcast over this axis, the code reads like the equations for one matrix. The state is a
-separate object: a dataclass of tensors with that leading axis. It contains everything that a
-checkpoint must save (`stacks.named_tensors` lists it).
+layers: layers of one shape are stacked into a *bank* with a leading axis L. A *slot* is an index of
+this axis; a layer has one slot, or one for each group of a grouped convolution. Because `@`, `.mT`
+and `eigh` broadcast over this axis, the code reads like the equations for one matrix. The state is
+a separate object: a dataclass of tensors with that leading axis. It contains everything that a
+checkpoint must save (`parts.stacks.named_tensors` returns these tensors).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from precond.parts.linalg import Outcome
 from precond.parts.rows import Rows
 
 MODES = ("accumulation", "checkpointing", "autocast", "GradScaler", "compile", "data parallel")
-"""Ways of training that must give the same numbers as a plain loop; tests compare them."""
+"""Ways of training that must give the same numbers as a plain training loop; tests check this."""
 
 State = TypeVar("State")
 
@@ -50,7 +52,7 @@ FactorState = TypeVar("FactorState", bound=HasFactor)
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Shape of a layer's homogeneous gradient matrix G = [dL/dW, dL/db].
+    """Shape of a layer's gradient matrix G = [dL/dW, dL/db].
 
     Attributes:
         d_out: Number of rows o: the outputs, per group for grouped convolutions.
@@ -69,13 +71,13 @@ class Curvature:
     A matrix that the method does not have is None.
 
     Attributes:
-        inputs: A, `[L, p, p]`, if it is formed.
-        outputs: S, `[L, o, o]`, if it is formed.
+        inputs: The covariance A of the inputs, `[L, p, p]`.
+        outputs: The covariance S of the output gradients, `[L, o, o]`.
         low_rank: Y, `[L, p, r]`, with orthogonal columns; the factor represents A by Y Y^T.
-        top: Largest eigenvalue of the damped matrix, `[L]`, for methods where it is not the product
-            of the largest eigenvalues of A and S.
+        top: Largest eigenvalue of the curvature before damping, `[L]`. Methods for which it is the
+            product of the largest eigenvalues of A and S leave it None.
         damping: The number that is added to the eigenvalues.
-        decay: Weight of the old value in the statistic behind `low_rank`.
+        decay: Weight of the old value in the moving average from which `low_rank` is computed.
     """
 
     inputs: Tensor | None = None
@@ -93,9 +95,12 @@ class Curvature:
 class Needs(Enum):
     """The signals that an algorithm needs from a layer, and when `accumulate` is called.
 
-    INPUTS: the inputs, in the forward. BOTH: the inputs in the forward and the output gradients in
-    the backward, in two calls. PAIRS: both in one call in the backward, for methods that need the
-    gradient of each example.
+    Attributes:
+        INPUTS: The inputs, in a call in the forward.
+        BOTH: The inputs, in a call in the forward, and the output gradients, in a second call in
+            the backward.
+        PAIRS: The inputs and the output gradients, in one call in the backward, for methods that
+            need the gradient of each example.
     """
 
     INPUTS = auto()
@@ -110,12 +115,13 @@ class Signals:
     At least one of the two is present.
 
     Attributes:
-        inputs: The rows a: `rows.examples` examples times the positions that share the weight.
+        inputs: The input rows a, one for each example and each position that shares the weight.
         output_gradients: `[groups, batch, positions, d_out]`, the gradients g of each example's
             loss with respect to the layer's output. The loss is assumed to be a mean over the
             batch, so g = batch x grad_output.
-        backward: Number of the backward. The calls of a shared layer have the same number; the
-            micro-batches of gradient accumulation have different numbers.
+        backward: Number of the backward pass in which the signals are recorded, or -1 in a
+            forward. Several calls of one layer have the same number; the micro-batches of gradient
+            accumulation have different numbers.
     """
 
     inputs: Rows | None = None
@@ -130,18 +136,13 @@ class Signals:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A summary of one optimizer.
-
-    Costs are operations per step (a multiplication and an addition count as 2). Memory is in
-    scalars, without the gradients and one momentum buffer. Both are per layer with N = examples x
-    positions rows, p inputs (bias included) and o outputs, or for all D parameters; r is the rank,
-    c and i are `cov_interval` and `inv_interval`.
+    """A summary of one optimizer, as texts. `__main__.LEGEND` explains the symbols in them.
 
     Attributes:
         paper: The paper that introduced the method.
-        cost: Operations per step.
-        memory: Scalars in the state.
-        deviations: Differences of the defaults from the released code.
+        cost: Operations per step; a multiplication and an addition count as 2.
+        memory: Scalars in the state, without the gradients and without one momentum buffer.
+        deviations: Differences between the defaults and the released code.
         unsupported: The modes (of `MODES`) that the optimizer refuses, each with the reason.
     """
 
@@ -154,17 +155,18 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(Hyperparameters, ABC, Generic[State]):
-    """A preconditioner: hyperparameters, and functions of a state.
+    """A preconditioner: its hyperparameters, and methods that use or update a state.
 
-    The optimizer keeps one state for each bank.
+    The optimizer has one state for each bank.
     """
 
-    # Increase this when the same hyperparameters give different numbers; it is part of trial keys.
+    # Increase this after a change that gives different numbers for the same hyperparameters. The
+    # keys of trials contain it.
     NUMERICS: ClassVar[int]
     CARD: ClassVar[Card | None] = None  # the text that `python -m precond` prints
     NEEDS: ClassVar[Needs] = Needs.INPUTS  # the signals that `accumulate` receives
-    # Fields of the state that `refresh` writes. Set this if a refresh is expensive enough to split
-    # across ranks.
+    # Fields of the state that `refresh` writes. If they are listed here, the ranks split a refresh
+    # among them; list them if a refresh is expensive.
     SHARED: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -181,7 +183,7 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
         return []
 
     def for_shape(self, shape: LayerShape) -> Algorithm[Any]:
-        """Return the algorithm for layers of this shape; a bank calls it once."""
+        """Return the algorithm that a bank of layers of this shape uses."""
         return self
 
     @abstractmethod
@@ -190,7 +192,7 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
 
     @abstractmethod
     def refresh_due(self, step: int) -> bool:
-        """Return True if this step computes new factors, after it commits its statistics."""
+        """Return True if this step must compute new factors, after its update of the statistics."""
 
     @abstractmethod
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> State:
@@ -198,13 +200,13 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
 
         Args:
             shape: Shape of every layer in the bank.
-            layers: The name of each of the L slots; it seeds the slot's random draws.
+            layers: The names of the L slots. Random draws for a slot are seeded by its name.
             like: A tensor with the dtype and device of the state.
         """
 
     @abstractmethod
     def accumulate(self, state: State, slots: slice, signals: Signals) -> None:
-        """Add the signals of one layer, which occupies `slots` of L (one for each group)."""
+        """Add the signals of one layer, which has the slots `slots` of the bank."""
 
     def commit(self, state: State) -> None:
         """Update the statistics with the sums accumulated since the last call.
@@ -213,9 +215,9 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
         """
 
     def prepare(self, state: State) -> State:
-        """Return the state for `refresh`, with the data that it needs from this step.
+        """Return the state that `refresh` receives, with the data of this step that it needs.
 
-        Sums over the ranks belong here.
+        Sum over the ranks here if necessary: not every rank calls `refresh`.
         """
         return state
 
@@ -248,9 +250,9 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
 
 @dataclass(frozen=True, kw_only=True)
 class AveragedAlgorithm(Algorithm[FactorState]):
-    """A method that inverts an averaged, damped curvature.
+    """A method that inverts a damped moving average of the curvature.
 
-    By default, it does so after each update of the average.
+    By default, it computes a new factor after each update of the average.
 
     Attributes:
         ema_decay: Weight of the old value in the moving averages.
@@ -267,7 +269,7 @@ class AveragedAlgorithm(Algorithm[FactorState]):
         return step % self.cov_interval == 0
 
     def refresh_due(self, step: int) -> bool:
-        """Return True together with the statistics."""
+        """Return True at the steps that update the statistics."""
         return self.statistics_due(step)
 
     def precondition(self, state: FactorState, gradients: Tensor, lr: float) -> Tensor:

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 class SeparateAttention(nn.Module):
     """The function of `nn.MultiheadAttention`, computed by four Linear layers.
 
-    The layers are `q_proj`, `k_proj`, `v_proj` and `out_proj`. Their inputs have the shape
-    `[batch, positions, width]` for either value of `batch_first`, so that methods which count
-    examples count them correctly.
+    The layers are `q_proj`, `k_proj`, `v_proj` and `out_proj`. The inputs of these layers have the
+    shape `[batch, positions, width]` for either value of `batch_first`, because the package takes
+    the first axis as the batch.
 
     Args:
         attention: The module to replace. The parameters of `out_proj` are shared with it; all
             other parameters are copies.
     """
 
-    in_proj_bias = None  # tells nn.TransformerEncoderLayer not to bypass this forward
+    # With None, nn.TransformerEncoderLayer calls this forward instead of its fast path.
+    in_proj_bias = None
 
     def __init__(self, attention: nn.MultiheadAttention):
         super().__init__()
@@ -69,8 +70,8 @@ class SeparateAttention(nn.Module):
         k = self._heads(self.k_proj(key))
         v = self._heads(self.v_proj(value))
         mask = self._mask(attn_mask, key_padding_mask, q)
-        mixed, weights = self._attend(q, k, v, mask, need_weights)
-        output = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        outputs, weights = self._attend(q, k, v, mask, need_weights)
+        output = self.out_proj(outputs.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
         if unbatched:
@@ -80,7 +81,7 @@ class SeparateAttention(nn.Module):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the mixed values `[batch, heads, L, d]` and the weights `[batch, heads, L, S]`.
+        """Return the attention outputs `[batch, heads, L, d]` and weights `[batch, heads, L, S]`.
 
         The weights are None unless `need_weights` is True.
         """
@@ -119,14 +120,14 @@ def separate_attention(model: nn.Module) -> nn.Module:
     distribution stays the same.
 
     Args:
-        model: The model; the new layers start at its weights.
+        model: The model; the new layers have the weights of its attention modules.
 
     Returns:
         The model, or a new module if the model is itself an `nn.MultiheadAttention`.
 
     Raises:
-        ValueError: An attention has `add_bias_kv` or `add_zero_attn`. The message has one line for
-            each, and the model is unchanged.
+        ValueError: An attention module has `add_bias_kv` or `add_zero_attn`. The message has one
+            line for each such option of each module, and the model is unchanged.
     """
     attentions = {
         name: m for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)
@@ -141,14 +142,14 @@ def separate_attention(model: nn.Module) -> nn.Module:
         errors += [f"{name or 'the model'}: {option} is not supported" for option in unsupported]
     if errors:
         raise ValueError("\n".join(errors))
-    separate = {attention: SeparateAttention(attention) for attention in attentions.values()}
+    replacements = {attention: SeparateAttention(attention) for attention in attentions.values()}
     if isinstance(model, nn.MultiheadAttention):
-        return separate[model]
+        return replacements[model]
     for parent in list(model.modules()):
         # `named_children` would omit the second name of a module with two names.
         for name, child in list(parent._modules.items()):
             if isinstance(child, nn.MultiheadAttention):
-                setattr(parent, name, separate[child])
+                setattr(parent, name, replacements[child])
     return model
 
 

@@ -28,7 +28,7 @@ from precond.parts.stacks import deferred, discard, forget, named_tensors, part_
 class Switch:
     """A flag that is True while hooks record.
 
-    It is a separate object, so that hooks need no reference to the bank.
+    It is a separate object, so that a hook can read the flag without a reference to the bank.
     """
 
     on = True
@@ -39,7 +39,7 @@ class Bank:
 
     Args:
         algorithm: The optimizer's algorithm; the bank uses `algorithm.for_shape(shape)`.
-        layers: The layers; a grouped convolution occupies one slot of L for each group.
+        layers: The layers; a grouped convolution has one slot of the axis L for each group.
         group: Index of the layers' parameter group.
         wait: See `Forwards`.
     """
@@ -82,17 +82,19 @@ class Bank:
         self.forwards = Forwards(self, self.algorithm.NEEDS, self._wait)
         self._repeated: set[str] = set()  # layers whose forward ran inside a backward in this step
         self._complete = False  # all ranks know that every layer has statistics
+        # True for the slots of the layers with statistics.
         self._mask = torch.zeros(len(names), dtype=torch.bool, device=self.buffer.device)
         self.tally = Tally(torch.zeros_like(self._mask, dtype=torch.int64))
-        # The prepared state of a refresh, its outcome, and the flag `skipped` of the step.
+        # A refresh that `note_refresh` has not counted yet: the prepared state, the outcome, and
+        # the flag `skipped` of the step.
         self._refreshed: tuple[Any, Outcome, Tensor | None] | None = None
         if self.monitor is not None:
             self.watch(self.monitor.clock)
 
     def watch(self, clock: Clock | None) -> None:
         """Start a monitor with this clock, or stop the monitor if the clock is None."""
-        inputs = self.algorithm, self.state, self.layers, self.buffer
-        self.monitor = None if clock is None else Monitor(*inputs, clock)
+        arguments = self.algorithm, self.state, self.layers, self.buffer
+        self.monitor = None if clock is None else Monitor(*arguments, clock)
 
     @property
     def recording(self) -> bool:
@@ -183,15 +185,15 @@ class Bank:
             self._complete = all(flags)
 
     def update(self, refresh: bool, skipped: Tensor | None = None) -> list[tuple[Tensor, slice]]:
-        """Commit the signals recorded for this step; compute new factors if due or if none exist.
+        """Commit the signals of this step; compute new factors if they are due or none exist.
 
         Args:
             refresh: True if new factors are due.
             skipped: True if the step is skipped, as a tensor on the device (`scaling.LossScale`).
 
         Returns:
-            The input of `distributed.exchange`: the tensors of which this rank computed only its
-            share of the slots, each with that share.
+            The argument of `distributed.exchange`: each tensor of which this rank has computed only
+            its share of the slots, with that share. Empty if the ranks do not split the refresh.
         """
         with linalg.exact_arithmetic(self.buffer.device):
             if skipped is not None:
@@ -217,7 +219,7 @@ class Bank:
             return self._refresh(skipped)
 
     def _refresh(self, skipped: Tensor | None) -> list[tuple[Tensor, slice]]:
-        """Compute new factors, or only this rank's share; return as `update` does."""
+        """Compute the new factors, or only this rank's share; return the same as `update`."""
         state, share = self.algorithm.prepare(self.state), self.share
         if share is None:
             self._refreshed = state, self.algorithm.refresh(state), skipped
@@ -250,9 +252,9 @@ class Bank:
     def precondition(self, lr: float, measure: bool = False) -> Tensor | None:
         """Replace the gradients in the buffer by directions.
 
-        A layer without statistics keeps its gradient (`nn.MultiheadAttention` never calls the
-        forward of its `out_proj`). A layer whose direction is not finite keeps its gradient for
-        this step.
+        The direction of a layer without statistics is its gradient. (`out_proj` of
+        `nn.MultiheadAttention` is such a layer, because its forward is never called.) If a
+        direction is not finite, it is replaced by the gradient for this step.
 
         Returns:
             The sum of <direction, gradient> over the preconditioned layers if `measure` is True and
@@ -261,8 +263,10 @@ class Bank:
         if not self.has_factor:
             return None
         directions = self.algorithm.precondition(self.state, self.buffer, lr)
+        # True for the slots whose gradient is replaced by the direction.
         self._ok = linalg.all_finite(directions)
-        # A slot without a gradient, or in a skipped step, is nan throughout and does not count.
+        # Without a gradient, or in a skipped step, the buffer of a slot is all nan. Such a slot is
+        # not counted as a fallback to the gradient.
         self.tally.fallbacks += ~self._ok & ~self.buffer[:, 0, 0].isnan()
         if len(self._filled) < len(self.layers):
             self._ok &= self._mask
@@ -288,7 +292,10 @@ class Bank:
         return {**tensors, "recorded": layer.name in self._filled, "has_factor": self.has_factor}
 
     def load_layer_state(self, layer: Layer, state: Mapping[str, Any]) -> None:
-        """Load a state that `layer_state` returned; the caller has compared names and shapes."""
+        """Load a state that `layer_state` returned.
+
+        The caller must have compared the names and shapes of the tensors.
+        """
         slots = self.slots[layer.name]
         for name, tensor in named_tensors(self.state):
             tensor[slots].copy_(state[name])
@@ -309,7 +316,7 @@ def make_banks(
         weight = layer.module.weight
         key = (layer.shape, weight.dtype, weight.device, group_of[weight])
         members.setdefault(key, []).append(layer)
-    return [Bank(algorithm, alike, group, wait) for (*_, group), alike in members.items()]
+    return [Bank(algorithm, stack, group, wait) for (*_, group), stack in members.items()]
 
 
 def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks | None) -> None:
@@ -317,7 +324,7 @@ def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks
     if ranks is None or not algorithm.SHARED:
         return
     shapes = [bank.buffer.shape for bank in banks]
-    # A refresh factorises a matrix for each side of a layer.
+    # For each slot, a refresh factorises a matrix of size d_out, one of size d_in, or both.
     costs = [(slots, d_out**3 + d_in**3) for slots, d_out, d_in in shapes]
     for bank, share in zip(banks, distributed.shares(costs, ranks), strict=True):
         bank.share = share

@@ -1,9 +1,9 @@
 """Forward hooks that record the inputs and output gradients of layers.
 
-A forward is recorded if its bank is recording (the optimizer decides this once per step), its
-output requires a gradient, and no backward is running. So evaluation without gradients is not
-recorded, and neither is the recomputed forward of activation checkpointing. Between statistics
-steps a hook only reads one bool. `torch.compile` specialises on this bool, which gives two graphs:
+The forward of a layer is recorded if the layer's bank is recording (the optimizer decides this once
+per step), the output requires a gradient, and no backward is running. So neither evaluation without
+gradients nor the recomputed forward of activation checkpointing is recorded. Between statistics
+steps, a hook only reads one bool. `torch.compile` specialises on this bool, which gives two graphs:
 one records and one does not.
 
 Output gradients come from a tensor hook on the output. A full backward hook of the module would
@@ -119,7 +119,7 @@ class _Hook:
             bank.forwards.confirm(self._layer)
 
     def _is_repetition(self, bank: Bank) -> bool:
-        """Return True, and notify the bank, if a backward is running and repeats this forward."""
+        """Return True and notify the bank if this forward runs inside a backward."""
         if torch._C._current_graph_task_id() == -1:
             return False
         bank.note_repetition(self._layer)

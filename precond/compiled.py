@@ -19,7 +19,7 @@ from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
 
 
 class Receiver(Protocol):
-    """The object that the operator calls: a hook."""
+    """The interface of the hooks, which the operator calls."""
 
     def see_gradient(self, gradient: Tensor, x: Tensor) -> None:
         """Receive the gradient of the layer's output and the layer's input, in the backward."""

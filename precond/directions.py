@@ -24,16 +24,17 @@ class Directions:
 
     def __init__(self, banks: Sequence[Bank], group_of: Mapping[Tensor, int]):
         self._banks = banks
-        # The view of each parameter: its gradient is copied there, and its direction read there.
+        # A view of a bank's buffer for each parameter. The gradient is copied into the view, and
+        # the direction is read from it.
         self.views: dict[Tensor, Tensor] = {}
-        # For each parameter in another group than the weight of its layer: the weight's group.
+        # The group of the layer's weight, for each parameter that is in a different group.
         self._weight_group: dict[Tensor, int] = {}
         for bank in banks:
             for layer in bank.layers:
                 parameters = layer.parameters
                 self.views |= {parameters[key]: view for key, view in bank.views(layer).items()}
-                separate = (p for p in parameters.values() if group_of[p] != bank.group)
-                self._weight_group |= dict.fromkeys(separate, bank.group)
+                in_other_group = (p for p in parameters.values() if group_of[p] != bank.group)
+                self._weight_group |= dict.fromkeys(in_other_group, bank.group)
 
     def compute(self, groups: Groups, clip: float | None, scale: LossScale | None) -> None:
         """Copy the gradients into the banks' buffers and replace them by directions.
@@ -73,6 +74,7 @@ class Directions:
         view = self.views.get(parameter)
         if view is None or lr is None or parameter not in self._weight_group:
             return view
+        # The direction contains the learning rate of the weight's group.
         weight_lr = groups[self._weight_group[parameter]]["lr"]
         return view * (lr / weight_lr if weight_lr else 0.0)
 
@@ -86,7 +88,7 @@ class Directions:
     def _clip(self, bound: float, products: list[Tensor]) -> None:
         """Scale all directions by min(1, sqrt(kappa / |s|)), where s = sum of lr^2 <D, G>.
 
-        This does not read the device.
+        The host does not wait for the device.
         """
         s = torch.stack(products).sum().abs()
         factor = torch.where(s > bound, (bound / s).sqrt(), 1)

@@ -1,4 +1,4 @@
-"""Data parallel training: the ranks, the check that they agree, and the split of a refresh.
+"""Data parallel training: the ranks, a check that they agree, and the split of a refresh.
 
 Each rank has the whole model and the whole state, receives its part of the batch, and makes the
 same steps. DistributedDataParallel averages the gradients. The statistics of a step are summed over
@@ -39,7 +39,7 @@ def shares(banks: Sequence[tuple[int, float]], ranks: Ranks) -> list[slice]:
     The slots are assigned in the order of decreasing cost, each to the rank with the lowest load.
 
     Args:
-        banks: The number of slots of each bank, and the cost of a slot.
+        banks: For each bank, the number of slots and the cost of refreshing one slot.
         ranks: The ranks; each rank computes the same assignment.
     """
     load = [0.0] * ranks.size
@@ -54,9 +54,10 @@ def shares(banks: Sequence[tuple[int, float]], ranks: Ranks) -> list[slice]:
 
 
 def exchange(shared: Iterable[tuple[Tensor, slice]]) -> None:
-    """Complete the stacks of which each rank has computed its share of the slots.
+    """Give every rank all slots of tensors of which each rank has computed its share.
 
-    The sum over the ranks is exact, because all other ranks contribute zeros.
+    This is a sum over the ranks. It is exact, because only one rank contributes to each slot; all
+    other ranks contribute zeros.
     """
     tensors = []
     for tensor, share in shared:

@@ -1,9 +1,9 @@
 """Hessian-vector products, for the optimizers that need the graph of the backward pass.
 
 Such an optimizer has a method `backward(loss)`, which replaces `loss.backward()`: it sets the
-gradients, and computes its products while the graph exists. `precond.backward(loss, optimizer)`
-works for every optimizer. The call frees the graph. `loss.backward(create_graph=True)` would
-instead keep the graph alive in `p.grad`, in a reference cycle.
+gradients, computes Hessian-vector products, and frees the graph. In contrast,
+`loss.backward(create_graph=True)` keeps the graph alive in `p.grad`, in a reference cycle.
+`precond.backward(loss, optimizer)` works for every optimizer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 UNSUPPORTED = {
-    "GradScaler": "the Hessian would be scaled, too",
+    "GradScaler": "the Hessian would be scaled too",
     "compile": "a compiled backward cannot be differentiated",
-    "data parallel": "each rank would use only the Hessian of its examples",
+    "data parallel": "each rank would use the Hessian of only its own examples",
 }
 
 
@@ -28,7 +28,7 @@ class TakesLoss(Protocol):
     """An optimizer that needs the loss tensor."""
 
     def backward(self, loss: Tensor) -> None:
-        """Set the gradients as `loss.backward()` does, and keep Hessian products for `step()`."""
+        """Set the gradients as `loss.backward()` does, and store Hessian products for `step()`."""
 
 
 def backward(loss: Tensor, optimizer: Optimizer | Any) -> None:
@@ -77,7 +77,7 @@ def product(
 def refuse_data_parallel(model: nn.Module, name: str) -> None:
     """Raise `ValueError` if the model contains a DistributedDataParallel.
 
-    It averages the gradients over the ranks, but not the Hessian products.
+    DistributedDataParallel averages the gradients over the ranks, but not the Hessian products.
     """
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         reason = UNSUPPORTED["data parallel"]
@@ -85,7 +85,7 @@ def refuse_data_parallel(model: nn.Module, name: str) -> None:
 
 
 class HessianOptimizer(Optimizer):
-    """Base of the optimizers whose `backward(loss)` keeps Hessian products for the next step."""
+    """Base class of optimizers whose `backward(loss)` stores Hessian products for the next step."""
 
     NAME: ClassVar[str]  # the name in messages
     _step_supports_amp_scaling = True  # lets `step` detect a scaler and raise an error

@@ -1,4 +1,4 @@
-"""Hyperparameters as dataclass fields with an allowed range, choices and a symbol in the paper.
+"""Hyperparameters as dataclass fields with an allowed range, choices and the paper's symbol.
 
 For example, `damping: float = positive(1.0, symbol="rho")`. `problems(config)` returns one line for
 each value of a dataclass instance that is out of range, such as
@@ -145,9 +145,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def make(*kinds: type, values: Mapping[str, Any]) -> list[Any]:
-    """Return an instance of each dataclass, with the keyword arguments that it has as fields.
+    """Return an instance of each dataclass, with the values of those keywords that are its fields.
 
-    The fields were created by this module, and no two dataclasses have a field of the same name.
+    Args:
+        *kinds: Dataclasses without common field names, whose fields are created by functions of
+            this module, such as `positive`.
+        values: The values by keyword. The default is used for a field without a value.
 
     Raises:
         HyperparameterError: Lists every unknown keyword and every value out of range.

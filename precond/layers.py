@@ -1,10 +1,10 @@
 """Linear and Conv2d layers as matrices.
 
-The input of a layer is a matrix of rows `[N, p]`, and its gradient is `[groups, d_out, d_in]`. The
-whole package relies on this convention: the weight is row-major as `weight.reshape(d_out, -1)`, so
-the columns of a convolution are in the order (channel, kernel row, kernel column) of `F.unfold`,
-and the bias is the last column, whose input is 1. A grouped convolution is `groups` layers of one
-shape, each with its part of the channels.
+The input of a layer becomes a matrix of rows `[N, p]`, and the gradient of its parameters becomes
+`[groups, d_out, d_in]`. The whole package relies on this convention: the weight matrix is
+`weight.reshape(d_out, -1)`, so the columns of a convolution are in the order (channel, kernel row,
+kernel column) of `F.unfold`; the bias is the last column, whose input is 1. A grouped convolution
+is treated as `groups` layers of one shape, each with its part of the channels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Layer:
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> Layer | None:
-        """Return the layer of a module.
+        """Return the `Layer` for a module.
 
         Return None if the module is neither Linear nor Conv2d, or if its weight is frozen.
         """
@@ -66,7 +66,7 @@ class Layer:
         return [f"{self.name}[{group}]" for group in range(self.groups)]
 
     def views(self, stack: Tensor) -> dict[str, Tensor]:
-        """Return views of a stack `[groups, d_out, d_in]`, shaped as the parameters."""
+        """Return views of a stack `[groups, d_out, d_in]` with the shapes of the parameters."""
         if not self.bias:
             return {"weight": stack.flatten(0, 1).view_as(self.module.weight)}
         weight = stack[..., :-1].flatten(0, 1).unflatten(1, self.module.weight.shape[1:])

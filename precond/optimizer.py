@@ -30,16 +30,16 @@ from precond.state import Entries
 class Preconditioned(torch.optim.Optimizer):
     """Base class of the package's optimizers: an update rule along preconditioned gradients.
 
-    Linear and Conv2d layers are preconditioned. Every other trainable parameter follows its
-    gradient by the same rule: parameters of normalisation and embedding modules, bare parameters,
+    The gradients of Linear and Conv2d layers are preconditioned. The same rule updates every other
+    trainable parameter along its plain gradient. These are the parameters of all other modules,
     weights shared by two modules, and layers whose forward is never called. A subclass names its
-    algorithm: `class Mine(Preconditioned, algorithm=MyAlgorithm)`. Without this argument, it
-    inherits the algorithm.
+    algorithm: `class Mine(Preconditioned, algorithm=MyAlgorithm)`. Without this argument, the
+    subclass inherits the algorithm.
 
     In data parallel training, statistics are summed over the ranks of the model's
-    DistributedDataParallel, or over all ranks. Each rank builds the optimizer after
-    `init_process_group`, before or after it wraps the model, and makes the same steps. If the ranks
-    have different numbers of examples, set `grad_output_scale`.
+    DistributedDataParallel, or over all ranks if the model is not wrapped. Each rank must build the
+    optimizer after `init_process_group`, and must take the same steps. The model may be wrapped
+    before or after. If the ranks have different numbers of examples, set `grad_output_scale`.
 
     Args:
         model: The model to train, plain or compiled.
@@ -50,14 +50,14 @@ class Preconditioned(torch.optim.Optimizer):
             algorithm, by name.
 
     Raises:
-        HyperparameterError: Some values are out of range or some names are unknown. The message
-            has one line for each, with the allowed range.
+        HyperparameterError: Values are out of range or names are unknown. The message has one line
+            for each, with the allowed range or the known names.
         ValueError: The model has no trainable Linear or Conv2d, or the ranks' models differ.
     """
 
     algorithm_type: ClassVar[type[Algorithm[Any]]]
     rule_type: ClassVar[type[Rule]] = SGDRule
-    _step_supports_amp_scaling = True  # `step` unscales and skips, instead of GradScaler
+    _step_supports_amp_scaling = True  # `step`, not GradScaler, unscales gradients and skips steps
 
     def __init_subclass__(
         cls,
@@ -133,11 +133,12 @@ class Preconditioned(torch.optim.Optimizer):
     def grad_output_scale(self) -> float | Tensor:
         """The factor by which the loss is scaled in the backward.
 
-        Methods that use output gradients need it. It is 1.0 if the loss is the mean over the batch
-        of that backward. Otherwise, set it to the product of those factors that apply:
+        Methods that use output gradients divide them by this factor. The default 1.0 is correct if
+        each loss is the mean over the batch of its backward. Otherwise, set the product of those
+        factors that apply:
 
-        * under `torch.amp.GradScaler`: the scale, as a tensor that the host does not read,
-          `scaler.scale(torch.ones((), device=...))`
+        * under `torch.amp.GradScaler`: the scale, as the tensor
+          `scaler.scale(torch.ones((), device=...))`, so that the host does not wait for the device
         * if each of c accumulated losses is divided by c: 1 / c
         * if the ranks have different numbers of examples: local examples x ranks / all examples
         """
@@ -164,7 +165,7 @@ class Preconditioned(torch.optim.Optimizer):
         """Start or stop computing the measures that `diagnostics` returns.
 
         Returns:
-            A clock of the time that this takes, or None when stopped.
+            A clock that measures the time of these computations, or None if `on` is False.
         """
         return diagnostics.watch(self._banks, on)
 
@@ -172,7 +173,7 @@ class Preconditioned(torch.optim.Optimizer):
     def diagnostics(self) -> dict[str, dict[str, float | None]]:
         """Return the measures and counts of each layer since the last call.
 
-        `diagnostics/measures.py` describes them. Without a monitor, there are only the counts.
+        `docs/diagnostics.md` defines them. Without a monitor, the measures are None.
         """
         table = diagnostics.read(self._banks)
         return {name: table[name] for name in self._layers}
@@ -209,7 +210,7 @@ class Preconditioned(torch.optim.Optimizer):
             bank.forwards.finish(bank.layers)
         gradients = any(p.grad is not None for p in self._directions.views)
         check_forwards(self._banks, gradients, self.algorithm.statistics_due(self.steps))
-        measuring = diagnostics.due(self._banks, self.steps)
+        monitors = diagnostics.due(self._banks, self.steps)
         skipped = None if scale is None else scale.skipped
         with active(self._ranks):
             update(self._banks, self.algorithm.refresh_due(self.steps), skipped)
@@ -223,14 +224,14 @@ class Preconditioned(torch.optim.Optimizer):
             self._descend(group, unseen, scale)
         if skipped is not None and undo is not None:
             undo.restore_where(skipped)
-        for monitor in measuring:
+        for monitor in monitors:
             monitor.after_update()
         self.steps += 1
         self._schedule_recording()
         return loss
 
     def _schedule_recording(self) -> None:
-        """Decide which banks record the next forward; a bank without a factor always does."""
+        """Decide which banks record the next forwards. A bank without a factor always records."""
         due = self.algorithm.statistics_due(self.steps)
         for bank in self._banks:
             bank.recording = due or not bank.has_factor

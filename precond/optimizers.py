@@ -2,8 +2,8 @@
 
 Their signatures and docstrings are composed from the dataclasses of the hyperparameters. To change
 an argument, edit only the dataclass. Editors and type checkers read the same text in
-`optimizers.pyi`. `python tests/precond/test_signatures.py` generates that file, and a test compares
-the two.
+`optimizers.pyi`. `python tests/precond/test_signatures.py` generates that file, and a test checks
+that it is up to date.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _parameter(field: dataclasses.Field[Any], kind: type) -> Parameter:
 
 
 def _description(field: dataclasses.Field[Any], kind: type) -> str:
-    """Return a field's lines in the docstring: text (symbol; allowed values).
+    """Return the lines of a field in the docstring: description (symbol; allowed values).
 
     The allowed values are omitted where the annotation contains them.
     """
@@ -95,7 +95,7 @@ def _description(field: dataclasses.Field[Any], kind: type) -> str:
 
 
 def _attribute(name: str, kind: type) -> str:
-    """Return the text of a field in the docstring of its dataclass, or of the nearest base."""
+    """Return the description of a field in the docstring of its dataclass, or of a base class."""
     for base in kind.__mro__:
         section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")[2]
         if text := re.search(rf"^    {name}: (.*(?:\n     .*)*)", section, re.MULTILINE):

@@ -1,8 +1,8 @@
 """The public optimizers, with the arguments of their update rule and algorithm.
 
 Do not edit: `python tests/precond/test_signatures.py` generates this file from
-`precond/optimizers.py`, and a test compares the two. In a docstring, the parentheses at the end of
-an argument contain its symbol in the paper and the allowed values.
+`precond/optimizers.py`, and a test checks that it is up to date. In a docstring, the parentheses
+after an argument contain its symbol in the paper and the allowed values.
 """
 
 from collections.abc import Iterable
@@ -27,9 +27,10 @@ class FOOF(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
@@ -63,9 +64,10 @@ class NysAct(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
@@ -108,9 +110,10 @@ class KFAC(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
         damping: Added to the eigenvalues before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
@@ -153,9 +156,10 @@ class Eva(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (1 - xi; a number in [0, 1)).
         damping: Added to the curvature before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the means and of the factor (tau_cov; an integer >=
@@ -193,9 +197,10 @@ class EKFAC(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
         damping: Added to S before inverting (rho; a finite number > 0).
         basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
         second_moment: S averages the squared gradients of the examples (`per_example`), or B times

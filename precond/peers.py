@@ -1,9 +1,9 @@
 """Shampoo, SOAP and AdaHessian from the package pytorch-optimizer.
 
-Only this file imports that package, on first use. The peers are for comparison; their arithmetic is
-not this project's. Thin subclasses give them this project's hyperparameter names and the guarantees
-of every registered optimizer: gradients are not changed, random draws are seeded, and a loaded
-state resumes bitwise.
+These optimizers, the *peers*, are for comparison. The package does their arithmetic; only this file
+imports the package, when a peer is built. Thin subclasses give the peers this project's
+hyperparameter names and the guarantees of every registered optimizer: gradients are not changed,
+random draws are seeded, and a run resumes bitwise from a loaded state.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ CARDS = {
 def build(
     kind: type, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
 ) -> Optimizer:
-    """Build the peer whose hyperparameters are the dataclass `kind`.
+    """Build the peer that has `kind` as the dataclass of its hyperparameters.
 
     `registry.build` describes the other arguments.
 
@@ -178,7 +178,10 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             super().__init__(params, **settings)
 
         def backward(self, loss: Tensor) -> None:
-            """Set the gradients as `loss.backward()` does; estimate the diagonal by z * (H z)."""
+            """Set the gradients as `loss.backward()` does, and estimate the diagonal of H.
+
+            The estimate is z * (H z) for random signs z.
+            """
             parameters = [p for group in self.param_groups for p in group["params"]]
             gradients = hessian.differentiate(loss, parameters)
             signs = _signs(parameters, self._seed, self.param_groups[0].get("step", 0))
@@ -198,7 +201,7 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
 
 
 def _signs(parameters: list[Tensor], seed: int, step: int) -> list[Tensor]:
-    """Return random signs, shaped as the parameters, on their device."""
+    """Return random signs, 1 or -1, with the shapes and devices of the parameters."""
     signs = []
     for number, p in enumerate(parameters):
         generator = torch.Generator(p.device).manual_seed(seed_of(seed, f"signs {number}", step))

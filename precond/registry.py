@@ -58,8 +58,8 @@ class Entry:
     Attributes:
         optimizer: A function of the model and the hyperparameters that builds the optimizer.
         kinds: The dataclasses of its hyperparameters.
-        preset: Hyperparameters that the name fixes or whose default it changes.
-        numerics: Version of the arithmetic (see `Algorithm.NUMERICS`).
+        preset: Values that replace the defaults of the dataclasses under this name.
+        numerics: Version of the optimizer's arithmetic (see `Algorithm.NUMERICS`).
         card: The text that `python -m precond` prints.
         package: The package that the optimizer needs in addition to torch, or None.
         plugin: SHA-256 of the plugin file that registered the optimizer, or None.

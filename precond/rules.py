@@ -17,7 +17,7 @@ Directed = tuple[list[Tensor], list[Tensor]]  # parameters, and the direction of
 
 
 class Rule(Protocol):
-    """An update rule: a dataclass of the hyperparameters that parameter groups may change."""
+    """An update rule: a dataclass of hyperparameters that each parameter group may override."""
 
     CONTAINS_LR: ClassVar[bool]  # True if the layers' directions already contain the learning rate
 
@@ -42,16 +42,18 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SGDRule(Hyperparameters):
-    """SGD: d = D + weight_decay w; m <- momentum m + d; w <- w - lr m, for every parameter.
+    """SGD: d = D + weight_decay w; m <- momentum m + d; w <- w - lr m.
 
-    D is the direction of a preconditioned parameter, and the gradient of any other parameter.
+    D is the direction of a preconditioned parameter, and the gradient of any other parameter. With
+    Nesterov momentum, the last step is w <- w - lr (d + momentum m).
 
     Attributes:
         lr: Learning rate.
         momentum: Heavy-ball momentum, without dampening.
-        nesterov: Step along d + momentum m instead of m.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
         weight_decay: Weight decay, not preconditioned.
-        decoupled: Shrink the weights by lr x weight_decay, as AdamW does.
+        decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
+            the decay to the direction.
     """
 
     CONTAINS_LR: ClassVar[bool] = False
@@ -93,8 +95,8 @@ class SGDRule(Hyperparameters):
 class KFEAdamRule(Hyperparameters):
     """The rule of STEVE: w <- (1 - lr weight_decay) w - D for layers, where D contains lr.
 
-    All other parameters follow Adam, or SGD without momentum. The rule reads `fallback`, `betas`
-    and `eps` of the algorithm.
+    All other parameters are updated by Adam, or by SGD without momentum if `fallback` is "sgd". The
+    rule reads the hyperparameters `fallback`, `betas` and `eps` of the algorithm.
 
     Attributes:
         lr: Learning rate.

@@ -1,9 +1,10 @@
-"""Loss scaling by `torch.amp.GradScaler`, without reading the device.
+"""Loss scaling by `torch.amp.GradScaler`, without making the host wait for the device.
 
-The scaler passes its scale, and a flag that is set if it found an inf or nan, as tensors on the
+The scaler passes its scale, and a flag that is set if a gradient is inf or nan, as tensors on the
 device. If the flag is set, the step must change nothing: the statistics of the step are discarded,
-the gradients are set to nan, which every algorithm ignores, and the parameters and buffers are
-restored. All of this runs in every step under a scaler, because the host does not know the flag.
+the gradients are set to nan, which no algorithm adds to its state, and the parameters and buffers
+are restored. These operations run in every step under a scaler, because the host does not read the
+flag.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class LossScale:
     """The values of the scaler for one step.
 
     Attributes:
-        inverse: The factor by which the gradients must be multiplied; None after `scaler.unscale_`.
+        inverse: The factor that removes the scale from the gradients; None if `scaler.unscale_` has
+            already removed it.
         skipped: A bool on the device, True if the step must change nothing.
     """
 
@@ -33,7 +35,7 @@ class LossScale:
     def of(cls, optimizer: Optimizer) -> LossScale | None:
         """Return the values that `GradScaler.step` has set on the optimizer, or None.
 
-        The scaler does so for an optimizer with `_step_supports_amp_scaling`.
+        The scaler sets them if the optimizer has the attribute `_step_supports_amp_scaling`.
         """
         infinite: Tensor | None = getattr(optimizer, "found_inf", None)
         if infinite is None:
@@ -58,7 +60,7 @@ class LossScale:
 class Undo:
     """The values of parameters and their buffers before a step.
 
-    The value of a buffer that the step creates is zero.
+    For a buffer that the step creates, the value before the step is zero.
     """
 
     def __init__(self, parameters: Iterable[Tensor], state: dict[Tensor, dict[str, Any]]):

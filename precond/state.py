@@ -1,8 +1,8 @@
 """The entries of an optimizer's state by name, and the check of a saved state.
 
 A state has one entry for each layer and for each other parameter. An entry contains the tensors of
-the algorithm, and the buffers of the update rule with the name of their parameter as a prefix:
-"weight.", "bias.", or no prefix for a parameter outside of layers.
+the algorithm and the buffers of the update rule. The name of a buffer starts with its parameter,
+"weight." or "bias.", unless the parameter is not part of a layer.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Entries:
             [group["params"] for group in state["param_groups"]] for state in (expected, saved)
         )
         if groups != saved_groups:
-            errors.append("param_groups: the groups have other parameters than those in the state")
+            errors.append(
+                "param_groups: the parameters of the groups differ from those in the state"
+            )
         for name in entries.keys() & saved_entries.keys():
             parameters, saved_entry = self._parameters[name], saved_entries[name]
             shapes = _algorithm_tensors(entries[name], parameters)

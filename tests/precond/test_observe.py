@@ -74,7 +74,7 @@ def test_norms_and_spectra_are_those_of_the_covariances():
 
 
 def test_reset_clears_the_sums_and_close_stops_recording():
-    """Layers without a recorded forward, or whose forward has no gradients, are omitted."""
+    """Layers whose forward did not run, or ran without gradients, are omitted."""
     model = net()
     observer = precond.observe(model)
     assert observer.covariances() == {}

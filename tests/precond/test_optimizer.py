@@ -79,39 +79,39 @@ def test_the_state_is_keyed_by_names():
     assert state["param_groups"][0]["params"] == names
 
 
-def without_a_layer(state):
+def remove_a_layer(state):
     del state["state"]["3"]
 
 
-def with_another_layer(state):
+def add_a_layer(state):
     state["state"]["somewhere.else"] = state["state"]["3"]
 
 
-def of_another_width(state):
+def change_the_width(state):
     state["state"]["5"] = precond.NysAct(net(width=7), rank=4).state_dict()["state"]["5"]
 
 
-def of_another_rank(state):
+def change_the_rank(state):
     state.update(precond.NysAct(net(), rank=5).state_dict())
 
 
-def of_another_algorithm(state):
+def change_the_algorithm(state):
     state.update(precond.FOOF(net()).state_dict())
 
 
-def with_other_groups(state):
+def change_the_groups(state):
     state["param_groups"][0]["params"].pop()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_a_layer, r"3: in the model but not in the state"),
-        (with_another_layer, r"somewhere\.else: in the state but not in the model"),
-        (of_another_width, r"5: .* must have the shape \[1, 7, 4\], the state has \[1, 8, 4\]"),
-        (of_another_rank, r"rank = 4 in the optimizer, 5 in the state"),
-        (of_another_algorithm, r"rank = 4 in the optimizer, None in the state"),
-        (with_other_groups, r"param_groups"),
+        (remove_a_layer, r"3: in the model but not in the state"),
+        (add_a_layer, r"somewhere\.else: in the state but not in the model"),
+        (change_the_width, r"5: .* must have the shape \[1, 7, 4\], the state has \[1, 8, 4\]"),
+        (change_the_rank, r"rank = 4 in the optimizer, 5 in the state"),
+        (change_the_algorithm, r"rank = 4 in the optimizer, None in the state"),
+        (change_the_groups, r"param_groups"),
     ],
 )
 def test_a_state_that_does_not_match_is_an_error_and_changes_nothing(change, message):
@@ -131,7 +131,7 @@ def test_a_state_that_does_not_match_is_an_error_and_changes_nothing(change, mes
 
 
 def test_a_momentum_of_another_shape_is_an_error():
-    """Only the momentum's shape depends on the output width."""
+    """Only the shape of the momentum depends on the number of outputs; the statistics do not."""
     models = [net(6), net(7)]
     optimizers = [precond.FOOF(model) for model in models]
     for model, optimizer in zip(models, optimizers, strict=True):
@@ -293,7 +293,7 @@ class Checkpointed(nn.Module):
 
 @pytest.mark.parametrize("name", ["foof", "nysact-s"])
 def test_a_recomputed_forward_is_not_recorded_twice(name):
-    """If it were, the micro-batch with activation checkpointing would have twice its weight."""
+    """If it were recorded twice, the micro-batch with checkpointing would have too much weight."""
     states = []
     for use in (True, False):
         model = Checkpointed(net().double(), use)
@@ -365,7 +365,7 @@ def test_a_bias_without_gradient_counts_as_zero():
 
 
 def test_the_groups_of_a_convolution_are_separate():
-    """Each group has a covariance of its channels, and a gradient block."""
+    """Each group has a covariance of its channels only, and a separate gradient matrix."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, 3, groups=2).double()
     x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
@@ -499,9 +499,9 @@ def test_attention_trains_and_its_output_projection_keeps_its_gradient(name):
 
 @pytest.mark.parametrize("option", ["nesterov", "decoupled", "plain"])
 def test_momentum_and_decay_equal_those_of_torch(option):
-    """This holds for parameters that follow their gradient.
+    """Parameters that are not preconditioned follow `torch.optim.SGD`.
 
-    Decoupled decay does not enter the momentum.
+    Decoupled weight decay is not added to the momentum.
     """
     model, expected = (
         nn.ModuleDict({"norm": nn.LayerNorm(4), "layer": nn.Linear(4, 2)}).double()
@@ -533,7 +533,7 @@ def test_momentum_and_decay_equal_those_of_torch(option):
 
 
 def test_weight_decay_is_not_preconditioned():
-    """With zero gradients, the weights shrink by lr times the accumulated decay, for any P."""
+    """With zero gradients, the weights follow momentum and weight decay, whatever P is."""
     model = net().double()
     optimizer = precond.FOOF(model, lr=0.1, momentum=0.5, weight_decay=0.2, damping=0.01)
     weight = model[3].weight.detach().clone()

@@ -1,4 +1,4 @@
-"""The algorithms against float64 reference implementations, and against identities."""
+"""The algorithms are compared with float64 reference implementations, and with identities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DECAY, DAMPING = 0.8, 0.1
 
 
 def net(bias: bool = True) -> nn.Module:
-    """Return a model with stride, padding, a batch norm, groups, and two layers of one shape."""
+    """Return a model with stride, padding, groups, batch norm, and two layers of equal shape."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=bias),
@@ -85,7 +85,11 @@ def random_covariance(p: int, power: float = 1.0, seed: int = 0) -> torch.Tensor
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_foof_equals_its_reference(bias):
-    """This compares normalisation, bias correction, intervals, layout, momentum and decay order."""
+    """The weights agree after 20 steps.
+
+    This checks the normalisation and bias correction of the average, the intervals, the layout of
+    the gradient matrix, the momentum, and the place of the weight decay.
+    """
     model, expected = net(bias), net(bias)
     train_with(
         precond.FOOF(model, **SETTINGS, **INTERVALS, ema_decay=DECAY, damping=DAMPING), model
@@ -106,7 +110,7 @@ def test_foof_equals_its_reference(bias):
 @pytest.mark.parametrize("rank", [6, 12], ids=["sketched", "narrow layers exact"])
 @pytest.mark.parametrize("sketch", ["subcolumn", "gaussian"])
 def test_nysact_equals_its_reference(sketch, rank, bias):
-    """The low-rank form equals Algorithm 1 with its full SVD and explicit P.
+    """The reference computes P explicitly, with a full SVD, as Algorithm 1 of the paper does.
 
     Layers with p <= r use the exact inverse.
     """
@@ -144,9 +148,9 @@ def test_nysact_at_full_rank_equals_foof(monkeypatch, sketch, bias):
 
 @pytest.mark.parametrize("kind", ["gaussian, not orthonormal", "columns"])
 def test_the_low_rank_factor_equals_the_nystrom_formula(kind):
-    """D from Z equals D from the explicit C_nu W^{-1} C_nu^T.
+    """The direction from the factor Z equals that from the explicit C_nu W^{-1} C_nu^T.
 
-    Solving with L instead of L^T gives a different D.
+    Solving with the Cholesky factor L of W instead of L^T gives a different direction.
     """
     p, r, rho, L = 12, 5, 1e-3, 2
     A = torch.stack([random_covariance(p, seed=seed) for seed in range(L)])
@@ -188,7 +192,7 @@ def test_the_low_rank_factor_equals_the_nystrom_formula(kind):
 def test_the_preconditioner_is_between_the_inverse_and_the_scaled_identity(kind, power):
     """0 <= P <= I / rho, and P >= (A + rho I)^{-1}.
 
-    The reason is that a Nystrom matrix never exceeds A, and that the shift is subtracted.
+    This holds because a Nystrom matrix never exceeds A, and because the shift is subtracted.
     """
     p, r, rho = 24, 6, 0.1
     A = random_covariance(p, power).unsqueeze(0)
@@ -207,9 +211,9 @@ def test_the_preconditioner_is_between_the_inverse_and_the_scaled_identity(kind,
 
 @pytest.mark.parametrize("kind", [ColumnSketch, GaussianSketch])
 def test_the_shift_is_subtracted(kind):
-    """At r = p, even nu = rho gives (A + rho I)^{-1}.
+    """At r = p, the result is (A + rho I)^{-1} even with the shift nu = rho.
 
-    nu is added in the sketch and in the core, and then subtracted.
+    nu is added to the sketch and to the core, and is then subtracted from the eigenvalues.
     """
     p, rho = 8, 0.1
     A = random_covariance(p).unsqueeze(0)
@@ -222,7 +226,7 @@ def test_the_shift_is_subtracted(kind):
 
 
 def test_repeating_a_batch_does_not_change_the_factor():
-    """With the same batch at each step, the factor after k updates equals that after one.
+    """With the same batch at each step, the factors after one update and after five are equal.
 
     This requires the bias correction to count updates, and Omega to be fixed.
     """

@@ -43,7 +43,7 @@ def test_an_entry_without_a_card_has_dashes(capsys, monkeypatch):
 
 
 def test_precond_runs_as_a_module():
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "precond"], capture_output=True, text=True, check=True, timeout=60
     )
-    assert "nysact-s" in done.stdout
+    assert "nysact-s" in result.stdout

@@ -1,4 +1,4 @@
-"""Numerical failures: they raise no error, and the state stays finite.
+"""Numerical failures raise no error, and the state stays finite.
 
 A failure in one layer does not affect the other layers of its bank.
 """
@@ -60,7 +60,7 @@ def covariance(eigenvalues: Tensor, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("name", NAMES)
 def test_nonfinite_activations_do_not_change_the_statistics(name, value):
-    """The batch is dropped and counted for that layer only; the step is finite."""
+    """Only the layer with these inputs drops and counts the batch; the parameters stay finite."""
     model, expected = net(), net()
     optimizer, other = (
         precond.build(name, m, cov_interval=1, inv_interval=1) for m in (model, expected)
@@ -132,7 +132,7 @@ def test_a_nonfinite_direction_is_replaced_by_the_gradient(name):
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_degenerate_inputs_give_finite_factors_and_directions(name, rows):
-    """Also with a nearly singular float32 covariance and damping 1e-12."""
+    """This holds even for a nearly singular float32 covariance with damping 1e-12."""
     x = {
         "rank one": torch.ones(8, 20),
         "zero": torch.zeros(8, 20),
@@ -245,9 +245,9 @@ def omega_of(sketch: ColumnSketch | GaussianSketch, dtype: torch.dtype) -> Tenso
 @pytest.mark.parametrize("kind", [0, 1], ids=["columns", "gaussian"])
 @pytest.mark.parametrize("negative", [1e-6, 1e-2, 1.0])
 def test_an_indefinite_core_gives_a_bounded_factor(negative, kind, dtype):
-    """If C is not the sketch of a covariance, P is in [0, I / rho].
+    """Even if C is not the sketch of a covariance, 0 <= P <= I / rho.
 
-    The rest of the stack is not affected.
+    The factor of the other layer in the stack does not change.
     """
     rho = 0.1
     sketch = sketches(dtype)[kind]
@@ -255,7 +255,7 @@ def test_an_indefinite_core_gives_a_bounded_factor(negative, kind, dtype):
     C = covariance(torch.logspace(0, -2, 10)).to(dtype) @ omega
     core = linalg.symmetrize(omega.mT @ C)
     eigenvalues, basis = torch.linalg.eigh(core[1])
-    # Only for the second layer, the smallest eigenvalue of the core becomes -negative.
+    # Change the smallest eigenvalue of the second layer's core to -negative.
     shift = -(eigenvalues[0] + negative) * torch.outer(basis[:, 0], basis[:, 0])
     C[1] += omega[1] @ torch.linalg.inv(omega[1].T @ omega[1]) @ shift
     assert torch.linalg.eigvalsh(linalg.symmetrize(omega.mT @ C)[1]).min() < -negative / 2
@@ -300,7 +300,7 @@ def test_training_with_massive_activations_stays_finite(name):
 
 @pytest.mark.parametrize("name", ["foof", "kfac", "nysact-s"])
 def test_layers_of_a_vision_transformer_train_where_a_plain_cholesky_fails(name):
-    """The case is the second MLP layer of DeiT-S, p = 1537, with massive activations.
+    """The layer has the inputs of the second MLP layer of DeiT-S, p = 1537.
 
     The paper reports that FOOF and KFAC fail in such cases.
     """
@@ -323,6 +323,6 @@ def test_layers_of_a_vision_transformer_train_where_a_plain_cholesky_fails(name)
         losses.append(loss.item())
     covariance = (x.flatten(0, 1).T @ x.flatten(0, 1)) / 512
     _, info = torch.linalg.cholesky_ex(covariance + torch.eye(1536))
-    assert info > 0, "in this case, the factorisation of the released codes must fail"
+    assert info > 0, "in this case, the float32 factorisation of the released code must fail"
     assert all(p.isfinite().all() for p in model.parameters())
     assert losses[-1] < losses[0]

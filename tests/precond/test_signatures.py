@@ -1,8 +1,8 @@
 """The public optimizers have explicit, typed signatures for `help`, editors and type checkers.
 
-`precond/optimizers.py` composes them from the dataclasses of the hyperparameters. To change an
-argument, edit only the dataclass. This file writes the signatures to the stub
-`precond/optimizers.pyi`. Regenerate it with `python tests/precond/test_signatures.py`.
+`precond/optimizers.py` composes the signatures from the dataclasses of the hyperparameters. To
+change an argument, edit only the dataclass, and then run `python tests/precond/test_signatures.py`,
+which writes the signatures to the stub `precond/optimizers.pyi`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ PUBLIC = ["FOOF", "NysAct", "KFAC", "Eva", "EKFAC", "STEVE", "SketchySGD"]
 HEADER = f'''"""The public optimizers, with the arguments of their update rule and algorithm.
 
 Do not edit: `{REGENERATE}` generates this file from
-`precond/optimizers.py`, and a test compares the two. In a docstring, the parentheses at the end of
-an argument contain its symbol in the paper and the allowed values.
+`precond/optimizers.py`, and a test checks that it is up to date. In a docstring, the parentheses
+after an argument contain its symbol in the paper and the allowed values.
 """
 
 from collections.abc import Iterable
@@ -104,7 +104,7 @@ def test_the_stub_is_up_to_date():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_stub_equals_the_class(name):
-    """Executing the stub gives classes with the signature and the docstring that `help` prints."""
+    """The stub has the signature and the docstring that `help` prints for the class."""
     namespace: dict[str, Any] = {}
     exec(compile(FILE.read_text(), FILE, "exec", dont_inherit=True), namespace)
     stub, kind = namespace[name], getattr(precond, name)
@@ -125,7 +125,7 @@ def test_every_public_optimizer_is_generated():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_signature_has_the_fields_of_the_dataclasses(name):
-    """Every hyperparameter is keyword-only and has its default; values are passed on."""
+    """Hyperparameters are keyword-only, have the same defaults, and reach the optimizer."""
     kind: Any = getattr(precond, name)
     kinds = (
         (sketchysgd.Settings,) if name == "SketchySGD" else (kind.rule_type, kind.algorithm_type)
@@ -152,7 +152,7 @@ def test_the_signature_has_the_fields_of_the_dataclasses(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_docstring_describes_every_argument(name):
-    """The class can also be pickled and copied, which gives the same class."""
+    """The decorated class can also be pickled and copied."""
     kind = getattr(precond, name)
     section = inspect.getdoc(kind).partition("Args:\n")[2].partition("\n\nExample:")[0]
     lines = [line for line in section.splitlines() if not line.startswith(" " * 8)]
@@ -215,7 +215,7 @@ raise precond.HyperparameterError(precond.registry.REGISTRY["foof"].numerics)
 
 
 def test_a_type_checker_sees_the_signatures(tmp_path):
-    """Only the marked lines are errors."""
+    """The type checker reports errors in exactly the lines that are marked."""
     (tmp_path / "snippet.py").write_text(SNIPPET)
     config = {
         "include": ["snippet.py"],

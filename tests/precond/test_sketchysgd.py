@@ -16,7 +16,7 @@ from precond.parts.sketches import GaussianSketch
 
 
 def net() -> nn.Module:
-    """Return a model with 34 parameters in three kinds of layers."""
+    """Return a model of Linear and LayerNorm layers with 34 parameters."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2)).double()
 
@@ -65,7 +65,7 @@ def dense_direction(h: Tensor, g: Tensor, phi: Tensor, rho: float) -> Tensor:
 
 
 def test_products_equal_those_of_the_explicit_hessian():
-    """The products can be repeated. The gradients equal those of `loss.backward()`, and add up."""
+    """Several products use one graph. Gradients equal those of `loss.backward()`, and add up."""
     model, other = net(), net()
     parameters = list(model.parameters())
     h = dense_hessian(model)
@@ -98,7 +98,7 @@ def test_a_loss_linear_in_its_parameters_has_no_curvature():
 
 @pytest.mark.parametrize("rank", [1, 4, 34])
 def test_steps_match_the_dense_formula(rank):
-    """Momentum comes first, then the preconditioner of the last sketch, then weight decay.
+    """A step applies momentum, then the preconditioner of the last sketch, then weight decay.
 
     The sketch is recomputed every third step.
     """
@@ -168,9 +168,9 @@ def test_hessian_products_of_micro_batches_add_up():
 
 
 def test_a_step_without_hessian_products_is_an_error():
-    """This applies when a sketch is due; between sketches, `loss.backward()` is sufficient.
+    """The error occurs only if a sketch is due; at other steps, `loss.backward()` is sufficient.
 
-    Products cleared by `zero_grad` are not used.
+    Products that `zero_grad` has cleared do not count.
     """
     model = net()
     optimizer = precond.SketchySGD(model, rank=3, interval=2)
@@ -198,10 +198,10 @@ def test_the_graph_is_freed_by_backward():
     gc.disable()
     try:
         value = loss(model)
-        node = weakref.ref(value)
+        reference = weakref.ref(value)
         optimizer.backward(value)
         del value
-        assert node() is None
+        assert reference() is None
         assert all(p.grad.grad_fn is None for p in model.parameters())
     finally:
         gc.enable()

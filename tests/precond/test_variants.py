@@ -1,7 +1,8 @@
 """The options `shift`, `resample`, `init` and `first_inverse`, and the options of the update rule.
 
-The conventions of the released code are compared with its transcription, and the values of
-`resample` with their definitions. None of these values is a default, so no other test covers them.
+The conventions of the released code are compared with a transcription of that code in
+`tests/reference/released.py`, and the values of `resample` with their definitions. Most other tests
+use only the default values of these options.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ SKETCHES = ["subcolumn", "gaussian"]
 
 @dataclass
 class Constant:
-    """Rows with the covariance A."""
+    """A replacement of the input rows of a layer, with exactly the covariance A."""
 
     A: Tensor
     count: int = 7
@@ -95,9 +96,9 @@ def nystrom(C: Tensor, Omega: Tensor) -> Tensor:
 @pytest.mark.parametrize("mixed", [False, True], ids=["one Omega", "C over several Omegas"])
 @pytest.mark.parametrize("sketch", SKETCHES)
 def test_the_official_factor_equals_the_released_code(sketch, mixed, power, rho):
-    """The fast form of X L = C_rho equals the full SVD and dense inverse of the released code.
+    """`official_factor` gives the P of the released code, which uses a full SVD and an inverse.
 
-    This holds also for an indefinite W.
+    This holds even if W is indefinite.
     """
     p, r, L = 24, 6, 3
     generator = torch.Generator().manual_seed(3)
@@ -128,7 +129,7 @@ def test_the_official_factor_equals_the_released_code(sketch, mixed, power, rho)
 @pytest.mark.parametrize("resample", ["fixed", "official"])
 @pytest.mark.parametrize("sketch", SKETCHES)
 def test_official_nysact_trains_like_the_released_code(sketch, resample):
-    """20 steps of both give equal weights; the released code uses the optimizer's Omegas."""
+    """The weights agree after 20 steps. Both use the test matrices that the optimizer draws."""
     model, expected = net(), net()
     common = {"ema_decay": DECAY, "damping": DAMPING}
     optimizer = precond.NysAct(
@@ -196,7 +197,7 @@ def test_window_transfers_the_nystrom_matrix_to_the_new_omega(sketch):
 
 @pytest.mark.parametrize("sketch", SKETCHES)
 def test_joint_averages_omega_with_the_sketch(sketch):
-    """With a constant A, C = A Obar for the averaged Omega.
+    """With a constant A, C = A Obar, where Obar is the moving average of the Omegas.
 
     P is the damped inverse of the Nystrom matrix of C and Obar.
     """
@@ -243,7 +244,7 @@ def test_omega_is_redrawn_at_the_times_of_the_option(resample, sketch):
 @pytest.mark.parametrize("sketch", SKETCHES)
 @pytest.mark.parametrize("resample", ["window", "joint", "official"])
 def test_a_run_with_a_redrawn_sketch_resumes_bitwise(resample, sketch):
-    """The run is saved between a redraw and a refresh; Omega and its number are in the state."""
+    """The state contains Omega and its draw number; it is saved between a redraw and a refresh."""
     options = dict(
         **SETTINGS, **INTERVALS, rank=6, sketch=sketch, resample=resample, damping=DAMPING
     )
@@ -309,9 +310,10 @@ def test_only_a_fixed_omega_gives_a_constant_factor(sketch):
 
 # ---------------------------------------------------------------------- gains of the variants
 #
-# The expected gains come from independent numerical experiments with the spectrum k^-2. Their norm
-# and the scale of A are not known. The Frobenius norm and eigenvalues p k^-2 reproduce the gains:
-# the best inverse of rank r has 0.510 here, and 0.513 in those experiments.
+# `gain_of` defines the gain of a preconditioner P. The expected gains come from independent
+# numerical experiments with the eigenvalues k^-2. The norm and the scale of A in those experiments
+# are not known. The Frobenius norm and eigenvalues p k^-2 reproduce their gains: that of the best
+# inverse of rank r is 0.510 here, and 0.513 there.
 
 GAINS = {  # (resample, shift): gain with a Gaussian sketch, gain with a subcolumn sketch
     ("fixed", "tropp"): (0.442, 0.436),
@@ -323,12 +325,12 @@ GAINS = {  # (resample, shift): gain with a Gaussian sketch, gain with a subcolu
 BEST_RANK_R = 0.513
 
 
-def spectrum(seed: int, p: int = 145) -> Tensor:
+def scaled_covariance(seed: int, p: int = 145) -> Tensor:
     """Return a matrix A with eigenvalues p k^-2 in a random basis."""
     return p * random_covariance(p, power=2.0, seed=100 + seed)
 
 
-def recovered(P: Tensor, A: Tensor, rho: float = 1.0) -> float:
+def gain_of(P: Tensor, A: Tensor, rho: float = 1.0) -> float:
     """Return the gain of P over I / rho, as a fraction of the gain of the exact inverse.
 
     It is 1 - |P - P_exact| / |I / rho - P_exact| in the Frobenius norm.
@@ -345,26 +347,26 @@ def mean_gain(sketch: str, resample: str, shift: str) -> float:
     """
     gains = []
     for seed in range(8):
-        A = spectrum(seed)
+        A = scaled_covariance(seed)
         algorithm, state = start(
             A, rank=10, damping=1.0, sketch=sketch, resample=resample, shift=shift, seed=seed
         )
         feed(algorithm, state, A, times=60)
         algorithm.refresh(state)
-        gains.append(recovered(to_dense(state.factor)[0], A))
+        gains.append(gain_of(to_dense(state.factor)[0], A))
     return fmean(gains)
 
 
 def test_gain_of_the_best_low_rank_inverse():
     """The gain of the exact inverse is 1, and that of I / rho is 0."""
-    A = spectrum(0)
+    A = scaled_covariance(0)
     eigenvalues, basis = torch.linalg.eigh(A)
     eye = torch.eye(145, dtype=A.dtype)
     largest = torch.cat([torch.zeros(135, dtype=A.dtype), eigenvalues[135:]])
     best = (basis / (largest + 1)) @ basis.mT
-    assert recovered(best, A) == pytest.approx(BEST_RANK_R, abs=0.005)
-    assert recovered(torch.linalg.inv(A + eye), A) == pytest.approx(1)
-    assert recovered(eye, A) == 0
+    assert gain_of(best, A) == pytest.approx(BEST_RANK_R, abs=0.005)
+    assert gain_of(torch.linalg.inv(A + eye), A) == pytest.approx(1)
+    assert gain_of(eye, A) == 0
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)
@@ -381,17 +383,17 @@ def test_gains_match_the_table(sketch):
 
 @pytest.mark.parametrize("sketch", SKETCHES)
 def test_window_has_the_gain_of_fixed(sketch):
-    """There are 60 updates as above, and six refreshes, each with a new Omega."""
+    """There are 60 updates as in `mean_gain`, but six refreshes, each of which redraws Omega."""
     gains = []
     for seed in range(8):
-        A = spectrum(seed)
+        A = scaled_covariance(seed)
         algorithm, state = start(
             A, rank=10, damping=1.0, sketch=sketch, resample="window", seed=seed
         )
         for _ in range(6):
             feed(algorithm, state, A, times=10)
             algorithm.refresh(state)
-        gains.append(recovered(to_dense(state.factor)[0], A))
+        gains.append(gain_of(to_dense(state.factor)[0], A))
     assert fmean(gains) == pytest.approx(GAINS["fixed", "tropp"][sketch == "subcolumn"], abs=0.03)
 
 
@@ -399,7 +401,7 @@ def test_window_has_the_gain_of_fixed(sketch):
 
 
 def test_official_foof_trains_like_the_released_code():
-    """A starts at I without bias correction, and P = I until step tau_inv."""
+    """A starts at I without bias correction, and P is I until step `inv_interval`."""
     model, expected = net(), net()
     common = SETTINGS | INTERVALS
     options = {"ema_decay": DECAY, "damping": DAMPING, "init": "identity", "first_inverse": "skip"}
@@ -420,9 +422,10 @@ def test_official_foof_trains_like_the_released_code():
 @pytest.mark.parametrize("decoupled", [False, True], ids=["coupled", "decoupled"])
 @pytest.mark.parametrize("nesterov", [False, True], ids=["heavy ball", "nesterov"])
 def test_momentum_and_decay_follow_their_formulas(nesterov, decoupled):
-    """d = D + wd w or w <- (1 - lr wd) w; then w <- w - lr (m or d + mu m).
+    """w <- w - lr m, or w - lr (d + mu m) with Nesterov momentum, where m <- mu m + d.
 
-    D is the preconditioned gradient; the weight decay is not preconditioned.
+    D is the preconditioned gradient. Coupled decay is d = D + wd w; decoupled decay is d = D after
+    w <- (1 - lr wd) w. Neither is preconditioned.
     """
     lr, mu, wd = 0.05, 0.9, 0.1
     torch.manual_seed(0)
