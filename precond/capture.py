@@ -30,6 +30,7 @@ from precond.layers import Layer
 
 def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
     """Register the hooks that record into these banks, and return their handles."""
+    compiled.guard_hooks()
     handles: list[RemovableHandle] = []
     for bank in banks:
         for layer in bank.layers:
@@ -91,6 +92,7 @@ class _Hook:
             return None
         x = args[0] if args else kwargs["input"]
         if torch.compiler.is_compiling():
+            compiled.guard_hooks()  # again: dynamo may have been imported after the optimizer was built
             return compiled.watch(output, x, self._number)
         return self._record(x, output)
 

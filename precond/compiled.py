@@ -10,6 +10,7 @@ tagged as unsafe for CUDA graphs, which would replay the kernels without the Pyt
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from typing import Any, Protocol
 
@@ -35,6 +36,25 @@ def register(receiver: Receiver) -> int:
     number = next(_numbers)
     _receivers[number] = receiver
     return number
+
+
+def guard_hooks() -> bool:
+    """Let `torch.compile` compare the hooks of modules before it reuses compiled code.
+
+    By default it does not. The code of one model is then reused for another model of the same class
+    that has other hooks, which would record into the wrong bank, or not at all. Code that was
+    compiled before is discarded, because it does not compare hooks.
+    """
+    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds
+    if dynamo is not None and dynamo.config.skip_nnmodule_hook_guards:
+        dynamo.config.skip_nnmodule_hook_guards = False
+        if not torch.compiler.is_compiling():
+            dynamo.reset()
+    return True
+
+
+# `torch.compiler.assume_constant_result`, without the import: the function runs during the tracing.
+guard_hooks._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def watch(output: Tensor, x: Tensor, number: int) -> Tensor:
