@@ -196,6 +196,7 @@ class Bank:
             its share of the slots, with that share. Empty if the ranks do not split the refresh.
         """
         with linalg.exact_arithmetic(self.buffer.device):
+            self.forwards.finish(self.layers)
             if skipped is not None:
                 forget(self.state, skipped)
             for layer in self.layers:

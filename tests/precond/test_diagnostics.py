@@ -6,6 +6,7 @@ import copy
 import itertools
 from typing import Any
 
+import banks
 import pytest
 import torch
 from reference.dense import to_dense
@@ -279,7 +280,7 @@ def test_failures_are_counted_by_window_and_layer():
 
     def update(*inputs: Tensor) -> None:
         for layer, x in zip(optimizer._layers.values(), inputs, strict=False):
-            bank.record(layer, x)
+            banks.record(bank, layer, x)
         bank.update(refresh=True)
 
     def precondition() -> None:

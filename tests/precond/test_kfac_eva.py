@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import banks
 import pytest
 import torch
 import torch.nn.functional as F
@@ -326,8 +327,8 @@ def test_degenerate_signals_never_raise(name, options, scale, damping):
     [bank] = optimizer._banks
     for number in range(3):
         x = torch.full((8, 6), scale) * torch.arange(8).view(-1, 1).clamp(max=number + 1)
-        bank.record(optimizer._layers[""], x=x.nan_to_num(posinf=torch.inf))
-        bank.record(optimizer._layers[""], gradient=torch.full((8, 4), scale))
+        banks.record(bank, optimizer._layers[""], x=x.nan_to_num(posinf=torch.inf))
+        banks.record(bank, optimizer._layers[""], gradient=torch.full((8, 4), scale))
         bank.update(refresh=True)
         generator = torch.Generator().manual_seed(number)
         bank.buffer.copy_(torch.randn(bank.buffer.shape, generator=generator))
