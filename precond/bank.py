@@ -149,7 +149,7 @@ class Bank:
         slots = self.slots[layer.name]
         with linalg.exact_arithmetic(self.buffer.device):
             rows = None if x is None else layer.rows(x, self.dtype)
-            g = None if gradient is None else self._output_gradients(layer, gradient, examples)
+            g = None if gradient is None else layer.output_gradients(gradient, self.dtype, examples)
             state = self.state if additions is None else deferred(self.state, additions)
             self.algorithm.accumulate(state, slots, Signals(rows, g, backward))
             if self.monitor is not None and rows is not None:
@@ -168,10 +168,11 @@ class Bank:
             self._filled.add(layer.name)
             self._mask[self.slots[layer.name]] = True
 
-    def _output_gradients(self, layer: Layer, gradient: Tensor, examples: int | None) -> Tensor:
-        g = layer.output_gradients(gradient, self.dtype, examples)
+    def unscaled(self, gradient: Tensor) -> Tensor:
+        """Return an output gradient without the factor of the loss."""
         scale = self.grad_output_scale
-        return g if isinstance(scale, float) and scale == 1 else g / scale
+        plain = isinstance(scale, float) and scale == 1
+        return gradient if plain else gradient.to(self.dtype) / scale
 
     def _exchange_filled(self) -> None:
         """Mark each layer that any rank has recorded as having statistics on all ranks."""

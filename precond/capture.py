@@ -107,13 +107,14 @@ class _Hook:
     def _see(self, forward: Forward, gradient: Tensor) -> None:
         bank = self._bank()
         if bank is not None and self._switch.on:
-            bank.forwards.see(forward, gradient)
+            bank.forwards.see(forward, bank.unscaled(gradient))
 
     def see_gradient(self, gradient: Tensor, x: Tensor) -> None:
         """Record a forward of a compiled graph, in its backward."""
         bank = self._bank()
         if bank is not None and self._switch.on:
-            bank.forwards.see(bank.forwards.begin_in_backward(self._layer, x), gradient)
+            forward = bank.forwards.begin_in_backward(self._layer, x)
+            bank.forwards.see(forward, bank.unscaled(gradient))
 
     def confirm(self, _: Tensor) -> None:
         """Count the forwards of the running backward, which has reached the weight."""

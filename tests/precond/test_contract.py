@@ -450,20 +450,12 @@ def test_forwards_outside_training_change_nothing(name, between):
     assert_same(parameters(model), parameters(expected))
 
 
-def differentiate(model: nn.Module, optimizer: Preconditioned) -> None:
-    x, y = batch(50)
-    torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
-
-
 @pytest.mark.parametrize("name", OURS)
-def test_a_training_forward_changes_the_statistics(name):
+def test_training_steps_fill_the_statistics(name):
     """If nothing were recorded, the test above would pass, too."""
     _, state = three_steps(name, lambda model, optimizer: None)
-    _, other = three_steps(name, differentiate)
-    first, second = flat(state["state"]), flat(other["state"])
-    assert any(
-        "statistic" in key and not torch.equal(value, second[key]) for key, value in first.items()
-    )
+    tensors = flat(state["state"])
+    assert any("statistic" in key and tensors[key].count_nonzero() > 0 for key in tensors)
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if "damping" in precond.defaults(name)])
