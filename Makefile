@@ -1,4 +1,4 @@
-# `make study` and `make test` set up .venv first where it is missing or older than the lock.
+# Most targets first install .venv if it is missing or older than requirements.lock.
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
@@ -6,26 +6,27 @@ READY := .venv/.ready
 .PHONY: help setup setup-ui docs study studies test test-slow test-cluster mutants faults faults-ci audit lint ui lock
 
 help:
-	@echo "make setup   install everything into .venv"
-	@echo "make setup-ui  what the tests of the UI's pages need: Debian's chromium and playwright"
-	@echo "make study   the rank ablation, with its report"
-	@echo "make studies every study, on digits, within an hour on two cores; killed, it goes on where it was"
-	@echo "make test    the tests"
-	@echo "make test-slow  a step of every large model with every optimizer, which takes long"
-	@echo "make test-cluster  real Ray clusters of several nodes: what it needs and lacks is skipped with the reason"
-	@echo "make mutants every known bug planted in turn: each must make a test fail"
-	@echo "make faults  everything broken on purpose, as often as the goals say, which takes hours"
-	@echo "make faults-ci  the same in a few minutes"
-	@echo "make audit   known holes in the locked packages, asked of PyPI"
-	@echo "make docs    the documentation, in docs/_build/html"
-	@echo "make lint    ruff and pyright"
-	@echo "make ui      the MLflow UI on http://127.0.0.1:5000"
-	@echo "make lock    renew requirements.lock from pyproject.toml"
+	@echo "make setup         install everything into .venv"
+	@echo "make setup-ui      install what the tests of MLflow's pages need: chromium (Debian) and playwright"
+	@echo "make study         run the rank ablation and write its report"
+	@echo "make studies       run every study on digits, within an hour on two cores; run it again to resume"
+	@echo "make test          run the tests"
+	@echo "make test-slow     take a step of every large model with every optimizer, which takes long"
+	@echo "make test-cluster  test real Ray clusters of several nodes; skip a test that this machine cannot run"
+	@echo "make mutants       plant every known bug in turn; each must make a test fail"
+	@echo "make faults        inject faults as often as the goals require, which takes hours"
+	@echo "make faults-ci     inject fewer faults, in a few minutes"
+	@echo "make audit         ask PyPI for known vulnerabilities of the locked packages"
+	@echo "make docs          build the documentation, in docs/_build/html"
+	@echo "make lint          run ruff and pyright"
+	@echo "make ui            start the MLflow UI on http://127.0.0.1:5000"
+	@echo "make lock          compile requirements.lock from pyproject.toml"
 
 setup: $(READY)
 
-# The locked set, hash-checked, in about a minute. Compiling the bytecode now halves the start of every later process.
-# UV_TORCH_BACKEND names another build of torch, such as `cpu`: its hashes are not in the lock, and it needs no CUDA.
+# Install the locked packages and check their hashes; this takes about a minute. Compiling the bytecode
+# halves the start of every later process. UV_TORCH_BACKEND selects another build of torch, such as `cpu`,
+# which needs no CUDA packages and whose hashes are not in the lock.
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
@@ -40,18 +41,18 @@ endif
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The browser is the system's: playwright's own would be a download of its own.
+# Use the system's browser, because playwright's would be another download.
 setup-ui: setup
 	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-ui.lock
 
-# Five seeds where the paper has three: on digits they cost little.
+# Five seeds instead of the three of the paper, because trials on digits are short.
 study: setup
 	$(BIN)/python studies/ablation_rank.py --seeds 5
 
-# Costs first and once, since times to a target are read with them; then the grids with one driver, so that what
-# several of them need trains once; then what has a driver of its own. Failed trials (exit code 1) are in the reports
-# and keep nothing back.
+# Measure the costs first and once, because the reports of times to a target use them. Then run all grids
+# with one command, so that a trial which several of them need is trained once. Then run the other studies.
+# Continue after failed trials (exit code 1), which the reports count.
 COSTS := outputs/cost/.digits-cnn
 GRIDS := $(notdir $(basename $(wildcard studies/ablation_*.py studies/compare_accuracy.py studies/time_to_target*.py)))
 OTHERS := $(wildcard $(addprefix studies/,tune_optimizers.py covariance_heatmap.py activation_norms.py))
@@ -67,21 +68,21 @@ $(COSTS): | setup
 	$(BIN)/python studies/compare_cost.py --workload digits/cnn --batch-size 64
 	touch $@
 
-# In two processes, a file in one: what a file sets up is set up once. The `slow` ones have a target of their own.
+# Use two processes, and run each file in one of them, so that module fixtures are created once.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# As root, with Debian's openssh-server, rsync and iproute2: machines made of namespaces. One test at a time.
+# Requires root and Debian's openssh-server, rsync and iproute2, to make machines out of namespaces.
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 mutants: setup
 	$(BIN)/python -m tests.mutants
 
-# A line of JSON each; `python -m tests.faults SCENARIO --n N --seed S` repeats one.
+# Each scenario prints a line of JSON. `python -m tests.faults SCENARIO --n N --seed S` repeats it.
 faults: setup
 	$(BIN)/python -W error -m tests.faults corrupt torn nth sim equal diverge inputs commands double tracking signals kill
 
@@ -89,7 +90,7 @@ faults-ci: setup
 	$(BIN)/python -W error -m tests.faults corrupt=1000 torn=1 nth=20 sim=40 equal=3 diverge=6 inputs=150 commands=2 \
 		double=5 signals=1 kill=2
 
-# Known holes in what is locked; asks PyPI, so it is no part of .ci/run.
+# Not a part of .ci/run, because it needs PyPI.
 audit: setup
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 

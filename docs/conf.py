@@ -61,7 +61,7 @@ def inline_math(self, node: nodes.math) -> None:
 
 
 def display_math(self, node: nodes.math_block) -> None:
-    """Write a formula on a line of its own as MathML."""
+    """Write a displayed formula as MathML."""
     self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number, config in enumerate(configs, start=1):
         try:
             if config.plugin:
-                plugins.keep(options.plugin, options.out)
+                plugins.write_copy(options.plugin, options.out)
             statuses.append(_run(config, options, f"{number}/{len(configs)}"))
         except (StoreError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)

@@ -49,9 +49,9 @@ def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[st
         state: The state of the training.
     """
     final = folder / f"checkpoint-{lines[-1]['epoch']}"
-    aside = final.with_suffix(".tmp")
-    aside.mkdir()
-    with open(aside / "state.pt", "wb") as file:
+    temporary = final.with_suffix(".tmp")
+    temporary.mkdir()
+    with open(temporary / "state.pt", "wb") as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:
@@ -61,15 +61,15 @@ def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[st
     manifest = {
         "epoch": epoch_of(final),
         "key": key,
-        "sha256": checksum(aside / "state.pt"),
+        "sha256": checksum(temporary / "state.pt"),
         "lines": json.dumps(lines),  # text, because `digest` refuses NaN and a metric may be NaN
         "layers": json.dumps(layers),
     }
     signed = {**manifest, "digest": digest(manifest)}
-    write_atomically(aside / "manifest.json", json.dumps(signed).encode())
+    write_atomically(temporary / "manifest.json", json.dumps(signed).encode())
     if final.exists():  # an earlier checkpoint whose lines were lost in a power failure
         remove(final)
-    aside.rename(final)
+    temporary.rename(final)
     sync_directory(folder)
 
 

@@ -69,11 +69,11 @@ def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file's content; a reader sees the old or the new content, even after a crash."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
         file.write(content)
         sync(file)
-    aside.replace(path)
+    temporary.replace(path)
     sync_directory(path.parent)
 
 

@@ -96,8 +96,8 @@ def _packed(
     root: Path, workload: str, group: list[TrialConfig], device: str, measure: Measure | None
 ) -> int:
     """Return the number of processes for a workload on this GPU model: stored, or measured now."""
-    words = [re.sub(r"[^A-Za-z0-9.]+", "-", word) for word in (device_name(device), workload)]
-    path = root / "packing" / words[0] / f"{words[1]}.json"
+    gpu, name = (re.sub(r"[^A-Za-z0-9.]+", "-", text) for text in (device_name(device), workload))
+    path = root / "packing" / gpu / f"{name}.json"
     try:
         stored = json.loads(path.read_bytes())
         if {config.optimizer for config in group} <= set(stored["optimizers"]):
@@ -161,7 +161,7 @@ def _train(
     """
     torch.set_num_threads(1)
     if config.plugin:
-        plugins.load(plugins.kept(root, config.plugin), config.plugin)
+        plugins.load(plugins.copy_path(root, config.plugin), config.plugin)
     trainer = Trainer(config.with_seed(rank), torch.device(device))
     _steps(trainer, lambda steps: steps >= WARM_UP_STEPS)
     barrier.wait()

@@ -245,16 +245,16 @@ def load(path: Path, sha256: str | None = None) -> str:
     return sha
 
 
-def keep(path: Path, root: Path) -> None:
+def write_copy(path: Path, root: Path) -> None:
     """Copy a plugin into an output folder, so that workers can read it there."""
     content = path.read_bytes()
-    copy = kept(root, hashlib.sha256(content).hexdigest())
+    copy = copy_path(root, hashlib.sha256(content).hexdigest())
     if not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(copy, content)
 
 
-def kept(root: Path, sha256: str) -> Path:
+def copy_path(root: Path, sha256: str) -> Path:
     """Return the path of the copy of a plugin in an output folder."""
     return root / "plugins" / f"{sha256}.py"
 

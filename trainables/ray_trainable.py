@@ -163,7 +163,7 @@ def prevent_dynamo_import() -> None:
             optimizer.step = torch.no_grad()(plain)
 
 
-def nothing(_: None) -> None:
+def return_none(_: None) -> None:
     """Return None in place of an object of Tune; see `studies.harness.cluster.tuning`."""
 
 

@@ -136,14 +136,14 @@ def field_problems(
     if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
         errors.append(f"train_fraction = {fraction!r}: must be a number in (0, 1]")
         fraction = 1.0
-    most = int(train_examples * fraction)
+    high = int(train_examples * fraction)
     normalises = shapes is not None and any(isinstance(m, _BatchNorm) for m in shapes.modules())
-    least = 2 if normalises else 1
-    if not is_integer(batch_size) or not least <= batch_size <= most:
-        reason = f", where {most} is the size of the training set"
-        if batch_size == 1 and least == 2:
+    low = 2 if normalises else 1
+    if not is_integer(batch_size) or not low <= batch_size <= high:
+        reason = f", where {high} is the size of the training set"
+        if batch_size == 1 and low == 2:
             reason = "; batch normalisation needs two examples"
-        errors.append(f"batch_size = {batch_size!r}: must be an integer in {least}..{most}{reason}")
+        errors.append(f"batch_size = {batch_size!r}: must be an integer in {low}..{high}{reason}")
     if not is_integer(fields["epochs"]) or fields["epochs"] < 1:
         errors.append(f"epochs = {fields['epochs']!r}: must be an integer >= 1")
     for name, allowed in {"schedule": SCHEDULES, "precision": PRECISIONS}.items():

@@ -81,9 +81,9 @@ class Team:
 
     def lost_process(self, error: BaseException) -> bool:
         """Return True if the error means that another process of the team has ended."""
-        words = str(error)
+        message = str(error)
         return self.size > 1 and (
-            isinstance(error, dist.DistError) or "gloo/transport" in words or "NCCL" in words
+            isinstance(error, dist.DistError) or "gloo/transport" in message or "NCCL" in message
         )
 
     def leave(self) -> None:

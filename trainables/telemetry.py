@@ -65,7 +65,9 @@ def summarize(table: Table) -> dict[str, float]:
     for name, summaries in SUMMARIES.items():
         values = [value for row in table.values() if (value := row[name]) is not None]
         metrics |= {
-            f"diag/{name}_{how}": float(take(values)) for how, take in summaries.items() if values
+            f"diag/{name}_{kind}": float(summary(values))
+            for kind, summary in summaries.items()
+            if values
         }
     rescues = sum(row[name] or 0 for row in table.values() for name in COUNTS)
     return {**metrics, "diag/rescues": float(rescues)}

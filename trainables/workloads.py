@@ -142,12 +142,12 @@ def workload(name: str) -> Workload:
     """
     if name in PLUGINS:
         return PLUGINS[name]
-    recipe = stated_recipe(name)
+    recipe = find_recipe(name)
     dataset, _, architecture = name.rpartition("/")
     return Workload(name=name, source=source(dataset), model=model(architecture), recipe=recipe)
 
 
-def stated_recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """Return the recipe of a workload; the data are not needed.
 
     Raises:
@@ -171,7 +171,7 @@ def stated_recipe(name: str) -> Recipe:
 def unknown_workload(name: str) -> str | None:
     """Return an error message if the workload does not exist, or None; data are not needed."""
     try:
-        stated_recipe(name)
+        find_recipe(name)
     except HyperparameterError as error:
         return str(error)
     return None
@@ -239,13 +239,14 @@ def resolve(
             that is out of range, including the limits that the model sets.
     """
     chosen = workload(name)
-    given = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}
-    rest = dict(recipe or {})
-    settings = {key: _parsed(key, rest.pop(key)) for key in list(rest) if key in NEUTRAL}
-    fields = {**{key: getattr(chosen.recipe, key) for key in RECIPE_FIELDS}, **rest}
+    values = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}
+    recipe = recipe or {}
+    settings = {key: _parsed(key, value) for key, value in recipe.items() if key in NEUTRAL}
+    fields = {key: getattr(chosen.recipe, key) for key in RECIPE_FIELDS}
+    fields |= {key: value for key, value in recipe.items() if key not in NEUTRAL}
     errors = chosen.problems(settings, fields["epochs"])
     shapes = None if errors else skeleton(chosen.model, chosen.fit(chosen.settings(settings)))
-    errors = precond.check(optimizer, given, shapes) + errors
+    errors = precond.check(optimizer, values, shapes) + errors
     errors += field_problems(fields, chosen.source.train_examples, shapes)
     errors += worker_problems(optimizer, fields.get("workers", 1), fields["batch_size"])
     if errors:
@@ -257,7 +258,7 @@ def resolve(
         workload=name,
         optimizer=optimizer,
         hyperparameters={
-            key: _normal(given.get(key, default), default) for key, default in defaults.items()
+            key: _normal(values.get(key, default), default) for key, default in defaults.items()
         },
         seed=seed,
         numerics={
@@ -280,7 +281,7 @@ def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
     Returns:
         Pairs (the recipe's value, the trial's value) by name.
     """
-    recipe, defaults = stated_recipe(config.workload), precond.defaults(config.optimizer)
+    recipe, defaults = find_recipe(config.workload), precond.defaults(config.optimizer)
     candidates = []
     for as_released in (False, True):
         values = {**defaults, **recipe.hyperparameters(config.optimizer, as_released)}

@@ -1,8 +1,10 @@
-"""Machines without a cloud: each a set of namespaces of this one, on a network of their own, reached over SSH.
+"""Machines without a cloud: each is a set of Linux namespaces of this machine, reached over SSH.
 
-A machine has its own processes, addresses, home, /tmp and shared memory, and sees one folder that all of them see, at
-/mnt. The environment is this one's; the sources are what the launcher copies. Needs root, iproute2, openssh-server and
-rsync (`missing()` says what lacks), and leaves nothing behind: a machine ends with its first process.
+A machine has its own processes, addresses, home, /tmp and shared memory. All machines share one
+network, a folder at /mnt, and the Python environment of this machine. The launcher copies the
+sources to the others. The tests require root, iproute2, openssh-server and rsync; `missing()` names
+what is not available. A machine ends with its first process, and leaves no files or processes
+behind.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import time
 from pathlib import Path
 
 NETWORK = "10.77.0"
+NAMESPACES = ["--net", "--mount", "--pid", "--uts", "--ipc"]
 ROOT, VENV = Path(__file__).parents[2], Path(sys.prefix)
 SSHD = """
 Port 22
@@ -27,8 +30,9 @@ UsePAM no
 PidFile none
 Subsystem sftp internal-sftp
 """
-# The first process of a machine. What it mounts is seen by its own namespace alone; the order matters, since the
-# folder of this test is below the /tmp that is hidden last, and this Python may be below the home.
+# The first process of a machine. Only its namespace sees what it mounts. The order matters, because
+# the folder of this test is below /tmp, which is hidden last, and this Python may be below the home
+# folder.
 BOOT = """
 set -e
 mount --make-rprivate /
@@ -55,30 +59,28 @@ exec /usr/sbin/sshd -D -e -f /run/machine/sshd_config
 
 
 def missing() -> str:
-    """Why there can be no such machines here; empty when there can."""
+    """Return the reason why this machine cannot run the tests, or "" if it can."""
     if os.geteuid() != 0:
-        return "needs root"
+        return "requires root"
     if any(str(path.resolve()).startswith(("/tmp/", "/root/")) for path in (ROOT, VENV)):
-        return "needs the project outside of /tmp and /root, of which every machine has its own"
-    lacking = [
-        tool
-        for tool in ("unshare", "nsenter", "ip", "/usr/sbin/sshd", "rsync", "ssh")
-        if not shutil.which(tool)
-    ]
-    if lacking:
-        return f"needs {', '.join(lacking)}: apt-get install openssh-server rsync iproute2"
-    done = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False
-    )
-    return "" if done.returncode == 0 else "namespaces are not allowed here"
+        return "requires the project outside of /tmp and /root, which differ on every machine"
+    required = ("unshare", "nsenter", "ip", "/usr/sbin/sshd", "rsync", "ssh")
+    absent = [tool for tool in required if not shutil.which(tool)]
+    if absent:
+        return f"requires {', '.join(absent)}: apt-get install openssh-server rsync iproute2"
+    command = ["unshare", "--net", "--mount", "--pid", "--fork", "true"]
+    process = subprocess.run(command, capture_output=True, check=False)
+    return "" if process.returncode == 0 else "this machine does not allow namespaces"
 
 
 class Machines:
-    """A network of machines; the first, `launcher`, is where the user sits.
+    """A network of machines. The user works on the first machine, `launcher`.
 
     Args:
-        folder: Of the test; all see `shared` in it at /mnt, and each has a copy of `files` in it at /run/machine.
-        count: Machines beside the launcher: 10.77.0.1 ...
+        folder: The folder of the test. All machines see its folder `shared` at /mnt, and each has a
+            copy of its folder `files` at /run/machine.
+        count: The number of machines in addition to the launcher; their addresses are 10.77.0.1
+            etc.
     """
 
     def __init__(self, folder: Path, count: int):
@@ -100,26 +102,16 @@ class Machines:
         _in(self._wait("switch"), "ip link add bridge type bridge && ip link set bridge up")
         for number, name in enumerate(self._names):
             boot = BOOT.format(folder=self.folder, python=sys.base_prefix, venv=VENV, name=name)
-            kinds = [
-                "--net",
-                "--mount",
-                "--pid",
-                "--uts",
-                "--ipc",
-                "--fork",
-                "--mount-proc",
-                "--kill-child",
-            ]
+            command = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "--kill-child"]
             with open(self.folder / f"{name}.log", "wb") as log:
                 self._first[name] = subprocess.Popen(
-                    ["unshare", *kinds, "sh", "-c", boot], stdout=log, stderr=log
+                    [*command, "sh", "-c", boot], stdout=log, stderr=log
                 )
             self._connect(name, f"{NETWORK}.{number or 254}")
         deadline = time.monotonic() + 30
         while not all((self.shared / f".{name}").exists() for name in self._names):
-            assert time.monotonic() < deadline, [
-                (self.folder / f"{name}.log").read_text() for name in self._names
-            ]
+            logs = [self.folder / f"{name}.log" for name in self._names]
+            assert time.monotonic() < deadline, [log.read_text() for log in logs]
             time.sleep(0.1)
 
     def _connect(self, name: str, address: str) -> None:
@@ -127,16 +119,13 @@ class Machines:
         subprocess.run(["ip", "link", "add", cable, "netns", str(switch), "type", "veth",
                         "peer", "name", "eth0", "netns", str(inside)], check=True)  # fmt: skip
         _in(switch, f"ip link set {cable} master bridge up")
-        _in(
-            inside,
-            f"ip address add {address}/24 dev eth0 && ip link set eth0 up && ip link set lo up",
-        )
-        _in(
-            inside, "ip route add default dev eth0"
-        )  # Ray asks which address a packet to the world would leave from
+        _in(inside, f"ip address add {address}/24 dev eth0")
+        _in(inside, "ip link set eth0 up && ip link set lo up")
+        # Ray determines its address from the default route.
+        _in(inside, "ip route add default dev eth0")
 
     def _wait(self, name: str) -> int:
-        """The first process of what is starting, which is in its namespaces once it is there."""
+        """Wait until the first process of a machine is in its namespaces; return its id."""
         deadline = time.monotonic() + 10
         while not (inside := self._inside(name)):
             assert time.monotonic() < deadline, f"{name} did not start"
@@ -144,60 +133,43 @@ class Machines:
         return inside
 
     def _inside(self, name: str) -> int:
-        """The machine's first process, as this machine numbers it."""
-        found = subprocess.run(
-            ["pgrep", "-P", str(self._first[name].pid)], capture_output=True, text=True, check=False
-        )
-        return int(found.stdout.split()[0]) if found.stdout else 0
+        """Return the host's id of a machine's first process, or 0 if it has not started."""
+        command = ["pgrep", "-P", str(self._first[name].pid)]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        return int(process.stdout.split()[0]) if process.stdout else 0
 
     def run(
         self, name: str, command: str, timeout: float = 300, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command on a machine."""
-        kinds = ["--net", "--mount", "--pid", "--uts", "--ipc"]
-        done = subprocess.run(
-            self._command(name, command, kinds),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
+        words = self._command(name, command)
+        process = subprocess.run(
+            words, capture_output=True, text=True, timeout=timeout, check=False
         )
-        assert not check or done.returncode == 0, (
-            f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        )
-        return done
+        output = f"{command}: {process.returncode}\n{process.stdout}\n{process.stderr}"
+        assert not check or process.returncode == 0, output
+        return process
 
     def begin(self, name: str, command: str, log: Path) -> subprocess.Popen[bytes]:
-        """Begin a shell command on a machine."""
+        """Start a shell command on a machine, without waiting for its end."""
         with open(log, "wb") as file:
-            kinds = ["--net", "--mount", "--pid", "--uts", "--ipc"]
-            return subprocess.Popen(self._command(name, command, kinds), stdout=file, stderr=file)
+            return subprocess.Popen(self._command(name, command), stdout=file, stderr=file)
 
-    def _command(self, name: str, command: str, kinds: list[str]) -> list[str]:
-        enter = ["nsenter", "-t", str(self._inside(name)), *kinds]
+    def _command(self, name: str, command: str) -> list[str]:
+        enter = ["nsenter", "-t", str(self._inside(name)), *NAMESPACES]
         path = f"PATH={VENV}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-        return [
-            *enter,
-            "env",
-            "-i",
-            "HOME=/root",
-            path,
-            "NO_COLOR=1",
-            "RAY_USAGE_STATS_ENABLED=0",
-            "sh",
-            "-c",
-            command,
-        ]
+        variables = ["HOME=/root", path, "NO_COLOR=1", "RAY_USAGE_STATS_ENABLED=0"]
+        return [*enter, "env", "-i", *variables, "sh", "-c", command]
 
     def kill(self, name: str) -> None:
-        """Power off."""
+        """Power off a machine."""
         os.kill(self._inside(name), signal.SIGKILL)
         self._first[name].wait()
 
     def end(self) -> None:
-        """Power off everything."""
+        """Power off all machines."""
         for process in self._first.values():
-            process.kill()  # and with it, by --kill-child, the machine's first process
+            process.kill()  # --kill-child also ends the machine's first process
             process.wait()
 
 

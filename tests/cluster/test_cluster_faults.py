@@ -1,4 +1,4 @@
-"""Studies on real Ray clusters that lose nodes, ranks and workers, and on one that grows from nothing and shrinks."""
+"""Studies on Ray clusters that lose nodes, ranks or workers, or that have an autoscaler."""
 
 from __future__ import annotations
 
@@ -21,41 +21,42 @@ from trainables.store import read_status, trial_folders
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
-    **os.environ, "PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "180", "COLUMNS": "120", "NO_COLOR": "1"
-}  # fmt: skip
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "RAY_raylet_start_wait_time_s": "180",
+    "COLUMNS": "120",
+    "NO_COLOR": "1",
+}
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
 def ray_cluster() -> Iterator:
-    """A head without a slot; tests add nodes."""
+    """A head node without CPUs; tests add nodes."""
     from ray.cluster_utils import Cluster
 
     os.environ.update(RAY_raylet_start_wait_time_s="180", PYTHONPATH=str(ROOT))
-    found = Cluster(
+    cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
     try:
-        yield found
+        yield cluster
     finally:
-        found.shutdown()
+        cluster.shutdown()
 
 
 def begin(
     out: Path, address: str, *flags: str, file: str = "ablation_rank.py"
 ) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        str(ROOT / "studies" / file),
-        "--address",
-        address,
-        "--out",
-        str(out),
-    ]
+    command = [sys.executable, str(ROOT / "studies" / file), "--address", address]
     return subprocess.Popen(
-        [*command, "--tracking-uri", "none", *flags],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=out.parent,
-    )  # fmt: skip
+        [*command, "--out", str(out), "--tracking-uri", "none", *flags],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=out.parent,
+    )
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -70,7 +71,7 @@ def wait_for(
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "nothing happened"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)
 
 
@@ -83,66 +84,60 @@ def epochs(folder: Path) -> list[int]:
 
 
 def numbers(root: Path) -> dict[str, list[float]]:
-    """Every trial's loss by epoch."""
-    lines = {folder.name: read_lines(folder / "epochs.jsonl") for folder in trial_folders(root)}
-    return {name: [line["metrics"]["test/loss"] for line in found] for name, found in lines.items()}
+    """Return each trial's loss by epoch."""
+    return {
+        folder.name: [line["metrics"]["test/loss"] for line in read_lines(folder / "epochs.jsonl")]
+        for folder in trial_folders(root)
+    }
 
 
 def workers(title: str) -> list[psutil.Process]:
-    """Ray's processes below this one that run something with such a title."""
-    found = []
+    """Return Ray's worker processes below this one whose title starts with a text."""
+    processes = []
     for process in psutil.Process().children(recursive=True):
         try:
             if " ".join(process.cmdline()).startswith(f"ray::{title}"):
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
-def test_a_study_survives_a_node(ray_cluster, tmp_path: Path):
+def test_study_completes_after_the_loss_of_a_node(ray_cluster, tmp_path: Path):
     nodes = [ray_cluster.add_node(num_cpus=1) for _ in range(2)]
     flags = ("--optimizers", "sgd", "--seeds", "8", "--epochs", "6", "--commit-every", "0")
     driver = begin(tmp_path, ray_cluster.address, *flags)
     wait_for(lambda: len(finished(tmp_path)) >= 2, driver)
     ray_cluster.remove_node(nodes[1], allow_graceful=False)
-    assert len(finished(tmp_path)) < 8, "too late for this test to mean anything"
+    assert len(finished(tmp_path)) < 8, "all trials had ended before the node was removed"
     assert "cluster of 3 nodes: 2 CPUs" in finish(driver)
     assert [epochs(folder) for folder in finished(tmp_path)] == [list(range(6))] * 8
 
 
-def test_a_trial_of_two_processes_survives_either(ray_cluster, tmp_path: Path):
+def test_trial_of_two_processes_resumes_after_the_loss_of_either(ray_cluster, tmp_path: Path):
     ray_cluster.add_node(num_cpus=2)
-    flags = (
-        "--workers-per-trial",
-        "2",
-        "--optimizers",
-        "sgd",
-        "--seeds",
-        "1",
-        "--epochs",
-        "12",
-        "--commit-every",
-        "0",
-    )
-    finish(begin(tmp_path / "whole", ray_cluster.address, *flags))
-    driver = begin(tmp_path / "hit", ray_cluster.address, *flags)
-    for which, seen in enumerate((3, 6)):  # the one and, of the team that goes on, the other
-        wait_for(
-            lambda seen=seen: any(len(epochs(f)) >= seen for f in trial_folders(tmp_path / "hit")),
-            driver,
-        )
+    flags = ["--workers-per-trial", "2", "--optimizers", "sgd", "--seeds", "1"]
+    flags += ["--epochs", "12", "--commit-every", "0"]
+    undisturbed, interrupted = tmp_path / "undisturbed", tmp_path / "interrupted"
+    finish(begin(undisturbed, ray_cluster.address, *flags))
+    driver = begin(interrupted, ray_cluster.address, *flags)
+    for rank, least in ((0, 3), (1, 6)):
+
+        def progress(least: int = least) -> bool:
+            return any(len(epochs(folder)) >= least for folder in trial_folders(interrupted))
+
+        wait_for(progress, driver)
         ranks = sorted(workers("RayTrainWorker"), key=lambda process: process.pid)
         assert len(ranks) == 2
-        ranks[which].kill()
+        ranks[rank].kill()
     finish(driver)
-    [folder] = finished(tmp_path / "hit")
+    [folder] = finished(interrupted)
     assert epochs(folder) == list(range(12)) and len(read_lines(folder / "attempts.jsonl")) == 3
-    assert numbers(tmp_path / "hit") == numbers(tmp_path / "whole")
+    assert numbers(interrupted) == numbers(undisturbed)
 
 
-def test_a_worker_that_is_told_to_go_commits_and_goes(ray_cluster, tmp_path: Path):
-    """SIGTERM, as a spot machine's notice sends it: what was trained is kept although no commit was due."""
+def test_worker_commits_and_ends_on_sigterm(ray_cluster, tmp_path: Path):
+    """On SIGTERM, as after a spot notice, a worker writes a checkpoint although none is due."""
     ray_cluster.add_node(num_cpus=1)
     flags = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "600", "--commit-every", "1000")
     driver = begin(tmp_path, ray_cluster.address, *flags)
@@ -155,11 +150,14 @@ def test_a_worker_that_is_told_to_go_commits_and_goes(ray_cluster, tmp_path: Pat
     start = time.monotonic()
     worker.wait(20)
     assert time.monotonic() - start < 20
-    kept = epochs(folder)
-    assert 0 < len(kept) < 600
+    committed = epochs(folder)
+    assert 0 < len(committed) < 600
     finish(driver)
     assert epochs(folder) == list(range(600))
-    assert [line["committed"] for line in read_lines(folder / "attempts.jsonl")] == [0, len(kept)]
+    assert [line["committed"] for line in read_lines(folder / "attempts.jsonl")] == [
+        0,
+        len(committed),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,40 +165,28 @@ def test_a_worker_that_is_told_to_go_commits_and_goes(ray_cluster, tmp_path: Pat
     [("ablation_rank.py", ("--seeds", "200")), ("tune_optimizers.py", ("--budget", "200"))],
     ids=["grid", "search"],
 )
-def test_a_node_that_joins_later_with_other_code_ends_the_study(
+def test_late_node_with_different_code_ends_the_study(
     ray_cluster, tmp_path: Path, file: str, flags: tuple[str, ...]
 ):
-    """It was not there to be looked at when the study began; none of its numbers gets into a folder.
+    """The node joins after the inspection; the study ends before a folder contains its numbers.
 
-    Its trials are shorter than the start of its worker, which the others must not take from it.
+    A trial is shorter than the start of the node's worker, whose trial other workers must not take.
     """
     ray_cluster.add_node(num_cpus=1)
+    ignore = shutil.ignore_patterns("__pycache__")
     for package in ("precond", "trainables", "studies"):
-        shutil.copytree(
-            ROOT / package,
-            tmp_path / "other" / package,
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
+        shutil.copytree(ROOT / package, tmp_path / "other" / package, ignore=ignore)
     with open(tmp_path / "other" / "precond" / "linalg.py", "a") as source:
         source.write("# another version\n")
-    driver = begin(
-        tmp_path / "out",
-        ray_cluster.address,
-        "--optimizers",
-        "sgd",
-        "--epochs",
-        "20",
-        *flags,
-        file=file,
-    )
+    flags = ("--optimizers", "sgd", "--epochs", "20", *flags)
+    driver = begin(tmp_path / "out", ray_cluster.address, *flags, file=file)
     wait_for(lambda: finished(tmp_path / "out"), driver)
     ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
     output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 4, output
     assert "runs something else than the driver: code" in output and "Traceback" not in output
-    assert all(
-        len(read_lines(folder / "attempts.jsonl")) == 1 for folder in finished(tmp_path / "out")
-    )
+    attempts = [read_lines(folder / "attempts.jsonl") for folder in finished(tmp_path / "out")]
+    assert all(len(lines) == 1 for lines in attempts)
 
 
 AUTOSCALER = {
@@ -209,7 +195,7 @@ AUTOSCALER = {
     "idle_timeout_minutes": 0.1,
     "upscaling_speed": 1.0,
     "provider": {
-        "type": "external",  # by its own name Ray looks for defaults that its wheel lacks
+        "type": "external",  # with the type `fake_multinode` Ray reads a file that its wheel lacks
         "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
@@ -224,41 +210,46 @@ AUTOSCALER = {
     "head_node_type": "ray.head.default",
     "auth": {},
     "docker": {},
-    "initialization_commands": [], "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [],
-    "head_start_ray_commands": [], "worker_start_ray_commands": [], "file_mounts": {}, "cluster_synced_files": [],
-    "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
-}  # fmt: skip
+    "initialization_commands": [],
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "file_mounts_sync_continuously": False,
+    "rsync_exclude": [],
+    "rsync_filter": [],
+}
 
 
-@pytest.mark.skipif(bool(missing()), reason=missing() or "can run")
-def test_a_cluster_grows_from_no_worker_and_shrinks_again(tmp_path: Path):
-    """Ray's fake node provider, in a machine of its own, since what it starts is ended with the machine."""
+@pytest.mark.skipif(bool(missing()), reason=missing() or "this machine can run the test")
+def test_autoscaler_adds_and_removes_workers(tmp_path: Path):
+    """Ray's fake nodes run on a separate machine, so that they end with the machine."""
     machine = Machines(tmp_path, 1)
     (machine.files / "fake.yaml").write_text(json.dumps(AUTOSCALER))
     try:
         machine.start()
-        head = (
-            "export RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 RAY_enable_autoscaler_v2=1 "
-        )
-        head += f"RAY_CLOUD_INSTANCE_ID={'f' * 51}00000 RAY_OVERRIDE_NODE_ID_FOR_TESTING={'f' * 51}00000 "
-        head += f"PYTHONPATH={ROOT} RAY_raylet_start_wait_time_s=180 RAY_AUTH_MODE=token; "
-        head += "ray start --head --num-cpus=0 --include-dashboard=false --autoscaling-config=/run/machine/fake.yaml"
+        node = f"{'f' * 51}00000"
+        head = "export RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 RAY_enable_autoscaler_v2=1"
+        head += f" RAY_CLOUD_INSTANCE_ID={node} RAY_OVERRIDE_NODE_ID_FOR_TESTING={node}"
+        head += f" PYTHONPATH={ROOT} RAY_raylet_start_wait_time_s=180 RAY_AUTH_MODE=token;"
+        head += " ray start --head --num-cpus=0 --include-dashboard=false"
+        head += " --autoscaling-config=/run/machine/fake.yaml"
         machine.run("machine1", head, timeout=120)
-        script = f"cd / && PYTHONPATH={ROOT} RAY_AUTH_MODE=token python {ROOT}/studies/ablation_rank.py --address auto "
-        script += "--out /mnt/outputs --tracking-uri none --optimizers sgd --seeds 4 --epochs 3"
+        script = f"cd / && PYTHONPATH={ROOT} RAY_AUTH_MODE=token"
+        script += f" python {ROOT}/studies/ablation_rank.py --address auto --out /mnt/outputs"
+        script += " --tracking-uri none --optimizers sgd --seeds 4 --epochs 3"
         refused = machine.run("machine1", f"{script} --gpus-per-trial 1", check=False)
-        assert refused.returncode == 2 and "has no GPU, and can start none" in refused.stderr
-        done = machine.run("machine1", script, timeout=300)
-        assert "cluster of 1 node: 0 CPUs" in done.stdout
+        assert refused.returncode == 2 and "has no GPU, and cannot start one" in refused.stderr
+        study = machine.run("machine1", script, timeout=300)
+        assert "cluster of 1 node: 0 CPUs" in study.stdout
         assert len(finished(machine.shared / "outputs")) == 4
         deadline = time.monotonic() + 120
-        while (
-            "raylet"
-            in machine.run(
-                "machine1", "ps -e -o comm= | grep raylet | tail -n +2", check=False
-            ).stdout
-        ):
-            assert time.monotonic() < deadline, "the workers stay"
+        workers = "ps -e -o comm= | grep raylet | tail -n +2"
+        while "raylet" in machine.run("machine1", workers, check=False).stdout:
+            assert time.monotonic() < deadline, "the autoscaler did not remove the workers"
             time.sleep(1)
         log = machine.run("machine1", "cat /tmp/ray/session_latest/logs/monitor*").stdout
         assert "worker" in log

@@ -1,8 +1,8 @@
-"""A running cluster is looked at before anything is written: nodes that are not fit are refused by name.
+"""The inspection of a running cluster, which refuses unusable nodes before anything is written.
 
-A real cluster of five nodes on this machine: a head without a slot, a good one, and three in mount namespaces or with
-sources of their own: one that has another folder at the
-output's path, one that cannot write there, one with other code.
+The tests start a Ray cluster of five nodes on this machine: a head without CPUs, a usable node, a
+node with a different folder at the path of the output folder, a node that cannot write to the
+output folder, and a node with different code.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ ENVIRONMENT = {
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and mount namespaces"
+        os.geteuid() != 0 or not shutil.which("unshare"),
+        reason="requires root and mount namespaces",
     ),
 ]
 
 
 class Machines:
-    """The head, and nodes that join it: each a process group of its own, ended as such."""
+    """A head, and nodes that join it. Each node is a separate process group."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -53,32 +54,24 @@ class Machines:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def add(self, *, before: str = "true", name: str = "node", **environment: str) -> None:
-        """Start a node with one slot, after a command in a mount namespace that is its own."""
+        """Start a node with one CPU in a new mount namespace, after a shell command in it."""
         ray = (
             f"{Path(sys.executable).parent}/ray start --address={self.address}"
             f" --num-cpus=1 --block --node-name={name}"
         )
-        command = [
-            "unshare",
-            "--mount",
-            "sh",
-            "-c",
-            f"{before} && exec {sys.executable} {ray} --disable-usage-stats",
-        ]
+        script = f"{before} && exec {sys.executable} {ray} --disable-usage-stats"
         count = len(self.alive())
-        self._started.append(
-            subprocess.Popen(
-                command,
-                env={**ENVIRONMENT, **environment},
-                start_new_session=True,
-                stdout=subprocess.DEVNULL,
-            )
+        process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script],
+            env={**ENVIRONMENT, **environment},
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
         )
+        self._started.append(process)
         deadline = time.monotonic() + 120
         while len(self.alive()) == count:
-            assert self._started[-1].poll() is None and time.monotonic() < deadline, (
-                "the node did not join"
-            )
+            assert process.poll() is None, "the node ended"
+            assert time.monotonic() < deadline, "the node did not join"
             time.sleep(0.2)
 
     def alive(self) -> set[str]:
@@ -95,16 +88,19 @@ class Machines:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    found = Machines()
+    cluster = Machines()
     try:
-        yield found
+        yield cluster
     finally:
-        found.end()
+        cluster.end()
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
-    """Ray lets workers import from the driver's current folder first, which must not be this repository."""
+    """Change to a folder outside of this repository.
+
+    Ray's workers import from the driver's current folder first.
+    """
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
@@ -113,64 +109,61 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shared") / "outputs"
 
 
-def needs(root: Path, **more) -> Options:
-    return Options(out=root, data_dir=root.parent / "data", **more)
+def requirements(root: Path, **resources) -> Options:
+    return Options(out=root, data_dir=root.parent / "data", **resources)
 
 
-def test_a_cluster_without_a_slot_is_refused(machines: Machines, root: Path):
-    banner, [line] = inspect(machines.address, needs(root))
+def test_cluster_without_cpus_is_refused(machines: Machines, root: Path):
+    banner, [line] = inspect(machines.address, requirements(root))
     assert banner == "cluster of 1 node: 0 CPUs, 0 GPUs"
-    assert (
-        line
-        == f"the cluster at {machines.address} has no node with 1 free CPU slots, and can start none"
-    )
+    expected = "has no node with a CPU for a trial, and cannot start one"
+    assert line == f"the cluster at {machines.address} {expected}"
     assert not root.exists()
 
 
-def test_a_fit_cluster_is_described_and_left_clean(machines: Machines, root: Path):
+def test_usable_cluster_is_described_and_no_file_remains(machines: Machines, root: Path):
     machines.add(name="good", PYTHONPATH=str(ROOT))
-    assert inspect(machines.address, needs(root)) == ("cluster of 2 nodes: 1 CPUs, 0 GPUs", [])
-    assert not root.exists()  # what was made for the proofs is gone
-    root.mkdir()
-    assert inspect(machines.address, needs(root))[1] == [] and list(root.iterdir()) == []
-
-
-def test_gpus_and_processes_that_are_not_there_are_refused(machines: Machines, root: Path):
-    [line] = inspect(machines.address, needs(root, gpus_per_trial=0.5))[1]
-    assert (
-        line
-        == f"--gpus-per-trial = 0.5: the cluster at {machines.address} has no GPU, and can start none"
+    assert inspect(machines.address, requirements(root)) == (
+        "cluster of 2 nodes: 1 CPUs, 0 GPUs",
+        [],
     )
-    [line] = inspect(machines.address, needs(root, workers_per_trial=2))[1]
-    assert line == f"--workers-per-trial = 2: the cluster at {machines.address} has 1 CPUs"
+    assert not root.exists()  # the temporary folders are removed
+    root.mkdir()
+    assert inspect(machines.address, requirements(root))[1] == [] and list(root.iterdir()) == []
 
 
-def test_every_unfit_node_is_named_with_what_is_wrong(
+def test_unavailable_gpus_and_processes_are_refused(machines: Machines, root: Path):
+    [line] = inspect(machines.address, requirements(root, gpus_per_trial=0.5))[1]
+    expected = f"the cluster at {machines.address} has no GPU, and cannot start one"
+    assert line == f"--gpus-per-trial = 0.5: {expected}"
+    [line] = inspect(machines.address, requirements(root, workers_per_trial=2))[1]
+    expected = f"must be at most 1, the number of CPUs of the cluster at {machines.address}"
+    assert line == f"--workers-per-trial = 2: {expected}"
+
+
+def test_every_unusable_node_is_named_with_its_errors(
     machines: Machines, root: Path, tmp_path: Path
 ):
     root.mkdir(exist_ok=True)
     (root.parent / "data").mkdir()
-    good = {"PYTHONPATH": str(ROOT)}
-    machines.add(name="unshared", before=f"mount -t tmpfs none {root.parent}", **good)
-    machines.add(
-        name="read-only",
-        before=f"mount --bind {root} {root} && mount -o remount,ro,bind {root}",
-        **good,
-    )
+    sources = {"PYTHONPATH": str(ROOT)}
+    hide = f"mount -t tmpfs none {root.parent}"
+    machines.add(name="unshared", before=hide, **sources)
+    remount = f"mount --bind {root} {root} && mount -o remount,ro,bind {root}"
+    machines.add(name="read-only", before=remount, **sources)
+    ignore = shutil.ignore_patterns("__pycache__")
     for package in ("precond", "trainables", "studies"):
-        shutil.copytree(
-            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignore)
     with open(tmp_path / "precond" / "linalg.py", "a") as file:
         file.write("# another version\n")
     machines.add(name="another", PYTHONPATH=str(tmp_path))
-    banner, lines = inspect(machines.address, needs(root))
+    banner, lines = inspect(machines.address, requirements(root))
     assert banner == "cluster of 5 nodes: 4 CPUs, 0 GPUs"
     assert len(lines) == 4 and all(line.startswith("node ") for line in lines), lines
-    assert sum(f"does not see {root}: mount it there" in line for line in lines) == 1
-    assert sum(f"does not see {root.parent / 'data'}" in line for line in lines) == 1
+    assert sum(f"does not have {root}: mount it there" in line for line in lines) == 1
+    assert sum(f"does not have {root.parent / 'data'}" in line for line in lines) == 1
     assert sum(f"cannot write to {root} (Read-only file system)" in line for line in lines) == 1
-    [code] = [line for line in lines if "runs something else than the driver: code " in line]
+    [code] = [line for line in lines if "differs from the driver: code " in line]
     assert "torch" not in code and "ray up" in code
     assert list(root.iterdir()) == []
 
@@ -179,50 +172,48 @@ def test_every_unfit_node_is_named_with_what_is_wrong(
 
 
 def refused(out: Path, *flags: str, **environment: str) -> str:
-    """The one line with which a study is refused, before it has written anything."""
-    command = [
-        sys.executable,
-        str(ROOT / "studies" / "ablation_rank.py"),
-        "--out",
-        str(out),
-        *flags,
-    ]
+    """Run a study that is refused; return the only line that it prints."""
+    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), "--out", str(out)]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), **environment}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=240, check=False
+    process = subprocess.run(
+        [*command, *flags],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert len(done.stderr.splitlines()) == 1 and not out.exists(), done.stderr
-    return done.stderr
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert len(process.stderr.splitlines()) == 1 and not out.exists(), process.stderr
+    return process.stderr
 
 
-def test_an_address_that_nobody_listens_at_is_refused_wherever_it_comes_from(tmp_path: Path):
+def test_unused_address_from_flag_or_environment_is_refused(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    line = f"error: no Ray cluster answers at {address} (Connection refused): is it up?\n"
+    advice = "start it, or correct the address"
+    line = f"error: no Ray cluster answers at {address} (Connection refused): {advice}\n"
     assert refused(tmp_path / "out", "--address", address) == line
     assert refused(tmp_path / "out", RAY_ADDRESS=address) == line
-    assert "RAY_ADDRESS = ray://head:1: must be auto or HOST:PORT" in refused(
-        tmp_path / "out", RAY_ADDRESS="ray://head:1"
-    )
+    line = refused(tmp_path / "out", RAY_ADDRESS="ray://head:1")
+    assert "RAY_ADDRESS = ray://head:1: must be auto or HOST:PORT" in line
 
 
-@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_a_server_that_is_not_rays_is_given_up_after_10_seconds(says: bytes):
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_server_other_than_ray_is_refused_within_12_seconds(answer: bytes):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address, lines = f"127.0.0.1:{server.getsockname()[1]}", []
 
         def serve() -> None:
             lines.append(server.accept()[0])
-            lines[0].sendall(says)
+            lines[0].sendall(answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
         start = time.monotonic()
-        why = "another kind of server" if says else "timed out"
-        with pytest.raises(
-            cluster.StoreError, match=rf"no Ray cluster answers at {address} \({why}\)"
-        ):
+        reason = "not a Ray server" if answer else "timed out"
+        message = rf"no Ray cluster answers at {address} \({reason}\)"
+        with pytest.raises(cluster.StoreError, match=message):
             cluster.connect(address)
         assert time.monotonic() - start < 12
         thread.join()

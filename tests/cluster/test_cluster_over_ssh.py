@@ -1,7 +1,7 @@
-"""`ray up`, `ray submit` and `ray down` with cluster.local.yaml, for real, over SSH; a worker is powered off half way.
+"""`ray up`, `ray submit` and `ray down` with cluster.local.yaml over SSH; a worker is powered off.
 
-Four machines made of namespaces (`machines.py`): a launcher, a head and two workers. The study must end with the trials
-of a run on this machine alone, number for number.
+The four machines (`machines.py`) are a launcher, a head and two workers. The numbers of all trials
+must be equal to those of a run on one machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainables.store import read_status, trial_folders
 ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(bool(missing()), reason=missing() or "can run"),
+    pytest.mark.skipif(bool(missing()), reason=missing() or "this machine can run the tests"),
 ]
 STUDY = ["--seeds", "2", "--epochs", "3", "--levels", "rank=5,10", "--commit-every", "0"]
 
@@ -36,90 +36,87 @@ TRACKED_SCRIPT = """
 from mlflow import MlflowClient
 client = MlflowClient("http://127.0.0.1:5000")
 experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-print(sum(run.data.tags.get("kind") == "trial" for run in client.search_runs(experiments, max_results=1000)))
+runs = client.search_runs(experiments, max_results=1000)
+print(sum(run.data.tags.get("kind") == "trial" for run in runs))
 """
 
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
-    found = Machines(tmp_path, 3)
-    (found.files / "cluster.yaml").write_text(cluster_file())
-    (found.files / "joined.py").write_text(JOINED_SCRIPT)
-    (found.files / "tracked.py").write_text(TRACKED_SCRIPT)
+    network = Machines(tmp_path, 3)
+    (network.files / "cluster.yaml").write_text(cluster_file())
+    (network.files / "joined.py").write_text(JOINED_SCRIPT)
+    (network.files / "tracked.py").write_text(TRACKED_SCRIPT)
     try:
-        found.start()
-        yield found
+        network.start()
+        yield network
     finally:
-        found.end()
+        network.end()
 
 
 def cluster_file() -> str:
-    """cluster.local.yaml with these machines' values, and with one small slot a worker, since they share two cores."""
+    """Return cluster.local.yaml with these machines' values.
+
+    Each worker has one CPU slot and little memory, because they share two cores.
+    """
     text = (ROOT / "cluster.local.yaml").read_text()
+    memory = "--object-store-memory=100000000"
+    environment = "PYTHONPATH=$HOME/checkout RAY_raylet_start_wait_time_s=180"
+    address = "--address=$RAY_HEAD_IP:6379"
     values = {
         "192.0.2.": f"{NETWORK}.",
         "user EXAMPLE": "user root",
-        "PRECOND_SHARED=/EXAMPLE": "PRECOND_SHARED=/mnt PYTHONPATH=$HOME/checkout RAY_raylet_start_wait_time_s=180",
-        "--num-cpus=0": "--num-cpus=0 --object-store-memory=100000000",
-        "--address=$RAY_HEAD_IP:6379": "--address=$RAY_HEAD_IP:6379 --num-cpus=1 --object-store-memory=100000000",
+        "PRECOND_SHARED=/EXAMPLE": f"PRECOND_SHARED=/mnt {environment}",
+        "--num-cpus=0": f"--num-cpus=0 {memory}",
+        address: f"{address} --num-cpus=1 {memory}",
     }
-    for example, own in values.items():
+    for example, value in values.items():
         assert example in text
-        text = text.replace(example, own)
+        text = text.replace(example, value)
     return text
 
 
 def numbers(root: Path) -> dict[str, list[dict[str, float]]]:
-    """Every trial's metrics by epoch, without what depends on the hour."""
-    described = ("time/", "mem/", "system/")
-    return {
-        folder.name: [
-            {
-                name: value
-                for name, value in line["metrics"].items()
-                if not name.startswith(described)
-            }
-            for line in read_lines(folder / "epochs.jsonl")
-        ]
-        for folder in trial_folders(root)
-    }
+    """Return each trial's metrics by epoch, without times and memory."""
+    return {folder.name: results(folder) for folder in trial_folders(root)}
 
 
-def test_a_study_on_two_workers_of_which_one_is_powered_off(machines: Machines, tmp_path: Path):
+def results(folder: Path) -> list[dict[str, float]]:
+    epochs = [line["metrics"] for line in read_lines(folder / "epochs.jsonl")]
+    machine = ("time/", "mem/", "system/")
+    return [{k: v for k, v in epoch.items() if not k.startswith(machine)} for epoch in epochs]
+
+
+def test_study_completes_after_one_of_two_workers_is_powered_off(
+    machines: Machines, tmp_path: Path
+):
     file = "/run/machine/cluster.yaml"
     outputs = machines.shared / "outputs"
     check = machines.run(
         "launcher", f"cd {ROOT} && python -m studies check-cluster {file}", check=False
     )
-    assert (
-        "cluster.yaml: file_mounts: precond does not exist" in check.stderr
-    )  # the file is not in the repository
+    # Relative paths in the file refer to its folder, which is not the repository.
+    assert "cluster.yaml: file_mounts: precond does not exist" in check.stderr
     machines.run("launcher", f"cd {ROOT} && ray up -y {file}", timeout=600)
     deadline = time.monotonic() + 300
-    while (
-        "alive: 3"
-        not in machines.run("launcher", f"ray exec {file} 'python {JOINED}'", check=False).stdout
-    ):
+    joined = f"ray exec {file} 'python {JOINED}'"
+    while "alive: 3" not in machines.run("launcher", joined, check=False).stdout:
         assert time.monotonic() < deadline, "the workers did not join"
         time.sleep(2)
 
     submit = f"cd {ROOT} && ray submit {file} studies/ablation_rank.py -- {' '.join(STUDY)}"
     driver = machines.begin("launcher", submit, tmp_path / "submit.log")
-    _wait(
-        lambda: sum(read_status(folder) is not None for folder in trial_folders(outputs)) >= 3,
-        driver,
-        tmp_path,
-    )
+
+    def ended() -> list[Path]:
+        return [folder for folder in trial_folders(outputs) if read_status(folder) is not None]
+
+    _wait(lambda: len(ended()) >= 3, driver, tmp_path)
     machines.kill("machine3")
-    done = {
-        folder: (folder / "epochs.jsonl").read_bytes()
-        for folder in trial_folders(outputs)
-        if read_status(folder)
-    }
-    assert len(done) < 12, "too late for this test to mean anything"
+    done = {folder: (folder / "epochs.jsonl").read_bytes() for folder in ended()}
+    assert len(done) < 12, "all trials had ended before the worker was powered off"
     assert driver.wait(600) == 0, (tmp_path / "submit.log").read_text()
-    said = (tmp_path / "submit.log").read_text()
-    assert "cluster of 3 nodes: 2 CPUs, 0 GPUs" in said and "Traceback" not in said
+    output = (tmp_path / "submit.log").read_text()
+    assert "cluster of 3 nodes: 2 CPUs, 0 GPUs" in output and "Traceback" not in output
     assert all((folder / "epochs.jsonl").read_bytes() == before for folder, before in done.items())
     machines.run(
         "launcher", f"ray rsync-down {file} /mnt/outputs/reports/ /root/reports", timeout=60
@@ -128,31 +125,22 @@ def test_a_study_on_two_workers_of_which_one_is_powered_off(machines: Machines, 
     assert machines.run("machine1", f"python {TRACKED}").stdout.split()[-1] == "12"
     machines.run("launcher", f"ray down -y {file}", timeout=120)
     assert "gcs_server" not in machines.run("machine1", "ps -e -o comm").stdout
-    deadline = (
-        time.monotonic() + 180
-    )  # a worker of this kind ends when it has missed its head for a minute
+    # With the local provider, a worker ends when its head has been lost for a minute.
+    deadline = time.monotonic() + 180
     while "raylet" in machines.run("machine2", "ps -e -o comm").stdout:
-        assert time.monotonic() < deadline, "the worker stays"
+        assert time.monotonic() < deadline, "the worker did not end"
         time.sleep(2)
 
-    alone = [
-        sys.executable,
-        str(ROOT / "studies" / "ablation_rank.py"),
-        *STUDY,
-        "--tracking-uri",
-        "none",
-    ]
+    alone = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *STUDY]
+    alone += ["--tracking-uri", "none", "--out", str(tmp_path / "alone")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "180"}
-    subprocess.run(
-        [*alone, "--out", str(tmp_path / "alone")], check=True, timeout=300, env=environment
-    )
+    subprocess.run(alone, check=True, timeout=300, env=environment)
     assert len(numbers(outputs)) == 12 and numbers(outputs) == numbers(tmp_path / "alone")
 
 
 def _wait(condition, process: subprocess.Popen[bytes], folder: Path, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, (
-            folder / "submit.log"
-        ).read_text()
+        log = (folder / "submit.log").read_text()
+        assert process.poll() is None and time.monotonic() < deadline, log
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The interruption notice of a spot machine, from a local metadata service that requires a session."""
+"""The interruption notice of a spot machine, from a local metadata service with sessions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from trainables import fingerprint
 
 
 class Metadata(BaseHTTPRequestHandler):
-    """IMDSv2: PUT creates a session, and every request without one is answered with 401."""
+    """AWS's IMDSv2: PUT creates a session, and a request without a session is answered with 401."""
 
     notice = False
 
     def do_PUT(self):
-        known = (
-            self.path == "/latest/api/token"
-            and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
-        )
-        self._answer(200 if known else 400, b"session")
+        lifetime = self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        valid = self.path == "/latest/api/token" and lifetime
+        self._answer(200 if valid else 400, b"session")
 
     def do_GET(self):
         if self.headers["X-aws-ec2-metadata-token"] != "session":
@@ -52,19 +50,19 @@ def metadata() -> Iterator[str]:
         thread.join()
 
 
-def test_a_notice_is_heard(metadata: str, monkeypatch: pytest.MonkeyPatch):
+def test_notice_is_detected(metadata: str, monkeypatch: pytest.MonkeyPatch):
     assert not cluster_spot.has_notice(metadata)
     Metadata.notice = True
     assert cluster_spot.has_notice(metadata)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # It must not be used.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # must not be used
     assert cluster_spot.has_notice(metadata)
 
 
-def test_a_service_that_is_not_there_has_said_nothing():
+def test_unreachable_metadata_service_is_no_notice():
     assert not cluster_spot.has_notice("http://127.0.0.1:9/latest")
 
 
-def test_it_waits_and_then_leaves_once(
+def test_main_polls_until_the_notice_and_leaves_once(
     metadata: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     naps = []
@@ -76,27 +74,21 @@ def test_it_waits_and_then_leaves_once(
     monkeypatch.setattr(cluster_spot.time, "sleep", nap)
     monkeypatch.setattr(cluster_spot, "leave", lambda: 2)
     cluster_spot.main(metadata)
-    assert (
-        naps == [cluster_spot.POLL_SECONDS] * 3
-        and "sent SIGTERM to 2 processes" in capsys.readouterr().out
-    )
+    assert naps == [cluster_spot.POLL_SECONDS] * 3
+    assert "sent SIGTERM to 2 processes" in capsys.readouterr().out
 
 
-def test_the_fingerprint_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path):
-    """A file's name and its content count; the difference is said by name."""
-    here = fingerprint.fingerprint()
-    assert fingerprint.difference(here) == ""
-    assert (
-        fingerprint.difference({**here, "torch": "1.0"}) == f"torch {here['torch']} instead of 1.0"
-    )
+def test_fingerprint_depends_on_names_and_contents_of_sources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+):
+    """Names and contents of files count. `difference` names the values that differ."""
+    actual = fingerprint.fingerprint()
+    assert fingerprint.difference(actual) == ""
+    difference = fingerprint.difference({**actual, "torch": "1.0"})
+    assert difference == f"torch {actual['torch']} instead of 1.0"
     digests = set()
-    for name, content in (
-        ("a.py", "x = 1"),
-        ("a.py", "x = 2"),
-        ("b.py", "x = 1"),
-        ("a.yaml", "x = 1"),
-        ("a.txt", ""),
-    ):
+    files = [("a.py", "x = 1"), ("a.py", "x = 2"), ("b.py", "x = 1"), ("a.yaml", "x = 1")]
+    for name, content in [*files, ("a.txt", "")]:
         folder = tmp_path / f"{len(digests)}"
         (folder / "precond").mkdir(parents=True)
         (folder / "precond" / name).write_text(content)
@@ -104,4 +96,4 @@ def test_the_fingerprint_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch,
         fingerprint.fingerprint.cache_clear()
         digests.add(fingerprint.fingerprint()["code"])
     fingerprint.fingerprint.cache_clear()
-    assert len(digests) == 5  # the last has no source at all
+    assert len(digests) == 5  # the last folder has no source file

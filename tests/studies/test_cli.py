@@ -1,9 +1,10 @@
-"""The command line before anything starts: plans, selections, what is refused, and that nothing is written then."""
+"""The command line: plans, selections and invalid commands, which write nothing."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,70 +26,69 @@ from trainables.store import TrialStore
 ROOT = Path(__file__).parents[2]
 
 
-def trials(**chosen) -> list[Trial]:
-    return list(plan(STUDY, Options(**{"only": {}, "levels": {}, "settings": {}, **chosen})).trials)
+def trials(**options) -> list[Trial]:
+    return list(plan(STUDY, Options(**options)).trials)
 
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs `ablation_rank` with some arguments in this process, in an empty folder: (exit code, stdout, stderr)."""
+    """Return a function that runs `ablation_rank` in this process, in an empty folder.
+
+    The function returns the exit code, standard output and standard error.
+    """
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["ablation_rank.py", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_:
             main(STUDY)
-        return int(ended.value.code or 0), *capsys.readouterr()
+        return int(exit_.value.code or 0), *capsys.readouterr()
 
     return run
 
 
-def test_the_study_is_the_papers_figure():
+def test_default_plan_is_the_papers_figure():
     planned = trials()
     assert len(planned) == 30 and len({trial.config.trial_key for trial in planned}) == 30
     assert {trial.arm.label for trial in planned if trial.arm.factors} == {
         f"nysact-{kind} rank={rank}" for kind in "sg" for rank in (5, 10, 15, 20)
     }
-    assert {trial.config.seed for trial in planned} == {
-        0,
-        1,
-        2,
-    }  # Appendix C: "three different runs"
+    seeds = {trial.config.seed for trial in planned}
+    assert seeds == {0, 1, 2}  # Appendix C: "three different runs"
 
 
-def test_more_seeds_or_levels_keep_the_trials_there_are():
+def test_adding_seeds_or_levels_keeps_existing_trials():
     five, six = ({t.config.trial_key for t in trials(seeds=list(range(n)))} for n in (5, 6))
     assert five < six and len(six - five) == 10
-    more = {
-        t.config.trial_key
-        for t in trials(levels={"rank": [5, 10, 15, 20, 25]}, seeds=list(range(5)))
-    }
-    assert five < more and len(more - five) == 10
+    extended = trials(levels={"rank": [5, 10, 15, 20, 25]}, seeds=list(range(5)))
+    keys = {trial.config.trial_key for trial in extended}
+    assert five < keys and len(keys - five) == 10
 
 
-def test_selections():
+def test_options_select_optimizers_levels_and_smoke_trials():
     assert {t.arm.optimizer for t in trials(optimizers=["foof", "sgd"])} == {"foof", "sgd"}
     ranks = {t.config.hyperparameters.get("rank") for t in trials(only={"rank": [5, 20]})}
-    assert ranks == {5, 20, None}  # the references stay
+    assert ranks == {5, 20, None}  # the references have no rank
     smoke = trials(smoke=True)
     assert len(smoke) == 12 and {t.config.epochs for t in smoke} == {2}
 
 
-def test_settings_reach_every_arm_that_has_them():
-    set_ = trials(settings={"damping": 1, "batch_size": 32}, epochs=3)
-    assert {t.config.hyperparameters.get("damping") for t in set_} == {1.0, None}
-    assert {t.config.batch_size for t in set_} == {32} and {t.config.epochs for t in set_} == {3}
+def test_set_applies_to_every_arm_that_has_the_setting():
+    configs = [t.config for t in trials(settings={"damping": 1, "batch_size": 32}, epochs=3)]
+    assert {config.hyperparameters.get("damping") for config in configs} == {1.0, None}
+    assert {config.batch_size for config in configs} == {32}
+    assert {config.epochs for config in configs} == {3}
 
 
 def test_two_arms_with_the_same_trials_are_refused():
-    twice = Study(**{**vars(STUDY), "arms": [Arm(optimizer="sgd"), Arm(optimizer="sgd", overrides={"lr": 0.1},
-                                                                     factors=("lr",))]})  # fmt: skip
+    arms = [Arm(optimizer="sgd"), Arm(optimizer="sgd", overrides={"lr": 0.1}, factors=("lr",))]
+    study = Study(**{**vars(STUDY), "arms": arms})
     with pytest.raises(ValueError, match=r"arms sgd and sgd lr=0\.1 are the same trials"):
-        twice.trials()
+        study.trials()
 
 
-BAD = [
-    (["--seeds", "-1"], ["--seeds = -1: must be a number of seeds >= 1"]),
+INVALID = [
+    (["--seeds", "-1"], ["--seeds = -1: must be a number of seeds in 1..10000, or distinct"]),
     (["--seeds", "3,3"], ["--seeds = 3,3"]),
     (["--seeds", "4294967296,"], ["--seeds = 4294967296,"]),
     (
@@ -96,7 +96,7 @@ BAD = [
         ["--only rank=0: not a level of ablation_rank; its levels are 5, 10, 15, 20"],
     ),
     (["--only", "rank=8"], ["its levels are 5, 10, 15, 20"]),
-    (["--only", "rank"], ["--only rank: must look like rank=5,10"]),
+    (["--only", "rank"], ["--only rank: must have the form NAME=VALUE, such as rank=5,10"]),
     (
         ["--levels", "rank=100000"],
         ["rank = 100000: the widest layer (10) has 513 inputs with bias, use 1..513"],
@@ -125,37 +125,43 @@ BAD = [
     (["--gpus-per-trial", "nan"], ["--gpus-per-trial = nan"]),
     (
         ["--gpus-per-trial", "1.5"],
-        ["--gpus-per-trial = 1.5: must be auto, a part of a GPU in 0..1, or whole GPUs"],
+        ["--gpus-per-trial = 1.5: must be auto, a share of one GPU in 0..1, or a whole number"],
     ),
     (["--max-concurrent", "0"], ["--max-concurrent = 0: must be an integer >= 1"]),
     (["--workers-per-trial", "0"], ["--workers-per-trial = 0: must be an integer >= 1"]),
     (
         ["--workers-per-trial", "4096"],
-        ["--workers-per-trial = 4096: there are", "workers = 4096: must be an integer in 1..64"],
+        [
+            "--workers-per-trial = 4096: must be in 1..",
+            "workers = 4096: must be an integer in 1..64",
+        ],
     ),
     (["--plugin", "nowhere.py"], ["--plugin nowhere.py: No such file or directory"]),
     (["--workload", "digits/cn"], ['unknown. Did you mean "digits/cnn"']),
     (["--workload", "digits/cnn,digits/mpl"], ['"digits/mpl": unknown. Did you mean "digits/mlp"']),
     (
         ["--workload", "digits/cnn,digits/cnn"],
-        ["--workload = digits/cnn,digits/cnn: one is there twice"],
+        ["--workload = digits/cnn,digits/cnn: must name each workload once"],
     ),
     (["--workload", "imagefolder:nowhere/resnet32"], ["nowhere"]),
     (["--set", "batch_size=1"], ["batch normalisation needs two"]),
     (["--set", "batch_size=1198"], ["batch_size = 1198: must be an integer in 2..1197"]),
     (["--tracking-uri", "ftp://x"], ["--tracking-uri = ftp://x: must be none, sqlite:///FILE"]),
     (["--tracking-uri", "http://me:secret@host"], ["without a password"]),
-    (["--address", "ray://head:10001"], ["instead of using ray://"]),
+    (["--address", "ray://head:10001"], ["ray:// is not supported"]),
     (["--time-budget", "9" * 400], ["must be a time > 0"]),
     (["--seeds", " "], ["--seeds =  : must be a number of seeds"]),
     (["--epochs", "\n"], ["--epochs = \\n: must be an integer >= 1"]),
     (["--workload", ""], ["--workload"]),
     (["--time-budget", "soon"], ["--time-budget = soon: must be a time"]),
-    (["--commit-every", "-1"], ["--commit-every = -1: must be seconds >= 0"]),
+    (["--commit-every", "-1"], ["--commit-every = -1: must be a number of seconds >= 0"]),
     (["--retry", "lost"], ["--retry = lost: must be one of diverged, oom, failed"]),
-    (["--rerun", "123"], ["--rerun = 123: no trial of this plan"]),
+    (
+        ["--rerun", "123"],
+        ["--rerun = 123: must be at least the first 6 digits of the key"],
+    ),
     (["--sedes", "3"], ["--sedes: unknown option. Did you mean --seeds?"]),
-    (["rank=5"], ["unexpected extra argument"]),
+    (["rank=5"], ["Got unexpected extra argument (rank=5). See --help"]),
     (
         ["--seeds", "-1", "--set", "lr=nan", "--only", "rnk=5"],
         ["--seeds = -1", "lr = nan", 'mean "rank"'],
@@ -164,15 +170,15 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("arguments", "messages"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD]
+    ("arguments", "messages"), INVALID, ids=[" ".join(arguments) for arguments, _ in INVALID]
 )
-def test_bad_input_is_refused_line_by_line_and_writes_nothing(
+def test_invalid_arguments_print_one_line_each_and_write_nothing(
     study, tmp_path: Path, arguments, messages
 ):
     if "--gpus-per-trial" in arguments:
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
-            pytest.skip("there is a GPU here")
+            pytest.skip("this machine has a GPU")
     code, out, err = study(*arguments)
     assert code == 2 and out == ""
     lines = err.splitlines()
@@ -182,28 +188,22 @@ def test_bad_input_is_refused_line_by_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_environments_cluster_and_server_are_checked_like_flags(
-    study, monkeypatch: pytest.MonkeyPatch
-):
+def test_environment_variables_are_checked_like_flags(study, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server")
     code, _, err = study("--dry-run")
     assert code == 2 and "RAY_ADDRESS = ray://head:10001: must be auto or HOST:PORT" in err
-    assert (
-        "MLFLOW_TRACKING_URI = " in err
-        and "without a password" in err
-        and len(err.splitlines()) == 2
-    )
-    assert (
-        study("--dry-run", "--address", "auto", "--tracking-uri", "none")[0] == 0
-    )  # the flags win
+    assert "MLFLOW_TRACKING_URI = " in err and "without a password" in err
+    assert len(err.splitlines()) == 2
+    code, _, _ = study("--dry-run", "--address", "auto", "--tracking-uri", "none")
+    assert code == 0  # flags take precedence
 
 
-def test_an_output_folder_that_is_a_file(study, tmp_path: Path):
-    (tmp_path / "file").write_text("mine")
+def test_output_folder_that_is_a_file_is_refused(study, tmp_path: Path):
+    (tmp_path / "file").write_text("content")
     code, _, err = study("--out", "file")
     assert code == 2 and "file is a file; name a folder" in err
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "content"
 
 
 def test_a_folder_of_a_newer_version_is_refused_before_anything_is_written(study, tmp_path: Path):
@@ -217,19 +217,19 @@ def test_a_folder_of_a_newer_version_is_refused_before_anything_is_written(study
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_another_driver_in_the_folder(study, tmp_path: Path):
+def test_locked_output_folder_gives_exit_code_4(study, tmp_path: Path):
     with lock.exclusive(tmp_path / "outputs"):
         code, _, err = study("--tracking-uri", "none")
     assert code == 4 and "is in use by pid" in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["/proc/nowhere", "/sys/nowhere"])
-def test_a_folder_that_cannot_be_written(study, command: str):
-    code, _, err = study("--tracking-uri", "none", "--out", command)
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/sys/nowhere"])
+def test_unwritable_output_folder_gives_exit_code_4(study, folder: str):
+    code, _, err = study("--tracking-uri", "none", "--out", folder)
     assert code == 4 and err.startswith("error: cannot write to ") and len(err.splitlines()) == 1
 
 
-def test_a_full_disk(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_gives_exit_code_4(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("studies.harness.command.run.FREE_BYTES", 2**60)
     code, _, err = study("--tracking-uri", "none")
     assert code == 4 and "disk full" in err and len(err.splitlines()) == 1
@@ -239,42 +239,36 @@ def test_a_full_disk(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_missing_data_are_refused_before_anything_is_written(
     study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    asked = []
+    calls = []
 
     def ready(names: set[str], data_dir: Path, **flags: bool) -> list[str]:
-        asked.append((names, data_dir, flags))
-        return ["there/data: not found", "there/more: not found"] if names else []
+        calls.append((names, data_dir, flags))
+        return ["there/data: not found", "there/labels: not found"] if names else []
 
     monkeypatch.setattr("studies.harness.command.run.ready", ready)
     monkeypatch.setenv("PRECOND_DATA", "restored afterwards")
     code, out, err = study("--data-dir", "there", "--verify-data")
-    assert (
-        code == 2
-        and out == ""
-        and err == "error: there/data: not found\nerror: there/more: not found\n"
-    )
-    assert asked == [({"digits/cnn"}, tmp_path / "there", {"download": False, "verify": True})]
-    assert os.environ["PRECOND_DATA"] == str(
-        tmp_path / "there"
-    )  # where a relative image folder is looked for
-    assert study("--dry-run")[0] == 0 and len(asked) == 1  # a plan needs no data
+    assert code == 2 and out == ""
+    assert err == "error: there/data: not found\nerror: there/labels: not found\n"
+    assert calls == [({"digits/cnn"}, tmp_path / "there", {"download": False, "verify": True})]
+    # Relative image folders are resolved against this variable.
+    assert os.environ["PRECOND_DATA"] == str(tmp_path / "there")
+    assert study("--dry-run")[0] == 0 and len(calls) == 1  # a plan needs no data
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):
     code, out, _ = study("--dry-run")
     assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
-    told = " ".join(out.split())
-    assert "With 3 seeds, the smallest difference" in told
-    assert "is 3.1 standard deviations over seeds" in told
-    assert (
-        "of training (by 20 steps of nysact-s, nysact-g, foof, sgd on" in told
-        and "MB of disk" in told
-    )
+    text = " ".join(out.split())
+    assert "With 3 seeds, the smallest difference" in text
+    assert "is 3.1 standard deviations over seeds" in text
+    assert "(measured: 20 steps of nysact-s, nysact-g, foof, sgd on one CPU thread" in text
+    assert re.search(r"Disk space: at most \d+ MB\.", text)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_as_json_is_the_file_that_trainables_runs(study):
+def test_dry_run_as_json_prints_one_line_for_each_trial(study):
     code, out, _ = study("--dry-run", "--json", "--seeds", "1")
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [line["key"] for line in lines] == [
@@ -284,18 +278,15 @@ def test_dry_run_as_json_is_the_file_that_trainables_runs(study):
 
 def test_help_names_the_claim_the_exit_codes_and_every_flag(study):
     code, out, _ = study("--help")
-    assert code == 0 and "Claim" in out and "143 SIGTERM" in out
+    assert code == 0 and "Claim to test: With either" in out and "143  stopped by SIGTERM" in out
     assert all(name in out for option in FLAGS for name in option.opts if name.startswith("--"))
 
 
-def test_a_process_refuses_quickly(tmp_path: Path):
+def test_invalid_command_in_a_new_process(tmp_path: Path):
     command = [sys.executable, ROOT / "studies" / "ablation_rank.py", "--seeds", "-1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert (
-        done.returncode == 2
-        and len(done.stderr.splitlines()) == 1
-        and list(tmp_path.iterdir()) == []
-    )
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert process.returncode == 2 and len(process.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------------- python -m studies
@@ -303,7 +294,10 @@ def test_a_process_refuses_quickly(tmp_path: Path):
 
 @pytest.fixture
 def studies(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """Runs `python -m studies` with some arguments in this process: (exit code, stdout, stderr)."""
+    """Return a function that runs `python -m studies` in this process.
+
+    The function returns the exit code, standard output and standard error.
+    """
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
@@ -324,12 +318,13 @@ def trained(root: Path, trial: Trial) -> TrialStore:
 def test_list_finds_every_study_file(studies):
     code, out, _ = studies("list")
     files = {path.stem for path in (ROOT / "studies").glob("*.py")} - {"__init__", "__main__"}
-    assert (
-        code == 0
-        and files
-        and all(name in out for name in files)
-        and {*manage.artefacts()} == files
-    )
+    assert code == 0 and files and all(name in out for name in files)
+    assert {*manage.artefacts()} == files
+
+
+def test_a_command_without_arguments_prints_its_help(studies):
+    code, _, err = studies()
+    assert code == 2 and "check-cluster  Check a cluster file before `ray up`.\n" in err
 
 
 def test_status_show_and_explain(studies, tmp_path: Path):
@@ -343,23 +338,19 @@ def test_status_show_and_explain(studies, tmp_path: Path):
     code, out, _ = studies("explain", first.config.trial_key[:8], second.config.trial_key)
     assert code == 0 and out == "hyperparameters.rank: 5 | 10\n"
     code, _, err = studies("show", "ffffff")
-    assert code == 2 and "0 trials in outputs start so" in err
+    assert code == 2 and "ffffff: matches the keys of 0 trials in outputs" in err
 
 
-def test_clean_removes_leftovers_and_named_trials_only(studies, tmp_path: Path):
-    keep, drop = (trained(tmp_path / "outputs", trial) for trial in trials()[:2])
-    (keep.folder / "quarantine").mkdir()
-    (keep.folder / "checkpoint-3.tmp").mkdir()
-    code, out, _ = studies("clean", "--dry-run", drop.config.trial_key)
-    assert (
-        code == 0
-        and "quarantine" in out
-        and drop.folder.exists()
-        and (keep.folder / "quarantine").exists()
-    )
-    code, _, _ = studies("clean", drop.config.trial_key)
-    assert code == 0 and not drop.folder.exists()
-    assert sorted(path.name for path in keep.folder.iterdir()) == ["attempts.jsonl", "config.json"]
+def test_clean_deletes_unused_checkpoints_and_named_trials_only(studies, tmp_path: Path):
+    other, named = (trained(tmp_path / "outputs", trial) for trial in trials()[:2])
+    (other.folder / "quarantine").mkdir()
+    (other.folder / "checkpoint-3.tmp").mkdir()
+    code, out, _ = studies("clean", "--dry-run", named.config.trial_key)
+    assert code == 0 and "quarantine" in out
+    assert named.folder.exists() and (other.folder / "quarantine").exists()
+    code, _, _ = studies("clean", named.config.trial_key)
+    assert code == 0 and not named.folder.exists()
+    assert sorted(path.name for path in other.folder.iterdir()) == ["attempts.jsonl", "config.json"]
 
 
 def test_run_refuses_an_unknown_study(studies, tmp_path: Path):
@@ -369,15 +360,15 @@ def test_run_refuses_an_unknown_study(studies, tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_after_the_last_line_changes_nothing(number: int):
-    """Ray ends as the interpreter does; what is registered before runs after."""
+def test_signal_during_exit_keeps_output_and_exit_code(number: int):
+    """Exit handlers run in reverse order, so this one runs after that of `leave`, as Ray's does."""
     script = f"""
 import atexit, signal, click
 from studies.harness.command.cli import leave
 atexit.register(signal.raise_signal, {int(number)})
 leave(click.Command("work", callback=lambda: print("the last line") or 3))
 """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (3, "the last line\n", "")
+    assert (process.returncode, process.stdout, process.stderr) == (3, "the last line\n", "")

@@ -1,4 +1,4 @@
-"""The harness of faults: each scenario passes on the code as it is, and notices when a protection is taken away."""
+"""The fault scenarios detect missing protections; workers and drivers react to faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,6 +23,7 @@ from studies.harness.cluster import local as local_cluster
 from studies.harness.cluster import stopping, tuning
 from studies.harness.command import lock
 from studies.harness.command.run import ENVIRONMENT, stopped
+from studies.harness.design.options import Options
 from tests.faults import files, inputs, sim, toy
 from tests.faults.injection import DONE, EIO, ENOSPC, KILL, RAISED, Fault, in_child, operations
 from tests.faults.invariants import finished
@@ -36,11 +38,11 @@ Scenario = Callable[[int, random.Random, Path], files.Tries]
 def violations(scenario: Scenario, n: int, folder: Path, seed: int = 0) -> list[str]:
     tries = list(scenario(n, random.Random(seed), folder))
     assert tries
-    return [line for wrong in tries for line in wrong]
+    return [line for lines in tries for line in lines]
 
 
 @pytest.mark.parametrize(("scenario", "n"), [(files.corrupt, 100), (files.nth, 5), (sim.sim, 5)])
-def test_nothing_is_violated(scenario: Scenario, n: int, tmp_path: Path):
+def test_scenarios_find_no_violation(scenario: Scenario, n: int, tmp_path: Path):
     assert violations(scenario, n, tmp_path) == []
 
 
@@ -51,19 +53,17 @@ def test_command_lines_are_refused_or_planned(tmp_path: Path, monkeypatch: pytes
     assert violations(inputs.inputs, 30, tmp_path) == []
 
 
-def test_a_store_that_does_not_compare_digests_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_store_without_digests_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoints, "digest", lambda _: "the same for all")
     assert any("manifest.json" in line for line in violations(files.corrupt, 100, tmp_path))
 
 
-def test_a_store_without_fencing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_store_without_fencing_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(TrialStore, "_check_generation", lambda self: None)
     assert any("not fenced off" in line for line in violations(sim.sim, 10, tmp_path))
 
 
-def test_a_store_that_writes_in_place_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_store_without_atomic_writes_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def in_place(path: Path, content: bytes) -> None:
         with open(path, "wb") as file:
             file.write(content)
@@ -71,26 +71,21 @@ def test_a_store_that_writes_in_place_is_noticed(tmp_path: Path, monkeypatch: py
     for module in (checkpoints, store):
         monkeypatch.setattr(module, "write_atomically", in_place)
     tries = files.nth(0, random.Random(0), tmp_path)
-    assert next((wrong for wrong in tries if wrong), None)
+    assert any(tries)
 
 
-def test_the_nth_operation_fails_and_no_other(tmp_path: Path):
+def test_fault_hits_only_the_nth_operation(tmp_path: Path):
     [config] = toy.configs(1)
     total = operations(lambda: toy.session(tmp_path / "probe", [config]), tmp_path / "probe")
     assert total > 50
     for error, code in ((EIO, RAISED), (ENOSPC, RAISED), (KILL, -9)):
         root = tmp_path / error
-        assert (
-            in_child(lambda root=root: toy.session(root, [config]), Fault(root, total, error))
-            == code
-        )
-        assert (
-            in_child(lambda root=root: toy.session(root, [config]), Fault(root, total + 1, error))
-            == DONE
-        )
+        session = partial(toy.session, root, [config])
+        assert in_child(session, Fault(root, total, error)) == code
+        assert in_child(session, Fault(root, total + 1, error)) == DONE
 
 
-def test_finished_finds_what_is_wrong(tmp_path: Path):
+def test_finished_reports_each_violated_invariant(tmp_path: Path):
     trials = toy.configs(2)
     expected = {config.trial_key: [{"test/accuracy": 0.5}] * toy.EPOCHS for config in trials}
     folder = TrialStore(tmp_path, trials[0])
@@ -99,11 +94,11 @@ def test_finished_finds_what_is_wrong(tmp_path: Path):
     folder.record(1, {"test/accuracy": 0.25})
     folder.finish("completed")
     (folder.folder / "status.json.tmp").write_text("{")
-    wrong = "\n".join(finished(tmp_path, trials, expected))
-    assert all(f"{name}:" in wrong for name in ("I1", "I2", "I4", "I6"))
+    violated = "\n".join(finished(tmp_path, trials, expected))
+    assert all(f"{name}:" in violated for name in ("I1", "I2", "I4", "I6"))
 
 
-# ---------------------------------------------------------------------- a worker whose folder fails
+# ---------------------------------------------------------------------- workers
 
 
 def worker(epochs: Callable[[], object]) -> TrialTrainable:
@@ -112,15 +107,15 @@ def worker(epochs: Callable[[], object]) -> TrialTrainable:
     trainable._leaving = False
     trainable._store = TrialStore("nowhere", toy.configs(1)[0])
 
-    def opened(config: object) -> None:
+    def open_trial(config: object) -> None:
         trainable._epochs = epochs()  # type: ignore[assignment]
 
-    trainable._open = opened  # type: ignore[method-assign]
+    trainable._open = open_trial  # type: ignore[method-assign]
     trainable._open({})
     return trainable
 
 
-def test_a_worker_takes_a_trial_up_again_and_gives_up_after_some_pauses():
+def test_worker_retries_after_a_full_disk_and_then_reports_the_problem():
     def full():
         raise OSError(28, "No space left on device", "outputs/trials/1")
         yield
@@ -133,7 +128,7 @@ def test_a_worker_takes_a_trial_up_again_and_gives_up_after_some_pauses():
     ]
 
 
-def test_a_worker_whose_folder_belongs_to_another_gives_up_at_once():
+def test_fenced_worker_reports_the_problem_at_once():
     def fenced():
         raise StoreError("out belongs to generation 2 now")
         yield
@@ -141,7 +136,7 @@ def test_a_worker_whose_folder_belongs_to_another_gives_up_at_once():
     assert worker(fenced).train() == {"done": True, PROBLEM: "out belongs to generation 2 now"}
 
 
-def test_several_epochs_are_one_step_where_nobody_decides_by_them():
+def test_report_interval_combines_several_epochs():
     trainable = worker(lambda: ({"epoch": epoch} for epoch in range(3)))
     assert [trainable.train()["epoch"] for _ in range(3)] == [0, 1, 2]
     trainable = worker(lambda: ({"epoch": epoch} for epoch in range(3)))
@@ -149,7 +144,7 @@ def test_several_epochs_are_one_step_where_nobody_decides_by_them():
     assert trainable.train()["epoch"] == 2
 
 
-def test_a_damaged_line_is_named(tmp_path: Path):
+def test_damaged_file_is_named(tmp_path: Path):
     path = tmp_path / "epochs.jsonl"
     for content in (b'{"epoch": 0}\n{"epo\n{"epoch": 2}\n', b"[1]\n", b"\0\0\n"):
         path.write_bytes(content)
@@ -158,24 +153,41 @@ def test_a_damaged_line_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_a_full_disk_while_a_checkpoint_is_written_is_no_outcome(tmp_path: Path, stays: bool):
-    """Torch's archive writer hides the error in its own error, which must not become the status `failed`.
+def test_full_disk_during_a_checkpoint_gives_no_status(tmp_path: Path, stays: bool):
+    """Torch's archive writer raises a different error, which must not give the status `failed`.
 
-    If the disk stays full, no status can be written. If only the checkpoint is too large, a status can.
+    If the disk stays full, no status can be written. If only the checkpoint is too large, it can.
     """
     [config] = toy.configs(1)
-    writes = 40  # of the session's operations: those of the first commits
-    for at in range(5, writes):
-        root = tmp_path / str(at)
-        fault = Fault(root, at, ENOSPC, stays)
-        assert in_child(lambda root=root: toy.session(root, [config]), fault) == RAISED, at
-        assert TrialStore(root, config).status() is None, at
+    for number in range(5, 40):  # operations of the first commits
+        root = tmp_path / str(number)
+        fault = Fault(root, number, ENOSPC, stays)
+        assert in_child(partial(toy.session, root, [config]), fault) == RAISED, number
+        assert TrialStore(root, config).status() is None, number
 
 
 # ---------------------------------------------------------------------- the driver
 
 
-def test_a_cluster_without_a_living_node_stops_the_driver(monkeypatch: pytest.MonkeyPatch):
+def interrupt(*_: object) -> None:
+    raise InterruptedError
+
+
+@pytest.fixture
+def signal_handlers() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM by `interrupt`.
+
+    A process that a shell starts in the background ignores SIGINT, so tests must not rely on
+    Python's handler, which raises `KeyboardInterrupt`.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, interrupt) for number in numbers}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_driver_stops_without_a_live_node(monkeypatch: pytest.MonkeyPatch):
     alive = [{"Alive": True}]
     monkeypatch.setattr(stopping.ray, "nodes", lambda: alive)
     monkeypatch.setattr(stopping, "TICK_SECONDS", 0.02)
@@ -190,26 +202,27 @@ def test_a_cluster_without_a_living_node_stops_the_driver(monkeypatch: pytest.Mo
         assert stop.stop_all() and stop.problem == stopping.LOST
 
 
-def test_a_signal_waits_for_the_end_of_rays_shutdown(monkeypatch: pytest.MonkeyPatch):
-    """Ray would end the process with exit code 1 and no line if its shutdown were interrupted."""
-    done = []
+@pytest.mark.usefixtures("signal_handlers")
+def test_signal_is_deferred_until_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch):
+    """An interrupted shutdown of Ray would end the process with exit code 1 and no message."""
+    calls = []
 
     def shutdown():
         signal.raise_signal(signal.SIGINT)
-        done.append("shut down")
+        calls.append("shut down")
 
     monkeypatch.setattr(stopping.ray, "shutdown", shutdown)
     before = set(threading.enumerate())
-    with pytest.raises(KeyboardInterrupt), stopping.Stop(lambda reason: 4).watching():
+    with pytest.raises(InterruptedError), stopping.Stop(lambda reason: 4).watching():
         pass
-    assert done == ["shut down"]
+    assert calls == ["shut down"]
     for thread in set(threading.enumerate()) - before:
-        thread.join(2 * stopping.PROBE_SECONDS)  # a count that went on would end the process
+        thread.join(2 * stopping.PROBE_SECONDS)  # a counting thread would end the process later
         assert not thread.is_alive()
 
 
-def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.CaptureFixture[str]):
-    """A dead head does not answer, and the main thread may be in a call to it."""
+def test_driver_blocked_by_a_lost_cluster_ends_itself(capfd: pytest.CaptureFixture[str]):
+    """A lost head node does not answer, and the main thread may wait in a call to it."""
 
     def work() -> None:
         stopping.ray.nodes = threading.Event().wait
@@ -220,77 +233,72 @@ def test_a_driver_that_waits_for_a_dead_cluster_ends_itself(capfd: pytest.Captur
 
     assert in_child(work) == 4
     assert re.match(
-        r"error: Ray's head or its last node died; nothing committed was lost\. "
-        r"The same command resumes it:\n  python ",
+        r"error: the Ray cluster was lost: no node was alive for 40 s; nothing committed was lost\. "
+        r"To resume, run the same command:\n  python ",
         capfd.readouterr().err,
     )
 
 
-def test_ray_is_not_asked_for_nodes_while_it_shuts_down(monkeypatch: pytest.MonkeyPatch):
-    """It would end the process with exit code 1, and the study without its report."""
-    asked, asking, found = threading.Event(), [], []
+def test_nodes_are_not_requested_during_rays_shutdown(monkeypatch: pytest.MonkeyPatch):
+    """Such a request would end the process with exit code 1 and without a report."""
+    started, active, overlaps = threading.Event(), [], []
 
     def nodes() -> list[dict[str, bool]]:
-        asking.append(True)
-        asked.set()
+        active.append("request")
+        started.set()
         time.sleep(0.3)
-        asking.pop()
+        active.pop()
         return [{"Alive": True}]
 
     def shutdown() -> None:
         for _ in range(10):
-            found.extend(asking)
+            overlaps.extend(active)
             time.sleep(0.02)
 
     monkeypatch.setattr(stopping.ray, "nodes", nodes)
     monkeypatch.setattr(stopping.ray, "shutdown", shutdown)
     monkeypatch.setattr(stopping, "PROBE_SECONDS", 0.01)
     with stopping.Stop(Mock()).watching():
-        assert asked.wait(10)
-    assert found == []
+        assert started.wait(10)
+    assert overlaps == []
 
 
 @pytest.mark.parametrize(
     "error", [RaySystemError("no GCS.\nat all"), RuntimeError("System error: no GCS.\nat all")]
 )
-def test_a_ray_that_does_not_start_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch):
+def test_failed_start_of_ray_is_reported_in_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "restored afterwards")
     monkeypatch.setattr(local_cluster.ray, "init", Mock(side_effect=error))
-    with pytest.raises(StoreError, match=r"^Ray did not start here: System error: no GCS$"):
+    with pytest.raises(
+        StoreError, match=r"^Ray did not start on this machine: System error: no GCS$"
+    ):
         local_cluster.start(1)
 
 
+@pytest.mark.usefixtures("signal_handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_wait_until_ray_has_started(number: int):
-    def ours(*_: object) -> None:
-        raise InterruptedError
-
-    handlers = {name: signal.signal(name, ours) for name in (signal.SIGINT, signal.SIGTERM)}
+def test_signals_are_deferred_until_ray_has_started(number: int):
     started = False
-    try:
-        with pytest.raises(InterruptedError), stopping.signals_wait():
-            ray._private.utils.set_sigterm_handler(
-                lambda number, _: sys.exit(number)
-            )  # as `ray.init` does
-            signal.raise_signal(number)
-            signal.raise_signal(number)
-            signal.alarm(30)  # as abseil's handler does
-            started = True
-        assert started and signal.getsignal(signal.SIGTERM) is ours and signal.alarm(0) == 0
-        with stopping.signals_wait():
-            pass  # and nothing comes of nothing
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
+    with pytest.raises(InterruptedError), stopping.defer_signals():
+        ray._private.utils.set_sigterm_handler(lambda number, _: sys.exit(number))  # as `ray.init`
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        signal.alarm(30)  # as abseil's handler does
+        started = True
+    assert started and signal.getsignal(signal.SIGTERM) is interrupt and signal.alarm(0) == 0
+    with stopping.defer_signals():
+        pass  # without a signal, nothing is raised
 
 
-class Fake(SimpleNamespace):
+class FakeTrial(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-def test_a_free_worker_takes_no_trial_whose_own_worker_is_starting():
+def test_scheduler_skips_a_trial_whose_worker_is_starting():
     done, starting, waiting, later = trials = [
-        Fake(status=status) for status in ("TERMINATED", "PENDING", "PENDING", "PENDING")
+        FakeTrial(status=status) for status in ("TERMINATED", "PENDING", "PENDING", "PENDING")
     ]
     controller = SimpleNamespace(
         get_trials=lambda: trials,
@@ -305,10 +313,28 @@ def test_a_free_worker_takes_no_trial_whose_own_worker_is_starting():
     assert scheduler.choose_trial_to_run(wrapped) is None
 
 
-def test_the_lock_file_has_one_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A shorter holder over a longer one leaves no rest, and no moment without a generation."""
+def test_lock_file_has_a_fixed_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A short entry replaces a long one completely, and the generation is always readable."""
     for host in ("a-host-with-a-long-name", "b"):
         monkeypatch.setattr(lock.socket, "gethostname", lambda host=host: host)
         with lock.exclusive(tmp_path) as generation:
             assert store.lock_generation(tmp_path) == generation
     assert generation == 2 and (tmp_path / ".lock").stat().st_size == lock.LENGTH
+
+
+def test_ctrl_c_after_training_is_not_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Tune leaves its handler of SIGINT installed when it ends."""
+
+    def fit() -> Any:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return SimpleNamespace(num_errors=0)
+
+    monkeypatch.setattr(tuning.tune, "Tuner", lambda *_, **__: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(tuning.tune, "RunConfig", Mock())
+    session = tuning.Session(Options(out=tmp_path), {}, stopping.Stop(Mock()), [], started=0.0)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert session.fit(Mock(), {}) == 0
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)

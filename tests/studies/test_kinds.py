@@ -130,7 +130,7 @@ def test_user_defined_kind_has_all_options(run, tmp_path: Path):
     code, _, err = run("--numbers", "x", "--optimizers", "sgd", "--epochs", "0")
     assert code == 2 and err.splitlines() == [
         "error: --epochs = 0: must be an integer >= 1",
-        "error: --optimizers: not for sum, which trains nothing",
+        "error: --optimizers: not available for sum, which trains nothing",
         "error: --numbers: must be integers, as in 1,2",
     ]
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What must never be in the code, and what opens a door: found by reading the files, not by running them."""
+"""Security rules that are checked in the text of the files: forbidden calls and open addresses."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_there_is_code():
 
 @pytest.mark.parametrize("pattern", FORBIDDEN)
 def test_the_code_has_none_of(pattern: str):
-    found = [
+    matches = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in CODE
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if re.search(pattern, line)
     ]
-    assert not found, f"{FORBIDDEN[pattern]}: {found}"
+    assert not matches, f"{FORBIDDEN[pattern]}: {matches}"
 
 
 def test_each_pattern_finds_what_it_forbids():
@@ -57,15 +57,15 @@ def test_each_pattern_finds_what_it_forbids():
 
 def test_archives_cannot_write_outside():
     """A tar file's names are filtered; zipfile takes "..", drives and leading slashes off by itself."""
-    found = [
+    matches = [
         (path.name, before.strip(), line.strip())
         for path in CODE
         for before, line in itertools.pairwise(path.read_text().splitlines())
         if "extractall(" in line
     ]
-    assert found and all(
-        "zipfile.ZipFile(" in before or 'filter="data"' in line for _, before, line in found
-    ), found
+    assert matches and all(
+        "zipfile.ZipFile(" in before or 'filter="data"' in line for _, before, line in matches
+    ), matches
 
 
 def test_the_ui_listens_on_this_machine_only():

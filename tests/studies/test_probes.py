@@ -374,7 +374,10 @@ def test_smoke_run_writes_a_report_and_a_second_run_trains_nothing(
             ("--workload", "digits/cn", "--epochs", "0"),
             ["--epochs = 0", '--workload = "digits/cn": unknown'],
         ),
-        (("--optimizers", "adam"), ["--optimizers: not for covariance_heatmap, which has no arms"]),
+        (
+            ("--optimizers", "adam"),
+            ["--optimizers: not available for covariance_heatmap, which has no arms"],
+        ),
         (("--seed", "3"), ["--seed: unknown option. Did you mean --seeds?"]),
         (("--workload", "cifar10/lenet5", "--data-dir", "nowhere"), ["nowhere"]),
     ],
@@ -461,7 +464,7 @@ def test_killed_probe_leaves_no_result(tmp_path: Path):
         errors = process.communicate(timeout=60)[1]
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 143)
         assert not (tmp_path / "probes").exists()
-    assert "The same command resumes it" in errors
+    assert "To resume, run the same command:" in errors
 
 
 def test_list_of_studies_contains_the_probes(

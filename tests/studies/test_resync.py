@@ -1,4 +1,4 @@
-"""`python -m studies sync`: MLflow's database anew from the folders, whatever workloads and seeds they are of."""
+"""`python -m studies sync` rebuilds MLflow's database from the trial folders."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ SMALL = replace(PROBE, seeds=1, published={PROBE.workload: {"epochs": 1}})
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two workloads of one study, on one of which rank 200 is refused, more seeds than it says, a report, a probe."""
+    """An output folder with two workloads of a study, a report and a probe.
+
+    On one of the workloads, rank 200 is refused; the other has more seeds than the study.
+    """
     small = replace(ONE, arms=ONE.arms[:2])
-    for workload, seeds in (("digits/mlp", [0]), ("cifar10/resnet32", [0, 6])):
-        for trial in (small if workload == "digits/mlp" else ONE).trials(
-            workload, seeds, {"epochs": 1}
-        ):
-            run(tmp_path, trial)
+    trials = [
+        *small.trials("digits/mlp", [0], {"epochs": 1}),
+        *ONE.trials("cifar10/resnet32", [0, 6], {"epochs": 1}),
+    ]
+    for trial in trials:
+        run(tmp_path, trial)
     page = report_folder(tmp_path, ONE.name, "cifar10/resnet32") / "report.html"
     page.parent.mkdir(parents=True)
     page.write_text("<h1>Rank</h1>")
@@ -41,31 +45,26 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_everything_is_sent_once(root: Path):
-    one = replace(
-        ONE, published={name: {"epochs": 1} for name in ("digits/mlp", "cifar10/resnet32")}
-    )
-    kept = Report(files=[], metrics={"mean/sgd": 0.5})
-    everything = list(view.everything([one, SMALL], root, last_report=lambda plan: kept))
-    assert everything == [
-        (f"{one.name} on cifar10/resnet32", "8 epochs sent"),
+def test_sync_sends_everything_once(root: Path):
+    workloads = ("digits/mlp", "cifar10/resnet32")
+    study = replace(ONE, published={name: {"epochs": 1} for name in workloads})
+    stored = Report(files=[], metrics={"mean/sgd": 0.5})
+    assert list(view.send_all([study, SMALL], root, last_report=lambda plan: stored)) == [
+        (f"{study.name} on cifar10/resnet32", "8 epochs sent"),
         (f"{SMALL.name} on {SMALL.workload}", "sent"),
     ]
-    shared = replace(
-        one, name="shares", arms=[ONE.arms[0], Arm(optimizer="foof")]
-    )  # no report, and not all of its trials
-    again = list(view.everything([one, shared, SMALL], root, None))
-    assert [sent for _, sent in again] == ["0 epochs sent", "nothing to send"]
+    # This study shares some of its trials and has no report.
+    other = replace(study, name="shares", arms=[ONE.arms[0], Arm(optimizer="foof")])
+    second = list(view.send_all([study, other, SMALL], root, None))
+    assert [sent for _, sent in second] == ["0 epochs sent", "nothing to send"]
     client = MlflowClient(tracking_uri=default_uri(root))
-    place = client.get_experiment_by_name(one.name)
-    runs = client.search_runs([place.experiment_id])
-    assert (
-        sorted(run.data.params["seed"] for run in runs if run.data.tags["kind"] == "trial")
-        == ["0"] * 4 + ["6"] * 4
-    )
+    experiment = client.get_experiment_by_name(study.name)
+    runs = client.search_runs([experiment.experiment_id])
+    trials = [run for run in runs if run.data.tags["kind"] == "trial"]
+    assert sorted(run.data.params["seed"] for run in trials) == ["0"] * 4 + ["6"] * 4
     [parent] = [run for run in runs if run.data.tags["kind"] == "study"]
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
-    assert parent.data.metrics["mean/sgd"] == 0.5  # of the report that was kept
+    assert parent.data.metrics["mean/sgd"] == 0.5  # of the stored report
 
 
 def test_a_new_database_has_the_numbers_of_the_last_report(
@@ -75,24 +74,24 @@ def test_a_new_database_has_the_numbers_of_the_last_report(
         return Report(files=[plan.folder / "report.html"], metrics={"mean/nysact-s rank=100": 0.5})
 
     monkeypatch.setattr(Study, "report", report)
-    one = replace(ONE, published={"cifar10/resnet32": {"epochs": 1}})
-    [plan] = [plan for plan in one.stored(root) if plan.workload == "cifar10/resnet32"]
+    study = replace(ONE, published={"cifar10/resnet32": {"epochs": 1}})
+    [plan] = [plan for plan in study.stored(root) if plan.workload == "cifar10/resnet32"]
     reports.make(plan)
-    monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: one})
+    monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: study})
     assert manage._sync.callback(root, None) == COMPLETE
-    assert f"{one.name} on cifar10/resnet32: 8 epochs sent\n" in capsys.readouterr().out
+    assert f"{study.name} on cifar10/resnet32: 8 epochs sent\n" in capsys.readouterr().out
     client = MlflowClient(tracking_uri=default_uri(root))
-    place = client.get_experiment_by_name(one.name)
-    runs = client.search_runs([place.experiment_id], "tags.workload = 'cifar10/resnet32'")
+    experiment = client.get_experiment_by_name(study.name)
+    runs = client.search_runs([experiment.experiment_id], "tags.workload = 'cifar10/resnet32'")
     [parent] = [run for run in runs if run.data.tags["kind"] == "study"]
     assert parent.data.metrics["mean/nysact-s.rank.100"] == 0.5
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
-def test_a_damaged_folder_is_a_line(
+def test_damaged_folder_is_reported_in_one_line(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: ONE})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
     assert manage._sync.callback(root, None) == ENVIRONMENT
-    assert "nothing is lost, try again" in capsys.readouterr().err
+    assert "no results are lost, try again" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A run from its plan to its exit code, with the training in this process instead of Ray's."""
+"""A command from its plan to its exit code, with training in this process instead of Ray."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ OTHER = replace(STUDY, name="other", arms=[*grid("nysact-s", rank=[10, 20]), Arm
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trains here, one trial after another, and returns the labels of what was trained."""
+    """Train the trials in this process; return a list that receives the label of each trial."""
     labels: list[str] = []
 
     def train(
         trials: Sequence[Trial], options: Options, generation: int, progress, on_lost, prepare
     ) -> str:
-        assert trials  # Ray is not started in vain
+        assert trials  # Ray must not start without trials
         prepare()
         for trial in trials:
             labels.append(f"{trial.arm.label} s{trial.config.seed}")
@@ -53,21 +53,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return labels
 
 
-def go(root: Path, *studies: Study, **chosen) -> int:
-    common = {
-        "only": {},
-        "levels": {},
-        "settings": {},
-        "out": root,
-        "tracking_uri": "none",
-        "epochs": 1,
-        "seeds": [0],
-    }
-    return run(studies or [ONE], Options(**{**common, **chosen}))
+def command(root: Path, *studies: Study, **options) -> int:
+    common = {"out": root, "tracking_uri": "none", "epochs": 1, "seeds": [0]}
+    return run(studies or [ONE], Options(**{**common, **options}))
 
 
 def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: list[str]):
-    assert go(tmp_path, ONE, OTHER) == 0
+    assert command(tmp_path, ONE, OTHER) == 0
     assert sorted(trained) == [
         "nysact-s rank=10 s0",
         "nysact-s rank=20 s0",
@@ -80,66 +72,62 @@ def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: 
     }
 
 
-def test_several_workloads_are_one_command_with_a_report_each(tmp_path: Path, trained: list[str]):
-    assert go(tmp_path, workload="digits/mlp,digits/cnn", optimizers=["sgd"]) == 0
+def test_several_workloads_give_a_report_each(tmp_path: Path, trained: list[str]):
+    assert command(tmp_path, workload="digits/mlp,digits/cnn", optimizers=["sgd"]) == 0
     assert trained == ["sgd s0", "sgd s0"]
     assert {path.parent.name for path in tmp_path.glob("reports/one/*/report.md")} == {
         "digits-mlp",
         "digits-cnn",
     }
     trained.clear()
-    assert go(tmp_path, optimizers=["sgd"]) == 0 and trained == []
+    assert command(tmp_path, optimizers=["sgd"]) == 0 and trained == []
 
 
-def test_another_study_level_or_seed_trains_only_what_is_new(tmp_path: Path, trained: list[str]):
+def test_another_study_level_or_seed_trains_only_new_trials(tmp_path: Path, trained: list[str]):
     steps = [
         ({}, ["nysact-s rank=5 s0", "nysact-s rank=10 s0", "sgd s0"]),
         ({}, []),
         ({"levels": {"rank": [5, 10, 15]}}, ["nysact-s rank=15 s0"]),
         ({"seeds": [0, 1], "optimizers": ["sgd"]}, ["sgd s1"]),
     ]
-    for chosen, expected in steps:
+    for options, expected in steps:
         trained.clear()
-        assert go(tmp_path, **chosen) == 0
+        assert command(tmp_path, **options) == 0
         assert trained == expected
     trained.clear()
-    assert go(tmp_path, OTHER) == 0
+    assert command(tmp_path, OTHER) == 0
     assert trained == ["nysact-s rank=20 s0"]
 
 
 def test_report_only_trains_nothing(tmp_path: Path, trained: list[str]):
-    assert go(tmp_path, report_only=True) == 0
-    assert (
-        trained == []
-        and "3 of 3" not in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
-    )
-    assert "1 of 1 not run" in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+    assert command(tmp_path, report_only=True) == 0
+    report = (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+    assert trained == [] and "3 of 3" not in report and "1 of 1 not run" in report
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", "null", "{", '{"files": []}', '{"files": {}, "report": {"listing": 1}}']
 )
 def test_a_damaged_record_of_the_last_report_is_ignored(tmp_path: Path, content: str):
-    assert go(tmp_path, report_only=True) == 0
-    page, record = (
-        tmp_path / "reports/one/digits-cnn" / name for name in ("report.md", ".report.json")
-    )
-    before = page.read_bytes(), page.stat().st_mtime_ns, record.read_bytes()
-    assert go(tmp_path, report_only=True) == 0 and page.stat().st_mtime_ns == before[1]
+    assert command(tmp_path, report_only=True) == 0
+    folder = tmp_path / "reports/one/digits-cnn"
+    page, record = folder / "report.md", folder / ".report.json"
+    text, time, inputs = page.read_bytes(), page.stat().st_mtime_ns, json.loads(record.read_bytes())
+    assert command(tmp_path, report_only=True) == 0 and page.stat().st_mtime_ns == time
     record.write_text(content)
-    assert go(tmp_path, report_only=True) == 0
-    assert page.read_bytes() == before[0] and page.stat().st_mtime_ns > before[1]
-    assert json.loads(record.read_bytes())["inputs"] == json.loads(before[2])["inputs"]
+    assert command(tmp_path, report_only=True) == 0
+    assert page.read_bytes() == text and page.stat().st_mtime_ns > time
+    assert json.loads(record.read_bytes())["inputs"] == inputs["inputs"]
 
 
-def test_diverged_trials_are_results_and_retried_only_when_asked(
+def test_diverged_trials_are_results_and_trained_again_only_with_retry(
     tmp_path: Path, trained: list[str]
 ):
-    chosen = {"optimizers": ["sgd"], "settings": {"lr": 1e20}}
-    assert go(tmp_path, **chosen) == 0
-    assert go(tmp_path, **chosen) == 0
+    options = {"optimizers": ["sgd"], "settings": {"lr": 1e20}}
+    assert command(tmp_path, **options) == 0
+    assert command(tmp_path, **options) == 0
     assert trained == ["sgd s0"]
-    assert go(tmp_path, **chosen, retry=("diverged",)) == 0
+    assert command(tmp_path, **options, retry=("diverged",)) == 0
     assert trained == ["sgd s0", "sgd s0"]
     assert "1 of 1 diverged" in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
 
@@ -152,68 +140,68 @@ def test_failed_trials_give_exit_code_1_and_can_be_retried(
 ):
     with monkeypatch.context() as broken:
         broken.setattr(Trainer, "evaluate", lambda self: 1 / 0)
-        assert go(tmp_path, optimizers=["sgd"]) == 1
+        assert command(tmp_path, optimizers=["sgd"]) == 1
     output = capsys.readouterr().out
     assert "ZeroDivisionError" in output and "log.txt" in output
-    assert go(tmp_path, optimizers=["sgd"]) == 1
-    assert go(tmp_path, optimizers=["sgd"], retry=("failed",)) == 0
+    assert command(tmp_path, optimizers=["sgd"]) == 1
+    assert command(tmp_path, optimizers=["sgd"], retry=("failed",)) == 0
 
 
 def test_rerun_trains_a_named_trial_again(tmp_path: Path, trained: list[str]):
-    assert go(tmp_path, optimizers=["sgd"]) == 0
+    assert command(tmp_path, optimizers=["sgd"]) == 0
     folder = next(trial_folders(tmp_path))
     before = read_lines(folder / "epochs.jsonl")
-    assert go(tmp_path, optimizers=["sgd"], rerun=(folder.name,)) == 0
+    assert command(tmp_path, optimizers=["sgd"], rerun=(folder.name,)) == 0
     assert trained == ["sgd s0", "sgd s0"]
     after = read_lines(folder / "epochs.jsonl")
     assert after[0]["metrics"]["train/loss"] == before[0]["metrics"]["train/loss"]
     assert after[0]["time"] > before[0]["time"]
 
 
-@pytest.mark.parametrize(("chosen", "count"), [({"optimizers": ["sgd"]}, 1), ({}, 3)])
-def test_what_another_driver_has_trained_meanwhile_is_not_trained_again(
-    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, chosen: dict, count: int
+@pytest.mark.parametrize(("options", "count"), [({"optimizers": ["sgd"]}, 1), ({}, 3)])
+def test_trials_of_a_concurrent_driver_are_not_trained_again(
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, options: dict, count: int
 ):
-    """The other driver trains SGD: everything, or one of three."""
+    """The other driver trains SGD, which is all of the plan, or one of its three trials."""
     exclusive = lock.exclusive
 
     @contextmanager
     def after_another(root: Path) -> Iterator[int]:
         monkeypatch.setattr(lock, "exclusive", exclusive)
-        assert go(tmp_path, optimizers=["sgd"]) == 0
+        assert command(tmp_path, optimizers=["sgd"]) == 0
         with exclusive(root) as generation:
             yield generation
 
     monkeypatch.setattr(lock, "exclusive", after_another)
-    assert go(tmp_path, **chosen) == 0
+    assert command(tmp_path, **options) == 0
     assert trained[0] == "sgd s0" and len(trained) == len({*trained}) == count
     assert lock_generation(tmp_path) == 2
 
 
-def test_results_as_json_stand_alone_on_standard_output(
+def test_json_results_are_alone_on_standard_output(
     tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
 ):
-    assert go(tmp_path, as_json=True) == 0
+    assert command(tmp_path, as_json=True) == 0
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert document["study"] == "one" and [arm["n"] for arm in document["arms"]] == [1, 1, 1]
     assert "to go" in err
 
 
-def test_diagnostics_are_drawn_of_the_trials_that_have_them(tmp_path: Path, trained: list[str]):
-    """They are not in the key: nothing is trained again for them, and what has none is left out and counted."""
-    assert go(tmp_path, ONE) == 0
+def test_diagnostics_figure_shows_the_trials_with_diagnostics(tmp_path: Path, trained: list[str]):
+    """The option is not in a trial's key, so trials without diagnostics are not trained again."""
+    assert command(tmp_path, ONE) == 0
     assert not list(tmp_path.glob("**/diagnostics*"))
-    assert go(tmp_path, ONE, diagnostics=True) == 0
+    assert command(tmp_path, ONE, diagnostics=True) == 0
     assert len(trained) == 3 and not list(tmp_path.glob("**/diagnostics*"))
-    assert go(tmp_path, OTHER, diagnostics=True) == 0
+    assert command(tmp_path, OTHER, diagnostics=True) == 0
     assert trained[3:] == ["nysact-s rank=20 s0"]
     [picture] = tmp_path.glob("reports/other/*/diagnostics.png")
     assert picture.stat().st_size > 10_000
     assert len(list(tmp_path.glob("trials/*/diagnostics.jsonl"))) == 1
 
 
-def test_the_figure_says_how_many_have_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_diagnostics_figure_counts_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     titles: list[str] = []
     monkeypatch.setattr(style.Figure, "suptitle", lambda self, text, **_: titles.append(text))
     frame = pd.DataFrame(

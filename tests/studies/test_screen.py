@@ -1,4 +1,4 @@
-"""The end of a command's output: what was found, where it is, what to type next; at 80 columns, as plain lines too."""
+"""The end of a command's output in 80 columns: findings, paths of files, and the next commands."""
 
 from __future__ import annotations
 
@@ -41,23 +41,22 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Terminal(io.StringIO):
-    """What rich takes for a terminal."""
+    """A stream that rich regards as a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def shown(out: Path, monkeypatch: pytest.MonkeyPatch, file: io.StringIO, **variables: str) -> str:
-    """What the command prints to a file of 80 columns."""
+def output(out: Path, monkeypatch: pytest.MonkeyPatch, file: io.StringIO, **variables: str) -> str:
+    """Return the text that the command prints to a file of 80 columns."""
     monkeypatch.chdir(out.parent)
     for name in ("NO_COLOR", "FORCE_COLOR", "PRECOND_OUT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", **variables}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", file)
-    assert (
-        run_command([ablation_rank.STUDY], options(out, report_only=True, tracking_uri="none")) == 0
-    )
+    chosen = options(out, report_only=True, tracking_uri="none")
+    assert run_command([ablation_rank.STUDY], chosen) == 0
     return file.getvalue()
 
 
@@ -65,19 +64,19 @@ def plain(text: str) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
 
 
-def test_a_terminal_a_pipe_and_no_color_say_the_same_in_80_columns(
+def test_terminal_pipe_and_no_color_print_the_same_text_in_80_columns(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Style is all that differs; `NO_COLOR` on a terminal has no escape code at all, as a pipe."""
-    coloured = shown(out, monkeypatch, Terminal())
-    uncoloured = shown(out, monkeypatch, Terminal(), NO_COLOR="1")
-    piped = shown(out, monkeypatch, io.StringIO())
+    """Only the style differs: a pipe, and a terminal with `NO_COLOR`, get no escape codes."""
+    coloured = output(out, monkeypatch, Terminal())
+    uncoloured = output(out, monkeypatch, Terminal(), NO_COLOR="1")
+    piped = output(out, monkeypatch, io.StringIO())
     assert ESCAPE in coloured and ESCAPE not in uncoloured and ESCAPE not in piped
     assert plain(coloured) == uncoloured.splitlines() == piped.splitlines()
     assert max(map(len, piped.splitlines())) <= 80
 
 
-def test_no_color_has_no_live_display_either(monkeypatch: pytest.MonkeyPatch):
+def test_no_color_disables_the_live_display(monkeypatch: pytest.MonkeyPatch):
     outputs = []
     for variables in ({}, {"NO_COLOR": "1"}):
         monkeypatch.setattr(sys, "stdout", Terminal())
@@ -90,19 +89,19 @@ def test_no_color_has_no_live_display_either(monkeypatch: pytest.MonkeyPatch):
     assert ESCAPE in outputs[0] and outputs[1] == ""
 
 
-def test_the_last_screen_is_the_reports_findings_then_the_places_then_what_to_type(
+def test_output_ends_with_findings_paths_and_next_commands(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    piped = shown(out, monkeypatch, io.StringIO())
-    written = (out / "smoke/reports/ablation_rank/digits-cnn/report.md").read_text()
-    *said, rest = re.split(r"^- ", piped, flags=re.M)[1:]
-    last, _, places = rest.partition("\n\n")
-    sentences = [" ".join(sentence.split()) for sentence in (*said, last)]
+    piped = output(out, monkeypatch, io.StringIO())
+    document = (out / "smoke/reports/ablation_rank/digits-cnn/report.md").read_text()
+    *first, rest = re.split(r"^- ", piped, flags=re.M)[1:]
+    last, _, ending = rest.partition("\n\n")
+    sentences = [" ".join(sentence.split()) for sentence in (*first, last)]
     assert len(sentences) == 4
-    assert all(sentence in written.replace("`", "") for sentence in sentences)
+    assert all(sentence in document.replace("`", "") for sentence in sentences)
     assert sentences[2].startswith("nysact-s, rank 5 to 10: ")
     folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
-    assert places.splitlines() == [
+    assert ending.splitlines() == [
         f"  report  {folder}/report.html",
         f"  files   {folder}/",
         "Next:",
@@ -112,24 +111,23 @@ def test_the_last_screen_is_the_reports_findings_then_the_places_then_what_to_ty
 
 def printed(findings: list[str], folder: Path) -> list[str]:
     console = Console(file=io.StringIO(), width=80, color_system=None)
-    screen.show(
-        Report(files=[folder / "report.md", folder / "report.html"], findings=findings), console
-    )
+    files = [folder / "report.md", folder / "report.html"]
+    screen.show(Report(files=files, findings=findings), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
 
-def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(
+def test_equal_levels_are_flat_and_diverged_trials_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """From the report's own sentences; brackets are no markup."""
+    """The terminal prints the report's sentences, and does not parse brackets as markup."""
     levels = {"nysact-s": 0.95, "nysact-g": 0.95, "foof": 0.97, "sgd": 0.90}
 
-    def alike(trial, epoch):
+    def equal_levels(trial, epoch):
         jitter = SAME * 0.01 * ((trial.config.seed * 7 + trial.arm.overrides.get("rank", 0)) % 3)
         return {"test/accuracy": levels[trial.arm.optimizer] + jitter}
 
-    monkeypatch.setattr("folders.metrics", alike)
+    monkeypatch.setattr("folders.metrics", equal_levels)
     for trial in planned():
         if trial == planned()[1]:
             run(tmp_path, trial, 1, DIVERGED, epoch=1, step=3)
@@ -152,7 +150,7 @@ def test_levels_alike_are_said_to_be_flat_and_a_lost_trial_is_counted(
     assert all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
 
 
-def test_one_seed_tells_nothing_apart(tmp_path: Path):
+def test_one_seed_gives_no_significant_difference(tmp_path: Path):
     trials = planned(seeds=1)
     for trial in trials:
         run(tmp_path, trial)
@@ -162,24 +160,24 @@ def test_one_seed_tells_nothing_apart(tmp_path: Path):
     ]
 
 
-def test_a_screen_has_ten_sentences_and_counts_the_rest(tmp_path: Path):
+def test_terminal_shows_ten_findings_and_counts_the_rest(tmp_path: Path):
     lines = printed([f"Sentence {i}." for i in range(13)], tmp_path)
-    assert lines[9:11] == ["- Sentence 9.", "  3 more in the report"]
+    assert lines[9:11] == ["- Sentence 9.", "  The report has 3 more findings."]
 
 
-def test_what_to_type_names_the_folder_the_server_or_nothing(
+def test_next_commands_name_the_folder_or_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PRECOND_OUT", raising=False)
-    here = f"sqlite:///{tmp_path}/outputs/mlflow.db"
-    assert screen.compare(Path("outputs"), here)[0][0] == "python -m studies ui"
-    there = f"sqlite:///{tmp_path}/a b/mlflow.db"
-    assert screen.compare(Path("a b"), there)[0][0] == "python -m studies ui --out 'a b'"
+    default = f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    assert screen.compare(Path("outputs"), default)[0][0] == "python -m studies ui"
+    other = f"sqlite:///{tmp_path}/a b/mlflow.db"
+    assert screen.compare(Path("a b"), other)[0][0] == "python -m studies ui --out 'a b'"
     assert screen.compare(Path("outputs"), "http://host:1")[0][0] == "http://host:1"
     assert screen.compare(Path("outputs"), None) == []
-    picked = plan(tmp_path, planned(seeds=3)[len(STUDY.arms) :])  # seeds 1 and 2
-    assert STUDY.next_steps(picked) == []
+    without_seed_0 = plan(tmp_path, planned(seeds=3)[len(STUDY.arms) :])
+    assert STUDY.next_steps(without_seed_0) == []
     assert "--seeds 4" in STUDY.next_steps(plan(tmp_path, planned(seeds=3)))[0][0]
 
 

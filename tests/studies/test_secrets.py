@@ -1,4 +1,4 @@
-"""Secrets in the environment and in addresses stay there: no file, log or line of a study holds one."""
+"""No file, log or output of a study contains a secret of the environment or of an address."""
 
 from __future__ import annotations
 
@@ -21,73 +21,71 @@ from studies.harness.command.run import refuse
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary5f1d7c"
-SECRETS = {  # with values that can be told apart
+SECRETS = {  # with distinct values
     "MLFLOW_TRACKING_PASSWORD": f"{CANARY}password",
     "AWS_SECRET_ACCESS_KEY": f"{CANARY}key",
     "RAY_AUTH_TOKEN": f"{CANARY}token",
     "OF_SOMETHING_ELSE": f"{CANARY}else",
 }
-FORMS = (
-    CANARY.encode(),
-    b64encode(f"me:{CANARY}".encode())[:-2],
-)  # as it is, and as the password travels
+# The secret as plain text, and in the encoding of HTTP's basic authentication.
+FORMS = (CANARY.encode(), b64encode(f"me:{CANARY}".encode())[:-2])
 STUDY = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "1")
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """An MLflow that refuses everybody: its address, and with what each request came."""
-    seen: list[str] = []
+    """A server that refuses every request: its address, and the authorization of each request."""
+    received: list[str] = []
 
     class Refusing(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            seen.append(self.headers.get("Authorization", ""))
+            received.append(self.headers.get("Authorization", ""))
             self.send_error(401)
 
         do_POST = do_GET
 
         def log_message(self, *_: object) -> None:
-            """Nothing on the screen."""
+            """Print nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Refusing) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{listening.server_port}", seen
+        yield f"127.0.0.1:{listening.server_port}", received
         listening.shutdown()
 
 
 def study(uri: str, out: Path, ray: str) -> subprocess.CompletedProcess[str]:
-    own = {
+    settings = {
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_TRACKING_USERNAME": "me",
         "RAY_TMPDIR": ray,
+        "RAY_raylet_start_wait_time_s": "180",
         "PYTHONPATH": str(ROOT),
     }
-    environment = {**os.environ, **SECRETS, **own, "RAY_raylet_start_wait_time_s": "180"}
+    environment = {**os.environ, **SECRETS, **settings}
     command = [sys.executable, ROOT / "studies" / "ablation_rank.py", *STUDY, "--out", out]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
-def test_no_secret_of_the_environment_is_written_or_shown(
+def test_no_secret_of_the_environment_is_written_or_printed(
     tmp_path: Path, server: tuple[str, list[str]]
 ):
-    address, seen = server
+    address, received = server
     out = tmp_path / "out"
-    with tempfile.TemporaryDirectory(prefix="ray-") as ray:  # a short name: Ray's sockets are in it
-        ended = study(f"http://{address}", out, ray)
-        assert ended.returncode == 0, ended.stderr
-        assert any(seen), "the password was never used: nothing could leak"
-        written = [
-            path for folder in (out, Path(ray)) for path in folder.rglob("*") if path.is_file()
-        ]
-        assert any(path.parent.name == "logs" for path in written) and (out / "reports").is_dir()
-        assert [
-            str(path) for path in written if any(form in path.read_bytes() for form in FORMS)
-        ] == []
-    assert CANARY not in ended.stdout + ended.stderr
+    # The paths of Ray's sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-") as ray:
+        process = study(f"http://{address}", out, ray)
+        assert process.returncode == 0, process.stderr
+        assert any(received), "the password was never used, so the test shows nothing"
+        files = [*out.rglob("*"), *Path(ray).rglob("*")]
+        contents = {path: path.read_bytes() for path in files if path.is_file()}
+        assert any(path.parent.name == "logs" for path in contents) and (out / "reports").is_dir()
+        leaks = [path for path, text in contents.items() if any(form in text for form in FORMS)]
+        assert leaks == []
+    assert CANARY not in process.stdout + process.stderr
 
 
 def test_the_actor_of_a_trial_with_several_processes_gets_no_key(monkeypatch: pytest.MonkeyPatch):
-    """Ray would write the environment that Tune passes to it into a log."""
+    """Ray writes the environment that Tune passes to an actor into a log."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
     monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
     actor: Any = tuning._Workers().get(type("Team", (tuning.tune.Trainable,), {}))
@@ -95,23 +93,21 @@ def test_the_actor_of_a_trial_with_several_processes_gets_no_key(monkeypatch: py
     assert CANARY not in str(actor._default_options)
 
 
-def test_a_password_in_an_address_is_refused_and_not_repeated(
+def test_password_in_an_address_is_refused_and_not_printed(
     tmp_path: Path, server: tuple[str, list[str]]
 ):
-    address, seen = server
-    ended = study(f"http://me:{CANARY}@{address}", tmp_path / "out", str(tmp_path))
-    assert (
-        ended.returncode == 2
-        and f"MLFLOW_TRACKING_URI = http://***@{address}: must be" in ended.stderr
-    )
-    assert CANARY not in ended.stdout + ended.stderr
-    assert not (tmp_path / "out").exists() and not seen
+    address, received = server
+    process = study(f"http://me:{CANARY}@{address}", tmp_path / "out", str(tmp_path))
+    assert process.returncode == 2
+    assert f"MLFLOW_TRACKING_URI = http://***@{address}: must be" in process.stderr
+    assert CANARY not in process.stdout + process.stderr
+    assert not (tmp_path / "out").exists() and not received
 
 
 @pytest.mark.parametrize(
     "address", ["http://me:{}@h:1/x", "https://{}@h", "postgresql://me:a/{}@h@i/db", "x//{}\n@"]
 )
-def test_whatever_refuses_an_address_does_not_repeat_its_password(
+def test_error_messages_hide_the_password_of_an_address(
     address: str, capsys: pytest.CaptureFixture[str]
 ):
     refuse([f"Got unexpected extra argument ({address.format(CANARY)})"])

@@ -1,3 +1,5 @@
+"""MLflow has the values of the output folder, and receives only what is new."""
+
 import io
 import json
 import math
@@ -22,22 +24,14 @@ from studies.harness.tracking.view import MARK, View
 from studies.harness.tracking.views import ReportView, TrialsView
 from trainables.store import DIVERGED
 
-WRITES = (
-    "create_run",
-    "log_batch",
-    "set_tag",
-    "update_run",
-    "set_terminated",
-    "log_artifact",
-    "log_text",
-)
+WRITES = ["create_run", "log_batch", "set_tag", "update_run", "set_terminated"]
+WRITES += ["log_artifact", "log_text"]
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return default_uri(
-        tmp_path_factory.mktemp("mlflow")
-    )  # creating a database takes seconds: one for all tests
+    # All tests share one database, because its creation takes seconds.
+    return default_uri(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture
@@ -47,13 +41,13 @@ def study(request):
 
 @pytest.fixture
 def runs(uri, study):
-    """Reads back all runs of the test's experiment: (the parent, the trials' by key)."""
+    """Return a function that reads the test's parent run, and its trials' runs by key."""
     client = MlflowClient(tracking_uri=uri)
 
     def read(name=study.name):
-        found = client.search_runs([client.get_experiment_by_name(name).experiment_id])
-        parents = [run for run in found if run.data.tags["kind"] == "study"]
-        children = [run for run in found if run.data.tags["kind"] == "trial"]
+        all_runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+        parents = [run for run in all_runs if run.data.tags["kind"] == "study"]
+        children = [run for run in all_runs if run.data.tags["kind"] == "trial"]
         by_key = {run.data.tags["trial_key"]: run for run in children}
         assert len(parents) == 1 and len(by_key) == len(children)
         return parents[0], by_key
@@ -67,7 +61,7 @@ def view(study, trials, root, **options):
 
 
 def sync(study, trials, root, uri, files=(), smoke=False, **numbers):
-    """Send a study's trials, and a report with these files and numbers; return the number of epochs sent."""
+    """Send a study's trials and a report; return the number of epochs sent."""
     sent = view(study, trials, root, smoke=smoke).send(uri, Report(files=files, metrics=numbers))
     assert sent.endswith(" epochs sent")
     return int(sent.split()[0])
@@ -78,7 +72,7 @@ def history(uri, run, name):
     return [(point.step, point.value, point.timestamp) for point in points]
 
 
-def test_runs_hold_what_the_folders_hold(tmp_path, uri, study, runs):
+def test_runs_have_the_values_of_the_trial_folders(tmp_path, uri, study, runs):
     trials = planned(seeds=1)[:4]
     stores = [run(tmp_path, trial) for trial in trials]
     assert sync(study, trials, tmp_path, uri) == 8
@@ -101,27 +95,20 @@ def test_runs_hold_what_the_folders_hold(tmp_path, uri, study, runs):
     assert children[trials[3].config.trial_key].data.params["rank"] == "10"
 
 
-def test_parent_holds_the_summary_and_the_artifacts(tmp_path, uri, study, runs):
+def test_parent_run_has_the_summary_and_the_artifacts(tmp_path, uri, study, runs):
     trials = planned(seeds=2)[:8]
     for trial in trials[1:]:
         run(tmp_path, trial)
     page = tmp_path / "report.md"
     page.write_text("one")
     expected = metrics(trials[4], 1)["test/accuracy"]
-    sync(
-        study,
-        trials,
-        tmp_path,
-        uri,
-        [page],
-        **{"mean/nysact-g rank=20": expected, "sd/nysact-g rank=20": math.nan},
-    )
+    numbers = {"mean/nysact-g rank=20": expected, "sd/nysact-g rank=20": math.nan}
+    sync(study, trials, tmp_path, uri, [page], **numbers)
     parent, _ = runs()
     assert parent.info.run_name == f"{study.name} digits/cnn"
     assert parent.info.status == "RUNNING"
-    assert (
-        parent.data.metrics["trials/completed"] == 7 and parent.data.metrics["trials/not run"] == 1
-    )
+    assert parent.data.metrics["trials/completed"] == 7
+    assert parent.data.metrics["trials/not run"] == 1
     assert parent.data.metrics["mean/nysact-g.rank.20"] == expected
     assert "sd/nysact-g.rank.20" not in parent.data.metrics
     artifacts = tmp_path / "mlartifacts" / parent.info.run_id / "artifacts"
@@ -152,10 +139,8 @@ def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
     assert view(study, trials, tmp_path).send(uri, report, mark) == "0 epochs sent"
 
 
-def test_a_process_that_was_killed_while_it_created_the_database_leaves_none(
-    tmp_path, study, monkeypatch
-):
-    """mlflow cannot use a database that has some of its tables."""
+def test_kill_during_database_creation_leaves_no_database(tmp_path, study, monkeypatch):
+    """mlflow cannot use a database with only some of its tables."""
 
     def killed(*paths):
         raise KeyboardInterrupt
@@ -169,7 +154,7 @@ def test_a_process_that_was_killed_while_it_created_the_database_leaves_none(
     assert sync(study, planned(1)[:1], tmp_path, uri) == 1
 
 
-def test_a_trial_in_flight_goes_on_in_the_same_run(tmp_path, uri, study, runs):
+def test_resumed_trial_continues_in_the_same_run(tmp_path, uri, study, runs):
     trial = planned(seeds=1, epochs=5)[0]
     run(tmp_path, trial, 2, None)
     assert sync(study, [trial], tmp_path, uri) == 2
@@ -182,7 +167,7 @@ def test_a_trial_in_flight_goes_on_in_the_same_run(tmp_path, uri, study, runs):
     assert [step for step, _, _ in history(uri, after, "test/accuracy")] == [0, 1, 2, 3, 4]
 
 
-def test_diverged_is_failed_with_its_reason_and_a_retry_reopens_it(tmp_path, uri, study, runs):
+def test_run_of_a_diverged_trial_is_failed_and_a_retry_reopens_it(tmp_path, uri, study, runs):
     trial = planned(seeds=1)[0]
     store = run(tmp_path, trial, 1, DIVERGED, epoch=1, step=7)
     sync(study, [trial], tmp_path, uri)
@@ -207,7 +192,7 @@ def test_values_that_are_not_finite_are_not_sent(tmp_path, uri, study, runs):
     assert runs()[1][trial.config.trial_key].data.metrics == {"test/accuracy": 0.1}
 
 
-def test_points_sent_before_a_kill_are_not_doubled(tmp_path, uri, study, runs):
+def test_points_sent_before_a_kill_are_not_duplicated(tmp_path, uri, study, runs):
     trial = planned(seeds=1)[0]
     run(tmp_path, trial)
     sync(study, [trial], tmp_path, uri)
@@ -217,7 +202,7 @@ def test_points_sent_before_a_kill_are_not_doubled(tmp_path, uri, study, runs):
     assert [step for step, _, _ in history(uri, child, "test/accuracy")] == [0, 1]
 
 
-def test_long_curves_go_in_parts_that_a_server_takes(tmp_path, uri, study, runs, monkeypatch):
+def test_long_curves_are_sent_in_several_requests(tmp_path, uri, study, runs, monkeypatch):
     trial = planned(seeds=1, epochs=300)[0]
     run(tmp_path, trial)
     sizes, log_batch = [], MlflowClient.log_batch
@@ -228,12 +213,12 @@ def test_long_curves_go_in_parts_that_a_server_takes(tmp_path, uri, study, runs,
 
     monkeypatch.setattr(MlflowClient, "log_batch", count)
     sync(study, [trial], tmp_path, uri)
-    assert max(sizes) <= 1000  # the local database would take more
+    assert max(sizes) <= 1000  # the limit of a server; the local database has none
     points = history(uri, runs()[1][trial.config.trial_key], "mem/peak_mb")
     assert [step for step, _, _ in points] == list(range(300))
 
 
-def test_other_plans_and_smoke_are_left_alone(tmp_path, uri, study, runs):
+def test_runs_of_other_plans_and_smoke_runs_do_not_change(tmp_path, uri, study, runs):
     trials = planned(seeds=1)[:2]
     for trial in trials:
         run(tmp_path, trial)
@@ -257,46 +242,44 @@ class Failing(View):
         self.calls.append(None)
         if len(self.calls) == 3:
             self.enough.set()
-        raise OSError("no server\nand a long story")
+        raise OSError("no server\nand more lines")
 
 
 def terminal():
     return Console(file=io.StringIO(), width=200)
 
 
-def test_background_tells_of_the_first_failure_only_and_goes_on(tmp_path, monkeypatch):
+def test_background_prints_the_first_failure_only_and_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(background, "INTERVAL_S", 0.001)
     options, console, enough = Options(out=tmp_path), terminal(), threading.Event()
     failing = Failing(facts=STUDY, workload="digits/cnn", options=options, calls=[], enough=enough)
     tracking = Tracking([failing], options, console)
     assert enough.wait(10)
-    first = "tracking failed, training continues: OSError: no server\n"
+    first = "MLflow tracking failed; training continues: OSError: no server\n"
     assert console.file.getvalue() == first
     assert isinstance(tracking.error, OSError)
     tracking.finish([Report(files=[])], [""])
     assert not tracking._thread.is_alive()
-    assert (
-        console.file.getvalue()
-        == f"{first}tracking failed, all results are in the folders: OSError: no server\n"
-    )
+    consequence = "all results are in the output folder"
+    second = f"MLflow tracking failed; {consequence}: OSError: no server\n"
+    assert console.file.getvalue() == first + second
 
 
-def test_nothing_begun_makes_only_the_parent(tmp_path, uri, study, runs):
+def test_unstarted_trials_create_only_the_parent_run(tmp_path, uri, study, runs):
     assert sync(study, planned(seeds=1), tmp_path, uri) == 0
     parent, children = runs()
-    assert not children and parent.data.metrics["trials/not run"] == len(
-        ledger.frame(planned(seeds=1), tmp_path)
-    )
+    count = len(ledger.frame(planned(seeds=1), tmp_path))
+    assert not children and parent.data.metrics["trials/not run"] == count
 
 
 def group_runs(uri, study):
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(study.name).experiment_id
-    found = client.search_runs([experiment], "tags.kind = 'group'")
-    return {run.info.run_name: run for run in found}, len(found)
+    groups = client.search_runs([experiment], "tags.kind = 'group'")
+    return {run.info.run_name: run for run in groups}, len(groups)
 
 
-def test_a_group_run_holds_the_mean_over_its_completed_seeds(tmp_path, uri, study, runs):
+def test_group_run_has_the_mean_over_completed_seeds(tmp_path, uri, study, runs):
     trials = [trial for trial in planned(seeds=3) if trial.arm.label in {"sgd", "nysact-s rank=10"}]
     for trial in trials:
         if trial == trials[0]:
@@ -314,64 +297,47 @@ def test_a_group_run_holds_the_mean_over_its_completed_seeds(tmp_path, uri, stud
         assert group.data.metrics[f"{name}/test/accuracy"] == pytest.approx(getattr(expected, name))
     assert group.data.metrics["n"] == 3 and groups["sgd"].data.metrics["n"] == 2
     assert groups["sgd"].data.tags["status"] == "2 completed, 1 diverged"
-    assert (
-        group.info.status == "FINISHED"
-        and group.data.tags["mlflow.parentRunId"] == runs()[0].info.run_id
-    )
-    assert (group.data.tags["level"], group.data.tags["group_key"]) == (
-        "10",
-        trials[1].config.group_key,
-    )
+    assert group.info.status == "FINISHED"
+    assert group.data.tags["mlflow.parentRunId"] == runs()[0].info.run_id
+    assert group.data.tags["level"] == "10"
+    assert group.data.tags["group_key"] == trials[1].config.group_key
     assert group.data.params["rank"] == "10" and "seed" not in group.data.params
     curve = [(step, value) for step, value, _ in history(uri, group, "test/accuracy")]
     means = [sum(metrics(t, epoch)["test/accuracy"] for t in trials[1::2]) / 3 for epoch in (0, 1)]
     assert curve == [(epoch, pytest.approx(mean)) for epoch, mean in enumerate(means)]
     artifacts = tmp_path / "mlartifacts" / group.info.run_id / "artifacts"
     assert len((artifacts / "seeds.csv").read_text().splitlines()) == 4
-    assert (
-        (artifacts / "curve.csv")
-        .read_text()
-        .startswith("epoch,metric,n,mean,sd,ci_lo,ci_hi\n0,test/accuracy,3,")
-    )
+    curve_file = (artifacts / "curve.csv").read_text()
+    assert curve_file.startswith("epoch,metric,n,mean,sd,ci_lo,ci_hi\n0,test/accuracy,3,")
 
 
-def test_a_group_is_updated_in_place_and_has_its_curve_when_all_seeds_are_in(
-    tmp_path, uri, study, runs
-):
+def test_group_run_is_updated_and_has_its_curve_when_all_seeds_end(tmp_path, uri, study, runs):
     first, second, third = (trial for trial in planned(seeds=3) if trial.arm.optimizer == "foof")
     sync(study, [first, second], tmp_path, uri)
     assert group_runs(uri, study) == ({}, 0)
     run(tmp_path, first)
     sync(study, [first, second], tmp_path, uri)
-    one = group_runs(uri, study)[0]["foof"]
-    assert (
-        one.info.status == "RUNNING"
-        and one.data.metrics["n"] == 1
-        and "sd/test/accuracy" not in one.data.metrics
-    )
-    assert history(uri, one, "test/accuracy") == []
+    partial = group_runs(uri, study)[0]["foof"]
+    run_id = partial.info.run_id
+    assert partial.info.status == "RUNNING" and partial.data.metrics["n"] == 1
+    assert "sd/test/accuracy" not in partial.data.metrics
+    assert history(uri, partial, "test/accuracy") == []
     run(tmp_path, second)
     for _ in range(2):
         sync(study, [first, second], tmp_path, uri)
-    two = group_runs(uri, study)[0]["foof"]
-    assert (two.info.run_id, two.info.status, two.data.metrics["n"]) == (
-        one.info.run_id,
-        "FINISHED",
-        2,
-    )
-    assert [step for step, _, _ in history(uri, two, "test/accuracy")] == [0, 1]
+    complete = group_runs(uri, study)[0]["foof"]
+    assert (complete.info.run_id, complete.info.status) == (run_id, "FINISHED")
+    assert complete.data.metrics["n"] == 2
+    assert [step for step, _, _ in history(uri, complete, "test/accuracy")] == [0, 1]
     run(tmp_path, third)
     sync(study, [first, second, third], tmp_path, uri)
     groups, count = group_runs(uri, study)
-    assert (count, groups["foof"].info.run_id, groups["foof"].data.metrics["n"]) == (
-        1,
-        one.info.run_id,
-        3,
-    )
+    assert count == 1 and groups["foof"].info.run_id == run_id
+    assert groups["foof"].data.metrics["n"] == 3
 
 
-def test_the_experiment_holds_a_view_of_each_workloads_configurations(tmp_path, uri, study):
-    """By a metric's order, so that no run is folded into its parent; sent once."""
+def test_experiment_has_a_view_of_each_workloads_configurations(tmp_path, uri, study):
+    """The view is ordered by a metric, so that the UI does not collapse runs into their parent."""
     trials = planned(seeds=1)
     for _ in range(2):
         sync(study, trials, tmp_path, uri)
@@ -381,16 +347,13 @@ def test_the_experiment_holds_a_view_of_each_workloads_configurations(tmp_path, 
     assert view["searchFilter"] == "tags.kind = 'group' and tags.workload = 'digits/cnn'"
     assert view["orderByKey"] == "metrics.`mean/test/accuracy`"
     parallel = view["compareRunCharts"][0]
-    assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (
-        ["optimizer", "rank"],
-        ["mean/test/accuracy"],
-    )
-    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {
-        view["compareRunSections"][0]["uuid"]
-    }
+    assert parallel["selectedParams"] == ["optimizer", "rank"]
+    assert parallel["selectedMetrics"] == ["mean/test/accuracy"]
+    section = view["compareRunSections"][0]["uuid"]
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {section}
 
 
-def test_a_trial_that_was_stopped_early_is_no_longer_running(tmp_path, uri, study, runs):
+def test_run_of_a_stopped_trial_is_closed(tmp_path, uri, study, runs):
     first, second = planned(seeds=1)[:2]
     run(tmp_path, first)
     run(tmp_path, second, 1, None)
@@ -403,9 +366,8 @@ def test_a_trial_that_was_stopped_early_is_no_longer_running(tmp_path, uri, stud
         assert (stopped.info.status, stopped.data.tags["status"]) == ("KILLED", "stopped")
     assert runs()[0].info.status == "FINISHED"
     planning.clear()
-    assert (
-        replace(growing, stopped=lambda: [key, first.config.trial_key]).send(uri) == "0 epochs sent"
-    )
+    both = replace(growing, stopped=lambda: [key, first.config.trial_key])
+    assert both.send(uri) == "0 epochs sent"
     assert runs()[1][first.config.trial_key].info.status == "FINISHED"
 
 
@@ -414,20 +376,17 @@ def test_without_trials_there_are_no_runs(tmp_path, uri, study):
     assert MlflowClient(tracking_uri=uri).get_experiment_by_name(study.name) is None
 
 
-def test_without_a_report_the_summary_stays_as_it_is(tmp_path, uri, study, runs):
+def test_without_a_report_the_summary_does_not_change(tmp_path, uri, study, runs):
     trial, extended = planned(seeds=1)[0], planned(seeds=1)[:2]
     run(tmp_path, trial)
     sync(study, [trial], tmp_path, uri, **{"mean/sgd": 0.5})
     view(study, extended, tmp_path).send(uri)
     summary = runs()[0].data.metrics
-    assert (summary["mean/sgd"], summary["trials/planned"], summary["trials/not run"]) == (
-        0.5,
-        2,
-        1,
-    )
+    assert summary["mean/sgd"] == 0.5
+    assert summary["trials/planned"] == 2 and summary["trials/not run"] == 1
 
 
-def test_a_report_is_one_run_that_is_sent_anew_when_its_files_change(tmp_path, uri, study):
+def test_report_run_is_sent_again_when_its_files_change(tmp_path, uri, study):
     options, page = Options(out=tmp_path), tmp_path / "report.md"
     numbers = {"growth/conv 1": 2.0, "growth/fc=2": 3.0, "growth/fc": math.inf}
     probe = ReportView(
@@ -446,9 +405,8 @@ def test_a_report_is_one_run_that_is_sent_anew_when_its_files_change(tmp_path, u
         report = Report(files=[page], metrics=numbers)
         assert [probe.send(uri, report), probe.send(uri, report)] == ["sent", "nothing to send"]
         [only] = client.search_runs([client.get_experiment_by_name(study.name).experiment_id])
-        assert (
-            tmp_path / "mlartifacts" / only.info.run_id / "artifacts/report.md"
-        ).read_text() == content
+        artifacts = tmp_path / "mlartifacts" / only.info.run_id / "artifacts"
+        assert (artifacts / "report.md").read_text() == content
     assert only.data.metrics == {"growth/conv 1": 2.0, "growth/fc.2": 3.0}
     assert only.data.params == {"lr": "0.1"}
     assert (only.info.run_name, only.info.status) == (f"{study.name} digits/cnn", "FINISHED")
@@ -467,7 +425,7 @@ def test_a_report_is_one_run_that_is_sent_anew_when_its_files_change(tmp_path, u
     assert tags == {**shared, "kind": "probe", "group_key": "ab" * 32}
 
 
-# ---------------------------------------------------------------------- nothing is sent if nothing has changed
+# ---------------------------------------------------------------------- unchanged results
 
 COMMAND = """
 import sys
@@ -503,25 +461,23 @@ def test_the_second_command_does_not_import_mlflow(tmp_path, uri, monkeypatch):
 
     def command(digest):
         arguments = [sys.executable, "-c", COMMAND, tmp_path, uri, digest]
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        process = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     assert [command(digest) for digest in ("a", "a", "b")] == ["True\n", "False\n", "True\n"]
 
 
-def test_all_is_sent_again_after_the_run_or_the_database_was_deleted(tmp_path, uri, study, runs):
+def test_everything_is_sent_again_after_the_run_or_the_database_was_deleted(
+    tmp_path, uri, study, runs
+):
     trial = planned(seeds=1)[0]
     run(tmp_path, trial)
     (tmp_path / "report.md").write_text("one")
-    first, second = f"{study.name} 1", f"{study.name} 2"  # the database is that of all tests
+    first, second = f"{study.name} 1", f"{study.name} 2"  # unique in the shared database
     track(study, [trial], tmp_path, uri, first)
-    assert (
-        up_to_date(uri, [])
-        and up_to_date(uri, [first])
-        and not up_to_date(uri, [first, second])
-        and not up_to_date(uri, [""])
-    )
+    assert up_to_date(uri, []) and up_to_date(uri, [first])
+    assert not up_to_date(uri, [first, second]) and not up_to_date(uri, [""])
     parent = runs()[0]
     MlflowClient(tracking_uri=uri).delete_run(parent.info.run_id)
     assert not up_to_date(uri, [first])
@@ -530,25 +486,20 @@ def test_all_is_sent_again_after_the_run_or_the_database_was_deleted(tmp_path, u
 
     database = tmp_path / "other.db"
     database.write_bytes(b"not a database, and longer than the header of a database file: " * 9)
-    for unknown in (
-        f"sqlite:///{database}",
-        f"sqlite:///{tmp_path / 'none.db'}",
-        "http://127.0.0.1:9",
-    ):
+    unreadable, absent = f"sqlite:///{database}", f"sqlite:///{tmp_path / 'none.db'}"
+    for unknown in (unreadable, absent, "http://127.0.0.1:9"):
         assert not up_to_date(unknown, [first])
     database.unlink()
     track(study, [trial], tmp_path, f"sqlite:///{database}", first)
     assert up_to_date(f"sqlite:///{database}", [first])
-    only = MlflowClient(tracking_uri=f"sqlite:///{database}").get_experiment_by_name(study.name)
-    kinds = {
-        run.data.tags["kind"]
-        for run in MlflowClient(f"sqlite:///{database}").search_runs([only.experiment_id])
-    }
-    assert kinds == {"study", "group", "trial"}
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    experiment = client.get_experiment_by_name(study.name)
+    children = client.search_runs([experiment.experiment_id])
+    assert {run.data.tags["kind"] for run in children} == {"study", "group", "trial"}
 
 
 def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, runs, monkeypatch):
-    """If the command is killed meanwhile, the next one sends everything, even from the earlier state."""
+    """If a command is killed while it sends, the next command sends everything again."""
     trials = planned(seeds=1)[:2]
     run(tmp_path, trials[0])
     (tmp_path / "report.md").write_text("one")
@@ -556,21 +507,21 @@ def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, ru
     track(study, trials[:1], tmp_path, uri, first, **{"mean/sgd": 0.5})
     assert runs()[0].data.tags[MARK] == first
     run(tmp_path, trials[1])
-    with monkeypatch.context() as killed, pytest.raises(OSError):
-        killed.setattr(
-            MlflowClient,
-            "set_terminated",
-            lambda *arguments: (_ for _ in ()).throw(OSError("killed")),
-        )
+
+    def fail(*_):
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(MlflowClient, "set_terminated", fail)
         view(study, trials, tmp_path).send(uri, Report(files=[]), second)
     assert not up_to_date(uri, [first]) and not up_to_date(uri, [second])
     track(study, trials[:1], tmp_path, uri, first)
     assert runs()[0].data.tags[MARK] == first and runs()[0].data.metrics["trials/planned"] == 1
-    view(study, trials, tmp_path).send(uri)  # as the thread does
+    view(study, trials, tmp_path).send(uri)  # as the background thread does
     assert runs()[0].data.tags[MARK] == ""
 
 
-def test_a_reports_run_has_the_mark_too(tmp_path, uri, study):
+def test_report_run_has_the_mark(tmp_path, uri, study):
     options = Options(out=tmp_path)
     probe = ReportView(
         facts=study, workload="digits/cnn", options=options, kind="probe", key="cd" * 32, params={}

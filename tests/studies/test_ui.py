@@ -1,4 +1,7 @@
-"""The pages that `make ui` links to, in a headless browser: they show a smoke run's own numbers. `make setup-ui`."""
+"""The pages that `make ui` links to show the numbers of a smoke run, in a headless browser.
+
+`make setup-ui` installs the browser.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,19 @@ if CHROMIUM is None:
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE_MS = 60_000
 
 
 class Served(NamedTuple):
-    """A smoke run's output folder, and the links that the command printed."""
+    """The output folder of a smoke run, and the links that the command has printed."""
 
     root: Path
     links: list[str]
@@ -44,33 +52,25 @@ class Served(NamedTuple):
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     out, port = tmp_path_factory.mktemp("out"), free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    smoke, trials = (
-        [sys.executable, ROOT / "studies/ablation_rank.py", "--smoke", "--out", out],
-        out / "trials.jsonl",
-    )
-    training = [
-        sys.executable,
-        "-m",
-        "trainables",
-        trials,
-        "--out",
-        out / "smoke",
-    ]  # the same folders, without Ray
+    trials = out / "trials.jsonl"
+    smoke = [sys.executable, ROOT / "studies/ablation_rank.py", "--smoke", "--out", out]
+    # This writes the same folders without Ray.
+    training = [sys.executable, "-m", "trainables", trials, "--out", out / "smoke"]
     for command in ([*smoke, "--dry-run", "--json"], training, [*smoke, "--report-only"]):
-        done = subprocess.run(
+        process = subprocess.run(
             command, check=True, env=environment, timeout=300, stdout=subprocess.PIPE, text=True
         )
         if not trials.exists():
-            trials.write_text(done.stdout)
+            trials.write_text(process.stdout)
     command = [sys.executable, "-m", "studies", "ui", "--out", out / "smoke", "--port", str(port)]
     with open(out / "server.log", "wb") as log:
         server = subprocess.Popen(
@@ -105,25 +105,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def shoot(page: Any, name: str) -> None:
-    """A picture for people, where they ask for it."""
+    """Save a screenshot if the environment names a folder for it."""
     if folder := os.environ.get("PRECOND_SCREENSHOTS"):
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
 def test_the_parents_page_has_the_claim_and_each_arms_mean(served: Served, page: Any):
     page.goto(served.links[0])
-    page.get_by_text("With either sketch NysAct beats SGD").first.wait_for()
+    page.get_by_text("With either sketch, NysAct is more accurate than SGD").first.wait_for()
     page.get_by_text("mean/sgd", exact=True).first.wait_for()
     shoot(page, "parent")
-    shown = page.inner_text("body")
+    text = page.inner_text("body")
     for arm in served.arms.to_dict("records"):
-        found = re.search(rf"mean/{re.escape(re.sub('[ =]', '.', arm['arm']))}\s+([\d.]+)", shown)
-        assert found and float(found[1]) == pytest.approx(arm["mean"], abs=1e-9), arm["arm"]
+        metric = re.escape(re.sub("[ =]", ".", arm["arm"]))
+        match = re.search(rf"mean/{metric}\s+([\d.]+)", text)
+        assert match and float(match[1]) == pytest.approx(arm["mean"], abs=1e-9), arm["arm"]
 
 
-def test_the_charts_are_of_the_configurations_with_the_factor_and_the_mean_in_parallel(
-    served: Served, page: Any
-):
+def test_charts_show_factor_and_mean_of_each_configuration(served: Served, page: Any):
     page.goto(served.links[1])
     page.get_by_text("Parallel Coordinates").first.wait_for()
     page.get_by_text("6 matching runs").first.wait_for()
@@ -139,29 +138,27 @@ def test_the_charts_are_of_the_configurations_with_the_factor_and_the_mean_in_pa
     assert labels and min(labels) >= best.min() - 0.01 and max(labels) <= best.max() + 0.01
 
 
-def test_side_by_side_has_every_configuration_with_its_mean(served: Served, page: Any):
-    page.set_viewport_size(
-        {"width": 2600, "height": 1200}
-    )  # columns out of sight are not in the page
+def test_comparison_table_has_every_configuration_with_its_mean(served: Served, page: Any):
+    # The page contains only the columns that fit into the window.
+    page.set_viewport_size({"width": 2600, "height": 1200})
     page.goto(served.links[2])
     page.get_by_text("Comparing 6 Runs from 1 Experiment").wait_for()
     page.get_by_text("mean/test/accuracy").first.wait_for()
     shoot(page, "compare")
-    shown = page.inner_text("body")
+    text = page.inner_text("body")
     for arm in served.arms.to_dict("records"):
-        assert arm["arm"] in shown
-        assert f"\n{round(arm['mean'], 3)}\n" in shown, arm["arm"]
+        assert arm["arm"] in text
+        assert f"\n{round(arm['mean'], 3)}\n" in text, arm["arm"]
 
 
 @pytest.mark.parametrize("name", ["rank.png", "report.html"])
 def test_figure_and_report_open_in_the_browser(served: Served, page: Any, name: str):
-    page.goto("about:blank")  # from an artifact's page to another's the UI keeps what it shows
+    page.goto("about:blank")  # otherwise the UI keeps the previous artifact
     page.set_viewport_size({"width": 1600, "height": 1200})
     page.goto(f"/artifacts/{name}?".join(served.links[0].split("?")))
     if name.endswith("png"):
-        picture = page.locator(
-            "img[src^='blob:'], img[src*='get-artifact'], img[alt*='rank']"
-        ).first
+        images = "img[src^='blob:'], img[src*='get-artifact'], img[alt*='rank']"
+        picture = page.locator(images).first
         picture.wait_for()
         page.wait_for_function("image => image.naturalWidth > 400", arg=picture.element_handle())
         shoot(page, "figure")
@@ -169,8 +166,7 @@ def test_figure_and_report_open_in_the_browser(served: Served, page: Any, name: 
     frame = page.frame_locator("iframe").first
     frame.get_by_role("heading", name="Effect of the rank of the Nystrom approximation").wait_for()
     shoot(page, "report")
-    shown = frame.locator("table").first.inner_text()
+    text = frame.locator("table").first.inner_text()
     for arm in served.arms.to_dict("records"):
-        assert re.search(
-            rf"{re.escape(arm['arm'])}\s+{arm['n']}\s+{100 * arm['mean']:.2f}", shown
-        ), arm["arm"]
+        row = rf"{re.escape(arm['arm'])}\s+{arm['n']}\s+{100 * arm['mean']:.2f}"
+        assert re.search(row, text), arm["arm"]

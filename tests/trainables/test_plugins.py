@@ -1,4 +1,4 @@
-"""User-defined optimizers and workloads: those in `examples/`, and errors in others."""
+"""User-defined optimizers and workloads: those in `examples/`, and errors in plugins."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_custom_workload_trains(files, tmp_path):
 
 
 def test_a_registered_optimizer_is_checked_like_the_others(files):
-    """It has defaults, and an invalid value gives a message with the required type."""
+    """Its hyperparameters have defaults, and errors in their values are reported."""
     plugins.load(files["signsgd"])
     assert "signsgd" in precond.available()
     assert precond.defaults("signsgd") == {"lr": 0.001}
@@ -98,7 +98,7 @@ def test_an_edited_plugin_gives_new_trials(tmp_path):
         plugins.load(path)
         config = resolve("digits/cnn", "edited", recipe={"epochs": 1})
         keys.append(config.trial_key)
-        plugins.keep(path, tmp_path)
+        plugins.write_copy(path, tmp_path)
         assert train(config, tmp_path)
     assert len(set(keys)) == 2
 
@@ -106,10 +106,10 @@ def test_an_edited_plugin_gives_new_trials(tmp_path):
 def test_a_modified_copy_is_refused(files, tmp_path):
     """A copy whose SHA-256 is not that in the trial's key is not imported."""
     sha = plugins.load(files["signsgd"])
-    plugins.keep(files["signsgd"], tmp_path)
-    plugins.kept(tmp_path, sha).write_text("print('evil')\n")
+    plugins.write_copy(files["signsgd"], tmp_path)
+    plugins.copy_path(tmp_path, sha).write_text("print('evil')\n")
     with pytest.raises(plugins.PluginError, match="differs from the trial's plugin"):
-        plugins.load(plugins.kept(tmp_path, sha), sha)
+        plugins.load(plugins.copy_path(tmp_path, sha), sha)
 
 
 INVALID = {

@@ -187,13 +187,13 @@ def test_workers_ordered_to_leave_or_lost_with_their_node_are_not_counted(
     tmp_path: Path, config: TrialConfig
 ):
     (tmp_path / ".lock").write_text(json.dumps({"generation": 7}))
-    store = TrialStore(tmp_path, config, generation=7, nodes={"here"})
+    store = TrialStore(tmp_path, config, generation=7, nodes={"alive"})
     store.create()
-    assert store.begin({"node": "gone"}) == 0
-    assert store.begin({"node": "here"}) == 0
+    assert store.begin({"node": "dead"}) == 0
+    assert store.begin({"node": "alive"}) == 0
     store.leave("SIGTERM")
-    assert store.begin({"node": "here"}) == 0
-    assert store.begin({"node": "here"}) == 1
+    assert store.begin({"node": "alive"}) == 0
+    assert store.begin({"node": "alive"}) == 1
     assert read_lines(store.folder / "attempts.jsonl")[2]["left"] == "SIGTERM"
 
 

@@ -69,7 +69,7 @@ def lines(root: Path, config: TrialConfig) -> list[dict[str, float]]:
 
 def test_two_processes_have_the_metrics_of_one_process(plugin, tmp_path):
     """The metrics agree up to the order of sums, also with unequal shares and after a resume."""
-    plugins.keep(plugin, tmp_path)
+    plugins.write_copy(plugin, tmp_path)
     pairs = []
     for name in NAMES:
         for size in (18, 17):  # shares of 9 and 9, and of 8 and 9
@@ -105,7 +105,7 @@ def train_until_rank_1_exits(config: TrialConfig, root: str) -> None:
 
 def test_a_lost_process_does_not_fail_the_trial(plugin, tmp_path):
     """The other process fails in its next collective operation, and the trial gets no status."""
-    plugins.keep(plugin, tmp_path)
+    plugins.write_copy(plugin, tmp_path)
     config = resolve("noise/norm", "sgd", recipe={"workers": 2, "epochs": 3})
     store = TrialStore(tmp_path, config)
     store.create()
@@ -129,7 +129,7 @@ def test_a_number_of_workers_out_of_range_is_refused(plugin, workers):
 
 def test_diagnostics_of_a_team_are_those_of_one_process(plugin, tmp_path):
     """One process writes a row per epoch and layer; the values agree up to the order of sums."""
-    plugins.keep(plugin, tmp_path)
+    plugins.write_copy(plugin, tmp_path)
     single, double = (
         resolve("noise/norm", "nysact-g", {"rank": 3}, recipe={"workers": n}) for n in (1, 2)
     )

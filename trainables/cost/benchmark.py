@@ -56,15 +56,15 @@ class Setting(NamedTuple):
 
     def model(self) -> nn.Module:
         """Return a new model on the device, with the same initial weights in each call."""
-        chosen = workload(self.workload)
+        definition = workload(self.workload)
         torch.manual_seed(0)
-        model = chosen.build(chosen.settings({})).to(self.device).train()
+        model = definition.build(definition.settings({})).to(self.device).train()
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def batch(self) -> Batch:
         """Return synthetic images and labels on the device."""
-        chosen = workload(self.workload)
-        classes, channels, side, _ = chosen.fit(chosen.settings({}))
+        definition = workload(self.workload)
+        classes, channels, side, _ = definition.fit(definition.settings({}))
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(self.batch_size, channels, side, side, generator=generator)
         images = images.to(self.device)
@@ -83,7 +83,7 @@ class Setting(NamedTuple):
         return build(name, self.model(), self.hyperparameters(name))
 
     def hyperparameters(self, name: str) -> dict[str, Any]:
-        """Return the recipe's hyperparameters of an optimizer, replaced by its overrides."""
+        """Return an optimizer's hyperparameters: the recipe's values, updated with `overrides`."""
         defaults, recipe = precond.defaults(name), workload(self.workload).recipe
         values = {
             **recipe.hyperparameters(name, self.as_released),

@@ -1,4 +1,4 @@
-"""Contestants of the cost benchmark: an optimizer and its model, set to a step of any kind.
+"""Contestants of the cost benchmark: optimizers with their models, set to take any kind of step.
 
 There are three kinds of steps. A *plain* step only applies the preconditioners, a *statistics* step
 also records the forward, and a *refresh* step also computes new factors. The optimizer's intervals

@@ -64,10 +64,10 @@ def race(
 def _block(
     base: Contestant, other: Contestant, batch: Batch, repeat: int, clock: Clock
 ) -> dict[str, float]:
-    """Return the seconds per step of the base and of each kind of step of the other, in one block.
+    """Measure one block; return the seconds of a step of `base` and of each kind of `other`'s steps.
 
-    The order is B X X B, where the second X takes its kinds in reverse, so that a linear drift of
-    the machine's speed cancels.
+    The order is B X X B. The second X takes its kinds of steps in reverse order, so that a linear
+    drift of the machine's speed cancels.
     """
     parts = [(BASE, base, base.kinds[0]), *((kind.name, other, kind) for kind in other.kinds)]
     seconds = dict.fromkeys((name for name, _, _ in parts), 0.0)

@@ -1,7 +1,7 @@
 """The interfaces of datasets, and datasets in memory.
 
-A `Source` describes a dataset, `Loading` the way in which a trial loads it, and `Data` is the loaded
-dataset. `TensorData` is a dataset of tensors in memory.
+A `Source` describes a dataset. `Loading` contains the options with which a trial loads the dataset.
+`Data` is the loaded dataset. `TensorData` is a dataset of tensors in memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DataError(OSError):
 
 @dataclass(frozen=True)
 class Loading:
-    """The options with which one trial loads a dataset.
+    """The options with which a trial loads a dataset.
 
     Attributes:
         device: Device of the batches.
@@ -43,8 +43,8 @@ class Loading:
         train_fraction: If below 1, the rest of the training set, stratified by class, is held out
             and replaces the test set.
         rank: Index of the share of each training batch that this process receives.
-        ranks: Number of shares. The order and the random numbers of a batch do not depend on it, so
-            the shares together equal the batch of a single process.
+        ranks: Number of shares. The shares together equal the batch of a single process, because
+            the order and the random numbers do not depend on `ranks`.
     """
 
     device: torch.device

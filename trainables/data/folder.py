@@ -209,9 +209,9 @@ class ImageFolder(Source):
         return train, test
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """Return, with `verify`, one line for each image that cannot be decoded.
+        """Return one line for each image that cannot be decoded, if `verify` is True.
 
-        Without `verify` nothing remains to be checked: `image_folder` checked the folders.
+        There is nothing else to check, because `image_folder` has checked the folders.
         """
         if not verify:
             return []

@@ -113,7 +113,7 @@ class LoaderData(ImageData):
             prefetch_factor=PREFETCHED if self._workers else None,
             collate_fn=torch.stack,
             pin_memory=self._loading.device.type == "cuda",
-            # Without a generator, it draws from torch's global generator, which the model uses.
+            # By default, DataLoader draws from torch's global generator, which the model uses.
             generator=Generator(),
         )
         images = iter(loader)
@@ -147,10 +147,10 @@ class LoaderData(ImageData):
 
 
 def _wait_for_copy(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """Return a batch that another stream copied, after which the current stream can use it.
+    """Return a batch that another stream copied, for use on the current stream.
 
-    The current stream waits for the copy. The batch's memory is not reused before the current
-    stream has used it.
+    The current stream waits for the copy. torch does not reuse the batch's memory before the work
+    of the current stream is complete.
     """
     current = torch.cuda.current_stream(batch[0].device)
     current.wait_event(copied)
@@ -168,7 +168,7 @@ def loader_workers(ranks: int) -> int:
 
 
 class _Transformed(Dataset[Tensor]):
-    """Transformed images, indexed by (position, seed); the seed is that of the transform."""
+    """Transformed images, indexed by their position and the seed of the transform."""
 
     def __init__(self, images: Any, transform: nn.Module):
         self._images, self._transform = images, transform

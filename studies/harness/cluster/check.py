@@ -1,8 +1,9 @@
-"""Check a cluster file before `ray up` uses it: misspelt keys, unsafe settings, values left from the example.
+"""Check a cluster file before `ray up`: misspelt keys, unsafe settings, values of the example.
 
-Ray's schema covers the top level and the node types. Ray accepts any key in `provider` and `node_config`, and fills in
-unsafe defaults: SSH from anywhere, a dashboard on every address, instance metadata without a session, an unencrypted
-disk. `rules.yaml` covers those. Nothing here calls a cloud. `python -m studies check-cluster FILE` prints the errors.
+Ray's schema covers the top level and the node types. In `provider` and `node_config` Ray accepts
+any key, and its defaults are unsafe: SSH from any address, a dashboard on every address, instance
+metadata without a session, an unencrypted disk. `rules.yaml` covers these two sections. This module
+calls no cloud. `python -m studies check-cluster FILE` prints the errors.
 """
 
 from __future__ import annotations
@@ -24,38 +25,34 @@ from studies.harness.published import strict_yaml
 RULES = Path(__file__).with_name("rules.yaml")
 RAY_SCHEMA = "ray/autoscaler/ray-schema.json"
 COMPARE = "compare with the cluster.yaml of this repository"
-SHOWN = 60  # A longer value is left out of the message.
+MAX_VALUE = 60  # characters; messages omit a longer value
 FORMATS = jsonschema.FormatChecker(formats=())
 
 
 def check(path: Path) -> list[str]:
-    """Return one line for each error in a cluster file; an empty list if `ray up` can use the file."""
+    """Return one line for each error in a cluster file."""
     try:
         document = strict_yaml.read(path, aliases=True)
     except strict_yaml.YamlError as error:
         return [str(error)]
     if not isinstance(document, dict):
-        return [f"{path.name}: must be keys and values"]
-    return [
-        f"{path.name}: {line}"
-        for line in [*problems(document), *_missing_files(document, path.parent)]
-    ]
+        return [f"{path.name}: must contain a mapping of keys to values"]
+    lines = [*problems(document), *_missing_files(document, path.parent)]
+    return [f"{path.name}: {line}" for line in lines]
 
 
 def problems(document: Mapping[str, Any]) -> list[str]:
-    """Return one line for each error in a cluster document, without reading the files that it names."""
-    document = json.loads(
-        json.dumps(document, default=str, skipkeys=True)
-    )  # JSON schemas require keys of type str
+    """Return one line for each error in the content of a cluster file; read no other file."""
+    # JSON schemas require keys of type str.
+    document = json.loads(json.dumps(document, default=str, skipkeys=True))
     errors = [error for schema in _schemas() for error in schema.iter_errors(document)]
     return sorted({*_relations(document), *(line for error in errors for line in _lines(error))})
 
 
 @cache
 def _schemas() -> list[jsonschema.Draft7Validator]:
-    ray = Path(
-        str(importlib.metadata.distribution("ray").locate_file(RAY_SCHEMA))
-    )  # Importing Ray takes seconds.
+    # Do not import Ray to find its schema, because the import takes seconds.
+    ray = Path(str(importlib.metadata.distribution("ray").locate_file(RAY_SCHEMA)))
     schemas = json.loads(ray.read_text()), strict_yaml.read(RULES, aliases=True)
     return [jsonschema.Draft7Validator(schema, format_checker=FORMATS) for schema in schemas]
 
@@ -69,39 +66,40 @@ def _private(address: Any) -> bool:
 
 
 def _lines(error: jsonschema.ValidationError) -> Iterator[str]:
-    """Yield the message of a violated rule, or one message for each key of a rule about keys."""
+    """Yield the message of a violated rule; if the rule is about keys, one message for each key."""
     rule: Any = error.schema
     expected: Any = error.validator_value
     instance: Any = error.instance
     known, path = rule.get("properties", {}), [*error.absolute_path]
     if error.validator == "additionalProperties":
         for key in [key for key in instance if key not in known]:
-            yield f"{_place([*path, key])}: unknown here, and Ray may accept it silently.{nearest(key, sorted(known))}"
+            hint = nearest(key, sorted(known))
+            yield f"{_place([*path, key])}: unknown key, which Ray may accept silently.{hint}"
     elif error.validator == "required":
         for key in [key for key in expected if key not in instance]:
             yield f"{_place([*path, key])}: missing; {known.get(key, {}).get('message', COMPARE)}"
-    elif error.validator == "not":  # The text may contain a secret: show only its start.
+    elif error.validator == "not":  # the value may contain a secret: print only its start
         match = re.search(expected.get("pattern", ""), str(instance))
-        yield f"{_place(path)}{f' ({match.group()[:12]}...)' if match and match.group() else ''}: {rule['message']}"
+        start = f" ({match.group()[:12]}...)" if match and match.group() else ""
+        yield f"{_place(path)}{start}: {rule['message']}"
     else:
         value = json.dumps(instance)
-        message = rule.get(
-            "message", f"must have {error.validator} {json.dumps(expected)}; {COMPARE}"
-        )
-        yield f"{_place(path)}{f' = {value}' if len(value) <= SHOWN else ''}: {message}"
+        default = f"must have {error.validator} {json.dumps(expected)}; {COMPARE}"
+        amount = f" = {value}" if len(value) <= MAX_VALUE else ""
+        yield f"{_place(path)}{amount}: {rule.get('message', default)}"
 
 
 def _place(path: Iterable[str | int]) -> str:
-    return "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in path
-    ).removeprefix(".")
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".")
 
 
 def _relations(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the errors between two parts of the document, which a schema cannot express."""
+    """Yield the contradictions between two parts of the document, which a schema cannot express."""
     head, workers = (_at(document, "provider", name) for name in ("head_ip", "worker_ips"))
     if isinstance(workers, list) and head in workers:
-        yield f"provider.worker_ips = {json.dumps(workers)}: must be machines other than the head ({head}), each once"
+        addresses = json.dumps(workers)
+        yield f"provider.worker_ips = {addresses}: must be machines other than the head ({head})"
     if _at(document, "provider", "type") != "aws":
         return
     types, head_type = _at(document, "available_node_types"), str(document.get("head_node_type"))
@@ -109,21 +107,20 @@ def _relations(document: Mapping[str, Any]) -> Iterator[str]:
         place = f"available_node_types.{name}.node_config.InstanceMarketOptions"
         market = _at(node_type, "node_config", "InstanceMarketOptions", "MarketType")
         if (market == "spot") == (name == head_type):
-            yield f"{place}.MarketType = {json.dumps(market)}: the head must be on demand, and workers must be spot"
+            rule = "the head must be on demand, and workers must be spot"
+            yield f"{place}.MarketType = {json.dumps(market)}: {rule}"
     if (limit := _at(types, head_type, "max_workers")) != 0:
-        yield f"available_node_types.{head_type}.max_workers = {json.dumps(limit)}: must be 0: there is one head"
+        place = f"available_node_types.{head_type}.max_workers"
+        yield f"{place} = {json.dumps(limit)}: must be 0, because the cluster has one head"
 
 
 def _missing_files(document: Mapping[str, Any], folder: Path) -> Iterator[str]:
     mounts = document.get("file_mounts")
     for target, source in mounts.items() if isinstance(mounts, dict) else ():
         if not (folder / Path(str(source)).expanduser()).exists():
-            how = (
-                ". Create it with: ray get-auth-token --generate"
-                if str(target).endswith("auth_token")
-                else ""
-            )
-            yield f"file_mounts: {source} does not exist{how}"
+            token = str(target).endswith("auth_token")
+            hint = ". Create it with: ray get-auth-token --generate" if token else ""
+            yield f"file_mounts: {source} does not exist{hint}"
 
 
 def _at(document: Any, *path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Train trials on Ray: start or join a cluster, run Tuners in it until the trials have ended, and shut it down."""
+"""Train trials on Ray: start it or join a cluster, run Tuners until all trials end, disconnect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from studies.harness.cluster import local
 from studies.harness.cluster.inspect import connect, measured_share
 from studies.harness.cluster.progress import StudyProgress
-from studies.harness.cluster.stopping import Stop, signals_wait
+from studies.harness.cluster.stopping import Stop, defer_signals
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from trainables import plugins
@@ -38,24 +38,28 @@ def train(
     """Train trials until each has a terminal status or training is stopped.
 
     Args:
-        trials: What to train.
-        options: The command line: the output folder, and where to train, for how long and how many at once.
-        generation: Number of this driver for the output folder; workers compare it before each write.
-        progress: Shows every epoch and every end.
-        on_lost: Called with the reason when the cluster is lost and the process must end; returns the exit code.
+        trials: The trials to train.
+        options: The command line: the output folder, the cluster, the time budget and the limits.
+        generation: Number of this driver for the output folder; workers compare it before each
+            write.
+        progress: The display of epochs and ended trials.
+        on_lost: Called with the reason when the cluster is lost and the process must end; returns
+            the exit code.
         prepare: Creates the folders of the trials, in a thread while Ray starts.
 
     Returns:
-        The reason for the end: `done`, `SIGINT`, `SIGTERM` or `budget`; after the last three, trials may be left.
+        The reason for the end: `done`, `SIGINT`, `SIGTERM` or `budget`. Unless it is `done`, trials
+        may be unfinished.
 
     Raises:
-        StoreError: No cluster could be reached or started, the cluster was lost, a worker met data or a folder that it
-            cannot use, or a node does not meet the requirements; the worker's trial stays in flight.
+        StoreError: No cluster could be reached or started; the cluster was lost; a worker could not
+            use the data or a folder; or a node does not meet the requirements. The worker's trial
+            stays in flight.
     """
-    left = list(trials)
+    unfinished = list(trials)
     with session(trials, options, generation, on_lost, prepare) as running:
-        left = running.grid(trials, progress)
-    return running.ended(finished=not left)
+        unfinished = running.grid(trials, progress)
+    return running.ended(finished=not unfinished)
 
 
 @contextmanager
@@ -66,15 +70,12 @@ def session(
     on_lost: Callable[[str], int],
     prepare: Callable[[], object] = lambda: None,
 ) -> Iterator[Session]:
-    """Start Ray or connect to it for some trials; shut it down at the end. Arguments and errors: see `train`."""
+    """Start Ray or join a cluster, and disconnect at the end; arguments and errors: see `train`."""
     space = _space(options, generation)
     handler = signal.getsignal(signal.SIGTERM)
-    with ThreadPoolExecutor(1) as aside, signals_wait():
-        # The import of Tune takes a second.
-        prepared, tuning = (
-            aside.submit(prepare),
-            aside.submit(import_module, f"{__package__}.tuning"),
-        )
+    with ThreadPoolExecutor(1) as thread, defer_signals():
+        prepared = thread.submit(prepare)
+        tuning = thread.submit(import_module, f"{__package__}.tuning")  # takes a second
         _start(options, len(trials))
     started, stop = time.monotonic(), Stop(on_lost)
     try:
@@ -83,23 +84,23 @@ def session(
             if options.gpus_per_trial is None:
                 share = measured_share([trial.config for trial in trials], options)
                 options = replace(options, gpus_per_trial=share)
-            with _signals() as caught:
-                yield tuning.result().Session(options, space, stop, caught, started)
+            with _signals() as signals:
+                yield tuning.result().Session(options, space, stop, signals, started)
     finally:
         signal.signal(signal.SIGTERM, handler)
 
 
 def _space(options: Options, generation: int) -> dict[str, Any]:
-    """Return what every worker gets beside its key, after a plugin's file is in the output folder."""
+    """Return the settings that all workers share; copy a plugin's file to the output folder."""
     if options.plugin is not None:
-        plugins.keep(options.plugin, options.root)
+        plugins.write_copy(options.plugin, options.root)
     return {
         "generation": generation,
         "provenance": provenance(),
         "commit_every": options.commit_every,
         "diagnostics": options.diagnostics,
         "data_dir": str(options.data_dir.absolute()),
-        "fingerprint": fingerprint() if options.address else None,  # one machine has one code
+        "fingerprint": fingerprint() if options.address else None,  # only nodes can differ
         "root": str(options.root.absolute()),
         "report_every": REPORT_SECONDS,
     }
@@ -111,23 +112,22 @@ def _start(options: Options, trials: int) -> None:
     else:
         cores, processes = len(os.sched_getaffinity(0)), options.workers_per_trial
         local.start(min((options.max_concurrent or cores) * processes, cores, trials * processes))
-    logging.getLogger("ray.tune").setLevel(
-        logging.CRITICAL
-    )  # a lost worker is a line of progress, not a traceback
+    # Hide tracebacks of lost workers; the progress display prints a line for each instead.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def _signals() -> Iterator[list[str]]:
-    """Handle SIGTERM as Tune handles SIGINT, also while no Tuner runs; yield the names of the signals received."""
-    caught: list[str] = []
+    """Handle SIGTERM as Tune handles SIGINT; yield a list that names each received SIGTERM."""
+    received: list[str] = []
 
-    def note(number: int, frame: Any) -> None:
-        caught.append("SIGTERM")
+    def forward(number: int, frame: Any) -> None:
+        received.append("SIGTERM")
         os.kill(os.getpid(), signal.SIGINT)
 
-    signal.signal(signal.SIGTERM, note)
+    signal.signal(signal.SIGTERM, forward)
     try:
-        yield caught
-    except KeyboardInterrupt:
-        if not caught:
+        yield received
+    except KeyboardInterrupt:  # no Tuner was running
+        if not received:
             raise

@@ -1,6 +1,7 @@
-"""Ray on this machine alone, for one command: unreachable from other machines and without the run's token.
+"""Start Ray on this machine alone, for one command.
 
-Whoever reaches a port of Ray can run code as the user.
+Whoever reaches a port of Ray can run code as the user. So Ray listens on the loopback address only,
+and every request requires a token of this run.
 """
 
 from __future__ import annotations
@@ -27,17 +28,16 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 def start(slots: int) -> None:
-    """Start Ray here, with a CPU slot for each process that may run at once.
+    """Start Ray with a CPU slot for each concurrent process.
 
     Raises:
         StoreError: Ray did not start; the message is one line.
     """
-    # Without this Ray creates a token for all runs, in a file that every user of this machine may read. The first token
-    # of a process stays, because Ray reads it once.
+    # Without a token in the environment, Ray creates one for all runs, in a file that every user of
+    # this machine may read. Ray reads the token once per process, so an existing token stays.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.pop(
-        "RAY_AUTH_MODE", None
-    )  # for some other cluster; a new one has token authentication by default
+    # The variable may be set for another cluster; a new one uses token authentication by default.
+    os.environ.pop("RAY_AUTH_MODE", None)
     try:
         with _minimal():
             quiet: Any = {
@@ -48,16 +48,17 @@ def start(slots: int) -> None:
             ray.init("local", num_cpus=slots, _node_ip_address=LOOPBACK, **quiet)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         why = str(error).partition("\n")[0].rstrip(".")
-        raise StoreError(f"Ray did not start here: {why}") from error
+        raise StoreError(f"Ray did not start on this machine: {why}") from error
 
 
 @contextmanager
 def _minimal() -> Iterator[None]:
-    """Make `ray.init` keep the loopback address, and start only the processes that one machine needs.
+    """Make `ray.init` keep the loopback address and start only what one machine needs.
 
-    Its workers run `worker.py`. Ray keeps the address where it expects no further nodes, as on macOS. The autoscaler's
-    monitor, the log monitor and the dashboard's server take 80 MB each, and `ray.init` waits a second for the last one;
-    `ray start` has options for the first two, `ray.init` has none.
+    Ray keeps the address if it expects no other nodes, as on macOS. The autoscaler's monitor, the
+    log monitor and the dashboard's server take 80 MB each, and `ray.init` waits a second for the
+    dashboard. `ray start` has options to disable the monitors, but `ray.init` has none. Workers run
+    `worker.py`.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER, parameter.RayParams, services.start_api_server
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -1,4 +1,4 @@
-"""Live progress: a bar and the running trials on a terminal; elsewhere a plain line every 10 s."""
+"""Progress of the training: a bar and the running trials on a terminal, else a line every 10 s."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ from studies.harness.design.arms import Trial
 from trainables.store import COMPLETED
 
 LINE_SECONDS = 10.0
-LINES = 4  # running trials shown: on a cluster more trials run than a terminal has lines
+LINES = 4  # running trials in the display; on a cluster more trials run than a terminal has lines
 WIDTH = 80
 
 
 class StudyProgress:
-    """Counts epochs and trials as workers report them, and estimates the time left from the epochs.
+    """Counts the epochs and trials that workers report, and estimates the remaining time.
 
     Args:
-        trials: The trials to be trained.
-        console: Where to print.
-        more: The number of trials that `add` will name later.
-        epochs: The sum of their epochs.
+        trials: The trials to train.
+        console: The console to print to.
+        unnamed: The number of trials that `add` will name later.
+        epochs: The total number of epochs of the unnamed trials.
     """
 
-    def __init__(self, trials: Sequence[Trial], console: Console, more: int = 0, epochs: int = 0):
+    def __init__(
+        self, trials: Sequence[Trial], console: Console, unnamed: int = 0, epochs: int = 0
+    ):
         self.console = console
         self._trials = {trial.config.trial_key: trial for trial in trials}
-        self._more, self._total = more, sum(trial.config.epochs for trial in trials) + epochs
+        self._unnamed = unnamed
+        self._total = sum(trial.config.epochs for trial in trials) + epochs
         self._epochs: dict[str, int] = {}
-        self._running: dict[
-            str, str
-        ] = {}  # a line for each trial that has reported, the latest last
-        self._first: tuple[float, int] | None = (
-            None  # time and number of epochs at which the rate begins
-        )
+        self._running: dict[str, str] = {}  # a line for each running trial, the latest last
+        self._first: tuple[float, int] | None = None  # time and epochs at the first report
         self._done = 0
-        self._bad = Counter[tuple[str, str]]()  # by status and reason
+        self._unsuccessful = Counter[tuple[str, str]]()  # by status and reason
         self._printed = time.monotonic()
         self._live = Live(
             console=console, transient=True, refresh_per_second=4, get_renderable=self._render
@@ -55,84 +54,81 @@ class StudyProgress:
 
     def __exit__(self, *error: object) -> None:
         self._live.stop()
-        for (status, reason), count in self._bad.items():
+        for (status, reason), count in self._unsuccessful.items():
             if count > 1:
-                self._say(f"{count} trials {status}: {reason}")
+                self._print(f"{count} trials {status}: {reason}")
 
     def add(self, trial: Trial) -> None:
-        """Name one of the trials that were expected."""
+        """Name a trial that was counted as unnamed."""
         if trial.config.trial_key not in self._trials:
             self._trials[trial.config.trial_key] = trial
-            self._more = max(0, self._more - 1)
+            self._unnamed = max(0, self._unnamed - 1)
 
     def epoch(self, key: str, epoch: int, accuracy: float) -> None:
-        """Show an epoch of a trial."""
+        """Record an epoch of a trial."""
         self._epochs[key] = epoch + 1
         self._first = self._first or (time.monotonic(), sum(self._epochs.values()))
         self._running.pop(key, None)
-        self._running[key] = (
-            f"{self._name(key)} {epoch + 1}/{self._trials[key].config.epochs} {accuracy:.2%}"
-        )
+        count = f"{epoch + 1}/{self._trials[key].config.epochs}"
+        self._running[key] = f"{self._name(key)} epoch {count} {accuracy:.2%}"
         self._line()
 
     def lost(self, key: str) -> None:
-        """Print that a trial's worker is lost."""
-        message = "its worker is lost, another goes on from the last commit"
+        """Print that a trial's worker was lost."""
+        message = "the worker was lost; another worker resumes the trial from its last checkpoint"
         self.console.print(f"{self._name(key)}: {message}", highlight=False)
 
     def finished(self, key: str, status: str = COMPLETED, reason: str = "") -> None:
-        """Count a trial that has ended; print its error, or only count it if it was printed for another trial."""
+        """Count a trial that has ended, and print its error if no other trial had the same."""
         self._done += 1
         self._epochs[key] = self._trials[key].config.epochs
         self._running.pop(key, None)
         if status != COMPLETED:
-            self._bad[status, reason] += 1
-            if self._bad[status, reason] == 1:
-                self._say(f"{self._name(key)} {status}: {reason} (trials/{key[:16]}/log.txt)")
+            self._unsuccessful[status, reason] += 1
+            if self._unsuccessful[status, reason] == 1:
+                self._print(f"{self._name(key)} {status}: {reason} (trials/{key[:16]}/log.txt)")
         self._line()
 
     def _name(self, key: str) -> str:
         trial = self._trials[key]
         return f"{trial.arm.label} s{trial.config.seed}"
 
-    def _say(self, line: str) -> None:
-        """Print a line that stays. It may contain what rich would read as markup."""
+    def _print(self, line: str) -> None:
+        """Print a line above the live display, without parsing it as markup."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _counts(self) -> str:
-        bad = f", {self._bad.total()} not completed" if self._bad else ""
-        return f"{self._done}/{len(self._trials) + self._more} trials{bad}, {self._left() or 'starting'}"
+        trials = f"{self._done}/{len(self._trials) + self._unnamed} trials"
+        if self._unsuccessful:
+            trials += f", {self._unsuccessful.total()} failed or diverged"
+        return f"{trials}, {self._remaining() or 'starting'}"
 
-    def _left(self) -> str:
-        """Return the estimated time left: the remaining epochs at the rate since the first one."""
+    def _remaining(self) -> str:
+        """Return the remaining time at the rate since the first report, or "" if it is unknown."""
         if self._first is None:
             return ""
-        elapsed, seen = (
-            time.monotonic() - self._first[0],
-            sum(self._epochs.values()) - self._first[1],
-        )
-        if seen < 1:
+        start, epochs_before = self._first
+        epochs = sum(self._epochs.values())
+        if epochs == epochs_before:
             return ""
-        seconds = round(elapsed / seen * (self._total - sum(self._epochs.values())))
+        rate = (time.monotonic() - start) / (epochs - epochs_before)
+        seconds = round(rate * (self._total - epochs))
         return f"{seconds // 60}:{seconds % 60:02d} left"
 
     def _render(self) -> Group:
-        """Return what a terminal shows: the counts and a bar of the epochs, then a line for each running trial."""
+        """Return the display: counts, a bar of the epochs, and a line for each running trial."""
+        bar = ProgressBar(total=self._total, completed=sum(self._epochs.values()), width=30)
         head = Table.grid(padding=(0, 1))
-        head.add_row(
-            self._counts(),
-            ProgressBar(total=self._total, completed=sum(self._epochs.values()), width=30),
-        )
+        head.add_row(self._counts(), bar)
         running = list(self._running.values())[-LINES:]
-        return Group(
-            head, *(Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in running)
-        )
+        lines = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in running]
+        return Group(head, *lines)
 
     def _line(self) -> None:
-        """Without a terminal, print a line every 10 s."""
+        """Print a line every 10 s if the console is not a terminal."""
         if self.console.is_terminal or time.monotonic() - self._printed < LINE_SECONDS:
             return
         self._printed = time.monotonic()
         running = "; ".join(list(self._running.values())[: -LINES - 1 : -1])
         line = f"{self._counts()}; {running}" if running else self._counts()
-        self._say(line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}...")
+        self._print(line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}...")

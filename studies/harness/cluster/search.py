@@ -1,6 +1,7 @@
-"""Ray Tune under a search: one Tuner for each optimizer, one after another, then the winners with fresh seeds.
+"""Run a search with Ray Tune: a Tuner for each optimizer in turn, then the winners with new seeds.
 
-Tune requests the next trial whenever a slot is free; what to train, and every result, is in the folders.
+Tune requests the next trial whenever a slot is free. The proposals and all results are in the
+output folder.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from studies.harness.design.options import Options
 from trainables.files import read_lines
 from trainables.store import trial_folder
 
-GRACE = 1  # the first epoch (from 0) after which ASHA may stop a trial
-SCORE = "val/accuracy"  # what a search maximises
+GRACE = 1  # the first epoch (counted from 0) after which ASHA may stop a trial
+SCORE = "val/accuracy"  # the metric that a search maximises
 
 
 class Proposer(Protocol):
@@ -36,42 +37,42 @@ class Proposer(Protocol):
 
     @property
     def asha(self) -> bool:
-        """True if trials that fall behind are stopped."""
+        """True if ASHA stops trials early."""
         ...
 
     def begin(self) -> None:
-        """Submit everything without an outcome again."""
+        """Submit all configurations without an outcome again."""
 
     def next(self) -> Trial | None:
-        """Return the next trial to submit, its folder created; None if all are submitted."""
+        """Create the folder of the next trial and return the trial; None if all are submitted."""
 
     def left(self) -> int:
         """Return the number of configurations without an outcome."""
         ...
 
     def trials(self) -> list[Trial]:
-        """Return the trials of all proposals; before the first proposal, one that will be proposed."""
+        """Return the trials of all proposals; before the first proposal, one example."""
         ...
 
     def stop(self, key: str, epoch: int, values: Mapping[int, float], seconds: float) -> None:
-        """Record that a trial is stopped after an epoch (from 0)."""
+        """Record that a trial is stopped after an epoch (counted from 0)."""
 
 
 class _Searcher(NotPickled, Searcher):
-    """Hands a proposer's trials to Tune, as many at once as there is room for."""
+    """Submits a proposer's trials to Tune, as many as there is room for."""
 
     def __init__(
-        self, proposer: Proposer, at_once: Callable[[], int], on_submit: Callable[[Trial], object]
+        self, proposer: Proposer, limit: Callable[[], int], on_submit: Callable[[Trial], object]
     ):
         super().__init__()
-        self._proposer, self._at_once, self._on_submit = proposer, at_once, on_submit
+        self._proposer, self._limit, self._on_submit = proposer, limit, on_submit
         self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial's key, None to be asked again later, or `FINISHED`."""
-        if (
-            len(self._live) >= self._at_once()
-        ):  # a proposal that waits would not use the results that arrive meanwhile
+        """Return the next trial's key, None if Tune must wait, or `FINISHED`."""
+        # Do not propose in advance: a waiting proposal would not use the results that arrive
+        # meanwhile.
+        if len(self._live) >= self._limit():
             return None
         trial = self._proposer.next()
         if trial is None:
@@ -83,21 +84,21 @@ class _Searcher(NotPickled, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Free a slot; the result is in the trial's folder."""
+        """Free a slot. The result is in the trial's folder."""
         self._live.discard(trial_id)
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
     ) -> bool:
-        """Accept Tune's space, which contains only what all trials share; the search space is the proposer's."""
+        """Accept Tune's space, which has shared settings only: the proposer knows the real one."""
         return True
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Save nothing: the proposals are on the disk."""
+        """Save nothing, because the proposals are on the disk."""
 
 
 class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
-    """ASHA over the epochs of the trial folders; it records the trials that it stops."""
+    """ASHA over the epochs of the trial folders; records the trials that it stops."""
 
     def __init__(self, proposer: Proposer, root: Path, on_stop: Callable[[str], object]):
         epochs = proposer.trials()[0].config.epochs
@@ -115,7 +116,7 @@ class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
-        """Return whether a trial continues."""
+        """Return Tune's decision to continue or to stop a trial."""
         if SCORE not in result:
             return TrialScheduler.CONTINUE
         key, epoch = trial.config["key"], result["epoch"]
@@ -131,7 +132,7 @@ class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
         return decision
 
     def _committed(self, key: str) -> dict[int, float]:
-        """Return the scores of the epochs that an earlier driver trained, which Tune does not know."""
+        """Return the scores of the epochs of earlier drivers, which Tune does not know."""
         lines = read_lines(trial_folder(self._root, key) / "epochs.jsonl")
         self._spent[key] = sum(
             line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines
@@ -150,11 +151,12 @@ def train(
     """Tune every optimizer, and train the winners. Result and errors: see `execute.train`.
 
     Args:
-        proposers: One for each optimizer.
-        winners: Returns the missing trials of a proposer's winner, their folders created.
+        proposers: A proposer for each optimizer.
+        winners: Creates the folders of the missing trials of a proposer's winner, and returns the
+            trials.
         options: The command line.
         generation: Number of this driver for the output folder.
-        progress: Shows every trial, every epoch and every end.
+        progress: The display of trials and epochs.
         on_lost: As for `execute.train`.
     """
     expected = [
@@ -172,25 +174,27 @@ def train(
 
 
 def _tune(running: Session, proposer: Proposer, progress: StudyProgress) -> bool:
-    """Run one optimizer's search; return True if nothing is left, False if it was stopped."""
+    """Run one optimizer's search; return True if it is complete, False if it was stopped."""
     repeat = proposer.left() > 0
     while repeat:
         asha, root = proposer.asha, running.options.root
         scheduler = _Asha(proposer, root, progress.finished) if asha else Fifo()
         searcher = _Searcher(proposer, lambda: _room(running.options), progress.add)
-        space = (
-            {"report_every": 0.0} if asha else {}
-        )  # ASHA decides after each epoch, so it needs each result
+        # ASHA decides after each epoch, so it needs each result.
+        space = {"report_every": 0.0} if asha else {}
         dropped = running.fit(
             progress, space, search_alg=searcher, scheduler=scheduler, num_samples=-1
         )
-        repeat = running.goes_on(proposer.left(), dropped)
+        repeat = running.should_continue(proposer.left(), dropped)
         proposer.begin()
     return proposer.left() == 0
 
 
 def _room(options: Options) -> int:
-    """Return the number of trials that there is room for now; one more on a cluster, which makes it grow if it can."""
+    """Return the number of trials that there is room for now.
+
+    On a cluster, add one trial, so that the autoscaler starts a node if it can.
+    """
     resources, processes = ray.cluster_resources(), options.workers_per_trial
     fitting = int(resources.get("CPU", 0)) // processes
     if options.gpus_per_trial:

@@ -1,6 +1,6 @@
-"""What ends training before the trials have ended: a problem that a worker reports, or a lost cluster.
+"""Stop training early: because of a problem that a worker reports, a lost cluster, or a signal.
 
-Also keeps signals, which end it too, out of Ray's start and shutdown.
+`defer_signals` keeps signals out of Ray's start and shutdown.
 """
 
 from __future__ import annotations
@@ -19,61 +19,63 @@ from rich.console import Console
 
 from trainables.ray_trainable import PROBLEM
 
-TICK_SECONDS, PROBE_SECONDS = 1.0, 5.0  # between counts, and between requests for the living nodes
-LOST_SECONDS = 40.0  # without a living node before training stops
-GRACE_SECONDS = (
-    10.0  # after that until the process ends itself: before Ray ends it, 60 s after its head died
-)
-LOST = "Ray's head or its last node died"
+TICK_SECONDS, PROBE_SECONDS = 1.0, 5.0  # between two counts, and two requests for the live nodes
+LOST_SECONDS = 40.0  # without a live node, after which training stops
+# After that, the process ends itself. Ray would end it 60 s after the loss of the head node.
+GRACE_SECONDS = 10.0
+LOST = f"the Ray cluster was lost: no node was alive for {LOST_SECONDS:g} s"
 
 
 class Stop:
-    """Decides to stop all training when no trial is to blame.
+    """Decides to stop all training, for a reason that affects every trial.
 
-    This is the case when a worker meets damaged data or a folder that it cannot use, which the other trials would meet
-    too; and when no node has been alive for a while, in which case Tune would wait for ever.
+    One reason is a problem that a worker reports, such as damaged data or a folder that it cannot
+    use. The other is that no node has been alive for a while; Tune would wait for ever.
 
     Args:
-        on_lost: Called with the reason before the process ends because of a lost cluster; returns the exit code.
+        on_lost: Called with the reason before a lost cluster ends the process; returns the exit
+            code.
     """
 
     def __init__(self, on_lost: Callable[[str], int]):
         self.problem = ""
         self._on_lost = on_lost
-        self._alone = 0.0  # seconds without a living node, except those in which this process slept
+        # Time without a live node. It does not grow while this process sleeps.
+        self._lost_seconds = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles it for a restore that is never requested
+        return {}  # Tune pickles this object for a restore, which is never requested
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Keep the first problem; return True if the result reports a problem, which stops the trial."""
+        """Store the first problem; return True, to stop the trial, if the result has a problem."""
         self.problem = self.problem or result.get(PROBLEM, "")
         return PROBLEM in result
 
     def stop_all(self) -> bool:
-        """Return True if there was a problem; called very often."""
-        if self._alone > LOST_SECONDS:
+        """Return True if there was a problem; Tune calls this very often."""
+        if self._lost_seconds > LOST_SECONDS:
             self.problem = self.problem or LOST
         return bool(self.problem)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch for living nodes while Ray is used, then shut it down; end the process if a dead Ray blocks it.
+        """Watch the nodes while Ray is used, then shut Ray down; end the process if that blocks.
 
-        This takes two threads, because a dead head does not answer.
+        One thread requests the nodes and another counts the time, because a lost head node may
+        block the request.
         """
-        over, down, asking = threading.Event(), threading.Event(), threading.Lock()
+        over, down, request = threading.Event(), threading.Event(), threading.Lock()
 
         def probe() -> None:
             while not over.wait(PROBE_SECONDS):
-                with asking, suppress(Exception):
+                with request, suppress(Exception):
                     if not over.is_set() and any(node["Alive"] for node in ray.nodes()):
-                        self._alone = 0.0
+                        self._lost_seconds = 0.0
 
         def count() -> None:
             while not down.wait(TICK_SECONDS):
-                self._alone += TICK_SECONDS
-                if self._alone > LOST_SECONDS + GRACE_SECONDS:
+                self._lost_seconds += TICK_SECONDS
+                if self._lost_seconds > LOST_SECONDS + GRACE_SECONDS:
                     self._end()
 
         for task in (probe, count):
@@ -82,24 +84,22 @@ class Stop:
             yield
         finally:
             over.set()
-            asking.acquire(
-                timeout=GRACE_SECONDS
-            )  # a request for nodes during the shutdown would end the process
+            # A request for nodes during the shutdown would end the process.
+            request.acquire(timeout=GRACE_SECONDS)
             try:
-                with (
-                    signals_wait()
-                ):  # interrupted halfway, Ray would end the process with exit code 1
+                with defer_signals():  # an interrupted shutdown would end the process with code 1
                     ray.shutdown()
             finally:
                 down.set()
 
     def _end(self) -> None:
-        """End this process without the report, which the same command writes later.
+        """End this process without a report, which the same command writes later.
 
-        Tune and Ray may wait in calls that never return, and 60 s after the loss of its head Ray would end the process
-        with exit code 1 and a stack trace. What Ray started here ends with the process.
+        Tune and Ray may wait in calls that never return. Ray would end the process 60 s after the
+        loss of the head node, with exit code 1 and a stack trace. Ray's processes on this machine
+        end, too.
         """
-        Console(stderr=True).show_cursor()  # the progress display has hidden it
+        Console(stderr=True).show_cursor()  # the progress display has hidden the cursor
         code = self._on_lost(LOST)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -107,18 +107,19 @@ class Stop:
 
 
 @contextmanager
-def signals_wait() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Deliver SIGINT and SIGTERM after Ray's start or shutdown, which take some seconds.
 
-    Some of Ray's calls swallow what a handler raises, and a half-connected driver crashes at its exit. Ray would
-    install two handlers of SIGTERM: its own, and that of abseil, which aborts a driver that waits for its workers.
+    Some of Ray's calls swallow the exception of a handler, and a driver that is connected only
+    partly crashes at its exit. Ray would install two handlers of SIGTERM: its own, and the one of
+    abseil, which aborts a driver that waits for its workers.
     """
     received: list[int] = []
 
-    handlers = {
-        n: signal.signal(n, lambda n, frame: received.append(n))
-        for n in (signal.SIGINT, signal.SIGTERM)
-    }
+    def defer(number: int, frame: object) -> None:
+        received.append(number)
+
+    handlers = {n: signal.signal(n, defer) for n in (signal.SIGINT, signal.SIGTERM)}
     before = utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
     utils.set_sigterm_handler = lambda handler: None
     ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
@@ -128,8 +129,8 @@ def signals_wait() -> Iterator[None]:
         utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = before
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.alarm(
-            0
-        )  # set by abseil's handler where Ray installs it nevertheless: it aborts 3 s after a SIGTERM
+        # Cancel the alarm of abseil's handler, which aborts the process 3 s after a SIGTERM. In
+        # some cases Ray installs that handler nevertheless.
+        signal.alarm(0)
     if received:
         signal.raise_signal(received[0])

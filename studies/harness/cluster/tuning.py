@@ -1,12 +1,15 @@
-"""Ray Tune: Tuners over trial keys on reused actors. Imported late, because it takes a second.
+"""Run Ray Tune over trial keys, with reused actors.
 
-Tune's own logs, checkpoints and restore are not used: the trial folders contain everything.
+Tune's logs, checkpoints and restore are not used, because the trial folders contain everything. The
+import takes a second, so other modules import this one inside functions.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +20,8 @@ from typing import Any, cast
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault(
-    "TUNE_MAX_PENDING_TRIALS_PG", "200"
-)  # as in a grid; otherwise a search starts workers singly
+# As in a grid. By default, a search starts one worker at a time.
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")
 
 import ray
 from ray import tune
@@ -35,73 +37,72 @@ from studies.harness.cluster.progress import StudyProgress
 from studies.harness.cluster.stopping import Stop
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
-from trainables.ray_trainable import TrialTrainable, nothing, train_team
+from trainables.ray_trainable import TrialTrainable, return_none, train_team
 from trainables.store import StoreError, read_status, trial_folder
 from trainables.train import score
 
-# Ray writes what Tune passes to its workers into a log that every user of the machine may read; ours need no keys.
-ENV_VARS_TO_PROPAGATE.difference_update(
-    [name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
-)
+# Tune passes these variables to its workers, and Ray writes them to a log that every user of the
+# machine may read. The workers of this project need no keys of AWS.
+AWS_VARIABLES = [name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
+ENV_VARS_TO_PROPAGATE.difference_update(AWS_VARIABLES)
 
-
-usage.tag_callbacks = lambda callbacks: (
-    False
-)  # usage statistics, which are off; for their sake Tune imports mlflow
+# Usage statistics are off, and Tune would import mlflow for them.
+usage.tag_callbacks = lambda callbacks: False
 tune.Stopper.register(Stop)
 
 
 @dataclass
 class Session:
-    """Ray while it is up: Tuners run in it one after another.
+    """A running Ray, in which Tuners run one after another.
 
     Attributes:
-        options: The command line; the share of a GPU is measured.
-        space: What every worker gets beside its key.
+        options: The command line, with the measured share of a GPU.
+        space: The settings that all workers share.
         stop: Ends the session early.
-        caught: Names of the signals received.
-        started: When, on the monotonic clock.
+        signals: A name for each SIGTERM received.
+        started: The start on the monotonic clock.
     """
 
     options: Options
     space: dict[str, Any]
     stop: Stop
-    caught: list[str]
+    signals: list[str]
     started: float
 
     def grid(self, trials: Sequence[Trial], progress: StudyProgress) -> list[Trial]:
-        """Train trials; return those that are left because training was stopped."""
+        """Train trials; return the trials without a status, because training was stopped."""
         left, repeat = list(trials), bool(trials)
         while repeat:
             keys = tune.grid_search([trial.config.trial_key for trial in left])
-            limits = {"scheduler": Fifo(), "max_concurrent_trials": self._most_at_once()}
+            limits = {"scheduler": Fifo(), "max_concurrent_trials": self._max_concurrent()}
             dropped = self.fit(progress, {"key": keys}, **limits)
-            left = [
-                t
-                for t in left
-                if read_status(trial_folder(self.options.root, t.config.trial_key)) is None
-            ]
-            repeat = self.goes_on(len(left), dropped)
+            left = [trial for trial in left if self._status(trial) is None]
+            repeat = self.should_continue(len(left), dropped)
         return left
 
-    def goes_on(self, left: int, dropped: int) -> bool:
-        """Return True if another Tuner should train what is left, because Tune dropped all of it."""
-        return 0 < left <= dropped and not (self.caught or self.stop.problem)
+    def _status(self, trial: Trial) -> dict[str, Any] | None:
+        return read_status(trial_folder(self.options.root, trial.config.trial_key))
+
+    def should_continue(self, left: int, dropped: int) -> bool:
+        """Return True if another Tuner is needed, because Tune dropped all trials that are left."""
+        return 0 < left <= dropped and not (self.signals or self.stop.problem)
 
     def fit(self, progress: StudyProgress, space: Mapping[str, Any], **settings: Any) -> int:
         """Run a Tuner over trial keys; return the number of trials that Tune dropped.
 
-        Tune drops a trial whose worker dies while it takes the trial over from another, whatever `max_failures` is: it
-        counts the failure twice, and the second time the trial is no longer running.
+        Tune drops a trial whose worker dies while the worker changes from another trial to this
+        one, regardless of `max_failures`: it counts the failure twice, and the second time the
+        trial is not running.
 
         Args:
-            progress: Shows every epoch and every end.
-            space: The trials' keys, and what differs from the session's `space`.
-            settings: Further arguments of `tune.TuneConfig`.
+            progress: The display of epochs and ended trials.
+            space: The trials' keys, and settings that replace those of the session's `space`.
+            settings: Other arguments of `tune.TuneConfig`.
         """
         budget = self._budget_left()
         if budget == 0:
             return 0
+        no_checkpoints = tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _small_arguments(self.options):
             tuner = tune.Tuner(
                 _trainable(self.options),
@@ -112,24 +113,23 @@ class Session:
                     verbose=0,
                     callbacks=[_Report(progress, self.options.root)],
                     stop=cast(Any, self.stop),
-                    # Lost workers are counted in the trial folder, where progress resets the count.
+                    # The trial folder counts lost workers; there, progress resets the count.
                     failure_config=tune.FailureConfig(max_failures=-1),
-                    checkpoint_config=tune.CheckpointConfig(
-                        checkpoint_frequency=0, checkpoint_at_end=False
-                    ),
+                    checkpoint_config=no_checkpoints,
                 ),
             )
-            return tuner.fit().num_errors
+            with _sigint_handler_kept():
+                return tuner.fit().num_errors
 
     def ended(self, finished: bool) -> str:
-        """Return the reason for the end, once it is over: `done`, `SIGINT`, `SIGTERM` or `budget`.
+        """Return the reason for the end of the session: `done`, `SIGINT`, `SIGTERM` or `budget`.
 
         Raises:
-            StoreError: There was a problem.
+            StoreError: A worker reported a problem, or the cluster was lost.
         """
         if self.stop.problem:
             raise StoreError(self.stop.problem)
-        if self.caught:
+        if self.signals:
             return "SIGTERM"
         if self._budget_left() == 0:
             return "budget"
@@ -140,19 +140,30 @@ class Session:
         budget = self.options.time_budget
         return None if budget is None else max(0.0, budget - (time.monotonic() - self.started))
 
-    def _most_at_once(self) -> int | None:
-        """Return the largest number of trials at once; None for as many as there is room for."""
+    def _max_concurrent(self) -> int | None:
+        """Return the largest number of concurrent trials; None for as many as there is room for."""
         processes, limit = self.options.workers_per_trial, self.options.max_concurrent
         if processes == 1:
             return limit
-        # What Tune runs only waits for the trial's processes, which need CPUs too: without a limit trials would starve
-        # each other.
+        # The function that Tune runs waits for the trial's processes, which need CPUs of their
+        # node. Without a limit, trials would wait for each other's CPUs for ever.
         room = max(1, int(ray.cluster_resources().get("CPU", 1)) // processes)
         return min(limit or room, room)
 
 
+@contextmanager
+def _sigint_handler_kept() -> Iterator[None]:
+    """Restore the handler of SIGINT. Tune's handler stays installed and would ignore a Ctrl-C."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
 class NotPickled:
-    """Neither copied nor pickled by Tune, which would do both for a restore that is never requested."""
+    """An object that Tune does not copy or pickle. It would for a restore, which is not used."""
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self
@@ -168,62 +179,56 @@ class _Report(NotPickled, tune.Callback):
         self._progress, self._root = progress, root
 
     def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[TuneTrial],
-        trial: TuneTrial,
-        result: dict[str, Any],
-        **_: Any,
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: Any, **_: Any
     ) -> None:
-        """Show an epoch."""
+        """Display an epoch."""
         if "epoch" in result:
             self._progress.epoch(trial.config["key"], result["epoch"], score(result))
 
     def on_trial_recover(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        """Show that a worker is lost, perhaps with its node."""
+        """Display that a worker was lost, perhaps with its node."""
         self._progress.lost(trial.config["key"])
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        """Show the end of a trial, unless it was only stopped."""
+        """Display the end of a trial, unless Tune only stopped it."""
         status = read_status(trial_folder(self._root, trial.config["key"]))
         if status is not None:
             self._progress.finished(trial.config["key"], status["status"], status.get("reason", ""))
 
 
 class Fifo(FIFOScheduler):
-    """Trials in their order, except that a free worker takes no trial whose own worker is starting.
+    """Runs trials in their order, but skips a trial whose new worker is starting.
 
-    Otherwise Tune ends that worker for it, and the next in the same way: where trials end faster than a worker starts,
-    a node that joins late would never train anything.
+    Without this, Tune gives such a trial to a free worker and ends the worker that is starting. If
+    trials end faster than a worker starts, a node that joins late would never train anything.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
         """Return the first trial that waits for a worker."""
-        controller = (
-            tune_controller._tune_controller
-        )  # behind a wrapper that warns of private attributes
+        controller = tune_controller._tune_controller  # the wrapper warns of private attributes
         actors, starting = controller._trial_to_actor, controller._actor_manager.is_actor_started
-        waiting = (trial for trial in controller.get_trials() if trial.status == TuneTrial.PENDING)
-        return next(
-            (trial for trial in waiting if trial not in actors or not starting(actors[trial])), None
-        )
+        for trial in (t for t in controller.get_trials() if t.status == TuneTrial.PENDING):
+            if trial not in actors or not starting(actors[trial]):
+                return trial
+        return None
 
 
 # ---------------------------------------------------------------------- workers without Tune
 
 
 class _Trial(tune.Trainable):
-    """Takes the place of `TrialTrainable` in the driver, where Tune requires a subclass of its own class."""
+    """Stands for `TrialTrainable` in the driver, where Tune requires a subclass of `Trainable`."""
 
 
 class _Workers(_ActorClassCache):
     """Creates actors of `TrialTrainable` for `_Trial`.
 
-    They do not import Tune, and have no environment of their own, so that processes which Ray has started are used.
+    These actors do not import Tune. They also need no particular environment, so that Ray uses
+    processes which it has already started.
     """
 
     def get(self, trainable_cls: Any) -> Any:
@@ -237,10 +242,10 @@ tune_controller._ActorClassCache = _Workers
 
 @contextmanager
 def _small_arguments(options: Options) -> Iterator[None]:
-    """Keep Tune's own objects out of the arguments of `TrialTrainable`: a worker would import Tune to read them."""
+    """Remove Tune's objects from the arguments of workers, which would import Tune to read them."""
     kinds = [StorageContext, _TrialInfo] if options.workers_per_trial == 1 else []
     for kind in kinds:
-        ray.util.register_serializer(kind, serializer=lambda _: None, deserializer=nothing)
+        ray.util.register_serializer(kind, serializer=lambda _: None, deserializer=return_none)
     try:
         yield
     finally:
@@ -249,10 +254,8 @@ def _small_arguments(options: Options) -> Iterator[None]:
 
 
 def _trainable(options: Options) -> Any:
-    """Return what Tune runs, with the resources that it needs."""
+    """Return the trainable that Tune runs, with its resources."""
     if options.workers_per_trial == 1:
         return tune.with_resources(_Trial, {"cpu": 1, "gpu": cast(float, options.gpus_per_trial)})
-    least = tune.PlacementGroupFactory(
-        [{"memory": 1}]
-    )  # one byte: Tune requires something to place
-    return tune.with_resources(train_team, least)
+    minimum = tune.PlacementGroupFactory([{"memory": 1}])  # 1 byte: Tune requires a resource
+    return tune.with_resources(train_team, minimum)

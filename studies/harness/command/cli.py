@@ -14,11 +14,18 @@ from studies.harness.command.options import FLAGS, unknown_flag
 from studies.harness.design.ending import INVALID_COMMAND
 from studies.harness.kinds.artefact import Artefact
 
-EXIT_CODES = (
-    "Exit codes: 0 complete (diverged trials are results), 1 some trials failed, 2 invalid command (nothing started), "
-    "3 stopped by the time budget, 4 environment (disk, lock, Ray), 130 SIGINT, 143 SIGTERM. "
-    "The same command again resumes where it stopped."
-)
+EXIT_CODES = """\b
+Exit codes:
+  0    complete; diverged trials count as results
+  1    some trials failed
+  2    invalid command; nothing was started
+  3    stopped by the time budget
+  4    a problem with the disk, the lock, the data or Ray
+  130  stopped by SIGINT
+  143  stopped by SIGTERM
+
+Run the same command again to resume from the last checkpoints.
+"""
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -27,13 +34,13 @@ def main(artefact: Artefact, plugin: str | None = None) -> NoReturn:
 
     Args:
         artefact: The artefact.
-        plugin: The default of `--plugin`; a file that has both a plugin and a study passes `__file__`.
+        plugin: The default of `--plugin`. A file with a plugin and a study passes `__file__`.
     """
     leave(command(artefact, plugin))
 
 
 def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
-    """Return the command of an artefact: the common options, and those of its kind."""
+    """Return the click command of an artefact, with the common options and those of its kind."""
 
     def execute(**raw: Any) -> int:
         from studies.harness.command.options import parse
@@ -41,14 +48,14 @@ def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
 
         return run([artefact], *parse(raw, artefact.FLAGS))
 
-    help_text = f"{artefact.title} ({artefact.citation}).\n\nClaim: {artefact.claim}"
+    help_text = f"{artefact.title} ({artefact.citation}).\n\nClaim to test: {artefact.claim}"
     defaults = {} if plugin is None else {"plugin": plugin}
     settings = {**SETTINGS, "default_map": defaults}
     return click.Command(artefact.name, settings, execute, flags(artefact), help_text, EXIT_CODES)
 
 
 def flags(artefact: Artefact) -> list[click.Parameter]:
-    """Return every option of an artefact's command; those that its kind refuses are hidden."""
+    """Return the options of an artefact's command; the options that its kind refuses are hidden."""
     offered = [copy.copy(flag) for flag in FLAGS]
     for flag in offered:
         flag.help = artefact.HELP.get(str(flag.name), flag.help)
@@ -64,23 +71,28 @@ def leave(command: click.Command) -> NoReturn:
 
 
 def _ignore_signals() -> None:
-    """Ignore signals during Ray's shutdown (about two seconds), so that the exit code and the last lines are kept."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
+    """Ignore SIGINT and SIGTERM during Ray's shutdown, which takes about two seconds.
+
+    Otherwise a signal would replace the exit code and suppress the last lines of output.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def invoke(command: click.Command) -> int:
-    """Run a click command; an invalid one gives one line for each problem and exit code 2."""
+    """Run a click command and return its exit code; print one line for each invalid argument."""
     from studies.harness.command.screen import refuse
 
     try:
         return command.main(standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return INVALID_COMMAND
     except click.NoSuchOption as error:
-        return refuse(
-            [unknown_flag(error.option_name, error.ctx.command.params if error.ctx else FLAGS)]
-        )
+        params = error.ctx.command.params if error.ctx else FLAGS
+        return refuse([unknown_flag(error.option_name, params)])
     except click.UsageError as error:
-        return refuse([error.format_message()])
+        return refuse([f"{error.format_message().rstrip('.')}. See --help"])
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.Abort:

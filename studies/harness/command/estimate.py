@@ -1,4 +1,4 @@
-"""The time and the disk that a plan takes, before it is started. Writes nothing."""
+"""Estimate the training time and the disk space of a plan before it is started. Writes nothing."""
 
 from __future__ import annotations
 
@@ -27,11 +27,9 @@ from trainables.store import read_config, trial_folders
 from trainables.workloads import Workload, workload
 
 PROBE_STEPS, PROBE_SECONDS = 20, 10.0
-PROBE_PIXELS = (
-    2**17
-)  # in a batch at the most: enough for a batch of CIFAR, and for one of ImageNet not too much
-LINE_BYTES, FOLDER_BYTES = 1_000, 8_000  # of an epoch's line, and of the rest of a finished trial
-KEPT_CHECKPOINTS = 3  # of a trial in flight: the last two, and the one being written
+PROBE_PIXELS = 2**17  # largest batch in pixels: a whole batch of CIFAR, a small batch of ImageNet
+LINE_BYTES, FOLDER_BYTES = 1_000, 8_000  # for an epoch, and for the other files of a trial
+KEPT_CHECKPOINTS = 3  # of a trial in flight: the last two, and a third while it is written
 
 Cost = tuple[str, str]  # workload, optimizer
 Rates = Mapping[Cost, Mapping[int, float]]  # seconds of an epoch by batch size
@@ -39,13 +37,13 @@ Rates = Mapping[Cost, Mapping[int, float]]  # seconds of an epoch by batch size
 
 @dataclass(frozen=True)
 class Estimate:
-    """What some trials take.
+    """The training time and the disk space of trials.
 
     Attributes:
-        seconds: Of training, one trial after another.
-        slots: Trials at once on this machine.
-        disk: Bytes, at the most.
-        probed: The optimizers for which no epochs were committed, so that steps were timed.
+        seconds: Training time of all trials, one after another.
+        slots: Number of concurrent trials on this machine.
+        disk: Upper bound of the disk space in bytes.
+        probed: The optimizers whose steps were timed, because they have no committed epochs.
     """
 
     seconds: float
@@ -55,19 +53,18 @@ class Estimate:
 
     def __str__(self) -> str:
         names = ", ".join(self.probed)
-        steps = (
-            f"{PROBE_STEPS} steps of {names} on this machine's CPU, one thread; without evaluation"
-        )
-        source = steps if names else "the epochs that are committed"
-        at_once = f"{duration(self.seconds / self.slots)} with {self.slots} at once here"
+        steps = f"{PROBE_STEPS} steps of {names} on one CPU thread, without evaluation"
+        source = steps if names else "committed epochs"
+        trials = f"{self.slots} concurrent trial{'s' if self.slots > 1 else ''}"
         return (
-            f"About {duration(self.seconds)} of training (by {source}): {at_once}. "
-            f"At most {max(1, math.ceil(self.disk / 2**20))} MB of disk."
+            f"Training takes about {duration(self.seconds / self.slots)} with {trials} on this "
+            f"machine, or {duration(self.seconds)} with one trial at a time (measured: {source}). "
+            f"Disk space: at most {max(1, math.ceil(self.disk / 2**20))} MB."
         )
 
 
 def estimate(trials: Sequence[Trial], options: Options) -> Estimate:
-    """Return what trials that are still to be trained take, from their first epoch on."""
+    """Return the estimate for trials that start from their first epoch."""
     rates, probes, seconds, slots = committed(options.root), {}, 0.0, _slots(options, len(trials))
     for config in (trial.config for trial in trials):
         key = config.workload, config.optimizer
@@ -81,19 +78,19 @@ def estimate(trials: Sequence[Trial], options: Options) -> Estimate:
 
 
 def committed(root: Path) -> dict[Cost, dict[int, float]]:
-    """Return the median seconds of an epoch, evaluation included, of the trials in an output folder."""
+    """Return the median seconds per epoch, with evaluation, of the trials in an output folder."""
     medians: dict[Cost, dict[int, list[float]]] = {}
     for folder in trial_folders(root):
         config = read_config(folder)["config"]
-        lines = [
-            line["metrics"]
-            for line in read_lines(folder / "epochs.jsonl")
-            if "time/eval_s" in line["metrics"]
+        epochs = [line["metrics"] for line in read_lines(folder / "epochs.jsonl")]
+        seconds = [
+            metrics["time/train_s"] + metrics["time/eval_s"]
+            for metrics in epochs
+            if "time/eval_s" in metrics
         ]
-        if lines:
+        if seconds:
             sizes = medians.setdefault((config["workload"], config["optimizer"]), {})
-            spent = median(metrics["time/train_s"] + metrics["time/eval_s"] for metrics in lines)
-            sizes.setdefault(config["batch_size"], []).append(spent)
+            sizes.setdefault(config["batch_size"], []).append(median(seconds))
     return {
         key: {size: median(values) for size, values in sizes.items()}
         for key, sizes in medians.items()
@@ -109,17 +106,19 @@ def _epoch_seconds(
 
 
 def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
-    """Return the seconds of training for each image, and the bytes of a checkpoint; random images, one thread.
+    """Time some steps with random images on one thread.
+
+    Returns the training seconds per image, and the bytes of a checkpoint.
 
     Args:
-        config: The trial; a batch of more than `PROBE_PIXELS` is made smaller.
-        steps: The number of steps to time, after a first one; 0 times none.
+        config: The trial. A batch of more than `PROBE_PIXELS` pixels is made smaller.
+        steps: The number of steps to time after a first, untimed step; 0 for none.
     """
-    chosen, threads = workload(config.workload), torch.get_num_threads()
+    target, threads = workload(config.workload), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        images, labels = _batch(chosen, config)
-        model = chosen.build(config.settings)
+        images, labels = _batch(target, config)
+        model = target.build(config.settings)
         optimizer = build_optimizer(config, model)
 
         def step() -> None:
@@ -139,18 +138,17 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
         torch.set_num_threads(threads)
 
 
-def _batch(chosen: Workload, config: TrialConfig) -> tuple[Tensor, Tensor]:
-    """Return random images of the model's size and labels; for a user-defined workload, a batch of its data."""
-    fit = chosen.fit(config.settings)
+def _batch(target: Workload, config: TrialConfig) -> tuple[Tensor, Tensor]:
+    """Return random images and labels, or a batch of data if the workload has no image size."""
+    fit = target.fit(config.settings)
     if not fit.size:
-        data = chosen.source.load(
-            Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={})
-        )
+        loading = Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={})
+        data = target.source.load(loading)
         return next(iter(data.train_batches(config.batch_size, 0)))
-    most = max(2, PROBE_PIXELS // fit.size**2)
-    size, draw = min(config.batch_size, most), torch.Generator().manual_seed(0)
-    images = torch.randn(size, fit.channels, fit.size, fit.size, generator=draw)
-    return images, torch.randint(fit.classes, (size,), generator=draw)
+    size = min(config.batch_size, max(2, PROBE_PIXELS // fit.size**2))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(size, fit.channels, fit.size, fit.size, generator=generator)
+    return images, torch.randint(fit.classes, (size,), generator=generator)
 
 
 def _slots(options: Options, trials: int) -> int:

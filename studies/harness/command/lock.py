@@ -1,7 +1,8 @@
-"""One driver per output folder: a lock that dies with its holder, and a generation that fences its workers.
+"""One driver per output folder: a file lock, and a generation number against outdated workers.
 
-The generation grows with every driver. Workers get it and compare it before each write, so that a worker which outlived
-its driver cannot write into a folder that a new driver has taken over.
+The operating system releases the lock when its process ends. Each driver increments the generation.
+Workers receive the generation of their driver and compare it before each write, so that a worker
+which outlives its driver cannot write into a folder that belongs to a new driver.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ LENGTH = 512  # bytes of the lock file
 
 @contextmanager
 def exclusive(root: Path) -> Iterator[int]:
-    """Hold the output folder; yields this driver's generation.
+    """Lock the output folder, and yield the generation of this driver.
 
     Raises:
-        StoreError: Another driver holds it; the message says which.
+        StoreError: Another driver has locked the folder. The message names its process.
         OSError: The folder cannot be written.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -35,9 +36,8 @@ def exclusive(root: Path) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(
-                f"{root} is in use by {_holder(path)}: wait for it, or take another --out"
-            ) from error
+            advice = "wait until it ends, or choose another folder with --out"
+            raise StoreError(f"{root} is in use by {_holder(path)}: {advice}") from error
         generation = (lock_generation(root) or 0) + 1
         holder = {
             "generation": generation,
@@ -45,8 +45,9 @@ def exclusive(root: Path) -> Iterator[int]:
             "host": socket.gethostname(),
             "since": time.time(),
         }
-        # In place: renaming a new file over it would leave the lock on the old one. At one length and in one write: a
-        # driver killed in between would leave no generation, and the next one would count from 1 again.
+        # Write in place, because the lock would stay with the old file if a new file replaced it.
+        # Write all bytes at once and always the same number: if a driver were killed between two
+        # writes, the file would contain no generation, and the next driver would start from 1.
         os.pwrite(descriptor, json.dumps(holder).encode().ljust(LENGTH), 0)
         os.fsync(descriptor)
         yield generation

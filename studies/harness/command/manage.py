@@ -24,20 +24,26 @@ from studies.harness.kinds import ORDER
 from studies.harness.kinds.artefact import Artefact
 
 GROUP = click.Group(
-    "studies", context_settings=SETTINGS, help="Studies of preconditioned optimizers."
+    "studies",
+    context_settings=SETTINGS,
+    help="List, run and inspect the studies. To run a single study, use its file: python "
+    "studies/NAME.py --help",
 )
 OUT = click.Option(
     ["--out", "root"],
     type=Path,
     default=default_root,
-    help="Output folder.  [default: $PRECOND_OUT or outputs]",
+    help="Output folder (OUT).  [default: $PRECOND_OUT or outputs]",
+)
+URI = click.Option(
+    ["--tracking-uri"], metavar="URI", help="MLflow server or database.  [default: OUT/mlflow.db]"
 )
 STUDIES = Path(__file__).parents[2]  # the folder of the study files
-KEY_DIGITS = 6  # fewer digits of a key are not looked up
+KEY_DIGITS = 6  # required of a key on the command line
 
 
 def artefacts() -> dict[str, Artefact]:
-    """Return every artefact of the package's study files by name, kind by kind."""
+    """Return the artefacts of all study files by name, in the order of their kinds."""
     literals = []
     for module in pkgutil.iter_modules([str(STUDIES)]):
         if not module.ispkg and not module.name.startswith("_"):
@@ -49,8 +55,8 @@ def artefacts() -> dict[str, Artefact]:
 
 
 def markdown() -> str:
-    """Return a table of every artefact and what it reproduces, for the README."""
-    rows = [("study", "what it is", "artefact", "runs on (and, in the paper, on)"), ("---",) * 4]
+    """Return the README's table of all artefacts and what they reproduce."""
+    rows = [("study", "title", "reproduces", "workload (workloads of the paper)"), ("---",) * 4]
     for artefact in artefacts().values():
         paper = ", ".join(artefact.published)
         workloads = f"{artefact.workload} ({paper})" if paper else artefact.workload
@@ -60,24 +66,20 @@ def markdown() -> str:
 
 @GROUP.command(
     "list",
-    help="Every study, the artefact it reproduces, and its state here.",
+    help="List all studies. Print what each reproduces, and how many of its trials are done.",
     params=[
         OUT,
-        click.Option(["--markdown", "as_markdown"], is_flag=True, help="The README's table."),
+        click.Option(
+            ["--markdown", "as_markdown"], is_flag=True, help="Print the table of the README."
+        ),
     ],
 )
 def _list(root: Path, as_markdown: bool) -> int:
     if as_markdown:
         print(markdown())
         return COMPLETE
-    table = Table(
-        Column("study", no_wrap=True),
-        "artefact",
-        "workload",
-        "done",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    columns = Column("study", no_wrap=True), "reproduces", "workload", "done"
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     for artefact in artefacts().values():
         table.add_row(artefact.name, artefact.citation, artefact.workload, artefact.state(root))
     terminal().print(table)
@@ -86,7 +88,7 @@ def _list(root: Path, as_markdown: bool) -> int:
 
 @GROUP.command(
     "run",
-    help="Run several studies with one driver; a trial that two of them need is trained once.",
+    help="Run several studies. A trial that several of them need is trained once.",
     epilog=EXIT_CODES,
     params=[click.Argument(["names"], nargs=-1, required=True, metavar="STUDY..."), *FLAGS],
 )
@@ -104,7 +106,7 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
 
 @GROUP.command(
     "status",
-    help="How many trials of the output folder are where, and what is in flight; also while one runs.",
+    help="Count trials by status. List the trials in flight; a study may be running meanwhile.",
     params=[OUT],
 )
 def _status(root: Path) -> int:
@@ -114,31 +116,27 @@ def _status(root: Path) -> int:
     from trainables.store import read_config, read_status, trial_folders
 
     console, counts = terminal(), Counter[str]()
-    given_up = {key[:16] for key in stopped_keys(root)}
+    stopped = {key[:16] for key in stopped_keys(root)}
     for folder in trial_folders(root):
-        status = {"status": STOPPED} if folder.name in given_up else read_status(folder)
+        status = {"status": STOPPED} if folder.name in stopped else read_status(folder)
         counts[status["status"] if status else IN_FLIGHT] += 1
         if status is None:
             config = read_config(folder)["config"]
-            lines, attempts = (
-                read_lines(folder / "epochs.jsonl"),
-                read_lines(folder / "attempts.jsonl"),
-            )
-            since = f", begun {_ago(attempts[-1]['time'])}" if attempts else ", not begun"
-            done = f"{len(lines)}/{config['epochs']} epochs committed{since}"
-            console.print(
-                f"{folder.name}  {config['optimizer']} s{config['seed']}: {done}", highlight=False
-            )
-    console.print(
-        ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        or f"no trials in {root}"
-    )
+            epochs = read_lines(folder / "epochs.jsonl")
+            attempts = read_lines(folder / "attempts.jsonl")
+            start = f"started {_ago(attempts[-1]['time'])}" if attempts else "not started"
+            trial = f"{folder.name}  {config['optimizer']} seed {config['seed']}"
+            done = f"{len(epochs)}/{config['epochs']} epochs committed"
+            console.print(f"{trial}: {done}, {start}", highlight=False)
+    summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    console.print(summary or f"no trials in {root}; run a study first, or name a folder with --out")
     return COMPLETE
 
 
 @GROUP.command(
     "show",
-    help="A trial's configuration, status and last epoch.",
+    help="Print a trial's configuration, status and last epoch. KEY is the name of its folder in "
+    "OUT/trials, or at least the first 6 digits.",
     params=[click.Argument(["key"]), OUT],
 )
 def _show(key: str, root: Path) -> int:
@@ -154,25 +152,23 @@ def _show(key: str, root: Path) -> int:
         **read_config(folder),
         "status": read_status(folder),
         "epochs committed": len(lines),
+        "last epoch": lines[-1] if lines else None,
+        "folder": str(folder),
     }
-    print(
-        json.dumps(
-            {**document, "last epoch": lines[-1] if lines else None, "folder": str(folder)},
-            indent=2,
-        )
-    )
+    print(json.dumps(document, indent=2))
     return COMPLETE
 
 
 @GROUP.command(
     "explain",
-    help="Which fields make two trials different.",
-    params=[click.Argument(["one"]), click.Argument(["other"]), OUT],
+    help="Print the fields in which two trials differ. A key is the name of a trial's folder in "
+    "OUT/trials, or at least the first 6 digits.",
+    params=[click.Argument(["first_key"]), click.Argument(["second_key"]), OUT],
 )
-def _explain(one: str, other: str, root: Path) -> int:
+def _explain(first_key: str, second_key: str, root: Path) -> int:
     from trainables.store import read_config
 
-    folders, errors = _find(root, one, other)
+    folders, errors = _find(root, first_key, second_key)
     if errors:
         return refuse(errors)
     left, right = (_flat(read_config(folder)["config"]) for folder in folders)
@@ -181,34 +177,37 @@ def _explain(one: str, other: str, root: Path) -> int:
         if left.get(name, absent) != right.get(name, absent):
             print(f"{name}: {left.get(name, absent)} | {right.get(name, absent)}")
     if left == right:
-        print("the same trial")
+        print("The two keys name the same trial.")
     return COMPLETE
 
 
 @GROUP.command(
     "sync",
-    help="Send to MLflow what it still lacks of every study.",
-    params=[OUT, click.Option(["--tracking-uri"], metavar="URI", help="[default: OUT/mlflow.db]")],
+    help="Send missing results of all studies to MLflow.",
+    params=[OUT, URI],
 )
 def _sync(root: Path, tracking_uri: str | None) -> int:
     from studies.harness.command import reports
     from studies.harness.tracking import view
 
     try:
-        literals = artefacts().values()
-        for name, sent in view.everything(
-            literals, root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
-        ):
+        views = view.send_all(
+            artefacts().values(), root, tracking_uri, lambda plan: reports.last(plan.folder)[1]
+        )
+        for name, sent in views:
             print(f"{name}: {sent}")
     except Exception as error:
         first_line = str(error).partition("\n")[0]
-        return environment(f"{type(error).__name__}: {first_line}; nothing is lost, try again")
+        return environment(
+            f"sync failed ({type(error).__name__}: {first_line}); no results are lost, try again"
+        )
     return COMPLETE
 
 
 @GROUP.command(
     "check-cluster",
-    help="What is misspelt, unsafe or still an example in a cluster's file, before `ray up`.",
+    help="Check a cluster file before `ray up`. Report misspelt keys, unsafe settings and values "
+    "left from the example.",
     params=[click.Argument(["file"], type=Path)],
 )
 def _check_cluster(file: Path) -> int:
@@ -216,17 +215,23 @@ def _check_cluster(file: Path) -> int:
 
     if errors := check.check(file):
         return refuse(errors)
-    print(f"{file}: nothing found; ray up {file}")
+    print(f"{file}: no errors. To start the cluster: ray up {file}")
     return COMPLETE
 
 
 @GROUP.command(
     "ui",
-    help="Links that compare the studies' runs, then the MLflow UI on this machine's own address.",
+    help="Start the MLflow UI on 127.0.0.1. First print the addresses of pages that compare runs.",
     params=[
         OUT,
-        click.Option(["--port"], type=click.IntRange(1, 65535), default=5000, show_default=True),
-        click.Option(["--links-only"], is_flag=True, help="Print the links and stop."),
+        click.Option(
+            ["--port"],
+            type=click.IntRange(1, 65535),
+            default=5000,
+            show_default=True,
+            help="Port of the UI.",
+        ),
+        click.Option(["--links-only"], is_flag=True, help="Print the addresses and exit."),
     ],
 )
 def _ui(root: Path, port: int, links_only: bool) -> int:
@@ -234,20 +239,21 @@ def _ui(root: Path, port: int, links_only: bool) -> int:
 
     if not (root / "mlflow.db").exists():
         return refuse(
-            [f"{root}: no runs there yet; run a study first, or name its folder with --out"]
+            [f"{root}: has no MLflow database; run a study first, or name its folder with --out"]
         )
-    for what, address in ui.links(root, f"http://127.0.0.1:{port}"):
-        print(f"{what}\n  {address}")
+    for page, address in ui.links(root, f"http://127.0.0.1:{port}"):
+        print(f"{page}\n  {address}")
     return COMPLETE if links_only else ui.serve(root, port)
 
 
 @GROUP.command(
     "clean",
-    help="Remove what nothing reads (quarantined and half-written checkpoints), and the trials named by KEY.",
+    help="Delete unused checkpoints and named trials. Quarantined and half-written checkpoints are "
+    "unused. KEY is the name of a trial's folder in OUT/trials, or at least the first 6 digits.",
     params=[
         click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
         OUT,
-        click.Option(["--dry-run"], is_flag=True, help="Say what would go, and how large it is."),
+        click.Option(["--dry-run"], is_flag=True, help="Print paths and sizes; delete nothing."),
     ],
 )
 def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
@@ -266,10 +272,10 @@ def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
         size = sum(inner.stat().st_size for inner in (path, *path.rglob("*")) if inner.is_file())
         print(f"{size / 2**20:8.1f} MB  {path}")
     if dry_run or not paths:
-        print("nothing was removed (--dry-run)" if paths else "nothing to clean")
+        print("Nothing was deleted (--dry-run)." if paths else "There is nothing to delete.")
         return COMPLETE
     try:
-        with lock.exclusive(root):  # a running driver may still need them
+        with lock.exclusive(root):  # a running driver may still need the files
             for path in paths:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     except StoreError as problem:
@@ -278,7 +284,7 @@ def _clean(keys: tuple[str, ...], root: Path, dry_run: bool) -> int:
 
 
 def _find(root: Path, *keys: str) -> tuple[list[Path], list[str]]:
-    """Return the folders of the trials whose keys start with `keys`, and a line for each key that names no trial."""
+    """Return the trial folders whose keys start with `keys`, and a line for each invalid key."""
     from trainables.store import trial_folders
 
     folders, errors = [], []
@@ -286,18 +292,19 @@ def _find(root: Path, *keys: str) -> tuple[list[Path], list[str]]:
         matches = [folder for folder in trial_folders(root) if folder.name.startswith(key[:16])]
         folders += matches
         if len(key) < KEY_DIGITS or len(matches) != 1:
-            digits = f"give at least {KEY_DIGITS} digits of one key"
-            errors.append(f"{key}: {len(matches)} trials in {root} start so; {digits}")
+            errors.append(
+                f"{key}: matches the keys of {len(matches)} trials in {root}; "
+                f"must be at least the first {KEY_DIGITS} digits of one key"
+            )
     return folders, errors
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted name."""
+    """Return the values of nested dictionaries by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat
 
 

@@ -1,4 +1,4 @@
-"""The options that every artefact has: their names, what they accept, and one line for each invalid value."""
+"""The options that all artefacts share, and their parser."""
 
 from __future__ import annotations
 
@@ -15,51 +15,81 @@ import click
 
 from studies.harness.design.options import Options
 
-# The papers' and released codes' spellings, accepted on the command line and never stored.
+# Names in the papers and in their released code: accepted on the command line, and never stored.
 ALIASES = {
-    "stat_decay": "ema_decay", "ema": "ema_decay", "tcov": "cov_interval", "tinv": "inv_interval", "rank_size": "rank",
-}  # fmt: skip
+    "stat_decay": "ema_decay",
+    "ema": "ema_decay",
+    "tcov": "cov_interval",
+    "tinv": "inv_interval",
+    "rank_size": "rank",
+}
 RETRIES = ("diverged", "oom", "failed")
-MAX_SEED = 2**32 - 1
+MAX_SEEDS, MAX_SEED = 10_000, 2**32 - 1
 
 FLAGS = [
-    click.Option(["--smoke"], is_flag=True, help="Two levels, two seeds, two epochs on digits, in OUT/smoke."),
-    click.Option(["--dry-run"], is_flag=True, help="Print the plan and stop; with --json the trials, a line each."),
-    click.Option(["--report-only"], is_flag=True, help="Train nothing; report what is there."),
-    click.Option(["--seeds"], metavar="N|I,J", help="6 is seeds 0 to 5; 3,7 is those two; 3, is one."),
-    click.Option(["--workload"], metavar="NAME,...", help="Models and data, instead of the study's own."),
-    click.Option(["--epochs"], metavar="N", help="Instead of the recipe's."),
-    click.Option(["--optimizers"], metavar="NAME,...", help="Only these of the study's optimizers."),
-    click.Option(["--only"], metavar="FACTOR=LEVEL,...", multiple=True, help="Only these of a factor's levels."),
-    click.Option(["--levels"], metavar="FACTOR=LEVEL,...", multiple=True, help="Other levels than the study's."),
+    click.Option(["--smoke"], is_flag=True,
+                 help="Quick test: two levels, two seeds and two epochs on digits, in OUT/smoke."),
+    click.Option(["--dry-run"], is_flag=True,
+                 help="Print the plan and exit; with --json, one line for each trial."),
+    click.Option(["--report-only"], is_flag=True,
+                 help="Train nothing; report the results in the output folder."),
+    click.Option(["--seeds"], metavar="N|I,J",
+                 help="6 means seeds 0 to 5; 3,7 means seeds 3 and 7; 3, means seed 3."),
+    click.Option(["--workload"], metavar="NAME,...",
+                 help="Workloads (dataset/model) to train instead of the study's own."),
+    click.Option(["--epochs"], metavar="N",
+                 help="Train for N epochs instead of the recipe's number."),
+    click.Option(["--optimizers"], metavar="NAME,...",
+                 help="Train only these optimizers of the study."),
+    click.Option(["--only"], metavar="FACTOR=LEVEL,...", multiple=True,
+                 help="Train only these levels of a factor."),
+    click.Option(["--levels"], metavar="FACTOR=LEVEL,...", multiple=True,
+                 help="Levels to train instead of the study's own."),
     click.Option(["--set", "settings"], metavar="NAME=VALUE", multiple=True,
-                 help="Set a hyperparameter or a setting of the recipe for every arm that has it."),
-    click.Option(["--max-concurrent"], metavar="N", help="Trials at once.  [default: as many as fit]"),
+                 help="Set a hyperparameter or a setting of the recipe in every configuration "
+                 "that has it."),
+    click.Option(["--max-concurrent"], metavar="N",
+                 help="Largest number of concurrent trials.  [default: as many as fit]"),
     click.Option(["--gpus-per-trial"], metavar="X|auto",
-                 help="Share of a GPU for each trial; auto measures it, once a workload and GPU.  [default: 0]"),
+                 help="GPUs for each trial, such as 0.5; auto measures the share once for each "
+                 "workload and type of GPU.  [default: 0]"),
     click.Option(["--address"], metavar="auto|HOST:PORT",
-                 help="A running Ray cluster.  [default: $RAY_ADDRESS, or one is started here]"),
+                 help="Running Ray cluster to use.  [default: $RAY_ADDRESS; if unset, Ray is "
+                 "started on this machine]"),
     click.Option(["--tracking-uri"], metavar="none|URI",
-                 help="MLflow.  [default: $MLFLOW_TRACKING_URI or OUT/mlflow.db]"),
-    click.Option(["--out"], metavar="DIR", help="Output folder.  [default: $PRECOND_OUT or outputs]"),
-    click.Option(["--data-dir"], metavar="DIR", help="Where datasets are.  [default: $PRECOND_DATA or data]"),
-    click.Option(["--download"], is_flag=True, help="Fetch a missing dataset; a damaged file is never replaced."),
-    click.Option(["--verify-data"], is_flag=True, help="Read all data before training and compare checksums."),
-    click.Option(["--plugin"], metavar="FILE", help="A Python file that registers an optimizer or a workload."),
-    click.Option(["--workers-per-trial"], metavar="N", help="Processes that share a trial's batches.  [default: 1]"),
-    click.Option(["--retry"], metavar="STATUS", multiple=True, help="Train again what ended diverged, oom or failed."),
-    click.Option(["--rerun"], metavar="KEY", multiple=True, help="Drop a trial's folder and train it again."),
-    click.Option(["--time-budget"], metavar="TIME", help="Stop after 90s, 30m or 2h; the same command resumes it."),
-    click.Option(["--commit-every"], metavar="SECONDS", help="Training between commits; 0: each epoch.  [default: 30]"),
+                 help="MLflow server or database; none for no tracking.  [default: "
+                 "$MLFLOW_TRACKING_URI or OUT/mlflow.db]"),
+    click.Option(["--out"], metavar="DIR",
+                 help="Output folder (OUT).  [default: $PRECOND_OUT or outputs]"),
+    click.Option(["--data-dir"], metavar="DIR",
+                 help="Folder of the datasets.  [default: $PRECOND_DATA or data]"),
+    click.Option(["--download"], is_flag=True,
+                 help="Download missing datasets; damaged files are not replaced."),
+    click.Option(["--verify-data"], is_flag=True,
+                 help="Read all data before training and compare checksums."),
+    click.Option(["--plugin"], metavar="FILE",
+                 help="Python file that registers optimizers or workloads."),
+    click.Option(["--workers-per-trial"], metavar="N",
+                 help="Processes that share a trial's batches.  [default: 1]"),
+    click.Option(["--retry"], metavar="STATUS", multiple=True,
+                 help="Train trials with this status again: diverged, oom or failed."),
+    click.Option(["--rerun"], metavar="KEY", multiple=True,
+                 help="Delete the trial with this key and train it again."),
+    click.Option(["--time-budget"], metavar="TIME",
+                 help="Stop after TIME, such as 90s, 30m or 2h."),
+    click.Option(["--commit-every"], metavar="SECONDS",
+                 help="Training time between two checkpoints; 0: after each epoch.  [default: 30]"),
     click.Option(["--diagnostics"], is_flag=True,
-                 help="Log what preconditioners do to each layer of the trials still to train. No number moves; it "
-                 "takes some 1 to 7 % of the time, which diag/overhead shows."),
-    click.Option(["--json", "as_json"], is_flag=True, help="Results as JSON on standard output, the rest on error."),
+                 help="Measure what the preconditioners do to each layer, in trials that are still "
+                 "to train. Results stay the same; training takes 1 to 7 % longer (see "
+                 "diag/overhead)."),
+    click.Option(["--json", "as_json"], is_flag=True,
+                 help="Print results as JSON to standard output, and the rest to standard error."),
 ]  # fmt: skip
 
 
 class _Parser:
-    """Collects one line for each invalid value, so that all are shown at once."""
+    """Converts option values, and collects one line for each invalid value."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         self.errors: list[str] = []
@@ -73,7 +103,10 @@ class _Parser:
         default: Any = None,
         variable: str = "",
     ) -> Any:
-        """Return an option's converted value, or an environment variable's; the default if both are absent or bad."""
+        """Return the converted value of an option, or else of an environment variable.
+
+        Return the default if both are absent, or if the value is invalid.
+        """
         source, text = f"--{name.replace('_', '-')}", self._raw.get(name)
         if text is None and variable:
             source, text = variable, os.environ.get(variable) or None
@@ -86,15 +119,16 @@ class _Parser:
             return default
 
     def pairs(self, name: str, example: str) -> dict[str, str]:
-        """Return `NAME=VALUE` arguments by name, with the papers' spellings replaced by ours."""
+        """Return the values of `NAME=VALUE` arguments by name, after replacing `ALIASES`."""
         values = {}
         for text in self._raw.get(name, ()):
-            key, sign, value = text.partition("=")
-            if key and sign and value:
+            key, _, value = text.partition("=")
+            if key and value:
                 values[ALIASES.get(key, key)] = value
             else:
+                flag = f"--{name.removesuffix('tings')}"
                 self.errors.append(
-                    f"--{name.removesuffix('tings')} {text}: must look like {example}"
+                    f"{flag} {text}: must have the form NAME=VALUE, such as {example}"
                 )
         return values
 
@@ -102,15 +136,15 @@ class _Parser:
 def parse(
     raw: Mapping[str, Any], extra: Sequence[click.Parameter] = ()
 ) -> tuple[Options, list[str]]:
-    """Return options from click's texts, and one line for each invalid value.
+    """Return the options of a command line, and one line for each invalid value.
 
     Args:
-        raw: Texts by name; an absent one is at its default.
-        extra: Options that only one kind of artefact has; their texts go into `Options.extra` as they are.
+        raw: Click's values by name, as strings; an absent option has its default.
+        extra: Options that only one kind of artefact has. `Options.extra` contains their strings.
     """
     parser = _Parser(raw)
     take, plugin = parser.take, parser.take("plugin", "a file", Path)
-    if plugin is not None:  # first: it may register what the other options name
+    if plugin is not None:  # load it first, because other options may name what it registers
         from trainables import plugins
 
         try:
@@ -119,18 +153,12 @@ def parse(
             parser.errors.append(f"--{error}")
     options = Options(
         **{str(flag.name): bool(raw.get(str(flag.name))) for flag in FLAGS if flag.is_flag},
-        seeds=take("seeds", "a number of seeds >= 1, or distinct seeds >= 0 as in 3,7", _seeds),
+        seeds=take("seeds", _SEEDS, _seeds),
         workload=take("workload", "a workload", str),
         epochs=take("epochs", "an integer >= 1", _at_least_one),
         optimizers=take("optimizers", "names", lambda text: text.split(",")),
-        only={
-            name: list(map(literal, value.split(",")))
-            for name, value in parser.pairs("only", "rank=5,10").items()
-        },
-        levels={
-            n: list(map(literal, value.split(",")))
-            for n, value in parser.pairs("levels", "rank=5,10").items()
-        },
+        only=_literals(parser.pairs("only", "rank=5,10")),
+        levels=_literals(parser.pairs("levels", "rank=5,10")),
         settings={
             name: literal(value) for name, value in parser.pairs("settings", "damping=0.1").items()
         },
@@ -144,8 +172,8 @@ def parse(
         workers_per_trial=take("workers_per_trial", "an integer >= 1", _at_least_one, 1),
         retry=tuple(raw.get("retry", ())),
         rerun=tuple(raw.get("rerun", ())),
-        time_budget=take("time_budget", "a time > 0 as in 90s, 30m or 2h", _duration),
-        commit_every=take("commit_every", "seconds >= 0", _not_negative, 30.0),
+        time_budget=take("time_budget", "a time > 0 such as 90s, 30m or 2h", _duration),
+        commit_every=take("commit_every", "a number of seconds >= 0", _not_negative, 30.0),
         extra={str(flag.name): raw.get(str(flag.name)) for flag in extra},
         given=frozenset(name for name, value in raw.items() if value),
     )
@@ -153,41 +181,37 @@ def parse(
 
 
 def _contradictions(options: Options) -> list[str]:
-    """Return a line for each value that is well-formed, but impossible here."""
+    """Return a line for each well-formed value that is unknown or impossible on this machine."""
     errors = []
     if options.workloads:
         from trainables.workloads import unknown_workload
 
         errors += [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
     if len(set(options.workloads)) < len(options.workloads):
-        errors.append(f"--workload = {options.workload}: one is there twice")
+        errors.append(f"--workload = {options.workload}: must name each workload once")
     if options.gpus_per_trial != 0 and not options.address:
         import torch
 
         if not torch.cuda.is_available():
             amount = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
-            errors.append(f"--gpus-per-trial = {amount}: this machine has no GPU; leave it out")
+            errors.append(f"--gpus-per-trial = {amount}: this machine has no GPU; omit the option")
     cores = len(os.sched_getaffinity(0))
     if options.workers_per_trial > cores and not options.address:
         errors.append(
-            f"--workers-per-trial = {options.workers_per_trial}: there are {cores} CPUs; take 1..{cores}"
+            f"--workers-per-trial = {options.workers_per_trial}: must be in 1..{cores}, "
+            "the number of CPUs of this machine"
         )
-    known = ", ".join(RETRIES)
-    errors += [
-        f"--retry = {status}: must be one of {known}"
-        for status in options.retry
-        if status not in RETRIES
-    ]
-    blocking = next(
-        (p for p in (options.root, *options.root.parents) if p.exists() and not p.is_dir()), None
-    )
-    if blocking:
-        errors.append(f"--out = {options.out or options.root}: {blocking} is a file; name a folder")
+    invalid = [status for status in options.retry if status not in RETRIES]
+    errors += [f"--retry = {status}: must be one of {', '.join(RETRIES)}" for status in invalid]
+    for path in (options.root, *options.root.parents):
+        if path.exists() and not path.is_dir():
+            errors.append(f"--out = {options.out or options.root}: {path} is a file; name a folder")
+            break
     return errors
 
 
 def literal(text: str) -> Any:
-    """Return a value as Python means it: 4, 4.0, nan, true, none, or a word."""
+    """Return the Python value of a text: an int, a float, a bool, None, or the text itself."""
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -197,30 +221,38 @@ def literal(text: str) -> Any:
     return text
 
 
+def _literals(texts: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Return comma-separated values by name."""
+    return {name: list(map(literal, text.split(","))) for name, text in texts.items()}
+
+
 def unknown_flag(name: str, params: Sequence[click.Parameter] = FLAGS) -> str:
-    """Return one line for an option that a command does not have, with the nearest that it has."""
+    """Return the error message for an unknown option, with the most similar known option."""
     known = [flag for option in params for flag in option.opts if flag.startswith("--")]
     close = difflib.get_close_matches(name, known, n=1)
     return f"{name}: unknown option." + (f" Did you mean {close[0]}?" if close else " See --help")
 
 
-_GPUS = "auto, a part of a GPU in 0..1, or whole GPUs"
-_ADDRESS = "auto or HOST:PORT; run the driver on the head node instead of using ray://"
-_URI = "none, sqlite:///FILE, or http(s)://HOST without a password in it (use MLFLOW_TRACKING_USERNAME and _PASSWORD)"
+_SEEDS = f"a number of seeds in 1..{MAX_SEEDS}, or distinct seeds in 0..{MAX_SEED} such as 3,7"
+_GPUS = "auto, a share of one GPU in 0..1, or a whole number of GPUs"
+_ADDRESS = "auto or HOST:PORT; ray:// is not supported, so run the command on the head node"
+_URI = (
+    "none, sqlite:///FILE, or http(s)://HOST without a password; set MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD instead"
+)
 
 
 def _seeds(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(",") if part.strip()]
-    if not numbers or ("," not in text and not 1 <= numbers[0] <= 10_000):
+    if not numbers or ("," not in text and not 1 <= numbers[0] <= MAX_SEEDS):
         raise ValueError
     seeds = numbers if "," in text else list(range(numbers[0]))
-    return _checked(
-        seeds, min(seeds) >= 0 and max(seeds) <= MAX_SEED and len(set(seeds)) == len(seeds)
-    )
+    distinct = len(set(seeds)) == len(seeds)
+    return _checked(seeds, distinct and min(seeds) >= 0 and max(seeds) <= MAX_SEED)
 
 
 def _data_dir(text: str | None) -> Path:
-    """Return the data folder; one that is named becomes the default, as if it were in the environment."""
+    """Return the data folder; if the command names it, set PRECOND_DATA for all other code."""
     if text is not None:
         os.environ["PRECOND_DATA"] = str(Path(text).absolute())
     return Options().data_dir
@@ -241,7 +273,7 @@ def _not_negative(text: str) -> float:
 
 
 def _gpus(text: str) -> float | None:
-    """Return the number, or None for auto. Ray divides one GPU, and gives several only whole."""
+    """Return the number of GPUs, or None for auto; Ray requires whole numbers above 1."""
     number = None if text == "auto" else _not_negative(text)
     return _checked(number, number is None or number <= 1 or number == int(number))
 

@@ -1,7 +1,8 @@
-"""A command's reports: written by their kinds, printed, sent to MLflow; kept as they are while nothing changed.
+"""Write, print and track a command's reports; reuse a report whose inputs have not changed.
 
-Beside each report lies `.report.json`: a digest of everything that the report is made from, and what it said. A command
-that finds the same digest prints that, and neither reads a folder again nor draws a figure again.
+The file `.report.json` beside each report contains a digest of the report's inputs, and the
+report's value. If the digest is the same as before, the command prints the stored value, and reads
+no trial folder and draws no figure.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from trainables.config import digest
 from trainables.files import write_atomically
 from trainables.fingerprint import fingerprint
 
-KEPT = ".report.json"
+RECORD = ".report.json"
 
 
 class Reports:
@@ -35,7 +36,7 @@ class Reports:
         self._tracking: Tracking | None = None
 
     def start_tracking(self) -> None:
-        """Begin to send what the folders contain, in a thread, while trials run."""
+        """Start a thread that sends results to MLflow while trials run."""
         if self._options.uri is not None and self._tracking is None:
             views = [
                 view for plan in self._plans if (view := plan.artefact.tracking(plan)) is not None
@@ -43,7 +44,7 @@ class Reports:
             self._tracking = Tracking(views, self._options, self._console)
 
     def write(self) -> bool:
-        """Write and print every report, and bring MLflow up to date; return True if trials failed."""
+        """Write and print all reports, and update MLflow; return True if trials failed."""
         written = [(plan, *make(plan)) for plan in self._plans]
         for _, report, _ in written:
             screen.show(report, self._console)
@@ -53,11 +54,8 @@ class Reports:
             (report, inputs) for plan, report, inputs in written if plan.artefact.tracking(plan)
         ]
         inputs = [inputs for _, inputs in tracked]
-        if (
-            self._tracking is None
-            and self._options.uri is not None
-            and not up_to_date(self._options.uri, inputs)
-        ):
+        uri = self._options.uri
+        if self._tracking is None and uri is not None and not up_to_date(uri, inputs):
             self.start_tracking()
         if self._tracking is not None:
             self._tracking.finish([report for report, _ in tracked], inputs)
@@ -65,21 +63,20 @@ class Reports:
 
 
 def make(plan: Plan) -> tuple[Report, str]:
-    """Return a plan's report, written anew unless it is up to date, and the digest of what it is made from."""
+    """Return a plan's report, rewritten if it is out of date, and the digest of its inputs."""
     inputs = _inputs(plan)
-    known, report = last(plan.folder)
-    if report is None or not inputs or inputs != known:
+    stored_inputs, report = last(plan.folder)
+    if report is None or not inputs or inputs != stored_inputs:
         report = plan.artefact.report(plan)
-        _keep(plan.folder, inputs, report)
+        _store(plan.folder, inputs, report)
     return report, inputs
 
 
 def _inputs(plan: Plan) -> str:
-    """Return the digest of what a report is made from: code, plan, files; empty if the kind does not say."""
+    """Return a digest of code, plan and input files; empty if the kind does not name its inputs."""
     places = plan.artefact.inputs(plan)
     if not places:
         return ""
-    # A trial that was never started has no folder.
     files = [
         path
         for place in places
@@ -91,36 +88,32 @@ def _inputs(plan: Plan) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def last(folder: Path) -> tuple[str, Report | None]:
-    """Return the digest of the inputs of the last report and what it said, if its files are untouched since."""
+    """Return the stored report of a folder and the digest of its inputs.
+
+    Return ("", None) if a file of the report has changed since, or if the record is absent or
+    damaged.
+    """
     try:
-        kept = json.loads((folder / KEPT).read_bytes())
-        if any([*_stamp(folder / name)] != stamp for name, stamp in kept["files"].items()):
+        record = json.loads((folder / RECORD).read_bytes())
+        if any([*_stamp(folder / name)] != stamp for name, stamp in record["files"].items()):
             return "", None
-        facts: dict[str, Any] = kept["report"]
-        if (listing := facts.pop("listing")) is not None:
+        fields: dict[str, Any] = record["report"]
+        if (listing := fields.pop("listing")) is not None:
             listing = Listing(**{**listing, "bold": {tuple(cell) for cell in listing["bold"]}})
-        return kept["inputs"], Report(
-            **facts, files=[folder / name for name in kept["files"]], listing=listing
-        )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # absent or damaged: the report is made again
+        files = [folder / name for name in record["files"]]
+        return record["inputs"], Report(**fields, files=files, listing=listing)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "", None
 
 
-def _keep(folder: Path, inputs: str, report: Report) -> None:
-    facts = dataclasses.asdict(report)
-    files = {os.path.relpath(path, folder): _stamp(path) for path in facts.pop("files")}
-    document = {"inputs": inputs, "files": files, "report": facts}
-    write_atomically(
-        folder / KEPT, json.dumps(document, default=sorted).encode()
-    )  # JSON has no sets
+def _store(folder: Path, inputs: str, report: Report) -> None:
+    fields = dataclasses.asdict(report)
+    files = {os.path.relpath(path, folder): _stamp(path) for path in fields.pop("files")}
+    record = {"inputs": inputs, "files": files, "report": fields}
+    content = json.dumps(record, default=sorted)  # sorted: JSON has no sets
+    write_atomically(folder / RECORD, content.encode())

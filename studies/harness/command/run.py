@@ -1,4 +1,4 @@
-"""The one path from a command to its exit code: plan, check, lock, execute, track, report."""
+"""Run a command from its plan to its exit code: plan, check, lock, execute, track, report."""
 
 from __future__ import annotations
 
@@ -28,33 +28,31 @@ from trainables.data import DataError
 from trainables.store import StoreError
 from trainables.workloads import ready
 
-FREE_BYTES = (
-    50 * 2**20
-)  # with less free space for checkpoints, tables and MLflow, nothing is started
-MIN_KEY_DIGITS = 6  # fewer digits of a trial's key are not looked up
+FREE_BYTES = 50 * 2**20  # required free disk space, for checkpoints, tables and MLflow's database
+MIN_KEY_DIGITS = 6  # required of a trial's key on the command line
 
 
 def run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str] = ()) -> int:
     """Plan, check, execute and report one or more artefacts with one driver.
 
     Args:
-        artefacts: Trials that several of them need are trained once.
+        artefacts: The artefacts. A trial that several of them need is trained once.
         options: The command line.
-        errors: Errors in it that are known already.
+        errors: Errors that the parser has found in the command line.
 
     Returns:
         The exit code.
     """
-    # With --json only the results go to standard output.
+    # With --json, standard output contains the results only.
     console = screen.terminal(stderr=options.as_json)
-    plans, problems = _plans(artefacts, options)
+    plans, work, problems = _plans(artefacts, options)
     if errors or problems:
         return refuse([*errors, *problems])
-    return guarded(lambda: _run(plans, options, console), options.root)
+    return guarded(lambda: _run(plans, work, options, console), options.root)
 
 
 def guarded(work: Callable[[], int], root: Path) -> int:
-    """Do a command's work; return its exit code, or that of whatever ends it before its end."""
+    """Do a command's work and return its exit code; print expected exceptions as one line."""
     try:
         with _terminable():
             return work()
@@ -70,7 +68,7 @@ def guarded(work: Callable[[], int], root: Path) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM stop the command as SIGINT does; while trials run, the cluster has a handler of its own."""
+    """Let SIGTERM raise `Stopped`. While trials run, `cluster/execute.py` replaces this handler."""
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(*STOPS["SIGTERM"])
@@ -82,8 +80,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(plans: Sequence[Plan], options: Options, console: Console) -> int:
-    work = [plan.artefact.missing(plan) for plan in plans]
+def _run(plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console) -> int:
     if options.dry_run:
         _print_plans(plans, work, options, console)
         return COMPLETE
@@ -96,59 +93,57 @@ def _run(plans: Sequence[Plan], options: Options, console: Console) -> int:
         check_disk_space(options.root)
         results = reports.Reports(plans, options, console)
         try:
-            # Again: another driver may have done some of it since, and an ended trial is not opened twice.
+            # Compute the missing work again, because another driver may have done some of it before
+            # this one acquired the lock.
             if any(plan.artefact.missing(plan).count for plan in plans):
                 results.start_tracking()
-                _execute(
-                    plans,
-                    Driver(options=options, generation=generation, console=console, on_lost=_lost),
+                driver = Driver(
+                    options=options, generation=generation, console=console, on_lost=_lost
                 )
+                _execute(plans, driver)
         finally:
             failed = results.write()
     commands = screen.compare(options.root, options.uri)
-    screen.say_next(
-        [*commands, *(step for plan in plans[:1] for step in plan.artefact.next_steps(plan))],
-        console,
-    )
+    commands += [step for plan in plans[:1] for step in plan.artefact.next_steps(plan)]
+    screen.print_next_steps(commands, console)
     return SOME_FAILED if failed else COMPLETE
 
 
-# ---------------------------------------------------------------------- before anything starts
+# ---------------------------------------------------------------------- checks before the start
 
 
-def _plans(artefacts: Sequence[Artefact], options: Options) -> tuple[list[Plan], list[str]]:
-    """Return every artefact's plans, and a line for each error in any of them."""
+def _plans(
+    artefacts: Sequence[Artefact], options: Options
+) -> tuple[list[Plan], list[Work], list[str]]:
+    """Return the plans of all artefacts, each plan's missing work, and a line for each error."""
     plans: list[Plan] = []
+    work: list[Work] = []
     errors: list[str] = []
     for artefact in artefacts:
         errors += [
-            f"--{name.replace('_', '-')}: not for {artefact.name}, {reason}"
+            f"--{name.replace('_', '-')}: not available for {artefact.name}, {reason}"
             for name, reason in artefact.REFUSED.items()
             if name in options.given
         ]
         try:
             planned = artefact.plan(options)
-            for plan in planned:
-                artefact.missing(
-                    plan
-                )  # a folder of a newer version is refused before anything is written
+            # Reads the trial folders, and so refuses a folder of a newer version before any write.
+            work += [plan.artefact.missing(plan) for plan in planned]
             plans += planned
         except (HyperparameterError, StoreError) as error:
             errors += str(error).splitlines()
     known = {trial.config.trial_key for plan in plans for trial in plan.trials if options.rerun}
     for key in options.rerun:
         if len(key) < MIN_KEY_DIGITS or not any(name.startswith(key) for name in known):
-            digits = f"at least {MIN_KEY_DIGITS} digits"
-            errors.append(
-                f"--rerun = {key}: no trial of this plan has a key that starts so ({digits})"
-            )
-    return plans, errors
+            allowed = f"at least the first {MIN_KEY_DIGITS} digits of the key of a planned trial"
+            errors.append(f"--rerun = {key}: must be {allowed}; --dry-run --json prints the keys")
+    return plans, work, errors
 
 
 def _print_plans(
     plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console
 ) -> None:
-    """Print the plan for people; with --json the records, a line each."""
+    """Print the plans; with --json, print their records instead, one line of JSON each."""
     if options.as_json:
         for record in dict.fromkeys(json.dumps(record) for part in work for record in part.records):
             print(record)
@@ -166,11 +161,10 @@ def _print_plans(
 
 
 def _unready(work: Sequence[Work], options: Options, console: Console) -> list[str]:
-    """Return a line for each problem with the data, or with the cluster that the command names."""
+    """Return a line for each problem with the data, or with the cluster of `--address`."""
     names = {trial.config.workload for part in work for trial in part.trials}
-    if problems := ready(
-        names, options.data_dir, download=options.download, verify=options.verify_data
-    ):
+    problems = ready(names, options.data_dir, download=options.download, verify=options.verify_data)
+    if problems:
         return problems
     if not options.address or not any(part.count and part.on_ray for part in work):
         return []
@@ -182,14 +176,15 @@ def _unready(work: Sequence[Work], options: Options, console: Console) -> list[s
 
 
 def check_disk_space(root: Path) -> None:
-    """Raise `OSError` if the folder cannot be written, `StoreError` if the disk is full."""
+    """Raise `OSError` if the folder cannot be written, or `StoreError` if the disk is full."""
     probe = root / ".writable"
     probe.write_bytes(b"?")
     probe.unlink()
     free = shutil.disk_usage(root).free
     if free < FREE_BYTES:
         raise StoreError(
-            f"disk full: {root} has {free / 2**20:.1f} MB free, need {FREE_BYTES / 2**20:.0f} MB"
+            f"disk full: {root} has {free / 2**20:.1f} MB of free space, and at least "
+            f"{FREE_BYTES / 2**20:.0f} MB are required"
         )
 
 
@@ -197,7 +192,7 @@ def check_disk_space(root: Path) -> None:
 
 
 def _execute(plans: Sequence[Plan], driver: Driver) -> None:
-    """Let each kind execute its plans together; raise `Stopped` if something ends it."""
+    """Execute the plans, those of one kind together; raise `Stopped` if the work ends early."""
     for kind in dict.fromkeys(type(plan.artefact) for plan in plans):
         try:
             kind.execute([plan for plan in plans if type(plan.artefact) is kind], driver)

@@ -1,4 +1,4 @@
-"""What a command prints: errors, tables, a sentence for each finding, where the files are, what to type next."""
+"""Terminal output of a command: errors, tables, findings, paths of files, and the next commands."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from studies.harness.design.options import default_root, default_uri
 from studies.harness.design.result import Listing, Report
 
 WIDTH = 80
-SENTENCES = 10  # a report may have one for each of a hundred levels
+MAX_FINDINGS = 10  # the terminal shows no more; a report may have one for each of a hundred levels
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """Return where a command prints.
+    """Return the console of a command.
 
-    With `NO_COLOR` it prints plain lines: no escape codes, not even those that move the cursor.
+    If `NO_COLOR` is set, the console prints no escape codes, not even those that move the cursor.
     """
     if os.environ.get("NO_COLOR"):
         return Console(stderr=stderr, force_terminal=False, color_system=None)
@@ -36,19 +36,18 @@ def terminal(*, stderr: bool = False) -> Console:
 def refuse(problems: Sequence[str]) -> int:
     """Print one line for each error in a command; return the exit code."""
     for line in dict.fromkeys(problems):
-        hidden = re.sub(
-            "//.*@", "//***@", line, flags=re.DOTALL
-        )  # in an address this may be a password
-        shown = "".join(
-            c if c.isprintable() else repr(c)[1:-1] for c in hidden
-        )  # a value may hold a newline
-        print(f"error: {shown}", file=sys.stderr)
+        # An address may contain a password, and a value may contain a newline.
+        redacted = re.sub("//.*@", "//***@", line, flags=re.DOTALL)
+        escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in redacted)
+        print(f"error: {escaped}", file=sys.stderr)
     return INVALID_COMMAND
 
 
 def stopped(code: int, reason: str) -> int:
-    """Print that a command ended before its work did, and the command that resumes it; return the exit code."""
-    print(f"{reason}; nothing committed was lost. The same command resumes it:", file=sys.stderr)
+    """Print why a command was stopped and which command resumes it; return the exit code."""
+    print(
+        f"{reason}; nothing committed was lost. To resume, run the same command:", file=sys.stderr
+    )
     print(f"  {shlex.join(['python', *sys.argv])}", file=sys.stderr)
     return code
 
@@ -60,24 +59,24 @@ def environment(problem: str) -> int:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print a report's table, its findings, and where its files are."""
+    """Print a report's table, its findings, and the paths of its files."""
     if report.listing is not None:
         console.print(table(report.listing))
     width = min(WIDTH, console.width)
     fill = partial(
         textwrap.fill, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
     )
-    lines = [fill(line.replace("`", ""), width) for line in report.findings[:SENTENCES]]
-    if len(report.findings) > SENTENCES:
-        lines.append(f"  {len(report.findings) - SENTENCES} more in the report")
+    lines = [fill(line.replace("`", ""), width) for line in report.findings[:MAX_FINDINGS]]
+    if len(report.findings) > MAX_FINDINGS:
+        lines.append(f"  The report has {len(report.findings) - MAX_FINDINGS} more findings.")
     page = next(path for path in report.files if path.suffix == ".html")
-    lines += ["", f"  report  {_shown(page)}", f"  files   {_shown(page.parent)}{os.sep}"]
+    lines += ["", f"  report  {_shortest(page)}", f"  files   {_shortest(page.parent)}{os.sep}"]
     for line in lines:
         plain(line, console)
 
 
 def table(listing: Listing) -> Table:
-    """Return a listing as a table of 80 columns."""
+    """Return a listing as a table that is 80 columns wide."""
     drawn = Table(
         title=listing.title,
         caption=listing.caption,
@@ -90,48 +89,47 @@ def table(listing: Listing) -> Table:
         text = i in listing.text
         drawn.add_column(name, justify="left" if text else "right", no_wrap=not text, style=style)
     for i, row in enumerate(listing.rows):
-        cells = [cell.replace("[", "\\[") for cell in row]  # rich would read an interval as a style
-        drawn.add_row(
-            *(
-                f"[bold]{cell}[/]" if (i, j) in listing.bold else cell
-                for j, cell in enumerate(cells)
-            )
-        )
+        # Escape brackets, because rich would parse an interval such as [0.9, 1.1] as a style.
+        cells = [cell.replace("[", "\\[") for cell in row]
+        bold = [(i, j) in listing.bold for j in range(len(cells))]
+        drawn.add_row(*(f"[bold]{c}[/]" if b else c for c, b in zip(cells, bold, strict=True)))
     return drawn
 
 
-def say_next(commands: Sequence[tuple[str, str]], console: Console) -> None:
-    """Print what to type next, as (command, what it does)."""
+def print_next_steps(commands: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print the commands that a user may want to run next, given as (command, purpose)."""
     if not commands:
         return
     width = max(len(command) for command, _ in commands)
-    fits = 2 + width + 2 + max(len(what) for _, what in commands) <= WIDTH
+    fits = 2 + width + 2 + max(len(purpose) for _, purpose in commands) <= WIDTH
     plain("Next:", console)
-    for command, what in commands:
-        plain(f"  {command:{width}}  {what}" if fits else f"  {command}", console)
+    for command, purpose in commands:
+        plain(
+            f"  {command:{width}}  {purpose}" if fits else f"  {command}\n      {purpose}", console
+        )
 
 
 def compare(root: Path, uri: str | None) -> list[tuple[str, str]]:
-    """Return the command that shows the runs in MLflow; nothing without tracking.
+    """Return the command that shows the runs in MLflow, or an empty list without tracking.
 
     Args:
         root: The output folder.
-        uri: Where the runs went, as the user has named it; None for nowhere.
+        uri: MLflow's server or database, as in the command; None without tracking.
     """
     if uri is None:
         return []
     if uri != default_uri(root):
         command = f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
-        return [(uri if uri.startswith("http") else command, "the runs in MLflow")]
-    out = "" if root == default_root() else f" --out {shlex.quote(_shown(root))}"
+        return [(uri if uri.startswith("http") else command, "show the runs in MLflow")]
+    out = "" if root == default_root() else f" --out {shlex.quote(_shortest(root))}"
     return [(f"python -m studies ui{out}", "compare the runs in MLflow")]
 
 
 def plain(line: str, console: Console) -> None:
-    """Print a line as it is, however long."""
+    """Print a line without markup and without line breaks."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _shown(path: Path) -> str:
-    """Return the shortest form of a path."""
+def _shortest(path: Path) -> str:
+    """Return the relative or the absolute form of a path, whichever is shorter."""
     return min(os.path.relpath(path), str(path.resolve()), key=len)

@@ -19,7 +19,7 @@ from studies.harness.design.arms import Trial, first_trials
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
-from trainables.workloads import resolve, stated_recipe, workload
+from trainables.workloads import find_recipe, resolve, workload
 
 COMMAND = ("python", "-m", "trainables.cost")
 NOT_MEASURED = "not measured"
@@ -33,8 +33,8 @@ TIMED = {
 HOW = (
     "Seconds per epoch are the steps per epoch times the time of one step, plus the time to "
     "evaluate the test set. Both times were measured on the named hardware while nothing else ran; "
-    "reading and augmenting images is not included. The brackets contain the 95% interval (from "
-    "order statistics) of the median step time over interleaved blocks."
+    "reading and augmenting images is not included. The interval in brackets is that of the median "
+    "step time over interleaved blocks (95%, from order statistics)."
 )
 
 
@@ -158,7 +158,7 @@ def _flags(config: TrialConfig, as_released: bool) -> tuple[str, ...]:
     }
     arm = min(arms, key=lambda arm: len(differing[arm]))
     flags = [config.workload, f"--batch-size={config.batch_size}"]
-    flags += ["--as-released"] if arm and stated_recipe(config.workload).as_released else []
+    flags += ["--as-released"] if arm and find_recipe(config.workload).as_released else []
     flags += ["--channels-last"] if config.channels_last else []
     return (
         *flags,

@@ -230,11 +230,8 @@ def _to_references(evidence: Evidence) -> list[Block]:
 
 def _finding(rows: Sequence[Pair], title: str, metric: str) -> str:
     """Return which arms are significantly better, worse and not different, as a sentence."""
-    better, worse, same = (
-        "significantly better than",
-        "significantly worse than",
-        ("not significantly different from"),
-    )
+    better, worse = "significantly better than", "significantly worse than"
+    same = "not significantly different from"
     kinds: dict[str, list[str]] = {better: [], worse: [], same: []}
     for row in rows:
         order = better if (row.difference > 0) == higher_is_better(metric) else worse

@@ -13,7 +13,7 @@ from studies.harness.evidence.metrics import count
 from studies.harness.report.document import Text
 from trainables.config import TrialConfig
 from trainables.settings import significant
-from trainables.workloads import deviations, stated_recipe
+from trainables.workloads import deviations, find_recipe
 
 FIXED = ("workload", "batch_size", "epochs", "schedule", "seed")
 ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fraction", "plugin")
@@ -36,7 +36,7 @@ def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
         text = "The study or the command line (such as `--set`) changed these values of the recipe:"
         texts.append(Text(text, label="Departures from the recipe", items=departures))
     workload = trials[0].config.workload
-    recipe, reconstructed = stated_recipe(workload), "; ".join(artefact.reconstructed)
+    recipe, reconstructed = find_recipe(workload), "; ".join(artefact.reconstructed)
     if recipe.assumed:
         assumed = "; ".join(recipe.assumed)
         text = f"The {recipe.paper} paper does not state the following values of the recipe: "

@@ -17,7 +17,7 @@ from scipy import stats
 from studies.harness.statistics.intervals import CONFIDENCE
 
 RULE = (
-    "A run reaches the target at the first of two consecutive evaluations that meet it. The epoch "
+    "A run hits the target at the first of two consecutive evaluations that meet it. The epoch "
     "is interpolated linearly between this evaluation and the previous one. A single evaluation "
     "that meets the target does not count, even if it is the last one."
 )

@@ -1,4 +1,4 @@
-"""MLflow beside the training: a thread that sends what the output folder contains, and does not delay the trials."""
+"""Send results to MLflow during the training, in a thread that does not delay the trials."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from studies.harness.design.options import Options
 from studies.harness.design.result import Report
 from studies.harness.tracking.view import MARK, View
 
-INTERVAL_S, PATIENCE_S = (
-    5.0,
-    30.0,
-)  # between two updates; for the update under way when a command ends
-QUERY = "SELECT 1 FROM tags JOIN runs USING (run_uuid) WHERE key = ? AND value = ? AND lifecycle_stage = 'active'"
+INTERVAL_S = 5.0  # shortest time between two updates
+PATIENCE_S = 30.0  # how long the end of a command waits for the update that is in progress
+QUERY = """
+SELECT 1 FROM tags JOIN runs USING (run_uuid)
+WHERE key = ? AND value = ? AND lifecycle_stage = 'active'
+"""
 
 
 class Tracking:
     """A daemon thread that sends views while trials run; `finish` sends the rest.
 
+    After a failure, the thread tries again at the next update.
+
     Args:
-        views: What is sent.
+        views: The views to send.
         options: The command line.
-        console: Where the first failure is printed; training continues, and the next update is tried.
+        console: The console that prints the first failure.
 
     Attributes:
         error: The last failure of the thread.
@@ -42,11 +45,12 @@ class Tracking:
         self._thread.start()
 
     def finish(self, reports: Sequence[Report], inputs: Sequence[str]) -> None:
-        """Send what is left, and the reports; a server that fails costs one line, not the report.
+        """Send the remaining results and the reports; if the server fails, print one line.
 
         Args:
             reports: A report for each view.
-            inputs: For each view, a digest of what it is made from, for `up_to_date`; empty if that is not known.
+            inputs: For each view, the digest of its inputs for `up_to_date`; empty if it is
+                unknown.
         """
         self._stopped.set()
         self._thread.join(PATIENCE_S)
@@ -55,37 +59,37 @@ class Tracking:
                 with self._lock:
                     view.send(self._uri, report, mark)
         except Exception as error:
-            self._warn("all results are in the folders", error)
+            self._warn("all results are in the output folder", error)
 
     def _loop(self) -> None:
         while not self._stopped.is_set():
             start = time.thread_time()
             try:
-                from studies.harness.tracking import (
-                    client,  # noqa: F401  (the main thread need not wait for mlflow)
-                )
+                # Import mlflow before the lock, so that the main thread need not wait for it.
+                from studies.harness.tracking import client  # noqa: F401
 
                 for view in self._views:
                     if not self._stopped.is_set():
-                        with self._lock:  # two threads could both create the run of a new trial
+                        with self._lock:  # otherwise two threads could create the same run
                             view.send(self._uri)
             except Exception as error:
                 if self.error is None:
                     self._warn("training continues", error)
                 self.error = error
-            # The trials need the cores: at most a tenth of one is used here.
+            # Use at most a tenth of a CPU core, because the trials need the cores.
             self._stopped.wait(max(INTERVAL_S, 9 * (time.thread_time() - start)))
 
     def _warn(self, consequence: str, error: Exception) -> None:
         reason = str(error).strip().partition("\n")[0]
-        line = f"tracking failed, {consequence}: {type(error).__name__}: {reason}"
+        line = f"MLflow tracking failed; {consequence}: {type(error).__name__}: {reason}"
         self._console.print(line, style="yellow", markup=False, soft_wrap=True)
 
 
 def up_to_date(uri: str, inputs: Collection[str]) -> bool:
-    """Return True if a local database has a run with each of these digests, without the import of mlflow.
+    """Return True if a local database has a run with each of these digests. Does not import mlflow.
 
-    It is False if that is not known: a digest is empty, or the address is not that of a readable database.
+    Return False if this is unknown, because a digest is empty, or because the address is not that
+    of a readable database.
     """
     if not inputs:
         return True

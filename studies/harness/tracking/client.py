@@ -1,4 +1,4 @@
-"""An experiment in MLflow: its runs, and writes that send only what a run lacks. Its import takes seconds."""
+"""Write to an MLflow experiment; send only the values that a run does not have. Imports mlflow."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# Read when mlflow is imported. A server that does not answer must not delay the driver.
+# mlflow reads these variables on import. A server that does not answer must not delay the driver.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run on a server
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -27,32 +27,33 @@ from studies.harness.tracking.view import MARK
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-BATCH = 800  # metrics per request; a request holds at most 1000 metrics, parameters and tags
+BATCH = 800  # metrics per request; a request may have 1000 metrics, parameters and tags
 PARENT = "mlflow.parentRunId"
 
 
 class Experiment:
-    """An experiment, which is created if it does not exist.
+    """An experiment in MLflow; the constructor creates it if it does not exist.
 
     Args:
         uri: Tracking server or database.
-        name: Of the experiment.
-        root: The output folder; the artifacts of a local database are stored in it.
+        name: Name of the experiment.
+        root: The output folder, which stores the artifacts of a local database.
     """
 
     def __init__(self, uri: str, name: str, root: Path):
         root.mkdir(parents=True, exist_ok=True)
         create_database(uri)
         self.client = MlflowClient(tracking_uri=uri)
-        if known := self.client.get_experiment_by_name(name):
-            self.id = known.experiment_id
+        if experiment := self.client.get_experiment_by_name(name):
+            self.id = experiment.experiment_id
             return
-        # A server has its own place for artifacts; for a local database mlflow would take the current directory.
-        place = (root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        self.id = self.client.create_experiment(name, artifact_location=place)
+        # A server chooses the folder for artifacts; for a local database, mlflow would use the
+        # current directory.
+        folder = (root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        self.id = self.client.create_experiment(name, artifact_location=folder)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set those tags of the experiment that it lacks."""
+        """Set the tags that are new or changed."""
         for name, value in tags.items() - self.client.get_experiment(self.id).tags.items():
             self.client.set_experiment_tag(self.id, name, value)
 
@@ -63,21 +64,16 @@ class Experiment:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] = {},
     ) -> None:
-        """Send metrics, and those parameters and tags that the run lacks.
+        """Send metrics, new parameters, and new or changed tags.
 
-        The tags are sent last, and with them the number of epochs sent. If the process is killed before, the same
-        points are sent again; mlflow drops them, because key, value, step and timestamp are all equal.
+        The tags are sent last, because one of them is the number of epochs sent. If the process is
+        killed before, the next call sends the same points again. mlflow drops them, because key,
+        value, step and timestamp are equal.
         """
-        new_params = [
-            Param(name, str(value))
-            for name, value in (params or {}).items()
-            if name not in run.data.params
-        ]
-        new_tags = [
-            RunTag(name, value)
-            for name, value in tags.items()
-            if run.data.tags.get(name, "") != value
-        ]
+        new = {name: value for name, value in (params or {}).items() if name not in run.data.params}
+        changed = {name: v for name, v in tags.items() if run.data.tags.get(name, "") != v}
+        new_params = [Param(name, str(value)) for name, value in new.items()]
+        new_tags = [RunTag(name, value) for name, value in changed.items()]
         while len(metrics) > BATCH:
             self.client.log_batch(run.info.run_id, metrics[:BATCH])
             metrics = metrics[BATCH:]
@@ -85,7 +81,7 @@ class Experiment:
             self.client.log_batch(run.info.run_id, metrics, new_params, new_tags)
 
     def log_files(self, run: Run, paths: Sequence[Path]) -> None:
-        """Send the files of a report, and then the tag that describes their content."""
+        """Send the files of a report, and then a tag with the digest of their contents."""
         for path in paths:
             self.client.log_artifact(run.info.run_id, str(path))
         self.client.set_tag(run.info.run_id, "artifacts", fingerprint(paths))
@@ -94,14 +90,14 @@ class Experiment:
         """Set a run's status if it has changed."""
         if run.info.status == status:
             return
-        if status == "RUNNING":  # retried, or extended by more trials
+        if status == "RUNNING":  # a retried trial, or a study with additional trials
             self.client.update_run(run.info.run_id, status)
         else:
             self.client.set_terminated(run.info.run_id, status, int(1000 * end_s))
 
     @contextmanager
     def marked(self, run: Run, mark: str) -> Iterator[None]:
-        """Give a run a mark after everything inside was sent; a mark of another state is removed before."""
+        """Remove a run's mark if it is different, and set the new mark at the end of the block."""
         known = run.data.tags.get(MARK, "")
         if known not in ("", mark):
             self.client.set_tag(run.info.run_id, MARK, "")
@@ -111,21 +107,23 @@ class Experiment:
 
 
 def create_database(uri: str) -> None:
-    """Create a local database completely or not at all: mlflow cannot use one whose creation was interrupted."""
+    """Create a local database atomically, because mlflow cannot use an incomplete database."""
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or path.exists():
         return
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
     with suppress(FileExistsError):  # another process was faster
-        os.link(aside, path)
-    aside.unlink()
+        os.link(temporary, path)
+    temporary.unlink()
 
 
 def all_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
     """Return the runs of an experiment that match a query, from all pages."""
     runs, token, enabled = [], None, gc.isenabled()
-    gc.disable()  # a page has about 10^5 objects and no cycles: looking for some takes twice as long as the search
+    # A page has about 10^5 objects and no cycles; garbage collection would take twice as long as
+    # the search itself.
+    gc.disable()
     try:
         while token != "":
             page = client.search_runs([experiment_id], query, page_token=token)
@@ -137,7 +135,10 @@ def all_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
 
 
 def points(values: Mapping[str, float], time_s: float | None = None, step: int = 0) -> list[Metric]:
-    """Return the finite values as metrics at a Unix time, or now: mlflow would store infinity as 1.8e308."""
+    """Return the finite values as metrics at a Unix time, or now.
+
+    Other values are omitted, because mlflow would store infinity as 1.8e308.
+    """
     time_ms = int(1000 * (time.time() if time_s is None else time_s))
     return [
         Metric(name, value, time_ms, step) for name, value in values.items() if math.isfinite(value)
@@ -145,6 +146,6 @@ def points(values: Mapping[str, float], time_s: float | None = None, step: int =
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the names and contents of files, in any order."""
+    """Return the SHA-256 digest of the names and contents of files, regardless of their order."""
     parts = sorted(path.name.encode() + path.read_bytes() for path in paths)
     return hashlib.sha256(b"".join(parts)).hexdigest()

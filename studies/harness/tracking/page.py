@@ -1,7 +1,8 @@
-"""A study's page in MLflow: the note with the claim and the parameters' symbols in the papers, and the charts.
+"""A study's page in MLflow: a note with the claim and the parameters' symbols, and the charts.
 
-The charts are a shared view in the experiment's tags, as the Share button writes it. Without it the page has a chart
-for each of about fifty metrics, of the parent run alone.
+The charts are a shared view in the experiment's tags, in the format of MLflow's Share button.
+Without this view, the page has a chart for each of about fifty metrics, and only for the parent
+run.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from typing import Any
 from studies.harness.design.arms import Trial
 from studies.harness.design.facts import Facts
 
-KIND = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # the UI would take it for a chat application
+# Without this tag, the UI shows the experiment as a chat application.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 SECTION = "configurations"
 SYMBOLS = {
     "lr": "eta",
@@ -23,7 +23,7 @@ SYMBOLS = {
     "betas": "beta_1, beta_2",
     "eps": "epsilon",
     "damping": "rho, added to the curvature before it is inverted",
-    "ema_decay": "beta_2, the weight of the old statistic",
+    "ema_decay": "beta_2, the weight of the previous statistic",
     "cov_interval": "tau_cov, steps between statistics",
     "inv_interval": "tau_inv, steps between inverses",
     "basis_interval": "n, steps between eigenbases",
@@ -31,11 +31,12 @@ SYMBOLS = {
     "sketch": "Omega, column sampling or Gaussian",
 }
 READING = (
-    "One run for each configuration (`tags.kind = 'group'`) has the mean over its seeds, the standard deviation and "
-    "the ends of the 95% t-interval: `mean/test/accuracy`, `sd/`, `ci_lo/`, `ci_hi/`, and `n`. One run for each trial "
-    "(`tags.kind = 'trial'`) has its curve; the step is the epoch. The last epoch is the result; the best epoch on "
-    "test never is. Diverged trials are FAILED, with the reason as a tag, and enter no mean. `report.html`, under "
-    "Artifacts, is the whole report."
+    "Each configuration has a run (`tags.kind = 'group'`) with the mean over its seeds, the "
+    "standard deviation and the ends of the 95% t-interval (`mean/test/accuracy`, `sd/`, `ci_lo/`, "
+    "`ci_hi/`), and the number of seeds `n`. Each trial has a run (`tags.kind = 'trial'`) with its "
+    "curve over the epochs. The result of a trial is the last epoch, never the epoch that is best "
+    "on the test set. Diverged trials have the status FAILED and the reason as a tag; no mean "
+    "includes them. The complete report is `report.html` under Artifacts."
 )
 
 
@@ -56,31 +57,34 @@ def description(facts: Facts, trials: Sequence[Trial]) -> str:
 
 
 def key(workload: str) -> str:
-    """Return the name of a workload's view in an address."""
+    """Return the key of a workload's view, as in the address of the page."""
     return "configurations-" + workload.replace("/", "-")
 
 
 def tags(workload: str, metric: str, trials: Sequence[Trial]) -> dict[str, str]:
-    """Return the experiment's tags for the view of a workload's configurations: charts of `metric` and of the loss.
+    """Return the experiment's tags for a workload's charts of `metric` and of the loss.
 
-    The factors of the planned trials are axes of the parallel coordinates.
+    The parallel coordinates have an axis for each factor of the planned trials.
     """
     factors = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
     charts = [
-        _chart("PARALLEL", "parallel", selectedParams=["optimizer", *factors], selectedMetrics=[f"mean/{metric}"]),
+        _chart("PARALLEL", "parallel", selectedParams=["optimizer", *factors],
+               selectedMetrics=[f"mean/{metric}"]),
         _chart("BAR", "means", metricKey=f"mean/{metric}"),
-        _chart("LINE", "curves", metricKey=metric, selectedMetricKeys=[metric], xAxisKey="step", lineSmoothness=0),
-        _chart("LINE", "losses", metricKey="train/loss", selectedMetricKeys=["train/loss"], xAxisKey="step",
-               lineSmoothness=0, scaleType="log"),
+        _chart("LINE", "curves", metricKey=metric, selectedMetricKeys=[metric], xAxisKey="step",
+               lineSmoothness=0),
+        _chart("LINE", "losses", metricKey="train/loss", selectedMetricKeys=["train/loss"],
+               xAxisKey="step", lineSmoothness=0, scaleType="log"),
     ]  # fmt: skip
     section = {"uuid": SECTION, "name": "Configurations: means over seeds", "columns": 2}
     view = {
         "searchFilter": f"tags.kind = 'group' and tags.workload = '{workload}'",
-        "orderByKey": f"metrics.`mean/{metric}`",  # any column but the date: no run is collapsed into its parent
+        # If the order is by date, the UI collapses the runs into their parent.
+        "orderByKey": f"metrics.`mean/{metric}`",
         "orderByAsc": "loss" in metric,
         "runsHiddenMode": "SHOWALL",
         "compareRunCharts": charts,
-        "isAccordionReordered": True,  # this section first, not in alphabetical order
+        "isAccordionReordered": True,  # this section first, instead of alphabetical order
         "compareRunSections": [{**section, "display": True, "isReordered": True, "deleted": False}],
     }
     return {**KIND, f"mlflow.sharedViewState.{key(workload)}": json.dumps(view)}

@@ -1,8 +1,9 @@
-"""Trials as runs in MLflow: a parent run, a run for each trial, and a run for each group of seeds.
+"""Send trials to MLflow: a parent run, a run for each trial, and a run for each group of seeds.
 
-They are sent at any time and repeatedly: each run is found by its key, and gets what it lacks. The parent run has the
-summary; a trial's run has its curve; a group's run has the mean and the interval over its completed trials, so that
-tens of runs can be compared instead of hundreds.
+Updates can be sent at any time and repeatedly. Each update identifies the runs by their keys, and
+sends only new values. The parent run has the summary, and a trial's run has its curve. A group's
+run has the mean and the interval over its completed trials, so that a user compares tens of runs
+instead of hundreds.
 """
 
 from __future__ import annotations
@@ -29,11 +30,7 @@ from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
 
 PROVENANCE = ("git_sha", "git_dirty", "torch", "ray", "host")
-SHOWN = (
-    "train/",
-    "test/",
-    "val/",
-)  # metrics that are averaged over seeds; the others describe one machine
+AVERAGED = ("train/", "test/", "val/")  # averaged over seeds; other metrics describe a machine
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class SeedGroup:
     """The trials of one configuration.
 
     Attributes:
-        first: One of them; it has the arm and the parameters that they share.
+        first: The first trial, which has the arm and the parameters that all share.
         rows: Their rows of `ledger.frame(..., per="trial")`.
     """
 
@@ -60,22 +57,21 @@ class SeedGroup:
         return ", ".join(f"{count} {status}" for status, count in counts.items())
 
     def completed(self) -> pd.DataFrame:
-        """Return the rows of completed trials; only these are averaged."""
+        """Return the rows of completed trials, which the means include."""
         return self.rows.loc[self.rows["status"] == COMPLETED]
 
     def summary(self) -> dict[str, float]:
-        """Return `mean/M sd/M ci_lo/M ci_hi/M` of each metric M at the last epoch, and `n`."""
+        """Return `mean/M`, `sd/M`, `ci_lo/M`, `ci_hi/M` of each metric M in the last epoch; `n`."""
         metrics, rows = {}, self.completed()
-        for name in (name for name in rows.columns if name.startswith(SHOWN)):
+        for name in (name for name in rows.columns if name.startswith(AVERAGED)):
             if len(values := rows[name].dropna().astype(float)):
-                spread = vars(summarize(values))
-                metrics |= {
-                    f"{part}/{name}": spread[part] for part in ("mean", "sd", "ci_lo", "ci_hi")
-                }
+                summary = vars(summarize(values))
+                parts = ("mean", "sd", "ci_lo", "ci_hi")
+                metrics |= {f"{part}/{name}": summary[part] for part in parts}
         return {**metrics, "n": float(len(rows))}
 
     def curve(self, root: Path) -> pd.DataFrame:
-        """Return means over the completed trials by epoch.
+        """Return the means over the completed trials for each epoch.
 
         Returns:
             Columns `epoch metric n mean sd ci_lo ci_hi`.
@@ -84,7 +80,7 @@ class SeedGroup:
         for key in self.completed()["trial_key"]:
             for line in read_lines(trial_folder(root, key) / "epochs.jsonl"):
                 for name, value in line["metrics"].items():
-                    if name.startswith(SHOWN):
+                    if name.startswith(AVERAGED):
                         epochs.setdefault((line["epoch"], name), []).append(value)
         rows = [
             {"epoch": e, "metric": name, **vars(summarize(v))}
@@ -94,9 +90,10 @@ class SeedGroup:
 
 
 def seed_groups(trials: Sequence[Trial], frame: pd.DataFrame) -> dict[str, SeedGroup]:
-    """Return a plan's groups with a completed trial, by group key, in the order of the plan.
+    """Return the groups that have a completed trial, by group key, in the order of the plan.
 
-    Trials on a part of the training set are left out: a search scores configurations by them, and they are no results.
+    Trials on a part of the training set are omitted. A search uses them to score configurations,
+    and they are not results.
     """
     first: dict[str, Trial] = {}
     for trial in trials:
@@ -108,7 +105,10 @@ def seed_groups(trials: Sequence[Trial], frame: pd.DataFrame) -> dict[str, SeedG
 
 
 class Sender:
-    """One update of a view: the experiment, and its runs by the key of a trial or group (the parent's is empty)."""
+    """An update of a view: the experiment, and its runs by the key of a trial or a group.
+
+    The key of the parent run is empty.
+    """
 
     def __init__(self, view: View, metric: str, trials: Sequence[Trial], uri: str):
         self.view, self.trials, self.root = view, trials, view.options.root
@@ -126,7 +126,7 @@ class Sender:
         self._centres: dict[str, bool] = {}
 
     def send(self, stopped: Collection[str], report: Report | None, mark: str) -> int:
-        """Send trials, groups, summary and report, and leave other runs alone; return the number of epochs sent."""
+        """Send trials, groups, summary and report; return the number of epochs sent."""
         frame = ledger.frame(self.trials, self.root)
         statuses = list(frame["status"])
         facts, workload = self.view.facts, self.view.workload
@@ -142,43 +142,34 @@ class Sender:
             for key, seeds in seed_groups(self.trials, frame).items():
                 self._send_group(key, seeds, parent.info.run_id)
             counts = {f"trials/{status}": float(statuses.count(status)) for status in STATUSES}
-            results = {
-                re.sub(r"[^A-Za-z0-9_./:-]", ".", k): v
-                for k, v in (report.metrics if report else {}).items()
-            }
+            metrics = report.metrics if report else {}
+            results = {re.sub(r"[^A-Za-z0-9_./:-]", ".", k): v for k, v in metrics.items()}
             summary = {"trials/planned": float(len(frame)), **counts, **results}.items()
-            new = points(
-                {name: value for name, value in summary if parent.data.metrics.get(name) != value}
-            )
-            self.experiment.log(parent, new, tags=tags)
+            known = parent.data.metrics
+            changed = {name: value for name, value in summary if known.get(name) != value}
+            self.experiment.log(parent, points(changed), tags=tags)
             done = not {IN_FLIGHT, NOT_RUN} & set(statuses)
             self.experiment.set_status(parent, "FINISHED" if done else "RUNNING", time.time())
-            if (
-                report
-                and report.files
-                and parent.data.tags.get("artifacts") != fingerprint(report.files)
-            ):
-                self.experiment.log_files(parent, report.files)
+            files = report.files if report else ()
+            if files and parent.data.tags.get("artifacts") != fingerprint(files):
+                self.experiment.log_files(parent, files)
         return sent
 
     def _run(
         self, key: str, name: str, tags: Mapping[str, str], start_s: float | None = None
     ) -> Run:
         if key not in self.runs:
-            start_ms, client = (
-                None if start_s is None else int(1000 * start_s),
-                self.experiment.client,
-            )
-            self.runs[key] = client.create_run(self.experiment.id, start_ms, dict(tags), name)
+            start_ms = None if start_s is None else int(1000 * start_s)
+            create_run = self.experiment.client.create_run
+            self.runs[key] = create_run(self.experiment.id, start_ms, dict(tags), name)
         return self.runs[key]
 
     def _send_trial(self, trial: Trial, parent_id: str) -> int:
         folder = trial_folder(self.root, trial.config.trial_key)
-        status = read_status(
-            folder
-        )  # before the epochs: a trial that reads as completed then has all of them
+        # Read the status before the epochs: if it is `completed`, then all epochs are present.
+        status = read_status(folder)
         attempts, lines = read_lines(folder / "attempts.jsonl"), read_lines(folder / "epochs.jsonl")
-        if not attempts:  # no worker has begun
+        if not attempts:  # no worker has started the trial
             return 0
         tags = self._trial_tags(trial, status, attempts[-1]) | {PARENT: parent_id}
         label = f"{trial.arm.label} s{trial.config.seed}"
@@ -187,21 +178,18 @@ class Sender:
         metrics = [
             point for line in new for point in points(line["metrics"], line["time"], line["epoch"])
         ]
-        self.experiment.log(
-            run, metrics, _params(trial), tags | ({"epochs_sent": str(len(lines))} if new else {})
-        )
-        ended = (
-            "RUNNING"
-            if status is None
-            else "FINISHED"
-            if status["status"] == COMPLETED
-            else "FAILED"
-        )
-        self.experiment.set_status(run, ended, status["time"] if status else 0)
+        if new:
+            tags["epochs_sent"] = str(len(lines))
+        self.experiment.log(run, metrics, _params(trial), tags)
+        if status is None:
+            self.experiment.set_status(run, "RUNNING", 0)
+        else:
+            run_status = "FINISHED" if status["status"] == COMPLETED else "FAILED"
+            self.experiment.set_status(run, run_status, status["time"])
         return len(new)
 
     def _close(self, stopped: Collection[str]) -> None:
-        """Close the runs of trials that were stopped early: they have no status in their folder."""
+        """Close the runs of trials that were stopped early; their folders have no status."""
         for key in sorted(stopped):
             run = self.runs.get(key)
             if run and run.info.status == "RUNNING":
@@ -209,15 +197,15 @@ class Sender:
                 self.experiment.set_status(run, "KILLED", time.time())
 
     def _send_group(self, key: str, seeds: SeedGroup, parent_id: str) -> None:
-        """Send the means over seeds if a trial of the group has ended, and the curve if all trials have ended."""
+        """Send the means over seeds, and the curve if all trials of the group have ended."""
         tags = self._arm_tags(seeds.first) | {
             "kind": "group",
             "group_key": key,
             "status": seeds.statuses,
         }
         run = self._run(key, seeds.first.arm.label, tags | {PARENT: parent_id}, time.time())
-        shown = [name for name in seeds.rows.columns if name.startswith(SHOWN)]
-        table = seeds.rows.loc[:, ["seed", "status", "trial_key", *shown]].to_csv(index=False)
+        averaged = [name for name in seeds.rows.columns if name.startswith(AVERAGED)]
+        table = seeds.rows.loc[:, ["seed", "status", "trial_key", *averaged]].to_csv(index=False)
         sent = f"{digest(table)}{' curve' if seeds.done else ''}"
         if run.data.tags.get("seeds_sent") != sent:
             metrics, client = points(seeds.summary()), self.experiment.client
@@ -237,7 +225,7 @@ class Sender:
 
     def _arm_tags(self, trial: Trial) -> dict[str, str]:
         arm, key = trial.arm, trial.config.group_key
-        if key not in self._centres:  # resolved once for all seeds
+        if key not in self._centres:  # resolve it once for all seeds
             self._centres[key] = trial.is_centre
         return {
             **self.common,

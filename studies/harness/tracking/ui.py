@@ -1,4 +1,4 @@
-"""The MLflow UI of an output folder on this machine, and links to its pages that compare runs."""
+"""Start the MLflow UI of an output folder; return links to its pages that compare runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from studies.harness.tracking import page
 from studies.harness.tracking.client import PARENT, MlflowClient, all_runs
 
 WORKFLOW = "workflowType=machine_learning"
-COMPARED = 100  # runs; with more, the comparison page is slow
-# Serve pages only: start no jobs on request, open no pickles, send no telemetry.
+MAX_COMPARED = 100  # runs; with more, the comparison page is slow
+# Serve pages only: do not start jobs, open pickles or send telemetry.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -25,11 +25,11 @@ ENVIRONMENT = {
 
 
 def links(root: Path, base: str) -> Iterator[tuple[str, str]]:
-    """Yield pages of the UI as (what it shows, address), study by study.
+    """Yield pages of the UI for each study, as (description, address).
 
     Args:
-        root: The output folder; its database has the runs.
-        base: Address of the UI, without a slash at its end.
+        root: The output folder, whose database has the runs.
+        base: Address of the UI, without a slash at the end.
     """
     client = MlflowClient(tracking_uri=default_uri(root))
     for experiment in sorted(client.search_experiments(), key=lambda experiment: experiment.name):
@@ -44,38 +44,22 @@ def links(root: Path, base: str) -> Iterator[tuple[str, str]]:
             )
             ids = [run.info.run_id for run in groups if run.data.tags.get(PARENT) == key]
             if len(ids) > 1:
-                view = f"viewStateShareKey={page.key(study.data.tags['workload'])}&compareRunsMode=CHART&{WORKFLOW}"
+                view = f"viewStateShareKey={page.key(study.data.tags['workload'])}"
+                charts = f"{address}/runs?{view}&compareRunsMode=CHART&{WORKFLOW}"
                 yield (
-                    "  its configurations in parallel coordinates, their means and curves",
-                    f"{address}/runs?{view}",
+                    "  charts of the configurations: parallel coordinates, means and curves",
+                    charts,
                 )
-                runs, place = (
-                    quote(json.dumps(ids[:COMPARED])),
-                    quote(json.dumps([experiment.experiment_id])),
-                )
-                table = f"{base}/#/compare-runs?runs={runs}&experiments={place}&{WORKFLOW}"
-                yield "  the same side by side, with all parameters", table
+                runs = quote(json.dumps(ids[:MAX_COMPARED]))
+                experiments = quote(json.dumps([experiment.experiment_id]))
+                table = f"{base}/#/compare-runs?runs={runs}&experiments={experiments}&{WORKFLOW}"
+                yield "  table of the configurations, with all parameters", table
 
 
 def serve(root: Path, port: int) -> NoReturn:
     """Replace this process by the MLflow UI of an output folder, on the loopback address only."""
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += [
-        "--allowed-hosts",
-        f"127.0.0.1:{port},localhost:{port}",
-        "--backend-store-uri",
-        default_uri(root),
-    ]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"]
+    command += ["--backend-store-uri", default_uri(root)]
     sys.stdout.flush()
     os.execve(sys.executable, command, {**os.environ, **ENVIRONMENT})

@@ -1,4 +1,4 @@
-"""A view: what MLflow shows of an artefact on a workload; `everything` sends the views of an output folder."""
+"""The base class of MLflow views; `send_all` sends the views of an output folder."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from studies.harness.design.facts import Facts
 from studies.harness.design.options import Options, default_uri
 from studies.harness.design.result import Report
 
-MARK = "inputs_sent"  # tag of the run with the report: what the view was made from when it was last sent as a whole
+MARK = "inputs_sent"  # tag of the report's run: digest of the inputs of the last complete update
 NOTHING = "nothing to send"
 
 
 @dataclass(frozen=True, kw_only=True)
 class View(ABC):
-    """What MLflow shows of an artefact on a workload.
+    """The runs of an artefact on a workload in MLflow.
 
     Attributes:
-        facts: Of the artefact; its name is the experiment, with `-smoke` appended for a smoke run.
-        workload: What is trained or timed.
+        facts: The artefact's facts. Its name is the experiment, with `-smoke` appended for a smoke
+            run.
+        workload: The workload that is trained or timed.
         options: The command line.
     """
 
@@ -32,20 +33,20 @@ class View(ABC):
 
     @abstractmethod
     def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
-        """Bring MLflow up to date with the output folder; write nothing if nothing has changed.
+        """Update MLflow from the output folder; write nothing if nothing has changed.
 
         Args:
             uri: Tracking server or database.
             report: The last report; None while trials run.
-            mark: Stored as the tag `MARK` after everything was sent; another mark is removed first.
+            mark: The value of the tag `MARK`, set at the end; a different mark is removed first.
 
         Returns:
-            What was sent: `8 epochs sent`, `sent`, `nothing to send`.
+            A summary: `8 epochs sent`, `sent`, `nothing to send`.
         """
 
     @property
     def experiment(self) -> str:
-        """Name of the experiment."""
+        """The name of the experiment."""
         return f"{self.facts.name}-smoke" if self.options.smoke else self.facts.name
 
     @property
@@ -60,20 +61,20 @@ class View(ABC):
         return {**facts, "workload": self.workload, "smoke": str(self.options.smoke)}
 
 
-def everything(
+def send_all(
     artefacts: Iterable[Any],
     root: Path,
     uri: str | None = None,
     last_report: Callable[[Any], Report | None] = lambda plan: None,
 ) -> Iterator[tuple[str, str]]:
-    """Send what MLflow lacks of all artefacts; yield the name of each view, and what was sent.
+    """Send missing results of all artefacts; yield the name of each view and a summary.
 
     Args:
-        artefacts: Artefacts (`kinds.artefact`) that an output folder may have results of.
+        artefacts: Artefacts (`kinds.artefact`) that may have results in the output folder.
         root: The output folder.
         uri: Tracking server or database; the output folder's database if None.
-        last_report: Returns the report that a plan's last command kept. If it is None, the files of the report's folder
-            are sent, and the parent run's summary stays as it is.
+        last_report: Returns the stored report of a plan. If it is None, the files of the report's
+            folder are sent, and the parent run's summary does not change.
     """
     for artefact in artefacts:
         for plan in artefact.stored(root):

@@ -1,4 +1,7 @@
-"""The views of trials and of single reports. They import mlflow only to send, since its import takes seconds."""
+"""The views of trials and of single reports.
+
+They import mlflow when they send, because the import takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,10 @@ class TrialsView(View):
     """A parent run with the report, and below it a run for each trial and for each configuration.
 
     Attributes:
-        metric: What the charts show.
-        trials: Returns the planned trials, all of the workload; they may become more.
-        stopped: Returns the keys of trials that were stopped early: their runs are closed, and not sent again.
+        metric: The metric of the charts.
+        trials: Returns the planned trials of the workload; their number may grow.
+        stopped: Returns the keys of trials that were stopped early. Their runs are closed, and no
+            longer updated.
     """
 
     metric: str
@@ -27,7 +31,7 @@ class TrialsView(View):
     stopped: Callable[[], Collection[str]] = tuple
 
     def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
-        """Send the epochs of trials, the means over seeds, the number of trials by status, and the report."""
+        """Send the epochs, the means over seeds, the number of trials by status, and the report."""
         from studies.harness.tracking.trials import Sender
 
         stopped = self.stopped()
@@ -42,8 +46,8 @@ class ReportView(View):
     """One run with the files and numbers of a report.
 
     Attributes:
-        kind: The tag `kind`: `probe`.
-        key: Identity of what the report is about; the run is found by it.
+        kind: The tag `kind`, such as `probe`.
+        key: The identity of the report's subject, which identifies the run.
         params: The run's parameters.
     """
 
@@ -57,23 +61,20 @@ class ReportView(View):
             return NOTHING
         from studies.harness.tracking.client import Experiment, all_runs, fingerprint, points
 
-        place = Experiment(uri, self.experiment, self.options.root)
-        name, tags = (
-            f"{self.facts.name} {self.workload}",
-            {**self.tags, "kind": self.kind, "group_key": self.key},
-        )
-        runs = all_runs(place.client, place.id, f"tags.group_key = '{self.key}'")
-        run = runs[0] if runs else place.client.create_run(place.id, tags=tags, run_name=name)
-        with place.marked(run, mark):
+        experiment = Experiment(uri, self.experiment, self.options.root)
+        client, name = experiment.client, f"{self.facts.name} {self.workload}"
+        tags = {**self.tags, "kind": self.kind, "group_key": self.key}
+        runs = all_runs(client, experiment.id, f"tags.group_key = '{self.key}'")
+        run = runs[0] if runs else client.create_run(experiment.id, tags=tags, run_name=name)
+        with experiment.marked(run, mark):
             if run.data.tags.get("artifacts") == fingerprint(report.files):
                 return NOTHING
             metrics = {
                 re.sub(r"[^A-Za-z0-9_./ :-]", ".", name): value
                 for name, value in report.metrics.items()
             }
-            place.log(run, points(metrics), self.params)
-            place.client.set_terminated(run.info.run_id)
-            place.log_files(
-                run, report.files
-            )  # last: if the process is killed before, all is sent again
+            experiment.log(run, points(metrics), self.params)
+            client.set_terminated(run.info.run_id)
+            # Send the files last: if the process is killed before, the next update sends all again.
+            experiment.log_files(run, report.files)
         return "sent"

@@ -152,7 +152,7 @@ def _blocks(
     first = results[0]["configuration"]
     fixed = {"workload": first["workload"], "batch_size": first["batch_size"], **_common(results)}
     words = ", ".join(f"{key}: {value}" for key, value in fixed.items())
-    conditions = Text(words, label="Held fixed")
+    conditions = Text(words, label="Fixed settings")
     records = frame(results).to_dict("records")
     table = Table(
         name=study.name,

@@ -27,7 +27,7 @@ def execute(plans: Sequence[SearchPlan], driver: Driver) -> None:
         for proposer in state.proposers:
             proposer.begin(options.retry)
         epochs = sum(trial.config.epochs for trial in expected)
-        with StudyProgress([], driver.console, more=len(expected), epochs=epochs) as progress:
+        with StudyProgress([], driver.console, unnamed=len(expected), epochs=epochs) as progress:
             ending = tuning.train(
                 state.proposers, state.begin, options, generation, progress, driver.on_lost
             )

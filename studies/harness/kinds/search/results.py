@@ -23,7 +23,7 @@ from studies.harness.kinds.search.search import METRIC, TRAIN_FRACTION
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.statistics.budgets import Shrinkage, best_of_k, shrinkage
 from trainables.store import COMPLETED
-from trainables.workloads import stated_recipe
+from trainables.workloads import find_recipe
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def recipe(results: SearchResults) -> str:
         f"# by the accuracy on the held-out {1 - TRAIN_FRACTION:.0%} of the training set.",
         "optimizers = {",
     ]
-    base = stated_recipe(plan.workload)
+    base = find_recipe(plan.workload)
     for name, winner in results.winners.items():
         values = {
             **base.hyperparameters(name),

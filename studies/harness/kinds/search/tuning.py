@@ -150,8 +150,9 @@ def _errors(search: Search, options: Options) -> list[str]:
     """Return the errors in the optimizers, the sampler, the seeds and the names of `--set`."""
     from studies.harness.kinds.search.sampling import sampler_problem
 
+    no_space = f"{search.name} has no space for this optimizer"
     errors = [
-        f'--optimizers = "{name}": {search.name} has no space for it.{nearest(name, search.spaces)}'
+        f'--optimizers = "{name}": {no_space}.{nearest(name, search.spaces)}'
         for name in options.optimizers or []
         if name not in search.spaces
     ]

@@ -35,8 +35,8 @@ DIAGNOSTICS = {
     "diag/stable_rank_median": ("stable rank\n(median over layers)", False),
     "diag/top_over_damping_max": ("largest eigenvalue / damping\n(maximum over layers)", True),
     "diag/residual_max": ("residual of the approximation\n(maximum over layers)", False),
-    "diag/staleness_max": ("staleness of the factors\n(maximum over layers)", False),
-    "diag/cosine_median": ("cosine of update and gradient\n(median over layers)", False),
+    "diag/staleness_max": ("staleness at the last refresh\n(maximum over layers)", False),
+    "diag/cosine_median": ("cosine of direction and gradient\n(median over layers)", False),
     "diag/update_over_weight_median": ("|update| / |weight|\n(median over layers)", True),
 }
 

@@ -41,9 +41,8 @@ OFFSET = 7 / 72  # horizontal distance of the lines of a panel, in inches
 # median and the best mean, so that levels with very low means do not compress the rest.
 BELOW_MEDIAN = 4
 INTERVALS = 1.5  # wide intervals extend the axis by at most this multiple of its range
-LOG_FROM = (
-    8  # the axis is logarithmic if the largest level is at least this multiple of the smallest
-)
+# The axis is logarithmic if the largest level is at least this multiple of the smallest.
+LOG_FROM = 8
 
 
 @matplotlib.rc_context(STYLE)
