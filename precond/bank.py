@@ -12,10 +12,10 @@ from itertools import accumulate, pairwise, starmap
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from precond import distributed
-from precond.algorithm import Algorithm, Signals
+from precond.algorithm import Algorithm, Needs, Signals
 from precond.diagnostics.monitor import Clock, Monitor, Tally
 from precond.forwards import Additions, Forwards
 from precond.layers import Layer
@@ -69,6 +69,9 @@ class Bank:
             )
         self.monitor: Monitor | None = None
         self._wait = wait
+        self.batch_first: bool | None = None
+        # Layers that were called with inputs that cannot be recorded, and the reasons.
+        self.unusable: dict[str, str] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -79,7 +82,8 @@ class Bank:
         self.has_factor = False
         # Names of layers. These sets are on the host, where the hooks run.
         self._filled: set[str] = set()  # layers with statistics
-        self.forwards = Forwards(self, self.algorithm.NEEDS, self._wait)
+        same_examples = self.forwards.same_examples if hasattr(self, "forwards") else True
+        self.forwards = Forwards(self, self.algorithm.NEEDS, self._wait, same_examples)
         self._repeated: set[str] = set()  # layers whose forward ran inside a backward in this step
         self._complete = False  # all ranks know that every layer has statistics
         # True for the slots of the layers with statistics.
@@ -154,6 +158,23 @@ class Bank:
             self.algorithm.accumulate(state, slots, Signals(rows, g, backward))
             if self.monitor is not None and rows is not None:
                 self.monitor.record(slots, rows, additions)
+
+    def batch_major(self, layer: Layer, tensor: Tensor) -> Tensor:
+        """Return an input or an output gradient of a layer with the batch as the first axis.
+
+        Raises:
+            RuntimeError: It is not known which axis is the batch, and the algorithm depends on it.
+        """
+        if isinstance(layer.module, nn.Conv2d) or tensor.dim() < 3:
+            return tensor
+        first = layer.batch_first if self.batch_first is None else self.batch_first
+        if first is None and self.algorithm.NEEDS is not Needs.INPUTS:
+            raise RuntimeError(
+                f"{layer.name}: its input has the shape {list(tensor.shape)}, and the model has "
+                "modules with batch_first=False, so it is not known which axis is the batch: set "
+                "optimizer.batch_first to True or False"
+            )
+        return tensor.transpose(0, 1) if first is False else tensor
 
     def discard(self, layers: Iterable[Layer]) -> None:
         """Discard what was added for some layers since the last step."""

@@ -35,7 +35,8 @@ def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
     for bank in banks:
         for layer in bank.layers:
             hook = _Hook(bank, layer)
-            handles.append(layer.module.register_forward_hook(hook, with_kwargs=True))
+            # Before the user's hooks, which may replace the output.
+            handles.append(layer.module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             handles.append(layer.module.weight.register_post_accumulate_grad_hook(hook.confirm))
     return handles
 
@@ -92,29 +93,34 @@ class _Hook:
             return None
         x = args[0] if args else kwargs["input"]
         if torch.compiler.is_compiling():
-            compiled.guard_hooks()  # again: dynamo may have been imported after the optimizer was built
+            compiled.guard_hooks()  # dynamo may have been imported after the optimizer was built
             return compiled.watch(output, x, self._number)
         return self._record(x, output)
 
     def _record(self, x: Tensor, output: Tensor) -> None:
         """Start a forward; its output gradient is reported to it."""
-        bank = self._bank()
+        bank, layer = self._bank(), self._layer
         if bank is None or self._is_repetition(bank):
             return
-        forward = bank.forwards.begin(self._layer, x)
+        if reason := _reason_not_to_record(x):
+            bank.unusable[layer.name] = reason
+            return
+        forward = bank.forwards.begin(layer, bank.batch_major(layer, x))
         output.register_hook(partial(self._see, forward))
 
     def _see(self, forward: Forward, gradient: Tensor) -> None:
+        """Report an output gradient to its forward."""
         bank = self._bank()
         if bank is not None and self._switch.on:
+            gradient = bank.batch_major(self._layer, gradient)
             bank.forwards.see(forward, bank.unscaled(gradient))
 
     def see_gradient(self, gradient: Tensor, x: Tensor) -> None:
         """Record a forward of a compiled graph, in its backward."""
-        bank = self._bank()
+        bank, layer = self._bank(), self._layer
         if bank is not None and self._switch.on:
-            forward = bank.forwards.begin_in_backward(self._layer, x)
-            bank.forwards.see(forward, bank.unscaled(gradient))
+            x, gradient = bank.batch_major(layer, x), bank.batch_major(layer, gradient)
+            bank.forwards.see(bank.forwards.begin_in_backward(layer, x), bank.unscaled(gradient))
 
     def confirm(self, _: Tensor) -> None:
         """Count the forwards of the running backward, which has reached the weight."""
@@ -133,6 +139,15 @@ class _Hook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Detached, ()  # a pickled model has no optimizer
+
+
+def _reason_not_to_record(x: Tensor) -> str | None:
+    """Return why a layer that is called with this input follows its gradient, or None."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "its forward ran in a transform of torch.func"
+    if x.is_nested or x.layout is not torch.strided:
+        return "its input is nested or sparse"
+    return None
 
 
 class _Detached:

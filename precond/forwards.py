@@ -116,18 +116,18 @@ class Forwards:
         needs: The signals that its algorithm needs.
         wait: Add a forward after its backward, and only as long as its gradient exists. False adds
             everything at once, for an observer without an optimizer.
+        same_examples: True if the calls of a layer in one backward have the same examples.
 
     Attributes:
-        same_examples: True if the calls of a layer in one backward have the same examples.
         added: Names of the layers that were added since the last step.
     """
 
-    def __init__(self, statistics: Statistics, needs: Needs, wait: bool):
+    def __init__(self, statistics: Statistics, needs: Needs, wait: bool, same_examples: bool):
         self._statistics, self._needs, self._wait = statistics, needs, wait
         self._open: dict[str, list[Forward]] = {}  # by layer, in the order of the backwards
         self._separate = itertools.count(-2, -1)  # numbers for calls with other examples
         self._step = 0
-        self.same_examples = True
+        self.same_examples = same_examples
         self.added: set[str] = set()
 
     def begin(self, layer: Layer, x: Tensor) -> Forward:

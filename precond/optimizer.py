@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from precond.algorithm import Algorithm
-from precond.bank import make_banks, share_refresh, update
+from precond.bank import Bank, make_banks, share_refresh, update
 from precond.capture import attach, check_forwards, detach
 from precond.diagnostics import measures as diagnostics
 from precond.diagnostics.monitor import Clock
@@ -20,7 +21,7 @@ from precond.directions import Directions
 from precond.distributed import check_alike, describe, ranks_of
 from precond.hessian import evaluate
 from precond.hyperparameters import HyperparameterError, make
-from precond.layers import Layer, find_layers, parameter_names
+from precond.layers import Layer, find_layers, parameter_names, plain_modules
 from precond.parts.collectives import active
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import LossScale, Undo
@@ -82,28 +83,36 @@ class Preconditioned(torch.optim.Optimizer):
         # Rules may read the hyperparameters of the algorithm in addition to those of the group.
         self._settings = dataclasses.asdict(algorithm)
         self.steps = 0
-        layers = self._find_layers(model)
+        self._model = model
         trainable = [p for p in model.parameters() if p.requires_grad]
         super().__init__(trainable if params is None else params, dataclasses.asdict(rule))
-        group_of = self._index_groups()
-        optimized = [
-            layer for layer in layers if all(p in group_of for p in layer.parameters.values())
-        ]
-        self._make_banks(optimized, group_of)
-        self._handles = attach(self._banks)
-        weakref.finalize(self, detach, self._handles, self._banks)
-
-    def _find_layers(self, model: nn.Module) -> list[Layer]:
-        """Return the layers of the model; raise an error if the algorithm does not support them."""
-        layers = find_layers(model)
-        if not layers:
+        self._layers: dict[str, Layer] = {}
+        self._banks: list[Bank] = []
+        self._handles: list[RemovableHandle] = []
+        self._add_layers(self._index_groups())
+        if not self._layers:
+            reasons = "".join(f"\n  {name}: {reason}" for name, reason in self._skipped.items())
             raise ValueError(
                 "the model has no trainable Linear or Conv2d layer, so there is nothing to "
-                "precondition: use a plain optimizer such as torch.optim.SGD"
+                f"precondition: use a plain optimizer such as torch.optim.SGD{reasons}"
             )
-        if errors := self.algorithm.model_problems({layer.name: layer.shape for layer in layers}):
-            raise HyperparameterError("\n".join(errors))
-        return layers
+        weakref.finalize(self, detach, self._handles, self._banks)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters of the model, such as those of layers that were frozen so far.
+
+        Raises:
+            ValueError: The model does not have one of the parameters, or the optimizer has it.
+        """
+        super().add_param_group(param_group)
+        if "_banks" not in vars(self):  # in the constructor
+            return
+        try:
+            group_of = self._index_groups()
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._add_layers(group_of)
 
     def _index_groups(self) -> dict[Tensor, int]:
         """Return the index of each parameter's group, which must be the same on all ranks."""
@@ -119,15 +128,70 @@ class Preconditioned(torch.optim.Optimizer):
         check_alike(self._ranks, {**self.defaults, **self._settings, **groups})
         return group_of
 
-    def _make_banks(self, layers: list[Layer], group_of: Mapping[Tensor, int]) -> None:
-        """Group the layers into banks, and map the parameters to views and to state entries."""
-        self._layers = {layer.name: layer for layer in layers}
-        self._banks = make_banks(self.algorithm, layers, group_of)
-        share_refresh(self.algorithm, self._banks, self._ranks)
+    def _add_layers(self, group_of: Mapping[Tensor, int]) -> None:
+        """Create banks for the layers that have none, and map the parameters to views and entries."""
+        layers, self._skipped = find_layers(self._model, group_of)
+        new = [layer for layer in layers if layer.name not in self._layers]
+        self._layers |= {layer.name: layer for layer in new}
+        shapes = {layer.name: layer.shape for layer in self._layers.values()}
+        if shapes and (errors := self.algorithm.model_problems(shapes)):
+            raise HyperparameterError("\n".join(errors))
+        banks = make_banks(self.algorithm, new, group_of)
+        share_refresh(self.algorithm, banks, self._ranks)
+        self._banks += banks
+        self._handles += attach(banks)
         self._bank_of = {layer.name: bank for bank in self._banks for layer in bank.layers}
         self._directions = Directions(self._banks, group_of)
         others = {self._names[p]: p for p in group_of if p not in self._directions.views}
         self._entries = Entries(self._layers, self._bank_of, others)
+
+    def preconditioned_layers(self) -> list[str]:
+        """Return the names of the layers whose gradients are preconditioned."""
+        skipped = self.skipped_layers()
+        return [name for name in self._layers if name not in skipped]
+
+    def skipped_layers(self) -> dict[str, str]:
+        """Return the modules whose parameters follow their gradient, each with the reason.
+
+        After the first step, these include layers whose forward has never been recorded, such as
+        the output projection of `nn.MultiheadAttention`.
+        """
+        unseen = {layer.name for bank in self._banks for layer in bank.unseen()}
+        reasons = {name: reason for bank in self._banks for name, reason in bank.unusable.items()}
+        absent = dict.fromkeys(unseen, "its forward has not been recorded") if self.steps else {}
+        skipped = {**self._skipped, **absent, **reasons}
+        return {name: skipped[name] for name in plain_modules(self._model) if name in skipped}
+
+    @property
+    def batch_first(self) -> bool | None:
+        """False if the inputs of all Linear layers are `[positions, batch, d_in]`.
+
+        None, the default, uses the attribute `batch_first` of the modules around a layer, such as
+        `nn.TransformerEncoderLayer`. If it is unknown, a forward with more than one position raises
+        an error that asks for this property. Set it before the first forward.
+        """
+        return self._banks[0].batch_first
+
+    @batch_first.setter
+    def batch_first(self, value: bool | None) -> None:
+        for bank in self._banks:
+            bank.batch_first = value
+
+    @property
+    def same_examples(self) -> bool:
+        """True if the calls of a layer in one backward have the same examples.
+
+        This is so if modules share a layer. Set it to False if a second call has other examples, as
+        the real and the generated batch of a GAN's discriminator. The loss is then the mean over
+        all of them. Calls with different numbers of examples always have other examples. Only
+        methods that use output gradients depend on this property.
+        """
+        return self._banks[0].forwards.same_examples
+
+    @same_examples.setter
+    def same_examples(self, value: bool) -> None:
+        for bank in self._banks:
+            bank.forwards.same_examples = value
 
     @property
     def grad_output_scale(self) -> float | Tensor:

@@ -39,7 +39,7 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
         `layers` (names), `convolution` (bool) and `inputs` (p) of the n layers, where each group of
         a convolution counts as a layer; and `norms [steps, n]`.
     """
-    layers = find_layers(trainer.model)
+    layers, _ = find_layers(trainer.model)
     missing = {
         layer.name: torch.full((layer.groups,), torch.nan, device=trainer.device)
         for layer in layers
