@@ -1,4 +1,4 @@
-# Most targets first install .venv if it is missing or older than requirements.lock.
+# Most targets first install .venv if it is missing or older than requirements.lock or pyproject.toml.
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
@@ -7,16 +7,16 @@ READY := .venv/.ready
 
 help:
 	@echo "make setup         install everything into .venv"
-	@echo "make setup-ui      install what the tests of MLflow's pages need: chromium (Debian) and playwright"
+	@echo "make setup-ui      install chromium (Debian) and playwright, which the tests of MLflow's pages need"
 	@echo "make study         run the rank ablation and write its report"
-	@echo "make studies       run every study on digits, within an hour on two cores; run it again to resume"
+	@echo "make studies       run every study on digits, within an hour on two cores; run this again to resume"
 	@echo "make test          run the tests"
-	@echo "make test-slow     take a step of every large model with every optimizer, which takes long"
+	@echo "make test-slow     test a step of every large model with every optimizer; this is slow"
 	@echo "make test-cluster  test real Ray clusters of several nodes; skip a test that this machine cannot run"
 	@echo "make mutants       plant every known bug in turn; each must make a test fail"
-	@echo "make faults        inject faults as often as the goals require, which takes hours"
+	@echo "make faults        inject the full number of faults, which takes hours"
 	@echo "make faults-ci     inject fewer faults, in a few minutes"
-	@echo "make audit         ask PyPI for known vulnerabilities of the locked packages"
+	@echo "make audit         look up known vulnerabilities of the locked packages on PyPI"
 	@echo "make docs          build the documentation, in docs/_build/html"
 	@echo "make lint          run ruff and pyright"
 	@echo "make ui            start the MLflow UI on http://127.0.0.1:5000"
@@ -25,7 +25,7 @@ help:
 setup: $(READY)
 
 # Install the locked packages and check their hashes; this takes about a minute. Compiling the bytecode
-# halves the start of every later process. UV_TORCH_BACKEND selects another build of torch, such as `cpu`,
+# halves the start-up time of every later process. UV_TORCH_BACKEND selects another build of torch, such as `cpu`,
 # which needs no CUDA packages and whose hashes are not in the lock.
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -75,7 +75,8 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# Requires root and Debian's openssh-server, rsync and iproute2, to make machines out of namespaces.
+# Requires root and Debian's openssh-server, rsync and iproute2, because the tests simulate machines with
+# network namespaces.
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
@@ -90,11 +91,11 @@ faults-ci: setup
 	$(BIN)/python -W error -m tests.faults corrupt=1000 torn=1 nth=20 sim=40 equal=3 diverge=6 inputs=150 commands=2 \
 		double=5 signals=1 kill=2
 
-# Not a part of .ci/run, because it needs PyPI.
+# This is not a part of .ci/run, because it needs PyPI.
 audit: setup
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
-# Nothing is fetched: themes, scripts and formulas come with the packages. A warning is an error.
+# The build downloads nothing, because the packages contain the theme and its scripts. A warning is an error.
 docs: setup
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"

@@ -35,8 +35,10 @@ class FOOF(Preconditioned):
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        init: Initial covariance: `zero`, with bias correction, or `identity`, without.
-        first_inverse: `now` inverts at step 0; `skip` keeps P = I until step `inv_interval`.
+        init: Initial value of the covariance: 0, with bias correction (`zero`), or the identity
+            matrix, without bias correction (`identity`).
+        first_inverse: When to compute the first inverse: at step 0 (`now`), or at step
+            `inv_interval`, with unpreconditioned SGD until then (`skip`).
 
     Example:
         >>> optimizer = precond.FOOF(model, lr=0.1)
@@ -74,12 +76,15 @@ class NysAct(Preconditioned):
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
         rank: Number of columns of the sketch; at most the number of inputs of the widest layer (r;
             an integer >= 1).
-        sketch: Test matrix: columns of the identity (`subcolumn`, NysAct-S) or Gaussian
-            (`gaussian`, NysAct-G).
-        resample: The test matrix is `fixed`, or redrawn at each refresh (`window`) or at each
-            update of the statistics (`joint`, `official`).
-        shift: Added to the sketch for stability: `tropp` is as small as the rounding error,
-            `damped` and `official` are at least the damping.
+        sketch: Random test matrix of the sketch: columns of the identity (`subcolumn`, which is
+            NysAct-S), or a Gaussian matrix (`gaussian`, which is NysAct-G).
+        resample: When to draw a new test matrix: never (`fixed`), after each update of the factors
+            (`window`), or at each update of the statistics (`joint` and `official`). `joint`
+            averages the test matrices in the same way as the sketches; `official` uses the last
+            test matrix, as in the released code.
+        shift: Multiple of the test matrix that is added to the sketch for stability: as small as
+            the rounding error (`tropp`), or equal to `damping` (`damped`). `official` follows the
+            formulas of the released code.
         seed: Seed of the test matrices, combined with the layer's name (an integer >= 0).
 
     Example:
@@ -115,17 +120,23 @@ class KFAC(Preconditioned):
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
-        damping: Added to the eigenvalues before inverting (rho; a finite number > 0).
+        damping: Added to the eigenvalues of the curvature before inverting; see `damping_rule`
+            (rho; a finite number > 0).
         cov_interval: Steps between updates of the statistics (tau_cov; an integer >= 1).
         inv_interval: Steps between updates of the factors (tau_inv; an integer >= 1).
-        damping_rule: `factored` damps A and S separately, `eigen` damps their Kronecker product.
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a
-            finite number > 0, or None).
-        sharing: Positions that share the weight: `expand` treats each as a row, `reduce` averages
-            their inputs and sums their gradients.
-        g_scale: Scale of S: `fisher` matches the Fisher matrix, `official` the released code.
-        init: Initial A and S: `zero`, with bias correction; or `identity` or the `first` value,
-            without.
+        damping_rule: Add multiples of sqrt(damping) to the covariances of the inputs and of the
+            output gradients (`factored`), or add `damping` to their Kronecker product (`eigen`).
+        kl_clip: Bound of the KL-clip: if q, the absolute value of the sum of lr^2 <direction,
+            gradient> over the layers, exceeds the bound, multiply all directions by sqrt(bound /
+            q). None disables the clip (kappa; a finite number > 0, or None).
+        sharing: Use of the positions (pixels or tokens) of one example in the covariances: each
+            position is a separate row (`expand`), or the inputs are first averaged and the output
+            gradients summed over the positions (`reduce`).
+        g_scale: Output gradients in their covariance: those of each example's loss, summed over
+            positions (`fisher`, the scale of the Fisher matrix), or those of the batch's mean loss,
+            averaged over positions (`official`, as in the released code).
+        init: Initial value of both covariances: 0, with bias correction (`zero`), or, without bias
+            correction, the identity matrix (`identity`) or the value of the first update (`first`).
 
     Example:
         >>> optimizer = precond.KFAC(model, lr=0.1, damping=1.0)
@@ -161,14 +172,18 @@ class Eva(Preconditioned):
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (1 - xi; a number in [0, 1)).
-        damping: Added to the curvature before inverting (rho; a finite number > 0).
-        cov_interval: Steps between updates of the means and of the factor (tau_cov; an integer >=
-            1).
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip (kappa; a
-            finite number > 0, or None).
-        g_scale: Scale of m_g: `fisher` matches the Fisher matrix, `official` the released code.
-        ema_init: Initial value of the averages: `zero`, with bias correction, or the `first` value,
-            without.
+        damping: Added to every eigenvalue of the curvature before inverting (rho; a finite number >
+            0).
+        cov_interval: Number of steps between updates of the means and of the preconditioner
+            (tau_cov; an integer >= 1).
+        kl_clip: Bound of the KL-clip: if q, the absolute value of the sum of lr^2 <direction,
+            gradient> over the layers, exceeds the bound, multiply all directions by sqrt(bound /
+            q). None disables the clip (kappa; a finite number > 0, or None).
+        g_scale: Output gradients in the mean: those of each example's loss, summed over positions
+            (`fisher`, the scale of the Fisher matrix), or those of the batch's mean loss, averaged
+            over positions (`official`, as in the released code).
+        ema_init: Initial value of the averages: 0, with bias correction (`zero`), or the value of
+            the first update, without bias correction (`first`).
 
     Example:
         >>> optimizer = precond.Eva(model, lr=0.1)
@@ -201,11 +216,11 @@ class EKFAC(Preconditioned):
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
-        damping: Added to S before inverting (rho; a finite number > 0).
-        basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
-        second_moment: S averages the squared gradients of the examples (`per_example`), or B times
-            the squared mean gradient of the batch (`running`).
-        ema_decay: Weight of the old value in S (beta; a number in [0, 1)).
+        damping: Added to the second moments S before dividing by them (rho; a finite number > 0).
+        basis_interval: Number of steps between computations of the eigenbases (n; an integer >= 1).
+        second_moment: The squares that S averages over steps: the squared gradient of each example
+            (`per_example`), or the batch size times the squared mean gradient (`running`).
+        ema_decay: Weight of the old value in the moving average S (beta; a number in [0, 1)).
 
     Example:
         >>> optimizer = precond.EKFAC(model, lr=0.1, basis_interval=500)
@@ -232,17 +247,21 @@ class STEVE(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
-        betas: Weights of the old values in the two moments (b1, b2; two numbers in [0, 1)).
+        betas: Weights of the old values in the first moment m and in the second moment v (b1, b2;
+            two numbers in [0, 1)).
         eps: Added to the square root of the second moment (a finite number > 0).
-        basis_interval: Number of steps between computations of the bases (n; an integer >= 1).
-        bias_correction: Divide the moments by 1 - b^c (`adam`) or by its square root (`paper`).
-        second_moment: v averages the squared mean gradient of the batch (`minibatch`), or the
-            squared gradients of the examples (`per_example`).
-        on_refresh: Effect of new bases on the moments: `reset` both, rotate m and reset v
-            (`rotate_m`), rotate both (`rotate_mv`), or rotate m and keep v (`keep_v`).
-        factor_ema: Weight of the old covariances at a refresh; None uses only the new ones (a
-            number in [0, 1), or None).
-        fallback: Update rule of the parameters without a basis: Adam, or SGD without momentum.
+        basis_interval: Number of steps between computations of the eigenbases (n; an integer >= 1).
+        bias_correction: Divisor of a moment with weight b after c updates: 1 - b^c (`adam`), or the
+            square root of 1 - b^c (`paper`).
+        second_moment: The squares that v averages over steps: the squared mean gradient of the
+            batch (`minibatch`), or the squared gradient of each example (`per_example`).
+        on_refresh: Change of the moments when new eigenbases are computed: set m and v to 0
+            (`reset`), rotate m into the new bases and set v to 0 (`rotate_m`), rotate m and v
+            (`rotate_mv`), or rotate m and do not change v (`keep_v`).
+        factor_ema: Weight of the old value in moving averages of the covariances; None computes the
+            eigenbases from the covariances of the current step alone (a number in [0, 1), or None).
+        fallback: Update rule for parameters without an eigenbasis: Adam (`adam`), or SGD without
+            momentum (`sgd`).
 
     Example:
         >>> optimizer = precond.STEVE(model, lr=1e-3, basis_interval=500)
@@ -272,11 +291,10 @@ class SketchySGD(sketchysgd.SketchySGD):
         lr: Learning rate (a finite number > 0).
         momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0,
             1)).
-        weight_decay: Shrink the weights by lr x weight_decay; not preconditioned (wd; a finite
-            number >= 0).
+        weight_decay: Decoupled weight decay, as in AdamW (wd; a finite number >= 0).
         rank: Number of columns of the sketch (r; an integer >= 1).
         damping: Added to every eigenvalue before inverting (rho; a finite number > 0).
-        interval: Number of steps between sketches (tau; an integer >= 1).
+        interval: Number of steps between sketches of the Hessian (tau; an integer >= 1).
         seed: Seed of the test matrices (an integer >= 0).
 
     Example:

@@ -1,4 +1,4 @@
-"""The study files, one for each artefact of the papers, and the names that a study file needs.
+"""The study files, each for a table or figure of a paper, and the names that they import.
 
 >>> from studies import Arm, LevelFigure, Study, grid, main
 

@@ -1,14 +1,14 @@
-"""NysAct, Appendix C, Figure 5, last plot: test accuracy over the batch size.
+"""NysAct, Appendix C, Figure 5, last plot: test accuracy for each batch size.
 
-The last, incomplete batch of an epoch is dropped. The study uses smaller batches on digits, which
-has only 1,197 training images.
+Training drops the last batch of an epoch if it is incomplete. Digits has only 1,197 training
+images, so the study uses smaller batches on this dataset.
 """
 
 from studies import Arm, LevelFigure, Study, grid, main
 
 
 def arms(sizes: list[int]) -> list[Arm]:
-    """Return the arms for some batch sizes."""
+    """Return an arm for each optimizer, variant and batch size."""
     released = [
         arm
         for name in ("kfac", "eva", "foof", "nysact-s")
@@ -23,8 +23,8 @@ STUDY = Study(
     paper="NysAct",
     table="Appendix C, Figure 5",
     claim=(
-        "Accuracy falls as the batch size grows. NysAct's accuracy falls moderately, and "
-        "less than that of KFAC, Eva and FOOF."
+        "The accuracy falls as the batch size grows, and NysAct loses less accuracy than KFAC, "
+        "Eva and FOOF."
     ),
     falsifier=(
         "From the smallest to the largest batch size, NysAct loses more accuracy than KFAC, "

@@ -1,7 +1,8 @@
-"""NysAct, Appendix C, Figure 5, second plot: test accuracy over the decay of the moving averages.
+"""NysAct, Appendix C, Figure 5, second plot: test accuracy for each decay of the moving averages.
 
 `ema_decay` is the weight of the old value. In Eva's released code, the coefficient is the weight of
-the new value: 0.8, 0.9, 0.95 and 0.99 there are an `ema_decay` of 0.2, 0.1, 0.05 and 0.01.
+the new value, so its coefficients 0.8, 0.9, 0.95 and 0.99 are an `ema_decay` of 0.2, 0.1, 0.05 and
+0.01. In the paper, KFAC's accuracy fluctuates most at a coefficient of 0.9.
 """
 
 from studies import LevelFigure, Study, grid, main
@@ -14,12 +15,13 @@ STUDY = Study(
     paper="NysAct",
     table="Appendix C, Figure 5",
     claim=(
-        "The accuracy of NysAct, Eva and FOOF hardly depends on the coefficient. KFAC's "
-        "accuracy does, most strongly at 0.9."
+        "The coefficient of the moving averages hardly changes the accuracy of NysAct, Eva and "
+        "FOOF, but it changes the accuracy of KFAC."
     ),
     falsifier=(
-        "A level of NysAct, Eva or FOOF differs significantly from the recipe's level, or no "
-        "two levels of KFAC differ significantly."
+        "For NysAct, Eva or FOOF, the accuracy at some coefficient differs significantly from "
+        "the accuracy at the recipe's coefficient, or no two coefficients of KFAC give "
+        "significantly different accuracies."
     ),
     arms=[
         *grid("kfac", as_released=True, ema_decay=DECAYS),

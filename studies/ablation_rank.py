@@ -1,4 +1,4 @@
-"""NysAct, Appendix C, Figure 7: test accuracy over the rank of the Nystrom approximation."""
+"""NysAct, Appendix C, Figure 7: test accuracy for each rank of the Nystrom approximation."""
 
 from studies import Arm, LevelFigure, ResidualFigure, Study, grid, main
 
@@ -10,12 +10,12 @@ STUDY = Study(
     paper="NysAct",
     table="Appendix C, Figure 7",
     claim=(
-        "With either sketch, NysAct is more accurate than SGD and nearly as accurate as "
-        "FOOF, and rank 5 is as accurate as rank 20."
+        "With either sketch (columns or Gaussian), NysAct is more accurate than SGD and nearly as "
+        "accurate as FOOF, and rank 5 is as accurate as rank 20."
     ),
     falsifier=(
-        "The interval of a rank lies below that of SGD or FOOF, or the intervals of ranks 5 "
-        "and 20 do not overlap."
+        "The 95% interval of some rank's accuracy lies below that of SGD or FOOF, or the "
+        "intervals of ranks 5 and 20 do not overlap."
     ),
     arms=[
         *grid("nysact-s", rank=RANKS),
@@ -26,7 +26,7 @@ STUDY = Study(
     figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),
     seeds=3,
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
-    # Remark 5.6; this figure requires --diagnostics.
+    # This figure tests Remark 5.6 and requires --diagnostics.
     extra_figures=[ResidualFigure(optimizers=("nysact-g", "nysact-s"))],
 )
 

@@ -1,10 +1,14 @@
 """NysAct, Algorithm 1 and its released code: redrawn sketches, and the shift of the factor.
 
-Algorithm 1 keeps one sketch (`fixed`, `tropp`). The released code (`official`) redraws the sketch
-at every update of the statistics, so that its moving average mixes sketches, and inverts with the
-last one. Two variants redraw without mixing: `window` redraws at each inverse and starts a new
-average; `joint` redraws at every update and averages the sketch, too. No paper compares these
-variants.
+Algorithm 1 keeps the same sketch (`resample="fixed"`). The released code (`"official"`) redraws the
+sketch at every update of the statistics, so its moving average mixes products with different
+sketches, but it computes the inverse with the last sketch only. In two variants, the sketch fits
+the average: `"window"` redraws after each inverse and converts the average to the new sketch;
+`"joint"` redraws at every update and averages the sketches, too.
+
+The shift of Algorithm 1 (`shift="tropp"`) is as small as the rounding error, and that of the
+released code (`"official"`) is at least the damping. docs/algorithms.md has the formulas. No paper
+compares these variants.
 """
 
 from studies import Arm, LevelFigure, Study, grid, main
@@ -17,10 +21,13 @@ STUDY = Study(
     paper="NysAct",
     table="Algorithm 1 and its released code",
     claim=(
-        "The released code redraws the sketch within one moving average and shifts the "
-        "factor differently. Neither difference from Algorithm 1 changes the accuracy."
+        "The two differences between Algorithm 1 and its released code, which redraws the sketch "
+        "and shifts the factor differently, do not change NysAct's accuracy."
     ),
-    falsifier="A variant differs significantly from `fixed` with `tropp` and the same sketch.",
+    falsifier=(
+        "The accuracy of some variant differs significantly from that of Algorithm 1 "
+        "(resample=fixed and shift=tropp) with the same kind of sketch."
+    ),
     arms=[
         *grid("nysact-s", resample=RESAMPLE, shift=SHIFT),
         *grid("nysact-g", resample=RESAMPLE, shift=SHIFT),

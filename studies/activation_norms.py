@@ -1,4 +1,7 @@
-"""NysAct, Section 5, Figure 2: norms of the activation covariances while SGD trains a network."""
+"""NysAct, Section 5, Figure 2: norms of the activation covariances while SGD trains a network.
+
+The proof of convergence requires the bounds of the claim (Assumption 5.3).
+"""
 
 from studies import Norms, Probe, main
 
@@ -8,12 +11,12 @@ PROBE = Probe(
     paper="NysAct",
     table="Section 5, Figure 2",
     claim=(
-        "In every layer, the Frobenius norm of the activation covariance has natural lower "
-        "and upper bounds, as Assumption 5.3 requires."
+        "During training, the Frobenius norm of each layer's activation covariance stays "
+        "between a positive lower bound and an upper bound."
     ),
     falsifier=(
-        "The norm of a layer reaches zero, or still grows by more than 10% over the last "
-        "tenth of the training."
+        "The norm of some layer reaches zero, or its mean over the last tenth of the training "
+        "is more than 10% above its mean over the previous tenth."
     ),
     measurement=Norms(),
     published={"cifar10/lenet5": {"epochs": 100}},

@@ -1,7 +1,7 @@
 """NysAct, Section 1, Figure 1: activation covariances of a network, and their approximations.
 
-The figure also shows the Gaussian sketch, and the best approximation of the same rank, whose error
-is the smallest possible.
+In addition to the paper's sketch of columns, the probe measures a Gaussian sketch and the best
+approximation of the same rank, whose error is the smallest possible.
 """
 
 from studies import Covariances, Probe, main
@@ -12,11 +12,12 @@ PROBE = Probe(
     paper="NysAct",
     table="Section 1, Figure 1",
     claim=(
-        "The Nystrom method recovers the whole covariance from a randomly sampled subset of "
-        "its columns."
+        "The Nystrom method recovers the whole activation covariance of a layer from a random "
+        "subset of its columns."
     ),
     falsifier=(
-        "In some layer, the relative Frobenius error of the column sketch is above one half."
+        "In some layer, the approximation from a random subset of columns has a mean relative "
+        "Frobenius error above one half."
     ),
     measurement=Covariances(rank=10, draws=10),
     published={"cifar100/resnet32": {"epochs": 100}},

@@ -1,4 +1,4 @@
-"""Training of a single trial: its configuration, data, model, loop and folder.
+"""Training of a trial (a configuration and a seed): its data, model, loop and folder.
 
 `train.epochs` trains a trial in the process that calls it: a Ray worker, `python -m trainables` or
 a debugger. `team` shares a trial among several processes, `packing` measures how many trials fit

@@ -1,8 +1,8 @@
 """`python -m trainables TRIALS.jsonl --out DIR`: run trials one after another, without Ray.
 
-Use it under a debugger, or on a machine without Ray. `python studies/NAME.py --dry-run --json`
-prints TRIALS.jsonl: one line of JSON for each trial, of which `key` and `config` are read. The
-trial folders are the same as those that Ray's workers write.
+Use it under a debugger, or on a machine without Ray. TRIALS.jsonl is the output of
+`python studies/NAME.py --dry-run --json`, one JSON object per line. This program reads the fields
+`key` and `config` of each object. The trial folders are the same as those that Ray's workers write.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from trainables.workloads import ready
 def main(arguments: list[str] | None = None) -> int:
     """Run the trials of a file and return the exit code.
 
-    The code is 0, 1 if some trials failed, 2 if the file, the plugin or the data are invalid, or 4
-    if the output folder cannot be used.
+    The code is 0 if no trial has the status `failed`, 1 if a trial has this status, 2 if the file,
+    the plugin or the data are invalid, and 4 if the output folder cannot be used.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -90,15 +90,15 @@ def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
 
 
 def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[str]:
-    """Load the plugin; return a line if that fails, and a line for each missing plugin."""
+    """Load the plugin; return an error for a failure, and one for each other required plugin."""
     try:
-        sha = None if path is None else plugins.load(path)
+        loaded = None if path is None else plugins.load(path)
     except plugins.PluginError as error:
         return [str(error)]
-    missing = {config.plugin for config in configs} - {sha, None}
+    missing = {config.plugin for config in configs} - {loaded, None}
     return [
-        f"the file contains trials of the plugin with SHA-256 {other}: name its file with --plugin"
-        for other in missing
+        f"some trials require the plugin with SHA-256 {sha}: give the plugin's file with --plugin"
+        for sha in missing
     ]
 
 
@@ -106,21 +106,23 @@ def _config(line: str) -> TrialConfig:
     document = json.loads(line)
     config = TrialConfig.from_dict(document["config"])
     if config.trial_key != document["key"]:
-        raise ValueError(f"the key {document['key'][:16]} does not match the config beside it")
+        raise ValueError(f"the key {document['key'][:16]} does not match the config on its line")
     return config
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainables",
-        description="Run trials one after another in this process, without Ray.",
+        description="Run trials one after another, without Ray.",
     )
     add = parser.add_argument
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    add("trials", type=Path, metavar="TRIALS.jsonl", help="the output of --dry-run --json")
+    add("trials", type=Path, metavar="TRIALS.jsonl",
+        help="the output of `python studies/NAME.py --dry-run --json`")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="output folder")
     add("--device", default=device, help="device to train on [default: %(default)s]")
-    add("--plugin", type=Path, metavar="FILE", help="the plugin that the trials were planned with")
+    add("--plugin", type=Path, metavar="FILE",
+        help="plugin that defines the trials' optimizer or workload")  # fmt: skip
     add("--data-dir", type=Path, default=default_data_dir(), metavar="DIR",
         help="folder that contains the datasets [default: $PRECOND_DATA or data]")  # fmt: skip
     add("--download", action="store_true", help="download missing datasets")
@@ -132,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds of training between two checkpoints [default: %(default)s]")  # fmt: skip
     add("--diagnostics", action="store_true",
         help="log measures of the preconditioner for each layer; the metric diag/overhead is "
-        "the fraction of the training time that this takes")  # fmt: skip
+        "the fraction of the training time that these measures take")  # fmt: skip
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A trial's checkpoints: `checkpoint-<epoch>/` with `state.pt` and `manifest.json`.
+"""A trial's checkpoints: folders `checkpoint-<epoch>/` with `state.pt` and `manifest.json`.
 
 The manifest contains the SHA-256 of `state.pt`, because `torch.load` does not compare checksums
 and would not detect flipped bits.
@@ -31,7 +31,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def epoch_of(checkpoint: Path) -> int:
-    """Return the last epoch that a checkpoint contains."""
+    """Return the number of the last epoch that was trained before the checkpoint was written."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
@@ -55,7 +55,7 @@ def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[st
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # After a failed write, torch raises this error when it closes the archive.
+            # torch raises this error after a failed write; its context is the original OSError.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         sync(file)
     manifest = {
@@ -67,7 +67,7 @@ def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[st
     }
     signed = {**manifest, "digest": digest(manifest)}
     write_atomically(temporary / "manifest.json", json.dumps(signed).encode())
-    if final.exists():  # an earlier checkpoint whose lines were lost in a power failure
+    if final.exists():  # of an earlier run, if a power failure removed the epoch's line
         remove(final)
     temporary.rename(final)
     sync_directory(folder)

@@ -1,8 +1,8 @@
 """A trial's configuration, which includes its seed, and the key that identifies the trial.
 
-The key is a hash of the resolved values only. It does not depend on paths, hosts, verbosity or the
-study. Two studies that need the same trial therefore share it, and a trial folder that is copied to
-another machine keeps its name.
+The key is a hash of the values that determine the trial's results. It does not depend on paths,
+hosts, verbosity or the study. Two studies that need the same trial therefore share it, and a trial
+folder that is copied to another machine keeps its name.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class TrialConfig:
         batch_size: Examples per step; the last, smaller batch of an epoch is dropped.
         epochs: Passes over the training set.
         schedule: Learning-rate schedule over all steps: `cosine` or `constant`.
-        seed: Seed of the initialisation, the data order, the augmentation and the sketches.
-        numerics: Versions of the arithmetic of the optimizer, the loop and the recipe. A version is
-            incremented when the same configuration gives different numbers.
+        seed: Seed of the initialisation, the data order, the augmentation and the optimizer.
+        numerics: Version numbers of the optimizer, the training loop and the recipe. A version is
+            incremented when a change of the code alters the results of a configuration.
         settings: All settings of `trainables.settings` that apply to the workload.
         precision: Precision of the forward and backward pass: `float32`, or `bf16` by autocast.
         compile: True if the model is compiled with `torch.compile`.
@@ -98,10 +98,11 @@ class TrialConfig:
         return replace(self, seed=seed)
 
     def _identity(self) -> dict[str, Any]:
-        """Return the values that are hashed: all except default fields and neutral settings.
+        """Return the values that are hashed.
 
-        Fields and settings added later therefore do not change existing keys, including the keys of
-        trials of schema 1.
+        Fields with their default value and settings with their neutral value are omitted. Fields
+        and settings that are added later therefore do not change existing keys, including those of
+        trials with schema 1.
         """
         values = {**self.to_dict(), "settings": significant(self.settings)}
         defaults = {f.name: f.default for f in fields(self)} | {"settings": {}}

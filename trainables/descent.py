@@ -14,7 +14,7 @@ from trainables.config import TrialConfig, stream_seed
 from trainables.recipes import SCHEDULES
 from trainables.settings import NEUTRAL
 
-# Factor of the learning rate at the first step; the NysAct paper's code for ImageNet has the same.
+# Factor of the learning rate at the first step, as in the NysAct paper's code for ImageNet.
 WARMUP_START = 0.01
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MATRICES = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
@@ -60,7 +60,7 @@ def schedule(name: str, steps: int, warmup: int = 0) -> Callable[[int], float]:
         name: `cosine` or `constant`.
         steps: Number of steps of the training, including the warm-up.
         warmup: Number of steps in which the factor rises linearly from `WARMUP_START` to 1. The
-            schedule begins after them.
+            schedule begins after these steps.
 
     Raises:
         ValueError: The schedule is unknown.

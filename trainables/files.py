@@ -1,4 +1,4 @@
-"""Functions that write files safely: after a crash, each write is complete or had no effect."""
+"""Read and write files so that a reader sees each write completely or not at all after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The version of the code that a process runs, for comparisons of nodes and for trial folders."""
+"""The version of the code that a process runs; nodes compare it, and trial folders record it."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def device_name(device: str | torch.device) -> str:
 def reset_peak_memory(device: torch.device) -> None:
     """Reset the peak memory, so that a trial does not report the peak of an earlier trial.
 
-    Where the operating system does not allow it, the peak remains that of the whole process.
+    Where the operating system does not allow it, the peak since the start of the process remains.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -103,9 +103,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MiB since the last reset: allocated on a GPU, or resident.
+    """Return the peak memory in MiB since the last reset.
 
-    The value is NaN on systems without `/proc`.
+    On a GPU, this is the memory that torch has allocated. On a CPU, it is the resident memory of
+    the process, or NaN on systems without `/proc`.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -2,8 +2,8 @@
 
 A small model leaves most of a GPU idle, and the best number of concurrent trials depends on the
 model, the optimizer and the GPU. It is therefore measured: 1, 2, 3, ... processes train the same
-trial at the same time for some seconds, until another process does not raise the throughput or
-does not fit into memory. The trial uses the optimizer that needs the most memory, so that every
+trial at the same time for some seconds, until an additional process does not raise the throughput
+or does not fit into memory. The trial uses the optimizer that needs the most memory, so that every
 combination of the study's trials fits. The results are stored in the output folder, in `packing/`.
 """
 
@@ -30,7 +30,7 @@ from trainables.measure import Phases, device_name
 from trainables.train import Trainer
 
 MAX_MEMORY = 0.9  # fraction of the GPU's memory; the rest is a margin for varying peaks
-MIN_GAIN = 1.05  # smallest ratio of steps per second for which another process is added
+MIN_GAIN = 1.05  # by which a process must multiply the steps per second in order to be added
 MAX_PROCESSES = 8
 WARM_UP_STEPS, SECONDS = 5, 10.0
 
@@ -73,7 +73,7 @@ def share(
     processes = min(
         _packed(root, name, [*group.values()], device, measure) for name, group in groups.items()
     )
-    return math.floor(10_000 / processes) / 10_000  # the resolution of Ray's resources
+    return math.floor(10_000 / processes) / 10_000  # Ray rounds to four decimals
 
 
 def grow(measure: Callable[[int], Load]) -> list[Load]:
@@ -95,7 +95,7 @@ def grow(measure: Callable[[int], Load]) -> list[Load]:
 def _packed(
     root: Path, workload: str, group: list[TrialConfig], device: str, measure: Measure | None
 ) -> int:
-    """Return the number of processes for a workload on this GPU model: stored, or measured now."""
+    """Return the number of processes for a workload on this GPU model; measure it if necessary."""
     gpu, name = (re.sub(r"[^A-Za-z0-9.]+", "-", text) for text in (device_name(device), workload))
     path = root / "packing" / gpu / f"{name}.json"
     try:

@@ -11,8 +11,8 @@
         return nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 2))
 
 The file's SHA-256 is a part of the key of every trial that uses an optimizer or a workload of the
-file. If the file is edited, these trials are therefore new trials. Workers read the copy
-`plugins/<sha256>.py` in the output folder.
+file. If the file is edited, these trials therefore have new keys and are trained again. Workers
+read the copy `plugins/<sha256>.py` in the output folder.
 
 A plugin is code that runs with the user's rights. Its path is therefore given on the command line
 only, and never read from a trial's configuration.
@@ -58,11 +58,12 @@ _loading: str | None = None  # SHA-256 of the file that is being imported
 
 
 def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """Register a function that builds an optimizer, under its name with `-` in place of `_`.
+    """Register a function that builds an optimizer.
 
-    The function takes a model and keyword-only hyperparameters. Their defaults determine their
-    types. If the function has a parameter `params`, it receives parameter groups when a recipe
-    exempts some parameters from weight decay.
+    The optimizer's name is the function's name with `-` in place of `_`. The function takes a model
+    and keyword-only hyperparameters, whose types are those of their defaults. If the function has a
+    parameter `params`, it receives parameter groups when a recipe exempts some parameters from
+    weight decay.
     """
     if _is_script(build):
         return build
@@ -184,15 +185,19 @@ class PluginTensors(Source):
 
 
 def _is_script(build: Callable[..., Any]) -> bool:
-    """Return True if the file runs as a script; `main(STUDY, plugin=__file__)` then imports it."""
+    """Return True if the file of the decorated function runs as a script.
+
+    Nothing is registered then, because `main(STUDY, plugin=__file__)` in the script imports the
+    file again as a plugin.
+    """
     return _loading is None and build.__module__ == "__main__"
 
 
 def _register(name: str, exists: bool) -> None:
-    """Record that the file that is being imported registers a name.
+    """Record a name that the file being imported registers.
 
-    A name that another plugin registered is replaced: in a worker that runs for a long time, that
-    plugin is an older version of the file.
+    A name that another plugin registered is replaced, because in a long-running worker the other
+    plugin is an older version of the same file.
 
     Args:
         name: The name of the optimizer or the workload.

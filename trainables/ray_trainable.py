@@ -1,9 +1,9 @@
 """The worker of Ray Tune: an actor that trains one trial after another.
 
-This is the only file of the package that imports Ray. Tune decides where and when a trial runs; all
-other state is in the trial folder. There are no Tune checkpoints: a worker that replaces a lost
-worker opens the folder and resumes. The terminal status of a trial is written to the folder and
-never raised as an error.
+This is the only file of the package that imports Ray. Tune decides where and when a trial runs; the
+complete state of the trial is in its folder. There are no Tune checkpoints: a worker that replaces
+a lost worker opens the folder and resumes. A failed trial is not an error for Tune: the worker
+writes the terminal status to the folder.
 
 To save memory and start-up time, a worker does not import `ray.tune` (130 MB, one second), which
 only `train_team` needs, or `torch._dynamo` (150 MB, one second), which only compiled models need.
@@ -70,7 +70,7 @@ class TrialTrainable:
         return {}
 
     def train(self) -> dict[str, Any]:
-        """Train one step; the last epoch or a terminal status ends the trial.
+        """Train one step and return its result; `done` is True if the trial has a terminal status.
 
         An error of the data or the folder also ends the trial. It is reported in the result,
         because Tune would retry for ever if it were raised.
@@ -197,7 +197,8 @@ def train_team(config: dict[str, Any]) -> None:
         # If rank 0 wrote a status, the other ranks failed only because rank 0 had ended.
         if store.status() is not None:
             return tune.report({"done": True})
-        failures = getattr(error, "worker_failures", {}).values()  # only a subclass has them
+        # Only a subclass of the error has this attribute.
+        failures = getattr(error, "worker_failures", {}).values()
         problems = [
             str(failure) for failure in failures if isinstance(failure, OSError | StoreError)
         ]
@@ -226,7 +227,9 @@ def _begin(config: dict[str, Any], device: str) -> tuple[TrialStore, Epochs]:
     os.environ["PRECOND_DATA"] = config["data_dir"]
     host = platform.node()
     if config["fingerprint"] and (differences := difference(config["fingerprint"])):
-        raise UnusableNodeError(f"node {host} runs something else than the driver: {differences}")
+        raise UnusableNodeError(
+            f"node {host} does not run the same versions as the driver: {differences}"
+        )
     try:
         nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         store = TrialStore.open(Path(config["root"]), config["key"], config["generation"], nodes)

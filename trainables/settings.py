@@ -60,7 +60,7 @@ class Settings:
         warmup_epochs: Epochs in which the learning rate rises linearly from 1 % to 100 % of its
             value.
         decay_exempt: Parameters without weight decay. `nothing`: none. `norm`: those of the
-            normalisation layers. `vectors`: these, biases, class tokens and position embeddings.
+            normalisation layers. `vectors`: also biases, class tokens and position embeddings.
     """
 
     crop_padding: int = count(0, low=0)

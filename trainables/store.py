@@ -10,15 +10,16 @@
         status.json            terminal status: completed | diverged | oom | failed
         quarantine/            damaged checkpoints
 
-The driver writes config.json once; workers write all other files. The last two checkpoints are
-kept until the trial ends.
+The driver, which is the process of a study's command, writes config.json once. Workers write all
+other files. The last two checkpoints are kept until the trial ends.
 
 A commit writes a checkpoint to a temporary folder, flushes it, renames it, and only then appends
 the epochs' lines. If the worker is killed at any moment, the folder contains the old state or the
 new state.
 
-Before a worker opens, commits or finishes a trial, it compares its generation with the generation
-in `outputs/.lock`, so that a worker of a driver that was replaced stops without writing.
+`outputs/.lock` contains a generation number, which each new driver increments and passes to its
+workers. Before a worker begins, commits or finishes a trial, it compares its number with the file.
+A worker of an earlier driver therefore stops without writing.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from trainables.files import (
 )
 
 COMPLETED, DIVERGED, OOM, FAILED = "completed", "diverged", "oom", "failed"
-MAX_LOST_WORKERS = 3  # of one driver, without a commit in between
+MAX_LOST_WORKERS = 3  # a trial fails if one driver loses this many without a commit between
 Nodes = Collection[str] | None  # IDs of the cluster's nodes that are alive; None without a cluster
 
 
@@ -56,9 +57,8 @@ class TrialStore:
     Args:
         root: The output folder, which contains `trials/` and the driver's `.lock`.
         config: The trial.
-        generation: The driver's generation, which is compared with the lock's before each commit;
-            None if the trial runs without a driver.
-        nodes: The IDs of the nodes that are alive.
+        generation: The driver's generation number; None if the trial runs without a driver.
+        nodes: The IDs of the cluster's nodes that are alive; None without a cluster.
     """
 
     def __init__(
@@ -149,9 +149,9 @@ class TrialStore:
         """Remove incomplete files of a killed worker, and record this worker's provenance.
 
         Returns:
-            The number of workers that this driver has lost since the last commit. Workers that were
-            ordered to leave, or that were lost with their node, are not counted, because the trial
-            did not cause the loss.
+            The number of workers of this trial that the driver has lost since the last commit.
+            Workers that were ordered to leave, or that were lost with their node, are not counted,
+            because the trial did not cause the loss.
         """
         self._check_generation()
         for leftover in self.folder.glob("*.tmp"):
@@ -161,7 +161,7 @@ class TrialStore:
         state = {"generation": self.generation, "committed": len(self.epochs())}
         attempts = read_lines(self.folder / "attempts.jsonl")
         append_lines(self.folder / "attempts.jsonl", [{"time": time.time(), **state, **provenance}])
-        if self.generation is None:  # without a driver, a user decides to start the trial again
+        if self.generation is None:  # without a driver, only a user starts the trial again
             return 0
         lost = [
             attempt
@@ -195,7 +195,8 @@ class TrialStore:
     def finish(self, status: str, **details: Any) -> None:
         """Append the recorded epochs, write the terminal status, and delete the checkpoints.
 
-        If the worker is killed before it writes the status, the next worker only writes the status.
+        If the worker is killed before it writes the status, the next worker resumes from the last
+        checkpoint; without a checkpoint, it only writes the status.
         """
         self._check_generation()
         self._append_pending()

@@ -2,9 +2,8 @@
 
 Every process runs the same loop (`train.py`) with the `Team` of its process group; a single process
 is a team of size 1. Rank 0 writes the trial folder. Up to the order of summation, the results equal
-those of a single process with the same batches, with three exceptions: batch normalisation, Mixup
-and CutMix are computed on a process's share of the batch, and each process draws its own dropout
-masks.
+those of a single process with the same batches, with two exceptions. Each process applies batch
+normalisation, Mixup and CutMix to its share of the batch, and draws its own dropout masks.
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ class Team:
     def weight(self, batch_size: int) -> float:
         """Return the factor by which this process multiplies its mean loss.
 
-        The average of the weighted losses over the team is the mean over the whole batch, also if
-        the shares of the batch have different sizes.
+        The average of the weighted losses over the team is then the mean over the whole batch, even
+        if the shares of the batch have different sizes.
         """
         indices = share(0, batch_size, self.rank, self.size)
         return (indices.stop - indices.start) * self.size / batch_size

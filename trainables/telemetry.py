@@ -57,9 +57,10 @@ class Telemetry:
 
 
 def summarize(table: Table) -> dict[str, float]:
-    """Return the summaries of the measures, and `diag/rescues`, the sum of all counts.
+    """Return the summaries of the measures, and `diag/rescues`.
 
-    A layer without a value of a measure is left out of the measure's summaries.
+    `diag/rescues` is the sum over the layers of the events in `COUNTS`, such as failed refreshes.
+    A layer without a value of a measure is omitted from the summaries of this measure.
     """
     metrics = {}
     for name, summaries in SUMMARIES.items():

@@ -2,8 +2,8 @@
 
 The loop runs in the process that calls it: a worker of Ray Tune, `python -m trainables` or a
 debugger. It does not need Ray. If the process ends for any reason, calling `epochs` again with the
-same store resumes from the last checkpoint. On a CPU, the results are bitwise those of a training
-without interruption.
+same store resumes from the last checkpoint. On a CPU, the results are bitwise equal to those of an
+uninterrupted training.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Trainer:
         self.table = self.telemetry.read()
         train_s = time.perf_counter() - start
         loss, evaluated = self.evaluate()
-        self._check(epoch, [*losses[:-1], loss])
+        self._check(epoch, [*losses[:-1], loss])  # an evaluation counts as the last step
         part = "test" if self.config.train_fraction == 1 else "val"
         return {
             "train/loss": sum(losses) / len(losses),
@@ -288,7 +288,7 @@ class Trainer:
         if self.config.precision == "bf16":
             stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
         if isinstance(self.optimizer, TakesLoss):
-            # The optimizer needs second derivatives, which other attention kernels do not have.
+            # The optimizer needs second derivatives, which only this attention kernel provides.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         return stack
 

@@ -1,12 +1,12 @@
 """EKFAC: eigenvalue-corrected Kronecker factorisation (George et al. 2018).
 
 For each layer, EKFAC approximates the empirical Fisher matrix by a matrix that is diagonal in the
-eigenbasis of KFAC's approximation. S contains the diagonal:
+eigenbasis of KFAC's approximation. S `[o, p]` contains this diagonal:
 
     every n steps, starting with step 0, from the rows of that step:
         (1/B) sum_nt g g^T = U diag(l) U^T,   (1/(B T)) sum_nt a a^T = V diag(k) V^T
                                               (in float64, eigenvalues clamped at 0)
-        S <- l k^T                            (with this S, EKFAC is KFAC with `eigen` damping)
+        S <- l k^T             (with this S, EKFAC is KFAC with `damping_rule="eigen"`)
     every step, with G_n = sum_t g a^T, the gradient of example n:
         per_example:  S <- beta S + (1 - beta) (1/B) sum_n (U^T G_n V)^.2
                       (the exact diagonal of the Fisher matrix in this basis)
@@ -14,17 +14,19 @@ eigenbasis of KFAC's approximation. S contains the diagonal:
                       (expectation: that diagonal + (B - 1) (mean gradient)^.2)
         D = U [(U^T G V) / (S + rho)] V^T     then momentum and weight decay as in SGD
 
-g is the gradient of one example's loss. For the bases, each position counts as a row (KFC for
-convolutions). G_n is the sum over all positions, and over all calls of a shared layer. U^T G_n V is
-not formed for layers without positions (T = 1). For the others, it is formed for chunks of the
-batch, from rotated rows or from rotated gradients, whichever is cheaper (`parts/pairs.py`).
+g is the gradient of one example's loss, and X^.2 contains the squares of the entries of X. For the
+bases, each position t counts as a separate row, as in KFAC with `sharing="expand"`. G_n is the sum
+over all positions, and over all calls of a shared layer. For T = 1, the code does not form
+U^T G_n V. Otherwise, it forms these matrices for chunks of the batch, by rotating either the rows
+or the gradients of the examples, whichever is cheaper (`parts/pairs.py`).
 
 Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; per_example adds
-2 N (p^2 + o^2) + 2 N o p. Memory: p^2 + o^2 + o p per layer. In addition, the inputs and output
-gradients of all layers are kept from each backward to the end of the step ("running" reads them
-only in the steps that compute new bases, and otherwise needs only the batch size).
+2 N (p^2 + o^2) + 2 N o p. Memory: p^2 + o^2 + o p per layer. In addition, every step keeps the
+inputs and output gradients of all layers until its end. `running` needs them only in the steps that
+compute new bases; in all other steps, it uses only the batch size.
 
-Differences from the released code, and the choice of the default damping: `docs/algorithms.md`.
+`docs/algorithms.md` defines the symbols, lists the differences from the released code, and explains
+the default damping.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from precond.parts.statistics import KroneckerStatistic, MovingAverage, output_g
 
 @dataclass
 class EKFACState:
-    """The state of a bank: the bases U and V, and S `[L, o, p]` in these bases."""
+    """The state of a bank: the bases U and V, and the average S `[L, o, p]` in these bases."""
 
     basis: KroneckerBasis
     statistic: MovingAverage
@@ -61,11 +63,11 @@ class EKFAC(Algorithm[EKFACState]):
     """Precondition with the damped inverse of a matrix that is diagonal in KFAC's eigenbasis.
 
     Attributes:
-        damping: Added to S before inverting.
-        basis_interval: Number of steps between computations of the bases.
-        second_moment: S averages the squared gradients of the examples (`per_example`), or B times
-            the squared mean gradient of the batch (`running`).
-        ema_decay: Weight of the old value in S.
+        damping: Added to the second moments S before dividing by them.
+        basis_interval: Number of steps between computations of the eigenbases.
+        second_moment: The squares that S averages over steps: the squared gradient of each example
+            (`per_example`), or the batch size times the squared mean gradient (`running`).
+        ema_decay: Weight of the old value in the moving average S.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -75,8 +77,10 @@ class EKFAC(Algorithm[EKFACState]):
         paper="George et al., NeurIPS 2018",
         cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: + 2N(p^2+o^2) + 2Nop",
         memory="p^2+o^2+op",
-        deviations="per-example moments are averaged over steps (the released intra mode uses the "
-        "batch alone); dilation and groups are supported; no SUA",
+        deviations="per-example second moments are averaged over steps (the `intra` mode of the "
+        "released code uses only the current batch); dilated and grouped convolutions are "
+        "supported; the approximation SUA, which ignores correlations between the pixels of a "
+        "patch, is not offered",
     )
 
     damping: float = positive(3.0, symbol="rho")
@@ -93,14 +97,14 @@ class EKFAC(Algorithm[EKFACState]):
         return step % self.basis_interval == 0
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> EKFACState:
-        """Return U = V = I, and an S without updates."""
+        """Return U = V = I, and S = 0."""
         size = len(layers), shape.d_out, shape.d_in
         return EKFACState(
             KroneckerBasis.identity(*size, like), MovingAverage.zeros(*size, like=like)
         )
 
     def accumulate(self, state: EKFACState, slots: slice, signals: Signals) -> None:
-        """Keep inputs and output gradients for `precondition`: the bases may change before it."""
+        """Keep the signals for `precondition`, because a refresh may change the bases first."""
         state._pairs.add(slots, *signals.pair(), signals.backward)
 
     def prepare(self, state: EKFACState) -> EKFACState:
@@ -114,7 +118,7 @@ class EKFAC(Algorithm[EKFACState]):
         return replace(state, _covariances=covariances, _fresh=covariances.commit(0.0))
 
     def refresh(self, state: EKFACState) -> Outcome:
-        """Compute new U, V and S in the slots with finite covariances; the others do not change."""
+        """Compute new U, V and S in slots with finite covariances; keep the old ones elsewhere."""
         assert state._covariances is not None and state._fresh is not None
         (s_values, u, s_ok), (a_values, v, a_ok) = map(
             linalg.eigenbasis, state._covariances.means()

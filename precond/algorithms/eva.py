@@ -2,7 +2,7 @@
 
 For each layer, Eva uses vectors in place of KFAC's matrices:
 
-    every tau_cov steps, with k updates so far (both are divided by 1 - beta^k when read):
+    every tau_cov steps, with k updates so far (m_a and m_g are divided by 1 - beta^k when read):
         m_a <- beta m_a + (1 - beta) (1/(B T)) sum_nt a
         m_g <- beta m_g + (1 - beta) (1/B) sum_nt g
     every step:
@@ -11,15 +11,17 @@ For each layer, Eva uses vectors in place of KFAC's matrices:
         KL-clip:  D <- D min(1, sqrt(kappa / |sum over layers of lr^2 <D, G>|))
         then momentum and weight decay as in SGD
 
-g is the gradient of one example's loss. m_g is the mean of g over the examples and its sum over the
-positions, as in KFAC with `sharing="reduce"`. With this definition, v v^T has the scale of the
-Fisher matrix, and m_g is equal to the gradient of the bias. No matrix is inverted, so there is no
-`inv_interval`. Near a stationary point of the loss, m_g is close to 0 and D is G / rho, clipped.
+g is the gradient of one example's loss. For m_g, g is summed over the positions and averaged over
+the examples, as in KFAC with `sharing="reduce"`. Therefore v v^T has the scale of the Fisher
+matrix, and without the moving average, m_g is the gradient of the bias. No matrix is inverted, so
+there is no `inv_interval`. Near a stationary point of the loss, m_g is close to 0, and D is close
+to G / rho before the clip.
 
-Cost per step: N (p + o) / tau_cov + 5 o p operations. Memory: 2 (p + o) per layer. The mean patch
-of a convolution is computed from the sum of the images.
+Cost per step: N (p + o) / tau_cov + 5 o p operations. Memory: 2 (p + o) per layer. For a
+convolution, m_a is computed from the patches of the sum of the images.
 
-Options that follow the released code, and the choice of the default damping: `docs/algorithms.md`.
+`docs/algorithms.md` defines the symbols, describes the options that follow the released code, and
+explains the default damping.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from precond.parts.statistics import KroneckerStatistic
 
 @dataclass
 class EvaState:
-    """The state of a bank: m_a `[L, p]`, m_g `[L, o]`, and the rank-one inverse they define."""
+    """The state of a bank: m_a `[L, p]` and m_g `[L, o]`, and the inverse computed from them."""
 
     statistic: KroneckerStatistic
     factor: RankOne
@@ -52,12 +54,16 @@ class Eva(AveragedAlgorithm[EvaState]):
     """Precondition with the damped inverse of a rank-one curvature.
 
     Attributes:
-        damping: Added to the curvature before inverting.
-        cov_interval: Steps between updates of the means and of the factor.
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip.
-        g_scale: Scale of m_g: `fisher` matches the Fisher matrix, `official` the released code.
-        ema_init: Initial value of the averages: `zero`, with bias correction, or the `first` value,
-            without.
+        damping: Added to every eigenvalue of the curvature before inverting.
+        cov_interval: Number of steps between updates of the means and of the preconditioner.
+        kl_clip: Bound of the KL-clip: if q, the absolute value of the sum of lr^2 <direction,
+            gradient> over the layers, exceeds the bound, multiply all directions by
+            sqrt(bound / q). None disables the clip.
+        g_scale: Output gradients in the mean: those of each example's loss, summed over positions
+            (`fisher`, the scale of the Fisher matrix), or those of the batch's mean loss, averaged
+            over positions (`official`, as in the released code).
+        ema_init: Initial value of the averages: 0, with bias correction (`zero`), or the value of
+            the first update, without bias correction (`first`).
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -66,8 +72,9 @@ class Eva(AveragedAlgorithm[EvaState]):
         paper="Zhang et al., ICLR 2023",
         cost="N(p + o)/c + 5op",
         memory="2(p + o)",
-        deviations="m_g averages the gradients of the examples' losses, not of the batch mean; the "
-        "decay is the weight of the old value; the averages start at zero and are bias-corrected",
+        deviations="output gradients are those of each example's loss, not of the batch's mean "
+        "loss; ema_decay is the weight of the old value, not of the new value; the averages start "
+        "at zero, with bias correction",
     )
 
     ema_decay: float = fraction(0.95, symbol="1 - xi")
@@ -93,7 +100,7 @@ class Eva(AveragedAlgorithm[EvaState]):
 
     def commit(self, state: EvaState) -> None:
         """Update the moving averages."""
-        # `official` needs one more factor 1/B, and only here is the B of the whole step known.
+        # `official` divides by B once more. The B of the whole step is not known before `commit`.
         power = 2 if self.g_scale == "official" else 1
         state.statistic.commit(
             self.ema_decay, copy_first=self.ema_init == "first", output_power=power

@@ -9,7 +9,7 @@ For each layer, with its N input rows a, its gradient G and k updates of A so fa
 
 Cost per step: 2 N p^2 / tau_cov + p^3 / tau_inv + 2 o p^2 operations. Memory: 2 p^2 per layer.
 
-Options that follow the released code: `docs/algorithms.md`.
+`docs/algorithms.md` defines the symbols and describes the options that follow the released code.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ class FOOF(DampedAlgorithm[ExactState]):
     """Precondition with the damped inverse of the input covariance.
 
     Attributes:
-        init: Initial covariance: `zero`, with bias correction, or `identity`, without.
-        first_inverse: `now` inverts at step 0; `skip` keeps P = I until step `inv_interval`.
+        init: Initial value of the covariance: 0, with bias correction (`zero`), or the identity
+            matrix, without bias correction (`identity`).
+        first_inverse: When to compute the first inverse: at step 0 (`now`), or at step
+            `inv_interval`, with unpreconditioned SGD until then (`skip`).
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -64,14 +66,14 @@ class FOOF(DampedAlgorithm[ExactState]):
         cost="2Np^2/c + p^3/i + 2op^2",
         memory="2p^2",
         deviations="the covariance starts at zero, not at I; the first inverse is computed at step "
-        "0, not at step i",
+        "0, not at step inv_interval",
     )
 
     init: str = choice("zero", "identity")
     first_inverse: str = choice("now", "skip")
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> ExactState:
-        """Return a zero or identity covariance, and P = I / damping or I."""
+        """Return the initial covariance, and P = I / damping (P = I with `skip`)."""
         num_layers, skip = len(layers), self.first_inverse == "skip"
         average = MovingAverage.zeros(num_layers, shape.d_in, shape.d_in, like=like)
         if self.init == "identity":

@@ -1,9 +1,9 @@
 """KFAC: Kronecker-factored curvature (Martens and Grosse 2015, Grosse and Martens 2016).
 
-For each layer, KFAC approximates the empirical Fisher matrix (of the gradients at the given labels)
-by S (x) A:
+For each layer, KFAC approximates the empirical Fisher matrix, whose gradients use the labels of the
+data, by the Kronecker product S (x) A:
 
-    every tau_cov steps, with k updates so far (both are divided by 1 - beta^k when read):
+    every tau_cov steps, with k updates so far (A and S are divided by 1 - beta^k when read):
         A <- beta A + (1 - beta) A_t,            S <- beta S + (1 - beta) S_t
         expand:  A_t = (1/(B T)) sum_nt a a^T,   S_t = (1/B) sum_nt g g^T
         reduce:  A_t = (1/B) sum_n a_n a_n^T,    S_t = (1/B) sum_n g_n g_n^T
@@ -18,15 +18,17 @@ by S (x) A:
         KL-clip:   D <- D min(1, sqrt(kappa / |sum over layers of lr^2 <D, G>|))
         then momentum and weight decay as in SGD
 
-g is the gradient of one example's loss. `expand` is KFC for convolutions. The calls of a shared
-layer count as additional positions t and are always expanded. pi is clamped to [1e-4, 1e4], and is
-1 if a trace is 0. Expand and reduce (Eschenhagen et al. 2023) agree for T = 1.
+g is the gradient of one example's loss. For convolutions, `expand` is the method KFC (Grosse and
+Martens 2016). `expand` and `reduce` (Eschenhagen et al. 2023) are equal for T = 1. The calls of a
+shared layer count as additional positions, over which `reduce` neither averages nor sums. pi is
+clamped to [1e-4, 1e4], and is 1 if a trace is 0.
 
-Cost per step: 2 N (p^2 + o^2) / tau_cov + (p^3 + o^3) / tau_inv + 2 o p (o + p) operations; for
-eigen, the second term is 9 times and the third term twice as large. Memory: 2 (p^2 + o^2) per
-layer, and o p more for eigen.
+Cost per step: 2 N (p^2 + o^2) / tau_cov + (p^3 + o^3) / tau_inv + 2 o p (o + p) operations. For
+`eigen`, the second term is 9 times and the third term twice as large. Memory: 2 (p^2 + o^2) per
+layer; `eigen` adds o p.
 
-Options that follow the released codes, and the choice of the default damping: `docs/algorithms.md`.
+`docs/algorithms.md` defines the symbols, describes the options that follow the released code, and
+explains the default damping.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ PI_RANGE = (1e-4, 1e4)
 
 @dataclass
 class KFACState:
-    """The state of a bank: A `[L, p, p]`, S `[L, o, o]`, their damped inverses or eigenpairs."""
+    """The state of a bank: A `[L, p, p]` and S `[L, o, o]`, and their inverses or eigenbases."""
 
     statistic: KroneckerStatistic
     factor: Kronecker | KroneckerEigen
@@ -62,14 +64,20 @@ class KFAC(DampedAlgorithm[KFACState]):
     """Precondition with the damped inverse of S (x) A.
 
     Attributes:
-        damping: Added to the eigenvalues before inverting.
-        damping_rule: `factored` damps A and S separately, `eigen` damps their Kronecker product.
-        kl_clip: Bound on lr^2 <D, G>, summed over the layers; None disables the clip.
-        sharing: Positions that share the weight: `expand` treats each as a row, `reduce` averages
-            their inputs and sums their gradients.
-        g_scale: Scale of S: `fisher` matches the Fisher matrix, `official` the released code.
-        init: Initial A and S: `zero`, with bias correction; or `identity` or the `first` value,
-            without.
+        damping: Added to the eigenvalues of the curvature before inverting; see `damping_rule`.
+        damping_rule: Add multiples of sqrt(damping) to the covariances of the inputs and of the
+            output gradients (`factored`), or add `damping` to their Kronecker product (`eigen`).
+        kl_clip: Bound of the KL-clip: if q, the absolute value of the sum of lr^2 <direction,
+            gradient> over the layers, exceeds the bound, multiply all directions by
+            sqrt(bound / q). None disables the clip.
+        sharing: Use of the positions (pixels or tokens) of one example in the covariances: each
+            position is a separate row (`expand`), or the inputs are first averaged and the output
+            gradients summed over the positions (`reduce`).
+        g_scale: Output gradients in their covariance: those of each example's loss, summed over
+            positions (`fisher`, the scale of the Fisher matrix), or those of the batch's mean loss,
+            averaged over positions (`official`, as in the released code).
+        init: Initial value of both covariances: 0, with bias correction (`zero`), or, without bias
+            correction, the identity matrix (`identity`) or the value of the first update (`first`).
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -77,10 +85,11 @@ class KFAC(DampedAlgorithm[KFACState]):
     NEEDS: ClassVar[Needs] = Needs.BOTH
     CARD: ClassVar[Card | None] = Card(
         paper="Martens and Grosse, ICML 2015",
-        cost="2N(p^2 + o^2)/c + (p^3 + o^3)/i + 2op(o + p); eigen: 9(p^3 + o^3)/i, 4op(o + p)",
-        memory="2(p^2 + o^2); eigen: op more",
-        deviations="S is formed from the gradients of the examples' losses, not of the batch mean; "
-        "A and S start at zero and are bias-corrected",
+        cost="2N(p^2 + o^2)/c + (p^3 + o^3)/i + 2op(o + p); "
+        "eigen: 2N(p^2 + o^2)/c + 9(p^3 + o^3)/i + 4op(o + p)",
+        memory="2(p^2 + o^2); eigen: + op",
+        deviations="output gradients are those of each example's loss, not of the batch's mean "
+        "loss; the covariances start at zero, with bias correction",
     )
 
     damping: float = positive(1.0, symbol="rho")
@@ -91,7 +100,7 @@ class KFAC(DampedAlgorithm[KFACState]):
     init: str = choice("zero", "identity", "first")
 
     def new_state(self, shape: LayerShape, layers: Sequence[str], like: Tensor) -> KFACState:
-        """Return statistics of zero or the identity, and P = I / damping."""
+        """Return the initial A and S, and P = I / damping."""
         num_layers, o, p = len(layers), shape.d_out, shape.d_in
         statistic = KroneckerStatistic.zeros(num_layers, o, p, like)
         if self.init == "identity":
@@ -110,7 +119,7 @@ class KFAC(DampedAlgorithm[KFACState]):
 
     def commit(self, state: KFACState) -> None:
         """Update the moving averages."""
-        # `official` needs two more factors 1/B, and only here is the B of the whole step known.
+        # `official` divides by B twice more. The B of the whole step is not known before `commit`.
         power = 3 if self.g_scale == "official" else 1
         state.statistic.commit(self.ema_decay, copy_first=self.init == "first", output_power=power)
 
@@ -142,8 +151,8 @@ def output_moment(gradients: Tensor, sharing: str, g_scale: str) -> tuple[Tensor
     """Return the sum of g g^T `[groups, o, o]` and the number of examples.
 
     The gradients are `[groups, B, T, o]`. With `g_scale="official"`, the sum is divided by T (by
-    T^2 for reduce); `KFAC.commit` divides it by B^2 later, when the size of the whole batch is
-    known.
+    T^2 for `reduce`). `KFAC.commit` later divides it by B^2 as well, when the B of the whole step
+    is known.
     """
     _, examples, positions, _ = gradients.shape
     expand = sharing == "expand"

@@ -12,15 +12,15 @@ are those of Algorithm 1):
     every step:
         D = G P                          then momentum and weight decay as in SGD
 
-NysAct-S (`sketch="subcolumn"`): Omega consists of r columns of the identity. NysAct-G
-(`sketch="gaussian"`): Omega is Gaussian, with orthonormal columns. A layer with p <= r keeps its
-exact covariance, as in FOOF. `parts/nystrom.py` computes Z with P = I / rho - Z Z^T from C^ and
-Omega; P is never formed.
+NysAct-S (`sketch="subcolumn"`): Omega consists of r random columns of the identity. NysAct-G
+(`sketch="gaussian"`): Omega is Gaussian, with orthonormalised columns. A layer with p <= r uses
+FOOF, which has the exact covariance. P is never formed: `parts/nystrom.py` computes Z with
+P = I / rho - Z Z^T from C^ and Omega.
 
-Cost per step: 4 N p r / tau_cov (half of it for NysAct-S) + (7 p r^2 + 10 r^3) / tau_inv + 4 o p r
+Cost per step: 4 N p r / tau_cov (NysAct-S: half of this) + (7 p r^2 + 10 r^3) / tau_inv + 4 o p r
 operations. Memory per layer: 2 p r + r (NysAct-S) or 3 p r (NysAct-G); the released code needs p^2.
 
-Options that follow the released code: `nysact_variants.py` and `docs/algorithms.md`.
+`docs/algorithms.md` defines the symbols and describes the options that follow the released code.
 """
 
 from __future__ import annotations
@@ -54,22 +54,26 @@ class NysAct(DampedAlgorithm[SketchedState]):
 
     Attributes:
         rank: Number of columns of the sketch; at most the number of inputs of the widest layer.
-        sketch: Test matrix: columns of the identity (`subcolumn`, NysAct-S) or Gaussian
-            (`gaussian`, NysAct-G).
-        resample: The test matrix is `fixed`, or redrawn at each refresh (`window`) or at each
-            update of the statistics (`joint`, `official`).
-        shift: Added to the sketch for stability: `tropp` is as small as the rounding error,
-            `damped` and `official` are at least the damping.
+        sketch: Random test matrix of the sketch: columns of the identity (`subcolumn`, which is
+            NysAct-S), or a Gaussian matrix (`gaussian`, which is NysAct-G).
+        resample: When to draw a new test matrix: never (`fixed`), after each update of the factors
+            (`window`), or at each update of the statistics (`joint` and `official`). `joint`
+            averages the test matrices in the same way as the sketches; `official` uses the last
+            test matrix, as in the released code.
+        shift: Multiple of the test matrix that is added to the sketch for stability: as small as
+            the rounding error (`tropp`), or equal to `damping` (`damped`). `official` follows the
+            formulas of the released code.
         seed: Seed of the test matrices, combined with the layer's name.
     """
 
     NUMERICS: ClassVar[int] = 2
     CARD: ClassVar[Card | None] = Card(
         paper="Seung et al., IEEE BigData 2024",
-        cost="4Npr/c (S: 2Npr/c) + (7pr^2+10r^3)/i + 4opr",
-        memory="3pr (S: 2pr+r)",
-        deviations="the test matrix is not redrawn; the shift has the size of the rounding error "
-        "and is subtracted again; no p x p matrix is formed",
+        cost="4Npr/c (nysact-s: 2Npr/c) + (7pr^2+10r^3)/i + 4opr",
+        memory="3pr (nysact-s: 2pr+r)",
+        deviations="the test matrix is never redrawn; the shift that stabilises the Cholesky "
+        "factorisation has the size of the rounding error and is subtracted again; no p x p matrix "
+        "is formed",
     )
 
     rank: int = count(10, symbol="r")
@@ -85,7 +89,7 @@ class NysAct(DampedAlgorithm[SketchedState]):
         if self.rank <= limit:
             return []
         return [
-            f"rank = {self.rank}: the widest layer ({widest}) has {limit} inputs with bias, "
+            f"rank = {self.rank}: the widest layer ({widest}) has {limit} inputs (bias included), "
             f"use 1..{limit}"
         ]
 

@@ -1,6 +1,7 @@
-"""Options of NysAct: the conventions of the released code, and corrected versions of them.
+"""The options `resample` and `shift` of NysAct.
 
-`resample` chooses the statistic and `shift` the factor. `docs/algorithms.md` explains the choices.
+`resample` selects the class of the statistic, and `shift` selects the function that computes the
+factor. "official" follows the released code. `docs/algorithms.md` explains all values.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from precond.parts.sketches import GaussianSketch, Sketch, SketchedCovariance
 
 @dataclass
 class OfficialCovariance(SketchedCovariance):
-    """C averaged over updates that each use a new Omega; the last Omega is used for the factor."""
+    """C, averaged over updates with different Omegas; the factor uses the last Omega."""
 
     # Slots whose Omega has been redrawn for the current update.
     _redrawn: set[int] = field(default_factory=set)
@@ -46,7 +47,7 @@ class OfficialCovariance(SketchedCovariance):
     def commit(self, decay: float) -> None:
         """Update the moving average.
 
-        First redraw Omega where another rank has redrawn it, so that it is the same on all ranks.
+        First redraw the Omegas that only other ranks have redrawn, so that all ranks have the same.
         """
         slots = range(len(self.sketch.draws.number))
         redrawn = collectives.union(
@@ -61,7 +62,7 @@ class OfficialCovariance(SketchedCovariance):
 
 @dataclass
 class JointCovariance(OfficialCovariance):
-    """C and Omega, averaged with the same weights: the average `[L, 2 p, r]` is C above Omega."""
+    """Moving averages of C and of Omega with the same weights, stacked as `[L, 2 p, r]`."""
 
     @classmethod
     def zeros(cls, sketch: Sketch, width: int, rank: int, like: Tensor) -> Self:
@@ -76,7 +77,10 @@ class JointCovariance(OfficialCovariance):
         return torch.cat([self.sketch.products(slots, rows), rows.count * omega[slots]], 1)
 
     def mean(self) -> tuple[Tensor, Sketch]:
-        """Return C R^{-1} = A Q and its test matrix Q, for the averaged Omega = Q R."""
+        """Return C R^{-1} and the test matrix Q, where Q R is the averaged Omega.
+
+        If A is the same at all updates, then C = A Q R, and the first result is A Q.
+        """
         mean = self.average.mean()
         c, omega = mean.double().chunk(2, dim=1)
         q, r = torch.linalg.qr(omega)
@@ -89,11 +93,11 @@ class WindowCovariance(SketchedCovariance):
     """C with an Omega that is redrawn after each refresh."""
 
     def end_window(self, c: Tensor, outcome: Outcome) -> Outcome:
-        """Redraw Omega, and set C = Y Y^T Omega with the root Y of the present Nystrom matrix."""
+        """Redraw Omega, and set C = Y Y^T Omega; Y Y^T is the Nystrom matrix of the old C."""
         root, _, carried = nystrom_root(whiten(c.double(), self.sketch, rounding(c)))
         if carried.ok.all():
             self.sketch.redraw()
-        else:  # a slot without a root keeps its Omega and its C
+        else:  # a slot for which Y cannot be computed keeps its Omega and its C
             for slot in torch.nonzero(carried.ok).flatten().tolist():
                 self.sketch.redraw(slice(slot, slot + 1))
         average = self.average
@@ -112,17 +116,17 @@ STATISTICS: Mapping[str, type[SketchedCovariance]] = {
 
 
 def damped_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:
-    """Return Z with nu = rho (see `low_rank_factor`)."""
+    """Return Z and the outcome, as `low_rank_factor` does, but with nu = rho."""
     c = c.double()
     return inverse_factor(whiten(c, omega, torch.full_like(c[:, 0, 0], damping)), damping)
 
 
 def official_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:
-    """Return Z by the formulas of the released code.
+    """Return Z and the outcome, by the formulas of the released code.
 
-    They are B L = C_rho, where L L^T = W + s I and s = |min eig W| + rho. Compared with
-    `low_rank_factor`, W is not symmetrised (eigh reads its lower triangle), C_rho does not contain
-    s, and L is not transposed.
+    It solves B L = C_rho, where C_rho = C + rho Omega, W = Omega^T C_rho, L L^T = W + s I and
+    s = |smallest eigenvalue of W| + rho. In contrast, `low_rank_factor` symmetrises W (here eigh
+    reads its lower triangle), also adds the multiple s of Omega to C, and transposes L.
     """
     c = c.double()
     c_rho = omega.add_to(c, torch.full_like(c[:, 0, 0], damping))

@@ -6,21 +6,21 @@ test matrix with orthonormal columns:
 
     every tau steps, starting with step 0:
         Y = H Phi                        (r Hessian-vector products)
-        U S U^T = the Nystrom approximation of H from Y and Phi (`parts/nystrom.py`)
+        U S U^T = the Nystrom approximation of H from Y and Phi (`parts/nystrom.py`), S diagonal
     every step t:
         m <- mu m + g,   g^ = m / (1 - mu^{t+1})
-        D = U (S + rho)^{-1} U^T g^ + (g^ - U U^T g^) / rho
-        w <- w - lr (D + wd w)
+        d = U (S + rho I)^{-1} U^T g^ + (g^ - U U^T g^) / rho
+        w <- w - lr (d + wd w)
 
-The momentum buffer m averages gradients, not directions, and g^ is 1/(1 - mu) times a weighted mean
-of the gradients. D is computed as g^/rho - Z Z^T g^. H may be indefinite: if the smallest
-eigenvalue of the core Phi^T Y is negative, the shift nu is at least twice its absolute value, and
-negative curvature counts as zero.
+The momentum buffer m sums gradients, not directions; g^ is 1/(1 - mu) times a weighted mean of the
+gradients. d is computed as g^ / rho - Z Z^T g^. H may be indefinite: if the smallest eigenvalue of
+the matrix Phi^T Y is negative, the shift nu of `parts/nystrom.py` is at least twice its absolute
+value. Negative curvature counts as zero.
 
 Cost per step: 4 D r operations. Every tau steps, r Hessian-vector products (each about two backward
 passes) and 7 D r^2 operations are added. Memory: D r.
 
-Differences from the released code: `docs/algorithms.md`.
+`docs/algorithms.md` lists the differences from the released code.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ CARD = Card(
     paper="Frangella et al., SIAM J. Math. Data Sci. 2024",
     cost="r HVP/tau + 7Dr^2/tau + 4Dr, tau = interval",
     memory="Dr",
-    deviations="the Hessian of the current batch, not of another one; the shift for an indefinite "
-    "core is also added to the sketch",
+    deviations="the Hessian is that of the current batch, not of another batch; the shift for an "
+    "indefinite Hessian is added to the whole sketch, not only to its r x r core matrix",
     unsupported=hessian.UNSUPPORTED,
 )
 
@@ -66,10 +66,10 @@ class Settings(Hyperparameters):
     Attributes:
         lr: Learning rate.
         momentum: Momentum of the gradients, before they are preconditioned.
-        weight_decay: Shrink the weights by lr x weight_decay; not preconditioned.
+        weight_decay: Decoupled weight decay, as in AdamW.
         rank: Number of columns of the sketch.
         damping: Added to every eigenvalue before inverting.
-        interval: Number of steps between sketches.
+        interval: Number of steps between sketches of the Hessian.
         seed: Seed of the test matrices.
     """
 
@@ -114,7 +114,7 @@ class SketchySGD(hessian.HessianOptimizer):
         size = sum(p.numel() for p in self._parameters())
         if s.rank > size:
             raise HyperparameterError(
-                f"rank = {s.rank}: there are {size} parameters, use 1..{size}"
+                f"rank = {s.rank}: the optimizer has {size} parameters, use 1..{size}"
             )
 
     def backward(self, loss: Tensor) -> None:
@@ -175,7 +175,7 @@ class SketchySGD(hessian.HessianOptimizer):
     def _refresh(self) -> None:
         """Compute Z from the sketch and split its rows over the parameters.
 
-        If the computation fails, the old Z stays in use.
+        If the computation fails, the old Z remains in use.
         """
         sketch, products = self._take_products()
         with linalg.exact_arithmetic(products.device):

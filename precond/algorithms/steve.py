@@ -1,7 +1,7 @@
-"""STEVE: Adam in the eigenbasis of KFAC (Algorithm 1 of its paper; the basis is EKFAC's).
+"""STEVE: Adam in the eigenbasis of KFAC.
 
 For each layer, with the number c of updates since the last reset (line numbers are those of
-Algorithm 1):
+Algorithm 1 in the STEVE paper):
 
     every n steps, starting with step 0, from the rows of that step:
         (1/B) sum_n g_n g_n^T = U diag(l) U^T,   (1/B) sum_n a_n a_n^T = V diag(k) V^T     (line 17)
@@ -14,15 +14,16 @@ Algorithm 1):
         D = lr U [ (m / (1 - b1^c)) / (sqrt(v / (1 - b2^c)) + eps) ] V^T
         W <- (1 - lr decay) W - D
 
-With U = V = I, this is Adam, bit for bit. The basis of a linear layer is that of KFAC-reduce: g_n
-is the sum and a_n the mean over the positions. The basis of a convolution is that of KFC: each
-position counts as an example. G_n is always the whole gradient of example n. Parameters that belong
-to no layer follow Adam (`fallback`), and so do layers whose forward is never called.
+X^.2 contains the squares of the entries of X. With U = V = I, this is Adam, bit for bit. The basis
+of a linear layer is that of KFAC with `reduce`: g_n is the sum and a_n the mean over the positions.
+The basis of a convolution is that of KFAC with `expand`: each position counts as an example. G_n is
+always the full gradient of example n. The rule `fallback`, by default Adam, updates parameters that
+belong to no layer, and layers whose forward has never been called.
 
-Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, plus those of the
-per-example moments (see `ekfac.py`). Memory: 2 (p^2 + o^2) + 2 o p per layer.
+Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; per_example adds
+2 N (p^2 + o^2) + 2 N o p. Memory: 2 (p^2 + o^2) + 2 o p per layer.
 
-The options that decide what the paper leaves open: `docs/algorithms.md`.
+`docs/algorithms.md` defines the symbols and describes the options for what the paper leaves open.
 """
 
 from __future__ import annotations
@@ -73,16 +74,20 @@ class STEVE(Algorithm[STEVEState]):
     """Adam in KFAC's eigenbasis; its directions contain the learning rate.
 
     Attributes:
-        betas: Weights of the old values in the two moments.
+        betas: Weights of the old values in the first moment m and in the second moment v.
         eps: Added to the square root of the second moment.
-        basis_interval: Number of steps between computations of the bases.
-        bias_correction: Divide the moments by 1 - b^c (`adam`) or by its square root (`paper`).
-        second_moment: v averages the squared mean gradient of the batch (`minibatch`), or the
-            squared gradients of the examples (`per_example`).
-        on_refresh: Effect of new bases on the moments: `reset` both, rotate m and reset v
-            (`rotate_m`), rotate both (`rotate_mv`), or rotate m and keep v (`keep_v`).
-        factor_ema: Weight of the old covariances at a refresh; None uses only the new ones.
-        fallback: Update rule of the parameters without a basis: Adam, or SGD without momentum.
+        basis_interval: Number of steps between computations of the eigenbases.
+        bias_correction: Divisor of a moment with weight b after c updates: 1 - b^c (`adam`), or the
+            square root of 1 - b^c (`paper`).
+        second_moment: The squares that v averages over steps: the squared mean gradient of the
+            batch (`minibatch`), or the squared gradient of each example (`per_example`).
+        on_refresh: Change of the moments when new eigenbases are computed: set m and v to 0
+            (`reset`), rotate m into the new bases and set v to 0 (`rotate_m`), rotate m and v
+            (`rotate_mv`), or rotate m and do not change v (`keep_v`).
+        factor_ema: Weight of the old value in moving averages of the covariances; None computes the
+            eigenbases from the covariances of the current step alone.
+        fallback: Update rule for parameters without an eigenbasis: Adam (`adam`), or SGD without
+            momentum (`sgd`).
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -90,10 +95,11 @@ class STEVE(Algorithm[STEVEState]):
     NEEDS: ClassVar[Needs] = Needs.PAIRS
     CARD: ClassVar[Card | None] = Card(
         paper="STEVE: Adaptive Optimization in a Kronecker Factored Eigenbasis",
-        cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: as EKFAC",
+        cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: + 2N(p^2+o^2) + 2Nop",
         memory="2(p^2+o^2)+2op",
-        deviations="there is no released code; different from the paper: Adam's bias correction, "
-        "the second moment of the mean gradient, Adam for parameters outside the layers",
+        deviations="there is no released code; in contrast to the paper, the defaults are Adam's "
+        "bias correction, the second moment of the batch's mean gradient, and Adam for the "
+        "parameters that belong to no layer",
     )
 
     betas: tuple[float, float] = fractions((0.9, 0.999), symbol="b1, b2")
@@ -122,14 +128,14 @@ class STEVE(Algorithm[STEVEState]):
         return STEVEState(KroneckerStatistic.zeros(*size, like), basis, m, v, m_count, v_count)
 
     def accumulate(self, state: STEVEState, slots: slice, signals: Signals) -> None:
-        """Add the rows to both covariances, or keep them for the per-example moments."""
+        """Add the signals to the covariances, or keep the signals for the per-example moments."""
         if self.second_moment == "per_example":
             state._pairs.add(slots, *signals.pair(), signals.backward)
         else:
             add_moments(state.statistic, slots, *signals.pair())
 
     def prepare(self, state: STEVEState) -> STEVEState:
-        """Return the state with this step's covariances and a mask of the slots that have them."""
+        """Return the state with new covariances and a mask of the slots that received them."""
         for slots, uses in state._pairs.passes():
             for rows, g in uses:
                 add_moments(state.statistic, slots, rows, g)
@@ -204,7 +210,7 @@ class STEVE(Algorithm[STEVEState]):
 
 
 def add_moments(statistic: KroneckerStatistic, slots: slice, rows: Rows, gradients: Tensor) -> None:
-    """Add rows to a layer's covariances: `reduce` for linear layers, `expand` for convolutions."""
+    """Add to a layer's covariances, as KFAC with `reduce` (linear) or `expand` (convolution)."""
     sharing = "reduce" if isinstance(rows, LinearRows) else "expand"
     statistic.inputs.add(slots, *input_moment(rows, sharing))
     statistic.outputs.add(slots, *output_moment(gradients, sharing, g_scale="fisher"))

@@ -3,9 +3,10 @@
 >>> optimizer.monitor()  # before training, or at any time
 >>> optimizer.diagnostics()["conv1"]["cosine"]  # reads the device, and starts a new window
 
-`docs/diagnostics.md` defines the measures and counts, how they are estimated and what they cost.
-Every seventh step is measured, because 7 has no common factor with the usual intervals of 5, 50 and
-500.
+A *window* is the time between two calls of `diagnostics()`. `docs/diagnostics.md` defines the
+measures and counts, and describes the estimates and their cost. Every seventh step is measured.
+Because 7 has no common factor with the usual intervals of 5, 50 and 500, new and old factors are
+measured equally often.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Table = dict[str, dict[str, float | None]]
 
 
 def watch(banks: Sequence[Bank], on: bool) -> Clock | None:
-    """Start a monitor in each bank and return their common clock, or stop the monitors."""
+    """Start a monitor in each bank and return their shared clock; or, if not `on`, stop them."""
     clock = Clock(banks[0].buffer.device) if on else None
     for bank in banks:
         bank.watch(clock)
@@ -37,8 +38,8 @@ def watch(banks: Sequence[Bank], on: bool) -> Clock | None:
 def read(banks: Iterable[Bank]) -> Table:
     """Return the measures and counts of all layers, and start a new window.
 
-    This reads the device once per bank. For a layer with groups, a measure is the mean and a count
-    the sum over its groups.
+    This reads the device once per bank. For a layer with groups, a measure is the mean over
+    the groups, and a count is the sum.
     """
     table: Table = {}
     for bank in banks:
@@ -57,7 +58,7 @@ def read(banks: Iterable[Bank]) -> Table:
 
 
 def due(banks: Iterable[Bank], step: int) -> list[Monitor]:
-    """Start the measurement of the step that follows; return the monitors that measure it."""
+    """Prepare to measure this step if it is due; return the monitors that measure the step."""
     monitors = [bank.monitor for bank in banks if bank.monitor is not None]
     for monitor in monitors:
         monitor.measuring = step % EVERY == 0
@@ -78,7 +79,7 @@ def state(banks: Iterable[Bank]) -> dict[str, Any]:
 
 
 def load_state(banks: Iterable[Bank], saved: Mapping[str, Any]) -> None:
-    """Start a new window, and load what `state` returned if there are monitors."""
+    """Start a new window. If there are monitors, load the state that `state` returned."""
     banks = list(banks)
     for bank in banks:
         bank.tally = Tally(dropped(bank.state))

@@ -1,6 +1,7 @@
-"""The monitor of one bank: accumulates on the device what `measures.py` reads.
+"""The monitor of one bank, which accumulates measurements on the device; `measures.py` reads them.
 
-`docs/diagnostics.md` defines A, A^ and the probes z, and gives the accuracy of the estimates.
+`docs/diagnostics.md` defines the covariance A, its approximation A^ and the probes z, and gives the
+accuracy of the estimates.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ MEASURES = (
     "update_over_weight",
 )
 COUNTS = ("dropped", "failed", "rescued", "fallbacks")
-PROBES = 8
-ITERATIONS = 20
+PROBES = 8  # random vectors z per slot
+ITERATIONS = 20  # of the subspace iteration for the largest eigenvalue
 
 
 class Clock:
-    """The time spent on diagnostics: device time on a GPU, host time otherwise."""
+    """A clock of the time spent on diagnostics: device time on a GPU, host time otherwise."""
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
@@ -144,7 +145,7 @@ class Monitor:
                 self._products.commit(self._decay)
 
     def refreshed(self, state: Any, ok: Tensor) -> None:
-        """Store the matrices from which the factors of the slots `ok [L]` were just computed."""
+        """Store the matrices from which new factors were computed, in the slots `ok [L]`."""
         with self.clock:
             new = self._matrices(state)
             if self._products is not None:
@@ -181,7 +182,7 @@ class Monitor:
     def read(self) -> dict[str, Tensor]:
         """Return the measures by name, and start a new window.
 
-        They are `[L]` in float64, and nan in slots without a value.
+        Each measure is `[L]` in float64, and nan in slots without a value.
         """
         with self.clock:
             values = {name: torch.full_like(self._staleness, torch.nan) for name in MEASURES}
@@ -250,7 +251,7 @@ def top_eigenvalue(matrix: Tensor) -> Tensor:
     """Return the largest eigenvalue of positive semi-definite matrices `[L, d, d]`, `[L]`.
 
     The method is a subspace iteration with 8 vectors and 20 iterations. Up to rounding, the result
-    is never too large; its relative error is below (lambda_9 / lambda_1)^40.
+    is never too large, and its relative error is of the order (lambda_9 / lambda_1)^40.
     """
     width = matrix.shape[-1]
     basis = _signs([f"top {width}"], width, matrix).expand(len(matrix), -1, -1)
@@ -268,7 +269,10 @@ def _signs(names: Sequence[str], width: int, like: Tensor) -> Tensor:
 
 
 def _square_norm(matrices: dict[str, Tensor], probes: Tensor) -> Tensor:
-    """Return an estimate of |A|_F^2 `[L]`: mean |A z|^2; A^, if near A, is a control variate."""
+    """Return an estimate of |A|_F^2, `[L]`: the mean of |A z|^2.
+
+    In slots where A^ is near A, A^ serves as a control variate.
+    """
     root, products = matrices["low_rank"].double(), matrices["products"].double()
     approximate = root @ (root.mT @ probes.double())
     plain, known = _mean_square(products), torch.linalg.matrix_norm(root.mT @ root).square()
@@ -282,9 +286,9 @@ def _mean_square(products: Tensor) -> Tensor:
 
 
 def _observation(values: Tensor, ok: Tensor) -> Tensor:
-    """Return what one step adds to the sum and number of values, `[L, 2]`.
+    """Return the values and ones, `[L, 2]`, to add to the sums and numbers of measured values.
 
-    This is zero where `ok` is False or the value is not finite.
+    Both are zero where `ok` is False or the value is not finite.
     """
     ok = ok & values.isfinite()
     return torch.stack([torch.where(ok, values, 0), ok.to(values.dtype)], 1)

@@ -4,8 +4,8 @@
 ...     loss_function(model(inputs), labels).backward()
 >>> observer.covariances()["conv1"]  # [groups, p, p]
 
-The observer uses the same layers and rows as the optimizers. Like them, it ignores forwards without
-gradients. All rows since the last `reset` have the same weight.
+The observer uses the same layers and the same input rows as the optimizers. Like the optimizers, it
+ignores forwards without gradients. All rows since the last `reset` have the same weight.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Observer:
         return {name: torch.linalg.eigvalsh(matrix.double()).flip(-1) for name, matrix in matrices}
 
     def reset(self) -> None:
-        """Discard all rows."""
+        """Discard all data, as if no layer had been called."""
         for bank in self._banks:
             bank.reset()
 

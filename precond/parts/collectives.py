@@ -1,9 +1,9 @@
 """Sums over the ranks that train one model together. The result is bitwise equal on all ranks.
 
-The ranks are *active* during `Optimizer.step`. A context variable stores them, because the
-statistics that need the sums are many calls below the optimizer. Outside a step, and in a single
-process, the functions below do not change their arguments. All active ranks must call them in the
-same order.
+The ranks are *active* during `Optimizer.step`. A context variable stores them, so that they need
+not be passed through many calls to the statistics. Outside a step, and in a single process,
+`add_up` has no effect, and `union` returns its argument. All active ranks must call these functions
+in the same order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train one model: their group (None: default), this rank, their number."""
+    """The process group (None: the default group), this process's rank, and the group's size."""
 
     group: Any
     rank: int
@@ -59,7 +59,7 @@ def active(ranks: Ranks | None) -> Iterator[None]:
 def parallel() -> bool:
     """Return True if ranks are active.
 
-    Then a rank must take part in every sum, even if it has nothing to add.
+    In this case, every rank must take part in every sum, even if it has nothing to add.
     """
     return _active.get() is not None
 

@@ -1,15 +1,17 @@
 """The Gram matrix of a convolution's patches, computed from channel correlations without patches.
 
-With stride and dilation 1, the entry of the Gram matrix for kernel entries (c, i) and (c', i') is
+A kernel entry is a channel c and an offset i in the kernel (row and column). With stride and
+dilation 1, the entry of the Gram matrix for the kernel entries (c, i) and (c', i') is
 sum_y x[c, y+i] x[c', y+i'] over the output positions y. If y runs over all positions at which a
-patch touches the image, the sum depends only on i' - i: it is R[c, c', i' - i], the correlation of
-channel c with channel c' at this shift. A k x k kernel has k (2k - 1) shifts with i' not above i,
-and the other shifts are their transposes. One convolution of the image with itself computes all of
-them, and they give all k^4 blocks. For 3 x 3 kernels this takes 15/81 of the operations of X^T X.
+patch overlaps the image, the sum depends only on i' - i: it is R[c, c', i' - i], the correlation of
+channel c with channel c' at this shift. A k x k kernel has k (2k - 1) shifts that do not point
+upwards. The correlations at the other shifts are their transposes. One convolution of the image
+with itself computes all these correlations, which give the blocks for all k^4 pairs of offsets. For
+3 x 3 kernels, this takes 15/81 of the operations of X^T X.
 
-Some of these positions y belong to no output of the convolution: lines of patches along the four
-sides of the image. Their Gram matrices are computed in the same way in one dimension, and
-subtracted.
+The convolution has no output at some of these positions y. Their patches form lines along the four
+sides of the image. The Gram matrices of these lines are computed in the same way, in one dimension,
+and subtracted.
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ def patch_gram(x: Tensor, groups: int, kernel: tuple[int, int], padding: tuple[i
     """
     (height, width), (vertical, horizontal) = kernel, padding
     gram = _toeplitz(_correlations(x, groups, kernel))
-    # Patches above and below the image of which n rows touch it; they include the corners.
+    # The patches that overlap the image only in its first or last n rows. They include the corners.
     for n in range(1, height - vertical):
         above, below = _line_grams((x[:, :, :n], x[:, :, -n:]), groups, width, width - 1)
         gram[:, :, -n:, :, :, -n:] -= above
         gram[:, :, :n, :, :, :n] -= below
-    # Patches left and right of the image of which n columns touch it.
+    # The patches that overlap the image only in its first or last n columns.
     for n in range(1, width - horizontal):
         sides = (x[..., :n].transpose(2, 3), x[..., -n:].transpose(2, 3))
         left, right = (
@@ -56,7 +58,7 @@ def patch_gram(x: Tensor, groups: int, kernel: tuple[int, int], padding: tuple[i
 def _correlations(x: Tensor, groups: int, kernel: tuple[int, int]) -> Tensor:
     """Return R[c, c', d] = sum_z x[c, z] x[c', z + d], `[groups, C, C, kh, 2 kw - 1]`.
 
-    The shift d starts at (0, 1 - kw).
+    The last two axes are the shift d: rows 0 to kh - 1, columns 1 - kw to kw - 1.
     """
     height, width = kernel
     size = x.shape[1], x.shape[1] // groups, height, 2 * width - 1
@@ -92,7 +94,7 @@ def _line_grams(strips: tuple[Tensor, ...], groups: int, kernel: int, padding: i
     length = joined.shape[2]
     correlations = [joined[..., : length - d] @ joined[..., d:].mT for d in range(kernel)]
     gram = _toeplitz(torch.stack(correlations, -1).unsqueeze(-1)).squeeze(6).squeeze(3)
-    # Patches that touch `end` pixels of the line, but belong to no output.
+    # The patches that overlap only `end` pixels of the line, and for which there is no output.
     for end in range(1, kernel - padding):
         first = lines[..., :end].transpose(2, 3).flatten(1, 2)
         last = lines[..., -end:].transpose(2, 3).flatten(1, 2)

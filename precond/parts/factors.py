@@ -1,8 +1,8 @@
 """Factors: forms of the statistics that are cheap to apply to gradients.
 
-A factor is a stack of symmetric linear maps P of gradients G `[L, o, p]`. Its initial value is
-`I / damping`, which is SGD with the learning rate lr / damping. Where a refresh fails, it keeps its
-previous value.
+A factor is a stack of symmetric linear maps P, which map gradients G `[L, o, p]` to directions. Its
+initial value is `I / damping`, which is SGD with the learning rate lr / damping. In a slot where a
+refresh fails, the factor does not change.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from precond.parts import linalg
 
 
 class Stored:
-    """A dataclass of stacks `[L, ...]` that a refresh replaces together."""
+    """Base class of dataclasses of stacks `[L, ...]` that a refresh replaces together."""
 
     def store(self, ok: Tensor, *new: Tensor) -> None:
-        """Replace the tensors, given in the order of the fields, in the slots where `ok: [L]`."""
+        """Copy new tensors, in the order of the fields, into the slots where `ok [L]` is True."""
         stacks = (value for value in vars(self).values() if isinstance(value, Tensor))
         for old, value in zip(stacks, new, strict=True):
             old.copy_(linalg.select(ok, value.to(old.dtype), old))
@@ -84,11 +84,11 @@ class LowRank(Factor):
 
 @dataclass
 class Kronecker(Factor):
-    """D = S G Q, applied with 2 o p (o + p) operations.
+    """The map P(G) = P_S G P_A, applied with 2 o p (o + p) operations.
 
     Attributes:
-        output_inverse: S, `[L, o, o]`.
-        input_inverse: Q, `[L, p, p]`.
+        output_inverse: P_S, `[L, o, o]`.
+        input_inverse: P_A, `[L, p, p]`.
     """
 
     output_inverse: Tensor
@@ -98,20 +98,20 @@ class Kronecker(Factor):
     def identity(
         cls, num_layers: int, d_out: int, d_in: int, damping: float, like: Tensor
     ) -> Kronecker:
-        """Return `I / damping`; both sides have the factor 1 / sqrt(damping)."""
+        """Return `I / damping`: P_S and P_A are I / sqrt(damping)."""
         sides = (Dense.identity(num_layers, width, damping**0.5, like) for width in (d_out, d_in))
         return cls(*(side.inverse for side in sides))
 
     def solve(self, gradients: Tensor) -> Tensor:
-        """Return `S G Q` for G `[L, o, p]`."""
+        """Return `P_S G P_A` for G `[L, o, p]`."""
         return self.output_inverse @ gradients @ self.input_inverse
 
 
 @dataclass
 class KroneckerEigen(Factor):
-    """D = U [(U^T G V) * scale] V^T, a map that is diagonal in a Kronecker basis.
+    """The map P(G) = U [(U^T G V) * scale] V^T, applied with 4 o p (o + p) operations.
 
-    It is applied with 4 o p (o + p) operations.
+    The map is diagonal in the Kronecker product of the bases U and V.
 
     Attributes:
         output_basis: U, `[L, o, o]`.

@@ -2,7 +2,7 @@
 
 A function that can fail returns a mask `ok: [L]` or an `Outcome` instead of raising an exception,
 so that one failing layer does not stop the other layers. The first attempt, on the whole stack,
-reads one flag from the device; only a failure reads more.
+copies one flag from the device to the host. Only a failure requires more copies.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def symmetrize(matrix: Tensor) -> Tensor:
 
 
 def all_finite(stack: Tensor) -> Tensor:
-    """Return a bool mask `[L]` of the entries of a stack `[L, ...]` that contain no inf or nan.
+    """Return a bool mask `[L]` of the slots of a stack `[L, ...]` that contain no inf or nan.
 
     The function tests the sum in float64: this is cheap, a sum of finite float32 numbers cannot
     overflow in it, and the host does not wait for the device.
@@ -72,7 +72,7 @@ def per_layer(values: Tensor, stack: Tensor) -> Tensor:
 
 
 def select(ok: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Return `new [L, ...]` in the layers where `ok [L]` is True, and `old [L, ...]` elsewhere."""
+    """Return `new [L, ...]` in the slots where `ok [L]` is True, and `old [L, ...]` elsewhere."""
     return torch.where(per_layer(ok, new), new, old)
 
 
@@ -80,15 +80,16 @@ def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Out
     """Return `(A + damping I)^{-1}` for a stack of positive semi-definite matrices.
 
     The first attempt is a Cholesky factorisation in the precision of the matrix. Where it fails,
-    the eigenvalues are computed in float64 and clamped at 0: a covariance whose norm times epsilon
-    exceeds the damping (massive activations) has no float32 factorisation.
+    the inverse is computed from the float64 eigenvalues, clamped at 0. In float32, the
+    factorisation can fail if the norm of a covariance times the machine epsilon exceeds the
+    damping, because of very large activations.
 
     Args:
         matrix: `[L, p, p]`, symmetric up to rounding.
         damping: Added to every eigenvalue, > 0: one number for all matrices, or `[L]` in float64.
 
     Returns:
-        The inverses `[L, p, p]` and the outcome. An inverse that is not ok is meaningless.
+        The inverses `[L, p, p]` and the outcome. Where `ok` is False, the inverse is meaningless.
     """
     if not isinstance(damping, Tensor):
         damping = torch.full(matrix.shape[:1], damping, dtype=torch.float64, device=matrix.device)
@@ -98,8 +99,8 @@ def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Out
     # cholesky_inverse raises for a zero on the diagonal, which a failed factorisation can leave.
     eye = torch.eye(damped.shape[-1]).to(damped)
     inverse = torch.cholesky_inverse(select(info == 0, triangle, eye))
-    # Rounding errors can make a factorisation succeed whose inverse is far too large. The exact
-    # inverse has no diagonal entry above 1 / damping.
+    # A factorisation can succeed although rounding errors make the inverse far too large. No
+    # diagonal entry of the exact inverse exceeds 1 / damping.
     ok = (info == 0) & (inverse.diagonal(dim1=-2, dim2=-1).amax(1) <= 1.1 / damping)
     if ok.all():
         return inverse, Outcome.of(ok)

@@ -9,8 +9,8 @@ A itself is not needed:
 
 With w = lambda / Sigma^2, Z = B V diag(sqrt(w / (rho (lambda + rho)))). This formula needs no p x p
 matrix and does not divide by small singular values. The computation is in float64, which is cheap
-for r columns. The shift nu (Tropp et al. 2017) has the size of the rounding error in C and is
-subtracted again. Its only purpose is a stable Cholesky factorisation.
+for r columns. The only purpose of the shift nu (Tropp et al. 2017) is a stable Cholesky
+factorisation. nu has the size of the rounding error in C, and is subtracted from Sigma^2.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def low_rank_factor(
 ) -> tuple[Tensor, Outcome]:
     """Return Z `[L, p, r]` in float64 with P = I / damping - Z Z^T, and the outcome.
 
-    A Z that is not ok is meaningless.
+    Where the outcome is not ok, Z is meaningless.
 
     Args:
         c: The sketch C = A Omega, `[L, p, r]`.
@@ -87,9 +87,9 @@ def rounding(c: Tensor) -> Tensor:
 def whiten(c: Tensor, omega: Sketch, nu: Tensor) -> Whitened:
     """Return B, so that B B^T is the Nystrom approximation of A + nu I, for C in float64.
 
-    Where W is not positive definite, nu is multiplied by 10, at most 8 times. After that, the
-    eigenvalues of W are replaced by at least nu. C_nu and W contain the same, returned nu, so the
-    result is a Nystrom approximation in any case.
+    Where W is not positive definite, nu is multiplied by 10, at most 8 times. If W is still not
+    positive definite, its eigenvalues are clamped to at least nu. The result contains the last nu,
+    which is the shift of both C_nu and W.
     """
     b, ok = _whiten_by_cholesky(c, omega, nu)
     retried = ~ok

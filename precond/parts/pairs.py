@@ -1,8 +1,8 @@
 """Inputs and output gradients, kept until the end of a step to square the gradient of each example.
 
 The gradient of example n is G_n = sum over t of g a^T. The sum is over the positions, and over the
-calls of a shared layer within one backward. Another backward of the same step (gradient
-accumulation) belongs to other examples.
+calls of a shared layer within one backward. With gradient accumulation, each backward of a step has
+different examples.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Use = tuple[Rows, Tensor]
 class Pairs:
     """The inputs and output gradients of a bank's layers in one step.
 
-    They are transient: store them in a field whose name starts with `_`.
+    Store a `Pairs` in a field whose name starts with `_`: it is not part of the saved state.
     """
 
     _uses: dict[tuple[int, int], list[Use]] = field(default_factory=dict)
     _slots: dict[int, slice] = field(default_factory=dict)
 
     def add(self, slots: slice, rows: Rows, output_gradients: Tensor, backward: int) -> None:
-        """Add one call of one layer, which took part in the backward with this number."""
+        """Add one call of one layer, in the backward with the number `backward`."""
         self._slots[slots.start] = slots
         self._uses.setdefault((slots.start, backward), []).append((rows, output_gradients))
 
@@ -48,9 +48,9 @@ class Pairs:
         self._uses = {key: uses for key, uses in self._uses.items() if key[0] != slots.start}
 
     def forget(self, skipped: Tensor) -> None:
-        """Replace the output gradients by nan if `skipped` (a bool on the device).
+        """Replace the output gradients by nan if `skipped` (a bool tensor) is True.
 
-        Statistics ignore values that are not finite, so they are not updated in a skipped step.
+        Because statistics ignore values that are not finite, a skipped step does not update them.
         """
         for key, uses in self._uses.items():
             self._uses[key] = [(rows, g.masked_fill(skipped, torch.nan)) for rows, g in uses]
@@ -61,9 +61,10 @@ class Pairs:
             yield self._slots[start], uses
 
     def batch_sizes(self, like: Tensor) -> Tensor:
-        """Return the number of examples of each slot, summed over all ranks, `[L]` as in `like`.
+        """Return the number of examples of each slot, summed over all ranks.
 
-        It is 0 for a layer that took part in no backward.
+        The result is `[L]`, with the dtype and device of `like`, whose first axis is L. It is 0 for
+        a layer that took part in no backward.
         """
         sizes = like.new_zeros(len(like))
         for slots, uses in self.passes():
@@ -72,9 +73,10 @@ class Pairs:
         return sizes
 
     def second_moments(self, basis: KroneckerBasis) -> Iterator[tuple[slice, Tensor, int]]:
-        """Yield slots, the sum over n of (U^T G_n V)^.2 `[groups, o, p]`, and the number of n.
+        """Yield slots, the sum over n of (U^T G_n V)^.2, and the number of examples n.
 
-        There is one item per layer and backward.
+        The sum is `[groups, o, p]`, and X^.2 contains the squares of the entries of X. There is one
+        item per layer and backward.
         """
         for slots, uses in self.passes():
             total = sum_of_squares(uses, basis.output[slots], basis.input[slots])

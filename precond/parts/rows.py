@@ -1,8 +1,8 @@
 """The inputs of Linear and Conv2d layers as rows of a matrix X that is never formed.
 
-The rows a of one forward are a matrix X `[N, p]` for each of the `groups` weight blocks. N is the
-number B of examples times the number T of positions that share the weight. p includes the bias,
-whose column of ones is the last.
+The rows a of one forward form a matrix X `[N, p]` for each group of a grouped convolution (`groups`
+is 1 for all other layers). N is the number B of examples times the number T of positions that share
+the weight. p includes the bias; the last column of X contains the ones for the bias.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from torch.nn.grad import conv2d_weight
 
 from precond.parts.correlations import patch_gram
 
-# Limit of patch elements that exist at the same time: 8 MiB in float32, memory that a CPU allocator
-# can reuse. On a GPU the limit is 32 times as high, which reduces the number of kernel launches.
+# Limit of patch elements that exist at the same time. They occupy 8 MiB in float32, which a CPU
+# allocator can reuse. On a GPU, the limit is 32 times as high, to reduce the number of kernel
+# launches.
 UNFOLD_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
 class LinearRows:
-    """Inputs `[batch, positions..., d_in]` of a Linear layer.
+    """Inputs `[batch, positions..., d_in]` of a Linear layer, flattened to `x: [N, d_in]`.
 
-    `x` is `[N, d_in]`, without the bias column.
+    `x` does not contain the column of ones for the bias.
     """
 
     x: Tensor
@@ -39,7 +40,7 @@ class LinearRows:
         return self.x.shape[0]
 
     def project(self, matrix: Tensor) -> Tensor:
-        """Return `X M`, `[1, B, T, r]`."""
+        """Return `X M`, `[1, B, T, r]`, for a matrix M `[1, p, r]`."""
         return self._map(matrix[0]).view(1, self.examples, -1, matrix.shape[2])
 
     def example_means(self) -> Tensor:
@@ -90,7 +91,7 @@ class LinearRows:
         return torch.addmm(matrix[-1], self.x, matrix[:-1]) if self.bias else self.x @ matrix
 
     def _products(self, y: Tensor) -> Tensor:
-        # With MKL, a few rows times x take a third of the time of x^T times a few columns.
+        # For y with few columns, y^T x takes a third of the time of x^T y with MKL.
         products = (y.mT @ self.x).mT
         if self.bias:
             products = torch.cat([products, y.sum(0, keepdim=True)])
@@ -129,7 +130,10 @@ class ConvRows:
         return self.x.shape[0] * height * width
 
     def project(self, matrix: Tensor) -> Tensor:
-        """Return `X M`, `[groups, B, T, r]`, by a convolution with r filters per group."""
+        """Return `X M`, `[groups, B, T, r]`, for a matrix M `[groups, p, r]`.
+
+        It is computed by a convolution with r filters per group.
+        """
         return self._map(matrix).flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2)
 
     def example_means(self) -> Tensor:
@@ -150,14 +154,14 @@ class ConvRows:
     def example_gradients(self, output_gradients: Tensor) -> Tensor:
         """Return the sum of g a^T over the positions of each image, `[groups, B, o, p]`.
 
-        The patches of all images are formed at once: call `take` first to limit their number.
+        This forms the patches of all images at once. Call `take` first to limit their number.
         """
         return output_gradients.mT @ self._patches(self.x).mT
 
     def gram(self) -> Tensor:
         """Return `X^T X`, `[groups, p, p]`.
 
-        For stride and dilation 1, no patches are formed. Otherwise it takes 2 N p^2 operations.
+        This takes 2 N p^2 operations, or fewer if `patch_gram` computes it without patches.
         """
         if not self._correlates():
             return torch.stack([_gram(self._patches(x)) for x in self._chunks()]).sum(0)
@@ -169,15 +173,18 @@ class ConvRows:
 
     def sketch(self, test_matrix: Tensor) -> Tensor:
         """Return `X^T (X Omega)`, `[groups, p, r]`, by two convolutions without patches."""
-        # On a CPU, both convolutions would otherwise copy x into blocks of 8 channels, and pad the
-        # r filters to 16.
+        # On a CPU, with the default memory format, both convolutions copy x into blocks of 8
+        # channels, and pad the r filters to 16.
         if self.x.device.type == "cpu":
             rows = replace(self, x=self.x.contiguous(memory_format=torch.channels_last))
             return rows._products(rows._map(test_matrix))
         return self._products(self._map(test_matrix))
 
     def sketch_columns(self, columns: Tensor) -> Tensor:
-        """Return `X^T X[:, columns]`, `[groups, p, r]`: a column is a shifted, strided channel."""
+        """Return `X^T X[:, columns]`, `[groups, p, r]`.
+
+        A column of X is a shifted and strided channel, so no patches are formed.
+        """
         area, per_group = self.kernel[0] * self.kernel[1], self.x.shape[1] // self.groups
         first = torch.arange(self.groups, device=columns.device).unsqueeze(1) * per_group
         channels = ((columns // area).clamp(max=per_group - 1) + first).view(-1)
@@ -189,7 +196,10 @@ class ConvRows:
         return self._products(y)
 
     def _sliced(self, channels: Tensor, offsets: Tensor) -> Tensor:
-        """Copy the pixels under kernel entries (channel, offset), `[batch, entries, oh, ow]`."""
+        """Return the pixels under the kernel entries (channel, offset), by copies of slices.
+
+        The result is `[batch, entries, oh, ow]`.
+        """
         y = self.x.new_zeros(self.x.shape[0], len(channels), *self._output_size())
         entries = zip(channels.tolist(), offsets.tolist(), strict=True)
         for entry, (channel, offset) in enumerate(entries):
@@ -201,9 +211,9 @@ class ConvRows:
         return y
 
     def _picked(self, channels: Tensor, offsets: Tensor) -> Tensor:
-        """Return the result of `_sliced` by a convolution with one-hot filters.
+        """Return the same result as `_sliced`, by a convolution with one-hot filters.
 
-        It needs few kernel launches and does not read `channels` and `offsets` on the host.
+        This needs few kernel launches, and the host does not read `channels` and `offsets`.
         """
         one_hot = F.one_hot(offsets, self.kernel[0] * self.kernel[1])
         filters = one_hot.to(self.x.dtype).view(-1, 1, *self.kernel)
@@ -213,7 +223,7 @@ class ConvRows:
     def _products(self, y: Tensor) -> Tensor:
         """Return `X^T Y` for `Y [batch, groups * r, oh, ow]`.
 
-        It is the weight gradient that belongs to the output gradient Y.
+        This is the gradient of the convolution's weight if Y is the gradient of its output.
         """
         per_group = self.x.shape[1] // self.groups
         size = (y.shape[1], per_group, *self.kernel)
@@ -236,7 +246,7 @@ class ConvRows:
         )
 
     def _correlates(self) -> bool:
-        """Return True if `patch_gram` is applicable, and cheaper than patches."""
+        """Return True if `patch_gram` is applicable and cheaper than forming the patches."""
         fits = all(n >= k for n, k in zip(self.x.shape[2:], self.kernel, strict=True))
         return self.stride == self.dilation == (1, 1) and self.kernel != (1, 1) and fits
 
@@ -281,7 +291,7 @@ def _gram(patches: Tensor) -> Tensor:
 
 
 def _overlap(size: int, out: int, step: int, start: int) -> tuple[slice, slice]:
-    """Return the output positions y for which start + step y is in [0, size), and those pixels."""
+    """Return the outputs y with 0 <= start + step y < size, and the pixels start + step y."""
     first = max(0, -(start // step))
     last = min(out - 1, (size - 1 - start) // step)
     begin = start + step * first

@@ -1,4 +1,4 @@
-"""Sketched covariances C = A Omega, their test matrices Omega, and the random draws of Omega."""
+"""Sketched covariances C = A Omega, and the random draws of their test matrices Omega."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Draws:
         return cls(torch.zeros(len(names), dtype=torch.int64), names, seed)
 
     def generators(self, slots: slice, advance: int) -> list[torch.Generator]:
-        """Advance some slots by `advance` draws; return a generator for the new draw of each."""
+        """Advance some slots by `advance` draws; return a generator for each new draw."""
         self.number[slots] += advance
         draws = zip(self._names[slots], self.number[slots].tolist(), strict=True)
         return [
@@ -90,8 +90,8 @@ class ColumnSketch:
 class GaussianSketch:
     """A Gaussian test matrix, `omega: [L, p, r]`.
 
-    Its columns are orthonormal, which keeps the core well conditioned; or, with
-    `orthonormal=False`, its entries are independent N(0, 1/p).
+    Its columns are orthonormal, so that `core` returns a well-conditioned matrix. With
+    `orthonormal=False`, its entries are independent N(0, 1/p) instead.
     """
 
     omega: Tensor
@@ -144,7 +144,7 @@ Sketch = ColumnSketch | GaussianSketch
 class SketchedCovariance:
     """The sketch C = A Omega, averaged over steps, with its Omega.
 
-    Omega is fixed. Subclasses that redraw it override methods (`algorithms/nysact_variants.py`).
+    Here, Omega is fixed. The subclasses in `algorithms/nysact_variants.py` redraw it.
     """
 
     average: MovingAverage
@@ -168,9 +168,14 @@ class SketchedCovariance:
         return self.average.mean(), self.sketch
 
     def end_window(self, c: Tensor, outcome: Outcome) -> Outcome:
-        """Prepare the next refresh interval after a refresh, which used the mean C.
+        """Prepare for the steps until the next refresh.
 
-        Returns the outcome of the refresh, including failures of this method.
+        Args:
+            c: The mean C that the last refresh used.
+            outcome: The outcome of the last refresh.
+
+        Returns:
+            The outcome of the last refresh and of this method together.
         """
         return outcome
 

@@ -1,4 +1,7 @@
-"""Functions on the state of a bank: nested dataclasses of stacks `[L, ...]`, for any algorithm."""
+"""Functions on the state of a bank, for any algorithm.
+
+A state consists of nested dataclasses of stacks `[L, ...]`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def part_of(state: Any, slots: slice) -> Any:
 def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the names and tensors of a state, as ("statistic.average.value", tensor).
 
-    Fields whose names start with `_` are transient and are left out.
+    Fields whose names start with `_` are not part of the saved state, and are skipped.
     """
     for name, value in vars(state).items():
         if name.startswith("_"):
@@ -50,7 +53,7 @@ def parts(state: Any, *kinds: type[Part]) -> Iterator[Part]:
 
 
 def forget(state: Any, skipped: Tensor) -> None:
-    """Discard what was added to a state since its last commit if `skipped` (bool on the device)."""
+    """Discard the data added since the last commit if `skipped` (a bool tensor) is True."""
     for part in parts(state, MovingAverage, Pairs):
         part.forget(skipped)
 

@@ -1,9 +1,9 @@
 """Statistics: moving averages over steps, each stored with the weight that corrects its bias.
 
-`add` runs in the hooks and adds to sums and row counts. `commit` runs once per optimizer step and
-turns them into one update of the moving average. Therefore each row counts once, also with gradient
-accumulation, shared layers and data parallelism. All tensors are stacks over the slots of a bank,
-`[L, ...]`.
+`add` runs in the hooks and accumulates sums and numbers of rows. `commit` runs once per optimizer
+step and updates the moving average once. Therefore all rows of a step have the same weight, also
+with gradient accumulation, shared layers and data parallelism. All tensors are stacks over the
+slots of a bank, `[L, ...]`.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class MovingAverage:
         self.weight.fill_(1)
 
     def commit(self, decay: float, copy_first: bool = False, power: int = 1) -> Tensor:
-        """Update the average with what all ranks added since the last commit.
+        """Update the average with the sums that all ranks have added since the last commit.
 
         Slots without rows, and slots whose sum is not finite, do not change.
 
         Args:
             decay: Weight of the old value.
-            copy_first: Give the first update of a slot the weight 1.
-            power: Divide the sum by the number of rows to this power.
+            copy_first: Give the first update of a slot the weight 1, without bias correction.
+            power: Divide the sum by this power of the number of rows.
 
         Returns:
             A mask of the slots that were updated, `[L]`.
@@ -83,14 +83,15 @@ class MovingAverage:
         return self.update(sums / rows**power, counts > 0, decay, copy_first)
 
     def update(self, fresh: Tensor, seen: Tensor, decay: float, copy_first: bool = False) -> Tensor:
-        """Update the average with values `[L, ...]` in the slots where they are finite and `seen`.
+        """Update the average with the values `fresh [L, ...]`.
 
-        See `commit` for `decay`, `copy_first` and the returned mask.
+        Slots whose values are not finite, or for which `seen [L]` is False, do not change. See
+        `commit` for `decay`, `copy_first` and the returned mask.
         """
         finite = linalg.all_finite(fresh)
         ok = finite & seen
         self.dropped += ~finite
-        if copy_first:  # the average with the old value below then has no effect
+        if copy_first:  # in the slots `first`, the two `lerp_` below then have no effect
             first = ok & (self.weight == 0)
             self.value.copy_(linalg.select(first, fresh, self.value))
             self.weight.masked_fill_(first, 1)
@@ -99,7 +100,7 @@ class MovingAverage:
         return ok
 
     def forget(self, skipped: Tensor) -> None:
-        """Discard what was added since the last commit if `skipped` (a bool on the device)."""
+        """Discard the sums since the last commit if `skipped` (a bool tensor) is True."""
         if self._sum is not None and self._count is not None:
             self._sum.masked_fill_(skipped, 0)
             self._count.masked_fill_(skipped, 0)
@@ -140,7 +141,7 @@ def output_gram(output_gradients: Tensor) -> Tensor:
 
 @dataclass
 class KroneckerStatistic:
-    """Averages for the two factors of a Kronecker product: matrices (KFAC) or vectors (Eva).
+    """Averages for the two sides of a Kronecker product: matrices (KFAC) or vectors (Eva).
 
     Attributes:
         inputs: Average over the inputs.
@@ -179,7 +180,7 @@ class KroneckerStatistic:
         """Update both averages (see `MovingAverage.commit`).
 
         Returns:
-            A mask of the slots in which both were updated, `[L]`.
+            A mask of the slots in which both averages were updated, `[L]`.
         """
         inputs = self.inputs.commit(decay, copy_first)
         return inputs & self.outputs.commit(decay, copy_first, output_power)

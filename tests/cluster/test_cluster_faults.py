@@ -184,7 +184,9 @@ def test_late_node_with_different_code_ends_the_study(
     ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
     output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 4, output
-    assert "runs something else than the driver: code" in output and "Traceback" not in output
+    assert (
+        "does not run the same versions as the driver: code" in output and "Traceback" not in output
+    )
     attempts = [read_lines(folder / "attempts.jsonl") for folder in finished(tmp_path / "out")]
     assert all(len(lines) == 1 for lines in attempts)
 
@@ -242,7 +244,10 @@ def test_autoscaler_adds_and_removes_workers(tmp_path: Path):
         script += f" python {ROOT}/studies/ablation_rank.py --address auto --out /mnt/outputs"
         script += " --tracking-uri none --optimizers sgd --seeds 4 --epochs 3"
         refused = machine.run("machine1", f"{script} --gpus-per-trial 1", check=False)
-        assert refused.returncode == 2 and "has no GPU, and cannot start one" in refused.stderr
+        assert (
+            refused.returncode == 2
+            and "has no node with a GPU, and cannot start such a node" in refused.stderr
+        )
         study = machine.run("machine1", script, timeout=300)
         assert "cluster of 1 node: 0 CPUs" in study.stdout
         assert len(finished(machine.shared / "outputs")) == 4

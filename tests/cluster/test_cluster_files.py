@@ -74,7 +74,7 @@ AWS_MISTAKES = [
     ("Encrypted: true", "Encypted: true", 'Did you mean "Encrypted"'),
     ("DeleteOnTermination: true", "DeleteOnTermination: false", "a remaining disk costs money"),
     ("MarketType: spot", "MarketTyp: spot", 'Did you mean "MarketType"'),
-    ("      InstanceMarketOptions: {MarketType: spot}\n", "", "workers must be spot"),
+    ("      InstanceMarketOptions: {MarketType: spot}\n", "", "must be spot for workers"),
     (
         "IamInstanceProfile: *head_profile",
         "IamProfile: *head_profile",

@@ -116,7 +116,7 @@ def requirements(root: Path, **resources) -> Options:
 def test_cluster_without_cpus_is_refused(machines: Machines, root: Path):
     banner, [line] = inspect(machines.address, requirements(root))
     assert banner == "cluster of 1 node: 0 CPUs, 0 GPUs"
-    expected = "has no node with a CPU for a trial, and cannot start one"
+    expected = "has no node with a CPU for a trial, and cannot start such a node"
     assert line == f"the cluster at {machines.address} {expected}"
     assert not root.exists()
 
@@ -134,7 +134,9 @@ def test_usable_cluster_is_described_and_no_file_remains(machines: Machines, roo
 
 def test_unavailable_gpus_and_processes_are_refused(machines: Machines, root: Path):
     [line] = inspect(machines.address, requirements(root, gpus_per_trial=0.5))[1]
-    expected = f"the cluster at {machines.address} has no GPU, and cannot start one"
+    expected = (
+        f"the cluster at {machines.address} has no node with a GPU, and cannot start such a node"
+    )
     assert line == f"--gpus-per-trial = 0.5: {expected}"
     [line] = inspect(machines.address, requirements(root, workers_per_trial=2))[1]
     expected = f"must be at most 1, the number of CPUs of the cluster at {machines.address}"
@@ -191,7 +193,7 @@ def refused(out: Path, *flags: str, **environment: str) -> str:
 def test_unused_address_from_flag_or_environment_is_refused(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    advice = "start it, or correct the address"
+    advice = "start the cluster, or correct the address"
     line = f"error: no Ray cluster answers at {address} (Connection refused): {advice}\n"
     assert refused(tmp_path / "out", "--address", address) == line
     assert refused(tmp_path / "out", RAY_ADDRESS=address) == line

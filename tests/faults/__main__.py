@@ -1,7 +1,7 @@
 """`python -m tests.faults SCENARIO --n N --seed S`: run a scenario and print one line of JSON.
 
-Several scenarios print a line each: `python -m tests.faults torn=1 nth=25`. The exit code is 1 if a
-try violated an invariant. The same seed gives the same faults.
+Each of several scenarios prints its own line: `python -m tests.faults torn=1 nth=25`. The exit code
+is 1 if a try violated an invariant. The same seed gives the same faults.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCENARIOS = {
     "signals": ("kills.signals", 20),
     "kill": ("kills.kill", 50),
 }
-LISTED = 5  # the most violations in a line
+LISTED = 5  # largest number of violations in a line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("scenario", nargs="+", metavar="SCENARIO[=N]", help=", ".join(SCENARIOS))
     parser.add_argument(
-        "--n", help="number of tries of each scenario without =N [default: that of the goal]"
+        "--n", help="number of tries of each scenario without =N [default: depends on the scenario]"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults [default: 0]")
     options = parser.parse_args(arguments)
@@ -74,7 +74,7 @@ def _run(name: str, n: int, seed: int) -> int:
     module, _, function = SCENARIOS[name][0].partition(".")
     scenario = getattr(importlib.import_module(f"tests.faults.{module}"), function)
     gc.collect()
-    gc.freeze()  # else the garbage collection of each child would copy the parent's memory
+    gc.freeze()  # otherwise the garbage collection of each child would copy the parent's memory
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         for violations in scenario(n, random.Random(seed), Path(folder)):
             tried += 1

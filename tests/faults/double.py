@@ -1,4 +1,4 @@
-"""Run the same command twice at the same time, in forked processes, with a replaced training."""
+"""Run the same command twice at the same time, in processes that wait instead of training."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LOSER_SECONDS = 3
 
 
 def double(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G11: n times, start the same command twice within 0.2 s.
+    """Start the same command twice within 0.2 s, n times.
 
-    One command trains; the other one, the loser, must exit immediately and write nothing. The
-    training lasts until the loser has ended, so that the commands overlap also on a busy machine.
-    For the same reason, the time of the loser is CPU time.
+    One command trains. The other command, the loser, must exit immediately and write nothing. The
+    training lasts until the loser has ended, so that the commands overlap even on a busy machine.
+    For the same reason, the CPU time of the loser is measured, not its wall time.
     """
     for number in range(n):
         root = folder / str(number)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SEEDS, EPOCHS = 16, 8
 PATIENCE = 300  # seconds to wait for an expected event, on a busy machine
 ORPHAN_SECONDS = 10
-# A worker that is starting while its driver and Ray are killed first tries five connections, 5 s each.
+# A worker whose driver and Ray are killed while it starts first tries five connections, 5 s each.
 ORPHAN_SECONDS_KILLED = 35
 MARK = "PRECOND_FAULTS"  # environment variable of a driver and of all processes that it starts
 
@@ -119,7 +119,7 @@ class Driver:
 def load_factor() -> float:
     """Return the number of runnable processes per core, at least 1.
 
-    Time limits are multiplied by it, because they are promises for an otherwise idle machine.
+    Time limits are multiplied by this number, because they apply to an otherwise idle machine.
     """
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 

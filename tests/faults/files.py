@@ -20,7 +20,7 @@ LINES = ("epochs.jsonl", "attempts.jsonl")
 
 
 def corrupt(n: int, rng: random.Random, folder: Path) -> Tries:
-    """G5: flip n single bits and truncate n / 10 files of the newest checkpoint.
+    """Flip single bits (n tries) and truncate files (n / 10 tries) of the newest checkpoint.
 
     The store must detect each damage and load the older checkpoint.
     """
@@ -58,7 +58,7 @@ def _loaded_checkpoint(store: TrialStore) -> str:
 
 
 def torn(n: int, rng: random.Random, folder: Path) -> Tries:
-    """G6: truncate the JSON-lines files at every byte of their last n records.
+    """Truncate the JSON-lines files at every byte of their last n records.
 
     After each truncation, the next session must resume the trial and complete it correctly.
     """
@@ -81,11 +81,12 @@ def torn(n: int, rng: random.Random, folder: Path) -> Tries:
 
 
 def nth(n: int, rng: random.Random, folder: Path) -> Tries:
-    """G4: let each file operation of a session fail in turn; the next session must complete the trial.
+    """Make each file operation of a session fail; the next session must complete the trial.
 
-    The sessions start with an empty folder or with the folder of several crashes. An I/O error
-    occurs once; a full disk also fails all later operations; a kill loses data that were not
-    flushed. About `n` operations, evenly spaced, are tried for each; 0 for all operations.
+    The sessions start with an empty folder or with the folder of a crashed trial. The faults are an
+    I/O error, which occurs once; a full disk, on which all later operations also fail; and a kill,
+    which loses data that were not flushed. About `n` evenly spaced operations are tried for each
+    folder and fault, or all operations if `n` is 0.
     """
     trials = toy.configs(1)
     expected = toy.reference(folder / "reference", trials)
@@ -124,7 +125,7 @@ def _fail_and_resume(
 
 
 def _stopped_trial(root: Path, config: TrialConfig, epochs: int = 3) -> TrialStore:
-    """Return a trial that was stopped after some epochs, each of which was committed."""
+    """Return the store of a trial that was stopped after some epochs, all of them committed."""
     with lock.exclusive(root) as generation:
         store = TrialStore(root, config, generation)
         store.create()

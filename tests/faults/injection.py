@@ -1,4 +1,4 @@
-"""Let the n-th file operation of a forked process fail by an error or a kill.
+"""Make the n-th file operation of a forked process raise an OSError or kill the process.
 
 Python calls audit hooks for every open, rename, removal and new directory, also inside libraries.
 Writes and fsyncs have no audit events, so the functions that the store uses are wrapped. A failing
@@ -33,13 +33,13 @@ DONE, RAISED, BROKEN = 0, 3, 4
 
 
 class Fault:
-    """Count the file operations below a folder, and let one of them fail.
+    """Count the file operations below a folder, and make one of them fail.
 
     Args:
         root: The folder.
         at: Number of the failing operation, counted from 1; 0 for none.
         error: `ENOSPC`, `EIO` or `KILL`.
-        stays: If True, all later operations fail, too, as on a full disk.
+        stays: If True, all later operations also fail, as on a full disk.
     """
 
     def __init__(self, root: Path, at: int = 0, error: str = EIO, stays: bool = False):
@@ -67,7 +67,7 @@ class Fault:
         builtins.open, os.fsync, os.pwrite = counted_open, counted_fsync, counted_pwrite
 
     def count_operation(self, write_half: Callable[[], object] = lambda: None) -> None:
-        """Count an operation before it is performed, or let it fail after `write_half`."""
+        """Count an operation before it is performed; if it is to fail, call `write_half` first."""
         self.count += 1
         if self._at and (self.count == self._at or (self._stays and self.count > self._at)):
             write_half()
@@ -114,7 +114,7 @@ class _CountedFile:
 
 
 def in_child(work: Callable[[], object], fault: Fault | None = None) -> int:
-    """Run a function in a forked process, with a fault if there is one.
+    """Run a function in a forked process, after installing the fault.
 
     Returns:
         The exit code (`DONE`, `RAISED` or `BROKEN`), or minus the number of the signal that killed

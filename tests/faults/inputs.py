@@ -1,4 +1,4 @@
-"""G12: generated command lines. Invalid ones must exit with code 2; none may write a file."""
+"""Generated command lines: an invalid line must exit with code 2; no line may write a file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ VALID = [
 
 
 def inputs(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G12: run n command lines in this process."""
+    """Run n command lines in this process."""
     os.chdir(folder)
     os.environ.pop("PRECOND_DATA", None)
     for line, invalid in _command_lines(n, rng):
@@ -92,13 +92,16 @@ def inputs(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
 
 
 def commands(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G12: run n command lines in new processes, as a user does."""
+    """Run n command lines in new processes, as a user does."""
     for line, invalid in _command_lines(n, rng):
         yield _violations(line, folder, invalid, partial(_process, folder))
 
 
 def _command_lines(n: int, rng: random.Random) -> Iterator[tuple[list[str], bool]]:
-    """Yield command lines of up to four valid and three invalid flags, and True for invalid lines."""
+    """Yield command lines, with True for an invalid line.
+
+    A line has up to four valid flags; an invalid line also has one to three invalid flags.
+    """
     pairs = [(flag, value) for flag, values in INVALID.items() for value in values]
     for number in range(n):
         invalid = [pairs[number % len(pairs)]] if number % 8 else []
@@ -127,7 +130,7 @@ def _violations(
         violations.append(f"exit code {code}: {err[-400:]}")
     lines = err.splitlines()
     if code == 2 and (not lines or not all(text.startswith("error: ") for text in lines)):
-        violations.append(f"not one line for each error: {err[-400:]}")
+        violations.append(f"a line does not begin with 'error: ': {err[-400:]}")
     if any(len(text) > 10_000 for text in lines):
         violations.append("a line of more than 10,000 characters")
     violations += [f"{path.name[:60]} was written" for path in folder.iterdir()]
@@ -147,7 +150,7 @@ def _process(folder: Path, arguments: list[str]) -> tuple[int, str]:
 def _main(arguments: list[str]) -> tuple[int, str]:
     """Run the study's command in this process; return its exit code and stderr.
 
-    An exception is exit code 1.
+    An exception counts as exit code 1.
     """
     sys.argv = ["ablation_rank.py", *arguments]
     with (

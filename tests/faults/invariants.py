@@ -69,7 +69,7 @@ def unfinished(root: Path, config: TrialConfig, reference: Numbers, at_least: in
         root: The output folder.
         config: The trial.
         reference: The numbers of the uninterrupted run.
-        at_least: The number of epochs that were committed before.
+        at_least: The number of epochs that must be committed.
     """
     store = TrialStore(root, config)
     name, violations = config.trial_key[:16], []
@@ -83,10 +83,11 @@ def unfinished(root: Path, config: TrialConfig, reference: Numbers, at_least: in
 
 
 def damaged(store: TrialStore) -> list[str]:
-    """Return one line for each damaged checkpoint of a trial that no fault has damaged (I3).
+    """Return one line for each damaged checkpoint of a trial, which violates I3.
 
-    Only the last two checkpoints of an unfinished trial are read, because a kill may have
-    interrupted the removal of older ones.
+    Checkpoints that a fault has damaged on purpose must be excluded by the caller. Only the
+    last two checkpoints of an unfinished trial are read, because a kill may have interrupted the
+    removal of older checkpoints.
     """
     if store.status():
         return []

@@ -1,4 +1,4 @@
-"""Complete commands with Ray that are killed and signalled; new drivers resume and complete a study."""
+"""Kill or signal complete commands with Ray; new drivers resume the study and complete it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = ("worker", "driver", "server", "raylet", "worker", "head")
 
 
 def kill(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G1: n times, kill a process at a random moment, and check the output folder.
+    """Kill a process at a random moment and check the output folder, n times.
 
     The process is a worker, the driver, the MLflow server, the raylet or the head of Ray.
     """
@@ -59,7 +59,7 @@ def _kills(n: int, rng: random.Random, studies: StudySequence) -> Iterator[list[
 
 
 def signals(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G7: send SIGTERM, SIGINT, SIGINT twice, or SIGINT to the process group, n times each.
+    """Send SIGTERM, SIGINT, SIGINT twice, or SIGINT to the process group, n times each.
 
     The command must end within 20 s with the documented exit code and last line. A third of the
     signals are sent while Ray starts, the others while trials run or afterwards.
@@ -100,7 +100,7 @@ def _signals(n: int, rng: random.Random, studies: StudySequence) -> Iterator[lis
 
 
 class StudySequence:
-    """One study after the other, each of which new drivers resume until it is complete.
+    """A sequence of studies; new drivers resume a study until it is complete.
 
     Args:
         folder: An empty folder, in which each study has an output folder.
@@ -131,7 +131,7 @@ class StudySequence:
         return self._folder / f"study-{self._number}"
 
     def driver(self) -> Driver:
-        """Return the running driver or a new one; begin the next study if the current is complete."""
+        """Return the running driver or a new one, for the next study if this study is complete."""
         if self._driver is None or self._driver.process.poll() is not None:
             if self._driver is not None and self._driver.process.poll() == 0:
                 self._violations += self._check_completed()

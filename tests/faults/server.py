@@ -35,11 +35,11 @@ SEEDS, EPOCHS = 6, 8
 
 
 def server(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G8: n times, compare a study without tracking with studies whose tracking does not respond.
+    """Compare a study without tracking with studies whose tracking does not respond, n times.
 
     No server listens at the address, the server does not answer, or the database is locked. The
-    seconds of an epoch are the median over all trials. On a busy machine this median varies by
-    itself.
+    median seconds of an epoch over all trials are compared. On a busy machine, this median also
+    varies without a fault.
     """
     kinds: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
         "dead": _dead,

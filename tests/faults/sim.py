@@ -1,9 +1,10 @@
-"""G21: seeded schedules of faults in an output folder, with the real store, loop and lock, without Ray.
+"""Seeded schedules of faults in an output folder, with the real store, loop and lock, without Ray.
 
-A schedule is a list of events drawn from its seed: sessions that are killed or fail at a file
-operation, a worker that outlives its driver, damaged checkpoints, incomplete records, and a clock
-that jumps. An event must not lose committed epochs. At the end a session without faults completes
-the trials, and the folder must equal that of an uninterrupted run.
+A session is a driver and a worker in one process, which train all trials (`toy.session`). A
+schedule is a list of events drawn from its seed: sessions that are killed or fail at a file
+operation, a worker that outlives its driver, damaged checkpoints, truncated records, and a clock
+that jumps. Only truncated records may lose committed epochs. At the end, a session without faults
+completes the trials, whose numbers must equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Schedule:
         self.root, self.trials, self.expected, self.rng = root, trials, expected, rng
         self.commit_every = rng.choice([0.0, 0.0, 1e9])
         self.violations: list[str] = []
-        self.damages: list[str] = []  # the first words of the lines about damaged checkpoints
+        self.damages: list[str] = []  # how lines about damaged checkpoints begin
 
     def run(self) -> list[str]:
         """Run the events and a session without faults; return the violations."""
@@ -101,7 +102,7 @@ class Schedule:
             )
 
     def fail(self) -> None:
-        """Let one file operation of a session fail, or all from one on."""
+        """Make a random file operation of a session fail, or this one and all later ones."""
         self._session(*self.rng.choice([(EIO, False), (ENOSPC, True)]))
 
     def kill(self) -> None:
@@ -133,7 +134,7 @@ class Schedule:
             self.violations.append("a worker of an earlier driver was not fenced off")
 
     def damage_checkpoint(self) -> None:
-        """Change a byte of a checkpoint, after a check that no other checkpoint is damaged."""
+        """Flip a bit of a checkpoint; check before that only this event has damaged checkpoints."""
         stores = [TrialStore(self.root, trial) for trial in self.trials]
         checkpoints = [path for store in stores for path in list_checkpoints(store.folder)]
         lines = [line for store in stores for line in damaged(store)]
@@ -146,7 +147,7 @@ class Schedule:
             file.write_bytes(content)
 
     def truncate_records(self) -> None:
-        """Truncate the last record of unfinished trials, as a power failure before the flush."""
+        """Truncate the last record of unfinished trials, as a power failure before a flush does."""
         for trial in self.trials:
             store = TrialStore(self.root, trial)
             path = store.folder / self.rng.choice(["epochs.jsonl", "attempts.jsonl"])

@@ -34,7 +34,7 @@ def configs(count: int) -> list[TrialConfig]:
 
 
 class Toy:
-    """A replacement of the trainer: weights are a function of the previous ones and the seed."""
+    """A replacement for the trainer; new weights are a function of the old weights and the seed."""
 
     executed: Path | None = None  # a file that receives one byte for each trained epoch
 

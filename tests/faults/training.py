@@ -28,7 +28,7 @@ EPOCHS, MOST_KILLS = 6, 4
 
 
 def equal(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G3: kill n trials at random moments; resumed trials must equal uninterrupted ones bitwise.
+    """Kill n trials at random moments; resumed trials must equal uninterrupted ones bitwise.
 
     The metrics and the final weights are compared.
     """
@@ -57,9 +57,10 @@ def equal(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
 
 
 def diverge(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
-    """G13: set a weight to nan or infinity before the first, second ... epoch of n trials.
+    """In n trials, set a weight to nan or infinity before the first, second ... epoch.
 
-    The trial must end as diverged, keep the epochs trained before, and not be trained again.
+    The trial must get the status `diverged`, keep the epochs trained before, and not be trained
+    again.
     """
     digits._tensors()
     for number in range(n):

@@ -1,12 +1,13 @@
-"""Measure the cost of the monitor in training steps on the digits and on a small convolutional net.
+"""Measure the time that an optimizer's diagnostics add to training steps.
 
     python tests/performance/diagnostics.py [OPTIMIZER ...]
 
-This is not a test. Two models with equal initial weights, one of them with a monitor, are trained in
-blocks of steps in the order ABBA. The ratio of their CPU seconds, which other processes disturb
-least, is printed as the median over the rounds after the first, with the smallest and the largest.
-`self` is the share of the time that the monitor itself measures. `read` is the time of a call of
-`diagnostics()`, which a trial makes once per epoch and which the other two do not include.
+This is not a test. Two models with equal initial weights, one of them (B) with a monitor, are
+trained in blocks of steps in the order A B B A, on the digits and with a small convolutional
+network. The additional CPU time of B is printed as the median, the smallest and the largest value
+over all rounds except the first. CPU time is used because other processes disturb it least. `self`
+is the monitor's own measurement of its share of the time. `read` is the time of a call of
+`diagnostics()`, which a trial makes once per epoch and which the other two values do not include.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BATCH = 64
 
 
 def conv_net() -> nn.Sequential:
-    """Return a network for 16 x 16 colour images, whose convolutions have d_in 28, 289, 577, 577."""
+    """Return a network whose convolutions have 27, 288, 576 and 576 inputs, and a bias."""
     layers: list[nn.Module] = []
     for channels, filters, stride in [(3, 32, 1), (32, 64, 2), (64, 64, 2), (64, 64, 1)]:
         layers.append(nn.Conv2d(channels, filters, 3, stride, 1))
@@ -55,7 +56,7 @@ def seconds(model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> float:
 
 
 def measure(name: str, build_model: Callable[[], nn.Module], shape: tuple[int, ...]) -> str:
-    """Return one line: the additional time, the monitor's own measurement and a reading's time."""
+    """Return one line: a step's time, its increase, the monitor's own measurement, `read`."""
     x, y = torch.randn(BATCH, *shape), torch.randint(0, 10, (BATCH,))
     pairs = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Compare the additional time of a statistics step with its floor, the time of necessary operations.
+"""Compare the additional time of a statistics step with its floor, the required operations' time.
 
     python tests/performance/floor.py [nysact-s | nysact-g | foof] [--threads N] [--clock wall|cpu]
 

@@ -38,7 +38,7 @@ def device_data(folder: Path, device: torch.device) -> Batches:
 
 
 def image_folder(folder: Path, device: torch.device, workers: int) -> Batches:
-    """Return a function that yields the batches of an epoch of ImageFolder by persistent workers."""
+    """Return a function that yields the batches of an epoch, read by workers of a DataLoader."""
     transform = v2.Compose([
         v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
         v2.Normalize((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),

@@ -2,19 +2,20 @@
 
     python tests/performance/platform_cost.py OUT [--slots N] [--started EPOCH_SECONDS]
 
-A slot is a place for one trial at a time; the number of slots is by default the largest number of
-trials that were open at the same time.
+A slot runs one trial at a time. By default, the number of slots is the largest number of trials
+that were open at the same time. A trial is open from the time in `attempts.jsonl` to the time in
+`status.json`.
 
 The overhead of a trial is the time from the end of the previous trial on the slot to the end of the
-trial, minus the seconds of training and evaluation. A trial is open from the time in
-`attempts.jsonl` to the time in `status.json`. The first trial on each slot is not counted, because
-its overhead includes the start-up.
+trial, minus the seconds of training and evaluation. The first trial on each slot is not counted,
+because its overhead includes the start-up.
 
 The wall time is the time from the first attempt to the last status. The ideal time is the sum of
-the training and evaluation seconds of all trials, divided by the number of slots. With `--started`,
-the start time of the command, the start-up is also printed.
+the training and evaluation seconds of all trials, divided by the number of slots. If `--started`
+gives the start time of the command, the start-up time is also printed.
 
-Trials without a status and trials with several attempts are not counted; their names are printed.
+Trials without a status or epochs and trials with several attempts are not counted; their names are
+printed.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ class Span:
 
 
 def spans(root: Path) -> tuple[list[Span], list[str]]:
-    """Return the times of an output folder's trials by opening time, and the names of other trials.
+    """Return the times of an output folder's trials, and the names of the trials not counted.
 
-    The other trials have no status, no epochs or several attempts.
+    The times are sorted by opening time. A trial is not counted if it has no status, no epochs or
+    several attempts.
     """
     trials, excluded = [], []
     for folder in trial_folders(root):

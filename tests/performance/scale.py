@@ -3,9 +3,10 @@
     python tests/performance/scale.py tune [--trials 2000] [--nodes 8]
     python tests/performance/scale.py folders [--trials 10000]
 
-`tune` trains trials of one step with Ray Tune on fake nodes, which have one CPU each and run on this
-machine. `folders` reads generated trial folders and sends them to MLflow twice. Both print one JSON
-line. This is not a test; it takes minutes.
+`tune` trains trials of one step with Ray Tune on fake nodes, which have one CPU each and run on
+this machine. `folders` generates trial folders, reads them into the ledger (the table of all
+trials), and sends them to MLflow twice. Both print one JSON line. This is not a test; it takes
+minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# The root first: otherwise `precond` would be imported from tests/.
+# The root is first, because `precond` would otherwise be imported from tests/.
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 PLUGIN = """

@@ -209,7 +209,7 @@ def test_the_graph_is_freed_by_backward():
 
 def test_the_rank_is_at_most_the_number_of_parameters():
     with pytest.raises(
-        precond.HyperparameterError, match=r"rank = 35: there are 34 parameters, use 1..34"
+        precond.HyperparameterError, match=r"rank = 35: the optimizer has 34 parameters, use 1..34"
     ):
         precond.SketchySGD(net(), rank=35)
 

@@ -1,7 +1,7 @@
 """Literal float64 transcriptions of the methods, with explicit patches and p x p matrices.
 
-They treat one layer at a time and are slow, because they follow the equations of the papers. They
-use nothing from the package that they test.
+They are slow, because they treat one layer at a time and follow the equations of the papers. They
+do not import the package that they test. Only `dense.py`, which converts factors, imports it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def rows(module: nn.Module, x: Tensor) -> list[Tensor]:
     else:
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x = F.pad(x, module._reversed_padding_repeated_twice, mode)
-        # For each group of channels. The entries of a patch have the order (channel, kernel row,
-        # kernel column).
+        # One matrix for each group of channels. The entries of a patch are in the order (channel,
+        # kernel row, kernel column).
         parts = [
             F.unfold(channels, module.kernel_size, module.dilation, 0, module.stride)
             .transpose(1, 2)
@@ -70,16 +70,16 @@ def train(
     """Train a float64 model in place.
 
     Args:
-        model: A model. Its Linear and Conv2d layers are preconditioned; all other parameters follow
-            their gradients.
+        model: The model. Only its Linear and Conv2d layers are preconditioned.
         loss: A function of the outputs of the model and the targets.
         batches: Inputs and targets, one pair for each step.
-        preconditioner: Creates the method for a group of a layer from (name, group, p).
-        lr: eta.
-        momentum: mu.
-        weight_decay: lambda, added to the direction after preconditioning.
-        cov_interval: tau_cov.
-        inv_interval: tau_inv.
+        preconditioner: A function that returns the method for one group of a layer, from the
+            layer's name, the index of the group, and p.
+        lr: Learning rate (eta).
+        momentum: Momentum (mu).
+        weight_decay: Weight decay (lambda); its term is added after preconditioning.
+        cov_interval: Number of steps between updates of the statistics (tau_cov).
+        inv_interval: Number of steps between inversions (tau_inv).
     """
     layers = {
         name: module

@@ -11,10 +11,10 @@ from precond.parts.factors import Dense, Kronecker, KroneckerEigen, LowRank, Ran
 
 
 def to_dense(factor: Any) -> Tensor:
-    """Return the dense matrix of a factor for each layer.
+    """Return a factor as a dense matrix for each layer.
 
-    It is P `[L, p, p]` for `Dense` and `LowRank`, and the map of vec(G) (row-major), `[L, o p, o
-    p]`, for all other factors.
+    For `Dense` and `LowRank`, the matrix is P `[L, p, p]` with P(G) = G P. For all other factors,
+    it is `[L, o p, o p]` and acts on vec(G), which contains the rows of G.
     """
     match factor:
         case Dense(inverse):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Eva:
-    """D = (v v^T + rho I)^{-1} vec(G), v = m_g (x) m_a."""
+    """vec(D) = (v v^T + rho I)^{-1} vec(G), with v = m_g (x) m_a."""
 
     def __init__(self, p: int, o: int, *, beta: float, rho: float, g_scale: str, init: str):
         self.beta, self.rho, self.g_scale, self.init = beta, rho, g_scale, init

@@ -23,9 +23,10 @@ class Method(Protocol):
 
 
 class KFAC:
-    """D = (S + sqrt(rho)/pi I)^{-1} G (A + pi sqrt(rho) I)^{-1}; or (S (x) A + rho I)^{-1} vec(G).
+    """KFAC with both damping rules.
 
-    The second formula is the damping rule `eigen`.
+    `factored`: D = (S + sqrt(rho)/pi I)^{-1} G (A + pi sqrt(rho) I)^{-1}
+    `eigen`: vec(D) = (S (x) A + rho I)^{-1} vec(G)
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class KFAC:
     def output_moment(self, dY: Tensor) -> Tensor:
         """Return S of one batch, from dY, the gradients of the mean loss.
 
-        `fisher` uses the gradients B dY of each example's loss; otherwise, the formula is that of
-        the released codes.
+        `fisher` uses the gradients B dY of each example's loss; `official` uses the formula of the
+        released code.
         """
         B, o = len(dY), dY.shape[-1]
         if self.g_scale == "fisher":
@@ -106,7 +107,7 @@ def train(
     """Train a float64 model in place, as `reference.train` does.
 
     Returns:
-        The factor of the KL-clip in each step.
+        The number by which the KL-clip multiplies the directions, for each step.
     """
     layers = {
         name: module

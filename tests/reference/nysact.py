@@ -1,4 +1,4 @@
-"""NysAct (IEEE BigData 2024), Algorithm 1 for one layer: full SVD, explicit P."""
+"""Algorithm 1 of NysAct (Seung et al. 2024) for one layer, with a full SVD and an explicit P."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The released code of the NysAct authors for one layer, including its bugs.
 
-It uses dense matrices and full SVDs. The options called "official", and the options of FOOF, must
-reproduce it.
+It uses dense matrices and full SVDs. The package must reproduce it with the options "official" of
+NysAct, and with `init="identity"` and `first_inverse="skip"` of FOOF.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def update_inverse(C: Tensor, Omega_last: Tensor, rho: float) -> Tensor:
-    """Return the dense inverse of NysAct's `update_inverse` for the bias-corrected `C [p, r]`."""
+    """Return P of NysAct's function `update_inverse`, from the bias-corrected `C [p, r]`."""
     p, r = C.shape
     C_rho = C + rho * Omega_last
     W = Omega_last.T @ C_rho
@@ -30,11 +30,11 @@ def update_inverse(C: Tensor, Omega_last: Tensor, rho: float) -> Tensor:
 
 
 class NysAct:
-    """NysAct with a new Omega in each update: C averages over all of them, the core uses the last.
+    """NysAct with a new Omega in each update: C averages over all Omegas, W uses only the last.
 
     Args:
-        Omegas: The test matrices of the updates, in order.
-        beta: Weight of the old C.
+        Omegas: The test matrices, one for each update, in order.
+        beta: Weight of the old C in the moving average.
         rho: Damping.
     """
 

@@ -1,4 +1,4 @@
-"""STEVE for one weight matrix: Algorithm 1 with options for what the paper leaves open."""
+"""STEVE for one weight matrix: Algorithm 1, with the options for what the paper leaves open."""
 
 from __future__ import annotations
 

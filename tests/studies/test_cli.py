@@ -99,7 +99,7 @@ INVALID = [
     (["--only", "rank"], ["--only rank: must have the form NAME=VALUE, such as rank=5,10"]),
     (
         ["--levels", "rank=100000"],
-        ["rank = 100000: the widest layer (10) has 513 inputs with bias, use 1..513"],
+        ["rank = 100000: the widest layer (10) has 513 inputs (bias included), use 1..513"],
     ),
     (["--levels", "rank=4.0"], ["rank = 4.0: must be an integer >= 1"]),
     (["--levels", "rank=true"], ["rank = True: must be an integer >= 1"]),
@@ -332,7 +332,9 @@ def test_status_show_and_explain(studies, tmp_path: Path):
     trained(tmp_path / "outputs", first).finish("completed")
     trained(tmp_path / "outputs", second)
     code, out, _ = studies("status")
-    assert code == 0 and "1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+    assert (
+        code == 0 and "trials: 1 completed, 1 in flight" in out and "0/20 epochs committed" in out
+    )
     code, out, _ = studies("show", first.config.trial_key[:8])
     assert code == 0 and json.loads(out)["status"]["status"] == "completed"
     code, out, _ = studies("explain", first.config.trial_key[:8], second.config.trial_key)

@@ -233,7 +233,7 @@ def test_driver_blocked_by_a_lost_cluster_ends_itself(capfd: pytest.CaptureFixtu
 
     assert in_child(work) == 4
     assert re.match(
-        r"error: the Ray cluster was lost: no node was alive for 40 s; nothing committed was lost\. "
+        r"error: the Ray cluster was lost: no node was alive for 40 s; all committed results are kept\. "
         r"To resume, run the same command:\n  python ",
         capfd.readouterr().err,
     )

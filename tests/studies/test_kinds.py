@@ -142,7 +142,7 @@ def test_user_defined_kind_has_all_options(run, tmp_path: Path):
 def test_early_ends_have_exit_codes_and_print_the_command(run, ending: str, code: int):
     exit_code, out, err = run(artefact=replace(SUM, ending=ending))
     assert exit_code == code and "- The sum is None." in out  # the report is always written
-    assert err.splitlines()[-1] == "  python sum.py" and "nothing committed was lost" in err
+    assert err.splitlines()[-1] == "  python sum.py" and "all committed results are kept" in err
 
 
 @pytest.mark.parametrize("artefact", manage.artefacts().values(), ids=list(manage.artefacts()))

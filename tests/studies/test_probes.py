@@ -362,7 +362,7 @@ def test_smoke_run_writes_a_report_and_a_second_run_trains_nothing(
         ),
         (
             ("--set", "rank=514"),
-            ["rank = 514: the widest layer (10) has 513 inputs with bias, use 1..513"],
+            ["rank = 514: the widest layer (10) has 513 inputs (bias included), use 1..513"],
         ),
         (("--set", "rnk=3"), ['--set rnk: unknown. Did you mean "rank"?']),
         (("--set", "lr=-1"), ["lr = -1: must be"]),

@@ -42,9 +42,11 @@ def test_log_shows_counts_and_running_trials(trials, monkeypatch):
         running.finished(keys(trials)[0], "completed", "")
     epochs = trials[0].config.epochs
     first, _, third, fourth = lines(log)
-    assert first == f"0/6 trials, starting; nysact-s rank=5 s0 epoch 1/{epochs} 50.00%"
+    assert (
+        first == f"0/6 trials, starting; nysact-s rank=5 seed 0: epoch 1/{epochs}, accuracy 50.00%"
+    )
     assert third.startswith("0/6 trials, ")
-    assert f"nysact-s rank=5 s0 epoch 2/{epochs} 75.00%; nysact-s" in third
+    assert f"nysact-s rank=5 seed 0: epoch 2/{epochs}, accuracy 75.00%; n" in third
     assert fourth.startswith("1/6 trials, ") and "rank=5" not in fourth
     assert all(len(line) <= 80 for line in lines(log))
 
@@ -67,8 +69,10 @@ def test_first_error_is_printed_and_equal_errors_are_counted(trials):
         assert len(lines(log)) == 2
     first, second, count = lines(log)
     log_file = f"trials/{keys(trials)[0][:16]}/log.txt"
-    assert first == f"nysact-s rank=5 s0 failed: KeyError: [bold] ({log_file})"
-    assert second.startswith("nysact-s rank=5 s1 diverged: loss = nan at epoch 0, step 3 (trials/")
+    assert first == f"nysact-s rank=5 seed 0 failed: KeyError: [bold] ({log_file})"
+    assert second.startswith(
+        "nysact-s rank=5 seed 1 diverged: loss = nan at epoch 0, step 3 (trials/"
+    )
     assert count == "3 trials failed: KeyError: [bold]"
 
 

@@ -94,4 +94,4 @@ def test_damaged_folder_is_reported_in_one_line(
     monkeypatch.setattr(manage, "artefacts", lambda: {ONE.name: ONE})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
     assert manage._sync.callback(root, None) == ENVIRONMENT
-    assert "no results are lost, try again" in capsys.readouterr().err
+    assert "no results are lost; try again" in capsys.readouterr().err

@@ -112,7 +112,9 @@ def shoot(page: Any, name: str) -> None:
 
 def test_the_parents_page_has_the_claim_and_each_arms_mean(served: Served, page: Any):
     page.goto(served.links[0])
-    page.get_by_text("With either sketch, NysAct is more accurate than SGD").first.wait_for()
+    page.get_by_text(
+        "With either sketch (columns or Gaussian), NysAct is more accurate than SGD"
+    ).first.wait_for()
     page.get_by_text("mean/sgd", exact=True).first.wait_for()
     shoot(page, "parent")
     text = page.inner_text("body")

@@ -509,7 +509,7 @@ def test_cache_of_a_read_only_folder_is_in_the_data_folder(read_only: Path):
         data = dataset.load(Loading(device=CPU, data_dir=Path(writable), settings={}))
         assert isinstance(data, DeviceData)
         assert len(caches(Path(writable))) == 1 and caches(read_only) == []
-    with pytest.raises(DataError, match="cannot be written: name another folder with --data-dir"):
+    with pytest.raises(DataError, match="cannot be written: choose another folder with --data-dir"):
         dataset.load(Loading(device=CPU, data_dir=read_only.parent, settings={}))
 
 

@@ -163,7 +163,7 @@ def test_study_resumes_after_its_driver_is_stopped_or_killed(tmp_path: Path):
     _wait_for(lambda: len(_finished(tmp_path)) > before, driver)
     driver.terminate()
     started = time.monotonic()
-    assert "stopped by SIGTERM; nothing committed was lost" in finish(driver, 143)
+    assert "stopped by SIGTERM; all committed results are kept" in finish(driver, 143)
     assert time.monotonic() - started < 20
 
     driver = study(*arguments)

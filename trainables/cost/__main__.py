@@ -33,7 +33,7 @@ DEFAULT = ("sgd", "nysact-s", "nysact-g", "eva", "foof", "kfac", "steve")
 def main(arguments: list[str] | None = None) -> int:
     """Measure the optimizers, print and write the results, and return the exit code.
 
-    The exit code is 2 for an invalid command and 1 if a measurement failed.
+    The exit code is 0, 1 if a measurement failed, or 2 if the command is invalid.
     """
     options = _parse(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -203,18 +203,20 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a hyperparameter's value for all optimizers that have this hyperparameter",
+        help="set a hyperparameter for all optimizers that have it; can be repeated",
     )
     add(
         "--blocks",
         type=int,
         default=20,
-        help="measured blocks, after a first one that is discarded [default: %(default)s]",
+        help="number of blocks; in each, the optimizer and SGD are timed in turns. An additional "
+        "first block is discarded [default: %(default)s]",
     )
     add(
         "--repeat",
         type=int,
-        help="plain steps timed together; half as many of other kinds [default: 2, on a GPU 20]",
+        help="plain steps that are timed together; statistics and refresh steps are half as many "
+        "[default: 2, or 20 on a GPU]",
     )
     add("--threads", type=int, default=2, help="CPU threads of torch [default: %(default)s]")
     add("--channels-last", action="store_true", help="use the channels_last memory format")
@@ -222,7 +224,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu: count this process's CPU time; for a busy machine, with --threads 1",
+        help="wall: elapsed time; cpu: CPU time of this process, for a busy machine and with "
+        "--threads 1 [default: %(default)s]",
     )
     add(
         "--device",
@@ -234,7 +237,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--reference",
         type=Path,
         metavar="PATH",
-        help="a checkout of hseung88/nysact, whose optimizers are also measured",
+        help="checkout of the repository hseung88/nysact; its optimizers are also measured",
     )
     add(
         "--out",

@@ -1,8 +1,8 @@
 """The benchmark of an optimizer's cost in time and memory relative to a baseline.
 
-docs/cost.md describes the method. The baseline B and the optimizer X take turns in blocks B X X B.
-The result is the median ratio X / B with an interval, the additional time for each kind of step,
-the peak memory and the bytes of the state.
+docs/cost.md describes the method. The baseline B and the optimizer X are timed in turns, in blocks
+B X X B. The result is the median ratio X / B with its interval, the additional time of each kind of
+step (`contestants.py`), the peak memory and the bytes of the state.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Setting(NamedTuple):
 
 
 def measure(setting: Setting, name: str, blocks: int, repeat: int, clock: Clock) -> dict[str, Any]:
-    """Return the seconds of an optimizer's step and evaluation, and its races against baselines.
+    """Return the seconds of an optimizer's step and evaluation, and its cost relative to baselines.
 
     The baselines are SGD and, for the optimizers in `ALSO_AGAINST_ADAM`, Adam.
     """
@@ -128,7 +128,7 @@ def footprint(setting: Setting, name: str) -> dict[str, Any]:
     """Return the exact bytes of an optimizer's state, and the peak memory over all kinds of steps.
 
     This process must not use the device for anything else. On a GPU the peak is that of torch's
-    allocator. On a CPU it is the peak resident memory of the process, which is reset before.
+    allocator. On a CPU it is the peak resident memory of the process, which is reset first.
     """
     contestant, batch = setting.contestant(name), setting.batch()
     contestant.warm_up(batch)

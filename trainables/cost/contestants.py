@@ -1,9 +1,10 @@
-"""Contestants of the cost benchmark: optimizers with their models, set to take any kind of step.
+"""Contestants of the cost benchmark: optimizers with their models and their kinds of steps.
 
 There are three kinds of steps. A *plain* step only applies the preconditioners, a *statistics* step
-also records the forward, and a *refresh* step also computes new factors. The optimizer's intervals
-determine how often each kind is due. The mean cost of a step is therefore the mean over the kinds,
-weighted with their shares of one common period of all intervals. This avoids timing a whole period.
+also updates the statistics, and a *refresh* step also computes new factors. The optimizer's
+intervals determine how often each kind is due. The mean cost of a step is therefore the mean over
+the kinds, weighted with their shares of one common period of all intervals. This avoids timing a
+whole period.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Kind:
         name: `plain`, `statistics` or `refresh`; `mixed` if all steps of a period are timed
             together.
         weight: The share of all steps that are of this kind.
-        place: Number of a step of this kind.
+        place: Number of a step at which this kind is due.
         length: Number of consecutive steps in a measurement.
     """
 
@@ -85,7 +86,7 @@ class Contestant:
         return timed(steps, batch[0].device, clock) / (repeat * kind.length)
 
     def warm_up(self, batch: Batch) -> None:
-        """Take a first step, which computes the first factors, and one step of each kind."""
+        """Take a step, which computes the first factors, and then one step of each kind."""
         self.train(*batch)
         for kind in self.kinds:
             self.seconds(kind, batch, 1, time.perf_counter)

@@ -27,7 +27,7 @@ BASE = "base"
 def race(
     base: Contestant, other: Contestant, batch: Batch, blocks: int, repeat: int, clock: Clock
 ) -> dict[str, Any]:
-    """Time `other` relative to `base` in blocks; a first block is discarded.
+    """Time `other` relative to `base` in blocks; the first block is discarded.
 
     Args:
         base: The baseline.
@@ -78,10 +78,11 @@ def _block(
 
 
 def _shares(rows: list[dict[str, float]], weights: Mapping[str, float]) -> dict[str, Any]:
-    """Return the time that each kind of step adds to the kind before, over a step of the base.
+    """Return the additional times of applying, statistics and refreshes, in steps of the base.
 
-    The additional time is multiplied by the frequency of the steps that include it. For example,
-    refresh steps also record statistics.
+    The time that statistics add, for example, is the difference between a statistics step and a
+    plain step, multiplied by the share of statistics and refresh steps, which both record
+    statistics.
     """
     if MIXED in weights:
         return {}
@@ -98,9 +99,9 @@ def _shares(rows: list[dict[str, float]], weights: Mapping[str, float]) -> dict[
 
 @torch.no_grad()
 def evaluation_seconds(contestant: Contestant, batch: Batch, clock: Clock) -> float:
-    """Return the seconds per example of a forward in evaluation mode.
+    """Return the seconds per example of a forward pass in evaluation mode.
 
-    This is the median of five forwards, after a first one that is discarded.
+    This is the median of five passes; a pass before them is discarded.
     """
     images = batch[0]
     contestant.model.eval()

@@ -70,8 +70,8 @@ def build_released(
     statistics = values["cov_interval"]
     refresh = values.get("inv_interval", statistics)
     if name == "eva":
-        # The released Eva replaces the gradients that an SGD then uses. It computes its factors
-        # together with the statistics.
+        # The released Eva only replaces the gradients; SGD then updates the weights. Eva computes
+        # its factors together with the statistics.
         preconditioner = create(model, LEARNING_RATE, fac_update_freq=statistics)
         optimizer: Any = _PreconditionedSGD(preconditioner, model)
     else:

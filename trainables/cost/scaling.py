@@ -1,10 +1,11 @@
 """`python -m trainables.cost.scaling`: measure the costs in Table 1 of the NysAct paper.
 
-Each part of NysAct-S and FOOF is timed for one layer in float32, over the width p at rank 10 and
-over the rank r at p = 1152. The time is the median of several repetitions after a first one. The
-measured exponent is the slope of log time over log size in the upper half of the sizes, where the
-leading term dominates. For comparison, the same slope is computed for the number of operations in
-closed form, where a multiplication and an addition count as two. The machine must be otherwise idle.
+Each part of NysAct-S and FOOF is timed for one layer in float32: for several widths p (the number
+of inputs) at rank 10, and for several ranks r at p = 1152. The time is the median of several calls;
+a call before them is discarded. The measured exponent is the slope of log time over log size in the
+upper half of the sizes, where the leading term dominates. For comparison, the same slope is
+computed for the number of operations in closed form, where a multiplication and an addition count
+as two. The machine must be otherwise idle.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from trainables.files import write_atomically
 
 WIDTHS = (64, 144, 288, 576, 1152, 2304, 4608)
 RANKS = (5, 10, 20, 40, 80)
-RANK, WIDTH = 10, 1152  # fixed in the sweep over the widths, and over the ranks
-OUTPUTS, ROWS = 64, 1024  # o and N in the closed forms
+RANK, WIDTH = 10, 1152  # the rank while the width varies, and the width while the rank varies
+OUTPUTS, ROWS = 64, 1024  # outputs of the layer, and rows of its input
 DAMPING = 1.0
 
 
-# From p, r and the device to the call to time.
+# Takes p, r and the device; returns the call to time.
 Prepare = Callable[[int, int, torch.device], Callable[[], Any]]
 
 
@@ -156,7 +157,10 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.1) -> float:
-    """Return the median seconds of a call, over at least five calls and `least` seconds in all."""
+    """Return the median seconds of at least five calls that take at least `least` seconds in all.
+
+    At most 1000 calls are timed, even if they take less.
+    """
     call()
     times: list[float] = []
     while len(times) < 5 or (sum(times) < least and len(times) < 1000):
@@ -167,7 +171,7 @@ def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.1) 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the exponents and write `scaling.json` to the folder of this hardware."""
     program = "python -m trainables.cost.scaling"
-    description = "Measure the cost of NysAct-S and FOOF against layer width and rank."
+    description = "Measure the cost of NysAct-S and FOOF for several layer widths and ranks."
     parser = argparse.ArgumentParser(prog=program, description=description)
     add = parser.add_argument
     add("--threads", type=int, default=2, help="CPU threads of torch [default: %(default)s]")

@@ -4,9 +4,9 @@ A dataset of small images is copied to the device, where batches are augmented. 
 read and augmented by worker processes. In both cases an epoch's batches depend only on its seed, not
 on earlier epochs, the device or the number of workers.
 
-Code that reads, checks, downloads or augments data belongs here. The room imports torch, `precond`
-and `trainables.{config,files}`. Only the functions that need torchvision, PIL, numpy or filelock
-import them.
+Code that reads, checks, downloads or augments data belongs here. The package imports torch,
+`precond` and `trainables.{config,files}`. Only the functions that need torchvision, PIL, numpy or
+filelock import them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def source(name: str) -> Source:
     """Return a dataset by name; `imagefolder:PATH` is any folder of class folders.
 
     Raises:
-        HyperparameterError: Unknown name; the message lists the most similar and all known names.
+        HyperparameterError: The name is unknown; the message contains the nearest and all known
+            names.
     """
     kind, _, path = name.partition(":")
     if kind == "imagefolder" and path:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-# Of an erased rectangle, as in torchvision's RandomErasing.
+# Ranges of an erased rectangle's area (fraction of the image) and aspect ratio, as in torchvision.
 AREA, ASPECT = (0.02, 0.33), (0.3, 3.3)
 ATTEMPTS = 10  # to draw a rectangle that fits into the image
 

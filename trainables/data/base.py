@@ -92,7 +92,7 @@ class Source(ABC):
     """A dataset.
 
     Attributes:
-        name: Name of the dataset, the first part of a workload's name.
+        name: Name of the dataset, which is the first part of a workload's name.
         classes: Number of classes.
         train_examples: Number of images in the training set.
         test_examples: Number of images in the test set.
@@ -185,7 +185,7 @@ class ImageData(Data):
             self._test, self._test_labels = images.train, images.train_labels
         self.train_examples = len(self._train_positions)
         self.evaluation_examples = len(self._test_positions)
-        # A constant channel has no deviation; the lower bound avoids a division by zero.
+        # The deviation of a constant channel is 0; the lower bound avoids a division by zero.
         deviation = torch.tensor(images.deviation).clamp_min(1 / 255)
         self._scale = (1 / (255 * deviation)).view(-1, 1, 1).to(loading.device)
         self._shift = (-torch.tensor(images.mean) / deviation).view(-1, 1, 1).to(loading.device)

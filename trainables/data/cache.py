@@ -3,8 +3,8 @@
     <place>/.precond-<name>-<key>/     meta.json, train.bin and test.bin (uint8, [n, 3, size, size])
 
 The key is a digest of the files' names, sizes and modification times, so changed data get a new
-cache. A process writes the cache to a temporary folder and renames it: a process that is killed
-leaves no partial cache. It holds a lock meanwhile, for which other processes wait.
+cache. A process writes the cache to a temporary folder and then renames the folder, so that a
+killed process leaves no partial cache. While a process writes, other processes wait for its lock.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def arrays(
                 _create(place / name, splits())
             return _map(place / name, _read(place / name) or {})
     raise DataError(
-        f"{' and '.join(map(str, places))} cannot be written: name another folder with --data-dir"
+        f"{' and '.join(map(str, places))} cannot be written: choose another folder with --data-dir"
     )
 
 
@@ -124,7 +124,7 @@ def _create(folder: Path, splits: Mapping[str, Pairs]) -> None:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{folder}: {error.strerror}: free disk space, or name another folder with --data-dir"
+            f"{folder}: {error.strerror}: free disk space, or choose another folder with --data-dir"
         ) from error
 
 
@@ -151,7 +151,8 @@ def _write(folder: Path, splits: Mapping[str, Pairs]) -> dict[str, Any]:
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     """Return the mean and the standard deviation of each channel, for pixels scaled to 0..1.
 
-    Counts of the 256 levels make the result independent of the order of the images.
+    The sums are computed from counts of the 256 pixel values, so that the result does not depend on
+    the order of the images.
 
     Args:
         images: `[n, c, h, w]` uint8.

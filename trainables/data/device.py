@@ -33,7 +33,7 @@ class DeviceData(ImageData):
         self._test_positions = self._test_positions.to(device)
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yield the (inputs, labels) of one epoch; its random numbers are drawn first, on the CPU."""
+        """Yield the (inputs, labels) of one epoch, whose random numbers a CPU generator draws."""
         draws = self._draw(Generator().manual_seed(seed))
         for part in self._shares(batch_size):
             batch_draws = {name: values[part] for name, values in draws.items()}
@@ -69,7 +69,7 @@ class DeviceData(ImageData):
 
 
 def small_images(images: Images, loading: Loading) -> Data:
-    """Return a trial's data: on the device if it supports all augmentations, else by workers."""
+    """Return `DeviceData`, or `LoaderData` if an augmentation requires worker processes."""
     if not any(loading.settings.get(name) for name in BY_WORKERS):
         return DeviceData(images, loading)
     return LoaderData(images, loading)

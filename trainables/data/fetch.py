@@ -73,9 +73,8 @@ def mismatch(path: Path, expected: str, actual: str) -> str:
 def missing(path: Path, name: str, archive: Archive) -> str:
     """Return the message about a missing dataset."""
     size = f"{name}, {archive.megabytes} MB to download"
-    advice = (
-        f"Run {command_with('--download')}, or name the folder that contains it with --data-dir"
-    )
+    folder = "give the folder that contains the dataset with --data-dir"
+    advice = f"Run {command_with('--download')}, or {folder}"
     return f"{path}: not found ({size}). {advice}"
 
 

@@ -88,7 +88,7 @@ def load_folder(splits: Splits, folder: Path, loading: Loading) -> Data:
 
 IMAGENET_ADVICE = (
     "Register at image-net.org, then unpack ILSVRC2012_img_train.tar (138 GB) to train/<wnid>/ and "
-    "ILSVRC2012_img_val.tar (6 GB) to val/<wnid>/, or name the folder that contains imagenet/ with "
+    "ILSVRC2012_img_val.tar (6 GB) to val/<wnid>/, or give the folder that contains imagenet/ with "
     "--data-dir"
 )
 

@@ -1,4 +1,4 @@
-"""List the image files of a split by class, read and decode them."""
+"""List the image files of a split by class, and read and decode them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainables.data.cache import Pairs
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TRIES = 3  # attempts to read a file
-LISTED = 20  # the most damaged files that a message names
+LISTED = 20  # largest number of damaged files that a message names
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read_image(path: str) -> Any:
     content = _read(path)
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
-    except Exception as error:  # PIL raises about a dozen types
+    except Exception as error:  # PIL raises about a dozen types of exceptions
         raise DataError(
             f"{path}: not a readable image ({len(content)} bytes). Restore or remove it"
         ) from error

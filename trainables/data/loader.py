@@ -95,8 +95,8 @@ class LoaderData(ImageData):
                 message = str(error).splitlines()[-1].partition("DataError: ")[2]
                 raise DataError(message or str(error)) from error
             except (RuntimeError, OSError, EOFError) as error:
-                # The death of a worker is an error of the next batch, or a broken connection while
-                # this process receives a batch from the worker.
+                # If a worker has died, the request for the next batch raises an error, or the
+                # connection breaks while this process receives a batch from the worker.
                 lost += 1
                 if lost > 1 or (
                     isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)
@@ -104,7 +104,7 @@ class LoaderData(ImageData):
                     raise
 
     def _start_workers(self, dataset: _Transformed, batches: Iterable[Any]) -> Iterator[Tensor]:
-        """Return the images of each batch, whose positions and seeds are given."""
+        """Start workers; return the images of the batches, which list positions and seeds."""
         handler = signal.getsignal(signal.SIGCHLD)
         loader = DataLoader(
             dataset,
@@ -117,8 +117,8 @@ class LoaderData(ImageData):
             generator=Generator(),
         )
         images = iter(loader)
-        # torch's handler raises the death of a worker in the middle of a step. Without the handler,
-        # the request for the next batch raises it.
+        # With torch's handler, an error about a dead worker would interrupt a step at any point.
+        # Without the handler, the request for the next batch raises the error.
         if signal.getsignal(signal.SIGCHLD) is not handler:
             signal.signal(signal.SIGCHLD, handler)
         return images
@@ -160,9 +160,9 @@ def _wait_for_copy(batch: Batch, copied: torch.cuda.Event) -> Batch:
 
 
 def loader_workers(ranks: int) -> int:
-    """Return the number of workers of a loader, of which `ranks` run on this machine.
+    """Return the number of worker processes of each loader if `ranks` loaders share this machine.
 
-    This is the loader's share of the CPU cores, at most `MAX_WORKERS`.
+    This is a loader's share of the CPU cores, at most `MAX_WORKERS`.
     """
     return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // ranks))
 

@@ -1,4 +1,4 @@
-"""Models by name: `model(name)` returns a `Model`, which builds the network and checks its images.
+"""Models by name: `model(name)` returns a `Model`, which builds a network for given images.
 
 `large` contains networks of torchvision with small changes, and `small` networks that are written
 for this project. The initial weights are drawn from torch's global generator. The models do not
@@ -23,7 +23,7 @@ from trainables.models.small import digits_cnn, digits_mlp, lenet5, resnet20, re
 
 
 class Fit(NamedTuple):
-    """The images and classes that a model is built for.
+    """The classes and the images that a network is built for.
 
     Attributes:
         classes: Number of outputs.
@@ -44,8 +44,8 @@ class Model:
 
     Attributes:
         build: Builds the network, with initial weights from torch's global generator.
-        channels: The number of channels of the images, or None for any number.
-        size: The side of the images in pixels, or None for any side.
+        channels: The required number of channels of the images, or None for any number.
+        size: The required side of the images in pixels, or None for any side.
         patch: The side of the images must be a multiple of this number of pixels.
         one_size: True if the test images must have the size of the training images.
         stochastic_depth: True if the setting `drop_path` applies to the model.

@@ -18,7 +18,7 @@ Shortcut = Literal["A", "B"]
 def digits_mlp(
     width: int = 128, classes: int = 10, channels: int = 1, size: int = 8
 ) -> nn.Sequential:
-    """Return a network with two hidden layers with biases and ReLU, and without batch statistics.
+    """Return a network with two hidden layers with biases and ReLU, and no batch normalisation.
 
     Args:
         width: Units of each hidden layer.
@@ -39,7 +39,8 @@ def digits_cnn(
 ) -> nn.Sequential:
     """Return a network with three 3 x 3 convolutions and a linear classifier.
 
-    Batch normalisation and ReLU follow each convolution. The second convolution halves the map.
+    Batch normalisation and ReLU follow each convolution. The second convolution halves the height
+    and the width of the feature map.
 
     Args:
         width: Channels of the first convolution; the other two have twice as many.
@@ -114,8 +115,9 @@ class CifarResNet(nn.Module):
     Args:
         blocks: Number n of blocks in each of the three stages.
         classes: Number of outputs.
-        shortcut: The shortcut of a block that halves the map. A: every second pixel, with zeros for
-            the new channels, without parameters. B: a 1 x 1 convolution with batch normalisation.
+        shortcut: The shortcut of a block that halves the feature map. A: every second pixel, with
+            zeros for the new channels; it has no parameters. B: a 1 x 1 convolution with batch
+            normalisation.
     """
 
     def __init__(self, blocks: int, classes: int = 10, shortcut: Shortcut = "A"):
@@ -180,7 +182,7 @@ class _SubsampleAndPad(nn.Module):
 
 
 def _stage(channels: int, filters: int, blocks: int, shortcut: Shortcut) -> nn.Sequential:
-    """Return a stage of `blocks` blocks; the first halves the map if the channels change."""
+    """Return a stage of `blocks` blocks; the first halves the feature map if channels change."""
     first = _Block(channels, filters, filters // channels, shortcut)
     return nn.Sequential(first, *(_Block(filters, filters, 1, shortcut) for _ in range(blocks - 1)))
 

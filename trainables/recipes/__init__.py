@@ -2,8 +2,10 @@
 
 Each file contains the recipes of one paper, or those that were tuned on digits for this project,
 and states the source of each value. Recipes are data: they may combine dictionaries, but they do
-not import torch, models or datasets. A changed value changes trial keys. If numbers change for
-another reason, `numerics` is incremented.
+not import torch, models or datasets. A changed value changes trial keys.
+
+The as-released variant of a recipe follows the conventions of the paper's released code. The
+corrected variant follows the definitions of this project.
 """
 
 from __future__ import annotations
@@ -44,13 +46,12 @@ class Recipe:
         settings: Values of `trainables.settings`. All other settings are neutral.
         optimizers: Hyperparameters of the corrected variant by optimizer. All other hyperparameters
             have their defaults.
-        as_released: The differences of the as-released variant by optimizer: the conventions of the
-            released code and the values that belong to them. Published numbers are compared with
-            this variant.
+        as_released: Hyperparameters by optimizer that the as-released variant replaces or adds.
+            Published numbers are compared with this variant.
         assumed: The values that the paper does not state, one line each.
         parameters: The number of parameters of the model.
-        numerics: Incremented when the data, the model or the split change, so that the same
-            configuration gives different numbers.
+        numerics: Version number, which is incremented when a change of the data, the model or the
+            split alters the results of the same configuration.
     """
 
     paper: str = ""

@@ -1,8 +1,8 @@
 """Recipes of the digits workloads, which were tuned for this project on seeds that no study uses.
 
 docs/digits.md records the measurements. `digits/mlp` has the values of `digits/cnn`. The
-as-released variants have the conventions of the released codes and the damping values that belong
-to them; their other values are those of the corrected variants.
+as-released variants have the conventions of the released code and the corresponding damping. Their
+other values are those of the corrected variants.
 """
 
 from dataclasses import replace

@@ -1,8 +1,9 @@
-"""Recipes of the NysAct paper: Tables 7 and 8, with the conventions of its code (docs/recipes.md).
+"""Recipes of the NysAct paper, from its Tables 7 and 8 and its released code (docs/recipes.md).
 
-The as-released variants of KFAC and Eva have the damping of Table 7. The damping of the corrected
-variants was tuned on digits, for the scale of the Fisher matrix; this is an assumption. `ema_decay`
-is the weight of the old value in a moving average.
+The as-released variants of KFAC and Eva have the damping of Table 7. Their corrected variants use
+another scale of the output gradients, that of the Fisher matrix, and a damping that was tuned on
+digits for this scale; this is an assumption. `ema_decay` is the weight of the old value in a moving
+average.
 """
 
 from dataclasses import replace
@@ -96,11 +97,11 @@ IMAGENET_SGD = {"lr": 0.5, "momentum": 0.9, "weight_decay": 2e-5}
 IMAGENET_CURVATURE = {**CURVATURE, **IMAGENET_SGD}
 IMAGENET_EVA = {**EVA, **IMAGENET_SGD}
 IMAGENET_RANKED = {**IMAGENET_CURVATURE, "rank": 50}
-AS_RELEASED_KFAC2 = {
+AS_RELEASED_KFAC_IMAGENET = {
     **{"damping": 0.1, "damping_rule": "factored", "sharing": "reduce", "g_scale": "official"},
     **{"ema_decay": 0.05, "init": "first", "kl_clip": 1e-3},
 }
-AS_RELEASED_EVA2 = {"damping": 0.1, **AS_RELEASED_EVA}
+AS_RELEASED_EVA_IMAGENET = {"damping": 0.1, **AS_RELEASED_EVA}
 SHARED_SETTINGS = {
     "random_resized_crop": True,
     "flip": True,
@@ -131,7 +132,7 @@ IMAGENET_RESNET50 = Recipe(
         **dict.fromkeys(("kfac", "foof"), IMAGENET_CURVATURE),
         **dict.fromkeys(("nysact-s", "nysact-g"), IMAGENET_RANKED),
     },
-    as_released={**AS_RELEASED, "kfac": AS_RELEASED_KFAC2, "eva": AS_RELEASED_EVA2},
+    as_released={**AS_RELEASED, "kfac": AS_RELEASED_KFAC_IMAGENET, "eva": AS_RELEASED_EVA_IMAGENET},
     assumed=(
         ASSUMED_EPS,
         ASSUMED_DAMPING,
@@ -141,8 +142,8 @@ IMAGENET_RESNET50 = Recipe(
     parameters=Parameters(exact=25_557_032, published=27, note=RESNET_COUNT),
 )
 
-# Table 8, column of DeiT, and the second of two values per cell in Table 7. The released code for
-# it is timm's training script.
+# Table 8, column of DeiT, and the ImageNet part of Table 7, second of two values per cell. The
+# released code for DeiT is timm's training script.
 DEIT_CURVATURE = {**IMAGENET_CURVATURE, "inv_interval": 5}
 DEIT_RANKED = {**DEIT_CURVATURE, "weight_decay": 1e-4, "rank": 20}
 
@@ -165,8 +166,8 @@ IMAGENET_DEIT_S = replace(
     },
     as_released={
         "sgd": {"nesterov": True},  # timm's optimizer `sgd` uses Nesterov momentum
-        "kfac": AS_RELEASED_KFAC2,
-        "eva": AS_RELEASED_EVA2,
+        "kfac": AS_RELEASED_KFAC_IMAGENET,
+        "eva": AS_RELEASED_EVA_IMAGENET,
         "foof": {**AS_RELEASED_FOOF, "decoupled": True},
         "nysact-s": {**AS_RELEASED_NYSACT, "decoupled": True},
         "nysact-g": {**AS_RELEASED_NYSACT, "decoupled": True},

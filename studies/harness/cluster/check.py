@@ -66,7 +66,7 @@ def _private(address: Any) -> bool:
 
 
 def _lines(error: jsonschema.ValidationError) -> Iterator[str]:
-    """Yield the message of a violated rule; if the rule is about keys, one message for each key."""
+    """Yield a message for a violated rule, or a message for each key if the rule is about keys."""
     rule: Any = error.schema
     expected: Any = error.validator_value
     instance: Any = error.instance
@@ -107,7 +107,7 @@ def _relations(document: Mapping[str, Any]) -> Iterator[str]:
         place = f"available_node_types.{name}.node_config.InstanceMarketOptions"
         market = _at(node_type, "node_config", "InstanceMarketOptions", "MarketType")
         if (market == "spot") == (name == head_type):
-            rule = "the head must be on demand, and workers must be spot"
+            rule = "must be spot for workers, and must not be spot for the head"
             yield f"{place}.MarketType = {json.dumps(market)}: {rule}"
     if (limit := _at(types, head_type, "max_workers")) != 0:
         place = f"available_node_types.{head_type}.max_workers"

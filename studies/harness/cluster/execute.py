@@ -1,4 +1,4 @@
-"""Train trials on Ray: start it or join a cluster, run Tuners until all trials end, disconnect."""
+"""Train trials on Ray: start Ray or join a cluster, run Tuners until all trials end, disconnect."""
 
 from __future__ import annotations
 
@@ -128,6 +128,6 @@ def _signals() -> Iterator[list[str]]:
     signal.signal(signal.SIGTERM, forward)
     try:
         yield received
-    except KeyboardInterrupt:  # no Tuner was running
+    except KeyboardInterrupt:  # no Tuner was running, which would have handled the signal
         if not received:
             raise

@@ -77,7 +77,7 @@ def connect(address: str) -> None:
     except OSError as error:
         why = error.strerror or str(error).partition(". ")[0]
         raise StoreError(
-            f"no Ray cluster answers at {address} ({why}): start it, or correct the address"
+            f"no Ray cluster answers at {address} ({why}): start the cluster, or correct the address"
         ) from error
     try:
         ray.init(address=server, log_to_driver=False, logging_level=logging.ERROR)
@@ -152,7 +152,7 @@ def _resource_errors(address: str, options: Options) -> Iterator[str]:
     unknown = any(not kind["resources"] for kind in _autoscaler())
     deadline = time.monotonic() + (JOIN_SECONDS if unknown else 0)
     share, processes = options.gpus_per_trial, options.workers_per_trial
-    # To measure the share (None) takes a whole GPU.
+    # Measuring the share (None) requires a whole GPU.
     required = {"CPU": 1.0, "GPU": 1.0 if share is None else share}
     while True:
         largest = {name: max(_offers(name), default=0.0) for name in required}
@@ -162,11 +162,12 @@ def _resource_errors(address: str, options: Options) -> Iterator[str]:
         time.sleep(1)
     if "GPU" in missing:
         gpus = largest["GPU"]
-        shortage = "no GPU" if gpus == 0 else f"no node with more than {gpus:g} GPUs"
+        shortage = "no node with " + ("a GPU" if gpus == 0 else f"more than {gpus:g} GPUs")
         flag = f"--gpus-per-trial = {'auto' if share is None else f'{share:g}'}"
-        yield f"{flag}: the cluster at {address} has {shortage}, and cannot start one"
+        yield f"{flag}: the cluster at {address} has {shortage}, and cannot start such a node"
     if "CPU" in missing:
-        yield f"the cluster at {address} has no node with a CPU for a trial, and cannot start one"
+        shortage = "no node with a CPU for a trial"
+        yield f"the cluster at {address} has {shortage}, and cannot start such a node"
     total = sum(_offers("CPU"))
     if "CPU" not in missing and processes > total:
         limit = f"must be at most {total:g}, the number of CPUs of the cluster at {address}"
@@ -183,7 +184,7 @@ def _offers(name: str) -> Iterator[float]:
 def _autoscaler() -> list[Mapping[str, Any]]:
     """Return the node types of the autoscaler that runs on this machine, the head.
 
-    Ray has no function for this. With the local provider, the user's machines are a type, too.
+    Ray has no function for this. With the local provider, the user's machines are one node type.
     """
     import psutil
     import yaml

@@ -1,7 +1,7 @@
-"""Start Ray on this machine alone, for one command.
+"""Start Ray for one command, on this machine only.
 
-Whoever reaches a port of Ray can run code as the user. So Ray listens on the loopback address only,
-and every request requires a token of this run.
+Whoever reaches a port of Ray can run code as the user. Ray therefore listens on the loopback
+address only, and every request requires the token of this run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def start(slots: int) -> None:
     # Without a token in the environment, Ray creates one for all runs, in a file that every user of
     # this machine may read. Ray reads the token once per process, so an existing token stays.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # The variable may be set for another cluster; a new one uses token authentication by default.
+    # The variable may be set for another cluster. A new Ray requires the token by default.
     os.environ.pop("RAY_AUTH_MODE", None)
     try:
         with _minimal():
@@ -55,7 +55,7 @@ def start(slots: int) -> None:
 def _minimal() -> Iterator[None]:
     """Make `ray.init` keep the loopback address and start only what one machine needs.
 
-    Ray keeps the address if it expects no other nodes, as on macOS. The autoscaler's monitor, the
+    Ray keeps the address if clusters are disabled, which is the default on macOS. The autoscaler's monitor, the
     log monitor and the dashboard's server take 80 MB each, and `ray.init` waits a second for the
     dashboard. `ray start` has options to disable the monitors, but `ray.init` has none. Workers run
     `worker.py`.

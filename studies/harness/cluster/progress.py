@@ -16,7 +16,7 @@ from studies.harness.design.arms import Trial
 from trainables.store import COMPLETED
 
 LINE_SECONDS = 10.0
-LINES = 4  # running trials in the display; on a cluster more trials run than a terminal has lines
+LINES = 4  # largest number of running trials in the display; a cluster may run hundreds
 WIDTH = 80
 
 
@@ -26,8 +26,8 @@ class StudyProgress:
     Args:
         trials: The trials to train.
         console: The console to print to.
-        unnamed: The number of trials that `add` will name later.
-        epochs: The total number of epochs of the unnamed trials.
+        unnamed: The number of trials that are not known yet; `add` provides them later.
+        epochs: The total number of epochs of these trials.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class StudyProgress:
                 self._print(f"{count} trials {status}: {reason}")
 
     def add(self, trial: Trial) -> None:
-        """Name a trial that was counted as unnamed."""
+        """Provide a trial that was counted as unnamed."""
         if trial.config.trial_key not in self._trials:
             self._trials[trial.config.trial_key] = trial
             self._unnamed = max(0, self._unnamed - 1)
@@ -70,7 +70,7 @@ class StudyProgress:
         self._first = self._first or (time.monotonic(), sum(self._epochs.values()))
         self._running.pop(key, None)
         count = f"{epoch + 1}/{self._trials[key].config.epochs}"
-        self._running[key] = f"{self._name(key)} epoch {count} {accuracy:.2%}"
+        self._running[key] = f"{self._name(key)}: epoch {count}, accuracy {accuracy:.2%}"
         self._line()
 
     def lost(self, key: str) -> None:
@@ -91,7 +91,7 @@ class StudyProgress:
 
     def _name(self, key: str) -> str:
         trial = self._trials[key]
-        return f"{trial.arm.label} s{trial.config.seed}"
+        return f"{trial.arm.label} seed {trial.config.seed}"
 
     def _print(self, line: str) -> None:
         """Print a line above the live display, without parsing it as markup."""

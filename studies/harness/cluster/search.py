@@ -41,7 +41,7 @@ class Proposer(Protocol):
         ...
 
     def begin(self) -> None:
-        """Submit all configurations without an outcome again."""
+        """Reset the submissions: `next` returns all configurations without an outcome again."""
 
     def next(self) -> Trial | None:
         """Create the folder of the next trial and return the trial; None if all are submitted."""
@@ -90,7 +90,7 @@ class _Searcher(NotPickled, Searcher):
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
     ) -> bool:
-        """Accept Tune's space, which has shared settings only: the proposer knows the real one."""
+        """Accept Tune's space, which has only the shared settings; the proposer has the others."""
         return True
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
@@ -132,7 +132,7 @@ class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
         return decision
 
     def _committed(self, key: str) -> dict[int, float]:
-        """Return the scores of the epochs of earlier drivers, which Tune does not know."""
+        """Return the scores of epochs that Tune does not know, because an earlier driver ran them."""
         lines = read_lines(trial_folder(self._root, key) / "epochs.jsonl")
         self._spent[key] = sum(
             line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines

@@ -19,9 +19,11 @@ from rich.console import Console
 
 from trainables.ray_trainable import PROBLEM
 
-TICK_SECONDS, PROBE_SECONDS = 1.0, 5.0  # between two counts, and two requests for the live nodes
-LOST_SECONDS = 40.0  # without a live node, after which training stops
-# After that, the process ends itself. Ray would end it 60 s after the loss of the head node.
+TICK_SECONDS = 1.0  # between two updates of the time without a live node
+PROBE_SECONDS = 5.0  # between two requests for the live nodes
+LOST_SECONDS = 40.0  # training stops after this time without a live node
+# If training has not stopped after this additional time, the process ends itself. Ray would end it
+# 60 s after the loss of the head node.
 GRACE_SECONDS = 10.0
 LOST = f"the Ray cluster was lost: no node was alive for {LOST_SECONDS:g} s"
 
@@ -59,7 +61,7 @@ class Stop:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the nodes while Ray is used, then shut Ray down; end the process if that blocks.
+        """Watch the nodes while Ray is used, then shut Ray down; end the process if Ray blocks.
 
         One thread requests the nodes and another counts the time, because a lost head node may
         block the request.
@@ -93,7 +95,7 @@ class Stop:
                 down.set()
 
     def _end(self) -> None:
-        """End this process without a report, which the same command writes later.
+        """End this process without a report; the user writes it by running the same command again.
 
         Tune and Ray may wait in calls that never return. Ray would end the process 60 s after the
         loss of the head node, with exit code 1 and a stack trace. Ray's processes on this machine
@@ -110,9 +112,10 @@ class Stop:
 def defer_signals() -> Iterator[None]:
     """Deliver SIGINT and SIGTERM after Ray's start or shutdown, which take some seconds.
 
-    Some of Ray's calls swallow the exception of a handler, and a driver that is connected only
-    partly crashes at its exit. Ray would install two handlers of SIGTERM: its own, and the one of
-    abseil, which aborts a driver that waits for its workers.
+    Some of Ray's calls swallow the exception that a handler raises, and a driver crashes at its
+    exit if its connection is incomplete. Ray would also install two handlers of SIGTERM, which this
+    function prevents: its own, and the one of abseil, which aborts a driver that waits for its
+    workers.
     """
     received: list[int] = []
 

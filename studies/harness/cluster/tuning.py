@@ -20,7 +20,7 @@ from typing import Any, cast
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "100000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# As in a grid. By default, a search starts one worker at a time.
+# This is Tune's default for a grid. By default, a search starts one worker at a time.
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "200")
 
 import ray
@@ -113,7 +113,7 @@ class Session:
                     verbose=0,
                     callbacks=[_Report(progress, self.options.root)],
                     stop=cast(Any, self.stop),
-                    # The trial folder counts lost workers; there, progress resets the count.
+                    # The trial folder counts the workers lost since its last commit instead.
                     failure_config=tune.FailureConfig(max_failures=-1),
                     checkpoint_config=no_checkpoints,
                 ),
@@ -163,7 +163,7 @@ def _sigint_handler_kept() -> Iterator[None]:
 
 
 class NotPickled:
-    """An object that Tune does not copy or pickle. It would for a restore, which is not used."""
+    """An object that Tune does not copy or pickle, as it would for a restore (not used here)."""
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self
@@ -227,8 +227,8 @@ class _Trial(tune.Trainable):
 class _Workers(_ActorClassCache):
     """Creates actors of `TrialTrainable` for `_Trial`.
 
-    These actors do not import Tune. They also need no particular environment, so that Ray uses
-    processes which it has already started.
+    These actors do not import Tune. They also need no particular environment, so Ray runs them in
+    processes that it has already started.
     """
 
     def get(self, trainable_cls: Any) -> Any:

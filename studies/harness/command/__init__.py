@@ -1,4 +1,4 @@
-"""The command line: options, the path from a command to its exit code, the lock, the terminal.
+"""The command line: parse the options, run the artefacts, print to the terminal, exit with a code.
 
 `options.py` parses the options. `run.py` plans, checks, locks, executes, tracks and reports any
 artefact. Put a file here if only commands need it. This room may import every other room. The

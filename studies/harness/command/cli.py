@@ -20,7 +20,7 @@ Exit codes:
   1    some trials failed
   2    invalid command; nothing was started
   3    stopped by the time budget
-  4    a problem with the disk, the lock, the data or Ray
+  4    a problem with the disk, the data or Ray, or OUT is in use
   130  stopped by SIGINT
   143  stopped by SIGTERM
 

@@ -28,11 +28,11 @@ from trainables.workloads import Workload, workload
 
 PROBE_STEPS, PROBE_SECONDS = 20, 10.0
 PROBE_PIXELS = 2**17  # largest batch in pixels: a whole batch of CIFAR, a small batch of ImageNet
-LINE_BYTES, FOLDER_BYTES = 1_000, 8_000  # for an epoch, and for the other files of a trial
+LINE_BYTES, FOLDER_BYTES = 1_000, 8_000  # of an epoch's line; of the other files of a trial
 KEPT_CHECKPOINTS = 3  # of a trial in flight: the last two, and a third while it is written
 
 Cost = tuple[str, str]  # workload, optimizer
-Rates = Mapping[Cost, Mapping[int, float]]  # seconds of an epoch by batch size
+Rates = Mapping[Cost, Mapping[int, float]]  # seconds per epoch by batch size
 
 
 @dataclass(frozen=True)

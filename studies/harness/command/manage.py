@@ -70,7 +70,9 @@ def markdown() -> str:
     params=[
         OUT,
         click.Option(
-            ["--markdown", "as_markdown"], is_flag=True, help="Print the table of the README."
+            ["--markdown", "as_markdown"],
+            is_flag=True,
+            help="Print the studies as the table of README.md.",
         ),
     ],
 )
@@ -106,7 +108,8 @@ def _run(names: tuple[str, ...], **raw: Any) -> int:
 
 @GROUP.command(
     "status",
-    help="Count trials by status. List the trials in flight; a study may be running meanwhile.",
+    help="Count trials by status. Also list the trials in flight, which have not ended; a study may "
+    "run at the same time.",
     params=[OUT],
 )
 def _status(root: Path) -> int:
@@ -129,14 +132,15 @@ def _status(root: Path) -> int:
             done = f"{len(epochs)}/{config['epochs']} epochs committed"
             console.print(f"{trial}: {done}, {start}", highlight=False)
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    console.print(summary or f"no trials in {root}; run a study first, or name a folder with --out")
+    nothing = f"no trials in {root}; run a study first, or name a folder with --out"
+    console.print(f"trials: {summary}" if counts else nothing)
     return COMPLETE
 
 
 @GROUP.command(
     "show",
     help="Print a trial's configuration, status and last epoch. KEY is the name of its folder in "
-    "OUT/trials, or at least the first 6 digits.",
+    "OUT/trials, or at least the first 6 digits of the name.",
     params=[click.Argument(["key"]), OUT],
 )
 def _show(key: str, root: Path) -> int:
@@ -161,8 +165,8 @@ def _show(key: str, root: Path) -> int:
 
 @GROUP.command(
     "explain",
-    help="Print the fields in which two trials differ. A key is the name of a trial's folder in "
-    "OUT/trials, or at least the first 6 digits.",
+    help="Print the differences between two configurations. A key is the name of a trial's folder in "
+    "OUT/trials, or at least the first 6 digits of the name.",
     params=[click.Argument(["first_key"]), click.Argument(["second_key"]), OUT],
 )
 def _explain(first_key: str, second_key: str, root: Path) -> int:
@@ -199,7 +203,7 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
     except Exception as error:
         first_line = str(error).partition("\n")[0]
         return environment(
-            f"sync failed ({type(error).__name__}: {first_line}); no results are lost, try again"
+            f"sync failed ({type(error).__name__}: {first_line}); no results are lost; try again"
         )
     return COMPLETE
 
@@ -248,8 +252,9 @@ def _ui(root: Path, port: int, links_only: bool) -> int:
 
 @GROUP.command(
     "clean",
-    help="Delete unused checkpoints and named trials. Quarantined and half-written checkpoints are "
-    "unused. KEY is the name of a trial's folder in OUT/trials, or at least the first 6 digits.",
+    help="Delete unusable checkpoints and named trials. Unusable checkpoints are damaged or "
+    "half-written. KEY is the name of a trial's folder in OUT/trials, or at least the first 6 digits "
+    "of the name.",
     params=[
         click.Argument(["keys"], nargs=-1, metavar="[KEY]..."),
         OUT,

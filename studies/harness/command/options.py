@@ -30,29 +30,31 @@ FLAGS = [
     click.Option(["--smoke"], is_flag=True,
                  help="Quick test: two levels, two seeds and two epochs on digits, in OUT/smoke."),
     click.Option(["--dry-run"], is_flag=True,
-                 help="Print the plan and exit; with --json, one line for each trial."),
+                 help="Print the plan and exit; with --json, print a line of JSON for each trial."),
     click.Option(["--report-only"], is_flag=True,
                  help="Train nothing; report the results in the output folder."),
     click.Option(["--seeds"], metavar="N|I,J",
-                 help="6 means seeds 0 to 5; 3,7 means seeds 3 and 7; 3, means seed 3."),
+                 help="Seeds: 6 means seeds 0 to 5; 3,7 means seeds 3 and 7; '3,' means only seed 3."),
     click.Option(["--workload"], metavar="NAME,...",
-                 help="Workloads (dataset/model) to train instead of the study's own."),
+                 help="Train on these workloads (dataset/model) instead of the study's workload."),
     click.Option(["--epochs"], metavar="N",
                  help="Train for N epochs instead of the recipe's number."),
     click.Option(["--optimizers"], metavar="NAME,...",
                  help="Train only these optimizers of the study."),
     click.Option(["--only"], metavar="FACTOR=LEVEL,...", multiple=True,
-                 help="Train only these levels of a factor."),
+                 help="Train only these levels of a factor (the varied hyperparameter), such as "
+                 "rank=5,10."),
     click.Option(["--levels"], metavar="FACTOR=LEVEL,...", multiple=True,
-                 help="Levels to train instead of the study's own."),
+                 help="Train these levels instead of the study's levels, such as rank=5,25."),
     click.Option(["--set", "settings"], metavar="NAME=VALUE", multiple=True,
-                 help="Set a hyperparameter or a setting of the recipe in every configuration "
-                 "that has it."),
+                 help="Set a hyperparameter or a training setting, such as damping=0.1, in every "
+                 "configuration that has it."),
     click.Option(["--max-concurrent"], metavar="N",
-                 help="Largest number of concurrent trials.  [default: as many as fit]"),
+                 help="Largest number of concurrent trials.  [default: as many as the CPUs and GPUs "
+                 "allow]"),
     click.Option(["--gpus-per-trial"], metavar="X|auto",
-                 help="GPUs for each trial, such as 0.5; auto measures the share once for each "
-                 "workload and type of GPU.  [default: 0]"),
+                 help="GPUs for each trial, such as 0.5; auto measures the share that a trial needs, "
+                 "once for each workload and type of GPU.  [default: 0]"),
     click.Option(["--address"], metavar="auto|HOST:PORT",
                  help="Running Ray cluster to use.  [default: $RAY_ADDRESS; if unset, Ray is "
                  "started on this machine]"),
@@ -70,21 +72,24 @@ FLAGS = [
     click.Option(["--plugin"], metavar="FILE",
                  help="Python file that registers optimizers or workloads."),
     click.Option(["--workers-per-trial"], metavar="N",
-                 help="Processes that share a trial's batches.  [default: 1]"),
+                 help="Processes that train one trial together, each on a part of every batch.  "
+                 "[default: 1]"),
     click.Option(["--retry"], metavar="STATUS", multiple=True,
-                 help="Train trials with this status again: diverged, oom or failed."),
+                 help="Resume the trials that ended with this status: diverged, oom (out of memory) or "
+                 "failed."),
     click.Option(["--rerun"], metavar="KEY", multiple=True,
                  help="Delete the trial with this key and train it again."),
     click.Option(["--time-budget"], metavar="TIME",
                  help="Stop after TIME, such as 90s, 30m or 2h."),
     click.Option(["--commit-every"], metavar="SECONDS",
-                 help="Training time between two checkpoints; 0: after each epoch.  [default: 30]"),
+                 help="Shortest training time between two checkpoints; 0 writes a checkpoint after "
+                 "each epoch.  [default: 30]"),
     click.Option(["--diagnostics"], is_flag=True,
-                 help="Measure what the preconditioners do to each layer, in trials that are still "
-                 "to train. Results stay the same; training takes 1 to 7 % longer (see "
-                 "diag/overhead)."),
+                 help="Measure what the preconditioners do to each layer, in trials that are not "
+                 "trained yet. Results stay the same; training takes 1 to 7 % longer (the metric "
+                 "diag/overhead has the exact value)."),
     click.Option(["--json", "as_json"], is_flag=True,
-                 help="Print results as JSON to standard output, and the rest to standard error."),
+                 help="Print results as JSON to standard output, and all other text to standard error."),
 ]  # fmt: skip
 
 
@@ -235,10 +240,10 @@ def unknown_flag(name: str, params: Sequence[click.Parameter] = FLAGS) -> str:
 
 _SEEDS = f"a number of seeds in 1..{MAX_SEEDS}, or distinct seeds in 0..{MAX_SEED} such as 3,7"
 _GPUS = "auto, a share of one GPU in 0..1, or a whole number of GPUs"
-_ADDRESS = "auto or HOST:PORT; ray:// is not supported, so run the command on the head node"
+_ADDRESS = "auto or HOST:PORT; ray:// is not supported: run the command on the head node instead"
 _URI = (
-    "none, sqlite:///FILE, or http(s)://HOST without a password; set MLFLOW_TRACKING_USERNAME and "
-    "MLFLOW_TRACKING_PASSWORD instead"
+    "none, sqlite:///FILE, or http(s)://HOST without a password; to log in, set "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 )
 
 

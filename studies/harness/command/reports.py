@@ -95,8 +95,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 def last(folder: Path) -> tuple[str, Report | None]:
     """Return the stored report of a folder and the digest of its inputs.
 
-    Return ("", None) if a file of the report has changed since, or if the record is absent or
-    damaged.
+    Return ("", None) if the record is absent or damaged, or if a file of the report has changed
+    since the record was stored.
     """
     try:
         record = json.loads((folder / RECORD).read_bytes())

@@ -127,7 +127,7 @@ def _plans(
         ]
         try:
             planned = artefact.plan(options)
-            # Reads the trial folders, and so refuses a folder of a newer version before any write.
+            # This reads the trial folders, so a folder of a newer version raises before any write.
             work += [plan.artefact.missing(plan) for plan in planned]
             plans += planned
         except (HyperparameterError, StoreError) as error:
@@ -201,5 +201,5 @@ def _execute(plans: Sequence[Plan], driver: Driver) -> None:
 
 
 def _lost(problem: str) -> int:
-    """Print that Ray has died; return the exit code for the process."""
+    """Print that the Ray cluster was lost; return the exit code for the process."""
     return stopped(ENVIRONMENT, f"error: {problem}")

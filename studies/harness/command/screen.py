@@ -20,7 +20,7 @@ from studies.harness.design.options import default_root, default_uri
 from studies.harness.design.result import Listing, Report
 
 WIDTH = 80
-MAX_FINDINGS = 10  # the terminal shows no more; a report may have one for each of a hundred levels
+MAX_FINDINGS = 10  # shown on the terminal; a report may have a finding for each of 100 levels
 
 
 def terminal(*, stderr: bool = False) -> Console:
@@ -46,7 +46,8 @@ def refuse(problems: Sequence[str]) -> int:
 def stopped(code: int, reason: str) -> int:
     """Print why a command was stopped and which command resumes it; return the exit code."""
     print(
-        f"{reason}; nothing committed was lost. To resume, run the same command:", file=sys.stderr
+        f"{reason}; all committed results are kept. To resume, run the same command:",
+        file=sys.stderr,
     )
     print(f"  {shlex.join(['python', *sys.argv])}", file=sys.stderr)
     return code

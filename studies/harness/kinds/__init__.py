@@ -1,6 +1,6 @@
 """The kinds of artefact: `study`, `search`, `probe` and `cost`, each in a folder.
 
-`target` adds a figure to studies. `artefact.py` is the protocol that every kind implements.
+The folder `target` contains a figure for studies. `artefact.py` has the interface of all kinds.
 
 To add a kind, write a folder with the class of its literals, `plan.py`, `execute.py` and
 `report.py`; export the class from `studies/__init__.py`, and add the kind to `ORDER`. This room may

@@ -1,6 +1,6 @@
-"""The protocol that every kind of artefact implements.
+"""The interface that every kind of artefact implements.
 
-`command/run.py` uses artefacts only through this protocol.
+`command/run.py` uses artefacts only through this interface.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An artefact on one workload, with the changes of the command line. Kinds add fields.
+    """An artefact on one workload, with the options of a command. Subclasses add fields.
 
     Attributes:
-        artefact: The artefact, with the changes of the command line.
+        artefact: The artefact, after the options have replaced its defaults.
         workload: The workload to train or time.
-        options: The command line.
+        options: The options of the command.
         trials: The trials that are known before the work starts.
     """
 
@@ -63,11 +63,12 @@ class Work:
 
     Attributes:
         count: The number of missing trials, networks or measurements.
-        summary: The first output of a command: the total, finished and missing numbers.
+        summary: The first lines that a command prints, with the numbers of planned, finished and
+            missing trials, networks or measurements.
         details: Additional lines for `--dry-run`.
         records: The output of `--dry-run --json`, one record per line.
-        trials: The missing trials, or similar ones, for the check of the data and the estimate of
-            the duration.
+        trials: The missing trials, or trials that need the same data and the same time. The command
+            uses them to check the data and to estimate the duration.
         on_ray: True if Ray trains the trials, so that the command requires a cluster.
     """
 
@@ -81,12 +82,12 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """The command that executes plans while it holds the lock of the output folder.
+    """The process that executes plans while it holds the lock of the output folder.
 
     Attributes:
-        options: The command line.
-        generation: The number of this driver in the output folder. A worker compares it before
-            each write, and stops if there is a later driver.
+        options: The options of the command.
+        generation: A number that each new driver of an output folder increments. Before each write,
+            a worker checks that no later driver has started, and stops otherwise.
         console: The terminal that shows the progress.
         on_lost: The function that the cluster's watchdog calls after Ray has died. It returns the
             exit code for the process.
@@ -102,18 +103,19 @@ class Driver:
 class Artefact(Facts):
     """A table or figure of a paper that a command reproduces.
 
-    A study file contains an artefact as a literal.
+    A study file defines an artefact as a literal.
 
     A kind is a folder beside this file. It contains a subclass of this class, and the modules
     `plan`, `execute` and `report` with the functions that the methods below call. These modules
-    need torch and pandas, so they are imported on first use. The room `command` runs a new kind
-    without a change.
+    need torch and pandas, so they are imported on first use. The room `command` needs no change for
+    a new kind.
 
     Attributes:
         KIND: The name of the kind in messages and lists, one word.
-        FLAGS: The options that only this kind has. `Options.extra` contains their texts.
+        FLAGS: The options that only this kind has. `Options.extra` contains their values as text.
         HELP: The help texts that replace the common ones, by option.
-        REFUSED: The common options that this kind refuses, with the reason.
+        REFUSED: The common options that this kind does not accept. Each has the reason as a clause
+            for the error message, such as "which has no arms".
         workload: The default workload.
     """
 
@@ -130,7 +132,7 @@ class Artefact(Facts):
         return import_module(f"{cls.__module__.rpartition('.')[0]}.{name}")
 
     def plan(self, options: Options) -> Sequence[Any]:
-        """Return a plan for each workload in the command line.
+        """Return a plan for each workload of the command.
 
         Raises:
             HyperparameterError: One line for each error in the plans.
@@ -139,7 +141,7 @@ class Artefact(Facts):
         return self.module("plan").plans(self, options)
 
     def missing(self, plan: Any) -> Work:
-        """Return the missing work according to the output folder. Nothing is written.
+        """Return the work without a result in the output folder. Nothing is written.
 
         Raises:
             StoreError: This version cannot read the output folder.
@@ -157,25 +159,26 @@ class Artefact(Facts):
         cls.module("execute").execute(plans, driver)
 
     def report(self, plan: Any) -> Report:
-        """Write the report from the output folder, and return its value."""
+        """Write the report from the output folder, and return its content as plain values."""
         return self.module("report").report(plan)
 
     def tracking(self, plan: Any) -> View | None:
-        """Return the plan's runs in MLflow, or None if the kind has none."""
+        """Return the description of the plan's MLflow runs, or None if the kind has no runs."""
         return self.module("plan").view(plan)
 
     def stored(self, root: Path) -> Sequence[Plan]:
-        """Return the plans with results in an output folder. `sync` sends them to MLflow."""
+        """Return the plans with results in an output folder. `sync` sends their runs to MLflow."""
         return self.module("plan").stored(self, root)
 
     def state(self, root: Path) -> str:
-        """Return the finished and the planned amount of work in an output folder: `20/50`."""
+        """Return the amounts of finished and planned work in an output folder, such as `20/50`."""
         return self.module("plan").state(self, root)
 
     def inputs(self, plan: Any) -> Sequence[Path]:
         """Return the files and folders from which the report is made.
 
-        If the result is empty, each command writes the report anew.
+        A command writes the report only if these inputs, the code or the plan have changed. If the
+        result is empty, every command writes the report.
         """
         return ()
 
@@ -190,7 +193,7 @@ def plan_workloads(
     """Return `plan(workload)` for each workload of the command.
 
     Raises:
-        HyperparameterError: The lines of `errors` and those that `plan` raised.
+        HyperparameterError: The lines of `errors` and of the errors that `plan` raised.
     """
     plans, errors = [], [*errors]
     for workload in workloads(artefact, options):
@@ -214,10 +217,10 @@ def setting_errors(
 
     Args:
         artefact: The artefact.
-        options: The command line.
-        optimizers: The optimizers of the artefact. A name that none of them has is an error.
-        varied: The names that the artefact varies, so that `--set` cannot set them.
-        advice: The text for a varied name, with `{name}` and `{value}`.
+        options: The options of the command.
+        optimizers: The optimizers of the artefact. A setting that none of them has is an error.
+        varied: The settings that the artefact varies. `--set` cannot fix them.
+        advice: The text for a varied setting, with `{name}` and `{value}`.
     """
     from trainables.workloads import settable
 
@@ -234,7 +237,7 @@ def setting_errors(
 
 
 def recipe(options: Options) -> dict[str, Any]:
-    """Return the settings in the command line that replace the recipe's, such as `batch_size`."""
+    """Return the settings of the command that replace the recipe's, such as `batch_size`."""
     from trainables.workloads import RECIPE_SETTINGS
 
     changed = {name: value for name, value in options.settings.items() if name in RECIPE_SETTINGS}
@@ -248,7 +251,7 @@ def recipe(options: Options) -> dict[str, Any]:
 
 
 def workloads(artefact: Artefact, options: Options) -> list[str]:
-    """Return the known workloads of the command line, or the artefact's default."""
+    """Return the known workloads of the command, or the artefact's default if there are none."""
     if options.smoke:
         return [SMOKE_WORKLOAD]
     if not options.workloads:

@@ -88,8 +88,8 @@ class Tracking:
 def up_to_date(uri: str, inputs: Collection[str]) -> bool:
     """Return True if a local database has a run with each of these digests. Does not import mlflow.
 
-    Return False if this is unknown, because a digest is empty, or because the address is not that
-    of a readable database.
+    Also return False if this is unknown: a digest is empty, or the URI does not name a readable
+    database.
     """
     if not inputs:
         return True

@@ -67,8 +67,8 @@ class Experiment:
         """Send metrics, new parameters, and new or changed tags.
 
         The tags are sent last, because one of them is the number of epochs sent. If the process is
-        killed before, the next call sends the same points again. mlflow drops them, because key,
-        value, step and timestamp are equal.
+        killed before that, the next call sends the same points again. mlflow drops them, because
+        key, value, step and timestamp are equal.
         """
         new = {name: value for name, value in (params or {}).items() if name not in run.data.params}
         changed = {name: v for name, v in tags.items() if run.data.tags.get(name, "") != v}

@@ -61,7 +61,7 @@ class SeedGroup:
         return self.rows.loc[self.rows["status"] == COMPLETED]
 
     def summary(self) -> dict[str, float]:
-        """Return `mean/M`, `sd/M`, `ci_lo/M`, `ci_hi/M` of each metric M in the last epoch; `n`."""
+        """Return `n`, and `mean/M`, `sd/M`, `ci_lo/M` and `ci_hi/M` of each last-epoch metric M."""
         metrics, rows = {}, self.completed()
         for name in (name for name in rows.columns if name.startswith(AVERAGED)):
             if len(values := rows[name].dropna().astype(float)):

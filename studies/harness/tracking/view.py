@@ -73,8 +73,8 @@ def send_all(
         artefacts: Artefacts (`kinds.artefact`) that may have results in the output folder.
         root: The output folder.
         uri: Tracking server or database; the output folder's database if None.
-        last_report: Returns the stored report of a plan. If it is None, the files of the report's
-            folder are sent, and the parent run's summary does not change.
+        last_report: Returns the stored report of a plan, or None. Without a stored report, the
+            files of the report's folder are sent, and the parent run's summary does not change.
     """
     for artefact in artefacts:
         for plan in artefact.stored(root):

@@ -47,7 +47,8 @@ class ReportView(View):
 
     Attributes:
         kind: The tag `kind`, such as `probe`.
-        key: The identity of the report's subject, which identifies the run.
+        key: A digest of what the report describes, such as a probe and its configuration. It
+            identifies the run.
         params: The run's parameters.
     """
 

@@ -1,4 +1,4 @@
-"""The class of a cost study: the time and memory of optimizers, relative to SGD."""
+"""The class of a cost study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_TRIALS = "which times steps on synthetic images and trains no trials"
 
 @dataclass(frozen=True, kw_only=True)
 class CostStudy(Artefact):
-    """A comparison of the costs of optimizers.
+    """A comparison of the time and memory of optimizers, relative to SGD.
 
     Attributes:
         batch_size: The number of images in each synthetic batch.
@@ -30,7 +30,7 @@ class CostStudy(Artefact):
             type=int,
             default=20,
             show_default=True,
-            help="Interleaved blocks of steps for each optimizer.",
+            help="Measured blocks for each optimizer, whose steps alternate with those of SGD.",
         ),
         click.Option(
             ["--threads"],

@@ -1,4 +1,4 @@
-"""The commands of the benchmark that a cost study and a command line select."""
+"""The commands of the benchmark that measure a cost study, and the files of their results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CostPlan(Plan):
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """The results for the workload on this hardware, in increasing order of the time."""
+        """The results for the workload and batch size on this hardware, the fastest first."""
         paths = sorted(self.measured_on.glob("*-*.json"))
         results = [json.loads(path.read_text()) for path in paths]
         conditions = {"workload": self.workload, "batch_size": int(self.settings["batch_size"])}
@@ -63,7 +63,7 @@ class CostPlan(Plan):
 
     @property
     def commands(self) -> list[Command]:
-        """The commands for all optimizers, for as-released variants, and for Table 1."""
+        """The commands that measure all optimizers, the as-released variants, and Table 1."""
         flags = [
             f"--{name.replace('_', '-')}={value}"
             for name, value in self.settings.items()
@@ -77,7 +77,7 @@ class CostPlan(Plan):
         first = ("trainables.cost", self.workload, optimizers, *flags, out)
         commands: list[Command] = [first]
         if names := _with_conventions(self.workload, self.optimizers):
-            # The benchmark uses the last --optimizers.
+            # `first` contains --optimizers already. The benchmark uses the last of the two.
             commands.append((*first, "--as-released", f"--optimizers={','.join(names)}"))
         if not self.options.smoke:
             hardware = [f"--{name}={self.settings[name]}" for name in ("threads", "device")]
@@ -141,7 +141,10 @@ def missing(plan: CostPlan) -> Work:
 
 
 def view(plan: CostPlan) -> View:
-    """Return the MLflow run of the report, identified by hardware, workload and batch size."""
+    """Return the description of the MLflow run of the report.
+
+    The hardware, the workload and the batch size identify the run.
+    """
     params = {name: value for name, value in plan.settings.items() if value is not None}
     key = digest(
         [plan.artefact.name, plan.measured_on.name, plan.workload, plan.settings["batch_size"]]
@@ -163,13 +166,13 @@ def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
             (name, [resolve(workload, name, as_released=released) for released in (False, True)])
             for name in optimizers
         ]
-    except HyperparameterError:  # the benchmark reports it
+    except HyperparameterError:  # the benchmark reports the error
         return []
     return [name for name, configs in variants if len(set(map(result_name, configs))) > 1]
 
 
 def stored(study: CostStudy, root: Path) -> list[CostPlan]:
-    """Return no plans. Only the command of a cost study sends it to MLflow."""
+    """Return no plans: only the command of a cost study sends its results to MLflow, not `sync`."""
     return []
 
 

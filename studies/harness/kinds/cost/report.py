@@ -1,4 +1,4 @@
-"""The report of a cost study on one hardware, compared with the published costs."""
+"""The report of a cost study on one hardware, with a comparison with the published costs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIB = 2**20
 
 
 def frame(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a row for each result: time ratios with intervals, shares of a step of SGD, memory."""
+    """Return a row for each result: ratios of times, shares of a step of SGD, memory."""
     return pd.DataFrame([_row(result) for result in results])
 
 
@@ -57,7 +57,11 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(configuration: Mapping[str, Any]) -> str:
-    """Return the nearest arm and the hyperparameters that differ from it, as in `kfac rank=5`."""
+    """Return the optimizer and its settings as text, such as `kfac as-released damping=1.0`.
+
+    The text has the variant that is nearest to the configuration, and the hyperparameters in which
+    the configuration differs from this variant.
+    """
     name, workload = configuration["optimizer"], configuration["workload"]
     if name not in precond.available():  # the code released with the paper
         return name
@@ -74,7 +78,7 @@ def label(configuration: Mapping[str, Any]) -> str:
 
 
 def report(plan: CostPlan) -> Report:
-    """Write the report, `cost.csv`, `published.csv`, and the figure of Table 1 if measured."""
+    """Write the report, its CSV files and the figure of Table 1, if Table 1 was measured."""
     from studies.harness.report.figures.theory import draw_scaling
 
     study, results = plan.artefact, plan.results
@@ -108,15 +112,19 @@ COSTS: dict[str, Callable[[Cost], Median]] = {
 
 
 def cost_claims(study: Facts) -> list[Claim]:
-    """Return the published numbers on costs in the tables of a study."""
+    """Return the published costs in the tables of a study."""
     return [claim for claim in claims_of(study) if claim.metric in COSTS]
 
 
 def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
-    """Return the costs of the configurations of some claims, measured on the hardware of a folder.
+    """Return the measured costs to compare with published costs.
 
-    A configuration must match its claim exactly. On a CPU, the measured memory is that of the whole
-    process, so it is not compared with published numbers.
+    A measured configuration must match its claim exactly. On a CPU, the measured memory is that of
+    the whole process, so it is not compared with published numbers.
+
+    Args:
+        claims: The published costs.
+        folder: The folder of the results on one hardware.
     """
     results = []
     for claim in claims:
@@ -138,7 +146,7 @@ def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
 
 
 def _unmeasured(claims: Iterable[Claim], folder: Path) -> list[Trial]:
-    """Return a trial for each claim whose configuration was not measured on a folder's hardware."""
+    """Return a trial for each claim whose configuration has no result in the folder."""
     arms = [
         Trial(Arm(optimizer=claim.optimizer, as_released=claim.as_released), configuration(claim))
         for claim in claims
@@ -163,9 +171,10 @@ def _blocks(
         caption=f"{study.title}: {first['workload']}, batch size {first['batch_size']}.",
     )
     note = (
-        "Ratios of times are medians over interleaved blocks with their 95% interval. The shares "
-        "are fractions of a step of SGD. Each peak memory is measured in a separate process. "
-        "As-released: with the conventions of the paper's released code."
+        "Ratios of times are medians over blocks, in which the steps of both optimizers alternate, "
+        "with 95% intervals. Apply, statistics and refresh: additional time, as a fraction of the "
+        "time of a step of SGD. Each peak memory is measured in a separate process. As-released: "
+        "with the conventions of the paper's released code."
     )
     ratios = ", ".join(f"{row['optimizer']} {row['time / sgd']:.2f}" for row in records)
     verdict = Text(f"Time of a step relative to SGD: {ratios}.", finding=True)
@@ -174,7 +183,7 @@ def _blocks(
 
 
 def _table_1(scaling: Mapping[str, Any]) -> list[Block]:
-    """Return the section on Table 1: the measured exponents and those of the cost formulas."""
+    """Return the section on Table 1: measured exponents, and the exponents of the cost formulas."""
     rows = [
         [name, axis, f"{sweep['exponent']:.2f}", f"{sweep['closed_form_exponent']:.2f}"]
         for axis in ("p", "r")
@@ -219,7 +228,7 @@ def _share(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _common(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the conditions of the results. Where results differ, all values are listed."""
+    """Return the conditions of the results by name. If results differ, all values are listed."""
     names = results[0]["conditions"]
     return {
         name: " / ".join(dict.fromkeys(str(result["conditions"].get(name)) for result in results))

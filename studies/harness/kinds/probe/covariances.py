@@ -1,8 +1,8 @@
 """The measurement of `covariance_heatmap`: activation covariances A and their approximations.
 
-The rows a are those that an optimizer receives: inputs of the training batches in training mode,
-with a last column of ones if the layer has a bias. `precond.NysAct` computes the approximations
-from rows whose covariance is A.
+A is the mean of a a^T over the rows a that an optimizer receives: the inputs of a layer for the
+training batches in training mode, with a last column of ones if the layer has a bias.
+`precond.NysAct` computes the approximations from p rows whose covariance is A.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from trainables.train import Trainer
 SKETCHES = {"column sketch": "subcolumn", "Gaussian sketch": "gaussian"}
 BEST = "best of rank r"
 APPROXIMATIONS = (*SKETCHES, BEST)
-SHOWN = 3  # layers in the figure
-LOST = 0.5  # the column sketch of a layer with a larger relative error has failed
+SHOWN = 3  # maximum number of layers in the figure
+LOST = 0.5  # the verdict lists the layers in which the column sketch has a larger relative error
 
 
 def model_problems(parameters: Covariances, model: nn.Module) -> list[str]:
-    """Return a line if the rank exceeds the number of inputs of the widest layer."""
+    """Return an error if the rank exceeds the number of inputs of the widest layer."""
     return precond.check("nysact-s", {"rank": parameters.rank}, model)
 
 
 def measure(parameters: Covariances, trainer: Trainer, epochs: Epochs) -> Arrays:
-    """Train all epochs, and return the arrays for the covariances of the last epoch."""
+    """Train for all epochs, and return the arrays for the covariances of the last epoch."""
     for _ in islice(epochs, trainer.config.epochs - 1):
         pass
     with precond.observe(trainer.model) as observer:
@@ -60,10 +60,11 @@ def arrays(parameters: Covariances, covariances: Mapping[str, Tensor], seed: int
         seed: The seed of the test matrices.
 
     Returns:
-        `layers` (names) and `inputs` (p) of the n layers, where each group of a convolution counts
-        as a layer; the errors `frobenius` and `spectral` `[n, approximations, draws]`; `shown`, the
-        numbers of the layers in the figure. For each layer i in the figure, `actual/i [p, p]` is A,
-        and `root/APPROXIMATION/i [p, r]` is Y in the approximation Y Y^T of the first draw.
+        The arrays by name. `layers` (names) and `inputs` (p) describe the n layers, where each
+        group of a convolution counts as a layer. `frobenius` and `spectral`
+        `[n, approximations, draws]` are the errors. `shown` contains the indices i of the layers in
+        the figure. For each of them, `actual/i [p, p]` is A, and `root/APPROXIMATION/i [p, r]` is Y
+        in the approximation Y Y^T of the first draw.
     """
     matrices = {
         name: a.double().cpu()
@@ -102,7 +103,7 @@ def roots(parameters: Covariances, name: str, a: Tensor, seed: int) -> dict[str,
 
 
 def _sketched(parameters: Covariances, sketch: str, name: str, root: Tensor, seed: int) -> Tensor:
-    """Return Y for a kind of sketch. Each draw is a slot in the state of NysAct."""
+    """Return Y `[draws, p, r]` for a kind of sketch. Each draw is a slot in the state of NysAct."""
     algorithm, width = NysAct(rank=parameters.rank, sketch=sketch, seed=seed), len(root)
     if width <= parameters.rank:
         return root.unsqueeze(0)  # NysAct stores A itself
@@ -126,7 +127,10 @@ def _errors(parameters: Covariances, a: Tensor, roots: Tensor) -> np.ndarray:
 
 
 def _figure_layers(parameters: Covariances, matrices: Sequence[Tensor]) -> list[int]:
-    """Return the last layer of each of the `SHOWN` largest widths above the rank."""
+    """Return the indices of the layers in the figure.
+
+    They are the last layers of the `SHOWN` largest widths, among the widths above the rank.
+    """
     last = {len(a): number for number, a in enumerate(matrices) if len(a) > parameters.rank}
     return sorted(last[width] for width in sorted(last)[-SHOWN:])
 
@@ -152,7 +156,7 @@ def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
 
 
 def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
-    """Return the table of errors, and a verdict on the layers with an error above `LOST`."""
+    """Return a verdict with the layers whose error is above `LOST`, and the table of errors."""
     header = [
         "layer",
         "p",
@@ -165,11 +169,11 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     note = (
         f"Errors |A - A^| / |A| at rank {rank}: mean and sample standard deviation over "
         f"{parameters.draws} draws of the test matrix for each of {networks} networks. "
-        f"{BEST.capitalize()}: the r largest eigenvalues with their eigenvectors, which give the "
-        "smallest error of any matrix of rank r. A is the mean over the batches of the last "
-        f"epoch. p includes the column of ones of a bias. A layer with p <= {rank} is stored "
-        "exactly. The paper does not state the rank of its Figure 1; its Table 7 has rank 10 for "
-        "CIFAR."
+        f"{BEST.capitalize()}: the r largest eigenvalues with their eigenvectors. No other matrix "
+        "of rank r has a smaller error. A is the mean over the batches of the last epoch. p is the "
+        "number of inputs of a layer, including the column of ones of a bias. A layer with "
+        f"p <= {rank} is stored exactly. The paper does not state the rank of its Figure 1; its "
+        "Table 7 has rank 10 for CIFAR."
     )
     sketched = numbers[numbers["approximation"] == APPROXIMATIONS[0]]
     column_sketch = sketched.groupby("layer", sort=False)["frobenius"].mean()

@@ -26,7 +26,7 @@ def execute(plans: Sequence[ProbePlan], driver: Driver) -> None:
     """Train and measure the missing networks one after another.
 
     Raises:
-        StoreError: The device is out of memory. The earlier results are kept.
+        StoreError: The device is out of memory. The results of the earlier networks are kept.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     todo = [(plan, trial) for plan in plans for trial in plan.artefact.missing(plan).trials]

@@ -1,14 +1,15 @@
-"""The folder with the result of one network, named after the key of the result.
+"""The folder of the result of one network. Its name is the start of the key of the result.
 
     outputs/probes/<first 16 hex digits of the key>/
         config.json    schema, full key, measurement with its parameters, configuration of the trial
         arrays.npz     the measured arrays; absent if the training diverged
         status.json    completed | diverged; the seconds, the metrics of the last epoch, the device,
-                       the versions of the software, and the SHA-256 of the arrays, because numpy
+                       the versions of the software, and the SHA-256 of arrays.npz, because numpy
                        does not detect every flipped bit
 
-Reports are made from the arrays, without training. A folder is renamed into place when it is
-complete. There are no checkpoints: a probe that was killed trains its last network from the start.
+Reports are made from these files, without training. A folder is written under a temporary name and
+renamed when it is complete. There are no checkpoints: after a probe was killed, the next command
+trains the unfinished network from the start.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def key(probe: Probe, config: TrialConfig) -> str:
 
 
 def description(probe: Probe) -> dict[str, Any]:
-    """Return the description of the measurement that the key and `config.json` contain."""
+    """Return the description of the measurement. The key and `config.json` contain it."""
     kind = type(probe.measurement)
     return {
         "measurement": kind.__name__,
@@ -72,7 +73,7 @@ def description(probe: Probe) -> dict[str, Any]:
 
 
 def read(probe: Probe, config: TrialConfig, root: Path) -> Result | None:
-    """Return the result of a network, or None without a result.
+    """Return the result of a network, or None if it has no result.
 
     Raises:
         StoreError: The folder is damaged, belongs to another result, or was written by a newer
@@ -113,7 +114,7 @@ def write(
     """Write the folder of a result atomically, and return the result."""
     folder = probe_folder(root, key(probe, config))
     temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     temporary.mkdir(parents=True)
     stored = io.BytesIO()
     np.savez_compressed(stored, allow_pickle=False, **arrays)

@@ -1,6 +1,6 @@
 """The measurement of `activation_norms`: the norms of the activation covariances.
 
-The covariances are those of the rows that an optimizer receives.
+The covariance of a layer is (1/N) sum a a^T over the N rows a that an optimizer receives in a step.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from studies.harness.report.document import Block, Table, Text
 from studies.harness.report.figures.probes import draw_norms
 from trainables.train import Trainer
 
-GROWTH = 0.1  # a norm with a larger growth over the last tenth of the training still grows
+GROWTH = 0.1  # the verdict lists the layers whose norms grow more in the last tenth of the training
 
 
 def model_problems(parameters: Norms, model: nn.Module) -> list[str]:
-    """Return no errors, because there are no parameters."""
+    """Return no errors, because the measurement has no parameters."""
     return []
 
 
 def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
-    """Train all epochs, and return the norms of every step.
+    """Train for all epochs, and return the norms of every step.
 
     Returns:
-        `layers` (names), `convolution` (bool) and `inputs` (p) of the n layers, where each group of
-        a convolution counts as a layer; and `norms [steps, n]`.
+        The arrays by name. `layers` (names), `convolution` (bool) and `inputs` (p) describe the n
+        layers, where each group of a convolution counts as a layer. `norms [steps, n]` are the
+        norms; nan where a step did not call the layer.
     """
     layers, _ = find_layers(trainer.model)
     missing = {
@@ -73,14 +74,14 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
 def numbers(parameters: Norms, results: Sequence[Result]) -> pd.DataFrame:
     """Return a row for each seed and layer: first, last, smallest and largest norm, and growth.
 
-    `growth` is the mean over the last tenth of the steps, divided by the mean over the tenth
-    before, minus 1.
+    `growth` is the mean over the last tenth of the steps, divided by the mean over the previous
+    tenth, minus 1.
     """
     return pd.DataFrame([row for result in results for row in _rows(result)])
 
 
 def blocks(parameters: Norms, numbers: Any) -> list[Block]:
-    """Return the table of each layer's bounds, and a verdict that names the unbounded layers."""
+    """Return a verdict on the layers whose norms grow or reach zero, and a table of all layers."""
     header = [
         "layer",
         "kind",
@@ -106,7 +107,7 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
         "Frobenius norm of (1/N) sum a a^T over the rows a of a training batch, at every step of "
         f"{numbers['seed'].nunique()} networks. Smallest and largest: over all steps and "
         "networks. First and last: means over the networks. Growth at end: the mean over the "
-        "last tenth of the steps, divided by the mean over the tenth before, minus 1."
+        "last tenth of the steps, divided by the mean over the previous tenth, minus 1."
     )
     caption = "Frobenius norm of the activation covariance during training."
     rows = [_cells(rows) for rows in layers]

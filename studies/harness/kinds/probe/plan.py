@@ -1,4 +1,4 @@
-"""The networks that a probe and a command line select, and the errors in the command line."""
+"""The networks of a probe that a command selects, and the errors in the command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainables.workloads import RECIPE_SETTINGS, resolve, settable, skeleton, w
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePlan(Plan):
-    """A probe with the changes of the command line, and a trial for each network."""
+    """A probe on one workload. `trials` has a trial for each network."""
 
     artefact: Probe
 
@@ -74,7 +74,7 @@ def trials(
 
 
 def _model_errors(probe: Probe, config: TrialConfig) -> list[str]:
-    """Return the errors of a model that the probe cannot measure with its parameters."""
+    """Return the errors if the probe cannot measure the model with its parameters."""
     selected = workload(config.workload)
     model = skeleton(selected.model, selected.fit(config.settings))
     if config.compile:
@@ -115,7 +115,7 @@ def stored(probe: Probe, root: Path) -> list[ProbePlan]:
 
 
 def view(plan: ProbePlan) -> View:
-    """Return the MLflow run of the report.
+    """Return the description of the MLflow run of the report.
 
     The measurement, the workload and the recipe identify the run.
     """

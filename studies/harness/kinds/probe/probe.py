@@ -22,17 +22,17 @@ class Measurement:
     `norms.py`: `model_problems`, `measure`, `numbers`, `blocks`, `metrics` and `draw`.
 
     Attributes:
-        NUMERICS: A version of the computation. Increment it when the same parameters give other
-            arrays, so that existing results are not used.
+        NUMERICS: The version of the computation. Increment it when a change of the code gives other
+            arrays for the same parameters, so that existing results are not used.
     """
 
     NUMERICS: ClassVar[int]
 
-    problems = problems
+    problems = problems  # a method that returns the errors in the fields
 
     @property
     def code(self) -> Any:
-        """The module of the measurement, which has the name of the class in lower case.
+        """The module of the measurement. Its name is the class name in lower case.
 
         The module needs torch, so it is imported on first use.
         """
@@ -42,9 +42,9 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Covariances(Measurement):
-    """The activation covariance of each layer over the last epoch, and NysAct's approximations.
+    """The activation covariance of each layer in the last epoch, and NysAct's approximations.
 
-    The covariance is A = (1/N) sum a a^T over the rows a of the epoch.
+    The covariance is A = (1/N) sum a a^T over the N inputs a of the layer in the epoch.
 
     Attributes:
         rank: The rank of the approximations.
@@ -70,7 +70,7 @@ _NO_ARMS = "which has no arms"
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Artefact):
-    """A measurement of networks while an optimizer trains them.
+    """A measurement of networks during their training.
 
     Attributes:
         measurement: The measurement and its parameters.
@@ -107,7 +107,7 @@ class Probe(Artefact):
     ) -> list[Trial]:
         """Return a trial for each network.
 
-        The arguments replace the values of the probe and of its recipe.
+        The arguments replace the values of the probe and of the workload's recipe.
 
         Raises:
             HyperparameterError: One line for each error, including those in the parameters of the

@@ -1,7 +1,11 @@
-"""Searches: each optimizer is tuned with the same budget, then its winner trains under fresh seeds.
+"""Searches, which tune each optimizer with the same budget of configurations.
 
-`search.py` has the class of the literals. `tuning.py` resolves the command line to a `SearchPlan`,
-and `plan.py` determines the missing work. `proposer.py` chooses the next trial, `proposals.py`
-stores the proposed configurations, and `sampling.py`, the only file that imports Optuna, samples
-them. `execute.py` trains; `results.py` and `report.py` present the results.
+The best configuration of an optimizer, its winner, is then trained with fresh seeds, which the
+tuning did not use. These fresh trials are the results of the search.
+
+`search.py` has the class of the literals. `tuning.py` resolves the options of a command to a
+`SearchPlan`, and `plan.py` determines the missing work. `proposer.py` chooses the next trial,
+`proposals.py` stores the proposed configurations, and `sampling.py` samples them; no other file
+imports Optuna. `execute.py` trains, `results.py` reads the results, and `report.py` writes the
+report.
 """

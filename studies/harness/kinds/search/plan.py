@@ -19,7 +19,7 @@ from trainables.store import StoreError, trial_folders
 
 
 class SearchState:
-    """The proposer of each optimizer and the trials of the winners, according to the output folder.
+    """The proposers of a search and the trials of the winners, according to the output folder.
 
     Raises:
         StoreError: The output folder contains a different search of this name.
@@ -30,24 +30,24 @@ class SearchState:
         self.proposers = [Proposer(plan, optimizer, plan.root) for optimizer in plan.spaces]
 
     def fresh(self, proposer: Proposer) -> list[Trial]:
-        """Return the trials of the winner; none before the proposer has finished."""
+        """Return the fresh trials of the winner; none before the proposer has finished."""
         winner = proposer.winner()
         if winner is None:
             return []
         return self.plan.fresh(proposer.optimizer, winner.proposal.parameters)
 
     def all_fresh(self) -> list[Trial]:
-        """Return the trials of all winners under fresh seeds."""
+        """Return the fresh trials of all winners."""
         return [trial for proposer in self.proposers for trial in self.fresh(proposer)]
 
     def missing(self, proposer: Proposer) -> list[Trial]:
-        """Return the missing trials of the winner."""
+        """Return the missing fresh trials of the winner."""
         return status.missing(self.fresh(proposer), self._root, self._retry)
 
     def to_go(self, proposer: Proposer) -> tuple[int, int]:
         """Return the numbers of missing configurations and missing fresh trials.
 
-        Configurations with a status in `--retry` count as missing.
+        Configurations whose trial has a status in `--retry` count as missing.
         """
         retried = sum(outcome.status in self._retry for outcome in proposer.outcomes())
         configurations = proposer.left() + retried
@@ -56,9 +56,9 @@ class SearchState:
         return configurations, len(self.plan.seeds)
 
     def expected(self) -> list[Trial]:
-        """Return as many trials as are missing, to estimate their duration.
+        """Return the missing trials, to estimate their duration.
 
-        Trials whose configuration is not known yet have the recipe's values.
+        Trials whose configuration is not known yet are replaced by trials with the recipe's values.
         """
         trials: list[Trial] = []
         for proposer in self.proposers:
@@ -76,7 +76,7 @@ class SearchState:
         return [outcome.proposal.trial_key for outcome in outcomes if outcome.status == STOPPED]
 
     def begin(self, proposer: Proposer) -> list[Trial]:
-        """Create the folders of a winner's missing trials and return the trials.
+        """Create the folders of a winner's missing fresh trials and return the trials.
 
         `cluster.search` calls this after the proposer has finished.
         """
@@ -86,14 +86,14 @@ class SearchState:
 
 
 def known(plan: SearchPlan) -> list[Trial]:
-    """Return all trials of a search whose configuration is known so far, except stopped trials."""
+    """Return the trials whose configuration is known, except those that ASHA stopped."""
     state = SearchState(plan)
     tuning = [trial for proposer in state.proposers for trial in proposer.trials(stopped=False)]
     return tuning + state.all_fresh()
 
 
 def missing(plan: SearchPlan) -> Work:
-    """Return the missing configurations and trials of winners; none with `--report-only`."""
+    """Return the missing configurations and fresh trials; none with `--report-only`."""
     state, search = SearchState(plan), plan.artefact
     expected = [] if plan.options.report_only else state.expected()
     asha = ", ASHA" if search.asha else ""
@@ -124,7 +124,7 @@ def missing(plan: SearchPlan) -> Work:
 
 
 def stored(search: Search, root: Path) -> list[SearchPlan]:
-    """Return the plan of a search if the output folder contains any of its trials."""
+    """Return the plan of a search, or no plan if the output folder contains none of its trials."""
     names = {folder.name for folder in trial_folders(root)}
     candidates = plans(search, Options(out=root))
     return [
@@ -137,7 +137,7 @@ def stored(search: Search, root: Path) -> list[SearchPlan]:
 def state(search: Search, root: Path) -> str:
     """Return the numbers of finished and planned configurations as `20/50`.
 
-    If the output folder contains a different search of this name, return a remark instead.
+    Return "a different search" if the output folder contains a different search of this name.
     """
     try:
         proposers = [
@@ -152,7 +152,7 @@ def state(search: Search, root: Path) -> str:
 
 
 def view(plan: SearchPlan) -> View:
-    """Return the MLflow runs of all known trials, of each winner and of the search."""
+    """Return the description of the MLflow runs of the known trials, winners and the search."""
     facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
     return TrialsView(
         **facts,

@@ -1,14 +1,14 @@
 """The file with the configurations that a search has proposed for an optimizer.
 
     outputs/searches/<study>/<workload>/<optimizer>/proposals.jsonl
-        first line     the identity of the search: sampler, space, and the shared settings of its
-                       trials
+        first line     the identity of the search: sampler, ASHA, space, and the settings that its
+                       trials share
         proposal       number, parameters, trial_key, and the attributes that the sampler stores
         stopped        number, stopped_at (epoch), values (scores by epoch), seconds; written when
                        ASHA stops the trial of a proposal
 
-A proposal is written before its trial is submitted. Its score is stored only in the trial folder.
-A search that was killed therefore resumes with the same proposals.
+A proposal is written before its trial is submitted, so a search that was killed resumes with the
+same proposals. The score of a proposal is stored only in the trial folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from studies.harness.kinds.search.search import SCORE
 from trainables.files import StoreError, append_lines, read_lines, repair_tail
 from trainables.store import COMPLETED, read_status, trial_folder
 
-STOPPED = "stopped"  # by ASHA; the trial folder has no status, and the trial is not resumed
+STOPPED = "stopped"  # by ASHA: the trial folder gets no status, and the trial is not resumed
 IN_FLIGHT = "in flight"
 
 
@@ -52,8 +52,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         proposal: The proposal.
-        status: The status of the trial, `stopped` or `in flight`.
-        score: The accuracy on the held-out images after the last epoch; nan unless completed.
+        status: The status of the trial if it has ended, otherwise `stopped` or `in flight`.
+        score: The accuracy on the held-out images after the last epoch; nan if not completed.
         loss: The loss on the same images.
         values: The scores by epoch if ASHA stopped the trial, otherwise empty.
         seconds: The time of training and evaluation.
@@ -77,7 +77,7 @@ class Proposals:
 
     Args:
         path: The file.
-        settings: The identity of the search: sampler, space, and the shared settings of its trials.
+        settings: The identity of the search (see `proposer.settings`).
 
     Raises:
         StoreError: The file belongs to a different search, or is damaged.
@@ -85,7 +85,7 @@ class Proposals:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.path = path
-        self._settings = json.loads(json.dumps(settings))  # with lists for tuples, as in the file
+        self._settings = json.loads(json.dumps(settings))  # turns tuples into lists, as in the file
         lines = read_lines(path)
         if lines and (differences := _differences(lines[0]["search"], self._settings)):
             raise StoreError(
@@ -127,12 +127,12 @@ class Proposals:
 
 
 def proposals_path(root: Path, study: str, workload: str, optimizer: str) -> Path:
-    """Return the path of the proposals of an optimizer."""
+    """Return the path of the file with the proposals of an optimizer."""
     return root / "searches" / study / workload.replace("/", "-") / optimizer / "proposals.jsonl"
 
 
 def stopped_keys(root: Path) -> set[str]:
-    """Return the keys of the trials in an output folder that ASHA stopped."""
+    """Return the keys of the trials that ASHA stopped, from all searches in an output folder."""
     keys = set()
     for path in (root / "searches").glob("*/*/*/proposals.jsonl"):
         lines = read_lines(path)
@@ -162,7 +162,7 @@ def outcome(proposal: Proposal, root: Path) -> Outcome:
 def best(outcomes: list[Outcome]) -> Outcome | None:
     """Return the outcome with the highest score, or None if no outcome has a score.
 
-    Equal scores are ordered by the lower loss, then by the lower number.
+    Of equal scores, the one with the lower loss is returned, then the one with the lower number.
     """
     scored = [outcome for outcome in outcomes if not math.isnan(outcome.score)]
     return min(
@@ -173,7 +173,7 @@ def best(outcomes: list[Outcome]) -> Outcome | None:
 
 
 def _differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    """Return each setting in which two searches differ, as `sampler = tpe, not random`."""
+    """Return the settings in which two searches differ, such as `sampler = tpe, not random`."""
     old, new = _flat(stored), _flat(current)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(

@@ -22,14 +22,15 @@ from trainables.store import TrialStore
 
 
 class Proposer:
-    """The source of trials: first stored proposals without an outcome, then new proposals.
+    """The source of the tuning trials of an optimizer.
 
-    The budget limits the number of proposals, including those whose trials fail.
+    It returns the stored proposals without an outcome first, and then makes new proposals. The
+    budget limits the number of proposals, including those whose trials fail.
 
     Args:
         plan: The search.
         optimizer: The optimizer to tune.
-        root: The output folder. The first call of `next` is the first to write in it.
+        root: The output folder. Creating a proposer only reads it.
 
     Raises:
         StoreError: The output folder contains a different search of this name.
@@ -45,7 +46,7 @@ class Proposer:
 
     @property
     def budget(self) -> int:
-        """The number of configurations, including those whose trials fail."""
+        """The number of configurations to propose, including those whose trials fail."""
         return self.plan.artefact.budget
 
     @property
@@ -64,11 +65,11 @@ class Proposer:
         return outcomes
 
     def left(self) -> int:
-        """Return the number of configurations without a final outcome, proposed or not."""
+        """Return the number of configurations without a final outcome, or not proposed yet."""
         return self.budget - sum(outcome.done for outcome in self.outcomes())
 
     def trials(self, stopped: bool = True) -> list[Trial]:
-        """Return the trials of the proposals, with or without those that ASHA stopped.
+        """Return the trials of the proposals, without the stopped ones if `stopped` is False.
 
         If there is no proposal yet, return the first trial, which has the recipe's values.
         """
@@ -80,11 +81,14 @@ class Proposer:
         return trials or [self.plan.tuning(self.optimizer, self.plan.start(self.optimizer))]
 
     def winner(self) -> Outcome | None:
-        """Return the best outcome, or None before all configurations are done or if all failed."""
+        """Return the best outcome; None if a configuration is not done yet or none has a score."""
         return None if self.left() else best(self.outcomes())
 
     def begin(self, retry: Collection[str] = ()) -> None:
-        """Reset the submitted trials for a new driver, and reopen those with a status in `retry`."""
+        """Prepare for a new driver, which has not submitted any trial yet.
+
+        Trials with a status in `retry` are reopened.
+        """
         self._submitted.clear()
         for previous in self.outcomes():
             if previous.status in retry:
@@ -94,7 +98,7 @@ class Proposer:
     def next(self) -> Trial | None:
         """Return the next trial, or None if all trials are submitted.
 
-        The proposal and the trial folder are written first.
+        The proposal and the trial folder are written before the trial is returned.
 
         Raises:
             OSError: The folder cannot be written.
@@ -105,7 +109,7 @@ class Proposer:
                 return self._submit(stored.proposal)
         while (number := len(self._proposals.all)) < self.budget:
             proposal = self._propose()
-            # An equal configuration may have been submitted before, or have an outcome already.
+            # An equal configuration may already be submitted or have an outcome.
             duplicate = proposal.trial_key in self._submitted
             if not duplicate and not self.outcomes()[number].done:
                 return self._submit(proposal)
@@ -145,7 +149,7 @@ class Proposer:
 def settings(plan: SearchPlan, optimizer: str) -> dict[str, Any]:
     """Return the identity of the search of an optimizer.
 
-    The budget is not part of the identity, so that a finished search can be extended.
+    The budget is not part of the identity, so that a larger budget extends a finished search.
     """
     space = {
         name: {**asdict(domain), "kind": type(domain).__name__}

@@ -1,7 +1,8 @@
-"""The report of a search: the winners under fresh seeds, the effect of the budget, and the recipe.
+"""The report of a search: the fresh trials of the winners, the effect of the budget, the recipe.
 
-Only the fresh trials are results. The tuning scores are in a separate section, with the shrinkage
-of the winners' scores. Equal output folders give byte-identical reports.
+Only the fresh trials are results. The tuning scores are in a separate section, which also shows how
+much lower the accuracy of the fresh trials is (the shrinkage). Equal output folders give
+byte-identical reports.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ NO_WINNER = "There is no winner yet, because no optimizer has completed its tuni
 
 
 def report(plan: SearchPlan) -> Report:
-    """Write the report, and return its value."""
+    """Write the report, and return its content as plain values."""
     state = SearchState(plan)
     results = SearchResults(plan, state.proposers, state.all_fresh(), plan.root)
     frame = ledger.frame(known(plan), plan.root)
@@ -59,7 +60,7 @@ def report(plan: SearchPlan) -> Report:
 def write(results: SearchResults, folder: Path) -> list[Path]:
     """Write the report, the figure and the journal of `optuna-dashboard`; return the files.
 
-    The files are `report.md`, `.html` and `.tex`; `trials.csv` (the winners under fresh seeds),
+    The files are `report.md`, `.html` and `.tex`; `trials.csv` (the fresh trials of the winners),
     `proposals.csv` (all configurations), `best_of_k.csv` and `differences.csv` (each pair of
     optimizers); and `recipe.py`, whose content can be pasted into a recipe.
     """
@@ -181,22 +182,22 @@ def _search_note(results: SearchResults) -> str:
     sentences = [
         f"Each optimizer has a budget of {search.budget} configurations ({search.sampler}), which "
         "includes failed and diverged ones. The recipe's values are the first configuration.",
-        "Tuning score: last-epoch accuracy on the held-out tenth of the training set, seed "
+        "Tuning score: last-epoch accuracy on the held-out tenth of the training set, with seed "
         f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "
-        "winner is biased, because it is the highest of many; it is not a result.",
+        "winner is too high on average, because it is the highest of many; it is not a result.",
         "Shrinkage: tuning score minus the mean test accuracy of the fresh trials, in points. "
         "Its 95% t-interval is computed from the fresh seeds alone. The shrinkage also contains "
         "the effects of the different evaluation data and of the larger training set.",
         f"Time: the sum of the {_devices(results)}-seconds that the workers spent on training and "
-        "evaluating all configurations. Trials ran concurrently, so the time does not transfer "
-        "to other machines.",
+        "evaluating all configurations. The time depends on the machine and on the number of "
+        "concurrent trials.",
         "A search that was killed resumes with its stored proposals. With `--max-concurrent 1`, "
         "the proposals are bitwise identical to those of an uninterrupted search.",
     ]
     if search.asha:
         sentences.append(
-            "ASHA stopped configurations with low scores early. Its rungs start empty after a "
-            "restart."
+            "ASHA stopped configurations with low scores early. After a restart, it does not know "
+            "the scores of earlier trials."
         )
     return " ".join(sentences)
 
@@ -217,16 +218,17 @@ def _budgets(results: SearchResults) -> list[Block]:
                     budgets = "at every k" if k == 1 else f"from k = {k} on"
                     items.append(f"`{name}` has a higher expected best than `{other}` {budgets}.")
     text = (
-        "The expected best validation accuracy of k configurations, drawn without replacement "
-        "from those of the search, and the band that contains 90% of the draws. Both are exact, "
-        "by order statistics. Failed and stopped configurations have no score and rank below all "
-        "others. `none` in `best_of_k.csv` is the share of draws without any score."
+        "A curve is the expected best validation accuracy of k configurations that are drawn "
+        "without replacement from those of the search. The band contains 90% of the draws. Both "
+        "are computed exactly, from order statistics. Failed and stopped configurations have no "
+        "score and rank below all others. `none` in `best_of_k.csv` is the share of draws in which "
+        "no configuration has a score."
     )
     if search.sampler not in EXCHANGEABLE or search.asha:
         sampler = f"{search.sampler}{' with ASHA' if search.asha else ''}"
         text += (
-            f" The configurations of {sampler} are not exchangeable, because later ones depend on "
-            "earlier ones. A curve therefore describes these configurations, and not the result "
-            "of a search with a smaller budget. `--sampler random` allows that conclusion."
+            f" The configurations of {sampler} are not exchangeable, because later configurations "
+            "depend on earlier scores. A curve therefore describes these configurations only. To "
+            "estimate the result of a search with a smaller budget, use `--sampler random`."
         )
     return [Heading("Best of k"), Text(text, items=tuple(items))]

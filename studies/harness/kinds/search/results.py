@@ -33,7 +33,7 @@ class SearchResults:
     Attributes:
         plan: The search.
         proposers: The proposer of each optimizer.
-        fresh: The trials of the winners that are known so far.
+        fresh: The fresh trials of the winners that are known so far.
         root: The output folder.
     """
 
@@ -49,7 +49,7 @@ class SearchResults:
 
     @cached_property
     def winners(self) -> dict[str, Outcome]:
-        """The winners of the optimizers whose tuning has finished, except those without a score."""
+        """The winners of the optimizers whose tuning has finished with at least one score."""
         winners = {proposer.optimizer: proposer.winner() for proposer in self.proposers}
         return {name: winner for name, winner in winners.items() if winner is not None}
 
@@ -67,7 +67,7 @@ class SearchResults:
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
-        """The best-of-k curve of each optimizer that has a score."""
+        """The best-of-k curve of each optimizer with at least one score."""
         scores = {
             name: [outcome.score for outcome in outcomes if outcome.status != IN_FLIGHT]
             for name, outcomes in self.outcomes.items()
@@ -88,7 +88,7 @@ class SearchResults:
 
 
 def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
-    """Return a row for each optimizer: budget, statuses, winner and time."""
+    """Return a row for each optimizer: budget, number of trials by status, winner and time."""
     rows = []
     for proposer in results.proposers:
         outcomes = results.outcomes[proposer.optimizer]

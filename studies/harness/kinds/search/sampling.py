@@ -1,8 +1,9 @@
-"""Optuna: the next configuration of a search, and the journal for `optuna-dashboard`.
+"""The use of Optuna: the next configuration of a search, and the journal for `optuna-dashboard`.
 
 The next configuration is a pure function of the earlier outcomes: each proposal builds a new Optuna
 study, with a sampler whose seed depends on the number of the proposal. A killed search therefore
-resumes exactly. The journal is written for the dashboard and never read.
+continues with the same proposals. The journal is only for the dashboard; this package never reads
+it.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from studies.harness.kinds.search.search import Choice, Parameters, Range, Space
 from trainables.config import stream_seed
 from trainables.store import COMPLETED
 
-DIGITS = 4  # significant digits of a proposed number, similar to those in a recipe
-# Population of genetic samplers. With Optuna's default of 50, a typical budget would end before the
-# first generation does.
+DIGITS = 4  # significant digits of a proposed number, to keep recipes readable
+# The population of genetic samplers. Optuna's default of 50 exceeds a typical budget, so that all
+# configurations would belong to the first generation.
 POPULATION = 8
 STATES = {COMPLETED: TrialState.COMPLETE, STOPPED: TrialState.PRUNED, IN_FLIGHT: TrialState.RUNNING}
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,13 +56,13 @@ def samplers() -> dict[str, type[optuna.samplers.BaseSampler]]:
 
 
 def sampler_problem(name: str) -> str:
-    """Return an error if the sampler is unknown or needs a missing package, or an empty text."""
+    """Return an error if the sampler is unknown or lacks a package, otherwise an empty text."""
     known = samplers()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         question = f' Did you mean "{close[0]}"?' if close else ""
         return f'--sampler = "{name}": unknown.{question} Known: {", ".join(sorted(known))}'
-    try:  # a sampler imports its packages when it samples for the first time
+    try:  # some samplers import their packages when they first sample
         space = {"x": Range(0.0, 1.0), "y": Range(0.0, 1.0)}
         first = Outcome(Proposal(0, {"x": 0.5, "y": 0.5}, ""), COMPLETED, 0.5, 0.5, {}, 0.0)
         propose(name, space, {}, [first], 0)

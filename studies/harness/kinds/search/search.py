@@ -1,8 +1,9 @@
-"""The class of a search: spaces of hyperparameters, a budget for each optimizer, and a sampler.
+"""The class of a search, and the domains of hyperparameters.
 
-A configuration is scored on a held-out tenth of the training set, under a seed that no other trial
-uses. The best configuration of each optimizer is then trained on the whole training set under fresh
-seeds. Only these trials are results.
+The score of a configuration is its accuracy on a held-out tenth of the training set. All trials
+that score configurations use the same seed. The best configuration of each optimizer, its winner,
+is then trained on the whole training set with other seeds, the fresh seeds. Only these fresh trials
+are results.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Parameters = Mapping[str, Any]  # the tuned hyperparameters of a configuration
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`, both included; only integers if both ends are integers.
+    """The numbers from `low` to `high`, both included. If both are integers, only the integers.
 
     Attributes:
         low: The smallest value.
@@ -42,15 +43,15 @@ class Range:
 
     @property
     def ends(self) -> list[Any]:
-        """The values to validate; if they are valid, all values of the domain are."""
+        """The values to validate: if both ends are valid, all values of the range are valid."""
         return [self.low, self.high]
 
     def holds(self, value: Any) -> bool:
-        """Return True if the domain contains a value."""
+        """Return True if the range contains a value."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def problem(self) -> str:
-        """Return the error in the ends, or an empty text."""
+        """Return the error in the ends of the range, or an empty text if they are valid."""
         if not all(isinstance(end, int | float) and math.isfinite(end) for end in self.ends):
             return "both ends must be finite numbers"
         if not self.low < self.high:
@@ -74,15 +75,15 @@ class Choice:
 
     @property
     def ends(self) -> list[Any]:
-        """The values to validate; if they are valid, all values of the domain are."""
+        """The values to validate, which are all values."""
         return [*self.values]
 
     def holds(self, value: Any) -> bool:
-        """Return True if the domain contains a value."""
+        """Return True if the set contains a value."""
         return value in self.values
 
     def problem(self) -> str:
-        """Return the error in the values, or an empty text."""
+        """Return the error in the values, or an empty text if they are valid."""
         if len(set(map(repr, self.values))) < max(2, len(self.values)):
             return "must have at least two values, all different"
         if not all(isinstance(value, bool | int | float | str | None) for value in self.values):
@@ -108,7 +109,7 @@ class Search(Artefact):
         sampler: The name of a sampler of Optuna: `tpe`, `random`, `nsgaii`, ...
         asha: True if ASHA stops configurations with low scores early.
         seeds: The number of fresh seeds for the winners. The seeds are 0 ... seeds - 1.
-        tuning_seed: The seed of the trials that score configurations; not a fresh seed.
+        tuning_seed: The seed of the trials that score configurations; must not be a fresh seed.
     """
 
     KIND: ClassVar[str] = "search"

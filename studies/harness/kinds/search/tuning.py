@@ -1,4 +1,4 @@
-"""The plan that a search and a command line define, and the errors in them."""
+"""The plan of a search for the options of a command, and the errors in the search and options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainables.workloads import RECIPE_SETTINGS
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPlan(Plan):
-    """A search on one workload, with the changes of the command line.
+    """A search on one workload, with the options of a command.
 
     Attributes:
         spaces: The space of each optimizer to tune.
@@ -34,7 +34,7 @@ class SearchPlan(Plan):
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def tuning(self, optimizer: str, parameters: Parameters | None = None) -> Trial:
-        """Return the trial that scores a configuration, by default that of the recipe's values.
+        """Return the trial that scores a configuration, by default the recipe's values.
 
         Raises:
             HyperparameterError: One line for each error.
@@ -46,7 +46,7 @@ class SearchPlan(Plan):
     def fresh(self, optimizer: str, parameters: Parameters | None = None) -> list[Trial]:
         """Return the trials of a configuration on the whole training set, one for each fresh seed.
 
-        A study with an equal configuration shares these trials.
+        A study that contains the same configuration shares these trials.
         """
         arm = self._arm(optimizer, parameters or {})
         config = arm.resolve(self.workload, self.recipe)
@@ -82,7 +82,8 @@ class SearchPlan(Plan):
             if not domain.holds(start[name]):
                 place = f"space of {optimizer} on {self.workload}: {name} = {domain}"
                 errors.append(
-                    f"{place}: must contain the recipe's {start[name]}, where the search starts"
+                    f"{place}: must contain the recipe's {start[name]}, because the search starts "
+                    "with the recipe's values"
                 )
         return list(dict.fromkeys(errors))
 
@@ -111,7 +112,7 @@ def plans(search: Search, options: Options) -> list[SearchPlan]:
 
 
 def _with_options(search: Search, extra: Mapping[str, Any]) -> tuple[Search, list[str]]:
-    """Return the search with the options that only searches have, and the errors in them."""
+    """Return the search with the values of `--budget`, `--sampler` and `--asha`, and the errors."""
     errors = []
     budget, sampler = extra.get("budget"), extra.get("sampler")
     if budget is not None:

@@ -16,7 +16,7 @@ from trainables.store import TrialStore, trial_folder
 
 
 def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
-    """Train the missing trials of some plans.
+    """Train the missing trials of the plans.
 
     Raises:
         Stopped: The training ended early, and trials are still missing.
@@ -35,7 +35,10 @@ def execute(plans: Sequence[StudyPlan], driver: Driver) -> None:
 
 
 def prepare(trials: Sequence[Trial], root: Path, rerun: tuple[str, ...] = ()) -> None:
-    """Create the folders of trials before their training. Those in `rerun` are emptied first."""
+    """Create the folders of trials before their training.
+
+    The folder of a trial whose key starts with an entry of `rerun` is deleted first.
+    """
     for trial in trials:
         store = TrialStore(root, trial.config)
         if trial.config.trial_key.startswith(rerun):

@@ -1,4 +1,4 @@
-"""The figures of a study, as literals, and the protocol of a figure."""
+"""The classes of the figures of a study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Extension:
-    """The additions of a figure to the report of its study.
+    """The files and blocks that a figure adds to the report of its study.
 
     Attributes:
         drawn: The files of the pictures.
@@ -37,11 +37,11 @@ class Figure(ABC):
     """A figure of a study's trials. A new kind of figure is a subclass.
 
     Attributes:
-        has_seconds: True if the figure adds a section with the seconds per epoch, so that the
-            report needs no other.
+        has_seconds: True if the figure's section of the report contains the seconds per epoch. The
+            report then omits the section "Seconds per epoch".
         metric: The metric of the figure and of the report's tables.
         references: The optimizers with which the other arms are compared.
-        factor: The factor whose levels are the horizontal axis, or an empty text.
+        factor: The factor whose levels are on the horizontal axis, or an empty text.
     """
 
     has_seconds: ClassVar[bool] = False
@@ -52,14 +52,14 @@ class Figure(ABC):
 
     @abstractmethod
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
-        """Draw the figure into the report folder, from the trials with results so far."""
+        """Draw the figure of the existing results into the report folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelFigure(Figure):
-    """A metric over the levels of a factor, with a panel for each optimizer.
+    """A metric at each level of a factor, with a panel for each optimizer.
 
-    Arms without the factor are horizontal bands.
+    Arms without the factor are drawn as horizontal bands.
     """
 
     factor: str = field()  # removes the default of the base class
@@ -77,7 +77,7 @@ class LevelFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class CurveFigure(Figure):
-    """Metrics over epochs, with a column for each: each arm's mean over its seeds and a band."""
+    """Mean curves of each arm over the epochs, with bands; a column of panels for each metric."""
 
     metrics: tuple[str, ...] = ("test/accuracy", "train/loss")
 
@@ -90,9 +90,9 @@ class CurveFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsFigure(Figure):
-    """Diagnostics over epochs, with a panel for each measure: each arm's mean.
+    """Mean diagnostics of each arm over the epochs, with a panel for each measure.
 
-    The figure requires `--diagnostics`.
+    Without `--diagnostics`, there are no measures and no figure.
     """
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
@@ -104,10 +104,11 @@ class DiagnosticsFigure(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualFigure(Figure):
-    """The final loss of each trial over its mean residual |A - A^|_F / |A|_F, for some optimizers.
+    """The final loss of each trial against its mean residual |A - A^|_F / |A|_F.
 
-    The mean is over epochs and preconditioned layers. A layer with p <= r is stored exactly, and
-    its residual is 0. The figure requires `--diagnostics`: without diagnostics, there is no figure.
+    A is the activation covariance of a layer with p inputs, and A^ its approximation of rank r. The
+    mean is over epochs and preconditioned layers. A layer with p <= r is stored exactly, and its
+    residual is 0. Without `--diagnostics`, there are no residuals and no figure.
     """
 
     optimizers: tuple[str, ...]
@@ -122,7 +123,7 @@ class ResidualFigure(Figure):
         if points.empty:
             return Extension()
         title = (
-            f"{len(points)} of {len(table)} completed trials have diagnostics; a line is a seed\n"
+            f"{len(points)} of {len(table)} completed trials have diagnostics; each line is one seed\n"
             "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
         )
         orders = {

@@ -1,4 +1,4 @@
-"""The trials that a study and a command line select, and the missing ones among them."""
+"""The trials of a study that a command selects, and the missing trials among them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def plans(study: Study, options: Options) -> list[StudyPlan]:
 
 
 def plan(study: Study, options: Options, workload: str | None = None) -> StudyPlan:
-    """Return the plan of a study on a workload, by default on the first of the command line.
+    """Return the plan of a study on a workload, by default on the first workload of the command.
 
     Raises:
         HyperparameterError: One line for each error.
@@ -71,7 +71,7 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
     if "epochs" in levels:
         settings.pop("epochs", None)
     trials: list[Trial] = []
-    try:  # after other errors, too, so that the errors in the values of the arms are also reported
+    try:  # even if there are errors already, to report all errors at once
         trials = study.trials(workload, seeds, settings, arms=selected or arms)
     except HyperparameterError as error:
         errors += str(error).splitlines()
@@ -85,7 +85,7 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
 
 
 def missing(plan: StudyPlan) -> Work:
-    """Return the missing trials and those of `--rerun`; none with `--report-only`."""
+    """Return the missing trials and the trials of `--rerun`; none with `--report-only`."""
     todo = [] if plan.options.report_only else _to_train(plan)
     work = Work(count=len(todo), summary=_summary(plan.trials, len(todo)), trials=todo, on_ray=True)
     if not plan.options.dry_run:
@@ -98,7 +98,7 @@ def missing(plan: StudyPlan) -> Work:
 
 
 def view(plan: StudyPlan) -> View:
-    """Return the MLflow runs of the trials, of each arm and of the study."""
+    """Return the description of the MLflow runs of the trials, of each arm and of the study."""
     metric = plan.artefact.figure.metric
     facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
     return TrialsView(**facts, metric=metric, trials=lambda: plan.trials)
@@ -129,7 +129,7 @@ def _summary(trials: Sequence[Trial], todo: int) -> str:
 
 
 def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
-    """Return a line for each arm, and a line on the smallest detectable difference."""
+    """Return a line for each arm, and a line with the smallest detectable difference."""
     from studies.harness.evidence.contrasts import smallest_difference
 
     arms: dict[str, list[Trial]] = {}
@@ -148,9 +148,9 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
 def stored(study: Study, root: Path) -> list[StudyPlan]:
     """Return a plan for each workload with a report or with all of the study's trials.
 
-    A plan contains the trials of all seeds in the output folder, with the levels and values of the
-    study file. Trials of other levels or values are sent to MLflow by their command with
-    `--report-only`.
+    A plan contains the trials of all seeds in the output folder, with the levels and settings of
+    the study file. To send trials with other levels or settings to MLflow, repeat the command that
+    trained them, with `--report-only`.
     """
     seeds: dict[str, set[int]] = {}
     known = set()
@@ -163,7 +163,7 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         try:
             candidates = study.trials(workload, sorted(workload_seeds))
             default = study.trials(workload)
-        except HyperparameterError:  # the study has no arms on this workload
+        except HyperparameterError:  # the arms are invalid on this workload
             continue
         if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
             trials = [trial for trial in candidates if trial.config.trial_key[:16] in known]
@@ -186,7 +186,7 @@ def _on_workload(study: Study, workload: str, options: Options) -> Study:
 
 
 def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
-    """Return `--levels`, with `--epochs` as its level if the study varies the epochs."""
+    """Return the levels of the command. If the study varies the epochs, `--epochs` is a level."""
     epochs = SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
     if epochs is None or "epochs" in options.levels or "epochs" not in _levels(study.arms):
         return options.levels
@@ -194,9 +194,9 @@ def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
 
 
 def _errors(study: Study, options: Options, new_levels: dict[str, list[Any]]) -> list[str]:
-    """Return the errors in the names and levels of the command line.
+    """Return the errors in the names and levels of the command.
 
-    `new_levels` are the levels that the command sets.
+    `new_levels` are the levels that replace those of the study.
     """
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
     errors = [
@@ -266,7 +266,7 @@ def _selected(arm: Arm, options: Options) -> bool:
 
 
 def _fewer_levels(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the first two levels of each variant of each optimizer, for a smoke run."""
+    """Return the first `SMOKE_LEVELS` arms of each optimizer and variant, for a smoke run."""
     groups: dict[tuple[str, bool], list[Arm]] = {}
     for arm in arms:
         groups.setdefault((arm.optimizer, arm.as_released), []).append(arm)

@@ -19,11 +19,11 @@ from studies.harness.report.document import Block, Heading, Picture
 
 
 def report(plan: StudyPlan) -> Report:
-    """Write the report, its figures and its CSV files, and return the report's value.
+    """Write the report, its figures and its CSV files, and return the content of the report.
 
-    `report.html` contains the pictures, and `report.tex` the tables. The CSV files have full
-    precision: `trials.csv`, `arms.csv`, `differences.csv` (each pair of arms), `published.csv` if
-    the paper has published numbers, and the files of the figures.
+    `report.html` includes the pictures, and `report.tex` contains the tables. The CSV files have
+    full precision: `trials.csv`, `arms.csv`, `differences.csv` (each pair of arms), `published.csv`
+    if the paper has published numbers, and the files of the figures.
     """
     study, figure = plan.artefact, plan.artefact.figure
     evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)

@@ -1,4 +1,7 @@
-"""The data of Remark 5.6: a smaller error of the Nystrom approximation gives faster convergence."""
+"""The losses and approximation errors of trials, to test Remark 5.6 of the NysAct paper.
+
+The remark states that a smaller error of the Nystrom approximation gives faster convergence.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ METRICS = ("train/loss", "test/loss")
 def residual_table(frame: Any, optimizers: Sequence[str], root: Path) -> pd.DataFrame:
     """Return the losses and the `residual` of each completed trial with a rank.
 
-    `frame` is a `ledger.frame`. The residual is nan for a trial without diagnostics.
+    `frame` is the table of `ledger.frame`. The residual is nan for a trial without diagnostics.
     """
     ranked = frame["rank"].notna() if "rank" in frame else False
     rows = frame[frame["optimizer"].isin(optimizers) & ranked & (frame["status"] == COMPLETED)]
@@ -31,18 +34,18 @@ def residual_table(frame: Any, optimizers: Sequence[str], root: Path) -> pd.Data
 def mean_residual(folder: Path) -> float:
     """Return the mean residual of a trial over epochs and layers, or nan without diagnostics."""
     rows = read_lines(folder / "diagnostics.jsonl")
-    # A layer with an exact covariance has a stable rank and no residual; it counts as 0. A layer
-    # that received no inputs has neither, and is left out.
+    # A layer with an exact covariance has a stable rank and no residual: its residual counts as 0.
+    # A layer that received no inputs has no stable rank, and is left out.
     values = [row["residual"] or 0.0 for row in rows if row["stable_rank"] is not None]
     return float(np.mean(values)) if values else np.nan
 
 
 def order(table: Any, optimizer: str, metric: str) -> float:
-    """Return Spearman's correlation of the residual and a metric, as a mean over seeds.
+    """Return the mean over seeds of Spearman's correlation between the residual and a metric.
 
     The trials of a seed share the initial weights and the order of the data. A correlation over all
     trials would mix the differences between seeds with those between ranks. Seeds with fewer than
-    three ranks are left out; the result is nan if none is left.
+    three ranks are left out; the result is nan if no seed remains.
     """
     correlations = []
     for _, trials in table[table["optimizer"] == optimizer].groupby("seed"):

@@ -1,4 +1,4 @@
-"""The class of a study: arms, seeds and figures."""
+"""The class of a study."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Artefact):
-    """A grid of arms by seeds.
+    """A comparison of configurations (arms), each trained with several seeds.
 
     Attributes:
         arms: The configurations to compare.
         figure: The main figure. Its metric is also the metric of the tables.
         seeds: The number of seeds. The seeds are 0 ... seeds - 1.
         timed: True if the report shows the seconds per epoch, from the files of `compare_cost`.
-        arms_on: The arms that replace `arms`, by workload or by dataset.
-        extra_figures: Other figures of the same trials.
+        arms_on: The arms that replace `arms` on some workloads, by workload or by dataset.
+        extra_figures: Additional figures of the same trials.
     """
 
     KIND: ClassVar[str] = "study"
@@ -42,8 +42,8 @@ class Study(Artefact):
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
 
-        If arms with a single factor do not include the value of the workload's recipe, that level
-        is added. All ablations share its trials and compare the other levels with it.
+        If no level of an arm's only factor is the value of the workload's recipe, an arm with this
+        value is added. All ablations share its trials and compare the other levels with it.
         """
         arms = self.arms_on.get(workload, self.arms_on.get(workload.rpartition("/")[0], self.arms))
         rows: dict[str, list[Arm]] = {}
@@ -60,7 +60,7 @@ class Study(Artefact):
         recipe: Mapping[str, Any] | None = None,
         arms: Sequence[Arm] | None = None,
     ) -> list[Trial]:
-        """Return the trials in the order of their seeds, so that each arm has a result early.
+        """Return the trials, sorted by seed, so that each arm has its first result early.
 
         The arguments replace the values of the study and of the workload's recipe. If the
         as-released and the corrected variant of an optimizer are the same trials on this workload,
@@ -77,7 +77,7 @@ class Study(Artefact):
             try:
                 config = arm.resolve(workload, fixed)
             except HyperparameterError as error:
-                errors.update(dict.fromkeys(str(error).splitlines()))  # once for all arms
+                errors.update(dict.fromkeys(str(error).splitlines()))  # each line once
                 continue
             twin, _ = pairs.setdefault(config.group_key, (arm, config))
             other_variant = replace(twin, as_released=not twin.as_released)
@@ -98,7 +98,7 @@ class Study(Artefact):
         return [*folders, *sorted(plan.root.glob("cost/*/*.json"))]
 
     def next_steps(self, plan: Plan) -> list[tuple[str, str]]:
-        """Return the command that adds a seed, or nothing if the seeds are not 0 ... n - 1."""
+        """Return the command that adds a seed; no command if the seeds are not 0 ... n - 1."""
         seeds = {trial.config.seed for trial in plan.trials}
         if seeds != set(range(len(seeds))):
             return []
@@ -107,7 +107,10 @@ class Study(Artefact):
 
 
 def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
-    """Add the recipe's level to arms with a single factor, in order. Other arms are unchanged."""
+    """Insert an arm with the recipe's value into arms with a single factor that lack this value.
+
+    Other arms are returned unchanged.
+    """
     first, levels = row[0], [arm.overrides[arm.factors[0]] for arm in row if len(arm.factors) == 1]
     if not levels:
         return [*row]
@@ -115,7 +118,7 @@ def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
     recipe_arm = Arm(optimizer=first.optimizer, as_released=first.as_released)
     try:
         centre = value(recipe_arm.resolve(workload), factor)
-    except HyperparameterError:  # `Study.trials` reports it
+    except HyperparameterError:  # `Study.trials` reports the error
         return [*row]
     if centre is None or centre in levels:
         return [*row]

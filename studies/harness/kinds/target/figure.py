@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFigure(Figure):
-    """Curves of a metric up to a target, and the epochs and seconds that each arm needs.
+    """Curves of a metric, and the epochs and seconds that each arm needs to reach a target.
 
-    The target is the paper's target for the workload. If the paper has none, the target is `share`
-    times the mean accuracy of the reference's trials.
+    The target is the paper's target for the workload. If the paper has no target for it, the target
+    is `share` times the mean accuracy of the reference's trials.
 
     Attributes:
         reference: The optimizer that defines the target and is the baseline of the times.
         share: The target as a fraction of the reference's accuracy.
-        of: The accuracy of a reference trial: that of its `best` or of its `last` epoch.
+        of: The epoch that gives the accuracy of a reference trial: its `best` or its `last` epoch.
         rule: The paper's rule for the target, in words.
-        panels: (metric, axis) of each panel. The axis is `epochs` or `time`.
+        panels: The metric and the horizontal axis of each panel.
     """
 
     has_seconds: ClassVar[bool] = True
@@ -41,7 +41,7 @@ class TargetFigure(Figure):
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `time_to_target` and `epochs_over_target` as `.pdf`, `.png` and `.svg`.
 
-        There is a `time_to_target` for each hardware.
+        There is one `time_to_target` figure for each hardware.
         """
         from studies.harness.evidence import costs, targets
         from studies.harness.kinds.target import report

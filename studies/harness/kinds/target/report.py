@@ -15,11 +15,11 @@ from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.times import RULE, TimeToTarget
 
 NOTE = (
-    "Epochs: the Kaplan-Meier median over all runs that ended. A run that does not hit the "
-    "target is censored at its last epoch. If fewer than half of the runs hit, there is no "
-    "median. A dash in an interval is an end that the runs do not bound. Time: epochs x seconds "
-    "per epoch. The interval of the time multiplies both lower and both upper ends, so it covers "
-    "at least 95%."
+    "Epochs: the Kaplan-Meier median over all runs that ended. A run that does not hit the target "
+    "is censored at the last epoch of its arm. If fewer than half of the runs hit the target, "
+    "there is no median. A dash instead of an end of an interval means that the runs do not bound "
+    "this end. Time: epochs x seconds per epoch. The ends of its interval are the products of the "
+    "ends of the two 95% intervals, so its coverage is at least 90%."
 )
 ArmCosts = Mapping[str, Cost | None]
 
@@ -50,12 +50,12 @@ def blocks(times: Times) -> list[Block]:
 
 
 def _machines(times: Times) -> Mapping[str, ArmCosts]:
-    """Return the arms' costs by hardware; without any costs, an unnamed hardware."""
+    """Return the arms' costs by hardware. Without costs, the only hardware has an empty name."""
     return times.costs.machines or {"": dict.fromkeys(times.arms)}
 
 
 def _epochs(table: Table, target: str) -> str:
-    """Return a sentence with each arm's median, or the number of its hits if it has no median."""
+    """Return a sentence with the median of each arm, or the number of its hits without a median."""
     arms = [
         f"{arm} {f'- ({runs} hit)' if median == '-' else median}"
         for arm, runs, median, *_ in table.rows
@@ -99,7 +99,10 @@ def _number(value: float) -> str:
 
 
 def _duration(time: TimeToTarget, cost: Cost) -> str:
-    """Return `12.30 min [11.00, 14.10]` in a unit that suits the median, or a dash without one."""
+    """Return the time as `12.30 min [11.00, 14.10]`, or a dash without a median.
+
+    The unit depends on the median.
+    """
     epoch = cost.epoch
     median, low, high = time.median * epoch.median, time.ci_lo * epoch.low, time.ci_hi * epoch.high
     if math.isnan(median):
@@ -111,7 +114,10 @@ def _duration(time: TimeToTarget, cost: Cost) -> str:
 
 
 def files(times: Times) -> dict[str, str]:
-    """Return `time_to_target.csv`, by hardware, and `epochs_over_target.csv`, by target."""
+    """Return the contents of `time_to_target.csv` and `epochs_over_target.csv` by file name.
+
+    They contain a row for each arm and hardware, and for each arm and target.
+    """
     if times.target is None:
         return {}
     rows = [
