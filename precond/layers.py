@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +44,15 @@ class Layer:
     batch_first: bool | None = True
 
     @classmethod
-    def of(cls, name: str, module: nn.Linear | nn.Conv2d, bias: bool, batch_first: bool | None):
+    def of(
+        cls,
+        name: str,
+        module: nn.Linear | nn.Conv2d,
+        bias: bool | None = None,
+        batch_first: bool | None = True,
+    ) -> Self:
         """Return the layer of a module; `bias` is True if the bias is trained."""
+        bias = module.bias is not None if bias is None else bias
         groups = module.groups if isinstance(module, nn.Conv2d) else 1
         shape = LayerShape(module.weight.shape[0] // groups, module.weight[0].numel() + bias)
         return cls(name, module, shape, groups, bias, batch_first)
@@ -190,9 +198,10 @@ def _reason_of_tensor(parameter: Tensor) -> str | None:
 def _batch_axes(model: nn.Module) -> dict[nn.Module, bool | None]:
     """Return for each module whether its inputs have the batch first, or None if not known.
 
-    Modules such as `nn.MultiheadAttention` declare it by an attribute `batch_first`, which holds for
-    the modules beside and inside them, and `batch_first_inside` for the latter. A model without such a declaration has the batch first. In a
-    model that declares that the batch is second, it is not known for the other modules.
+    Modules such as `nn.MultiheadAttention` declare it by an attribute `batch_first`. It holds for
+    the modules beside them, and for those inside them unless they have `batch_first_inside`. A model
+    without a declaration has the batch first. If any module declares that the batch is second, it is
+    not known for the modules without a declaration.
     """
     declared: dict[nn.Module, bool | None] = {}
 

@@ -48,7 +48,7 @@ STUDY = Study(
 
 
 def planned(seeds: int = 3, epochs: int = 2, arms: Sequence[Arm] = ARMS) -> list[Trial]:
-    """Return trials of the arms for each seed, without resolving a workload."""
+    """Return a trial of each arm for each seed. The configurations are not those of a workload."""
     return [Trial(arm, _config(arm, seed, epochs)) for seed in range(seeds) for arm in arms]
 
 
@@ -66,7 +66,7 @@ def _config(arm: Arm, seed: int, epochs: int) -> TrialConfig:
 
 
 def accuracy(trial: Trial, epoch: int) -> float:
-    """Return the accuracy that `run` writes, which differs between all trials and epochs."""
+    """Return the accuracy that `write_trial` writes; it differs between all trials and epochs."""
     base = {"sgd": 0.90, "foof": 0.95, "nysact-g": 0.92, "nysact-s": 0.93}[trial.arm.optimizer]
     level = trial.arm.overrides.get("rank", 0)
     return base + 0.001 * level + 0.002 * trial.config.seed**1.5 - 0.1 / (epoch + 1)
@@ -93,17 +93,17 @@ def draw(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> list[Path
     return [*study.figure.extend(plan(root, trials, study), evidence(root, trials, study)).drawn]
 
 
-def run(
+def write_trial(
     root: Path, trial: Trial, epochs: int | None = None, status: str | None = COMPLETED, **details
 ) -> TrialStore:
-    """Commit a trial's epochs and finish it.
+    """Write the folder of a trial with committed epochs and a status.
 
-    A second call for a trial without a status resumes from the committed epochs, as a worker does.
+    A second call for an unfinished trial continues after the committed epochs, as a worker does.
 
     Args:
         root: The output folder.
         trial: The trial.
-        epochs: Number of epochs to commit; by default all epochs of the trial.
+        epochs: Total number of committed epochs; by default all epochs of the trial.
         status: The trial's status; None leaves the trial unfinished.
         **details: Additional values of `status.json`.
     """
@@ -132,7 +132,7 @@ def metrics(trial: Trial, epoch: int) -> dict[str, float]:
     }
 
 
-def timed(
+def write_cost_result(
     folder: Path,
     config: TrialConfig,
     step: float = 0.1,
@@ -149,7 +149,7 @@ def timed(
         config: The trial's configuration.
         step: Seconds per step.
         ratio: The seconds per step relative to SGD.
-        width: Half of the width of the intervals, as a fraction of the median.
+        width: Half the width of the intervals, as a fraction of the median.
         peak: Peak memory in bytes.
     """
 

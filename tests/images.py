@@ -1,4 +1,4 @@
-"""Small image folders of random pixels for the tests of datasets."""
+"""Small folders of images with random pixels, for the tests of datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replacements of the datasets: a few random images with the shape and classes of a dataset."""
+"""Replacements for the datasets: a few random images with the shape and classes of a dataset."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_custom_study_runs(tmp_path: Path):
 
 def test_results_are_read_and_drawn_with_pandas(tmp_path: Path, capsys):
     for trial in ablation_rank.STUDY.trials():
-        folders.run(tmp_path, trial, epochs=1)
+        folders.write_trial(tmp_path, trial, epochs=1)
     assert load("results_in_pandas")["main"](tmp_path).stat().st_size > 10_000
     assert "nysact-s rank=5" in capsys.readouterr().out
 

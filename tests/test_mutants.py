@@ -1,4 +1,7 @@
-"""Tests that every mutant fits the sources. `make mutants` also runs the mutants' tests (minutes)."""
+"""Tests that every mutant can be planted in the sources.
+
+`make mutants` also runs the test of each mutant, which takes minutes.
+"""
 
 from pathlib import Path
 
@@ -19,7 +22,7 @@ def plant(function: str, old: str, new: str, test: str = "test_sum"):
     return Sources(SOURCES).plant(Mutant("precond/parts", "a bug", function, old, new, test))
 
 
-def test_every_mutant_fits_the_sources():
+def test_every_mutant_can_be_planted_in_the_sources():
     files = {
         str(path.relative_to(ROOT)): path.read_text()
         for folder in ("precond", "trainables", "studies", "tests")
@@ -59,6 +62,6 @@ def test_replacement_changes_only_its_function():
         (("bank:step", "x + 1", "x - 1", "test_difference"), "test_difference: 0 definitions"),
     ],
 )
-def test_mutant_that_does_not_fit_is_an_error(fields: tuple[str, ...], message: str):
+def test_mutant_that_cannot_be_planted_is_an_error(fields: tuple[str, ...], message: str):
     with pytest.raises(MutantError, match=message):
         plant(*fields)

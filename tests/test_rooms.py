@@ -21,7 +21,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["precond", "trainables", "studies"]
 HARNESS = "studies.harness"
-# The rooms of the harness: a room may import only itself and the rooms in later lines.
+# The rooms are the packages in studies/harness. A room may import only itself and the rooms in
+# later lines.
 ROOMS = [
     {"command"},
     {"kinds"},
@@ -30,9 +31,10 @@ ROOMS = [
     {"published"},
     {"statistics", "design"},
 ]
-# Not imported by `precond` and `trainables`, because each costs a worker seconds and memory.
+# Libraries that `precond` and `trainables` must not import, because each costs a worker seconds and
+# memory.
 HEAVY = {"pandas", "scipy", "sklearn", "matplotlib", "mlflow", "optuna", "studies"}
-# Installed with the package, and imported only by the functions that need them.
+# Libraries that are installed with the package, but that only functions import.
 LATE = {"torchvision", "PIL", "numpy", "filelock", "pytorch_optimizer", "ray"}
 
 
@@ -100,7 +102,7 @@ def _imports(module: str, node: ast.AST, late: bool = False) -> list[Import]:
 
 
 def cycles(package: str) -> list[list[Import]]:
-    """Return import cycles. Without the last import of each cycle, there would be no cycles."""
+    """Return import cycles; without the last import of each of them, no cycle would remain."""
     edges = {
         (edge.module, edge.target): edge for edge in imports(package) if edge.target in modules()
     }
@@ -137,7 +139,7 @@ def room(module: str) -> str:
 
 
 def allowed(edge: Import) -> bool:
-    """Return True if an import follows the order of the packages and, in the harness, of the rooms."""
+    """Return True if an import follows the order of the packages, or of the rooms in the harness."""
     source, target = room(edge.module), room(edge.target)
     if not (source and target):
         return level(edge.target) <= level(edge.module)
@@ -191,10 +193,10 @@ def test_importing_modules_and_loading_digits_imports_no_heavy_library():
         f"trainables.data.digits._tensors()\n"
         f"print(*sorted({heavy!r} & (set(sys.modules) - before)))\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == ""
+    assert process.stdout.strip() == ""
 
 
 def test_every_path_in_the_architecture_page_exists():

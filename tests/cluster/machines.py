@@ -1,10 +1,11 @@
-"""Machines without a cloud: each is a set of Linux namespaces of this machine, reached over SSH.
+"""Simulated machines for tests of clusters. Each is a set of Linux namespaces on this host.
 
-A machine has its own processes, addresses, home, /tmp and shared memory. All machines share one
-network, a folder at /mnt, and the Python environment of this machine. The launcher copies the
-sources to the others. The tests require root, iproute2, openssh-server and rsync; `missing()` names
-what is not available. A machine ends with its first process, and leaves no files or processes
-behind.
+The machines connect to each other over SSH. Each has its own processes, addresses, home folder,
+/tmp and shared memory. All machines share a network, a folder at /mnt, and the Python environment
+of the host. The sources are in the repository, which all machines see; `ray up` copies them from
+the launcher to the other machines. The tests require root, iproute2, openssh-server and rsync;
+`skip_reason()` returns which of them is missing. A machine ends when its first process ends, and
+no files or processes of it remain.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ UsePAM no
 PidFile none
 Subsystem sftp internal-sftp
 """
-# The first process of a machine. Only its namespace sees what it mounts. The order matters, because
-# the folder of this test is below /tmp, which is hidden last, and this Python may be below the home
-# folder.
+# The first process of a machine. Its mounts are visible only in its namespace. /tmp is replaced
+# last, because the test's folder is below /tmp. Python may be below /root, so it is saved
+# before /root is replaced.
 BOOT = """
 set -e
 mount --make-rprivate /
@@ -58,8 +59,8 @@ exec /usr/sbin/sshd -D -e -f /run/machine/sshd_config
 """
 
 
-def missing() -> str:
-    """Return the reason why this machine cannot run the tests, or "" if it can."""
+def skip_reason() -> str:
+    """Return the reason why this host cannot run the tests, or "" if it can."""
     if os.geteuid() != 0:
         return "requires root"
     if any(str(path.resolve()).startswith(("/tmp/", "/root/")) for path in (ROOT, VENV)):
@@ -70,17 +71,17 @@ def missing() -> str:
         return f"requires {', '.join(absent)}: apt-get install openssh-server rsync iproute2"
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "true"]
     process = subprocess.run(command, capture_output=True, check=False)
-    return "" if process.returncode == 0 else "this machine does not allow namespaces"
+    return "" if process.returncode == 0 else "this host does not allow namespaces"
 
 
 class Machines:
-    """A network of machines. The user works on the first machine, `launcher`.
+    """A network of simulated machines. The user works on the first machine, `launcher`.
 
     Args:
         folder: The folder of the test. All machines see its folder `shared` at /mnt, and each has a
             copy of its folder `files` at /run/machine.
-        count: The number of machines in addition to the launcher; their addresses are 10.77.0.1
-            etc.
+        count: The number of machines in addition to the launcher: `machine1` with the address
+            10.77.0.1, and so on.
     """
 
     def __init__(self, folder: Path, count: int):
@@ -94,17 +95,18 @@ class Machines:
         (folder / "token").write_text("0123456789abcdef" * 4)
         (folder / "sshd_config").write_text(SSHD.format(folder=folder))
         switch = ["unshare", "--net", "--fork", "--kill-child", "sleep", "infinity"]
-        self._first: dict[str, subprocess.Popen[bytes]] = {"switch": subprocess.Popen(switch)}
+        self._parents: dict[str, subprocess.Popen[bytes]] = {"switch": subprocess.Popen(switch)}
         self._names = ["launcher", *(f"machine{number}" for number in range(1, count + 1))]
 
     def start(self) -> None:
         """Boot all machines and connect them."""
-        _in(self._wait("switch"), "ip link add bridge type bridge && ip link set bridge up")
+        switch = self._wait_for_first_process("switch")
+        _run_in_network_of(switch, "ip link add bridge type bridge && ip link set bridge up")
         for number, name in enumerate(self._names):
             boot = BOOT.format(folder=self.folder, python=sys.base_prefix, venv=VENV, name=name)
             command = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "--kill-child"]
             with open(self.folder / f"{name}.log", "wb") as log:
-                self._first[name] = subprocess.Popen(
+                self._parents[name] = subprocess.Popen(
                     [*command, "sh", "-c", boot], stdout=log, stderr=log
                 )
             self._connect(name, f"{NETWORK}.{number or 254}")
@@ -115,26 +117,27 @@ class Machines:
             time.sleep(0.1)
 
     def _connect(self, name: str, address: str) -> None:
-        switch, inside, cable = self._wait("switch"), self._wait(name), f"v-{name[-8:]}"
+        switch = self._wait_for_first_process("switch")
+        pid, cable = self._wait_for_first_process(name), f"v-{name[-8:]}"
         subprocess.run(["ip", "link", "add", cable, "netns", str(switch), "type", "veth",
-                        "peer", "name", "eth0", "netns", str(inside)], check=True)  # fmt: skip
-        _in(switch, f"ip link set {cable} master bridge up")
-        _in(inside, f"ip address add {address}/24 dev eth0")
-        _in(inside, "ip link set eth0 up && ip link set lo up")
+                        "peer", "name", "eth0", "netns", str(pid)], check=True)  # fmt: skip
+        _run_in_network_of(switch, f"ip link set {cable} master bridge up")
+        _run_in_network_of(pid, f"ip address add {address}/24 dev eth0")
+        _run_in_network_of(pid, "ip link set eth0 up && ip link set lo up")
         # Ray determines its address from the default route.
-        _in(inside, "ip route add default dev eth0")
+        _run_in_network_of(pid, "ip route add default dev eth0")
 
-    def _wait(self, name: str) -> int:
-        """Wait until the first process of a machine is in its namespaces; return its id."""
+    def _wait_for_first_process(self, name: str) -> int:
+        """Wait until a machine's first process has started, and return its id on the host."""
         deadline = time.monotonic() + 10
-        while not (inside := self._inside(name)):
+        while not (pid := self._first_process(name)):
             assert time.monotonic() < deadline, f"{name} did not start"
             time.sleep(0.05)
-        return inside
+        return pid
 
-    def _inside(self, name: str) -> int:
-        """Return the host's id of a machine's first process, or 0 if it has not started."""
-        command = ["pgrep", "-P", str(self._first[name].pid)]
+    def _first_process(self, name: str) -> int:
+        """Return the id on the host of a machine's first process, or 0 if it has not started."""
+        command = ["pgrep", "-P", str(self._parents[name].pid)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         return int(process.stdout.split()[0]) if process.stdout else 0
 
@@ -156,22 +159,22 @@ class Machines:
             return subprocess.Popen(self._command(name, command), stdout=file, stderr=file)
 
     def _command(self, name: str, command: str) -> list[str]:
-        enter = ["nsenter", "-t", str(self._inside(name)), *NAMESPACES]
+        enter = ["nsenter", "-t", str(self._first_process(name)), *NAMESPACES]
         path = f"PATH={VENV}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         variables = ["HOME=/root", path, "NO_COLOR=1", "RAY_USAGE_STATS_ENABLED=0"]
         return [*enter, "env", "-i", *variables, "sh", "-c", command]
 
     def kill(self, name: str) -> None:
-        """Power off a machine."""
-        os.kill(self._inside(name), signal.SIGKILL)
-        self._first[name].wait()
+        """Power off a machine by killing its first process."""
+        os.kill(self._first_process(name), signal.SIGKILL)
+        self._parents[name].wait()
 
     def end(self) -> None:
         """Power off all machines."""
-        for process in self._first.values():
+        for process in self._parents.values():
             process.kill()  # --kill-child also ends the machine's first process
             process.wait()
 
 
-def _in(pid: int, command: str) -> None:
+def _run_in_network_of(pid: int, command: str) -> None:
     subprocess.run(["nsenter", "-t", str(pid), "--net", "sh", "-c", command], check=True)

@@ -1,4 +1,4 @@
-"""Studies on Ray clusters that lose nodes, ranks or workers, or that have an autoscaler."""
+"""Studies on Ray clusters that lose nodes, processes or workers, or that have an autoscaler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from machines import Machines, missing
+from machines import Machines, skip_reason
 
 from trainables.files import read_lines
 from trainables.store import read_status, trial_folders
@@ -45,7 +45,7 @@ def ray_cluster() -> Iterator:
         cluster.shutdown()
 
 
-def begin(
+def start_study(
     out: Path, address: str, *flags: str, file: str = "ablation_rank.py"
 ) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "studies" / file), "--address", address]
@@ -59,7 +59,7 @@ def begin(
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+def wait_for_end(process: subprocess.Popen[str], code: int = 0) -> str:
     output = process.communicate(timeout=300)[0]
     assert process.returncode == code and "Traceback" not in output, output
     return output
@@ -75,16 +75,16 @@ def wait_for(
         time.sleep(0.05)
 
 
-def finished(root: Path) -> list[Path]:
+def finished_trials(root: Path) -> list[Path]:
     return [folder for folder in trial_folders(root) if read_status(folder)]
 
 
-def epochs(folder: Path) -> list[int]:
+def committed_epochs(folder: Path) -> list[int]:
     return [line["epoch"] for line in read_lines(folder / "epochs.jsonl")]
 
 
-def numbers(root: Path) -> dict[str, list[float]]:
-    """Return each trial's loss by epoch."""
+def losses(root: Path) -> dict[str, list[float]]:
+    """Return the test loss of each epoch, by trial folder."""
     return {
         folder.name: [line["metrics"]["test/loss"] for line in read_lines(folder / "epochs.jsonl")]
         for folder in trial_folders(root)
@@ -92,7 +92,7 @@ def numbers(root: Path) -> dict[str, list[float]]:
 
 
 def workers(title: str) -> list[psutil.Process]:
-    """Return Ray's worker processes below this one whose title starts with a text."""
+    """Return the Ray workers below this process whose title starts with `ray::` and `title`."""
     processes = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -106,41 +106,46 @@ def workers(title: str) -> list[psutil.Process]:
 def test_study_completes_after_the_loss_of_a_node(ray_cluster, tmp_path: Path):
     nodes = [ray_cluster.add_node(num_cpus=1) for _ in range(2)]
     flags = ("--optimizers", "sgd", "--seeds", "8", "--epochs", "6", "--commit-every", "0")
-    driver = begin(tmp_path, ray_cluster.address, *flags)
-    wait_for(lambda: len(finished(tmp_path)) >= 2, driver)
+    driver = start_study(tmp_path, ray_cluster.address, *flags)
+    wait_for(lambda: len(finished_trials(tmp_path)) >= 2, driver)
     ray_cluster.remove_node(nodes[1], allow_graceful=False)
-    assert len(finished(tmp_path)) < 8, "all trials had ended before the node was removed"
-    assert "cluster of 3 nodes: 2 CPUs" in finish(driver)
-    assert [epochs(folder) for folder in finished(tmp_path)] == [list(range(6))] * 8
+    assert len(finished_trials(tmp_path)) < 8, "all trials had ended before the node was removed"
+    assert "cluster of 3 nodes: 2 CPUs" in wait_for_end(driver)
+    epochs = [committed_epochs(folder) for folder in finished_trials(tmp_path)]
+    assert epochs == [list(range(6))] * 8
 
 
-def test_trial_of_two_processes_resumes_after_the_loss_of_either(ray_cluster, tmp_path: Path):
+def test_trial_of_two_processes_resumes_after_the_loss_of_either_process(
+    ray_cluster, tmp_path: Path
+):
     ray_cluster.add_node(num_cpus=2)
     flags = ["--workers-per-trial", "2", "--optimizers", "sgd", "--seeds", "1"]
     flags += ["--epochs", "12", "--commit-every", "0"]
     undisturbed, interrupted = tmp_path / "undisturbed", tmp_path / "interrupted"
-    finish(begin(undisturbed, ray_cluster.address, *flags))
-    driver = begin(interrupted, ray_cluster.address, *flags)
-    for rank, least in ((0, 3), (1, 6)):
+    wait_for_end(start_study(undisturbed, ray_cluster.address, *flags))
+    driver = start_study(interrupted, ray_cluster.address, *flags)
+    for rank, minimum in ((0, 3), (1, 6)):
 
-        def progress(least: int = least) -> bool:
-            return any(len(epochs(folder)) >= least for folder in trial_folders(interrupted))
+        def progress(minimum: int = minimum) -> bool:
+            counts = [len(committed_epochs(folder)) for folder in trial_folders(interrupted)]
+            return any(count >= minimum for count in counts)
 
         wait_for(progress, driver)
         ranks = sorted(workers("RayTrainWorker"), key=lambda process: process.pid)
         assert len(ranks) == 2
         ranks[rank].kill()
-    finish(driver)
-    [folder] = finished(interrupted)
-    assert epochs(folder) == list(range(12)) and len(read_lines(folder / "attempts.jsonl")) == 3
-    assert numbers(interrupted) == numbers(undisturbed)
+    wait_for_end(driver)
+    [folder] = finished_trials(interrupted)
+    assert committed_epochs(folder) == list(range(12))
+    assert len(read_lines(folder / "attempts.jsonl")) == 3
+    assert losses(interrupted) == losses(undisturbed)
 
 
 def test_worker_commits_and_ends_on_sigterm(ray_cluster, tmp_path: Path):
-    """On SIGTERM, as after a spot notice, a worker writes a checkpoint although none is due."""
+    """A spot notice sends SIGTERM. The worker then writes a checkpoint although none is due."""
     ray_cluster.add_node(num_cpus=1)
     flags = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "600", "--commit-every", "1000")
-    driver = begin(tmp_path, ray_cluster.address, *flags)
+    driver = start_study(tmp_path, ray_cluster.address, *flags)
     wait_for(lambda: workers("TrialTrainable"), driver)
     [folder] = trial_folders(tmp_path)
     wait_for(lambda: read_lines(folder / "attempts.jsonl"), driver)
@@ -150,10 +155,10 @@ def test_worker_commits_and_ends_on_sigterm(ray_cluster, tmp_path: Path):
     start = time.monotonic()
     worker.wait(20)
     assert time.monotonic() - start < 20
-    committed = epochs(folder)
+    committed = committed_epochs(folder)
     assert 0 < len(committed) < 600
-    finish(driver)
-    assert epochs(folder) == list(range(600))
+    wait_for_end(driver)
+    assert committed_epochs(folder) == list(range(600))
     assert [line["committed"] for line in read_lines(folder / "attempts.jsonl")] == [
         0,
         len(committed),
@@ -168,9 +173,10 @@ def test_worker_commits_and_ends_on_sigterm(ray_cluster, tmp_path: Path):
 def test_late_node_with_different_code_ends_the_study(
     ray_cluster, tmp_path: Path, file: str, flags: tuple[str, ...]
 ):
-    """The node joins after the inspection; the study ends before a folder contains its numbers.
+    """The node joins after the inspection; no trial folder may contain results of this node.
 
-    A trial is shorter than the start of the node's worker, whose trial other workers must not take.
+    The trial that waits for the node's worker must not be taken by other workers, although a trial
+    takes less time than the start of a worker.
     """
     ray_cluster.add_node(num_cpus=1)
     ignore = shutil.ignore_patterns("__pycache__")
@@ -179,15 +185,16 @@ def test_late_node_with_different_code_ends_the_study(
     with open(tmp_path / "other" / "precond" / "linalg.py", "a") as source:
         source.write("# another version\n")
     flags = ("--optimizers", "sgd", "--epochs", "20", *flags)
-    driver = begin(tmp_path / "out", ray_cluster.address, *flags, file=file)
-    wait_for(lambda: finished(tmp_path / "out"), driver)
+    driver = start_study(tmp_path / "out", ray_cluster.address, *flags, file=file)
+    wait_for(lambda: finished_trials(tmp_path / "out"), driver)
     ray_cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "other")})
     output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 4, output
     assert (
         "does not run the same versions as the driver: code" in output and "Traceback" not in output
     )
-    attempts = [read_lines(folder / "attempts.jsonl") for folder in finished(tmp_path / "out")]
+    folders = finished_trials(tmp_path / "out")
+    attempts = [read_lines(folder / "attempts.jsonl") for folder in folders]
     assert all(len(lines) == 1 for lines in attempts)
 
 
@@ -197,7 +204,8 @@ AUTOSCALER = {
     "idle_timeout_minutes": 0.1,
     "upscaling_speed": 1.0,
     "provider": {
-        "type": "external",  # with the type `fake_multinode` Ray reads a file that its wheel lacks
+        # For the type `fake_multinode`, Ray reads a file that its wheel does not contain.
+        "type": "external",
         "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
@@ -226,9 +234,9 @@ AUTOSCALER = {
 }
 
 
-@pytest.mark.skipif(bool(missing()), reason=missing() or "this machine can run the test")
+@pytest.mark.skipif(bool(skip_reason()), reason=skip_reason() or "this host can run the test")
 def test_autoscaler_adds_and_removes_workers(tmp_path: Path):
-    """Ray's fake nodes run on a separate machine, so that they end with the machine."""
+    """Ray's fake nodes run on a simulated machine, so that they end with the machine."""
     machine = Machines(tmp_path, 1)
     (machine.files / "fake.yaml").write_text(json.dumps(AUTOSCALER))
     try:
@@ -250,7 +258,7 @@ def test_autoscaler_adds_and_removes_workers(tmp_path: Path):
         )
         study = machine.run("machine1", script, timeout=300)
         assert "cluster of 1 node: 0 CPUs" in study.stdout
-        assert len(finished(machine.shared / "outputs")) == 4
+        assert len(finished_trials(machine.shared / "outputs")) == 4
         deadline = time.monotonic() + 120
         workers = "ps -e -o comm= | grep raylet | tail -n +2"
         while "raylet" in machine.run("machine1", workers, check=False).stdout:

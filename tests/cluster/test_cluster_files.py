@@ -14,8 +14,8 @@ from studies.harness.cluster.check import check, problems
 from studies.harness.published import strict_yaml
 
 ROOT = Path(__file__).parents[2]
-# A user's values, by the example that each replaces.
-VALUES = {
+# The example values of the cluster files, and a user's values that replace them.
+USER_VALUES = {
     "subnet-00000000000000000": "subnet-0a1",
     "sg-00000000000000000": "sg-0a1",
     "ami-00000000000000000": "ami-0a1",
@@ -29,22 +29,22 @@ VALUES = {
 FILES = ["cluster.yaml", "cluster.local.yaml"]
 
 
-def text(name: str) -> str:
+def file_with_user_values(name: str) -> str:
     content = (ROOT / name).read_text()
-    for example, value in VALUES.items():
+    for example, value in USER_VALUES.items():
         content = content.replace(example, value)
     return content
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_file_with_replaced_examples_passes_the_check(name):
-    assert problems(yaml.safe_load(text(name))) == []
+    assert problems(yaml.safe_load(file_with_user_values(name))) == []
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_example_values_are_at_the_top_and_refused(name):
     lines = problems(yaml.safe_load((ROOT / name).read_text()))
-    examples = [value for value in VALUES if value in (ROOT / name).read_text()]
+    examples = [value for value in USER_VALUES if value in (ROOT / name).read_text()]
     assert len(lines) >= len(examples) >= 3 and all("still the example's" in line for line in lines)
     top = (ROOT / name).read_text().partition("\ncluster_name:")[0]
     assert all((ROOT / name).read_text().count(value) == top.count(value) for value in examples)
@@ -54,10 +54,10 @@ def test_example_values_are_at_the_top_and_refused(name):
 def test_file_passes_rays_validation(name):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(prepare_config(yaml.safe_load(text(name))))
+    validate_config(prepare_config(yaml.safe_load(file_with_user_values(name))))
 
 
-# Mistakes, as (text, replacement, part of the message).
+# Mistakes: (text of the file, its replacement, part of the message).
 AWS_MISTAKES = [
     ("use_internal_ips: true", "use_internal_ip: true", 'Did you mean "use_internal_ips"'),
     ("use_internal_ips: true", "use_internal_ips: false", "no node needs a public address"),
@@ -136,15 +136,15 @@ MISTAKES = [
     ids=[f"{name} {replacement}"[:60] for name, _, replacement, _ in MISTAKES],
 )
 def test_planted_mistake_is_reported(name, part, replacement, message):
-    correct = text(name)
+    correct = file_with_user_values(name)
     assert part in correct
     lines = problems(yaml.safe_load(correct.replace(part, replacement)))
     assert any(message in line for line in lines), lines
 
 
 def test_each_node_type_is_checked():
-    """A mistake in the settings of the workers alone, or of the head alone, is reported."""
-    parts = re.split(r"(?=\n  worker: # spot)", text("cluster.yaml"))
+    """A mistake is reported if only the head or only the workers have it."""
+    parts = re.split(r"(?=\n  worker: # spot)", file_with_user_values("cluster.yaml"))
     assert len(parts) == 2
     for number, name in enumerate(("head", "worker")):
         mistaken = [
@@ -156,13 +156,13 @@ def test_each_node_type_is_checked():
 
 
 def test_malformed_document_gives_error_lines():
-    for broken in (
+    for malformed in (
         {},
         {"provider": {"type": "aws"}},
         {"provider": "aws"},
         {"provider": {"type": "local"}, "auth": 3},
     ):
-        assert any("compare with the cluster.yaml" in line for line in problems(broken))
+        assert any("compare with the cluster.yaml" in line for line in problems(malformed))
 
 
 def test_aliases_are_allowed_and_nested_aliases_are_refused(tmp_path: Path):
@@ -179,10 +179,10 @@ def test_aliases_are_allowed_and_nested_aliases_are_refused(tmp_path: Path):
     assert check(file) == ["c.yaml: must contain a mapping of keys to values"]
 
 
-def test_check_cluster_command(tmp_path: Path):
-    """The command prints each value to replace, and then each missing file."""
+def test_check_cluster_prints_values_to_replace_and_missing_files(tmp_path: Path):
+    """The command prints each example value or, if there is none, each missing file."""
     file = tmp_path / "mine.yaml"
-    file.write_text(text("cluster.yaml"))
+    file.write_text(file_with_user_values("cluster.yaml"))
     outputs = []
     for path in (ROOT / "cluster.yaml", file):
         command = [sys.executable, "-m", "studies", "check-cluster", path]

@@ -40,8 +40,8 @@ pytestmark = [
 ]
 
 
-class Machines:
-    """A head, and nodes that join it. Each node is a separate process group."""
+class RayNodes:
+    """A Ray head and the nodes that join it; each node is a process group of this machine."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -54,7 +54,10 @@ class Machines:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def add(self, *, before: str = "true", name: str = "node", **environment: str) -> None:
-        """Start a node with one CPU in a new mount namespace, after a shell command in it."""
+        """Start a node with one CPU in a new mount namespace.
+
+        The shell command `before` runs in the namespace first.
+        """
         ray = (
             f"{Path(sys.executable).parent}/ray start --address={self.address}"
             f" --num-cpus=1 --block --node-name={name}"
@@ -87,8 +90,8 @@ class Machines:
 
 
 @pytest.fixture(scope="module")
-def machines() -> Iterator[Machines]:
-    cluster = Machines()
+def nodes() -> Iterator[RayNodes]:
+    cluster = RayNodes()
     try:
         yield cluster
     finally:
@@ -96,12 +99,14 @@ def machines() -> Iterator[Machines]:
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
-    """Change to a folder outside of this repository.
+def _outside_the_repository(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+):
+    """Change to a folder outside of the repository.
 
-    Ray's workers import from the driver's current folder first.
+    Ray's workers import from the driver's current folder first, which must not contain the sources.
     """
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.chdir(tmp_path_factory.mktemp("outside"))
 
 
 @pytest.fixture(scope="module")
@@ -113,53 +118,51 @@ def requirements(root: Path, **resources) -> Options:
     return Options(out=root, data_dir=root.parent / "data", **resources)
 
 
-def test_cluster_without_cpus_is_refused(machines: Machines, root: Path):
-    banner, [line] = inspect(machines.address, requirements(root))
+def test_cluster_without_cpus_is_refused(nodes: RayNodes, root: Path):
+    banner, [line] = inspect(nodes.address, requirements(root))
     assert banner == "cluster of 1 node: 0 CPUs, 0 GPUs"
     expected = "has no node with a CPU for a trial, and cannot start such a node"
-    assert line == f"the cluster at {machines.address} {expected}"
+    assert line == f"the cluster at {nodes.address} {expected}"
     assert not root.exists()
 
 
-def test_usable_cluster_is_described_and_no_file_remains(machines: Machines, root: Path):
-    machines.add(name="good", PYTHONPATH=str(ROOT))
-    assert inspect(machines.address, requirements(root)) == (
+def test_usable_cluster_is_described_and_no_file_remains(nodes: RayNodes, root: Path):
+    nodes.add(name="good", PYTHONPATH=str(ROOT))
+    assert inspect(nodes.address, requirements(root)) == (
         "cluster of 2 nodes: 1 CPUs, 0 GPUs",
         [],
     )
     assert not root.exists()  # the temporary folders are removed
     root.mkdir()
-    assert inspect(machines.address, requirements(root))[1] == [] and list(root.iterdir()) == []
+    assert inspect(nodes.address, requirements(root))[1] == [] and list(root.iterdir()) == []
 
 
-def test_unavailable_gpus_and_processes_are_refused(machines: Machines, root: Path):
-    [line] = inspect(machines.address, requirements(root, gpus_per_trial=0.5))[1]
+def test_unavailable_gpus_and_processes_are_refused(nodes: RayNodes, root: Path):
+    [line] = inspect(nodes.address, requirements(root, gpus_per_trial=0.5))[1]
     expected = (
-        f"the cluster at {machines.address} has no node with a GPU, and cannot start such a node"
+        f"the cluster at {nodes.address} has no node with a GPU, and cannot start such a node"
     )
     assert line == f"--gpus-per-trial = 0.5: {expected}"
-    [line] = inspect(machines.address, requirements(root, workers_per_trial=2))[1]
-    expected = f"must be at most 1, the number of CPUs of the cluster at {machines.address}"
+    [line] = inspect(nodes.address, requirements(root, workers_per_trial=2))[1]
+    expected = f"must be at most 1, the number of CPUs of the cluster at {nodes.address}"
     assert line == f"--workers-per-trial = 2: {expected}"
 
 
-def test_every_unusable_node_is_named_with_its_errors(
-    machines: Machines, root: Path, tmp_path: Path
-):
+def test_every_unusable_node_is_named_with_its_errors(nodes: RayNodes, root: Path, tmp_path: Path):
     root.mkdir(exist_ok=True)
     (root.parent / "data").mkdir()
     sources = {"PYTHONPATH": str(ROOT)}
     hide = f"mount -t tmpfs none {root.parent}"
-    machines.add(name="unshared", before=hide, **sources)
+    nodes.add(name="unshared", before=hide, **sources)
     remount = f"mount --bind {root} {root} && mount -o remount,ro,bind {root}"
-    machines.add(name="read-only", before=remount, **sources)
+    nodes.add(name="read-only", before=remount, **sources)
     ignore = shutil.ignore_patterns("__pycache__")
     for package in ("precond", "trainables", "studies"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignore)
     with open(tmp_path / "precond" / "linalg.py", "a") as file:
         file.write("# another version\n")
-    machines.add(name="another", PYTHONPATH=str(tmp_path))
-    banner, lines = inspect(machines.address, requirements(root))
+    nodes.add(name="another", PYTHONPATH=str(tmp_path))
+    banner, lines = inspect(nodes.address, requirements(root))
     assert banner == "cluster of 5 nodes: 4 CPUs, 0 GPUs"
     assert len(lines) == 4 and all(line.startswith("node ") for line in lines), lines
     assert sum(f"does not have {root}: mount it there" in line for line in lines) == 1
@@ -170,11 +173,11 @@ def test_every_unusable_node_is_named_with_its_errors(
     assert list(root.iterdir()) == []
 
 
-# ---------------------------------------------------------------------- no cluster
+# ---------------------------------------------------------------------- addresses without a cluster
 
 
-def refused(out: Path, *flags: str, **environment: str) -> str:
-    """Run a study that is refused; return the only line that it prints."""
+def refusal(out: Path, *flags: str, **environment: str) -> str:
+    """Run a study whose command is refused, and return the only line on standard error."""
     command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), "--out", str(out)]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), **environment}
     process = subprocess.run(
@@ -195,20 +198,20 @@ def test_unused_address_from_flag_or_environment_is_refused(tmp_path: Path):
         address = f"127.0.0.1:{server.getsockname()[1]}"
     advice = "start the cluster, or correct the address"
     line = f"error: no Ray cluster answers at {address} (Connection refused): {advice}\n"
-    assert refused(tmp_path / "out", "--address", address) == line
-    assert refused(tmp_path / "out", RAY_ADDRESS=address) == line
-    line = refused(tmp_path / "out", RAY_ADDRESS="ray://head:1")
+    assert refusal(tmp_path / "out", "--address", address) == line
+    assert refusal(tmp_path / "out", RAY_ADDRESS=address) == line
+    line = refusal(tmp_path / "out", RAY_ADDRESS="ray://head:1")
     assert "RAY_ADDRESS = ray://head:1: must be auto or HOST:PORT" in line
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_server_other_than_ray_is_refused_within_12_seconds(answer: bytes):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address, lines = f"127.0.0.1:{server.getsockname()[1]}", []
+        address, connections = f"127.0.0.1:{server.getsockname()[1]}", []
 
         def serve() -> None:
-            lines.append(server.accept()[0])
-            lines[0].sendall(answer)
+            connections.append(server.accept()[0])
+            connections[0].sendall(answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -219,4 +222,4 @@ def test_server_other_than_ray_is_refused_within_12_seconds(answer: bytes):
             cluster.connect(address)
         assert time.monotonic() - start < 12
         thread.join()
-        lines[0].close()
+        connections[0].close()

@@ -1,7 +1,7 @@
 """`ray up`, `ray submit` and `ray down` with cluster.local.yaml over SSH; a worker is powered off.
 
-The four machines (`machines.py`) are a launcher, a head and two workers. The numbers of all trials
-must be equal to those of a run on one machine.
+The four simulated machines (`machines.py`) are a launcher, a head and two workers. The metrics of
+all trials must be equal to those of the same study on one machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machines import NETWORK, Machines, missing
+from machines import NETWORK, Machines, skip_reason
 
 from trainables.files import read_lines
 from trainables.store import read_status, trial_folders
@@ -22,17 +22,18 @@ from trainables.store import read_status, trial_folders
 ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(bool(missing()), reason=missing() or "this machine can run the tests"),
+    pytest.mark.skipif(bool(skip_reason()), reason=skip_reason() or "this host can run the tests"),
 ]
 STUDY = ["--seeds", "2", "--epochs", "3", "--levels", "rank=5,10", "--commit-every", "0"]
 
-JOINED, TRACKED = "/run/machine/joined.py", "/run/machine/tracked.py"
-JOINED_SCRIPT = """
+COUNT_NODES = "/run/machine/count_nodes.py"
+COUNT_TRACKED_TRIALS = "/run/machine/count_tracked_trials.py"
+COUNT_NODES_SCRIPT = """
 import ray
 ray.init("auto", logging_level="ERROR")
 print("alive:", sum(node["Alive"] for node in ray.nodes()))
 """
-TRACKED_SCRIPT = """
+COUNT_TRACKED_TRIALS_SCRIPT = """
 from mlflow import MlflowClient
 client = MlflowClient("http://127.0.0.1:5000")
 experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -45,8 +46,8 @@ print(sum(run.data.tags.get("kind") == "trial" for run in runs))
 def machines(tmp_path: Path) -> Iterator[Machines]:
     network = Machines(tmp_path, 3)
     (network.files / "cluster.yaml").write_text(cluster_file())
-    (network.files / "joined.py").write_text(JOINED_SCRIPT)
-    (network.files / "tracked.py").write_text(TRACKED_SCRIPT)
+    (network.files / "count_nodes.py").write_text(COUNT_NODES_SCRIPT)
+    (network.files / "count_tracked_trials.py").write_text(COUNT_TRACKED_TRIALS_SCRIPT)
     try:
         network.start()
         yield network
@@ -55,9 +56,9 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 
 
 def cluster_file() -> str:
-    """Return cluster.local.yaml with these machines' values.
+    """Return cluster.local.yaml with the values of the simulated machines.
 
-    Each worker has one CPU slot and little memory, because they share two cores.
+    Each worker has one CPU slot and little memory, because the machines share the host.
     """
     text = (ROOT / "cluster.local.yaml").read_text()
     memory = "--object-store-memory=100000000"
@@ -76,15 +77,17 @@ def cluster_file() -> str:
     return text
 
 
-def numbers(root: Path) -> dict[str, list[dict[str, float]]]:
-    """Return each trial's metrics by epoch, without times and memory."""
-    return {folder.name: results(folder) for folder in trial_folders(root)}
+def metrics_by_trial(root: Path) -> dict[str, list[dict[str, float]]]:
+    """Return the metrics of each epoch, without times and memory, by trial folder."""
+    return {folder.name: metrics_of(folder) for folder in trial_folders(root)}
 
 
-def results(folder: Path) -> list[dict[str, float]]:
+def metrics_of(folder: Path) -> list[dict[str, float]]:
     epochs = [line["metrics"] for line in read_lines(folder / "epochs.jsonl")]
-    machine = ("time/", "mem/", "system/")
-    return [{k: v for k, v in epoch.items() if not k.startswith(machine)} for epoch in epochs]
+    machine_dependent = ("time/", "mem/", "system/")
+    return [
+        {k: v for k, v in epoch.items() if not k.startswith(machine_dependent)} for epoch in epochs
+    ]
 
 
 def test_study_completes_after_one_of_two_workers_is_powered_off(
@@ -95,24 +98,24 @@ def test_study_completes_after_one_of_two_workers_is_powered_off(
     check = machines.run(
         "launcher", f"cd {ROOT} && python -m studies check-cluster {file}", check=False
     )
-    # Relative paths in the file refer to its folder, which is not the repository.
+    # The check fails because relative paths in the file refer to /run/machine, not to the sources.
     assert "cluster.yaml: file_mounts: precond does not exist" in check.stderr
     machines.run("launcher", f"cd {ROOT} && ray up -y {file}", timeout=600)
     deadline = time.monotonic() + 300
-    joined = f"ray exec {file} 'python {JOINED}'"
-    while "alive: 3" not in machines.run("launcher", joined, check=False).stdout:
+    count_nodes = f"ray exec {file} 'python {COUNT_NODES}'"
+    while "alive: 3" not in machines.run("launcher", count_nodes, check=False).stdout:
         assert time.monotonic() < deadline, "the workers did not join"
         time.sleep(2)
 
     submit = f"cd {ROOT} && ray submit {file} studies/ablation_rank.py -- {' '.join(STUDY)}"
     driver = machines.begin("launcher", submit, tmp_path / "submit.log")
 
-    def ended() -> list[Path]:
+    def finished_trials() -> list[Path]:
         return [folder for folder in trial_folders(outputs) if read_status(folder) is not None]
 
-    _wait(lambda: len(ended()) >= 3, driver, tmp_path)
+    _wait(lambda: len(finished_trials()) >= 3, driver, tmp_path)
     machines.kill("machine3")
-    done = {folder: (folder / "epochs.jsonl").read_bytes() for folder in ended()}
+    done = {folder: (folder / "epochs.jsonl").read_bytes() for folder in finished_trials()}
     assert len(done) < 12, "all trials had ended before the worker was powered off"
     assert driver.wait(600) == 0, (tmp_path / "submit.log").read_text()
     output = (tmp_path / "submit.log").read_text()
@@ -122,20 +125,21 @@ def test_study_completes_after_one_of_two_workers_is_powered_off(
         "launcher", f"ray rsync-down {file} /mnt/outputs/reports/ /root/reports", timeout=60
     )
     assert "report.md" in machines.run("launcher", "find /root/reports").stdout
-    assert machines.run("machine1", f"python {TRACKED}").stdout.split()[-1] == "12"
+    assert machines.run("machine1", f"python {COUNT_TRACKED_TRIALS}").stdout.split()[-1] == "12"
     machines.run("launcher", f"ray down -y {file}", timeout=120)
     assert "gcs_server" not in machines.run("machine1", "ps -e -o comm").stdout
-    # With the local provider, a worker ends when its head has been lost for a minute.
+    # With the local provider, a worker ends a minute after it has lost the head.
     deadline = time.monotonic() + 180
     while "raylet" in machines.run("machine2", "ps -e -o comm").stdout:
         assert time.monotonic() < deadline, "the worker did not end"
         time.sleep(2)
 
-    alone = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *STUDY]
-    alone += ["--tracking-uri", "none", "--out", str(tmp_path / "alone")]
+    command = [sys.executable, str(ROOT / "studies" / "ablation_rank.py"), *STUDY]
+    command += ["--tracking-uri", "none", "--out", str(tmp_path / "one_machine")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "180"}
-    subprocess.run(alone, check=True, timeout=300, env=environment)
-    assert len(numbers(outputs)) == 12 and numbers(outputs) == numbers(tmp_path / "alone")
+    subprocess.run(command, check=True, timeout=300, env=environment)
+    metrics = metrics_by_trial(outputs)
+    assert len(metrics) == 12 and metrics == metrics_by_trial(tmp_path / "one_machine")
 
 
 def _wait(condition, process: subprocess.Popen[bytes], folder: Path, seconds: float = 300) -> None:

@@ -1,4 +1,4 @@
-"""The interruption notice of a spot machine, from a local metadata service with sessions."""
+"""Spot interruption notices, from a local replacement of AWS's metadata service; fingerprints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables import fingerprint
 
 
 class Metadata(BaseHTTPRequestHandler):
-    """AWS's IMDSv2: PUT creates a session, and a request without a session is answered with 401."""
+    """AWS's metadata service IMDSv2: PUT creates a session; GET without a session returns 401."""
 
     notice = False
 
@@ -50,11 +50,13 @@ def metadata() -> Iterator[str]:
         thread.join()
 
 
-def test_notice_is_detected(metadata: str, monkeypatch: pytest.MonkeyPatch):
+def test_spot_notice_is_detected_and_no_proxy_is_used(
+    metadata: str, monkeypatch: pytest.MonkeyPatch
+):
     assert not cluster_spot.has_notice(metadata)
     Metadata.notice = True
     assert cluster_spot.has_notice(metadata)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # must not be used
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # this proxy must not be used
     assert cluster_spot.has_notice(metadata)
 
 
@@ -62,26 +64,26 @@ def test_unreachable_metadata_service_is_no_notice():
     assert not cluster_spot.has_notice("http://127.0.0.1:9/latest")
 
 
-def test_main_polls_until_the_notice_and_leaves_once(
+def test_main_polls_until_the_notice_and_then_stops_the_workers(
     metadata: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    naps = []
+    sleeps = []
 
-    def nap(seconds: float) -> None:
-        naps.append(seconds)
-        Metadata.notice = len(naps) == 3
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        Metadata.notice = len(sleeps) == 3
 
-    monkeypatch.setattr(cluster_spot.time, "sleep", nap)
+    monkeypatch.setattr(cluster_spot.time, "sleep", sleep)
     monkeypatch.setattr(cluster_spot, "leave", lambda: 2)
     cluster_spot.main(metadata)
-    assert naps == [cluster_spot.POLL_SECONDS] * 3
+    assert sleeps == [cluster_spot.POLL_SECONDS] * 3
     assert "sent SIGTERM to 2 processes" in capsys.readouterr().out
 
 
 def test_fingerprint_depends_on_names_and_contents_of_sources(
     monkeypatch: pytest.MonkeyPatch, tmp_path
 ):
-    """Names and contents of files count. `difference` names the values that differ."""
+    """`difference` names the values that differ."""
     actual = fingerprint.fingerprint()
     assert fingerprint.difference(actual) == ""
     difference = fingerprint.difference({**actual, "torch": "1.0"})

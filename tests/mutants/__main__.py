@@ -1,8 +1,8 @@
 """Run each mutant's test in a copy with the bug: `python -m tests.mutants [WORD ...]`.
 
-The exit code is 1 when a mutant survives or cannot be planted, or when a named test fails without a
-mutant, and 2 when no mutant contains the words. This takes minutes; `tests/test_mutants.py` checks
-in about a second that every mutant can be planted.
+The exit code is 1 if a mutant survives or cannot be planted, or if a test fails without a mutant,
+and 2 if no mutant contains the words. The command takes minutes; `tests/test_mutants.py` checks in
+about a second that every mutant can be planted.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from tests.mutants.catalogue import SUFFIXES, Mutant, MutantError, Planted, Sources, load
 
 ROOT = Path(__file__).resolve().parents[2]
-AT_A_TIME = 2
+PARALLEL_RUNS = 2
 TIMEOUT = 300  # seconds
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 OPTIONS = ["-x", "--tb=line", "-p", "no:cacheprovider"]
-# The copy's package must be tested: with an installed one, every mutant would survive.
+# If the tests imported an installed precond instead of the copy, every mutant would survive.
 RUN = """
 import sys, precond, pytest
 assert precond.__file__.startswith(sys.argv[1]), precond.__file__
@@ -33,7 +33,7 @@ sys.exit(pytest.main(sys.argv[2:]))
 def snapshot() -> dict[str, bytes]:
     """Return the files that git tracks or would track.
 
-    They are read once, so that a later edit does not change a run.
+    The files are read once, so that edits during a run have no effect.
     """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -72,7 +72,7 @@ def run_tests(files: dict[str, bytes], nodes: list[str]) -> tuple[str, float, st
 
 
 def plant(mutants: list[Mutant], files: dict[str, bytes]) -> list[Planted]:
-    """Return the mutants that fit the sources; print the others."""
+    """Return the mutants that fit the sources; print an error for each of the others."""
     sources = Sources(
         {path: text.decode() for path, text in files.items() if path.endswith(SUFFIXES)}
     )
@@ -96,7 +96,7 @@ def main(words: list[str]) -> int:
     if not planted:
         return 1
     verdict, seconds, output = run_tests(files, list(dict.fromkeys(item.node for item in planted)))
-    print(f"{verdict:11} {seconds:5.1f} s  the named tests without a mutant", flush=True)
+    print(f"{verdict:11} {seconds:5.1f} s  all of these tests without a mutant", flush=True)
     if verdict != "passed":
         print(output[-4000:])
         return 1
@@ -105,7 +105,7 @@ def main(words: list[str]) -> int:
         return run_tests({**files, item.file: item.source.encode()}, [item.node])
 
     killed = 0
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    with ThreadPoolExecutor(PARALLEL_RUNS) as pool:
         for item, (verdict, seconds, output) in zip(planted, pool.map(judge, planted), strict=True):
             killed += verdict == "failed"
             label = {"failed": "killed", "passed": "SURVIVED"}.get(verdict, verdict.upper())

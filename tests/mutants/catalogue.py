@@ -1,4 +1,4 @@
-"""Read the mutants, and find the function and the test that each one names."""
+"""Read the mutants, and find the function and the test that each mutant names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = (".py", ".yaml")  # of the files that a mutant may change
 
 
 class MutantError(Exception):
-    """A mutant does not fit the sources: the message says why."""
+    """Error for a mutant that does not fit the sources."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Mutant:
     """A bug, as a replacement in the source of a function.
 
     Attributes:
-        topic: The data file, without its suffix: `precond/parts`. Its first folder is the package.
+        topic: The data file, without its suffix: `precond/parts`. The folder is the package.
         bug: The bug, in a sentence.
         function: The qualified name of a function, class or assignment, after `module:` where the
             name alone is ambiguous; `rules.yaml:` for a file that is not a module.
-        old: Text that occurs once in the source of `function`; lines may be broken elsewhere.
+        old: Text that occurs once in the source of `function`; its line breaks may differ.
         new: The replacement.
         test: The name of the test that must fail.
     """
@@ -87,7 +87,7 @@ def load() -> list[Mutant]:
 
 
 def definitions(file: str, source: str) -> Iterator[Definition]:
-    """Yield the functions, methods, classes and assignments of a module, and any file as ''."""
+    """Yield the whole file as '', and a module's functions, methods, classes and assignments."""
     yield Definition(file, "", 0, source.count("\n") + 1)
     blocks = [("", ast.parse(source).body)] if file.endswith(".py") else []
     for prefix, body in blocks:
@@ -119,7 +119,7 @@ class Sources:
 
     @cached_property
     def _definitions(self) -> dict[tuple[str, str], list[Definition]]:
-        """The definitions by top folder and qualified name."""
+        """The definitions by top-level folder and qualified name."""
         table: dict[tuple[str, str], list[Definition]] = {}
         for file, source in self.files.items():
             for definition in definitions(file, source):
@@ -130,7 +130,7 @@ class Sources:
         """Return the only definition of `name` or `module:name` below a folder.
 
         Raises:
-            MutantError: There is none, or there are several.
+            MutantError: There is no such definition, or more than one.
         """
         module, _, name = reference.rpartition(":")
         matches = self._definitions.get((folder, name), [])
@@ -146,8 +146,8 @@ class Sources:
         """Return the sources with the bug.
 
         Raises:
-            MutantError: The function, the text or the test is missing or ambiguous, or the result is
-                not valid Python or YAML.
+            MutantError: The function, the text or the test is missing or ambiguous, or the result
+                is not valid Python or YAML.
         """
         place = self.find(mutant.topic.split("/")[0], mutant.function)
         lines = self.files[place.file].split("\n")
@@ -174,7 +174,7 @@ class Sources:
 
 
 def _pattern(text: str) -> str:
-    """Return a regular expression for the text, however a formatter breaks its lines."""
+    """Return a regular expression for the text that ignores its line breaks."""
     tokens = re.findall(r"\w+|[^\w\s]", text)
     return r"\s*".join(
         f",?\\s*{re.escape(token)}" if token in ")]}" else re.escape(token) for token in tokens
@@ -182,7 +182,7 @@ def _pattern(text: str) -> str:
 
 
 def _tree(source: str) -> str:
-    """Return the syntax tree of a definition at any indentation, as text.
+    """Return the syntax tree of a definition as text; the definition may be indented.
 
     Raises:
         MutantError: The source is not valid Python.

@@ -72,7 +72,7 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
 
 def folders(trials: int, out: Path) -> dict[str, Any]:
     """Measure the ledger and the MLflow sync of generated trial folders."""
-    from folders import STUDY, planned, run
+    from folders import STUDY, planned, write_trial
 
     from studies.harness.design.options import Options, default_uri
     from studies.harness.evidence import ledger, status
@@ -81,7 +81,7 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.fsync = lambda descriptor: None  # faster generation; the measured code only reads folders
     plan = planned(seeds=-(-trials // 8))[:trials]
-    seconds = {"generate": _timed(lambda: [run(out, trial) for trial in plan])}
+    seconds = {"generate": _timed(lambda: [write_trial(out, trial) for trial in plan])}
     seconds["ledger_frame"] = _timed(lambda: ledger.frame(plan, out))
     seconds["ledger_missing"] = _timed(lambda: status.missing(plan, out))
     facts = {"facts": STUDY, "workload": "digits/cnn", "metric": STUDY.figure.metric}

@@ -15,7 +15,7 @@ from precond.attention import SeparateAttention
 BATCH, LENGTH, SOURCES, WIDTH, HEADS = 3, 4, 5, 6, 2
 
 
-def attention(**options) -> nn.MultiheadAttention:
+def build_attention(**options) -> nn.MultiheadAttention:
     torch.manual_seed(0)
     module = nn.MultiheadAttention(WIDTH, HEADS, **options).double()
     for parameter in module.parameters():  # torch sets the biases to zero
@@ -23,16 +23,16 @@ def attention(**options) -> nn.MultiheadAttention:
     return module
 
 
-def draw(*shape: int) -> Tensor:
+def random_tensor(*shape: int) -> Tensor:
     return torch.randn(
         *shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64
     )
 
 
-def tokens(module: nn.MultiheadAttention) -> list[Tensor]:
+def query_key_value(module: nn.MultiheadAttention) -> list[Tensor]:
     shapes = [(BATCH, LENGTH, WIDTH), (BATCH, SOURCES, module.kdim), (BATCH, SOURCES, module.vdim)]
-    drawn = [draw(*shape) for shape in shapes]
-    return drawn if module.batch_first else [x.transpose(0, 1) for x in drawn]
+    tensors = [random_tensor(*shape) for shape in shapes]
+    return tensors if module.batch_first else [x.transpose(0, 1) for x in tensors]
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
@@ -50,7 +50,9 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     return by_name
 
 
-def assert_same(module: nn.MultiheadAttention, arguments: list[Tensor], **options) -> None:
+def assert_equals_separate(
+    module: nn.MultiheadAttention, arguments: list[Tensor], **options
+) -> None:
     """Compare outputs, weights and all gradients of a module and of its separate version."""
     results = []
     for variant in (module, precond.separate_attention(copy.deepcopy(module))):
@@ -66,8 +68,8 @@ def assert_same(module: nn.MultiheadAttention, arguments: list[Tensor], **option
 MASKS = {
     "none": {},
     "bool": {"attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(2)},
-    "float": {"attn_mask": draw(LENGTH, SOURCES)},
-    "per head": {"attn_mask": draw(BATCH * HEADS, LENGTH, SOURCES)},
+    "float": {"attn_mask": random_tensor(LENGTH, SOURCES)},
+    "per head": {"attn_mask": random_tensor(BATCH * HEADS, LENGTH, SOURCES)},
     "causal": {
         "attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(1),
         "is_causal": True,
@@ -77,16 +79,19 @@ MASKS = {
         "attn_mask": torch.ones(LENGTH, SOURCES, dtype=torch.bool).triu(2),
         "key_padding_mask": torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]]),
     },
-    "both float": {"attn_mask": draw(LENGTH, SOURCES), "key_padding_mask": draw(BATCH, SOURCES)},
+    "both float": {
+        "attn_mask": random_tensor(LENGTH, SOURCES),
+        "key_padding_mask": random_tensor(BATCH, SOURCES),
+    },
 }
 
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("need_weights", [True, False])
 def test_every_kind_of_mask_is_supported(mask, need_weights):
-    assert_same(
-        attention(batch_first=True),
-        tokens(attention(batch_first=True)),
+    assert_equals_separate(
+        build_attention(batch_first=True),
+        query_key_value(build_attention(batch_first=True)),
         need_weights=need_weights,
         **MASKS[mask],
     )
@@ -97,21 +102,27 @@ def test_every_kind_of_mask_is_supported(mask, need_weights):
     list(itertools.product([True, False], [True, False], [{}, {"kdim": 7, "vdim": 3}])),
 )
 def test_layouts_biases_and_widths_are_supported(batch_first, bias, widths):
-    module = attention(batch_first=batch_first, bias=bias, **widths)
-    assert_same(module, tokens(module), average_attn_weights=False)
-    assert_same(module.eval(), tokens(module))
+    module = build_attention(batch_first=batch_first, bias=bias, **widths)
+    assert_equals_separate(module, query_key_value(module), average_attn_weights=False)
+    assert_equals_separate(module.eval(), query_key_value(module))
 
 
 def test_inputs_without_batch_axis_are_supported():
-    module = attention()
-    arguments = [draw(LENGTH, WIDTH), draw(SOURCES, WIDTH), draw(SOURCES, WIDTH)]
-    assert_same(module, arguments, key_padding_mask=torch.arange(SOURCES) >= 3)
-    assert_same(module, arguments, need_weights=False, attn_mask=draw(LENGTH, SOURCES))
+    module = build_attention()
+    arguments = [
+        random_tensor(LENGTH, WIDTH),
+        random_tensor(SOURCES, WIDTH),
+        random_tensor(SOURCES, WIDTH),
+    ]
+    assert_equals_separate(module, arguments, key_padding_mask=torch.arange(SOURCES) >= 3)
+    assert_equals_separate(
+        module, arguments, need_weights=False, attn_mask=random_tensor(LENGTH, SOURCES)
+    )
 
 
 def test_dropout_is_applied_only_in_training():
-    module = precond.separate_attention(attention(dropout=0.5, batch_first=True))
-    x = draw(BATCH, LENGTH, WIDTH)
+    module = precond.separate_attention(build_attention(dropout=0.5, batch_first=True))
+    x = random_tensor(BATCH, LENGTH, WIDTH)
     for need_weights in (True, False):
         first, second = (module.train()(x, x, x, need_weights=need_weights)[0] for _ in range(2))
         assert not torch.equal(first, second)
@@ -120,22 +131,25 @@ def test_dropout_is_applied_only_in_training():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_an_encoder_gives_the_same_outputs(training):
-    """In evaluation without gradients, torch's encoder bypasses the forward of the attention."""
+def test_a_transformer_encoder_gives_the_same_outputs(training):
+    """In evaluation without gradients, torch's encoder does not call the attention's forward."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 8, dropout=0.0, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double().train(training)
     separate = precond.separate_attention(copy.deepcopy(model))
-    x, padding = draw(BATCH, SOURCES, WIDTH), torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]])
+    x, padding = (
+        random_tensor(BATCH, SOURCES, WIDTH),
+        torch.arange(SOURCES) >= torch.tensor([[5], [3], [4]]),
+    )
     with torch.set_grad_enabled(training):
         expected = model(x, src_key_padding_mask=padding)[~padding]
         actual = separate(x, src_key_padding_mask=padding)[~padding]
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
 
 
-def test_every_attention_is_replaced_once():
+def test_each_attention_module_is_replaced_once():
     """Replacement is in place, also in containers, and preserves sharing and frozen weights."""
-    shared, inner = attention(), attention()
+    shared, inner = build_attention(), build_attention()
     inner.in_proj_weight.requires_grad_(False)
     model = nn.ModuleDict({"a": shared, "b": shared, "list": nn.ModuleList([inner])})
     weight = inner.out_proj.weight
@@ -149,20 +163,24 @@ def test_every_attention_is_replaced_once():
     assert not any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
 
 
-def test_all_four_layers_are_preconditioned():
+def test_all_four_projections_are_preconditioned():
     """`nn.MultiheadAttention` has only one Linear layer, `out_proj`, and never calls it."""
-    model = precond.separate_attention(attention(batch_first=True).float())
+    model = precond.separate_attention(build_attention(batch_first=True).float())
     with precond.observe(model) as observer:
-        x = draw(BATCH, LENGTH, WIDTH).float()
+        x = random_tensor(BATCH, LENGTH, WIDTH).float()
         model(x, x, x)
     assert set(observer.covariances()) == {"q_proj", "k_proj", "v_proj", "out_proj"}
 
 
 def test_the_error_lists_all_unsupported_options():
-    model = nn.ModuleList([attention(add_bias_kv=True), attention(add_zero_attn=True), attention()])
+    model = nn.ModuleList(
+        [build_attention(add_bias_kv=True), build_attention(add_zero_attn=True), build_attention()]
+    )
     with pytest.raises(ValueError) as error:
         precond.separate_attention(model)
     assert str(error.value) == "0: add_bias_kv is not supported\n1: add_zero_attn is not supported"
     assert isinstance(model[2], nn.MultiheadAttention)
     with pytest.raises(ValueError, match="requires a mask: pass it as attn_mask"):
-        precond.separate_attention(attention())(*tokens(attention()), is_causal=True)
+        precond.separate_attention(build_attention())(
+            *query_key_value(build_attention()), is_causal=True
+        )

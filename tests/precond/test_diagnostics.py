@@ -10,7 +10,15 @@ import banks
 import pytest
 import torch
 from reference.dense import to_dense
-from test_contract import OURS, assert_same, batch, known, make, parameters, run
+from test_contract import (
+    PRECONDITIONED,
+    assert_bitwise_equal,
+    batch,
+    copy_parameters,
+    known_hyperparameters,
+    make_model,
+    train_steps,
+)
 from torch import Tensor, nn
 
 import precond
@@ -19,7 +27,7 @@ from precond.diagnostics.measures import EVERY
 from precond.diagnostics.monitor import COUNTS, MEASURES, PROBES, top_eigenvalue
 
 NYSACT = ["nysact-s", "nysact-g"]
-Seen = list[dict[str, Tensor]]
+Grams = list[dict[str, Tensor]]
 
 
 def mlp(width: int = 40) -> nn.Sequential:
@@ -38,9 +46,9 @@ def inputs(number: int, width: int = 40) -> Tensor:
 
 def train(
     model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range, width: int = 40
-) -> Seen:
-    """Train, and return (1/N) X^T X of each step and layer, with the bias last."""
-    seen: Seen = []
+) -> Grams:
+    """Train, and return (1/N) X^T X of each step and layer; the last column of X is 1."""
+    grams_by_step: Grams = []
     for number in numbers:
         x, grams = inputs(number, width), {}
         optimizer.zero_grad()
@@ -52,8 +60,8 @@ def train(
             out = module(out)
         out.square().sum(1).mean().backward()
         optimizer.step()
-        seen.append(grams)
-    return seen
+        grams_by_step.append(grams)
+    return grams_by_step
 
 
 def average(grams: list[Tensor], decay: float) -> Tensor:
@@ -64,16 +72,16 @@ def average(grams: list[Tensor], decay: float) -> Tensor:
     return value / weight
 
 
-def norm(matrix: Tensor) -> float:
+def fro_norm(matrix: Tensor) -> float:
     return torch.linalg.matrix_norm(matrix).item()
 
 
-def top(matrix: Tensor) -> float:
+def largest_eigenvalue(matrix: Tensor) -> float:
     return torch.linalg.eigvalsh(matrix)[-1].item()
 
 
-def watched(name: str, model: nn.Module, **settings: Any) -> Any:
-    optimizer = precond.build(name, model, **known(name, **settings))
+def build_monitored(name: str, model: nn.Module, **settings: Any) -> Any:
+    optimizer = precond.build(name, model, **known_hyperparameters(name, **settings))
     optimizer.monitor()
     return optimizer
 
@@ -83,24 +91,28 @@ def watched(name: str, model: nn.Module, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["foof", "kfac"])
 def test_dense_spectra_and_staleness_are_exact(name):
-    """The measures belong to the A of the last refresh."""
+    """The measures describe A at the last refresh, in step 8; staleness also uses A of step 4."""
     model = mlp()
     intervals = {"cov_interval": 1, "inv_interval": 4}
-    optimizer = watched(name, model, **intervals, ema_decay=0.8, damping=0.3, lr=0.01)
-    seen = train(model, optimizer, range(11))
+    optimizer = build_monitored(name, model, **intervals, ema_decay=0.8, damping=0.3, lr=0.01)
+    grams_by_step = train(model, optimizer, range(11))
     for layer, row in optimizer.diagnostics().items():
-        old, new = (average([grams[layer] for grams in seen[: at + 1]], 0.8) for at in (4, 8))
-        assert row["stable_rank"] == pytest.approx(new.trace().item() / top(new), rel=1e-6)
-        assert row["staleness"] == pytest.approx(norm(new - old) / norm(new), rel=1e-9)
+        old, new = (
+            average([grams[layer] for grams in grams_by_step[: at + 1]], 0.8) for at in (4, 8)
+        )
+        assert row["stable_rank"] == pytest.approx(
+            new.trace().item() / largest_eigenvalue(new), rel=1e-6
+        )
+        assert row["staleness"] == pytest.approx(fro_norm(new - old) / fro_norm(new), rel=1e-9)
         assert row["residual"] is None
         if name == "foof":
-            assert row["top_over_damping"] == pytest.approx(top(new) / 0.3, rel=1e-6)
+            assert row["top_over_damping"] == pytest.approx(largest_eigenvalue(new) / 0.3, rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["factored", "eigen"])
 def test_top_eigenvalue_of_kfac_is_that_of_the_kronecker_product(rule):
     model = mlp()
-    optimizer = watched(
+    optimizer = build_monitored(
         "kfac", model, cov_interval=1, inv_interval=1, damping=0.3, damping_rule=rule
     )
     train(model, optimizer, range(3))
@@ -108,7 +120,9 @@ def test_top_eigenvalue_of_kfac_is_that_of_the_kronecker_product(rule):
         bank = optimizer._bank_of[layer]
         statistic, slots = bank.state.statistic, bank.slots[layer]
         a, s = statistic.inputs.mean()[slots][0], statistic.outputs.mean()[slots][0]
-        assert row["top_over_damping"] == pytest.approx(top(a) * top(s) / 0.3, rel=1e-6)
+        assert row["top_over_damping"] == pytest.approx(
+            largest_eigenvalue(a) * largest_eigenvalue(s) / 0.3, rel=1e-6
+        )
         if rule == "eigen":  # the factor contains 1 / (s a + rho)
             smallest = bank.state.factor.scale[bank.slots[layer]].min().item()
             assert row["top_over_damping"] == pytest.approx(1 / (0.3 * smallest) - 1, rel=1e-6)
@@ -117,7 +131,7 @@ def test_top_eigenvalue_of_kfac_is_that_of_the_kronecker_product(rule):
 def test_top_eigenvalue_of_eva_is_that_of_its_factor():
     """P has the eigenvalue 1 / (|v|^2 + rho) once; all others are 1 / rho."""
     model = mlp()
-    optimizer = watched("eva", model, cov_interval=1, damping=0.3)
+    optimizer = build_monitored("eva", model, cov_interval=1, damping=0.3)
     train(model, optimizer, range(3))
     row, factor = optimizer.diagnostics()["4"], optimizer._bank_of["4"].state.factor
     smallest = torch.linalg.eigvalsh(to_dense(factor)[0])[0].item()
@@ -126,15 +140,17 @@ def test_top_eigenvalue_of_eva_is_that_of_its_factor():
 
 
 def test_ekfac_and_steve_are_measured_at_their_refresh():
-    """Immediately after a refresh of EKFAC, S = l k^T: its largest entry is the top eigenvalue."""
+    """After a refresh of EKFAC, S = l k^T, and its largest entry is the top eigenvalue."""
     for name in ("ekfac", "steve"):
         model = mlp()
-        optimizer = watched(name, model, basis_interval=2, damping=0.3, ema_decay=0.999999)
-        seen = train(model, optimizer, range(3))
+        optimizer = build_monitored(name, model, basis_interval=2, damping=0.3, ema_decay=0.999999)
+        grams_by_step = train(model, optimizer, range(3))
         for layer, row in optimizer.diagnostics().items():
-            a, old = seen[2][layer], seen[0][layer]
-            assert row["stable_rank"] == pytest.approx(a.trace().item() / top(a), rel=1e-6)
-            assert row["staleness"] == pytest.approx(norm(a - old) / norm(a), rel=1e-9)
+            a, old = grams_by_step[2][layer], grams_by_step[0][layer]
+            assert row["stable_rank"] == pytest.approx(
+                a.trace().item() / largest_eigenvalue(a), rel=1e-6
+            )
+            assert row["staleness"] == pytest.approx(fro_norm(a - old) / fro_norm(a), rel=1e-9)
             if name == "ekfac":
                 bank = optimizer._bank_of[layer]
                 moment = bank.state.statistic.mean()[bank.slots[layer]]
@@ -143,14 +159,14 @@ def test_ekfac_and_steve_are_measured_at_their_refresh():
                 assert row["top_over_damping"] is None
 
 
-def sketched(
+def run_with_different_probes(
     name: str, seeds: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[dict], Tensor, Tensor, Tensor]:
-    """Repeat one run with different probes of the monitor.
+    """Repeat a run with different random probes of the monitor.
 
     Returns:
-        The diagnostics of the first layer in each run, its A at the last refresh but one and at the
-        last, and the approximation A^.
+        The diagnostics of the first layer in each run, its A at the last two refreshes, and the
+        approximation A^ of the last A.
     """
     rows, original = [], monitor.seed_of
     settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4}
@@ -158,10 +174,10 @@ def sketched(
     for seed in range(seeds):
         monkeypatch.setattr(monitor, "seed_of", lambda _, *rest, seed=seed: original(seed, *rest))
         model = mlp()
-        optimizer = watched(name, model, **settings)
-        seen = train(model, optimizer, range(6))
+        optimizer = build_monitored(name, model, **settings)
+        grams_by_step = train(model, optimizer, range(6))
         rows.append(optimizer.diagnostics()["0"])
-    old, new = (average([grams["0"] for grams in seen[: at + 1]], 0.8) for at in (0, 4))
+    old, new = (average([grams["0"] for grams in grams_by_step[: at + 1]], 0.8) for at in (0, 4))
     inverse = to_dense(optimizer._bank_of["0"].state.factor)[0]
     return rows, old, new, torch.linalg.inv(inverse) - 0.3 * torch.eye(len(inverse))
 
@@ -172,12 +188,12 @@ def test_low_rank_measures_are_unbiased_and_as_accurate_as_documented(name, monk
 
     Each estimate is within 4 standard deviations of the exact value, and their mean is closer.
     """
-    rows, old, new, nystrom = sketched(name, 25, monkeypatch)
+    rows, old, new, nystrom = run_with_different_probes(name, 25, monkeypatch)
     bound = (2 / PROBES) ** 0.5
-    assert norm(new - nystrom) > 0.02 * norm(new)  # there is something to estimate
+    assert fro_norm(new - nystrom) > 0.02 * fro_norm(new)  # there is something to estimate
     for square in (
-        [(row["residual"] * norm(new) / norm(new - nystrom)) ** 2 for row in rows],
-        [(row["staleness"] * norm(new) / norm(new - old)) ** 2 for row in rows],
+        [(row["residual"] * fro_norm(new) / fro_norm(new - nystrom)) ** 2 for row in rows],
+        [(row["staleness"] * fro_norm(new) / fro_norm(new - old)) ** 2 for row in rows],
     ):
         ratios = torch.tensor(square)
         assert ratios.std() < bound
@@ -185,17 +201,19 @@ def test_low_rank_measures_are_unbiased_and_as_accurate_as_documented(name, monk
         assert abs(ratios.mean() - 1) < 3 * bound / len(rows) ** 0.5
     ranks = torch.tensor([row["stable_rank"] for row in rows])
     assert ranks.std() / ranks.mean() < 0.05
-    assert ranks.mean().item() == pytest.approx(new.trace().item() / top(nystrom), rel=0.02)
+    assert ranks.mean().item() == pytest.approx(
+        new.trace().item() / largest_eigenvalue(nystrom), rel=0.02
+    )
     for row in rows:
-        assert row["top_over_damping"] == pytest.approx(top(nystrom) / 0.3, rel=1e-6)
-    assert top(nystrom) <= top(new) * (1 + 1e-6)
+        assert row["top_over_damping"] == pytest.approx(largest_eigenvalue(nystrom) / 0.3, rel=1e-6)
+    assert largest_eigenvalue(nystrom) <= largest_eigenvalue(new) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("name", NYSACT)
 def test_the_residual_of_an_exact_nystrom_matrix_is_zero(name):
-    """If the batch has fewer rows than the sketch has columns, A^ = A."""
+    """A^ equals A because the batch has fewer rows than the sketch has columns."""
     model = mlp()
-    optimizer = watched(name, model, rank=20, inv_interval=5)
+    optimizer = build_monitored(name, model, rank=20, inv_interval=5)
     optimizer.zero_grad()
     model(inputs(0)[:3]).square().sum().backward()
     optimizer.step()
@@ -213,21 +231,21 @@ def test_the_residual_of_an_exact_nystrom_matrix_is_zero(name):
     ],
 )
 def test_the_residual_is_that_of_the_factor_in_use(option, value):
-    """A^ = P^{-1} - rho I, also for options that give a poor approximation."""
+    """A^ is P^{-1} - rho I, also for options with which it approximates A poorly."""
     model = mlp()
     settings = {"rank": 6, "cov_interval": 1, "inv_interval": 4, "ema_decay": 0.8, "damping": 0.3}
-    optimizer = watched("nysact-g", model, **settings, **{option: value})
-    seen = train(model, optimizer, range(6))
-    a = average([grams["0"] for grams in seen[:5]], 0.8)
+    optimizer = build_monitored("nysact-g", model, **settings, **{option: value})
+    grams_by_step = train(model, optimizer, range(6))
+    a = average([grams["0"] for grams in grams_by_step[:5]], 0.8)
     inverse = to_dense(optimizer._bank_of["0"].state.factor)[0]
     used = torch.linalg.inv(inverse) - 0.3 * torch.eye(len(a))
     residual = optimizer.diagnostics()["0"]["residual"]
-    assert residual == pytest.approx(norm(a - used) / norm(a), rel=0.5)
+    assert residual == pytest.approx(fro_norm(a - used) / fro_norm(a), rel=0.5)
 
 
 @pytest.mark.parametrize("width", [3, 8, 50])
 def test_top_eigenvalue_agrees_with_eigvalsh(width):
-    """The matrices have a spectral gap, no gap, rank one, or are zero."""
+    """The four matrices have a spectral gap, equal eigenvalues, rank one, and rank zero."""
     generator = torch.Generator().manual_seed(width)
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator).double()).Q
     spectra = [
@@ -245,9 +263,9 @@ def test_top_eigenvalue_agrees_with_eigvalsh(width):
 
 
 def test_cosine_and_update_ratio_are_exact():
-    """Both are compared with the weights: without momentum and decay, a step is lr times D."""
+    """Without momentum and decay, the change of the weights is -lr D, so that it gives D."""
     model = mlp()
-    optimizer = watched(
+    optimizer = build_monitored(
         "foof", model, lr=0.1, momentum=0.0, weight_decay=0.0, cov_interval=1, inv_interval=1
     )
     cosines, ratios = [], []
@@ -266,14 +284,14 @@ def test_cosine_and_update_ratio_are_exact():
     assert optimizer.diagnostics()["0"]["cosine"] is None  # a window without a measured step
 
 
-def counts(optimizer: Any, layer: str) -> dict[str, float | None]:
-    """Return the non-zero counts of a layer, and start a new window."""
+def nonzero_counts(optimizer: Any, layer: str) -> dict[str, float | None]:
+    """Return the non-zero counts of a layer; reading them starts a new window."""
     row = optimizer.diagnostics()[layer]
     return {name: row[name] for name in COUNTS if row[name]}
 
 
 def test_failures_are_counted_by_window_and_layer():
-    """Each of the four failures increments its own count, for one layer and one window."""
+    """Each of the four kinds of failure increments one count of one layer, until it is read."""
     model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Tanh(), nn.Linear(6, 6, bias=False))
     optimizer = precond.build("foof", model, cov_interval=1, inv_interval=1, damping=1e-12)
     bank = optimizer._bank_of["0"]
@@ -292,25 +310,25 @@ def test_failures_are_counted_by_window_and_layer():
     massive = good * torch.tensor([1e6, 1, 1, 1, 1, 1]) + 1e6
     update(good, good)
     precondition()
-    assert counts(optimizer, "0") == {}
+    assert nonzero_counts(optimizer, "0") == {}
     update(torch.full_like(good, torch.inf), good)
-    assert counts(optimizer, "0") == {"dropped": 1}
+    assert nonzero_counts(optimizer, "0") == {"dropped": 1}
     update(good, massive)
-    assert counts(optimizer, "2") == {"rescued": 1}
+    assert nonzero_counts(optimizer, "2") == {"rescued": 1}
     bank.state.factor.inverse[1].fill_(torch.nan)
     precondition()
-    assert counts(optimizer, "2") == {"fallbacks": 1}
+    assert nonzero_counts(optimizer, "2") == {"fallbacks": 1}
     bank.state.statistic.average.value[0, 0, 0] = torch.nan
     update()
-    assert counts(optimizer, "0") == {"failed": 1}
-    assert counts(optimizer, "0") == {}
+    assert nonzero_counts(optimizer, "0") == {"failed": 1}
+    assert nonzero_counts(optimizer, "0") == {}
     update(torch.full_like(good, torch.inf))
-    assert counts(optimizer, "2") == {"rescued": 1}  # its statistics have not changed
+    assert nonzero_counts(optimizer, "2") == {"rescued": 1}  # its average still contains `massive`
 
 
-def test_a_layer_without_gradient_is_no_fallback():
+def test_a_layer_without_gradient_does_not_count_as_fallback():
     model = mlp()
-    optimizer = watched("foof", model)
+    optimizer = build_monitored("foof", model)
     train(model, optimizer, range(1))
     train_only_head = model[4](torch.ones(2, 12, dtype=torch.float64)).sum()
     optimizer.zero_grad()
@@ -321,7 +339,7 @@ def test_a_layer_without_gradient_is_no_fallback():
 
 @pytest.mark.parametrize("name", NYSACT)
 def test_an_indefinite_sketch_is_rescued_by_larger_shifts(name):
-    """For C = -Omega, no shift of the size of the rounding error makes the core definite."""
+    """With C = -Omega, a shift as small as the rounding error does not make the core definite."""
     model = mlp()
     optimizer = precond.build(name, model, rank=6)
     train(model, optimizer, range(1))
@@ -330,63 +348,65 @@ def test_an_indefinite_sketch_is_rescued_by_larger_shifts(name):
     average.value.copy_(omega.add_to(torch.zeros_like(average.value), -average.weight))
     optimizer.diagnostics()
     bank.update(refresh=True)
-    assert counts(optimizer, "0") == {"rescued": 1}
+    assert nonzero_counts(optimizer, "0") == {"rescued": 1}
 
 
 # ---------------------------------------------------------------------- no effect on training
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRECONDITIONED)
 def test_a_monitor_does_not_change_the_training(name):
-    """Compare parameters, state and random numbers for no, an early and a late monitor."""
+    """The monitor starts never, before the first step, or before step 5."""
     ends = []
     for start in (None, 0, 5):
-        model = make()
-        settings = known(name, cov_interval=2, inv_interval=4, basis_interval=4, rank=4)
+        model = make_model()
+        settings = known_hyperparameters(
+            name, cov_interval=2, inv_interval=4, basis_interval=4, rank=4
+        )
         optimizer = precond.build(name, model, **settings)
         for number in range(10):
             if number == start:
                 optimizer.monitor()
-            run(model, optimizer, range(number, number + 1))
+            train_steps(model, optimizer, range(number, number + 1))
             if start is not None:
                 optimizer.diagnostics()
         state = {key: value for key, value in optimizer.state_dict().items() if key != "monitor"}
-        ends.append((parameters(model), state, torch.get_rng_state()))
+        ends.append((copy_parameters(model), state, torch.get_rng_state()))
     for (values, state, random), (others, other_state, other_random) in itertools.pairwise(ends):
-        assert_same(values, others)
-        assert_same(state, other_state)
+        assert_bitwise_equal(values, others)
+        assert_bitwise_equal(state, other_state)
         assert random.equal(other_random)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRECONDITIONED)
 def test_a_monitor_resumes_bitwise_from_a_saved_state(name):
-    settings = known(name, cov_interval=2, inv_interval=4, basis_interval=4, rank=4)
-    model = make()
-    uninterrupted = watched(name, model, **settings)
-    run(model, uninterrupted, range(6))
+    settings = known_hyperparameters(name, cov_interval=2, inv_interval=4, basis_interval=4, rank=4)
+    model = make_model()
+    uninterrupted = build_monitored(name, model, **settings)
+    train_steps(model, uninterrupted, range(6))
     uninterrupted.diagnostics()
     saved_model = {key: value.clone() for key, value in model.state_dict().items()}
     saved = uninterrupted.state_dict()
-    other = make()
-    resumed = watched(name, other, **settings)
+    other = make_model()
+    resumed = build_monitored(name, other, **settings)
     other.load_state_dict(saved_model)
     resumed.load_state_dict(saved)
-    run(other, resumed, range(6, 11))
-    run(model, uninterrupted, range(6, 11))
+    train_steps(other, resumed, range(6, 11))
+    train_steps(model, uninterrupted, range(6, 11))
     assert uninterrupted.diagnostics() == resumed.diagnostics()
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRECONDITIONED)
 def test_a_step_that_a_scaler_skips_is_not_measured(name):
-    """A step that would have been measured changes neither the measures nor the counts."""
-    model = make()
-    settings = known(name, cov_interval=1, inv_interval=1, basis_interval=1, rank=4)
-    optimizer = watched(name, model, **settings)
-    run(model, optimizer, range(EVERY))
+    """The scaler skips a step that the monitor would otherwise measure."""
+    model = make_model()
+    settings = known_hyperparameters(name, cov_interval=1, inv_interval=1, basis_interval=1, rank=4)
+    optimizer = build_monitored(name, model, **settings)
+    train_steps(model, optimizer, range(EVERY))
     optimizer.diagnostics()
     before = copy.deepcopy(optimizer.state_dict()["monitor"])
     optimizer.found_inf = torch.ones(1)
-    run(model, optimizer, range(EVERY, EVERY + 1))
+    train_steps(model, optimizer, range(EVERY, EVERY + 1))
     after = optimizer.state_dict()["monitor"]
     for layer, tensors in before.items():
         # A refresh without new statistics still updates the staleness.
@@ -397,11 +417,11 @@ def test_a_step_that_a_scaler_skips_is_not_measured(name):
         assert all(row[count] == 0 for count in set(COUNTS) - counted)
 
 
-def test_without_monitor_the_state_is_unchanged_and_failures_are_counted():
-    """After a monitor is turned off, the state has no entry of it, either."""
-    model = make()
+def test_without_a_monitor_the_state_has_no_monitor_but_failures_are_counted():
+    """The same holds after a monitor is turned off."""
+    model = make_model()
     optimizer = precond.build("nysact-s", model, rank=4)
-    run(model, optimizer, range(2))
+    train_steps(model, optimizer, range(2))
     assert "monitor" not in optimizer.state_dict()
     row = optimizer.diagnostics()["hidden"]
     assert all(row[name] is None for name in MEASURES) and row["dropped"] == 0
@@ -424,7 +444,7 @@ def test_a_late_monitor_measures_from_the_next_refresh():
 
 
 def test_a_refresh_before_the_first_statistics_is_not_measured():
-    """With intervals of 3 and 4, a monitor starts between step 3 and the refresh at step 4."""
+    """The monitor starts after the statistics of step 3, and the refresh is in step 4."""
     model = mlp()
     optimizer = precond.build("nysact-g", model, rank=6, cov_interval=3, inv_interval=4)
     train(model, optimizer, range(4))
@@ -434,26 +454,26 @@ def test_a_refresh_before_the_first_statistics_is_not_measured():
     assert row["residual"] is row["stable_rank"] is row["top_over_damping"] is None
 
 
-def test_groups_of_a_convolution_are_one_layer():
+def test_the_groups_of_a_convolution_have_one_row_with_the_mean_of_their_measures():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=4), nn.Flatten(), nn.Linear(8 * 36, 3))
-    optimizer = watched("foof", model)
+    optimizer = build_monitored("foof", model)
     x, y = batch()
     nn.functional.cross_entropy(model(x.repeat(1, 4, 1, 1)), y).backward()
     optimizer.step()
     row, bank = optimizer.diagnostics()["0"], optimizer._bank_of["0"]
     matrices = bank.state.statistic.average.mean()[bank.slots["0"]].double()
-    ranks = [matrix.trace().item() / top(matrix) for matrix in matrices]
+    ranks = [matrix.trace().item() / largest_eigenvalue(matrix) for matrix in matrices]
     assert len(ranks) == 4 and row["stable_rank"] == pytest.approx(sum(ranks) / 4, rel=1e-4)
     assert 0 < (row["cosine"] or 0) <= 1 and 0 < (row["update_over_weight"] or 0) < 1
 
 
 def test_the_clock_measures_the_time_of_the_diagnostics():
-    """The clock shows a positive time, and reading it resets it."""
-    model = make()
+    """`read` returns a positive number of seconds, and resets the clock."""
+    model = make_model()
     optimizer = precond.build("nysact-g", model, rank=4)
     clock = optimizer.monitor()
-    run(model, optimizer, range(2))
+    train_steps(model, optimizer, range(2))
     optimizer.diagnostics()
     assert 0 < clock.read() < 60
     assert clock.read() == 0

@@ -34,12 +34,12 @@ from precond.registry import REGISTRY
 # BATCH is larger than the number of inputs of the widest layer.
 RANKS, STEPS, MIDWAY, BATCH = 2, 10, 5, 40
 TOLERANCE = 1e-10
-# The first statistics of SOAP have rank one and their bases depend on rounding: shuffling a batch
-# changes the weights by 1e-2.
+# The first statistics of SOAP have rank one, so that rounding errors decide their eigenvectors:
+# shuffling a batch changes the weights by 1e-2.
 ILL_CONDITIONED = {"soap"}
-# Ten steps contain several updates, refreshes and draws; step 5 is between them. Softmax and
-# LayerNorm have directions without gradient, in which a smaller eps would turn rounding errors into
-# steps of Adam.
+# Ten steps contain several updates, refreshes and draws; step 5 is between them. In some
+# directions, softmax and LayerNorm make the gradient zero up to rounding; with a smaller eps, Adam
+# would make steps of full length in these directions.
 SETTINGS = {
     **{"cov_interval": 2, "inv_interval": 4, "basis_interval": 4, "rank": 5},
     **{"lr": 0.02, "ema_decay": 0.8, "damping": 0.3, "eps": 1e-3},
@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 class Net(nn.Module):
-    """A convolution, tokens, and four layers of one shape: one is never called, one sometimes."""
+    """A convolution, tokens, and four layers of one shape; two are called never or sometimes."""
 
     def __init__(self, outputs: int = 3) -> None:
         super().__init__()
@@ -73,18 +73,18 @@ class Case:
     """An optimizer, and the division of a batch among the ranks.
 
     Attributes:
-        before: Build the optimizer before the model is wrapped.
+        build_first: Build the optimizer before the model is wrapped.
         sizes: Number of examples of each rank.
         parts: Number of micro-batches of each rank.
-        apart: Leave out a layer on rank 1.
+        skip_layer: Do not call one of the layers on rank 1.
     """
 
     optimizer: str
     options: dict[str, Any] = field(default_factory=dict)
-    before: bool = False
+    build_first: bool = False
     sizes: tuple[int, int] = (20, 20)
     parts: int = 1
-    apart: bool = False
+    skip_layer: bool = False
 
     @property
     def steps(self) -> int:
@@ -102,7 +102,7 @@ class Case:
         return " ".join([self.optimizer, *options, *changed])
 
 
-# Optimizers that need the extra `peers` are left out if it is not installed.
+# The optimizers of the extra `peers` are tested only if it is installed.
 CARDS = {
     name: entry.card
     for name, entry in REGISTRY.items()
@@ -112,34 +112,34 @@ REFUSED = [name for name, card in CARDS.items() if card and "data parallel" in c
 TYPES = {
     name: entry.optimizer for name, entry in REGISTRY.items() if isinstance(entry.optimizer, type)
 }
-OURS = {name: kind for name, kind in TYPES.items() if issubclass(kind, Preconditioned)}
+PRECONDITIONED = {name: kind for name, kind in TYPES.items() if issubclass(kind, Preconditioned)}
 PLAIN = [
-    *(Case(name) for name in CARDS if name not in REFUSED and name not in OURS),
+    *(Case(name) for name in CARDS if name not in REFUSED and name not in PRECONDITIONED),
     Case("nysact-s"),
     Case("nysact-g"),
     Case("nysact-s", {"resample": "official", "shift": "official"}),
     Case("nysact-s", {"resample": "joint"}),
-    Case("nysact-g", {"resample": "window"}, before=True),
-    Case("foof", before=True),
+    Case("nysact-g", {"resample": "window"}, build_first=True),
+    Case("foof", build_first=True),
     Case("foof", {"first_inverse": "skip"}),
     Case("kfac"),
-    Case("kfac", {"damping_rule": "eigen", "init": "first"}, before=True),
+    Case("kfac", {"damping_rule": "eigen", "init": "first"}, build_first=True),
     Case("kfac", {"sharing": "reduce", "g_scale": "official"}),
     Case("eva"),
-    Case("eva", {"g_scale": "official"}, before=True),
+    Case("eva", {"g_scale": "official"}, build_first=True),
     Case("ekfac", {"second_moment": "per_example"}),
-    Case("ekfac", {"second_moment": "running"}, before=True),
+    Case("ekfac", {"second_moment": "running"}, build_first=True),
     Case("steve", {"second_moment": "minibatch", "factor_ema": 0.9}),
-    Case("steve", {"second_moment": "per_example"}, before=True),
+    Case("steve", {"second_moment": "per_example"}, build_first=True),
     Case("steve", {"on_refresh": "rotate_mv"}),
 ]
 # Uneven shares, micro-batches and missing layers, each alone and all together.
 UNEVEN = [
     Case("kfac", sizes=(24, 16)),
     Case("kfac", parts=2),
-    Case("kfac", apart=True),
+    Case("kfac", skip_layer=True),
     *(
-        replace(case, sizes=(24, 16), parts=2, apart=True)
+        replace(case, sizes=(24, 16), parts=2, skip_layer=True)
         for case in PLAIN
         if case.options
         and not {"factor_ema", "on_refresh", "init", "first_inverse"} & case.options.keys()
@@ -147,17 +147,17 @@ UNEVEN = [
 ]
 BY_NAME = {str(case): case for case in PLAIN + UNEVEN}
 DENSE = {
-    name: next(c for c in PLAIN if c.optimizer == name)
-    for name, k in OURS.items()
-    if k.algorithm_type.SHARED
+    name: next(case for case in PLAIN if case.optimizer == name)
+    for name, kind in PRECONDITIONED.items()
+    if kind.algorithm_type.SHARED
 }
-WATCHED = [
+MONITORED = [
     str(next(case for case in PLAIN if case.optimizer == name))
     for name in ("nysact-g", "foof", "kfac", "ekfac")
 ]
 
 
-def make(outputs: int = 3) -> Net:
+def make_model(outputs: int = 3) -> Net:
     torch.manual_seed(0)
     return Net(outputs).double()
 
@@ -168,7 +168,7 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return x, torch.randint(3, (BATCH,), generator=generator)
 
 
-def accumulate(
+def accumulate_gradients(
     optimizer: Any,
     model: nn.Module,
     data: tuple[Tensor, Tensor],
@@ -176,7 +176,7 @@ def accumulate(
     factor: float,
     **kwargs: bool,
 ) -> None:
-    """Run backwards through equal micro-batches, with the mean loss multiplied by a factor."""
+    """Run a backward for each of `parts` micro-batches; the mean loss is multiplied by `factor`."""
     optimizer.grad_output_scale = factor / parts
     for part, (x, y) in enumerate(zip(*(tensor.chunk(parts) for tensor in data), strict=True)):
         delay_sum: Any = contextlib.nullcontext()
@@ -187,61 +187,63 @@ def accumulate(
 
 
 def train_together(
-    case: Case, rank: int, share: bool = True, watch: bool = False
+    case: Case, rank: int, share: bool = True, monitor: bool = False
 ) -> dict[str, Any]:
     """Train as one rank, with or without shared refreshes.
 
     Returns:
         The weights and states of this rank midway and at the end, and its diagnostics.
     """
-    model = make()
-    optimizer = case.build(model) if case.before else None
+    model = make_model()
+    optimizer = case.build(model) if case.build_first else None
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     optimizer = optimizer or case.build(wrapped)
     for bank in getattr(optimizer, "_banks", []):
         bank.share = bank.share if share else None
-    if watch:
+    if monitor:
         optimizer.monitor()
     factor = case.sizes[rank] * RANKS / BATCH
-    sometimes = not (case.apart and rank == 1)
+    sometimes = not (case.skip_layer and rank == 1)
     results: dict[str, Any] = {}
     for step in range(case.steps):
         if step == MIDWAY:
-            results["midway"] = copied(model, optimizer)
+            results["midway"] = copy_states(model, optimizer)
         optimizer.zero_grad()
         x, y = (tensor.split(case.sizes)[rank] for tensor in batch(step))
-        accumulate(optimizer, wrapped, (x, y), case.parts, factor, sometimes=sometimes)
+        accumulate_gradients(optimizer, wrapped, (x, y), case.parts, factor, sometimes=sometimes)
         optimizer.step()
-    results["end"] = copied(model, optimizer)
-    results["table"] = optimizer.diagnostics() if watch else {}
+    results["end"] = copy_states(model, optimizer)
+    results["table"] = optimizer.diagnostics() if monitor else {}
     return results
 
 
 def train_alone(
-    case: Case, start: dict[str, Any] | None = None, watch: bool = False
+    case: Case, start: dict[str, Any] | None = None, monitor: bool = False
 ) -> dict[str, Any]:
-    """Train with the whole batch in one process, from the start or from a state midway.
+    """Train with the whole batch in one process, from the start or from a saved state.
 
-    If the ranks use different layers, each batch has two parts, as on the ranks.
+    If rank 1 skips a layer, each batch has two parts, and the second part skips the layer.
     """
-    model = make()
+    model = make_model()
     optimizer = case.build(model)
     if start is not None:
         model.load_state_dict(start["model"])
         optimizer.load_state_dict(start["optimizer"])
-    if watch:
+    if monitor:
         optimizer.monitor()
     for step in range(0 if start is None else MIDWAY, case.steps):
         optimizer.zero_grad()
-        sizes = case.sizes if case.apart else (BATCH,)
+        sizes = case.sizes if case.skip_layer else (BATCH,)
         parts = zip(*(tensor.split(sizes) for tensor in batch(step)), strict=True)
         for number, part in enumerate(parts):
-            accumulate(optimizer, model, part, 1, sizes[number] / BATCH, sometimes=number == 0)
+            accumulate_gradients(
+                optimizer, model, part, 1, sizes[number] / BATCH, sometimes=number == 0
+            )
         optimizer.step()
-    return {**copied(model, optimizer), "table": optimizer.diagnostics() if watch else {}}
+    return {**copy_states(model, optimizer), "table": optimizer.diagnostics() if monitor else {}}
 
 
-def copied(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def copy_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
 
@@ -249,7 +251,7 @@ def copied(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def counted() -> Iterator[list[int]]:
+def count_decompositions() -> Iterator[list[int]]:
     """Record the numbers of matrices that are decomposed or inverted inside the `with` block."""
     counts: list[int] = []
     originals = {name: getattr(linalg, name) for name in ("damped_inverse", "eigenbasis")}
@@ -266,17 +268,19 @@ def counted() -> Iterator[list[int]]:
             setattr(linalg, name, function)
 
 
-def refusals(rank: int) -> dict[str, str]:
-    """Return the errors for ranks that differ, and of optimizers without data parallelism."""
+def collect_refusals(rank: int) -> dict[str, str]:
+    """Return the errors for ranks that differ, and for optimizers without data parallelism."""
     differences: dict[str, Any] = {
-        "shape": lambda: precond.FOOF(make(outputs=3 + rank)),
-        "frozen": lambda: precond.FOOF(make().requires_grad_(rank == 0)),
-        "optimizer": lambda: precond.build(("foof", "kfac")[rank], make()),
-        "hyperparameter": lambda: precond.FOOF(make(), damping=1.0 + rank),
-        "groups": lambda: precond.FOOF(model := make(), params=groups(model, rank)),
+        "shape": lambda: precond.FOOF(make_model(outputs=3 + rank)),
+        "frozen": lambda: precond.FOOF(make_model().requires_grad_(rank == 0)),
+        "optimizer": lambda: precond.build(("foof", "kfac")[rank], make_model()),
+        "hyperparameter": lambda: precond.FOOF(make_model(), damping=1.0 + rank),
+        "groups": lambda: precond.FOOF(model := make_model(), params=split_groups(model, rank)),
     }
     for name in REFUSED:
-        differences[name] = lambda name=name: precond.build(name, DistributedDataParallel(make()))
+        differences[name] = lambda name=name: precond.build(
+            name, DistributedDataParallel(make_model())
+        )
     messages = {}
     for name, build in differences.items():
         try:
@@ -286,15 +290,15 @@ def refusals(rank: int) -> dict[str, str]:
     return messages
 
 
-def groups(model: Net, rank: int) -> list[dict[str, Any]]:
+def split_groups(model: Net, rank: int) -> list[dict[str, Any]]:
     """Return one group of all parameters, or on rank 1 a separate group for the head."""
     head = list(model.head.parameters())
     rest = [p for p in model.parameters() if all(p is not q for q in head)]
     return [{"params": rest}, {"params": head}] if rank else [{"params": [*rest, *head]}]
 
 
-def poisoned(rank: int) -> MovingAverage:
-    """Return an average after three updates.
+def average_with_an_infinity(rank: int) -> MovingAverage:
+    """Return a moving average of three slots after three updates.
 
     In the first update, slot 0 is not finite on rank 1. Only rank 0 adds to slots 1 and 2. The last
     update is empty.
@@ -310,7 +314,7 @@ def poisoned(rank: int) -> MovingAverage:
     return average
 
 
-def names() -> list[str]:
+def wrapped_layer_names() -> list[str]:
     """Return the layer names of a model with an inner wrapper and a layer named "module"."""
     inner = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)).double()
     holder = nn.ModuleDict(
@@ -319,11 +323,11 @@ def names() -> list[str]:
     return list(precond.FOOF(holder).state_dict()["state"])
 
 
-def work(rank: int, folder: str, selected: set[str]) -> None:
+def run_rank(rank: int, folder: str, selected: set[str]) -> None:
     """Run the selected cases as one rank, and save the results in the folder."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    early = precond.FOOF(make())
+    early_optimizer = precond.FOOF(make_model())
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
@@ -332,23 +336,27 @@ def work(rank: int, folder: str, selected: set[str]) -> None:
         timeout=timedelta(seconds=60),
     )
     try:
-        early.step()
-        late = ""
+        early_optimizer.step()
+        late_error = ""
     except RuntimeError as error:
-        late = str(error)
-    results: dict[str, Any] = {"late": late, "names": names(), "refusals": refusals(rank)}
+        late_error = str(error)
+    results: dict[str, Any] = {
+        "late": late_error,
+        "names": wrapped_layer_names(),
+        "refusals": collect_refusals(rank),
+    }
     results |= {"matrices": {}, "unshared": {}, "watched": {}}
     for name in (name for name in BY_NAME if name in selected):
-        with counted() as counts:
+        with count_decompositions() as counts:
             results[name] = train_together(BY_NAME[name], rank)
         results["matrices"][name] = sum(counts)
     for name in (str(case) for case in DENSE.values() if str(case) in selected):
-        with counted() as counts:
+        with count_decompositions() as counts:
             results["unshared"][name] = train_together(BY_NAME[name], rank, share=False)
         results["matrices"][name, "unshared"] = sum(counts)
-    for name in (name for name in WATCHED if name in selected):
-        results["watched"][name] = train_together(BY_NAME[name], rank, watch=True)
-    average = vars(poisoned(rank)).items()
+    for name in (name for name in MONITORED if name in selected):
+        results["watched"][name] = train_together(BY_NAME[name], rank, monitor=True)
+    average = vars(average_with_an_infinity(rank)).items()
     results["poisoned"] = {key: value for key, value in average if value is not None}
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -366,7 +374,7 @@ def ranks(
         if isinstance(item, pytest.Function) and item.path == request.path
     ]
     selected = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")}
-    torch.multiprocessing.spawn(work, (str(folder), selected), nprocs=RANKS)
+    torch.multiprocessing.spawn(run_rank, (str(folder), selected), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
@@ -385,8 +393,8 @@ def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def assert_equal(first: Any, second: Any) -> None:
-    """Compare bitwise."""
+def assert_bitwise_equal(first: Any, second: Any) -> None:
+    """Compare tensors and other values in two nested states, tensors bitwise."""
     first, second = leaves(first), leaves(second)
     assert first.keys() == second.keys()
     for key, value in first.items():
@@ -396,7 +404,7 @@ def assert_equal(first: Any, second: Any) -> None:
 
 
 def assert_close(first: Any, second: Any) -> None:
-    """Compare the weights."""
+    """Compare the weights of two results."""
     close = {"rtol": TOLERANCE, "atol": TOLERANCE}
     for key, value in second["model"].items():
         torch.testing.assert_close(first["model"][key], value, **close, msg=key)
@@ -405,7 +413,7 @@ def assert_close(first: Any, second: Any) -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_two_ranks_equal_one_process_with_the_whole_batch(ranks, name):
     alone = train_alone(BY_NAME[name])
-    assert_equal(ranks[0][name], ranks[1][name])
+    assert_bitwise_equal(ranks[0][name], ranks[1][name])
     if BY_NAME[name].optimizer not in ILL_CONDITIONED:
         assert_close(ranks[0][name]["end"], alone)
     together = ranks[0][name]["end"]["optimizer"]["state"]
@@ -415,7 +423,7 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(ranks, name):
         if isinstance(value, bool)
     }
     assert all(leaves(together)[key] == value for key, value in flags.items())
-    if BY_NAME[name].optimizer in OURS:
+    if BY_NAME[name].optimizer in PRECONDITIONED:
         assert flags["/layers.sometimes/recorded"]
         assert not flags["/layers.never/recorded"]
 
@@ -431,13 +439,13 @@ def test_all_optimizers_with_dense_factors_are_tested():
 
 @pytest.mark.parametrize("name", [str(case) for case in DENSE.values()])
 def test_sharing_a_refresh_does_not_change_the_results(ranks, name):
-    """The division is by cost: the widest of the nine matrices costs more than all others."""
+    """One rank refreshes only the widest of the nine matrices, which costs more than the others."""
     shared = [rank["matrices"][name] for rank in ranks]
     unshared = [rank["matrices"][name, "unshared"] for rank in ranks]
     assert unshared[0] == unshared[1] > 0
     assert shared == [unshared[0] // 9, unshared[0] * 8 // 9]
     for rank in ranks:
-        assert_equal(rank[name], rank["unshared"][name])
+        assert_bitwise_equal(rank[name], rank["unshared"][name])
 
 
 def test_the_most_expensive_slots_go_to_the_rank_with_the_least_work():
@@ -449,8 +457,8 @@ def test_the_most_expensive_slots_go_to_the_rank_with_the_least_work():
     ]
 
 
-def test_sums_and_infinities_of_one_rank_reach_all_ranks(ranks):
-    assert_equal(ranks[0]["poisoned"], ranks[1]["poisoned"])
+def test_an_average_includes_the_sums_and_infinities_of_all_ranks(ranks):
+    assert_bitwise_equal(ranks[0]["poisoned"], ranks[1]["poisoned"])
     average = ranks[0]["poisoned"]
     assert average["value"].tolist() == [[0, 0], [1, 1], [1, 1]]
     assert average["weight"].tolist() == [0, 0.5, 0.5]
@@ -478,24 +486,24 @@ def test_ranks_that_differ_are_refused(ranks):
 
 def test_every_optimizer_is_tested_or_refuses_data_parallelism():
     assert {case.optimizer for case in PLAIN} | {*REFUSED} == {*CARDS}
-    assert len(OURS) >= 7
+    assert len(PRECONDITIONED) >= 7
 
 
 def test_an_optimizer_built_before_init_process_group_is_refused(ranks):
     assert "Build the optimizer after torch.distributed.init_process_group" in ranks[0]["late"]
 
 
-def test_names_do_not_contain_wrappers(ranks):
+def test_layer_names_do_not_contain_the_names_of_wrappers(ranks):
     assert ranks[0]["names"] == ["inner.1.weight", "inner.1.bias", "module", "inner.0"]
 
 
-@pytest.mark.parametrize("name", WATCHED)
+@pytest.mark.parametrize("name", MONITORED)
 def test_diagnostics_equal_those_of_the_whole_batch(ranks, name):
-    """They are equal on both ranks, and do not change the training."""
+    """The diagnostics are equal on both ranks, and do not change the training."""
     first, second = (rank["watched"][name] for rank in ranks)
     assert first["table"] == second["table"]
-    assert_equal(first["end"]["model"], ranks[0][name]["end"]["model"])
-    for layer, row in train_alone(BY_NAME[name], watch=True)["table"].items():
+    assert_bitwise_equal(first["end"]["model"], ranks[0][name]["end"]["model"])
+    for layer, row in train_alone(BY_NAME[name], monitor=True)["table"].items():
         for key, value in row.items():
             expected = value if value is None else pytest.approx(value, rel=1e-5, abs=1e-9)
             assert first["table"][layer][key] == expected, f"{layer}: {key}"

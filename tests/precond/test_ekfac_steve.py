@@ -21,7 +21,7 @@ STEPS, BATCH, INTERVAL = 20, 48, 5
 
 
 class Net(nn.Module):
-    """Two convolutions (one grouped), tokens, layers of the same shape, and a layer called twice.
+    """Two convolutions (one grouped), tokens, two layers of equal shape, one of them called twice.
 
     All layers have fewer inputs than a batch has examples.
     """
@@ -57,7 +57,7 @@ def batches(steps: int = STEPS, dtype: torch.dtype = torch.float64) -> list[tupl
     return list(zip(x.to(dtype), y, strict=True))
 
 
-def run(
+def train(
     model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]
 ) -> None:
     for x, y in data:
@@ -79,8 +79,8 @@ def one_layer(o: int = 5, p: int = 4, seed: int = 0) -> tuple[nn.Linear, Tensor,
     return nn.Linear(p, o).double(), torch.randn(32, p).double(), torch.randn(32, o).double() / 32
 
 
-def update(optimizer: Any, layer: nn.Linear, x: Tensor, g: Tensor) -> tuple[Any, Tensor]:
-    """Run a forward and a backward, and refresh; return the bank and the gradient matrix."""
+def update_bank(optimizer: Any, layer: nn.Linear, x: Tensor, g: Tensor) -> tuple[Any, Tensor]:
+    """Run a forward, a backward and a refresh; return the bank and the gradient [dW, db]."""
     optimizer.zero_grad()
     layer(x).backward(g)
     [bank] = optimizer._banks
@@ -100,20 +100,20 @@ def test_ekfac_equals_its_literal_reference(second_moment, decay):
     model, expected = net(), net()
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01, "basis_interval": INTERVAL}
     settings |= {"second_moment": second_moment}
-    run(model, precond.EKFAC(model, damping=0.1, ema_decay=decay, **settings), batches())
+    train(model, precond.EKFAC(model, damping=0.1, ema_decay=decay, **settings), batches())
     reference_ekfac.train(expected, F.cross_entropy, batches(), beta=decay, rho=0.1, **settings)
     assert_close(model, expected, 1e-9)
 
 
-def test_ekfac_with_the_products_of_eigenvalues_is_kfac():
-    """S = l k^T gives KFAC with damping in its eigenbasis, which equals the dense inverse."""
+def test_ekfac_with_products_of_eigenvalues_equals_kfac():
+    """With S = l k^T, EKFAC equals KFAC with damping_rule=eigen, and the dense inverse."""
     layer, x, g = one_layer()
     directions = []
     for optimizer in (
         precond.EKFAC(layer, damping=0.05),
         precond.KFAC(layer, damping=0.05, damping_rule="eigen"),
     ):
-        bank, gradient = update(optimizer, layer, x, g)
+        bank, gradient = update_bank(optimizer, layer, x, g)
         if isinstance(optimizer, precond.EKFAC):
             bank.state._pairs.clear()  # so that `precondition` does not change S
         bank.precondition(lr=0.1)
@@ -127,10 +127,10 @@ def test_ekfac_with_the_products_of_eigenvalues_is_kfac():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_error_of_ekfac_is_smaller_than_that_of_kfac(seed):
-    """The error of the layer's Fisher matrix is in the Frobenius norm; o != p."""
+    """The error is the Frobenius norm of the difference to the layer's Fisher matrix."""
     layer, x, g = one_layer(o=3, p=5, seed=seed)
     optimizer = precond.EKFAC(layer, ema_decay=0.0)
-    bank, _ = update(optimizer, layer, x, g)
+    bank, _ = update_bank(optimizer, layer, x, g)
     products = bank.state.statistic.value[0].clone()
     bank.precondition(lr=0.1)
     a = torch.cat([x, torch.ones(32, 1)], 1)
@@ -186,7 +186,7 @@ def per_example_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("chunk", [1, 1 << 24])
 @pytest.mark.parametrize("kind", [*LAYERS, "twice", "twice, positions"])
 def test_second_moments_equal_those_of_autograd(kind, chunk, monkeypatch):
-    """S = (1/B) sum_n (U^T G_n V)^.2 for all chunk sizes, and for both ways to compute it."""
+    """S = (1/B) sum_n (U^T G_n V)^2, elementwise, for all chunk sizes and both contractions."""
     monkeypatch.setattr(pairs, "CHUNK_ELEMENTS", chunk)
     torch.manual_seed(0)
     if kind.startswith("twice"):
@@ -207,8 +207,8 @@ def test_second_moments_equal_those_of_autograd(kind, chunk, monkeypatch):
     torch.testing.assert_close(state.statistic.mean(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_both_contractions_are_tested():
-    """The shapes above lead to rotated rows and to rotated gradients."""
+def test_the_layers_of_the_test_above_need_both_contractions():
+    """For some shapes the rows are rotated, for others the gradients."""
     kinds = set()
     original = pairs._gradients
 
@@ -226,8 +226,8 @@ def test_both_contractions_are_tested():
     assert kinds == {True, False}
 
 
-def test_squares_summed_over_positions_are_different():
-    """The two moments differ clearly, so the tests above would notice a confusion."""
+def test_the_square_of_a_sum_over_positions_is_not_the_sum_of_squares():
+    """The two moments differ clearly, so that the tests above distinguish them."""
     torch.manual_seed(0)
     a, g = torch.randn(6, 4, 5), torch.randn(6, 4, 3)
     exact = (g.mT @ a).square().mean(0)
@@ -235,8 +235,8 @@ def test_squares_summed_over_positions_are_different():
     assert (expanded - exact).norm() > 0.3 * exact.norm()
 
 
-def test_micro_batches_contain_different_examples():
-    """With two backwards before a step, the moment is that of all examples, not of sums of two."""
+def test_the_second_moment_of_micro_batches_is_that_of_all_examples():
+    """Examples of two backwards before a step are not added before they are squared."""
     moments = []
     for parts in (1, 2):
         layer, x, _ = one_layer()
@@ -248,11 +248,11 @@ def test_micro_batches_contain_different_examples():
     torch.testing.assert_close(moments[0], moments[1], rtol=1e-10, atol=1e-12)
 
 
-def test_pairs_are_discarded_at_the_end_of_a_step():
-    """Inputs and output gradients are freed, also those of per-example moments of STEVE."""
+def test_inputs_and_output_gradients_are_freed_at_the_end_of_a_step():
+    """EKFAC, and STEVE with per-example moments, store them during a step."""
     model = net()
     for optimizer in (precond.EKFAC(model), precond.STEVE(model, second_moment="per_example")):
-        run(model, optimizer, batches(1))
+        train(model, optimizer, batches(1))
         assert all(not list(bank.state._pairs.passes()) for bank in optimizer._banks)
 
 
@@ -278,18 +278,18 @@ OPTIONS: list[dict[str, Any]] = [
 def test_steve_equals_its_literal_reference(options):
     """The 20 steps contain four refreshes.
 
-    With a small eps, the steps would depend on the signs of rounding errors.
+    The eps is large, because otherwise rounding errors could decide the signs of some steps.
     """
     model, expected = net(), net()
     settings = {"lr": 0.01, "eps": 1e-3, "basis_interval": INTERVAL, **options}
-    run(model, precond.STEVE(model, **settings), batches())
+    train(model, precond.STEVE(model, **settings), batches())
     reference_steve.train(expected, F.cross_entropy, batches(), **settings)
     assert_close(model, expected, 1e-8)
 
 
 @pytest.fixture
 def fixed_basis(monkeypatch):
-    """Set U = V = I for all covariances."""
+    """Replace all eigenbases by the identity, U = V = I."""
 
     def identity(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values = torch.ones(matrix.shape[:2], dtype=torch.float64)
@@ -301,49 +301,48 @@ def fixed_basis(monkeypatch):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_steve_with_identity_bases_is_bitwise_adam(fixed_basis, weight_decay):
-    """The comparison has 200 float32 steps; weight decay is that of AdamW."""
+    """The comparison has 200 float32 steps, without weight decay or with that of AdamW."""
     model, expected = net().float(), net().float()
     settings = {"lr": 3e-3, "weight_decay": weight_decay}
     data = batches(200, torch.float32)
-    run(model, precond.STEVE(model, **settings), data)
+    train(model, precond.STEVE(model, **settings), data)
     adam = torch.optim.AdamW if weight_decay else torch.optim.Adam
-    run(expected, adam(expected.parameters(), foreach=False, **settings), data)
+    train(expected, adam(expected.parameters(), foreach=False, **settings), data)
     for (name, p), q in zip(model.named_parameters(), expected.named_parameters(), strict=True):
         assert torch.equal(p, q[1]), name
 
 
-def test_a_reset_is_bitwise_a_restart_of_adam(fixed_basis):
-    """A refresh with `reset` is a new Adam for the layers."""
+def test_a_refresh_with_reset_is_bitwise_a_restart_of_adam(fixed_basis):
     model, expected = net(norm=False).float(), net(norm=False).float()
     for m in (model, expected):
         m.scale.requires_grad_(False)
     data = batches(100, torch.float32)
-    run(model, precond.STEVE(model, lr=3e-3, basis_interval=20), data)
+    train(model, precond.STEVE(model, lr=3e-3, basis_interval=20), data)
     for start in range(0, 100, 20):
         adam = torch.optim.Adam(
             [p for p in expected.parameters() if p.requires_grad], lr=3e-3, foreach=False
         )
-        run(expected, adam, data[start : start + 20])
+        train(expected, adam, data[start : start + 20])
     for (name, p), q in zip(model.named_parameters(), expected.named_parameters(), strict=True):
         assert torch.equal(p, q[1]), name
 
 
 @pytest.mark.parametrize("on_refresh", ["rotate_m", "rotate_mv", "keep_v", "reset"])
 def test_a_new_basis_changes_the_moments_as_documented(on_refresh):
-    """A rotation of m does not change U m V^T.
+    """m is set to 0, or rotated so that U m V^T does not change.
 
-    v becomes the diagonal of the rotated old moment, does not change, or becomes 0.
+    v becomes 0, stays the same, or becomes the diagonal of the rotated old moment.
     """
     layer, x, g = one_layer()
     optimizer = precond.STEVE(layer, on_refresh=on_refresh)
-    bank, _ = update(optimizer, layer, x, g)
+    bank, _ = update_bank(optimizer, layer, x, g)
     bank.precondition(lr=0.1)
     state = bank.state
     basis = torch.kron(state.basis.output[0], state.basis.input[0])
     m, v = state.basis.restore(state.m), state.v.clone()
     bank.recording = True
     torch.manual_seed(5)
-    update(optimizer, layer, torch.randn_like(x), torch.randn_like(g))
+    update_bank(optimizer, layer, torch.randn_like(x), torch.randn_like(g))
     new_basis = torch.kron(state.basis.output[0], state.basis.input[0])
     assert (new_basis - basis).norm() > 0.1
     if on_refresh == "reset":
@@ -360,7 +359,7 @@ def test_a_new_basis_changes_the_moments_as_documented(on_refresh):
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_bias_in_another_group_uses_the_learning_rate_of_its_group(scale):
-    """A layer's direction contains the lr of the weight, which must not affect the bias."""
+    """The direction of a layer contains the lr of its weight, which must not affect its bias."""
     layer, x, g = one_layer()
     other = copy.deepcopy(layer)
     before = layer.bias.detach().clone()
@@ -373,7 +372,7 @@ def test_a_bias_in_another_group_uses_the_learning_rate_of_its_group(scale):
 
 
 def test_a_layer_that_is_never_called_follows_adam():
-    """Its weight is used by a function, like that of `out_proj` in `nn.MultiheadAttention`."""
+    """A function uses the layer's weight directly, as `nn.MultiheadAttention` does."""
 
     def loss(model: nn.Sequential, t: int) -> Tensor:
         return F.linear(torch.ones(1, 4) * t, model[0].weight, model[0].bias).square().sum()
@@ -402,14 +401,14 @@ BOTH = [
         "steve",
         {"lr": 0.01, "second_moment": "per_example", "on_refresh": "rotate_mv", "factor_ema": 0.9},
     ),
-    # v is reset but m is not: with a small eps, small gradients would lead to very long steps.
+    # v is reset but m is not, so that with a small eps small gradients would give very long steps.
     ("steve", {"lr": 0.01, "on_refresh": "rotate_m", "bias_correction": "paper", "eps": 1e-3}),
 ]
 
 
 @pytest.mark.parametrize(("name", "options"), [*BOTH, ("adam", {})], ids=str)
 def test_a_rotation_of_the_inputs_rotates_the_weights(name, options):
-    """Inputs R x with initial weights W R^T give the same network; this is not true for Adam."""
+    """Inputs R x and initial weights W R^T give the weights W_t R^T, but not with Adam."""
     generator = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator).double()).Q
     x = torch.randn(STEPS, BATCH, 6, generator=generator).double()
@@ -422,7 +421,7 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options):
             model[0].weight.copy_(model[0].weight @ r.T)
         interval = {} if name == "adam" else {"basis_interval": INTERVAL}
         optimizer = precond.build(name, model, **options, **interval)
-        run(model, optimizer, list(zip(x @ r.T, y, strict=True)))
+        train(model, optimizer, list(zip(x @ r.T, y, strict=True)))
         nets.append(model)
     difference = (nets[0][0].weight @ rotation.T - nets[1][0].weight).norm()
     assert difference > 1e-3 if name == "adam" else difference < 1e-8
@@ -430,25 +429,25 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options):
 
 @pytest.mark.parametrize(("name", "options"), BOTH, ids=str)
 def test_training_resumes_bitwise_from_a_state_within_an_interval(name, options):
-    """The saved state contains counts, moments, bases and second moments."""
+    """The state is saved after eight steps, between two refreshes."""
     model = net()
     optimizer = precond.build(name, model, basis_interval=INTERVAL, **options)
-    run(model, optimizer, batches()[:8])
+    train(model, optimizer, batches()[:8])
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    run(model, optimizer, batches()[8:])
+    train(model, optimizer, batches()[8:])
     other = Net().double()
     resumed = precond.build(name, other, basis_interval=INTERVAL, **options)
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     other.load_state_dict(saved["model"])
     resumed.load_state_dict(saved["optimizer"])
-    run(other, resumed, batches()[8:])
+    train(other, resumed, batches()[8:])
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q)
 
 
-def snapshot(optimizer: Any) -> dict[str, Tensor]:
+def copy_state(optimizer: Any) -> dict[str, Tensor]:
     """Return the algorithm's tensors by layer and name."""
     return {
         f"{name}/{key}": value.clone()
@@ -461,40 +460,40 @@ def snapshot(optimizer: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("step", [4, 5])
 @pytest.mark.parametrize(("name", "options"), BOTH, ids=str)
 def test_a_batch_that_is_not_finite_does_not_change_the_state(name, options, step):
-    """This holds between refreshes and at a refresh, and later steps are finite."""
+    """The batch is between two refreshes or at a refresh; later steps are finite."""
     model = net()
     optimizer = precond.build(name, model, basis_interval=INTERVAL, **options)
     data = batches()
-    run(model, optimizer, data[:step])
-    before = snapshot(optimizer)
+    train(model, optimizer, data[:step])
+    before = copy_state(optimizer)
     saved = copy.deepcopy(model.state_dict())
     bad = data[step][0].clone()
     bad[0, 0, 0, 0] = torch.inf
-    run(model, optimizer, [(bad, data[step][1])])
-    for key, value in snapshot(optimizer).items():
+    train(model, optimizer, [(bad, data[step][1])])
+    for key, value in copy_state(optimizer).items():
         assert torch.equal(value, before[key]), key
     with torch.no_grad():  # undo the step, because its gradients were nan
         model.load_state_dict(saved)
         for buffers in optimizer.state.values():
             for buffer in buffers.values():
                 buffer.nan_to_num_(0.0)
-    run(model, optimizer, data[step + 1 :])
+    train(model, optimizer, data[step + 1 :])
     assert all(p.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize(("name", "options"), BOTH, ids=str)
 def test_a_layer_without_gradient_keeps_its_state(name, options):
-    """Its weights do not change, either; other layers of the same bank are updated."""
+    """Only the layer `same` has a gradient; `twice`, in the same bank, does not change."""
     model = net()
     optimizer = precond.build(name, model, basis_interval=INTERVAL, **options)
     data = batches()
-    run(model, optimizer, data[:2])
-    before = snapshot(optimizer)
+    train(model, optimizer, data[:2])
+    before = copy_state(optimizer)
     optimizer.zero_grad()
     model.same(torch.randn(BATCH, 6).double()).square().mean().backward()
     weights = copy.deepcopy(model.state_dict())
     optimizer.step()
-    states, parameters = snapshot(optimizer), model.state_dict()
+    states, parameters = copy_state(optimizer), model.state_dict()
     changed_states = {key for key in states if not torch.equal(states[key], before[key])}
     changed = {key for key in parameters if not torch.equal(parameters[key], weights[key])}
     assert {key.split("/")[0] for key in changed_states} == {"same"}
@@ -502,8 +501,8 @@ def test_a_layer_without_gradient_keeps_its_state(name, options):
 
 
 @pytest.mark.parametrize("name", ["ekfac", "steve"])
-def test_gradients_of_finite_size_take_a_finite_step(name):
-    """If the squared gradient overflows, STEVE uses lr G, and EKFAC drops the new moment."""
+def test_a_finite_gradient_whose_square_overflows_gives_a_finite_step(name):
+    """If the square of the gradient overflows, STEVE makes the step lr G; EKFAC drops the new S."""
     layer, x, g = one_layer()
     layer.float()
     momentum = {"momentum": 0.0} if name == "ekfac" else {}
@@ -523,7 +522,7 @@ def test_gradients_of_finite_size_take_a_finite_step(name):
 
 
 def test_eigenvectors_have_a_fixed_sign():
-    """The largest entry of each eigenvector is positive, so that the state is reproducible."""
+    """The entry with the largest absolute value is positive, so that states are reproducible."""
     torch.manual_seed(0)
     a = torch.randn(3, 7, 5)
     values, vectors, ok = linalg.eigenbasis(a.mT @ a)

@@ -1,4 +1,4 @@
-"""Training resumes bitwise from a state that a new process loads, for all optimizers."""
+"""With each optimizer, training resumes bitwise if a new process loads the state."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NAMES = [
 BEFORE, AFTER = 7, 9
 
 
-def steps(name: str, saved: dict | None, count: int) -> tuple[dict, dict]:
-    """Train a small network from a saved state or from the start; return its states."""
+def train(name: str, saved: dict | None, count: int) -> tuple[dict, dict]:
+    """Train a network from the start or from a state; return the states of model and optimizer."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 12), nn.Linear(12, 12)
@@ -42,16 +42,16 @@ def steps(name: str, saved: dict | None, count: int) -> tuple[dict, dict]:
 
 
 def resume(folder: Path) -> None:
-    """Resume the training of all optimizers from the states in a folder (in the new process)."""
+    """Resume the training with each optimizer from the states in a folder, in the new process."""
     for name in NAMES:
         saved = torch.load(folder / f"{name}.pt", weights_only=True)
-        torch.save(steps(name, saved, AFTER)[0], folder / f"{name}-resumed.pt")
+        torch.save(train(name, saved, AFTER)[0], folder / f"{name}-resumed.pt")
 
 
 def test_training_resumes_bitwise_in_a_new_process(tmp_path: Path):
     assert len(NAMES) >= 6
     for name in NAMES:
-        model, optimizer = steps(name, None, BEFORE)
+        model, optimizer = train(name, None, BEFORE)
         torch.save({"model": model, "optimizer": optimizer}, tmp_path / f"{name}.pt")
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -61,6 +61,6 @@ def test_training_resumes_bitwise_in_a_new_process(tmp_path: Path):
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=240)
     for name in NAMES:
-        uninterrupted = steps(name, None, BEFORE + AFTER)[0]
+        uninterrupted = train(name, None, BEFORE + AFTER)[0]
         resumed = torch.load(tmp_path / f"{name}-resumed.pt", weights_only=True)
         assert all(resumed[key].equal(value) for key, value in uninterrupted.items()), name

@@ -1,4 +1,4 @@
-"""The modules of precond import each other in one direction."""
+"""The imports in precond have no cycles and go down only."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# The parts of precond that a package may import besides itself.
+# The modules and packages of precond that a package may import besides itself.
 ALLOWED = {
     "precond.parts": set(),
     "precond.algorithms": {
         *("precond.algorithm", "precond.hessian", "precond.hyperparameters", "precond.parts"),
     },
 }
+# From the highest module to the lowest.
 ORDER = [
     *(
         "precond.registry",
@@ -45,7 +46,7 @@ def imports() -> dict[str, set[str]]:
     return graph
 
 
-def test_there_are_no_cycles():
+def test_imports_have_no_cycles_and_go_down_only():
     """Each module of ORDER imports the next one, directly or indirectly, and never the reverse."""
     graph = imports()
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError
@@ -65,7 +66,7 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
     return modules
 
 
-def test_packages_import_only_what_they_may():
+def test_algorithms_and_parts_import_only_the_allowed_modules():
     """Algorithms do not import the optimizer, the banks or the hooks; parts import only parts."""
     for name, imported in imports().items():
         for package, allowed in ALLOWED.items():

@@ -28,7 +28,7 @@ RULES, SHARING, SCALES = ["factored", "eigen"], ["expand", "reduce"], ["fisher",
 
 
 class Net(nn.Module):
-    """Stride, padding, groups, tokens, three layers of one shape (with different T), both norms."""
+    """Two convolutions, two norms, tokens, and three layers of one shape with different T."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def step(
     optimizer.step()
 
 
-def trained(optimizer: type, **options) -> nn.Module:
+def train_net(optimizer: type, **options) -> nn.Module:
     model = net()
     instance = optimizer(model, **SETTINGS, ema_decay=DECAY, **options)
     for x, y in batches():
@@ -81,24 +81,24 @@ def weights(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def difference(model: nn.Module, other: nn.Module) -> float:
+def max_difference(model: nn.Module, other: nn.Module) -> float:
     return (weights(model) - weights(other)).abs().max().item()
 
 
-def spd(d: int, seed: int, scale: float = 1.0) -> Tensor:
+def random_spd(d: int, seed: int, scale: float = 1.0) -> Tensor:
     x = torch.randn(2 * d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return scale * x.T @ x / len(x)
 
 
-def stacks(o: int = 3, p: int = 5, layers: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+def random_stacks(o: int = 3, p: int = 5, layers: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     """Return S `[L, o, o]`, A `[L, p, p]` and G `[L, o, p]`."""
-    s = torch.stack([spd(o, seed) for seed in range(layers)])
-    a = torch.stack([spd(p, 10 + seed, 3.0) for seed in range(layers)])
+    s = torch.stack([random_spd(o, seed) for seed in range(layers)])
+    a = torch.stack([random_spd(p, 10 + seed, 3.0) for seed in range(layers)])
     generator = torch.Generator().manual_seed(5)
     return s, a, torch.randn(layers, o, p, generator=generator, dtype=torch.float64)
 
 
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     atol = tolerance * expected.abs().max().item()
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=atol)
 
@@ -115,7 +115,7 @@ def test_kfac_equals_its_literal_reference(rule, sharing, g_scale, init, clip):
     """The reference computes the dense inverse of the damped Kronecker product."""
     intervals = {"cov_interval": 2, "inv_interval": 6}
     options = {"sharing": sharing, "g_scale": g_scale, "init": init}
-    model = trained(
+    model = train_net(
         precond.KFAC, damping=DAMPING, damping_rule=rule, kl_clip=clip, **options, **intervals
     )
     expected = net()
@@ -126,8 +126,8 @@ def test_kfac_equals_its_literal_reference(rule, sharing, g_scale, init, clip):
     factors = reference.train(
         expected, F.cross_entropy, batches(), make, **SETTINGS, **intervals, kl_clip=clip
     )
-    assert difference(model, expected) < 1e-9
-    assert difference(expected, net()) > 1e-2, "nothing was trained"
+    assert max_difference(model, expected) < 1e-9
+    assert max_difference(expected, net()) > 1e-2, "nothing was trained"
     assert (min(factors) < 0.9) == (clip is not None), "the clip was not tested"
 
 
@@ -135,8 +135,8 @@ def test_kfac_equals_its_literal_reference(rule, sharing, g_scale, init, clip):
 @pytest.mark.parametrize("init", ["zero", "first"])
 @pytest.mark.parametrize("g_scale", SCALES)
 def test_eva_equals_its_literal_reference(g_scale, init, clip):
-    """The reference inverts the dense curvature as often as it updates the means."""
-    model = trained(
+    """The reference inverts the dense curvature at each update of the means, as Eva does."""
+    model = train_net(
         precond.Eva, damping=DAMPING, kl_clip=clip, g_scale=g_scale, ema_init=init, cov_interval=3
     )
     expected = net()
@@ -148,8 +148,8 @@ def test_eva_equals_its_literal_reference(g_scale, init, clip):
     factors = reference.train(
         expected, F.cross_entropy, batches(), make, **SETTINGS, **intervals, kl_clip=clip
     )
-    assert difference(model, expected) < 1e-9
-    assert difference(expected, net()) > 1e-2, "nothing was trained"
+    assert max_difference(model, expected) < 1e-9
+    assert max_difference(expected, net()) > 1e-2, "nothing was trained"
     assert (min(factors) < 0.9) == (clip is not None), "the clip was not tested"
 
 
@@ -168,13 +168,13 @@ EVA_OPTIONS = [{}, {"g_scale": "official"}, {"ema_init": "first"}, {"kl_clip": C
 @pytest.mark.parametrize(
     ("kind", "options"), [(precond.KFAC, KFAC_OPTIONS), (precond.Eva, EVA_OPTIONS)]
 )
-def test_every_option_makes_a_difference(kind, options):
-    """Otherwise, the agreement with the references would be meaningless."""
+def test_every_option_changes_the_weights(kind, options):
+    """Otherwise, the tests above could pass with options that have no effect."""
     common = {"kl_clip": None, "damping": DAMPING, "cov_interval": 2}
     common |= {"inv_interval": 6} if kind is precond.KFAC else {}
-    models = [trained(kind, **common | chosen) for chosen in options]
+    models = [train_net(kind, **common | chosen) for chosen in options]
     for (i, model), (j, other) in itertools.combinations(enumerate(models), 2):
-        assert difference(model, other) > 1e-4, f"{options[i]} and {options[j]} are the same"
+        assert max_difference(model, other) > 1e-4, f"{options[i]} and {options[j]} are the same"
 
 
 # ---------------------------------------------------------------------- factors
@@ -182,19 +182,19 @@ def test_every_option_makes_a_difference(kind, options):
 
 def test_eigen_damping_equals_the_dense_inverse():
     """`solve` and `to_dense` agree with (S (x) A + rho I)^{-1} for row-major vec(G) and o != p."""
-    s, a, gradients = stacks()
+    s, a, gradients = random_stacks()
     factor = KroneckerEigen.identity(2, 3, 5, DAMPING, like=s)
     *factors, ok = eigen_factors(s, a, DAMPING)
     factor.store(ok, *factors)
     for layer in range(2):
         dense = torch.linalg.inv(torch.kron(s[layer], a[layer]) + DAMPING * torch.eye(15).double())
-        close(to_dense(factor)[layer], dense)
-        close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
+        assert_close(to_dense(factor)[layer], dense)
+        assert_close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
 
 
 def test_factored_damping_is_the_product_of_the_damped_inverses():
     """The result differs from that of eigen damping."""
-    s, a, gradients = stacks()
+    s, a, gradients = random_stacks()
     factor = Kronecker.identity(2, 3, 5, DAMPING, like=s)
     *inverses, outcome = factored_inverses(s, a, DAMPING)
     factor.store(outcome.ok, *inverses)
@@ -203,20 +203,20 @@ def test_factored_damping_is_the_product_of_the_damped_inverses():
         eyes = torch.eye(3).double(), torch.eye(5).double()
         damped = s[layer] + DAMPING**0.5 / pi * eyes[0], a[layer] + pi * DAMPING**0.5 * eyes[1]
         dense = torch.linalg.inv(torch.kron(*damped))
-        close(to_dense(factor)[layer], dense)
-        close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
+        assert_close(to_dense(factor)[layer], dense)
+        assert_close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
     u, v, scale, _ = eigen_factors(s, a, DAMPING)
     factored, eigen = to_dense(factor), to_dense(KroneckerEigen(u, v, scale))
     assert (eigen - factored).norm() > 0.1 * factored.norm()
 
 
 @pytest.mark.parametrize("c", [1e-3, 1e3])
-def test_pi_makes_factored_damping_independent_of_where_the_scale_is(c):
-    """A c and S / c have the same Kronecker product, and the same damped inverse."""
-    s, a, _ = stacks()
+def test_pi_makes_factored_damping_invariant_if_a_scale_moves_from_s_to_a(c):
+    """(S / c) (x) (c A) equals S (x) A, and must have the same damped inverse."""
+    s, a, _ = random_stacks()
     scaled = (s, a), (s / c, c * a)
     dense = [to_dense(Kronecker(*factored_inverses(*pair, DAMPING)[:2])) for pair in scaled]
-    close(dense[1], dense[0], 1e-9)
+    assert_close(dense[1], dense[0], 1e-9)
     shifts = DAMPING**0.5 * torch.eye(3), DAMPING**0.5 * torch.eye(5)
     without_pi = []
     for pair in scaled:
@@ -226,42 +226,42 @@ def test_pi_makes_factored_damping_independent_of_where_the_scale_is(c):
     assert change > 0.1 * without_pi[0].norm(), "the test would pass with pi = 1"
 
 
-def test_negative_eigenvalues_count_as_zero():
-    """They count as 0 in S and in A.
+def test_negative_eigenvalues_are_replaced_by_zero():
+    """Negative eigenvalues of S and A are rounding errors.
 
-    Otherwise, the product of two would count as curvature, and one could cancel the damping.
+    Otherwise, two of them would have a positive product, and one could cancel the damping.
     """
     s = torch.diag_embed(torch.tensor([[-1.0, 2.0]], dtype=torch.float64))
     a = torch.diag_embed(torch.tensor([[-3.0, 0.5, 4.0]], dtype=torch.float64))
     u, v, scale, ok = eigen_factors(s, a, 0.25)
     assert ok.all()
     expected = 1 / (torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 8.0]).double() + 0.25)
-    close(to_dense(KroneckerEigen(u, v, scale))[0], torch.diag(expected))
+    assert_close(to_dense(KroneckerEigen(u, v, scale))[0], torch.diag(expected))
 
 
 def test_pi_is_clamped_and_is_one_if_a_trace_is_zero():
-    """The ratio of the traces is huge, tiny, or undefined because a trace is 0."""
+    """The ratios of the traces are 1e20, 1e-20, and undefined because a trace is 0."""
     eye = torch.eye(2, dtype=torch.float64)
     a = torch.stack([1e20 * eye, 1e-20 * eye, eye, 0 * eye])
     s = torch.stack([eye, eye, 0 * eye, eye])
     left, right, (ok, _) = factored_inverses(s, a, 1.0)
     assert ok.all()
     pi = torch.tensor([1e4, 1e-4, 1.0, 1.0], dtype=torch.float64)
-    close(left[:, 0, 0], 1 / (s[:, 0, 0] + 1 / pi))
-    close(right[:, 0, 0], 1 / (a[:, 0, 0] + pi))
+    assert_close(left[:, 0, 0], 1 / (s[:, 0, 0] + 1 / pi))
+    assert_close(right[:, 0, 0], 1 / (a[:, 0, 0] + pi))
 
 
 def test_eva_equals_the_dense_rank_one_inverse():
     """P is (v v^T + rho I)^{-1} with v = vec(m_g m_a^T).
 
-    A zero mean gives I / rho, and a huge mean gives a projection.
+    For a zero mean, P is I / rho. For a huge mean, P is a projection divided by rho.
     """
     generator = torch.Generator().manual_seed(3)
     m_g = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     m_a = torch.randn(3, 5, generator=generator, dtype=torch.float64)
     m_g[1] = 0
     factor = RankOne.identity(3, 3, 5, DAMPING, like=m_a)
-    close(to_dense(factor)[0], torch.eye(15).double() / DAMPING)
+    assert_close(to_dense(factor)[0], torch.eye(15).double() / DAMPING)
     for mean in (m_g + 1, m_g):
         *vectors, ok = rank_one_factors(mean, m_a, DAMPING)
         factor.store(ok, *vectors)
@@ -269,24 +269,25 @@ def test_eva_equals_the_dense_rank_one_inverse():
     for layer in range(3):
         v = torch.outer(m_g[layer], m_a[layer]).flatten()
         dense = torch.linalg.inv(torch.outer(v, v) + DAMPING * torch.eye(15).double())
-        close(to_dense(factor)[layer], dense)
-        close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
+        assert_close(to_dense(factor)[layer], dense)
+        assert_close(factor.solve(gradients)[layer].flatten(), dense @ gradients[layer].flatten())
     u, v, ok = rank_one_factors(torch.full((1, 3), 1e30), torch.full((1, 5), 1e30), DAMPING)
     assert ok.all()
-    close(u * v[:, :1], torch.full((1, 3), 15**-0.5).double(), 1e-6)
+    assert_close(u * v[:, :1], torch.full((1, 3), 15**-0.5).double(), 1e-6)
 
 
 @pytest.mark.parametrize("kind", [Kronecker, KroneckerEigen, RankOne])
-def test_factors_start_as_sgd(kind):
-    """The initial value is I / damping."""
+def test_initial_factors_are_the_identity_over_the_damping(kind):
     dense = to_dense(kind.identity(2, 3, 4, 0.25, like=torch.zeros(1)))
-    close(dense, 4 * torch.eye(12).expand(2, 12, 12), 1e-6)
+    assert_close(dense, 4 * torch.eye(12).expand(2, 12, 12), 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_each_matrix_can_have_a_different_damping(dtype):
-    """A stack with dampings `[L]` gives the inverses of the single matrices, by both algorithms."""
-    a = torch.stack([spd(6, 0), 1e8 * spd(6, 1)[:, :1] @ spd(6, 1)[:1], spd(6, 2)]).to(dtype)
+    """A stack with dampings `[L]` gives the inverses of the single matrices bitwise."""
+    a = torch.stack(
+        [random_spd(6, 0), 1e8 * random_spd(6, 1)[:, :1] @ random_spd(6, 1)[:1], random_spd(6, 2)]
+    ).to(dtype)
     damping = torch.tensor([1e-1, 1e-3, 10.0], dtype=torch.float64)
     inverse, (ok, _) = linalg.damped_inverse(a, damping)
     assert ok.all()
@@ -300,7 +301,7 @@ def test_each_matrix_can_have_a_different_damping(dtype):
     [("kfac", {"damping_rule": "factored"}), ("kfac", {"damping_rule": "eigen"}), ("eva", {})],
 )
 def test_a_layer_with_invalid_statistics_keeps_its_last_factor(name, options):
-    """Neither side of its factor changes; the other layers of the bank are updated."""
+    """Both sides of its factor stay the same; the other layers of the bank are updated."""
     model = net()
     optimizer = precond.build(name, model, **options)
     step(model, optimizer, *batches()[0])
@@ -320,8 +321,8 @@ def test_a_layer_with_invalid_statistics_keeps_its_last_factor(name, options):
 @pytest.mark.parametrize(
     ("name", "options"), [("kfac", {"damping_rule": rule}) for rule in RULES] + [("eva", {})]
 )
-def test_degenerate_signals_never_raise(name, options, scale, damping):
-    """Signals that are zero, tiny, huge, infinite or of rank one give finite factors and steps."""
+def test_degenerate_inputs_and_gradients_give_finite_steps(name, options, scale, damping):
+    """Inputs and output gradients are zero, tiny, huge, infinite or of rank one."""
     layer = nn.Linear(6, 4)
     optimizer = precond.build(name, layer, damping=damping, **options)
     [bank] = optimizer._banks
@@ -337,7 +338,7 @@ def test_degenerate_signals_never_raise(name, options, scale, damping):
         assert direction.isfinite().all()
         assert to_dense(bank.state.factor).isfinite().all()
         if scale == torch.inf:
-            close(direction, gradient / damping, 1e-3)
+            assert_close(direction, gradient / damping, 1e-3)
     dropped = bank.state.statistic.inputs.dropped + bank.state.statistic.outputs.dropped
     assert dropped.item() == (6 if scale == torch.inf else 0)
 
@@ -352,7 +353,9 @@ CONVOLUTIONS = [
 ]
 
 
-def recorded(name: str, module: nn.Module, x: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
+def record_statistics(
+    name: str, module: nn.Module, x: Tensor, **options
+) -> tuple[Tensor, Tensor, Tensor]:
     """Run a forward and a backward.
 
     Returns:
@@ -371,19 +374,19 @@ def recorded(name: str, module: nn.Module, x: Tensor, **options) -> tuple[Tensor
 
 @pytest.mark.parametrize("sharing", SHARING)
 @pytest.mark.parametrize("geometry", CONVOLUTIONS, ids=str)
-def test_convolutions_are_sums_over_positions(geometry, sharing):
+def test_statistics_of_convolutions_are_sums_over_positions(geometry, sharing):
     """A and S equal those of explicit patches and positions; S is not divided by T."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, **geometry).double()
     x = torch.randn(5, 4, 7, 6, dtype=torch.float64)
-    a, s, gradient = recorded("kfac", conv, x, sharing=sharing)
+    a, s, gradient = record_statistics("kfac", conv, x, sharing=sharing)
     pairs = zip(reference.rows(conv, x), reference.output_rows(conv, gradient), strict=True)
     for group, (X, dY) in enumerate(pairs):
         X, g = X.reshape(*dY.shape[:2], -1), 5 * dY
         if sharing == "reduce":
             X, g = X.mean(1, keepdim=True), g.sum(1, keepdim=True)
-        close(a[group], torch.einsum("nti,ntj->ij", X, X) / X[..., 0].numel())
-        close(s[group], torch.einsum("nti,ntj->ij", g, g) / 5)
+        assert_close(a[group], torch.einsum("nti,ntj->ij", X, X) / X[..., 0].numel())
+        assert_close(s[group], torch.einsum("nti,ntj->ij", g, g) / 5)
 
 
 @pytest.mark.parametrize("geometry", CONVOLUTIONS, ids=str)
@@ -392,12 +395,12 @@ def test_the_means_of_eva_equal_those_of_explicit_patches(geometry):
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, **geometry).double()
     x = torch.randn(5, 4, 7, 6, dtype=torch.float64)
-    m_a, m_g, gradient = recorded("eva", conv, x)
+    m_a, m_g, gradient = record_statistics("eva", conv, x)
     for group, X in enumerate(reference.rows(conv, x)):
-        close(m_a[group], X.mean(0))
-    close(m_g.flatten(), gradient.sum((0, 2, 3)))
+        assert_close(m_a[group], X.mean(0))
+    assert_close(m_g.flatten(), gradient.sum((0, 2, 3)))
     if conv.bias is not None:
-        close(m_g.flatten(), conv.bias.grad)
+        assert_close(m_g.flatten(), conv.bias.grad)
 
 
 @pytest.mark.parametrize("options", [{"sharing": "expand"}, {"sharing": "reduce"}], ids=str)
@@ -425,7 +428,7 @@ def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(options):
             statistic = bank.state.statistic
             results[key] = [statistic.inputs.mean(), statistic.outputs.mean(), bank.buffer.clone()]
         for actual, expected in zip(results["conv"], results["linear"], strict=True):
-            close(actual, expected, 1e-12)
+            assert_close(actual, expected, 1e-12)
 
 
 class Twice(nn.Module):
@@ -440,7 +443,7 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one call", "two calls"])
-def test_the_calls_of_a_shared_layer_are_positions(together):
+def test_the_calls_of_a_shared_layer_count_as_positions(together):
     """Two calls give the statistics of one call with two positions; m_g is the bias's gradient."""
     torch.manual_seed(0)
     module = Twice().double()
@@ -456,18 +459,18 @@ def test_the_calls_of_a_shared_layer_are_positions(together):
         optimizer._banks[0].update(refresh=True)
         statistic = optimizer._banks[0].state.statistic
         if name == "eva":
-            close(statistic.outputs.mean()[0], module.layer.bias.grad)
+            assert_close(statistic.outputs.mean()[0], module.layer.bias.grad)
             continue
         outputs = [module.layer(z).detach().requires_grad_() for z in (x, x + 1)]
         (torch.tanh(outputs[0]) * outputs[1]).square().sum().backward()
-        close(statistic.outputs.mean()[0], sum(z.grad.T @ z.grad for z in outputs) / 6)
+        assert_close(statistic.outputs.mean()[0], sum(z.grad.T @ z.grad for z in outputs) / 6)
         rows = torch.cat([torch.cat([x, x + 1]), torch.ones(12, 1).double()], 1)
-        close(statistic.inputs.mean()[0], rows.T @ rows / 12)
+        assert_close(statistic.inputs.mean()[0], rows.T @ rows / 12)
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
 def test_two_half_batches_equal_one_batch(name):
-    """Two forwards and backwards of half a batch make one update with the sums over both."""
+    """Forwards and backwards of two half batches give one update, with the sums over both."""
     x, y = batches()[0]
     statistics = []
     for parts in (1, 2):
@@ -480,28 +483,27 @@ def test_two_half_batches_equal_one_batch(name):
             bank.update(refresh=False)
             averages += [bank.state.statistic.inputs, bank.state.statistic.outputs]
         for average in averages:
-            close(average.weight, torch.full_like(average.weight, 0.05))
+            assert_close(average.weight, torch.full_like(average.weight, 0.05))
         statistics.append([average.mean() for average in averages])
     for batch, halves in zip(*statistics, strict=True):
-        close(halves, batch, 1e-12)
+        assert_close(halves, batch, 1e-12)
 
 
 @pytest.mark.parametrize("sharing", SHARING)
-def test_the_official_scales_are_those_of_the_released_codes(sharing):
-    """Compared with `fisher`, S is 1/(B^2 T), for reduce 1/(B^2 T^2), and m_g of Eva is 1/(B T)."""
+def test_g_scale_official_gives_the_scales_of_the_released_codes(sharing):
+    """Compared with `fisher`, S is divided by B^2 T (reduce: B^2 T^2), and m_g of Eva by B T."""
     torch.manual_seed(0)
     x = torch.randn(4, 7, 3, dtype=torch.float64)  # B = 4, T = 7
     linear = nn.Linear(3, 2).double()
-    _, fisher, _ = recorded("kfac", linear, x, sharing=sharing)
-    _, official, _ = recorded("kfac", linear, x, sharing=sharing, g_scale="official")
-    close(official, fisher / (4**2 * (7 if sharing == "expand" else 49)))
-    _, fisher, _ = recorded("eva", linear, x)
-    _, official, _ = recorded("eva", linear, x, g_scale="official")
-    close(official, fisher / 28)
+    _, fisher, _ = record_statistics("kfac", linear, x, sharing=sharing)
+    _, official, _ = record_statistics("kfac", linear, x, sharing=sharing, g_scale="official")
+    assert_close(official, fisher / (4**2 * (7 if sharing == "expand" else 49)))
+    _, fisher, _ = record_statistics("eva", linear, x)
+    _, official, _ = record_statistics("eva", linear, x, g_scale="official")
+    assert_close(official, fisher / 28)
 
 
-def test_a_first_update_has_all_the_weight():
-    """In each slot, this is the first update that is finite."""
+def test_copy_first_gives_the_first_finite_update_the_weight_1():
     average = MovingAverage.zeros(2, 3, like=torch.zeros(1))
     bad, good = torch.full((1, 3), torch.nan), torch.full((1, 3), 4.0)
     for number, second in enumerate([bad, good, torch.zeros(1, 3)]):
@@ -519,7 +521,7 @@ def test_a_first_update_has_all_the_weight():
 def second_step(
     name: str, kl_clip: float | None, scale: float = 1.0
 ) -> tuple[Tensor, Tensor, float]:
-    """Make a step without clip, and then a step between two updates of the factor.
+    """Make a step without clip, and a second step that uses the same factor.
 
     The loss of the second step is multiplied by the scale.
 
@@ -546,27 +548,27 @@ def second_step(
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
 def test_the_kl_clip_bounds_lr2_D_G(name):
-    """The step is the unclipped step times min(1, sqrt(kappa / s)); the norms are not clipped."""
+    """The step is multiplied by min(1, sqrt(kappa / s)); that of the norms is not clipped."""
     unclipped, unclipped_norms, s = second_step(name, None)
     assert s > 0
     for kappa in (0.5 * s, 2 * s):
         clipped, norms, _ = second_step(name, kappa)
-        close(clipped, min(1, (kappa / s) ** 0.5) * unclipped)
-        close(norms, unclipped_norms)
+        assert_close(clipped, min(1, (kappa / s) ** 0.5) * unclipped)
+        assert_close(norms, unclipped_norms)
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
 def test_a_clipped_step_does_not_depend_on_the_scale_of_the_loss(name):
-    """Between updates of the factor, a loss times c multiplies D and G by c, and nu by 1/c.
+    """With the same factor, a loss times c multiplies D and G by c, and the clip divides by c.
 
     An unclipped step is multiplied by c.
     """
     layers, norms, s = second_step(name, 1e-6)
     scaled_layers, scaled_norms, _ = second_step(name, 1e-6, 8.0)
     assert s > 0
-    close(scaled_layers, layers)
-    close(scaled_norms, 8 * norms)
-    close(second_step(name, None, 8.0)[0], 8 * second_step(name, None)[0])
+    assert_close(scaled_layers, layers)
+    assert_close(scaled_norms, 8 * norms)
+    assert_close(second_step(name, None, 8.0)[0], 8 * second_step(name, None)[0])
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
@@ -623,8 +625,8 @@ def test_a_rotation_of_the_inputs_rotates_the_weights(name, options, invariant):
     assert gap < 1e-8 if invariant else gap > 1e-3
 
 
-def test_nysact_g_is_invariant_if_its_test_matrix_is_rotated():
-    """If Omega becomes R Omega (except its bias row), a Gaussian sketch gives W_t R^T, too."""
+def test_nysact_g_is_invariant_to_rotations_if_omega_is_rotated_too():
+    """A Gaussian Omega is multiplied by R, except in its bias row."""
     generator = torch.Generator().manual_seed(9)
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator).double()).Q
     settings = {"sketch": "gaussian", "rank": 3, "damping": DAMPING}
@@ -662,8 +664,7 @@ class Tokens(nn.Module):
 
 @pytest.mark.parametrize("sharing", SHARING)
 @pytest.mark.parametrize("loss", ["squared error, summed", "cross-entropy, averaged"])
-def test_agreement_with_curvlinops(loss, sharing):
-    """A, S, the product with S (x) A, and both damped inverses are equal."""
+def test_factors_products_and_inverses_of_kfac_equal_curvlinops(loss, sharing):
     curvlinops = pytest.importorskip("curvlinops")
     torch.manual_seed(0)
     model = Tokens().double()
@@ -672,7 +673,7 @@ def test_agreement_with_curvlinops(loss, sharing):
     y = torch.randn(6, 3, dtype=torch.float64) if summed else torch.randint(3, (6,))
     criterion = nn.MSELoss(reduction="sum") if summed else nn.CrossEntropyLoss()
     parameters = list(model.parameters())
-    theirs = curvlinops.KFACLinearOperator(
+    curvlinops_kfac = curvlinops.KFACLinearOperator(
         model,
         criterion,
         parameters,
@@ -683,7 +684,7 @@ def test_agreement_with_curvlinops(loss, sharing):
         check_deterministic=False,
         num_per_example_loss_terms=1,
     )
-    theirs.compute_kronecker_factors()
+    curvlinops_kfac.compute_kronecker_factors()
 
     # The curvature of a sum over examples is B times that of their mean, and this project assumes
     # that the loss is a mean.
@@ -697,12 +698,14 @@ def test_agreement_with_curvlinops(loss, sharing):
         bank = optimizers["eigen"]._bank_of[name]
         state = bank.state
         bank.update(refresh=True)
-        close(state.statistic.inputs.mean()[0], theirs._input_covariances[name])
-        close(scale * state.statistic.outputs.mean()[0], theirs._gradient_covariances[name])
-    product = theirs @ gradients
+        assert_close(state.statistic.inputs.mean()[0], curvlinops_kfac._input_covariances[name])
+        assert_close(
+            scale * state.statistic.outputs.mean()[0], curvlinops_kfac._gradient_covariances[name]
+        )
+    product = curvlinops_kfac @ gradients
     flags = {"factored": {"use_heuristic_damping": True}, "eigen": {"use_exact_damping": True}}
     inverses = {
-        rule: curvlinops.KFACInverseLinearOperator(theirs, damping=scale * DAMPING, **flag)
+        rule: curvlinops.KFACInverseLinearOperator(curvlinops_kfac, damping=scale * DAMPING, **flag)
         for rule, flag in flags.items()
     }
     for rule, optimizer in optimizers.items():
@@ -711,10 +714,10 @@ def test_agreement_with_curvlinops(loss, sharing):
         optimizer._directions.compute(optimizer.param_groups, optimizer.algorithm.clip, scale=None)
         directions = dict(zip(model.state_dict(), inverses[rule] @ gradients, strict=True))
         for key, parameter in model.named_parameters():
-            close(optimizer._directions.views[parameter], scale * directions[key], 1e-9)
+            assert_close(optimizer._directions.views[parameter], scale * directions[key], 1e-9)
     for index, (key, parameter) in enumerate(model.named_parameters()):
         if key.endswith("weight"):
             state = optimizers["eigen"]._bank_of[key.removesuffix(".weight")].state
             matrix = torch.cat([gradients[index].flatten(1), gradients[index + 1].unsqueeze(1)], 1)
             ours = state.statistic.outputs.mean()[0] @ matrix @ state.statistic.inputs.mean()[0]
-            close(scale * ours[:, :-1].reshape(parameter.shape), product[index])
+            assert_close(scale * ours[:, :-1].reshape(parameter.shape), product[index])

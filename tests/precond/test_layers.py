@@ -1,4 +1,4 @@
-"""Layers as matrices: the statistics equal those of explicit rows and unfolded patches."""
+"""The statistics of layers equal those of explicit rows and unfolded patches."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ MODES = [
     {"kernel_size": 3, "padding": "same", "padding_mode": "circular", "bias": False},
     {"kernel_size": 3, "padding": "valid", "bias": True},
 ]
-# Large kernels: patches outside the output of which several rows touch the image, and patches as
-# large as the image.
+# Large kernels: more than one row of patches outside the output overlaps the image, or a patch is
+# as large as the image.
 LARGE = [
     {"kernel_size": kernel, "padding": padding, "bias": bias, "groups": groups}
     for kernel, padding, bias, groups in product(
@@ -84,7 +84,7 @@ def test_all_cases_exist_and_are_different():
 @pytest.mark.filterwarnings(EVEN_SAME)
 @pytest.mark.parametrize("case", CASES, ids=case_name)
 def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
-    """Number of rows, Gram matrix and both sketches are equal."""
+    """The number of rows, the Gram matrix and both sketches are equal."""
     # A low limit gives several chunks, of which the last is smaller.
     monkeypatch.setattr("precond.parts.rows.UNFOLD_ELEMENTS", 400)
     generator = torch.Generator().manual_seed(0)
@@ -96,7 +96,7 @@ def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
     weights = weights if module.bias is None else torch.cat([weights, module.bias.unsqueeze(1)], 1)
     pairs = zip(expected, weights.chunk(module.groups), strict=True)
     by_rows = torch.cat([X @ w.T for X, w in pairs], 1)
-    # The explicit rows are correct: they give the outputs of the convolution.
+    # This checks the explicit rows themselves: they give the outputs of the convolution.
     torch.testing.assert_close(by_rows, outputs, rtol=1e-12, atol=1e-12)
 
     layer = Layer.of("conv", module)
@@ -118,8 +118,8 @@ def test_a_convolution_equals_its_unfolded_patches(case, monkeypatch):
         torch.testing.assert_close(rows.sketch_columns(columns), stack.mT @ picked, **close)
 
 
-def test_patches_are_not_formed_if_the_kernel_moves_by_one(monkeypatch):
-    """Otherwise, the cases above would compare patches with patches."""
+def test_a_convolution_with_stride_1_forms_no_patches(monkeypatch):
+    """Otherwise, the test above would compare patches with patches."""
     monkeypatch.setattr(ConvRows, "_patches", None)
     x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
     layer = Layer.of("conv", nn.Conv2d(4, 8, 3, padding=1, bias=False))
@@ -146,7 +146,7 @@ def test_a_linear_layer_equals_its_explicit_rows(shape, bias):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_pointwise_convolution_is_a_linear_layer_over_tokens(bias):
-    """Number of rows, Gram matrix and sketches are equal."""
+    """The number of rows, the Gram matrix and both sketches are equal."""
     conv, linear = nn.Conv2d(6, 3, 1, bias=bias).double(), nn.Linear(6, 3, bias=bias).double()
     x = torch.randn(2, 6, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a = Layer.of("a", conv).rows(x, torch.float64)
@@ -199,8 +199,8 @@ def test_a_pointwise_convolution_trains_as_a_linear_layer_over_tokens(name):
     ],
     ids=repr,
 )
-def test_views_have_the_documented_order_of_the_gradient_matrix(module):
-    """Writing dW and db into the views sets the stack to [dW.reshape(o, -1), db] in each group."""
+def test_views_of_the_gradient_matrix_have_the_documented_order(module):
+    """If dW and db are written into the views, each group's matrix is [dW.reshape(o, -1), db]."""
     layer = Layer.of("layer", module)
     stack = torch.full((layer.groups, layer.shape.d_out, layer.shape.d_in), torch.nan)
     views = layer.views(stack)
@@ -217,16 +217,17 @@ def test_views_have_the_documented_order_of_the_gradient_matrix(module):
     assert torch.equal(stack, torch.stack(expected.chunk(layer.groups)))
 
 
-def frozen(module: nn.Module, *names: str) -> nn.Module:
+def freeze(module: nn.Module, *names: str) -> nn.Module:
     for name in names:
         getattr(module, name).requires_grad_(False)
     return module
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_not_preconditioned():
     """A frozen weight excludes the layer; with a frozen bias, the rows have no bias column."""
-    assert Layer.of("x", frozen(nn.Linear(3, 2), "weight")) is None
-    layer = Layer.of("x", frozen(nn.Linear(3, 2), "bias"))
+    layers, skipped = find_layers(freeze(nn.Linear(3, 2), "weight"))
+    assert (layers, skipped) == ([], {"": "its weight is not trained"})
+    [layer], _ = find_layers(freeze(nn.Linear(3, 2), "bias"))
     assert (layer.shape.d_in, list(layer.parameters)) == (3, ["weight"])
     rows: Tensor = layer.rows(torch.ones(4, 3), torch.float32).gram()
     assert rows.shape == (1, 3, 3)
@@ -235,7 +236,7 @@ def test_frozen_parameters_are_left_out():
 @pytest.mark.parametrize("kind", ["gram", "sketch", "sketch_columns"])
 @pytest.mark.parametrize("module", [nn.Linear(3, 2), nn.Conv2d(3, 2, 2)], ids=repr)
 def test_an_empty_batch_has_no_rows(module, kind):
-    """PyTorch allows a batch of size 0: the sums are zero, and so is the number of rows."""
+    """PyTorch allows batches of size 0. The sums are zero."""
     layer = Layer.of("layer", module)
     shape = (0, 3) if isinstance(module, nn.Linear) else (0, 3, 4, 4)
     rows = layer.rows(torch.zeros(shape), torch.float32)

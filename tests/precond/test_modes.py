@@ -1,7 +1,7 @@
-"""Modes of training: each gives the same numbers as a plain loop, for all registered optimizers.
+"""Training modes (`precond.algorithm.MODES`) give the same numbers as a plain loop.
 
-An optimizer must refuse the modes that its card lists as unsupported. Data parallel training is in
-test_distributed.py.
+An optimizer must refuse the modes that its card in the registry lists as unsupported. Data parallel
+training is tested in test_distributed.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Net(nn.Module):
         return torch.relu_(self.twice(torch.tanh(self.twice(x))) + 0.5)
 
 
-def make(dtype: torch.dtype = torch.float64, wrap: Callable[..., Any] | None = None) -> Net:
+def make_model(dtype: torch.dtype = torch.float64, wrap: Callable[..., Any] | None = None) -> Net:
     torch.manual_seed(0)
     return Net(wrap).to(dtype)
 
@@ -91,15 +91,15 @@ def train(
     return weights(model)
 
 
-def plain(name: str, **changed: Any) -> dict[str, Tensor]:
-    model = make()
+def plain_weights(name: str, **changed: Any) -> dict[str, Tensor]:
+    model = make_model()
     return train(name, model, build(name, model, **changed))
 
 
 def assert_close(
     actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10
 ) -> None:
-    start = weights(make())
+    start = weights(make_model())
     changed = [key for key in expected if not torch.equal(expected[key].double(), start[key])]
     assert changed, "nothing was trained"
     for key, value in expected.items():
@@ -108,24 +108,24 @@ def assert_close(
         )
 
 
-def names(mode: str, supported: bool = True) -> list[str]:
+def optimizers_with(mode: str, supported: bool = True) -> list[str]:
     """Return the optimizers that support a mode, or those that do not."""
     return [name for name in NAMES if (mode not in REGISTRY[name].card.unsupported) == supported]
 
 
-def test_modes_are_those_of_the_cards():
-    """In each mode, at least 12 optimizers are tested."""
+def test_cards_list_known_modes_only():
+    """With each mode, at least 12 optimizers are tested."""
     assert {mode for name in NAMES for mode in REGISTRY[name].card.unsupported} <= set(MODES)
-    assert all(len(names(mode)) >= 12 for mode in MODES)
+    assert all(len(optimizers_with(mode)) >= 12 for mode in MODES)
 
 
 # ---------------------------------------------------------------------- accumulation
 
 
-@pytest.mark.parametrize("name", names("accumulation"))
+@pytest.mark.parametrize("name", optimizers_with("accumulation"))
 def test_accumulated_micro_batches_equal_one_batch(name):
-    """Each of two losses is divided by 2, as most training scripts do."""
-    model = make()
+    """The losses of the two micro-batches are divided by 2, as in most training scripts."""
+    model = make_model()
     optimizer = build(name, model)
     if isinstance(optimizer, Preconditioned):
         optimizer.grad_output_scale = 0.5
@@ -134,15 +134,15 @@ def test_accumulated_micro_batches_equal_one_batch(name):
         for x, y in zip(*(part.chunk(2) for part in batch(number)), strict=True):
             precond.backward(F.cross_entropy(model(x), y) / 2, optimizer)
         optimizer.step()
-    # Along directions without gradient, SOAP divides rounding errors by rounding errors.
-    assert_close(weights(model), plain(name), tolerance=0.05 if name == "soap" else 1e-10)
+    # In directions without gradient, SOAP divides rounding errors by rounding errors.
+    assert_close(weights(model), plain_weights(name), tolerance=0.05 if name == "soap" else 1e-10)
 
 
 @pytest.mark.parametrize("name", ["kfac", "eva", "ekfac"])
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_a_scaled_loss_can_be_corrected(name, as_tensor):
-    """`grad_output_scale` is the factor of the loss, as a number or a tensor."""
-    model = make()
+def test_grad_output_scale_corrects_a_scaled_loss(name, as_tensor):
+    """The factor of the loss is passed as a number or as a tensor."""
+    model = make_model()
     optimizer = build(name, model)
     optimizer.grad_output_scale = torch.tensor(64.0, dtype=torch.float64) if as_tensor else 64.0
     for number in range(STEPS):
@@ -152,26 +152,26 @@ def test_a_scaled_loss_can_be_corrected(name, as_tensor):
         for p in model.parameters():
             p.grad /= 64
         optimizer.step()
-    assert_close(weights(model), plain(name))
+    assert_close(weights(model), plain_weights(name))
 
 
 # ---------------------------------------------------------------------- checkpointing
 
 
-@pytest.mark.parametrize("name", names("checkpointing"))
+@pytest.mark.parametrize("name", optimizers_with("checkpointing"))
 def test_activation_checkpointing_does_not_change_the_training(name):
     """The repeated forward does not change the statistics."""
-    model = make(wrap=lambda block, x: checkpoint(block, x, use_reentrant=False))
-    assert_close(train(name, model, build(name, model)), plain(name), tolerance=0.0)
+    model = make_model(wrap=lambda block, x: checkpoint(block, x, use_reentrant=False))
+    assert_close(train(name, model, build(name, model)), plain_weights(name), tolerance=0.0)
 
 
-OURS = [name for name in NAMES if isinstance(build(name, make()), Preconditioned)]
+PRECONDITIONED = [name for name in NAMES if isinstance(build(name, make_model()), Preconditioned)]
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_reentrant_checkpointing_is_refused_by_name(name):
-    """Reentrant checkpointing hides the first forward: there are gradients without statistics."""
-    model = make(wrap=lambda block, x: checkpoint(block, x, use_reentrant=True))
+@pytest.mark.parametrize("name", PRECONDITIONED)
+def test_reentrant_checkpointing_is_an_error_that_names_the_layer(name):
+    """Reentrant checkpointing hides the first forward: a layer has gradients but no statistics."""
+    model = make_model(wrap=lambda block, x: checkpoint(block, x, use_reentrant=True))
     optimizer = build(name, model)
     before = weights(model)
     F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
@@ -188,10 +188,10 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 # ---------------------------------------------------------------------- mixed precision
 
 
-@pytest.mark.parametrize("name", names("autocast"))
+@pytest.mark.parametrize("name", optimizers_with("autocast"))
 def test_autocast_trains_with_float32_statistics(name):
     """Statistics of bfloat16 activations are in float32 or float64, and the loss falls."""
-    model = make(torch.float32)
+    model = make_model(torch.float32)
     optimizer = build(name, model)
     x, y = batch(0, torch.float32, size=32)
     losses = []
@@ -213,12 +213,12 @@ def test_autocast_trains_with_float32_statistics(name):
                     assert value.dtype in (torch.float32, torch.float64), message
 
 
-@pytest.mark.parametrize("name", names("GradScaler"))
+@pytest.mark.parametrize("name", optimizers_with("GradScaler"))
 @pytest.mark.parametrize("unscaled_by_hand", [False, True])
 def test_a_scaler_does_not_change_the_training(name, unscaled_by_hand):
-    """This also holds if the gradients are unscaled and clipped before the step."""
-    model, clipped = make(), make()
-    optimizer, other = build(name, model), build(name, clipped)
+    """The gradients may be unscaled and clipped before the step."""
+    model, reference = make_model(), make_model()
+    optimizer, reference_optimizer = build(name, model), build(name, reference)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for number in range(STEPS):
         x, y = batch(number)
@@ -227,37 +227,37 @@ def test_a_scaler_does_not_change_the_training(name, unscaled_by_hand):
             optimizer.grad_output_scale = scaler.scale(torch.ones((), dtype=torch.float64))
         optimizer.zero_grad()
         scaled.backward()
-        other.zero_grad()
-        F.cross_entropy(clipped(x), y).backward()
+        reference_optimizer.zero_grad()
+        F.cross_entropy(reference(x), y).backward()
         if unscaled_by_hand:
             scaler.unscale_(optimizer)
-            for m in (model, clipped):
+            for m in (model, reference):
                 nn.utils.clip_grad_norm_(m.parameters(), 0.1)
         scaler.step(optimizer)
         scaler.update()
-        other.step()
-    assert_close(weights(model), weights(clipped))
+        reference_optimizer.step()
+    assert_close(weights(model), weights(reference))
 
 
-@pytest.mark.parametrize("name", OURS)
-@pytest.mark.parametrize("bad", [0, 2, 3])
-def test_a_step_that_the_scaler_skips_changes_nothing(name, bad):
-    """Parameters and states do not change, although the host does not know of the skipped step."""
-    model = make()
+@pytest.mark.parametrize("name", PRECONDITIONED)
+@pytest.mark.parametrize("skipped_step", [0, 2, 3])
+def test_a_step_that_the_scaler_skips_changes_nothing(name, skipped_step):
+    """The optimizer decides on the device, without a synchronisation, that a step is skipped."""
+    model = make_model()
     optimizer = build(name, model, cov_interval=1, inv_interval=1, basis_interval=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for number in range(5):
         x, y = batch(number)
         optimizer.zero_grad()
         scaler.scale(F.cross_entropy(model(x), y)).backward()
-        if number == bad:
+        if number == skipped_step:
             model.norm.bias.grad[0] = torch.inf  # the gradients of the layers are finite
-            before = flat(optimizer.state_dict()["state"]), weights(model)
+            before = flatten_state(optimizer.state_dict()["state"]), weights(model)
         scaler.step(optimizer)
         scaler.update()
-        if number == bad:
+        if number == skipped_step:
             assert_equal(weights(model), before[1])
-            after = flat(optimizer.state_dict()["state"])
+            after = flatten_state(optimizer.state_dict()["state"])
             for key, value in after.items():
                 old = before[0].get(key)
                 same = not value.any() if old is None else torch.equal(old, value)
@@ -265,7 +265,7 @@ def test_a_step_that_the_scaler_skips_changes_nothing(name, bad):
     assert not torch.equal(weights(model)["head.weight"], before[1]["head.weight"])
 
 
-def flat(state: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+def flatten_state(state: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
     return {
         f"{name}.{key}": torch.as_tensor(value).clone()
         for name, entry in state.items()
@@ -279,10 +279,9 @@ def counts_dropped(key: str) -> bool:
     return key.endswith("dropped")
 
 
-@pytest.mark.parametrize("name", names("GradScaler", supported=False))
+@pytest.mark.parametrize("name", optimizers_with("GradScaler", supported=False))
 def test_hessian_methods_refuse_a_scaler(name):
-    """The error message has one line."""
-    model = make()
+    model = make_model()
     optimizer = build(name, model)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     precond.backward(scaler.scale(F.cross_entropy(model(batch(0)[0]), batch(0)[1])), optimizer)
@@ -290,10 +289,10 @@ def test_hessian_methods_refuse_a_scaler(name):
         scaler.step(optimizer)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRECONDITIONED)
 def test_a_closure_under_a_scaler_is_refused(name):
     """The gradients of the closure would not be scaled."""
-    model = make()
+    model = make_model()
     optimizer = build(name, model)
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(F.cross_entropy(model(batch(0)[0]), batch(0)[1])).backward()
@@ -304,25 +303,27 @@ def test_a_closure_under_a_scaler_is_refused(name):
 # ---------------------------------------------------------------------- compiled
 
 
-def compiled(model: nn.Module, backend: str = "aot_eager") -> tuple[Any, CompileCounterWithBackend]:
+def compile_model(
+    model: nn.Module, backend: str = "aot_eager"
+) -> tuple[Any, CompileCounterWithBackend]:
     torch.compiler.reset()
     counter = CompileCounterWithBackend(backend)
     return torch.compile(model, backend=counter), counter
 
 
-@pytest.mark.parametrize("name", names("compile"))
-def test_a_compiled_model_trains_equally_with_two_graphs(name):
-    """One graph records statistics and the other does not; later steps do not compile again."""
-    model, counter = compiled(make())
+@pytest.mark.parametrize("name", optimizers_with("compile"))
+def test_a_compiled_model_gives_the_same_weights_with_at_most_two_graphs(name):
+    """One graph records statistics and the other does not; later steps do not recompile."""
+    model, counter = compile_model(make_model())
     actual = train(name, model, build(name, model), range(3 * STEPS))
-    reference = make()
+    reference = make_model()
     assert_close(actual, train(name, reference, build(name, reference), range(3 * STEPS)))
     assert counter.frame_count <= 2
 
 
 def test_a_method_with_plain_steps_compiles_two_graphs():
-    """Otherwise, the test above would pass for hooks that are never called."""
-    model, counter = compiled(make())
+    """Otherwise, the test above would pass if the hooks were never called."""
+    model, counter = compile_model(make_model())
     train("nysact-s", model, build("nysact-s", model))
     assert counter.frame_count == 2
 
@@ -330,22 +331,24 @@ def test_a_method_with_plain_steps_compiles_two_graphs():
 @pytest.mark.parametrize("name", ["nysact-s", "kfac", "ekfac"])
 def test_a_compiled_model_can_use_checkpointing(name):
     """Checkpointing inside the graph is non-reentrant."""
-    model, counter = compiled(make(wrap=lambda block, x: checkpoint(block, x, use_reentrant=False)))
-    assert_close(train(name, model, build(name, model)), plain(name))
+    model, counter = compile_model(
+        make_model(wrap=lambda block, x: checkpoint(block, x, use_reentrant=False))
+    )
+    assert_close(train(name, model, build(name, model)), plain_weights(name))
     assert counter.frame_count <= 2
 
 
 def test_inductor_does_not_change_the_training():
     """Inductor reuses buffers and reorders operations; the numbers are equal up to rounding."""
-    model, _ = compiled(make(), "inductor")
+    model, _ = compile_model(make_model(), "inductor")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # inductor warns if it finds no GPU
         actual = train("kfac", model, build("kfac", model))
-    assert_close(actual, plain("kfac"), tolerance=1e-8)
+    assert_close(actual, plain_weights("kfac"), tolerance=1e-8)
 
 
 def test_equal_output_gradients_are_not_merged():
-    """Two calls have the same output gradient; a compiler must not merge their hooks into one."""
+    """Two calls of a layer have equal output gradients; the compiler must keep both hooks."""
 
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -356,7 +359,7 @@ def test_equal_output_gradients_are_not_merged():
             return self.layer(x) + self.layer(x.flip(1))
 
     statistics = []
-    for compiler in (lambda model: model, lambda model: compiled(model)[0]):
+    for compiler in (lambda model: model, lambda model: compile_model(model)[0]):
         torch.manual_seed(0)
         model = compiler(Twice().double())
         optimizer = precond.KFAC(model, cov_interval=1, inv_interval=1)
@@ -368,10 +371,9 @@ def test_equal_output_gradients_are_not_merged():
     assert statistics[0].any()
 
 
-@pytest.mark.parametrize("name", names("compile", supported=False))
+@pytest.mark.parametrize("name", optimizers_with("compile", supported=False))
 def test_hessian_methods_refuse_compiled_models(name):
-    """torch raises the error."""
-    model, _ = compiled(make())
+    model, _ = compile_model(make_model())
     optimizer = build(name, model)
     with pytest.raises(RuntimeError, match="double backward"):
         precond.backward(F.cross_entropy(model(batch(0)[0]), batch(0)[1]), optimizer)
@@ -380,10 +382,10 @@ def test_hessian_methods_refuse_compiled_models(name):
 # ---------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRECONDITIONED)
 def test_gradients_without_a_recorded_forward_are_an_error(name):
     """The statistics are due, but the only forward ran in `paused()`: at first, and later."""
-    model = make()
+    model = make_model()
     optimizer = build(name, model)
     for steps in (0, 3):
         train(name, model, optimizer, range(steps))
@@ -396,9 +398,9 @@ def test_gradients_without_a_recorded_forward_are_an_error(name):
             optimizer.step()
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRECONDITIONED)
 def test_a_model_that_was_compiled_before_the_optimizer_is_recorded(name):
-    model, _ = compiled(make())
+    model, _ = compile_model(make_model())
     F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
     model.zero_grad()
     optimizer = build(name, model)
@@ -407,11 +409,10 @@ def test_a_model_that_was_compiled_before_the_optimizer_is_recorded(name):
     assert all(bank.filled for bank in optimizer._banks)
 
 
-def test_gradient_clipping_before_the_step_is_respected():
-    """The optimizer reads the gradients in `step`."""
+def test_the_step_uses_gradients_that_were_clipped_after_the_backward():
     changes = []
     for bound in (1e-3, 1e6):
-        model = make()
+        model = make_model()
         optimizer = build("foof", model, momentum=0.0, weight_decay=0.0)
         before = weights(model)
         F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
@@ -423,12 +424,12 @@ def test_gradient_clipping_before_the_step_is_respected():
         torch.testing.assert_close(value, changes[1][key], rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRECONDITIONED)
 def test_steps_do_not_synchronise(name):
-    """In a plain step and in a statistics step, the host does not wait for the device."""
+    """The host does not wait for the device in a plain step or a statistics step."""
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU: only CUDA reports synchronisations")
-    model = make(torch.float32).cuda()
+    model = make_model(torch.float32).cuda()
     optimizer = build(name, model, cov_interval=2, inv_interval=100, basis_interval=100)
     x, y = (part.cuda() for part in batch(0, torch.float32))
 

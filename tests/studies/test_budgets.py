@@ -1,3 +1,5 @@
+"""Scores of the best of k trials, and the shrinkage of a winner's score with fresh seeds."""
+
 import itertools
 import math
 
@@ -10,7 +12,11 @@ SCORES = [0.4, 0.9, 0.1, 0.7, 0.7, 0.3, 0.8]
 
 
 def brute_force(scores, k, higher):
-    """Return the mean and quantiles of the best over all draws of k, and the share without a score."""
+    """Compute a row of `best_of_k` from all draws of k scores.
+
+    The values are the mean and three quantiles of the best score, and the share of draws in which
+    no trial has a score.
+    """
     draws = [[s for s in draw if not math.isnan(s)] for draw in itertools.combinations(scores, k)]
     best = [(max if higher else min)(draw) for draw in draws if draw]
     if not best:
@@ -29,14 +35,14 @@ def test_best_of_k_equals_brute_force(scores):
         assert row[1:] == pytest.approx(brute_force(scores, k, True), nan_ok=True)
 
 
-def test_best_of_k_of_losses_mirrors_that_of_scores():
+def test_best_of_k_with_smaller_is_better_mirrors_larger_is_better():
     up, down = best_of_k(SCORES), best_of_k([-score for score in SCORES], higher=False)
     assert list(down["mean"]) == pytest.approx(list(-up["mean"]))
     assert list(down["lo"]) == list(-up["hi"]) and list(down["hi"]) == list(-up["lo"])
     assert list(down["median"]) == list(-up["median"])
 
 
-def test_curve_increases_to_the_best_score_for_many_trials():
+def test_best_of_k_increases_from_the_mean_to_the_best_score():
     scores = np.random.default_rng(0).normal(size=300)
     curve = best_of_k(scores)
     assert (np.diff(curve["mean"]) > 0).all()
@@ -47,14 +53,14 @@ def test_curve_increases_to_the_best_score_for_many_trials():
 
 
 def test_best_of_20_equal_configurations_is_biased_by_1_87_standard_deviations():
-    """The bias of the selected score is the reason for training winners with fresh seeds."""
+    """Because of this bias, a search trains its winners again with fresh seeds."""
     samples = np.random.default_rng(1).normal(size=(20_000, 20)).max(axis=1)
     assert samples.mean() == pytest.approx(1.867, abs=0.02)
     curve = best_of_k(np.random.default_rng(2).normal(size=2000))
     assert curve["mean"][19] == pytest.approx(1.867, abs=0.12)
 
 
-def test_overtakes_returns_the_budget_of_the_crossing():
+def test_overtakes_returns_the_smallest_k_from_which_a_curve_stays_better():
     constant, variable = best_of_k([0.5, 0.5, 0.5, 0.5]), best_of_k([0.1, 0.2, 0.3, 0.9])
     assert overtakes(variable, constant) == 2 and overtakes(constant, variable) is None
     assert overtakes(variable, best_of_k([0.0] * 6)) == 1

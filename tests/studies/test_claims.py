@@ -1,3 +1,5 @@
+"""The published results in studies/papers/*.yaml, and the errors that their reader reports."""
+
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,7 +14,7 @@ from studies.harness.published.papers import PAPERS, about, load, paper
 from studies.harness.published.strict_yaml import MAX_BYTES, YamlError, read
 
 NYSACT, STEVE = load(PAPERS / "nysact.yaml"), load(PAPERS / "steve.yaml")
-COUNTS = {
+NYSACT_CLAIMS_BY_TABLE = {
     "Table 2": 96,
     "Table 3": 30,
     "Table 4": 24,
@@ -23,13 +25,13 @@ COUNTS = {
 }
 
 
-def cell(source, table, row, column):
+def claim_of(source, table, row, column):
     (claim,) = [c for c in source.claims if (c.table, c.row, c.column) == (table, row, column)]
     return claim
 
 
-def test_files_contain_each_cell_once():
-    assert Counter(claim.table for claim in NYSACT.claims) == COUNTS
+def test_files_of_the_papers_contain_each_published_cell_once():
+    assert Counter(claim.table for claim in NYSACT.claims) == NYSACT_CLAIMS_BY_TABLE
     assert Counter(claim.table for claim in STEVE.claims) == {
         "Figure 1": 4,
         "Figure 2": 4,
@@ -82,34 +84,36 @@ def test_files_contain_each_cell_once():
         ("Section 2", "SketchySGD", "Memory", 21.3, None, "sketchysgd", "cifar100/resnet110"),
     ],
 )
-def test_cells_of_the_first_paper(table, row, column, value, spread, optimizer, workload):
-    claim = cell(NYSACT, table, row, column)
+def test_claims_equal_selected_cells_of_the_nysact_paper(
+    table, row, column, value, spread, optimizer, workload
+):
+    claim = claim_of(NYSACT, table, row, column)
     assert (claim.value, claim.spread, claim.optimizer) == (value, spread, optimizer)
     assert claim.protocol["workload"] == workload and claim.as_released
 
 
-def test_cells_of_the_second_paper():
-    assert cell(STEVE, "Figure 2", "STEVE", "number of epochs").value == 85
-    claim = cell(STEVE, "Figure 1", "EKFAC", "target")
+def test_claims_equal_selected_results_of_the_steve_paper():
+    assert claim_of(STEVE, "Figure 2", "STEVE", "number of epochs").value == 85
+    claim = claim_of(STEVE, "Figure 1", "EKFAC", "target")
     assert (claim.outcome, claim.protocol["target"], claim.protocol["lr"]) == (
         "not reached",
         0.925,
         0.001,
     )
-    assert cell(STEVE, "Figure 3", "STEVE", "wall-clock time").protocol["basis_interval"] == 50
+    assert claim_of(STEVE, "Figure 3", "STEVE", "wall-clock time").protocol["basis_interval"] == 50
 
 
-def shared_text(name):
+def text_of_paper(name):
     for parent in Path(__file__).resolve().parents:
         if (parent / "shared/papers" / name).exists():
             return (parent / "shared/papers" / name).read_text()
-    pytest.skip("the texts of the papers are not available")
+    pytest.skip("shared/papers, with the texts of the papers, is not available")
 
 
-def test_every_value_is_in_the_papers_text():
-    """The text lost the plus-minus signs, so it prints a value and its spread without a space."""
+def test_every_claimed_value_occurs_in_the_papers_text():
+    """The extracted text has no plus-minus signs, so that 92.80 ± 0.21 is written 92.800.21."""
     for source, name in ((NYSACT, "nysact.txt"), (STEVE, "steve.txt")):
-        text = shared_text(name)
+        text = text_of_paper(name)
         for claim in source.claims:
             if claim.value is None:
                 continue
@@ -123,9 +127,9 @@ def test_every_value_is_in_the_papers_text():
             )
 
 
-def test_each_row_of_a_table_is_in_the_papers_text():
-    """The cells are in the same order as in the text, so that no two of them are exchanged."""
-    text = re.sub(r"[†‡| ]+", " ", shared_text("nysact.txt").replace("✗", "failed"))
+def test_every_table_row_occurs_in_the_papers_text():
+    """The comparison of whole rows also detects cells that are exchanged within a row."""
+    text = re.sub(r"[†‡| ]+", " ", text_of_paper("nysact.txt").replace("✗", "failed"))
     rows = {}
     for claim in NYSACT.claims:
         if claim.table.startswith("Table"):
@@ -156,7 +160,7 @@ def test_claims_of_a_study_are_selected_by_table_name():
     )
 
 
-SMALL = """
+SMALL_FILE = """
 paper: P
 title: t
 source: s
@@ -223,21 +227,21 @@ tables:
         ("title: t", "title: 2026-99-99", "month must be in 1..12"),
     ],
 )
-def test_error_is_one_line_with_the_nearest_word(tmp_path, old, new, message):
+def test_error_in_a_papers_file_is_reported_in_one_line(tmp_path, old, new, message):
     file = tmp_path / "p.yaml"
-    file.write_text(SMALL)
+    file.write_text(SMALL_FILE)
     assert len(load(file).claims) == 1
-    file.write_text(SMALL.replace(old, new))
+    file.write_text(SMALL_FILE.replace(old, new))
     with pytest.raises(YamlError) as caught:
         load(file)
     (line, *_) = [line for line in str(caught.value).splitlines() if message in line]
     assert line.startswith("p.yaml")
 
 
-def test_all_errors_are_reported_together(tmp_path):
+def test_all_errors_of_a_papers_file_are_reported_together(tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text(
-        SMALL.replace("sgd as-released", "sdg as-released")
+        SMALL_FILE.replace("sgd as-released", "sdg as-released")
         .replace("[90, 0.1]", "no")
         .replace("/cnn", "")
     )
@@ -246,7 +250,7 @@ def test_all_errors_are_reported_together(tmp_path):
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_file_that_is_too_large_or_missing_is_an_error(tmp_path):
+def test_yaml_file_that_is_too_large_or_missing_is_an_error(tmp_path):
     (tmp_path / "large.yaml").write_text("a" * (MAX_BYTES + 1))
     with pytest.raises(YamlError, match=f"{MAX_BYTES + 1} bytes; the limit is {MAX_BYTES}"):
         read(tmp_path / "large.yaml")
@@ -254,8 +258,8 @@ def test_file_that_is_too_large_or_missing_is_an_error(tmp_path):
         read(tmp_path / "none.yaml")
 
 
-def test_invalid_file_is_reported_before_anything_runs(tmp_path, monkeypatch):
-    (tmp_path / "nysact.yaml").write_text(SMALL.replace("sgd as-released", "sdg as-released"))
+def test_invalid_papers_file_makes_the_plan_fail(tmp_path, monkeypatch):
+    (tmp_path / "nysact.yaml").write_text(SMALL_FILE.replace("sgd as-released", "sdg as-released"))
     monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
     with pytest.raises(HyperparameterError, match='optimizer "sdg": unknown'):
         plan(STUDY, Options(only={}, levels={}, settings={}))

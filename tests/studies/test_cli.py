@@ -31,10 +31,11 @@ def trials(**options) -> list[Trial]:
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Return a function that runs `ablation_rank` in this process, in an empty folder.
+def run_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Return a function that runs the command of `ablation_rank` in this process.
 
-    The function returns the exit code, standard output and standard error.
+    The current folder is an empty temporary folder. The function returns the exit code,
+    standard output and standard error.
     """
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -68,7 +69,7 @@ def test_adding_seeds_or_levels_keeps_existing_trials():
 def test_options_select_optimizers_levels_and_smoke_trials():
     assert {t.arm.optimizer for t in trials(optimizers=["foof", "sgd"])} == {"foof", "sgd"}
     ranks = {t.config.hyperparameters.get("rank") for t in trials(only={"rank": [5, 20]})}
-    assert ranks == {5, 20, None}  # the references have no rank
+    assert ranks == {5, 20, None}  # the reference optimizers foof and sgd have no rank
     smoke = trials(smoke=True)
     assert len(smoke) == 12 and {t.config.epochs for t in smoke} == {2}
 
@@ -87,7 +88,7 @@ def test_two_arms_with_the_same_trials_are_refused():
         study.trials()
 
 
-INVALID = [
+INVALID_ARGUMENTS = [
     (["--seeds", "-1"], ["--seeds = -1: must be a number of seeds in 1..10000, or distinct"]),
     (["--seeds", "3,3"], ["--seeds = 3,3"]),
     (["--seeds", "4294967296,"], ["--seeds = 4294967296,"]),
@@ -170,16 +171,18 @@ INVALID = [
 
 
 @pytest.mark.parametrize(
-    ("arguments", "messages"), INVALID, ids=[" ".join(arguments) for arguments, _ in INVALID]
+    ("arguments", "messages"),
+    INVALID_ARGUMENTS,
+    ids=[" ".join(arguments) for arguments, _ in INVALID_ARGUMENTS],
 )
 def test_invalid_arguments_print_one_line_each_and_write_nothing(
-    study, tmp_path: Path, arguments, messages
+    run_study, tmp_path: Path, arguments, messages
 ):
     if "--gpus-per-trial" in arguments:
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-    code, out, err = study(*arguments)
+    code, out, err = run_study(*arguments)
     assert code == 2 and out == ""
     lines = err.splitlines()
     assert len(lines) == len(messages) and all(line.startswith("error: ") for line in lines), err
@@ -188,56 +191,58 @@ def test_invalid_arguments_print_one_line_each_and_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_environment_variables_are_checked_like_flags(study, monkeypatch: pytest.MonkeyPatch):
+def test_environment_variables_are_checked_like_flags(run_study, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server")
-    code, _, err = study("--dry-run")
+    code, _, err = run_study("--dry-run")
     assert code == 2 and "RAY_ADDRESS = ray://head:10001: must be auto or HOST:PORT" in err
     assert "MLFLOW_TRACKING_URI = " in err and "without a password" in err
     assert len(err.splitlines()) == 2
-    code, _, _ = study("--dry-run", "--address", "auto", "--tracking-uri", "none")
+    code, _, _ = run_study("--dry-run", "--address", "auto", "--tracking-uri", "none")
     assert code == 0  # flags take precedence
 
 
-def test_output_folder_that_is_a_file_is_refused(study, tmp_path: Path):
+def test_output_folder_that_is_a_file_is_refused(run_study, tmp_path: Path):
     (tmp_path / "file").write_text("content")
-    code, _, err = study("--out", "file")
+    code, _, err = run_study("--out", "file")
     assert code == 2 and "file is a file; name a folder" in err
     assert (tmp_path / "file").read_text() == "content"
 
 
-def test_a_folder_of_a_newer_version_is_refused_before_anything_is_written(study, tmp_path: Path):
+def test_a_folder_of_a_newer_version_is_refused_before_anything_is_written(
+    run_study, tmp_path: Path
+):
     store = TrialStore(tmp_path / "outputs", trials()[0].config)
     store.create()
     document = json.loads((store.folder / "config.json").read_text())
     (store.folder / "config.json").write_text(json.dumps({**document, "schema": SCHEMA + 1}))
     before = sorted(tmp_path.rglob("*"))
-    code, _, err = study()
+    code, _, err = run_study()
     assert code == 2 and f"has schema {SCHEMA + 1}" in err and len(err.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_locked_output_folder_gives_exit_code_4(study, tmp_path: Path):
+def test_locked_output_folder_gives_exit_code_4(run_study, tmp_path: Path):
     with lock.exclusive(tmp_path / "outputs"):
-        code, _, err = study("--tracking-uri", "none")
+        code, _, err = run_study("--tracking-uri", "none")
     assert code == 4 and "is in use by pid" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("folder", ["/proc/nowhere", "/sys/nowhere"])
-def test_unwritable_output_folder_gives_exit_code_4(study, folder: str):
-    code, _, err = study("--tracking-uri", "none", "--out", folder)
+def test_unwritable_output_folder_gives_exit_code_4(run_study, folder: str):
+    code, _, err = run_study("--tracking-uri", "none", "--out", folder)
     assert code == 4 and err.startswith("error: cannot write to ") and len(err.splitlines()) == 1
 
 
-def test_full_disk_gives_exit_code_4(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_gives_exit_code_4(run_study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("studies.harness.command.run.FREE_BYTES", 2**60)
-    code, _, err = study("--tracking-uri", "none")
+    code, _, err = run_study("--tracking-uri", "none")
     assert code == 4 and "disk full" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "outputs" / "trials").exists()
 
 
 def test_missing_data_are_refused_before_anything_is_written(
-    study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     calls = []
 
@@ -246,19 +251,20 @@ def test_missing_data_are_refused_before_anything_is_written(
         return ["there/data: not found", "there/labels: not found"] if names else []
 
     monkeypatch.setattr("studies.harness.command.run.ready", ready)
-    monkeypatch.setenv("PRECOND_DATA", "restored afterwards")
-    code, out, err = study("--data-dir", "there", "--verify-data")
+    # The command sets this variable; monkeypatch restores it after the test.
+    monkeypatch.setenv("PRECOND_DATA", "before the command")
+    code, out, err = run_study("--data-dir", "there", "--verify-data")
     assert code == 2 and out == ""
     assert err == "error: there/data: not found\nerror: there/labels: not found\n"
     assert calls == [({"digits/cnn"}, tmp_path / "there", {"download": False, "verify": True})]
     # Relative image folders are resolved against this variable.
     assert os.environ["PRECOND_DATA"] == str(tmp_path / "there")
-    assert study("--dry-run")[0] == 0 and len(calls) == 1  # a plan needs no data
+    assert run_study("--dry-run")[0] == 0 and len(calls) == 1  # a plan needs no data
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):
-    code, out, _ = study("--dry-run")
+def test_dry_run_prints_the_plan_and_starts_nothing(run_study, tmp_path: Path):
+    code, out, _ = run_study("--dry-run")
     assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
     text = " ".join(out.split())
     assert "With 3 seeds, the smallest difference" in text
@@ -268,21 +274,21 @@ def test_dry_run_prints_the_plan_and_starts_nothing(study, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_as_json_prints_one_line_for_each_trial(study):
-    code, out, _ = study("--dry-run", "--json", "--seeds", "1")
+def test_dry_run_as_json_prints_one_line_for_each_trial(run_study):
+    code, out, _ = run_study("--dry-run", "--json", "--seeds", "1")
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [line["key"] for line in lines] == [
         t.config.trial_key for t in trials(seeds=[0])
     ]
 
 
-def test_help_names_the_claim_the_exit_codes_and_every_flag(study):
-    code, out, _ = study("--help")
+def test_help_names_the_claim_the_exit_codes_and_every_flag(run_study):
+    code, out, _ = run_study("--help")
     assert code == 0 and "Claim to test: With either" in out and "143  stopped by SIGTERM" in out
     assert all(name in out for option in FLAGS for name in option.opts if name.startswith("--"))
 
 
-def test_invalid_command_in_a_new_process(tmp_path: Path):
+def test_invalid_command_in_a_subprocess_prints_one_line_and_writes_nothing(tmp_path: Path):
     command = [sys.executable, ROOT / "studies" / "ablation_rank.py", "--seeds", "-1"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert process.returncode == 2 and len(process.stderr.splitlines()) == 1
@@ -293,7 +299,9 @@ def test_invalid_command_in_a_new_process(tmp_path: Path):
 
 
 @pytest.fixture
-def studies(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def run_studies_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
     """Return a function that runs `python -m studies` in this process.
 
     The function returns the exit code, standard output and standard error.
@@ -307,7 +315,7 @@ def studies(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return run
 
 
-def trained(root: Path, trial: Trial) -> TrialStore:
+def write_unfinished_trial(root: Path, trial: Trial) -> TrialStore:
     store = TrialStore(root, trial.config)
     store.create()
     store.begin({})
@@ -315,55 +323,64 @@ def trained(root: Path, trial: Trial) -> TrialStore:
     return store
 
 
-def test_list_finds_every_study_file(studies):
-    code, out, _ = studies("list")
+def test_list_prints_every_file_of_studies(run_studies_command):
+    code, out, _ = run_studies_command("list")
     files = {path.stem for path in (ROOT / "studies").glob("*.py")} - {"__init__", "__main__"}
     assert code == 0 and files and all(name in out for name in files)
     assert {*manage.artefacts()} == files
 
 
-def test_a_command_without_arguments_prints_its_help(studies):
-    code, _, err = studies()
+def test_a_command_without_arguments_prints_its_help(run_studies_command):
+    code, _, err = run_studies_command()
     assert code == 2 and "check-cluster  Check a cluster file before `ray up`.\n" in err
 
 
-def test_status_show_and_explain(studies, tmp_path: Path):
+def test_status_show_and_explain_describe_the_trials_of_a_folder(
+    run_studies_command, tmp_path: Path
+):
     first, second = trials()[0], trials()[1]
-    trained(tmp_path / "outputs", first).finish("completed")
-    trained(tmp_path / "outputs", second)
-    code, out, _ = studies("status")
+    write_unfinished_trial(tmp_path / "outputs", first).finish("completed")
+    write_unfinished_trial(tmp_path / "outputs", second)
+    code, out, _ = run_studies_command("status")
     assert (
         code == 0 and "trials: 1 completed, 1 in flight" in out and "0/20 epochs committed" in out
     )
-    code, out, _ = studies("show", first.config.trial_key[:8])
+    code, out, _ = run_studies_command("show", first.config.trial_key[:8])
     assert code == 0 and json.loads(out)["status"]["status"] == "completed"
-    code, out, _ = studies("explain", first.config.trial_key[:8], second.config.trial_key)
+    code, out, _ = run_studies_command(
+        "explain", first.config.trial_key[:8], second.config.trial_key
+    )
     assert code == 0 and out == "hyperparameters.rank: 5 | 10\n"
-    code, _, err = studies("show", "ffffff")
+    code, _, err = run_studies_command("show", "ffffff")
     assert code == 2 and "ffffff: matches the keys of 0 trials in outputs" in err
 
 
-def test_clean_deletes_unused_checkpoints_and_named_trials_only(studies, tmp_path: Path):
-    other, named = (trained(tmp_path / "outputs", trial) for trial in trials()[:2])
+def test_clean_deletes_unused_checkpoints_and_named_trials_only(
+    run_studies_command, tmp_path: Path
+):
+    other, named = (write_unfinished_trial(tmp_path / "outputs", trial) for trial in trials()[:2])
     (other.folder / "quarantine").mkdir()
     (other.folder / "checkpoint-3.tmp").mkdir()
-    code, out, _ = studies("clean", "--dry-run", named.config.trial_key)
+    code, out, _ = run_studies_command("clean", "--dry-run", named.config.trial_key)
     assert code == 0 and "quarantine" in out
     assert named.folder.exists() and (other.folder / "quarantine").exists()
-    code, _, _ = studies("clean", named.config.trial_key)
+    code, _, _ = run_studies_command("clean", named.config.trial_key)
     assert code == 0 and not named.folder.exists()
     assert sorted(path.name for path in other.folder.iterdir()) == ["attempts.jsonl", "config.json"]
 
 
-def test_run_refuses_an_unknown_study(studies, tmp_path: Path):
-    code, _, err = studies("run", "ablation_rnk", "--seeds", "0")
+def test_run_refuses_an_unknown_study(run_studies_command, tmp_path: Path):
+    code, _, err = run_studies_command("run", "ablation_rnk", "--seeds", "0")
     assert code == 2 and 'Did you mean "ablation_rank"' in err and "--seeds = 0" in err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_exit_keeps_output_and_exit_code(number: int):
-    """Exit handlers run in reverse order, so this one runs after that of `leave`, as Ray's does."""
+    """Like Ray's exit handlers, the handler that raises the signal is registered before `leave` runs.
+
+    Exit handlers run in reverse order, so the handler of `leave` ignores the signals in time.
+    """
     script = f"""
 import atexit, signal, click
 from studies.harness.command.cli import leave

@@ -1,4 +1,4 @@
-"""The report of the cost study, the exponents of Table 1, and the overhead of the platform."""
+"""The cost study and its report, the exponents of Table 1, and the overhead of the platform."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from folders import timed
+from folders import write_cost_result
 
 from studies.compare_cost import COST
 from studies.harness.command.run import run
@@ -36,7 +36,7 @@ def run_study(root: Path, **options) -> int:
     return run([COST], Options(**{**common, **options}))
 
 
-def result(optimizer: str, ratio: float, **against: float) -> dict:
+def cost_result(optimizer: str, ratio: float, **other_ratios: float) -> dict:
     def comparison(median: float) -> dict:
         interval = {"median": median, "low": median - 0.01, "high": median + 0.02}
         shares = {"apply": 0.01, STATISTICS: 0.02, REFRESH: 0.001}
@@ -56,7 +56,9 @@ def result(optimizer: str, ratio: float, **against: float) -> dict:
         ),
         "conditions": {"hardware": "a processor", "threads": 2},
         "step_seconds": {"median": 0.6},
-        "against": {name: comparison(value) for name, value in {"sgd": ratio, **against}.items()},
+        "against": {
+            name: comparison(value) for name, value in {"sgd": ratio, **other_ratios}.items()
+        },
         "memory": memory,
         "sgd_memory": {**memory, "peak_bytes": 100},
     }
@@ -65,9 +67,9 @@ def result(optimizer: str, ratio: float, **against: float) -> dict:
 def test_report_contains_the_measured_costs(tmp_path: Path, capsys):
     folder = results_folder(tmp_path, torch.device("cpu"), 2)
     folder.mkdir(parents=True)
-    other_batch_size = result("kfac", 1.3)
+    other_batch_size = cost_result("kfac", 1.3)
     other_batch_size["configuration"]["batch_size"] = 64
-    costs = [result("steve", 1.1, adam=1.05), result("nysact-s", 1.04), other_batch_size]
+    costs = [cost_result("steve", 1.1, adam=1.05), cost_result("nysact-s", 1.04), other_batch_size]
     for number, cost in enumerate(costs):
         path = folder / f"{cost['configuration']['optimizer']}-{number}.json"
         path.write_text(json.dumps(cost))
@@ -102,8 +104,11 @@ def test_report_without_measurements_is_an_error_of_one_line(tmp_path: Path, cap
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Make the benchmark's commands fail, and return them as modules and arguments."""
+def benchmark_calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Replace the benchmark's commands by failures.
+
+    The list receives the module and the arguments of each command.
+    """
     commands: list[list[str]] = []
 
     def fail(command: list[str], check: bool) -> SimpleNamespace:
@@ -114,20 +119,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-def test_benchmark_receives_the_study_and_its_failure_ends_the_command(
-    tmp_path: Path, calls: list[list[str]], capsys
+def test_benchmark_receives_the_settings_and_its_failure_ends_the_command(
+    tmp_path: Path, benchmark_calls: list[list[str]], capsys
 ):
-    timed(results_folder(tmp_path, torch.device("cpu"), 2), resolve(COST.workload, "kfac"))
+    write_cost_result(
+        results_folder(tmp_path, torch.device("cpu"), 2), resolve(COST.workload, "kfac")
+    )
     assert run_study(tmp_path, report_only=False, settings={"rank": 5}) == 4
     assert "python -m trainables.cost ended with exit code 1" in capsys.readouterr().err
-    [command] = calls
+    [command] = benchmark_calls
     assert command[:2] == ["trainables.cost", "cifar10/resnet32"]
     assert {"--set=rank=5", "--batch-size=128"} <= set(command)
     assert "--optimizers=" + ",".join(COST.optimizers) in command
 
 
 def test_as_released_variants_are_timed_if_their_costs_differ(
-    tmp_path: Path, calls: list[list[str]], capsys
+    tmp_path: Path, benchmark_calls: list[list[str]], capsys
 ):
     options = Options(out=tmp_path, extra={"device": "cpu"})
     [plan] = COST.plan(options)
@@ -147,30 +154,33 @@ def test_as_released_variants_are_timed_if_their_costs_differ(
         "--as-released",
         "--optimizers=nysact-s,nysact-g,eva,foof,kfac,steve,ekfac",
     )
-    assert run_study(tmp_path, report_only=False, optimizers=["kfca"]) == 2 and not calls
+    assert run_study(tmp_path, report_only=False, optimizers=["kfca"]) == 2 and not benchmark_calls
     assert 'optimizer = "kfca": unknown. Did you mean "kfac"?' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["mars", "cuda:x", "cpu,cuda"])
 def test_unknown_device_is_an_error_of_one_line(
-    tmp_path: Path, calls: list[list[str]], capsys, device: str
+    tmp_path: Path, benchmark_calls: list[list[str]], capsys, device: str
 ):
-    assert run_study(tmp_path, report_only=False, extra={"device": device}) == 2 and not calls
+    assert (
+        run_study(tmp_path, report_only=False, extra={"device": device}) == 2
+        and not benchmark_calls
+    )
     assert capsys.readouterr().err == f"error: --device = {device}: must be cpu, cuda or cuda:N\n"
 
 
 def test_dry_run_prints_the_benchmarks_and_runs_none(
-    tmp_path: Path, calls: list[list[str]], capsys
+    tmp_path: Path, benchmark_calls: list[list[str]], capsys
 ):
     assert run_study(tmp_path, report_only=False, dry_run=True) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "10 optimizers relative to SGD, batch size 128, 20 blocks for each, on cpu" in text
     assert "0 results exist, 3 benchmarks to run" in text
     assert "python -m trainables.cost cifar10/resnet32 --optimizers=sgd,nysact-s" in text
-    assert not calls and not list(tmp_path.iterdir())
+    assert not benchmark_calls and not list(tmp_path.iterdir())
 
 
-def test_label_of_a_row_is_its_arm_and_the_differing_hyperparameters():
+def test_row_label_is_the_arm_and_hyperparameters_that_differ_from_the_recipe():
     def label(optimizer, overrides=None, as_released=False):
         config = resolve("cifar100/resnet32", optimizer, overrides, as_released=as_released)
         setting = (config.workload, optimizer, config.hyperparameters, config.batch_size)
@@ -185,15 +195,20 @@ def test_label_of_a_row_is_its_arm_and_the_differing_hyperparameters():
 
 
 def test_published_costs_are_compared_with_the_same_configuration(tmp_path: Path):
-    """Table 3 has 1.40, 2.29, 1.77 and 1.52 for ResNet-32, with a margin of 0.05."""
+    """Table 3 has the time ratios 1.40 (NysAct-s), 2.29 (KFAC), 1.77 (Eva) and 1.52 (FOOF).
+
+    The margin of these claims is 0.05.
+    """
     folder = tmp_path / "cost" / "a-gpu"
     ratios = {"nysact-s": (1.41, 0.01), "kfac": (2.29, 0.1), "eva": (1.5, 0.01)}
     for optimizer, (ratio, width) in ratios.items():
         config = resolve("cifar100/resnet32", optimizer, as_released=True)
-        timed(folder, config, ratio=ratio, width=width)
+        write_cost_result(folder, config, ratio=ratio, width=width)
     # The corrected variant is not compared with the published number.
-    timed(folder, resolve("cifar100/resnet32", "foof"), ratio=1.52)
-    timed(folder, resolve("cifar100/resnet110", "sketchysgd"), step=0.1, peak=21_300_000_000)
+    write_cost_result(folder, resolve("cifar100/resnet32", "foof"), ratio=1.52)
+    write_cost_result(
+        folder, resolve("cifar100/resnet110", "sketchysgd"), step=0.1, peak=21_300_000_000
+    )
     claims = cost_report.cost_claims(COST)
     published = against(COST, cost_report.measured(claims, folder), {"cifar100/resnet32"})
     assert published is not None
@@ -216,17 +231,17 @@ def test_published_costs_are_compared_with_the_same_configuration(tmp_path: Path
     assert seconds.verdict == "protocol differs" and "hardware=A-GPU" in seconds.why
     assert seconds.measured.mean == pytest.approx(390 * 0.1 + 10_000 * 0.001)
     (text,) = [block.text for block in blocks if getattr(block, "label", "") == "Order of the arms"]
-    # Costs have no seeds, so there is no interval.
+    # Kendall's tau has no interval, because costs have no seeds.
     assert text == (
         "Table 3, ResNet-32 Time: Kendall's tau between the published and the measured order "
         "of 3 arms is +1.00."
     )
 
 
-def test_memory_of_a_cpu_is_not_compared(tmp_path: Path):
+def test_memory_measured_on_a_cpu_is_not_compared(tmp_path: Path):
     config = resolve("cifar100/resnet32", "eva", as_released=True)
-    timed(tmp_path / "cpu-2-threads", config)
-    timed(tmp_path / "gpu", config)
+    write_cost_result(tmp_path / "cpu-2-threads", config)
+    write_cost_result(tmp_path / "gpu", config)
     claims = cost_report.cost_claims(COST)
     for hardware, metrics in {
         "cpu-2-threads": ["time/ratio"],
@@ -236,9 +251,9 @@ def test_memory_of_a_cpu_is_not_compared(tmp_path: Path):
         assert [result.metric for result in measured] == metrics
 
 
-def test_report_prints_the_commands_for_published_costs_without_a_measurement(tmp_path: Path):
+def test_report_lists_the_commands_that_measure_missing_published_costs(tmp_path: Path):
     folder = results_folder(tmp_path, torch.device("cpu"), 2)
-    timed(folder, resolve(COST.workload, "kfac"))
+    write_cost_result(folder, resolve(COST.workload, "kfac"))
     assert run_study(tmp_path) == 0
     text = (tmp_path / "reports" / COST.name / folder.name / "report.md").read_text()
     flags = "--batch-size=128 --as-released --optimizers=kfac,eva,foof,nysact-g,nysact-s"
@@ -246,21 +261,24 @@ def test_report_prints_the_commands_for_published_costs_without_a_measurement(tm
     assert f"cifar100/resnet110 {flags},adahessian,shampoo,sgd,sketchysgd`" in text
 
 
-def test_exponent_of_a_power_law():
+def test_exponent_is_the_slope_over_the_larger_sizes():
     sizes = [5, 10, 20, 40, 80]
     assert scaling.exponent(sizes, [3 * size**2.5 for size in sizes]) == pytest.approx(2.5)
-    # A constant overhead in the lower half of the sizes is ignored.
+    # The lower half of the sizes, in which the value is constant here, is ignored.
     assert scaling.exponent(sizes, [max(size, 20) ** 2 for size in sizes]) == pytest.approx(2)
 
 
-def test_closed_forms_of_the_parts():
+def test_operation_counts_equal_their_closed_forms():
     assert scaling.PARTS["nysact-s refresh"].operations(100, 10) == 5 * 100 * 100 + 10 * 1000
     assert scaling.PARTS["foof refresh"].operations(100, 10) == 100**3
     assert all(math.isfinite(part.operations(64, 5)) for part in scaling.PARTS.values())
 
 
 def test_overhead_is_the_time_of_a_slot_outside_the_training_loop():
-    """There are two slots. Each later trial waits 0.1 s and spends 0.2 s outside its loop."""
+    """Two slots run five trials.
+
+    Each of the last three starts 0.1 s after the slot is free, and spends 0.2 s outside its loop.
+    """
     trials = [
         Span("a", opened=0.0, ended=10.0, worked=9.0),
         Span("b", opened=0.5, ended=8.0, worked=7.0),

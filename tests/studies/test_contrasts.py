@@ -1,3 +1,8 @@
+"""Paired tests between arms, and the arms whose means a report prints in bold.
+
+A mean is bold if the arm is significantly better than some arm and significantly worse than none.
+"""
+
 import math
 
 import numpy as np
@@ -22,7 +27,7 @@ METRIC = "test/accuracy"
 
 
 def frame(values, status="completed"):
-    """Return a ledger frame of {arm: one value per seed}; nan is a diverged trial."""
+    """Return a ledger frame from {arm: a value for each seed}; nan stands for a diverged trial."""
     rows = [
         {
             "arm": arm,
@@ -54,7 +59,13 @@ def test_paired_p_equals_scipy_and_ignores_missing_seeds():
 
 
 @pytest.mark.parametrize(
-    "sample", [[1.0], [math.nan, 2.0], [0.1, 0.1, 0.1], [0.3 - 0.2, 0.1, 0.4 - 0.3]]
+    "sample",
+    [
+        [1.0],
+        [math.nan, 2.0],
+        [0.1, 0.1, 0.1],
+        [0.3 - 0.2, 0.1, 0.4 - 0.3],  # equal except for rounding errors
+    ],
 )
 def test_p_value_is_nan_without_a_spread(sample):
     assert math.isnan(paired_p(np.array(sample)))
@@ -81,16 +92,19 @@ def test_equivalence_test_equals_statsmodels():
 
 @pytest.mark.parametrize(("arms", "seeds"), [(2, 3), (5, 5), (8, 3)])
 def test_equal_arms_are_bold_in_at_most_5_percent_of_tables(arms, seeds):
-    """Simulate 20,000 tables of identical arms; half of the variance is shared by the seed."""
+    """Simulate 20,000 tables of arms with the same distribution.
+
+    Half of the variance is an effect of the seed, which all arms share.
+    """
     rng = RNG(arms)
     values = rng.normal(size=(20_000, seeds, arms)) + rng.normal(size=(20_000, seeds, 1))
     share = unbeaten(values).any(axis=-1).mean()
-    # Without the correction, the share would be 0.05 to 0.3. The lower bound shows that the test can
-    # reject.
+    # Without Holm's correction, the share would be 0.05 to 0.3. The lower bound shows that the test
+    # has power.
     assert 0.03 <= share <= 0.055
 
 
-def test_interval_covers_the_mean_at_its_rate_with_five_seeds():
+def test_95_percent_interval_of_five_seeds_covers_the_mean_in_95_percent_of_samples():
     values = RNG(1).normal(size=(20_000, 5))
     half = stats.t.ppf(0.975, 4) * values.std(axis=1, ddof=1) / math.sqrt(5)
     summaries = [summarize(sample) for sample in values[:200]]
@@ -113,7 +127,7 @@ def test_arm_that_is_worse_than_another_is_not_bold():
     assert unbeaten(values).tolist() == [True, False, False]
 
 
-def test_contrasts_use_common_seeds_and_correct_over_all_pairs():
+def test_contrasts_use_common_seeds_and_holms_correction_over_all_pairs():
     rng = RNG(4)
     a, b, c = rng.normal(size=(3, 5))
     b[4] = math.nan
@@ -133,7 +147,7 @@ def test_contrasts_use_common_seeds_and_correct_over_all_pairs():
 
 
 def test_pairing_removes_the_effect_of_the_seed():
-    """Arms differ by 0.1 and seeds by 1.0: a paired test is significant, an unpaired one is not."""
+    """Arms differ by 0.1 and seeds by 1.0, so only the paired test is significant."""
     seeds = np.arange(5.0)
     values = {"a": seeds + 0.1 + RNG(5).normal(size=5) * 0.01, "b": seeds}
     assert bold_of(values) == {"a"}
@@ -150,7 +164,8 @@ def test_arm_with_a_diverged_trial_is_never_bold():
 
 
 def test_smallest_effect_equals_statsmodels():
-    # statsmodels 0.15: TTestIndPower and TTestPower, 80% at 5%, in standard deviations.
+    # From TTestIndPower and TTestPower of statsmodels 0.15: 80% power at the 5% level, in standard
+    # deviations.
     for n, unpaired, paired in (
         (3, 3.0709, 3.2640),
         (5, 2.0244, 1.6820),

@@ -1,4 +1,4 @@
-"""The analysis of a study's trials, which a report computes once."""
+"""The analysis of a study's trials, which a report computes only once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import folders
 import pandas as pd
 import pytest
-from folders import STUDY, planned, run
+from folders import STUDY, planned, write_trial
 
 from studies.harness.evidence import arms, contrasts, ledger
 from studies.harness.evidence.analysis import Evidence
@@ -17,16 +17,16 @@ from trainables.store import FAILED
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def output_folder(tmp_path: Path) -> Path:
     for trial in planned():
-        run(tmp_path, trial)
+        write_trial(tmp_path, trial)
     return tmp_path
 
 
-def test_report_computes_each_table_once(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_report_computes_each_table_once(output_folder: Path, monkeypatch: pytest.MonkeyPatch):
     calls = Counter[str]()
 
-    def counted(module, name: str):
+    def count_calls(module, name: str):
         function = getattr(module, name)
 
         def call(*arguments, **options):
@@ -41,24 +41,26 @@ def test_report_computes_each_table_once(root: Path, monkeypatch: pytest.MonkeyP
         (arms, "by_seed"),
         (contrasts, "contrasts"),
     ):
-        counted(module, name)
-    report = folders.report(root, planned())
+        count_calls(module, name)
+    report = folders.report(output_folder, planned())
     assert report.listing is not None and report.record and report.metrics
     assert {"report.md", "report.tex", "differences.csv"} <= {path.name for path in report.files}
     assert calls == {"frame": 1, "frame epoch": 1, "group": 1, "by_seed": 1, "contrasts": 1}
 
 
-def test_another_metric_is_analysed_without_reading_the_folders_again(root: Path, monkeypatch):
-    evidence = folders.evidence(root, planned())
+def test_another_metric_is_analysed_without_reading_the_folders_again(
+    output_folder: Path, monkeypatch
+):
+    evidence = folders.evidence(output_folder, planned())
     monkeypatch.setattr(ledger, "frame", None)
     loss = evidence.of("test/loss")
     assert isinstance(loss, Evidence) and set(loss.arms["mean"]) == {0.6}
     assert evidence.of(evidence.metric) is evidence
 
 
-def test_metrics_contain_the_counts_and_the_mean_of_each_arm(root: Path):
-    run(root, planned(seeds=4)[-1], 1, FAILED, reason="no")
-    report = folders.report(root, planned(seeds=4))
+def test_report_metrics_contain_status_counts_and_the_mean_of_each_arm(output_folder: Path):
+    write_trial(output_folder, planned(seeds=4)[-1], 1, FAILED, reason="no")
+    report = folders.report(output_folder, planned(seeds=4))
     counts = {status: report.metrics[f"trials/{status}"] for status in STATUSES}
     assert counts == {
         "completed": 24,

@@ -1,4 +1,7 @@
-"""The fault scenarios detect missing protections; workers and drivers react to faults."""
+"""The fault scenarios of tests/faults, and the reactions of workers and drivers to faults.
+
+The scenarios must find no violation, and must find violations if a protection is removed.
+"""
 
 from __future__ import annotations
 
@@ -42,28 +45,33 @@ def violations(scenario: Scenario, n: int, folder: Path, seed: int = 0) -> list[
 
 
 @pytest.mark.parametrize(("scenario", "n"), [(files.corrupt, 100), (files.nth, 5), (sim.sim, 5)])
-def test_scenarios_find_no_violation(scenario: Scenario, n: int, tmp_path: Path):
+def test_fault_scenarios_find_no_violation(scenario: Scenario, n: int, tmp_path: Path):
     assert violations(scenario, n, tmp_path) == []
 
 
-def test_command_lines_are_refused_or_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.argv", ["restored afterwards"])
-    monkeypatch.setenv("PRECOND_DATA", "restored afterwards")
+def test_random_command_lines_are_refused_or_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # The commands change both; monkeypatch restores them after the test.
+    monkeypatch.setattr("sys.argv", ["before the commands"])
+    monkeypatch.setenv("PRECOND_DATA", "before the commands")
     monkeypatch.chdir(tmp_path)
     assert violations(inputs.inputs, 30, tmp_path) == []
 
 
-def test_store_without_digests_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_scenario_detects_a_store_without_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoints, "digest", lambda _: "the same for all")
     assert any("manifest.json" in line for line in violations(files.corrupt, 100, tmp_path))
 
 
-def test_store_without_fencing_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_scenario_detects_a_store_without_fencing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(TrialStore, "_check_generation", lambda self: None)
     assert any("not fenced off" in line for line in violations(sim.sim, 10, tmp_path))
 
 
-def test_store_without_atomic_writes_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_scenario_detects_a_store_without_atomic_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def in_place(path: Path, content: bytes) -> None:
         with open(path, "wb") as file:
             file.write(content)
@@ -102,6 +110,7 @@ def test_finished_reports_each_violated_invariant(tmp_path: Path):
 
 
 def worker(epochs: Callable[[], object]) -> TrialTrainable:
+    """Return a worker without Ray that receives its epochs from the generator `epochs()`."""
     trainable = TrialTrainable.__new__(TrialTrainable)
     trainable.config, trainable._report_every, trainable._pauses = {}, 0.0, [0, 0]
     trainable._leaving = False
@@ -118,7 +127,7 @@ def worker(epochs: Callable[[], object]) -> TrialTrainable:
 def test_worker_retries_after_a_full_disk_and_then_reports_the_problem():
     def full():
         raise OSError(28, "No space left on device", "outputs/trials/1")
-        yield
+        yield  # makes this function a generator
 
     trainable = worker(full)
     assert [trainable.train() for _ in range(3)] == [
@@ -131,12 +140,12 @@ def test_worker_retries_after_a_full_disk_and_then_reports_the_problem():
 def test_fenced_worker_reports_the_problem_at_once():
     def fenced():
         raise StoreError("out belongs to generation 2 now")
-        yield
+        yield  # makes this function a generator
 
     assert worker(fenced).train() == {"done": True, PROBLEM: "out belongs to generation 2 now"}
 
 
-def test_report_interval_combines_several_epochs():
+def test_worker_with_a_report_interval_reports_only_the_last_of_several_epochs():
     trainable = worker(lambda: ({"epoch": epoch} for epoch in range(3)))
     assert [trainable.train()["epoch"] for _ in range(3)] == [0, 1, 2]
     trainable = worker(lambda: ({"epoch": epoch} for epoch in range(3)))
@@ -144,7 +153,7 @@ def test_report_interval_combines_several_epochs():
     assert trainable.train()["epoch"] == 2
 
 
-def test_damaged_file_is_named(tmp_path: Path):
+def test_error_names_the_damaged_file(tmp_path: Path):
     path = tmp_path / "epochs.jsonl"
     for content in (b'{"epoch": 0}\n{"epo\n{"epoch": 2}\n', b"[1]\n", b"\0\0\n"):
         path.write_bytes(content)
@@ -153,13 +162,13 @@ def test_damaged_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_full_disk_during_a_checkpoint_gives_no_status(tmp_path: Path, stays: bool):
-    """Torch's archive writer raises a different error, which must not give the status `failed`.
+def test_full_disk_during_a_checkpoint_writes_no_status(tmp_path: Path, stays: bool):
+    """`torch.save` does not raise an OSError on a full disk; the trial must not count as failed.
 
-    If the disk stays full, no status can be written. If only the checkpoint is too large, it can.
+    If only one operation fails (`stays` is False), the store could write a status, but must not.
     """
     [config] = toy.configs(1)
-    for number in range(5, 40):  # operations of the first commits
+    for number in range(5, 40):  # the numbers of the operations of the first commits
         root = tmp_path / str(number)
         fault = Fault(root, number, ENOSPC, stays)
         assert in_child(partial(toy.session, root, [config]), fault) == RAISED, number
@@ -204,7 +213,7 @@ def test_driver_stops_without_a_live_node(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.usefixtures("signal_handlers")
 def test_signal_is_deferred_until_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch):
-    """An interrupted shutdown of Ray would end the process with exit code 1 and no message."""
+    """A signal during Ray's shutdown would end the process with exit code 1 and no message."""
     calls = []
 
     def shutdown():
@@ -217,12 +226,13 @@ def test_signal_is_deferred_until_ray_has_shut_down(monkeypatch: pytest.MonkeyPa
         pass
     assert calls == ["shut down"]
     for thread in set(threading.enumerate()) - before:
-        thread.join(2 * stopping.PROBE_SECONDS)  # a counting thread would end the process later
+        # A thread that continues to count would end the process later.
+        thread.join(2 * stopping.PROBE_SECONDS)
         assert not thread.is_alive()
 
 
-def test_driver_blocked_by_a_lost_cluster_ends_itself(capfd: pytest.CaptureFixture[str]):
-    """A lost head node does not answer, and the main thread may wait in a call to it."""
+def test_driver_blocked_by_a_lost_cluster_exits_with_code_4(capfd: pytest.CaptureFixture[str]):
+    """A lost head node does not answer, so a call to it may block the main thread for ever."""
 
     def work() -> None:
         stopping.ray.nodes = threading.Event().wait
@@ -240,7 +250,7 @@ def test_driver_blocked_by_a_lost_cluster_ends_itself(capfd: pytest.CaptureFixtu
 
 
 def test_nodes_are_not_requested_during_rays_shutdown(monkeypatch: pytest.MonkeyPatch):
-    """Such a request would end the process with exit code 1 and without a report."""
+    """A request during the shutdown would end the process with exit code 1 and without a report."""
     started, active, overlaps = threading.Event(), [], []
 
     def nodes() -> list[dict[str, bool]]:
@@ -269,7 +279,8 @@ def test_nodes_are_not_requested_during_rays_shutdown(monkeypatch: pytest.Monkey
 def test_failed_start_of_ray_is_reported_in_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "restored afterwards")
+    # `start` changes this variable; monkeypatch restores it after the test.
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "before the start")
     monkeypatch.setattr(local_cluster.ray, "init", Mock(side_effect=error))
     with pytest.raises(
         StoreError, match=r"^Ray did not start on this machine: System error: no GCS$"
@@ -282,10 +293,11 @@ def test_failed_start_of_ray_is_reported_in_one_line(
 def test_signals_are_deferred_until_ray_has_started(number: int):
     started = False
     with pytest.raises(InterruptedError), stopping.defer_signals():
-        ray._private.utils.set_sigterm_handler(lambda number, _: sys.exit(number))  # as `ray.init`
+        # `ray.init` replaces the handler like this.
+        ray._private.utils.set_sigterm_handler(lambda number, _: sys.exit(number))
         signal.raise_signal(number)
         signal.raise_signal(number)
-        signal.alarm(30)  # as abseil's handler does
+        signal.alarm(30)  # as the signal handler of Ray's C++ library abseil does
         started = True
     assert started and signal.getsignal(signal.SIGTERM) is interrupt and signal.alarm(0) == 0
     with stopping.defer_signals():
@@ -314,7 +326,7 @@ def test_scheduler_skips_a_trial_whose_worker_is_starting():
 
 
 def test_lock_file_has_a_fixed_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A short entry replaces a long one completely, and the generation is always readable."""
+    """A short host name overwrites a long host name completely, so that the file stays readable."""
     for host in ("a-host-with-a-long-name", "b"):
         monkeypatch.setattr(lock.socket, "gethostname", lambda host=host: host)
         with lock.exclusive(tmp_path) as generation:

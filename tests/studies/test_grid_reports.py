@@ -1,4 +1,4 @@
-"""Figures and reports of grids from synthetic folders: variants, failures by level, curves."""
+"""Figures and reports of grids, from synthetic trial folders; estimates of the training time."""
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ METRIC = "test/accuracy"
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def write_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that writes the trial folders of a study."""
 
     def write(
         study: Study, accuracy: Callable, status: Callable = lambda trial: None, epochs: int = 4
     ) -> list[Trial]:
-        """Write the folders; `accuracy(trial, epoch)` and `status(trial)` define their content."""
+        """Write the trial folders with the values of `accuracy(trial, epoch)`.
+
+        A trial with a `status(trial)` ends with this status in its second epoch.
+        """
         monkeypatch.setattr(folders, "accuracy", accuracy)
         trials = study.trials(recipe={"epochs": epochs})
         for trial in trials:
             if (final := status(trial)) is None:
-                folders.run(tmp_path, trial)
+                folders.write_trial(tmp_path, trial)
             else:
-                folders.run(tmp_path, trial, 1, final, epoch=1, step=3)
+                folders.write_trial(tmp_path, trial, 1, final, epoch=1, step=3)
         return trials
 
     return write
@@ -54,11 +57,11 @@ def text_of(root: Path, trials: list[Trial], study: Study = ablation_damping.STU
 
 
 def noise(trial: Trial, sd: float = 0.001) -> float:
-    """Return noise that depends on the key of the trial only."""
+    """Return noise that depends only on the trial's key."""
     return sd * float(np.random.default_rng(int(trial.config.trial_key[:8], 16)).normal())
 
 
-def damped(trial: Trial, epoch: int) -> float:
+def accuracy_by_damping(trial: Trial, epoch: int) -> float:
     level = trial.config.hyperparameters["damping"]
     return 0.95 - 0.01 * abs(np.log10(level)) - 0.05 / (epoch + 1) + noise(trial)
 
@@ -69,16 +72,16 @@ def kfac_diverges_at_10(trial: Trial) -> str | None:
     return (DIVERGED, FAILED, None)[trial.config.seed]
 
 
-def test_as_released_and_corrected_are_two_lines_of_a_panel(
-    written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_as_released_and_corrected_variants_are_two_lines_of_a_panel(
+    write_trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    trials = written(ablation_damping.STUDY, damped)
+    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
     drawn: dict[str, list[str]] = {}
     errorbar = Axes.errorbar
 
-    def record(self: Axes, x, y, *rest, **look):
-        drawn.setdefault(look["label"], []).append((look["color"], look["linestyle"], len(x)))
-        return errorbar(self, x, y, *rest, **look)
+    def record(self: Axes, x, y, *rest, **style):
+        drawn.setdefault(style["label"], []).append((style["color"], style["linestyle"], len(x)))
+        return errorbar(self, x, y, *rest, **style)
 
     monkeypatch.setattr(Axes, "errorbar", record)
     paths = folders.draw(tmp_path, trials, ablation_damping.STUDY)
@@ -88,14 +91,14 @@ def test_as_released_and_corrected_are_two_lines_of_a_panel(
     # KFAC and Eva have the recipe's level 0.03 in addition to the four levels of the grid.
     assert [n for _, _, n in as_released] == [5, 5, 4, 4] and corrected[2] == 4
     assert len({line[:2] for line in as_released}) == 1  # the same style in each panel
-    # The lines differ in colour, and in dashes for grayscale.
+    # The lines differ in colour and, for print in grayscale, in their dashes.
     assert corrected[0] != as_released[0][0] and corrected[1] != as_released[0][1]
 
 
 def test_diverged_trials_are_marked_and_not_averaged(
-    written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    trials = written(ablation_damping.STUDY, damped, kfac_diverges_at_10)
+    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping, kfac_diverges_at_10)
     texts: list[str] = []
     monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
     folders.draw(tmp_path, trials, ablation_damping.STUDY)
@@ -114,18 +117,19 @@ def test_diverged_trials_are_marked_and_not_averaged(
         for t in trials
         if kfac_diverges_at_10(t) is None and t.arm.label == "kfac as-released damping=10.0"
     )
-    assert row and float(row[1]) == pytest.approx(100 * damped(survivor, 3), abs=0.005)
+    assert row and float(row[1]) == pytest.approx(100 * accuracy_by_damping(survivor, 3), abs=0.005)
 
 
 def test_very_low_mean_does_not_compress_the_axis(
-    written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """An arrow with the value marks the mean; the levels near the best one are on the axis."""
+    """The axis shows the levels near the best level; an arrow with the value marks the low mean."""
 
     def collapsing(trial: Trial, epoch: int) -> float:
-        return 0.1 if trial.config.hyperparameters["damping"] == 0.01 else damped(trial, epoch)
+        damping = trial.config.hyperparameters["damping"]
+        return 0.1 if damping == 0.01 else accuracy_by_damping(trial, epoch)
 
-    trials = written(ablation_damping.STUDY, collapsing)
+    trials = write_trials(ablation_damping.STUDY, collapsing)
     texts: list[str] = []
     monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
     limits: list[tuple[float, float]] = []
@@ -140,8 +144,8 @@ def test_very_low_mean_does_not_compress_the_axis(
     assert min(visible) - 10 < low < min(visible) and max(visible) < high <= 100.5
 
 
-def test_level_with_diverged_trials_counts_as_the_end_of_the_grid(written, tmp_path: Path):
-    """The best remaining level is at the edge only if the diverged level is not planned."""
+def test_level_with_diverged_trials_still_bounds_the_best_level(write_trials, tmp_path: Path):
+    """Level 1.0 has the best mean. It is at the edge only if the diverged level 10 is not planned."""
 
     def rising(trial, _):
         return 0.9 + 0.02 * np.log10(trial.config.hyperparameters["damping"]) + noise(trial)
@@ -151,7 +155,7 @@ def test_level_with_diverged_trials_counts_as_the_end_of_the_grid(written, tmp_p
 
     arms = [arm for arm in ablation_damping.STUDY.arms if arm.optimizer == "kfac"]
     study = replace(ablation_damping.STUDY, arms=arms)
-    trials = written(study, rising, diverges_at_10)
+    trials = write_trials(study, rising, diverges_at_10)
     (verdict,) = folders.evidence(tmp_path, trials).levels
     assert (verdict.best, verdict.lost, verdict.as_released) == (1.0, ("10.0 (3 of 3)",), True)
     assert verdict.verdict != EDGE
@@ -163,9 +167,9 @@ def test_level_with_diverged_trials_counts_as_the_end_of_the_grid(written, tmp_p
     assert "Trials ended without a result at 10.0 (3 of 3)." in text
 
 
-def test_levels_are_compared_with_the_recipes_value(written, tmp_path: Path):
-    """Each variant is compared with its recipe; Holm's correction is over this table only."""
-    trials = written(ablation_damping.STUDY, damped)
+def test_levels_are_compared_with_the_recipes_value(write_trials, tmp_path: Path):
+    """Each variant is compared with its recipe; Holm's correction includes only this table."""
+    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
     text = text_of(tmp_path, trials)
     section = text.partition("## Differences from the recipe's values")[2].partition("## ")[0]
     arms = re.findall(r"^\| ([a-z-]+(?: as-released)? damping=[\d.]+) \| 3 \|", section, re.M)
@@ -176,7 +180,7 @@ def test_levels_are_compared_with_the_recipes_value(written, tmp_path: Path):
     )
     assert "Holm-corrected over the 17 differences of this table" in section
     assert "## Differences from kfac" not in text
-    values = {(t.arm.label, t.config.seed): damped(t, 3) for t in trials}
+    values = {(t.arm.label, t.config.seed): accuracy_by_damping(t, 3) for t in trials}
     gaps = [
         values["foof as-released damping=10.0", s] - values["foof as-released damping=1.0", s]
         for s in range(3)
@@ -185,8 +189,8 @@ def test_levels_are_compared_with_the_recipes_value(written, tmp_path: Path):
     assert row and float(row[1]) == pytest.approx(100 * np.mean(gaps), abs=0.005)
 
 
-def test_sampling_variants_are_compared_within_each_sketch(written, tmp_path: Path):
-    trials = written(ablation_sampling.STUDY, lambda trial, epoch: 0.9 + noise(trial))
+def test_sampling_variants_are_compared_within_each_sketch(write_trials, tmp_path: Path):
+    trials = write_trials(ablation_sampling.STUDY, lambda trial, epoch: 0.9 + noise(trial))
     text = text_of(tmp_path, trials, ablation_sampling.STUDY)
     section = text.partition("## Differences from the recipe's values")[2].partition("## ")[0]
     for kind in "sg":
@@ -202,14 +206,16 @@ def test_sampling_variants_are_compared_within_each_sketch(written, tmp_path: Pa
     )
 
 
-def test_curves_are_means_over_completed_seeds_by_variant(written, tmp_path: Path, monkeypatch):
+def test_curves_are_means_over_completed_seeds_by_variant(
+    write_trials, tmp_path: Path, monkeypatch
+):
     def rising(trial: Trial, epoch: int) -> float:
         return 0.9 - 0.3 / (epoch + 1) + noise(trial)
 
     def adam_diverges(trial: Trial) -> str | None:
         return DIVERGED if trial.arm.label == "adam as-released" else None
 
-    trials = written(compare_accuracy.STUDY, rising, adam_diverges)
+    trials = write_trials(compare_accuracy.STUDY, rising, adam_diverges)
     titles: list[str] = []
     lines: dict[str, list[np.ndarray]] = {}
     plot, set_title = Axes.plot, Axes.set_title
@@ -217,9 +223,9 @@ def test_curves_are_means_over_completed_seeds_by_variant(written, tmp_path: Pat
         Axes, "set_title", lambda self, text: (titles.append(text), set_title(self, text))
     )
 
-    def record(self: Axes, x, y, **look):
-        lines.setdefault(look["label"], []).append(np.array(y))
-        return plot(self, x, y, **look)
+    def record(self: Axes, x, y, **style):
+        lines.setdefault(style["label"], []).append(np.array(y))
+        return plot(self, x, y, **style)
 
     monkeypatch.setattr(Axes, "plot", record)
     paths = folders.draw(tmp_path, trials, compare_accuracy.STUDY)
@@ -236,8 +242,8 @@ def test_curves_are_means_over_completed_seeds_by_variant(written, tmp_path: Pat
     assert folders.draw(tmp_path / "empty", trials, compare_accuracy.STUDY) == []
 
 
-def test_report_has_the_command_for_the_papers_workloads(written, tmp_path: Path):
-    trials = written(ablation_damping.STUDY, damped)
+def test_report_has_the_command_for_the_papers_workloads(write_trials, tmp_path: Path):
+    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
     text = text_of(tmp_path, trials)
     assert (
         "`python studies/ablation_damping.py --workload cifar10/resnet32,cifar100/resnet110`"
@@ -249,14 +255,14 @@ def test_report_has_the_command_for_the_papers_workloads(written, tmp_path: Path
 # ---------------------------------------------------------------------- plans and estimates
 
 
-def test_smallest_difference_uses_the_spread_of_completed_seeds(written, tmp_path: Path):
+def test_smallest_difference_uses_the_spread_of_completed_seeds(write_trials, tmp_path: Path):
     trials = ablation_damping.STUDY.trials(recipe={"epochs": 4})
     before = smallest_difference(trials, tmp_path, METRIC)
-    # A simulation gives 3.1, too.
+    # A simulation also gives 3.1 standard deviations.
     assert "is 3.1 standard deviations over seeds; no configuration of digits/cnn" in before
     five_seeds = smallest_difference(ablation_sampling.STUDY.trials(), tmp_path, METRIC)
     assert "is 2.0 standard deviations over seeds" in five_seeds
-    written(ablation_damping.STUDY, damped)
+    write_trials(ablation_damping.STUDY, accuracy_by_damping)
     spreads = seed_spreads(tmp_path, "digits/cnn", METRIC)
     frame = ledger.frame(trials, tmp_path)
     assert sorted(spreads) == pytest.approx(sorted(frame.groupby("arm")[METRIC].std()))
@@ -266,22 +272,22 @@ def test_smallest_difference_uses_the_spread_of_completed_seeds(written, tmp_pat
     assert one_seed.startswith("With one seed")
 
 
-def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(written, tmp_path: Path):
-    """An epoch takes 0.6 s in the folders; no step is timed if a similar configuration is known."""
-    trials = written(ablation_damping.STUDY, damped)
+def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(write_trials, tmp_path: Path):
+    """An epoch takes 0.6 s in the trial folders. Steps are timed only for other optimizers."""
+    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
     options = Options(only={}, levels={}, settings={}, out=tmp_path, max_concurrent=1)
-    known = estimate(trials, options)
-    assert (known.probed, known.slots) == ((), 1)
-    assert known.seconds == pytest.approx(len(trials) * 4 * 0.6)
-    assert "by the epochs that are committed" in str(known)
-    assert len(trials) * 4 * 500 < known.disk < 2**24
+    estimated = estimate(trials, options)
+    assert (estimated.probed, estimated.slots) == ((), 1)
+    assert estimated.seconds == pytest.approx(len(trials) * 4 * 0.6)
+    assert "by the epochs that are committed" in str(estimated)
+    assert len(trials) * 4 * 500 < estimated.disk < 2**24
     batches = ablation_batch_size.STUDY.trials(recipe={"epochs": 4})
     smaller = [trial for trial in batches if trial.config.batch_size == 16]
     assert estimate(smaller, options).seconds == pytest.approx(len(smaller) * 4 * 0.6)
     (nysact, *_), (sgd, *_) = (
         study.trials(seeds=[0]) for study in (ablation_sampling.STUDY, compare_accuracy.STUDY)
     )
-    assert estimate([nysact, sgd], options).probed == ("sgd",)  # nysact-s has committed epochs
+    assert estimate([nysact, sgd], options).probed == ("sgd",)  # only nysact-s has committed epochs
 
 
 def test_probe_returns_seconds_per_step_and_checkpoint_size():
@@ -298,7 +304,7 @@ def test_duration_is_printed_in_a_suitable_unit(seconds: float, words: str):
     assert duration(seconds) == words
 
 
-def test_frame_has_a_column_for_the_variant(written, tmp_path: Path):
-    trials = written(ablation_damping.STUDY, damped)
+def test_frame_has_a_column_for_the_variant(write_trials, tmp_path: Path):
+    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
     frame = ledger.frame(trials, tmp_path)
     assert frame["as_released"].sum() == 3 * 18 and pd.api.types.is_bool_dtype(frame["as_released"])

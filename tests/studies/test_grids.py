@@ -1,4 +1,4 @@
-"""The grids of the papers: their trials, the shared trials, and unchanged trial keys."""
+"""The grids of the papers' ablations: their trials, and the trials that several studies share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def planned(study: Study, workload: str | None = None, **options) -> Sequence[Tr
 
 
 def keys(trials: Sequence[Trial], **values) -> set[str]:
-    """Return the keys of the corrected trials with some values, such as the optimizer."""
+    """Return the keys of the corrected trials that have these values, such as `rank=10`."""
     return {
         t.config.trial_key
         for t in trials
@@ -71,7 +71,7 @@ def test_figure_5_compares_four_as_released_methods_and_corrected_nysact(module)
     }
 
 
-def test_levels_of_the_ablations():
+def test_ablations_use_the_papers_levels_and_the_recipes_level():
     levels = {
         "lr": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
         "ema_decay": [0.8, 0.9, 0.95, 0.99],
@@ -84,19 +84,19 @@ def test_levels_of_the_ablations():
         for name in {arm.optimizer for arm in study.arms if arm.factors} - {"eva"}:
             trials = planned(study, RESNET32, seeds=[0])
             planned_levels = {t.arm.overrides[factor] for t in trials if t.arm.optimizer == name}
-            # KFAC's damping in the recipe is not one of the levels, and is added.
+            # KFAC's damping in the recipe is not a level of the paper, so the plan adds it.
             recipe_level = {0.03} if (factor, name) == ("damping", "kfac") else set()
             assert planned_levels == {*levels[factor], *recipe_level}, (study.name, name)
 
 
-def test_digits_uses_smaller_batch_sizes():
+def test_digits_uses_smaller_batch_sizes_than_the_papers_workloads():
     trials = planned(ablation_batch_size.STUDY)
     assert {t.config.batch_size for t in trials} == {16, 32, 64, 128, 256}
     assert len(trials) == 5 * 5 * 3
     assert {t.config.hyperparameters["lr"] for t in trials} == {0.3, 3.0}
 
 
-def test_coefficient_of_released_eva_is_the_weight_of_the_new_value():
+def test_ema_decay_of_as_released_eva_is_the_weight_of_the_new_value():
     decays = {
         t.config.hyperparameters["ema_decay"]
         for t in planned(ablation_ema.STUDY)
@@ -112,13 +112,13 @@ def test_sampling_is_a_full_grid_centred_on_algorithm_1():
     assert centres == {f"nysact-{kind} resample=fixed shift=tropp" for kind in "sg"}
 
 
-def test_arms_of_table_2_and_table_4():
+def test_compare_accuracy_has_the_arms_of_tables_2_and_4():
     trials = planned(compare_accuracy.STUDY, RESNET32, seeds=[0])
     released = {(t.arm.optimizer, t.config.epochs) for t in trials if t.arm.as_released}
     assert released == {
         (name, epochs) for name in compare_accuracy.OPTIMIZERS for epochs in (100, 200)
     }
-    # On CIFAR-10, the two variants of all other optimizers are the same trials.
+    # For all other optimizers, the two variants are the same trials on CIFAR-10.
     corrected = {t.arm.optimizer for t in trials if not t.arm.as_released}
     assert corrected == {"kfac", "eva", "foof", "nysact-g", "nysact-s"}
     # On CIFAR-100, the released code uses Nesterov momentum for SGD.
@@ -136,7 +136,7 @@ def test_arms_of_table_2_and_table_4():
 
 
 def test_recipe_level_is_shared_by_all_ablations():
-    """Each ablation contains the trials of the recipe's values: those of an arm without factors."""
+    """Each ablation contains the trials of an arm without factors, which has the recipe's values."""
     for workload, recipe in (("digits/cnn", {}), (RESNET32, {"epochs": 100})):
         for optimizer, as_released in (
             ("nysact-s", True),
@@ -159,7 +159,7 @@ def test_recipe_level_is_shared_by_all_ablations():
                     assert {t.config.trial_key for t in variant if t.is_centre} == recipe_keys
 
 
-def test_ablations_share_their_centre():
+def test_rank_damping_and_sampling_ablations_share_the_recipes_trials():
     rank, damping, sampling = (
         planned(m.STUDY) for m in (ablation_rank, ablation_damping, ablation_sampling)
     )
@@ -176,16 +176,18 @@ def test_ablations_share_their_centre():
     assert centre == keys(damping, **recipe) and centre < keys(sampling, **recipe)
 
 
-def test_number_of_distinct_trials_of_all_grids():
+def test_all_grids_together_have_428_distinct_trials():
     studies = [*GRIDS, compare_accuracy.STUDY]
     trials = [t for study in studies for t in planned(study)]
     assert (len(trials), len({t.config.trial_key for t in trials})) == (545, 428)
 
 
 def test_trial_keys_are_unchanged():
-    """Compare with the keys of an earlier version, because users have trial folders with them."""
-    first = {t.arm.label: t.config.trial_key[:16] for t in planned(ablation_rank.STUDY, seeds=[0])}
-    assert first == {
+    """Compare with the keys of an earlier version, because users have trial folders with these keys."""
+    keys_by_arm = {
+        t.arm.label: t.config.trial_key[:16] for t in planned(ablation_rank.STUDY, seeds=[0])
+    }
+    assert keys_by_arm == {
         "nysact-s rank=5": "83e5da15b1561c10",
         "nysact-s rank=10": "3d7594823e1903a0",
         "nysact-s rank=15": "14172c96cc521082",
@@ -204,7 +206,7 @@ def test_trial_keys_are_unchanged():
 
 # ---------------------------------------------------------------------- grids in general
 
-PLAIN = Study(
+RANK_STUDY = Study(
     name="plain",
     title="t",
     paper="NysAct",
@@ -217,18 +219,18 @@ PLAIN = Study(
 
 
 def test_recipe_level_is_added_to_the_levels():
-    assert [t.arm.label for t in planned(PLAIN, seeds=[0])] == [
+    assert [t.arm.label for t in planned(RANK_STUDY, seeds=[0])] == [
         f"nysact-s rank={r}" for r in (5, 10, 20)
     ]
-    assert [t.is_centre for t in planned(PLAIN, seeds=[0])] == [False, True, False]
-    # The levels of a command are used without an addition.
-    trials = planned(PLAIN, seeds=[0], levels={"rank": [5, 20]})
+    assert [t.is_centre for t in planned(RANK_STUDY, seeds=[0])] == [False, True, False]
+    # The levels that a command sets are used without the recipe's level.
+    trials = planned(RANK_STUDY, seeds=[0], levels={"rank": [5, 20]})
     assert [t.arm.overrides["rank"] for t in trials] == [5, 20]
 
 
 def test_arm_can_set_fields_of_the_recipe():
     study = replace(
-        PLAIN,
+        RANK_STUDY,
         arms=[*grid("sgd", batch_size=[32, 64]), Arm(optimizer="foof", overrides={"epochs": 3})],
     )
     configs = {t.arm.label: t.config for t in planned(study, seeds=[0])}
@@ -241,7 +243,7 @@ def test_arm_can_set_fields_of_the_recipe():
 
 def test_each_workload_has_a_plan():
     workloads = "digits/mlp,digits/cnn"
-    planned = plans(PLAIN, Options(only={}, levels={}, settings={}, workload=workloads))
+    planned = plans(RANK_STUDY, Options(only={}, levels={}, settings={}, workload=workloads))
     assert [plan.workload for plan in planned] == ["digits/mlp", "digits/cnn"]
 
 
@@ -272,14 +274,14 @@ def test_each_workload_has_a_plan():
 )
 def test_invalid_arm_is_an_error_of_one_line(arms: list[Arm], message: str):
     with pytest.raises(HyperparameterError, match=message) as error:
-        planned(replace(PLAIN, arms=arms))
+        planned(replace(RANK_STUDY, arms=arms))
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_each_invalid_arm_has_a_line():
+def test_every_invalid_arm_is_reported_in_one_line():
     arms = [*grid("nysact-s", rank=[0]), *grid("sgd", lr=[-1.0]), *grid("foof", batch_size=[2000])]
     with pytest.raises(HyperparameterError) as error:
-        planned(replace(PLAIN, arms=arms))
+        planned(replace(RANK_STUDY, arms=arms))
     names = [line.partition(" ")[0] for line in str(error.value).splitlines()]
     assert names == ["rank", "lr", "batch_size"]
 

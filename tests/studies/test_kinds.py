@@ -1,4 +1,4 @@
-"""The protocol of an artefact: all kinds implement it, and a user-defined kind runs with it."""
+"""A user-defined kind of artefact runs from the command line; all kinds have the common options."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Sum(Artefact):
     def execute(cls, plans: Sequence[SumPlan], driver: Driver) -> None:
         for plan in plans:
             if plan.artefact.ending == "failure":
-                raise StoreError("the abacus is broken")
+                raise StoreError("the numbers cannot be added")
             if plan.artefact.ending:
                 raise Stopped(*STOPS[plan.artefact.ending])
             (plan.root / "sum.json").write_text(json.dumps([sum(plan.numbers), driver.generation]))
@@ -97,7 +97,9 @@ SUM = Sum(
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def run_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """Return a function that runs an artefact's command in an empty folder.
 
     It returns the exit code, stdout and stderr.
@@ -111,23 +113,23 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return command
 
 
-def test_user_defined_kind_runs(run, tmp_path: Path):
-    code, out, err = run("--numbers", "3,4")
+def test_user_defined_kind_runs(run_command, tmp_path: Path):
+    code, out, err = run_command("--numbers", "3,4")
     assert (code, err) == (0, "") and "A sum" in out and "- The sum is 7." in out
     assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [7, 1]
     assert (tmp_path / "outputs/reports/sum/digits-cnn/report.html").exists()
-    code, out, _ = run("--numbers", "3,4", "--json")
+    code, out, _ = run_command("--numbers", "3,4", "--json")
     assert code == 0 and out == "7\n"
-    # Nothing was executed again: the generation is still 1.
+    # The second command did not execute the plan: the generation is still 1.
     assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [7, 1]
 
 
-def test_user_defined_kind_has_all_options(run, tmp_path: Path):
-    code, out, _ = run("--dry-run")
+def test_user_defined_kind_has_the_common_options(run_command, tmp_path: Path):
+    code, out, _ = run_command("--dry-run")
     assert code == 0 and "2 numbers to add" in out and "Nothing was started" in out
-    code, out, _ = run("--dry-run", "--json")
+    code, out, _ = run_command("--dry-run", "--json")
     assert code == 0 and json.loads(out) == {"numbers": [1, 2]}
-    code, _, err = run("--numbers", "x", "--optimizers", "sgd", "--epochs", "0")
+    code, _, err = run_command("--numbers", "x", "--optimizers", "sgd", "--epochs", "0")
     assert code == 2 and err.splitlines() == [
         "error: --epochs = 0: must be an integer >= 1",
         "error: --optimizers: not available for sum, which trains nothing",
@@ -139,15 +141,19 @@ def test_user_defined_kind_has_all_options(run, tmp_path: Path):
 @pytest.mark.parametrize(
     ("ending", "code"), [("budget", 3), ("SIGINT", 130), ("SIGTERM", 143), ("failure", 4)]
 )
-def test_early_ends_have_exit_codes_and_print_the_command(run, ending: str, code: int):
-    exit_code, out, err = run(artefact=replace(SUM, ending=ending))
+def test_early_end_sets_the_exit_code_and_prints_the_command_to_resume(
+    run_command, ending: str, code: int
+):
+    exit_code, out, err = run_command(artefact=replace(SUM, ending=ending))
     assert exit_code == code and "- The sum is None." in out  # the report is always written
     assert err.splitlines()[-1] == "  python sum.py" and "all committed results are kept" in err
 
 
 @pytest.mark.parametrize("artefact", manage.artefacts().values(), ids=list(manage.artefacts()))
-def test_every_artefact_has_all_options(artefact: Artefact, run):
-    code, out, _ = run("--help", artefact=artefact)
+def test_every_artefact_has_the_common_options_that_it_does_not_refuse(
+    artefact: Artefact, run_command
+):
+    code, out, _ = run_command("--help", artefact=artefact)
     common = [flag for flag in FLAGS if flag.name not in artefact.REFUSED]
     assert code == 0 and all(flag.opts[0] in out for flag in [*common, *artefact.FLAGS])
     names = {flag.name for flag in FLAGS}

@@ -1,5 +1,7 @@
+"""Ledger frames: tables with a row for each planned trial, read from the trial folders."""
+
 import pytest
-from folders import ARMS, accuracy, metrics, planned, run
+from folders import ARMS, accuracy, metrics, planned, write_trial
 
 from studies.harness.design.options import default_root
 from studies.harness.evidence import ledger, status
@@ -12,9 +14,9 @@ def trials():
     return planned(seeds=1)
 
 
-def test_rows_follow_the_plan_and_contain_the_last_epoch(tmp_path, trials):
+def test_rows_are_in_the_order_of_the_plan_and_contain_the_last_epoch(tmp_path, trials):
     for trial in reversed(trials):
-        run(tmp_path, trial)
+        write_trial(tmp_path, trial)
     frame = ledger.frame(trials, tmp_path)
     assert list(frame["arm"]) == [arm.label for arm in ARMS]
     assert list(frame["test/accuracy"]) == [accuracy(trial, 1) for trial in trials]
@@ -30,11 +32,11 @@ def test_integer_factor_stays_integer_with_missing_values(tmp_path, trials):
 
 
 def test_each_status_is_reported(tmp_path, trials):
-    run(tmp_path, trials[0])
-    run(tmp_path, trials[1], 1, DIVERGED, epoch=1, step=7)
-    run(tmp_path, trials[2], 1, OOM)
-    run(tmp_path, trials[3], 1, FAILED, reason="ValueError: no")
-    run(tmp_path, trials[4], 1, None)
+    write_trial(tmp_path, trials[0])
+    write_trial(tmp_path, trials[1], 1, DIVERGED, epoch=1, step=7)
+    write_trial(tmp_path, trials[2], 1, OOM)
+    write_trial(tmp_path, trials[3], 1, FAILED, reason="ValueError: no")
+    write_trial(tmp_path, trials[4], 1, None)
     frame = ledger.frame(trials, tmp_path)
     assert list(frame["status"])[:6] == [
         "completed",
@@ -50,15 +52,15 @@ def test_each_status_is_reported(tmp_path, trials):
 
 
 def test_folder_without_a_configuration_counts_as_not_run(tmp_path, trials):
-    """A driver that is killed before it writes the configuration leaves such a folder."""
+    """A driver that is killed before it writes the configuration leaves a folder without a file."""
     trial_folder(tmp_path, trials[0].config.trial_key).mkdir(parents=True)
     assert trials[0] in status.missing(trials, tmp_path)
     assert list(ledger.frame(trials, tmp_path)["status"]) == ["not run"] * len(trials)
 
 
-def test_one_row_per_committed_epoch(tmp_path, trials):
-    run(tmp_path, trials[0])
-    run(tmp_path, trials[1], 1, None)
+def test_epoch_frame_has_one_row_per_committed_epoch(tmp_path, trials):
+    write_trial(tmp_path, trials[0])
+    write_trial(tmp_path, trials[1], 1, None)
     frame = ledger.frame(trials, tmp_path, per="epoch")
     assert list(zip(frame["arm"], frame["epoch"], strict=True)) == [
         ("sgd", 0),
@@ -71,16 +73,16 @@ def test_one_row_per_committed_epoch(tmp_path, trials):
     assert (frame["time"] > 1e9).all()
 
 
-def test_missing_returns_each_key_without_a_result_once(tmp_path, trials):
-    run(tmp_path, trials[0])
-    run(tmp_path, trials[1], 1, DIVERGED)
-    run(tmp_path, trials[2], 1, None)
+def test_missing_returns_each_trial_without_a_result_once(tmp_path, trials):
+    write_trial(tmp_path, trials[0])
+    write_trial(tmp_path, trials[1], 1, DIVERGED)
+    write_trial(tmp_path, trials[2], 1, None)
     assert status.missing([*trials[:4], trials[3]], tmp_path) == trials[2:4]
     assert status.missing(trials[:4], tmp_path, retry=[DIVERGED]) == trials[1:4]
 
 
 def test_folder_of_a_newer_version_is_an_error(tmp_path, trials):
-    config = run(tmp_path, trials[0]).folder / "config.json"
+    config = write_trial(tmp_path, trials[0]).folder / "config.json"
     config.write_text(config.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
     with pytest.raises(StoreError, match="schema 99"):
         ledger.frame(trials, tmp_path)
@@ -100,7 +102,7 @@ def test_frame_contains_the_best_epoch_of_each_test_metric(tmp_path, trials, mon
         "folders.metrics",
         lambda *_: dict(zip(("test/accuracy", "test/loss"), next(values), strict=True)),
     )
-    run(tmp_path, trials[0], len(curve))
+    write_trial(tmp_path, trials[0], len(curve))
     row = ledger.frame(trials[:2], tmp_path).iloc[0]
     assert (row["test/accuracy"], row["best/test/accuracy"], row["best/test/loss"]) == (
         0.9,

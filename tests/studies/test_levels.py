@@ -1,3 +1,5 @@
+"""Verdicts on the levels of a factor: equivalent, best inside or at the edge, or inconclusive."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ METRIC = "test/accuracy"
 
 
 def frame(factor, levels, means, sd=0.0005, optimizer="nysact-s", seeds=5):
+    """Return a ledger frame with noise of standard deviation `sd` around the mean of each level."""
     noise = np.random.default_rng(0).normal(size=(len(levels), seeds)) * sd
     rows = [
         {
@@ -41,7 +44,9 @@ def level_verdicts(table, metric):
         ([0.90, 0.91, 0.90, 0.91], 0.05, INCONCLUSIVE, None, None),
     ],
 )
-def test_verdicts(means, sd, verdict, best, suggestion):
+def test_verdict_best_level_and_suggestion_follow_from_the_means(
+    means, sd, verdict, best, suggestion
+):
     (result,) = level_verdicts(frame("rank", [5, 10, 15, 20], means, sd), METRIC)
     assert (result.optimizer, result.factor, result.verdict) == ("nysact-s", "rank", verdict)
     assert best in (None, result.best) and result.suggestion == suggestion

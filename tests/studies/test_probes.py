@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from folders import evidence, plan, planned, run
+from folders import evidence, plan, planned, write_trial
 from torch import Tensor, nn
 
 from precond.parts.sketches import ColumnSketch
@@ -54,14 +54,14 @@ def covariance(width: int, seed: int = 0, decay: float = 1.0) -> Tensor:
     return ((basis * eigenvalues) @ basis.T).unsqueeze(0)
 
 
-def result(arrays: dict, seed: int = 0) -> Result:
+def completed_result(arrays: dict, seed: int = 0) -> Result:
     return Result(seed, {"status": "completed", "metrics": {"test/accuracy": 0.9}}, arrays)
 
 
 # ---------------------------------------------------------------------- covariances
 
 
-def test_errors_are_those_of_the_nystrom_approximation():
+def test_column_sketch_errors_equal_a_direct_computation_of_the_nystrom_approximation():
     a = covariance(40)[0]
     arrays = covariances.arrays(Covariances(rank=6, draws=3), {"layer": a.unsqueeze(0)}, seed=5)
     for draw in range(3):
@@ -73,10 +73,10 @@ def test_errors_are_those_of_the_nystrom_approximation():
         spectral = torch.linalg.matrix_norm(error, 2) / torch.linalg.matrix_norm(a, 2)
         assert arrays["frobenius"][0, 0, draw] == pytest.approx(frobenius.item(), rel=1e-6)
         assert arrays["spectral"][0, 0, draw] == pytest.approx(spectral.item(), rel=1e-6)
-    assert len(set(arrays["frobenius"][0, 1])) == 3  # the draws differ
+    assert len(set(arrays["frobenius"][0, 1])) == 3  # the three draws differ
 
 
-def test_smallest_error_is_the_tail_of_the_spectrum():
+def test_error_of_the_best_approximation_is_the_tail_of_the_spectrum():
     arrays = covariances.arrays(Covariances(rank=6, draws=4), {"layer": covariance(40)}, seed=0)
     values = torch.arange(1.0, 41, dtype=torch.float64) ** -1
     floor = values[6:].square().sum().sqrt() / values.square().sum().sqrt()
@@ -87,7 +87,10 @@ def test_smallest_error_is_the_tail_of_the_spectrum():
 
 
 def test_matrices_in_the_figure_have_the_reported_errors():
-    """The figure shows the last layer of each of the three largest widths above the rank."""
+    """The figure shows the last layer of each of the three largest widths above the rank.
+
+    Layers 2, 3 and 5 have the widths 20, 30 and 12.
+    """
     stacks = {
         "a": covariance(5),
         "b": covariance(20, 1),
@@ -99,7 +102,8 @@ def test_matrices_in_the_figure_have_the_reported_errors():
     assert list(arrays["layers"]) == ["a", "b", "c", "d", "e[0]", "e[1]"]
     assert list(arrays["inputs"]) == [5, 20, 20, 30, 12, 12]
     assert list(arrays["shown"]) == [2, 3, 5]
-    assert arrays["frobenius"][0] == pytest.approx(0, abs=1e-12)  # p <= r is stored exactly
+    # A layer with at most `rank` inputs has no error.
+    assert arrays["frobenius"][0] == pytest.approx(0, abs=1e-12)
     for number in (2, 3, 5):
         actual = arrays[f"actual/{number}"]
         for k, kind in enumerate(APPROXIMATIONS):
@@ -108,26 +112,26 @@ def test_matrices_in_the_figure_have_the_reported_errors():
             assert error == pytest.approx(arrays["frobenius"][number, k, 0], rel=1e-4)
 
 
-def test_covariance_of_low_rank_is_recovered_and_zero_covariance_has_no_error():
+def test_low_rank_covariance_has_no_error_and_the_error_of_a_zero_covariance_is_nan():
     root = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     stacks = {"low": (root @ root.T).unsqueeze(0), "dead": torch.zeros(1, 30, 30)}
     arrays = covariances.arrays(Covariances(rank=4, draws=3), stacks, seed=0)
     assert arrays["frobenius"][0].max() < 1e-6
     assert np.isnan(arrays["frobenius"][1]).all()
     parameters = replace(HEATMAP.measurement, draws=3)
-    numbers = covariances.numbers(parameters, [result(arrays)])
+    numbers = covariances.numbers(parameters, [completed_result(arrays)])
     assert "In 0 of 2 layers" in covariances.blocks(parameters, numbers)[0].text
 
 
 def test_verdict_names_the_layers_with_large_errors():
     stacks = {"flat": covariance(40, decay=0.0), "low": covariance(40, 1, 3)}
     arrays = covariances.arrays(Covariances(rank=2, draws=10), stacks, 0)
-    numbers = covariances.numbers(HEATMAP.measurement, [result(arrays)])
+    numbers = covariances.numbers(HEATMAP.measurement, [completed_result(arrays)])
     text = covariances.blocks(HEATMAP.measurement, numbers)[0].text
     assert text == "In 1 of 2 layers, the column sketch has a mean Frobenius error above 0.5: flat."
 
 
-# ---------------------------------------------------------------------- measurements during training
+# ---------------------------------------------------------------------- measured training
 
 
 def patches(x: Tensor) -> Tensor:
@@ -166,13 +170,13 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> list[Inputs]:
     return networks
 
 
-def trial(probe: Probe, **recipe):
+def trial_config(probe: Probe, **recipe):
     return probe.trials("digits/cnn", [0], {"epochs": 2, "batch_size": 256, **recipe})[0].config
 
 
-def test_heatmap_shows_the_training_batches_of_the_last_epoch(tmp_path: Path, inputs: list[Inputs]):
+def test_heatmap_uses_the_training_batches_of_the_last_epoch(tmp_path: Path, inputs: list[Inputs]):
     probe = replace(HEATMAP, measurement=Covariances(rank=5, draws=1))
-    arrays = measure(probe, trial(probe), tmp_path, CPU).arrays
+    arrays = measure(probe, trial_config(probe), tmp_path, CPU).arrays
     [recorded] = inputs
     steps = len(recorded.first) // 2
     first = torch.cat([patches(x) for x in recorded.first[steps:]])
@@ -187,7 +191,7 @@ def test_heatmap_shows_the_training_batches_of_the_last_epoch(tmp_path: Path, in
 
 
 def test_norms_are_measured_at_every_step(tmp_path: Path, inputs: list[Inputs]):
-    arrays = measure(NORMS, trial(NORMS), tmp_path, CPU).arrays
+    arrays = measure(NORMS, trial_config(NORMS), tmp_path, CPU).arrays
     [recorded] = inputs
     assert arrays["norms"].shape == (len(recorded.first), 4)
     assert list(arrays["convolution"]) == [True, True, True, False]
@@ -199,7 +203,7 @@ def test_norms_are_measured_at_every_step(tmp_path: Path, inputs: list[Inputs]):
 
 
 def test_measuring_does_not_change_the_training(tmp_path: Path):
-    plain = Trainer(trial(NORMS), CPU)
+    plain = Trainer(trial_config(NORMS), CPU)
     expected = [plain.run_epoch(epoch)["train/loss"] for epoch in range(2)]
     for probe in (NORMS, replace(HEATMAP, measurement=Covariances(rank=5, draws=1))):
         losses: list[float] = []
@@ -207,11 +211,11 @@ def test_measuring_does_not_change_the_training(tmp_path: Path):
         def record(epoch: int, metrics, losses: list[float] = losses) -> None:
             losses.append(metrics["train/loss"])
 
-        measure(probe, trial(probe), tmp_path, CPU, record)
+        measure(probe, trial_config(probe), tmp_path, CPU, record)
         assert losses == expected
 
 
-def norms(values: np.ndarray) -> dict:
+def norm_arrays(values: np.ndarray) -> dict:
     layers = np.array([f"layer{i}" for i in range(values.shape[1])])
     kinds = np.arange(values.shape[1]) < 2
     return {
@@ -225,11 +229,11 @@ def norms(values: np.ndarray) -> dict:
 def test_verdict_names_layers_whose_norms_grow_or_are_zero():
     steps = np.linspace(0, 1, 100)
     values = np.stack([np.ones(100), 1 + 10 * steps**4, np.maximum(1 - 2 * steps, 0)], 1)
-    numbers = norms_code.numbers(NORMS.measurement, [result(norms(values))])
+    numbers = norms_code.numbers(NORMS.measurement, [completed_result(norm_arrays(values))])
     assert list(numbers["smallest"]) == [1, 1, 0]
     assert list(numbers["largest"]) == [1, 11, 1]
-    tenth = values[90:, 1].mean() / values[80:90, 1].mean() - 1
-    assert numbers["growth"][1] == pytest.approx(tenth) and tenth > GROWTH
+    growth = values[90:, 1].mean() / values[80:90, 1].mean() - 1
+    assert numbers["growth"][1] == pytest.approx(growth) and growth > GROWTH
     text = norms_code.blocks(NORMS.measurement, numbers)[0].text
     assert "norms of 1 of 3 layers still grow" in text and "(layer1)" in text
     assert "norms of 1 layers reached zero (layer2)" in text
@@ -237,7 +241,7 @@ def test_verdict_names_layers_whose_norms_grow_or_are_zero():
 
 def test_figures_with_many_layers_or_without_layers_are_drawn(tmp_path: Path):
     values = np.exp(np.random.default_rng(0).normal(size=(1000, 12)))
-    many = norms(values) | {"convolution": np.ones(12, dtype=bool)}
+    many = norm_arrays(values) | {"convolution": np.ones(12, dtype=bool)}
     assert [path.suffix for path in draw_norms([many, many], tmp_path)] == [".pdf", ".png", ".svg"]
     assert (tmp_path / "norms.svg").stat().st_size < 500_000
     assert draw_covariances({"shown": np.array([], dtype=np.int64)}, APPROXIMATIONS, tmp_path) == []
@@ -247,7 +251,7 @@ def test_figures_with_many_layers_or_without_layers_are_drawn(tmp_path: Path):
 
 
 def test_result_is_identified_by_measurement_parameters_and_trial(tmp_path: Path):
-    config = trial(NORMS, epochs=1)
+    config = trial_config(NORMS, epochs=1)
     assert folder.read(NORMS, config, tmp_path) is None
     written = measure(NORMS, config, tmp_path, CPU)
     read = folder.read(NORMS, config, tmp_path)
@@ -261,8 +265,8 @@ def test_result_is_identified_by_measurement_parameters_and_trial(tmp_path: Path
 def test_kill_while_writing_leaves_no_partial_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """After a kill during any write, there is no result, and the next run writes a complete one."""
-    config, arrays = trial(NORMS), {"norms": np.arange(3.0)}
+    """After a kill during any write, no result exists; the next write succeeds."""
+    config, arrays = trial_config(NORMS), {"norms": np.arange(3.0)}
     result_folder, calls = folder.probe_folder(tmp_path, folder.key(NORMS, config)), 0
 
     def interrupt_after(successes: int):
@@ -292,7 +296,7 @@ def test_kill_while_writing_leaves_no_partial_result(
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
 def test_damaged_result_is_an_error_with_advice(tmp_path: Path, damage: str):
-    config = trial(NORMS, epochs=1)
+    config = trial_config(NORMS, epochs=1)
     measure(NORMS, config, tmp_path, CPU)
     path = folder.probe_folder(tmp_path, folder.key(NORMS, config)) / "arrays.npz"
     content = bytearray(path.read_bytes())
@@ -305,7 +309,7 @@ def test_damaged_result_is_an_error_with_advice(tmp_path: Path, damage: str):
 
 
 def test_newer_schema_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = trial(NORMS, epochs=1)
+    config = trial_config(NORMS, epochs=1)
     measure(NORMS, config, tmp_path, CPU)
     monkeypatch.setattr(folder, "SCHEMA", 0)
     with pytest.raises(StoreError, match="schema 1, this version reads up to 0"):
@@ -315,11 +319,11 @@ def test_newer_schema_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # ---------------------------------------------------------------------- the command line
 
 
-def command(probe: Probe, tmp_path: Path, *arguments: str) -> int:
+def run_command(probe: Probe, tmp_path: Path, *arguments: str) -> int:
     """Run the command of a probe in this process and return its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        patch.setenv("PRECOND_DATA", "data")  # --data-dir changes it
+        patch.setenv("PRECOND_DATA", "data")  # the option --data-dir changes this variable
         patch.setattr(sys, "argv", [f"{probe.name}.py", *arguments])
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as exit_:
@@ -335,7 +339,7 @@ def test_smoke_run_writes_a_report_and_a_second_run_trains_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    assert command(probe, tmp_path, "--smoke", "--tracking-uri", "none") == 0
+    assert run_command(probe, tmp_path, "--smoke", "--tracking-uri", "none") == 0
     assert "0 done, 2 to go" in capsys.readouterr().out
     reports = tmp_path / "outputs" / "smoke" / "reports" / probe.name / "digits-cnn"
     first = {path.name: path.read_bytes() for path in reports.glob("[!.]*")}
@@ -347,7 +351,7 @@ def test_smoke_run_writes_a_report_and_a_second_run_trains_nothing(
     assert "2 of 2 completed; test accuracy" in text and "**Verdict.**" in text
     assert b"<img" in first["report.html"]
     monkeypatch.setattr(execute, "Trainer", None)
-    assert command(probe, tmp_path, "--smoke", "--tracking-uri", "none") == 0
+    assert run_command(probe, tmp_path, "--smoke", "--tracking-uri", "none") == 0
     assert "2 done, 0 to go" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in reports.glob("[!.]*")} == first
 
@@ -385,7 +389,7 @@ def test_smoke_run_writes_a_report_and_a_second_run_trains_nothing(
 def test_invalid_command_has_a_line_for_each_error_and_writes_nothing(
     arguments: tuple[str, ...], lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert command(HEATMAP, tmp_path, *arguments) == 2
+    assert run_command(HEATMAP, tmp_path, *arguments) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == len(lines) and all(error.startswith("error: ") for error in errors)
     for line in lines:
@@ -395,7 +399,7 @@ def test_invalid_command_has_a_line_for_each_error_and_writes_nothing(
 
 def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ("--dry-run", "--seeds", "4,7", "--workload", "cifar10/lenet5")
-    assert command(NORMS, tmp_path, *arguments) == 0
+    assert run_command(NORMS, tmp_path, *arguments) == 0
     # The paper's number of epochs replaces the recipe's.
     assert "2 networks (sgd, 100 epochs): 0 done, 2 to go" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
@@ -404,14 +408,14 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_diverged_network_is_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = "--smoke --set lr=1e12 --set batch_size=256 --seeds 1 --tracking-uri none"
     for done in (0, 1):
-        assert command(NORMS, tmp_path, *arguments.split()) == 0
+        assert run_command(NORMS, tmp_path, *arguments.split()) == 0
         assert f"{done} done, {1 - done} to go" in capsys.readouterr().out
     report = next(tmp_path.rglob("report.md")).read_text()
     assert "1 of 1 diverged. seed 0: loss = " in report and "![" not in report
 
 
 def test_report_only_reports_missing_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert command(NORMS, tmp_path, "--smoke", "--report-only", "--tracking-uri", "none") == 0
+    assert run_command(NORMS, tmp_path, "--smoke", "--report-only", "--tracking-uri", "none") == 0
     assert "2 of 2 not run." in next(tmp_path.rglob("report.md")).read_text()
     assert not (tmp_path / "outputs" / "smoke" / "probes").exists()
 
@@ -421,8 +425,9 @@ def test_mlflow_has_a_run_with_the_figure_and_the_numbers(
 ):
     import mlflow
 
+    arguments = "--smoke --seeds 1 --set batch_size=256"
     for _ in range(2):
-        assert command(NORMS, tmp_path, "--smoke", "--seeds", "1", "--set", "batch_size=256") == 0
+        assert run_command(NORMS, tmp_path, *arguments.split()) == 0
         assert "tracking failed" not in capsys.readouterr().out
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/outputs/smoke/mlflow.db")
     experiment = client.get_experiment_by_name("activation_norms-smoke")
@@ -437,7 +442,7 @@ def test_mlflow_has_a_run_with_the_figure_and_the_numbers(
 
 def test_json_prints_only_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = "--smoke --seeds 1 --set batch_size=256 --json --tracking-uri none"
-    assert command(NORMS, tmp_path, *arguments.split()) == 0
+    assert run_command(NORMS, tmp_path, *arguments.split()) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["probe"] == "activation_norms" and len(document["numbers"]) == 4
 
@@ -483,7 +488,7 @@ def test_list_of_studies_contains_the_probes(
 # ---------------------------------------------------------------------- Remark 5.6
 
 
-def diagnose(root: Path, trial, residuals: list[float | None]) -> None:
+def write_diagnostics(root: Path, trial, residuals: list[float | None]) -> None:
     """Write the diagnostics of a trial: two epochs, with a layer for each residual."""
     rows = [
         {"epoch": epoch, "layer": str(layer), "residual": residual, "stable_rank": 1.0}
@@ -495,13 +500,13 @@ def diagnose(root: Path, trial, residuals: list[float | None]) -> None:
 
 
 def test_residual_of_a_trial_is_the_mean_over_layers_and_epochs(tmp_path: Path):
-    """A layer with an exact covariance counts as 0; a layer without inputs is left out."""
+    """A layer with an exact covariance counts as 0; a layer without inputs is not in the mean."""
     figure, trials = ResidualFigure(optimizers=("nysact-g", "nysact-s")), planned(seeds=2)
     sketched = [trial for trial in trials if trial.arm.factors]
     for trial in trials:
-        run(tmp_path, trial, status="diverged" if trial is sketched[-1] else "completed")
+        write_trial(tmp_path, trial, status="diverged" if trial is sketched[-1] else "completed")
     for number, trial in enumerate(sketched[:-3]):
-        diagnose(tmp_path, trial, [0.1 * number, None])
+        write_diagnostics(tmp_path, trial, [0.1 * number, None])
     analysed = evidence(tmp_path, trials)
     part = figure.extend(plan(tmp_path, trials), analysed)
     table = residual_table(analysed.frame, figure.optimizers, tmp_path)
@@ -518,7 +523,7 @@ def test_residual_of_a_trial_is_the_mean_over_layers_and_epochs(tmp_path: Path):
 
 
 def test_rank_correlation_is_computed_for_each_seed():
-    """A seed with lower losses at all ranks does not hide that the loss falls with the rank."""
+    """Within each seed, the loss falls with the residual; between the seeds, it rises instead."""
     rows = [
         {
             "optimizer": name,
@@ -541,7 +546,7 @@ def test_rank_correlation_is_computed_for_each_seed():
 def test_residual_figure_requires_diagnostics(tmp_path: Path):
     trials = planned(seeds=1)
     for trial in trials:
-        run(tmp_path, trial)
+        write_trial(tmp_path, trial)
     figure = ResidualFigure(optimizers=("nysact-s",))
     extension = figure.extend(plan(tmp_path, trials), evidence(tmp_path, trials))
     assert extension == Extension()

@@ -1,4 +1,4 @@
-"""The progress of a training, on a terminal of 80 columns and in a log."""
+"""The progress display of a study's training, on a terminal of 80 columns and in a log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys(trials: list[Trial]) -> list[str]:
     return [trial.config.trial_key for trial in trials]
 
 
-def lines(output: Console) -> list[str]:
+def printed_lines(output: Console) -> list[str]:
     assert isinstance(output.file, io.StringIO)
     return output.file.getvalue().splitlines()
 
@@ -35,39 +35,39 @@ def lines(output: Console) -> list[str]:
 def test_log_shows_counts_and_running_trials(trials, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     log = console(terminal=False)
-    with StudyProgress(trials, log) as running:
-        running.epoch(keys(trials)[0], 0, 0.5)
-        running.epoch(keys(trials)[1], 0, 0.25)
-        running.epoch(keys(trials)[0], 1, 0.75)
-        running.finished(keys(trials)[0], "completed", "")
+    with StudyProgress(trials, log) as study_progress:
+        study_progress.epoch(keys(trials)[0], 0, 0.5)
+        study_progress.epoch(keys(trials)[1], 0, 0.25)
+        study_progress.epoch(keys(trials)[0], 1, 0.75)
+        study_progress.finished(keys(trials)[0], "completed", "")
     epochs = trials[0].config.epochs
-    first, _, third, fourth = lines(log)
+    first, _, third, fourth = printed_lines(log)
     assert (
         first == f"0/6 trials, starting; nysact-s rank=5 seed 0: epoch 1/{epochs}, accuracy 50.00%"
     )
     assert third.startswith("0/6 trials, ")
     assert f"nysact-s rank=5 seed 0: epoch 2/{epochs}, accuracy 75.00%; n" in third
     assert fourth.startswith("1/6 trials, ") and "rank=5" not in fourth
-    assert all(len(line) <= 80 for line in lines(log))
+    assert all(len(line) <= 80 for line in printed_lines(log))
 
 
 def test_log_has_no_line_before_the_interval_ends(trials):
     log = console(terminal=False)
-    with StudyProgress(trials, log) as running:
+    with StudyProgress(trials, log) as study_progress:
         for epoch in range(5):
-            running.epoch(keys(trials)[0], epoch, 0.5)
-    assert lines(log) == []
+            study_progress.epoch(keys(trials)[0], epoch, 0.5)
+    assert printed_lines(log) == []
 
 
 def test_first_error_is_printed_and_equal_errors_are_counted(trials):
     """A reason may contain brackets, which rich must not parse as markup."""
     log = console(terminal=False)
-    with StudyProgress(trials, log) as running:
+    with StudyProgress(trials, log) as study_progress:
         for key in keys(trials)[:3]:
-            running.finished(key, "failed", "KeyError: [bold]")
-        running.finished(keys(trials)[3], "diverged", "loss = nan at epoch 0, step 3")
-        assert len(lines(log)) == 2
-    first, second, count = lines(log)
+            study_progress.finished(key, "failed", "KeyError: [bold]")
+        study_progress.finished(keys(trials)[3], "diverged", "loss = nan at epoch 0, step 3")
+        assert len(printed_lines(log)) == 2
+    first, second, count = printed_lines(log)
     log_file = f"trials/{keys(trials)[0][:16]}/log.txt"
     assert first == f"nysact-s rank=5 seed 0 failed: KeyError: [bold] ({log_file})"
     assert second.startswith(
@@ -76,14 +76,14 @@ def test_first_error_is_printed_and_equal_errors_are_counted(trials):
     assert count == "3 trials failed: KeyError: [bold]"
 
 
-def test_a_terminal_has_a_bar_and_a_line_for_each_running_trial(trials):
+def test_terminal_shows_a_bar_and_a_line_for_each_running_trial(trials):
     terminal = console(terminal=True)
-    running = StudyProgress(trials, terminal)
+    study_progress = StudyProgress(trials, terminal)
     for key in keys(trials):
-        running.epoch(key, 0, 0.5)
-    running.finished(keys(trials)[0], "oom", "out of memory")
+        study_progress.epoch(key, 0, 0.5)
+    study_progress.finished(keys(trials)[0], "oom", "out of memory")
     with terminal.capture() as output:
-        terminal.print(running._render())
+        terminal.print(study_progress._render())
     head, *below = output.get().splitlines()
     assert head.startswith("1/6 trials, 1 failed or diverged, ") and "━" in head
     assert len(below) == progress.LINES and all("1/" in line and "50.00%" in line for line in below)

@@ -1,3 +1,5 @@
+"""The files of a study's report: Markdown, HTML, LaTeX, CSV files and figures."""
+
 import io
 import re
 from html.parser import HTMLParser
@@ -5,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from folders import ARMS, STUDY, planned, report, run
+from folders import ARMS, STUDY, planned, report, write_trial
 from rich.console import Console
 
 from studies.harness.command import screen
@@ -15,7 +17,14 @@ from studies.harness.kinds.study.study import Study
 from studies.harness.report.document import tex
 from trainables.store import DIVERGED
 
-WRITTEN = ["report.md", "report.html", "report.tex", "trials.csv", "arms.csv", "differences.csv"]
+REPORT_FILES = [
+    "report.md",
+    "report.html",
+    "report.tex",
+    "trials.csv",
+    "arms.csv",
+    "differences.csv",
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +32,9 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("outputs")
     for trial in planned():
         if trial == planned()[3]:
-            run(root, trial, 1, DIVERGED, epoch=1, step=3)
+            write_trial(root, trial, 1, DIVERGED, epoch=1, step=3)
         else:
-            run(root, trial)
+            write_trial(root, trial)
     return root
 
 
@@ -34,7 +43,7 @@ def render(root, trials=None, study=STUDY):
 
 
 def change_frame(monkeypatch, change):
-    """Apply a function to the table of trials that reports read from the folders."""
+    """Apply the function `change` to the ledger frame from which reports are computed."""
     original = ledger.frame
 
     def frame(*arguments, **options):
@@ -47,7 +56,7 @@ def change_frame(monkeypatch, change):
 def test_second_rendering_gives_the_same_bytes(root):
     first = {name: path.read_bytes() for name, path in render(root).items()}
     second = render(root)
-    assert list(first) == [*WRITTEN, "rank.pdf", "rank.png", "rank.svg"] == list(second)
+    assert list(first) == [*REPORT_FILES, "rank.pdf", "rank.png", "rank.svg"] == list(second)
     for name in first:
         assert first[name] == second[name].read_bytes(), name
 
@@ -96,11 +105,11 @@ def test_mixed_provenance_is_reported(root, monkeypatch):
     assert "torch mixed: 2.11.0 (1 trial), 2.15.0 (23 trials)" in text
 
 
-def test_part_of_a_study_has_a_figure_and_an_empty_one_has_none(root, tmp_path):
+def test_partial_study_has_a_figure_and_a_study_without_trial_folders_has_none(root, tmp_path):
     part = [trial for trial in planned() if trial.arm.label in {"foof", "nysact-s rank=5"}]
-    assert len(render(root, part)) == len(WRITTEN) + 3
+    assert len(render(root, part)) == len(REPORT_FILES) + 3
     empty = render(tmp_path)
-    assert list(empty) == WRITTEN
+    assert list(empty) == REPORT_FILES
     assert "rank.png" not in empty["report.md"].read_text()
     assert "<img" not in empty["report.html"].read_text()
 
@@ -118,7 +127,7 @@ def test_terminal_table_fits_80_columns_and_equals_the_reports_table(root):
 
 
 def test_constant_differences_are_not_significant(root):
-    """The arms differ by the same amount for each seed, so that no test is possible."""
+    """Two arms differ by the same amount for each seed, so that a paired t-test is not defined."""
     text = render(root)["report.md"].read_text()
     assert "smallest difference that one t-test at the 5% level detects with 80% power is " in text
     assert "## Differences from sgd" in text
@@ -127,13 +136,13 @@ def test_constant_differences_are_not_significant(root):
     assert "**" + "9" not in text
 
 
-def noisy(frame, scale=0.001):
+def add_noise(frame, scale=0.001):
     noise = np.random.default_rng(0).normal(size=len(frame)) * scale
     return frame.assign(**{"test/accuracy": frame["test/accuracy"] + noise})
 
 
 def test_only_significant_means_are_bold_in_each_format(root, monkeypatch):
-    change_frame(monkeypatch, lambda frame: noisy(frame, 1e-4))
+    change_frame(monkeypatch, lambda frame: add_noise(frame, 1e-4))
     paths = render(root)
     table = pd.read_csv(paths["arms.csv"])
     # These two arms have the same mean by construction.
@@ -147,7 +156,7 @@ def test_only_significant_means_are_bold_in_each_format(root, monkeypatch):
     assert "foof is significantly better than 6 arms; nysact-s rank=20 is" in text
 
 
-def test_page_is_self_contained_and_well_formed(root):
+def test_html_report_is_self_contained_and_well_formed(root):
     page = render(root)["report.html"].read_text()
     assert "data:image/svg+xml;base64," in page
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
@@ -197,7 +206,7 @@ def test_report_compares_published_and_measured_results(tmp_path, monkeypatch):
     )
     trials = published.trials(seeds=range(3), recipe={"epochs": 2})
     for trial in trials:
-        run(tmp_path / "outputs", trial)
+        write_trial(tmp_path / "outputs", trial)
     file = tmp_path / "p.yaml"
     file.write_text(
         "paper: P\ntitle: t\nsource: s\nlost: []\ntables:\n  - {table: Table 1, metric: test/accuracy, unit: percent,"
@@ -219,6 +228,6 @@ def test_report_compares_published_and_measured_results(tmp_path, monkeypatch):
     row = re.search(r"\| FOOF \| Table 1: digits \| 95\.00 ± 0\.20 \(n = 5\) % \| (.*) \|", text)
     assert row and row[1].endswith("differs")
     assert "| Eva | Table 1: digits | 91.00 (n = 5) % | - | - | - | not run |" in text
-    assert "far" not in text
+    assert "far" not in text  # the column of a workload that was not run
     table = pd.read_csv(paths["published.csv"])
     assert list(table["verdict"]) == ["compatible", "differs", "not run", "not run"]

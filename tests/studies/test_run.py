@@ -1,4 +1,4 @@
-"""A command from its plan to its exit code, with training in this process instead of Ray."""
+"""A study's command from its plan to its exit code; trials are trained without Ray."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from trainables.files import read_lines
 from trainables.store import TrialStore, lock_generation, trial_folders
 from trainables.train import Trainer, epochs
 
-ONE = replace(STUDY, name="one", arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")])
-OTHER = replace(STUDY, name="other", arms=[*grid("nysact-s", rank=[10, 20]), Arm(optimizer="sgd")])
+FIRST = replace(STUDY, name="first", arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")])
+SECOND = replace(
+    STUDY, name="second", arms=[*grid("nysact-s", rank=[10, 20]), Arm(optimizer="sgd")]
+)
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Train the trials in this process; return a list that receives the label of each trial."""
+    """Train the trials in this process. The list receives the label of each trained trial."""
     labels: list[str] = []
 
     def train(
@@ -53,13 +55,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return labels
 
 
-def command(root: Path, *studies: Study, **options) -> int:
+def run_command(root: Path, *studies: Study, **options) -> int:
     common = {"out": root, "tracking_uri": "none", "epochs": 1, "seeds": [0]}
-    return run(studies or [ONE], Options(**{**common, **options}))
+    return run(studies or [FIRST], Options(**{**common, **options}))
 
 
 def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: list[str]):
-    assert command(tmp_path, ONE, OTHER) == 0
+    assert run_command(tmp_path, FIRST, SECOND) == 0
     assert sorted(trained) == [
         "nysact-s rank=10 s0",
         "nysact-s rank=20 s0",
@@ -67,20 +69,20 @@ def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: 
         "sgd s0",
     ]
     assert {path.parent.parent.name for path in tmp_path.glob("reports/*/*/report.md")} == {
-        "one",
-        "other",
+        "first",
+        "second",
     }
 
 
 def test_several_workloads_give_a_report_each(tmp_path: Path, trained: list[str]):
-    assert command(tmp_path, workload="digits/mlp,digits/cnn", optimizers=["sgd"]) == 0
+    assert run_command(tmp_path, workload="digits/mlp,digits/cnn", optimizers=["sgd"]) == 0
     assert trained == ["sgd s0", "sgd s0"]
-    assert {path.parent.name for path in tmp_path.glob("reports/one/*/report.md")} == {
+    assert {path.parent.name for path in tmp_path.glob("reports/first/*/report.md")} == {
         "digits-mlp",
         "digits-cnn",
     }
     trained.clear()
-    assert command(tmp_path, optimizers=["sgd"]) == 0 and trained == []
+    assert run_command(tmp_path, optimizers=["sgd"]) == 0 and trained == []
 
 
 def test_another_study_level_or_seed_trains_only_new_trials(tmp_path: Path, trained: list[str]):
@@ -92,16 +94,16 @@ def test_another_study_level_or_seed_trains_only_new_trials(tmp_path: Path, trai
     ]
     for options, expected in steps:
         trained.clear()
-        assert command(tmp_path, **options) == 0
+        assert run_command(tmp_path, **options) == 0
         assert trained == expected
     trained.clear()
-    assert command(tmp_path, OTHER) == 0
+    assert run_command(tmp_path, SECOND) == 0
     assert trained == ["nysact-s rank=20 s0"]
 
 
 def test_report_only_trains_nothing(tmp_path: Path, trained: list[str]):
-    assert command(tmp_path, report_only=True) == 0
-    report = (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+    assert run_command(tmp_path, report_only=True) == 0
+    report = (tmp_path / "reports/first/digits-cnn/report.md").read_text()
     assert trained == [] and "3 of 3" not in report and "1 of 1 not run" in report
 
 
@@ -109,13 +111,13 @@ def test_report_only_trains_nothing(tmp_path: Path, trained: list[str]):
     "content", ["", "[]", "null", "{", '{"files": []}', '{"files": {}, "report": {"listing": 1}}']
 )
 def test_a_damaged_record_of_the_last_report_is_ignored(tmp_path: Path, content: str):
-    assert command(tmp_path, report_only=True) == 0
-    folder = tmp_path / "reports/one/digits-cnn"
+    assert run_command(tmp_path, report_only=True) == 0
+    folder = tmp_path / "reports/first/digits-cnn"
     page, record = folder / "report.md", folder / ".report.json"
     text, time, inputs = page.read_bytes(), page.stat().st_mtime_ns, json.loads(record.read_bytes())
-    assert command(tmp_path, report_only=True) == 0 and page.stat().st_mtime_ns == time
+    assert run_command(tmp_path, report_only=True) == 0 and page.stat().st_mtime_ns == time
     record.write_text(content)
-    assert command(tmp_path, report_only=True) == 0
+    assert run_command(tmp_path, report_only=True) == 0
     assert page.read_bytes() == text and page.stat().st_mtime_ns > time
     assert json.loads(record.read_bytes())["inputs"] == inputs["inputs"]
 
@@ -124,12 +126,12 @@ def test_diverged_trials_are_results_and_trained_again_only_with_retry(
     tmp_path: Path, trained: list[str]
 ):
     options = {"optimizers": ["sgd"], "settings": {"lr": 1e20}}
-    assert command(tmp_path, **options) == 0
-    assert command(tmp_path, **options) == 0
+    assert run_command(tmp_path, **options) == 0
+    assert run_command(tmp_path, **options) == 0
     assert trained == ["sgd s0"]
-    assert command(tmp_path, **options, retry=("diverged",)) == 0
+    assert run_command(tmp_path, **options, retry=("diverged",)) == 0
     assert trained == ["sgd s0", "sgd s0"]
-    assert "1 of 1 diverged" in (tmp_path / "reports/one/digits-cnn/report.md").read_text()
+    assert "1 of 1 diverged" in (tmp_path / "reports/first/digits-cnn/report.md").read_text()
 
 
 def test_failed_trials_give_exit_code_1_and_can_be_retried(
@@ -140,18 +142,18 @@ def test_failed_trials_give_exit_code_1_and_can_be_retried(
 ):
     with monkeypatch.context() as broken:
         broken.setattr(Trainer, "evaluate", lambda self: 1 / 0)
-        assert command(tmp_path, optimizers=["sgd"]) == 1
+        assert run_command(tmp_path, optimizers=["sgd"]) == 1
     output = capsys.readouterr().out
     assert "ZeroDivisionError" in output and "log.txt" in output
-    assert command(tmp_path, optimizers=["sgd"]) == 1
-    assert command(tmp_path, optimizers=["sgd"], retry=("failed",)) == 0
+    assert run_command(tmp_path, optimizers=["sgd"]) == 1
+    assert run_command(tmp_path, optimizers=["sgd"], retry=("failed",)) == 0
 
 
 def test_rerun_trains_a_named_trial_again(tmp_path: Path, trained: list[str]):
-    assert command(tmp_path, optimizers=["sgd"]) == 0
+    assert run_command(tmp_path, optimizers=["sgd"]) == 0
     folder = next(trial_folders(tmp_path))
     before = read_lines(folder / "epochs.jsonl")
-    assert command(tmp_path, optimizers=["sgd"], rerun=(folder.name,)) == 0
+    assert run_command(tmp_path, optimizers=["sgd"], rerun=(folder.name,)) == 0
     assert trained == ["sgd s0", "sgd s0"]
     after = read_lines(folder / "epochs.jsonl")
     assert after[0]["metrics"]["train/loss"] == before[0]["metrics"]["train/loss"]
@@ -162,46 +164,48 @@ def test_rerun_trains_a_named_trial_again(tmp_path: Path, trained: list[str]):
 def test_trials_of_a_concurrent_driver_are_not_trained_again(
     tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, options: dict, count: int
 ):
-    """The other driver trains SGD, which is all of the plan, or one of its three trials."""
+    """The concurrent driver trains SGD, which is the whole plan or one of its three trials."""
     exclusive = lock.exclusive
 
     @contextmanager
-    def after_another(root: Path) -> Iterator[int]:
+    def lock_after_another_driver(root: Path) -> Iterator[int]:
         monkeypatch.setattr(lock, "exclusive", exclusive)
-        assert command(tmp_path, optimizers=["sgd"]) == 0
+        assert run_command(tmp_path, optimizers=["sgd"]) == 0
         with exclusive(root) as generation:
             yield generation
 
-    monkeypatch.setattr(lock, "exclusive", after_another)
-    assert command(tmp_path, **options) == 0
+    monkeypatch.setattr(lock, "exclusive", lock_after_another_driver)
+    assert run_command(tmp_path, **options) == 0
     assert trained[0] == "sgd s0" and len(trained) == len({*trained}) == count
     assert lock_generation(tmp_path) == 2
 
 
-def test_json_results_are_alone_on_standard_output(
+def test_with_json_standard_output_contains_only_the_results(
     tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
 ):
-    assert command(tmp_path, as_json=True) == 0
+    assert run_command(tmp_path, as_json=True) == 0
     out, err = capsys.readouterr()
     document = json.loads(out)
-    assert document["study"] == "one" and [arm["n"] for arm in document["arms"]] == [1, 1, 1]
+    assert document["study"] == "first" and [arm["n"] for arm in document["arms"]] == [1, 1, 1]
     assert "to go" in err
 
 
 def test_diagnostics_figure_shows_the_trials_with_diagnostics(tmp_path: Path, trained: list[str]):
-    """The option is not in a trial's key, so trials without diagnostics are not trained again."""
-    assert command(tmp_path, ONE) == 0
+    """`--diagnostics` is not part of a trial's key, so completed trials are not trained again."""
+    assert run_command(tmp_path, FIRST) == 0
     assert not list(tmp_path.glob("**/diagnostics*"))
-    assert command(tmp_path, ONE, diagnostics=True) == 0
+    assert run_command(tmp_path, FIRST, diagnostics=True) == 0
     assert len(trained) == 3 and not list(tmp_path.glob("**/diagnostics*"))
-    assert command(tmp_path, OTHER, diagnostics=True) == 0
+    assert run_command(tmp_path, SECOND, diagnostics=True) == 0
     assert trained[3:] == ["nysact-s rank=20 s0"]
-    [picture] = tmp_path.glob("reports/other/*/diagnostics.png")
+    [picture] = tmp_path.glob("reports/second/*/diagnostics.png")
     assert picture.stat().st_size > 10_000
     assert len(list(tmp_path.glob("trials/*/diagnostics.jsonl"))) == 1
 
 
-def test_diagnostics_figure_counts_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_title_of_the_diagnostics_figure_counts_the_trials_with_diagnostics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     titles: list[str] = []
     monkeypatch.setattr(style.Figure, "suptitle", lambda self, text, **_: titles.append(text))
     frame = pd.DataFrame(

@@ -1,4 +1,4 @@
-"""The end of a command's output in 80 columns: findings, paths of files, and the next commands."""
+"""The last lines that a command prints, in 80 columns: findings, paths and the next commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import STUDY, plan, planned, report, run
+from folders import STUDY, plan, planned, report, write_trial
 from rich.console import Console
 
 from studies import ablation_rank
@@ -26,17 +26,17 @@ from trainables.store import DIVERGED
 ESCAPE = "\x1b"
 
 
-def options(out: Path, **chosen) -> Options:
-    return Options(smoke=True, only={}, levels={}, settings={}, out=out, **chosen)
+def options(out: Path, **other_options) -> Options:
+    return Options(smoke=True, only={}, levels={}, settings={}, out=out, **other_options)
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished trials of a smoke run."""
+    """An output folder with the finished trials of a smoke run."""
     root = tmp_path_factory.mktemp("out")
     (smoke,) = plans(ablation_rank.STUDY, options(root))
     for trial in smoke.trials:
-        run(root / "smoke", trial)
+        write_trial(root / "smoke", trial)
     return root
 
 
@@ -47,32 +47,34 @@ class Terminal(io.StringIO):
         return True
 
 
-def output(out: Path, monkeypatch: pytest.MonkeyPatch, file: io.StringIO, **variables: str) -> str:
-    """Return the text that the command prints to a file of 80 columns."""
+def printed_text(
+    out: Path, monkeypatch: pytest.MonkeyPatch, file: io.StringIO, **variables: str
+) -> str:
+    """Return the text that the command prints to `file`, in 80 columns."""
     monkeypatch.chdir(out.parent)
     for name in ("NO_COLOR", "FORCE_COLOR", "PRECOND_OUT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", **variables}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", file)
-    chosen = options(out, report_only=True, tracking_uri="none")
-    assert run_command([ablation_rank.STUDY], chosen) == 0
+    report_options = options(out, report_only=True, tracking_uri="none")
+    assert run_command([ablation_rank.STUDY], report_options) == 0
     return file.getvalue()
 
 
-def plain(text: str) -> list[str]:
+def lines_without_escape_codes(text: str) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
 
 
 def test_terminal_pipe_and_no_color_print_the_same_text_in_80_columns(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Only the style differs: a pipe, and a terminal with `NO_COLOR`, get no escape codes."""
-    coloured = output(out, monkeypatch, Terminal())
-    uncoloured = output(out, monkeypatch, Terminal(), NO_COLOR="1")
-    piped = output(out, monkeypatch, io.StringIO())
+    """Only a terminal without `NO_COLOR` receives escape codes."""
+    coloured = printed_text(out, monkeypatch, Terminal())
+    uncoloured = printed_text(out, monkeypatch, Terminal(), NO_COLOR="1")
+    piped = printed_text(out, monkeypatch, io.StringIO())
     assert ESCAPE in coloured and ESCAPE not in uncoloured and ESCAPE not in piped
-    assert plain(coloured) == uncoloured.splitlines() == piped.splitlines()
+    assert lines_without_escape_codes(coloured) == uncoloured.splitlines() == piped.splitlines()
     assert max(map(len, piped.splitlines())) <= 80
 
 
@@ -92,7 +94,7 @@ def test_no_color_disables_the_live_display(monkeypatch: pytest.MonkeyPatch):
 def test_output_ends_with_findings_paths_and_next_commands(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    piped = output(out, monkeypatch, io.StringIO())
+    piped = printed_text(out, monkeypatch, io.StringIO())
     document = (out / "smoke/reports/ablation_rank/digits-cnn/report.md").read_text()
     *first, rest = re.split(r"^- ", piped, flags=re.M)[1:]
     last, _, ending = rest.partition("\n\n")
@@ -109,7 +111,7 @@ def test_output_ends_with_findings_paths_and_next_commands(
     ]
 
 
-def printed(findings: list[str], folder: Path) -> list[str]:
+def printed_lines(findings: list[str], folder: Path) -> list[str]:
     console = Console(file=io.StringIO(), width=80, color_system=None)
     files = [folder / "report.md", folder / "report.html"]
     screen.show(Report(files=files, findings=findings), console)
@@ -117,10 +119,10 @@ def printed(findings: list[str], folder: Path) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_equal_levels_are_flat_and_diverged_trials_are_counted(
+def test_equivalent_levels_and_the_number_of_diverged_trials_are_findings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The terminal prints the report's sentences, and does not parse brackets as markup."""
+    """The terminal prints the report's findings, and does not parse brackets as markup."""
     levels = {"nysact-s": 0.95, "nysact-g": 0.95, "foof": 0.97, "sgd": 0.90}
 
     def equal_levels(trial, epoch):
@@ -130,10 +132,10 @@ def test_equal_levels_are_flat_and_diverged_trials_are_counted(
     monkeypatch.setattr("folders.metrics", equal_levels)
     for trial in planned():
         if trial == planned()[1]:
-            run(tmp_path, trial, 1, DIVERGED, epoch=1, step=3)
+            write_trial(tmp_path, trial, 1, DIVERGED, epoch=1, step=3)
         else:
-            run(tmp_path, trial)
-    lines = printed([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
+            write_trial(tmp_path, trial)
+    lines = printed_lines([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
     text = " ".join(" ".join(lines).split())
     assert (
         "- nysact-s, rank 5 to 20: all levels are equivalent: the means of every pair are equal "
@@ -153,7 +155,7 @@ def test_equal_levels_are_flat_and_diverged_trials_are_counted(
 def test_one_seed_gives_no_significant_difference(tmp_path: Path):
     trials = planned(seeds=1)
     for trial in trials:
-        run(tmp_path, trial)
+        write_trial(tmp_path, trial)
     assert report(tmp_path, trials).findings[:2] == [
         "Fewer than two seeds have completed, so differences between arms cannot be tested.",
         "7 arms are not significantly different from sgd (paired t-tests, Holm-corrected).",
@@ -161,7 +163,7 @@ def test_one_seed_gives_no_significant_difference(tmp_path: Path):
 
 
 def test_terminal_shows_ten_findings_and_counts_the_rest(tmp_path: Path):
-    lines = printed([f"Sentence {i}." for i in range(13)], tmp_path)
+    lines = printed_lines([f"Sentence {i}." for i in range(13)], tmp_path)
     assert lines[9:11] == ["- Sentence 9.", "  The report has 3 more findings."]
 
 
@@ -200,7 +202,7 @@ def test_findings_are_texts_or_their_items_in_order():
         (-0.01, "+.2f", "-0.01"),
     ],
 )
-def test_zero_has_no_sign(value: float, kind: str, text: str):
+def test_value_that_rounds_to_zero_has_no_sign(value: float, kind: str, text: str):
     assert number(value, kind) == text
     assert (
         unit("test/accuracy").show(-1e-5, signed=True)

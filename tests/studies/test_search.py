@@ -1,4 +1,4 @@
-"""Searches without Ray: spaces, proposals, reports, and resumption from the output folder."""
+"""Searches without Ray: spaces, proposals, reports, and how a search resumes."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def plan(search: Search = SEARCH, **fields) -> SearchPlan:
 
 
 def score(trial) -> float:
-    """Return a function of the learning rate with its maximum at 0.2."""
+    """Return a score that depends only on the learning rate, with its maximum at 0.2."""
     return 0.9 - 0.1 * abs(math.log10(trial.config.hyperparameters["lr"] / 0.2))
 
 
-def finish(root: Path, trial, status: str = COMPLETED) -> None:
-    """Write a trial's folder as a worker does."""
+def write_finished_trial(root: Path, trial, status: str = COMPLETED) -> None:
+    """Write a trial's folder as a worker does that trains the trial to its end."""
     store = TrialStore(root, trial.config)
     store.begin(PROVENANCE)
     for epoch in range(trial.config.epochs):
@@ -72,19 +72,22 @@ def finish(root: Path, trial, status: str = COMPLETED) -> None:
     store.finish(status)
 
 
-def run(
+def run_search(
     root: Path, search: Search, trials: int | None = None, optimizer: str = "nysact-s"
 ) -> Proposer:
-    """Train one trial at a time, like a driver that is killed after a number of `trials`."""
+    """Propose and finish one trial at a time; stop after `trials` proposals, as if killed.
+
+    The fourth trial diverges and the sixth fails.
+    """
     proposer = Proposer(plan(search), optimizer, root)
     for _ in range(search.budget if trials is None else trials):
         if (trial := proposer.next()) is not None:  # duplicates are not trained
             number = len(proposer.outcomes()) - 1
-            finish(root, trial, {3: DIVERGED, 5: FAILED}.get(number, COMPLETED))
+            write_finished_trial(root, trial, {3: DIVERGED, 5: FAILED}.get(number, COMPLETED))
     return proposer
 
 
-def proposed(root: Path, optimizer: str = "nysact-s") -> list[dict]:
+def proposal_lines(root: Path, optimizer: str = "nysact-s") -> list[dict]:
     lines = proposals_path(root, "tune_test", "digits/cnn", optimizer).read_text().splitlines()
     return [json.loads(line) for line in lines]
 
@@ -92,24 +95,24 @@ def proposed(root: Path, optimizer: str = "nysact-s") -> list[dict]:
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "qmc"])
 def test_killed_search_makes_the_same_proposals(tmp_path: Path, sampler: str):
     search = replace(SEARCH, sampler=sampler, budget=20)
-    uninterrupted = run(tmp_path / "uninterrupted", search)
-    run(tmp_path / "killed", search, trials=7)
+    uninterrupted = run_search(tmp_path / "uninterrupted", search)
+    run_search(tmp_path / "killed", search, trials=7)
     proposer = Proposer(plan(search), "nysact-s", tmp_path / "killed")
     submitted = proposer.next()  # the driver is killed before it trains this trial
     assert submitted is not None
     resumed = Proposer(plan(search), "nysact-s", tmp_path / "killed")
     while trial := resumed.next():
         assert len(resumed.outcomes()) > 8 or trial == submitted
-        finish(tmp_path / "killed", trial)
-    assert resumed.left() == 0 and len(proposed(tmp_path / "killed")) == 21
-    assert proposed(tmp_path / "killed") == proposed(tmp_path / "uninterrupted")
+        write_finished_trial(tmp_path / "killed", trial)
+    assert resumed.left() == 0 and len(proposal_lines(tmp_path / "killed")) == 21
+    assert proposal_lines(tmp_path / "killed") == proposal_lines(tmp_path / "uninterrupted")
     statuses = [outcome.status for outcome in uninterrupted.outcomes()]
-    assert statuses.count(COMPLETED) >= 18  # the two failures count for the budget
+    assert statuses.count(COMPLETED) >= 18  # the diverged and the failed trial also use the budget
 
 
 def test_proposals_depend_on_the_scores_and_start_with_the_recipe(tmp_path: Path):
-    """TPE approaches the best learning rate, starting with the recipe's values."""
-    outcomes = run(tmp_path, replace(SEARCH, budget=30), optimizer="sgd").outcomes()
+    """TPE starts with the recipe's values and approaches the best learning rate."""
+    outcomes = run_search(tmp_path, replace(SEARCH, budget=30), optimizer="sgd").outcomes()
     proposals = [outcome.proposal.parameters for outcome in outcomes]
     assert proposals[0] == {"lr": 0.1, "weight_decay": 5e-4}
     distances = [abs(math.log10(parameters["lr"] / 0.2)) for parameters in proposals]
@@ -121,17 +124,17 @@ def test_proposals_depend_on_the_scores_and_start_with_the_recipe(tmp_path: Path
 
 
 def test_attributes_of_the_sampler_are_restored(tmp_path: Path):
-    """The generations of NSGA-II increase. Without its attributes, it would stay in the first."""
+    """NSGA-II stores its generation in trial attributes; without them, it would not increase."""
     search = replace(SEARCH, sampler="nsgaii", budget=20)
     generations = [
         outcome.proposal.attributes["trial"]["NSGAIISampler:generation"]
-        for outcome in run(tmp_path, search, optimizer="sgd").outcomes()[1:]
+        for outcome in run_search(tmp_path, search, optimizer="sgd").outcomes()[1:]
     ]
     assert generations[0] == 0 and generations == sorted(generations) and generations[-1] == 2
 
 
 def test_partial_last_line_is_not_a_proposal(tmp_path: Path):
-    run(tmp_path, SEARCH, trials=3)
+    run_search(tmp_path, SEARCH, trials=3)
     path = proposals_path(tmp_path, "tune_test", "digits/cnn", "nysact-s")
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
@@ -141,7 +144,7 @@ def test_partial_last_line_is_not_a_proposal(tmp_path: Path):
         assert len(proposer.outcomes()) == 2
         assert proposer.next() is not None
         assert path.read_bytes()[: len(content)] == content, "the proposal differs"
-    path.write_bytes(lines[0][:-5])  # as if the driver was killed during its first write
+    path.write_bytes(lines[0][:-5])  # as if the driver had been killed during its first write
     assert Proposer(plan(), "nysact-s", tmp_path).next() is not None
     assert path.read_bytes().startswith(lines[0])
 
@@ -154,13 +157,13 @@ def test_equal_proposals_are_trained_once(tmp_path: Path):
         trials.append(trial)
     assert len(trials) == 2 and len(list(trial_folders(tmp_path))) == 2 and proposer.left() == 6
     for trial in trials:
-        finish(tmp_path, trial)
+        write_finished_trial(tmp_path, trial)
     assert proposer.left() == 0 and len(proposer.outcomes()) == 6
 
 
 def test_trial_that_asha_stopped_is_not_submitted_again(tmp_path: Path):
     search = replace(SEARCH, asha=True, budget=5)
-    proposer = run(tmp_path, search, trials=2)
+    proposer = run_search(tmp_path, search, trials=2)
     trial = proposer.next()
     assert trial is not None
     proposer.stop(trial.config.trial_key, 0, {0: 0.25}, 3.0)
@@ -176,11 +179,11 @@ def test_trial_that_asha_stopped_is_not_submitted_again(tmp_path: Path):
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "RUNNING"]
     assert study.trials[0].value == resumed.outcomes()[0].score
     assert study.trials[2].intermediate_values == {0: 0.25}
-    assert study.trials[0].user_attrs["trial_key"] == proposed(tmp_path)[1]["trial_key"]
+    assert study.trials[0].user_attrs["trial_key"] == proposal_lines(tmp_path)[1]["trial_key"]
 
 
 def test_different_search_in_the_same_folder_is_an_error(tmp_path: Path):
-    run(tmp_path, SEARCH, trials=1)
+    run_search(tmp_path, SEARCH, trials=1)
     for changed, difference in (
         (replace(SEARCH, sampler="random"), "sampler = tpe, not random"),
         (replace(SEARCH, tuning_seed=7), "trial.seed = 1000, not 7"),
@@ -273,7 +276,7 @@ def test_valid_spaces_have_no_errors():
     assert plan().problems() == []
 
 
-def test_samplers_by_name():
+def test_sampler_names_are_checked_and_missing_packages_are_reported():
     assert {"tpe", "random", "nsgaii", "gp"} <= set(sampling.samplers())
     assert sampling.sampler_problem("tpe") == ""
     assert 'Did you mean "random"?' in sampling.sampler_problem("randm")
@@ -281,7 +284,7 @@ def test_samplers_by_name():
     assert "--sampler = cmaes" in sampling.sampler_problem("cmaes")
 
 
-def command(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+def run_command(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["tune_optimizers.py", *arguments])
     with pytest.raises(SystemExit) as exit_:
         main(TUNE)
@@ -316,21 +319,21 @@ def test_invalid_command_is_an_error_and_writes_nothing(
     arguments, line, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert command(arguments, monkeypatch) == 2
+    assert run_command(arguments, monkeypatch) == 2
     assert line in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = "--dry-run --budget 3 --optimizers sgd --sampler NSGA-II"
-    assert command(arguments.split(), monkeypatch) == 0
+    assert run_command(arguments.split(), monkeypatch) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "3 configurations for each of 1 optimizers (nsgaii)" in text
     assert "5 fresh trials to go" in text
     assert "Training takes about" in text and not list(tmp_path.iterdir())
 
 
-PAPERS = [
+PAPER_WORKLOADS = [
     "cifar10/resnet32",
     "cifar10/resnet50",
     "cifar100/vit_s16",
@@ -341,27 +344,28 @@ PAPERS = [
 
 
 def test_spaces_contain_the_recipes_of_the_papers():
-    options = Options(only={}, levels={}, settings={}, workload=",".join(PAPERS))
+    options = Options(only={}, levels={}, settings={}, workload=",".join(PAPER_WORKLOADS))
     assert [(plan.workload, plan.problems()) for plan in plans(TUNE, options)] == [
-        (name, []) for name in PAPERS
+        (name, []) for name in PAPER_WORKLOADS
     ]
 
 
 def test_reports_of_equal_folders_are_equal_and_exclude_stopped_trials(tmp_path: Path):
     search = replace(SEARCH, asha=True, budget=5)
-    proposer = run(tmp_path, search, trials=3)
+    proposer = run_search(tmp_path, search, trials=3)
     trial = proposer.next()
     assert trial is not None
     proposer.stop(trial.config.trial_key, 0, {0: 0.99}, 3.0)
     last = proposer.next()
     assert last is not None
-    finish(tmp_path, last, DIVERGED)
+    write_finished_trial(tmp_path, last, DIVERGED)
     winner = proposer.winner()
     assert winner is not None and winner.proposal.number in (0, 1, 2)
     fresh = plan(search).fresh("nysact-s", winner.proposal.parameters)
     results = SearchResults(plan(search), [proposer], fresh, tmp_path)
     curve = results.curves["nysact-s"]
     assert len(curve) == 5 and curve["mean"].iloc[-1] == winner.score
+    # Two of the five proposals, the stopped and the diverged trial, have no score.
     assert curve["none"].iloc[0] == pytest.approx(0.4)
     first, second = (
         {path.name: path.read_bytes() for path in write(results, tmp_path / folder)}
@@ -369,7 +373,9 @@ def test_reports_of_equal_folders_are_equal_and_exclude_stopped_trials(tmp_path:
     )
     text = first["report.md"].decode()
     assert "| nysact-s | 0 |" in text and "2 of 2 not run" in text and "| 5 | 1 | 1 | 0 |" in text
-    assert first.pop("optuna.journal") and second.pop("optuna.journal")  # these contain the time
+    assert first.pop("optuna.journal") and second.pop(
+        "optuna.journal"
+    )  # the journals contain the time
     assert first == second
 
 

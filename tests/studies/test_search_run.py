@@ -1,4 +1,4 @@
-"""Searches with Ray, as a user runs them: killed drivers, resumption, ASHA, SIGTERM and MLflow."""
+"""Searches with Ray, as a user runs them: killed and resumed drivers, ASHA, SIGTERM and MLflow."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ ENVIRONMENT = {
     "COLUMNS": "80",
     "NO_COLOR": "1",
 }
-TIMEOUT = 1500  # seconds; long enough for a busy machine
+TIMEOUT = 1500  # seconds, because a busy machine is slow
 TUNING = ("--optimizers", "sgd,adamw", "--budget", "4", "--max-concurrent", "1")
 SMALL = (*TUNING, "--epochs", "2", "--seeds", "2")
 
 
-def search(*arguments: object) -> subprocess.Popen[str]:
+def start_search(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, ROOT / "studies" / "tune_optimizers.py", *map(str, arguments)]
     return subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+def wait_for_end(process: subprocess.Popen[str], code: int = 0) -> str:
     output = process.communicate(timeout=TIMEOUT)[0]
     assert process.returncode == code, output
     return output
@@ -55,15 +55,15 @@ def wait_for(condition, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def lines(root: Path, optimizer: str) -> list[dict]:
+def proposal_lines(root: Path, optimizer: str) -> list[dict]:
     return read_lines(proposals_path(root, "tune_optimizers", "digits/cnn", optimizer))
 
 
-def finished(root: Path) -> list[Path]:
+def finished_trials(root: Path) -> list[Path]:
     return [folder for folder in trial_folders(root) if (folder / "status.json").exists()]
 
 
-def contents(folders: list[Path]) -> dict[Path, bytes]:
+def bytes_by_path(folders: list[Path]) -> dict[Path, bytes]:
     return {
         path: path.read_bytes()
         for folder in folders
@@ -91,16 +91,16 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     Return the output folder and the output of the second command.
     """
     out = tmp_path_factory.mktemp("out")
-    driver = search(*SMALL, "--out", out)
-    wait_for(lambda: len(finished(out)) >= 2, driver)
+    driver = start_search(*SMALL, "--out", out)
+    wait_for(lambda: len(finished_trials(out)) >= 2, driver)
     driver.kill()
     driver.wait()
     assert driver.stdout is not None
     driver.stdout.close()
-    before, done = lines(out, "sgd"), contents(finished(out))
-    assert len(finished(out)) < 8, "the driver was killed too late for a meaningful test"
-    output = finish(search(*SMALL, "--out", out))
-    assert lines(out, "sgd")[: len(before)] == before
+    before, done = proposal_lines(out, "sgd"), bytes_by_path(finished_trials(out))
+    assert len(finished_trials(out)) < 8, "the driver was killed too late for a meaningful test"
+    output = wait_for_end(start_search(*SMALL, "--out", out))
+    assert proposal_lines(out, "sgd")[: len(before)] == before
     assert {path: path.read_bytes() for path in done} == done
     return out, output
 
@@ -111,18 +111,18 @@ def test_killed_search_resumes_with_the_same_proposals_and_budget(
     run_uninterrupted(tmp_path)
     for optimizer in ("sgd", "adamw"):
         # The first line is the identity of the search; the others are four proposals.
-        assert len(lines(resumed[0], optimizer)) == 5
-        assert lines(resumed[0], optimizer) == lines(tmp_path, optimizer)
-    configs = [read_config(folder)["config"] for folder in finished(resumed[0])]
+        assert len(proposal_lines(resumed[0], optimizer)) == 5
+        assert proposal_lines(resumed[0], optimizer) == proposal_lines(tmp_path, optimizer)
+    configs = [read_config(folder)["config"] for folder in finished_trials(resumed[0])]
     scored = [config for config in configs if config["train_fraction"] == 0.9]
     fresh = [config for config in configs if config["train_fraction"] == 1]
     assert len(scored) == 8 and {config["seed"] for config in scored} == {1000}
     assert len(fresh) == 4 and {config["seed"] for config in fresh} == {0, 1}
-    for folder in finished(resumed[0]):
+    for folder in finished_trials(resumed[0]):
         assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == [0, 1]
 
 
-def test_report_has_the_winners_and_a_recipe_of_their_trials(resumed: tuple[Path, str]):
+def test_report_names_the_winners_and_writes_the_recipe_of_their_trials(resumed: tuple[Path, str]):
     folder = resumed[0] / "reports/tune_optimizers/digits-cnn"
     text = (folder / "report.md").read_text()
     for part in ("| sgd | 2 |", "| adamw | 2 |", "not exchangeable", "shrinkage"):
@@ -131,14 +131,14 @@ def test_report_has_the_winners_and_a_recipe_of_their_trials(resumed: tuple[Path
         assert (folder / name).exists()
     source = (folder / "recipe.py").read_text()
     recipes = ast.literal_eval(source[source.index("{") :])
-    configs = [read_config(folder)["config"] for folder in finished(resumed[0])]
+    configs = [read_config(folder)["config"] for folder in finished_trials(resumed[0])]
     fresh = [config for config in configs if config["train_fraction"] == 1]
     for name, values in recipes.items():
         config = resolve("digits/cnn", name, values, {"epochs": 2})
         assert config.to_dict() in fresh
     trials = (folder / "trials.csv").read_text()
     assert "val/accuracy" not in trials and "test/accuracy" in trials, (
-        "tuning scores are not results"
+        "trials.csv must not contain the scores of tuning trials"
     )
 
 
@@ -162,34 +162,40 @@ def test_second_run_trains_nothing_and_writes_the_same_report(resumed: tuple[Pat
 
     def state() -> tuple:
         bytes_of_reports = {path: path.read_bytes() for path in reports}
-        return bytes_of_reports, contents(list(trial_folders(out))), lines(out, "adamw")
+        return (
+            bytes_of_reports,
+            bytes_by_path(list(trial_folders(out))),
+            proposal_lines(out, "adamw"),
+        )
 
     before = state()
     command = (*SMALL, "--out", out, "--json")
-    output = finish(search(*command))
+    output = wait_for_end(start_search(*command))
     assert "sgd    0 configurations and 0 fresh trials to go" in output
     assert "adamw  0 configurations" in output
     assert state() == before
     record = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
     assert [row["completed"] for row in record["optimizers"]] == [4, 4]
-    assert "sampler = tpe, not random" in finish(search(*command, "--sampler", "random"), 2)
+    assert "sampler = tpe, not random" in wait_for_end(
+        start_search(*command, "--sampler", "random"), 2
+    )
 
 
 def test_trials_that_asha_stopped_are_not_trained_again(tmp_path: Path):
-    """Stop the search by SIGTERM half way; the same command resumes it up to the budget."""
+    """The search is stopped by SIGTERM half way; the same command resumes it up to the budget."""
     arguments = "--optimizers sgd --asha --budget 7 --epochs 3 --seeds 1 --max-concurrent 1"
     command = (*arguments.split(), "--tracking-uri", "none", "--out", tmp_path)
-    driver = search(*command)
+    driver = start_search(*command)
     wait_for(lambda: stopped_keys(tmp_path), driver)
     driver.terminate()
-    assert "all committed results are kept" in finish(driver, 143)
-    first, done = stopped_keys(tmp_path), contents(finished(tmp_path))
-    stopped = {key: contents([tmp_path / "trials" / key[:16]]) for key in first}
-    output = finish(search(*command))
+    assert "all committed results are kept" in wait_for_end(driver, 143)
+    first, done = stopped_keys(tmp_path), bytes_by_path(finished_trials(tmp_path))
+    stopped = {key: bytes_by_path([tmp_path / "trials" / key[:16]]) for key in first}
+    output = wait_for_end(start_search(*command))
     assert "ASHA" in output
-    proposals = [line for line in lines(tmp_path, "sgd") if "parameters" in line]
+    proposals = [line for line in proposal_lines(tmp_path, "sgd") if "parameters" in line]
     assert len(proposals) == 7 and first <= stopped_keys(tmp_path)
-    assert {key: contents([tmp_path / "trials" / key[:16]]) for key in first} == stopped
+    assert {key: bytes_by_path([tmp_path / "trials" / key[:16]]) for key in first} == stopped
     assert {path: path.read_bytes() for path in done} == done
     completed = {line["trial_key"] for line in proposals} - stopped_keys(tmp_path)
     assert all((tmp_path / "trials" / key[:16] / "status.json").exists() for key in completed)
@@ -197,7 +203,7 @@ def test_trials_that_asha_stopped_are_not_trained_again(tmp_path: Path):
     assert "After a restart, it does not know the scores of earlier trials." in text
 
 
-def test_trials_that_asha_stopped_are_killed_runs_in_mlflow(tmp_path: Path):
+def test_trials_that_asha_stopped_have_the_status_killed_in_mlflow(tmp_path: Path):
     from mlflow import MlflowClient
 
     options = Options(only={}, levels={}, settings={}, optimizers=["sgd"], out=tmp_path)

@@ -1,4 +1,4 @@
-"""No file, log or output of a study contains a secret of the environment or of an address."""
+"""Secrets in environment variables or in an address do not get into files, logs or output."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from studies.harness.command.run import refuse
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary5f1d7c"
-SECRETS = {  # with distinct values
+SECRETS = {  # all values contain the canary
     "MLFLOW_TRACKING_PASSWORD": f"{CANARY}password",
     "AWS_SECRET_ACCESS_KEY": f"{CANARY}key",
     "RAY_AUTH_TOKEN": f"{CANARY}token",
     "OF_SOMETHING_ELSE": f"{CANARY}else",
 }
 # The secret as plain text, and in the encoding of HTTP's basic authentication.
-FORMS = (CANARY.encode(), b64encode(f"me:{CANARY}".encode())[:-2])
+ENCODED_SECRETS = (CANARY.encode(), b64encode(f"me:{CANARY}".encode())[:-2])
 STUDY = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "1")
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """A server that refuses every request: its address, and the authorization of each request."""
+    """A server that refuses every request.
+
+    The values are its address and a list that receives the `Authorization` header of each request.
+    """
     received: list[str] = []
 
     class Refusing(BaseHTTPRequestHandler):
@@ -53,7 +56,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
         listening.shutdown()
 
 
-def study(uri: str, out: Path, ray: str) -> subprocess.CompletedProcess[str]:
+def run_study(uri: str, out: Path, ray: str) -> subprocess.CompletedProcess[str]:
     settings = {
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_TRACKING_USERNAME": "me",
@@ -73,19 +76,23 @@ def test_no_secret_of_the_environment_is_written_or_printed(
     out = tmp_path / "out"
     # The paths of Ray's sockets must be short.
     with tempfile.TemporaryDirectory(prefix="ray-") as ray:
-        process = study(f"http://{address}", out, ray)
+        process = run_study(f"http://{address}", out, ray)
         assert process.returncode == 0, process.stderr
-        assert any(received), "the password was never used, so the test shows nothing"
+        assert any(received), "no request contained the password, so the test checks nothing"
         files = [*out.rglob("*"), *Path(ray).rglob("*")]
         contents = {path: path.read_bytes() for path in files if path.is_file()}
         assert any(path.parent.name == "logs" for path in contents) and (out / "reports").is_dir()
-        leaks = [path for path, text in contents.items() if any(form in text for form in FORMS)]
+        leaks = [
+            path for path, text in contents.items() if any(form in text for form in ENCODED_SECRETS)
+        ]
         assert leaks == []
     assert CANARY not in process.stdout + process.stderr
 
 
-def test_the_actor_of_a_trial_with_several_processes_gets_no_key(monkeypatch: pytest.MonkeyPatch):
-    """Ray writes the environment that Tune passes to an actor into a log."""
+def test_actor_of_a_trial_with_several_processes_receives_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Ray logs the environment variables that Tune passes to an actor."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
     monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
     actor: Any = tuning._Workers().get(type("Team", (tuning.tune.Trainable,), {}))
@@ -97,7 +104,7 @@ def test_password_in_an_address_is_refused_and_not_printed(
     tmp_path: Path, server: tuple[str, list[str]]
 ):
     address, received = server
-    process = study(f"http://me:{CANARY}@{address}", tmp_path / "out", str(tmp_path))
+    process = run_study(f"http://me:{CANARY}@{address}", tmp_path / "out", str(tmp_path))
     assert process.returncode == 2
     assert f"MLFLOW_TRACKING_URI = http://***@{address}: must be" in process.stderr
     assert CANARY not in process.stdout + process.stderr

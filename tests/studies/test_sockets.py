@@ -1,4 +1,4 @@
-"""Ray's ports on one machine: loopback address only, and every request requires the run's token."""
+"""Ray's ports on one machine: they have the loopback address, and requests require a token."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ sockets = [(process.name(), *connection.laddr)
 print(json.dumps({"listening": sockets, "token": os.environ["RAY_AUTH_TOKEN"]}), flush=True)
 sys.stdin.read()
 """
-REQUESTS = (  # a harmless request of each of Ray's services
+REQUESTS = (  # a harmless request to each of Ray's services
     "NodeInfoGcsService/CheckAlive",
     "NodeManagerService/GetNodeStats",
     "ObjectManagerService/Pull",
     "CoreWorkerService/GetCoreWorkerStats",
 )
-# Status codes of gRPC. A port of another service answers UNIMPLEMENTED.
+# Status codes of gRPC. A port answers UNIMPLEMENTED to a request for another service.
 OK, UNIMPLEMENTED, UNAUTHENTICATED = "0", "12", "16"
 
 
 class Session(NamedTuple):
-    """A running Ray that this test has started."""
+    """The sockets and the token of a Ray instance that the fixture has started."""
 
     listening: list[tuple[str, str, int]]  # process, address, port
     token: str
@@ -68,25 +68,25 @@ def test_ray_listens_on_the_loopback_address_only(session: Session):
 def test_every_port_of_ray_refuses_a_request_without_the_token(session: Session):
     refused = 0
     for name, _, port in session.listening:
-        answers = {path: answer(port, path) for path in REQUESTS}
+        answers = {path: grpc_status(port, path) for path in REQUESTS}
         if set(answers.values()) == {None}:  # the agent, which does not use gRPC
-            assert status(port) == 401, name
+            assert http_status(port) == 401, name
             continue
         assert set(answers.values()) <= {UNIMPLEMENTED, UNAUTHENTICATED}, (name, answers)
         assert UNAUTHENTICATED in answers.values(), (name, answers)
-        answers = {answer(port, path, "0" * 64) for path in REQUESTS}
+        answers = {grpc_status(port, path, "0" * 64) for path in REQUESTS}
         assert answers <= {UNIMPLEMENTED, UNAUTHENTICATED}, name
         refused += 1
     assert refused >= 5
 
 
 def test_request_with_the_token_succeeds(session: Session):
-    """Otherwise the previous test would pass if nothing answered."""
+    """The previous test would also pass if Ray refused requests with the token."""
     head = next(port for name, _, port in session.listening if name == "gcs_server")
-    assert answer(head, REQUESTS[0], session.token) == OK
+    assert grpc_status(head, REQUESTS[0], session.token) == OK
 
 
-def answer(port: int, path: str, token: str | None = None) -> str | None:
+def grpc_status(port: int, path: str, token: str | None = None) -> str | None:
     """Return the gRPC status of an empty request, or None if the answer is not gRPC."""
     fields = {
         ":method": "POST",
@@ -100,20 +100,20 @@ def answer(port: int, path: str, token: str | None = None) -> str | None:
         fields["authorization"] = f"Bearer {token}"
     block = b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
     request = _frame(4, 0, 0, b"") + _frame(1, 4, 1, block) + _frame(0, 1, 1, bytes(5))
-    with socket.create_connection(("127.0.0.1", port), 60) as line:
-        line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + request)
+    with socket.create_connection(("127.0.0.1", port), 60) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + request)
         received, match = b"", None
-        while match is None and (part := line.recv(4096)):
+        while match is None and (part := connection.recv(4096)):
             received += part
             match = re.search(rb"\x0bgrpc-status(?:\x01(\d)|\x02(\d\d))", received)
     return (match[1] or match[2]).decode() if match else None
 
 
-def status(port: int) -> int:
+def http_status(port: int) -> int:
     """Return the HTTP status of a plain request."""
-    with socket.create_connection(("127.0.0.1", port), 60) as line:
-        line.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        return int(line.recv(4096).split()[1])
+    with socket.create_connection(("127.0.0.1", port), 60) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        return int(connection.recv(4096).split()[1])
 
 
 def _text(value: str) -> bytes:

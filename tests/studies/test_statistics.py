@@ -1,7 +1,9 @@
+"""Means and 95% t-intervals over seeds."""
+
 import math
 
 import pytest
-from folders import ARMS, accuracy, planned, run
+from folders import ARMS, accuracy, planned, write_trial
 from scipy import stats
 
 from studies.harness.evidence import ledger
@@ -27,7 +29,7 @@ def test_interval_agrees_with_the_one_sample_t_test():
     assert (summary.ci_lo, summary.ci_hi) == pytest.approx((expected.low, expected.high))
 
 
-def test_interval_covers_the_mean_at_its_rate():
+def test_95_percent_interval_of_four_values_covers_the_mean_in_95_percent_of_samples():
     samples = stats.norm.rvs(size=(2000, 4), random_state=0)
     covered = sum(summary.ci_lo <= 0 <= summary.ci_hi for summary in map(summarize, samples))
     assert covered / 2000 == pytest.approx(0.95, abs=0.015)  # a normal interval covers 0.85
@@ -44,9 +46,9 @@ def test_diverged_trial_is_counted_but_not_averaged(tmp_path):
     trials = planned()
     for trial in trials:
         if trial == trials[0]:
-            run(tmp_path, trial, 1, DIVERGED)
+            write_trial(tmp_path, trial, 1, DIVERGED)
         else:
-            run(tmp_path, trial)
+            write_trial(tmp_path, trial)
     table = group(ledger.frame(trials, tmp_path), "test/accuracy")
     assert list(table["arm"]) == [arm.label for arm in ARMS]
     sgd = table.iloc[0]

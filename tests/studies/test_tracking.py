@@ -1,4 +1,4 @@
-"""MLflow has the values of the output folder, and receives only what is new."""
+"""MLflow receives the values of the output folder, and a value that it has is not sent again."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from folders import STUDY, metrics, planned, run
+from folders import STUDY, metrics, planned, write_trial
 from rich.console import Console
 
 from studies.harness.design.options import Options, default_uri
@@ -30,7 +30,7 @@ WRITES += ["log_artifact", "log_text"]
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    # All tests share one database, because its creation takes seconds.
+    # All tests share a database, because the creation of a database takes seconds.
     return default_uri(tmp_path_factory.mktemp("mlflow"))
 
 
@@ -41,7 +41,7 @@ def study(request):
 
 @pytest.fixture
 def runs(uri, study):
-    """Return a function that reads the test's parent run, and its trials' runs by key."""
+    """Return a function that returns a study's parent run, and the runs of its trials by key."""
     client = MlflowClient(tracking_uri=uri)
 
     def read(name=study.name):
@@ -74,7 +74,7 @@ def history(uri, run, name):
 
 def test_runs_have_the_values_of_the_trial_folders(tmp_path, uri, study, runs):
     trials = planned(seeds=1)[:4]
-    stores = [run(tmp_path, trial) for trial in trials]
+    stores = [write_trial(tmp_path, trial) for trial in trials]
     assert sync(study, trials, tmp_path, uri) == 8
     parent, children = runs()
     for trial, store in zip(trials, stores, strict=True):
@@ -98,7 +98,7 @@ def test_runs_have_the_values_of_the_trial_folders(tmp_path, uri, study, runs):
 def test_parent_run_has_the_summary_and_the_artifacts(tmp_path, uri, study, runs):
     trials = planned(seeds=2)[:8]
     for trial in trials[1:]:
-        run(tmp_path, trial)
+        write_trial(tmp_path, trial)
     page = tmp_path / "report.md"
     page.write_text("one")
     expected = metrics(trials[4], 1)["test/accuracy"]
@@ -114,7 +114,7 @@ def test_parent_run_has_the_summary_and_the_artifacts(tmp_path, uri, study, runs
     artifacts = tmp_path / "mlartifacts" / parent.info.run_id / "artifacts"
     assert (artifacts / "report.md").read_text() == "one"
 
-    run(tmp_path, trials[0])
+    write_trial(tmp_path, trials[0])
     page.write_text("two")
     sync(study, trials, tmp_path, uri, [page])
     parent, _ = runs()
@@ -126,8 +126,8 @@ def test_parent_run_has_the_summary_and_the_artifacts(tmp_path, uri, study, runs
 @pytest.mark.parametrize("mark", ["", "digest"])
 def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
     trials = planned(seeds=1)[:3]
-    run(tmp_path, trials[0])
-    run(tmp_path, trials[1], 1, None)
+    write_trial(tmp_path, trials[0])
+    write_trial(tmp_path, trials[1], 1, None)
     page = tmp_path / "report.md"
     page.write_text("one")
     report = Report(files=[page], metrics={"mean/sgd": 0.5})
@@ -140,13 +140,13 @@ def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
 
 
 def test_kill_during_database_creation_leaves_no_database(tmp_path, study, monkeypatch):
-    """mlflow cannot use a database with only some of its tables."""
+    """MLflow cannot use a database that lacks some tables."""
 
     def killed(*paths):
         raise KeyboardInterrupt
 
     uri = default_uri(tmp_path)
-    run(tmp_path, planned(1)[0], epochs=1)
+    write_trial(tmp_path, planned(1)[0], epochs=1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("os.link", killed)
         sync(study, planned(1)[:1], tmp_path, uri)
@@ -156,11 +156,11 @@ def test_kill_during_database_creation_leaves_no_database(tmp_path, study, monke
 
 def test_resumed_trial_continues_in_the_same_run(tmp_path, uri, study, runs):
     trial = planned(seeds=1, epochs=5)[0]
-    run(tmp_path, trial, 2, None)
+    write_trial(tmp_path, trial, 2, None)
     assert sync(study, [trial], tmp_path, uri) == 2
     before = runs()[1][trial.config.trial_key]
     assert before.info.status == "RUNNING" and before.data.tags["status"] == "in flight"
-    run(tmp_path, trial)
+    write_trial(tmp_path, trial)
     assert sync(study, [trial], tmp_path, uri) == 3
     after = runs()[1][trial.config.trial_key]
     assert after.info.run_id == before.info.run_id and after.info.status == "FINISHED"
@@ -169,7 +169,7 @@ def test_resumed_trial_continues_in_the_same_run(tmp_path, uri, study, runs):
 
 def test_run_of_a_diverged_trial_is_failed_and_a_retry_reopens_it(tmp_path, uri, study, runs):
     trial = planned(seeds=1)[0]
-    store = run(tmp_path, trial, 1, DIVERGED, epoch=1, step=7)
+    store = write_trial(tmp_path, trial, 1, DIVERGED, epoch=1, step=7)
     sync(study, [trial], tmp_path, uri)
     child = runs()[1][trial.config.trial_key]
     assert child.info.status == "FAILED"
@@ -185,7 +185,7 @@ def test_run_of_a_diverged_trial_is_failed_and_a_retry_reopens_it(tmp_path, uri,
 
 def test_values_that_are_not_finite_are_not_sent(tmp_path, uri, study, runs):
     trial = planned(seeds=1)[0]
-    store = run(tmp_path, trial, 0, None)
+    store = write_trial(tmp_path, trial, 0, None)
     store.record(0, {"train/loss": math.inf, "test/loss": math.nan, "test/accuracy": 0.1})
     store.finish(DIVERGED, epoch=0)
     assert sync(study, [trial], tmp_path, uri) == 1
@@ -194,7 +194,7 @@ def test_values_that_are_not_finite_are_not_sent(tmp_path, uri, study, runs):
 
 def test_points_sent_before_a_kill_are_not_duplicated(tmp_path, uri, study, runs):
     trial = planned(seeds=1)[0]
-    run(tmp_path, trial)
+    write_trial(tmp_path, trial)
     sync(study, [trial], tmp_path, uri)
     child = runs()[1][trial.config.trial_key]
     MlflowClient(tracking_uri=uri).set_tag(child.info.run_id, "epochs_sent", "0")
@@ -204,7 +204,7 @@ def test_points_sent_before_a_kill_are_not_duplicated(tmp_path, uri, study, runs
 
 def test_long_curves_are_sent_in_several_requests(tmp_path, uri, study, runs, monkeypatch):
     trial = planned(seeds=1, epochs=300)[0]
-    run(tmp_path, trial)
+    write_trial(tmp_path, trial)
     sizes, log_batch = [], MlflowClient.log_batch
 
     def count(client, run_id, metrics=(), params=(), tags=()):
@@ -218,11 +218,11 @@ def test_long_curves_are_sent_in_several_requests(tmp_path, uri, study, runs, mo
     assert [step for step, _, _ in points] == list(range(300))
 
 
-def test_runs_of_other_plans_and_smoke_runs_do_not_change(tmp_path, uri, study, runs):
+def test_smaller_plan_and_smoke_run_do_not_change_existing_runs(tmp_path, uri, study, runs):
     trials = planned(seeds=1)[:2]
     for trial in trials:
-        run(tmp_path, trial)
-    run(tmp_path / "smoke", trials[0])
+        write_trial(tmp_path, trial)
+    write_trial(tmp_path / "smoke", trials[0])
     sync(study, trials, tmp_path, uri)
     sync(study, trials[:1], tmp_path, uri)
     sync(study, trials[:1], tmp_path, uri, smoke=True)
@@ -283,9 +283,9 @@ def test_group_run_has_the_mean_over_completed_seeds(tmp_path, uri, study, runs)
     trials = [trial for trial in planned(seeds=3) if trial.arm.label in {"sgd", "nysact-s rank=10"}]
     for trial in trials:
         if trial == trials[0]:
-            run(tmp_path, trial, 1, DIVERGED, epoch=1)
+            write_trial(tmp_path, trial, 1, DIVERGED, epoch=1)
         else:
-            run(tmp_path, trial)
+            write_trial(tmp_path, trial)
     sync(study, trials, tmp_path, uri)
     groups, count = group_runs(uri, study)
     assert set(groups) == {"sgd", "nysact-s rank=10"} and count == 2
@@ -315,21 +315,21 @@ def test_group_run_is_updated_and_has_its_curve_when_all_seeds_end(tmp_path, uri
     first, second, third = (trial for trial in planned(seeds=3) if trial.arm.optimizer == "foof")
     sync(study, [first, second], tmp_path, uri)
     assert group_runs(uri, study) == ({}, 0)
-    run(tmp_path, first)
+    write_trial(tmp_path, first)
     sync(study, [first, second], tmp_path, uri)
     partial = group_runs(uri, study)[0]["foof"]
     run_id = partial.info.run_id
     assert partial.info.status == "RUNNING" and partial.data.metrics["n"] == 1
     assert "sd/test/accuracy" not in partial.data.metrics
     assert history(uri, partial, "test/accuracy") == []
-    run(tmp_path, second)
+    write_trial(tmp_path, second)
     for _ in range(2):
         sync(study, [first, second], tmp_path, uri)
     complete = group_runs(uri, study)[0]["foof"]
     assert (complete.info.run_id, complete.info.status) == (run_id, "FINISHED")
     assert complete.data.metrics["n"] == 2
     assert [step for step, _, _ in history(uri, complete, "test/accuracy")] == [0, 1]
-    run(tmp_path, third)
+    write_trial(tmp_path, third)
     sync(study, [first, second, third], tmp_path, uri)
     groups, count = group_runs(uri, study)
     assert count == 1 and groups["foof"].info.run_id == run_id
@@ -355,30 +355,30 @@ def test_experiment_has_a_view_of_each_workloads_configurations(tmp_path, uri, s
 
 def test_run_of_a_stopped_trial_is_closed(tmp_path, uri, study, runs):
     first, second = planned(seeds=1)[:2]
-    run(tmp_path, first)
-    run(tmp_path, second, 1, None)
-    key, planning = second.config.trial_key, [first, second]
-    growing = view(study, planning, tmp_path)
-    assert growing.send(uri) == "3 epochs sent" and runs()[1][key].info.status == "RUNNING"
+    write_trial(tmp_path, first)
+    write_trial(tmp_path, second, 1, None)
+    key, plan_trials = second.config.trial_key, [first, second]
+    trials_view = view(study, plan_trials, tmp_path)
+    assert trials_view.send(uri) == "3 epochs sent" and runs()[1][key].info.status == "RUNNING"
     for sent in ("0 epochs sent", "0 epochs sent"):
-        assert replace(growing, stopped=lambda: [key]).send(uri) == sent
+        assert replace(trials_view, stopped=lambda: [key]).send(uri) == sent
         stopped = runs()[1][key]
         assert (stopped.info.status, stopped.data.tags["status"]) == ("KILLED", "stopped")
     assert runs()[0].info.status == "FINISHED"
-    planning.clear()
-    both = replace(growing, stopped=lambda: [key, first.config.trial_key])
+    plan_trials.clear()
+    both = replace(trials_view, stopped=lambda: [key, first.config.trial_key])
     assert both.send(uri) == "0 epochs sent"
     assert runs()[1][first.config.trial_key].info.status == "FINISHED"
 
 
-def test_without_trials_there_are_no_runs(tmp_path, uri, study):
+def test_plan_without_trials_creates_no_experiment(tmp_path, uri, study):
     assert view(study, [], tmp_path).send(uri, Report(files=[])) == "nothing to send"
     assert MlflowClient(tracking_uri=uri).get_experiment_by_name(study.name) is None
 
 
-def test_without_a_report_the_summary_does_not_change(tmp_path, uri, study, runs):
+def test_update_without_a_report_keeps_the_numbers_of_the_last_report(tmp_path, uri, study, runs):
     trial, extended = planned(seeds=1)[0], planned(seeds=1)[:2]
-    run(tmp_path, trial)
+    write_trial(tmp_path, trial)
     sync(study, [trial], tmp_path, uri, **{"mean/sgd": 0.5})
     view(study, extended, tmp_path).send(uri)
     summary = runs()[0].data.metrics
@@ -425,7 +425,7 @@ def test_report_run_is_sent_again_when_its_files_change(tmp_path, uri, study):
     assert tags == {**shared, "kind": "probe", "group_key": "ab" * 32}
 
 
-# ---------------------------------------------------------------------- unchanged results
+# ---------------------------------------------------------------------- unchanged inputs
 
 COMMAND = """
 import sys
@@ -454,8 +454,8 @@ def track(study, trials, root, uri, digest, **numbers):
     assert console.file.getvalue() == ""
 
 
-def test_the_second_command_does_not_import_mlflow(tmp_path, uri, monkeypatch):
-    run(tmp_path, planned(seeds=1)[0])
+def test_command_does_not_import_mlflow_if_nothing_has_changed(tmp_path, uri, monkeypatch):
+    write_trial(tmp_path, planned(seeds=1)[0])
     (tmp_path / "report.md").write_text("one")
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}")
 
@@ -472,7 +472,7 @@ def test_everything_is_sent_again_after_the_run_or_the_database_was_deleted(
     tmp_path, uri, study, runs
 ):
     trial = planned(seeds=1)[0]
-    run(tmp_path, trial)
+    write_trial(tmp_path, trial)
     (tmp_path / "report.md").write_text("one")
     first, second = f"{study.name} 1", f"{study.name} 2"  # unique in the shared database
     track(study, [trial], tmp_path, uri, first)
@@ -498,15 +498,18 @@ def test_everything_is_sent_again_after_the_run_or_the_database_was_deleted(
     assert {run.data.tags["kind"] for run in children} == {"study", "group", "trial"}
 
 
-def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, runs, monkeypatch):
-    """If a command is killed while it sends, the next command sends everything again."""
+def test_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, runs, monkeypatch):
+    """The mark is the digest of the inputs of the last complete update.
+
+    If a command is killed while it sends, the next command must send everything again.
+    """
     trials = planned(seeds=1)[:2]
-    run(tmp_path, trials[0])
+    write_trial(tmp_path, trials[0])
     (tmp_path / "report.md").write_text("one")
     first, second = f"{study.name} 1", f"{study.name} 2"
     track(study, trials[:1], tmp_path, uri, first, **{"mean/sgd": 0.5})
     assert runs()[0].data.tags[MARK] == first
-    run(tmp_path, trials[1])
+    write_trial(tmp_path, trials[1])
 
     def fail(*_):
         raise OSError("killed")
@@ -521,12 +524,12 @@ def test_a_mark_is_removed_before_another_state_is_sent(tmp_path, uri, study, ru
     assert runs()[0].data.tags[MARK] == ""
 
 
-def test_report_run_has_the_mark(tmp_path, uri, study):
+def test_report_run_is_marked_with_the_digest_of_its_inputs(tmp_path, uri, study):
     options = Options(out=tmp_path)
     probe = ReportView(
         facts=study, workload="digits/cnn", options=options, kind="probe", key="cd" * 32, params={}
     )
-    for digest in (f"{study.name} 1", f"{study.name} 2"):  # the second has the same files
+    for digest in (f"{study.name} 1", f"{study.name} 2"):  # the second digest has the same files
         probe.send(uri, Report(files=[]), digest)
         assert up_to_date(uri, [digest])
     assert not up_to_date(uri, [f"{study.name} 1"])

@@ -1,4 +1,4 @@
-"""The pages that `make ui` links to show the numbers of a smoke run, in a headless browser.
+"""The MLflow pages that `make ui` links to, in a headless browser: they show a smoke run's numbers.
 
 `make setup-ui` installs the browser.
 """
@@ -28,7 +28,7 @@ if CHROMIUM is None:
     pytest.skip("Debian's chromium is not installed: make setup-ui", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
-FLAGS = [
+CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -37,7 +37,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 
 
 class Served(NamedTuple):
@@ -63,7 +63,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     trials = out / "trials.jsonl"
     smoke = [sys.executable, ROOT / "studies/ablation_rank.py", "--smoke", "--out", out]
-    # This writes the same folders without Ray.
+    # `python -m trainables` writes the same trial folders without Ray.
     training = [sys.executable, "-m", "trainables", trials, "--out", out / "smoke"]
     for command in ([*smoke, "--dry-run", "--json"], training, [*smoke, "--report-only"]):
         process = subprocess.run(
@@ -97,26 +97,30 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         profile = tmp_path_factory.mktemp("profile")
         size = {"width": 1600, "height": 1200}
         context = play.chromium.launch_persistent_context(
-            str(profile), executable_path=CHROMIUM, headless=True, args=FLAGS, viewport=size
+            str(profile),
+            executable_path=CHROMIUM,
+            headless=True,
+            args=CHROMIUM_FLAGS,
+            viewport=size,
         )
-        context.set_default_timeout(PATIENCE_MS)
+        context.set_default_timeout(TIMEOUT_MS)
         yield context.new_page()
         context.close()
 
 
-def shoot(page: Any, name: str) -> None:
+def save_screenshot(page: Any, name: str) -> None:
     """Save a screenshot if the environment names a folder for it."""
     if folder := os.environ.get("PRECOND_SCREENSHOTS"):
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-def test_the_parents_page_has_the_claim_and_each_arms_mean(served: Served, page: Any):
+def test_page_of_the_parent_run_has_the_claim_and_the_mean_of_each_arm(served: Served, page: Any):
     page.goto(served.links[0])
     page.get_by_text(
         "With either sketch (columns or Gaussian), NysAct is more accurate than SGD"
     ).first.wait_for()
     page.get_by_text("mean/sgd", exact=True).first.wait_for()
-    shoot(page, "parent")
+    save_screenshot(page, "parent")
     text = page.inner_text("body")
     for arm in served.arms.to_dict("records"):
         metric = re.escape(re.sub("[ =]", ".", arm["arm"]))
@@ -130,13 +134,13 @@ def test_charts_show_factor_and_mean_of_each_configuration(served: Served, page:
     page.get_by_text("6 matching runs").first.wait_for()
     plot = page.locator("svg").filter(has_text="optimizer").filter(has_text="rank").first
     plot.wait_for()
-    shoot(page, "charts")
+    save_screenshot(page, "charts")
     for arm in served.arms["arm"]:
         assert page.get_by_text(arm, exact=True).count() >= 1, arm
     best = served.arms.loc[served.arms["optimizer"].str.startswith("nysact"), "mean"]
     texts = plot.locator("text").all_text_contents()
     labels = [float(text) for text in texts if re.fullmatch(r"0\.\d{2,}", text)]
-    # The axis spans the arms' means.
+    # The labels of the axis are in the range of the arms' means.
     assert labels and min(labels) >= best.min() - 0.01 and max(labels) <= best.max() + 0.01
 
 
@@ -146,7 +150,7 @@ def test_comparison_table_has_every_configuration_with_its_mean(served: Served, 
     page.goto(served.links[2])
     page.get_by_text("Comparing 6 Runs from 1 Experiment").wait_for()
     page.get_by_text("mean/test/accuracy").first.wait_for()
-    shoot(page, "compare")
+    save_screenshot(page, "compare")
     text = page.inner_text("body")
     for arm in served.arms.to_dict("records"):
         assert arm["arm"] in text
@@ -163,11 +167,11 @@ def test_figure_and_report_open_in_the_browser(served: Served, page: Any, name: 
         picture = page.locator(images).first
         picture.wait_for()
         page.wait_for_function("image => image.naturalWidth > 400", arg=picture.element_handle())
-        shoot(page, "figure")
+        save_screenshot(page, "figure")
         return
     frame = page.frame_locator("iframe").first
     frame.get_by_role("heading", name="Effect of the rank of the Nystrom approximation").wait_for()
-    shoot(page, "report")
+    save_screenshot(page, "report")
     text = frame.locator("table").first.inner_text()
     for arm in served.arms.to_dict("records"):
         row = rf"{re.escape(arm['arm'])}\s+{arm['n']}\s+{100 * arm['mean']:.2f}"

@@ -1,4 +1,4 @@
-"""Tests of the cost benchmark: the kinds of steps and their weights, races, intervals and result files."""
+"""Tests of the cost benchmark: kinds of steps, races, intervals and result files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from trainables.cost.released import _kinds
 from trainables.models.small import digits_cnn
 from trainables.workloads import resolve
 
-OURS = ["nysact-s", "nysact-g", "foof", "kfac", "eva", "ekfac", "steve"]
+# The optimizers of this package that have preconditioners.
+PRECONDITIONED = ["nysact-s", "nysact-g", "foof", "kfac", "eva", "ekfac", "steve"]
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,14 +49,16 @@ def test_interval_is_the_narrowest_with_95_percent_coverage(n):
     assert (result.median, result.low + result.high) == ((n + 1) / 2, n + 1)
 
 
-def test_too_few_values_have_no_interval():
+def test_interval_of_fewer_than_six_values_is_refused():
     with pytest.raises(ValueError, match="5 values: a 95% interval requires at least 6"):
         median([1.0] * 5)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_weights_of_the_kinds_equal_their_frequencies(name):
-    """The frequencies are counted over a later period; the released code has the same schedule."""
+@pytest.mark.parametrize("name", PRECONDITIONED)
+def test_weights_of_step_kinds_equal_their_frequencies(name):
+    """The kinds of a whole period are counted, long after the first step.
+
+    The released code has the same schedule."""
     intervals = {"cov_interval": 3, "inv_interval": 4, "basis_interval": 4}
     overrides = {k: v for k, v in intervals.items() if k in precond.defaults(name)}
     contestant = build(name, digits_cnn(), overrides)
@@ -74,9 +77,11 @@ def test_weights_of_the_kinds_equal_their_frequencies(name):
         assert [(k.name, k.weight) for k in _kinds(3, 4)] == [*weights.items()]
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRECONDITIONED)
 def test_step_is_of_the_requested_kind(name, monkeypatch):
-    """A step records statistics and computes factors as its kind requires, after any other kind."""
+    """A step records statistics and computes factors only if its kind requires it.
+
+    This does not depend on the kind of the step before."""
     contestant = build(name, digits_cnn(), {})
     contestant.warm_up(batch())
     calls: Counter[str] = Counter()
@@ -96,8 +101,8 @@ def test_step_is_of_the_requested_kind(name, monkeypatch):
         assert (calls["refresh"] > 0) == (kind.name == REFRESH), kind
 
 
-class Stub:
-    """A contestant that reports given seconds for each kind of step, and logs the steps."""
+class SimulatedContestant:
+    """A contestant that returns fixed seconds for each kind of step, and logs the steps."""
 
     def __init__(self, log, name, **seconds):
         self.log, self.name, self.times = log, name, seconds
@@ -111,9 +116,12 @@ class Stub:
         return self.times[kind.name]
 
 
-def test_race_weighs_the_kinds_and_reverses_their_order():
+def test_race_weights_the_kinds_of_steps_and_reverses_their_order_in_a_block():
     log: list[str] = []
-    base, other = Stub(log, "B", plain=1.0), Stub(log, "X", plain=1.1, statistics=1.6, refresh=3.6)
+    base, other = (
+        SimulatedContestant(log, "B", plain=1.0),
+        SimulatedContestant(log, "X", plain=1.1, statistics=1.6, refresh=3.6),
+    )
     result = race(base, other, batch(), 6, 2, cost.CLOCKS["wall"])
     half = ["B plain", "X plain", "X statistics", "X refresh"]
     assert log == [*half, *reversed(half)] * 7  # the first block is discarded
@@ -124,10 +132,10 @@ def test_race_weighs_the_kinds_and_reverses_their_order():
 
 
 @pytest.mark.parametrize(("name", "sketches"), [("nysact-s", 2), ("nysact-g", 3)])
-def test_bytes_of_nysact_state_equal_the_paper(name, sketches):
-    """The state of a layer is 2pr + r numbers (NysAct-S) or 3pr (NysAct-G), and four counters.
+def test_bytes_of_nysact_state_equal_the_formula_of_the_paper(name, sketches):
+    """For p inputs and rank r, a layer has 2pr + r numbers (NysAct-S) or 3pr (NysAct-G).
 
-    There is also one gradient buffer and, as the rule's state, the momentum.
+    It also has four counters, a gradient buffer, and the momentum as the state of the rule.
     """
     rank, counters = 4, 4 * 8
     contestant = build(name, digits_cnn(), {"rank": rank})
@@ -180,8 +188,8 @@ def test_all_invalid_arguments_are_reported_together(capsys):
     assert "must be a checkout" in capsys.readouterr().err
 
 
-def test_benchmark_command_end_to_end(tmp_path: Path):
-    """The command runs in a new process, because it sets the threads and resets peak memory."""
+def test_benchmark_command_measures_ratio_memory_and_evaluation(tmp_path: Path):
+    """The command needs a new process: it sets the threads and resets the peak memory."""
     flags = "digits/cnn --batch-size 8 --blocks 6 --threads 1 --repeat 1 --optimizers eva"
     command = [sys.executable, "-m", "trainables.cost", *flags.split(), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)

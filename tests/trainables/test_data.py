@@ -1,4 +1,6 @@
-"""Tests of datasets: augmentation against a loop over images, seeds of epochs, worker processes and caches."""
+"""Tests of datasets: augmentation compared with a loop over images, seeds,
+worker processes and caches.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from images import CLASSES, make_folder, paint
 from PIL import Image
 from torch import Tensor
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
-from torchvision.transforms.v2 import functional as peer
+from torchvision.transforms.v2 import functional as tv_functional
 
 from precond import HyperparameterError
 from trainables.data import DataError, Loading, augment, images, source
@@ -43,12 +45,12 @@ WORKERS = {
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Path:
+def small_images(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "small")
 
 
 @pytest.fixture
-def large(tmp_path: Path) -> Path:
+def large_images(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "large", side=70, mixed=True)
 
 
@@ -60,7 +62,7 @@ def load(path: Path, settings: Mapping[str, Any] = {}, **fields: Any) -> Data:
     return source(f"imagefolder:{path}").load(loading(path, settings, **fields))
 
 
-def equal(first: Iterator, second: Iterator) -> bool:
+def equal_batches(first: Iterator, second: Iterator) -> bool:
     """Return True if two iterators yield equal batches, at least one."""
     pairs = list(zip(first, second, strict=True))
     return bool(pairs) and all(a.equal(c) and b.equal(d) for (a, b), (c, d) in pairs)
@@ -79,24 +81,24 @@ def test_crop_and_flip_equal_a_loop_over_images():
         padded[:, 3:12, 3:12] = image
         window = padded[:, top : top + 9, left : left + 9]
         assert actual.equal(window.flip(-1) if mirrored else window)
-        expected = peer.crop(peer.pad(image, [3]), top, left, 9, 9)
-        assert actual.equal(peer.horizontal_flip(expected) if mirrored else expected)
+        expected = tv_functional.crop(tv_functional.pad(image, [3]), top, left, 9, 9)
+        assert actual.equal(tv_functional.horizontal_flip(expected) if mirrored else expected)
 
 
-def test_epoch_equals_its_random_numbers_applied_to_each_image(small: Path):
-    data = load(small, AUGMENTED)
+def test_augmented_epoch_equals_its_draws_applied_to_each_image(small_images: Path):
+    data = load(small_images, AUGMENTED)
     assert isinstance(data, DeviceData)
     draws = data._draw(torch.Generator().manual_seed(5))
-    files = image_folder(str(small))._splits()[0]
-    raw = [peer.pil_to_tensor(read_image(path)) for path in files.paths]
+    files = image_folder(str(small_images))._splits()[0]
+    raw = [tv_functional.pil_to_tensor(read_image(path)) for path in files.paths]
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in channel_statistics(torch.stack(raw)))
     count = 0
     for inputs, labels in data.train_batches(4, seed=5):
         for image, label in zip(inputs, labels, strict=True):
             position, (top, left) = int(draws["order"][count]), draws["offsets"][count].tolist()
-            expected = peer.crop(peer.pad(raw[position], [2]), top, left, 8, 8)
+            expected = tv_functional.crop(tv_functional.pad(raw[position], [2]), top, left, 8, 8)
             if draws["flipped"][count]:
-                expected = peer.horizontal_flip(expected)
+                expected = tv_functional.horizontal_flip(expected)
             expected = (expected / 255 - mean) / deviation
             top, left, bottom, right = draws["boxes"][count].tolist()
             expected[:, top:bottom, left:right] = 0
@@ -107,15 +109,15 @@ def test_epoch_equals_its_random_numbers_applied_to_each_image(small: Path):
     assert 0 < draws["flipped"].sum() < 30 and len(draws["order"].unique()) == 30
 
 
-def test_training_set_is_normalised_per_channel(small: Path):
-    inputs = torch.cat([x for x, _ in load(small).train_batches(30, seed=0)]).double()
+def test_training_set_is_normalised_per_channel(small_images: Path):
+    inputs = torch.cat([x for x, _ in load(small_images).train_batches(30, seed=0)]).double()
     torch.testing.assert_close(inputs.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(
         inputs.std((0, 2, 3), correction=0), torch.ones(3).double(), atol=1e-6, rtol=0
     )
 
 
-def test_channel_statistics():
+def test_channel_statistics_equal_mean_and_deviation_of_all_pixels():
     images = torch.randint(256, (2000, 3, 5, 5), dtype=torch.uint8)
     images[:, 2] = 7
     mean, deviation = channel_statistics(images)
@@ -134,17 +136,17 @@ def test_constant_channel_is_finite_after_normalisation(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [5, 8, 20])
-def test_resize_equals_torchvision(small: Path, size: int):
+def test_resize_equals_torchvision(small_images: Path, size: int):
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(
-        augment.resize(images, size), peer.resize(images, [size, size], antialias=True)
+        augment.resize(images, size), tv_functional.resize(images, [size, size], antialias=True)
     )
-    data = load(small, {"resolution": size, "test_resolution": 6, "random_erasing": 1.0})
+    data = load(small_images, {"resolution": size, "test_resolution": 6, "random_erasing": 1.0})
     assert next(data.train_batches(4, seed=0))[0].shape == (4, 3, size, size)
     assert next(data.test_batches())[0].shape == (9, 3, 6, 6)
 
 
-def test_erased_boxes_fit_and_are_distributed_as_in_torchvision():
+def test_erased_boxes_are_inside_the_image_and_distributed_as_in_torchvision():
     boxes = augment.draw_boxes(4000, 32, 0.25, torch.Generator().manual_seed(0))
     height, width = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
     erased = height * width > 0
@@ -178,13 +180,14 @@ def test_randaugment_magnitudes_are_normal_and_clamped(monkeypatch: pytest.Monke
     assert abs(drawn.mean() - 9) < 0.1 and abs(drawn.std() - 0.5) < 0.1 and drawn.max() <= 10
 
 
-# ---------------------------------------------------------------------- seeds, ranks, held-out images
+# ---------------------------------------------------------------------- seeds, ranks, held out
 
 
+# Small images of one size are cached as bytes; large images are read from their files.
 LOADERS = {
-    "device": ("small", AUGMENTED),
-    "workers": ("large", WORKERS),
-    "workers on bytes": ("small", WORKERS),
+    "device": ("small_images", AUGMENTED),
+    "workers": ("large_images", WORKERS),
+    "workers, cached pixels": ("small_images", WORKERS),
 }
 
 
@@ -197,12 +200,12 @@ def path_and_settings(request: pytest.FixtureRequest) -> tuple[Path, dict]:
 def test_epoch_depends_only_on_its_seed(path_and_settings: tuple[Path, dict]):
     path, settings = path_and_settings
     first, second = load(path, settings), load(path, settings)
-    # Neither an earlier epoch nor other random numbers drawn meanwhile may have an effect.
+    # Neither an earlier epoch nor random numbers that other code draws may have an effect.
     for _ in first.train_batches(7, seed=1):
         torch.rand(3)
-    assert equal(first.train_batches(7, seed=2), second.train_batches(7, seed=2))
-    assert not equal(first.train_batches(7, seed=2), second.train_batches(7, seed=3))
-    assert equal(first.test_batches(4), second.test_batches(4))
+    assert equal_batches(first.train_batches(7, seed=2), second.train_batches(7, seed=2))
+    assert not equal_batches(first.train_batches(7, seed=2), second.train_batches(7, seed=3))
+    assert equal_batches(first.test_batches(4), second.test_batches(4))
     state = torch.get_rng_state()
     list(first.train_batches(7, seed=2))
     assert torch.get_rng_state().equal(state)
@@ -218,8 +221,8 @@ def test_shares_of_a_batch_equal_the_batch_of_one_process(path_and_settings: tup
         tuple(torch.cat(parts) for parts in zip(*step, strict=True))
         for step in zip(*batches, strict=True)
     )
-    assert equal(single.train_batches(7, seed=4), joined)
-    assert all(equal(single.test_batches(), data.test_batches()) for data in ranks)
+    assert equal_batches(single.train_batches(7, seed=4), joined)
+    assert all(equal_batches(single.test_batches(), data.test_batches()) for data in ranks)
 
 
 def test_held_out_images_replace_the_test_set(path_and_settings: tuple[Path, dict]):
@@ -246,7 +249,7 @@ def test_digits_are_divided_among_ranks_and_held_out():
     ranks = [Digits().load(loading(Path("x"), rank=rank, ranks=2)) for rank in range(2)]
     batches = zip(*(data.train_batches(33, seed=1) for data in ranks), strict=True)
     joined = (tuple(map(torch.cat, zip(*step, strict=True))) for step in batches)
-    assert equal(single.train_batches(33, seed=1), joined)
+    assert equal_batches(single.train_batches(33, seed=1), joined)
     part = Digits().load(loading(Path("x"), train_fraction=0.9))
     assert part.train_examples + part.evaluation_examples == Digits().train_examples == 1197
     assert abs(part.evaluation_examples - 119.7) < 5 and part.test_inputs.shape[1:] == (1, 8, 8)
@@ -268,7 +271,7 @@ def test_digits_equal_scikit_learn_bitwise():
         assert actual.dtype == tensor.dtype and torch.equal(actual, tensor)
 
 
-def test_digits_without_scikit_learn_are_reported(monkeypatch: pytest.MonkeyPatch):
+def test_missing_scikit_learn_is_reported_before_digits_are_loaded(monkeypatch: pytest.MonkeyPatch):
     assert Digits().problems(Path("x")) == []
     monkeypatch.setattr("trainables.data.digits.find_spec", lambda name: None)
     _tensors.cache_clear()
@@ -278,15 +281,17 @@ def test_digits_without_scikit_learn_are_reported(monkeypatch: pytest.MonkeyPatc
         Digits().load(loading(Path("x")))
 
 
-def test_shares_cover_a_batch():
+def test_shares_of_all_ranks_cover_a_batch():
     for ranks in (1, 2, 3, 5):
         parts = [share(3, 11, rank, ranks) for rank in range(ranks)]
         assert [i for part in parts for i in range(part.start, part.stop)] == list(range(33, 44))
 
 
 @pytest.mark.parametrize("settings", [{}, {"trivial_augment": True}])
-def test_repeated_augmentation_yields_consecutive_copies(small: Path, settings: dict):
-    data = load(small, {**settings, "repeated_augmentation": 3, "flip": True, "crop_padding": 2})
+def test_repeated_augmentation_yields_consecutive_copies(small_images: Path, settings: dict):
+    data = load(
+        small_images, {**settings, "repeated_augmentation": 3, "flip": True, "crop_padding": 2}
+    )
     assert isinstance(data, LoaderData if settings else DeviceData)
     batches = list(data.train_batches(6, seed=0))
     assert len(batches) == 5
@@ -298,20 +303,22 @@ def test_repeated_augmentation_yields_consecutive_copies(small: Path, settings: 
 # ---------------------------------------------------------------------- worker processes
 
 
-def loader(path: Path, workers: int, settings: Mapping[str, Any] = WORKERS) -> LoaderData:
+def build_loader(path: Path, workers: int, settings: Mapping[str, Any] = WORKERS) -> LoaderData:
     data = load(path, settings)
     assert isinstance(data, LoaderData)
     data._workers = workers
     return data
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(large: Path):
-    reference = list(loader(large, 0).train_batches(7, seed=3))
+def test_batches_do_not_depend_on_the_number_of_workers(large_images: Path):
+    reference = list(build_loader(large_images, 0).train_batches(7, seed=3))
     for workers in (1, 2):
-        assert equal(iter(reference), loader(large, workers).train_batches(7, seed=3))
+        assert equal_batches(
+            iter(reference), build_loader(large_images, workers).train_batches(7, seed=3)
+        )
 
 
-def test_large_images_equal_torchvision_transforms(large: Path):
+def test_large_images_equal_torchvision_transforms(large_images: Path):
     from torchvision.transforms import v2
 
     settings = {
@@ -320,14 +327,14 @@ def test_large_images_equal_torchvision_transforms(large: Path):
         "trivial_augment": True,
         "resolution": 16,
     }
-    data = loader(large, 0, settings)
+    data = build_loader(large_images, 0, settings)
     steps = [
         v2.RandomResizedCrop(16),
         v2.RandomHorizontalFlip(),
         v2.TrivialAugmentWide(),
         v2.PILToTensor(),
     ]
-    files = image_folder(str(large))._splits()
+    files = image_folder(str(large_images))._splits()
     generator = torch.Generator().manual_seed(9)
     order = torch.randperm(30, generator=generator)
     seeds = torch.randint(2**62, (30,), generator=generator)
@@ -355,36 +362,38 @@ def short_poll_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
-def kill_a_worker() -> None:
+def kill_loader_worker() -> None:
     os.kill(next(p.pid for p in multiprocessing.active_children() if p.pid), signal.SIGKILL)
 
 
-def test_first_killed_worker_is_replaced(large: Path, short_poll_interval: None):
-    expected = list(loader(large, 0).train_batches(2, seed=1))
+def test_first_killed_worker_is_replaced(large_images: Path, short_poll_interval: None):
+    expected = list(build_loader(large_images, 0).train_batches(2, seed=1))
     batches = []
-    for step, batch in enumerate(loader(large, 1).train_batches(2, seed=1)):
+    for step, batch in enumerate(build_loader(large_images, 1).train_batches(2, seed=1)):
         batches.append(batch)
         if step == 1:
-            kill_a_worker()
+            kill_loader_worker()
             time.sleep(0.3)  # torch's own signal handler would raise here
-    assert equal(iter(expected), iter(batches))
+    assert equal_batches(iter(expected), iter(batches))
     with pytest.raises((RuntimeError, OSError, EOFError)):
-        for step, _ in enumerate(loader(large, 1).train_batches(2, seed=1)):
+        for step, _ in enumerate(build_loader(large_images, 1).train_batches(2, seed=1)):
             if step in (1, 7):
-                kill_a_worker()
+                kill_loader_worker()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_image_is_named(large: Path, workers: int):
-    path = large / "train" / "cat" / "004.png"
+def test_error_names_the_unreadable_image(large_images: Path, workers: int):
+    path = large_images / "train" / "cat" / "004.png"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError) as raised:
-        list(loader(large, workers).train_batches(5, seed=0))
+        list(build_loader(large_images, workers).train_batches(5, seed=0))
     assert str(raised.value) == f"{path}: not a readable image (200 bytes). Restore or remove it"
 
 
-def test_reading_a_file_is_tried_three_times(small: Path, monkeypatch: pytest.MonkeyPatch):
-    path, attempts = small / "train" / "cat" / "004.png", []
+def test_failed_read_of_an_image_is_retried_twice(
+    small_images: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, attempts = small_images / "train" / "cat" / "004.png", []
     read = Path.read_bytes
 
     def fail_twice(self: Path) -> bytes:
@@ -406,39 +415,39 @@ def test_reading_a_file_is_tried_three_times(small: Path, monkeypatch: pytest.Mo
 # ---------------------------------------------------------------------- the cache
 
 
-def caches(folder: Path) -> list[str]:
+def cache_names(folder: Path) -> list[str]:
     """Return the names of the caches in a folder, incomplete ones included."""
     return sorted(path.name for path in folder.glob(".precond-*") if path.suffix != ".lock")
 
 
 def test_cache_is_created_once_and_again_after_a_file_changes(
-    small: Path, monkeypatch: pytest.MonkeyPatch
+    small_images: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    data = load(small)
-    assert len(caches(small)) == 1 and caches(small.parent / "data") == []
+    data = load(small_images)
+    assert len(cache_names(small_images)) == 1 and cache_names(small_images.parent / "data") == []
     reads = []
     monkeypatch.setattr("trainables.data.images._pixels", lambda image: reads.append(image))
-    assert equal(data.test_batches(), load(small).test_batches()) and not reads
+    assert equal_batches(data.test_batches(), load(small_images).test_batches()) and not reads
     monkeypatch.undo()
-    paint(small / "train" / "cat" / "004.png", (8, 8), seed=999)
-    changed = load(small)
-    assert len(caches(small)) == 2
-    assert not equal(data.train_batches(30, 0), changed.train_batches(30, 0))
+    paint(small_images / "train" / "cat" / "004.png", (8, 8), seed=999)
+    changed = load(small_images)
+    assert len(cache_names(small_images)) == 2
+    assert not equal_batches(data.train_batches(30, 0), changed.train_batches(30, 0))
 
 
-def test_short_cache_is_created_again(small: Path):
-    expected = list(load(small).train_batches(4, seed=0))
-    file = small / caches(small)[0] / "train.bin"
+def test_truncated_cache_is_created_again(small_images: Path):
+    expected = list(load(small_images).train_batches(4, seed=0))
+    file = small_images / cache_names(small_images)[0] / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    assert equal(iter(expected), load(small).train_batches(4, seed=0))
+    assert equal_batches(iter(expected), load(small_images).train_batches(4, seed=0))
 
 
-def test_mixed_sizes_use_workers_and_are_recorded_in_the_cache(
+def test_images_of_mixed_sizes_use_workers_and_the_cache_records_this(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     mixed = make_folder(tmp_path / "mixed", mixed=True)
     assert isinstance(load(mixed), LoaderData)
-    (cache,) = caches(mixed)
+    (cache,) = cache_names(mixed)
     assert [path.name for path in (mixed / cache).iterdir()] == ["meta.json"]
     monkeypatch.setattr("trainables.data.images._pixels", lambda image: 1 / 0)
     assert isinstance(load(mixed), LoaderData)
@@ -447,8 +456,8 @@ def test_mixed_sizes_use_workers_and_are_recorded_in_the_cache(
 FORK = multiprocessing.get_context("fork")
 
 
-def build(path: Path, results: Any) -> None:
-    """Load the folder slowly; put the number of images read for the cache and a sum of a batch."""
+def load_slowly(path: Path, results: Any) -> None:
+    """Load a folder slowly; put the number of images that were read, and the sum of a batch."""
     pixels, reads = images._pixels, []
 
     def slow(image: Any) -> Tensor:
@@ -461,16 +470,18 @@ def build(path: Path, results: Any) -> None:
     results.put((len(reads), next(data.train_batches(30, 0))[0].double().sum().item()))
 
 
-def test_cache_is_created_by_one_of_two_processes_after_a_kill(small: Path):
+def test_only_one_of_two_processes_creates_the_cache_that_a_killed_process_left(small_images: Path):
     results = FORK.Queue()
-    killed, *rest = (FORK.Process(target=build, args=(small, results)) for _ in range(3))
+    killed, *rest = (
+        FORK.Process(target=load_slowly, args=(small_images, results)) for _ in range(3)
+    )
     killed.start()
     deadline = time.monotonic() + 30
-    while not list(small.glob(".precond-*.tmp/train.bin")) and time.monotonic() < deadline:
+    while not list(small_images.glob(".precond-*.tmp/train.bin")) and time.monotonic() < deadline:
         time.sleep(0.005)
     killed.kill()
     killed.join()
-    (incomplete,) = caches(small)
+    (incomplete,) = cache_names(small_images)
     assert incomplete.endswith(".tmp")
     for process in rest:
         process.start()
@@ -478,14 +489,14 @@ def test_cache_is_created_by_one_of_two_processes_after_a_kill(small: Path):
     for process in rest:
         process.join()
     assert sorted(counts) == [0, 39]
-    (complete,) = caches(small)
+    (complete,) = cache_names(small_images)
     assert not complete.endswith(".tmp")
-    assert {*totals} == {next(load(small).train_batches(30, 0))[0].double().sum().item()}
+    assert {*totals} == {next(load(small_images).train_batches(30, 0))[0].double().sum().item()}
 
 
 @pytest.fixture
 def read_only() -> Iterator[Path]:
-    """A folder in which this process cannot write; root runs as another user meanwhile."""
+    """A folder in which this process cannot write (root becomes another user during the test)."""
     root = Path(tempfile.mkdtemp())
     folder = make_folder(root / "images")
     for path in (root, *root.rglob("*")):
@@ -508,19 +519,19 @@ def test_cache_of_a_read_only_folder_is_in_the_data_folder(read_only: Path):
     with tempfile.TemporaryDirectory() as writable:
         data = dataset.load(Loading(device=CPU, data_dir=Path(writable), settings={}))
         assert isinstance(data, DeviceData)
-        assert len(caches(Path(writable))) == 1 and caches(read_only) == []
+        assert len(cache_names(Path(writable))) == 1 and cache_names(read_only) == []
     with pytest.raises(DataError, match="cannot be written: choose another folder with --data-dir"):
         dataset.load(Loading(device=CPU, data_dir=read_only.parent, settings={}))
 
 
-def test_full_disk_leaves_no_cache(small: Path, monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_leaves_no_cache(small_images: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("trainables.data.cache.sync", full)
     with pytest.raises(DataError, match="No space left on device: free disk space"):
-        load(small)
-    assert caches(small) == []
+        load(small_images)
+    assert cache_names(small_images) == []
 
 
 # ---------------------------------------------------------------------- invalid input
@@ -566,20 +577,27 @@ def test_invalid_image_folders_are_reported(tmp_path: Path, monkeypatch: pytest.
     assert "000.png: not a readable image (0 bytes)" in errors("broken")[0]
 
 
-def test_val_replaces_a_missing_test_split(tmp_path: Path, small: Path, large: Path):
-    (small / "test").rename(small / "val")
-    dataset = source(f"imagefolder:{small}")
+def test_val_replaces_a_missing_test_split(tmp_path: Path, small_images: Path, large_images: Path):
+    (small_images / "test").rename(small_images / "val")
+    dataset = source(f"imagefolder:{small_images}")
     assert (dataset.classes, dataset.train_examples) == (3, 30)
     assert (dataset.channels, dataset.size) == (3, 8)
-    assert load(small).evaluation_examples == 9 and source(f"imagefolder:{large}").size == 224
+    assert (
+        load(small_images).evaluation_examples == 9
+        and source(f"imagefolder:{large_images}").size == 224
+    )
 
 
-def test_verification_names_every_unreadable_image(small: Path):
-    dataset = source(f"imagefolder:{small}")
-    assert dataset.problems(small.parent) == dataset.problems(small.parent, verify=True) == []
+def test_verify_lists_every_unreadable_image(small_images: Path):
+    dataset = source(f"imagefolder:{small_images}")
+    assert (
+        dataset.problems(small_images.parent)
+        == dataset.problems(small_images.parent, verify=True)
+        == []
+    )
     for name in ("000", "007"):
-        (small / "train" / "dog" / f"{name}.png").write_bytes(b"no image")
-    lines = dataset.problems(small.parent, verify=True)
+        (small_images / "train" / "dog" / f"{name}.png").write_bytes(b"no image")
+    lines = dataset.problems(small_images.parent, verify=True)
     assert len(lines) == 2 and "dog/000.png" in lines[0] and "dog/007.png" in lines[1]
 
 
@@ -587,7 +605,7 @@ def test_verification_names_every_unreadable_image(small: Path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_batches_on_a_gpu_equal_the_cpu_without_synchronisation(
+def test_batches_on_a_gpu_equal_those_on_the_cpu_and_do_not_synchronise(
     path_and_settings: tuple[Path, dict],
 ):
     path, settings = path_and_settings

@@ -1,4 +1,4 @@
-"""Tests of trials on image folders: bitwise resumption for each loader, and damaged data."""
+"""Tests of trials on image folders: resuming bitwise with each loader, and damaged data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from images import make_folder
-from test_train import numbers, run
+from test_train import deterministic_metrics, run_trial
 
 from studies.harness.cluster.stopping import Stop
 from trainables import workloads
@@ -18,8 +18,8 @@ from trainables.ray_trainable import PROBLEM, TrialTrainable
 from trainables.store import TrialStore
 
 ROOT = Path(__file__).parents[2]
-BY_THE_DEVICE = {"crop_padding": 2, "flip": True}
-BY_WORKERS = {
+ON_THE_DEVICE = {"crop_padding": 2, "flip": True}
+IN_WORKERS = {
     "random_resized_crop": True,
     "trivial_augment": True,
     "resolution": 12,
@@ -27,37 +27,39 @@ BY_WORKERS = {
 }
 
 
-def resolved(folder: Path, **recipe: object) -> TrialConfig:
+def resolve_on_images(folder: Path, **recipe: object) -> TrialConfig:
     return workloads.resolve(
         f"imagefolder:{folder}/resnet20", "nysact-s", recipe={"batch_size": 8, **recipe}
     )
 
 
 @pytest.mark.parametrize(
-    ("side", "settings"), [(8, BY_THE_DEVICE), (8, BY_WORKERS), (70, BY_WORKERS)]
+    ("side", "settings"), [(8, ON_THE_DEVICE), (8, IN_WORKERS), (70, IN_WORKERS)]
 )
 def test_resumed_trial_on_images_is_bitwise_equal(tmp_path: Path, side: int, settings: dict):
     folder = make_folder(tmp_path / "images", side=side, mixed=side > 64)
-    config = resolved(folder, epochs=3, **settings)
-    uninterrupted = run(tmp_path / "uninterrupted", config)
-    stopped = run(tmp_path / "stopped", config, stop_after=2)
+    config = resolve_on_images(folder, epochs=3, **settings)
+    uninterrupted = run_trial(tmp_path / "uninterrupted", config)
+    stopped = run_trial(tmp_path / "stopped", config, stop_after=2)
     loaded = stopped.load()
     assert stopped.status() is None and loaded is not None and loaded[0] == 1
-    assert numbers(run(tmp_path / "stopped", config)) == numbers(uninterrupted)
+    assert deterministic_metrics(run_trial(tmp_path / "stopped", config)) == deterministic_metrics(
+        uninterrupted
+    )
     assert len(uninterrupted.epochs()) == 3
 
 
 def test_trial_with_damaged_data_has_no_status_and_can_be_resumed(tmp_path: Path):
     folder = make_folder(tmp_path / "images")
-    config = resolved(folder, epochs=2)
+    config = resolve_on_images(folder, epochs=2)
     image = folder / "train" / "dog" / "005.png"
     content = image.read_bytes()
     image.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"dog/005\.png: not a readable image"):
-        run(tmp_path / "out", config)
+        run_trial(tmp_path / "out", config)
     assert TrialStore(tmp_path / "out", config).status() is None
     image.write_bytes(content)
-    assert (run(tmp_path / "out", config).status() or {})["status"] == "completed"
+    assert (run_trial(tmp_path / "out", config).status() or {})["status"] == "completed"
 
 
 def test_driver_stops_when_a_worker_reports_damaged_data():
@@ -76,7 +78,7 @@ def test_driver_stops_when_a_worker_reports_damaged_data():
 
 def test_study_with_damaged_data_exits_with_4(tmp_path: Path):
     folder = make_folder(tmp_path / "pictures")
-    resolved(folder)
+    resolve_on_images(folder)
     image = folder / "train" / "dog" / "005.png"
     image.write_bytes(image.read_bytes()[:100])
     flags = (

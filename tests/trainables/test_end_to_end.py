@@ -1,4 +1,7 @@
-"""Tests of complete study commands: Ray, trial folders, reports and MLflow; repeated and killed commands."""
+"""Tests of complete study commands with Ray, trial folders, reports and MLflow.
+
+Commands are also repeated, stopped and killed.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +28,20 @@ ENVIRONMENT = {
 }
 
 
-def study(*arguments: object, file: str = "ablation_rank.py") -> subprocess.Popen[str]:
+def start_study(*arguments: object, file: str = "ablation_rank.py") -> subprocess.Popen[str]:
     command = [sys.executable, ROOT / "studies" / file, *map(str, arguments)]
     return subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+def wait_for_output(process: subprocess.Popen[str], code: int = 0) -> str:
     output = process.communicate(timeout=240)[0]
     assert process.returncode == code, output
     return output
 
 
-def files(root: Path, *patterns: str) -> dict[str, bytes]:
+def read_files(root: Path, *patterns: str) -> dict[str, bytes]:
     return {
         str(p.relative_to(root)): p.read_bytes()
         for pattern in patterns
@@ -46,8 +49,8 @@ def files(root: Path, *patterns: str) -> dict[str, bytes]:
     }
 
 
-def numbers(folder: Path) -> list[dict[str, float]]:
-    """Return the metrics of a trial's epochs without measurements of time and memory."""
+def deterministic_metrics(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of a trial's epochs, without times, memory and system usage."""
     measured = ("time/", "mem/", "system/")
     lines = read_lines(folder / "epochs.jsonl")
     return [
@@ -58,7 +61,7 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("out")
-    return out / "smoke", finish(study("--smoke", "--out", out))
+    return out / "smoke", wait_for_output(start_study("--smoke", "--out", out))
 
 
 def test_smoke_study_writes_trials_and_reports(smoke: tuple[Path, str]):
@@ -71,12 +74,14 @@ def test_smoke_study_writes_trials_and_reports(smoke: tuple[Path, str]):
     for folder in folders:
         assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == [0, 1]
         assert not list(folder.glob("checkpoint-*"))
-    reports = {Path(name).name for name in files(root, "reports/ablation_rank/digits-cnn/*")}
+    reports = {Path(name).name for name in read_files(root, "reports/ablation_rank/digits-cnn/*")}
     assert reports >= {"report.md", "report.html", "trials.csv", "rank.png", "rank.svg"}
     assert "reports/ablation_rank/digits-cnn/report.html" in output.replace("\n", "")
 
 
-def test_ray_worker_and_this_process_give_equal_numbers(smoke: tuple[Path, str], tmp_path: Path):
+def test_training_in_a_ray_worker_and_in_this_process_gives_equal_metrics(
+    smoke: tuple[Path, str], tmp_path: Path
+):
     folder = next(
         f for f in trial_folders(smoke[0]) if read_config(f)["config"]["optimizer"] == "nysact-g"
     )
@@ -84,10 +89,10 @@ def test_ray_worker_and_this_process_give_equal_numbers(smoke: tuple[Path, str],
     store = TrialStore(tmp_path, source.config)
     store.create()
     list(epochs(store.config, store))
-    assert numbers(store.folder) == numbers(folder)
+    assert deterministic_metrics(store.folder) == deterministic_metrics(folder)
 
 
-def test_mlflow_has_a_parent_and_a_run_for_each_trial(smoke: tuple[Path, str]):
+def test_mlflow_has_one_parent_run_and_a_run_for_each_trial(smoke: tuple[Path, str]):
     from mlflow import MlflowClient
 
     from studies.harness.design.options import default_uri
@@ -107,10 +112,10 @@ def test_mlflow_has_a_parent_and_a_run_for_each_trial(smoke: tuple[Path, str]):
 
 def test_repeated_command_trains_nothing_and_writes_equal_reports(smoke: tuple[Path, str]):
     root = smoke[0]
-    before = files(root, "reports/**/*.*", "trials/*/*")
-    output = finish(study("--smoke", "--out", root.parent))
+    before = read_files(root, "reports/**/*.*", "trials/*/*")
+    output = wait_for_output(start_study("--smoke", "--out", root.parent))
     assert "12 done, 0 to go" in output
-    assert files(root, "reports/**/*.*", "trials/*/*") == before
+    assert read_files(root, "reports/**/*.*", "trials/*/*") == before
 
 
 def test_trials_without_ray_are_bitwise_equal(
@@ -118,23 +123,25 @@ def test_trials_without_ray_are_bitwise_equal(
 ):
     """`python -m trainables` trains the output of `--dry-run --json` as Ray's workers do."""
     flags = ("--smoke", "--dry-run", "--json", "--out", tmp_path / "none", "--seeds", "1")
-    trials, path = finish(study(*flags)), tmp_path / "trials.jsonl"
+    trials, path = wait_for_output(start_study(*flags)), tmp_path / "trials.jsonl"
     path.write_text(trials)
     arguments = [str(path), "--out", str(tmp_path)]
     assert train_without_ray([*arguments, "--commit-every", "0"]) == 0
     folders = list(trial_folders(tmp_path))
     assert len(folders) == 6 and "completed" in capsys.readouterr().out
     for folder in folders:
-        assert numbers(folder) == numbers(smoke[0] / "trials" / folder.name)
+        assert deterministic_metrics(folder) == deterministic_metrics(
+            smoke[0] / "trials" / folder.name
+        )
     assert train_without_ray(arguments) == 0  # all trials are complete
     path.write_text(trials.replace('"batch_size": 64', '"batch_size": 32'))
     assert train_without_ray(arguments) == 2  # the keys do not match the configurations
 
 
-def test_recipe_field_can_be_the_factor_of_both_variants(tmp_path: Path):
+def test_study_can_vary_a_recipe_field_for_both_variants(tmp_path: Path):
     flags = "--smoke --optimizers foof,nysact-s --tracking-uri none --out"
     arguments = (*flags.split(), tmp_path)
-    assert "12 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
+    assert "12 to go" in wait_for_output(start_study(*arguments, file="ablation_batch_size.py"))
     sizes = {
         (c["optimizer"], c["batch_size"])
         for c in (read_config(f)["config"] for f in trial_folders(tmp_path / "smoke"))
@@ -144,7 +151,9 @@ def test_recipe_field_can_be_the_factor_of_both_variants(tmp_path: Path):
     assert "batch size varied" in text and "(batch_size.png)" in text
     assert "| nysact-s as-released batch_size=16 | 2 |" in text
     assert "| nysact-s batch_size=16 | 2 |" in text
-    assert "12 done, 0 to go" in finish(study(*arguments, file="ablation_batch_size.py"))
+    assert "12 done, 0 to go" in wait_for_output(
+        start_study(*arguments, file="ablation_batch_size.py")
+    )
 
 
 def test_study_resumes_after_its_driver_is_stopped_or_killed(tmp_path: Path):
@@ -154,33 +163,35 @@ def test_study_resumes_after_its_driver_is_stopped_or_killed(tmp_path: Path):
     """
     flags = "--optimizers sgd --seeds 12 --epochs 8 --tracking-uri none --out"
     arguments = (*flags.split(), tmp_path)
-    output = finish(study(*arguments, "--time-budget", "1"), 3)
+    output = wait_for_output(start_study(*arguments, "--time-budget", "1"), 3)
     assert output.splitlines()[-1].strip().endswith("--time-budget 1")
     assert "the time budget is used up" in output
 
-    driver = study(*arguments)
+    driver = start_study(*arguments)
     before = len(_finished(tmp_path))
     _wait_for(lambda: len(_finished(tmp_path)) > before, driver)
     driver.terminate()
     started = time.monotonic()
-    assert "stopped by SIGTERM; all committed results are kept" in finish(driver, 143)
+    assert "stopped by SIGTERM; all committed results are kept" in wait_for_output(driver, 143)
     assert time.monotonic() - started < 20
 
-    driver = study(*arguments)
+    driver = start_study(*arguments)
     before = len(_finished(tmp_path))
     _wait_for(lambda: len(_finished(tmp_path)) > before, driver)
     driver.kill()
     driver.wait()
     assert driver.stdout is not None
     driver.stdout.close()
-    done = {folder: files(folder, "*") for folder in _finished(tmp_path)}
+    done = {folder: read_files(folder, "*") for folder in _finished(tmp_path)}
     assert len(done) < 12, "all trials were complete before the driver was killed"
 
-    finish(study(*arguments))
+    wait_for_output(start_study(*arguments))
     assert len(_finished(tmp_path)) == 12
     for folder in _finished(tmp_path):
         assert [line["epoch"] for line in read_lines(folder / "epochs.jsonl")] == list(range(8))
-    assert {folder: files(folder, "*") for folder in done} == done, "a finished trial has changed"
+    assert {folder: read_files(folder, "*") for folder in done} == done, (
+        "a finished trial has changed"
+    )
 
 
 def _finished(root: Path) -> list[Path]:

@@ -1,4 +1,7 @@
-"""Tests of downloaded data: missing, short, damaged or malicious files are reported, never replaced or executed."""
+"""Tests of downloaded data.
+
+Missing, short, damaged and malicious files are reported, and never replaced or executed.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ from trainables.data.folder import TINY, ImageNet, TinyImageNet
 from trainables.workloads import ready, resolve
 
 CPU = torch.device("cpu")
-IMAGES = 6  # per file
+IMAGES_PER_FILE = 6
 
 
-class Payload:
+class TouchWhenUnpickled:
     """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
@@ -40,12 +43,16 @@ class Payload:
 
 
 def write_batches(folder: Path) -> dict[str, tuple[str, int]]:
-    """Write the files of a small CIFAR-10 of random pixels; return their digests and sizes."""
+    """Write a small CIFAR-10 of random pixels.
+
+    Returns:
+        The digest and the number of images of each file.
+    """
     folder.mkdir(parents=True)
     files = {}
     for number, name in enumerate(CIFAR10.files):
         generator = torch.Generator().manual_seed(number)
-        images = 0 if name == "batches.meta" else IMAGES
+        images = 0 if name == "batches.meta" else IMAGES_PER_FILE
         pixels = torch.randint(256, (images, 3072), generator=generator).to(torch.uint8).numpy()
         entry = {"data": pixels, "labels": list(range(images)), "label_names": list("abcdefghij")}
         content = pickle.dumps(entry)
@@ -56,7 +63,7 @@ def write_batches(folder: Path) -> dict[str, tuple[str, int]]:
 
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cifar]:
-    """A small CIFAR-10 in `data`, and its archive on a local server."""
+    """A small CIFAR-10 in `data`, with its archive on a local server."""
     files = write_batches(tmp_path / "data" / "cifar-10-batches-py")
     served = tmp_path / "served"
     served.mkdir()
@@ -111,7 +118,7 @@ def test_cifar_images_equal_torchvision(cifar: Cifar, tmp_path: Path):
     pixels = torch.from_numpy(peer.data).permute(0, 3, 1, 2)
     restored = (inputs - data._shift) / data._scale
     assert restored.round().to(torch.uint8).equal(pixels) and labels.tolist() == peer.targets
-    assert (data.train_examples, data.evaluation_examples) == (5 * IMAGES, IMAGES)
+    assert (data.train_examples, data.evaluation_examples) == (5 * IMAGES_PER_FILE, IMAGES_PER_FILE)
 
 
 def test_missing_and_short_files_are_reported_with_size_and_command(cifar: Cifar, tmp_path: Path):
@@ -125,14 +132,14 @@ def test_missing_and_short_files_are_reported_with_size_and_command(cifar: Cifar
     (folder / "test_batch").unlink()
     (folder / "data_batch_2").write_bytes(b"short")
     short, missing = cifar.problems(tmp_path / "data")
-    sizes = f"5 bytes, {IMAGES} images need 18432"
+    sizes = f"5 bytes, {IMAGES_PER_FILE} images need 18432"
     assert f"data_batch_2: short file ({sizes}). Delete it and run {command}" in short
     assert "test_batch: not found" in missing
 
 
-def test_pickle_with_an_unknown_digest_is_never_opened(cifar: Cifar, tmp_path: Path):
+def test_pickle_with_a_different_digest_is_never_opened(cifar: Cifar, tmp_path: Path):
     path = tmp_path / "data" / "cifar-10-batches-py" / "data_batch_3"
-    malicious = pickle.dumps([Payload(tmp_path / "ran"), b"." * 20_000])
+    malicious = pickle.dumps([TouchWhenUnpickled(tmp_path / "ran"), b"." * 20_000])
     path.write_bytes(malicious)
     expected = f"{path}: checksum mismatch (expected {cifar.files['data_batch_3'][0][:8]}.., got "
     assert cifar.problems(tmp_path / "data") == []  # without `verify`, only the sizes are checked
@@ -167,7 +174,7 @@ def test_missing_dataset_is_downloaded_only_on_request(cifar: Cifar, tmp_path: P
     cifar.load(Loading(device=CPU, data_dir=data_dir, settings={}))
 
 
-def test_archive_with_an_unknown_digest_is_not_unpacked(cifar: Cifar, tmp_path: Path):
+def test_archive_with_a_different_digest_is_not_unpacked(cifar: Cifar, tmp_path: Path):
     expected = r"small\.tar\.gz: checksum mismatch \(expected 00000000\.\."
     with pytest.raises(DataError, match=expected):
         fetch(replace(cifar.archive, sha256="0" * 64), tmp_path / "new")
@@ -198,20 +205,20 @@ def test_command_with_appends_a_flag_once(monkeypatch: pytest.MonkeyPatch):
     assert command_with("--download") == "python -m trainables 'a b' --download"
 
 
-def touch_images(folder: Path, counts: dict[str, int]) -> None:
+def create_empty_images(folder: Path, counts: dict[str, int]) -> None:
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
             (folder / name / f"{number}.JPEG").touch()
 
 
-def test_imagenet_is_read_from_its_usual_layout(tmp_path: Path):
+def test_imagenet_is_read_from_folders_train_and_val_of_classes(tmp_path: Path):
     train, val = ImageNet().problems(tmp_path)
     assert "imagenet/train: not found (imagenet, 144 GB)" in train
     assert "imagenet/val: not found" in val
     dataset = ImageNet(classes=2, train_examples=5, test_examples=2)
-    touch_images(tmp_path / "imagenet" / "train", {"n01": 3, "n02": 2})
-    touch_images(tmp_path / "imagenet" / "val", {"n01": 1, "n02": 1})
+    create_empty_images(tmp_path / "imagenet" / "train", {"n01": 3, "n02": 2})
+    create_empty_images(tmp_path / "imagenet" / "val", {"n01": 1, "n02": 1})
     assert dataset.problems(tmp_path) == []
     assert len(dataset.problems(tmp_path, verify=True)) == 7  # the files are empty
     (tmp_path / "imagenet" / "train" / "n01" / "0.JPEG").unlink()
@@ -231,8 +238,8 @@ def test_tiny_imagenet_reads_test_labels_from_the_annotations(
     assert "not found (tinyimagenet, 248 MB to download)" in TinyImageNet().problems(tmp_path)[0]
     folder = tmp_path / TINY.folder
     dataset = TinyImageNet(classes=2, train_examples=4, test_examples=2)
-    touch_images(folder / "train", {"n01/images": 2, "n02/images": 2})
-    touch_images(folder / "val", {"images": 2})
+    create_empty_images(folder / "train", {"n01/images": 2, "n02/images": 2})
+    create_empty_images(folder / "val", {"images": 2})
     for number, path in enumerate(sorted(folder.rglob("*.JPEG"))):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(path)
     assert "incomplete or damaged" in dataset.problems(tmp_path)[0]

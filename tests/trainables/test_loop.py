@@ -1,6 +1,6 @@
-"""Features of the training loop besides the optimizer.
+"""Settings of the training loop, and the times of its phases.
 
-Label smoothing, Mixup and CutMix, warm-up, parameter groups, precision, compilation and phases.
+The settings are label smoothing, Mixup, CutMix, warm-up, weight decay, precision and compilation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from synthetic import synthetic
-from test_train import numbers, run
+from test_train import deterministic_metrics, run_trial
 from torch import nn
 
 import precond
@@ -107,8 +107,8 @@ def test_each_step_of_each_epoch_has_a_different_mixing_seed(monkeypatch: pytest
     trainer = build_trainer(mixup=0.2)
     metrics = trainer.run_epoch(0)
     trainer.run_epoch(1)
-    assert len(seeds) == 36 == len(set(seeds))
-    assert 0.1 < metrics["train/accuracy"] <= 1  # relative to the class with the larger share
+    assert len(seeds) == 36 == len(set(seeds))  # two epochs of 18 steps
+    assert 0.1 < metrics["train/accuracy"] <= 1  # counts the class with the larger share
 
 
 # ---------------------------------------------------------------------- schedule and weight decay
@@ -123,7 +123,7 @@ def test_the_warm_up_is_linear_and_the_schedule_follows():
 
 
 def test_the_warm_up_is_counted_in_epochs():
-    trainer = build_trainer(warmup_epochs=1)  # 18 steps
+    trainer = build_trainer(warmup_epochs=1)
     trainer.run_epoch(0)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     trainer.run_epoch(1)
@@ -159,7 +159,7 @@ def test_exempt_parameters_have_no_weight_decay(setting: str, optimizer: str):
     assert exempt == EXEMPT[setting] and set(decays.values()) <= {0.0, 0.1} and len(decays) == 9
 
 
-def test_the_decay_setting_reaches_the_optimizer():
+def test_the_setting_decay_exempt_reaches_the_optimizer():
     """With zero gradients, the first step shrinks a parameter by lr x decay unless it is exempt."""
     config = resolve("digits/cnn", "sgd", {"weight_decay": 0.5}, {"decay_exempt": "norm"})
     model = workloads.workload("digits/cnn").build(config.settings)
@@ -168,6 +168,7 @@ def test_the_decay_setting_reaches_the_optimizer():
         p.grad = torch.zeros_like(p)
     descent.build_optimizer(config, model).step()
     for name, p in model.named_parameters():
+        # These are the batch norms.
         factor = 1 if name.split(".")[0] in ("1", "4", "7") else 1 - 0.1 * 0.5
         torch.testing.assert_close(p.detach(), factor * before[name])
 
@@ -201,9 +202,7 @@ def test_channels_last_changes_the_layout_but_not_the_loss():
     assert all(layouts)
 
 
-def test_a_compiled_model_keeps_its_parameter_names_and_loss(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_a_compiled_model_keeps_its_parameter_names_and_loss(monkeypatch: pytest.MonkeyPatch):
     calls: list[nn.Module] = []
 
     def eager(model: nn.Module) -> Any:
@@ -233,13 +232,15 @@ def test_resume_with_many_settings_is_bitwise(tmp_path: Path):
         "precision": "bf16",
     }
     config = resolve("digits/cnn", "nysact-g", {}, settings)
-    complete = run(tmp_path / "complete", config)
-    stopped = run(tmp_path / "stopped", config, stop_after=2)
+    complete = run_trial(tmp_path / "complete", config)
+    stopped = run_trial(tmp_path / "stopped", config, stop_after=2)
     assert (stopped.load() or (None,))[0] == 1
-    assert numbers(run(tmp_path / "stopped", config)) == numbers(complete)
+    assert deterministic_metrics(run_trial(tmp_path / "stopped", config)) == deterministic_metrics(
+        complete
+    )
 
 
-def test_a_fraction_of_the_training_set_is_scored_on_held_out_examples():
+def test_training_on_a_fraction_is_scored_on_the_held_out_examples():
     trainer = build_trainer(train_fraction=0.9)
     metrics = trainer.run_epoch(0)
     assert trainer.data.train_examples + trainer.data.evaluation_examples == 1197
@@ -279,7 +280,7 @@ def test_stochastic_depth_grows_to_its_rate_and_skips_branches_per_example(tiny_
 
 @pytest.mark.parametrize("optimizer", precond.available())
 def test_each_optimizer_trains_a_transformer(tiny_vit: None, optimizer: str):
-    """Optimizers that need second derivatives require the plain kernel of attention."""
+    """Attention must use a kernel that supports second derivatives if the optimizer needs them."""
     rank = {"rank": 5} if "rank" in precond.defaults(optimizer) else {}
     settings = {"batch_size": 4, "epochs": 1, "resolution": 32, "drop_path": 0.2}
     trainer = Trainer(resolve("cifar100/vit_s16", optimizer, rank, settings), CPU)
@@ -291,7 +292,7 @@ def test_each_optimizer_trains_a_transformer(tiny_vit: None, optimizer: str):
 
 
 def test_phases_sum_to_the_training_time(monkeypatch: pytest.MonkeyPatch):
-    """With a clock that advances by one second at each reading, no second is lost."""
+    """The clock advances by one second at each reading, so that lost seconds would be noticed."""
     now = iter(range(10**6))
     monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(now)))
     metrics = build_trainer().run_epoch(0)
@@ -300,7 +301,7 @@ def test_phases_sum_to_the_training_time(monkeypatch: pytest.MonkeyPatch):
     assert metrics["time/other_s"] == metrics["time/train_s"] - 54 <= 2
 
 
-def test_seconds_are_assigned_to_the_right_phase():
+def test_seconds_in_the_optimizer_step_belong_to_the_phase_step():
     trainer = build_trainer()
     trainer.optimizer.register_step_pre_hook(lambda *_: measure.time.sleep(0.02))
     metrics = trainer.run_epoch(0)
@@ -308,8 +309,8 @@ def test_seconds_are_assigned_to_the_right_phase():
     assert 0 <= metrics["time/other_s"] < 0.2 * metrics["time/train_s"]
 
 
-def test_checkpoint_seconds_are_those_of_the_previous_commit(tmp_path: Path):
-    store = run(tmp_path, resolve("digits/mlp", "sgd", recipe={"epochs": 3}))
+def test_an_epoch_reports_the_checkpoint_seconds_of_the_previous_commit(tmp_path: Path):
+    store = run_trial(tmp_path, resolve("digits/mlp", "sgd", recipe={"epochs": 3}))
     seconds = [line["metrics"]["time/checkpoint_s"] for line in store.epochs()]
     assert seconds[0] == 0 and all(value > 0 for value in seconds[1:])
 

@@ -22,7 +22,8 @@ from trainables.__main__ import main as run_trials
 from trainables.config import TrialConfig, digest
 from trainables.store import TrialStore
 
-MARKER = "it ran"
+MARKER = "code-was-executed"
+# Calls that would write a file, import a module or read a pickle.
 CALLS: dict[str, Callable[[Path], tuple[Callable[..., Any], tuple[Any, ...]]]] = {
     "os.system": lambda path: (os.system, (f"touch '{path}'",)),
     "os.mkdir": lambda path: (os.mkdir, (str(path),)),
@@ -38,7 +39,7 @@ CALLS: dict[str, Callable[[Path], tuple[Callable[..., Any], tuple[Any, ...]]]] =
 }
 
 
-class Evil:
+class CallWhenUnpickled:
     """An object that calls a function when it is unpickled."""
 
     def __init__(self, call: tuple[Callable[..., Any], tuple[Any, ...]]):
@@ -48,7 +49,7 @@ class Evil:
         return self._call
 
 
-WAYS: dict[str, Callable[[Evil, Path], None]] = {
+FORMATS: dict[str, Callable[[CallWhenUnpickled, Path], None]] = {
     "zip": lambda evil, path: torch.save({"model": {"weight": evil}}, path),
     "legacy": lambda evil, path: torch.save(
         {"model": evil}, path, _use_new_zipfile_serialization=False
@@ -74,7 +75,7 @@ def store(tmp_path: Path, config: TrialConfig) -> TrialStore:
     return store
 
 
-def sign(checkpoint: Path) -> None:
+def update_manifest(checkpoint: Path) -> None:
     """Update the manifest to match `state.pt`, as an attacker can."""
     path = checkpoint / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -83,15 +84,17 @@ def sign(checkpoint: Path) -> None:
     path.write_text(json.dumps({**manifest, "digest": digest(manifest)}))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("name", CALLS)
 def test_code_in_a_checkpoint_is_not_executed(
-    store: TrialStore, tmp_path: Path, name: str, way: str
+    store: TrialStore, tmp_path: Path, name: str, file_format: str
 ):
-    """The checkpoint is quarantined and the previous one is used, even if the manifest matches."""
+    """The checkpoint is quarantined and the previous checkpoint is loaded.
+
+    The manifest matches the file, so that only the unpickler can refuse it."""
     marker, checkpoint = tmp_path / MARKER, store.folder / "checkpoint-1"
-    WAYS[way](Evil(CALLS[name](marker)), checkpoint / "state.pt")
-    sign(checkpoint)
+    FORMATS[file_format](CallWhenUnpickled(CALLS[name](marker)), checkpoint / "state.pt")
+    update_manifest(checkpoint)
     with pytest.raises(checkpoints.Damaged, match="UnpicklingError"):
         checkpoints.read(checkpoint, store.config.trial_key)
     assert (loaded := store.load()) is not None and loaded[0] == 0
@@ -104,7 +107,7 @@ def test_a_symbolic_link_is_removed_but_its_target_is_kept(
 ):
     outside = tmp_path / "outside"
     outside.mkdir()
-    (outside / "precious").write_text("mine")
+    (outside / "file").write_text("content")
     if (store.folder / name).exists():
         shutil.rmtree(store.folder / name)
     (store.folder / name).symlink_to(outside, target_is_directory=True)
@@ -113,10 +116,10 @@ def test_a_symbolic_link_is_removed_but_its_target_is_kept(
     assert (loaded := reopened.load()) is not None and loaded[0] == 1
     reopened.record(2, {})
     reopened.finish("completed")
-    assert (outside / "precious").read_text() == "mine" and not (store.folder / name).is_symlink()
+    assert (outside / "file").read_text() == "content" and not (store.folder / name).is_symlink()
 
 
-def document(config: TrialConfig, **changes: Any) -> dict[str, Any]:
+def trial_document(config: TrialConfig, **changes: Any) -> dict[str, Any]:
     return {"config": {**config.to_dict(), **changes}, "key": config.trial_key}
 
 
@@ -127,19 +130,19 @@ INVALID_TRIALS: dict[str, Callable[[TrialConfig], str]] = {
     "null": lambda config: "null",
     "deeply nested": lambda config: "[" * 100_000,
     "no key": lambda config: json.dumps({"config": config.to_dict()}),
-    "another key": lambda config: json.dumps({**document(config), "key": "0" * 64}),
-    "a path as key": lambda config: json.dumps({**document(config), "key": "../../../evil"}),
+    "another key": lambda config: json.dumps({**trial_document(config), "key": "0" * 64}),
+    "a path as key": lambda config: json.dumps({**trial_document(config), "key": "../../../evil"}),
     "a text as config": lambda config: json.dumps({"config": "x", "key": "y"}),
-    "unknown field": lambda config: json.dumps(document(config, command="touch evil")),
-    "a path as workload": lambda config: json.dumps(document(config, workload="../../evil")),
-    "another seed": lambda config: json.dumps(document(config, seed=1)),
-    "a text as settings": lambda config: json.dumps(document(config, settings="x")),
-    "nan": lambda config: json.dumps(document(config, batch_size=float("nan"))),
+    "unknown field": lambda config: json.dumps(trial_document(config, command="touch evil")),
+    "a path as workload": lambda config: json.dumps(trial_document(config, workload="../../evil")),
+    "another seed": lambda config: json.dumps(trial_document(config, seed=1)),
+    "a text as settings": lambda config: json.dumps(trial_document(config, settings="x")),
+    "nan": lambda config: json.dumps(trial_document(config, batch_size=float("nan"))),
 }
 
 
 @pytest.mark.parametrize("name", INVALID_TRIALS)
-def test_an_invalid_file_of_trials_is_refused(
+def test_an_invalid_trials_file_is_refused(
     tmp_path: Path, config: TrialConfig, name: str, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "trials.jsonl").write_text(INVALID_TRIALS[name](config))

@@ -10,7 +10,7 @@ from torch import nn
 from trainables.models import small
 
 
-def count(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -28,8 +28,8 @@ def test_cifar_resnets_have_the_parameter_counts_of_the_papers_code(
     name: str, counts: tuple[int, int]
 ):
     build = getattr(small, name)
-    assert (count(build()), count(build(shortcut="B"))) == counts
-    assert count(build(100)) == counts[0] + 90 * 65
+    assert (count_parameters(build()), count_parameters(build(shortcut="B"))) == counts
+    assert count_parameters(build(100)) == counts[0] + 90 * 65
 
 
 def test_shortcut_a_subsamples_and_pads_both_sides():

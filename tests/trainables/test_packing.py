@@ -1,4 +1,4 @@
-"""The number of trials per GPU: the rule, with simulated loads, and the measurement, on the CPU."""
+"""Tests of the number of trials per GPU, with simulated GPUs and with a measurement on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.packing import MAX_PROCESSES, Load, grow, share, side_by_side
 from trainables.workloads import resolve
 
 
-def loads(throughputs: list[float], memory_mb: float, capacity_mb: float = 1000.0):
+def simulate_gpu(throughputs: list[float], memory_mb: float, capacity_mb: float = 1000.0):
     """Simulate a GPU.
 
     Args:
@@ -22,8 +22,8 @@ def loads(throughputs: list[float], memory_mb: float, capacity_mb: float = 1000.
         capacity_mb: Memory of the GPU.
 
     Returns:
-        A function that replaces the measurement, and the list of the numbers of processes that it
-        was called with.
+        A function that replaces the measurement, and a list of the arguments of its calls (numbers
+        of processes).
     """
 
     def measure(processes: int) -> Load:
@@ -53,12 +53,13 @@ def loads(throughputs: list[float], memory_mb: float, capacity_mb: float = 1000.
 def test_a_process_is_added_only_if_it_fits_and_raises_the_throughput(
     throughputs, memory_mb, expected, expected_calls
 ):
-    measure, calls = loads(throughputs, memory_mb)
+    measure, calls = simulate_gpu(throughputs, memory_mb)
     assert len(grow(measure)) == expected and calls == expected_calls
 
 
-def test_memory_may_grow_faster_than_the_number_of_processes():
+def test_a_measurement_above_the_memory_limit_is_not_used():
     def measure(processes: int) -> Load:
+        # Two processes need 985 of 1000 MB. The prediction, 2 x 400, is below the limit of 900.
         return Load(
             processes=processes,
             steps_per_s=processes,
@@ -69,8 +70,10 @@ def test_memory_may_grow_faster_than_the_number_of_processes():
     assert len(grow(measure)) == 1
 
 
-def test_the_optimizer_with_the_most_memory_is_measured_once_and_stored(tmp_path: Path):
-    """The order of the trials and their seeds do not matter; a new optimizer is measured."""
+def test_only_the_optimizer_with_the_most_memory_is_packed_and_the_result_is_reused(tmp_path: Path):
+    """The stored result does not depend on the order or the seeds of the trials.
+
+    A new optimizer leads to a new measurement."""
     calls: list[tuple[str, int]] = []
 
     def measure(config: TrialConfig, processes: int) -> Load:
@@ -98,16 +101,16 @@ def test_the_optimizer_with_the_most_memory_is_measured_once_and_stored(tmp_path
     assert stored["hungriest"] == "foof" and stored["processes"] == 2 and len(stored["loads"]) == 2
 
 
-def test_an_incomplete_file_is_measured_again(tmp_path: Path):
+def test_an_incomplete_result_file_leads_to_a_new_measurement(tmp_path: Path):
     path = tmp_path / "packing" / "cpu" / "digits-cnn.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"processes": 3')
-    measure, calls = loads([10, 9], 10)
+    measure, calls = simulate_gpu([10, 9], 10)
     sgd = resolve("digits/cnn", "sgd")
     assert share(tmp_path, [sgd], "cpu", lambda config, n: measure(n)) == 1 and calls
 
 
-def test_concurrent_processes_are_measured_by_training(tmp_path: Path):
+def test_the_load_of_two_processes_is_measured_while_they_train(tmp_path: Path):
     load = side_by_side(tmp_path, resolve("digits/cnn", "sgd"), 2, "cpu", seconds=0.5)
     assert load.processes == 2 and load.steps_per_s > 0
     assert load.memory_mb == 0 and load.capacity_mb == math.inf

@@ -22,7 +22,7 @@ STUDY = ROOT / "studies" / "ablation_rank.py"
 
 
 @pytest.fixture
-def files() -> dict[str, Path]:
+def example_plugins() -> dict[str, Path]:
     """The two plugins in `examples/`."""
     examples = ROOT / "examples"
     return {"signsgd": examples / "custom_optimizer.py", "moons": examples / "custom_workload.py"}
@@ -33,38 +33,38 @@ def dry_run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
 
 
-def train(config: TrialConfig, root: Path) -> list[dict[str, float]]:
+def train_trial(config: TrialConfig, root: Path) -> list[dict[str, float]]:
     store = TrialStore(root, config)
     store.create()
     return list(epochs(config, store))
 
 
-def test_a_custom_optimizer_is_added_to_a_study(files, tmp_path):
+def test_a_custom_optimizer_is_added_to_a_study(example_plugins, tmp_path):
     """Only the trials of the plugin's optimizer have the file's hash in their configuration."""
     arguments = ["--optimizers", "signsgd,sgd", "--seeds", "1"]
-    done = dry_run("--plugin", files["signsgd"], *arguments, "--out", tmp_path)
+    done = dry_run("--plugin", example_plugins["signsgd"], *arguments, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     trials = [json.loads(line)["config"] for line in done.stdout.splitlines()]
     configs = {config["optimizer"]: config for config in trials}
-    sha = hashlib.sha256(files["signsgd"].read_bytes()).hexdigest()
+    sha = hashlib.sha256(example_plugins["signsgd"].read_bytes()).hexdigest()
     assert configs["signsgd"]["plugin"] == sha
     assert configs["sgd"]["plugin"] is None
     assert configs["signsgd"]["hyperparameters"] == {"lr": 0.001}
     assert not any(tmp_path.iterdir())
 
 
-def test_a_custom_workload_trains(files, tmp_path):
+def test_a_custom_workload_trains(example_plugins, tmp_path):
     """The command without Ray requires `--plugin`, and trains all trials of the workload."""
     trials = tmp_path / "trials.jsonl"
     arguments = ["--workload", "moons/mlp", "--levels", "rank=1,2", "--seeds", "1"]
-    done = dry_run("--plugin", files["moons"], *arguments, "--out", tmp_path / "out")
+    done = dry_run("--plugin", example_plugins["moons"], *arguments, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     trials.write_text(done.stdout)
     command = [sys.executable, "-m", "trainables", trials, "--out", tmp_path / "out"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert refused.returncode == 2
     assert "--plugin" in refused.stderr
-    command += ["--plugin", files["moons"]]
+    command += ["--plugin", example_plugins["moons"]]
     completed = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert completed.returncode == 0, completed.stderr
     lines = done.stdout.splitlines()
@@ -75,9 +75,9 @@ def test_a_custom_workload_trains(files, tmp_path):
         assert store.epochs()[-1]["metrics"]["test/accuracy"] > 0.8
 
 
-def test_a_registered_optimizer_is_checked_like_the_others(files):
-    """Its hyperparameters have defaults, and errors in their values are reported."""
-    plugins.load(files["signsgd"])
+def test_hyperparameters_of_a_custom_optimizer_are_checked(example_plugins):
+    """The defaults are those of the signature; unknown names and invalid values are reported."""
+    plugins.load(example_plugins["signsgd"])
     assert "signsgd" in precond.available()
     assert precond.defaults("signsgd") == {"lr": 0.001}
     assert precond.check("signsgd", {"lr": "high", "rate": 1}) == [
@@ -87,7 +87,7 @@ def test_a_registered_optimizer_is_checked_like_the_others(files):
 
 
 def test_an_edited_plugin_gives_new_trials(tmp_path):
-    """A worker that has imported the old version of a file imports the new version too."""
+    """A process that has imported the old version of the file also imports the new version."""
     path, keys = tmp_path / "edited.py", []
     for version in (1, 2):
         path.write_text(
@@ -99,14 +99,14 @@ def test_an_edited_plugin_gives_new_trials(tmp_path):
         config = resolve("digits/cnn", "edited", recipe={"epochs": 1})
         keys.append(config.trial_key)
         plugins.write_copy(path, tmp_path)
-        assert train(config, tmp_path)
+        assert train_trial(config, tmp_path)
     assert len(set(keys)) == 2
 
 
-def test_a_modified_copy_is_refused(files, tmp_path):
-    """A copy whose SHA-256 is not that in the trial's key is not imported."""
-    sha = plugins.load(files["signsgd"])
-    plugins.write_copy(files["signsgd"], tmp_path)
+def test_a_modified_copy_is_refused(example_plugins, tmp_path):
+    """A copy is not imported if its SHA-256 differs from that in the trial's configuration."""
+    sha = plugins.load(example_plugins["signsgd"])
+    plugins.write_copy(example_plugins["signsgd"], tmp_path)
     plugins.copy_path(tmp_path, sha).write_text("print('evil')\n")
     with pytest.raises(plugins.PluginError, match="differs from the trial's plugin"):
         plugins.load(plugins.copy_path(tmp_path, sha), sha)
@@ -139,8 +139,8 @@ INVALID = {
 
 
 @pytest.mark.parametrize("case", INVALID)
-def test_an_invalid_plugin_gives_a_message_of_one_line(case, tmp_path):
-    """The message has the file, the line and the reason, and nothing remains registered."""
+def test_an_invalid_plugin_is_an_error_of_one_line_and_registers_nothing(case, tmp_path):
+    """The message contains the file and the reason."""
     content, expected = INVALID[case]
     path = tmp_path / "mine.py"
     path.write_text(content)
@@ -164,7 +164,7 @@ def test_the_command_line_refuses_an_invalid_plugin(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_invalid_plugin_data_give_a_message_before_training(tmp_path):
+def test_invalid_data_of_a_plugin_are_reported_before_training(tmp_path):
     path = tmp_path / "odd.py"
     path.write_text(
         "import torch\nfrom torch import nn\nfrom trainables.plugins import workload\n\n"

@@ -1,4 +1,4 @@
-"""Recipes: Tables 7 and 8 of the NysAct paper, its code's conventions, and the STEVE paper."""
+"""Recipes have the values of the NysAct paper (Tables 7 and 8), its code and the STEVE paper."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NYSACT_CIFAR = [
     f"cifar{n}/{model}" for n in (10, 100) for model in ("resnet32", "resnet110", "densenet121")
 ]
 
-# The rows of Table 7; None where the paper has a dot. The values of eps, which could not be read,
-# are the defaults of the released code.
+# The rows of Table 7; None stands for a dot in the paper. The values of eps are those of the
+# released code, because they are not legible in the paper.
 COLUMNS = (
     "lr",
     "momentum",
@@ -41,8 +41,8 @@ TABLE_7_CIFAR: dict[str, tuple[Any, ...]] = {
     "nysact-s": (0.1, 0.9, None, 0.95, 0.0005, None, 1.0, 5, 50, 10),
     "nysact-g": (0.1, 0.9, None, 0.95, 0.0005, None, 1.0, 5, 50, 10),
 }
-# In cells "a / b", a is for ResNet-50 and b for DeiT-S. The paper has no run of NysAct-G on
-# ImageNet; the recipe has the values of NysAct-S.
+# In a cell "a / b" of the paper, a is for ResNet-50 and b for DeiT-S. The paper has no run of
+# NysAct-G on ImageNet; the recipe uses the values of NysAct-S.
 TABLE_7_RESNET50: dict[str, tuple[Any, ...]] = {
     "sgd": (0.5, 0.9, None, None, 0.00002, None, None, None, None, None),
     "adamw": (0.001, None, 0.9, 0.999, 0.05, 1e-8, None, None, None, None),
@@ -61,15 +61,15 @@ TABLE_7_DEIT: dict[str, tuple[Any, ...]] = {
     "nysact-s": (0.5, 0.9, None, 0.95, 0.0001, None, 1.0, 5, 5, 20),
     "nysact-g": (0.5, 0.9, None, 0.95, 0.0001, None, 1.0, 5, 5, 20),
 }
-TABLES_7 = {
+TABLE_7 = {
     **dict.fromkeys(NYSACT_CIFAR, TABLE_7_CIFAR),
     "imagenet/resnet50": TABLE_7_RESNET50,
     "imagenet/deit_s": TABLE_7_DEIT,
 }
-ROWS = [(workload, optimizer) for workload, rows in TABLES_7.items() for optimizer in rows]
+ROWS = [(workload, optimizer) for workload, rows in TABLE_7.items() for optimizer in rows]
 
 
-def resolved(workload: str, optimizer: str, as_released: bool) -> dict[str, Any]:
+def resolved_hyperparameters(workload: str, optimizer: str, as_released: bool) -> dict[str, Any]:
     return {
         **precond.defaults(optimizer),
         **RECIPES[workload].hyperparameters(optimizer, as_released),
@@ -77,10 +77,10 @@ def resolved(workload: str, optimizer: str, as_released: bool) -> dict[str, Any]
 
 
 @pytest.mark.parametrize(("workload", "optimizer"), ROWS, ids=[f"{w} {o}" for w, o in ROWS])
-def test_the_as_released_variant_has_every_cell_of_table_7(workload: str, optimizer: str):
-    row = dict(zip(COLUMNS, TABLES_7[workload][optimizer], strict=True))
+def test_the_as_released_variant_has_all_values_of_table_7(workload: str, optimizer: str):
+    row = dict(zip(COLUMNS, TABLE_7[workload][optimizer], strict=True))
     recipe = RECIPES[workload].hyperparameters(optimizer, as_released=True)
-    values = resolved(workload, optimizer, True)
+    values = resolved_hyperparameters(workload, optimizer, True)
     if row["beta1"] is not None:
         assert recipe["betas"] == (row.pop("beta1"), row.pop("beta2"))
     # In the code of Eva, and of KFAC for ImageNet, beta_2 is the weight of the new value.
@@ -100,7 +100,9 @@ def test_the_as_released_variant_has_every_cell_of_table_7(workload: str, optimi
 def test_the_corrected_variant_differs_only_in_conventions_and_their_values(
     workload: str, optimizer: str
 ):
-    as_released, corrected = (resolved(workload, optimizer, kind) for kind in (True, False))
+    as_released, corrected = (
+        resolved_hyperparameters(workload, optimizer, kind) for kind in (True, False)
+    )
     changes = {name for name in as_released if as_released[name] != corrected[name]}
     conventions = {
         "nesterov",
@@ -118,27 +120,33 @@ def test_the_corrected_variant_differs_only_in_conventions_and_their_values(
     assert changes <= conventions | values
 
 
-def test_conventions_are_those_of_the_released_code():
-    """docs/recipes.md describes the conventions, and docs/algorithms.md the options."""
+def test_as_released_conventions_are_those_of_the_released_code():
+    """docs/recipes.md lists the conventions, and docs/algorithms.md explains the options."""
     nysact = {"resample": "official", "shift": "official"}
     foof = {"init": "identity", "first_inverse": "skip"}
     eva = {"g_scale": "official", "ema_decay": 0.05, "ema_init": "first", "kl_clip": 1e-3}
-    for workload in TABLES_7:
-        as_released = {name: resolved(workload, name, True) for name in TABLES_7[workload]}
+    for workload in TABLE_7:
+        as_released = {
+            name: resolved_hyperparameters(workload, name, True) for name in TABLE_7[workload]
+        }
         imagenet = workload.startswith("imagenet")
-        cifar_kfac = {
+        kfac_cifar = {
             "damping_rule": "eigen",
             "sharing": "expand",
             "init": "identity",
             "ema_decay": 0.95,
         }
-        kfac2 = {
+        kfac_imagenet = {
             "damping_rule": "factored",
             "sharing": "reduce",
             "init": "first",
             "ema_decay": 0.05,
         }
-        kfac = {**(kfac2 if imagenet else cifar_kfac), "g_scale": "official", "kl_clip": 1e-3}
+        kfac = {
+            **(kfac_imagenet if imagenet else kfac_cifar),
+            "g_scale": "official",
+            "kl_clip": 1e-3,
+        }
         expected = {"kfac": kfac, "eva": eva, "foof": foof, "nysact-s": nysact, "nysact-g": nysact}
         for name, options in expected.items():
             assert options.items() <= as_released[name].items(), (workload, name)
@@ -167,28 +175,28 @@ TABLE_8 = {
 
 
 @pytest.mark.parametrize(("column", "workload"), [(0, "imagenet/resnet50"), (1, "imagenet/deit_s")])
-def test_recipes_have_every_cell_of_table_8(column: int, workload: str):
+def test_recipes_have_all_values_of_table_8(column: int, workload: str):
     recipe = RECIPES[workload]
-    s = {**NEUTRAL, **recipe.settings}
+    settings = {**NEUTRAL, **recipe.settings}
     augmentations = {
-        "TrivialAugment": s["trivial_augment"],
-        "RandAugment(9/0.5)": s["randaugment"] == (9, 0.5),
+        "TrivialAugment": settings["trivial_augment"],
+        "RandAugment(9/0.5)": settings["randaugment"] == (9, 0.5),
     }
     assert {
-        "Train Res": s["resolution"],
-        "Test Res": s["test_resolution"],
+        "Train Res": settings["resolution"],
+        "Test Res": settings["test_resolution"],
         "Batch size": recipe.batch_size,
         "LR decay": recipe.schedule,
-        "Warmup epochs": s["warmup_epochs"],
-        "Label Smoothing": s["label_smoothing"],
-        "Stochastic Depth": s["drop_path"],
-        "Repeated Augmentation": s["repeated_augmentation"] > 1,
-        "Horizontal flip": s["flip"],
-        "Random Resized Crop": s["random_resized_crop"],
+        "Warmup epochs": settings["warmup_epochs"],
+        "Label Smoothing": settings["label_smoothing"],
+        "Stochastic Depth": settings["drop_path"],
+        "Repeated Augmentation": settings["repeated_augmentation"] > 1,
+        "Horizontal flip": settings["flip"],
+        "Random Resized Crop": settings["random_resized_crop"],
         "Auto Augmentation": " ".join(name for name, used in augmentations.items() if used),
-        "Mixup": s["mixup"],
-        "Cutmix": s["cutmix"],
-        "Random Erasing": s["random_erasing"],
+        "Mixup": settings["mixup"],
+        "Cutmix": settings["cutmix"],
+        "Random Erasing": settings["random_erasing"],
     } == {row: cells[column] for row, cells in TABLE_8.items()}
 
 
@@ -200,31 +208,38 @@ def test_cifar_recipes_have_the_settings_of_the_nysact_paper(workload: str):
     assert recipe.settings == {"crop_padding": 4, "flip": True}
 
 
-STEVE = {  # the learning rate, and the number of steps between updates of the curvature
+# The learning rate, and the number of steps between updates of the curvature.
+STEVE_PAPER = {
     "cifar10/resnet50": (1e-3, 500),
     "tinyimagenet/resnet50": (1e-4, 600),
     "cifar100/vit_s16": (5e-5, 50),
 }
 
 
-@pytest.mark.parametrize("workload", STEVE)
+@pytest.mark.parametrize("workload", STEVE_PAPER)
 def test_recipes_have_the_values_of_the_steve_paper(workload: str):
-    lr, interval = STEVE[workload]
+    lr, interval = STEVE_PAPER[workload]
     recipe = RECIPES[workload]
     assert (recipe.epochs, recipe.schedule) == (100, "constant")
     for optimizer in ("sgd", "adam", "kfac", "ekfac", "steve"):
-        assert resolved(workload, optimizer, False)["lr"] == lr
-    adam, steve = resolved(workload, "adam", False), resolved(workload, "steve", False)
+        assert resolved_hyperparameters(workload, optimizer, False)["lr"] == lr
+    adam, steve = (
+        resolved_hyperparameters(workload, "adam", False),
+        resolved_hyperparameters(workload, "steve", False),
+    )
     assert adam["betas"] == steve["betas"] == (0.9, 0.999) and adam["eps"] == steve["eps"] == 1e-8
-    kfac, ekfac = resolved(workload, "kfac", False), resolved(workload, "ekfac", False)
+    kfac, ekfac = (
+        resolved_hyperparameters(workload, "kfac", False),
+        resolved_hyperparameters(workload, "ekfac", False),
+    )
     assert kfac["ema_decay"] == ekfac["ema_decay"] == 0.9
     assert kfac["inv_interval"] == kfac["cov_interval"] == interval
     assert ekfac["basis_interval"] == steve["basis_interval"] == interval
-    as_released = resolved(workload, "steve", True)
+    as_released = resolved_hyperparameters(workload, "steve", True)
     assert as_released["bias_correction"] == "paper"
     assert as_released["second_moment"] == "per_example"
-    for unstated in ("batch size", "damping of KFAC", "images"):
-        assert any(unstated in line for line in recipe.assumed)
+    for missing_value in ("batch size", "damping of KFAC", "images"):
+        assert any(missing_value in line for line in recipe.assumed)
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), *FOLDER_RECIPES.values()])
@@ -238,7 +253,7 @@ def test_recipe_values_are_in_their_ranges(recipe: Recipe):
 
 
 @pytest.mark.parametrize("workload", RECIPES)
-def test_exact_parameter_counts_round_to_published_ones_or_have_a_note(workload: str):
+def test_exact_parameter_counts_round_to_the_published_counts_or_have_a_note(workload: str):
     parameters = RECIPES[workload].parameters
     assert parameters is not None
     if parameters.published is not None and not parameters.note:

@@ -1,4 +1,4 @@
-"""The trial folder: commits survive crashes, damage is detected, replaced drivers cannot write."""
+"""The trial folder: commits survive crashes, damage is detected, and old drivers cannot write."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def commit(store: TrialStore, *epochs: int) -> None:
     store.commit({"weights": torch.full((100,), float(epochs[-1]))})
 
 
-def committed(store: TrialStore) -> list[int]:
+def committed_epochs(store: TrialStore) -> list[int]:
     return [line["epoch"] for line in store.epochs()]
 
 
@@ -59,7 +59,7 @@ def test_commit_writes_all_recorded_epochs_and_keeps_two_checkpoints(store: Tria
     commit(store, 0, 1)
     commit(store, 2)
     commit(store, 3)
-    assert committed(store) == [0, 1, 2, 3]
+    assert committed_epochs(store) == [0, 1, 2, 3]
     assert sorted(path.name for path in store.folder.glob("checkpoint-*")) == [
         "checkpoint-2",
         "checkpoint-3",
@@ -72,20 +72,20 @@ def test_commit_writes_all_recorded_epochs_and_keeps_two_checkpoints(store: Tria
 def test_a_checkpoint_is_not_used_if_lines_of_earlier_epochs_are_missing(
     store: TrialStore, remaining: int, resumed: int | None
 ):
-    """A power failure may remove several lines; such a checkpoint would leave a gap for ever."""
+    """A power failure may remove several lines; a later checkpoint would leave a gap in the epochs."""
     for epoch in range(3):
         commit(store, epoch)
     path = store.folder / "epochs.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:remaining]))
     loaded = store.load()
     assert (loaded and loaded[0]) == resumed
-    assert committed(store) == list(range(remaining if resumed is None else resumed + 1))
+    assert committed_epochs(store) == list(range(remaining if resumed is None else resumed + 1))
 
 
 def test_a_worker_killed_between_checkpoint_and_lines_loses_no_lines(
     store: TrialStore, monkeypatch: pytest.MonkeyPatch
 ):
-    """The checkpoint contains the lines; the next worker appends them once and resumes."""
+    """The checkpoint contains the missing lines; the next worker appends them once and resumes."""
     commit(store, 0)
 
     def die(*_: object) -> None:
@@ -95,26 +95,26 @@ def test_a_worker_killed_between_checkpoint_and_lines_loses_no_lines(
         patch.setattr("trainables.store.append_lines", die)
         store.record(1, {"mem/peak_mb": float("nan")})
         commit(store, 2)
-    assert committed(store) == [0]
+    assert committed_epochs(store) == [0]
     for _ in range(2):
         reopened = TrialStore(store.root, store.config)
         reopened.begin({})
         assert (loaded := reopened.load()) is not None and loaded[0] == 2
-        assert committed(reopened) == [0, 1, 2]
+        assert committed_epochs(reopened) == [0, 1, 2]
     commit(reopened, 3)
-    assert committed(reopened) == [0, 1, 2, 3]
+    assert committed_epochs(reopened) == [0, 1, 2, 3]
 
 
-def test_recorded_epochs_are_not_committed(store: TrialStore):
+def test_recorded_epochs_are_not_written_before_a_commit(store: TrialStore):
     store.record(0, {})
-    assert committed(store) == [] and store.load() is None
+    assert committed_epochs(store) == [] and store.load() is None
 
 
 def test_finish_writes_the_last_epochs_and_deletes_the_checkpoints(store: TrialStore):
     commit(store, 0)
     store.record(1, {})
     store.finish(COMPLETED)
-    assert committed(store) == [0, 1]
+    assert committed_epochs(store) == [0, 1]
     assert (store.status() or {})["status"] == COMPLETED
     assert not list(store.folder.glob("checkpoint-*"))
 
@@ -144,14 +144,14 @@ def test_a_truncated_checkpoint_is_detected(store: TrialStore):
     assert store.load() is None
 
 
-def test_recomputed_epochs_keep_their_first_line(store: TrialStore):
+def test_the_line_of_a_recomputed_epoch_does_not_change(store: TrialStore):
     commit(store, 0, 1)
     before = (store.folder / "epochs.jsonl").read_bytes()
     commit(store, 0, 1)
     assert (store.folder / "epochs.jsonl").read_bytes() == before
 
 
-def test_resume_after_an_incomplete_last_line(store: TrialStore):
+def test_an_incomplete_last_line_is_removed_and_its_epoch_committed_again(store: TrialStore):
     commit(store, 0)
     commit(store, 1)
     path = store.folder / "epochs.jsonl"
@@ -160,10 +160,10 @@ def test_resume_after_an_incomplete_last_line(store: TrialStore):
     for size in range(last, len(content)):
         path.write_bytes(content[:size])
         store.begin({})
-        assert committed(store) == [0]
+        assert committed_epochs(store) == [0]
         assert path.read_bytes() == content[:last]
         commit(store, 1)
-        assert committed(store) == [0, 1]
+        assert committed_epochs(store) == [0, 1]
 
 
 def test_begin_removes_temporary_files_of_a_killed_worker(store: TrialStore):

@@ -1,4 +1,4 @@
-"""Trials with several processes: one folder, and the metrics of a single process."""
+"""Trials with several processes write one folder, with the metrics of a single process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from trainables.team import spawn
 from trainables.train import epochs
 from trainables.workloads import resolve
 
-# Ten steps in float64 of a model without batch statistics, so that each process computes exactly a
-# part of a sum.
+# A model without batch statistics, in float64, so that the sums over the processes equal those of
+# one process. The two epochs have ten steps.
 PLUGIN = """
 import torch
 from torch import nn
@@ -61,37 +61,40 @@ def train_all(configs: list[TrialConfig], root: str, stop_after: int | None = No
         train(config, root, stop_after)
 
 
-def lines(root: Path, config: TrialConfig) -> list[dict[str, float]]:
+def completed_metrics(root: Path, config: TrialConfig) -> list[dict[str, float]]:
     store = TrialStore(root, config)
     assert (store.status() or {}).get("status") == "completed", store.folder
     return [line["metrics"] for line in store.epochs()]
 
 
 def test_two_processes_have_the_metrics_of_one_process(plugin, tmp_path):
-    """The metrics agree up to the order of sums, also with unequal shares and after a resume."""
+    """The metrics agree up to rounding, also with unequal shares and after a resume."""
     plugins.write_copy(plugin, tmp_path)
     pairs = []
     for name in NAMES:
         for size in (18, 17):  # shares of 9 and 9, and of 8 and 9
-            single, double = (
+            single_process, two_processes = (
                 resolve("noise/norm", name, recipe={"batch_size": size, "workers": n})
                 for n in (1, 2)
             )
-            assert single.trial_key != double.trial_key
-            pairs.append((single, double))
-            TrialStore(tmp_path, double).create()
-            train(single, str(tmp_path))
-    doubles = [config for _, config in pairs]
-    spawn(train_all, 2, "cpu", doubles, str(tmp_path), 1)
-    spawn(train_all, 2, "cpu", doubles, str(tmp_path))
-    for single, double in pairs:
-        expected, results = lines(tmp_path, single), lines(tmp_path, double)
+            assert single_process.trial_key != two_processes.trial_key
+            pairs.append((single_process, two_processes))
+            TrialStore(tmp_path, two_processes).create()
+            train(single_process, str(tmp_path))
+    two_process_configs = [config for _, config in pairs]
+    spawn(train_all, 2, "cpu", two_process_configs, str(tmp_path), 1)
+    spawn(train_all, 2, "cpu", two_process_configs, str(tmp_path))
+    for single_process, two_processes in pairs:
+        expected, results = (
+            completed_metrics(tmp_path, single_process),
+            completed_metrics(tmp_path, two_processes),
+        )
         assert len(results) == len(expected) == 2
         for first, second in zip(expected, results, strict=True):
             for key in ("train/loss", "test/loss", "train/accuracy", "test/accuracy"):
-                place = f"{double.optimizer} {double.batch_size} {key}"
+                place = f"{two_processes.optimizer} {two_processes.batch_size} {key}"
                 assert second[key] == pytest.approx(first[key], rel=1e-9), place
-        attempts = read_lines(TrialStore(tmp_path, double).folder / "attempts.jsonl")
+        attempts = read_lines(TrialStore(tmp_path, two_processes).folder / "attempts.jsonl")
         assert [attempt["committed"] for attempt in attempts] == [0, 1]
 
 
@@ -104,7 +107,7 @@ def train_until_rank_1_exits(config: TrialConfig, root: str) -> None:
 
 
 def test_a_lost_process_does_not_fail_the_trial(plugin, tmp_path):
-    """The other process fails in its next collective operation, and the trial gets no status."""
+    """The remaining process fails in its next collective operation; the trial has no status."""
     plugins.write_copy(plugin, tmp_path)
     config = resolve("noise/norm", "sgd", recipe={"workers": 2, "epochs": 3})
     store = TrialStore(tmp_path, config)
@@ -115,7 +118,7 @@ def test_a_lost_process_does_not_fail_the_trial(plugin, tmp_path):
 
 
 def test_optimizers_without_data_parallel_support_are_refused(plugin):
-    """The Hessian of such an optimizer would be that of a process's share of the batch."""
+    """Each process would compute the Hessian of only its share of the batch."""
     with pytest.raises(ValueError, match="workers = 2: must be 1 for sketchysgd"):
         resolve("noise/norm", "sketchysgd", recipe={"workers": 2})
 
@@ -127,18 +130,18 @@ def test_a_number_of_workers_out_of_range_is_refused(plugin, workers):
         resolve("noise/norm", "sgd", recipe={"workers": workers})
 
 
-def test_diagnostics_of_a_team_are_those_of_one_process(plugin, tmp_path):
-    """One process writes a row per epoch and layer; the values agree up to the order of sums."""
+def test_diagnostics_of_two_processes_equal_those_of_one_process(plugin, tmp_path):
+    """Only one of the processes writes the rows; the values agree up to rounding."""
     plugins.write_copy(plugin, tmp_path)
-    single, double = (
+    single_process, two_processes = (
         resolve("noise/norm", "nysact-g", {"rank": 3}, recipe={"workers": n}) for n in (1, 2)
     )
-    TrialStore(tmp_path, double).create()
-    train(single, str(tmp_path), diagnostics=True)
-    spawn(train, 2, "cpu", double, str(tmp_path), None, True)
+    TrialStore(tmp_path, two_processes).create()
+    train(single_process, str(tmp_path), diagnostics=True)
+    spawn(train, 2, "cpu", two_processes, str(tmp_path), None, True)
     expected_rows, rows = (
         read_lines(TrialStore(tmp_path, config).folder / "diagnostics.jsonl")
-        for config in (single, double)
+        for config in (single_process, two_processes)
     )
     places = [(row["epoch"], row["layer"]) for row in rows]
     assert places == [(epoch, layer) for epoch in range(2) for layer in ("0", "3")]
@@ -146,6 +149,10 @@ def test_diagnostics_of_a_team_are_those_of_one_process(plugin, tmp_path):
         for key, expected in expected_row.items():
             exact = expected is None or key == "layer"
             assert row[key] == (expected if exact else pytest.approx(expected, rel=1e-6)), key
-    pairs = zip(lines(tmp_path, double), lines(tmp_path, single), strict=True)
+    pairs = zip(
+        completed_metrics(tmp_path, two_processes),
+        completed_metrics(tmp_path, single_process),
+        strict=True,
+    )
     for metrics, expected in pairs:
         assert metrics["diag/cosine_min"] == pytest.approx(expected["diag/cosine_min"], rel=1e-6)

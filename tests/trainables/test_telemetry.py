@@ -1,4 +1,4 @@
-"""Diagnostics of a trial: the metrics and rows that are written, also after a resume."""
+"""The metrics and rows that the diagnostics of a trial add, also after a resume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def config() -> TrialConfig:
     return workloads.resolve("digits/cnn", "nysact-g", values, recipe={"epochs": 3})
 
 
-def run(
+def run_trial(
     root: Path, config: TrialConfig, stop_after: int | None = None, diagnostics: bool = True
 ) -> TrialStore:
     """Train with a commit after each epoch, and simulate a killed worker after `stop_after`."""
@@ -40,22 +40,27 @@ def run(
     return store
 
 
-def numbers(store: TrialStore) -> list[dict[str, float]]:
+def deterministic_metrics(store: TrialStore) -> list[dict[str, float]]:
     lines = [line["metrics"] for line in store.epochs()]
     return [{k: v for k, v in line.items() if not k.startswith(MACHINE)} for line in lines]
 
 
-def table(store: TrialStore) -> list[dict]:
+def diagnostics_rows(store: TrialStore) -> list[dict]:
     return read_lines(store.folder / "diagnostics.jsonl")
 
 
 def test_diagnostics_add_metrics_and_change_no_other_metric(tmp_path: Path, config: TrialConfig):
-    """There are at most 12 metrics `diag/` per epoch, and a row for each epoch and layer."""
-    plain, observed = (run(tmp_path / str(on), config, diagnostics=on) for on in (False, True))
+    """There are at most 12 metrics `diag/...` per epoch, and a row for each epoch and layer."""
+    plain, observed = (
+        run_trial(tmp_path / str(on), config, diagnostics=on) for on in (False, True)
+    )
     assert not (plain.folder / "diagnostics.jsonl").exists()
-    others = [{k: v for k, v in line.items() if "diag/" not in k} for line in numbers(observed)]
-    assert others == numbers(plain)
-    rows = table(observed)
+    others = [
+        {k: v for k, v in line.items() if "diag/" not in k}
+        for line in deterministic_metrics(observed)
+    ]
+    assert others == deterministic_metrics(plain)
+    rows = diagnostics_rows(observed)
     places = [(row["epoch"], row["layer"]) for row in rows]
     assert places == [(epoch, layer) for epoch in range(3) for layer in LAYERS]
     assert all(set(row) == {"epoch", "layer", *MEASURES, *COUNTS} for row in rows)
@@ -71,25 +76,27 @@ def test_diagnostics_add_metrics_and_change_no_other_metric(tmp_path: Path, conf
 
 
 def test_a_resumed_trial_logs_the_same_diagnostics(tmp_path: Path, config: TrialConfig):
-    complete = run(tmp_path / "complete", config)
-    run(tmp_path / "stopped", config, stop_after=2)
-    resumed = run(tmp_path / "stopped", config)
-    assert numbers(resumed) == numbers(complete)
-    assert table(resumed) == table(complete)
+    complete = run_trial(tmp_path / "complete", config)
+    run_trial(tmp_path / "stopped", config, stop_after=2)
+    resumed = run_trial(tmp_path / "stopped", config)
+    assert deterministic_metrics(resumed) == deterministic_metrics(complete)
+    assert diagnostics_rows(resumed) == diagnostics_rows(complete)
 
 
-def test_diagnostics_can_be_switched_on_at_a_resume(tmp_path: Path, config: TrialConfig):
-    """Diagnostics are not in the key; epochs before the resume and completed trials get none."""
-    stopped = run(tmp_path, config, stop_after=1, diagnostics=False)
-    assert table(stopped) == []
-    run(tmp_path, config)
-    assert {row["epoch"] for row in table(stopped)} == {1, 2}
+def test_diagnostics_can_be_turned_on_when_a_trial_resumes(tmp_path: Path, config: TrialConfig):
+    """Epochs before the resume have no rows, and a completed trial does not change."""
+    stopped = run_trial(tmp_path, config, stop_after=1, diagnostics=False)
+    assert diagnostics_rows(stopped) == []
+    run_trial(tmp_path, config)
+    assert {row["epoch"] for row in diagnostics_rows(stopped)} == {1, 2}
     before = (stopped.folder / "diagnostics.jsonl").read_bytes()
-    run(tmp_path, config)
+    run_trial(tmp_path, config)
     assert (stopped.folder / "diagnostics.jsonl").read_bytes() == before
 
 
-def test_incomplete_lines_are_removed_and_no_line_is_repeated(tmp_path: Path, config: TrialConfig):
+def test_an_incomplete_line_of_diagnostics_is_removed_and_no_line_is_repeated(
+    tmp_path: Path, config: TrialConfig
+):
     store = TrialStore(tmp_path, config)
     store.create()
     store.begin({})
@@ -100,15 +107,17 @@ def test_incomplete_lines_are_removed_and_no_line_is_repeated(tmp_path: Path, co
     with open(path, "a") as file:
         file.write('{"epoch": 2, "la')
     store.begin({})
-    assert [line["epoch"] for line in table(store)] == [0] * 4 + [1] * 4
+    assert [line["epoch"] for line in diagnostics_rows(store)] == [0] * 4 + [1] * 4
     assert path.read_text().endswith("}\n")
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_optimizers_without_diagnostics_log_no_diagnostics(tmp_path: Path, name: str):
-    store = run(tmp_path, workloads.resolve("digits/cnn", name, recipe={"epochs": 1}))
+    store = run_trial(tmp_path, workloads.resolve("digits/cnn", name, recipe={"epochs": 1}))
     assert (store.status() or {})["status"] == "completed"
-    assert table(store) == [] and not any(key.startswith("diag/") for key in numbers(store)[0])
+    assert diagnostics_rows(store) == [] and not any(
+        key.startswith("diag/") for key in deterministic_metrics(store)[0]
+    )
 
 
 def test_summaries_ignore_layers_without_a_value():
@@ -123,8 +132,8 @@ def test_summaries_ignore_layers_without_a_value():
     assert summary == {"diag/cosine_median": 0.3, "diag/cosine_min": 0.1, "diag/rescues": 3.0}
 
 
-def test_the_command_without_ray_has_the_flag(tmp_path: Path, config: TrialConfig):
+def test_the_command_without_ray_writes_diagnostics_on_request(tmp_path: Path, config: TrialConfig):
     trials = tmp_path / "trials.jsonl"
     trials.write_text(json.dumps({"key": config.trial_key, "config": config.to_dict()}))
     assert main([str(trials), "--out", str(tmp_path), "--diagnostics"]) == 0
-    assert len(table(TrialStore(tmp_path, config))) == 12
+    assert len(diagnostics_rows(TrialStore(tmp_path, config))) == 12

@@ -25,7 +25,7 @@ def config() -> TrialConfig:
     return workloads.resolve("digits/cnn", "nysact-g", {}, recipe={"epochs": 4})
 
 
-def run(root: Path, config: TrialConfig, stop_after: int | None = None) -> TrialStore:
+def run_trial(root: Path, config: TrialConfig, stop_after: int | None = None) -> TrialStore:
     """Train with a commit after each epoch, and simulate a killed worker after `stop_after`."""
     store = TrialStore(root, config)
     store.create()
@@ -36,7 +36,7 @@ def run(root: Path, config: TrialConfig, stop_after: int | None = None) -> Trial
     return store
 
 
-def numbers(store: TrialStore) -> list[dict[str, float]]:
+def deterministic_metrics(store: TrialStore) -> list[dict[str, float]]:
     """Return the committed metrics that do not depend on the machine."""
     machine = ("time/", "mem/", "system/")
     lines = [line["metrics"] for line in store.epochs()]
@@ -44,24 +44,24 @@ def numbers(store: TrialStore) -> list[dict[str, float]]:
 
 
 def test_resume_after_kill_is_bitwise(tmp_path: Path, config: TrialConfig):
-    complete = run(tmp_path / "complete", config)
+    complete = run_trial(tmp_path / "complete", config)
     for stop in (1, 2, 3):
         root = tmp_path / f"stopped-{stop}"
         assert TrialStore(root, config).load() is None
-        stopped = run(root, config, stop_after=stop)
+        stopped = run_trial(root, config, stop_after=stop)
         assert stopped.status() is None
         assert (loaded := stopped.load()) is not None and loaded[0] == stop - 1
-        resumed = run(root, config)
-        assert numbers(resumed) == numbers(complete)
+        resumed = run_trial(root, config)
+        assert deterministic_metrics(resumed) == deterministic_metrics(complete)
         assert [line["epoch"] for line in resumed.epochs()] == [0, 1, 2, 3]
         assert (resumed.status() or {})["status"] == "completed"
 
 
 @pytest.mark.parametrize("commit_every", [0, 1e9])
-def test_a_trainer_that_must_leave_commits_once_and_ends(
+def test_a_worker_ordered_to_leave_commits_once_and_ends(
     tmp_path: Path, config: TrialConfig, commit_every: float
 ):
-    complete = run(tmp_path / "complete", config)
+    complete = run_trial(tmp_path / "complete", config)
     store = TrialStore(tmp_path, config)
     store.create()
     running = epochs(config, store, commit_every=commit_every)
@@ -69,19 +69,19 @@ def test_a_trainer_that_must_leave_commits_once_and_ends(
     with pytest.raises(StopIteration):
         running.send(True)
     assert (loaded := TrialStore(tmp_path, config).load()) is not None and loaded[0] == 1
-    assert numbers(run(tmp_path, config)) == numbers(complete)
+    assert deterministic_metrics(run_trial(tmp_path, config)) == deterministic_metrics(complete)
 
 
-def test_completed_trials_yield_nothing_and_are_not_changed(tmp_path: Path, config: TrialConfig):
-    store = run(tmp_path, config)
+def test_a_completed_trial_is_not_trained_or_changed(tmp_path: Path, config: TrialConfig):
+    store = run_trial(tmp_path, config)
     before = {path: path.read_bytes() for path in store.folder.iterdir()}
     assert list(epochs(config, store)) == []
     assert {path: path.read_bytes() for path in store.folder.iterdir()} == before
 
 
-def test_an_optimizer_that_takes_the_loss_trains(tmp_path: Path):
+def test_an_optimizer_that_needs_second_derivatives_trains(tmp_path: Path):
     settings = {"rank": 2, "interval": 5}
-    store = run(
+    store = run_trial(
         tmp_path, workloads.resolve("digits/cnn", "sketchysgd", settings, recipe={"epochs": 1})
     )
     assert (store.status() or {})["status"] == "completed"
@@ -90,13 +90,13 @@ def test_an_optimizer_that_takes_the_loss_trains(tmp_path: Path):
 def test_resume_after_a_kill_before_the_status_writes_the_status(
     tmp_path: Path, config: TrialConfig
 ):
-    store = run(tmp_path, config)
+    store = run_trial(tmp_path, config)
     (store.folder / "status.json").unlink()
     assert list(epochs(config, store)) == []
     assert (store.status() or {})["status"] == "completed" and len(store.epochs()) == config.epochs
 
 
-def test_arms_share_initial_weights_and_data_order(config: TrialConfig):
+def test_arms_with_equal_seeds_have_equal_initial_weights(config: TrialConfig):
     cpu = torch.device("cpu")
     sgd = workloads.resolve("digits/cnn", "sgd", recipe={"epochs": 4})
     first, second = Trainer(config, cpu), Trainer(sgd, cpu)
@@ -106,7 +106,7 @@ def test_arms_share_initial_weights_and_data_order(config: TrialConfig):
     assert not next(first.model.parameters()).equal(next(other_seed.model.parameters()))
 
 
-def test_each_epoch_has_its_own_order_and_drops_the_last_small_batch():
+def test_the_order_depends_on_the_seed_and_a_smaller_last_batch_is_dropped():
     data = workloads.workload("digits/cnn").source.load(LOADING)
     assert [len(data.train_labels), len(data.test_labels)] == [1197, 600]
     batches = list(data.train_batches(64, seed=1))
@@ -115,7 +115,7 @@ def test_each_epoch_has_its_own_order_and_drops_the_last_small_batch():
     assert batches[0][1].equal(next(data.train_batches(64, seed=1))[1])
 
 
-def test_the_split_is_stratified_and_disjoint():
+def test_training_and_test_set_are_stratified_and_disjoint():
     data = workloads.workload("digits/cnn").source.load(LOADING)
     train, test = torch.bincount(data.train_labels), torch.bincount(data.test_labels)
     assert (test / (train + test) - 600 / 1797).abs().max() < 0.01
@@ -123,9 +123,9 @@ def test_the_split_is_stratified_and_disjoint():
     assert not any(tuple(image.flatten().tolist()) in train_images for image in data.test_inputs)
 
 
-def test_divergence_is_a_status_with_epoch_and_step(tmp_path: Path):
+def test_the_status_of_a_diverged_trial_has_epoch_and_step(tmp_path: Path):
     config = workloads.resolve("digits/cnn", "sgd", {"lr": 1e20}, recipe={"epochs": 2})
-    store = run(tmp_path, config)
+    store = run_trial(tmp_path, config)
     status = store.status() or {}
     assert status["status"] == "diverged"
     assert status["epoch"] == 0 and status["step"] >= 1 and status["value"] in ("nan", "inf")
@@ -133,27 +133,27 @@ def test_divergence_is_a_status_with_epoch_and_step(tmp_path: Path):
     assert "diverged" in (store.folder / "log.txt").read_text()
 
 
-def test_an_error_is_a_status_with_its_traceback(
+def test_an_error_gives_the_status_failed_and_its_traceback_is_logged(
     tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Trainer, "evaluate", lambda self: 1 / 0)
-    store = run(tmp_path, config)
+    store = run_trial(tmp_path, config)
     status = store.status() or {}
     assert status["status"] == "failed" and "ZeroDivisionError" in status["reason"]
     assert "Traceback" in (store.folder / "log.txt").read_text()
 
 
-def test_out_of_memory_is_a_status(
+def test_out_of_memory_gives_the_status_oom(
     tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ):
     def exhausted(self: Trainer) -> tuple[float, float]:
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
     monkeypatch.setattr(Trainer, "evaluate", exhausted)
-    assert (run(tmp_path, config).status() or {})["status"] == "oom"
+    assert (run_trial(tmp_path, config).status() or {})["status"] == "oom"
 
 
-def test_an_input_output_error_leaves_the_trial_in_flight(
+def test_an_input_output_error_gives_no_status(
     tmp_path: Path, config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: object) -> None:
@@ -161,11 +161,11 @@ def test_an_input_output_error_leaves_the_trial_in_flight(
 
     monkeypatch.setattr("trainables.store.append_lines", full)
     with pytest.raises(OSError, match="No space"):
-        run(tmp_path, config)
+        run_trial(tmp_path, config)
     assert TrialStore(tmp_path, config).status() is None
 
 
-def test_three_lost_workers_end_a_trial(tmp_path: Path, config: TrialConfig):
+def test_a_trial_fails_after_three_lost_workers(tmp_path: Path, config: TrialConfig):
     (tmp_path / ".lock").write_text('{"generation": 1}')
     store = TrialStore(tmp_path, config, generation=1)
     store.create()
@@ -195,11 +195,11 @@ def test_resolve_reports_every_error(config: TrialConfig):
     assert replace(config, seed=3).trial_key == config.with_seed(3).trial_key
 
 
-BLOCKED = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
+BLOCK_IMPORTS = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 
 
 def test_precond_needs_only_torch():
-    """The core imports neither Ray nor MLflow nor any other dependency of the studies."""
+    """Its optimizers take a step although no dependency of the studies can be imported."""
     names = [
         "ray",
         "mlflow",
@@ -212,7 +212,7 @@ def test_precond_needs_only_torch():
         "rich",
         "trainables",
     ]
-    script = BLOCKED.format(names=names) + (
+    script = BLOCK_IMPORTS.format(names=names) + (
         "import torch, precond\n"
         "model = torch.nn.Linear(16, 2)\n"
         "for name in precond.available():\n"
@@ -238,7 +238,7 @@ def test_epochs_run_without_ray_and_mlflow(tmp_path: Path):
         "rich",
         "studies",
     ]
-    script = BLOCKED.format(names=names) + (
+    script = BLOCK_IMPORTS.format(names=names) + (
         "from trainables import workloads\n"
         "from trainables.store import TrialStore\n"
         "from trainables.train import epochs\n"

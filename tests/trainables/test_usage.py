@@ -1,4 +1,4 @@
-"""The metrics `system/...`, which describe the process and the device of a worker."""
+"""The metrics `system/...`: CPU, memory and GPU usage of a worker."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from trainables.train import epochs
 from trainables.workloads import resolve
 
 
-def clocks(monkeypatch: pytest.MonkeyPatch, wall: list[float], busy: list[float]) -> None:
+def set_clocks(monkeypatch: pytest.MonkeyPatch, wall: list[float], busy: list[float]) -> None:
     monkeypatch.setattr(time, "perf_counter", iter(wall).__next__)
     monkeypatch.setattr(time, "process_time", iter(busy).__next__)
 
 
-def test_each_epoch_has_usage_metrics_with_the_prefix_of_mlflow(tmp_path: Path):
+def test_each_epoch_has_metrics_of_cpu_and_memory_usage(tmp_path: Path):
     config = resolve("digits/mlp", "sgd", recipe={"epochs": 2})
     store = TrialStore(tmp_path, config)
     store.create()
@@ -33,8 +33,8 @@ def test_each_epoch_has_usage_metrics_with_the_prefix_of_mlflow(tmp_path: Path):
         assert 50 < usage["system/rss_mb"] <= 1.1 * peak_memory_mb(torch.device("cpu"))
 
 
-def test_usage_is_measured_since_the_last_reading(monkeypatch: pytest.MonkeyPatch):
-    clocks(monkeypatch, [0.0, 10.0, 12.0], [100.0, 105.0, 109.0])
+def test_cpu_usage_is_measured_since_the_last_reading(monkeypatch: pytest.MonkeyPatch):
+    set_clocks(monkeypatch, [0.0, 10.0, 12.0], [100.0, 105.0, 109.0])
     usage = Usage(torch.device("cpu"))
     assert usage.read()["system/cpu_percent"] == 50
     assert usage.read()["system/cpu_percent"] == 200  # two cores

@@ -1,4 +1,4 @@
-"""Workloads: names, settings, keys, errors, deviations, and a step of each optimizer."""
+"""Workloads: a step of each optimizer, keys, settings, errors, and deviations from the recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workloads, "source", synthetic)
 
 
-def refused(*arguments, **settings) -> list[str]:
+def resolve_errors(*arguments, **settings) -> list[str]:
     with pytest.raises(HyperparameterError) as caught:
         resolve(*arguments, recipe=settings)
     return str(caught.value).splitlines()
@@ -35,7 +35,7 @@ def refused(*arguments, **settings) -> list[str]:
 # ---------------------------------------------------------------------- steps of each optimizer
 
 
-def one_step(workload: str, optimizer: str) -> None:
+def check_one_step(workload: str, optimizer: str) -> None:
     settings = {"batch_size": 4, "epochs": 1, "warmup_epochs": 0}
     rank = {"rank": 5} if "rank" in precond.defaults(optimizer) else {}
     config = resolve(workload, optimizer, rank, settings)
@@ -54,20 +54,18 @@ def one_step(workload: str, optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", precond.available())
 @pytest.mark.parametrize("workload", SMALL)
 def test_each_optimizer_trains_a_small_workload(workload: str, optimizer: str):
-    one_step(workload, optimizer)
+    check_one_step(workload, optimizer)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", precond.available())
 @pytest.mark.parametrize("workload", LARGE)
 def test_each_optimizer_trains_a_large_workload(workload: str, optimizer: str):
-    one_step(workload, optimizer)
+    check_one_step(workload, optimizer)
 
 
 @pytest.mark.parametrize("workload", RECIPES)
-def test_each_model_has_the_parameter_count_of_its_recipe(
-    workload: str,
-):
+def test_each_model_has_the_parameter_count_of_its_recipe(workload: str):
     config = resolve(workload, "nysact-s")
     model = workloads.workload(workload).build(config.settings) if workload in SMALL else None
     chosen = workloads.workload(workload)
@@ -87,7 +85,7 @@ def test_a_folder_of_images_is_a_workload():
 
 
 def test_keys_of_schema_1_are_unchanged():
-    """The version before settings were introduced computed these keys; its trials are reused."""
+    """These keys were computed before settings existed; trials with these keys must be reused."""
     keys = {
         "sgd": "ff7ff219e8f701995ed0577e9ac4b7d2936c3f5ad1fc97967fba53ec2f80d7fe",
         "nysact-s": "b4e5f77af4c6037e75fc5d69b4de4cbb4ab6d7cdb78a1ddab12e87a4f9df8ff3",
@@ -153,7 +151,7 @@ def test_equal_settings_in_different_forms_give_the_same_trial():
     assert explicit == resolve("cifar10/resnet32", "sgd")
 
 
-def test_settings_are_those_that_apply_to_the_workload():
+def test_a_workload_has_only_the_settings_that_apply_to_it():
     digits, cifar, vit = (
         set(resolve(name, "sgd").settings) for name in ("digits/cnn", SMALL[3], "cifar100/vit_s16")
     )
@@ -179,23 +177,23 @@ def test_settings_are_those_that_apply_to_the_workload():
     ],
 )
 def test_unknown_workloads_are_refused(name: str, message: str):
-    [line] = refused(name, "sgd")
+    [line] = resolve_errors(name, "sgd")
     assert line.startswith(f'workload = "{name}"') and message in line
     assert workloads.unknown_workload(name) == line
 
 
 def test_batch_sizes_out_of_range_are_refused():
     rule = "must be an integer in {}..{}, where {} is the size of the training set"
-    assert refused("cifar10/resnet32", "sgd", batch_size=2001) == [
+    assert resolve_errors("cifar10/resnet32", "sgd", batch_size=2001) == [
         "batch_size = 2001: " + rule.format(2, 2000, 2000)
     ]
-    assert refused("cifar10/resnet32", "sgd", batch_size=1) == [
+    assert resolve_errors("cifar10/resnet32", "sgd", batch_size=1) == [
         "batch_size = 1: must be an integer in 2..2000; batch normalisation needs two examples"
     ]
-    assert refused("digits/mlp", "sgd", batch_size=1198) == [
+    assert resolve_errors("digits/mlp", "sgd", batch_size=1198) == [
         "batch_size = 1198: " + rule.format(1, 1197, 1197)
     ]
-    assert refused("digits/mlp", "sgd", batch_size=1198, train_fraction=0.5) == [
+    assert resolve_errors("digits/mlp", "sgd", batch_size=1198, train_fraction=0.5) == [
         "batch_size = 1198: " + rule.format(1, 598, 598)
     ]
     assert resolve("digits/mlp", "sgd", recipe={"batch_size": 1}).batch_size == 1
@@ -256,7 +254,7 @@ def test_batch_sizes_out_of_range_are_refused():
     ],
 )
 def test_invalid_settings_are_refused(workload: str, settings: dict, lines: list[str]):
-    messages = refused(workload, "sgd", **settings)
+    messages = resolve_errors(workload, "sgd", **settings)
     assert len(messages) == len(lines), messages
     for message, line in zip(messages, lines, strict=True):
         assert line in message
@@ -265,7 +263,7 @@ def test_invalid_settings_are_refused(workload: str, settings: dict, lines: list
 # ---------------------------------------------------------------------- variants and deviations
 
 
-def test_the_as_released_variant_has_the_recipes_conventions():
+def test_the_as_released_variant_uses_the_released_conventions_of_the_recipe():
     corrected, as_released = (
         resolve("cifar10/resnet32", "kfac", as_released=kind) for kind in (False, True)
     )

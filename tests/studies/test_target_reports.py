@@ -1,4 +1,4 @@
-"""Times to a target, from folders with known times and files with known costs to the report."""
+"""Reports of the time to a target, from trial folders and cost files with known values."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import shlex
 import folders
 import pandas as pd
 import pytest
-from folders import run, timed
+from folders import write_cost_result, write_trial
 
 from studies.harness.design.arms import Arm, Trial
-from studies.harness.evidence import costs as exclusive
-from studies.harness.evidence import targets
+from studies.harness.evidence import costs, targets
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.kinds.target.figure import TargetFigure
 from studies.time_to_target import STUDY as NYSACT
 from studies.time_to_target_steve import STUDY as STEVE
-from trainables.cost import __main__ as cost
+from trainables.cost import __main__ as benchmark
 from trainables.cost.files import file_name, result_name
 from trainables.cost.intervals import Median
 from trainables.store import DIVERGED
@@ -44,8 +43,8 @@ STUDY = Study(
     seeds=3,
     timed=True,
 )
-# The epoch at which each seed crosses 0.45, on a straight line of slope 0.05 per epoch; None for
-# never. SGD ends at 0.5, so that the target is 0.45.
+# The epoch at which the accuracy of each seed crosses 0.45; it increases by 0.05 per epoch. None:
+# it does not cross. SGD ends at an accuracy of 0.5, so that the target of 90% is 0.45.
 CROSSINGS = {
     "foof": [4.5, 5.25, 6.5],
     "sgd": [9.0, 9.0, 9.0],
@@ -53,7 +52,7 @@ CROSSINGS = {
     "eva": [6.5, 7.5, None],
 }
 STEP = {"foof": 0.2, "sgd": 0.1}
-PAPER = """
+PAPER_FILE = """
 paper: P
 title: t
 source: s
@@ -76,7 +75,10 @@ tables:
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Write trials that cross at `CROSSINGS`; one of kfac diverges before its first commit."""
+    """An output folder with trials that cross at `CROSSINGS`.
+
+    Seed 2 of kfac diverges before its first commit.
+    """
 
     def metrics(trial, epoch):
         crossing = CROSSINGS[trial.arm.optimizer][trial.config.seed]
@@ -90,7 +92,9 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setattr("folders.metrics", metrics)
     for trial in planned():
         diverges = (trial.arm.optimizer, trial.config.seed) == ("kfac", 2)
-        run(tmp_path, trial, 0 if diverges else EPOCHS, DIVERGED if diverges else "completed")
+        write_trial(
+            tmp_path, trial, 0 if diverges else EPOCHS, DIVERGED if diverges else "completed"
+        )
     return tmp_path
 
 
@@ -98,13 +102,13 @@ def planned() -> list[Trial]:
     return STUDY.trials(recipe={"epochs": EPOCHS})
 
 
-def costs(root, name="a-gpu"):
+def write_costs(root, name="a-gpu"):
     for trial in planned():
         if trial.arm.optimizer in STEP:
-            timed(root / "cost" / name, trial.config, STEP[trial.arm.optimizer])
+            write_cost_result(root / "cost" / name, trial.config, STEP[trial.arm.optimizer])
 
 
-def read(root):
+def read_times(root):
     evidence, figure = folders.evidence(root, planned(), STUDY), STUDY.figure
     rule = {"share": figure.share, "of": figure.of, "rule": figure.rule}
     target = targets.target_of_runs(evidence.frame, figure.metric, figure.reference, **rule)
@@ -113,7 +117,7 @@ def read(root):
         metric=figure.metric,
         reference=figure.reference,
         target=target,
-        costs=exclusive.read(planned(), root),
+        costs=costs.read(planned(), root),
     )
 
 
@@ -133,12 +137,12 @@ def row(text: str, arm: str) -> list[str]:
 
 
 def test_report_contains_the_known_times(root, tmp_path):
-    costs(root)
+    write_costs(root)
     text = text_of(root)
     source = "90% of the best: 0.9 x 50.00%, the mean accuracy of the best epoch over 3 runs"
     assert f"**Target.** test accuracy of 45.00% ({source})." in text
     foof = row(text, "foof")
-    # An epoch of FOOF takes 18 steps of 0.2 s and 600 evaluations of 1 ms, 4.2 s; of SGD, 2.4 s.
+    # An epoch of FOOF takes 18 steps x 0.2 s + 600 evaluations x 1 ms = 4.2 s; of SGD, 2.4 s.
     assert (foof[0], foof[1], foof[3], foof[4]) == ("3 of 3", "5.25", "0.58", "4.20 [3.84, 4.56]")
     assert foof[5].startswith("22.05 s [") and foof[6] == "1.02"
     assert row(text, "sgd")[5].startswith("21.60 s [") and row(text, "sgd")[6] == "1.00"
@@ -146,8 +150,8 @@ def test_report_contains_the_known_times(root, tmp_path):
 
 
 def test_interval_of_the_time_multiplies_both_lower_and_both_upper_ends(root, tmp_path):
-    costs(root)
-    time = read(root).time("foof")
+    write_costs(root)
+    time = read_times(root).time("foof")
     low, high = 3.84 * time.ci_lo, 4.56 * time.ci_hi
     upper = "-" if math.isnan(high) else f"{high:.2f}"
     text = text_of(root)
@@ -163,7 +167,7 @@ def test_runs_that_miss_the_target_are_counted_as_censored(root, tmp_path):
 
 
 def test_report_has_the_commands_for_missing_costs_only(root, tmp_path):
-    costs(root)
+    write_costs(root)
     text = text_of(root)
     assert row(text, "kfac")[4:] == ["not measured", "-", "-"]
     assert "- `python -m trainables.cost digits/cnn --batch-size=64 --optimizers=kfac,eva`" in text
@@ -171,8 +175,8 @@ def test_report_has_the_commands_for_missing_costs_only(root, tmp_path):
 
 
 def test_each_hardware_has_a_table_and_a_figure(root, tmp_path):
-    costs(root, "a-gpu")
-    costs(root, "b-2-threads")
+    write_costs(root, "a-gpu")
+    write_costs(root, "b-2-threads")
     paths = render(root)
     text = paths["report.md"].read_text()
     assert "**Hardware.** A-GPU" in text and "**Hardware.** B-2-THREADS, 2 threads" in text
@@ -182,7 +186,7 @@ def test_each_hardware_has_a_table_and_a_figure(root, tmp_path):
 
 
 def test_equal_folders_give_equal_bytes(root, tmp_path):
-    costs(root)
+    write_costs(root)
     first = {name: path.read_bytes() for name, path in render(root).items()}
     second = render(root)
     assert list(first) == list(second)
@@ -193,7 +197,8 @@ def test_epochs_over_target_equal_the_epochs_to_each_target(root, tmp_path):
     table = pd.read_csv(render(root)["epochs_over_target.csv"])
     sgd = table[table["arm"] == "sgd"].dropna(subset="median")
     assert len(sgd) > 5
-    # On a straight line, the first epoch reaches all lower targets. The last epoch does not count.
+    # SGD's accuracy is 0.05 x epoch, so the first epoch reaches all targets up to 0.05.
+    # A target that only the last epoch reaches has no median.
     expected = [max(1.0, target / 0.05) for target in sgd["target"]]
     assert list(sgd["median"]) == pytest.approx(expected)
     assert sgd["target"].max() <= 0.45 + 0.05
@@ -212,9 +217,9 @@ def test_report_without_the_reference_has_no_target(root, tmp_path):
 
 
 def test_verdicts_on_epochs_times_and_reductions(root, tmp_path, monkeypatch):
-    (tmp_path / "p.yaml").write_text(PAPER)
+    (tmp_path / "p.yaml").write_text(PAPER_FILE)
     monkeypatch.setattr("studies.harness.published.papers.PAPERS", tmp_path)
-    costs(root)
+    write_costs(root)
     paths = render(root)
     table = pd.read_csv(paths["published.csv"]).set_index(["row", "column"])
     verdicts = {key: (r["verdict"], str(r["why"])) for key, r in table.iterrows()}
@@ -222,20 +227,22 @@ def test_verdicts_on_epochs_times_and_reductions(root, tmp_path, monkeypatch):
     assert verdicts["FOOF", "epochs"][0] == "reproduced"
     assert table.loc[("FOOF", "epochs"), "measured_mean"] == pytest.approx(6.0)
     assert verdicts["SGD", "epochs"][0] == "differs"
-    # The name of the published hardware is a part of the measured one.
+    # The hardware is the same, because the published name "GPU" is a part of "A-GPU".
     assert verdicts["FOOF", "time"][0] == "compatible"
     assert verdicts["KFAC", "epochs"] == ("compatible", "1 of 3 failed, 1 of 3 missed the target")
     assert verdicts["Eva", "epochs"][1] == "1 of 3 missed the target"
-    # The Kaplan-Meier median, not the mean of the hits.
+    # This is the Kaplan-Meier median, not the mean over the runs that reach the target.
     assert table.loc[("Eva", "epochs"), "measured_mean"] == 8.0
     assert verdicts["FOOF", "saved"][0] == "protocol differs"  # 10 epochs, not the recipe's 20
     assert "hardware=A-GPU, published A100" in verdicts["FOOF", "other"][1]
     assert "**Target.** test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
 
 
-def test_measured_times_and_reductions_have_their_hardware(root):
-    costs(root)
-    results = {(result.label, result.metric): result for result in targets.measured(read(root))}
+def test_measured_times_and_reductions_name_their_hardware(root):
+    write_costs(root)
+    results = {
+        (result.label, result.metric): result for result in targets.measured(read_times(root))
+    }
     saved = results["foof", "target/time_reduction"]
     assert saved.values == pytest.approx(
         {s: 1 - e * 4.2 / (9 * 2.4) for s, e in enumerate([5, 6, 7])}
@@ -255,7 +262,7 @@ def trials_of(study: Study, workload: str, **recipe) -> list[Trial]:
     return study.trials(workload, [0], recipe)
 
 
-COMMANDED = [
+STUDIES_AND_WORKLOADS = [
     *[
         (NYSACT, name)
         for name in ("digits/cnn", "cifar10/resnet32", "cifar100/resnet32", "imagenet/deit_s")
@@ -264,21 +271,21 @@ COMMANDED = [
 ]
 
 
-@pytest.mark.parametrize(("study", "workload"), COMMANDED)
+@pytest.mark.parametrize(("study", "workload"), STUDIES_AND_WORKLOADS)
 def test_commands_measure_exactly_the_missing_configurations(study, workload):
-    """The commands, parsed by the benchmark, write the files from which the costs are read."""
+    """With these commands, the benchmark would write exactly the files that the study reads."""
     trials = trials_of(study, workload)
     trials += [
         Trial(t.arm, resolve(workload, "sgd", {"momentum": 0.0}, {"batch_size": 32}))
         for t in trials[:1]
     ]
     names = set()
-    for command in exclusive.commands(trials):
+    for command in costs.commands(trials):
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "trainables.cost"]
-        options = cost._parse(words[3:])
-        assert not cost.errors(words[3:])
-        setting = cost.Setting(
+        options = benchmark._parse(words[3:])
+        assert not benchmark.errors(words[3:])
+        setting = benchmark.Setting(
             options.workload, options.batch_size, options.device, options.channels_last, options.overrides, None,
             options.as_released,
         )  # fmt: skip
@@ -288,40 +295,40 @@ def test_commands_measure_exactly_the_missing_configurations(study, workload):
 
 def test_arms_with_equal_flags_share_a_command():
     trials = trials_of(NYSACT, "imagenet/resnet50")
-    [command] = exclusive.commands(trials)
+    [command] = costs.commands(trials)
     assert command == (
         "python -m trainables.cost imagenet/resnet50 --batch-size=1024 --as-released "
         "--optimizers=nysact-s,sgd,adamw,kfac,eva,foof"
     )
 
 
-def test_commands_list_what_the_benchmark_does_not_support():
+def test_configurations_that_the_benchmark_does_not_support_have_a_reason_instead_of_a_command():
     trial = trials_of(NYSACT, "cifar10/resnet32", compile=True)[0]
-    assert exclusive.commands([trial]) == [
+    assert costs.commands([trial]) == [
         "nysact-s as-released: the benchmark does not support compile = True",
     ]
     smaller = trials_of(STEVE, "cifar100/vit_s16", resolution=112)[3]
-    assert exclusive.commands([smaller]) == [
+    assert costs.commands([smaller]) == [
         "adam as-released: the benchmark does not support resolution = 112"
     ]
 
 
-def test_costs_are_those_of_exactly_this_configuration(tmp_path):
-    """The cost of another level of the interval does not count."""
+def test_costs_are_read_only_for_exactly_the_same_configuration(tmp_path):
+    """A cost with another `inv_interval` is ignored."""
 
-    def costs() -> exclusive.Costs:
-        return exclusive.read([Trial(Arm(optimizer="foof"), config)], tmp_path)
+    def read_costs() -> costs.Costs:
+        return costs.read([Trial(Arm(optimizer="foof"), config)], tmp_path)
 
     config = resolve("digits/cnn", "foof", {"inv_interval": 10})
-    [command] = exclusive.commands(costs().unmeasured)
+    [command] = costs.commands(read_costs().unmeasured)
     flags = "--batch-size=64 --set=inv_interval=10 --optimizers=foof"
     assert command == f"python -m trainables.cost digits/cnn {flags}"
-    timed(tmp_path / "cost" / "gpu", resolve("digits/cnn", "foof"))
-    assert exclusive.commands(costs().unmeasured) == [command]
-    timed(tmp_path / "cost" / "gpu", config, 0.2)
-    cost = costs().machines["GPU"]["foof"]
+    write_cost_result(tmp_path / "cost" / "gpu", resolve("digits/cnn", "foof"))
+    assert costs.commands(read_costs().unmeasured) == [command]
+    write_cost_result(tmp_path / "cost" / "gpu", config, 0.2)
+    cost = read_costs().machines["GPU"]["foof"]
     assert cost is not None and cost.epoch == Median(4.2, pytest.approx(3.84), pytest.approx(4.56))
-    assert costs().unmeasured == []
+    assert read_costs().unmeasured == []
 
 
 def test_report_of_a_timed_study_has_the_seconds_per_epoch(tmp_path):
@@ -332,7 +339,7 @@ def test_report_of_a_timed_study_has_the_seconds_per_epoch(tmp_path):
     ]
     study = Study(**{**vars(STUDY), "arms": arms, "figure": figure})
     trials = study.trials(seeds=[0])
-    timed(tmp_path / "cost" / "gpu", trials[0].config, ratio=1.5)
+    write_cost_result(tmp_path / "cost" / "gpu", trials[0].config, ratio=1.5)
     text = text_of(tmp_path, trials, study)
     assert "| foof inv_interval=5 | 2.40 [2.22, 2.58] | 1.500 [1.350, 1.650] |" in text
     assert "| foof inv_interval=50 | not measured | - |" in text
