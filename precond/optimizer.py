@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -84,19 +84,25 @@ class Preconditioned(torch.optim.Optimizer):
         self._settings = dataclasses.asdict(algorithm)
         self.steps = 0
         self._model = model
+        layers, self._skipped = find_layers(model)
+        self._require_layers(layers)
         trainable = [p for p in model.parameters() if p.requires_grad]
         super().__init__(trainable if params is None else params, dataclasses.asdict(rule))
         self._layers: dict[str, Layer] = {}
         self._banks: list[Bank] = []
         self._handles: list[RemovableHandle] = []
         self._add_layers(self._index_groups())
-        if not self._layers:
+        self._require_layers(self._layers)
+        weakref.finalize(self, detach, self._handles, self._banks)
+
+    def _require_layers(self, layers: Collection[Any]) -> None:
+        """Raise `ValueError` if there is no layer, with the reason for each skipped module."""
+        if not layers:
             reasons = "".join(f"\n  {name}: {reason}" for name, reason in self._skipped.items())
             raise ValueError(
                 "the model has no trainable Linear or Conv2d layer, so there is nothing to "
                 f"precondition: use a plain optimizer such as torch.optim.SGD{reasons}"
             )
-        weakref.finalize(self, detach, self._handles, self._banks)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters of the model, such as those of layers that were frozen so far.

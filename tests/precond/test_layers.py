@@ -10,7 +10,7 @@ from reference import rows as explicit_rows
 from torch import Tensor, nn
 
 import precond
-from precond.layers import Layer
+from precond.layers import Layer, find_layers
 from precond.parts.rows import ConvRows
 
 PLAIN = [
