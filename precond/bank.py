@@ -22,7 +22,14 @@ from precond.layers import Layer
 from precond.parts import collectives, linalg
 from precond.parts.collectives import Ranks
 from precond.parts.linalg import Outcome
-from precond.parts.stacks import deferred, discard, forget, named_tensors, part_of
+from precond.parts.stacks import (
+    deferred,
+    discard,
+    forget,
+    named_tensors,
+    part_of,
+    rescale_outputs,
+)
 
 
 class Switch:
@@ -205,6 +212,10 @@ class Bank:
                 if filled:
                     self._mark_filled(layer)
             self._complete = all(flags)
+
+    def rescale_outputs(self, factor: Tensor) -> None:
+        """Multiply the output gradients that were added since the last step by a factor."""
+        rescale_outputs(self.state, factor)
 
     def update(self, refresh: bool, skipped: Tensor | None = None) -> list[tuple[Tensor, slice]]:
         """Commit the signals of this step; compute new factors if they are due or none exist.

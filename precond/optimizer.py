@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from precond.algorithm import Algorithm
+from precond.algorithm import Algorithm, Needs
 from precond.bank import Bank, make_banks, share_refresh, update
 from precond.capture import attach, check_forwards, detach
 from precond.diagnostics import measures as diagnostics
@@ -83,6 +83,7 @@ class Preconditioned(torch.optim.Optimizer):
         # Rules may read the hyperparameters of the algorithm in addition to those of the group.
         self._settings = dataclasses.asdict(algorithm)
         self.steps = 0
+        self._has_output_scale = False  # True if `grad_output_scale` has been set
         self._model = model
         layers, self._skipped = find_layers(model)
         self._require_layers(layers)
@@ -208,7 +209,9 @@ class Preconditioned(torch.optim.Optimizer):
         factors that apply:
 
         * under `torch.amp.GradScaler`: the scale, as the tensor
-          `scaler.scale(torch.ones((), device=...))`, so that the host does not wait for the device
+          `scaler.scale(torch.ones((), device=...))`, so that the host does not wait for the device.
+          If this property has not been set, `step` uses the scale by itself; `scaler.unscale_` then
+          is an error, because it hides the scale from `step`
         * if each of c accumulated losses is divided by c: 1 / c
         * if the ranks have different numbers of examples: local examples x ranks / all examples
         """
@@ -216,6 +219,7 @@ class Preconditioned(torch.optim.Optimizer):
 
     @grad_output_scale.setter
     def grad_output_scale(self, scale: float | Tensor) -> None:
+        self._has_output_scale = True
         for bank in self._banks:
             bank.grad_output_scale = scale
 
@@ -280,6 +284,8 @@ class Preconditioned(torch.optim.Optimizer):
             bank.forwards.finish(bank.layers)
         gradients = any(p.grad is not None for p in self._directions.views)
         check_forwards(self._banks, gradients, self.algorithm.statistics_due(self.steps))
+        if scale is not None:
+            self._remove_loss_scale(scale)
         monitors = diagnostics.due(self._banks, self.steps)
         skipped = None if scale is None else scale.skipped
         with active(self._ranks):
@@ -299,6 +305,20 @@ class Preconditioned(torch.optim.Optimizer):
         self.steps += 1
         self._schedule_recording()
         return loss
+
+    def _remove_loss_scale(self, scale: LossScale) -> None:
+        """Remove the scale of the loss from the output gradients of this step."""
+        needed = self.algorithm.NEEDS is not Needs.INPUTS and not self._has_output_scale
+        if not needed or not any(bank.forwards.added for bank in self._banks):
+            return
+        if scale.inverse is None:
+            raise RuntimeError(
+                "scaler.unscale_ was called before step(), so the scale of the output gradients is "
+                "not known: set optimizer.grad_output_scale = scaler.scale(torch.ones((), "
+                "device=...)) before each backward"
+            )
+        for bank in self._banks:
+            bank.rescale_outputs(scale.inverse)
 
     def _schedule_recording(self) -> None:
         """Decide which banks record the next forwards. A bank without a factor always records."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from precond.parts.pairs import Pairs
-from precond.parts.statistics import Deferred, MovingAverage
+from precond.parts.statistics import Deferred, KroneckerStatistic, MovingAverage
 
 Part = TypeVar("Part")
 
@@ -62,6 +62,12 @@ def discard(state: Any, slots: slice) -> None:
     """Discard what was added to some slots of a state since its last commit."""
     for part in parts(state, MovingAverage, Pairs):
         part.discard(slots)
+
+
+def rescale_outputs(state: Any, factor: Tensor) -> None:
+    """Multiply the output gradients that were added since the last commit by a factor."""
+    for part in parts(state, KroneckerStatistic, Pairs):
+        part.rescale(factor)
 
 
 def deferred(state: Any, additions: list[Callable[[], None]]) -> Any:

@@ -61,6 +61,17 @@ class MovingAverage:
         self.value.copy_(torch.eye(self.value.shape[-1]))
         self.weight.fill_(1)
 
+    def discard(self, slots: slice) -> None:
+        """Discard what was added to some slots since the last commit."""
+        if self._sum is not None and self._count is not None:
+            self._sum[slots] = 0
+            self._count[slots] = 0
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the sums since the last commit by a factor."""
+        if self._sum is not None:
+            self._sum.mul_(factor)
+
     def commit(self, decay: float, copy_first: bool = False, power: int = 1) -> Tensor:
         """Update the average with the sums that all ranks have added since the last commit.
 
@@ -175,6 +186,11 @@ class KroneckerStatistic:
         counted = backward >= 0 and self._counted.get(slots.start) == backward
         self._counted[slots.start] = backward
         self.outputs.add(slots, total, 0 if counted else examples)
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the output gradients that were added since the last commit by a factor."""
+        degree = self.outputs.value.dim() - 1  # matrices contain products of two gradients
+        self.outputs.rescale(factor**degree)
 
     def commit(self, decay: float, copy_first: bool = False, output_power: int = 1) -> Tensor:
         """Update both averages (see `MovingAverage.commit`).
