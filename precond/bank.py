@@ -76,7 +76,8 @@ class Bank:
             )
         self.monitor: Monitor | None = None
         self._wait = wait
-        self.batch_first: bool | None = None
+        # For layers without a declaration; None if it is not known.
+        self.batch_first: bool | None = True
         # Layers that were called with inputs that cannot be recorded, and the reasons.
         self.unusable: dict[str, str] = {}
         self.reset()
@@ -174,7 +175,7 @@ class Bank:
         """
         if isinstance(layer.module, nn.Conv2d) or tensor.dim() < 3:
             return tensor
-        first = layer.batch_first if self.batch_first is None else self.batch_first
+        first = self.batch_first if layer.batch_first is None else layer.batch_first
         if first is None and self.algorithm.NEEDS is not Needs.INPUTS:
             raise RuntimeError(
                 f"{layer.name}: its input has the shape {list(tensor.shape)}, and the model has "

@@ -33,7 +33,8 @@ class Layer:
         shape: Shape of the gradient matrix, per group.
         groups: Number of gradient matrices; more than 1 only for a grouped convolution.
         bias: True if there is a trainable bias; it is preconditioned together with the weight.
-        batch_first: False if the inputs are `[positions, batch, d_in]`; None if that is not known.
+        batch_first: False if a module around the layer declares that the inputs are `[positions,
+            batch, d_in]`, True if one declares the opposite, None without a declaration.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Layer:
     shape: LayerShape
     groups: int
     bias: bool
-    batch_first: bool | None = True
+    batch_first: bool | None = None
 
     @classmethod
     def of(
@@ -49,7 +50,7 @@ class Layer:
         name: str,
         module: nn.Linear | nn.Conv2d,
         bias: bool | None = None,
-        batch_first: bool | None = True,
+        batch_first: bool | None = None,
     ) -> Self:
         """Return the layer of a module; `bias` is True if the bias is trained."""
         bias = module.bias is not None if bias is None else bias
@@ -196,12 +197,10 @@ def _reason_of_tensor(parameter: Tensor) -> str | None:
 
 
 def _batch_axes(model: nn.Module) -> dict[nn.Module, bool | None]:
-    """Return for each module whether its inputs have the batch first, or None if not known.
+    """Return for each module whether its inputs have the batch first, or None if not declared.
 
     Modules such as `nn.MultiheadAttention` declare it by an attribute `batch_first`. It holds for
-    the modules beside them, and for those inside them unless they have `batch_first_inside`. A model
-    without a declaration has the batch first. If any module declares that the batch is second, it is
-    not known for the modules without a declaration.
+    the modules beside them, and for those inside them unless they have `batch_first_inside`.
     """
     declared: dict[nn.Module, bool | None] = {}
 
@@ -215,8 +214,16 @@ def _batch_axes(model: nn.Module) -> dict[nn.Module, bool | None]:
                 visit(child, inside)
 
     visit(model, None)
-    known = None if False in declared.values() else True
-    return {module: known if flag is None else flag for module, flag in declared.items()}
+    return declared
+
+
+def default_batch_first(model: nn.Module) -> bool | None:
+    """Return whether modules without a declaration have the batch first; None if not known.
+
+    It is not known if another module of the model declares that the batch is the second axis.
+    """
+    flags = [getattr(module, "batch_first", None) for module in model.modules()]
+    return None if any(flag is False for flag in flags) else True
 
 
 def plain_modules(model: nn.Module) -> dict[str, nn.Module]:

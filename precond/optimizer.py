@@ -21,7 +21,13 @@ from precond.directions import Directions
 from precond.distributed import check_alike, describe, ranks_of
 from precond.hessian import evaluate
 from precond.hyperparameters import HyperparameterError, make
-from precond.layers import Layer, find_layers, parameter_names, plain_modules
+from precond.layers import (
+    Layer,
+    default_batch_first,
+    find_layers,
+    parameter_names,
+    plain_modules,
+)
 from precond.parts.collectives import active
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import LossScale, Undo
@@ -144,6 +150,8 @@ class Preconditioned(torch.optim.Optimizer):
         if shapes and (errors := self.algorithm.model_problems(shapes)):
             raise HyperparameterError("\n".join(errors))
         banks = make_banks(self.algorithm, new, group_of)
+        for bank in banks:
+            bank.batch_first = default_batch_first(self._model)
         share_refresh(self.algorithm, banks, self._ranks)
         self._banks += banks
         self._handles += attach(banks)
@@ -171,11 +179,12 @@ class Preconditioned(torch.optim.Optimizer):
 
     @property
     def batch_first(self) -> bool | None:
-        """False if the inputs of all Linear layers are `[positions, batch, d_in]`.
+        """False if the inputs of Linear layers are `[positions, batch, d_in]`, else True.
 
-        None, the default, uses the attribute `batch_first` of the modules around a layer, such as
-        `nn.TransformerEncoderLayer`. If it is unknown, a forward with more than one position raises
-        an error that asks for this property. Set it before the first forward.
+        It holds for layers for which no module declares it by an attribute `batch_first`, as
+        `nn.MultiheadAttention` and `nn.LSTM` do for the layers beside them. It is None if other
+        modules of the model declare that the batch is the second axis; then a forward of such a
+        layer with several positions is an error. Set this property before the first forward.
         """
         return self._banks[0].batch_first
 
