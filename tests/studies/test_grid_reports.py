@@ -15,13 +15,15 @@ from matplotlib.axes import Axes
 
 from studies import ablation_batch_size, ablation_damping, ablation_sampling, compare_accuracy
 from studies.harness.command.estimate import duration, estimate, probe
-from studies.harness.design.arms import Trial
+from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.design.options import Options
 from studies.harness.evidence import ledger
 from studies.harness.evidence.contrasts import seed_spreads, smallest_difference
 from studies.harness.evidence.levels import EDGE
+from studies.harness.kinds.study.figures import CurveFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import levels as level_figures
+from studies.harness.report.figures.style import display
 from trainables.store import DIVERGED, FAILED
 from trainables.workloads import resolve
 
@@ -164,7 +166,7 @@ def test_level_with_diverged_trials_still_bounds_the_best_level(write_trials, tm
     assert (verdict.best, verdict.verdict, verdict.lost) == (1.0, EDGE, ())
     text = text_of(tmp_path, trials, study)
     assert "`kfac` as-released, damping 0.01 to 1.0: damping 1.0 has the best mean" in text
-    assert "Trials ended without a result at 10.0 (3 of 3)." in text
+    assert "Trials without a result: damping 10.0 (3 of 3)." in text
 
 
 def test_levels_are_compared_with_the_recipes_value(write_trials, tmp_path: Path):
@@ -231,7 +233,7 @@ def test_curves_are_means_over_completed_seeds_by_variant(
     paths = folders.draw(tmp_path, trials, compare_accuracy.STUDY)
     assert [path.name for path in paths] == ["curves.pdf", "curves.png", "curves.svg"]
     assert (
-        titles == ["as released", "as released", "corrected", "corrected"] and "Adam" not in lines
+        titles == ["as-released", "as-released", "corrected", "corrected"] and "Adam" not in lines
     )
     assert len(lines["SGD"]) == len(lines["FOOF"]) == 4
     mean = [
@@ -240,6 +242,25 @@ def test_curves_are_means_over_completed_seeds_by_variant(
     ]
     assert lines["FOOF"][0] == pytest.approx(mean)
     assert folders.draw(tmp_path / "empty", trials, compare_accuracy.STUDY) == []
+
+
+def test_curves_of_arms_without_the_factor_are_titled_other_arms(
+    write_trials, tmp_path: Path, monkeypatch
+):
+    """Names that no paper spells, such as those of plugins, are not changed."""
+    arms = [Arm(optimizer="sgd"), *grid("nysact-s", rank=[5, 10])]
+    study = replace(
+        ablation_damping.STUDY, arms=arms, figure=CurveFigure(metrics=("test/accuracy",))
+    )
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text: titles.append(text))
+    folders.draw(tmp_path, write_trials(study, lambda trial, epoch: 0.9 + noise(trial)), study)
+    assert titles == ["other arms", "rank=5", "rank=10"]
+    assert [display(name) for name in ("sgd", "nysact-s", "signsgd")] == [
+        "SGD",
+        "NysAct-S",
+        "signsgd",
+    ]
 
 
 def test_report_has_the_command_for_the_papers_workloads(write_trials, tmp_path: Path):
@@ -279,7 +300,7 @@ def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(write_trials, 
     estimated = estimate(trials, options)
     assert (estimated.probed, estimated.slots) == ((), 1)
     assert estimated.seconds == pytest.approx(len(trials) * 4 * 0.6)
-    assert "by the epochs that are committed" in str(estimated)
+    assert "(measured: committed epochs)" in str(estimated)
     assert len(trials) * 4 * 500 < estimated.disk < 2**24
     batches = ablation_batch_size.STUDY.trials(recipe={"epochs": 4})
     smaller = [trial for trial in batches if trial.config.batch_size == 16]

@@ -234,7 +234,7 @@ def test_verdicts_on_epochs_times_and_reductions(root, tmp_path, monkeypatch):
     # This is the Kaplan-Meier median, not the mean over the runs that reach the target.
     assert table.loc[("Eva", "epochs"), "measured_mean"] == 8.0
     assert verdicts["FOOF", "saved"][0] == "protocol differs"  # 10 epochs, not the recipe's 20
-    assert "hardware=A-GPU, published A100" in verdicts["FOOF", "other"][1]
+    assert "hardware=A-GPU instead of A100" in verdicts["FOOF", "other"][1]
     assert "**Target.** test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
 
 

@@ -147,14 +147,14 @@ def test_removing_a_claim_or_a_trial_changes_only_its_comparison(measured_groups
 def test_different_protocol_is_reported_without_a_verdict(measured_groups):
     rows = compare(CLAIMS, measured_groups(epochs=1))
     assert [row.verdict for row in rows] == [OTHER_PROTOCOL] * 3
-    assert rows[0].why == "epochs=1, published 2"
+    assert rows[0].why == "epochs=1 instead of 2"
     assert (
         compare([claim(protocol={"workload": "digits/mlp"})], measured_groups())[0].verdict
         == NOT_RUN
     )
     lr = claim(protocol={"workload": "digits/cnn", "epochs": 2, "lr": 0.5, "basis_interval": 7})
     (row,) = compare([lr], measured_groups())  # SGD has no basis_interval
-    assert (row.verdict, row.why) == (OTHER_PROTOCOL, "lr=0.1, published 0.5")
+    assert (row.verdict, row.why) == (OTHER_PROTOCOL, "lr=0.1 instead of 0.5")
 
 
 def test_published_failures_are_compared_with_the_trials_statuses(measured_groups):
@@ -213,7 +213,7 @@ def test_verdict_on_times_counts_the_runs_that_miss_the_target():
     (failed,) = compare([claim(value=None, outcome="failed", **epochs, **protocol)], [few])
     assert failed.verdict == DIFFERS  # a completed trial that misses the target has not failed
     other = claim(value=10.0, **epochs, protocol={"workload": "digits/cnn", "target": 0.6})
-    assert compare([other], [few])[0].why == "target=0.5, published 0.6"
+    assert compare([other], [few])[0].why == "target=0.5 instead of 0.6"
 
 
 def test_kendall_equals_scipy():

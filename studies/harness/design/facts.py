@@ -1,4 +1,4 @@
-"""The facts of an artefact: the paper's table or figure, the claim and the falsifier."""
+"""The facts of an artefact (a study, search, probe or cost study), such as the claim it tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Facts:
         falsifier: The outcome that would contradict the claim.
         published: The workloads that the paper uses, each with the settings of the paper that
             differ from the workload's recipe.
-        reconstructed: Choices that the paper does not state and the artefact therefore makes.
+        reconstructed: Choices of the artefact that the paper does not state.
     """
 
     name: str

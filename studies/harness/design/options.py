@@ -37,7 +37,7 @@ class Options:
     """The parsed command line; `--help` describes each option.
 
     Attributes:
-        extra: The values, as text, of the options that only one kind of artefact has, by name.
+        extra: The values of the options that only one kind of artefact has, as text, by name.
         given: Names of the options on the command line.
     """
 

@@ -86,8 +86,8 @@ def analyse(
 ) -> Evidence:
     """Read the folders of a plan's trials and return their analysis.
 
-    `references` are names of optimizers. The arms are compared with an arm of the first of them
-    that is in the plan.
+    `references` are names of optimizers. The arms are compared with those of the first optimizer
+    in `references` that is in the plan.
     """
     return analyse_tables(
         trials,

@@ -117,8 +117,9 @@ def to_centres(pairs: pd.DataFrame, centres: Mapping[str, str]) -> Differences:
 def reference_of(arms: Sequence[Arm], references: Sequence[str]) -> dict[str, str]:
     """Return the label of each arm's reference.
 
-    It is the first arm, of the first optimizer in `references` that is planned, whose common
-    factors have the same levels.
+    All references belong to one optimizer: the first in `references` that is in the plan. The
+    reference of an arm is the first arm of this optimizer that has the same levels of the factors
+    that both arms vary.
     """
     name = next((name for name in references if any(arm.optimizer == name for arm in arms)), None)
     bases: dict[str, str] = {}

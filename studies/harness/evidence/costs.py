@@ -33,8 +33,9 @@ TIMED = {
 HOW = (
     "Seconds per epoch are the steps per epoch times the time of one step, plus the time to "
     "evaluate the test set. Both times were measured on the named hardware while nothing else ran; "
-    "reading and augmenting images is not included. The interval in brackets is that of the median "
-    "step time over interleaved blocks (95%, from order statistics)."
+    "reading and augmenting images is not included. The step time is the median over blocks of "
+    "steps, which alternate with those of SGD; the 95% interval in brackets is that of this median "
+    "(from order statistics)."
 )
 
 
@@ -145,8 +146,8 @@ def _untimed(config: TrialConfig) -> str:
 def _flags(config: TrialConfig, as_released: bool) -> tuple[str, ...]:
     """Return the benchmark's flags for a configuration.
 
-    They name the variant (as-released or corrected) with fewer differences from the configuration,
-    and these differences. If both variants have equally many, `as_released` decides.
+    The flags select the variant (as-released or corrected) with fewer differences from the
+    configuration, and set these differences. `as_released` decides a tie.
     """
     values = _relevant(config)
     arms = (as_released, not as_released)

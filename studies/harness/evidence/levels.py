@@ -28,7 +28,7 @@ class LevelVerdict:
 
     Attributes:
         optimizer: Name of the registered optimizer.
-        factor: Name of the hyperparameter.
+        factor: Name of the hyperparameter or of the setting of the recipe.
         setting: The levels of the other factors, such as `shift=tropp`; empty without other factors.
         levels: The levels with at least two completed trials, in order.
         best: The level with the best mean; None if there are fewer than two levels.

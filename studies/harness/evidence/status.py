@@ -48,7 +48,7 @@ def progress(folder: Path) -> dict[str, Any]:
     Raises:
         StoreError: The folder was written by a newer version.
     """
-    # A driver that is starting, or that was killed then, leaves a folder without this file.
+    # The file is missing while a driver creates the folder, or if the driver was killed then.
     if not (folder / "config.json").exists():
         return {"status": NOT_RUN, "reason": None}
     read_config(folder)  # raises StoreError if a newer version wrote the folder

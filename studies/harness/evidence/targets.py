@@ -84,7 +84,10 @@ class Times:
         return self.target.value if self.target else math.inf
 
     def time(self, arm: str, target: float | None = None, whole: bool = False) -> TimeToTarget:
-        """Return an arm's time in epochs to a target, by default the study's; in `whole` epochs if True."""
+        """Return the time, in epochs, that an arm needs to reach a target.
+
+        The default target is that of the study. If `whole` is True, the epochs are not interpolated.
+        """
         return time_to_target(
             self.curves.get(arm, {}), self.value if target is None else target, whole
         )
@@ -94,7 +97,7 @@ class Times:
         return hits(self.curves.get(arm, {}), self.value, whole=True)
 
     def grid(self) -> list[float]:
-        """Return evenly spaced targets, from the best first epoch to the best epoch of all runs."""
+        """Return evenly spaced targets, from the best value of a first epoch to the best of all epochs."""
         runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
         if not runs:
             return []
@@ -128,7 +131,7 @@ def target_of_runs(
         return None
     mean, runs = float(values.mean()), count(len(values), "run")
     accuracy = f"{100 * mean:.2f}%, the mean accuracy of the {of} epoch over {runs}"
-    return Target(share * mean, f"{rule}: {share:g} x {accuracy}")
+    return Target(share * mean, f"{rule}: {'' if share == 1 else f'{share:g} x '}{accuracy}")
 
 
 def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:

@@ -1,7 +1,7 @@
 """The published numbers of the papers, read from `studies/papers/*.yaml`.
 
 A file contains tables. A row of a table names an arm, a column names a protocol (workload and
-settings), and each cell is one claim. A file is checked completely before anything runs.
+settings), and each cell is one claim. `load` reports all errors of a file together.
 """
 
 from __future__ import annotations
@@ -72,7 +72,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's claims in the order of its tables, and the information that is missing (`lost`)."""
+    """A paper's claims in the order of its tables.
+
+    Attributes:
+        lost: Information that is missing from the text of the paper.
+        notes: The notes on each table, by the name of the table.
+    """
 
     name: str
     title: str
@@ -113,9 +118,9 @@ def paper(name: str) -> Paper | None:
 
 
 def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
-    """Return the claims of the tables, figures and sections that an artefact names.
+    """Return the claims of the tables, figures and sections that an artefact reproduces.
 
-    `artefact` is its `table`, such as `Tables 3, 6 and Section 1`.
+    `artefact` is the text `Facts.table`, such as `Tables 3, 6 and Section 1`.
     """
     tables = {
         f"{kind} {number}"

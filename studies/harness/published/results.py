@@ -46,8 +46,8 @@ class Published:
         paper: The paper.
         table: The tables and figures of the paper that the artefact reproduces.
         comparisons: One comparison for each of their claims.
-        shown: The comparisons to print: all claims that were run, and all about the artefact's
-            workloads.
+        shown: The comparisons to print: those with a verdict other than `not run`, and those on the
+            artefact's workloads.
         orderings: The orderings of the columns with at least two arms that have both values.
     """
 
@@ -63,7 +63,7 @@ def against(
 ) -> Published | None:
     """Compare an artefact's measured results with its paper; None if the paper has no numbers.
 
-    The claims about `workloads` are included in `shown` even if they were not run.
+    The claims about `workloads` are included in `shown` even if their verdict is `not run`.
     """
     source = paper(facts.paper)
     claims = about(source.claims, facts.table) if source else []

@@ -1,8 +1,7 @@
 """A verdict on each published claim, by comparison with the measured result.
 
-A claim is compared only with the arm and the protocol that it belongs to: with a group of trials
-whose resolved configuration equals the configuration of the claim. The label of the arm in the
-study does not matter.
+A claim is compared only with results whose resolved configuration equals that of the claim. The
+label of their arm does not matter.
 """
 
 from __future__ import annotations
@@ -28,18 +27,19 @@ REPRODUCED, COMPATIBLE, DIFFERS, NOT_RUN, OTHER_PROTOCOL = VERDICTS
 RULE = (
     "Verdicts. Reproduced: two one-sided t-tests (5% level each) show that the mean lies within the "
     "margin of the published value; published.csv lists the margins. Differs: the result is not "
-    "reproduced, and the 95% t-interval of the mean does not overlap the published value +- its "
-    "standard error. Compatible: all other results. If the paper does not state the kind of a spread, "
-    'it is used as a standard error here, so that the verdict "differs" holds for either kind, and '
-    "as a standard deviation in the pooled standard deviation (SD). A published failure is reproduced "
-    "if all trials fail, and differs if none fails. With fewer than two completed seeds, the verdict "
-    'is "not run", or "differs" if at least two trials failed or missed the target. Costs, and '
-    "times to a target that some runs miss, have no mean over seeds. Their median is compared with "
-    "the published value; the result is reproduced if the 95% interval of the median lies within the "
-    "margin."
+    "reproduced, and the 95% t-interval of the mean does not overlap the published value ± its "
+    "standard error. Compatible: all other results of the published protocol. Protocol differs: the "
+    "settings in parentheses are not those of the paper, so the result is not compared. If the paper "
+    "does not state whether its ± is a standard error or a standard deviation (SD), the interval "
+    'uses it as a standard error, so that "differs" holds in both cases, and the pooled SD uses it '
+    "as an SD. A published failure is reproduced if all trials fail, and differs if none fails. With "
+    'fewer than two completed seeds, the verdict is "not run", or "differs" if at least two trials '
+    "failed or missed the target. Costs, and times to a target that some runs miss, have no mean "
+    "over seeds. Their median is compared with the published value; the result is reproduced if the "
+    "95% interval of the median lies within the margin."
 )
 _NOTHING = summarize([])
-# Fields of a configuration that do not belong to a protocol.
+# Fields of a configuration that do not belong to a protocol, and the two mappings that `flat` merges.
 _NO_PROTOCOL = (
     "settings",
     "hyperparameters",
@@ -96,7 +96,7 @@ class Comparison:
         difference: Measured - published value.
         pooled: The difference in pooled standard deviations; nan if there is no spread.
         why: The differences in the protocol, the number of trials without a value, or the reason
-            for a missing verdict.
+            for the verdict `not run`.
     """
 
     claim: Claim
@@ -145,7 +145,7 @@ def configuration(claim: Claim) -> TrialConfig:
 
 
 def expected(claim: Claim) -> dict[str, Any]:
-    """Return a claim's flat `configuration`, with the parts of its protocol that no trial has."""
+    """Return a claim's flat `configuration`, with the parts of its protocol that are no settings."""
     return flat(configuration(claim).to_dict()) | {
         n: v for n, v in claim.protocol.items() if n in _NO_SETTINGS
     }
@@ -172,7 +172,7 @@ def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
     if not differing:
         return _judge(claim, group)
     why = ", ".join(
-        f"{name}={value}, published {published[name]}" for name, value in differing.items()
+        f"{name}={value} instead of {published[name]}" for name, value in differing.items()
     )
     summary = _summary(claim, group)
     return Comparison(
@@ -183,7 +183,7 @@ def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
 def _differing(group: Measured, published: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a group that differ from the published ones.
 
-    The published hardware may be a part of the measured name, such as `A100`.
+    The published hardware, such as `A100`, may be only a part of the measured name.
     """
     common = {name: value for name, value in group.settings.items() if name in published}
     return {
@@ -256,8 +256,8 @@ def _standard_error(claim: Claim) -> float:
 def _pooled_sd(claim: Claim, summary: Summary) -> float:
     """Return the pooled standard deviation of the published and the measured runs.
 
-    It is weighted by degrees of freedom. Without a published spread, it is that of the measured
-    runs; nan if there is no spread at all.
+    The variances are weighted by their degrees of freedom. Without a published spread or number of
+    runs, return the SD of the measured runs. Return nan if the SD is undefined or 0.
     """
     sd = summary.sd or math.nan  # a difference cannot be divided by an SD of 0
     if claim.spread is None or claim.n is None:

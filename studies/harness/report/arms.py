@@ -27,7 +27,12 @@ from studies.harness.statistics.paired import ALPHA
 
 UNCORRECTED = (
     "The intervals are not corrected for multiple comparisons. A dash means that no test is "
-    "possible: there are fewer than two common seeds, or all differences are equal."
+    "possible: there are fewer than two common seeds, or the difference is equal for all seeds."
+)
+AS_RELEASED = (
+    "Arms that are called as-released follow the paper's released code, or the paper if there is no "
+    "code; the other arms follow this project's definitions. Only arms that are called as-released "
+    "are compared with published numbers."
 )
 TESTS = "paired t-tests by seed, Holm-corrected over all pairs of arms, 5% level"
 Arm = Mapping[Any, Any]  # a row of `Evidence.arms`
@@ -63,8 +68,10 @@ def caption(evidence: Evidence) -> Text:
     smallest, largest = min(sizes), max(sizes)
     n = f"n = {smallest}" if smallest == largest else f"n is between {smallest} and {largest}"
     percent = " in percent" if unit(evidence.metric).scale == 100 else ""
+    variants = f" {AS_RELEASED}" if evidence.arms["as_released"].any() else ""
     notes = [
-        "Each row is an arm: an optimizer with its settings, trained once for each seed.",
+        "Each row is an arm: an optimizer with its settings, trained once for each seed. Each of "
+        f"these trainings is a trial.{variants}",
         f"The mean, the sample standard deviation (sd) and the 95% Student t-interval of the mean "
         f"are those of the last-epoch {words(evidence.metric)}{percent} over the n completed trials "
         f"of an arm ({n}). Trials that did not complete are counted, but no mean includes them.",
@@ -101,10 +108,10 @@ def power(evidence: Evidence) -> str:
 
 
 def best(evidence: Evidence) -> list[Text]:
-    """Return a sentence about the bold arms.
+    """Return the finding about the bold arms, as a list with at most one text.
 
-    Returns an empty list if no arm is bold and trials were lost, because arms with lost trials can
-    differ significantly without being bold.
+    The list is empty if no arm is bold and some trials ended without a result, because arms with
+    such trials can differ significantly without being bold.
     """
     if max(evidence.arms["n"]) < 2:
         text = "Fewer than two seeds have completed, so differences between arms cannot be tested."
@@ -229,7 +236,7 @@ def _to_references(evidence: Evidence) -> list[Block]:
 
 
 def _finding(rows: Sequence[Pair], title: str, metric: str) -> str:
-    """Return which arms are significantly better, worse and not different, as a sentence."""
+    """Return a sentence that lists the arms that are significantly better, worse or not different."""
     better, worse = "significantly better than", "significantly worse than"
     same = "not significantly different from"
     kinds: dict[str, list[str]] = {better: [], worse: [], same: []}

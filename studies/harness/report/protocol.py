@@ -33,7 +33,10 @@ def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
     """Return the paragraphs about the protocol of an artefact's trials."""
     texts = [Text(_fixed(trials), label="Fixed settings", items=_hyperparameters(trials))]
     if departures := _departures(trials):
-        text = "The study or the command line (such as `--set`) changed these values of the recipe:"
+        text = (
+            "The recipe contains the default settings of the workload. The study or the command line "
+            "(such as `--set`) changed the following settings:"
+        )
         texts.append(Text(text, label="Departures from the recipe", items=departures))
     workload = trials[0].config.workload
     recipe, reconstructed = find_recipe(workload), "; ".join(artefact.reconstructed)

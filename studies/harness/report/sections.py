@@ -27,6 +27,8 @@ from studies.harness.published.verdicts import RULE, Comparison, coverage
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import SAME
 
+MARGIN = f"{100 * SAME:g} percentage points"
+
 # ---------------------------------------------------------------------- levels
 
 
@@ -36,9 +38,11 @@ def levels(evidence: Evidence) -> list[Block]:
         return []
     sentences = Text("", items=tuple(_level(verdict) for verdict in evidence.levels), finding=True)
     note = (
-        "Each line is tested separately, by t-tests that are paired by seed and Holm-corrected over "
-        "the pairs of levels of this line, at the 5% level. If no levels differed at all, about one "
-        "of twenty lines would still report a significant difference by chance."
+        "The levels are the values of a hyperparameter that the study varies. Each line is tested "
+        "separately, by t-tests that are paired by seed and Holm-corrected over the pairs of levels "
+        "of this line, at the 5% level. Even if no level had an effect, about one of twenty lines "
+        "would report a significant difference by chance. Two levels are equivalent if two one-sided "
+        f"t-tests (5% level each) show that their means differ by less than {MARGIN}."
     )
     return [Heading("Comparison of the levels"), sentences, Text(note, note=True)]
 
@@ -46,11 +50,15 @@ def levels(evidence: Evidence) -> list[Block]:
 def _level(verdict: LevelVerdict) -> str:
     setting = f" with {verdict.setting}" if verdict.setting else ""
     kind = " as-released" if verdict.as_released else ""
-    lost = f" Trials ended without a result at {', '.join(verdict.lost)}." if verdict.lost else ""
+    lost = (
+        f" Trials without a result: {verdict.factor} {', '.join(verdict.lost)}."
+        if verdict.lost
+        else ""
+    )
     levels, grid = verdict.levels, ""
     if len(levels) > 1:
         ends = f"{levels[0]} to {levels[-1]}"
-        grid = f" {ends}" if are_numbers(levels) else f" {', '.join(map(str, levels))}"
+        grid = f" {ends}" if are_numbers(levels) else f" ({', '.join(map(str, levels))})"
     arms = f"`{verdict.optimizer}`{kind}, {verdict.factor}{grid}{setting}"
     return f"{arms}: {_judgement(verdict)}{lost}"
 
@@ -59,17 +67,16 @@ def _judgement(verdict: LevelVerdict) -> str:
     """Return the verdict in words, with the levels that are not significantly different."""
     if verdict.best is None:
         return "too few trials have completed for a comparison."
-    margin = f"{100 * SAME:g} percentage points"
     if verdict.verdict == EQUIVALENT:
         return (
-            f"all levels are equivalent: the means of every pair are equal within {margin} "
+            f"all levels are equivalent: the means of every pair differ by less than {MARGIN} "
             "(two one-sided t-tests, 5% level)."
         )
     best = f"{verdict.factor} {verdict.best}"
     if len(verdict.tied) == len(verdict.levels):
         return (
             f"{INCONCLUSIVE}; {best} has the best mean, but no other level is significantly "
-            f"different, and not every pair of levels is equivalent within {margin}."
+            f"different from it, and not every pair of levels is equivalent within {MARGIN}."
         )
     place = {EDGE: ", at the edge of the grid", INSIDE: ", inside the grid"}
     best = f"{best} has the best mean{place.get(verdict.verdict, '')}"
@@ -108,7 +115,7 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
     cells = [[name, *(row.get(level, "") for level in columns)] for name, row in rows.items()]
     note = (
         "Each cell is the number of completed trials out of the planned trials, with the number of "
-        "trials that ended without a result. Divergence at a level counts as a result."
+        "trials that ended without a result. A level at which training diverges is a finding, too."
     )
     title = f"Stability by {factor.replace('_', ' ')}" if factor else "Stability"
     caption = f"{title}: completed trials out of the planned trials."

@@ -24,7 +24,7 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
     The k configurations are drawn without replacement. The result is exact (order statistics):
     with the scores sorted from worst to best, the i-th score is the best of a draw with
     probability C(i - 1, k - 1) / C(K, k). A failed configuration (nan) uses budget like any other.
-    A draw of failed configurations only has no best score; its probability has a separate column.
+    If all k configurations failed, the draw has no score.
 
     Args:
         scores: One score per configuration.
@@ -61,10 +61,10 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
 
 
 def overtakes(curve: pd.DataFrame, other: pd.DataFrame, higher: bool = True) -> int | None:
-    """Return the smallest k from which one `best_of_k` mean stays better than another.
+    """Return the smallest k from which on the mean of a `best_of_k` exceeds that of another.
 
     Only the k that both curves have are compared. Returns None if the curve is not better at the
-    largest of them.
+    largest of these k.
     """
     size = min(len(curve), len(other))
     lead = curve["mean"].to_numpy()[:size] - other["mean"].to_numpy()[:size]

@@ -45,9 +45,9 @@ def description(facts: Facts, trials: Sequence[Trial]) -> str:
     names = dict.fromkeys(name for trial in trials for name in trial.config.hyperparameters)
     symbols = [f"- `{name}`: {SYMBOLS[name]}" for name in names if name in SYMBOLS]
     texts = {
-        "Artefact": facts.citation,
-        "Claim": facts.claim,
-        "Falsifier": facts.falsifier,
+        "Reproduces": facts.citation,
+        "Claim of the paper": facts.claim,
+        "Falsified by": facts.falsifier,
         "How to read it": READING,
     }
     paragraphs = [f"**{facts.title}**", *(f"**{name}.** {text}" for name, text in texts.items())]

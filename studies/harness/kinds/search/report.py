@@ -134,9 +134,9 @@ def _results(results: SearchResults) -> list[Block]:
     )
     note = (
         "Last-epoch test accuracy, in percent, of each optimizer's winner, trained on the whole "
-        "training set under seeds that the tuning did not use. Mean over n seeds with its 95% "
-        "Student t interval. Bold: significantly better than at least one optimizer and "
-        "significantly worse than none (paired by seed, Holm's correction over all pairs at 5%). "
+        "training set with seeds that the tuning did not use: the mean over n seeds with its 95% "
+        "t-interval. Bold: significantly better than at least one optimizer and not significantly "
+        "worse than any (paired t-tests by seed, Holm-corrected over all pairs, 5% level). "
         f"{arms_table.power(results.evidence)}"
     )
     return [table, Text(note.strip(), note=True)]
@@ -185,9 +185,9 @@ def _search_note(results: SearchResults) -> str:
         "Tuning score: last-epoch accuracy on the held-out tenth of the training set, with seed "
         f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "
         "winner is too high on average, because it is the highest of many; it is not a result.",
-        "Shrinkage: tuning score minus the mean test accuracy of the fresh trials, in points. "
-        "Its 95% t-interval is computed from the fresh seeds alone. The shrinkage also contains "
-        "the effects of the different evaluation data and of the larger training set.",
+        "Shrinkage: tuning score minus the mean test accuracy of the fresh trials, in percentage "
+        "points. Its 95% t-interval is computed from the fresh seeds alone. The shrinkage also "
+        "contains the effects of the different evaluation data and of the larger training set.",
         f"Time: the sum of the {_devices(results)}-seconds that the workers spent on training and "
         "evaluating all configurations. The time depends on the machine and on the number of "
         "concurrent trials.",

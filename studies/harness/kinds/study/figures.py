@@ -124,7 +124,7 @@ class ResidualFigure(Figure):
             return Extension()
         title = (
             f"{len(points)} of {len(table)} completed trials have diagnostics; each line is one seed\n"
-            "Spearman's rank correlation over the ranks of a seed, mean over seeds:"
+            "Spearman's correlation of residual and loss, mean over seeds:"
         )
         orders = {
             metric: {name: order(points, name, metric) for name in self.optimizers}

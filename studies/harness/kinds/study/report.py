@@ -8,7 +8,6 @@ from __future__ import annotations
 from studies.harness.design.result import Report
 from studies.harness.evidence import arms, costs
 from studies.harness.evidence.analysis import analyse
-from studies.harness.evidence.metrics import words
 from studies.harness.evidence.status import FAILED
 from studies.harness.kinds.study.figures import DiagnosticsFigure
 from studies.harness.kinds.study.plan import StudyPlan
@@ -38,7 +37,7 @@ def report(plan: StudyPlan) -> Report:
     blocks: list[Block] = [
         *protocol.facts(study),
         *protocol.paragraphs(study, plan.trials),
-        *(Picture(name, f"{words(figure.metric)}: {name.replace('_', ' ')}") for name in pictures),
+        *(Picture(name, f"Figure: {name.replace('_', ' ')}") for name in pictures),
         Heading("Results"),
         table.table(evidence, study.name, study.title),
         table.caption(evidence),

@@ -69,24 +69,29 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     for axes in grid[-1]:
         _set_integer_axis(axes, "epoch")
     legend(figure, grid[:, 0], 4)
+    figure.suptitle("mean over seeds, with its 95% t-interval", fontsize=9)
     return save(figure, folder, "curves")
 
 
 def _by_level(arms: Any, factors: Sequence[str]) -> list[tuple[str, Any]]:
-    """Return the arms of each combination of levels, with a title."""
+    """Return the arms of each combination of levels, with a title.
+
+    The arms without any factor are a combination, too.
+    """
     if not factors:
         return [("", arms)]
     groups = arms.groupby([*factors], sort=False, dropna=False)
-    return [
-        (", ".join(f"{n}={v}" for n, v in zip(factors, key, strict=True)), part)
-        for key, part in groups
-    ]
+    rows = []
+    for key, part in groups:
+        levels = [f"{n}={v}" for n, v in zip(factors, key, strict=True) if not pd.isna(v)]
+        rows.append((", ".join(levels) or "other arms", part))
+    return rows
 
 
 def _by_variant(level: str, arms: Any) -> list[tuple[str, Any]]:
     """Return the as-released and the corrected variants; an optimizer with one arm is in both."""
     variants = []
-    for as_released, name in ((True, "as released"), (False, "corrected")):
+    for as_released, name in ((True, "as-released"), (False, "corrected")):
         selected = arms["as_released"] == as_released
         optimizers = set(arms.loc[selected, "optimizer"])
         if not optimizers:
@@ -155,7 +160,7 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
         axes.set_title(title)
         if logarithmic:
             axes.set_yscale("log")
-        _set_integer_axis(axes, "epoch")
+        _set_integer_axis(axes, "epoch (the first is 0)")
     legend(figure, grid[0, :1], 4)
     title = f"mean over seeds; {counts[0]} of {counts[1]} trials have diagnostics"
     figure.suptitle(title, fontsize=9)
@@ -178,8 +183,8 @@ def draw_best_of_k(curves: Mapping[str, pd.DataFrame], folder: Path) -> list[Pat
         k, mean, low, high = known["k"], *(100 * known[column] for column in ("mean", "lo", "hi"))
         axes.plot(k, mean, color=color, linestyle=dashes, linewidth=1.2, label=display(name))
         axes.fill_between(k, low, high, color=color, alpha=0.10, linewidth=0)
-    # The means from k = 2 on set the range. The mean at k = 1 can be so low that the curves would
-    # be indistinguishable.
+    # The range contains the means from k = 2 on. The mean at k = 1 can be so low that the curves
+    # would be indistinguishable.
     means = np.concatenate(
         [100 * curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in curves.values()]
     )

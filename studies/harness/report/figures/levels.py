@@ -55,8 +55,8 @@ def draw(
 ) -> list[Path]:
     """Draw `<factor>.pdf`, `.png` and `.svg`; nothing if no trial has completed.
 
-    There is one panel for each of the `optimizers` with a trial that completed or ended without a
-    result; the levels of the latter are marked. The `references` are optimizers without the factor;
+    There is one panel for each of the `optimizers` that has a trial that ended. Levels with trials
+    that ended without a result are marked. The `references` are optimizers without the factor;
     they are omitted if they have no completed trial.
     """
     arms: list[Any] = [arm for arm in evidence.arms.to_dict("records") if arm["n"] or _lost(arm)]
@@ -107,7 +107,7 @@ def _figure(
 
 
 def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
-    """Return the limits of the axis: all means and intervals, without means that are very low."""
+    """Return the limits of the axis, which contain all means and intervals except very low ones."""
     means = [100 * arm["mean"] for arm in arms]
     middle, top = median(means), max(means)
     bottom = max(min(means), middle - BELOW_MEDIAN * max(top - middle, 0.5))

@@ -46,7 +46,8 @@ def draw_covariances(arrays: Arrays, approximations: Sequence[str], folder: Path
     for row, number in zip(grid, shown, strict=True):
         _matrices(figure, row, arrays, approximations, number)
     rank = arrays[f"root/{approximations[0]}/{shown[0]}"].shape[1]
-    figure.suptitle(f"rank {rank}; error = |A - A^| / |A| in the Frobenius norm", fontsize=9)
+    title = f"rank {rank}; error: |actual - approximation| / |actual| in the Frobenius norm"
+    figure.suptitle(title, fontsize=9)
     return save(figure, folder, "covariances")
 
 
@@ -68,7 +69,7 @@ def _matrices(
         axes.set_yticks([])
         error = f"\nerror {arrays['frobenius'][number, k, 0]:.3f}" if k >= 0 else ""
         axes.set_title(f"{kind}{error}")
-    row[0].set_ylabel(f"{arrays['layers'][number]} (p = {len(actual)})")
+    row[0].set_ylabel(f"layer {arrays['layers'][number]} (p = {len(actual)})")
     figure.colorbar(image, ax=list(row), shrink=0.85, pad=0.01, extend="both" if low < 0 else "max")
 
 
@@ -99,8 +100,11 @@ def draw_norms(networks: Sequence[Arrays], folder: Path) -> list[Path]:
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter())
         axes.set_xlabel("step")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title="layer (p: inputs)"
+        )
     row[0].set_ylabel("Frobenius norm of the covariance")
+    figure.suptitle("mean over the networks, with the smallest and the largest norm", fontsize=9)
     return save(figure, folder, "norms")
 
 

@@ -29,19 +29,20 @@ REFERENCES = (
     ("#CC79A7", ":"),
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
 )
-# The styles of some optimizers are the same in every figure. All others use OTHERS in turn.
+# Some optimizers have the same style in every figure. All other optimizers use OTHERS in turn.
 FIXED = {"sgd": ("black", "-"), "nysact-s": (SUBJECT, "-"), "nysact-g": ("#56B4E9", (0, (6, 2)))}
 OTHERS = (*REFERENCES, ("0.55", (0, (3, 1, 1, 1))))
 MAP = "cividis"  # perceptually uniform, also for colour-blind readers and in grayscale
 NAMES = {
+    "sgd": "SGD", "foof": "FOOF", "kfac": "KFAC", "ekfac": "EKFAC", "steve": "STEVE", "soap": "SOAP",
     "nysact-s": "NysAct-S", "nysact-g": "NysAct-G", "adam": "Adam", "adamw": "AdamW", "eva": "Eva",
     "sketchysgd": "SketchySGD", "shampoo": "Shampoo", "adahessian": "AdaHessian",
 }  # fmt: skip
 
 
 def display(optimizer: str) -> str:
-    """Return the name of an optimizer as the papers spell it."""
-    return NAMES.get(optimizer, optimizer.upper())
+    """Return the name of an optimizer as the papers spell it; other names are not changed."""
+    return NAMES.get(optimizer, optimizer)
 
 
 def lines(optimizers: Iterable[str]) -> dict[str, Any]:

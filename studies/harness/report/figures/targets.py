@@ -67,7 +67,7 @@ def _curves(
         _panel(axes, times, metric, seconds if axis == "time" else None)
         if axis == "time":
             axes.set_title(next(iter(measured.values())).hardware, fontsize=8)
-    legend(figure, row, 3)
+    legend(figure, row, 2 if len(drawn) == 1 else 3)
     return figure
 
 
@@ -92,7 +92,9 @@ def _panel(axes: Axes, times: Times, metric: str, seconds: Mapping[str, float] |
             median = times.time(label).median
             axes.plot([per_epoch * median], [scale * times.value], "o", color=color, markersize=4)
     if metric == times.metric and times.target:
-        axes.axhline(scale * times.value, color="0.3", linewidth=0.8, linestyle=(0, (1, 2)))
+        look = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+        axes.axhline(scale * times.value, label="target", **look)
+        axes.plot([], [], "o", color="0.3", markersize=4, label="median time to the target")
     if "loss" in metric:
         axes.set_yscale("log")
     axes.set_xlabel(name if seconds is None else f"{name} (measured without other load)")
@@ -118,10 +120,11 @@ def _over_targets(times: Times) -> Figure:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.3, label=arm)
     if times.target:
-        axes.axvline(100 * times.value, color="0.3", linewidth=0.8, linestyle=(0, (1, 2)))
+        look = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+        axes.axvline(100 * times.value, label="target of the study", **look)
     axes.set_xlabel(f"target: {words(times.metric)} (%)")
-    axes.set_ylabel("median epochs to the target (Kaplan-Meier)")
-    legend(figure, [axes], 3)
+    axes.set_ylabel("median epochs (Kaplan-Meier)")
+    legend(figure, [axes], 2)
     return figure
 
 

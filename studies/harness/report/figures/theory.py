@@ -57,7 +57,7 @@ def draw_residuals(
         axes.set_ylabel(f"final {words(metric)}")
     colors = zip(next(iter(orders.values())), COLORS, strict=False)
     points = [(display(name), _marker(name), color, 5) for name, color in colors]
-    points += [(f"r = {rank}", "o", "0.5", size) for rank, size in sizes.items()]
+    points += [(f"rank {rank}", "o", "0.5", size) for rank, size in sizes.items()]
     look = {"linestyle": "", "markeredgewidth": 0}
     entries: list[Any] = [
         Line2D([], [], marker=marker, color=color, markersize=size, label=label, **look)
@@ -89,7 +89,7 @@ def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
         other = f"r = {scaling['rank']}" if axis == "p" else f"p = {scaling['width']}"
-        axes.set_xlabel(f"{axis} ({other}); dotted: closed form")
+        axes.set_xlabel(f"{axis} ({other}); dotted: operations, scaled")
     row[0].set_ylabel("seconds")
     legend(figure, row[:1], 2)
     return save(figure, folder, "scaling")
