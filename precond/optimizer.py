@@ -163,7 +163,8 @@ class Preconditioned(torch.optim.Optimizer):
     def preconditioned_layers(self) -> list[str]:
         """Return the names of the layers whose gradients are preconditioned."""
         skipped = self.skipped_layers()
-        return [name for name in self._layers if name not in skipped]
+        names = plain_modules(self._model)
+        return [name for name in names if name in self._layers and name not in skipped]
 
     def skipped_layers(self) -> dict[str, str]:
         """Return the modules whose parameters follow their gradient, each with the reason.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -372,3 +373,81 @@ def test_gradients_that_the_scaler_has_unscaled_are_an_error(name):
     scaler.unscale_(optimizer)
     with pytest.raises(RuntimeError, match=r"set optimizer\.grad_output_scale"):
         scaler.step(optimizer)
+
+
+# ---------------------------------------------------------------------- torch.compile
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_compiled_model_does_not_stop_the_statistics(name):
+    """A teacher of the same class has no hooks; dynamo must not run its code for the student."""
+
+    def run(compiled: bool) -> Tensor:
+        torch.compiler.reset()
+        models = [make(), make()]
+        optimizer = build(name, models[0])
+        student, teacher = (
+            torch.compile(model, backend="eager") if compiled else model for model in models
+        )
+        for number in range(4):
+            optimizer.zero_grad()
+            teacher(batch(number)[0])
+            backward(student, number)
+            optimizer.step()
+        return torch.cat([p.detach().flatten() for p in models[0].parameters()])
+
+    torch.testing.assert_close(run(compiled=True), run(compiled=False), rtol=1e-9, atol=1e-12)
+
+
+# ---------------------------------------------------------------------- parameters added later
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_that_is_unfrozen_is_preconditioned_and_saved(name):
+    """Progressive unfreezing: a resumed run equals one that was not interrupted."""
+
+    def start(unfreeze_at: int, steps: range, state: Any = None) -> tuple[nn.Module, Any]:
+        model = make()
+        model.conv.requires_grad_(False)
+        optimizer = build(name, model)
+        for number in steps:
+            if number == unfreeze_at:
+                model.conv.requires_grad_(True)
+                optimizer.add_param_group({"params": list(model.conv.parameters())})
+                if state is not None:
+                    model.load_state_dict(state[0])
+                    optimizer.load_state_dict(state[1])
+            optimizer.zero_grad()
+            backward(model, number)
+            optimizer.step()
+        return model, optimizer
+
+    model, optimizer = start(2, range(5))
+    assert optimizer.preconditioned_layers() == ["conv", "shared", "head"]
+    state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    expected, _ = start(2, range(8))
+    resumed, _ = start(5, range(5, 8), state)
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_foreign_parameters_in_a_new_group_are_refused():
+    optimizer = precond.FOOF(make())
+    with pytest.raises(ValueError, match="1 tensors that the model does not have"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3))]})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_that_is_frozen_during_training_does_not_move(name):
+    model = make()
+    optimizer = build(name, model)
+    for number in range(6):
+        if number == 3:
+            model.conv.requires_grad_(False)
+            before = model.conv.weight.clone()
+        optimizer.zero_grad()
+        backward(model, number)
+        optimizer.step()
+    assert torch.equal(model.conv.weight, before)
+    assert not torch.equal(model.head.weight, make().head.weight)
