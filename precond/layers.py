@@ -185,8 +185,6 @@ def _reason_to_skip(
 
 def _reason_of_tensor(parameter: Tensor) -> str | None:
     """Return why a parameter cannot be preconditioned, or None if it can."""
-    if isinstance(parameter, nn.UninitializedParameter):
-        return "its parameters are not initialised: run a forward before building the optimizer"
     if type(parameter.data) is not Tensor:
         return f"its parameters are of the type {type(parameter.data).__name__}"
     if not parameter.is_floating_point():
@@ -264,7 +262,7 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
     if isinstance(module, DistributedDataParallel):
         return module.module
     # The wrapper of torch.compile. Its class is not imported, because that takes about a second.
-    return module._modules.get("_orig_mod")
+    return getattr(module, "_orig_mod", None)
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

@@ -82,6 +82,11 @@ class Preconditioned(torch.optim.Optimizer):
         self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
     ):
         self._ranks, self._names = ranks_of(model), parameter_names(model)
+        if lazy := [n for p, n in self._names.items() if isinstance(p, nn.UninitializedParameter)]:
+            raise ValueError(
+                f"{', '.join(lazy)}: not initialised. Run a forward of the model, which initialises "
+                "lazy modules, before you build the optimizer"
+            )
         check_alike(self._ranks, {"optimizer": type(self).__name__, **describe(self._names)})
         rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
         self.rule: Rule = rule
