@@ -138,8 +138,8 @@ def test_equivalent_levels_and_the_number_of_diverged_trials_are_findings(
     lines = printed_lines([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
     text = " ".join(" ".join(lines).split())
     assert (
-        "- nysact-s, rank 5 to 20: all levels are equivalent: the means of every pair are equal "
-        "within 0.3 percentage points (two one-sided t-tests, 5% level)." in text
+        "- nysact-s, rank 5 to 20: all levels are equivalent: the means of every pair differ "
+        "by less than 0.3 percentage points (two one-sided t-tests, 5% level)." in text
     )
     assert (
         "- Of 24 planned trials, 1 diverged; these trials are counted, but no mean includes them."

@@ -91,7 +91,7 @@ def test_study_with_damaged_data_exits_with_4(tmp_path: Path):
     assert ended.returncode == 4, ended.stderr
     problem, repeated_command = ended.stderr.splitlines()[-2:]
     assert problem.startswith(
-        f"error: {image}: not a readable image (100 bytes). Restore or remove it; nothing"
+        f"error: {image}: not a readable image (100 bytes). Restore or remove it; all"
     )
     assert repeated_command.startswith("  python ")
     assert "imagefolder:pictures/resnet20" in repeated_command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,10 @@ PROVENANCE = ("torch", "device", "git_sha")
 
 
 def frame(
-    plan: Any, root: Path | None = None, per: Literal["trial", "epoch"] = "trial"
+    plan: Any,
+    root: Path | None = None,
+    per: Literal["trial", "epoch"] = "trial",
+    seeds: int | None = None,
 ) -> pd.DataFrame:
     """Return the contents of a plan's trial folders as a table, in the order of the plan.
 
@@ -30,6 +34,7 @@ def frame(
         per: `trial` for one row per planned trial, with the metrics of its last committed epoch
             and, as `best/test/...`, the best value over epochs of each test metric. `epoch` for one
             row per committed epoch, with `epoch` and `time` (Unix seconds).
+        seeds: The number of seeds of a study, as `--seeds`; its default number if None.
 
     Returns:
         A table with the columns `arm optimizer`; one column per factor; `seed trial_key group_key
@@ -40,6 +45,7 @@ def frame(
         StoreError: A folder was written by a newer version.
     """
     root = default_root() if root is None else root
+    plan = plan if seeds is None else replace(plan, seeds=seeds)
     trials: Sequence[Trial] = getattr(plan, "trials", lambda: plan)()
     names = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
     rows, metrics = [], {}

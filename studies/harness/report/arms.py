@@ -68,7 +68,7 @@ def caption(evidence: Evidence) -> Text:
     smallest, largest = min(sizes), max(sizes)
     n = f"n = {smallest}" if smallest == largest else f"n is between {smallest} and {largest}"
     percent = " in percent" if unit(evidence.metric).scale == 100 else ""
-    variants = f" {AS_RELEASED}" if evidence.arms["as_released"].any() else ""
+    variants = f" {AS_RELEASED}" if any(evidence.arms["as_released"]) else ""
     notes = [
         "Each row is an arm: an optimizer with its settings, trained once for each seed. Each of "
         f"these trainings is a trial.{variants}",
