@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack  # pyright: ignore[reportMissingImports]
 from torch.utils.hooks import RemovableHandle
 
 from precond import compiled
@@ -143,7 +144,7 @@ class _Hook:
 
 def _reason_not_to_record(x: Tensor) -> str | None:
     """Return why a layer that is called with this input follows its gradient, or None."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if peek_interpreter_stack() is not None:
         return "its forward ran in a transform of torch.func"
     if x.is_nested or x.layout is not torch.strided:
         return "its input is nested or sparse"

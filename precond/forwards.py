@@ -243,7 +243,8 @@ class Forwards:
     def _add(self, forwards: list[Forward]) -> None:
         """Add the forwards of one layer in one backward to the statistics."""
         layer = forwards[0].layer
-        numbers = [layer.examples(forward.gradient) for forward in forwards]
+        gradients = [forward.gradient for forward in forwards if forward.gradient is not None]
+        numbers = [layer.examples(gradient) for gradient in gradients]
         same = self.same_examples and len(set(numbers)) == 1
         for forward in forwards:
             for add in forward.additions:

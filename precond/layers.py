@@ -142,7 +142,7 @@ def find_layers(
     owned = [p for module in modules.values() for p in module.parameters(recurse=False)]
     if trained is None:
         trained = {p for p in owned if p.requires_grad}
-    uses = Counter(owned)
+    uses: Mapping[Tensor, int] = Counter[Tensor](owned)
     axes = _batch_axes(model)
     layers, skipped = [], {}
     for name, module in modules.items():
