@@ -405,7 +405,7 @@ def test_a_step_that_a_scaler_skips_is_not_measured(name):
     train_steps(model, optimizer, range(EVERY))
     optimizer.diagnostics()
     before = copy.deepcopy(optimizer.state_dict()["monitor"])
-    optimizer.found_inf = torch.ones(1)
+    optimizer.found_inf, optimizer.grad_output_scale = torch.ones(1), 1.0
     train_steps(model, optimizer, range(EVERY, EVERY + 1))
     after = optimizer.state_dict()["monitor"]
     for layer, tensors in before.items():

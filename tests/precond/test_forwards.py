@@ -1,4 +1,4 @@
-"""Which forwards enter the statistics: those whose gradients the step uses, each once."""
+"""The statistics contain each forward whose gradient the step uses, once."""
 
 from __future__ import annotations
 
