@@ -30,6 +30,7 @@ class SeparateAttention(nn.Module):
         self.embed_dim, self.num_heads = attention.embed_dim, attention.num_heads
         self.head_dim, self.dropout = attention.head_dim, attention.dropout
         self.batch_first = attention.batch_first
+        self.batch_first_inside = True  # `forward` transposes the inputs of its layers
         packed, bias = attention.in_proj_weight, attention.in_proj_bias
         if packed is not None:
             weights, trainable = packed.chunk(3), 3 * [packed.requires_grad]

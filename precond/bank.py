@@ -12,16 +12,24 @@ from itertools import accumulate, pairwise, starmap
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from precond import distributed
-from precond.algorithm import Algorithm, Signals
+from precond.algorithm import Algorithm, Needs, Signals
 from precond.diagnostics.monitor import Clock, Monitor, Tally
+from precond.forwards import Additions, Forwards
 from precond.layers import Layer
 from precond.parts import collectives, linalg
 from precond.parts.collectives import Ranks
 from precond.parts.linalg import Outcome
-from precond.parts.stacks import forget, named_tensors, part_of
+from precond.parts.stacks import (
+    deferred,
+    discard,
+    forget,
+    named_tensors,
+    part_of,
+    rescale_outputs,
+)
 
 
 class Switch:
@@ -40,9 +48,12 @@ class Bank:
         algorithm: The optimizer's algorithm; the bank uses `algorithm.for_shape(shape)`.
         layers: The layers; a grouped convolution has one slot of the axis L for each group.
         group: Index of the layers' parameter group.
+        wait: See `Forwards`.
     """
 
-    def __init__(self, algorithm: Algorithm[Any], layers: list[Layer], group: int):
+    def __init__(
+        self, algorithm: Algorithm[Any], layers: list[Layer], group: int, wait: bool = True
+    ):
         weight = layers[0].module.weight
         # Half-precision models keep their statistics in float32.
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -64,6 +75,11 @@ class Bank:
                 num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device
             )
         self.monitor: Monitor | None = None
+        self._wait = wait
+        # For layers without a declaration; None if it is not known.
+        self.batch_first: bool | None = True
+        # Layers that were called with inputs that cannot be recorded, and the reasons.
+        self.unusable: dict[str, str] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -74,7 +90,8 @@ class Bank:
         self.has_factor = False
         # Names of layers. These sets are on the host, where the hooks run.
         self._filled: set[str] = set()  # layers with statistics
-        self._recorded: set[str] = set()  # layers that were recorded in this step
+        same_examples = self.forwards.same_examples if hasattr(self, "forwards") else True
+        self.forwards = Forwards(self, self.algorithm.NEEDS, self._wait, same_examples)
         self._repeated: set[str] = set()  # layers whose forward ran inside a backward in this step
         self._complete = False  # all ranks know that every layer has statistics
         # True for the slots of the layers with statistics.
@@ -115,27 +132,64 @@ class Bank:
 
     def only_repeated(self) -> list[str]:
         """Return the names of layers whose forward ran in this step only inside a backward."""
-        return sorted(self._repeated - self._recorded)
+        return sorted(self._repeated - self.forwards.added)
 
     def note_repetition(self, layer: Layer) -> None:
         """Note that a forward of this layer ran inside a backward."""
         self._repeated.add(layer.name)
 
-    def record(self, layer: Layer, x: Tensor | None = None, gradient: Tensor | None = None) -> None:
-        """Accumulate the input of one layer, the gradient of its output, or both."""
+    def accumulate(
+        self,
+        layer: Layer,
+        x: Tensor | None = None,
+        gradient: Tensor | None = None,
+        *,
+        examples: int | None = None,
+        backward: int = -1,
+        additions: Additions | None = None,
+    ) -> None:
+        """Accumulate the input of one layer, the gradient of its output, or both.
+
+        Args:
+            layer: The layer.
+            x: Its input.
+            gradient: The gradient of the loss with respect to its output.
+            examples: Number of examples of which the loss is the mean. Default: those of `gradient`.
+            backward: Number of the backward (see `Signals`).
+            additions: A list that receives functions which do the additions later.
+        """
+        slots = self.slots[layer.name]
         with linalg.exact_arithmetic(self.buffer.device):
-            signals = Signals(
-                inputs=None if x is None else layer.rows(x, self.dtype),
-                output_gradients=None
-                if gradient is None
-                else self._output_gradients(layer, gradient),
-                backward=torch._C._current_graph_task_id(),  # -1 outside of a backward
+            rows = None if x is None else layer.rows(x, self.dtype)
+            g = None if gradient is None else layer.output_gradients(gradient, self.dtype, examples)
+            state = self.state if additions is None else deferred(self.state, additions)
+            self.algorithm.accumulate(state, slots, Signals(rows, g, backward))
+            if self.monitor is not None and rows is not None:
+                self.monitor.record(slots, rows, additions)
+
+    def batch_major(self, layer: Layer, tensor: Tensor) -> Tensor:
+        """Return an input or an output gradient of a layer with the batch as the first axis.
+
+        Raises:
+            RuntimeError: It is not known which axis is the batch, and the algorithm depends on it.
+        """
+        if isinstance(layer.module, nn.Conv2d) or tensor.dim() < 3:
+            return tensor
+        first = self.batch_first if layer.batch_first is None else layer.batch_first
+        if first is None and self.algorithm.NEEDS is not Needs.INPUTS:
+            raise RuntimeError(
+                f"{layer.name}: its input has the shape {list(tensor.shape)}, and the model has "
+                "modules with batch_first=False, so it is not known which axis is the batch: set "
+                "optimizer.batch_first to True or False"
             )
-            self.algorithm.accumulate(self.state, self.slots[layer.name], signals)
+        return tensor.transpose(0, 1) if first is False else tensor
+
+    def discard(self, layers: Iterable[Layer]) -> None:
+        """Discard what was added for some layers since the last step."""
+        for layer in layers:
+            discard(self.state, self.slots[layer.name])
             if self.monitor is not None:
-                self.monitor.record(self.slots[layer.name], signals.inputs)
-        self._recorded.add(layer.name)
-        self._mark_filled(layer)
+                self.monitor.discard(self.slots[layer.name])
 
     def _mark_filled(self, layer: Layer) -> None:
         """Note that a layer has statistics."""
@@ -143,10 +197,11 @@ class Bank:
             self._filled.add(layer.name)
             self._mask[self.slots[layer.name]] = True
 
-    def _output_gradients(self, layer: Layer, gradient: Tensor) -> Tensor:
-        g = layer.output_gradients(gradient, self.dtype)
+    def unscaled(self, gradient: Tensor) -> Tensor:
+        """Return an output gradient without the factor of the loss."""
         scale = self.grad_output_scale
-        return g if isinstance(scale, float) and scale == 1 else g / scale
+        plain = isinstance(scale, float) and scale == 1
+        return gradient if plain else gradient.to(self.dtype) / scale
 
     def _exchange_filled(self) -> None:
         """Mark each layer that any rank has recorded as having statistics on all ranks."""
@@ -158,6 +213,10 @@ class Bank:
                 if filled:
                     self._mark_filled(layer)
             self._complete = all(flags)
+
+    def rescale_outputs(self, factor: Tensor) -> None:
+        """Multiply the output gradients that were added since the last step by a factor."""
+        rescale_outputs(self.state, factor)
 
     def update(self, refresh: bool, skipped: Tensor | None = None) -> list[tuple[Tensor, slice]]:
         """Commit the signals of this step; compute new factors if they are due or none exist.
@@ -171,15 +230,19 @@ class Bank:
             its share of the slots, with that share. Empty if the ranks do not split the refresh.
         """
         with linalg.exact_arithmetic(self.buffer.device):
+            self.forwards.finish(self.layers)
             if skipped is not None:
                 forget(self.state, skipped)
+            for layer in self.layers:
+                if layer.name in self.forwards.added:
+                    self._mark_filled(layer)
             if self.recording:
                 self._exchange_filled()
                 if self._filled:
                     self.algorithm.commit(self.state)
                     if self.monitor is not None:
                         self.monitor.commit(skipped)
-            self._recorded.clear()
+            self.forwards.end_step()
             self._repeated.clear()
             # The first factor needs the data of a step that is not skipped. Until there is a
             # factor, the host therefore reads `skipped` from the device.
@@ -277,7 +340,10 @@ class Bank:
 
 
 def make_banks(
-    algorithm: Algorithm[Any], layers: Iterable[Layer], group_of: Mapping[Tensor, int]
+    algorithm: Algorithm[Any],
+    layers: Iterable[Layer],
+    group_of: Mapping[Tensor, int],
+    wait: bool = True,
 ) -> list[Bank]:
     """Group layers by shape, dtype, device and the parameter group of their weight."""
     members: dict[Any, list[Layer]] = {}
@@ -285,7 +351,7 @@ def make_banks(
         weight = layer.module.weight
         key = (layer.shape, weight.dtype, weight.device, group_of[weight])
         members.setdefault(key, []).append(layer)
-    return [Bank(algorithm, stack, group) for (*_, group), stack in members.items()]
+    return [Bank(algorithm, stack, group, wait) for (*_, group), stack in members.items()]
 
 
 def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks | None) -> None:

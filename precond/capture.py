@@ -15,22 +15,31 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack  # pyright: ignore[reportMissingImports]
 from torch.utils.hooks import RemovableHandle
 
 from precond import compiled
-from precond.algorithm import Needs
 from precond.bank import Bank
+from precond.forwards import Forward
 from precond.layers import Layer
 
 
 def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
     """Register the hooks that record into these banks, and return their handles."""
-    hooks = [(layer.module, _Hook(bank, layer)) for bank in banks for layer in bank.layers]
-    return [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
+    compiled.guard_hooks()
+    handles: list[RemovableHandle] = []
+    for bank in banks:
+        for layer in bank.layers:
+            hook = _Hook(bank, layer)
+            # Before the user's hooks, which may replace the output.
+            handles.append(layer.module.register_forward_hook(hook, with_kwargs=True, prepend=True))
+            handles.append(layer.module.weight.register_post_accumulate_grad_hook(hook.confirm))
+    return handles
 
 
 def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
@@ -41,12 +50,13 @@ def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
         bank.recording = False
 
 
-def check_forwards(banks: Sequence[Bank], gradients: bool) -> None:
+def check_forwards(banks: Sequence[Bank], gradients: bool, due: bool) -> None:
     """Raise `RuntimeError` before a step whose statistics cannot be correct.
 
     Args:
         banks: The banks of the optimizer.
         gradients: True if any preconditioned parameter has a gradient.
+        due: True if the statistics are due in this step.
     """
     if repeated := [name for bank in banks for name in bank.only_repeated()]:
         raise RuntimeError(
@@ -54,12 +64,14 @@ def check_forwards(banks: Sequence[Bank], gradients: bool) -> None:
             "activation checkpointing, so nothing was recorded. "
             "Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
         )
-    if gradients and not any(bank.filled for bank in banks):
+    required = due or not any(bank.filled for bank in banks)
+    if gradients and required and not any(bank.forwards.added for bank in banks):
         raise RuntimeError(
-            "the parameters have gradients, but no forward was recorded, so no layer has "
-            "statistics. Run the model that the optimizer was built from, outside "
-            "optimizer.paused(). If that model is compiled and ran before the optimizer was "
-            "built, call torch.compiler.reset() first"
+            "the parameters have gradients, but no forward was recorded in this step, in which the "
+            "statistics are due. Run the forward and the backward of the model that the optimizer "
+            "was built from in each step, outside optimizer.paused(). If the model is compiled and "
+            "another compiled model ran before the optimizer was built, call "
+            "torch.compiler.reset() first"
         )
 
 
@@ -71,7 +83,7 @@ class _Hook:
 
     def __init__(self, bank: Bank, layer: Layer):
         self._bank, self._layer = weakref.ref(bank), layer
-        self._switch, self._needs = bank.switch, bank.algorithm.NEEDS
+        self._switch = bank.switch
         self._number = compiled.register(self)
 
     def __call__(
@@ -82,56 +94,39 @@ class _Hook:
             return None
         x = args[0] if args else kwargs["input"]
         if torch.compiler.is_compiling():
-            return self._record_compiled(x, output)
+            compiled.guard_hooks()  # dynamo may have been imported after the optimizer was built
+            return compiled.watch(output, x, self._number)
         return self._record(x, output)
 
     def _record(self, x: Tensor, output: Tensor) -> None:
-        """Record the signals that the algorithm needs: now, or by a tensor hook in the backward."""
-        bank = self._bank()
+        """Start a forward; its output gradient is reported to it."""
+        bank, layer = self._bank(), self._layer
         if bank is None or self._is_repetition(bank):
             return
-        if self._needs is not Needs.PAIRS:
-            bank.record(self._layer, x)
-        if self._needs is Needs.BOTH:
-            output.register_hook(lambda gradient: self.see_gradient(gradient, None))
-        elif self._needs is Needs.PAIRS:
-            x, version = x.detach(), x._version
+        if reason := _reason_not_to_record(x):
+            bank.unusable[layer.name] = reason
+            return
+        forward = bank.forwards.begin(layer, bank.batch_major(layer, x))
+        output.register_hook(partial(self._see, forward))
 
-            def record_pair(gradient: Tensor) -> None:
-                if x._version != version:
-                    raise RuntimeError(
-                        f"{self._layer.name}: its input was changed in place after the forward, so "
-                        "the gradients of single examples cannot be computed. "
-                        "Use the out-of-place operation"
-                    )
-                self.see_gradient(gradient, x)
-
-            output.register_hook(record_pair)
-
-    def _record_compiled(self, x: Tensor, output: Tensor) -> Tensor | None:
-        """Record in a compiled graph.
-
-        Returns:
-            A replacement of the output that records its gradient, or None if the algorithm does not
-            need this gradient.
-        """
-        pairs = self._needs is Needs.PAIRS
-        if not pairs:
-            compiled.see_input(x, self._number)
-        if self._needs is Needs.INPUTS:
-            return None
-        return compiled.watch(output, x if pairs else None, self._number)
-
-    def see_input(self, x: Tensor) -> None:
-        """Record an input from a compiled graph, unless a backward is recomputing the forward."""
+    def _see(self, forward: Forward, gradient: Tensor) -> None:
+        """Report an output gradient to its forward."""
         bank = self._bank()
-        if bank is not None and not self._is_repetition(bank):
-            bank.record(self._layer, x)
+        if bank is not None and self._switch.on:
+            gradient = bank.batch_major(self._layer, gradient)
+            bank.forwards.see(forward, bank.unscaled(gradient))
 
-    def see_gradient(self, gradient: Tensor, x: Tensor | None) -> None:
-        """Record an output gradient, with the input for methods that need the pair."""
+    def see_gradient(self, gradient: Tensor, x: Tensor) -> None:
+        """Record a forward of a compiled graph, in its backward."""
+        bank, layer = self._bank(), self._layer
+        if bank is not None and self._switch.on:
+            x, gradient = bank.batch_major(layer, x), bank.batch_major(layer, gradient)
+            bank.forwards.see(bank.forwards.begin_in_backward(layer, x), bank.unscaled(gradient))
+
+    def confirm(self, _: Tensor) -> None:
+        """Count the forwards of the running backward, which has reached the weight."""
         if (bank := self._bank()) is not None:
-            bank.record(self._layer, x, gradient)
+            bank.forwards.confirm(self._layer)
 
     def _is_repetition(self, bank: Bank) -> bool:
         """Return True and notify the bank if this forward runs inside a backward."""
@@ -145,6 +140,15 @@ class _Hook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Detached, ()  # a pickled model has no optimizer
+
+
+def _reason_not_to_record(x: Tensor) -> str | None:
+    """Return why a layer that is called with this input follows its gradient, or None."""
+    if peek_interpreter_stack() is not None:
+        return "its forward ran in a transform of torch.func"
+    if x.is_nested or x.layout is not torch.strided:
+        return "its input is nested or sparse"
+    return None
 
 
 class _Detached:

@@ -1,16 +1,16 @@
-"""Operators that record inside a compiled model.
+"""An operator that records inside a compiled model.
 
 `torch.compile` traces through a forward hook. The changes that a hook makes to Python objects would
-either happen only once, during tracing, or break the graph. In a graph, the hook therefore calls
-one of the two operators below, which run the same code as an eager hook. They are registered as
-having an effect, so that the compiler neither removes them nor merges two calls with equal
-arguments. They are tagged as unsafe for CUDA graphs, which would replay the kernels without the
-Python code.
+either happen only once, during tracing, or break the graph. In a graph, the hook therefore replaces
+the output by one whose backward calls the operator below. The operator is registered as having an
+effect, so that the compiler neither removes it nor merges two calls with equal arguments. It is
+tagged as unsafe for CUDA graphs, which would replay the kernels without the Python code.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from typing import Any, Protocol
 
@@ -20,16 +20,10 @@ from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
 
 
 class Receiver(Protocol):
-    """The interface of the hooks, which the operators call."""
+    """The interface of the hooks, which the operator calls."""
 
-    def see_input(self, x: Tensor) -> None:
-        """Receive the layer's input, in the forward."""
-
-    def see_gradient(self, gradient: Tensor, x: Tensor | None) -> None:
-        """Receive the gradient of the layer's output, in the backward.
-
-        `x` is the layer's input if `watch` was called with it, else None.
-        """
+    def see_gradient(self, gradient: Tensor, x: Tensor) -> None:
+        """Receive the gradient of the layer's output and the layer's input, in the backward."""
 
 
 # Graphs contain numbers, not objects, so that they do not keep a discarded optimizer alive.
@@ -44,22 +38,35 @@ def register(receiver: Receiver) -> int:
     return number
 
 
-def see_input(x: Tensor, number: int) -> None:
-    """Report a layer's input from a graph."""
-    torch.ops.precond.see_input(x.detach(), number)
+def guard_hooks() -> bool:
+    """Let `torch.compile` compare the hooks of modules before it reuses compiled code.
+
+    By default it does not. The code of one model is then reused for another model of the same class
+    that has other hooks, which would record into the wrong bank, or not at all. Code that was
+    compiled before is discarded, because it does not compare hooks.
+    """
+    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds
+    if dynamo is not None and dynamo.config.skip_nnmodule_hook_guards:
+        dynamo.config.skip_nnmodule_hook_guards = False
+        if not torch.compiler.is_compiling():
+            dynamo.reset()
+    return True
 
 
-def watch(output: Tensor, x: Tensor | None, number: int) -> Tensor:
-    """Return a copy of a layer's output that reports its gradient, and `x` if given."""
-    detached = None if x is None else x.detach()
-    return _Watch.apply(output, detached, number)  # pyright: ignore[reportReturnType]
+# `torch.compiler.assume_constant_result`, without the import: the function runs during the tracing.
+guard_hooks._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def watch(output: Tensor, x: Tensor, number: int) -> Tensor:
+    """Return a copy of a layer's output; its backward reports the gradient and the input `x`."""
+    return _Watch.apply(output, x.detach(), number)  # pyright: ignore[reportReturnType]
 
 
 class _Watch(torch.autograd.Function):
     """The identity function; its backward reports the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor | None, number: int) -> Tensor:
+    def forward(ctx: Any, output: Tensor, x: Tensor, number: int) -> Tensor:
         ctx.number = number
         ctx.save_for_backward(x)
         return output.clone()  # an operator must not return its input
@@ -71,27 +78,20 @@ class _Watch(torch.autograd.Function):
 
 
 _library = torch.library.Library("precond", "DEF")
-_tags = (torch.Tag.cudagraph_unsafe,)
-_library.define("see_input(Tensor x, int number) -> ()", tags=_tags)
-_library.define("see_gradient(Tensor gradient, Tensor? x, int number) -> Tensor", tags=_tags)
-
-
-@torch.library.impl(_library, "see_input", "CompositeExplicitAutograd")
-def _see_input(x: Tensor, number: int) -> None:
-    if (receiver := _receivers.get(number)) is not None:
-        receiver.see_input(x)
+_library.define(
+    "see_gradient(Tensor gradient, Tensor x, int number) -> Tensor",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
 
 
 @torch.library.impl(_library, "see_gradient", "CompositeExplicitAutograd")
-def _see_gradient(gradient: Tensor, x: Tensor | None, number: int) -> Tensor:
+def _see_gradient(gradient: Tensor, x: Tensor, number: int) -> Tensor:
     if (receiver := _receivers.get(number)) is not None:
         receiver.see_gradient(gradient, x)
     return gradient.clone()
 
 
-torch.library.register_fake("precond::see_input", lambda x, number: None, lib=_library)
 torch.library.register_fake(
     "precond::see_gradient", lambda gradient, x, number: gradient.clone(), lib=_library
 )
-for _name in ("see_input", "see_gradient"):
-    _register_effectful_op(getattr(torch.ops.precond, _name).default, _EffectType.ORDERED)
+_register_effectful_op(torch.ops.precond.see_gradient.default, _EffectType.ORDERED)

@@ -9,8 +9,10 @@ is treated as `groups` layers of one shape, each with its part of the channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,8 @@ class Layer:
         shape: Shape of the gradient matrix, per group.
         groups: Number of gradient matrices; more than 1 only for a grouped convolution.
         bias: True if there is a trainable bias; it is preconditioned together with the weight.
+        batch_first: False if a module around the layer declares that the inputs are `[positions,
+            batch, d_in]`, True if one declares the opposite, None without a declaration.
     """
 
     name: str
@@ -38,19 +42,21 @@ class Layer:
     shape: LayerShape
     groups: int
     bias: bool
+    batch_first: bool | None = None
 
     @classmethod
-    def of(cls, name: str, module: nn.Module) -> Layer | None:
-        """Return the `Layer` for a module.
-
-        Return None if the module is neither Linear nor Conv2d, or if its weight is frozen.
-        """
-        if not isinstance(module, (nn.Linear, nn.Conv2d)) or not module.weight.requires_grad:
-            return None
-        bias = module.bias is not None and module.bias.requires_grad
+    def of(
+        cls,
+        name: str,
+        module: nn.Linear | nn.Conv2d,
+        bias: bool | None = None,
+        batch_first: bool | None = None,
+    ) -> Self:
+        """Return the layer of a module; `bias` is True if the bias is trained."""
+        bias = module.bias is not None if bias is None else bias
         groups = module.groups if isinstance(module, nn.Conv2d) else 1
-        d_in = module.weight[0].numel() + bias
-        return cls(name, module, LayerShape(module.weight.shape[0] // groups, d_in), groups, bias)
+        shape = LayerShape(module.weight.shape[0] // groups, module.weight[0].numel() + bias)
+        return cls(name, module, shape, groups, bias, batch_first)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -89,37 +95,133 @@ class Layer:
         geometry = (module.kernel_size, module.stride, padding, module.dilation)
         return ConvRows(x, self.bias, module.groups, *map(_pair, geometry))
 
-    def output_gradients(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    def examples(self, output: Tensor) -> int:
+        """Return the number of examples of an output of the module, or of its gradient."""
+        batched = output.dim() > 1 if isinstance(self.module, nn.Linear) else output.dim() == 4
+        return output.shape[0] if batched else 1
+
+    def output_gradients(
+        self, gradient: Tensor, dtype: torch.dtype, examples: int | None = None
+    ) -> Tensor:
         """Return the gradients of the examples' losses with respect to the module's output.
 
         Args:
             gradient: The gradient of the loss, a mean over the batch, with respect to the output.
             dtype: The dtype of the statistics.
+            examples: The number of examples of which the loss is the mean. Default: the batch size.
 
         Returns:
-            `[groups, batch, positions, d_out]`: `gradient` times the batch size.
+            `[groups, batch, positions, d_out]`: `gradient` times the number of examples.
         """
+        examples = self.examples(gradient) if examples is None else examples
         g = gradient.detach().to(dtype)
         if isinstance(self.module, nn.Linear):
             g = g if g.dim() > 1 else g.unsqueeze(0)
-            return g.reshape(1, g.shape[0], -1, g.shape[-1]) * g.shape[0]
+            return g.reshape(1, g.shape[0], -1, g.shape[-1]) * examples
         g = g if g.dim() == 4 else g.unsqueeze(0)
-        return g.flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2) * g.shape[0]
+        return g.flatten(2).unflatten(1, (self.groups, -1)).permute(1, 0, 3, 2) * examples
 
 
-def find_layers(model: nn.Module) -> list[Layer]:
-    """Return the layers of a model that can be preconditioned, in the order of the model.
+def find_layers(
+    model: nn.Module, trained: Collection[Tensor] | None = None
+) -> tuple[list[Layer], dict[str, str]]:
+    """Return the layers of a model that can be preconditioned, and the reasons for the others.
 
     Layers whose weight two modules share (tied embeddings) are omitted: the gradient is a sum over
     both modules, but the inputs of each module describe only one part of this sum.
+
+    Args:
+        model: The model.
+        trained: The parameters that are trained. Default: those that require a gradient.
+
+    Returns:
+        The layers in the order of the model. For each other module that is a Linear or a Conv2d, or
+        that has trainable parameters, the reason why it is not preconditioned.
     """
-    layers = [Layer.of(name, module) for name, module in plain_modules(model).items()]
-    uses: dict[Tensor, int] = {}
-    for parameter in (p for module in model.modules() for p in module.parameters(recurse=False)):
-        uses[parameter] = uses.get(parameter, 0) + 1
-    return [
-        layer for layer in layers if layer and all(uses[p] == 1 for p in layer.parameters.values())
-    ]
+    modules = plain_modules(model)
+    owned = [p for module in modules.values() for p in module.parameters(recurse=False)]
+    if trained is None:
+        trained = {p for p in owned if p.requires_grad}
+    uses: Mapping[Tensor, int] = Counter[Tensor](owned)
+    axes = _batch_axes(model)
+    layers, skipped = [], {}
+    for name, module in modules.items():
+        if reason := _reason_to_skip(module, trained, uses):
+            if isinstance(module, KINDS) or any(p in trained for p in module.parameters(False)):
+                skipped[name] = reason
+        else:
+            bias = module.bias is not None and module.bias in trained
+            layers.append(Layer.of(name, module, bias, axes.get(module)))  # type: ignore[arg-type]
+    return layers, skipped
+
+
+KINDS = (nn.Linear, nn.Conv2d)
+
+
+def _reason_to_skip(
+    module: nn.Module, trained: Collection[Tensor], uses: Mapping[Tensor, int]
+) -> str | None:
+    """Return why a module cannot be preconditioned, or None if it can."""
+    kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
+    if kind is None:
+        return f"{getattr(module, 'original_name', type(module).__name__)} is not Linear or Conv2d"
+    methods = [name for name in ("forward", "_conv_forward") if hasattr(kind, name)]
+    if any(getattr(type(module), name) is not getattr(kind, name) for name in methods) or any(
+        name in vars(module) for name in methods
+    ):
+        return f"its forward is not that of {kind.__name__}"
+    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+    if weight is None or "bias" not in module._parameters:
+        return "its weight or bias is computed from other tensors"
+    for parameter in (weight, bias):
+        if parameter is not None and (reason := _reason_of_tensor(parameter)):
+            return reason
+    if weight not in trained:
+        return "its weight is not trained"
+    if uses[weight] > 1 or (bias is not None and uses[bias] > 1):
+        return "its weight or bias belongs to several modules"
+    return None
+
+
+def _reason_of_tensor(parameter: Tensor) -> str | None:
+    """Return why a parameter cannot be preconditioned, or None if it can."""
+    if type(parameter.data) is not Tensor:
+        return f"its parameters are of the type {type(parameter.data).__name__}"
+    if not parameter.is_floating_point():
+        return f"its parameters are {str(parameter.dtype).removeprefix('torch.')}"
+    if parameter.layout is not torch.strided:
+        return "its parameters are sparse"
+    return None if parameter.numel() else "its parameters are empty"
+
+
+def _batch_axes(model: nn.Module) -> dict[nn.Module, bool | None]:
+    """Return for each module whether its inputs have the batch first, or None if not declared.
+
+    Modules such as `nn.MultiheadAttention` declare it by an attribute `batch_first`. It holds for
+    the modules beside them, and for those inside them unless they have `batch_first_inside`.
+    """
+    declared: dict[nn.Module, bool | None] = {}
+
+    def visit(module: nn.Module, inherited: bool | None) -> None:
+        flags = [getattr(part, "batch_first", None) for part in (module, *module.children())]
+        flag = next((flag for flag in flags if isinstance(flag, bool)), inherited)
+        declared[module] = flag
+        inside = getattr(module, "batch_first_inside", flag)
+        for child in module.children():
+            if child not in declared:
+                visit(child, inside)
+
+    visit(model, None)
+    return declared
+
+
+def default_batch_first(model: nn.Module) -> bool | None:
+    """Return whether modules without a declaration have the batch first; None if not known.
+
+    It is not known if another module of the model declares that the batch is the second axis.
+    """
+    flags = [getattr(module, "batch_first", None) for module in model.modules()]
+    return None if any(flag is False for flag in flags) else True
 
 
 def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -160,7 +262,7 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
     if isinstance(module, DistributedDataParallel):
         return module.module
     # The wrapper of torch.compile. Its class is not imported, because that takes about a second.
-    return module._modules.get("_orig_mod")
+    return getattr(module, "_orig_mod", None)
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from precond.algorithm import Algorithm
-from precond.bank import make_banks, share_refresh, update
+from precond.algorithm import Algorithm, Needs
+from precond.bank import Bank, make_banks, share_refresh, update
 from precond.capture import attach, check_forwards, detach
 from precond.diagnostics import measures as diagnostics
 from precond.diagnostics.monitor import Clock
@@ -20,7 +21,13 @@ from precond.directions import Directions
 from precond.distributed import check_alike, describe, ranks_of
 from precond.hessian import evaluate
 from precond.hyperparameters import HyperparameterError, make
-from precond.layers import Layer, find_layers, parameter_names
+from precond.layers import (
+    Layer,
+    default_batch_first,
+    find_layers,
+    parameter_names,
+    plain_modules,
+)
 from precond.parts.collectives import active
 from precond.rules import Directed, Rule, SGDRule
 from precond.scaling import LossScale, Undo
@@ -75,6 +82,11 @@ class Preconditioned(torch.optim.Optimizer):
         self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
     ):
         self._ranks, self._names = ranks_of(model), parameter_names(model)
+        if lazy := [n for p, n in self._names.items() if isinstance(p, nn.UninitializedParameter)]:
+            raise ValueError(
+                f"{', '.join(lazy)}: not initialised. Run a forward of the model, which initialises "
+                "lazy modules, before you build the optimizer"
+            )
         check_alike(self._ranks, {"optimizer": type(self).__name__, **describe(self._names)})
         rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
         self.rule: Rule = rule
@@ -82,28 +94,43 @@ class Preconditioned(torch.optim.Optimizer):
         # Rules may read the hyperparameters of the algorithm in addition to those of the group.
         self._settings = dataclasses.asdict(algorithm)
         self.steps = 0
-        layers = self._find_layers(model)
+        self._has_output_scale = False  # True if `grad_output_scale` has been set
+        self._model = model
+        layers, self._skipped = find_layers(model)
+        self._require_layers(layers)
         trainable = [p for p in model.parameters() if p.requires_grad]
         super().__init__(trainable if params is None else params, dataclasses.asdict(rule))
-        group_of = self._index_groups()
-        optimized = [
-            layer for layer in layers if all(p in group_of for p in layer.parameters.values())
-        ]
-        self._make_banks(optimized, group_of)
-        self._handles = attach(self._banks)
+        self._layers: dict[str, Layer] = {}
+        self._banks: list[Bank] = []
+        self._handles: list[RemovableHandle] = []
+        self._add_layers(self._index_groups())
+        self._require_layers(self._layers)
         weakref.finalize(self, detach, self._handles, self._banks)
 
-    def _find_layers(self, model: nn.Module) -> list[Layer]:
-        """Return the layers of the model; raise an error if the algorithm does not support them."""
-        layers = find_layers(model)
+    def _require_layers(self, layers: Collection[Any]) -> None:
+        """Raise `ValueError` if there is no layer, with the reason for each skipped module."""
         if not layers:
+            reasons = "".join(f"\n  {name}: {reason}" for name, reason in self._skipped.items())
             raise ValueError(
                 "the model has no trainable Linear or Conv2d layer, so there is nothing to "
-                "precondition: use a plain optimizer such as torch.optim.SGD"
+                f"precondition: use a plain optimizer such as torch.optim.SGD{reasons}"
             )
-        if errors := self.algorithm.model_problems({layer.name: layer.shape for layer in layers}):
-            raise HyperparameterError("\n".join(errors))
-        return layers
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters of the model, such as those of layers that were frozen so far.
+
+        Raises:
+            ValueError: The model does not have one of the parameters, or the optimizer has it.
+        """
+        super().add_param_group(param_group)
+        if "_banks" not in vars(self):  # in the constructor
+            return
+        try:
+            group_of = self._index_groups()
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._add_layers(group_of)
 
     def _index_groups(self) -> dict[Tensor, int]:
         """Return the index of each parameter's group, which must be the same on all ranks."""
@@ -119,15 +146,74 @@ class Preconditioned(torch.optim.Optimizer):
         check_alike(self._ranks, {**self.defaults, **self._settings, **groups})
         return group_of
 
-    def _make_banks(self, layers: list[Layer], group_of: Mapping[Tensor, int]) -> None:
-        """Group the layers into banks, and map the parameters to views and to state entries."""
-        self._layers = {layer.name: layer for layer in layers}
-        self._banks = make_banks(self.algorithm, layers, group_of)
-        share_refresh(self.algorithm, self._banks, self._ranks)
+    def _add_layers(self, group_of: Mapping[Tensor, int]) -> None:
+        """Create banks for the layers that have none, and map the parameters to views and entries."""
+        layers, self._skipped = find_layers(self._model, group_of)
+        new = [layer for layer in layers if layer.name not in self._layers]
+        self._layers |= {layer.name: layer for layer in new}
+        shapes = {layer.name: layer.shape for layer in self._layers.values()}
+        if shapes and (errors := self.algorithm.model_problems(shapes)):
+            raise HyperparameterError("\n".join(errors))
+        banks = make_banks(self.algorithm, new, group_of)
+        for bank in banks:
+            bank.batch_first = default_batch_first(self._model)
+        share_refresh(self.algorithm, banks, self._ranks)
+        self._banks += banks
+        self._handles += attach(banks)
         self._bank_of = {layer.name: bank for bank in self._banks for layer in bank.layers}
         self._directions = Directions(self._banks, group_of)
         others = {self._names[p]: p for p in group_of if p not in self._directions.views}
         self._entries = Entries(self._layers, self._bank_of, others)
+
+    def preconditioned_layers(self) -> list[str]:
+        """Return the names of the layers whose gradients are preconditioned."""
+        skipped = self.skipped_layers()
+        names = plain_modules(self._model)
+        return [name for name in names if name in self._layers and name not in skipped]
+
+    def skipped_layers(self) -> dict[str, str]:
+        """Return the modules whose parameters follow their gradient, each with the reason.
+
+        After the first step, these include layers whose forward has never been recorded, such as
+        the output projection of `nn.MultiheadAttention`.
+        """
+        unseen = {layer.name for bank in self._banks for layer in bank.unseen()}
+        reasons = {name: reason for bank in self._banks for name, reason in bank.unusable.items()}
+        absent = dict.fromkeys(unseen, "its forward has not been recorded") if self.steps else {}
+        skipped = {**self._skipped, **absent, **reasons}
+        return {name: skipped[name] for name in plain_modules(self._model) if name in skipped}
+
+    @property
+    def batch_first(self) -> bool | None:
+        """False if the inputs of Linear layers are `[positions, batch, d_in]`, else True.
+
+        It holds for layers for which no module declares it by an attribute `batch_first`, as
+        `nn.MultiheadAttention` and `nn.LSTM` do for the layers beside them. It is None if other
+        modules of the model declare that the batch is the second axis; then a forward of such a
+        layer with several positions is an error. Set this property before the first forward.
+        """
+        return self._banks[0].batch_first
+
+    @batch_first.setter
+    def batch_first(self, value: bool | None) -> None:
+        for bank in self._banks:
+            bank.batch_first = value
+
+    @property
+    def same_examples(self) -> bool:
+        """True if the calls of a layer in one backward have the same examples.
+
+        This is so if modules share a layer. Set it to False if a second call has other examples, as
+        the real and the generated batch of a GAN's discriminator. The loss is then the mean over
+        all of them. Calls with different numbers of examples always have other examples. Only
+        methods that use output gradients depend on this property.
+        """
+        return self._banks[0].forwards.same_examples
+
+    @same_examples.setter
+    def same_examples(self, value: bool) -> None:
+        for bank in self._banks:
+            bank.forwards.same_examples = value
 
     @property
     def grad_output_scale(self) -> float | Tensor:
@@ -138,7 +224,9 @@ class Preconditioned(torch.optim.Optimizer):
         factors that apply:
 
         * under `torch.amp.GradScaler`: the scale, as the tensor
-          `scaler.scale(torch.ones((), device=...))`, so that the host does not wait for the device
+          `scaler.scale(torch.ones((), device=...))`, so that the host does not wait for the device.
+          If this property has not been set, `step` uses the scale by itself; `scaler.unscale_` then
+          is an error, because it hides the scale from `step`
         * if each of c accumulated losses is divided by c: 1 / c
         * if the ranks have different numbers of examples: local examples x ranks / all examples
         """
@@ -146,6 +234,7 @@ class Preconditioned(torch.optim.Optimizer):
 
     @grad_output_scale.setter
     def grad_output_scale(self, scale: float | Tensor) -> None:
+        self._has_output_scale = True
         for bank in self._banks:
             bank.grad_output_scale = scale
 
@@ -178,6 +267,17 @@ class Preconditioned(torch.optim.Optimizer):
         table = diagnostics.read(self._banks)
         return {name: table[name] for name in self._layers}
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, and discard the statistics that belong to them.
+
+        See `torch.optim.Optimizer.zero_grad`. Gradients that are set to None in another way, as by
+        `model.zero_grad()`, are noticed in the next backward. Gradients that are set to zero in
+        another way are not noticed.
+        """
+        for bank in self._banks:
+            bank.forwards.discard(bank.layers)
+        super().zero_grad(set_to_none)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update the statistics and factors when due, then the parameters.
@@ -195,7 +295,12 @@ class Preconditioned(torch.optim.Optimizer):
                 "call step() without a closure"
             )
         loss = evaluate(closure)
-        check_forwards(self._banks, any(p.grad is not None for p in self._directions.views))
+        for bank in self._banks:
+            bank.forwards.finish(bank.layers)
+        gradients = any(p.grad is not None for p in self._directions.views)
+        check_forwards(self._banks, gradients, self.algorithm.statistics_due(self.steps))
+        if scale is not None:
+            self._remove_loss_scale(scale)
         monitors = diagnostics.due(self._banks, self.steps)
         skipped = None if scale is None else scale.skipped
         with active(self._ranks):
@@ -215,6 +320,20 @@ class Preconditioned(torch.optim.Optimizer):
         self.steps += 1
         self._schedule_recording()
         return loss
+
+    def _remove_loss_scale(self, scale: LossScale) -> None:
+        """Remove the scale of the loss from the output gradients of this step."""
+        needed = self.algorithm.NEEDS is not Needs.INPUTS and not self._has_output_scale
+        if not needed or not any(bank.forwards.added for bank in self._banks):
+            return
+        if scale.inverse is None:
+            raise RuntimeError(
+                "scaler.unscale_ was called before step(), so the scale of the output gradients is "
+                "not known: set optimizer.grad_output_scale = scaler.scale(torch.ones((), "
+                "device=...)) before each backward"
+            )
+        for bank in self._banks:
+            bank.rescale_outputs(scale.inverse)
 
     def _schedule_recording(self) -> None:
         """Decide which banks record the next forwards. A bank without a factor always records."""

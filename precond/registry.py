@@ -153,7 +153,9 @@ def check(
     """
     entry = lookup(name)
     configs, errors = split(*entry.kinds, values={**entry.preset, **hyperparameters})
-    shapes = {layer.name: layer.shape for layer in find_layers(model)} if model is not None else {}
+    shapes = (
+        {layer.name: layer.shape for layer in find_layers(model)[0]} if model is not None else {}
+    )
     if shapes:
         algorithms = [
             config for config in configs if isinstance(config, Algorithm) and not config.problems()

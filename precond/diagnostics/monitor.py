@@ -7,7 +7,7 @@ accuracy of the estimates.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from precond.parts import linalg
 from precond.parts.rows import Rows
 from precond.parts.sketches import seed_of
 from precond.parts.stacks import named_tensors
-from precond.parts.statistics import MovingAverage
+from precond.parts.statistics import Deferred, MovingAverage
 
 MEASURES = (
     "stable_rank",
@@ -118,11 +118,20 @@ class Monitor:
         self._layer_of_slot = torch.tensor(slots, device=like.device)
         self._before: list[Tensor] = []
 
-    def record(self, slots: slice, rows: Rows | None) -> None:
-        """Add the inputs of one forward of one layer."""
-        if self._products is not None and self._probes is not None and rows is not None:
+    def record(
+        self, slots: slice, rows: Rows, additions: list[Callable[[], None]] | None = None
+    ) -> None:
+        """Add the inputs of one forward of one layer, or append the addition to a list."""
+        if self._products is not None and self._probes is not None:
             with self.clock:
-                self._products.add(slots, rows.sketch(self._probes[slots]), rows.count)
+                average = self._products
+                average = average if additions is None else Deferred(average, additions)
+                average.add(slots, rows.sketch(self._probes[slots]), rows.count)
+
+    def discard(self, slots: slice) -> None:
+        """Discard what was added to some slots since the last commit."""
+        if self._products is not None:
+            self._products.discard(slots)
 
     def commit(self, skipped: Tensor | None = None) -> None:
         """Update the averages with the inputs of this step, as `commit` of the statistics does.

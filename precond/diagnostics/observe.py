@@ -66,11 +66,11 @@ class Observer:
     """A collector of covariances of a model's layers; created by `precond.observe`."""
 
     def __init__(self, model: nn.Module, output_gradients: bool = False):
-        self._layers = find_layers(model)
+        self._layers, _ = find_layers(model)
         # One parameter group for all layers, because learning rates do not matter here.
         groups = {layer.module.weight: 0 for layer in self._layers}
         algorithm = _Statistics() if output_gradients else _InputStatistics()
-        self._banks = make_banks(algorithm, self._layers, groups)
+        self._banks = make_banks(algorithm, self._layers, groups, wait=False)
         self._handles = attach(self._banks)
         weakref.finalize(self, detach, self._handles, self._banks)
 

@@ -43,6 +43,15 @@ class Pairs:
         """Drop all calls."""
         self._uses.clear()
 
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the output gradients by a factor."""
+        for key, uses in self._uses.items():
+            self._uses[key] = [(rows, g * factor) for rows, g in uses]
+
+    def discard(self, slots: slice) -> None:
+        """Drop the calls of the layer with these slots."""
+        self._uses = {key: uses for key, uses in self._uses.items() if key[0] != slots.start}
+
     def forget(self, skipped: Tensor) -> None:
         """Replace the output gradients by nan if `skipped` (a bool tensor) is True.
 

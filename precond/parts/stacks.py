@@ -5,7 +5,7 @@ A state consists of nested dataclasses of stacks `[L, ...]`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from precond.parts.pairs import Pairs
-from precond.parts.statistics import MovingAverage
+from precond.parts.statistics import Deferred, KroneckerStatistic, MovingAverage
 
 Part = TypeVar("Part")
 
@@ -56,6 +56,32 @@ def forget(state: Any, skipped: Tensor) -> None:
     """Discard the data added since the last commit if `skipped` (a bool tensor) is True."""
     for part in parts(state, MovingAverage, Pairs):
         part.forget(skipped)
+
+
+def discard(state: Any, slots: slice) -> None:
+    """Discard what was added to some slots of a state since its last commit."""
+    for part in parts(state, MovingAverage, Pairs):
+        part.discard(slots)
+
+
+def rescale_outputs(state: Any, factor: Tensor) -> None:
+    """Multiply the output gradients that were added since the last commit by a factor."""
+    for part in parts(state, KroneckerStatistic, Pairs):
+        part.rescale(factor)
+
+
+def deferred(state: Any, additions: list[Callable[[], None]]) -> Any:
+    """Return a copy of a state whose averages append their additions to a list.
+
+    Calling the functions in the list adds to the averages of the state itself.
+    """
+    copies = {}
+    for name, value in vars(state).items():
+        if isinstance(value, MovingAverage):
+            copies[name] = Deferred(value, additions)
+        elif is_dataclass(value) and next(parts(value, MovingAverage), None) is not None:
+            copies[name] = deferred(value, additions)
+    return replace(state, **copies) if copies else state
 
 
 def dropped(state: Any) -> Tensor:

@@ -8,7 +8,9 @@ slots of a bank, `[L, ...]`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,6 +60,17 @@ class MovingAverage:
         """Set the initial value to the identity, without bias correction."""
         self.value.copy_(torch.eye(self.value.shape[-1]))
         self.weight.fill_(1)
+
+    def discard(self, slots: slice) -> None:
+        """Discard what was added to some slots since the last commit."""
+        if self._sum is not None and self._count is not None:
+            self._sum[slots] = 0
+            self._count[slots] = 0
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the sums since the last commit by a factor."""
+        if self._sum is not None:
+            self._sum.mul_(factor)
 
     def commit(self, decay: float, copy_first: bool = False, power: int = 1) -> Tensor:
         """Update the average with the sums that all ranks have added since the last commit.
@@ -109,6 +122,23 @@ class MovingAverage:
         return self.value * linalg.per_layer(scale, self.value)
 
 
+class Deferred(MovingAverage):
+    """A moving average whose additions are kept in a list, to be made later or never.
+
+    Args:
+        target: The average to which the functions in the list add.
+        additions: The list.
+    """
+
+    def __init__(self, target: MovingAverage, additions: list[Callable[[], None]]):
+        super().__init__(target.value, target.weight, target.dropped)
+        self._target, self._additions = target, additions
+
+    def add(self, slots: slice, total: Tensor, count: int) -> None:
+        """Append the addition of a sum over `count` rows to the list."""
+        self._additions.append(partial(self._target.add, slots, total, count))
+
+
 def output_gram(output_gradients: Tensor) -> Tensor:
     """Return the sum of g g^T, `[groups, o, o]`, for gradients `[groups, B, T, o]`."""
     positions, width = output_gradients.shape[2:]
@@ -156,6 +186,11 @@ class KroneckerStatistic:
         counted = backward >= 0 and self._counted.get(slots.start) == backward
         self._counted[slots.start] = backward
         self.outputs.add(slots, total, 0 if counted else examples)
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the output gradients that were added since the last commit by a factor."""
+        degree = self.outputs.value.dim() - 1  # matrices contain products of two gradients
+        self.outputs.rescale(factor**degree)
 
     def commit(self, decay: float, copy_first: bool = False, output_power: int = 1) -> Tensor:
         """Update both averages (see `MovingAverage.commit`).

@@ -457,20 +457,12 @@ def test_forwards_outside_training_change_nothing(name, between):
     assert_bitwise_equal(copy_parameters(model), copy_parameters(expected))
 
 
-def differentiate(model: nn.Module, optimizer: Preconditioned) -> None:
-    x, y = batch(50)
-    torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
-
-
 @pytest.mark.parametrize("name", PRECONDITIONED)
-def test_an_extra_forward_in_training_changes_the_statistics(name):
-    """Otherwise, the test above would pass even if no forward were recorded."""
+def test_training_steps_fill_the_statistics(name):
+    """If nothing were recorded, the test above would pass, too."""
     _, state = three_steps(name, lambda model, optimizer: None)
-    _, other = three_steps(name, differentiate)
-    first, second = leaves(state["state"]), leaves(other["state"])
-    assert any(
-        "statistic" in key and not torch.equal(value, second[key]) for key, value in first.items()
-    )
+    tensors = leaves(state["state"])
+    assert any("statistic" in key and tensors[key].count_nonzero() > 0 for key in tensors)
 
 
 @pytest.mark.parametrize(

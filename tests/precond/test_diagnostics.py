@@ -6,6 +6,7 @@ import copy
 import itertools
 from typing import Any
 
+import banks
 import pytest
 import torch
 from reference.dense import to_dense
@@ -297,7 +298,7 @@ def test_failures_are_counted_by_window_and_layer():
 
     def update(*inputs: Tensor) -> None:
         for layer, x in zip(optimizer._layers.values(), inputs, strict=False):
-            bank.record(layer, x)
+            banks.record(bank, layer, x)
         bank.update(refresh=True)
 
     def precondition() -> None:
@@ -404,7 +405,7 @@ def test_a_step_that_a_scaler_skips_is_not_measured(name):
     train_steps(model, optimizer, range(EVERY))
     optimizer.diagnostics()
     before = copy.deepcopy(optimizer.state_dict()["monitor"])
-    optimizer.found_inf = torch.ones(1)
+    optimizer.found_inf, optimizer.grad_output_scale = torch.ones(1), 1.0
     train_steps(model, optimizer, range(EVERY, EVERY + 1))
     after = optimizer.state_dict()["monitor"]
     for layer, tensors in before.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import banks
 import pytest
 import torch
 import torch.nn.functional as F
@@ -327,8 +328,8 @@ def test_degenerate_inputs_and_gradients_give_finite_steps(name, options, scale,
     [bank] = optimizer._banks
     for number in range(3):
         x = torch.full((8, 6), scale) * torch.arange(8).view(-1, 1).clamp(max=number + 1)
-        bank.record(optimizer._layers[""], x=x.nan_to_num(posinf=torch.inf))
-        bank.record(optimizer._layers[""], gradient=torch.full((8, 4), scale))
+        banks.record(bank, optimizer._layers[""], x=x.nan_to_num(posinf=torch.inf))
+        banks.record(bank, optimizer._layers[""], gradient=torch.full((8, 4), scale))
         bank.update(refresh=True)
         generator = torch.Generator().manual_seed(number)
         bank.buffer.copy_(torch.randn(bank.buffer.shape, generator=generator))

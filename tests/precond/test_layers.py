@@ -10,7 +10,7 @@ from reference import rows as explicit_rows
 from torch import Tensor, nn
 
 import precond
-from precond.layers import Layer
+from precond.layers import Layer, find_layers
 from precond.parts.rows import ConvRows
 
 PLAIN = [
@@ -225,8 +225,9 @@ def freeze(module: nn.Module, *names: str) -> nn.Module:
 
 def test_frozen_parameters_are_not_preconditioned():
     """A frozen weight excludes the layer; with a frozen bias, the rows have no bias column."""
-    assert Layer.of("x", freeze(nn.Linear(3, 2), "weight")) is None
-    layer = Layer.of("x", freeze(nn.Linear(3, 2), "bias"))
+    layers, skipped = find_layers(freeze(nn.Linear(3, 2), "weight"))
+    assert (layers, skipped) == ([], {"": "its weight is not trained"})
+    [layer], _ = find_layers(freeze(nn.Linear(3, 2), "bias"))
     assert (layer.shape.d_in, list(layer.parameters)) == (3, ["weight"])
     rows: Tensor = layer.rows(torch.ones(4, 3), torch.float32).gram()
     assert rows.shape == (1, 3, 3)

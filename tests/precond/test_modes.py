@@ -384,14 +384,29 @@ def test_hessian_methods_refuse_compiled_models(name):
 
 @pytest.mark.parametrize("name", PRECONDITIONED)
 def test_gradients_without_a_recorded_forward_are_an_error(name):
-    """The graph has no hooks, because the model was compiled and called before the optimizer."""
+    """The statistics are due, but the only forward ran in `paused()`: at first, and later."""
+    model = make_model()
+    optimizer = build(name, model)
+    for steps in (0, 3):
+        train(name, model, optimizer, range(steps))
+        while not optimizer.algorithm.statistics_due(optimizer.steps):
+            train(name, model, optimizer, range(1))
+        optimizer.zero_grad()
+        with optimizer.paused():
+            F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
+        with pytest.raises(RuntimeError, match=r"no forward .*torch\.compiler\.reset\(\)"):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", PRECONDITIONED)
+def test_a_model_that_was_compiled_before_the_optimizer_is_recorded(name):
     model, _ = compile_model(make_model())
     F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
     model.zero_grad()
     optimizer = build(name, model)
     F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
-    with pytest.raises(RuntimeError, match=r"no forward .*torch\.compiler\.reset\(\)"):
-        optimizer.step()
+    optimizer.step()
+    assert all(bank.filled for bank in optimizer._banks)
 
 
 def test_the_step_uses_gradients_that_were_clipped_after_the_backward():

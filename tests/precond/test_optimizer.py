@@ -180,8 +180,8 @@ def test_parameters_of_another_model_are_an_error():
         precond.FOOF(net(), params=nn.Linear(3, 2).parameters())
 
 
-def test_a_layer_outside_the_parameter_groups_is_not_trained():
-    """Excluded parameters do not change; the rest of their layer follows its gradient."""
+def test_parameters_outside_the_parameter_groups_are_not_trained():
+    """A weight without its bias is preconditioned, as if the bias were frozen."""
     model = net()
     optimizer = precond.FOOF(model, params=[*model[0].parameters(), model[5].weight])
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -190,7 +190,8 @@ def test_a_layer_outside_the_parameter_groups_is_not_trained():
         key for key, value in model.state_dict().items() if not torch.equal(value, before[key])
     }
     assert moved == {"0.weight", "0.bias", "5.weight"}
-    assert set(optimizer.state_dict()["state"]) == {"0", "5.weight"}
+    assert set(optimizer.state_dict()["state"]) == {"0", "5"}
+    assert optimizer.preconditioned_layers() == ["0", "5"]
 
 
 def test_tied_weights_follow_their_gradient():

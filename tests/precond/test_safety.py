@@ -5,6 +5,7 @@ A failure in one layer does not affect the other layers of its bank.
 
 from __future__ import annotations
 
+import banks
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ def test_nonfinite_activations_do_not_change_the_statistics(name, value):
     with optimizer.paused():
         optimizer.zero_grad()
         model(inputs(2)).square().mean().backward()
-    optimizer._bank_of[layer.name].record(layer, nonfinite)
+    banks.record(optimizer._bank_of[layer.name], layer, nonfinite)
     optimizer.step()
     for key, tensor in tensors(optimizer).items():
         if key == "0/statistic.average.dropped":
@@ -97,8 +98,8 @@ def test_a_nonfinite_batch_of_one_layer_does_not_affect_other_layers(name):
     second, third = list(optimizer._layers.values())[1:]
     bank = optimizer._bank_of[second.name]
     assert bank is optimizer._bank_of[third.name]
-    bank.record(second, torch.full((4, 16), torch.inf))
-    bank.record(third, torch.ones(4, 16))
+    banks.record(bank, second, torch.full((4, 16), torch.inf))
+    banks.record(bank, third, torch.ones(4, 16))
     bank.update(refresh=True)
     assert bank.state.statistic.average.weight.tolist() == [0.0, 0.5]
     assert bank.state.statistic.average.dropped.tolist() == [1, 0]
@@ -146,7 +147,7 @@ def test_degenerate_inputs_give_finite_factors_and_directions(name, rows):
         optimizer = precond.build(name, model, cov_interval=1, inv_interval=1, damping=damping)
         for number in range(3):
             bank = optimizer._bank_of["0"]
-            bank.record(next(iter(optimizer._layers.values())), x)
+            banks.record(bank, next(iter(optimizer._layers.values())), x)
             bank.update(refresh=True)
             generator = torch.Generator().manual_seed(number)
             bank.buffer.copy_(torch.randn(bank.buffer.shape, generator=generator))

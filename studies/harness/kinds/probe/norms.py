@@ -40,7 +40,7 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
         layers, where each group of a convolution counts as a layer. `norms [steps, n]` are the
         norms; nan where a step did not call the layer.
     """
-    layers = find_layers(trainer.model)
+    layers, _ = find_layers(trainer.model)
     missing = {
         layer.name: torch.full((layer.groups,), torch.nan, device=trainer.device)
         for layer in layers

@@ -80,7 +80,7 @@ def _model_errors(probe: Probe, config: TrialConfig) -> list[str]:
     model = skeleton(selected.model, selected.fit(config.settings))
     if config.compile:
         return ["compile = True: a probe cannot measure a compiled model; remove this option"]
-    if not find_layers(model):
+    if not find_layers(model)[0]:
         return [f'workload = "{selected.name}": its model has no Linear or Conv2d layer to measure']
     return probe.measurement.code.model_problems(probe.measurement, model)
 

@@ -1,0 +1,261 @@
+"""The forwards of a bank between their recording and the optimizer's step.
+
+A statistic lives exactly as long as the gradient that it belongs to:
+
+    forward              begin      compute the sums over the inputs, but do not add them yet
+    backward             see        keep the gradient of the layer's output
+                         confirm    the weight has received its gradient, so the forward counts
+    next forward, step   close      add the sums to the statistics
+    zero_grad            discard    forget the forwards whose gradients are discarded
+
+A forward without a backward (an evaluation that forgot `no_grad`, a teacher, a loss that is dropped)
+is never confirmed. Neither is a forward whose backward does not reach the weights (`autograd.grad`
+for a saliency map or a gradient penalty). Two backwards through one forward count once: the gradients
+of its output are added before they are squared.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from precond.algorithm import Needs
+from precond.layers import Layer
+
+Additions = list[Callable[[], None]]
+
+
+class Statistics(Protocol):
+    """The statistics that forwards are added to: a bank."""
+
+    def accumulate(
+        self,
+        layer: Layer,
+        x: Tensor | None,
+        gradient: Tensor | None,
+        *,
+        examples: int | None = None,
+        backward: int = -1,
+        additions: Additions | None = None,
+    ) -> None:
+        """Add an input, an output gradient or both; append functions to `additions` instead."""
+
+    def discard(self, layers: Iterable[Layer]) -> None:
+        """Discard what was added for some layers since the last step."""
+
+
+class Forward:
+    """One recorded forward of a layer.
+
+    Args:
+        layer: The layer.
+        step: Number of the optimizer's step in which it runs.
+        x: The input, if the backward needs it.
+
+    Attributes:
+        additions: Functions that add the sums over the inputs to the statistics.
+        gradient: Gradient of the output, summed over the backwards that have reached the weight.
+        backward: Number of the last backward.
+        closed: True if the statistics contain the forward.
+    """
+
+    def __init__(self, layer: Layer, step: int, x: Tensor | None):
+        self.layer, self.step = layer, step
+        self._x, self._version = x, None if x is None else x._version
+        self.additions: Additions = []
+        self.gradient: Tensor | None = None
+        self.backward = -1
+        self.closed = False
+        self._latest: Tensor | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """True if a backward has reached the weight."""
+        return self.gradient is not None
+
+    def see(self, gradient: Tensor, backward: int) -> None:
+        """Keep a gradient of the output until `confirm`; it replaces one that was not confirmed."""
+        same = self._latest is not None and backward == self.backward
+        self._latest = self._latest + gradient if same else gradient  # type: ignore[operator]
+        self.backward = backward
+
+    def confirm(self) -> None:
+        """Count the gradient of the last backward."""
+        if self._latest is not None:
+            total = self._latest if self.gradient is None else self.gradient + self._latest
+            self.gradient, self._latest = total, None
+
+    def discard(self) -> None:
+        """Forget the gradients. A later backward through this forward may count again."""
+        self.gradient = self._latest = None
+
+    def has_input(self, x: Tensor) -> bool:
+        """Return True if `x` is the input of this forward."""
+        return self._x is not None and self._x.data_ptr() == x.data_ptr()
+
+    @property
+    def x(self) -> Tensor | None:
+        """The input, if the backward needs it."""
+        if self._x is not None and self._x._version != self._version:
+            raise RuntimeError(
+                f"{self.layer.name}: its input was changed in place after the forward, so the "
+                "gradients of single examples cannot be computed. Use the out-of-place operation"
+            )
+        return self._x
+
+
+class Forwards:
+    """The forwards of one bank that its statistics do not contain yet.
+
+    Args:
+        statistics: The bank.
+        needs: The signals that its algorithm needs.
+        wait: Add a forward after its backward, and only as long as its gradient exists. False adds
+            everything at once, for an observer without an optimizer.
+        same_examples: True if the calls of a layer in one backward have the same examples.
+
+    Attributes:
+        added: Names of the layers that were added since the last step.
+    """
+
+    def __init__(self, statistics: Statistics, needs: Needs, wait: bool, same_examples: bool):
+        self._statistics, self._needs, self._wait = statistics, needs, wait
+        self._open: dict[str, list[Forward]] = {}  # by layer, in the order of the backwards
+        self._separate = itertools.count(-2, -1)  # numbers for calls with other examples
+        self._step = 0
+        self.same_examples = same_examples
+        self.added: set[str] = set()
+
+    def begin(self, layer: Layer, x: Tensor) -> Forward:
+        """Start a forward; the forwards of the layer that are confirmed are closed."""
+        self._close(layer)
+        pairs = self._needs is Needs.PAIRS
+        forward = Forward(layer, self._step, x.detach() if pairs else None)
+        if not pairs:
+            additions = forward.additions if self._wait else None
+            self._statistics.accumulate(layer, x, None, additions=additions)
+        if not self._wait:
+            self.added.add(layer.name)
+        return forward
+
+    def begin_in_backward(self, layer: Layer, x: Tensor) -> Forward:
+        """Return the forward of a compiled graph, which reports it only in its backward.
+
+        A second backward through the same forward has the same input.
+        """
+        backward = torch._C._current_graph_task_id()
+        for forward in self._open.get(layer.name, []):
+            if forward.backward != backward and forward.has_input(x):
+                return forward
+        if any(forward.backward != backward for forward in self._open.get(layer.name, [])):
+            self._close(layer)
+        forward = Forward(layer, self._step, x)
+        if self._needs is not Needs.PAIRS:
+            additions = forward.additions if self._wait else None
+            self._statistics.accumulate(layer, x, None, additions=additions)
+        return forward
+
+    def see(self, forward: Forward, gradient: Tensor) -> None:
+        """Keep the gradient of a forward's output, in a backward.
+
+        Raises:
+            RuntimeError: An earlier backward through this forward was added already.
+        """
+        backward, layer = torch._C._current_graph_task_id(), forward.layer
+        if not self._wait:
+            forward.see(gradient, backward)
+            forward.confirm()
+            self._add([forward])
+            return
+        if forward.closed:
+            if self._needs is not Needs.INPUTS and forward.step == self._step:
+                raise RuntimeError(
+                    f"{layer.name}: a second backward ran through a forward after another forward. "
+                    "Add the losses and call backward once, or call both backwards first"
+                )
+            return
+        if layer.module.weight.grad is None:
+            self._discard_earlier(layer, backward)
+        forward.see(gradient, backward)
+        forwards = self._open.setdefault(layer.name, [])
+        if forward not in forwards:
+            forwards.append(forward)
+
+    def confirm(self, layer: Layer) -> None:
+        """Count the forwards of a layer that the running backward goes through."""
+        backward = torch._C._current_graph_task_id()
+        for forward in self._open.get(layer.name, []):
+            if forward.backward == backward:
+                forward.confirm()
+
+    def finish(self, layers: Iterable[Layer]) -> None:
+        """Close all forwards, before a step."""
+        for layer in layers:
+            self._confirm_assigned(layer)
+            self._close(layer)
+
+    def end_step(self) -> None:
+        """Start the next step."""
+        self.added.clear()
+        self._step += 1
+
+    def discard(self, layers: Iterable[Layer]) -> None:
+        """Forget the forwards whose gradients are discarded."""
+        for layer in layers:
+            self._discard_earlier(layer, backward=None)
+
+    def _discard_earlier(self, layer: Layer, backward: int | None) -> None:
+        """Forget what a layer has from other backwards than this one."""
+        forwards = self._open.pop(layer.name, [])
+        for forward in forwards:
+            if forward.backward != backward:
+                forward.discard()
+        if current := [forward for forward in forwards if forward.backward == backward]:
+            self._open[layer.name] = current
+        if layer.name in self.added:
+            self.added.discard(layer.name)
+            self._statistics.discard([layer])
+
+    def _confirm_assigned(self, layer: Layer) -> None:
+        """Count the last backward if the gradient was assigned, as by `p.grad = autograd.grad(...)`."""
+        forwards = self._open.get(layer.name, [])
+        absent = layer.module.weight.grad is None or layer.name in self.added
+        if not forwards or absent or any(forward.confirmed for forward in forwards):
+            return
+        last = max(forward.backward for forward in forwards)
+        for forward in forwards:
+            if forward.backward == last:
+                forward.confirm()
+
+    def _close(self, layer: Layer) -> None:
+        """Add the confirmed forwards of a layer to the statistics, and drop the others."""
+        groups: dict[int, list[Forward]] = {}
+        for forward in self._open.pop(layer.name, []):
+            if forward.confirmed:
+                groups.setdefault(forward.backward, []).append(forward)
+        for forwards in groups.values():
+            self._add(forwards)
+
+    def _add(self, forwards: list[Forward]) -> None:
+        """Add the forwards of one layer in one backward to the statistics."""
+        layer = forwards[0].layer
+        gradients = [forward.gradient for forward in forwards if forward.gradient is not None]
+        numbers = [layer.examples(gradient) for gradient in gradients]
+        same = self.same_examples and len(set(numbers)) == 1
+        for forward in forwards:
+            for add in forward.additions:
+                add()
+            if self._needs is not Needs.INPUTS:
+                self._statistics.accumulate(
+                    layer,
+                    forward.x if self._needs is Needs.PAIRS else None,
+                    forward.gradient,
+                    examples=numbers[0] if same else sum(numbers),
+                    backward=forward.backward if same else next(self._separate),
+                )
+            forward.closed, forward.gradient, forward.additions = True, None, []
+        self.added.add(layer.name)
