@@ -17,19 +17,13 @@ from torch import Tensor, nn
 from precond import distributed
 from precond.algorithm import Algorithm, Needs, Signals
 from precond.diagnostics.monitor import Clock, Monitor, Tally
-from precond.forwards import Additions, Forwards
+from precond.forwards import Forwards
 from precond.layers import Layer
 from precond.parts import collectives, linalg
 from precond.parts.collectives import Ranks
 from precond.parts.linalg import Outcome
-from precond.parts.stacks import (
-    deferred,
-    discard,
-    forget,
-    named_tensors,
-    part_of,
-    rescale_outputs,
-)
+from precond.parts.stacks import discard, forget, named_tensors, part_of, rescale_outputs
+from precond.parts.statistics import Additions, deferring
 
 
 class Switch:
@@ -159,13 +153,12 @@ class Bank:
             additions: A list that receives functions which do the additions later.
         """
         slots = self.slots[layer.name]
-        with linalg.exact_arithmetic(self.buffer.device):
+        with linalg.exact_arithmetic(self.buffer.device), deferring(additions):
             rows = None if x is None else layer.rows(x, self.dtype)
             g = None if gradient is None else layer.output_gradients(gradient, self.dtype, examples)
-            state = self.state if additions is None else deferred(self.state, additions)
-            self.algorithm.accumulate(state, slots, Signals(rows, g, backward))
+            self.algorithm.accumulate(self.state, slots, Signals(rows, g, backward))
             if self.monitor is not None and rows is not None:
-                self.monitor.record(slots, rows, additions)
+                self.monitor.record(slots, rows)
 
     def batch_major(self, layer: Layer, tensor: Tensor) -> Tensor:
         """Return an input or an output gradient of a layer with the batch as the first axis.

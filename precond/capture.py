@@ -125,7 +125,7 @@ class _Hook:
 
     def confirm(self, _: Tensor) -> None:
         """Count the forwards of the running backward, which has reached the weight."""
-        if (bank := self._bank()) is not None:
+        if self._switch.on and (bank := self._bank()) is not None:
             bank.forwards.confirm(self._layer)
 
     def _is_repetition(self, bank: Bank) -> bool:

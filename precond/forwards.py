@@ -17,7 +17,7 @@ of its output are added before they are squared.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -25,8 +25,7 @@ from torch import Tensor
 
 from precond.algorithm import Needs
 from precond.layers import Layer
-
-Additions = list[Callable[[], None]]
+from precond.parts.statistics import Additions
 
 
 class Statistics(Protocol):
@@ -55,43 +54,44 @@ class Forward:
         layer: The layer.
         step: Number of the optimizer's step in which it runs.
         x: The input, if the backward needs it.
+        keep: Keep the gradients of the output.
 
     Attributes:
         additions: Functions that add the sums over the inputs to the statistics.
         gradient: Gradient of the output, summed over the backwards that have reached the weight.
         backward: Number of the last backward.
+        confirmed: True if a backward has reached the weight.
         closed: True if the statistics contain the forward.
     """
 
-    def __init__(self, layer: Layer, step: int, x: Tensor | None):
-        self.layer, self.step = layer, step
+    def __init__(self, layer: Layer, step: int, x: Tensor | None, keep: bool):
+        self.layer, self.step, self._keep = layer, step, keep
         self._x, self._version = x, None if x is None else x._version
         self.additions: Additions = []
         self.gradient: Tensor | None = None
         self.backward = -1
-        self.closed = False
+        self.confirmed = self.closed = False
+        self._seen = False  # the last backward is not confirmed yet
         self._latest: Tensor | None = None
-
-    @property
-    def confirmed(self) -> bool:
-        """True if a backward has reached the weight."""
-        return self.gradient is not None
 
     def see(self, gradient: Tensor, backward: int) -> None:
         """Keep a gradient of the output until `confirm`; it replaces one that was not confirmed."""
-        same = self._latest is not None and backward == self.backward
-        self._latest = self._latest + gradient if same else gradient  # type: ignore[operator]
-        self.backward = backward
+        if self._keep:
+            same = self._latest is not None and backward == self.backward
+            self._latest = self._latest + gradient if same else gradient  # type: ignore[operator]
+        self.backward, self._seen = backward, True
 
     def confirm(self) -> None:
         """Count the gradient of the last backward."""
         if self._latest is not None:
             total = self._latest if self.gradient is None else self.gradient + self._latest
             self.gradient, self._latest = total, None
+        self.confirmed, self._seen = self.confirmed or self._seen, False
 
     def discard(self) -> None:
         """Forget the gradients. A later backward through this forward may count again."""
         self.gradient = self._latest = None
+        self.confirmed = self._seen = False
 
     def has_input(self, x: Tensor) -> bool:
         """Return True if `x` is the input of this forward."""
@@ -124,6 +124,7 @@ class Forwards:
 
     def __init__(self, statistics: Statistics, needs: Needs, wait: bool, same_examples: bool):
         self._statistics, self._needs, self._wait = statistics, needs, wait
+        self._keep = needs is not Needs.INPUTS  # the statistics need output gradients
         self._open: dict[str, list[Forward]] = {}  # by layer, in the order of the backwards
         self._separate = itertools.count(-2, -1)  # numbers for calls with other examples
         self._step = 0
@@ -134,7 +135,7 @@ class Forwards:
         """Start a forward; the forwards of the layer that are confirmed are closed."""
         self._close(layer)
         pairs = self._needs is Needs.PAIRS
-        forward = Forward(layer, self._step, x.detach() if pairs else None)
+        forward = Forward(layer, self._step, x.detach() if pairs else None, self._keep)
         if not pairs:
             additions = forward.additions if self._wait else None
             self._statistics.accumulate(layer, x, None, additions=additions)
@@ -153,7 +154,7 @@ class Forwards:
                 return forward
         if any(forward.backward != backward for forward in self._open.get(layer.name, [])):
             self._close(layer)
-        forward = Forward(layer, self._step, x)
+        forward = Forward(layer, self._step, x, self._keep)
         if self._needs is not Needs.PAIRS:
             additions = forward.additions if self._wait else None
             self._statistics.accumulate(layer, x, None, additions=additions)
@@ -172,7 +173,7 @@ class Forwards:
             self._add([forward])
             return
         if forward.closed:
-            if self._needs is not Needs.INPUTS and forward.step == self._step:
+            if self._keep and forward.step == self._step:
                 raise RuntimeError(
                     f"{layer.name}: a second backward ran through a forward after another forward. "
                     "Add the losses and call backward once, or call both backwards first"
@@ -194,7 +195,7 @@ class Forwards:
 
     def finish(self, layers: Iterable[Layer]) -> None:
         """Close all forwards, before a step."""
-        for layer in layers:
+        for layer in layers if self._open else ():
             self._confirm_assigned(layer)
             self._close(layer)
 
@@ -205,7 +206,7 @@ class Forwards:
 
     def discard(self, layers: Iterable[Layer]) -> None:
         """Forget the forwards whose gradients are discarded."""
-        for layer in layers:
+        for layer in layers if self._open or self.added else ():
             self._discard_earlier(layer, backward=None)
 
     def _discard_earlier(self, layer: Layer, backward: int | None) -> None:
@@ -243,19 +244,24 @@ class Forwards:
     def _add(self, forwards: list[Forward]) -> None:
         """Add the forwards of one layer in one backward to the statistics."""
         layer = forwards[0].layer
-        gradients = [forward.gradient for forward in forwards if forward.gradient is not None]
-        numbers = [layer.examples(gradient) for gradient in gradients]
-        same = self.same_examples and len(set(numbers)) == 1
         for forward in forwards:
             for add in forward.additions:
                 add()
-            if self._needs is not Needs.INPUTS:
-                self._statistics.accumulate(
-                    layer,
-                    forward.x if self._needs is Needs.PAIRS else None,
-                    forward.gradient,
-                    examples=numbers[0] if same else sum(numbers),
-                    backward=forward.backward if same else next(self._separate),
-                )
-            forward.closed, forward.gradient, forward.additions = True, None, []
+            forward.closed, forward.additions = True, []
+        if self._keep:
+            self._add_gradients(layer, forwards)
         self.added.add(layer.name)
+
+    def _add_gradients(self, layer: Layer, forwards: list[Forward]) -> None:
+        gradients = [forward.gradient for forward in forwards if forward.gradient is not None]
+        numbers = [layer.examples(gradient) for gradient in gradients]
+        same = self.same_examples and len(set(numbers)) == 1
+        for forward, gradient in zip(forwards, gradients, strict=True):
+            self._statistics.accumulate(
+                layer,
+                forward.x if self._needs is Needs.PAIRS else None,
+                gradient,
+                examples=numbers[0] if same else sum(numbers),
+                backward=forward.backward if same else next(self._separate),
+            )
+            forward.gradient = None

@@ -7,7 +7,7 @@ accuracy of the estimates.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from precond.parts import linalg
 from precond.parts.rows import Rows
 from precond.parts.sketches import seed_of
 from precond.parts.stacks import named_tensors
-from precond.parts.statistics import Deferred, MovingAverage
+from precond.parts.statistics import MovingAverage
 
 MEASURES = (
     "stable_rank",
@@ -118,15 +118,11 @@ class Monitor:
         self._layer_of_slot = torch.tensor(slots, device=like.device)
         self._before: list[Tensor] = []
 
-    def record(
-        self, slots: slice, rows: Rows, additions: list[Callable[[], None]] | None = None
-    ) -> None:
-        """Add the inputs of one forward of one layer, or append the addition to a list."""
+    def record(self, slots: slice, rows: Rows) -> None:
+        """Add the inputs of one forward of one layer."""
         if self._products is not None and self._probes is not None:
             with self.clock:
-                average = self._products
-                average = average if additions is None else Deferred(average, additions)
-                average.add(slots, rows.sketch(self._probes[slots]), rows.count)
+                self._products.add(slots, rows.sketch(self._probes[slots]), rows.count)
 
     def discard(self, slots: slice) -> None:
         """Discard what was added to some slots since the last commit."""

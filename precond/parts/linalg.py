@@ -8,7 +8,7 @@ copies one flag from the device to the host. Only a failure requires more copies
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,9 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
 
     TF32 would cause a relative error of 1e-3 in the sketches of convolutions.
     """
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    autocast = torch.is_autocast_enabled(device.type)
+    disabled = torch.autocast(device.type, enabled=False) if autocast else nullcontext()
+    with torch.no_grad(), disabled:
         if device.type != "cuda":
             yield
             return

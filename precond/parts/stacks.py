@@ -5,7 +5,7 @@ A state consists of nested dataclasses of stacks `[L, ...]`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from precond.parts.pairs import Pairs
-from precond.parts.statistics import Deferred, KroneckerStatistic, MovingAverage
+from precond.parts.statistics import KroneckerStatistic, MovingAverage
 
 Part = TypeVar("Part")
 
@@ -68,20 +68,6 @@ def rescale_outputs(state: Any, factor: Tensor) -> None:
     """Multiply the output gradients that were added since the last commit by a factor."""
     for part in parts(state, KroneckerStatistic, Pairs):
         part.rescale(factor)
-
-
-def deferred(state: Any, additions: list[Callable[[], None]]) -> Any:
-    """Return a copy of a state whose averages append their additions to a list.
-
-    Calling the functions in the list adds to the averages of the state itself.
-    """
-    copies = {}
-    for name, value in vars(state).items():
-        if isinstance(value, MovingAverage):
-            copies[name] = Deferred(value, additions)
-        elif is_dataclass(value) and next(parts(value, MovingAverage), None) is not None:
-            copies[name] = deferred(value, additions)
-    return replace(state, **copies) if copies else state
 
 
 def dropped(state: Any) -> Tensor:

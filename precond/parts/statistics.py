@@ -8,7 +8,9 @@ slots of a bank, `[L, ...]`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,6 +18,23 @@ import torch
 from torch import Tensor
 
 from precond.parts import collectives, linalg
+
+Additions = list[Callable[[], None]]
+
+_deferred: ContextVar[Additions | None] = ContextVar("deferred additions", default=None)
+
+
+@contextmanager
+def deferring(additions: Additions | None) -> Iterator[None]:
+    """Append additions to averages inside the `with` block to a list, to be made later or never.
+
+    Without a list, the additions are made at once.
+    """
+    token = _deferred.set(additions)
+    try:
+        yield
+    finally:
+        _deferred.reset(token)
 
 
 @dataclass
@@ -45,7 +64,13 @@ class MovingAverage:
         )
 
     def add(self, slots: slice, total: Tensor, count: int) -> None:
-        """Add a sum over `count` rows to some slots."""
+        """Add a sum over `count` rows to some slots, or append the addition (see `deferring`)."""
+        if (additions := _deferred.get()) is not None:
+            additions.append(partial(self._add, slots, total, count))
+        else:
+            self._add(slots, total, count)
+
+    def _add(self, slots: slice, total: Tensor, count: int) -> None:
         sums, counts = self._pending()
         sums[slots] += total
         counts[slots] += count
@@ -120,23 +145,6 @@ class MovingAverage:
         """Return the bias-corrected average, `[L, ...]`; zero in slots without updates."""
         scale = torch.where(self.weight > 0, 1 / self.weight, 0).to(self.value.dtype)
         return self.value * linalg.per_layer(scale, self.value)
-
-
-class Deferred(MovingAverage):
-    """A moving average whose additions are kept in a list, to be made later or never.
-
-    Args:
-        target: The average to which the functions in the list add.
-        additions: The list.
-    """
-
-    def __init__(self, target: MovingAverage, additions: list[Callable[[], None]]):
-        super().__init__(target.value, target.weight, target.dropped)
-        self._target, self._additions = target, additions
-
-    def add(self, slots: slice, total: Tensor, count: int) -> None:
-        """Append the addition of a sum over `count` rows to the list."""
-        self._additions.append(partial(self._target.add, slots, total, count))
 
 
 def output_gram(output_gradients: Tensor) -> Tensor:
