@@ -256,8 +256,8 @@ class STEVE(Preconditioned):
         second_moment: The squares that v averages over steps: the squared mean gradient of the
             batch (`minibatch`), or the squared gradient of each example (`per_example`).
         on_refresh: Change of the moments when new eigenbases are computed: set m and v to 0
-            (`reset`), rotate m into the new bases and set v to 0 (`rotate_m`), rotate m and v
-            (`rotate_mv`), or rotate m and do not change v (`keep_v`).
+            (`reset`), rotate m into the new bases and restart v from the squares of the rotated m
+            (`rotate_m`), rotate m and v (`rotate_mv`), or rotate m and do not change v (`keep_v`).
         factor_ema: Weight of the old value in moving averages of the covariances; None computes the
             eigenbases from the covariances of the current step alone (a number in [0, 1), or None).
         fallback: Update rule for parameters without an eigenbasis: Adam (`adam`), or SGD without
