@@ -80,11 +80,12 @@ class NysAct(Preconditioned):
             NysAct-S), or a Gaussian matrix (`gaussian`, which is NysAct-G).
         resample: When to draw a new test matrix: never (`fixed`), after each update of the factors
             (`window`), or at each update of the statistics (`joint` and `official`). `joint`
-            averages the test matrices in the same way as the sketches; `official` uses the last
-            test matrix, as in the released code.
-        shift: Multiple of the test matrix that is added to the sketch for stability: as small as
-            the rounding error (`tropp`), or equal to `damping` (`damped`). `official` follows the
-            formulas of the released code.
+            averages the test matrices in the same way as the sketches, which is consistent only if
+            the covariance is the same at all updates; `official` uses the last test matrix, as in
+            the released code.
+        shift: Numbers by which the rows of the test matrix are multiplied and added to the sketch
+            for stability: as small as the rounding error in each row (`tropp`), or all equal to
+            `damping` (`damped`). `official` follows the formulas of the released code.
         seed: Seed of the test matrices, combined with the layer's name (an integer >= 0).
 
     Example:
