@@ -80,11 +80,12 @@ class NysAct(Preconditioned):
             NysAct-S), or a Gaussian matrix (`gaussian`, which is NysAct-G).
         resample: When to draw a new test matrix: never (`fixed`), after each update of the factors
             (`window`), or at each update of the statistics (`joint` and `official`). `joint`
-            averages the test matrices in the same way as the sketches; `official` uses the last
-            test matrix, as in the released code.
-        shift: Multiple of the test matrix that is added to the sketch for stability: as small as
-            the rounding error (`tropp`), or equal to `damping` (`damped`). `official` follows the
-            formulas of the released code.
+            averages the test matrices in the same way as the sketches, which is consistent only if
+            the covariance is the same at all updates; `official` uses the last test matrix, as in
+            the released code.
+        shift: Numbers by which the rows of the test matrix are multiplied and added to the sketch
+            for stability: as small as the rounding error in each row (`tropp`), or all equal to
+            `damping` (`damped`). `official` follows the formulas of the released code.
         seed: Seed of the test matrices, combined with the layer's name (an integer >= 0).
 
     Example:
@@ -256,8 +257,8 @@ class STEVE(Preconditioned):
         second_moment: The squares that v averages over steps: the squared mean gradient of the
             batch (`minibatch`), or the squared gradient of each example (`per_example`).
         on_refresh: Change of the moments when new eigenbases are computed: set m and v to 0
-            (`reset`), rotate m into the new bases and set v to 0 (`rotate_m`), rotate m and v
-            (`rotate_mv`), or rotate m and do not change v (`keep_v`).
+            (`reset`), rotate m into the new bases and restart v from the squares of the rotated m
+            (`rotate_m`), rotate m and v (`rotate_mv`), or rotate m and do not change v (`keep_v`).
         factor_ema: Weight of the old value in moving averages of the covariances; None computes the
             eigenbases from the covariances of the current step alone (a number in [0, 1), or None).
         fallback: Update rule for parameters without an eigenbasis: Adam (`adam`), or SGD without

@@ -18,12 +18,15 @@ g is the gradient of one example's loss, and X^.2 contains the squares of the en
 bases, each position t counts as a separate row, as in KFAC with `sharing="expand"`. G_n is the sum
 over all positions, and over all calls of a shared layer. For T = 1, the code does not form
 U^T G_n V. Otherwise, it forms these matrices for chunks of the batch, by rotating either the rows
-or the gradients of the examples, whichever is cheaper (`parts/pairs.py`).
+or the gradients of the examples, whichever is cheaper (`parts/pairs.py`). In the null space of a
+covariance, which is not {0} if a batch has fewer rows than inputs, `parts/eigenbases.py` determines
+the basis, and components of U^T G V as small as rounding errors are set to 0.
 
-Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; per_example adds
-2 N (p^2 + o^2) + 2 N o p. Memory: p^2 + o^2 + o p per layer. In addition, every step keeps the
-inputs and output gradients of all layers until its end. `running` needs them only in the steps that
-compute new bases; in all other steps, it uses only the batch size.
+Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, and 9 (p^3 + o^3) / n
+more if a covariance is singular; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:
+p^2 + o^2 + o p + o + p per layer. In addition, every step keeps the inputs and output gradients of
+all layers until its end. `running` needs them only in the steps that compute new bases; in all
+other steps, it uses only the batch size.
 
 `docs/algorithms.md` defines the symbols, lists the differences from the released code, and explains
 the default damping.
@@ -40,6 +43,7 @@ from torch import Tensor
 from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Signals
 from precond.hyperparameters import choice, count, fraction, positive
 from precond.parts import linalg
+from precond.parts.eigenbases import eigenbases
 from precond.parts.factors import KroneckerBasis
 from precond.parts.linalg import Outcome
 from precond.parts.pairs import Pairs
@@ -70,17 +74,19 @@ class EKFAC(Algorithm[EKFACState]):
         ema_decay: Weight of the old value in the moving average S.
     """
 
-    NUMERICS: ClassVar[int] = 1
+    NUMERICS: ClassVar[int] = 2
     SHARED: ClassVar[tuple[str, ...]] = ("basis", "statistic")
     NEEDS: ClassVar[Needs] = Needs.PAIRS
     CARD: ClassVar[Card | None] = Card(
         paper="George et al., NeurIPS 2018",
-        cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: + 2N(p^2+o^2) + 2Nop",
-        memory="p^2+o^2+op",
+        cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); singular covariances: + 9(p^3+o^3)/n; "
+        "per_example: + 2N(p^2+o^2) + 2Nop",
+        memory="p^2+o^2+op+o+p",
         deviations="per-example second moments are averaged over steps (the `intra` mode of the "
-        "released code uses only the current batch); dilated and grouped convolutions are "
-        "supported; the approximation SUA, which ignores correlations between the pixels of a "
-        "patch, is not offered",
+        "released code uses only the current batch); the basis of a null space is determined, and "
+        "rounding errors in it are set to 0; dilated and grouped convolutions are supported; the "
+        "approximation SUA, which ignores correlations between the pixels of a patch, is not "
+        "offered",
     )
 
     damping: float = positive(3.0, symbol="rho")
@@ -120,12 +126,10 @@ class EKFAC(Algorithm[EKFACState]):
     def refresh(self, state: EKFACState) -> Outcome:
         """Compute new U, V and S in slots with finite covariances; keep the old ones elsewhere."""
         assert state._covariances is not None and state._fresh is not None
-        (s_values, u, s_ok), (a_values, v, a_ok) = map(
-            linalg.eigenbasis, state._covariances.means()
-        )
-        ok = s_ok & a_ok & state._fresh
-        state.basis.store(ok, u, v)
-        moment, products = state.statistic, s_values.unsqueeze(-1) * a_values.unsqueeze(-2)
+        s, a = eigenbases(*state._covariances.means())
+        ok = s.ok & a.ok & state._fresh
+        state.basis.store(ok, s.vectors, a.vectors, s.null, a.null)
+        moment, products = state.statistic, s.values.unsqueeze(-1) * a.values.unsqueeze(-2)
         moment.value.copy_(linalg.select(ok, products.to(moment.value.dtype), moment.value))
         moment.weight.masked_fill_(ok, 1)
         return Outcome.of(ok)

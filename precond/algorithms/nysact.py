@@ -58,22 +58,23 @@ class NysAct(DampedAlgorithm[SketchedState]):
             NysAct-S), or a Gaussian matrix (`gaussian`, which is NysAct-G).
         resample: When to draw a new test matrix: never (`fixed`), after each update of the factors
             (`window`), or at each update of the statistics (`joint` and `official`). `joint`
-            averages the test matrices in the same way as the sketches; `official` uses the last
-            test matrix, as in the released code.
-        shift: Multiple of the test matrix that is added to the sketch for stability: as small as
-            the rounding error (`tropp`), or equal to `damping` (`damped`). `official` follows the
-            formulas of the released code.
+            averages the test matrices in the same way as the sketches, which is consistent only if
+            the covariance is the same at all updates; `official` uses the last test matrix, as in
+            the released code.
+        shift: Numbers by which the rows of the test matrix are multiplied and added to the sketch
+            for stability: as small as the rounding error in each row (`tropp`), or all equal to
+            `damping` (`damped`). `official` follows the formulas of the released code.
         seed: Seed of the test matrices, combined with the layer's name.
     """
 
-    NUMERICS: ClassVar[int] = 2
+    NUMERICS: ClassVar[int] = 3
     CARD: ClassVar[Card | None] = Card(
         paper="Seung et al., IEEE BigData 2024",
         cost="4Npr/c (nysact-s: 2Npr/c) + (7pr^2+10r^3)/i + 4opr",
         memory="3pr (nysact-s: 2pr+r)",
         deviations="the test matrix is never redrawn; the shift that stabilises the Cholesky "
-        "factorisation has the size of the rounding error and is subtracted again; no p x p matrix "
-        "is formed",
+        "factorisation has the size of the rounding error of each row and is subtracted again; no p x p "
+        "matrix is formed",
     )
 
     rank: int = count(10, symbol="r")

@@ -71,9 +71,8 @@ class JointCovariance(OfficialCovariance):
 
     def _products(self, slots: slice, rows: Rows) -> Tensor:
         value = self.average.value
-        omega = self.sketch.add_to(
-            torch.zeros_like(value.chunk(2, dim=1)[1]), torch.ones_like(value[:, 0, 0])
-        )
+        zeros = torch.zeros_like(value.chunk(2, dim=1)[1])
+        omega = self.sketch.add_to(zeros, torch.ones_like(zeros[:, :, 0]))
         return torch.cat([self.sketch.products(slots, rows), rows.count * omega[slots]], 1)
 
     def mean(self) -> tuple[Tensor, Sketch]:
@@ -118,7 +117,7 @@ STATISTICS: Mapping[str, type[SketchedCovariance]] = {
 def damped_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:
     """Return Z and the outcome, as `low_rank_factor` does, but with nu = rho."""
     c = c.double()
-    return inverse_factor(whiten(c, omega, torch.full_like(c[:, 0, 0], damping)), damping)
+    return inverse_factor(whiten(c, omega, torch.full_like(c[:, :, 0], damping)), damping)
 
 
 def official_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, Outcome]:
@@ -129,7 +128,7 @@ def official_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, O
     reads its lower triangle), also adds the multiple s of Omega to C, and transposes L.
     """
     c = c.double()
-    c_rho = omega.add_to(c, torch.full_like(c[:, 0, 0], damping))
+    c_rho = omega.add_to(c, torch.full_like(c[:, :, 0], damping))
     eigenvalues, q, ok = linalg.eigh(omega.core(c_rho))
     s = eigenvalues.amin(-1).abs() + damping
     triangle, info = torch.linalg.cholesky_ex(
@@ -137,7 +136,8 @@ def official_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, O
     )
     b = torch.linalg.solve_triangular(triangle, c_rho, upper=False, left=False)
     b = linalg.select(ok & (info == 0), b, torch.full_like(b, torch.nan))
-    return inverse_factor(Whitened(b, s, retried=torch.zeros_like(ok)), damping)
+    shift = s.unsqueeze(-1).expand_as(c[:, :, 0])
+    return inverse_factor(Whitened(b, shift, retried=torch.zeros_like(ok)), damping)
 
 
 Factor = Callable[[Tensor, Sketch, float], tuple[Tensor, Outcome]]

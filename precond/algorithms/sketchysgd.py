@@ -47,7 +47,7 @@ from precond.parts import linalg
 from precond.parts.nystrom import low_rank_factor
 from precond.parts.sketches import GaussianSketch
 
-NUMERICS = 1
+NUMERICS = 2
 
 CARD = Card(
     paper="Frangella et al., SIAM J. Math. Data Sci. 2024",

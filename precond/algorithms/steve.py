@@ -17,11 +17,14 @@ Algorithm 1 in the STEVE paper):
 X^.2 contains the squares of the entries of X. With U = V = I, this is Adam, bit for bit. The basis
 of a linear layer is that of KFAC with `reduce`: g_n is the sum and a_n the mean over the positions.
 The basis of a convolution is that of KFAC with `expand`: each position counts as an example. G_n is
-always the full gradient of example n. The rule `fallback`, by default Adam, updates parameters that
-belong to no layer, and layers whose forward has never been called.
+always the full gradient of example n. In the null space of a covariance, which is not {0} if a
+batch has fewer rows than inputs, `parts/eigenbases.py` determines the basis, and components of G~
+as small as rounding errors are set to 0. The rule `fallback`, by default Adam, updates parameters
+that belong to no layer, and layers whose forward has never been called.
 
-Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; per_example adds
-2 N (p^2 + o^2) + 2 N o p. Memory: 2 (p^2 + o^2) + 2 o p per layer.
+Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, and 9 (p^3 + o^3) / n
+more if a covariance is singular; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:
+2 (p^2 + o^2) + 2 o p + o + p per layer.
 
 `docs/algorithms.md` defines the symbols and describes the options for what the paper leaves open.
 """
@@ -39,6 +42,7 @@ from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Sig
 from precond.algorithms.kfac import input_moment, output_moment
 from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
 from precond.parts import linalg
+from precond.parts.eigenbases import Eigenbasis, eigenbases
 from precond.parts.factors import KroneckerBasis
 from precond.parts.linalg import Outcome
 from precond.parts.pairs import Pairs
@@ -82,24 +86,26 @@ class STEVE(Algorithm[STEVEState]):
         second_moment: The squares that v averages over steps: the squared mean gradient of the
             batch (`minibatch`), or the squared gradient of each example (`per_example`).
         on_refresh: Change of the moments when new eigenbases are computed: set m and v to 0
-            (`reset`), rotate m into the new bases and set v to 0 (`rotate_m`), rotate m and v
-            (`rotate_mv`), or rotate m and do not change v (`keep_v`).
+            (`reset`), rotate m into the new bases and restart v from the squares of the rotated m
+            (`rotate_m`), rotate m and v (`rotate_mv`), or rotate m and do not change v (`keep_v`).
         factor_ema: Weight of the old value in moving averages of the covariances; None computes the
             eigenbases from the covariances of the current step alone.
         fallback: Update rule for parameters without an eigenbasis: Adam (`adam`), or SGD without
             momentum (`sgd`).
     """
 
-    NUMERICS: ClassVar[int] = 1
+    NUMERICS: ClassVar[int] = 2
     SHARED: ClassVar[tuple[str, ...]] = ("basis", "m", "v", "m_count", "v_count")
     NEEDS: ClassVar[Needs] = Needs.PAIRS
     CARD: ClassVar[Card | None] = Card(
         paper="STEVE: Adaptive Optimization in a Kronecker Factored Eigenbasis",
-        cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); per_example: + 2N(p^2+o^2) + 2Nop",
-        memory="2(p^2+o^2)+2op",
+        cost="[2N(p^2+o^2) + 9(p^3+o^3)]/n + 4op(o+p); singular covariances: + 9(p^3+o^3)/n; "
+        "per_example: + 2N(p^2+o^2) + 2Nop",
+        memory="2(p^2+o^2)+2op+o+p",
         deviations="there is no released code; in contrast to the paper, the defaults are Adam's "
         "bias correction, the second moment of the batch's mean gradient, and Adam for the "
-        "parameters that belong to no layer",
+        "parameters that belong to no layer; the basis of a null space is determined, and rounding "
+        "errors in it are set to 0",
     )
 
     betas: tuple[float, float] = fractions((0.9, 0.999), symbol="b1, b2")
@@ -144,9 +150,9 @@ class STEVE(Algorithm[STEVEState]):
     def refresh(self, state: STEVEState) -> Outcome:
         """Compute new bases, and change the moments as `on_refresh` requires."""
         assert state._fresh is not None
-        (_, u, u_ok), (_, v, v_ok) = map(linalg.eigenbasis, state.statistic.means())
-        ok = state._fresh & u_ok & v_ok
-        self._change_basis(state, u, v, ok)
+        s, a = eigenbases(*state.statistic.means())
+        ok = state._fresh & s.ok & a.ok
+        self._change_basis(state, s, a, ok)
         return Outcome.of(ok)
 
     def curvature(self, state: STEVEState) -> Curvature:
@@ -154,20 +160,35 @@ class STEVE(Algorithm[STEVEState]):
         s, a = state.statistic.means()
         return Curvature(inputs=a, outputs=s)
 
-    def _change_basis(self, state: STEVEState, u: Tensor, v: Tensor, ok: Tensor) -> None:
+    def _change_basis(self, state: STEVEState, s: Eigenbasis, a: Eigenbasis, ok: Tensor) -> None:
         old = state.basis.output.clone(), state.basis.input.clone()
-        state.basis.store(ok, u, v)
+        state.basis.store(ok, s.vectors, a.vectors, s.null, a.null)
         if self.on_refresh == "reset":
-            state.m[ok] = 0
-            state.m_count[ok] = 0
+            state.m.masked_fill_(linalg.per_layer(ok, state.m), 0)
+            state.m_count.masked_fill_(ok, 0)
         else:
             r, q = state.basis.output.mT @ old[0], state.basis.input.mT @ old[1]
-            state.m.copy_(linalg.select(ok, r @ state.m @ q.mT, state.m))
+            m = state.basis.without_rounding_errors(r @ state.m @ q.mT)
+            state.m.copy_(linalg.select(ok, m, state.m))
             if self.on_refresh == "rotate_mv":
                 state.v.copy_(linalg.select(ok, r.square() @ state.v @ q.square().mT, state.v))
-        if self.on_refresh in ("reset", "rotate_m"):
-            state.v[ok] = 0
-            state.v_count[ok] = 0
+        if self.on_refresh == "reset":
+            state.v.masked_fill_(linalg.per_layer(ok, state.v), 0)
+            state.v_count.masked_fill_(ok, 0)
+        elif self.on_refresh == "rotate_m":
+            self._restart_v(state, ok)
+
+    def _restart_v(self, state: STEVEState, ok: Tensor) -> None:
+        """Set v to its value after one update with the mean gradient that m estimates.
+
+        With v = 0, small gradients after a refresh would lead to very long steps along m.
+        """
+        b1, b2 = self.betas
+        count = state.m_count.double()
+        scale = torch.where(count > 0, 1 / (1 - b1**count), 0).to(state.m.dtype)
+        v = (1 - b2) * (linalg.per_layer(scale, state.m) * state.m).square()
+        state.v.copy_(linalg.select(ok, v, state.v))
+        state.v_count.copy_(torch.where(ok, (count > 0).to(state.v_count), state.v_count))
 
     def precondition(self, state: STEVEState, gradients: Tensor, lr: float) -> Tensor:
         """Update m and v, and return D; where the new moments are not finite, return lr G.

@@ -137,6 +137,11 @@ class KroneckerEigen(Factor):
         return self.output_basis @ (rotated * self.scale) @ self.input_basis.mT
 
 
+# Multiple of eps times the norm of the gradient. In random layers in float32, the components of
+# gradients in the null spaces of their covariances were at most 3 eps of the norm.
+ROUNDING_ERROR = 8.0
+
+
 @dataclass
 class KroneckerBasis(Stored):
     """Orthogonal bases of outputs and inputs, initially the identity.
@@ -144,20 +149,37 @@ class KroneckerBasis(Stored):
     Attributes:
         output: U, `[L, o, o]`.
         input: V, `[L, p, p]`.
+        output_null: True for the columns of U in the null space of a covariance, `[L, o]`.
+        input_null: True for the columns of V in the null space of a covariance, `[L, p]`.
     """
 
     output: Tensor
     input: Tensor
+    output_null: Tensor
+    input_null: Tensor
 
     @classmethod
     def identity(cls, num_layers: int, d_out: int, d_in: int, like: Tensor) -> KroneckerBasis:
-        """Return U = V = I."""
-        bases = (Dense.identity(num_layers, width, 1.0, like).inverse for width in (d_out, d_in))
-        return cls(*bases)
+        """Return U = V = I without null spaces."""
+        widths = d_out, d_in
+        bases = (Dense.identity(num_layers, width, 1.0, like).inverse for width in widths)
+        null = (like.new_zeros(num_layers, width, dtype=torch.bool) for width in widths)
+        return cls(*bases, *null)
 
     def rotate(self, gradients: Tensor) -> Tensor:
-        """Return `U^T G V` for G `[L, o, p]`."""
-        return self.output.mT @ gradients @ self.input
+        """Return `U^T G V` for G `[L, o, p]`, without rounding errors in the null spaces."""
+        return self.without_rounding_errors(self.output.mT @ gradients @ self.input)
+
+    def without_rounding_errors(self, rotated: Tensor) -> Tensor:
+        """Set components `[L, o, p]` in the null spaces to 0 if they are as small as rounding errors.
+
+        The gradient of the rows of a covariance has no component in its null space. Without this
+        function, methods that divide by second moments would amplify the errors in its place.
+        """
+        norm = torch.linalg.vector_norm(rotated, dim=(1, 2), keepdim=True, dtype=torch.float64)
+        limit = (ROUNDING_ERROR * torch.finfo(rotated.dtype).eps * norm).to(rotated.dtype)
+        null = self.output_null.unsqueeze(2) | self.input_null.unsqueeze(1)
+        return rotated.masked_fill(null & (rotated.abs() <= limit), 0)
 
     def restore(self, rotated: Tensor) -> Tensor:
         """Return `U D V^T`, the inverse of `rotate`."""

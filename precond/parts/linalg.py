@@ -138,5 +138,10 @@ def eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     positive.
     """
     values, vectors, ok = eigh(symmetrize(matrix.double()))
+    return values.clamp(min=0), with_fixed_signs(vectors), ok
+
+
+def with_fixed_signs(vectors: Tensor) -> Tensor:
+    """Return the columns of matrices `[L, d, d]`, with the sign that makes the largest entry > 0."""
     largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
-    return values.clamp(min=0), vectors * torch.where(largest < 0, -1, 1), ok
+    return vectors * torch.where(largest < 0, -1, 1)

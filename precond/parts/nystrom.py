@@ -2,15 +2,17 @@
 
 A itself is not needed:
 
-    C_nu = C + nu Omega,    W = Omega^T C_nu = L L^T
-    B = C_nu L^{-T},        so that B B^T = C_nu W^{-1} C_nu^T, the Nystrom matrix of A + nu I
-    B = U Sigma V^T,        lambda = max(Sigma^2 - nu, 0)
+    C_nu = C + diag(nu) Omega,  W = Omega^T C_nu = L L^T
+    B = C_nu L^{-T},            so that B B^T is the Nystrom matrix of A + diag(nu)
+    B = U Sigma V^T,            lambda_j = max(Sigma_j^2 - u_j^T diag(nu) u_j, 0)
     P = U diag(1 / (lambda + rho)) U^T + (I - U U^T) / rho = I / rho - Z Z^T
 
 With w = lambda / Sigma^2, Z = B V diag(sqrt(w / (rho (lambda + rho)))). This formula needs no p x p
 matrix and does not divide by small singular values. The computation is in float64, which is cheap
-for r columns. The only purpose of the shift nu (Tropp et al. 2017) is a stable Cholesky
-factorisation. nu has the size of the rounding error in C, and is subtracted from Sigma^2.
+for r columns. The only purpose of the shift nu is a stable Cholesky factorisation. Tropp et al. 2017
+add the same number to all diagonal entries, of the size of the rounding error in C. If one input is
+1000 times larger than the others, its error in float32 exceeds the variances of the others. Here,
+each entry of nu therefore has the size of the error in its row of C.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Whitened(NamedTuple):
 
     Attributes:
         b: B, `[L, p, r]`.
-        nu: The shift that B contains, `[L]`.
+        nu: The shift that B contains, `[L, p]`.
         retried: The first factorisation failed, `[L]`.
     """
 
@@ -55,7 +57,7 @@ def low_rank_factor(
         least_shift: Smallest allowed nu `[L]`, for an A that is not positive semi-definite.
     """
     nu = rounding(c)
-    nu = nu if least_shift is None else torch.maximum(nu, least_shift)
+    nu = nu if least_shift is None else torch.maximum(nu, least_shift.unsqueeze(-1))
     return inverse_factor(whiten(c.double(), omega, nu), damping)
 
 
@@ -73,30 +75,33 @@ def nystrom_root(whitened: Whitened) -> tuple[Tensor, Tensor, Outcome]:
     """
     b, nu, retried = whitened
     sigma_squared, v, ok = linalg.eigh(b.mT @ b)
-    eigenvalues = (sigma_squared - nu.unsqueeze(-1)).clamp(min=0)
+    columns = b @ v
+    squares = columns.square()
+    shift = (nu.unsqueeze(2) * squares).sum(1) / squares.sum(1).clamp(min=torch.finfo(b.dtype).tiny)
+    eigenvalues = (sigma_squared - shift).clamp(min=0)
     w = torch.where(sigma_squared > 0, eigenvalues / sigma_squared, 0)
-    return (b @ v) * w.sqrt().unsqueeze(-2), eigenvalues, Outcome(ok, retried)
+    return columns * w.sqrt().unsqueeze(-2), eigenvalues, Outcome(ok, retried)
 
 
 def rounding(c: Tensor) -> Tensor:
-    """Return a shift `[L]` of the size of the rounding error in C, for the precision of C."""
-    norm = torch.linalg.matrix_norm(c.double())
-    return 8 * torch.finfo(c.dtype).eps * norm + torch.finfo(torch.float32).tiny
+    """Return a shift `[L, p]` of the size of the rounding error in the rows of C."""
+    norms = torch.linalg.vector_norm(c.double(), dim=-1)
+    return 8 * torch.finfo(c.dtype).eps * norms + torch.finfo(torch.float32).tiny
 
 
 def whiten(c: Tensor, omega: Sketch, nu: Tensor) -> Whitened:
-    """Return B, so that B B^T is the Nystrom approximation of A + nu I, for C in float64.
+    """Return B, so that B B^T is the Nystrom approximation of A + diag(nu), for C in float64.
 
     Where W is not positive definite, nu is multiplied by 10, at most 8 times. If W is still not
-    positive definite, its eigenvalues are clamped to at least nu. The result contains the last nu,
-    which is the shift of both C_nu and W.
+    positive definite, its eigenvalues are clamped to at least the largest nu. The result contains
+    the last nu, which is the shift of both C_nu and W.
     """
     b, ok = _whiten_by_cholesky(c, omega, nu)
     retried = ~ok
     for _ in range(SHIFT_RETRIES):
         if ok.all():
             return Whitened(b, nu, retried)
-        nu = torch.where(ok, nu, 10 * nu)
+        nu = linalg.select(ok, nu, 10 * nu)
         b, ok = _whiten_by_cholesky(c, omega, nu)
     return Whitened(linalg.select(ok, b, _whiten_by_eigenvalues(c, omega, nu)), nu, retried)
 
@@ -109,8 +114,8 @@ def _whiten_by_cholesky(c: Tensor, omega: Sketch, nu: Tensor) -> tuple[Tensor, T
 
 
 def _whiten_by_eigenvalues(c: Tensor, omega: Sketch, nu: Tensor) -> Tensor:
-    """Return B = C_nu W^{-1/2}, with eigenvalues of W clamped to at least nu; nan on failure."""
+    """Return B = C_nu W^{-1/2}, with eigenvalues of W at least the largest nu; nan on failure."""
     c_nu = omega.add_to(c, nu)
     eigenvalues, q, ok = linalg.eigh(linalg.symmetrize(omega.core(c_nu)))
-    b = c_nu @ (q * eigenvalues.clamp(min=nu.unsqueeze(-1)).rsqrt().unsqueeze(-2))
+    b = c_nu @ (q * eigenvalues.clamp(min=nu.amax(-1, keepdim=True)).rsqrt().unsqueeze(-2))
     return linalg.select(ok, b, torch.full_like(b, torch.nan))

@@ -77,9 +77,10 @@ class ColumnSketch:
         return rows.sketch_columns(self.columns[slots])
 
     def add_to(self, matrix: Tensor, scale: Tensor) -> Tensor:
-        """Return `matrix + scale Omega` for a matrix `[L, p, r]` and a scale `[L]`."""
-        ids = self.columns.unsqueeze(1)
-        return matrix.scatter_add(1, ids, scale.view(-1, 1, 1).expand_as(ids))
+        """Return `matrix + diag(scale) Omega`, for a matrix `[L, p, r]` and a scale `[L, p]`."""
+        return matrix.scatter_add(
+            1, self.columns.unsqueeze(1), scale.gather(1, self.columns).unsqueeze(1)
+        )
 
     def core(self, matrix: Tensor) -> Tensor:
         """Return `Omega^T matrix`, `[L, r, r]`."""
@@ -129,8 +130,8 @@ class GaussianSketch:
         return rows.sketch(self.omega[slots])
 
     def add_to(self, matrix: Tensor, scale: Tensor) -> Tensor:
-        """Return `matrix + scale Omega` for a matrix `[L, p, r]` and a scale `[L]`."""
-        return matrix + scale.view(-1, 1, 1) * self.omega.to(matrix.dtype)
+        """Return `matrix + diag(scale) Omega`, for a matrix `[L, p, r]` and a scale `[L, p]`."""
+        return matrix + scale.unsqueeze(2) * self.omega.to(matrix.dtype)
 
     def core(self, matrix: Tensor) -> Tensor:
         """Return `Omega^T matrix`, `[L, r, r]`."""

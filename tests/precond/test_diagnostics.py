@@ -345,7 +345,8 @@ def test_an_indefinite_sketch_is_rescued_by_larger_shifts(name):
     train(model, optimizer, range(1))
     bank = optimizer._bank_of["0"]
     average, omega = bank.state.statistic.average, bank.state.statistic.sketch
-    average.value.copy_(omega.add_to(torch.zeros_like(average.value), -average.weight))
+    shift = -average.weight.unsqueeze(1).expand_as(average.value[:, :, 0])
+    average.value.copy_(omega.add_to(torch.zeros_like(average.value), shift.to(average.value)))
     optimizer.diagnostics()
     bank.update(refresh=True)
     assert nonzero_counts(optimizer, "0") == {"rescued": 1}

@@ -197,7 +197,7 @@ def test_the_preconditioner_is_between_the_inverse_and_the_scaled_identity(kind,
     p, r, rho = 24, 6, 0.1
     A = random_covariance(p, power).unsqueeze(0)
     sketch = kind.draw(["layer"], p, r, seed=0, like=A)
-    omega = sketch.add_to(A.new_zeros(1, p, r), A.new_ones(1))
+    omega = sketch.add_to(A.new_zeros(1, p, r), A.new_ones(1, p))
     z, (ok, _) = low_rank_factor(A @ omega, sketch, rho)
     assert ok.all()
     eye = torch.eye(p, dtype=A.dtype)
@@ -218,7 +218,7 @@ def test_the_shift_is_subtracted(kind):
     p, rho = 8, 0.1
     A = random_covariance(p).unsqueeze(0)
     sketch = kind.draw(["layer"], p, p, seed=0, like=A)
-    omega = sketch.add_to(A.new_zeros(1, p, p), A.new_ones(1))
+    omega = sketch.add_to(A.new_zeros(1, p, p), A.new_ones(1, p))
     z, (ok, _) = damped_factor(A @ omega, sketch, rho)
     assert ok.all()
     expected = torch.linalg.inv(A + rho * torch.eye(p, dtype=A.dtype))

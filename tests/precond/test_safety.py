@@ -239,7 +239,7 @@ def sketches(dtype: torch.dtype) -> list[ColumnSketch | GaussianSketch]:
 
 
 def omega_of(sketch: ColumnSketch | GaussianSketch, dtype: torch.dtype) -> Tensor:
-    return sketch.add_to(torch.zeros(2, 10, 4, dtype=dtype), torch.ones(2, dtype=dtype))
+    return sketch.add_to(torch.zeros(2, 10, 4, dtype=dtype), torch.ones(2, 10, dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -219,6 +219,26 @@ def test_joint_averages_omega_with_the_sketch(sketch):
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)
+def test_joint_is_consistent_only_for_a_constant_covariance(sketch):
+    """If A changes, C is not the average of A times that of Omega, but with `fixed` it is."""
+    errors = {}
+    for resample in ("fixed", "joint"):
+        for change in (False, True):
+            covariances = [random_covariance(20, seed=change * seed) for seed in range(6)]
+            A = covariances[0]
+            algorithm, state = start(A, rank=5, sketch=sketch, resample=resample, ema_decay=0.8)
+            for covariance in covariances:
+                feed(algorithm, state, covariance)
+            weights = 0.8 ** torch.arange(5, -1, -1, dtype=A.dtype)
+            mean = torch.einsum("k,kpq->pq", weights / weights.sum(), torch.stack(covariances))
+            c, omega = state.statistic.mean()
+            difference = mean @ dense(omega) - c[0]
+            errors[resample, change] = (difference.norm() / c.norm()).item()
+    assert errors.pop(("joint", True)) > 0.1
+    assert max(errors.values()) < 1e-12
+
+
+@pytest.mark.parametrize("sketch", SKETCHES)
 @pytest.mark.parametrize("resample", ["fixed", "window", "joint", "official"])
 def test_omega_is_redrawn_at_the_times_of_the_option(resample, sketch):
     """Omega is redrawn once per update (of one or more forwards), once per refresh, or never."""

@@ -53,8 +53,8 @@ class STEVE:
             R, Q = U.T @ self.U, V.T @ self.V
             self.m = R @ self.m @ Q.T
             if self.on_refresh == "rotate_m":
-                self.v = torch.zeros_like(self.v)
-                self.c_v = 0
+                self.v = (1 - self.betas[1]) * (self.m / (1 - self.betas[0] ** self.c_m)) ** 2
+                self.c_v = 1
             elif self.on_refresh == "rotate_mv":
                 self.v = (R * R) @ self.v @ (Q * Q).T
         self.U, self.V = U, V
