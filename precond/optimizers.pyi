@@ -27,7 +27,8 @@ class FOOF(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
+            of NysAct, this includes the first step.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
@@ -66,7 +67,8 @@ class NysAct(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
+            of NysAct, this includes the first step.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
@@ -116,7 +118,8 @@ class KFAC(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
+            of NysAct, this includes the first step.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
@@ -168,7 +171,8 @@ class Eva(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
+            of NysAct, this includes the first step.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
@@ -213,14 +217,16 @@ class EKFAC(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number > 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
+            of NysAct, this includes the first step.
         weight_decay: Weight decay, not preconditioned (a finite number >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         damping: Added to the second moments S before dividing by them (rho; a finite number > 0).
         basis_interval: Number of steps between computations of the eigenbases (n; an integer >= 1).
         second_moment: The squares that S averages over steps: the squared gradient of each example
-            (`per_example`), or the batch size times the squared mean gradient (`running`).
+            (`per_example`), or the batch size times the squared mean gradient (`running`). The
+            latter uses the gradients of the parameters, which `grad_output_scale` does not change.
         ema_decay: Weight of the old value in the moving average S (beta; a number in [0, 1)).
 
     Example:

@@ -50,7 +50,8 @@ class SGDRule(Hyperparameters):
     Attributes:
         lr: Learning rate.
         momentum: Heavy-ball momentum, without dampening.
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code of
+            NysAct, this includes the first step.
         weight_decay: Weight decay, not preconditioned.
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.

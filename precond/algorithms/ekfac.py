@@ -22,8 +22,8 @@ or the gradients of the examples, whichever is cheaper (`parts/pairs.py`). In th
 covariance, which is not {0} if a batch has fewer rows than inputs, `parts/eigenbases.py` determines
 the basis, and components of U^T G V as small as rounding errors are set to 0.
 
-Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, and 9 (p^3 + o^3) / n
-more if a covariance is singular; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:
+Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; a singular
+covariance adds 9 (p^3 + o^3) / n; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:
 p^2 + o^2 + o p + o + p per layer. In addition, every step keeps the inputs and output gradients of
 all layers until its end. `running` needs them only in the steps that compute new bases; in all
 other steps, it uses only the batch size.
@@ -43,7 +43,6 @@ from torch import Tensor
 from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Signals
 from precond.hyperparameters import choice, count, fraction, positive
 from precond.parts import linalg
-from precond.parts.eigenbases import eigenbases
 from precond.parts.factors import KroneckerBasis
 from precond.parts.linalg import Outcome
 from precond.parts.pairs import Pairs
@@ -70,7 +69,8 @@ class EKFAC(Algorithm[EKFACState]):
         damping: Added to the second moments S before dividing by them.
         basis_interval: Number of steps between computations of the eigenbases.
         second_moment: The squares that S averages over steps: the squared gradient of each example
-            (`per_example`), or the batch size times the squared mean gradient (`running`).
+            (`per_example`), or the batch size times the squared mean gradient (`running`). The
+            latter uses the gradients of the parameters, which `grad_output_scale` does not change.
         ema_decay: Weight of the old value in the moving average S.
     """
 
@@ -126,10 +126,8 @@ class EKFAC(Algorithm[EKFACState]):
     def refresh(self, state: EKFACState) -> Outcome:
         """Compute new U, V and S in slots with finite covariances; keep the old ones elsewhere."""
         assert state._covariances is not None and state._fresh is not None
-        s, a = eigenbases(*state._covariances.means())
-        ok = s.ok & a.ok & state._fresh
-        state.basis.store(ok, s.vectors, a.vectors, s.null, a.null)
-        moment, products = state.statistic, s.values.unsqueeze(-1) * a.values.unsqueeze(-2)
+        s_values, a_values, ok = state.basis.update(*state._covariances.means(), state._fresh)
+        moment, products = state.statistic, s_values.unsqueeze(-1) * a_values.unsqueeze(-2)
         moment.value.copy_(linalg.select(ok, products.to(moment.value.dtype), moment.value))
         moment.weight.masked_fill_(ok, 1)
         return Outcome.of(ok)

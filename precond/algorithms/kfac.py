@@ -21,7 +21,7 @@ data, by the Kronecker product S (x) A:
 g is the gradient of one example's loss. For convolutions, `expand` is the method KFC (Grosse and
 Martens 2016). `expand` and `reduce` (Eschenhagen et al. 2023) are equal for T = 1. The calls of a
 shared layer count as additional positions, over which `reduce` neither averages nor sums. pi is
-clamped to [1e-4, 1e4], and is 1 if a trace is 0.
+clamped to [1e-4, 1e4], and is 1 if a trace is 0; the released code only bounds it by 1e10.
 
 Cost per step: 2 N (p^2 + o^2) / tau_cov + (p^3 + o^3) / tau_inv + 2 o p (o + p) operations. For
 `eigen`, the second term is 9 times and the third term twice as large. Memory: 2 (p^2 + o^2) per
@@ -89,7 +89,8 @@ class KFAC(DampedAlgorithm[KFACState]):
         "eigen: 2N(p^2 + o^2)/c + 9(p^3 + o^3)/i + 4op(o + p)",
         memory="2(p^2 + o^2); eigen: + op",
         deviations="output gradients are those of each example's loss, not of the batch's mean "
-        "loss; the covariances start at zero, with bias correction",
+        "loss; the covariances start at zero, with bias correction; pi is clamped to [1e-4, 1e4] (in "
+        "the released code, it is at most 1e10)",
     )
 
     damping: float = positive(1.0, symbol="rho")

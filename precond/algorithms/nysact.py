@@ -73,8 +73,8 @@ class NysAct(DampedAlgorithm[SketchedState]):
         cost="4Npr/c (nysact-s: 2Npr/c) + (7pr^2+10r^3)/i + 4opr",
         memory="3pr (nysact-s: 2pr+r)",
         deviations="the test matrix is never redrawn; the shift that stabilises the Cholesky "
-        "factorisation has the size of the rounding error of each row and is subtracted again; no p x p "
-        "matrix is formed",
+        "factorisation has the size of the rounding error of each row and is subtracted again; no "
+        "p x p matrix is formed",
     )
 
     rank: int = count(10, symbol="r")

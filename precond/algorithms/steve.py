@@ -22,8 +22,8 @@ batch has fewer rows than inputs, `parts/eigenbases.py` determines the basis, an
 as small as rounding errors are set to 0. The rule `fallback`, by default Adam, updates parameters
 that belong to no layer, and layers whose forward has never been called.
 
-Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations, and 9 (p^3 + o^3) / n
-more if a covariance is singular; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:
+Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; a singular
+covariance adds 9 (p^3 + o^3) / n; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:
 2 (p^2 + o^2) + 2 o p + o + p per layer.
 
 `docs/algorithms.md` defines the symbols and describes the options for what the paper leaves open.
@@ -42,7 +42,6 @@ from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Sig
 from precond.algorithms.kfac import input_moment, output_moment
 from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
 from precond.parts import linalg
-from precond.parts.eigenbases import Eigenbasis, eigenbases
 from precond.parts.factors import KroneckerBasis
 from precond.parts.linalg import Outcome
 from precond.parts.pairs import Pairs
@@ -150,9 +149,9 @@ class STEVE(Algorithm[STEVEState]):
     def refresh(self, state: STEVEState) -> Outcome:
         """Compute new bases, and change the moments as `on_refresh` requires."""
         assert state._fresh is not None
-        s, a = eigenbases(*state.statistic.means())
-        ok = state._fresh & s.ok & a.ok
-        self._change_basis(state, s, a, ok)
+        old = state.basis.output.clone(), state.basis.input.clone()
+        _, _, ok = state.basis.update(*state.statistic.means(), state._fresh)
+        self._change_moments(state, *old, ok)
         return Outcome.of(ok)
 
     def curvature(self, state: STEVEState) -> Curvature:
@@ -160,14 +159,13 @@ class STEVE(Algorithm[STEVEState]):
         s, a = state.statistic.means()
         return Curvature(inputs=a, outputs=s)
 
-    def _change_basis(self, state: STEVEState, s: Eigenbasis, a: Eigenbasis, ok: Tensor) -> None:
-        old = state.basis.output.clone(), state.basis.input.clone()
-        state.basis.store(ok, s.vectors, a.vectors, s.null, a.null)
+    def _change_moments(self, state: STEVEState, u: Tensor, v: Tensor, ok: Tensor) -> None:
+        """Change the moments after the old bases U and V have been replaced where `ok` is True."""
         if self.on_refresh == "reset":
             state.m.masked_fill_(linalg.per_layer(ok, state.m), 0)
             state.m_count.masked_fill_(ok, 0)
         else:
-            r, q = state.basis.output.mT @ old[0], state.basis.input.mT @ old[1]
+            r, q = state.basis.output.mT @ u, state.basis.input.mT @ v
             m = state.basis.without_rounding_errors(r @ state.m @ q.mT)
             state.m.copy_(linalg.select(ok, m, state.m))
             if self.on_refresh == "rotate_mv":

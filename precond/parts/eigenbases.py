@@ -38,16 +38,25 @@ class Eigenbasis(NamedTuple):
     ok: Tensor
 
 
-def eigenbases(*matrices: Tensor) -> list[Eigenbasis]:
+def eigenbases(*matrices: Tensor, seen: Tensor | None = None) -> tuple[list[Eigenbasis], bool]:
     """Return the eigenbases of stacks of matrices `[L, d, d]`, which may differ in d.
 
-    The host reads one flag for all stacks, which is True if any matrix is singular. Only then, a
-    second decomposition computes the bases of the null spaces.
+    Args:
+        matrices: The stacks.
+        seen: True for the matrices that contain data, `[L]`. Default: all.
+
+    Returns:
+        The bases, and True if all matrices contain data, were decomposed, and are regular. The host
+        reads only this flag. If it is False, a second decomposition computes the bases of the null
+        spaces.
     """
     bases = [_decompose(matrix) for matrix in matrices]
-    if torch.cat([basis.null.flatten() for basis in bases]).any():
-        return [_with_determined_null_space(basis) for basis in bases]
-    return bases
+    problems = [~basis.ok | basis.null.any(-1) for basis in bases]
+    if seen is not None:
+        problems.append(~seen)
+    if torch.stack(problems).any():
+        return [_with_determined_null_space(basis) for basis in bases], False
+    return bases, True
 
 
 def _decompose(matrix: Tensor) -> Eigenbasis:
@@ -76,7 +85,7 @@ def _with_determined_null_space(basis: Eigenbasis) -> Eigenbasis:
     width, null = basis.null.shape[-1], basis.null.unsqueeze(-2)
     projector = (basis.vectors * null) @ basis.vectors.mT
     weights = torch.linspace(0, 1, width).to(projector).exp()
-    # The eigenvalues of the null space are between 1 and e. All others are 4, so that they are last.
+    # The null space has eigenvalues between 1 and e. All others are 4, so that they are last.
     target = projector @ (weights.unsqueeze(-1) * projector) - 4 * projector
     target.diagonal(dim1=-2, dim2=-1).add_(4)
     _, vectors, ok = linalg.eigh(linalg.symmetrize(target))

@@ -8,12 +8,13 @@ refresh fails, the factor does not change.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from precond.parts import linalg
+from precond.parts.eigenbases import eigenbases
 
 
 class Stored:
@@ -157,6 +158,8 @@ class KroneckerBasis(Stored):
     input: Tensor
     output_null: Tensor
     input_null: Tensor
+    # True if it is known on the host that there are no null spaces.
+    _regular: bool = field(default=False, init=False)
 
     @classmethod
     def identity(cls, num_layers: int, d_out: int, d_in: int, like: Tensor) -> KroneckerBasis:
@@ -166,16 +169,37 @@ class KroneckerBasis(Stored):
         null = (like.new_zeros(num_layers, width, dtype=torch.bool) for width in widths)
         return cls(*bases, *null)
 
+    def update(self, s: Tensor, a: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Replace the bases by those of covariances, in the slots where `fresh [L]` is True.
+
+        Args:
+            s: Covariances of the output gradients, `[L, o, o]`.
+            a: Covariances of the inputs, `[L, p, p]`.
+            fresh: Mask of the slots with new covariances.
+
+        Returns:
+            The eigenvalues of s and a, and a mask of the slots whose bases were replaced.
+        """
+        (outputs, inputs), self._regular = eigenbases(s, a, seen=fresh)
+        ok = fresh & outputs.ok & inputs.ok
+        self.store(ok, outputs.vectors, inputs.vectors, outputs.null, inputs.null)
+        return outputs.values, inputs.values, ok
+
     def rotate(self, gradients: Tensor) -> Tensor:
         """Return `U^T G V` for G `[L, o, p]`, without rounding errors in the null spaces."""
         return self.without_rounding_errors(self.output.mT @ gradients @ self.input)
 
     def without_rounding_errors(self, rotated: Tensor) -> Tensor:
-        """Set components `[L, o, p]` in the null spaces to 0 if they are as small as rounding errors.
+        """Set components in null spaces to 0 if they are as small as rounding errors.
 
         The gradient of the rows of a covariance has no component in its null space. Without this
         function, methods that divide by second moments would amplify the errors in its place.
+
+        Args:
+            rotated: `U^T G V` for matrices G `[L, o, p]`.
         """
+        if self._regular:
+            return rotated
         norm = torch.linalg.vector_norm(rotated, dim=(1, 2), keepdim=True, dtype=torch.float64)
         limit = (ROUNDING_ERROR * torch.finfo(rotated.dtype).eps * norm).to(rotated.dtype)
         null = self.output_null.unsqueeze(2) | self.input_null.unsqueeze(1)

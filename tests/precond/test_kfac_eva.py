@@ -251,6 +251,18 @@ def test_pi_is_clamped_and_is_one_if_a_trace_is_zero():
     assert_close(right[:, 0, 0], 1 / (a[:, 0, 0] + pi))
 
 
+def test_pi_in_the_released_code_is_at_most_1e10_without_a_lower_bound():
+    """The card states this deviation. It matters if the traces differ by more than 1e8."""
+    a = torch.eye(3, dtype=torch.float64).unsqueeze(0)
+    for ratio in (1e6, 1e12, 1e-12):
+        s = a / ratio
+        released = min((a[0].trace() / s[0].trace()).sqrt().item(), 1e10)
+        expected = torch.linalg.inv(a + released * DAMPING**0.5 * a)
+        difference = (factored_inverses(s, a, DAMPING)[1] - expected).norm() / expected.norm()
+        assert difference < 1e-10 if ratio == 1e6 else difference > 1e-5
+    assert "1e10" in precond.KFAC.algorithm_type.CARD.deviations
+
+
 def test_eva_equals_the_dense_rank_one_inverse():
     """P is (v v^T + rho I)^{-1} with v = vec(m_g m_a^T).
 

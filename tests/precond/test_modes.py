@@ -155,6 +155,24 @@ def test_grad_output_scale_corrects_a_scaled_loss(name, as_tensor):
     assert_close(weights(model), plain_weights(name))
 
 
+@pytest.mark.parametrize("factor", [1.0, 8.0])
+def test_running_moments_of_ekfac_contain_the_factor_of_the_gradients(factor):
+    """The scale is declared. If the gradients are divided by it, S is that of the mean loss."""
+    moments = []
+    for scale, divisor in ((1.0, 1.0), (8.0, factor)):
+        model = make_model()
+        optimizer = build("ekfac", model, second_moment="running", ema_decay=0.0)
+        optimizer.grad_output_scale = scale
+        x, y = batch(0)
+        (scale * F.cross_entropy(model(x), y)).backward()
+        for p in model.parameters():
+            p.grad /= divisor
+        optimizer.step()
+        moments.append([bank.state.statistic.mean() for bank in optimizer._banks])
+    for plain, scaled in zip(*moments, strict=True):
+        torch.testing.assert_close(scaled, (8 / factor) ** 2 * plain)
+
+
 # ---------------------------------------------------------------------- checkpointing
 
 

@@ -490,3 +490,21 @@ def test_momentum_and_decay_follow_their_formulas(nesterov, decoupled):
             w = w - lr * (d + mu * m[i] if nesterov else m[i])
             layer.weight.data, layer.bias.data = w[:, :-1].clone(), w[:, -1].clone()
     assert largest_difference(model, expected) < 1e-11
+
+
+def test_nesterov_momentum_differs_from_the_released_code_only_in_the_first_step():
+    """The released code has no look-ahead in its first step; torch and this package have it."""
+    lr, mu, decay = 0.05, 0.9, 0.1
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"norm": nn.LayerNorm(4), "layer": nn.Linear(4, 2)}).double()
+    weight, other = model["norm"].weight, model["norm"].weight.detach().clone()
+    optimizer = precond.NysAct(model, rank=2, lr=lr, momentum=mu, nesterov=True, weight_decay=decay)
+    buffers: dict[str, Tensor] = {}
+    for step in range(3):
+        weight.grad = torch.randn(4, dtype=torch.float64)
+        before = weight.detach().clone()
+        expected = before.clone()
+        released.nag_step(expected, weight.grad, buffers, lr, mu, decay)
+        optimizer.step()
+        look_ahead = lr * mu * (weight.grad + decay * other) if step == 0 else 0
+        torch.testing.assert_close(weight.detach(), expected - look_ahead, rtol=0, atol=1e-14)

@@ -74,3 +74,16 @@ class FOOF:
                 self.A + self.rho * torch.eye(len(self.A), dtype=torch.float64)
             )
         self.step_0 = False
+
+
+def nag_step(
+    p: Tensor, gradient: Tensor, buffers: dict[str, Tensor], lr: float, mu: float, decay: float
+) -> None:
+    """Take a step with Nesterov momentum; the first step has no look-ahead."""
+    d = gradient + decay * p
+    if "momentum" not in buffers:
+        buffers["momentum"] = d.clone()
+    else:
+        buffers["momentum"] = mu * buffers["momentum"] + d
+        d = d + mu * buffers["momentum"]
+    p -= lr * d
