@@ -156,9 +156,6 @@ class PluginTensors(Source):
                 shapes = f"inputs {list(inputs.shape)}, labels {list(labels.shape)} {labels.dtype}"
                 rule = "labels must be [n] int64 for inputs [n, ...]"
                 raise PluginError(f"{label}: {shapes}; {rule}")
-            if inputs.dtype == torch.float64:
-                advice = "convert them to torch.float32"
-                raise PluginError(f"{label}: inputs are {inputs.dtype}: {advice}")
         return tensors
 
     @property
@@ -209,7 +206,12 @@ class PluginWorkload(Workload):
         label = f"model of {self.name}"
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                output = self.build({}).eval()(self.source.examples())
+                model, inputs = self.build({}).eval(), self.source.examples()
+                dtypes = {p.dtype for p in model.parameters()}
+                if inputs.dtype == torch.float64 and inputs.dtype not in dtypes:
+                    advice = "convert them to torch.float32"
+                    return [f"data of {self.source.name}: inputs are {inputs.dtype}: {advice}"]
+                output = model(inputs)
         except PluginError:
             raise
         except Exception as error:

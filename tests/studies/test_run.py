@@ -17,15 +17,22 @@ from studies.harness.command import lock
 from studies.harness.command.run import run
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.design.options import Options
+from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import curves, style
 from trainables.files import read_lines
 from trainables.store import TrialStore, lock_generation, trial_folders
 from trainables.train import Trainer, epochs
 
-FIRST = replace(STUDY, name="first", arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")])
+FIRST = replace(
+    STUDY,
+    name="first",
+    arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")],
+    figure=LevelFigure(factor="rank", panels=("nysact-s",), references=("sgd",)),
+    extra_figures=[],
+)
 SECOND = replace(
-    STUDY, name="second", arms=[*grid("nysact-s", rank=[10, 20]), Arm(optimizer="sgd")]
+    FIRST, name="second", arms=[*grid("nysact-s", rank=[10, 20]), Arm(optimizer="sgd")]
 )
 
 
