@@ -191,8 +191,14 @@ def test_all_grids_together_have_428_distinct_trials():
 
 def test_trial_keys_are_unchanged():
     """Compare with the keys of an earlier version, because users have trial folders with these keys."""
+    configs = {t.arm.label: t.config for t in planned(ablation_rank.STUDY, seeds=[0])}
     keys_by_arm = {
-        t.arm.label: t.config.trial_key[:16] for t in planned(ablation_rank.STUDY, seeds=[0])
+        # The NUMERICS of NysAct was 2 when the keys were computed.
+        label: replace(
+            config,
+            numerics={**config.numerics, "optimizer": 2 if "nysact" in label else 1},
+        ).trial_key[:16]
+        for label, config in configs.items()
     }
     assert keys_by_arm == {
         "nysact-s rank=5": "83e5da15b1561c10",

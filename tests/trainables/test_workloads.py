@@ -92,6 +92,8 @@ def test_keys_of_schema_1_are_unchanged():
     }
     for optimizer, key in keys.items():
         config = resolve("digits/cnn", optimizer, recipe={"epochs": 2})
+        if optimizer == "nysact-s":  # its NUMERICS was 2 when the key was computed
+            config = replace(config, numerics={**config.numerics, "optimizer": 2})
         assert config.trial_key == key
         old = {name: value for name, value in config.to_dict().items() if name in SCHEMA_1}
         assert TrialConfig.from_dict(old).trial_key == key
