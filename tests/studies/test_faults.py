@@ -5,12 +5,14 @@ The scenarios must find no violation, and must find violations if a protection i
 
 from __future__ import annotations
 
+import gc
 import random
 import re
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -271,6 +273,29 @@ def test_nodes_are_not_requested_during_rays_shutdown(monkeypatch: pytest.Monkey
     with stopping.Stop(Mock()).watching():
         assert started.wait(10)
     assert overlaps == []
+
+
+def test_no_garbage_is_collected_during_rays_shutdown(monkeypatch: pytest.MonkeyPatch):
+    """If a thread deletes an `ObjectRef` then, Ray ends the process with exit code 1."""
+
+    class Cycle:
+        def __init__(self):
+            self.cycle = self
+
+    deleted: list[str] = []
+
+    def shutdown() -> None:
+        assert deleted == ["before"]
+        weakref.finalize(Cycle(), deleted.append, "during")
+        thread = threading.Thread(target=lambda: [Cycle() for _ in range(5000)])
+        thread.start()
+        thread.join()
+        assert deleted == ["before"]
+
+    monkeypatch.setattr(stopping.ray, "shutdown", shutdown)
+    with stopping.Stop(Mock()).watching():
+        weakref.finalize(Cycle(), deleted.append, "before")
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -89,7 +90,8 @@ class Stop:
             # A request for nodes during the shutdown would end the process.
             request.acquire(timeout=GRACE_SECONDS)
             try:
-                with defer_signals():  # an interrupted shutdown would end the process with code 1
+                # An interrupted shutdown would end the process with code 1.
+                with defer_signals(), _no_garbage_collection():
                     ray.shutdown()
             finally:
                 down.set()
@@ -106,6 +108,23 @@ class Stop:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect garbage now, and not again before the end of the context.
+
+    Another thread, such as the tracking, may run the collector at any time. If it deletes an
+    `ObjectRef` during Ray's shutdown, Ray ends the process with code 1.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
