@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup setup-ui docs study studies test test-slow test-cluster mutants faults faults-ci audit lint ui lock
+.PHONY: help setup setup-ui docs study studies test test-slow test-cluster test-peers mutants faults faults-ci audit lint ui lock
 
 help:
 	@echo "make setup         install everything into .venv"
@@ -13,6 +13,7 @@ help:
 	@echo "make test          run the tests"
 	@echo "make test-slow     test a step of every large model with every optimizer; this is slow"
 	@echo "make test-cluster  test real Ray clusters of several nodes; skip a test that this machine cannot run"
+	@echo "make test-peers NYSACT=PATH  compare with the authors' optimizers in a checkout of hseung88/nysact"
 	@echo "make mutants       plant every known bug in turn; each must make a test fail"
 	@echo "make faults        inject the full number of faults, which takes hours"
 	@echo "make faults-ci     inject fewer faults, in a few minutes"
@@ -79,6 +80,10 @@ test-slow: setup
 # network namespaces.
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+
+# The authors' code is not a part of this repository. Without NYSACT, the tests are skipped.
+test-peers: setup
+	NYSACT="$(NYSACT)" $(BIN)/python -m pytest -m peers -rs tests/precond/test_released.py
 
 mutants: setup
 	$(BIN)/python -m tests.mutants

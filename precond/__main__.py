@@ -23,10 +23,21 @@ LEGEND = (
 SUPPORT_LEGEND = (
     "Yes: training in this mode gives the same numbers as a plain training loop on one device; "
     "tests check this for each optimizer and mode. Refused: the optimizer raises an error with the "
-    "reason, because the method needs Hessian-vector products. The modes are: accumulation of "
-    "gradients over micro-batches; non-reentrant activation checkpointing; autocast to bfloat16, "
-    "with float32 statistics; GradScaler, where this package never makes the host wait for the "
-    "device; models under torch.compile; DistributedDataParallel."
+    "reason, which `python -m precond` prints. The modes are: accumulation of gradients over "
+    "micro-batches; non-reentrant activation checkpointing; autocast to bfloat16, with float32 "
+    "statistics; GradScaler, where this package never makes the host wait for the device; "
+    "`scaler.unscale_` before the step, to clip the gradients; models under torch.compile; "
+    "DistributedDataParallel; complex parameters, which follow their gradient."
+)
+
+REFUSALS = (
+    "In everything else, the optimizers behave like those of `torch.optim`: learning rates that "
+    "are tensors or 0, every scheduler, parameter groups, closures, hooks, copies, and states. The "
+    "same tests check this with `torch.optim.SGD` and `AdamW`. The exceptions are errors, too: "
+    "no optimizer has the options `maximize`, `foreach`, `fused` and `differentiable`; the "
+    "optimizers that precondition layers refuse a model without Linear and Conv2d layers, and "
+    "Shampoo refuses parameters without elements; a second step with the same gradients is an "
+    "error if the step needs new statistics or a new Hessian."
 )
 
 
@@ -57,7 +68,7 @@ def markdown() -> str:
     cards = {name: entry.card for name, entry in REGISTRY.items()}
     facts = _table(COLUMNS, {name: _values(card) for name, card in cards.items()})
     support = _table(MODES, {name: _support(card) for name, card in cards.items()})
-    return "\n".join([*facts, "", LEGEND, "", *support, "", SUPPORT_LEGEND])
+    return "\n".join([*facts, "", LEGEND, "", *support, "", SUPPORT_LEGEND, "", REFUSALS])
 
 
 def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:

@@ -21,19 +21,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from precond.hyperparameters import Hyperparameters, count, fraction, positive
+from precond.hyperparameters import HyperparameterError, Hyperparameters, count, fraction, positive
 from precond.parts.factors import Factor
 from precond.parts.linalg import Outcome
 from precond.parts.rows import Rows
 
-MODES = ("accumulation", "checkpointing", "autocast", "GradScaler", "compile", "data parallel")
+MODES = (
+    *("accumulation", "checkpointing", "autocast", "GradScaler", "unscale_", "compile"),
+    *("data parallel", "complex parameters"),
+)
 """Ways of training that must give the same numbers as a plain training loop; tests check this."""
+
+NO_UNSCALE = {"unscale_": "it hides the scale of the output gradients: set grad_output_scale"}
 
 State = TypeVar("State")
 
@@ -168,6 +173,10 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
     # Fields of the state that `refresh` writes. If they are listed here, the ranks split a refresh
     # among them; list them if a refresh is expensive.
     SHARED: ClassVar[tuple[str, ...]] = ()
+    # Hyperparameters that may differ between parameter groups. Those in `VARIABLE` may also change
+    # during training, as by a scheduler.
+    PER_GROUP: ClassVar[tuple[str, ...]] = ()
+    VARIABLE: ClassVar[tuple[str, ...]] = ()
 
     @property
     def clip(self) -> float | None:
@@ -181,6 +190,21 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
             shapes: The shape of each layer, by name.
         """
         return []
+
+    def for_group(self, group: Mapping[str, Any]) -> Self:
+        """Return the algorithm with the hyperparameters of a parameter group.
+
+        Raises:
+            HyperparameterError: A value is out of range.
+        """
+        names = (*self.PER_GROUP, *self.VARIABLE)
+        values = {name: group[name] for name in names if name in group}
+        if all(getattr(self, name) == value for name, value in values.items()):
+            return self
+        algorithm = replace(self, **values)
+        if errors := algorithm.problems():
+            raise HyperparameterError("\n".join(errors))
+        return algorithm
 
     def for_shape(self, shape: LayerShape) -> Algorithm[Any]:
         """Return the algorithm that a bank of layers of this shape uses."""
@@ -259,6 +283,8 @@ class AveragedAlgorithm(Algorithm[FactorState]):
         damping: Added to every eigenvalue before inverting.
         cov_interval: Steps between updates of the statistics.
     """
+
+    PER_GROUP: ClassVar[tuple[str, ...]] = ("damping",)
 
     ema_decay: float = fraction(0.95, symbol="beta_2")
     damping: float = positive(1.0, symbol="rho")

@@ -102,6 +102,11 @@ class Bank:
         arguments = self.algorithm, self.state, self.layers, self.buffer
         self.monitor = None if clock is None else Monitor(*arguments, clock)
 
+    def follow(self, group: Mapping[str, Any]) -> None:
+        """Use the current hyperparameters of the parameter group."""
+        if self.algorithm.VARIABLE:
+            self.algorithm = self.algorithm.for_group(group)
+
     @property
     def recording(self) -> bool:
         """True if the next forwards are recorded."""
@@ -337,14 +342,22 @@ def make_banks(
     layers: Iterable[Layer],
     group_of: Mapping[Tensor, int],
     wait: bool = True,
+    groups: Sequence[Mapping[str, Any]] = (),
 ) -> list[Bank]:
-    """Group layers by shape, dtype, device and the parameter group of their weight."""
+    """Group layers by shape, dtype, device and the parameter group of their weight.
+
+    `groups` are the parameter groups; their values replace those of the algorithm.
+    """
+    algorithms = [algorithm.for_group(group) for group in groups]
     members: dict[Any, list[Layer]] = {}
     for layer in layers:
         weight = layer.module.weight
         key = (layer.shape, weight.dtype, weight.device, group_of[weight])
         members.setdefault(key, []).append(layer)
-    return [Bank(algorithm, stack, group, wait) for (*_, group), stack in members.items()]
+    return [
+        Bank(algorithms[group] if algorithms else algorithm, stack, group, wait)
+        for (*_, group), stack in members.items()
+    ]
 
 
 def share_refresh(algorithm: Algorithm[Any], banks: Sequence[Bank], ranks: Ranks | None) -> None:

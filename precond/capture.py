@@ -24,8 +24,10 @@ from torch._C._functorch import peek_interpreter_stack  # pyright: ignore[report
 from torch.utils.hooks import RemovableHandle
 
 from precond import compiled
+from precond.algorithm import Needs
 from precond.bank import Bank
 from precond.forwards import Forward
+from precond.hooks import ModuleHook, remove_copies
 from precond.layers import Layer
 
 
@@ -35,11 +37,20 @@ def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
     handles: list[RemovableHandle] = []
     for bank in banks:
         for layer in bank.layers:
+            remove_copies(layer.module)
             hook = _Hook(bank, layer)
             # Before the user's hooks, which may replace the output.
-            handles.append(layer.module.register_forward_hook(hook, with_kwargs=True, prepend=True))
-            handles.append(layer.module.weight.register_post_accumulate_grad_hook(hook.confirm))
+            handles.append(hook.register_forward(with_kwargs=True, prepend=True))
+            handles.append(_register(layer.module.weight, hook))
     return handles
+
+
+def _register(weight: Tensor, hook: _Hook) -> RemovableHandle:
+    """Register the hook of a weight, which may be frozen now and trained later."""
+    trained = weight.requires_grad
+    handle = weight.requires_grad_(True).register_post_accumulate_grad_hook(hook.confirm)
+    weight.requires_grad_(trained)
+    return handle
 
 
 def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
@@ -75,13 +86,14 @@ def check_forwards(banks: Sequence[Bank], gradients: bool, due: bool) -> None:
         )
 
 
-class _Hook:
+class _Hook(ModuleHook):
     """The forward hook of a layer.
 
     Its reference to the bank is weak, so that a model does not keep a discarded optimizer alive.
     """
 
     def __init__(self, bank: Bank, layer: Layer):
+        super().__init__(layer.module)
         self._bank, self._layer = weakref.ref(bank), layer
         self._switch = bank.switch
         self._number = compiled.register(self)
@@ -90,7 +102,7 @@ class _Hook:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Any:
         # A deep copy of the model shares this hook, but its forwards must not be recorded.
-        if not self._switch.on or module is not self._layer.module or not output.requires_grad:
+        if not self._switch.on or module is not self.module or not output.requires_grad:
             return None
         x = args[0] if args else kwargs["input"]
         if torch.compiler.is_compiling():
@@ -113,8 +125,9 @@ class _Hook:
         """Report an output gradient to its forward."""
         bank = self._bank()
         if bank is not None and self._switch.on:
-            gradient = bank.batch_major(self._layer, gradient)
-            bank.forwards.see(forward, bank.unscaled(gradient))
+            if bank.algorithm.NEEDS is not Needs.INPUTS:
+                gradient = bank.unscaled(bank.batch_major(self._layer, gradient))
+            bank.forwards.see(forward, gradient)
 
     def see_gradient(self, gradient: Tensor, x: Tensor) -> None:
         """Record a forward of a compiled graph, in its backward."""
@@ -135,12 +148,6 @@ class _Hook:
         bank.note_repetition(self._layer)
         return True
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Detached, ()  # a pickled model has no optimizer
-
 
 def _reason_not_to_record(x: Tensor) -> str | None:
     """Return why a layer that is called with this input follows its gradient, or None."""
@@ -149,10 +156,3 @@ def _reason_not_to_record(x: Tensor) -> str | None:
     if x.is_nested or x.layout is not torch.strided:
         return "its input is nested or sparse"
     return None
-
-
-class _Detached:
-    """The hook of a pickled model, which does nothing."""
-
-    def __call__(self, *_: Any) -> None:
-        pass

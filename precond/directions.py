@@ -27,14 +27,13 @@ class Directions:
         # A view of a bank's buffer for each parameter. The gradient is copied into the view, and
         # the direction is read from it.
         self.views: dict[Tensor, Tensor] = {}
-        # The group of the layer's weight, for each parameter that is in a different group.
+        # The group of the weight of each parameter's layer.
         self._weight_group: dict[Tensor, int] = {}
         for bank in banks:
             for layer in bank.layers:
                 parameters = layer.parameters
                 self.views |= {parameters[key]: view for key, view in bank.views(layer).items()}
-                in_other_group = (p for p in parameters.values() if group_of[p] != bank.group)
-                self._weight_group |= dict.fromkeys(in_other_group, bank.group)
+                self._weight_group |= dict.fromkeys(parameters.values(), bank.group)
 
     def compute(self, groups: Groups, clip: float | None, scale: LossScale | None) -> None:
         """Copy the gradients into the banks' buffers and replace them by directions.
@@ -56,13 +55,15 @@ class Directions:
         for bank in self._banks:
             if scale is not None:
                 scale.unscale_and_mask(bank.buffer)
-            lr = groups[bank.group]["lr"]
+            lr = _reference(groups[bank.group]["lr"])
             if (inner := bank.precondition(lr, measure=clip is not None)) is not None:
-                products.append(inner * lr**2)
+                products.append(inner * groups[bank.group]["lr"] ** 2)
         if clip is not None and products:
             self._clip(clip, products)
 
-    def of(self, parameter: Tensor, groups: Groups, lr: float | None = None) -> Tensor | None:
+    def of(
+        self, parameter: Tensor, groups: Groups, lr: float | Tensor | None = None
+    ) -> Tensor | None:
         """Return the direction of a parameter, or None if it is not preconditioned.
 
         Args:
@@ -72,11 +73,14 @@ class Directions:
                 the learning rate; else None.
         """
         view = self.views.get(parameter)
-        if view is None or lr is None or parameter not in self._weight_group:
+        if view is None or lr is None:
             return view
         # The direction contains the learning rate of the weight's group.
         weight_lr = groups[self._weight_group[parameter]]["lr"]
-        return view * (lr / weight_lr if weight_lr else 0.0)
+        reference = _reference(weight_lr)
+        if reference is weight_lr and not isinstance(lr, Tensor) and lr == weight_lr:
+            return view
+        return view * (lr / reference)
 
     def _mark_absent(self) -> None:
         """Set the buffers of layers without any gradient to nan; these layers are not updated."""
@@ -94,3 +98,14 @@ class Directions:
         factor = torch.where(s > bound, (bound / s).sqrt(), 1)
         for bank in self._banks:
             bank.rescale(factor)
+
+
+def _reference(lr: float | Tensor) -> float:
+    """Return the learning rate that the directions of a bank contain.
+
+    It is that of the weights. If that is 0, it is 1, because the directions of biases in other
+    groups are divided by it. If that is a tensor, it is 1, too, so that the host does not read it.
+    """
+    if isinstance(lr, Tensor):
+        return 1.0
+    return lr if lr else 1.0

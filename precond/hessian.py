@@ -8,18 +8,24 @@ gradients, computes Hessian-vector products, and frees the graph. In contrast,
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from precond import math_attention
+from precond.standalone import NO_COMPLEX, Standalone
+
 UNSUPPORTED = {
     "GradScaler": "the Hessian would be scaled too",
+    "unscale_": "the Hessian would be scaled too",
     "compile": "a compiled backward cannot be differentiated",
     "data parallel": "each rank would use the Hessian of only its own examples",
+    **NO_COMPLEX,
 }
 
 
@@ -47,17 +53,21 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
         return closure()
 
 
-def differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Add the gradients to `p.grad`, and return them with their graph.
+def differentiate(
+    loss: Tensor, parameters: Sequence[Tensor], others: Sequence[Tensor] = ()
+) -> Sequence[Tensor | None]:
+    """Add the gradients to `p.grad`, and return those of `parameters` with their graph.
 
     The gradient of a parameter that the loss does not use is None.
     """
-    gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
+    leaves = [*parameters, *others]
+    with math_attention.plain_operations():  # for forwards that checkpointing repeats here
+        gradients = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
             value = gradient.detach()
-            parameter.grad = value.clone() if parameter.grad is None else parameter.grad + value
-    return gradients
+            leaf.grad = value.clone() if leaf.grad is None else leaf.grad + value
+    return gradients[: len(parameters)]
 
 
 def product(
@@ -71,7 +81,8 @@ def product(
         return [torch.zeros_like(p) for p in parameters]
     outputs, weights = zip(*pairs, strict=True)
     options: dict[str, bool] = {"retain_graph": True, "materialize_grads": True}
-    return list(torch.autograd.grad(outputs, parameters, weights, **options))
+    with math_attention.plain_operations():
+        return list(torch.autograd.grad(outputs, parameters, weights, **options))
 
 
 def refuse_data_parallel(model: nn.Module, name: str) -> None:
@@ -84,12 +95,48 @@ def refuse_data_parallel(model: nn.Module, name: str) -> None:
         raise ValueError(f"{name} does not support DistributedDataParallel: {reason}")
 
 
-class HessianOptimizer(Optimizer):
+class HessianOptimizer(Standalone):
     """Base class of optimizers whose `backward(loss)` stores Hessian products for the next step."""
 
-    NAME: ClassVar[str]  # the name in messages
+    _model: nn.Module | None = None
     _step_supports_amp_scaling = True  # lets `step` detect a scaler and raise an error
     _products: Any = None
+
+    def attach(self, model: nn.Module) -> None:
+        """Let the model compute attention by operations that can be differentiated twice.
+
+        The fused kernels of `scaled_dot_product_attention` have no second derivative. The model
+        uses them if no gradient is computed.
+        """
+        self._model = model
+        handles = math_attention.attach(model, weakref.WeakMethod(self._differentiates_twice))
+        weakref.finalize(self, math_attention.detach, handles)
+
+    def _differentiates_twice(self) -> bool:
+        """Return True if the next backward computes Hessian products."""
+        return True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, and attach it to its model."""
+        super().__setstate__(state)
+        if self._model is not None:
+            self.attach(self._model)
+
+    def _differentiate(self, loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Set the gradients of all parameters of the model, and return those of `parameters`.
+
+        If there were no gradients, products that belong to earlier gradients are discarded.
+        """
+        if not self._has_gradients():
+            self._products = None
+        model = () if self._model is None else self._model.parameters()
+        included = set(parameters)
+        others = [p for p in model if p.requires_grad and p not in included]
+        return differentiate(loss, parameters, others)
+
+    def _has_gradients(self) -> bool:
+        """Return True if a parameter has a gradient."""
+        return any(p.grad is not None for group in self.param_groups for p in group["params"])
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
         """Return the loss of a step's closure; raise `RuntimeError` under GradScaler."""

@@ -66,6 +66,16 @@ def non_negative(default: float, symbol: str = "") -> Any:
     return _field(default, "a finite number >= 0", lambda v: _is_number(v) and v >= 0, symbol)
 
 
+def learning_rate(default: float, symbol: str = "") -> Any:
+    """Return a field for a learning rate: a finite number >= 0, or a tensor with one number."""
+    return _field(
+        default,
+        "a finite number >= 0, or a tensor with one number",
+        lambda v: v.numel() == 1 if hasattr(v, "numel") else _is_number(v) and v >= 0,
+        symbol,
+    )
+
+
 def fraction(default: float | None, symbol: str = "") -> Any:
     """Return a field for a number in [0, 1)."""
     return _field(default, "a number in [0, 1)", _is_fraction, symbol)
@@ -122,6 +132,16 @@ def optional(field: Any) -> Any:
     data = dict(field.metadata)
     allowed, accepts = data.pop("allowed"), data.pop("accepts")
     return _field(field.default, f"{allowed}, or None", lambda v: v is None or accepts(v), **data)
+
+
+def known_names() -> set[str]:
+    """Return the names of all hyperparameters of all classes that have been imported."""
+    kinds, names = [Hyperparameters], set()
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        names |= set(getattr(kind, "__dataclass_fields__", ()))
+    return names
 
 
 def problems(config: Any) -> list[str]:

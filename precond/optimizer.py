@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from precond import groups
 from precond.algorithm import Algorithm, Needs
 from precond.bank import Bank, make_banks, share_refresh, update
 from precond.capture import attach, check_forwards, detach
@@ -30,11 +30,12 @@ from precond.layers import (
 )
 from precond.parts.collectives import active
 from precond.rules import Directed, Rule, SGDRule
+from precond.saving import Saved
 from precond.scaling import LossScale, Undo
-from precond.state import Entries
+from precond.state import PRECONDITIONER, Entries
 
 
-class Preconditioned(torch.optim.Optimizer):
+class Preconditioned(Saved):
     """Base class of the package's optimizers: an update rule along preconditioned gradients.
 
     The gradients of Linear and Conv2d layers are preconditioned. The same rule updates every other
@@ -50,9 +51,9 @@ class Preconditioned(torch.optim.Optimizer):
 
     Args:
         model: The model to train, plain or compiled.
-        params: Parameter groups as in `torch.optim`, to give some parameters a different `lr`,
-            `momentum`, `nesterov`, `weight_decay` or `decoupled`. Default: one group of all
-            trainable parameters of the model.
+        params: Parameter groups as in `torch.optim`, to give some parameters other values of the
+            rule's hyperparameters (such as `lr` and `weight_decay`), or another `damping`. Default:
+            one group of all trainable parameters of the model.
         **hyperparameters: The hyperparameters of the rule (`SGDRule` by default) and of the
             algorithm, by name.
 
@@ -81,6 +82,7 @@ class Preconditioned(torch.optim.Optimizer):
     def __init__(
         self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
     ):
+        groups.refuse_other_arguments(type(self).__name__, (model,))
         self._ranks, self._names = ranks_of(model), parameter_names(model)
         if lazy := [n for p, n in self._names.items() if isinstance(p, nn.UninitializedParameter)]:
             raise ValueError(
@@ -91,21 +93,17 @@ class Preconditioned(torch.optim.Optimizer):
         rule, algorithm = make(self.rule_type, self.algorithm_type, values=hyperparameters)
         self.rule: Rule = rule
         self.algorithm: Algorithm[Any] = algorithm
-        # Rules may read the hyperparameters of the algorithm in addition to those of the group.
-        self._settings = dataclasses.asdict(algorithm)
-        self.steps = 0
         self._has_output_scale = False  # True if `grad_output_scale` has been set
         self._model = model
         layers, self._skipped = find_layers(model)
         self._require_layers(layers)
+        self._options = groups.Options(type(self).__name__, rule, algorithm)
         trainable = [p for p in model.parameters() if p.requires_grad]
-        super().__init__(trainable if params is None else params, dataclasses.asdict(rule))
-        self._layers: dict[str, Layer] = {}
-        self._banks: list[Bank] = []
-        self._handles: list[RemovableHandle] = []
-        self._add_layers(self._index_groups())
+        super().__init__(trainable if params is None else params, self._options.defaults)
+        self._clear()
+        group_of = self._index_groups()
+        self._install(self._new_banks(group_of), group_of)
         self._require_layers(self._layers)
-        weakref.finalize(self, detach, self._handles, self._banks)
 
     def _require_layers(self, layers: Collection[Any]) -> None:
         """Raise `ValueError` if there is no layer, with the reason for each skipped module."""
@@ -116,21 +114,47 @@ class Preconditioned(torch.optim.Optimizer):
                 f"precondition: use a plain optimizer such as torch.optim.SGD{reasons}"
             )
 
+    def _clear(self) -> None:
+        """Create the attributes that the layers fill."""
+        self._layers: dict[str, Layer] = {}
+        self._banks: list[Bank] = []
+        self._handles: list[RemovableHandle] = []
+        weakref.finalize(self, detach, self._handles, self._banks)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps so far. The groups contain it, as `step`."""
+        return self.param_groups[0]["step"]
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        for group in self.param_groups:
+            group["step"] = value
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters of the model, such as those of layers that were frozen so far.
 
         Raises:
             ValueError: The model does not have one of the parameters, or the optimizer has it.
+            HyperparameterError: A value is invalid, or would be ignored.
         """
+        built = "_banks" in vars(self)  # False in the constructor
+        groups.require_dictionary(param_group)
+        self._options.check(param_group)
+        steps = self.steps if built else 0
         super().add_param_group(param_group)
-        if "_banks" not in vars(self):  # in the constructor
+        self.param_groups[-1]["step"] = steps
+        self._options.add(self.param_groups[-1])
+        if not built:
             return
         try:
             group_of = self._index_groups()
+            banks = self._new_banks(group_of)
         except ValueError:
             self.param_groups.pop()
+            self._options.remove_last()
             raise
-        self._add_layers(group_of)
+        self._install(banks, group_of)
 
     def _index_groups(self) -> dict[Tensor, int]:
         """Return the index of each parameter's group, which must be the same on all ranks."""
@@ -142,28 +166,52 @@ class Preconditioned(torch.optim.Optimizer):
                 f"params has {len(foreign)} tensors that the model does not have, with the shapes "
                 f"{foreign}: pass parameters of the model"
             )
-        groups = {f"parameter group of {self._names[p]}": index for p, index in group_of.items()}
-        check_alike(self._ranks, {**self.defaults, **self._settings, **groups})
+        places = {f"parameter group of {self._names[p]}": index for p, index in group_of.items()}
+        check_alike(self._ranks, {**self.defaults, **places})
         return group_of
 
-    def _add_layers(self, group_of: Mapping[Tensor, int]) -> None:
-        """Create banks for the layers that have none, and map the parameters to views and entries."""
+    def _new_banks(self, group_of: Mapping[Tensor, int]) -> list[Bank]:
+        """Return banks for the layers that have none."""
         layers, self._skipped = find_layers(self._model, group_of)
         new = [layer for layer in layers if layer.name not in self._layers]
-        self._layers |= {layer.name: layer for layer in new}
-        shapes = {layer.name: layer.shape for layer in self._layers.values()}
+        shapes = {layer.name: layer.shape for layer in [*self._layers.values(), *new]}
         if shapes and (errors := self.algorithm.model_problems(shapes)):
             raise HyperparameterError("\n".join(errors))
-        banks = make_banks(self.algorithm, new, group_of)
+        self._layers |= {layer.name: layer for layer in new}
+        banks = make_banks(self.algorithm, new, group_of, groups=self.param_groups)
         for bank in banks:
             bank.batch_first = default_batch_first(self._model)
+            if self._banks:
+                bank.batch_first = self._banks[0].batch_first
+                bank.grad_output_scale = self._banks[0].grad_output_scale
+                bank.forwards.same_examples = self._banks[0].forwards.same_examples
+        return banks
+
+    def _install(self, banks: list[Bank], group_of: Mapping[Tensor, int]) -> None:
+        """Attach new banks, and map the parameters to views, entries and buffers."""
         share_refresh(self.algorithm, banks, self._ranks)
         self._banks += banks
         self._handles += attach(banks)
         self._bank_of = {layer.name: bank for bank in self._banks for layer in bank.layers}
         self._directions = Directions(self._banks, group_of)
-        others = {self._names[p]: p for p in group_of if p not in self._directions.views}
-        self._entries = Entries(self._layers, self._bank_of, others)
+        self._entries = Entries(self._bank_of, {p: self._names[p] for p in group_of})
+        self._add_buffers()
+
+    def _add_buffers(self) -> None:
+        """Create the buffers of the rule that do not exist yet.
+
+        `torch.distributed.checkpoint` reads from `state` which entries a parameter has. If `state`
+        were empty, it would call `step` with gradients of zero.
+        """
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if self._entries.is_layer(parameter):
+                    state.setdefault(PRECONDITIONER, {})  # the banks have the tensors
+                if parameter.requires_grad:
+                    in_layer = parameter in self._directions.views
+                    new = self.rule.new_buffers(group, parameter, in_layer)
+                    self.state[parameter] = {**new, **state}
 
     def preconditioned_layers(self) -> list[str]:
         """Return the names of the layers whose gradients are preconditioned."""
@@ -295,6 +343,7 @@ class Preconditioned(torch.optim.Optimizer):
                 "call step() without a closure"
             )
         loss = evaluate(closure)
+        self._follow_groups()
         for bank in self._banks:
             bank.forwards.finish(bank.layers)
         gradients = any(p.grad is not None for p in self._directions.views)
@@ -348,6 +397,7 @@ class Preconditioned(torch.optim.Optimizer):
         """
         layers: Directed = ([], [])
         others: Directed = ([], [])
+        group = {**group, "lr": groups.scalar_lr(group)}
         lr = group["lr"] if self.rule.CONTAINS_LR else None
         for p in group["params"]:
             if p.grad is not None:
@@ -358,45 +408,25 @@ class Preconditioned(torch.optim.Optimizer):
         if scale is not None and others[0]:
             others = others[0], scale.unscale(others[1])
         if layers[0] or others[0]:
-            self.rule.descend({**self._settings, **group}, layers, others, self.state)
+            self.rule.descend(group, layers, others, self.state)
 
-    # ------------------------------------------------------------------ state_dict, keyed by name
-
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
-        """Return everything that is needed to resume bitwise, keyed by name.
-
-        Returns:
-            `state`: an entry for each layer (the algorithm's tensors, and the momentum of weight
-            and bias) and for each other parameter; `param_groups`, as in `torch.optim`, but with
-            the names of the parameters; `algorithm`, the hyperparameters of the algorithm; `steps`;
-            and `monitor`, if there is a monitor.
-        """
-        return {
-            "state": self._entries.save(self.state),
-            "param_groups": [
-                {**g, "params": [self._names[p] for p in g["params"]]} for g in self.param_groups
-            ],
-            "algorithm": dict(self._settings),
-            "steps": self.steps,
-            **diagnostics.state(self._banks),
-        }
-
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
-        """Load a state that `state_dict` returned, for a model with the same names and shapes.
-
-        Raises:
-            ValueError: A layer, parameter or hyperparameter differs. The message has one line for
-                each difference, and the optimizer is unchanged.
-        """
-        if errors := self._entries.mismatches(self.state_dict(), state_dict):
-            raise ValueError("the state does not match the optimizer:\n" + "\n".join(errors))
+    def _follow_groups(self) -> None:
+        """Use the hyperparameters of the groups."""
+        self._options.check_unchanged(self.param_groups)
         for bank in self._banks:
-            bank.reset()
-        for parameter, buffers in self._entries.load(state_dict["state"]):
-            self.state[parameter] = buffers
-        diagnostics.load_state(self._banks, state_dict)
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update({key: value for key, value in saved.items() if key != "params"})
-        self.steps = state_dict["steps"]
+            bank.follow(self.param_groups[bank.group])
+
+    def _rebuild(self, banks: list[Bank]) -> None:
+        """Attach the banks of a copy to its model."""
+        self._ranks, self._names = ranks_of(self._model), parameter_names(self._model)
+        self._clear()
+        self._layers |= {layer.name: layer for bank in banks for layer in bank.layers}
+        group_of = {p: i for i, group in enumerate(self.param_groups) for p in group["params"]}
+        self._install(banks, group_of)
+        self._schedule_recording()
+
+    def _after_load(self) -> None:
+        """Use a loaded state."""
+        self._add_buffers()
+        self._follow_groups()
         self._schedule_recording()

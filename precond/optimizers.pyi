@@ -8,7 +8,7 @@ after an argument contain its symbol in the paper and the allowed values.
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from precond.algorithms import sketchysgd
 from precond.optimizer import Preconditioned
@@ -25,7 +25,7 @@ class FOOF(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number > 0).
+        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -48,7 +48,7 @@ class FOOF(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
         momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
         decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
         cov_interval: int = 5, inv_interval: int = 50, init: Literal["zero", "identity"] = "zero",
@@ -65,7 +65,7 @@ class NysAct(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number > 0).
+        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -97,7 +97,7 @@ class NysAct(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
         momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
         decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
         cov_interval: int = 5, inv_interval: int = 50, rank: int = 10,
@@ -116,7 +116,7 @@ class KFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number > 0).
+        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -149,7 +149,7 @@ class KFAC(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
         momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
         decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
         cov_interval: int = 5, inv_interval: int = 50,
@@ -169,7 +169,7 @@ class Eva(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number > 0).
+        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -197,7 +197,7 @@ class Eva(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
         momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
         decoupled: bool = False, ema_decay: float = 0.95, damping: float = 1.0,
         cov_interval: int = 5, kl_clip: float | None = 0.001,
@@ -215,7 +215,7 @@ class EKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number > 0).
+        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -236,7 +236,7 @@ class EKFAC(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.1,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.1,
         momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0005,
         decoupled: bool = False, damping: float = 3.0, basis_interval: int = 500,
         second_moment: Literal["per_example", "running"] = "per_example", ema_decay: float = 0.9,
@@ -252,7 +252,7 @@ class STEVE(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number > 0).
+        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
         weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
         betas: Weights of the old values in the first moment m and in the second moment v (b1, b2;
             two numbers in [0, 1)).
@@ -277,7 +277,7 @@ class STEVE(Preconditioned):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.001,
         weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08,
         basis_interval: int = 500, bias_correction: Literal["adam", "paper"] = "adam",
         second_moment: Literal["minibatch", "per_example"] = "minibatch",
@@ -295,7 +295,7 @@ class SketchySGD(sketchysgd.SketchySGD):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (a finite number > 0).
+        lr: Learning rate (a finite number >= 0, or a tensor with one number).
         momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0,
             1)).
         weight_decay: Decoupled weight decay, as in AdamW (wd; a finite number >= 0).
@@ -311,7 +311,7 @@ class SketchySGD(sketchysgd.SketchySGD):
     """
 
     def __init__(
-        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float = 0.001,
+        self, model: nn.Module, *, params: Iterable[Any] | None = None, lr: float | Tensor = 0.001,
         momentum: float = 0.9, weight_decay: float = 0.0, rank: int = 10, damping: float = 0.1,
         interval: int = 100, seed: int = 0,
     ) -> None: ...

@@ -8,9 +8,9 @@ random draws are seeded, and a run resumes bitwise from a loaded state.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,17 @@ from torch.optim import Optimizer
 
 from precond import hessian
 from precond.algorithm import Card
-from precond.hyperparameters import Hyperparameters, count, fractions, non_negative, positive
+from precond.groups import refuse_other_arguments
+from precond.hyperparameters import (
+    Hyperparameters,
+    count,
+    fractions,
+    learning_rate,
+    non_negative,
+    positive,
+)
 from precond.parts.sketches import seed_of
+from precond.standalone import NO_COMPLEX, Standalone
 
 PACKAGE = "pytorch_optimizer"
 
@@ -38,7 +47,7 @@ class Shampoo(Hyperparameters):
         eps: The statistics start at eps I.
     """
 
-    lr: float = positive(0.1)
+    lr: float | Tensor = learning_rate(0.1)
     weight_decay: float = non_negative(0.0)
     eps: float = positive(1e-6)
 
@@ -55,7 +64,7 @@ class SOAP(Hyperparameters):
         interval: Steps between updates of the eigenbases.
     """
 
-    lr: float = positive(3e-3)
+    lr: float | Tensor = learning_rate(3e-3)
     betas: tuple[float, float] = fractions((0.95, 0.95))
     eps: float = positive(1e-8)
     weight_decay: float = non_negative(0.01)
@@ -74,7 +83,7 @@ class AdaHessian(Hyperparameters):
         seed: Seed of the random signs.
     """
 
-    lr: float = positive(0.15)
+    lr: float | Tensor = learning_rate(0.15)
     betas: tuple[float, float] = fractions((0.9, 0.999))
     eps: float = positive(1e-4)
     weight_decay: float = non_negative(0.0)
@@ -87,6 +96,7 @@ CARDS = {
         cost="2op(o+p) + ~22(o^3+p^3) + 2op(o+p)",
         memory="2(o^2+p^2)",
         deviations="as in pytorch-optimizer: statistics are summed; no grafting, no momentum",
+        unsupported=NO_COMPLEX,
     ),
     SOAP: Card(
         paper="Vyas et al., ICLR 2025",
@@ -94,6 +104,7 @@ CARDS = {
         memory="2(o^2+p^2) + 2op",
         deviations="as in pytorch-optimizer: the first step only initialises the statistics; "
         "one factor per axis of a kernel",
+        unsupported=NO_COMPLEX,
     ),
     AdaHessian: Card(
         paper="Yao et al., AAAI 2021",
@@ -118,35 +129,59 @@ def build(
             install it.
         ValueError: The model is data parallel, and the method needs the Hessian.
     """
+    refuse_other_arguments(kind.__name__, (model,))
     if kind is AdaHessian:
         hessian.refuse_data_parallel(model, kind.__name__)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    peer = _classes(kind.__name__)[f"{kind.__name__}Peer"]
+    optimizer = peer(trainable if params is None else params, **hyperparameters)
+    if isinstance(optimizer, hessian.HessianOptimizer):
+        optimizer.attach(model)
+    return optimizer
+
+
+def _classes(name: str) -> dict[str, type[Optimizer]]:
+    """Return the classes of the peers by name; `name` is the peer that needs the package."""
     try:
         import pytorch_optimizer as library  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         text = "needs the package pytorch-optimizer: pip install .[peers]"
-        raise ModuleNotFoundError(f"{kind.__name__} {text}") from error
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    peers = _subclasses(library.Shampoo, library.SOAP, library.AdaHessian)
-    return peers[kind](trainable if params is None else params, **hyperparameters)
+        raise ModuleNotFoundError(f"{name} {text}") from error
+    return _subclasses(library.Shampoo, library.SOAP, library.AdaHessian)
+
+
+def __getattr__(name: str) -> type[Optimizer]:
+    """Return the class of a peer, which `pickle` finds by its name."""
+    if name in ("ShampooPeer", "SOAPPeer", "AdaHessianPeer"):
+        return _classes(name.removesuffix("Peer"))[name]
+    raise AttributeError(f"module 'precond.peers' has no attribute {name!r}")
 
 
 @functools.cache
-def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Optimizer]]:
-    """Return subclasses of the package's classes.
+def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[str, type[Optimizer]]:
+    """Return subclasses of the package's classes, by name.
 
     They are created in a function, because the package may not be installed.
     """
 
-    class ShampooPeer(shampoo):
+    class ShampooPeer(_StartsAfterInitialisation, shampoo):
         """Shampoo on copies of the gradients, because the package changes gradients in place."""
+
+        NAME = "Shampoo"
+
+        def _unsupported_kind(self, parameter: Tensor) -> str | None:
+            empty = None if parameter.numel() else "parameters without elements"
+            return super()._unsupported_kind(parameter) or empty
 
         def __init__(self, params: Any, **hyperparameters: Any):
             settings = Shampoo(**hyperparameters)
-            options = {"weight_decouple": True, "matrix_eps": settings.eps}
-            super().__init__(params, lr=settings.lr, weight_decay=settings.weight_decay, **options)
+            options: dict[str, Any] = {"weight_decouple": True, "matrix_eps": settings.eps}
+            options |= {"lr": settings.lr, "weight_decay": settings.weight_decay}
+            super().__init__(params, **options)
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
             loss = hessian.evaluate(closure)
+            self._note_initialisation()
             parameters = [
                 p for group in self.param_groups for p in group["params"] if p.grad is not None
             ]
@@ -154,28 +189,49 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             try:
                 for p in parameters:
                     p.grad = p.grad.clone()
-                super().step()
+                with _numbers(self.param_groups):
+                    super().step()
             finally:
                 for p, gradient in zip(parameters, gradients, strict=True):
                     p.grad = gradient
             return loss
 
-    class SOAPPeer(soap):
+    class SOAPPeer(_StartsAfterInitialisation, soap):
         """SOAP with this project's hyperparameter names."""
 
+        NAME = "SOAP"
+
         def __init__(self, params: Any, **hyperparameters: Any):
-            settings = dataclasses.asdict(SOAP(**hyperparameters))
-            super().__init__(params, precondition_frequency=settings.pop("interval"), **settings)
+            settings = dict(vars(SOAP(**hyperparameters)))
+            settings["precondition_frequency"] = settings.pop("interval")
+            super().__init__(params, **settings)
+
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            loss = hessian.evaluate(closure)
+            self._note_initialisation()
+            with _numbers(self.param_groups):
+                super().step()
+            return loss
+
+        def __repr__(self) -> str:
+            return super().__repr__().replace("precondition_frequency", "interval")
 
     class AdaHessianPeer(hessian.HessianOptimizer, adahessian):
         """AdaHessian. `backward(loss)` estimates the diagonal of the Hessian with seeded signs."""
 
         NAME = "AdaHessian"
+        FIXED = ("seed",)
 
         def __init__(self, params: Any, **hyperparameters: Any):
-            settings = dataclasses.asdict(AdaHessian(**hyperparameters))
-            self._seed = settings.pop("seed")
-            super().__init__(params, **settings)
+            super().__init__(params, **{"step": 0, **vars(AdaHessian(**hyperparameters))})
+
+        def add_param_group(self, param_group: dict[str, Any]) -> None:
+            """Add parameters. Their state has the same keys before and after the first step."""
+            super().add_param_group(param_group)
+            for p in self.param_groups[-1]["params"]:
+                if p.requires_grad:
+                    names = ("exp_avg", "exp_hessian_diag_sq")
+                    self.state[p] = {name: torch.zeros_like(p) for name in names}
 
         def backward(self, loss: Tensor) -> None:
             """Set the gradients as `loss.backward()` does, and estimate the diagonal of H.
@@ -183,21 +239,77 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[type, type[Opt
             The estimate is z * (H z) for random signs z.
             """
             parameters = [p for group in self.param_groups for p in group["params"]]
-            gradients = hessian.differentiate(loss, parameters)
-            signs = _signs(parameters, self._seed, self.param_groups[0].get("step", 0))
-            products = hessian.product(gradients, parameters, signs)
-            new = [z * product for z, product in zip(signs, products, strict=True)]
+            trained = [p for p in parameters if p.requires_grad]
+            gradients = self._differentiate(loss, trained)
+            first = self.param_groups[0]
+            signs = dict(
+                zip(parameters, _signs(parameters, first["seed"], first["step"]), strict=True)
+            )
+            products = hessian.product(gradients, trained, [signs[p] for p in trained])
+            diagonal = {p: signs[p] * product for p, product in zip(trained, products, strict=True)}
+            new = [diagonal[p] if p in diagonal else torch.zeros_like(p) for p in parameters]
             old = self._products
             self._products = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
             loss = self._evaluate(closure)
-            super().step(hessian=self._take_products())  # pyright: ignore[reportCallIssue]
+            if not self._has_gradients():
+                return loss
+            products = self._take_products()
+            for p, state in self.state.items():  # the model may have been converted
+                state |= {key: value.to(p.dtype) for key, value in state.items()}
+            with _numbers(self.param_groups):
+                super().step(hessian=products)  # pyright: ignore[reportCallIssue]
             for state in self.state.values():
                 state.pop("hessian", None)
             return loss
 
-    return {Shampoo: ShampooPeer, SOAP: SOAPPeer, AdaHessian: AdaHessianPeer}
+    classes: list[Any] = [ShampooPeer, SOAPPeer, AdaHessianPeer]
+    for kind in classes:  # `__getattr__` finds them by this name
+        kind.__qualname__ = kind.__name__
+    return {kind.__name__: kind for kind in classes}
+
+
+class _StartsAfterInitialisation(Standalone):
+    """An optimizer whose training does not depend on how its state was initialised.
+
+    `torch.distributed.checkpoint` initialises the state of a new optimizer by a step with gradients
+    and learning rates of zero. This step would count as the first, so the next one discards it.
+    """
+
+    _initialised = False
+
+    def _note_initialisation(self) -> None:
+        """Note a step that only initialises the state, and discard the state of such a step."""
+        if self._initialised:
+            self._initialised = False
+            self.state.clear()
+            for group in self.param_groups:
+                group.pop("step", None)
+        elif not self.state and all(not group["lr"] for group in self.param_groups):
+            gradients = [p.grad for group in self.param_groups for p in group["params"]]
+            self._initialised = not any(g.any() for g in gradients if g is not None)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state as in `torch.optim`. It may be one that was only initialised."""
+        super().load_state_dict(state_dict)
+        # The sums of the gradients' outer products, in SOAP.
+        sums = [value for state in self.state.values() for value in state.get("GG", ())]
+        gradients = any(value.any() for value in sums if isinstance(value, Tensor))
+        self._initialised = bool(sums) and not gradients
+
+
+@contextmanager
+def _numbers(groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Replace learning rates that are tensors by numbers; the package would change them in place."""
+    tensors = [(group, group["lr"]) for group in groups if isinstance(group["lr"], Tensor)]
+    try:
+        for group, lr in tensors:
+            group["lr"] = lr.item()
+        yield
+    finally:
+        for group, lr in tensors:
+            group["lr"] = lr
 
 
 def _signs(parameters: list[Tensor], seed: int, step: int) -> list[Tensor]:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from precond import peers
@@ -21,6 +21,7 @@ from precond.hyperparameters import (
     flag,
     fraction,
     fractions,
+    learning_rate,
     nearest,
     non_negative,
     positive,
@@ -35,7 +36,7 @@ from precond.optimizers import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD
 class SGD(Hyperparameters):
     """Hyperparameters of `torch.optim.SGD`."""
 
-    lr: float = positive(0.1)
+    lr: float | Tensor = learning_rate(0.1)
     momentum: float = fraction(0.9)
     nesterov: bool = flag(False)
     weight_decay: float = non_negative(5e-4)
@@ -45,7 +46,7 @@ class SGD(Hyperparameters):
 class Adam(Hyperparameters):
     """Hyperparameters of `torch.optim.Adam` and `AdamW`."""
 
-    lr: float = positive(1e-3)
+    lr: float | Tensor = learning_rate(1e-3)
     betas: tuple[float, float] = fractions((0.9, 0.999))
     eps: float = positive(1e-8)
     weight_decay: float = non_negative(5e-4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from precond.hyperparameters import Hyperparameters, flag, fraction, non_negative, positive
+from precond.hyperparameters import (
+    Hyperparameters,
+    flag,
+    fraction,
+    learning_rate,
+    non_negative,
+)
 
 ParameterState = Mapping[Tensor, dict[str, Any]]
 Directed = tuple[list[Tensor], list[Tensor]]  # parameters, and the direction of each
@@ -23,6 +29,20 @@ class Rule(Protocol):
 
     def problems(self) -> list[str]:
         """Return one line for each hyperparameter out of range."""
+        ...
+
+    def new_buffers(
+        self, group: Mapping[str, Any], parameter: Tensor, layer: bool
+    ) -> dict[str, Tensor]:
+        """Return the initial buffers of a parameter.
+
+        They exist before the first step, so that a state has the same keys before and after it.
+
+        Args:
+            group: The hyperparameters of the parameter's group, and those of the algorithm.
+            parameter: The parameter.
+            layer: True if the parameter belongs to a layer that can be preconditioned.
+        """
         ...
 
     def descend(
@@ -59,7 +79,7 @@ class SGDRule(Hyperparameters):
 
     CONTAINS_LR: ClassVar[bool] = False
 
-    lr: float = positive(0.1, symbol="eta")
+    lr: float | Tensor = learning_rate(0.1, symbol="eta")
     momentum: float = fraction(0.9, symbol="mu")
     nesterov: bool = flag(False)
     weight_decay: float = non_negative(5e-4)
@@ -71,6 +91,12 @@ class SGDRule(Hyperparameters):
         if self.nesterov is True and self.momentum == 0:
             errors.append("nesterov = True: needs momentum > 0")
         return errors
+
+    def new_buffers(
+        self, group: Mapping[str, Any], parameter: Tensor, layer: bool
+    ) -> dict[str, Tensor]:
+        """Return the momentum of a parameter (see `Rule.new_buffers`)."""
+        return {"momentum_buffer": torch.zeros_like(parameter)} if group["momentum"] else {}
 
     def descend(
         self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState
@@ -89,7 +115,7 @@ class SGDRule(Hyperparameters):
             gradients, directions = directions, buffers
             if group["nesterov"]:
                 directions = torch._foreach_add(gradients, buffers, alpha=momentum)
-        torch._foreach_add_(params, directions, alpha=-lr)
+        move(params, directions, lr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +132,17 @@ class KFEAdamRule(Hyperparameters):
 
     CONTAINS_LR: ClassVar[bool] = True
 
-    lr: float = positive(1e-3, symbol="eta")
+    lr: float | Tensor = learning_rate(1e-3, symbol="eta")
     weight_decay: float = non_negative(0.0)
+
+    def new_buffers(
+        self, group: Mapping[str, Any], parameter: Tensor, layer: bool
+    ) -> dict[str, Tensor]:
+        """Return the moments of Adam; layers do not use them (see `Rule.new_buffers`)."""
+        if layer or group["fallback"] == "sgd":
+            return {}
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        return {"step": torch.zeros((), dtype=torch.float32), **moments}
 
     def descend(
         self, group: dict[str, Any], layers: Directed, others: Directed, state: ParameterState
@@ -120,7 +155,7 @@ class KFEAdamRule(Hyperparameters):
         if layers[0]:
             torch._foreach_sub_(*layers)
         if params and group["fallback"] == "sgd":
-            torch._foreach_add_(params, gradients, alpha=-lr)
+            move(params, gradients, lr)
         elif params:
             _adam(params, gradients, group, state)
 
@@ -139,8 +174,19 @@ def _adam(
     adam(params, gradients, means, squares, [], steps, **options)
 
 
+def move(params: list[Tensor], directions: Sequence[Tensor], lr: float | Tensor) -> None:
+    """Subtract the directions times the learning rate. A tensor is not read by the host."""
+    if isinstance(lr, Tensor):
+        torch._foreach_sub_(params, torch._foreach_mul(list(directions), lr))
+    else:
+        torch._foreach_add_(params, list(directions), alpha=-lr)
+
+
 def buffer(state: ParameterState, parameter: Tensor, name: str) -> Tensor:
-    """Return a parameter's buffer; create it with zeros if it does not exist."""
-    if name not in state[parameter]:
-        state[parameter][name] = torch.zeros_like(parameter)
-    return state[parameter][name]
+    """Return a parameter's buffer in its dtype; create it with zeros if it does not exist."""
+    value = state[parameter].get(name)
+    if value is None:
+        value = state[parameter][name] = torch.zeros_like(parameter)
+    elif value.dtype != parameter.dtype:  # the model was converted
+        value = state[parameter][name] = value.to(parameter.dtype)
+    return value

@@ -69,11 +69,18 @@ class Undo:
 
     def restore_where(self, skipped: Tensor) -> None:
         """Restore the values if the step is skipped."""
+        # A copy to the CPU must be complete before it is used: the host waits for this one flag if
+        # there are buffers on the CPU, such as the step counts of torch's Adam.
+        flags = {
+            device: skipped.to(device, non_blocking=device.type != "cpu")
+            for device in {tensor.device for tensor in self._tensors()}
+        }
         for tensor in self._tensors():
             before = self._before.get(tensor)
             before = torch.zeros_like(tensor) if before is None else before
-            tensor.copy_(torch.where(skipped.to(tensor.device, non_blocking=True), before, tensor))
+            tensor.copy_(torch.where(flags[tensor.device], before, tensor))
 
     def _tensors(self) -> list[Tensor]:
-        buffers = [value for p in self._parameters for value in self._state.get(p, {}).values()]
+        entries = [self._state.get(p, {}) for p in self._parameters]
+        buffers = [v for entry in entries for v in entry.values() if isinstance(v, Tensor)]
         return [*self._parameters, *buffers]

@@ -1,13 +1,13 @@
-"""The entries of an optimizer's state by name, and the check of a saved state.
+"""The saved state of an optimizer, and the check of a state before it is loaded.
 
-A state has one entry for each layer and for each other parameter. An entry contains the tensors of
-the algorithm and the buffers of the update rule. The name of a buffer starts with its parameter,
-"weight." or "bias.", unless the parameter is not part of a layer.
+As in `torch.optim`, a state has an entry for each parameter, by its number in `param_groups`. The
+entry of a layer's weight also contains the algorithm's tensors for the layer, under the key
+`preconditioner`. `param_groups` contains the names of the parameters, under `param_names`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,109 +16,201 @@ from precond.bank import Bank
 from precond.layers import Layer
 from precond.rules import ParameterState
 
+PRECONDITIONER = "preconditioner"
+NAMES = "param_names"
+Groups = Sequence[Mapping[str, Any]]  # torch's param_groups
+
 
 class Entries:
-    """The entries of one optimizer by name.
+    """The entries of the state of one optimizer.
 
     Args:
-        layers: The preconditioned layers.
-        bank_of: The bank of each layer.
-        others: All other parameters.
+        bank_of: The bank of each preconditioned layer, by the layer's name.
+        names: The names of the parameters.
     """
 
-    def __init__(
-        self, layers: Mapping[str, Layer], bank_of: Mapping[str, Bank], others: Mapping[str, Tensor]
-    ):
-        self._layers, self._bank_of = layers, bank_of
-        # For each entry: its parameters, by the prefix of their buffers.
-        self._parameters = {name: {"": parameter} for name, parameter in others.items()}
-        for name, layer in layers.items():
-            self._parameters[name] = {
-                f"{key}.": parameter for key, parameter in layer.parameters.items()
-            }
+    def __init__(self, bank_of: Mapping[str, Bank], names: Mapping[Tensor, str]):
+        self._names = names
+        self._parameters = {name: parameter for parameter, name in names.items()}
+        self._layers: dict[str, tuple[Layer, Bank]] = {}  # by the name of the weight
+        for bank in bank_of.values():
+            for layer in bank.layers:
+                self._layers[names[layer.parameters["weight"]]] = layer, bank
 
-    def save(self, rule_state: ParameterState) -> dict[str, dict[str, Any]]:
-        """Return all entries, with the rule's buffers from `rule_state`."""
-        state: dict[str, dict[str, Any]] = {}
-        for name, parameters in self._parameters.items():
-            layer = self._layers.get(name)
-            state[name] = {} if layer is None else self._bank_of[name].layer_state(layer)
-            for prefix, parameter in parameters.items():
-                for key, value in rule_state.get(parameter, {}).items():
-                    state[name][prefix + key] = value
-        return state
+    def is_layer(self, parameter: Tensor) -> bool:
+        """Return True if the parameter is the weight of a preconditioned layer."""
+        return self._names[parameter] in self._layers
+
+    def save(self, groups: Groups, rule_state: ParameterState) -> dict[str, Any]:
+        """Return the state, with the rule's buffers from `rule_state`."""
+        state: dict[int, dict[str, Any]] = {}
+        saved_groups = []
+        for group in groups:
+            names = [self._names[parameter] for parameter in group["params"]]
+            numbers = list(range(len(state), len(state) + len(names)))
+            for number, parameter in zip(numbers, group["params"], strict=True):
+                state[number] = dict(rule_state.get(parameter, {}))
+            saved_groups.append({**group, "params": numbers, NAMES: names})
+            for number, name in zip(numbers, names, strict=True):
+                if name in self._layers:
+                    state[number][PRECONDITIONER] = self._save_layer(name, rule_state)
+        return {"state": state, "param_groups": saved_groups}
+
+    def _save_layer(self, name: str, rule_state: ParameterState) -> dict[str, Any]:
+        """Return the algorithm's part of the entry of a weight."""
+        layer, bank = self._layers[name]
+        return {**bank.layer_state(layer), "buffers": _count_buffers(layer, rule_state)}
 
     def load(
-        self, state: Mapping[str, Mapping[str, Any]]
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Load the entries into the banks; yield each parameter with copies of its buffers."""
-        for name, parameters in self._parameters.items():
-            if name in self._layers:
-                self._bank_of[name].load_layer_state(self._layers[name], state[name])
-            for prefix, parameter in parameters.items():
-                buffers = _buffers(state[name], prefix)
-                # The step count of torch's Adam stays on the host, which reads it at each step.
-                devices = {key: "cpu" if key == "step" else parameter.device for key in buffers}
-                copies = {key: value.to(devices[key], copy=True) for key, value in buffers.items()}
-                yield parameter, copies
+        self, entries: Mapping[str, Mapping[str, Any]], groups: Groups
+    ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Load entries by name into the banks; yield each parameter with copies of its buffers."""
+        for group in groups:
+            for parameter in group["params"]:
+                name = self._names[parameter]
+                entry = entries.get(name, {})
+                if name in self._layers and PRECONDITIONER in entry:
+                    layer, bank = self._layers[name]
+                    bank.load_layer_state(layer, _flat(entry[PRECONDITIONER]))
+                yield parameter, {key: _like(parameter, key, v) for key, v in _buffers(entry)}
 
-    def mismatches(self, expected: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-        """Return one line for each difference between the optimizer's state and a saved state."""
-        entries, saved_entries = expected["state"], saved["state"]
-        missing = [name for name in entries if name not in saved_entries]
-        unknown = [name for name in saved_entries if name not in entries]
-        errors = [f"{name}: in the model but not in the state" for name in missing]
-        errors += [f"{name}: in the state but not in the model" for name in unknown]
-        for name, value in expected["algorithm"].items():
-            saved_value = saved["algorithm"].get(name)
-            if saved_value != value:
-                errors.append(
-                    f"{name} = {value!r} in the optimizer, {saved_value!r} in the state: "
-                    "build the optimizer with the value of the state"
-                )
-        groups, saved_groups = (
-            [group["params"] for group in state["param_groups"]] for state in (expected, saved)
-        )
-        if groups != saved_groups:
-            errors.append(
-                "param_groups: the parameters of the groups differ from those in the state"
-            )
-        for name in entries.keys() & saved_entries.keys():
-            parameters, saved_entry = self._parameters[name], saved_entries[name]
-            shapes = _algorithm_tensors(entries[name], parameters)
-            for prefix, parameter in parameters.items():
-                shapes |= {prefix + key: parameter for key in _buffers(saved_entry, prefix)}
-            errors += _shape_mismatches(name, shapes, saved_entry)
+    def read(
+        self, groups: Groups, rule_state: ParameterState, saved: Mapping[str, Any]
+    ) -> tuple[dict[str, Mapping[str, Any]], list[Mapping[str, Any]], list[str]]:
+        """Return the entries of a saved state by name, its groups, and one line for each error."""
+        saved_groups = list(saved["param_groups"])
+        names = [[self._names[parameter] for parameter in group["params"]] for group in groups]
+        saved_names = [_names(group) for group in saved_groups]
+        if None in saved_names:  # without names, as from another program: by position
+            if list(map(len, names)) != [len(group["params"]) for group in saved_groups]:
+                return {}, [], ["param_groups: the numbers of parameters differ"]
+            saved_names = names
+        known = [name for group in names for name in group]
+        known_saved = [name for group in saved_names for name in group or ()]
+        errors = [f"{n}: in the model but not in the state" for n in known if n not in known_saved]
+        errors += [f"{n}: in the state but not in the model" for n in known_saved if n not in known]
+        if not errors and names != saved_names:
+            errors = ["param_groups: the parameters of the groups differ from those in the state"]
+        if errors:
+            return {}, saved_groups, errors
+        keys = [key for group in saved_groups for key in group["params"]]
+        entries = {
+            name: saved["state"][key]
+            for name, key in zip(known, keys, strict=True)
+            if key in saved["state"]
+        }
+        for name, parameter in ((name, self._parameters[name]) for name in known):
+            # The state of `torch.distributed.checkpoint` has no entries of frozen parameters, and
+            # may have no empty entries.
+            if name not in entries and parameter.requires_grad and rule_state[parameter]:
+                errors.append(f"{name}: in the model but not in the state")
+        for name, entry in entries.items():
+            errors += self._shape_errors(name, entry)
+        return entries, saved_groups, errors + self._absent_buffers(entries)
+
+    def _shape_errors(self, name: str, entry: Mapping[str, Any]) -> list[str]:
+        """Return one line for each tensor of an entry that is missing or has another shape.
+
+        A saved scalar matches any shape.
+        """
+        parameter = self._parameters[name]
+        expected = {key: parameter for key, value in _buffers(entry) if isinstance(value, Tensor)}
+        actual: Mapping[str, Any] = entry
+        if name in self._layers:
+            layer, bank = self._layers[name]
+            state = bank.layer_state(layer)
+            expected |= {key: value for key, value in state.items() if isinstance(value, Tensor)}
+            actual = {**entry, **_flat(entry.get(PRECONDITIONER, {}))}
+        errors = []
+        for key, value in expected.items():
+            tensor = actual.get(key)
+            shape = list(tensor.shape) if isinstance(tensor, Tensor) else "no such tensor"
+            if shape not in ([], list(value.shape)):
+                text = f"{key} must have the shape {list(value.shape)}, the state has {shape}"
+                errors.append(f"{name}: {text}")
+        return errors
+
+    def _absent_buffers(self, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Return one line for each layer whose buffers were saved, but are absent.
+
+        The buffers of a layer that follows its gradient do not exist in a new optimizer. A program
+        that reads only the tensors of a new optimizer from a file loses them.
+        """
+        errors = []
+        for name, entry in entries.items():
+            saved = _flat(entry.get(PRECONDITIONER, {})).get("buffers", 0)
+            if name in self._layers and saved:
+                parameters = self._layers[name][0].parameters.values()
+                names = [self._names[parameter] for parameter in parameters]
+                present = sum(len(list(_buffers(entries.get(key, {})))) for key in names)
+                frozen = any(key not in entries for key in names)
+                if present < saved and not frozen:
+                    errors.append(f"{name}: the state lacks the buffers of its update rule")
         return errors
 
 
-def _buffers(entry: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    """Return the rule's buffers of one parameter, by name."""
-    return {
-        key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)
-    }
+def upgraded(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a state of version 0.1, which was keyed by the names of layers, in today's layout."""
+    if "algorithm" not in saved:
+        return saved
+    old, state, groups = saved["state"], {}, []
+    for group in saved["param_groups"]:
+        for name in group["params"]:
+            layer, _, key = name.rpartition(".")
+            if name in old:
+                state[name] = dict(old[name])
+                continue
+            prefix = f"{key}."
+            state[name] = {
+                k.removeprefix(prefix): v for k, v in old[layer].items() if k.startswith(prefix)
+            }
+            if key == "weight":
+                state[name][PRECONDITIONER] = {
+                    k: v for k, v in old[layer].items() if not k.startswith(("weight.", "bias."))
+                }
+        groups.append({**group, **saved["algorithm"], "step": saved["steps"]})
+    return {**saved, "state": state, "param_groups": groups}
 
 
-def _algorithm_tensors(entry: Mapping[str, Any], prefixes: Mapping[str, Any]) -> dict[str, Tensor]:
-    tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
-    return {
-        key: value
-        for key, value in tensors.items()
-        if not any(key.startswith(prefix) for prefix in prefixes)
-    }
+def _names(group: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the parameters of a saved group, or None if it has only numbers."""
+    if NAMES in group:
+        return list(group[NAMES])
+    names = list(group["params"])
+    return names if all(isinstance(name, str) for name in names) else None
 
 
-def _shape_mismatches(
-    name: str, expected: Mapping[str, Tensor], saved: Mapping[str, Any]
-) -> list[str]:
-    """Return one line for each expected tensor that is missing or has a different shape.
+def _buffers(entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the rule's buffers of an entry, by name."""
+    return ((key, value) for key, value in entry.items() if key != PRECONDITIONER)
 
-    A saved scalar matches any shape.
+
+def _count_buffers(layer: Layer, rule_state: ParameterState) -> int:
+    """Return the number of buffers that the rule has for the parameters of a layer."""
+    entries = (rule_state.get(parameter, {}) for parameter in layer.parameters.values())
+    return sum(len(list(_buffers(entry))) for entry in entries)
+
+
+def _like(parameter: Tensor, key: str, value: Any) -> Any:
+    """Return a copy of a buffer with the dtype and device of its parameter, as torch does."""
+    if not isinstance(value, Tensor):
+        return value
+    if key == "step":  # the step count of torch's Adam, which the host reads at each step
+        return value.to("cpu", copy=True)
+    if value.is_floating_point() and parameter.is_floating_point():
+        return value.to(parameter.device, parameter.dtype, copy=True)
+    return value.to(parameter.device, copy=True)
+
+
+def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one, with the keys joined by dots.
+
+    `torch.distributed.checkpoint` splits the keys at their dots.
     """
-    errors = []
-    for key, value in expected.items():
-        shape = list(saved[key].shape) if isinstance(saved.get(key), Tensor) else "no such tensor"
-        if shape not in ([], list(value.shape)):
-            text = f"{key} must have the shape {list(value.shape)}, the state has {shape}"
-            errors.append(f"{name}: {text}")
-    return errors
+    flat: dict[str, Any] = {}
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

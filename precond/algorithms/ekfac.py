@@ -40,7 +40,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Signals
+from precond.algorithm import (
+    NO_UNSCALE,
+    Algorithm,
+    Card,
+    Curvature,
+    LayerShape,
+    Needs,
+    Signals,
+)
 from precond.hyperparameters import choice, count, fraction, positive
 from precond.parts import linalg
 from precond.parts.factors import KroneckerBasis
@@ -76,6 +84,7 @@ class EKFAC(Algorithm[EKFACState]):
 
     NUMERICS: ClassVar[int] = 2
     SHARED: ClassVar[tuple[str, ...]] = ("basis", "statistic")
+    PER_GROUP: ClassVar[tuple[str, ...]] = ("damping",)
     NEEDS: ClassVar[Needs] = Needs.PAIRS
     CARD: ClassVar[Card | None] = Card(
         paper="George et al., NeurIPS 2018",
@@ -87,6 +96,7 @@ class EKFAC(Algorithm[EKFACState]):
         "rounding errors in it are set to 0; dilated and grouped convolutions are supported; the "
         "approximation SUA, which ignores correlations between the pixels of a patch, is not "
         "offered",
+        unsupported=NO_UNSCALE,
     )
 
     damping: float = positive(3.0, symbol="rho")

@@ -33,7 +33,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import AveragedAlgorithm, Card, Curvature, LayerShape, Needs, Signals
+from precond.algorithm import (
+    NO_UNSCALE,
+    AveragedAlgorithm,
+    Card,
+    Curvature,
+    LayerShape,
+    Needs,
+    Signals,
+)
 from precond.hyperparameters import choice, fraction, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import RankOne
@@ -75,6 +83,7 @@ class Eva(AveragedAlgorithm[EvaState]):
         deviations="output gradients are those of each example's loss, not of the batch's mean "
         "loss; ema_decay is the weight of the old value, not of the new value; the averages start "
         "at zero, with bias correction",
+        unsupported=NO_UNSCALE,
     )
 
     ema_decay: float = fraction(0.95, symbol="1 - xi")

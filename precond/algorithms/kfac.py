@@ -40,7 +40,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Card, Curvature, DampedAlgorithm, LayerShape, Needs, Signals
+from precond.algorithm import (
+    NO_UNSCALE,
+    Card,
+    Curvature,
+    DampedAlgorithm,
+    LayerShape,
+    Needs,
+    Signals,
+)
 from precond.hyperparameters import choice, optional, positive
 from precond.parts import linalg
 from precond.parts.factors import Kronecker, KroneckerEigen
@@ -91,6 +99,7 @@ class KFAC(DampedAlgorithm[KFACState]):
         deviations="output gradients are those of each example's loss, not of the batch's mean "
         "loss; the covariances start at zero, with bias correction; pi is clamped to [1e-4, 1e4] (in "
         "the released code, it is at most 1e10)",
+        unsupported=NO_UNSCALE,
     )
 
     damping: float = positive(1.0, symbol="rho")
@@ -168,8 +177,9 @@ def factored_inverses(s: Tensor, a: Tensor, damping: float) -> tuple[Tensor, Ten
     traces = [matrix.diagonal(dim1=-2, dim2=-1).double().mean(-1) for matrix in (a, s)]
     pi = (traces[0] / traces[1]).sqrt().clamp(*PI_RANGE)
     pi = torch.where((traces[0] > 0) & (traces[1] > 0), pi, 1)
-    s_inverse, (s_ok, s_retried) = linalg.damped_inverse(s, damping**0.5 / pi)
-    a_inverse, (a_ok, a_retried) = linalg.damped_inverse(a, damping**0.5 * pi)
+    (s_inverse, (s_ok, s_retried)), (a_inverse, (a_ok, a_retried)) = linalg.damped_inverses(
+        (s, damping**0.5 / pi), (a, damping**0.5 * pi)
+    )
     return s_inverse, a_inverse, Outcome(s_ok & a_ok, s_retried | a_retried)
 
 

@@ -27,7 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ from precond.hyperparameters import (
     Hyperparameters,
     count,
     fraction,
+    learning_rate,
     make,
     non_negative,
     positive,
@@ -73,7 +75,7 @@ class Settings(Hyperparameters):
         seed: Seed of the test matrices.
     """
 
-    lr: float = positive(1e-3)
+    lr: float | Tensor = learning_rate(1e-3)
     momentum: float = fraction(0.9, symbol="mu")
     weight_decay: float = non_negative(0.0, symbol="wd")
     rank: int = count(10, symbol="r")
@@ -95,6 +97,7 @@ class SketchySGD(hessian.HessianOptimizer):
     """
 
     NAME = "SketchySGD"
+    FIXED: ClassVar[tuple[str, ...]] = ("rank", "damping", "interval", "seed")
     _products: tuple[GaussianSketch, Tensor] | None = None  # Phi and Y
 
     def __init__(
@@ -103,19 +106,22 @@ class SketchySGD(hessian.HessianOptimizer):
         hessian.refuse_data_parallel(model, self.NAME)
         [self.settings] = make(Settings, values=hyperparameters)
         s: Settings = self.settings
-        group_defaults = {
-            "lr": s.lr,
-            "momentum": s.momentum,
-            "weight_decay": s.weight_decay,
-            "step": 0,
-        }
         trainable = [p for p in model.parameters() if p.requires_grad]
-        super().__init__(trainable if params is None else params, group_defaults)
+        super().__init__(trainable if params is None else params, {**vars(s), "step": 0})
         size = sum(p.numel() for p in self._parameters())
         if s.rank > size:
             raise HyperparameterError(
                 f"rank = {s.rank}: the optimizer has {size} parameters, use 1..{size}"
             )
+        self.attach(model)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters. Their state has the same keys before and after the first step."""
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if p.requires_grad:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                self.state[p]["factor"] = p.new_zeros(p.numel(), self.settings.rank)
 
     def backward(self, loss: Tensor) -> None:
         """Set the gradients, as `loss.backward()` does, and sketch the Hessian if it is due."""
@@ -123,7 +129,7 @@ class SketchySGD(hessian.HessianOptimizer):
             loss.backward()
             return
         parameters = self._parameters()
-        gradients = hessian.differentiate(loss, parameters)
+        gradients = self._differentiate(loss, parameters)
         if self._products is None:
             self._products = self._draw(parameters)
         sketch, products = self._products
@@ -148,12 +154,17 @@ class SketchySGD(hessian.HessianOptimizer):
             RuntimeError: A sketch is due, but `optimizer.backward(loss)` has not been called.
         """
         loss = self._evaluate(closure)
+        if not self._has_gradients():
+            return loss
         if self._due:
             self._refresh()
         self._descend()
         for group in self.param_groups:
             group["step"] += 1
         return loss
+
+    def _differentiates_twice(self) -> bool:
+        return self._due
 
     @property
     def _due(self) -> bool:
@@ -175,7 +186,7 @@ class SketchySGD(hessian.HessianOptimizer):
     def _refresh(self) -> None:
         """Compute Z from the sketch and split its rows over the parameters.
 
-        If the computation fails, the old Z remains in use.
+        If the computation fails, the old Z remains in use, which is 0 at first.
         """
         sketch, products = self._take_products()
         with linalg.exact_arithmetic(products.device):
@@ -184,33 +195,43 @@ class SketchySGD(hessian.HessianOptimizer):
             z, outcome = low_rank_factor(
                 products, sketch, self.settings.damping, least_shift=least_shift
             )
-        if outcome.ok.all():
-            parameters = self._parameters()
-            for p, rows in zip(
-                parameters, z[0].split([p.numel() for p in parameters]), strict=True
-            ):
-                self.state[p]["factor"] = rows.to(p, copy=True)
+        parameters = self._parameters()
+        for p, rows in zip(parameters, z[0].split([p.numel() for p in parameters]), strict=True):
+            new = rows.to(p)
+            old = self.state[p].get("factor", torch.zeros_like(new))
+            self.state[p]["factor"] = torch.where(outcome.ok, new, old)
 
     def _descend(self) -> None:
         means: dict[Tensor, Tensor] = {}
         for group in self.param_groups:
             correction = 1 - group["momentum"] ** (group["step"] + 1)
             for p in (p for p in group["params"] if p.grad is not None):
-                state = self.state[p]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
-                means[p] = state["momentum_buffer"].flatten() / correction
-        sketched = {p: self.state[p]["factor"] for p in means if "factor" in self.state[p]}
-        coefficients = sum(z.mT @ means[p] for p, z in sketched.items())
+                momentum = _momentum(self.state[p], p).mul_(group["momentum"]).add_(p.grad)
+                means[p] = momentum.flatten() / correction
+        sketched = {
+            p: self.state[p]["factor"].to(p.dtype) for p in means if "factor" in self.state[p]
+        }
+        dtype = reduce(torch.promote_types, [p.dtype for p in means])
+        coefficients: Any = sum((z.mT @ means[p]).to(dtype) for p, z in sketched.items())
         for group in self.param_groups:
             for p in (p for p in group["params"] if p in means):
                 direction = means[p] / self.settings.damping
                 if p in sketched:
-                    direction -= sketched[p] @ coefficients
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(
-                    direction.view_as(p), alpha=-group["lr"]
-                )
+                    direction -= sketched[p] @ coefficients.to(p.dtype)
+                lr, direction = group["lr"], direction.view_as(p)
+                p.mul_(1 - lr * group["weight_decay"])
+                if isinstance(lr, Tensor):  # is not read by the host
+                    p.sub_(direction * lr.reshape(()))
+                else:
+                    p.add_(direction, alpha=-lr)
+
+
+def _momentum(state: dict[str, Any], parameter: Tensor) -> Tensor:
+    """Return the momentum of a parameter in its dtype; create it with zeros if necessary."""
+    value = state.get("momentum_buffer")
+    value = torch.zeros_like(parameter) if value is None else value.to(parameter.dtype)
+    state["momentum_buffer"] = value
+    return value
 
 
 def _split(vector: Tensor, parameters: list[Tensor]) -> list[Tensor]:

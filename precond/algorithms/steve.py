@@ -38,7 +38,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from precond.algorithm import Algorithm, Card, Curvature, LayerShape, Needs, Signals
+from precond.algorithm import (
+    NO_UNSCALE,
+    Algorithm,
+    Card,
+    Curvature,
+    LayerShape,
+    Needs,
+    Signals,
+)
 from precond.algorithms.kfac import input_moment, output_moment
 from precond.hyperparameters import choice, count, fraction, fractions, optional, positive
 from precond.parts import linalg
@@ -95,6 +103,7 @@ class STEVE(Algorithm[STEVEState]):
 
     NUMERICS: ClassVar[int] = 2
     SHARED: ClassVar[tuple[str, ...]] = ("basis", "m", "v", "m_count", "v_count")
+    VARIABLE: ClassVar[tuple[str, ...]] = ("betas", "eps")
     NEEDS: ClassVar[Needs] = Needs.PAIRS
     CARD: ClassVar[Card | None] = Card(
         paper="STEVE: Adaptive Optimization in a Kronecker Factored Eigenbasis",
@@ -105,6 +114,7 @@ class STEVE(Algorithm[STEVEState]):
         "bias correction, the second moment of the batch's mean gradient, and Adam for the "
         "parameters that belong to no layer; the basis of a null space is determined, and rounding "
         "errors in it are set to 0",
+        unsupported=NO_UNSCALE,
     )
 
     betas: tuple[float, float] = fractions((0.9, 0.999), symbol="b1, b2")

@@ -8,22 +8,26 @@ copies one flag from the device to the host. Only a failure requires more copies
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@contextmanager
-def exact_arithmetic(device: torch.device) -> Iterator[None]:
+def exact_arithmetic(device: torch.device) -> AbstractContextManager[None]:
     """Disable gradients, autocast and TF32 inside the `with` block.
 
     TF32 would cause a relative error of 1e-3 in the sketches of convolutions.
     """
-    autocast = torch.is_autocast_enabled(device.type)
-    disabled = torch.autocast(device.type, enabled=False) if autocast else nullcontext()
-    with torch.no_grad(), disabled:
+    # Entering autocast takes several microseconds, for each layer in a statistics step.
+    plain = device.type != "cuda" and not torch.is_autocast_enabled(device.type)
+    return torch.no_grad() if plain else _exact_arithmetic(device)
+
+
+@contextmanager
+def _exact_arithmetic(device: torch.device) -> Iterator[None]:
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         if device.type != "cuda":
             yield
             return
@@ -79,33 +83,59 @@ def select(ok: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def damped_inverse(matrix: Tensor, damping: float | Tensor) -> tuple[Tensor, Outcome]:
-    """Return `(A + damping I)^{-1}` for a stack of positive semi-definite matrices.
+    """Return `(A + damping I)^{-1}` for one stack of matrices, as `damped_inverses` does."""
+    [inverse] = damped_inverses((matrix, damping))
+    return inverse
+
+
+def damped_inverses(*pairs: tuple[Tensor, float | Tensor]) -> list[tuple[Tensor, Outcome]]:
+    """Return `(A + damping I)^{-1}` for stacks of positive semi-definite matrices.
 
     The first attempt is a Cholesky factorisation in the precision of the matrix. Where it fails,
     the inverse is computed from the float64 eigenvalues, clamped at 0. In float32, the
     factorisation can fail if the norm of a covariance times the machine epsilon exceeds the
-    damping, because of very large activations.
+    damping, because of very large activations. The host reads one flag for all stacks.
 
     Args:
-        matrix: `[L, p, p]`, symmetric up to rounding.
-        damping: Added to every eigenvalue, > 0: one number for all matrices, or `[L]` in float64.
+        *pairs: The matrices `[L, p, p]`, symmetric up to rounding, and the number > 0 that is added
+            to every eigenvalue: one number for all matrices, or `[L]` in float64.
 
     Returns:
-        The inverses `[L, p, p]` and the outcome. Where `ok` is False, the inverse is meaningless.
+        For each pair, the inverses `[L, p, p]` and the outcome. Where `ok` is False, the inverse is
+        meaningless.
     """
-    if not isinstance(damping, Tensor):
-        damping = torch.full(matrix.shape[:1], damping, dtype=torch.float64, device=matrix.device)
+    stacks = [
+        (matrix, torch.full_like(matrix[:, 0, 0], damping, dtype=torch.float64))
+        if not isinstance(damping, Tensor)
+        else (matrix, damping)
+        for matrix, damping in pairs
+    ]
+    attempts = [_invert_by_cholesky(matrix, damping) for matrix, damping in stacks]
+    if torch.stack([ok.all() for _, ok in attempts]).all():
+        return [(inverse, Outcome.of(ok)) for inverse, ok in attempts]
+    return [
+        _invert_by_eigenvalues(*stack, *attempt)
+        for stack, attempt in zip(stacks, attempts, strict=True)
+    ]
+
+
+def _invert_by_cholesky(matrix: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the damped inverses, and a mask `[L]` of those that can be used."""
     damped = symmetrize(matrix)
     damped.diagonal(dim1=-2, dim2=-1).add_(damping.to(matrix.dtype).unsqueeze(-1))
     triangle, info = torch.linalg.cholesky_ex(damped)
     # cholesky_inverse raises for a zero on the diagonal, which a failed factorisation can leave.
-    eye = torch.eye(damped.shape[-1]).to(damped)
+    eye = torch.eye(damped.shape[-1], dtype=damped.dtype, device=damped.device)
     inverse = torch.cholesky_inverse(select(info == 0, triangle, eye))
     # A factorisation can succeed although rounding errors make the inverse far too large. No
     # diagonal entry of the exact inverse exceeds 1 / damping.
-    ok = (info == 0) & (inverse.diagonal(dim1=-2, dim2=-1).amax(1) <= 1.1 / damping)
-    if ok.all():
-        return inverse, Outcome.of(ok)
+    return inverse, (info == 0) & (inverse.diagonal(dim1=-2, dim2=-1).amax(1) <= 1.1 / damping)
+
+
+def _invert_by_eigenvalues(
+    matrix: Tensor, damping: Tensor, inverse: Tensor, ok: Tensor
+) -> tuple[Tensor, Outcome]:
+    """Replace the damped inverses where `ok [L]` is False; return all inverses and the outcome."""
     eigenvalues, basis, converged = eigh(symmetrize(matrix.double()))
     rescued = (basis / (eigenvalues.clamp(min=0) + damping.unsqueeze(-1)).unsqueeze(-2)) @ basis.mT
     return select(ok, inverse, rescued.to(matrix.dtype)), Outcome(ok | converged, retried=~ok)

@@ -70,7 +70,7 @@ class ColumnSketch:
         rank = self.columns.shape[1]
         generators = self.draws.generators(slots, advance)
         drawn = [torch.randperm(self.width, generator=g)[:rank] for g in generators]
-        self.columns[slots] = torch.stack(drawn).to(self.columns.device)
+        self.columns[slots] = torch.stack(drawn).to(self.columns.device, non_blocking=True)
 
     def products(self, slots: slice, rows: Rows) -> Tensor:
         """Return `X^T X Omega`, `[groups, p, r]`."""
@@ -123,7 +123,7 @@ class GaussianSketch:
             [torch.randn(width, rank, generator=g, dtype=torch.float64) for g in generators]
         )
         omega = torch.linalg.qr(drawn).Q if self.orthonormal else drawn / width**0.5
-        self.omega[slots] = omega.to(self.omega)
+        self.omega[slots] = omega.to(self.omega, non_blocking=True)
 
     def products(self, slots: slice, rows: Rows) -> Tensor:
         """Return `X^T X Omega`, `[groups, p, r]`."""

@@ -198,6 +198,24 @@ def test_a_saliency_map_through_the_training_forward_is_not_counted(name):
     torch.testing.assert_close(step(saliency=True, pause=True), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("between", [saliency_map, gradients_of_weights, evaluate_with_gradients])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_forward_between_micro_batches_leaves_no_trace(name, between):
+    """The weights already have a gradient, which is not discarded."""
+
+    def step(interrupt: bool) -> Tensor:
+        model = make()
+        optimizer = build(name, model)
+        backward(model, 0)
+        if interrupt:
+            between(model, optimizer)
+        backward(model, 1)
+        optimizer.step()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    torch.testing.assert_close(step(True), step(False), rtol=0, atol=0)
+
+
 def two_losses(name: str, mode: str) -> Tensor:
     """Make one step on the sum of two losses of one forward."""
     model = make()

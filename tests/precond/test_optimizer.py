@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import precond
+from tests.states import by_name
 
 
 def net(width: int = 6) -> nn.Sequential:
@@ -48,7 +49,7 @@ def snapshot(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return a copy of every tensor of the state."""
     return {
         f"{name}/{key}": value.clone()
-        for name, entry in optimizer.state_dict()["state"].items()
+        for name, entry in by_name(optimizer.state_dict()).items()
         for key, value in entry.items()
         if isinstance(value, Tensor)
     }
@@ -66,29 +67,38 @@ def assert_equal(
 # ---------------------------------------------------------------------- state_dict
 
 
-def test_the_state_is_keyed_by_names():
-    """The keys are the names of layers and of all other parameters."""
+def test_the_state_is_that_of_torch_with_names():
+    """The keys are numbers, as `torch.distributed.checkpoint` expects; the groups have the names."""
     model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2, bias=False))
     optimizer = precond.NysAct(model, rank=2)
     model(torch.ones(5, 4)).sum().backward()
     optimizer.step()
     state = optimizer.state_dict()
-    assert set(state["state"]) == {"0", "1.weight", "1.bias", "2"}
-    assert {"weight.momentum_buffer", "bias.momentum_buffer"} < state["state"]["0"].keys()
-    names = ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight"]
-    assert state["param_groups"][0]["params"] == names
+    assert set(by_name(state)) == {"0", "1.weight", "1.bias", "2"}
+    keys = [{"momentum_buffer"} for _ in range(5)]
+    keys[0], keys[4] = ({"momentum_buffer", "preconditioner"} for _ in range(2))
+    assert [set(entry) for entry in state["state"].values()] == keys
+    [group] = state["param_groups"]
+    assert list(state["state"]) == group["params"] == [0, 1, 2, 3, 4]
+    assert group["param_names"] == ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight"]
 
 
-def remove_a_layer(state):
-    del state["state"]["3"]
+def number_of(state, name):
+    return state["param_groups"][0]["param_names"].index(name)
 
 
-def add_a_layer(state):
-    state["state"]["somewhere.else"] = state["state"]["3"]
+def remove_an_entry(state):
+    del state["state"][number_of(state, "3.weight")]
+
+
+def rename_a_parameter(state):
+    state["param_groups"][0]["param_names"][number_of(state, "3.weight")] = "somewhere.else"
 
 
 def change_the_width(state):
-    state["state"]["5"] = precond.NysAct(net(width=7), rank=4).state_dict()["state"]["5"]
+    number = number_of(state, "5.weight")
+    other = precond.NysAct(net(width=7), rank=4).state_dict()
+    state["state"][number] = other["state"][number]
 
 
 def change_the_rank(state):
@@ -100,17 +110,20 @@ def change_the_algorithm(state):
 
 
 def change_the_groups(state):
-    state["param_groups"][0]["params"].pop()
+    group = state["param_groups"][0]
+    names, numbers = group["param_names"], group["params"]
+    names[0], names[1], numbers[0], numbers[1] = names[1], names[0], numbers[1], numbers[0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove_a_layer, r"3: in the model but not in the state"),
-        (add_a_layer, r"somewhere\.else: in the state but not in the model"),
-        (change_the_width, r"5: .* must have the shape \[1, 7, 4\], the state has \[1, 8, 4\]"),
+        (remove_an_entry, r"3\.weight: in the model but not in the state"),
+        (rename_a_parameter, r"3\.weight: in the model but not in the state"),
+        (rename_a_parameter, r"somewhere\.else: in the state but not in the model"),
+        (change_the_width, r"5\.weight: .* must have the shape \[1, 7, 4\], .* has \[1, 8, 4\]"),
         (change_the_rank, r"rank = 4 in the optimizer, 5 in the state"),
-        (change_the_algorithm, r"rank = 4 in the optimizer, None in the state"),
+        (change_the_algorithm, r"^not a state of NysAct: its param_groups have no rank, "),
         (change_the_groups, r"param_groups"),
     ],
 )
@@ -137,9 +150,10 @@ def test_a_momentum_of_another_shape_is_an_error():
     for model, optimizer in zip(models, optimizers, strict=True):
         run(model, optimizer)
     state = copy.deepcopy(optimizers[0].state_dict())
-    state["state"]["3"] = optimizers[1].state_dict()["state"]["3"]
+    number = number_of(state, "3.weight")
+    state["state"][number] = optimizers[1].state_dict()["state"][number]
     before = snapshot(optimizers[0])
-    with pytest.raises(ValueError, match=r"3: .*momentum_buffer"):
+    with pytest.raises(ValueError, match=r"3\.weight: momentum_buffer"):
         optimizers[0].load_state_dict(state)
     assert_equal(before, snapshot(optimizers[0]))
 
@@ -190,7 +204,7 @@ def test_parameters_outside_the_parameter_groups_are_not_trained():
         key for key, value in model.state_dict().items() if not torch.equal(value, before[key])
     }
     assert moved == {"0.weight", "0.bias", "5.weight"}
-    assert set(optimizer.state_dict()["state"]) == {"0", "5"}
+    assert set(by_name(optimizer.state_dict())) == {"0", "5"}
     assert optimizer.preconditioned_layers() == ["0", "5"]
 
 
@@ -209,7 +223,7 @@ def test_tied_weights_follow_their_gradient():
     )
     model["head"].weight = model["embed"].weight
     optimizer = precond.FOOF(model, lr=0.1, momentum=0.0, weight_decay=0.0)
-    assert set(optimizer.state_dict()["state"]) == {"embed.weight", "hidden"}
+    assert set(by_name(optimizer.state_dict())) == {"embed.weight", "hidden"}
     tokens = torch.arange(5)
     F.cross_entropy(model["head"](model["hidden"](model["embed"](tokens))), tokens).backward()
     weight = model["embed"].weight
@@ -404,7 +418,7 @@ def test_an_unused_layer_does_not_change_the_statistics_interval():
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
         model["used"](x).sum().backward()
         optimizer.step()
-    assert optimizer.state_dict()["state"]["used"]["statistic.average.weight"].item() == 0.5
+    assert by_name(optimizer.state_dict())["used"]["statistic.average.weight"].item() == 0.5
 
 
 def test_a_layer_first_called_later_is_preconditioned_from_then_on():
@@ -566,7 +580,7 @@ def test_test_matrices_depend_only_on_seed_and_layer_name():
 
     def omega(model: nn.Module, name: str, **options) -> Tensor:
         optimizer = precond.NysAct(model, sketch="gaussian", rank=3, **options)
-        return optimizer.state_dict()["state"][name]["statistic.sketch.omega"]
+        return by_name(optimizer.state_dict())[name]["statistic.sketch.omega"]
 
     pair = nn.ModuleDict({"a": nn.Linear(6, 4), "b": nn.Linear(6, 4)})
     single = nn.ModuleDict({"b": nn.Linear(6, 4)})

@@ -19,6 +19,7 @@ from precond.algorithms.nysact_variants import damped_factor
 from precond.parts.factors import LowRank
 from precond.parts.nystrom import low_rank_factor
 from precond.parts.sketches import ColumnSketch, Draws, GaussianSketch
+from tests.states import by_name
 
 STEPS = 20
 SETTINGS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
@@ -67,7 +68,7 @@ def largest_difference(model: nn.Module, other: nn.Module) -> float:
 def omegas(optimizer: precond.NysAct) -> dict[str, list[torch.Tensor]]:
     """Return the test matrix of every group of every sketched layer, from the optimizer's state."""
     matrices = {}
-    for name, entry in optimizer.state_dict()["state"].items():
+    for name, entry in by_name(optimizer.state_dict()).items():
         if "statistic.sketch.columns" in entry:
             eye = torch.eye(entry["factor.z"].shape[1], dtype=torch.float64)
             matrices[name] = [eye[:, ids] for ids in entry["statistic.sketch.columns"]]

@@ -31,7 +31,10 @@ def test_the_markdown_tables_list_every_optimizer(capsys):
     half = len(rows) // 2
     assert set(cells[:half]) == {len(COLUMNS) + 2}
     assert set(cells[half:]) == {len(MODES) + 2}
-    assert "| `adahessian` | yes | yes | yes | refused | refused | refused |" in rows
+    assert (
+        "| `adahessian` | yes | yes | yes | refused | refused | refused | refused | refused |"
+        in rows
+    )
 
 
 def test_an_entry_without_a_card_has_dashes(capsys, monkeypatch):

@@ -16,6 +16,7 @@ import precond
 from precond.parts import linalg, nystrom
 from precond.parts.factors import Dense, LowRank
 from precond.parts.sketches import ColumnSketch, GaussianSketch
+from tests.states import by_name
 
 NAMES = ["foof", "nysact-s", "nysact-g"]
 
@@ -41,7 +42,7 @@ def tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return copies of the statistics and factors by layer and name."""
     return {
         f"{name}/{key}": value.clone()
-        for name, entry in optimizer.state_dict()["state"].items()
+        for name, entry in by_name(optimizer.state_dict()).items()
         for key, value in entry.items()
         if key.startswith(("statistic", "factor"))
     }

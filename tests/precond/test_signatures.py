@@ -44,7 +44,7 @@ after an argument contain its symbol in the paper and the allowed values.
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from precond.algorithms import sketchysgd
 from precond.optimizer import Preconditioned
@@ -61,6 +61,7 @@ def parameter(p: inspect.Parameter) -> str:
     choices = get_args(p.annotation) if isinstance(p.default, str) else ()
     quoted = [json.dumps(choice) for choice in choices]
     kind = f"Literal[{', '.join(quoted)}]" if quoted else inspect.formatannotation(p.annotation)
+    kind = kind.replace("torch.Tensor", "Tensor")
     return f"{p.name}: {kind} = {json.dumps(p.default) if quoted else repr(p.default)}"
 
 

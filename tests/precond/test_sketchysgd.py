@@ -182,6 +182,7 @@ def test_a_step_without_hessian_products_is_an_error():
         optimizer.step()
     optimizer.backward(loss(model))
     optimizer.zero_grad()
+    loss(model).backward()
     with pytest.raises(RuntimeError, match="call optimizer"):
         optimizer.step()
     optimizer.backward(loss(model))

@@ -39,6 +39,7 @@ from precond.algorithms.nysact_variants import official_factor
 from precond.parts.factors import LowRank
 from precond.parts.nystrom import low_rank_factor
 from precond.parts.sketches import ColumnSketch, Draws, GaussianSketch, Sketch
+from tests.states import by_name
 
 SKETCHES = ["subcolumn", "gaussian"]
 
@@ -253,7 +254,7 @@ def test_omega_is_redrawn_at_the_times_of_the_option(resample, sketch):
         for part in (slice(0, 8), slice(8, 16)):
             F.cross_entropy(model(x[part]), y[part]).backward()
         optimizer.step()
-        key, entries = "statistic.sketch.draws.number", optimizer.state_dict()["state"].values()
+        key, entries = "statistic.sketch.draws.number", by_name(optimizer.state_dict()).values()
         [number] = {n for entry in entries if key in entry for n in entry[key].tolist()}
         numbers.append(number)
     updates, refreshes = [t // 2 + 1 for t in range(13)], [t // 6 + 1 for t in range(13)]
@@ -286,7 +287,7 @@ def test_a_run_with_a_redrawn_sketch_resumes_bitwise(resample, sketch):
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     key = "statistic.sketch.draws.number"
-    numbers = [entry[key] for entry in saved["optimizer"]["state"].values() if key in entry]
+    numbers = [entry[key] for entry in by_name(saved["optimizer"]).values() if key in entry]
     assert len(numbers) == 6 and all((number > 0).all() for number in numbers)
     other.load_state_dict(saved["model"])
     resumed.load_state_dict(saved["optimizer"])

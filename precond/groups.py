@@ -1,0 +1,199 @@
+"""Checks of parameter groups and of saved states, so that no option is ignored silently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from precond.hyperparameters import HyperparameterError, known_names
+
+Group = Mapping[str, Any]
+
+# Options of torch's optimizers that change the update.
+TORCH_OPTIONS = {
+    *("alpha", "amsgrad", "capturable", "centered", "dampening", "decoupled_weight_decay"),
+    *("differentiable", "etas", "lambd", "lr_decay", "maximize", "momentum_decay", "rho"),
+}
+
+
+def require_dictionary(group: Any) -> None:
+    """Raise `TypeError` unless a parameter group is a dictionary."""
+    if not isinstance(group, dict):
+        kind = type(group).__name__
+        raise TypeError(f'a parameter group must be a dict such as {{"params": ...}}, not a {kind}')
+
+
+def scalar_lr(group: Group) -> float | Tensor:
+    """Return the learning rate of a group: a number, or a tensor without dimensions."""
+    lr = group["lr"]
+    return lr.reshape(()) if isinstance(lr, Tensor) else lr
+
+
+def unsupported_options(group: Group, supported: Iterable[str], name: str) -> list[str]:
+    """Return one line for each option of a group that is used, but that the optimizer lacks.
+
+    Keys that no optimizer knows are allowed: training code keeps its own values in the groups.
+    """
+    supported = set(supported)
+    unknown = (TORCH_OPTIONS | known_names()) - supported
+    return [
+        f"{key} = {value!r} in a parameter group: {name} has no such option. "
+        f"Known: {', '.join(sorted(supported))}"
+        for key, value in group.items()
+        if key in unknown and isinstance(value, (bool, int, float, tuple, list, str)) and value
+    ]
+
+
+def differing_options(group: Group, fixed: Group, name: str) -> list[str]:
+    """Return one line for each value of a group that must be that of the optimizer, but differs."""
+    return [
+        f"{key} = {group[key]!r} in a parameter group: {name} has the same {key} for all groups, "
+        f"{value!r}. Pass it to {name} instead"
+        for key, value in fixed.items()
+        if key in group and group[key] != value
+    ]
+
+
+def foreign_state(
+    saved: Mapping[str, Any], required: Iterable[str], supported: Iterable[str], name: str
+) -> str | None:
+    """Return one line if a saved state belongs to another kind of optimizer, else None.
+
+    Args:
+        saved: The saved state.
+        required: The keys that a parameter group of this optimizer must have.
+        supported: The names of the optimizer's options.
+        name: The name of the optimizer.
+    """
+    advice = "Load it into an optimizer of the kind that saved it"
+    groups = saved.get("param_groups")
+    if not groups or "state" not in saved:
+        return f"not a state of {name}: it has no param_groups or no state. {advice}"
+    keys = set().union(*groups)
+    if missing := [key for key in required if key not in keys]:
+        return f"not a state of {name}: its param_groups have no {', '.join(missing)}. {advice}"
+    used = {key: value for group in groups for key, value in group.items()}
+    if unsupported_options(used, supported, name):
+        unknown = (TORCH_OPTIONS | known_names()) - set(supported)
+        excess = [key for key in used if key in unknown]
+        return f"not a state of {name}: its param_groups have {', '.join(excess)}. {advice}"
+    return None
+
+
+class Options:
+    """The hyperparameters of an optimizer that works on layers, and those of its groups.
+
+    Args:
+        name: The name of the optimizer.
+        rule: The hyperparameters of its update rule; each group may replace them.
+        algorithm: Those of its algorithm; a group may replace those that it declares.
+    """
+
+    def __init__(self, name: str, rule: Any, algorithm: Any):
+        self._name, self._configs = name, (rule, algorithm)
+        self._replaceable = {*vars(rule), *algorithm.PER_GROUP, *algorithm.VARIABLE}
+        # The names of those that must not change after construction.
+        self.fixed = [key for key in vars(algorithm) if key not in algorithm.VARIABLE]
+        self._values: list[dict[str, Any]] = []  # of each group, for the names in `fixed`
+        self.defaults: dict[str, Any] = {**vars(rule), **vars(algorithm)}
+
+    def check(self, group: Group) -> None:
+        """Raise `HyperparameterError` if a group has options that are invalid or ignored."""
+        common = {k: v for k, v in self.defaults.items() if k not in self._replaceable}
+        errors = differing_options(group, common, self._name)
+        errors += unsupported_options(group, self.defaults, self._name)
+        for config in self._configs:
+            values = {k: group[k] for k in vars(config) if k in group and k in self._replaceable}
+            lines = replace(config, **values).problems() if values else []
+            errors += [f"{line} (in a parameter group)" for line in lines]
+        if errors:
+            raise HyperparameterError("\n".join(errors))
+
+    def add(self, group: Group) -> None:
+        """Note the values of a new group that must not change."""
+        self._values.append({key: group[key] for key in self.fixed})
+
+    def remove_last(self) -> None:
+        """Forget the group that was added last."""
+        self._values.pop()
+
+    def check_unchanged(self, groups: Sequence[Group]) -> None:
+        """Raise `HyperparameterError` if a value has changed that must not change."""
+        for number, (group, values) in enumerate(zip(groups, self._values, strict=True)):
+            if not values.items() <= group.items():
+                raise HyperparameterError(
+                    "\n".join(
+                        f"{key} = {group.get(key)!r} in parameter group {number}: it was {value!r} "
+                        f"when {self._name} was built, and cannot be changed afterwards"
+                        for key, value in values.items()
+                        if group.get(key) != value
+                    )
+                )
+
+    def check_state(self, saved: Mapping[str, Any]) -> None:
+        """Raise `ValueError` if a saved state belongs to another kind of optimizer."""
+        keys = {**self.defaults, "step": 0}
+        if error := foreign_state(saved, keys, keys, self._name):
+            raise ValueError(error)
+
+
+def settings_errors(
+    expected: Sequence[Group], saved: Sequence[Group], fixed: Iterable[str]
+) -> list[str]:
+    """Return one line for each hyperparameter that differs, but cannot be loaded."""
+
+    def plain(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    errors: dict[str, None] = {}
+    for group, saved_group in zip(expected, saved, strict=True):
+        for name in fixed:
+            value, saved_value = group[name], saved_group[name]
+            if plain(saved_value) != plain(value):
+                errors[
+                    f"{name} = {value!r} in the optimizer, {saved_value!r} in the state: "
+                    "build the optimizer with the value of the state"
+                ] = None
+    return list(errors)
+
+
+def refuse_other_arguments(name: str, arguments: tuple[Any, ...]) -> None:
+    """Raise `TypeError` unless the positional arguments are one model.
+
+    Args:
+        name: The name of the optimizer.
+        arguments: The positional arguments of its constructor.
+    """
+    if len(arguments) > 1:
+        raise TypeError(
+            f"{name} takes one positional argument, the model: pass hyperparameters by name, "
+            f"as in {name}(model, lr=0.1)"
+        )
+    if arguments and not isinstance(arguments[0], nn.Module):
+        kind = type(arguments[0]).__name__
+        raise TypeError(
+            f"{name} needs the model, not a {kind}: pass {name}(model), and parameter groups as "
+            f"{name}(model, params=...)"
+        )
+
+
+def describe_layers(layers: Sequence[str], skipped: Mapping[str, str]) -> list[str]:
+    """Return lines with the preconditioned layers, and the skipped modules with the reasons."""
+    modules: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        modules.setdefault(reason, []).append(name)
+    return [
+        f"Preconditioned layers ({len(layers)}): {_text(layers)}",
+        *(
+            f"Not preconditioned ({len(names)}): {_text(names)} ({reason})"
+            for reason, names in modules.items()
+        ),
+    ]
+
+
+def _text(names: Iterable[str]) -> str:
+    """Return names separated by commas; the name of the root module, "", becomes "the model"."""
+    return ", ".join(name or "the model" for name in names)

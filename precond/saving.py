@@ -1,0 +1,171 @@
+"""The state of an optimizer: saving, loading, copying and printing it.
+
+A copy, by `copy.deepcopy`, `pickle` or `torch.save`, is made together with the model: it has its own
+banks, and its hooks are attached to the layers of the copied model. As in `torch.optim`, it has no
+hooks of the user. Gradients are not copied, and neither are the forwards that belong to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from precond.algorithm import Algorithm
+from precond.bank import Bank
+from precond.diagnostics import measures
+from precond.groups import Options, describe_layers, settings_errors
+from precond.parts.stacks import named_tensors
+from precond.rules import Rule
+from precond.state import NAMES, Entries, upgraded
+
+COPIED = ("_model", "rule", "algorithm", "_options", "_skipped", "_has_output_scale")
+BANK_ATTRIBUTES = ("grad_output_scale", "batch_first", "unusable")
+
+
+class Saved(torch.optim.Optimizer):
+    """The part of an optimizer that saves, loads, copies and prints it."""
+
+    rule: Rule
+    algorithm: Algorithm[Any]
+    _model: nn.Module
+    _options: Options
+    _banks: list[Bank]
+    _entries: Entries
+
+    def _rebuild(self, banks: list[Bank]) -> None:
+        """Attach the banks of a copy to its model."""
+        raise NotImplementedError
+
+    def _after_load(self) -> None:
+        """Use a loaded state."""
+        raise NotImplementedError
+
+    def preconditioned_layers(self) -> list[str]:
+        """Return the names of the layers whose gradients are preconditioned."""
+        raise NotImplementedError
+
+    def skipped_layers(self) -> dict[str, str]:
+        """Return the modules whose parameters follow their gradient, each with the reason."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        """Return everything that is needed to resume bitwise.
+
+        Returns:
+            `state` and `param_groups`, as in `torch.optim`. The entry of a layer's weight also has
+            the algorithm's tensors for the layer, under the key `preconditioner`; each group also
+            has the names of its parameters (`param_names`) and the number of steps (`step`). With
+            a monitor, there is a third item, `monitor`.
+        """
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        state = self._entries.save(self.param_groups, self.state)
+        state |= measures.state(self._banks)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            result = post_hook(self, state)
+            state = state if result is None else result
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        """Load a state that `state_dict` returned, for a model with the same names and shapes.
+
+        Raises:
+            ValueError: A layer, parameter or hyperparameter differs. The message has one line for
+                each difference, and the optimizer is unchanged.
+        """
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            result = pre_hook(self, state_dict)
+            state_dict = state_dict if result is None else result
+        self._load(state_dict)
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _load(self, saved: Mapping[str, Any]) -> None:
+        saved = upgraded(saved)
+        self._options.check_state(saved)
+        groups, fixed = self.param_groups, self._options.fixed
+        entries, saved_groups, errors = self._entries.read(groups, self.state, saved)
+        if len(saved_groups) == len(groups):
+            errors += settings_errors(groups, saved_groups, fixed)
+        if errors:
+            raise ValueError("the state does not match the optimizer:\n" + "\n".join(errors))
+        for bank in self._banks:
+            bank.reset()
+        for parameter, buffers in self._entries.load(entries, groups):
+            self.state[parameter] = buffers
+        measures.load_state(self._banks, saved)
+        for group, saved_group in zip(groups, saved_groups, strict=True):
+            kept = {"params", *fixed, *(() if NAMES in group else (NAMES,))}
+            group.update({key: value for key, value in saved_group.items() if key not in kept})
+        self._after_load()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs, with the model."""
+        copied = {name: getattr(self, name) for name in COPIED}
+        return {**super().__getstate__(), "copied": copied, "banks": _snapshot(self._banks)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, and attach it to its model."""
+        state = dict(state)
+        copied, banks = state.pop("copied", {}), state.pop("banks", None)
+        vars(self).update(copied)
+        super().__setstate__(state)
+        if banks is not None:  # else only a part of the state is set, as by programs for torch
+            self._rebuild(_restored(banks, self.algorithm, self.param_groups))
+
+    def __repr__(self) -> str:
+        """Return the hyperparameters of each group, and the preconditioned and skipped layers."""
+        text = super().__repr__()
+        if "_entries" not in vars(self):  # in the constructor, as in a debugger
+            return text
+        lines = describe_layers(self.preconditioned_layers(), self.skipped_layers())
+        return "\n".join([text.removesuffix(")").rstrip("\n"), *lines, ")"])
+
+
+def _snapshot(banks: Sequence[Bank]) -> dict[str, Any]:
+    """Return what `_restored` needs to create equal banks."""
+    monitors = measures.state(banks)
+    for entry in monitors.get("monitor", {}).values():
+        entry |= {key: tensor.clone() for key, tensor in entry.items()}
+    return {"banks": [_snapshot_of(bank) for bank in banks], **monitors}
+
+
+def _snapshot_of(bank: Bank) -> dict[str, Any]:
+    unseen = {layer.name for layer in bank.unseen()}
+    return {
+        "layers": bank.layers,
+        "group": bank.group,
+        "tensors": dict(named_tensors(bank.state)),
+        "recorded": {layer.name: layer.name not in unseen for layer in bank.layers},
+        "has_factor": bank.has_factor,
+        "same_examples": bank.forwards.same_examples,
+        "attributes": {name: getattr(bank, name) for name in BANK_ATTRIBUTES},
+    }
+
+
+@torch.no_grad()
+def _restored(
+    saved: Mapping[str, Any], algorithm: Algorithm[Any], groups: Sequence[Mapping[str, Any]]
+) -> list[Bank]:
+    """Return new banks with the state of a snapshot, for the parameter groups `groups`."""
+    banks = []
+    for entry in saved["banks"]:
+        bank = Bank(algorithm.for_group(groups[entry["group"]]), entry["layers"], entry["group"])
+        for layer in bank.layers:
+            slots = bank.slots[layer.name]
+            state = {name: tensor[slots] for name, tensor in entry["tensors"].items()}
+            flags = {"recorded": entry["recorded"][layer.name], "has_factor": entry["has_factor"]}
+            bank.load_layer_state(layer, {**state, **flags})
+        bank.forwards.same_examples = entry["same_examples"]
+        for name, value in entry["attributes"].items():
+            setattr(bank, name, value)
+        banks.append(bank)
+    if "monitor" in saved:
+        measures.watch(banks, on=True)
+    measures.load_state(banks, saved)
+    return banks

@@ -1,0 +1,103 @@
+"""The base class of the optimizers that do not work on layers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from precond.groups import (
+    differing_options,
+    foreign_state,
+    require_dictionary,
+    settings_errors,
+    unsupported_options,
+)
+from precond.hyperparameters import HyperparameterError
+
+NO_COMPLEX = {"complex parameters": "the method is defined for real matrices"}
+
+
+class Standalone(Optimizer):
+    """An optimizer that refuses options which it would ignore, and that can be copied.
+
+    Copies of a `torch.optim.Optimizer` lack the attributes that a subclass adds.
+    """
+
+    NAME: ClassVar[str]  # the name in messages
+    FIXED: ClassVar[tuple[str, ...]] = ()  # hyperparameters that are the same in all groups
+    # Attributes that belong to one instance: hooks, and a method that a scheduler replaces.
+    NOT_COPIED: ClassVar[tuple[str, ...]] = ("step", "_products")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters.
+
+        Raises:
+            HyperparameterError: The group has options that would be ignored.
+            ValueError: The optimizer does not support one of the parameters.
+        """
+        require_dictionary(param_group)
+        fixed = {name: self.defaults[name] for name in self.FIXED}
+        errors = differing_options(param_group, fixed, self.NAME)
+        errors += unsupported_options(param_group, self.defaults, self.NAME)
+        if errors:
+            raise HyperparameterError("\n".join(errors))
+        super().add_param_group(param_group)
+        kinds = filter(None, map(self._unsupported_kind, self.param_groups[-1]["params"]))
+        if kind := next(kinds, None):
+            self.param_groups.pop()
+            advice = "pass the others as params, and use another optimizer for these"
+            raise ValueError(f"{self.NAME} does not support {kind}: {advice}")
+
+    def _unsupported_kind(self, parameter: Tensor) -> str | None:
+        """Return the kind of a parameter that the optimizer does not support, or None."""
+        return "complex parameters" if parameter.is_complex() else None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state as in `torch.optim`.
+
+        Raises:
+            ValueError: The state belongs to another kind of optimizer, or has other values of
+                hyperparameters that cannot be loaded.
+        """
+        state_dict = state_dict.copy()
+        hooks = self._optimizer_load_state_dict_pre_hooks
+        for hook in hooks.values():
+            result = hook(self, state_dict)
+            state_dict = state_dict if result is None else result
+        groups = self._checked_groups(state_dict)
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they have been called
+        try:
+            super().load_state_dict({**state_dict, "param_groups": groups})
+        finally:
+            self._optimizer_load_state_dict_pre_hooks = hooks
+
+    def _checked_groups(self, saved: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the groups of a saved state, which in version 0.1 lacked the values of `FIXED`."""
+        fixed = {name: self.defaults[name] for name in self.FIXED}
+        required = [name for name in self.defaults if name not in fixed]
+        if error := foreign_state(saved, required, self.defaults, self.NAME):
+            raise ValueError(error)
+        known = set().union(*self.state.values())
+        unknown = set().union(*saved["state"].values()) - known
+        if fixed and unknown:
+            text = f"its entries have {', '.join(sorted(unknown))}"
+            raise ValueError(f"not a state of {self.NAME}: {text}, which it does not use")
+        groups = [
+            {**group, **{key: value for key, value in fixed.items() if key not in group}}
+            for group in saved["param_groups"]
+        ]
+        if errors := settings_errors(len(groups) * [fixed], groups, fixed):
+            raise ValueError("\n".join(errors))
+        return groups
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs."""
+        prefixes = ("_optimizer_", "_zero_grad", "_warned")
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in self.NOT_COPIED and not name.startswith(prefixes)
+        }
