@@ -21,7 +21,7 @@ from trainables.config import TrialConfig
 from trainables.data import default_data_dir
 from trainables.store import FAILED, StoreError, TrialStore
 from trainables.team import Team, spawn
-from trainables.train import COMMIT_SECONDS, epochs, score
+from trainables.train import COMMIT_SECONDS, epochs, headline
 from trainables.workloads import ready
 
 
@@ -86,7 +86,7 @@ def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
     for metrics in epochs(config, store, **settings):
         if Team.current().rank == 0:
             progress = f"epoch {metrics['epoch'] + 1}/{config.epochs}"
-            print(f"{name} {progress}: {score(metrics):.2%}", flush=True)
+            print(f"{name} {progress}: {headline(config, metrics)}", flush=True)
 
 
 def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[str]:

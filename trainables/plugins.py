@@ -34,19 +34,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves, tree_map
 
 from precond import HyperparameterError
-from precond.hyperparameters import alike, problems
+from precond.hyperparameters import alike, nearest, problems
 from precond.registry import REGISTRY, Entry
 from trainables import workloads
 from trainables.data.base import Loading, Source, TensorData
 from trainables.files import checksum, write_atomically
+from trainables.metrics import LOSS, METRICS, Metric
 from trainables.models import Model
 from trainables.recipes import Recipe
+from trainables.tasks import CLASSIFICATION, TASKS, Task, UserTask
 from trainables.workloads import Workload
 
-# Training inputs and labels, test inputs and labels.
-Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
+# Training inputs and targets, test inputs and targets: tensors, or dictionaries of tensors.
+Tensors = tuple[Any, Any, Any, Any]
+Loss = Callable[[Any, Any], Any]  # of the model's outputs and the targets of a batch
 
 
 class PluginError(HyperparameterError):
@@ -97,18 +101,31 @@ def workload(
     epochs: int,
     schedule: str = "cosine",
     optimizers: Mapping[str, Mapping[str, Any]] | None = None,
+    loss: str | Loss = "classification",
+    metrics: Mapping[str, Loss] | None = None,
+    higher_is_better: bool | Mapping[str, bool] | None = None,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
     """Register a workload; the decorated function builds its model.
 
     Args:
         name: The names of the data and the model, separated by a slash, such as `moons/mlp`.
-        data: A function that returns training inputs, training labels, test inputs and test labels.
-            Inputs are tensors `[n, ...]`, labels are tensors `[n]` of type int64.
+        data: A function that returns training inputs, training targets, test inputs and test
+            targets. Each is a tensor `[n, ...]` or a dictionary of such tensors, for example with a
+            mask. The targets of a classification are labels `[n]` of type int64.
         batch_size: Examples per step.
         epochs: Passes over the training set.
         schedule: Learning-rate schedule: `cosine` or `constant`.
         optimizers: Hyperparameters by optimizer. All other hyperparameters have their defaults.
+        loss: The name of a task (`classification`, `regression`, `reconstruction`, `next-token` or
+            `segmentation`), or a function of the model's outputs and the targets of a batch. The
+            function returns the mean over the examples, a scalar, or a dictionary whose item `loss`
+            is this mean.
+        metrics: Functions like `loss` that return a number, by name; they replace the task's
+            metrics. The first is the headline metric. Without metrics, a function `loss` is its own
+            headline metric.
+        higher_is_better: The direction of each metric, or of all metrics.
     """
+    task = _task(name, loss, metrics or {}, higher_is_better)
 
     def register(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         if _is_script(build):
@@ -118,7 +135,7 @@ def workload(
         _register(name, workloads.unknown_workload(name) is None)
         workloads.PLUGINS[name] = PluginWorkload(
             name=name,
-            source=PluginTensors(name.partition("/")[0], data),
+            source=PluginTensors(name.partition("/")[0], data, task=task),
             model=Model(build=lambda fit: build(), channels=None),
             recipe=Recipe(
                 batch_size=batch_size, epochs=epochs, schedule=schedule, optimizers=optimizers or {}
@@ -130,6 +147,39 @@ def workload(
     return register
 
 
+def _task(
+    name: str,
+    loss: str | Loss,
+    metrics: Mapping[str, Loss],
+    higher_is_better: bool | Mapping[str, bool] | None,
+) -> Task:
+    """Return the task of a plugin's workload, and register its metrics.
+
+    Raises:
+        PluginError: The task is unknown, or a metric has no direction or another one than before.
+    """
+    label = f'workload "{name}"'
+    if isinstance(loss, str) and loss not in TASKS:
+        raise PluginError(f'{label}: loss = "{loss}": unknown.{nearest(loss, TASKS)}')
+    if isinstance(loss, str) and not metrics:
+        return TASKS[loss]
+    directions = higher_is_better
+    if not isinstance(directions, Mapping):
+        directions = {} if directions is None else dict.fromkeys(metrics, directions)
+    for key in metrics:
+        if key not in directions:
+            advice = f'pass higher_is_better={{"{key}": True}} or False'
+            raise PluginError(f'{label}: metric "{key}" has no direction: {advice}')
+        if not key.isidentifier() or key == LOSS.name:
+            raise PluginError(f'{label}: metric "{key}": must be a Python name other than "loss"')
+        known = METRICS.get(key)
+        if known is not None and known.higher_is_better != directions[key]:
+            better = "higher" if known.higher_is_better else "lower"
+            raise PluginError(f'{label}: metric "{key}" exists, and {better} values are better')
+    user = {METRICS.setdefault(m, Metric(m, directions[m])): f for m, f in metrics.items()}
+    return UserTask(TASKS[loss].loss if isinstance(loss, str) else loss, user)
+
+
 @dataclass(frozen=True)
 class PluginTensors(Source):
     """A plugin's dataset, without augmentation; `make` is called when a tensor is first used."""
@@ -139,6 +189,7 @@ class PluginTensors(Source):
     size: int = 0
     channels: int = 0
     augmented: bool = False
+    task: Task = CLASSIFICATION
 
     @cached_property
     def _tensors(self) -> Tensors:
@@ -148,30 +199,35 @@ class PluginTensors(Source):
         except Exception as error:
             raise PluginError(f"{label}: {_first_line(error)}") from error
         four = isinstance(tensors, tuple) and len(tensors) == 4
-        if not four or not all(isinstance(t, Tensor) for t in tensors):
-            parts = "training inputs, training labels, test inputs and test labels"
+        if not four or not all(_is_data(part) for part in tensors):
+            parts = "training inputs, training targets, test inputs and test targets"
             raise PluginError(f"{label}: must be a tuple of four tensors: {parts}")
-        for inputs, labels in (tensors[:2], tensors[2:]):
-            if len(inputs) != len(labels) or labels.dtype != torch.int64 or labels.dim() != 1:
-                shapes = f"inputs {list(inputs.shape)}, labels {list(labels.shape)} {labels.dtype}"
-                rule = "labels must be [n] int64 for inputs [n, ...]"
-                raise PluginError(f"{label}: {shapes}; {rule}")
+        for inputs, targets in (tensors[:2], tensors[2:]):
+            sizes = {len(leaf) for leaf in tree_leaves((inputs, targets))}
+            if len(sizes) > 1:
+                numbers = " and ".join(map(str, sorted(sizes)))
+                raise PluginError(
+                    f"{label}: {numbers} examples; all tensors must have equal length"
+                )
+            if reason := self.task.problems(targets):
+                raise PluginError(f"{label}: {reason} for {self.task.name}")
         return tensors
 
     @property
     def classes(self) -> int:  # type: ignore[override]
-        """The largest label plus one."""
-        return int(self._tensors[1].max()) + 1
+        """The largest label plus one; 0 if the targets are not labels."""
+        labels = self._tensors[1]
+        return int(labels.max()) + 1 if self.task.mixes_labels else 0
 
     @property
     def train_examples(self) -> int:  # type: ignore[override]
         """The number of training examples."""
-        return len(self._tensors[1])
+        return len(tree_leaves(self._tensors[1])[0])
 
     @property
     def test_examples(self) -> int:  # type: ignore[override]
         """The number of test examples."""
-        return len(self._tensors[3])
+        return len(tree_leaves(self._tensors[3])[0])
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         """Return a line if the plugin's function raises an error or returns invalid tensors."""
@@ -185,9 +241,10 @@ class PluginTensors(Source):
         """Load the tensors onto the device."""
         return TensorData.load(self._tensors, loading)
 
-    def examples(self) -> Tensor:
-        """Return the inputs of two training examples."""
-        return self._tensors[0][:2]
+    def examples(self) -> tuple[Any, Any]:
+        """Return the inputs and the targets of two training examples."""
+        inputs, targets = tree_map(lambda tensor: tensor[:2], self._tensors[:2])
+        return inputs, targets
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,26 +259,45 @@ class PluginWorkload(Workload):
 
     @cached_property
     def _model_problems(self) -> list[str]:
-        """A line if the model raises an error or its output is not `[2, classes]`."""
+        """A line if the model or the loss raises an error, or if the output has a wrong shape."""
         label = f"model of {self.name}"
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                model, inputs = self.build({}).eval(), self.source.examples()
+                model, (inputs, targets) = self.build({}).eval(), self.source.examples()
                 dtypes = {p.dtype for p in model.parameters()}
-                if inputs.dtype == torch.float64 and inputs.dtype not in dtypes:
+                leaves = {leaf.dtype for leaf in tree_leaves(inputs)}
+                if torch.float64 in leaves - dtypes:
                     advice = "convert them to torch.float32"
-                    return [f"data of {self.source.name}: inputs are {inputs.dtype}: {advice}"]
+                    return [f"data of {self.source.name}: inputs are torch.float64: {advice}"]
                 output = model(inputs)
+                expected = [2, self.source.classes]
+                if self.task.mixes_labels and (shape := _shape(output)) != expected:
+                    rule = f"must be {expected}, because the labels have {expected[1]} classes"
+                    return [f"{label}: the output for 2 examples is {shape}: {rule}"]
+                label = f"loss of {self.name}"
+                targets = self.task.targets(inputs, targets)
+                self.task.loss(output, targets)
+                label = f"metrics of {self.name}"
+                self.task.measures(output, targets)
         except PluginError:
             raise
         except Exception as error:
             return [f"{label}: {_first_line(error)}"]
-        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        expected = [2, self.source.classes]
-        if shape != expected:
-            rule = f"must be {expected}, because the labels have {expected[1]} classes"
-            return [f"{label}: the output for 2 examples is {shape}: {rule}"]
         return []
+
+
+def _is_data(value: Any) -> bool:
+    """Return True for a tensor with at least one dimension, or a dictionary of such tensors."""
+    leaves = tree_leaves(value)
+    return (
+        isinstance(value, (Tensor, dict))
+        and bool(leaves)
+        and all(isinstance(leaf, Tensor) and leaf.dim() > 0 for leaf in leaves)
+    )
+
+
+def _shape(output: Any) -> list[int] | str:
+    return list(output.shape) if isinstance(output, Tensor) else type(output).__name__
 
 
 def _first_line(error: Exception) -> str:

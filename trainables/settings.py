@@ -83,19 +83,20 @@ class Settings:
 
 
 NEUTRAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
-# Settings that apply to every workload, to models with stochastic depth, and to image datasets.
-LOOP = ("mixup", "cutmix", "label_smoothing", "warmup_epochs", "decay_exempt")
+# Settings that apply to every workload, to tasks with classes, to models with stochastic depth, and
+# to image datasets.
+LOOP = ("warmup_epochs", "decay_exempt")
+LABELS = ("mixup", "cutmix", "label_smoothing")
 MODEL = ("drop_path",)
-IMAGES = tuple(name for name in NEUTRAL if name not in (*LOOP, *MODEL))
+IMAGES = tuple(name for name in NEUTRAL if name not in (*LOOP, *LABELS, *MODEL))
 
 
-def applicable(*, images: bool, stochastic_depth: bool) -> list[str]:
+def applicable(*, images: bool, stochastic_depth: bool, mixes_labels: bool) -> list[str]:
     """Return the names of the settings that apply to a workload."""
-    return [
-        name
-        for name in NEUTRAL
-        if name in LOOP or (name in IMAGES and images) or (name in MODEL and stochastic_depth)
-    ]
+    names = {*LOOP}
+    names.update(LABELS if mixes_labels else (), MODEL if stochastic_depth else ())
+    names.update(IMAGES if images else ())
+    return [name for name in NEUTRAL if name in names]
 
 
 def setting_problems(values: Mapping[str, Any], names: Iterable[str], workload: str) -> list[str]:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
@@ -120,9 +119,11 @@ def epochs(
         team.leave()
 
 
-def score(metrics: Mapping[str, float]) -> float:
-    """Return the accuracy on the test set or on the held-out examples that replace it."""
-    return metrics["test/accuracy"] if "test/accuracy" in metrics else metrics["val/accuracy"]
+def headline(config: TrialConfig, metrics: Mapping[str, float]) -> str:
+    """Return the headline metric of an evaluation as text, such as `accuracy 98.50%`."""
+    metric = workload(config.workload).task.headline
+    part = "test" if config.train_fraction == 1 else "val"
+    return f"{metric.name} {metric.show(metrics[f'{part}/{metric.name}'])}"
 
 
 def _train(trainer: Trainer, store: TrialStore, commit_every: float) -> Epochs:
@@ -177,6 +178,7 @@ class Trainer:
         loading = Loading(device, default_data_dir(), config.settings, *share)
         self.data: Data = chosen.source.load(loading)
         self._settings = {**NEUTRAL, **config.settings}
+        self._task = chosen.task
         self._mixer = Mixer(self._settings, chosen.source.classes)
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         torch.manual_seed(stream_seed(config.seed, "init"))
@@ -189,8 +191,8 @@ class Trainer:
         self._weight = self.team.weight(config.batch_size)
         self.team.set_loss_weight(self.optimizer, self._weight)
         compiled: Any = torch.compile(self.model) if config.compile else self.model
-        self._forward: Callable[[Tensor], Tensor] = compiled
-        self._train_forward: Callable[[Tensor], Tensor] = self.team.wrap(compiled)
+        self._forward: Callable[[Any], Any] = compiled
+        self._train_forward: Callable[[Any], Any] = self.team.wrap(compiled)
         steps = self.data.steps_per_epoch(config.batch_size)
         warmup = self._settings["warmup_epochs"] * steps
         factor = schedule(config.schedule, config.epochs * steps, warmup)
@@ -209,19 +211,18 @@ class Trainer:
         # This seeds the model's random operations, such as dropout.
         torch.manual_seed(stream_seed(self.config.seed, "model", epoch) + self.team.rank)
         phases = Phases(self.device)
-        losses, accuracy = self._train_epoch(epoch, phases)
+        losses, trained = self._train_epoch(epoch, phases)
         self._check(epoch, losses)
         times = {f"time/{phase}_s": seconds for phase, seconds in phases.seconds().items()}
         self.table = self.telemetry.read()
         train_s = time.perf_counter() - start
-        loss, evaluated = self.evaluate()
-        self._check(epoch, [*losses[:-1], loss])  # an evaluation counts as the last step
+        evaluated = self.evaluate()
+        # An evaluation counts as the last step.
+        self._check(epoch, [*losses[:-1], evaluated["loss"]])
         part = "test" if self.config.train_fraction == 1 else "val"
         return {
-            "train/loss": sum(losses) / len(losses),
-            "train/accuracy": accuracy,
-            f"{part}/loss": loss,
-            f"{part}/accuracy": evaluated,
+            **{f"train/{name}": value for name, value in trained.items()},
+            **{f"{part}/{name}": value for name, value in evaluated.items()},
             "time/train_s": train_s,
             **times,
             "time/other_s": train_s - sum(times.values()),
@@ -231,8 +232,8 @@ class Trainer:
             **self.telemetry.metrics(self.table, train_s),
         }
 
-    def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], float]:
-        """Train an epoch, and return the loss of each step and the training accuracy.
+    def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], dict[str, float]]:
+        """Train an epoch, and return the loss of each step and the means of loss and metrics.
 
         Values are copied from the device only once, at the end.
         """
@@ -241,46 +242,70 @@ class Trainer:
         mixing = stream_seed(self.config.seed, "mixing", epoch)
         smoothing = self._settings["label_smoothing"]
         losses: list[Tensor] = []
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        sums = self._no_sums()
         for step, batch in enumerate(self.data.train_batches(self.config.batch_size, order)):
-            inputs, labels = self._mixer(*batch, seed=mixing + step)
-            inputs = inputs.contiguous(memory_format=self._layout)
+            inputs, targets = self._mixer(*batch, seed=mixing + step)
+            inputs = self._laid_out(inputs)
+            targets = self._task.targets(inputs, targets)
             phases.mark("data")
             self.optimizer.zero_grad()
             with self._context():
                 outputs = self._train_forward(inputs)
-                loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+                loss = self._task.loss(outputs, targets, smoothing)
             loss = loss if self._weight == 1 else loss * self._weight
             precond.backward(loss, self.optimizer)
             losses.append(loss.detach())
-            # The class of a mixed label is the class with the larger share.
-            classes = labels if labels.dim() == 1 else labels.argmax(1)
-            correct += (outputs.argmax(1) == classes).sum()
+            sums += self._sums(outputs, targets)
             phases.mark("forward_backward")
             self.optimizer.step()
             self.scheduler.step()
             phases.mark("step")
-        steps = len(losses)
-        means = self.team.total(torch.stack(losses)) / self.team.size
-        return means.tolist(), self.team.total(correct).item() / (steps * self.config.batch_size)
+        values = (self.team.total(torch.stack(losses)) / self.team.size).tolist()
+        units, *measures = self.team.total(sums).tolist()
+        return values, self._metrics(sum(values) / len(values), units, measures)
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Return the mean loss and the accuracy on the test set or the held-out examples.
+    def evaluate(self) -> dict[str, float]:
+        """Return the mean loss and the metrics on the test set or the held-out examples.
 
         The processes of the team divide the batches among themselves.
         """
         self.model.eval()
         self.team.copy_buffers(self.model)
-        totals = torch.zeros(2, dtype=torch.float64, device=self.device)
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        sums = self._no_sums()
         batches = islice(self.data.test_batches(), self.team.rank, None, self.team.size)
-        for inputs, labels in batches:
+        for batch_inputs, batch_targets in batches:
+            inputs = self._laid_out(batch_inputs)
+            targets = self._task.targets(inputs, batch_targets)
             with self._context():
-                outputs = self._forward(inputs.contiguous(memory_format=self._layout))
-                totals[0] += F.cross_entropy(outputs, labels, reduction="sum")
-            totals[1] += (outputs.argmax(1) == labels).sum()
-        loss, accuracy = (self.team.total(totals) / self.data.evaluation_examples).tolist()
-        return loss, accuracy
+                outputs = self._forward(inputs)
+                loss += self._task.loss_sum(outputs, targets)
+            sums += self._sums(outputs, targets)
+        total, units, *measures = self.team.total(torch.cat([loss[None], sums])).tolist()
+        return self._metrics(total / units, units, measures)
+
+    def _no_sums(self) -> Tensor:
+        """Return zeros to which the sums of batches are added."""
+        size = 1 + len(self._task.metrics)
+        return torch.zeros(size, dtype=torch.float64, device=self.device)
+
+    @torch.no_grad()
+    def _sums(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the number of units of a batch and the sums of the task's measures, in float64."""
+        measures = self._task.measures(outputs, targets)
+        units = torch.as_tensor(self._task.units(targets), dtype=torch.float64)
+        return torch.cat([units.to(measures.device)[None], measures])
+
+    def _metrics(self, loss: float, units: float, measures: Sequence[float]) -> dict[str, float]:
+        """Return the loss and the task's metrics, given the sums of its measures."""
+        return {"loss": loss, **self._task.values(loss, [total / units for total in measures])}
+
+    def _laid_out(self, inputs: Any) -> Any:
+        """Return inputs in the memory format of the trial."""
+        if not isinstance(inputs, Tensor):
+            return inputs
+        return inputs.contiguous(memory_format=self._layout)
 
     def _context(self) -> AbstractContextManager[Any]:
         """Return the context of a forward pass."""

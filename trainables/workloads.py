@@ -33,12 +33,14 @@ from trainables.settings import (
     setting_problems,
     worker_problems,
 )
+from trainables.tasks import Task
 
 # Incremented when the training loop gives different numbers for the same configuration.
 LOOP_NUMERICS = 1
 RECIPES: dict[str, Recipe] = {
     "digits/cnn": digits.DIGITS_CNN,
     "digits/mlp": digits.DIGITS_MLP,
+    "digits/autoencoder": digits.DIGITS_AUTOENCODER,
     "cifar10/resnet32": nysact.CIFAR10_RESNET32,
     "cifar10/resnet110": nysact.CIFAR10_RESNET110,
     "cifar10/densenet121": nysact.CIFAR10_DENSENET121,
@@ -71,7 +73,9 @@ RECIPE_SETTINGS = (*RECIPE_FIELDS, *NEUTRAL, *EXECUTION)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Workload:
-    """A dataset, a model and a recipe.
+    """A dataset, a model, a task and a recipe.
+
+    The task is that of the model or, if it has none, that of the dataset.
 
     Attributes:
         name: `DATASET/MODEL`.
@@ -88,6 +92,11 @@ class Workload:
     plugin: str | None = None
 
     @property
+    def task(self) -> Task:
+        """The loss and the metrics."""
+        return self.model.task or self.source.task
+
+    @property
     def architecture(self) -> str:
         """The name of the model."""
         return self.name.rpartition("/")[2]
@@ -96,7 +105,9 @@ class Workload:
     def setting_names(self) -> list[str]:
         """The names of the settings that apply to the dataset and the model."""
         return applicable(
-            images=self.source.augmented, stochastic_depth=self.model.stochastic_depth
+            images=self.source.augmented,
+            stochastic_depth=self.model.stochastic_depth,
+            mixes_labels=self.task.mixes_labels,
         )
 
     def settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_arms_with_equal_seeds_have_equal_initial_weights(config: TrialConfig):
 
 def test_the_order_depends_on_the_seed_and_a_smaller_last_batch_is_dropped():
     data = workloads.workload("digits/cnn").source.load(LOADING)
-    assert [len(data.train_labels), len(data.test_labels)] == [1197, 600]
+    assert [len(data.train_targets), len(data.test_targets)] == [1197, 600]
     batches = list(data.train_batches(64, seed=1))
     assert len(batches) == 18 and all(len(labels) == 64 for _, labels in batches)
     assert not batches[0][1].equal(next(data.train_batches(64, seed=2))[1])
@@ -117,7 +117,7 @@ def test_the_order_depends_on_the_seed_and_a_smaller_last_batch_is_dropped():
 
 def test_training_and_test_set_are_stratified_and_disjoint():
     data = workloads.workload("digits/cnn").source.load(LOADING)
-    train, test = torch.bincount(data.train_labels), torch.bincount(data.test_labels)
+    train, test = torch.bincount(data.train_targets), torch.bincount(data.test_targets)
     assert (test / (train + test) - 600 / 1797).abs().max() < 0.01
     train_images = {tuple(image.flatten().tolist()) for image in data.train_inputs}
     assert not any(tuple(image.flatten().tolist()) in train_images for image in data.test_inputs)

@@ -40,7 +40,7 @@ def check_one_step(workload: str, optimizer: str) -> None:
     rank = {"rank": 5} if "rank" in precond.defaults(optimizer) else {}
     config = resolve(workload, optimizer, rank, settings)
     trainer = Trainer(config, torch.device("cpu"))
-    tensors = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+    tensors = ("train_inputs", "train_targets", "test_inputs", "test_targets")
     batch = {name: getattr(trainer.data, name)[:4] for name in tensors}
     trainer.data = replace(trainer.data, **batch)
     before = [p.detach().clone() for p in trainer.model.parameters()]

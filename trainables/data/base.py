@@ -15,8 +15,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-Batch = tuple[Tensor, Tensor]
+from trainables.tasks import CLASSIFICATION, Task
+
+Batch = tuple[Any, Any]  # inputs and targets
 
 
 class DataError(OSError):
@@ -99,6 +102,7 @@ class Source(ABC):
         size: Height and width of an image in pixels; for large images, the default size of a crop.
         channels: Number of channels of an image.
         augmented: True if the augmentation settings apply to the dataset.
+        task: The task of a workload with this dataset, unless its model has one.
     """
 
     name: str
@@ -108,6 +112,7 @@ class Source(ABC):
     size: int
     channels: int = 3
     augmented: bool = True
+    task: Task = CLASSIFICATION
 
     @abstractmethod
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
@@ -205,48 +210,64 @@ class ImageData(Data):
 class TensorData(Data):
     """A dataset in device memory that is not augmented.
 
+    Inputs and targets are tensors `[n, ...]`, or dictionaries of such tensors.
+
     Attributes:
-        train_inputs: `[n, ...]`.
-        train_labels: `[n]` int64.
-        test_inputs: `[m, ...]`.
-        test_labels: `[m]` int64.
+        train_inputs: Inputs of n examples.
+        train_targets: Targets of n examples.
+        test_inputs: Inputs of m examples.
+        test_targets: Targets of m examples.
         rank: Index of the share of a batch that this process receives.
         ranks: Number of shares.
     """
 
-    train_inputs: Tensor
-    train_labels: Tensor
-    test_inputs: Tensor
-    test_labels: Tensor
+    train_inputs: Any
+    train_targets: Any
+    test_inputs: Any
+    test_targets: Any
     rank: int = 0
     ranks: int = 1
 
     def __post_init__(self):
-        self.train_examples = len(self.train_labels)
-        self.evaluation_examples = len(self.test_labels)
+        self._device = tree_leaves(self.train_targets)[0].device
+        self.train_examples = len(tree_leaves(self.train_targets)[0])
+        self.evaluation_examples = len(tree_leaves(self.test_targets)[0])
 
     @classmethod
-    def load(cls, tensors: Sequence[Tensor], loading: Loading) -> TensorData:
-        """Load training inputs, training labels, test inputs and test labels, from the CPU."""
+    def load(cls, tensors: Sequence[Any], loading: Loading) -> TensorData:
+        """Load training inputs, training targets, test inputs and test targets, from the CPU."""
         x, y, test_x, test_y = tensors
         if loading.train_fraction < 1:
-            train, test = held_out(y, loading.train_fraction)
-            x, y, test_x, test_y = x[train], y[train], x[test], y[test]
-        parts = (part.to(loading.device) for part in (x, y, test_x, test_y))
+            train, test = held_out(_strata(y), loading.train_fraction)
+            x, y, test_x, test_y = _at(x, train), _at(y, train), _at(x, test), _at(y, test)
+        parts = (tree_map(lambda t: t.to(loading.device), part) for part in (x, y, test_x, test_y))
         return cls(*parts, rank=loading.rank, ranks=loading.ranks)
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yield the (inputs, labels) of one epoch in an order that the seed determines."""
+        """Yield the (inputs, targets) of one epoch in an order that the seed determines."""
         order = epoch_order(self.train_examples, 1, Generator().manual_seed(seed))
-        order = order.to(self.train_labels.device)
+        order = order.to(self._device)
         for step in range(self.steps_per_epoch(batch_size)):
             positions = order[share(step, batch_size, self.rank, self.ranks)]
-            yield self.train_inputs[positions], self.train_labels[positions]
+            yield _at(self.train_inputs, positions), _at(self.train_targets, positions)
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """Yield the (inputs, labels) of the test set in order."""
-        inputs, labels = self.test_inputs.split(batch_size), self.test_labels.split(batch_size)
-        return zip(inputs, labels, strict=True)
+        """Yield the (inputs, targets) of the test set in order."""
+        for start in range(0, self.evaluation_examples, batch_size):
+            positions = slice(start, start + batch_size)
+            yield _at(self.test_inputs, positions), _at(self.test_targets, positions)
+
+
+def _at(data: Any, positions: Tensor | slice) -> Any:
+    """Return the examples at some positions."""
+    return tree_map(lambda tensor: tensor[positions], data)
+
+
+def _strata(targets: Any) -> Tensor:
+    """Return labels by which held-out examples are stratified: classes, or a single stratum."""
+    first = tree_leaves(targets)[0]
+    is_labels = isinstance(targets, Tensor) and first.dim() == 1 and first.dtype == torch.int64
+    return targets if is_labels else torch.zeros(len(first), dtype=torch.int64)
 
 
 def epoch_order(examples: int, repeats: int, generator: Generator) -> Tensor:

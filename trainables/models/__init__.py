@@ -4,7 +4,7 @@
 for this project. The initial weights are drawn from torch's global generator. The models do not
 depend on datasets, recipes or optimizers.
 
-This package may import torch and `precond`, and torchvision inside the functions that build the
+This package may import torch, `precond` and `trainables.tasks`, and torchvision inside the functions that build the
 networks.
 """
 
@@ -19,7 +19,16 @@ from torch import nn
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from trainables.models.large import densenet121, resnet50, vit_s16
-from trainables.models.small import digits_cnn, digits_mlp, lenet5, resnet20, resnet32, resnet110
+from trainables.models.small import (
+    autoencoder,
+    digits_cnn,
+    digits_mlp,
+    lenet5,
+    resnet20,
+    resnet32,
+    resnet110,
+)
+from trainables.tasks import RECONSTRUCTION, Task
 
 
 class Fit(NamedTuple):
@@ -49,6 +58,7 @@ class Model:
         patch: The side of the images must be a multiple of this number of pixels.
         one_size: True if the test images must have the size of the training images.
         stochastic_depth: True if the setting `drop_path` applies to the model.
+        task: The task of the model, or None if it is that of the dataset.
     """
 
     build: Callable[[Fit], nn.Module]
@@ -57,6 +67,7 @@ class Model:
     patch: int = 1
     one_size: bool = False
     stochastic_depth: bool = False
+    task: Task | None = None
 
     def problems(self, name: str, fit: Fit, test_size: int) -> list[str]:
         """Return one line for each property of the images that the model does not accept."""
@@ -85,6 +96,12 @@ _VIT = Model(
 MODELS: dict[str, Model] = {
     "cnn": Model(build=lambda fit: digits_cnn(16, *fit[:3]), channels=None, one_size=True),
     "mlp": Model(build=lambda fit: digits_mlp(128, *fit[:3]), channels=None, one_size=True),
+    "autoencoder": Model(
+        build=lambda fit: autoencoder(fit.channels, fit.size),
+        channels=None,
+        one_size=True,
+        task=RECONSTRUCTION,
+    ),
     "lenet5": Model(build=lambda fit: lenet5(fit.classes), size=32, one_size=True),
     "resnet20": Model(build=lambda fit: resnet20(fit.classes)),
     "resnet32": Model(build=lambda fit: resnet32(fit.classes)),

@@ -7,6 +7,7 @@ of torchvision are different networks, for ImageNet.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch.nn.functional as F
@@ -62,6 +63,28 @@ def digits_cnn(
     return nn.Sequential(
         *layers, nn.Flatten(), nn.Linear(2 * width * ((size + 1) // 2) ** 2, classes)
     )
+
+
+def autoencoder(channels: int = 1, size: int = 8) -> nn.Sequential:
+    """Return a deep autoencoder with ReLU and without normalisation.
+
+    The widths are 128, 64, 32 and 16 (the code), and the same in reverse. Deep autoencoders are a
+    classical test of second-order optimizers (Martens 2010; Martens and Grosse 2015).
+
+    Args:
+        channels: Channels of the images.
+        size: Side of the images in pixels.
+
+    Returns:
+        A network `[batch, channels, size, size] -> [batch, channels, size, size]`. On digits it has
+        38,416 parameters.
+    """
+    pixels = channels * size**2
+    widths = [pixels, 128, 64, 32, 16, 32, 64, 128, pixels]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1], nn.Unflatten(1, (channels, size, size)))
 
 
 def lenet5(classes: int = 10) -> nn.Sequential:

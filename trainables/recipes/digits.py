@@ -26,3 +26,12 @@ DIGITS_CNN = Recipe(
     parameters=Parameters(exact=19_258),
 )
 DIGITS_MLP = replace(DIGITS_CNN, parameters=Parameters(exact=26_122))
+
+# Provisional until `tune-recipe` has chosen the values.
+DIGITS_AUTOENCODER = Recipe(
+    batch_size=40,
+    epochs=20,
+    schedule="cosine",
+    optimizers={"sgd": {"lr": 0.01}},
+    parameters=Parameters(exact=38_416),
+)

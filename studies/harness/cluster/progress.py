@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from studies.harness.design.arms import Trial
 from trainables.store import COMPLETED
+from trainables.train import headline
 
 LINE_SECONDS = 10.0
 LINES = 4  # largest number of running trials in the display; a cluster may run hundreds
@@ -64,13 +65,14 @@ class StudyProgress:
             self._trials[trial.config.trial_key] = trial
             self._unnamed = max(0, self._unnamed - 1)
 
-    def epoch(self, key: str, epoch: int, accuracy: float) -> None:
-        """Record an epoch of a trial."""
+    def epoch(self, key: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Record an epoch of a trial and its metrics."""
         self._epochs[key] = epoch + 1
         self._first = self._first or (time.monotonic(), sum(self._epochs.values()))
         self._running.pop(key, None)
-        count = f"{epoch + 1}/{self._trials[key].config.epochs}"
-        self._running[key] = f"{self._name(key)}: epoch {count}, accuracy {accuracy:.2%}"
+        config = self._trials[key].config
+        count, result = f"{epoch + 1}/{config.epochs}", headline(config, metrics)
+        self._running[key] = f"{self._name(key)}: epoch {count}, {result}"
         self._line()
 
     def lost(self, key: str) -> None:

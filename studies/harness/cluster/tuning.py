@@ -39,7 +39,6 @@ from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from trainables.ray_trainable import TrialTrainable, return_none, train_team
 from trainables.store import StoreError, read_status, trial_folder
-from trainables.train import score
 
 # Tune passes these variables to its workers, and Ray writes them to a log that every user of the
 # machine may read. The workers of this project need no keys of AWS.
@@ -183,7 +182,7 @@ class _Report(NotPickled, tune.Callback):
     ) -> None:
         """Display an epoch."""
         if "epoch" in result:
-            self._progress.epoch(trial.config["key"], result["epoch"], score(result))
+            self._progress.epoch(trial.config["key"], result["epoch"], result)
 
     def on_trial_recover(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any

@@ -1,6 +1,6 @@
 """Formatting of values: units, numbers, p-values, durations; and the direction of a metric.
 
-A metric whose name contains `accuracy` is a fraction, and larger values are better.
+`trainables.metrics` lists the directions and the formats of the metrics of workloads.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import trainables.metrics
+
 FEW = 5
 
 
 def higher_is_better(metric: str) -> bool:
     """Return True if larger values are better: for accuracies, not for losses, seconds or bytes."""
-    return "accuracy" in metric
+    return trainables.metrics.metric(metric).higher_is_better
 
 
 def words(metric: str) -> str:
     """Return a metric's name for use in sentences, such as `test accuracy`."""
-    return metric.replace("/", " ")
+    return metric.replace("/", " ").replace("_", " ")
 
 
 class Unit(NamedTuple):
@@ -50,10 +52,11 @@ class Unit(NamedTuple):
 
 
 def unit(metric: str) -> Unit:
-    """Return the unit of a metric: percent for accuracies, otherwise the value itself."""
+    """Return the unit of a metric: percent for fractions, otherwise the value itself."""
     name = words(metric)
     percent = Unit(100, 2, "mean %", "percentage points", f"{name} (%)")
-    return percent if "accuracy" in metric else Unit(1, None, "mean", name, name)
+    is_percent = trainables.metrics.metric(metric).percent
+    return percent if is_percent else Unit(1, None, "mean", name, name)
 
 
 def number(value: float, kind: str) -> str:

@@ -17,7 +17,7 @@ from trainables.config import TrialConfig
 from trainables.fingerprint import provenance
 from trainables.measure import device_name
 from trainables.store import COMPLETED, DIVERGED, StoreError
-from trainables.train import Diverged, Trainer, score
+from trainables.train import Diverged, Trainer
 
 Epochs = Iterator[dict[str, float]]  # each `next` trains an epoch and returns its metrics
 
@@ -35,7 +35,7 @@ def execute(plans: Sequence[ProbePlan], driver: Driver) -> None:
             key = trial.config.trial_key
 
             def report(epoch: int, metrics: Mapping[str, float], key: str = key) -> None:
-                progress.epoch(key, epoch, score(metrics))
+                progress.epoch(key, epoch, metrics)
 
             try:
                 result = measure(plan.artefact, trial.config, plan.root, device, report)

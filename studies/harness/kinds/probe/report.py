@@ -11,6 +11,7 @@ import pandas as pd
 from studies.harness.design.arms import Trial
 from studies.harness.design.result import Report
 from studies.harness.evidence.ledger import PROVENANCE
+from studies.harness.evidence.metrics import words
 from studies.harness.evidence.status import NOT_RUN
 from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.folder import Result
@@ -19,7 +20,7 @@ from studies.harness.kinds.probe.probe import Probe
 from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Text
 from trainables.store import COMPLETED
-from trainables.train import score
+from trainables.workloads import workload
 
 
 def report(plan: ProbePlan) -> Report:
@@ -66,16 +67,18 @@ def _blocks(
 
 def _networks(trials: Sequence[Trial], results: Sequence[Result]) -> str:
     """Return `3 of 3 completed; test accuracy after the last epoch: 98.50%, 98.33%, 98.67%.`"""
+    metric = workload(trials[0].config.workload).task.headline
     statuses = Counter(str(result.status["status"]) for result in results)
     statuses[NOT_RUN] = len(trials) - len(results)
     counts = ", ".join(
         f"{count} of {len(trials)} {status}" for status, count in statuses.items() if count
     )
     completed = [result for result in results if result.status["status"] == COMPLETED]
-    scores = ", ".join(f"{score(result.status['metrics']):.2%}" for result in completed)
+    name = f"test/{metric.name}"
+    scores = ", ".join(metric.show(result.status["metrics"][name]) for result in completed)
     reasons = [f"seed {r.seed}: {r.status['reason']}" for r in results if "reason" in r.status]
-    accuracy = f"; test accuracy after the last epoch: {scores}" if scores else ""
-    return ". ".join([f"{counts}{accuracy}", *reasons]) + "."
+    ends = f"; {words(name)} after the last epoch: {scores}" if scores else ""
+    return ". ".join([f"{counts}{ends}", *reasons]) + "."
 
 
 def _provenance(results: Sequence[Result]) -> str:

@@ -1,0 +1,46 @@
+"""The metrics of workloads by name: their direction and their format.
+
+The metric `accuracy` is logged as `train/accuracy` and as `test/accuracy` or `val/accuracy`. The
+module does not import torch, so that a command can format results without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The direction and the format of a metric.
+
+    Attributes:
+        name: The last part of the metric's name.
+        higher_is_better: True if larger values are better.
+        percent: True if the metric is a fraction that is shown in percent.
+    """
+
+    name: str
+    higher_is_better: bool = False
+    percent: bool = False
+
+    def show(self, value: float) -> str:
+        """Return a value as text: `98.50%`, or four significant digits."""
+        return f"{value:.2%}" if self.percent else f"{value:#.4g}"
+
+
+ACCURACY = Metric("accuracy", higher_is_better=True, percent=True)
+PIXEL_ACCURACY = Metric("pixel_accuracy", higher_is_better=True, percent=True)
+MSE = Metric("mse")
+PERPLEXITY = Metric("perplexity")
+LOSS = Metric("loss")
+METRICS = {m.name: m for m in (ACCURACY, PIXEL_ACCURACY, MSE, PERPLEXITY, LOSS)}
+"""All metrics of workloads; a plugin adds its own."""
+
+
+def metric(name: str) -> Metric:
+    """Return the metric of a name such as `accuracy` or `test/accuracy`.
+
+    Smaller values are better for all other names, such as those of seconds and bytes.
+    """
+    last = name.rpartition("/")[2]
+    return METRICS.get(last, Metric(last))
