@@ -23,7 +23,7 @@ Batch = tuple[Any, Any]  # inputs and targets
 
 
 class DataError(OSError):
-    """The data are missing, short or damaged.
+    """The data are missing, incomplete or damaged.
 
     The message is one line that names the file. The trial can be resumed after the data are
     restored.
@@ -138,7 +138,7 @@ class Source(ABC):
         """Load the dataset for a trial.
 
         Raises:
-            DataError: The data are missing, short or damaged.
+            DataError: The data are missing, incomplete or damaged.
         """
 
 

@@ -32,7 +32,7 @@ from trainables.tasks import RECONSTRUCTION, Task
 
 
 class Fit(NamedTuple):
-    """The classes and the images that a network is built for.
+    """The arguments for building a network.
 
     Attributes:
         classes: Number of outputs.
