@@ -173,8 +173,9 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
             trials = [trial for trial in candidates if trial.config.trial_key[:16] in known]
             options = Options(out=root)
+            here = _with_figures(study, workload)
             planned.append(
-                StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
+                StudyPlan(artefact=here, workload=workload, options=options, trials=trials)
             )
     return planned
 
@@ -187,7 +188,13 @@ def _on_workload(study: Study, workload: str, options: Options) -> Study:
     ]
     known = {arm.optimizer for arm in arms}
     arms += [Arm(optimizer=name) for name in plugins if name not in known]
-    return replace(study, arms=arms, arms_on={}, workload=workload)
+    return replace(_with_figures(study, workload), arms=arms, arms_on={}, workload=workload)
+
+
+def _with_figures(study: Study, workload: str) -> Study:
+    """Return the study whose figures have the metrics of a workload."""
+    extra = [figure.on(workload) for figure in study.extra_figures]
+    return replace(study, figure=study.figure.on(workload), extra_figures=extra)
 
 
 def _advice(name: str) -> str:

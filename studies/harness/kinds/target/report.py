@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from studies.harness.evidence.costs import HOW, NOT_MEASURED, Cost
-from studies.harness.evidence.metrics import number, unit, words
+from studies.harness.evidence.metrics import number, show, words
 from studies.harness.evidence.targets import Times
 from studies.harness.report import costs as seconds
 from studies.harness.report.document import Block, Heading, Table, Text
@@ -30,7 +30,7 @@ def blocks(times: Times) -> list[Block]:
     if target is None:
         text = f"There is no target yet, because no run of `{times.reference}` has completed."
         return [heading, Text(text, label="Target")]
-    value = f"{unit(times.metric).show(target.value)}%"
+    value = show(times.metric, target.value)
     tables = {
         machine: _table(times, costs, f"time-to-target-{number}")
         for number, (machine, costs) in enumerate(_machines(times).items())
@@ -78,7 +78,7 @@ def _table(times: Times, costs: ArmCosts, name: str) -> Table:
             f"time {base}",
         ],
         rows=[_row(times, arm, costs[arm], costs.get(times.base)) for arm in times.arms],
-        caption=f"Epochs and time to {words(times.metric)} of {100 * times.value:.2f}%.",
+        caption=f"Epochs and time to {words(times.metric)} of {show(times.metric, times.value)}.",
     )
 
 
