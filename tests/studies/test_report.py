@@ -91,6 +91,14 @@ def test_report_of_a_user_defined_study_names_no_paper(root):
     assert "Reproduces" in description(STUDY, planned())
 
 
+def test_claim_of_this_project_is_not_attributed_to_the_paper(root):
+    study = replace(STUDY, claimed_by_paper=False)
+    text = render(root, study=study)["report.md"].read_text()
+    assert f"**Claim of this project.** {study.claim}" in text
+    assert "Reproduces" not in text and "Claim of the paper" not in text
+    assert "**Claim of the paper.**" in render(root)["report.md"].read_text()
+
+
 def test_table_contains_the_means_in_percent(root):
     text = render(root)["report.md"].read_text()
     row = re.search(
