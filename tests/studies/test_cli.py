@@ -248,11 +248,11 @@ def test_missing_data_are_refused_before_anything_is_written(
 ):
     calls = []
 
-    def ready(names: set[str], data_dir: Path, **flags: bool) -> list[str]:
+    def prepare_data(names: set[str], data_dir: Path, **flags: bool) -> list[str]:
         calls.append((names, data_dir, flags))
         return ["there/data: not found", "there/labels: not found"] if names else []
 
-    monkeypatch.setattr("studies.harness.command.run.ready", ready)
+    monkeypatch.setattr("studies.harness.command.run.prepare_data", prepare_data)
     # The command sets this variable; monkeypatch restores it after the test.
     monkeypatch.setenv("PRECOND_DATA", "before the command")
     code, out, err = run_study("--data-dir", "there", "--verify-data")

@@ -26,7 +26,7 @@ from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.data import DataError
 from trainables.store import StoreError
-from trainables.workloads import ready
+from trainables.workloads import prepare_data
 
 FREE_BYTES = 50 * 2**20  # required free disk space, for checkpoints, tables and MLflow's database
 MIN_KEY_DIGITS = 6  # required of a trial's key on the command line
@@ -163,7 +163,9 @@ def _print_plans(
 def _unready(work: Sequence[Work], options: Options, console: Console) -> list[str]:
     """Return a line for each problem with the data, or with the cluster of `--address`."""
     names = {trial.config.workload for part in work for trial in part.trials}
-    problems = ready(names, options.data_dir, download=options.download, verify=options.verify_data)
+    problems = prepare_data(
+        names, options.data_dir, download=options.download, verify=options.verify_data
+    )
     if problems:
         return problems
     if not options.address or not any(part.count and part.on_ray for part in work):
