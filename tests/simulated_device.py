@@ -5,8 +5,9 @@
         ...
         waits = device.take()
 
-The operations on tensors of `DEVICE` run on the CPU, and only there are their values kept. The host
-therefore cannot use a value without an operation that is recorded.
+Tensors of `DEVICE` have no values. `SimulatedDevice` keeps their values in tensors on the CPU, and
+runs the operations on those. The tested code therefore cannot use a value without an operation that
+is recorded.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class SimulatedDevice(TorchDispatchMode):
         self._values: dict[int, tuple[Any, Tensor]] = {}
 
     def __enter__(self) -> Self:
-        # torch.tensor does not store values on a meta device, and autocast does not know it.
+        # torch.tensor does not store values on a meta device, and autocast does not support it.
         tensor, autocast = torch.tensor, torch.is_autocast_enabled
         self._patches = ExitStack()
         for name, function in {
