@@ -1,4 +1,6 @@
-"""Probes: measurements against float64 references, result folders, commands, and Remark 5.6."""
+"""Probes: measurements against float64 references, result folders and commands.
+
+The last tests are of the figure that tests Remark 5.6 of the NysAct paper."""
 
 from __future__ import annotations
 
@@ -137,7 +139,7 @@ def test_verdict_names_the_layers_with_large_errors():
 
 
 def patches(x: Tensor) -> Tensor:
-    """Return the rows of a 3 x 3 convolution with padding 1, in float64."""
+    """Return the input patches of a 3 x 3 convolution with padding 1 as rows, in float64."""
     return F.unfold(x.double(), 3, padding=1).transpose(1, 2).flatten(0, 1)
 
 
@@ -488,7 +490,7 @@ def test_list_of_studies_contains_the_probes(
         assert cell in text
 
 
-# ---------------------------------------------------------------------- Remark 5.6
+# ---------------------------------------------------------------------- the figure of Remark 5.6
 
 
 def write_diagnostics(root: Path, trial, residuals: list[float | None]) -> None:
@@ -526,7 +528,7 @@ def test_residual_of_a_trial_is_the_mean_over_layers_and_epochs(tmp_path: Path):
 
 
 def test_rank_correlation_is_computed_for_each_seed():
-    """Within each seed, the loss falls with the residual; between the seeds, it rises instead."""
+    """Within a seed, the loss rises with the residual; over both seeds, it would fall."""
     rows = [
         {
             "optimizer": name,

@@ -33,7 +33,7 @@ SMALL_PROBE = replace(PROBE, seeds=1, published={PROBE.workload: {"epochs": 1}})
 def root(tmp_path: Path) -> Path:
     """An output folder with trials of a study on two workloads, a report, and a probe's result.
 
-    On digits/mlp, rank 200 has no trial; on cifar10/resnet32, seed 6 is not in the study's default.
+    On digits/mlp, rank 200 has no trial; on cifar10/resnet32, seed 6 is not one of the study's.
     """
     without_rank_200 = replace(RANK_STUDY, arms=RANK_STUDY.arms[:2])
     trials = [

@@ -38,7 +38,7 @@ SECOND = replace(
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Train the trials in this process. The list receives the label of each trained trial."""
+    """Train the trials in this process. The list receives the arm and seed of each trained trial."""
     labels: list[str] = []
 
     def train(

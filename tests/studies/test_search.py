@@ -63,7 +63,7 @@ def score(trial) -> float:
 
 
 def write_finished_trial(root: Path, trial, status: str = COMPLETED) -> None:
-    """Write a trial's folder as a worker does that trains the trial to its end."""
+    """Write the folder of a trial that a worker has trained to its end."""
     store = TrialStore(root, trial.config)
     store.begin(PROVENANCE)
     for epoch in range(trial.config.epochs):
@@ -124,7 +124,7 @@ def test_proposals_depend_on_the_scores_and_start_with_the_recipe(tmp_path: Path
 
 
 def test_attributes_of_the_sampler_are_restored(tmp_path: Path):
-    """NSGA-II stores its generation in trial attributes; without them, it would not increase."""
+    """NSGA-II stores the generation in attributes of trials; without them, it would not increase."""
     search = replace(SEARCH, sampler="nsgaii", budget=20)
     generations = [
         outcome.proposal.attributes["trial"]["NSGAIISampler:generation"]
