@@ -330,7 +330,7 @@ def test_a_change_of_a_fixed_hyperparameter_is_an_error_before_the_step():
     backward(model, optimizer)
     with pytest.raises(
         precond.HyperparameterError,
-        match=r"^damping = 0.5 in parameter group 0: it was 1.0 when KFAC was built, and cannot",
+        match=r"^damping = 0.5 in parameter group 0: it was 1.0 when the group was added, and cannot",
     ):
         optimizer.step()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

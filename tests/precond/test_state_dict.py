@@ -390,5 +390,7 @@ def test_a_state_without_names_is_loaded_by_position():
     train(other, resumed, range(3, 6))
     assert_same(weights(model), weights(other))
     state["param_groups"][0]["params"].pop()
-    with pytest.raises(ValueError, match="param_groups: the numbers of parameters differ"):
+    numbers = r"\[3, 5\] in the optimizer, \[2, 5\] in the state"
+    message = f"param_groups: the numbers of parameters differ: {numbers}"
+    with pytest.raises(ValueError, match=message):
         resumed.load_state_dict(state)

@@ -280,9 +280,10 @@ def test_smallest_difference_uses_the_spread_of_completed_seeds(write_trials, tm
     trials = ablation_damping.STUDY.trials(recipe={"epochs": 4})
     before = smallest_difference(trials, tmp_path, METRIC)
     # A simulation also gives 3.1 standard deviations.
-    assert "is 3.1 standard deviations over seeds; no configuration of digits/cnn" in before
+    assert "a difference of 3.1 standard deviations over seeds. The standard deviation" in before
+    assert "because no configuration of digits/cnn has two completed seeds yet." in before
     five_seeds = smallest_difference(ablation_sampling.STUDY.trials(), tmp_path, METRIC)
-    assert "is 2.0 standard deviations over seeds" in five_seeds
+    assert "a difference of 2.0 standard deviations over seeds." in five_seeds
     write_trials(ablation_damping.STUDY, accuracy_by_damping)
     spreads = seed_spreads(tmp_path, "digits/cnn", METRIC)
     frame = ledger.frame(trials, tmp_path)

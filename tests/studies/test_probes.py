@@ -36,7 +36,7 @@ from studies.harness.kinds.probe.folder import Result
 from studies.harness.kinds.probe.norms import GROWTH
 from studies.harness.kinds.probe.probe import Covariances, Probe
 from studies.harness.kinds.study.figures import Extension, ResidualFigure
-from studies.harness.kinds.study.residuals import order, residual_table
+from studies.harness.kinds.study.residuals import mean_correlation, residual_table
 from studies.harness.report.figures.probes import draw_covariances, draw_norms
 from trainables.config import stream_seed
 from trainables.files import append_lines
@@ -130,7 +130,9 @@ def test_verdict_names_the_layers_with_large_errors():
     arrays = covariances.arrays(Covariances(rank=2, draws=10), stacks, 0)
     numbers = covariances.numbers(HEATMAP.measurement, [completed_result(arrays)])
     text = covariances.blocks(HEATMAP.measurement, numbers)[0].text
-    assert text == "In 1 of 2 layers, the column sketch has a mean Frobenius error above 0.5: flat."
+    assert text == (
+        "In 1 of 2 layers, the column sketch has a mean relative Frobenius error above 0.5: flat."
+    )
 
 
 # ---------------------------------------------------------------------- measured training
@@ -418,6 +420,7 @@ def test_diverged_network_is_a_result(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_report_only_reports_missing_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run_command(NORMS, tmp_path, "--smoke", "--report-only", "--tracking-uri", "none") == 0
+    assert "2 networks (sgd, 2 epochs): 0 done, 2 to go" in capsys.readouterr().out
     assert "2 of 2 not run." in next(tmp_path.rglob("report.md")).read_text()
     assert not (tmp_path / "outputs" / "smoke" / "probes").exists()
 
@@ -540,9 +543,9 @@ def test_rank_correlation_is_computed_for_each_seed():
     ]
     table = pd.DataFrame(rows)
     table.loc[table["optimizer"] == "b", "loss"] = 1.0
-    assert order(table, "a", "loss") == pytest.approx(1)
-    assert math.isnan(order(table, "b", "loss"))
-    assert math.isnan(order(table[table["rank"] > 5], "a", "loss"))
+    assert mean_correlation(table, "a", "loss") == pytest.approx(1)
+    assert math.isnan(mean_correlation(table, "b", "loss"))
+    assert math.isnan(mean_correlation(table[table["rank"] > 5], "a", "loss"))
 
 
 def test_residual_figure_requires_diagnostics(tmp_path: Path):

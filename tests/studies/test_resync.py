@@ -106,6 +106,17 @@ def test_sync_reports_a_search_with_other_settings_and_sends_the_rest(
     assert second == f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}: sent"
 
 
+def test_sync_of_an_empty_folder_reports_that_there_is_nothing_to_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(manage, "artefacts", lambda: {RANK_STUDY.name: RANK_STUDY})
+    assert manage._sync.callback(tmp_path, None) == COMPLETE
+    assert capsys.readouterr().out.startswith(
+        f"no results to send in {tmp_path}; run a study first"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_damaged_folder_is_reported_in_one_line(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

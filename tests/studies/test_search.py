@@ -195,8 +195,12 @@ def test_different_search_in_the_same_folder_is_an_error(tmp_path: Path):
         with pytest.raises(StoreError, match="use another --out") as error:
             Proposer(plan(changed), "nysact-s", tmp_path)
         assert difference in str(error.value)
+        assert changed.state(tmp_path) == "unknown: OUT has a search with other settings"
     larger_budget = replace(SEARCH, budget=99)
     assert Proposer(plan(larger_budget), "nysact-s", tmp_path).left() == 98
+    path = proposals_path(tmp_path, SEARCH.name, "digits/cnn", "nysact-s")
+    path.write_text("{\n" + path.read_text())
+    assert SEARCH.state(tmp_path) == "unknown: OUT has an unreadable file"
 
 
 def test_configurations_are_scored_on_the_held_out_part_of_the_training_set(tmp_path: Path):

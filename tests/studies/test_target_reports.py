@@ -163,6 +163,7 @@ def test_runs_that_miss_the_target_are_counted_as_censored(root, tmp_path):
     text = text_of(root)
     # The trial that diverged during its first epoch is one of the three.
     assert row(text, "kfac")[:2] == ["1 of 3", "-"]
+    assert "kfac none (1 of 3 trials reached it)" in text
     # The survival curve is 1, 2/3, 1/3: it falls below one half at the second hit.
     assert row(text, "eva")[:2] == ["2 of 3", "7.50"]
 
@@ -207,9 +208,8 @@ def test_epochs_over_target_equal_the_epochs_to_each_target(root, tmp_path):
 
 def test_report_without_the_reference_has_no_target(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
-    assert "**Target.** There is no target yet, because no run of `sgd` has completed." in text_of(
-        root, trials
-    )
+    text = text_of(root, trials)
+    assert "**Target.** There is no target yet, because no trial of `sgd` has completed." in text
     part = STUDY.figure.extend(
         folders.plan(root, trials, STUDY), folders.evidence(root, trials, STUDY)
     )
