@@ -139,8 +139,8 @@ def row(text: str, arm: str) -> list[str]:
 def test_report_contains_the_known_times(root, tmp_path):
     write_costs(root)
     text = text_of(root)
-    source = "90% of the best: 0.9 x 50.00%, the mean accuracy of the best epoch over 3 runs"
-    assert f"**Target.** test accuracy of 45.00% ({source})." in text
+    source = "90% of the best: 0.9 x 50.00%, the mean accuracy of the best epoch over 3 trials"
+    assert f"**Target.** A test accuracy of 45.00% ({source})." in text
     foof = row(text, "foof")
     # An epoch of FOOF takes 18 steps x 0.2 s + 600 evaluations x 1 ms = 4.2 s; of SGD, 2.4 s.
     assert (foof[0], foof[1], foof[3], foof[4]) == ("3 of 3", "5.25", "0.58", "4.20 [3.84, 4.56]")
@@ -206,8 +206,9 @@ def test_epochs_over_target_equal_the_epochs_to_each_target(root, tmp_path):
 
 def test_report_without_the_reference_has_no_target(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
-    assert "**Target.** There is no target yet, because no run of `sgd` has completed." in text_of(
-        root, trials
+    assert (
+        "**Target.** There is no target yet, because no trial of `sgd` has completed."
+        in text_of(root, trials)
     )
     part = STUDY.figure.extend(
         folders.plan(root, trials, STUDY), folders.evidence(root, trials, STUDY)
@@ -235,7 +236,7 @@ def test_verdicts_on_epochs_times_and_reductions(root, tmp_path, monkeypatch):
     assert table.loc[("Eva", "epochs"), "measured_mean"] == 8.0
     assert verdicts["FOOF", "saved"][0] == "protocol differs"  # 10 epochs, not the recipe's 20
     assert "hardware=A-GPU instead of A100" in verdicts["FOOF", "other"][1]
-    assert "**Target.** test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
+    assert "**Target.** A test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
 
 
 def test_measured_times_and_reductions_name_their_hardware(root):
