@@ -15,11 +15,11 @@ from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.times import RULE, TimeToTarget
 
 NOTE = (
-    "Epochs: the Kaplan-Meier median over all trials that ended. A trial that does not reach the "
-    "target is censored at the last epoch of its arm. If fewer than half of the trials reach the "
-    "target, there is no median. A dash instead of an end of an interval means that the trials do "
-    "not bound this end. Time: epochs x seconds per epoch. The ends of its interval are the products "
-    "of the ends of the two 95% intervals, so its coverage is at least 90%."
+    "Epochs: the Kaplan-Meier median over all trials that have ended. A trial that does not reach "
+    "the target is censored at the last epoch of its arm. If fewer than half of the trials reach "
+    "the target, there is no median. A dash instead of an end of an interval means that the trials "
+    "do not bound this end. Time: epochs x seconds per epoch. The ends of its interval are the "
+    "products of the ends of the two 95% intervals, so its coverage is at least 90%."
 )
 ArmCosts = Mapping[str, Cost | None]
 
@@ -55,10 +55,13 @@ def _machines(times: Times) -> Mapping[str, ArmCosts]:
 
 
 def _epochs(table: Table, target: str) -> str:
-    """Return a sentence with each arm's median, or its number of hits if it has no median."""
+    """Return a sentence with the median of each arm.
+
+    For an arm without a median, it contains the number of trials that reached the target.
+    """
     arms = [
-        f"{arm} {f'none ({hits} trials reached it)' if median == '-' else median}"
-        for arm, hits, median, *_ in table.rows
+        f"{arm} {f'none ({reached} trials reached it)' if median == '-' else median}"
+        for arm, reached, median, *_ in table.rows
     ]
     return f"Median epochs to {target}: {', '.join(arms)}."
 
