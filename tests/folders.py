@@ -80,7 +80,8 @@ def plan(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> StudyPlan
 
 def evidence(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Evidence:
     """Return the evidence of a study's report, without the comparison with the paper."""
-    return analyse(trials, root, study.figure.metric, study.figure.references)
+    figure = plan(root, trials, study).figure
+    return analyse(trials, root, figure.metric, figure.references)
 
 
 def report(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Report:
@@ -90,7 +91,8 @@ def report(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Report:
 
 def draw(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> list[Path]:
     """Draw the study's figures and return their paths."""
-    return [*study.figure.extend(plan(root, trials, study), evidence(root, trials, study)).drawn]
+    planned = plan(root, trials, study)
+    return [*planned.figure.extend(planned, evidence(root, trials, study)).drawn]
 
 
 def write_trial(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from trainables.data import Loading, TensorData, source
+from trainables.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)

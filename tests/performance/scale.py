@@ -84,7 +84,11 @@ def folders(trials: int, out: Path) -> dict[str, Any]:
     seconds = {"generate": _timed(lambda: [write_trial(out, trial) for trial in plan])}
     seconds["ledger_frame"] = _timed(lambda: ledger.frame(plan, out))
     seconds["ledger_missing"] = _timed(lambda: status.missing(plan, out))
-    facts = {"facts": STUDY, "workload": "digits/cnn", "metric": STUDY.figure.metric}
+    facts = {
+        "facts": STUDY,
+        "workload": "digits/cnn",
+        "metric": STUDY.figure.on("digits/cnn").metric,
+    }
     view = TrialsView(**facts, trials=lambda: plan, options=Options(out=out))
     seconds["first_sync"] = _timed(lambda: view.send(default_uri(out)))
     seconds["next_sync"] = _timed(lambda: view.send(default_uri(out)))

@@ -136,9 +136,12 @@ def test_very_low_mean_does_not_compress_the_axis(
     monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
     limits: list[tuple[float, float]] = []
     compute = level_figures._limits
-    monkeypatch.setattr(
-        level_figures, "_limits", lambda arms: limits.append(compute(arms)) or limits[-1]
-    )
+
+    def record(*arguments: Any) -> tuple[float, float]:
+        limits.append(compute(*arguments))
+        return limits[-1]
+
+    monkeypatch.setattr(level_figures, "_limits", record)
     folders.draw(tmp_path, trials, ablation_damping.STUDY)
     assert texts == ["10"] * 5 and len(set(limits)) == 1
     values = [100 * collapsing(t, 3) for t in trials]

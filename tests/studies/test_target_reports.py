@@ -109,7 +109,7 @@ def write_costs(root, name="a-gpu"):
 
 
 def read_times(root):
-    evidence, figure = folders.evidence(root, planned(), STUDY), STUDY.figure
+    evidence, figure = folders.evidence(root, planned(), STUDY), STUDY.figure.on("digits/cnn")
     rule = {"share": figure.share, "of": figure.of, "rule": figure.rule}
     target = targets.target_of_runs(evidence.frame, figure.metric, figure.reference, **rule)
     return targets.Times(
@@ -210,7 +210,7 @@ def test_report_without_the_reference_has_no_target(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
     text = text_of(root, trials)
     assert "**Target.** There is no target yet, because no trial of `sgd` has completed." in text
-    part = STUDY.figure.extend(
+    part = STUDY.figure.on("digits/cnn").extend(
         folders.plan(root, trials, STUDY), folders.evidence(root, trials, STUDY)
     )
     assert not part.files and not part.measured and part.drawn

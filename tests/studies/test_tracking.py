@@ -56,7 +56,11 @@ def runs(uri, study):
 
 
 def view(study, trials, root, **options):
-    settings = {"facts": study, "workload": "digits/cnn", "metric": study.figure.metric}
+    settings = {
+        "facts": study,
+        "workload": "digits/cnn",
+        "metric": study.figure.on("digits/cnn").metric,
+    }
     return TrialsView(**settings, trials=lambda: trials, options=Options(out=root, **options))
 
 

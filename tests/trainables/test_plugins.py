@@ -176,7 +176,7 @@ def test_invalid_data_of_a_plugin_are_reported_before_training(tmp_path):
     arguments = ["--workload", "odd/linear", "--levels", "rank=1"]
     done = dry_run("--plugin", path, *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert "labels must be [n] int64" in done.stderr
+    assert "labels are [4] float32: must be [n] int64 for classification" in done.stderr
     assert "Traceback" not in done.stderr
 
 

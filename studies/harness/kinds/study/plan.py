@@ -95,12 +95,13 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
             f"{study.name} has {len(trials)} trials: must be at most {MAX_TRIALS}; use fewer seeds"
         )
     planned = StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
-    try:
-        _ = planned.figure, planned.extra_figures
-    except HyperparameterError as error:
-        errors += str(error).splitlines()
+    if not figure_errors:
+        try:
+            _ = planned.figure, planned.extra_figures
+        except HyperparameterError as error:
+            errors += str(error).splitlines()
     if errors:
-        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
+        raise HyperparameterError("\n".join(errors))
     return planned
 
 
