@@ -29,7 +29,8 @@ class FOOF(Preconditioned):
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
@@ -69,7 +70,8 @@ class NysAct(Preconditioned):
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
@@ -85,9 +87,9 @@ class NysAct(Preconditioned):
             averages the test matrices in the same way as the sketches, which is consistent only if
             the covariance is the same at all updates; `official` uses the last test matrix, as in
             the released code.
-        shift: Numbers by which the rows of the test matrix are multiplied and added to the sketch
-            for stability: as small as the rounding error in each row (`tropp`), or all equal to
-            `damping` (`damped`). `official` follows the formulas of the released code.
+        shift: For stability, multiples of the rows of the test matrix are added to the rows of the
+            sketch. The multiples are as small as the rounding error in each row (`tropp`), or all
+            equal to `damping` (`damped`). `official` follows the formulas of the released code.
         seed: Seed of the test matrices, combined with the layer's name (an integer >= 0).
 
     Example:
@@ -120,7 +122,8 @@ class KFAC(Preconditioned):
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
@@ -173,7 +176,8 @@ class Eva(Preconditioned):
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (1 - xi; a number in [0, 1)).
@@ -219,7 +223,8 @@ class EKFAC(Preconditioned):
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         damping: Added to the second moments S before dividing by them (rho; a finite number > 0).

@@ -34,7 +34,7 @@ STUDY = Study(
         share=0.9,
         of="best",
         rule="90% of SGD's best accuracy",
-        panels=(("test/accuracy", "epochs"), ("test/accuracy", "time")),
+        panels=(("test/headline", "epochs"), ("test/headline", "time")),
     ),
     timed=True,
     published={"imagenet/resnet50": {}, "imagenet/deit_s": {}},

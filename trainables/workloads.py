@@ -180,6 +180,16 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def find_task(name: str) -> Task:
+    """Return the task of a workload; the data are not needed.
+
+    Raises:
+        HyperparameterError: The name is unknown.
+    """
+    find_recipe(name)
+    return workload(name).task
+
+
 def unknown_workload(name: str) -> str | None:
     """Return an error message if the workload does not exist, or None; data are not needed."""
     try:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -89,6 +90,14 @@ def test_report_of_a_user_defined_study_names_no_paper(root):
         assert "Claim" in text and STUDY.claim in text
         assert "Reproduces" not in text and "Claim of the paper" not in text
     assert "Reproduces" in description(STUDY, planned())
+
+
+def test_claim_of_this_project_is_not_attributed_to_the_paper(root):
+    study = replace(STUDY, claimed_by_paper=False)
+    text = render(root, study=study)["report.md"].read_text()
+    assert f"**Claim of this project.** {study.claim}" in text
+    assert "Reproduces" not in text and "Claim of the paper" not in text
+    assert "**Claim of the paper.**" in render(root)["report.md"].read_text()
 
 
 def test_table_contains_the_means_in_percent(root):

@@ -1,6 +1,7 @@
 """Tests of downloaded data.
 
-Missing, short, damaged and malicious files are reported, and never replaced or executed.
+Missing, short, damaged and malicious files are reported. Damaged files are never replaced, and
+malicious files are never executed.
 """
 
 from __future__ import annotations

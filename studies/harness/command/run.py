@@ -136,7 +136,8 @@ def _plans(
     for key in options.rerun:
         if len(key) < MIN_KEY_DIGITS or not any(name.startswith(key) for name in known):
             allowed = f"at least the first {MIN_KEY_DIGITS} digits of the key of a planned trial"
-            errors.append(f"--rerun = {key}: must be {allowed}; --dry-run --json prints the keys")
+            place = "trials.csv of the report lists the keys"
+            errors.append(f"--rerun = {key}: must be {allowed}; {place}")
     return plans, work, errors
 
 
@@ -173,7 +174,8 @@ def _unready(work: Sequence[Work], options: Options, console: Console) -> list[s
     from studies.harness.cluster import inspect
 
     banner, problems = inspect.inspect(options.address, options)
-    console.print(banner, highlight=False)
+    if banner:  # empty if the cluster could not be inspected
+        console.print(banner, highlight=False)
     return problems
 
 

@@ -202,7 +202,7 @@ def detectable(values: pd.DataFrame) -> Detectable | None:
 
 
 def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str:
-    """Return a sentence about the smallest difference of two arms that a plan's seeds can detect.
+    """Return a text about the smallest difference of two arms that a plan's seeds can detect.
 
     The standard deviation over seeds is taken from completed trials of the workload.
     """
@@ -216,15 +216,18 @@ def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str
         sd = median(spreads)
         size = f"{show.show(effect * sd)} {show.difference}"
         source = (
-            f"the standard deviation over seeds is {show.show(sd)}, the median of {len(spreads)} "
-            f"configurations of {workload} with two or more completed seeds"
+            f"The standard deviation over seeds is {show.show(sd)}, the median of {len(spreads)} "
+            f"configurations of {workload} with two or more completed seeds."
         )
     else:
         size = f"{effect:.1f} standard deviations over seeds"
-        source = f"no configuration of {workload} has two completed seeds yet"
+        source = (
+            "The standard deviation is not known, because no configuration of "
+            f"{workload} has two completed seeds yet."
+        )
     return (
-        f"With {n} seeds, the smallest difference between two arms that one unpaired t-test at the "
-        f"5% level detects with 80% power is {size}; {source}."
+        f"With {n} seeds, one unpaired t-test of two arms at the 5% level has 80% power to detect "
+        f"a difference of {size}. {source}"
     )
 
 

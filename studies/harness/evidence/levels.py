@@ -11,7 +11,7 @@ import pandas as pd
 
 import precond
 from studies.harness.evidence.ledger import factors
-from studies.harness.evidence.metrics import higher_is_better
+from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.status import LOST
 from studies.harness.statistics.paired import ALPHA, SAME, equivalence_p, holm, paired_p
 from trainables.workloads import RECIPE_SETTINGS
@@ -100,7 +100,7 @@ def _judge(table: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> 
     }
     tied = tuple(level for i, level in enumerate(levels) if i not in worse)
     inconclusive = LevelVerdict(*identity, levels, levels[best], tied, INCONCLUSIVE)
-    if higher_is_better(metric) and (equivalence_p(differences, SAME) <= ALPHA).all():
+    if unit(metric).scale == 100 and (equivalence_p(differences, SAME) <= ALPHA).all():
         return replace(inconclusive, verdict=EQUIVALENT)
     if not are_numbers(grid) or len(levels) < 3:
         return inconclusive

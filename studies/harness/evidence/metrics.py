@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import trainables.metrics
+from precond.hyperparameters import HyperparameterError, nearest
 
 FEW = 5
+HEADLINE = "headline"  # stands for the headline metric of a workload
+PARTS = ("train", "test", "val")
 
 
 def higher_is_better(metric: str) -> bool:
@@ -57,6 +60,32 @@ def unit(metric: str) -> Unit:
     percent = Unit(100, 2, "mean %", "percentage points", f"{name} (%)")
     is_percent = trainables.metrics.metric(metric).percent
     return percent if is_percent else Unit(1, None, "mean", name, name)
+
+
+def show(metric: str, value: float) -> str:
+    """Return a value of a metric with its unit, such as `98.50%`."""
+    return trainables.metrics.metric(metric).show(value)
+
+
+def on_workload(metric: str, workload: str) -> str:
+    """Return the name of a metric on a workload.
+
+    `test/headline` stands for the workload's headline metric, such as `test/accuracy`.
+
+    Raises:
+        HyperparameterError: The workload is unknown or has no such metric.
+    """
+    from trainables.workloads import find_task
+
+    task = find_task(workload)
+    part, _, name = metric.rpartition("/")
+    if name == HEADLINE:
+        return f"{part}/{task.headline.name}"
+    known = [HEADLINE, *(m.name for m in (*task.metrics, trainables.metrics.LOSS))]
+    if part in PARTS and name not in known:
+        advice = nearest(metric, [f"{part}/{name}" for name in known])
+        raise HyperparameterError(f'metric = "{metric}": {workload} has no such metric.{advice}')
+    return metric
 
 
 def number(value: float, kind: str) -> str:

@@ -20,7 +20,7 @@ from studies.harness.design.facts import Facts
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import completed
 from studies.harness.evidence.costs import Costs
-from studies.harness.evidence.metrics import count
+from studies.harness.evidence.metrics import count, higher_is_better, show
 from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.published.papers import claims_of
 from studies.harness.published.verdicts import Measured, flat
@@ -80,8 +80,14 @@ class Times:
 
     @property
     def value(self) -> float:
-        """The value of the target; infinity while there is none."""
-        return self.target.value if self.target else math.inf
+        """The value of the target; a value that no run reaches while there is none."""
+        never = math.inf if self.higher else -math.inf
+        return self.target.value if self.target else never
+
+    @property
+    def higher(self) -> bool:
+        """True if larger values of the metric are better."""
+        return higher_is_better(self.metric)
 
     def time(self, arm: str, target: float | None = None, whole: bool = False) -> TimeToTarget:
         """Return the time, in epochs, that an arm needs to reach a target.
@@ -89,21 +95,24 @@ class Times:
         The default target is that of the study. If `whole` is True, the epochs are not interpolated.
         """
         return time_to_target(
-            self.curves.get(arm, {}), self.value if target is None else target, whole
+            self.curves.get(arm, {}),
+            self.value if target is None else target,
+            higher=self.higher,
+            whole=whole,
         )
 
     def whole(self, arm: str) -> dict[int, float]:
         """Return the whole epoch at which each seed's run reaches the target, or nan."""
-        return hits(self.curves.get(arm, {}), self.value, whole=True)
+        return hits(self.curves.get(arm, {}), self.value, self.higher, whole=True)
 
     def grid(self) -> list[float]:
         """Return evenly spaced targets, from the best value of a first epoch to the best of all epochs."""
         runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
         if not runs:
             return []
-        return [
-            float(x) for x in np.linspace(max(run[0] for run in runs), max(map(max, runs)), GRID)
-        ]
+        best = max if self.higher else min
+        targets = np.linspace(best(run[0] for run in runs), best(map(best, runs)), GRID)
+        return [float(target) for target in targets]
 
 
 def published_target(facts: Facts, workload: str) -> Target | None:
@@ -121,8 +130,9 @@ def target_of_runs(
 ) -> Target | None:
     """Return the target that a paper's rule derives from the reference's completed trials.
 
-    It is `share` times the accuracy after the `best` or the `last` epoch, averaged over seeds.
-    `rule` describes it in words. Returns None if no trial has completed.
+    It is `share` times the metric after the `best` or the `last` epoch, averaged over seeds; if
+    smaller values are better, this mean is divided by `share`. `rule` describes the target in
+    words. Returns None if no trial has completed.
     """
     values = completed(
         frame.query("optimizer == @reference"), metric if of == "last" else f"best/{metric}"
@@ -130,8 +140,13 @@ def target_of_runs(
     if values.empty:
         return None
     mean, runs = float(values.mean()), count(len(values), "run")
-    accuracy = f"{100 * mean:.2f}%, the mean accuracy of the {of} epoch over {runs}"
-    return Target(share * mean, f"{rule}: {'' if share == 1 else f'{share:g} x '}{accuracy}")
+    last = metric.rpartition("/")[2].replace("_", " ")
+    text = f"{show(metric, mean)}, the mean {last} of the {of} epoch over {runs}"
+    if share == 1:
+        return Target(mean, f"{rule}: {text}")
+    if higher_is_better(metric):
+        return Target(share * mean, f"{rule}: {share:g} x {text}")
+    return Target(mean / share, f"{rule}: 1 / {share:g} x {text}")
 
 
 def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:

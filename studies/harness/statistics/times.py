@@ -89,26 +89,27 @@ def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarge
 
 
 def hits(
-    runs: Mapping[int, Sequence[float]], target: float, whole: bool = False
+    runs: Mapping[int, Sequence[float]], target: float, higher: bool = True, whole: bool = False
 ) -> dict[int, float]:
     """Return, by seed, the epoch at which the run reaches the target, or nan.
 
     If `whole` is True, the epochs are not interpolated.
     """
-    return {seed: hit(curve, target, interpolate=not whole) for seed, curve in runs.items()}
+    return {seed: hit(curve, target, higher, not whole) for seed, curve in runs.items()}
 
 
 def time_to_target(
-    runs: Mapping[int, Sequence[float]], target: float, whole: bool = False
+    runs: Mapping[int, Sequence[float]], target: float, higher: bool = True, whole: bool = False
 ) -> TimeToTarget:
     """Return the time, in epochs, that an arm's runs need to reach a target.
 
     Args:
-        runs: The curve of each seed; larger values are better.
+        runs: The curve of each seed.
         target: The value to reach.
+        higher: True if larger values are better.
         whole: If True, the epochs are not interpolated.
     """
-    epochs = np.array(list(hits(runs, target, whole).values()), dtype=float)
+    epochs = np.array(list(hits(runs, target, higher, whole).values()), dtype=float)
     # A diverged run can never reach the target, so it is censored at the end of the longest run.
     cap = max(map(len, runs.values()), default=0)
     observed = ~np.isnan(epochs)

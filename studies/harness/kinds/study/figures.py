@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from precond.hyperparameters import nearest
+from studies.harness.evidence.metrics import HEADLINE, on_workload
+from trainables.metrics import METRICS
 
 if TYPE_CHECKING:
     from studies.harness.evidence.analysis import Evidence
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from studies.harness.published.verdicts import Measured
     from studies.harness.report.document import Block
 
-METRICS = ("test/accuracy", "test/loss", "train/accuracy", "train/loss")
-MEASUREMENTS = ("time/", "mem/", "system/", "diag/")  # the first parts of the other metrics' names
+MEASUREMENTS = ("time/", "mem/", "system/", "diag/")  # prefixes of the other metrics
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,15 @@ class Figure(ABC):
     Attributes:
         has_seconds: True if the figure's section of the report contains the seconds per epoch. The
             report then omits the section "Seconds per epoch".
-        metric: The metric of the figure and of the report's tables.
+        metric: The metric of the figure and of the report's tables. `headline` stands for the
+            headline metric of the workload, such as the accuracy.
         references: The optimizers with which the other arms are compared.
         factor: The factor whose levels are on the horizontal axis, or an empty text.
     """
 
     has_seconds: ClassVar[bool] = False
 
-    metric: str = "test/accuracy"
+    metric: str = "test/headline"
     references: tuple[str, ...] = ()
     factor: str = ""
 
@@ -67,6 +69,14 @@ class Figure(ABC):
             *unknown("factor", [self.factor] if self.factor else [], factors),
             *unknown_metrics("metric", [self.metric]),
         ]
+
+    def on(self, workload: str) -> Self:
+        """Return the figure with the names of its metrics on a workload.
+
+        Raises:
+            HyperparameterError: The workload has no such metric.
+        """
+        return replace(self, metric=on_workload(self.metric, workload))
 
     @abstractmethod
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
@@ -102,11 +112,16 @@ class LevelFigure(Figure):
 class CurveFigure(Figure):
     """Mean curves of each arm over the epochs, with bands; a column of panels for each metric."""
 
-    metrics: tuple[str, ...] = ("test/accuracy", "train/loss")
+    metrics: tuple[str, ...] = ("test/headline", "train/loss")
 
     def problems(self, optimizers: Collection[str], factors: Collection[str]) -> list[str]:
         """Return a line for each name that is unknown (see `Figure.problems`)."""
         return super().problems(optimizers, factors) + unknown_metrics("metrics", self.metrics)
+
+    def on(self, workload: str) -> Self:
+        """Return the figure with the names of its metrics on a workload (see `Figure.on`)."""
+        metrics = tuple(on_workload(metric, workload) for metric in self.metrics)
+        return replace(super().on(workload), metrics=metrics)
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `curves.pdf`, `.png` and `.svg`."""
@@ -147,7 +162,11 @@ class ResidualFigure(Figure):
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `residual.pdf`, `.png` and `.svg`, and write the points as `residual.csv`."""
-        from studies.harness.kinds.study.residuals import METRICS, order, residual_table
+        from studies.harness.kinds.study.residuals import (
+            METRICS,
+            mean_correlation,
+            residual_table,
+        )
         from studies.harness.report.figures.theory import draw_residuals
 
         table = residual_table(evidence.frame, self.optimizers, plan.root)
@@ -158,11 +177,11 @@ class ResidualFigure(Figure):
             f"{len(points)} of {len(table)} completed trials have diagnostics; each line is one seed\n"
             "Spearman's correlation of residual and loss, mean over seeds:"
         )
-        orders = {
-            metric: {name: order(points, name, metric) for name in self.optimizers}
+        correlations = {
+            metric: {name: mean_correlation(points, name, metric) for name in self.optimizers}
             for metric in METRICS
         }
-        drawn = draw_residuals(points, orders, title, plan.folder)
+        drawn = draw_residuals(points, correlations, title, plan.folder)
         return Extension(drawn=drawn, files={"residual.csv": table.to_csv(index=False)})
 
 
@@ -179,8 +198,9 @@ def unknown(field: str, names: Sequence[str], known: Collection[str]) -> list[st
 
 def unknown_metrics(field: str, names: Sequence[str]) -> list[str]:
     """Return a line for each name of a figure's field that is not a metric of a trial."""
+    known = [f"{part}/{name}" for part in ("test", "train") for name in (HEADLINE, *METRICS)]
     return [
-        f'{field} = "{name}": unknown.{nearest(name, METRICS)}'
+        f'{field} = "{name}": unknown.{nearest(name, known)}'
         for name in names
-        if name not in METRICS and not name.startswith(MEASUREMENTS)
+        if name not in known and not name.startswith(MEASUREMENTS)
     ]

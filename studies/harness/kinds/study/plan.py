@@ -90,8 +90,10 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
 
 def missing(plan: StudyPlan) -> Work:
     """Return the missing trials and the trials of `--rerun`; none with `--report-only`."""
-    todo = [] if plan.options.report_only else _to_train(plan)
-    work = Work(count=len(todo), summary=_summary(plan.trials, len(todo)), trials=todo, on_ray=True)
+    untrained = _to_train(plan)
+    todo = [] if plan.options.report_only else untrained
+    summary = _summary(plan.trials, len(untrained))
+    work = Work(count=len(todo), summary=summary, trials=todo, on_ray=True)
     if not plan.options.dry_run:
         return work
     details = _details(plan, {trial.config.trial_key for trial in todo})
@@ -173,21 +175,31 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
             trials = [trial for trial in candidates if trial.config.trial_key[:16] in known]
             options = Options(out=root)
+            here = _with_figures(study, workload)
             planned.append(
-                StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
+                StudyPlan(artefact=here, workload=workload, options=options, trials=trials)
             )
     return planned
 
 
 def _on_workload(study: Study, workload: str, options: Options) -> Study:
-    """Return the study with its arms on a workload, and an arm for each plugin optimizer."""
+    """Return the study with its arms on a workload.
+
+    An arm is added for each plugin optimizer in `--optimizers`.
+    """
     arms = study.arms_of(workload)
     plugins = [
         name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin
     ]
     known = {arm.optimizer for arm in arms}
     arms += [Arm(optimizer=name) for name in plugins if name not in known]
-    return replace(study, arms=arms, arms_on={}, workload=workload)
+    return replace(_with_figures(study, workload), arms=arms, arms_on={}, workload=workload)
+
+
+def _with_figures(study: Study, workload: str) -> Study:
+    """Return the study whose figures have the metrics of a workload."""
+    extra = [figure.on(workload) for figure in study.extra_figures]
+    return replace(study, figure=study.figure.on(workload), extra_figures=extra)
 
 
 def _advice(name: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from studies.harness.evidence.metrics import on_workload
 from studies.harness.kinds.study.figures import Extension, Figure, unknown_metrics
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ class TargetFigure(Figure):
     """Curves of a metric, and the epochs and seconds that each arm needs to reach a target.
 
     The target is the paper's target for the workload. If the paper has no target for it, the target
-    is `share` times the mean accuracy of the reference's trials.
+    is `share` times the mean of the reference's trials. If smaller values of the metric are better,
+    it is this mean divided by `share`.
 
     Attributes:
         reference: The optimizer that defines the target and is the baseline of the times.
-        share: The target as a fraction of the reference's accuracy.
-        of: The epoch that gives the accuracy of a reference trial: its `best` or its `last` epoch.
+        share: The target relative to the result of the reference.
+        of: The epoch that gives the result of a reference trial: its `best` or its `last` epoch.
         rule: The paper's rule for the target, in words.
         panels: The metric and the horizontal axis of each panel.
     """
@@ -43,6 +45,11 @@ class TargetFigure(Figure):
         """Return a line for each name that is unknown (see `Figure.problems`)."""
         metrics = [metric for metric, _ in self.panels]
         return super().problems(optimizers, factors) + unknown_metrics("panels", metrics)
+
+    def on(self, workload: str) -> Self:
+        """Return the figure with the names of its metrics on a workload (see `Figure.on`)."""
+        panels = tuple((on_workload(metric, workload), axis) for metric, axis in self.panels)
+        return replace(super().on(workload), panels=panels)
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `time_to_target` and `epochs_over_target` as `.pdf`, `.png` and `.svg`.

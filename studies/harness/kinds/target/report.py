@@ -8,18 +8,18 @@ from collections.abc import Mapping
 import pandas as pd
 
 from studies.harness.evidence.costs import HOW, NOT_MEASURED, Cost
-from studies.harness.evidence.metrics import number, unit, words
+from studies.harness.evidence.metrics import number, show, words
 from studies.harness.evidence.targets import Times
 from studies.harness.report import costs as seconds
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.times import RULE, TimeToTarget
 
 NOTE = (
-    "Epochs: the Kaplan-Meier median over all runs that ended. A run that does not hit the target "
-    "is censored at the last epoch of its arm. If fewer than half of the runs hit the target, "
-    "there is no median. A dash instead of an end of an interval means that the runs do not bound "
-    "this end. Time: epochs x seconds per epoch. The ends of its interval are the products of the "
-    "ends of the two 95% intervals, so its coverage is at least 90%."
+    "Epochs: the Kaplan-Meier median over all trials that have ended. A trial that does not reach "
+    "the target is censored at the last epoch of its arm. If fewer than half of the trials reach "
+    "the target, there is no median. A dash instead of an end of an interval means that the trials "
+    "do not bound this end. Time: epochs x seconds per epoch. The ends of its interval are the "
+    "products of the ends of the two 95% intervals, so its coverage is at least 90%."
 )
 ArmCosts = Mapping[str, Cost | None]
 
@@ -28,9 +28,9 @@ def blocks(times: Times) -> list[Block]:
     """Return the blocks of the section: the target, and a table of times for each hardware."""
     heading, target = Heading("Time to the target"), times.target
     if target is None:
-        text = f"There is no target yet, because no run of `{times.reference}` has completed."
+        text = f"There is no target yet, because no trial of `{times.reference}` has completed."
         return [heading, Text(text, label="Target")]
-    value = f"{unit(times.metric).show(target.value)}%"
+    value = show(times.metric, target.value)
     tables = {
         machine: _table(times, costs, f"time-to-target-{number}")
         for number, (machine, costs) in enumerate(_machines(times).items())
@@ -55,10 +55,13 @@ def _machines(times: Times) -> Mapping[str, ArmCosts]:
 
 
 def _epochs(table: Table, target: str) -> str:
-    """Return a sentence with the median of each arm, or the number of its hits without a median."""
+    """Return a sentence with the median of each arm.
+
+    For an arm without a median, it contains the number of trials that reached the target.
+    """
     arms = [
-        f"{arm} {f'- ({runs} hit)' if median == '-' else median}"
-        for arm, runs, median, *_ in table.rows
+        f"{arm} {f'none ({reached} trials reached it)' if median == '-' else median}"
+        for arm, reached, median, *_ in table.rows
     ]
     return f"Median epochs to {target}: {', '.join(arms)}."
 
@@ -69,7 +72,7 @@ def _table(times: Times, costs: ArmCosts, name: str) -> Table:
         name=name,
         header=[
             "arm",
-            "runs that hit",
+            "trials that reached it",
             "epochs",
             "95% interval",
             f"epochs {base}",
@@ -78,7 +81,7 @@ def _table(times: Times, costs: ArmCosts, name: str) -> Table:
             f"time {base}",
         ],
         rows=[_row(times, arm, costs[arm], costs.get(times.base)) for arm in times.arms],
-        caption=f"Epochs and time to {words(times.metric)} of {100 * times.value:.2f}%.",
+        caption=f"Epochs and time to {words(times.metric)} of {show(times.metric, times.value)}.",
     )
 
 

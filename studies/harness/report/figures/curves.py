@@ -28,7 +28,7 @@ from studies.harness.report.figures.style import (
     save,
 )
 
-# The axis of an accuracy starts at the lowest mean after this fraction of the epochs.
+# If larger values are better, the axis starts at the lowest mean after this fraction of the epochs.
 SETTLED = 0.2
 # The title of each panel of diagnostics, and True for a logarithmic axis.
 DIAGNOSTICS = {
@@ -116,14 +116,15 @@ def _curves(
 
 
 def _scale(axes: Axes, means: Any, metric: str) -> None:
-    """Set the range of an axis from the means [arm, epoch]; the axis of a loss is logarithmic."""
+    """Set the range of an axis from the means [arm, epoch]; logarithmic if smaller values are better."""
     axes.set_ylabel(unit(metric).axis)
     if not higher_is_better(metric):
         axes.set_yscale("log")
         axes.set_ylim(means.min() / 1.3, 1.3 * means.max())
         return
     epochs = means.index.get_level_values(1)
-    low, high = 100 * means[epochs >= math.floor(SETTLED * epochs.max())].min(), 100 * means.max()
+    scale, settled = unit(metric).scale, means[epochs >= math.floor(SETTLED * epochs.max())]
+    low, high = scale * settled.min(), scale * means.max()
     axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low) + 1e-9)
 
 

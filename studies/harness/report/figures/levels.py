@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import are_numbers, sorted_levels
-from studies.harness.evidence.metrics import words
+from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.status import LOST
 from studies.harness.report.figures.style import (
     REFERENCES,
@@ -37,9 +37,10 @@ SERIES = ((SUBJECT, "-", "o"), ("#56B4E9", "--", "s"), ("black", ":", "^"), ("0.
 MANY = 6  # with more levels than this, the labels of the ticks would overlap at the usual size
 SEEDS = {"color": "0.4", "markersize": 4, "markeredgewidth": 0, "alpha": 0.9}
 OFFSET = 7 / 72  # horizontal distance of the lines of a panel, in inches
-# The axis extends below the median of the means by at most this multiple of the distance between the
-# median and the best mean, so that levels with very low means do not compress the rest.
-BELOW_MEDIAN = 4
+# The axis extends from the median of the means to worse values by at most this multiple of the
+# distance between the median and the best mean, so that very bad levels do not compress the rest.
+BEYOND_MEDIAN = 4
+SMALLEST = 0.005  # smallest range of the axis, relative to the median of the means
 INTERVALS = 1.5  # wide intervals extend the axis by at most this multiple of its range
 # The axis is logarithmic if the largest level is at least this multiple of the smallest.
 LOG_FROM = 8
@@ -89,45 +90,55 @@ def _figure(
     figure, grid = panels((max(3.6, 3.3 * columns), 2.4 * rows + 0.5), rows, columns, sharey=True)
     for axes in grid.flat[len(optimizers) :]:
         axes.set_axis_off()
-    low, high = _limits([arm for arm in [*arms, *bands] if arm["n"]])
+    completed = [arm for arm in [*arms, *bands] if arm["n"]]
+    low, high = _limits(completed, evidence.metric)
     names = sorted({series(arm, factor, evidence.factors) for arm in arms})
     styles = dict(zip(names, itertools.cycle(SERIES), strict=False))
     for axes, optimizer in zip(grid.flat, optimizers, strict=False):
         axes.set_ylim(low, high)
         for arm, (color, dashes) in zip(bands, REFERENCES, strict=False):
-            _band(axes, arm, color, dashes)
+            _band(axes, arm, unit(evidence.metric).scale, color, dashes)
         members = [arm for arm in arms if arm["optimizer"] == optimizer]
         _panel(axes, evidence, factor, members, styles)
         axes.set_title(display(optimizer))
         axes.set_xlabel(factor.replace("_", " "))
     for axes in grid[:, 0]:
-        axes.set_ylabel(f"{words(evidence.metric)} (%)")
+        axes.set_ylabel(unit(evidence.metric).axis)
     legend(figure, grid.flat[: len(optimizers)], columns + 1)
     return figure
 
 
-def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
-    """Return the limits of the axis, which contain all means and intervals except very low ones."""
-    means = [100 * arm["mean"] for arm in arms]
+def _limits(arms: Sequence[ArmRow], metric: str) -> tuple[float, float]:
+    """Return the limits of the axis, which contain all means and intervals except very bad ones."""
+    scale, ceiling = unit(metric).scale, math.inf
+    sign = 1 if higher_is_better(metric) else -1  # below, larger values are better
+    means = [sign * scale * arm["mean"] for arm in arms]
+    if scale == 100:
+        ceiling = 100.0 if sign > 0 else 0.0
     middle, top = median(means), max(means)
-    bottom = max(min(means), middle - BELOW_MEDIAN * max(top - middle, 0.5))
-    inside = [arm for arm in arms if 100 * arm["mean"] >= bottom]
-    intervals = [(100 * arm["ci_lo"], 100 * arm["ci_hi"]) for arm in inside]
-    ends = [end for interval in intervals for end in interval if not math.isnan(end)]
-    room = INTERVALS * max(top - bottom, 0.5)
+    smallest = SMALLEST * abs(middle)
+    bottom = max(min(means), middle - BEYOND_MEDIAN * max(top - middle, smallest))
+    ends = [
+        sign * scale * arm[end]
+        for arm, mean in zip(arms, means, strict=True)
+        for end in ("ci_lo", "ci_hi")
+        if mean >= bottom and not math.isnan(arm[end])
+    ]
+    room = INTERVALS * max(top - bottom, smallest)
     low = max(min([bottom, *ends]), bottom - room)
-    high = min(max([top, *ends]), top + room, 100.0)
-    margin = 0.04 * max(high - low, 0.5)
-    return low - 2 * margin, high + margin
+    high = min(max([top, *ends]), top + room, ceiling)
+    margin = 0.04 * max(high - low, smallest)
+    low, high = sorted([sign * (low - 2 * margin), sign * (high + margin)])
+    return low, high
 
 
-def _band(axes: Axes, arm: ArmRow, color: str, dashes: Any) -> None:
+def _band(axes: Axes, arm: ArmRow, scale: float, color: str, dashes: Any) -> None:
     """Draw the mean of a reference as a horizontal line and its interval as a band."""
     if not math.isnan(arm["ci_lo"]):
-        low, high = 100 * arm["ci_lo"], 100 * arm["ci_hi"]
+        low, high = scale * arm["ci_lo"], scale * arm["ci_hi"]
         axes.axhspan(low, high, color=color, alpha=0.13, linewidth=0, zorder=0.5)
     look = {"color": color, "linestyle": dashes, "linewidth": 1.4}
-    axes.axhline(100 * arm["mean"], label=display(arm["optimizer"]), **look)
+    axes.axhline(scale * arm["mean"], label=display(arm["optimizer"]), **look)
 
 
 def _panel(
@@ -139,51 +150,63 @@ def _panel(
         return
     levels = sorted_levels(arm[factor] for arm in arms)
     at = dict(zip(levels, _positions(axes, levels), strict=True))
-    lines: dict[str, list[ArmRow]] = {}
+    scale, lines = unit(evidence.metric).scale, dict[str, list[ArmRow]]()
     for arm in sorted(arms, key=lambda arm: at[arm[factor]]):
         lines.setdefault(series(arm, factor, evidence.factors), []).append(arm)
     for i, (name, members) in enumerate(sorted(lines.items())):
         shift = (i - (len(lines) - 1) / 2) * OFFSET
         completed = [arm for arm in members if arm["n"]]
         title = name or ("corrected" if "as-released" in styles else "")
-        _line(axes, [at[arm[factor]] for arm in completed], completed, title, styles[name], shift)
+        x = [at[arm[factor]] for arm in completed]
+        _line(axes, x, completed, scale, title, styles[name], shift)
         for arm in members:
             x, values = at[arm[factor]], evidence.by_seed[arm["arm"]].dropna()
-            y, look = list(100 * values), {"label": "single seeds", **SEEDS}
+            y, look = list(scale * values), {"label": "single seeds", **SEEDS}
             axes.plot([x] * len(y), y, ".", transform=_moved(axes, shift + 0.4 * OFFSET), **look)
-            _mark_at_bottom(axes, x, arm, styles[name][0], i)
+            _mark_at_edge(axes, x, arm, evidence.metric, styles[name][0], i)
 
 
 def _line(
-    axes: Axes, x: list[float], arms: Sequence[ArmRow], name: str, style: Any, shift: float
+    axes: Axes,
+    x: list[float],
+    arms: Sequence[ArmRow],
+    scale: float,
+    name: str,
+    style: Any,
+    shift: float,
 ) -> None:
     """Draw the means with their intervals at the levels that have a result."""
     color, dashes, marker = style
-    mean = [100 * arm["mean"] for arm in arms]
-    half = [0.0 if math.isnan(arm["ci_hi"]) else 100 * (arm["ci_hi"] - arm["mean"]) for arm in arms]
+    mean = [scale * arm["mean"] for arm in arms]
+    ends = [arm["mean"] if math.isnan(arm["ci_hi"]) else arm["ci_hi"] for arm in arms]
+    half = [scale * (end - arm["mean"]) for arm, end in zip(arms, ends, strict=True)]
     label = f"{name}{': ' if name else ''}mean, 95% t-interval"
     look = {"color": color, "linestyle": dashes, "linewidth": 1.4}
     look |= {"marker": marker, "markersize": 4.5, "capsize": 3}
     axes.errorbar(x, mean, half, transform=_moved(axes, shift), label=label, **look)
 
 
-def _mark_at_bottom(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> None:
-    """Mark an arm at the bottom of the axis.
+def _mark_at_edge(axes: Axes, x: float, arm: ArmRow, metric: str, color: str, row: int) -> None:
+    """Mark an arm at the edge of the axis with the worst values.
 
-    A cross marks trials without a result, with their number k/n. An arrow marks a mean below the
+    A cross marks trials without a result, with their number k/n. An arrow marks a mean beyond the
     axis, with its value.
     """
-    marks, y = [], 0.06 + 0.1 * row
+    higher, scale = higher_is_better(metric), unit(metric).scale
+    y = 0.06 + 0.1 * row if higher else 0.94 - 0.1 * row
+    marks = []
     if lost := _lost(arm):
         marks.append(("x", f"{lost}/{arm['planned']}", "diverged or failed (k of n trials)"))
-    if arm["n"] and 100 * arm["mean"] < axes.get_ylim()[0]:
-        marks.append(("v", f"{100 * arm['mean']:.0f}", "mean below the axis"))
+    low, high = axes.get_ylim()
+    if arm["n"] and not low <= scale * arm["mean"] <= high:
+        text = f"{scale * arm['mean']:.0f}" if scale == 100 else f"{arm['mean']:.2g}"
+        marks.append(("v" if higher else "^", text, "mean beyond the axis"))
     for column, (marker, text, label) in enumerate(marks):
-        bottom = _moved(axes, column * 22 / 72, axes.get_xaxis_transform())
-        look = {"color": color, "transform": bottom, "clip_on": False}
+        edge = _moved(axes, column * 22 / 72, axes.get_xaxis_transform())
+        look = {"color": color, "transform": edge, "clip_on": False}
         axes.plot([x], [y], marker, markersize=5, linestyle="", label=label, **look)
         font = {"color": color, "fontsize": 7.5, "va": "center"}
-        axes.annotate(text, (x, y), (5, 0), bottom, "offset points", **font)
+        axes.annotate(text, (x, y), (5, 0), edge, "offset points", **font)
 
 
 def _moved(axes: Any, inches: float, coordinates: Any = None) -> Any:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from studies.harness.evidence.arms import mean_curves
 from studies.harness.evidence.costs import Cost
-from studies.harness.evidence.metrics import unit, words
+from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.targets import Times
 from studies.harness.report.figures.style import (
     REFERENCES,
@@ -95,7 +95,7 @@ def _panel(axes: Axes, times: Times, metric: str, seconds: Mapping[str, float] |
         look = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
         axes.axhline(scale * times.value, label="target", **look)
         axes.plot([], [], "o", color="0.3", markersize=4, label="median time to the target")
-    if "loss" in metric:
+    if not higher_is_better(metric):
         axes.set_yscale("log")
     axes.set_xlabel(name if seconds is None else f"{name} (measured without other load)")
     axes.set_ylabel(unit(metric).axis)
@@ -113,16 +113,19 @@ def _over_targets(times: Times) -> Figure:
     The line of an arm ends where fewer than half of its runs reach the target.
     """
     figure, ((axes,),) = panels((4.6, 3.6))
+    scale = unit(times.metric).scale
     for label, arm, color, dashes in _styled(times):
-        medians = [(100 * target, times.time(label, target).median) for target in times.grid()]
+        medians = [(scale * target, times.time(label, target).median) for target in times.grid()]
         points = [point for point in medians if not math.isnan(point[1])]
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.3, label=arm)
     if times.target:
         look = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
-        axes.axvline(100 * times.value, label="target of the study", **look)
-    axes.set_xlabel(f"target: {words(times.metric)} (%)")
+        axes.axvline(scale * times.value, label="target of the study", **look)
+    axes.set_xlabel(f"target: {unit(times.metric).axis}")
+    if not times.higher:
+        axes.invert_xaxis()  # better targets are on the right
     axes.set_ylabel("median epochs (Kaplan-Meier)")
     legend(figure, [axes], 2)
     return figure
