@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from studies.harness.design.arms import Trial, value
-from studies.harness.evidence.metrics import count, join_words, unit, words
+from studies.harness.evidence.metrics import count, join_words, show, words
 from studies.harness.report.document import Block, Heading, Table, Text
 from trainables.recipes.tuning import SPACES, Candidate, Ledger, committed_ledger
 
@@ -63,9 +63,3 @@ def _usage(winner: Candidate, trials: Sequence[Trial]) -> str:
 def settings(values: Mapping[str, float]) -> str:
     """Return values as `lr=0.1, damping=1`."""
     return ", ".join(f"{name}={number:g}" for name, number in values.items())
-
-
-def show(metric: str, score: float) -> str:
-    """Return a score with its unit, or a dash for nan."""
-    shown = unit(metric)
-    return shown.show(score) + ("%" if shown.scale == 100 and score == score else "")

@@ -12,11 +12,10 @@ from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import status
-from studies.harness.evidence.metrics import count
+from studies.harness.evidence.metrics import count, on_workload
 from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe
 from studies.harness.kinds.tuning.tuning import RecipeTuning
 from trainables.recipes.tuning import SPACES, TRAIN_FRACTION, configurations, ledger_file
-from trainables.workloads import workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ def _plan(tuning: RecipeTuning, options: Options, name: str) -> TuningPlan:
         trials += [Trial(arm, config.with_seed(seed)) for seed in tuning.seeds]
     if errors:
         raise HyperparameterError("\n".join(errors))
-    metric = f"val/{workload(name).task.headline.name}"
+    metric = on_workload("val/headline", name)
     values: dict[str, Any] = {"workload": name, "options": options, "trials": trials}
     return TuningPlan(artefact=tuning, metric=metric, optimizers=optimizers, **values)
 

@@ -9,11 +9,12 @@ import math
 
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import ledger as tables
+from studies.harness.evidence.metrics import show
 from studies.harness.evidence.status import FAILED, IN_FLIGHT, NOT_RUN
 from studies.harness.kinds.tuning.plan import TuningPlan
 from studies.harness.report import document, protocol
 from studies.harness.report.document import Block, Heading, Table, Text
-from studies.harness.report.tuning import settings, show
+from studies.harness.report.tuning import settings
 from trainables.recipes import Recipe
 from trainables.recipes.tuning import TRAIN_FRACTION, Ledger, Row, configurations
 from trainables.store import COMPLETED
@@ -79,9 +80,10 @@ def _winner(ledger: Ledger, optimizer: str) -> list[str]:
     """Return the cells of an optimizer: the two best configurations and the edges."""
     cells = []
     for candidate in [*ledger.ranking(optimizer), None][:2]:
-        lost = candidate is None or math.isnan(candidate.mean)
-        values = "-" if lost else settings(candidate.values)
-        cells += [values, show(ledger.metric, math.nan if lost else candidate.mean)]
+        if candidate is None or math.isnan(candidate.mean):
+            cells += ["-", "-"]
+        else:
+            cells += [settings(candidate.values), show(ledger.metric, candidate.mean)]
     return [optimizer, *cells, ", ".join(ledger.edges(optimizer)) or "no"]
 
 
