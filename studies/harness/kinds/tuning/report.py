@@ -84,7 +84,8 @@ def _winner(ledger: Ledger, optimizer: str) -> list[str]:
             cells += ["-", "-"]
         else:
             cells += [settings(candidate.values), show(ledger.metric, candidate.mean)]
-    return [optimizer, *cells, ", ".join(ledger.edges(optimizer)) or "no"]
+    edges = ", ".join(ledger.edges(optimizer)) or "no"
+    return [optimizer, *cells, edges if ledger.winner(optimizer) else "-"]
 
 
 def _unfinished(ledger: Ledger, optimizer: str) -> int:
