@@ -265,7 +265,7 @@ def test_the_section_compares_the_trials_with_the_ledger(committed: Ledger):
     assert table.rows == [
         ["sgd", "lr 0.001 to 1", "16 x 3 seeds", "lr=0.093", "90.00%", "as tuned"],
         [
-            *("nysact-s", "lr 0.001 to 1, damping 0.03 to 30", "16 x 3 seeds", values, "90.00%"),
+            *("nysact-s", "lr 0.001 to 1, damping 0.03 to 10", "16 x 3 seeds", values, "90.00%"),
             "varies damping, lr=0.3",
         ],
         ["foof", "-", "-", "untuned", "-", "-"],

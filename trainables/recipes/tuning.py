@@ -29,10 +29,10 @@ SCORE_DIGITS = 6  # significant digits of a score in a ledger
 Space = Mapping[str, tuple[float, float]]
 """The smallest and the largest value of each tuned hyperparameter. Scales are logarithmic."""
 
-# Wide enough for squared errors that are summed over the outputs, for which the best learning rates
-# are 10 to 100 times as small as for cross-entropy.
-_INPUTS = {"lr": (1e-3, 1.0), "damping": (0.03, 30.0)}
-_CLIPPED = {"lr": (0.01, 10.0), "damping": (0.01, 10.0)}
+# Wide enough for cross-entropy and for squared errors that are summed over the outputs, for which the
+# best learning rates are 10 to 100 times as small. A pilot with seed 100 on digits/autoencoder and
+# the measurements of docs/digits.md have their best values inside.
+_INPUTS = {"lr": (1e-3, 1.0), "damping": (0.03, 10.0)}
 SPACES: Mapping[str, Space] = {
     "sgd": {"lr": (1e-3, 1.0)},
     "adam": {"lr": (1e-4, 0.1)},
@@ -40,12 +40,12 @@ SPACES: Mapping[str, Space] = {
     "foof": _INPUTS,
     "nysact-s": _INPUTS,
     "nysact-g": _INPUTS,
-    "eva": _CLIPPED,
-    "kfac": _CLIPPED,
-    "ekfac": {"lr": (1e-3, 1.0), "damping": (0.1, 100.0)},
+    "eva": {"lr": (3e-3, 3.0), "damping": (0.01, 10.0)},
+    "kfac": {"lr": (0.01, 10.0), "damping": (1e-3, 10.0)},
+    "ekfac": {"lr": (3e-4, 1.0), "damping": (3e-3, 10.0)},
     "steve": {"lr": (1e-4, 0.1)},
-    "sketchysgd": {"lr": (1e-3, 1.0), "damping": (0.01, 10.0)},
-    "shampoo": {"lr": (1e-3, 1.0)},
+    "sketchysgd": {"lr": (1e-3, 1.0), "damping": (0.1, 100.0)},
+    "shampoo": {"lr": (3e-3, 3.0)},
     "soap": {"lr": (1e-4, 0.1)},
     "adahessian": {"lr": (1e-3, 1.0)},
 }
