@@ -42,7 +42,7 @@ SPACES: Mapping[str, Space] = {
     "nysact-g": _INPUTS,
     "eva": {"lr": (3e-3, 3.0), "damping": (0.01, 10.0)},
     "kfac": {"lr": (0.01, 10.0), "damping": (1e-3, 10.0)},
-    "ekfac": {"lr": (3e-4, 1.0), "damping": (3e-3, 10.0)},
+    "ekfac": {"lr": (3e-4, 1.0), "damping": (0.01, 10.0)},
     "steve": {"lr": (1e-4, 0.1)},
     "sketchysgd": {"lr": (1e-3, 1.0), "damping": (0.1, 100.0)},
     "shampoo": {"lr": (3e-3, 3.0)},
