@@ -144,7 +144,7 @@ def test_the_report_warns_of_edges_and_of_missing_results(tmp_path: Path):
         "sgd: the winner is at the edge of its space (lr=0.0012); a value outside the space may be "
         "better.",
         "adam: no configuration has completed with all seeds.",
-        "foof: 48 trials have not ended, so there is no winner yet.",
+        "foof: 48 trials have not ended, so the winner is not final.",
     ]
     recipe = (plan.folder / "recipe.py").read_text()
     assert recipe == 'optimizers={\n    "sgd": {"lr": 0.0012},\n},\n'

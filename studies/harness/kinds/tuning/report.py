@@ -100,7 +100,7 @@ def _warnings(ledger: Ledger) -> list[str]:
     for name in ledger.optimizers:
         winner, edges = ledger.winner(name), ledger.edges(name)
         if unfinished := _unfinished(ledger, name):
-            lines.append(f"{name}: {unfinished} trials have not ended, so there is no winner yet.")
+            lines.append(f"{name}: {unfinished} trials have not ended, so the winner is not final.")
         elif winner is None:
             lines.append(f"{name}: no configuration has completed with all seeds.")
         elif edges:
