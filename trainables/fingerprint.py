@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("precond", "trainables", "studies")
-SOURCES = ("*.py", "*.yaml", "templates/*")
+SOURCES = ("*.py", "*.yaml", "templates/*", "ledgers/*.csv")
 
 
 @cache

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -117,13 +117,14 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
     target, threads = workload(config.workload), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        images, labels = _batch(target, config)
+        inputs, targets = _batch(target, config)
+        targets = target.task.targets(inputs, targets)
         model = target.build(config.settings)
         optimizer = build_optimizer(config, model)
 
         def step() -> None:
             optimizer.zero_grad()
-            precond.backward(F.cross_entropy(model(images), labels), optimizer)
+            precond.backward(target.task.loss(model(inputs), targets), optimizer)
             optimizer.step()
 
         step()
@@ -131,24 +132,24 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
         while done < steps and time.perf_counter() - start < PROBE_SECONDS:
             step()
             done += 1
-        spent = (time.perf_counter() - start) / max(done, 1) / len(labels)
+        spent = (time.perf_counter() - start) / max(done, 1) / len(tree_leaves(targets)[0])
         leaves = tree_leaves([model.state_dict(), optimizer.state_dict()])
         return spent, sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
     finally:
         torch.set_num_threads(threads)
 
 
-def _batch(target: Workload, config: TrialConfig) -> tuple[Tensor, Tensor]:
-    """Return random images and labels, or a batch of data if the workload has no image size."""
-    fit = target.fit(config.settings)
-    if not fit.size:
-        loading = Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={})
-        data = target.source.load(loading)
-        return next(iter(data.train_batches(config.batch_size, 0)))
-    size = min(config.batch_size, max(2, PROBE_PIXELS // fit.size**2))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(size, fit.channels, fit.size, fit.size, generator=generator)
-    return images, torch.randint(fit.classes, (size,), generator=generator)
+def _batch(target: Workload, config: TrialConfig) -> tuple[Any, Any]:
+    """Return random images and labels, or a batch of data if these do not suit the workload."""
+    fit, generator = target.fit(config.settings), torch.Generator().manual_seed(0)
+    size = min(config.batch_size, max(2, PROBE_PIXELS // max(1, fit.size**2)))
+    labels = torch.randint(max(1, fit.classes), (size,), generator=generator)
+    if fit.size and not target.task.problems(labels):
+        shape = size, fit.channels, fit.size, fit.size
+        return torch.randn(shape, generator=generator), labels
+    loading = Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={})
+    data = target.source.load(loading)
+    return next(iter(data.train_batches(config.batch_size, 0)))
 
 
 def _slots(options: Options, trials: int) -> int:

@@ -20,6 +20,7 @@ from precond.hyperparameters import nearest
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.options import FLAGS
 from studies.harness.command.screen import environment, refuse, terminal
+from studies.harness.command.tune import COMMAND as TUNE_RECIPE
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
 from studies.harness.design.options import default_root
 from studies.harness.kinds import ORDER
@@ -31,6 +32,7 @@ GROUP = click.Group(
     help="List, run and inspect the studies. To run a single study, use its file: python "
     "studies/NAME.py --help",
 )
+GROUP.add_command(TUNE_RECIPE)
 OUT = click.Option(
     ["--out", "root"],
     type=Path,

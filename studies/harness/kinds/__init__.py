@@ -1,4 +1,4 @@
-"""The kinds of artefact: `study`, `search`, `probe` and `cost`, each in a folder.
+"""The kinds of artefact: `study`, `search`, `probe`, `cost` and `tuning`, each in a folder.
 
 The folder `target` contains a figure for studies. `artefact.py` has the interface of all kinds.
 

@@ -13,7 +13,7 @@ from studies.harness.kinds.study.figures import DiagnosticsFigure
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
 from studies.harness.report import costs as seconds
-from studies.harness.report import document, protocol, sections
+from studies.harness.report import document, protocol, sections, tuning
 from studies.harness.report.document import Block, Heading, Picture
 
 
@@ -37,6 +37,7 @@ def report(plan: StudyPlan) -> Report:
     blocks: list[Block] = [
         *protocol.facts(study),
         *protocol.paragraphs(study, plan.trials),
+        *tuning.section(plan.trials),
         *(Picture(name, f"Figure: {name.replace('_', ' ')}") for name in pictures),
         Heading("Results"),
         table.table(evidence, study.name, study.title),

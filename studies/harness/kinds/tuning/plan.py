@@ -1,0 +1,90 @@
+"""The trials of the tuning of a recipe, and the missing trials among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from precond.hyperparameters import HyperparameterError, nearest
+from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.options import Options
+from studies.harness.evidence import status
+from studies.harness.evidence.metrics import count, on_workload
+from studies.harness.kinds.artefact import Plan, Work, plan_workloads, recipe
+from studies.harness.kinds.tuning.tuning import RecipeTuning
+from trainables.recipes.tuning import SPACES, TRAIN_FRACTION, configurations, ledger_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningPlan(Plan):
+    """The trials of all configurations and seeds on one workload.
+
+    Attributes:
+        metric: The metric of the scores, such as `val/accuracy`.
+        optimizers: The optimizers to tune.
+    """
+
+    artefact: RecipeTuning
+    metric: str
+    optimizers: Sequence[str]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the ledger."""
+        return self.root / self.artefact.name / ledger_file(self.workload).stem
+
+
+def plans(tuning: RecipeTuning, options: Options) -> list[TuningPlan]:
+    """Return the plans of a tuning (see `Artefact.plan`)."""
+    return plan_workloads(tuning, options, partial(_plan, tuning, options))
+
+
+def _plan(tuning: RecipeTuning, options: Options, name: str) -> TuningPlan:
+    optimizers = list(dict.fromkeys(options.optimizers or SPACES))
+    errors = {
+        f'--optimizers = "{optimizer}": has no space for tuning.{nearest(optimizer, SPACES)}': None
+        for optimizer in optimizers
+        if optimizer not in SPACES
+    }
+    trials: list[Trial] = []
+    fields = {**recipe(options), "train_fraction": TRAIN_FRACTION}
+    for arm in _arms(tuning, [name for name in optimizers if name in SPACES]):
+        try:
+            config = arm.resolve(name, fields)
+        except HyperparameterError as error:
+            errors.update(dict.fromkeys(str(error).splitlines()))
+            continue
+        trials += [Trial(arm, config.with_seed(seed)) for seed in tuning.seeds]
+    if errors:
+        raise HyperparameterError("\n".join(errors))
+    metric = on_workload("val/headline", name)
+    values: dict[str, Any] = {"workload": name, "options": options, "trials": trials}
+    return TuningPlan(artefact=tuning, metric=metric, optimizers=optimizers, **values)
+
+
+def _arms(tuning: RecipeTuning, optimizers: Sequence[str]) -> list[Arm]:
+    return [
+        Arm(optimizer=optimizer, overrides=values, factors=tuple(values))
+        for optimizer in optimizers
+        for values in configurations(optimizer, tuning.budget)
+    ]
+
+
+def missing(plan: TuningPlan) -> Work:
+    """Return the trials without a result; none with `--report-only`."""
+    todo = status.missing(plan.trials, plan.root, plan.options.retry)
+    todo = [] if plan.options.report_only else todo
+    grid = " x ".join(
+        (
+            count(len(plan.optimizers), "optimizer"),
+            count(plan.artefact.budget, "configuration"),
+            count(len(plan.artefact.seeds), "seed"),
+        )
+    )
+    total = len(plan.trials)
+    summary = f"{count(total, 'trial')} ({grid}): {total - len(todo)} done, {len(todo)} to go"
+    records = [{"key": t.config.trial_key, "config": t.config.to_dict()} for t in todo]
+    return Work(count=len(todo), summary=summary, records=records, trials=todo, on_ray=True)
