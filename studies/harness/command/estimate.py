@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -20,7 +20,6 @@ from studies.harness.command.options import Options
 from studies.harness.evidence.metrics import duration
 from studies.harness.kinds.study.study import Trial
 from trainables.config import TrialConfig
-from trainables.data import Loading, default_data_dir
 from trainables.descent import build_optimizer
 from trainables.files import read_lines
 from trainables.store import read_config, trial_folders
@@ -106,9 +105,9 @@ def _epoch_seconds(
 
 
 def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
-    """Time some steps with random images on one thread.
+    """Time some steps with random data on one thread.
 
-    Returns the training seconds per image, and the bytes of a checkpoint.
+    Returns the training seconds per example, and the bytes of a checkpoint.
 
     Args:
         config: The trial. A batch of more than `PROBE_PIXELS` pixels is made smaller.
@@ -117,13 +116,13 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
     target, threads = workload(config.workload), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        images, labels = _batch(target, config)
+        inputs, targets = _batch(target, config)
         model = target.build(config.settings)
         optimizer = build_optimizer(config, model)
 
         def step() -> None:
             optimizer.zero_grad()
-            precond.backward(F.cross_entropy(model(images), labels), optimizer)
+            precond.backward(target.task.loss(model(inputs), targets), optimizer)
             optimizer.step()
 
         step()
@@ -131,24 +130,20 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
         while done < steps and time.perf_counter() - start < PROBE_SECONDS:
             step()
             done += 1
-        spent = (time.perf_counter() - start) / max(done, 1) / len(labels)
+        spent = (time.perf_counter() - start) / max(done, 1) / len(tree_leaves(targets)[0])
         leaves = tree_leaves([model.state_dict(), optimizer.state_dict()])
         return spent, sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
     finally:
         torch.set_num_threads(threads)
 
 
-def _batch(target: Workload, config: TrialConfig) -> tuple[Tensor, Tensor]:
-    """Return random images and labels, or a batch of data if the workload has no image size."""
-    fit = target.fit(config.settings)
-    if not fit.size:
-        loading = Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={})
-        data = target.source.load(loading)
-        return next(iter(data.train_batches(config.batch_size, 0)))
-    size = min(config.batch_size, max(2, PROBE_PIXELS // fit.size**2))
+def _batch(target: Workload, config: TrialConfig) -> tuple[Any, Any]:
+    """Return random inputs and targets."""
+    size = target.fit(config.settings).size
+    examples = min(config.batch_size, max(2, PROBE_PIXELS // max(size, 1) ** 2))
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(size, fit.channels, fit.size, fit.size, generator=generator)
-    return images, torch.randint(fit.classes, (size,), generator=generator)
+    inputs, targets = target.source.random_batch(examples, size, generator)
+    return inputs, target.task.targets(inputs, targets)
 
 
 def _slots(options: Options, trials: int) -> int:
