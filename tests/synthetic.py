@@ -23,6 +23,7 @@ class Synthetic(Source):
     test_examples: int = 500
     loaded: int = 4
     augmented: bool = True
+    task: Task = CLASSIFICATION
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         return []

@@ -37,9 +37,9 @@ def test_log_shows_counts_and_running_trials(trials, monkeypatch):
     log = console(terminal=False)
     with StudyProgress(trials, log) as study_progress:
         assert study_progress._counts() == "0/6 trials, starting"
-        study_progress.epoch(keys(trials)[0], 0, 0.5)
-        study_progress.epoch(keys(trials)[1], 0, 0.25)
-        study_progress.epoch(keys(trials)[0], 1, 0.75)
+        study_progress.epoch(keys(trials)[0], 0, {"test/accuracy": 0.5})
+        study_progress.epoch(keys(trials)[1], 0, {"test/accuracy": 0.25})
+        study_progress.epoch(keys(trials)[0], 1, {"test/accuracy": 0.75})
         study_progress.finished(keys(trials)[0], "completed", "")
     epochs = trials[0].config.epochs
     first, _, third, fourth = printed_lines(log)
@@ -54,7 +54,7 @@ def test_log_has_no_line_before_the_interval_ends(trials):
     log = console(terminal=False)
     with StudyProgress(trials, log) as study_progress:
         for epoch in range(5):
-            study_progress.epoch(keys(trials)[0], epoch, 0.5)
+            study_progress.epoch(keys(trials)[0], epoch, {"test/accuracy": 0.5})
     assert printed_lines(log) == []
 
 
@@ -79,7 +79,7 @@ def test_terminal_shows_a_bar_and_a_line_for_each_running_trial(trials):
     terminal = console(terminal=True)
     study_progress = StudyProgress(trials, terminal)
     for key in keys(trials):
-        study_progress.epoch(key, 0, 0.5)
+        study_progress.epoch(key, 0, {"test/accuracy": 0.5})
     study_progress.finished(keys(trials)[0], "oom", "out of memory")
     with terminal.capture() as output:
         terminal.print(study_progress._render())

@@ -173,7 +173,7 @@ def test_only_significant_means_are_bold_in_each_format(root, monkeypatch):
     assert f"| foof | 3 | **{mean}** |" in text
     assert rf"\textbf{{{mean}}}" in paths["report.tex"].read_text()
     assert f"<strong>{mean}</strong>" in paths["report.html"].read_text()
-    assert "no arm is significantly better than these" in text
+    assert "no arm is significantly better than foof or nysact-s rank=20 (" in text
     assert "foof is significantly better than 6 arms; nysact-s rank=20 is" in text
 
 

@@ -139,8 +139,8 @@ def row(text: str, arm: str) -> list[str]:
 def test_report_contains_the_known_times(root, tmp_path):
     write_costs(root)
     text = text_of(root)
-    source = "90% of the best: 0.9 x 50.00%, the mean accuracy of the best epoch over 3 runs"
-    assert f"**Target.** test accuracy of 45.00% ({source})." in text
+    source = "90% of the best: 0.9 x 50.00%, the mean accuracy of the best epoch over 3 trials"
+    assert f"**Target.** A test accuracy of 45.00% ({source})." in text
     foof = row(text, "foof")
     # An epoch of FOOF takes 18 steps x 0.2 s + 600 evaluations x 1 ms = 4.2 s.
     # An epoch of SGD takes 2.4 s.
@@ -236,7 +236,7 @@ def test_verdicts_on_epochs_times_and_reductions(root, tmp_path, monkeypatch):
     assert table.loc[("Eva", "epochs"), "measured_mean"] == 8.0
     assert verdicts["FOOF", "saved"][0] == "protocol differs"  # 10 epochs, not the recipe's 20
     assert "hardware=A-GPU instead of A100" in verdicts["FOOF", "other"][1]
-    assert "**Target.** test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
+    assert "**Target.** A test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
 
 
 def test_measured_times_and_reductions_name_their_hardware(root):

@@ -28,6 +28,7 @@ from studies.harness.kinds.artefact import (
     setting_errors,
     workloads,
 )
+from studies.harness.kinds.study.figures import Figure
 from studies.harness.kinds.study.study import Study
 from studies.harness.published import papers
 from studies.harness.published.strict_yaml import YamlError
@@ -44,6 +45,16 @@ class StudyPlan(Plan):
     """A study with the trials that a command selects on one workload."""
 
     artefact: Study
+
+    @property
+    def figure(self) -> Figure:
+        """The main figure, with the names of its metrics on the workload."""
+        return self.artefact.figure.on(self.workload)
+
+    @property
+    def extra_figures(self) -> list[Figure]:
+        """The additional figures, with the names of their metrics on the workload."""
+        return [figure.on(self.workload) for figure in self.artefact.extra_figures]
 
 
 def plans(study: Study, options: Options) -> list[StudyPlan]:
@@ -83,9 +94,14 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
         errors.append(
             f"{study.name} has {len(trials)} trials: must be at most {MAX_TRIALS}; use fewer seeds"
         )
+    planned = StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
+    try:
+        _ = planned.figure, planned.extra_figures
+    except HyperparameterError as error:
+        errors += str(error).splitlines()
     if errors:
-        raise HyperparameterError("\n".join(errors))
-    return StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
+        raise HyperparameterError("\n".join(dict.fromkeys(errors)))
+    return planned
 
 
 def missing(plan: StudyPlan) -> Work:
@@ -105,7 +121,7 @@ def missing(plan: StudyPlan) -> Work:
 
 def view(plan: StudyPlan) -> View:
     """Return the description of the MLflow runs of the trials, of each arm and of the study."""
-    metric = plan.artefact.figure.metric
+    metric = plan.figure.metric
     facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
     return TrialsView(**facts, metric=metric, trials=lambda: plan.trials)
 
@@ -149,7 +165,7 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
         seeds = ",".join(str(trial.config.seed) for trial in members)
         epochs = members[0].config.epochs
         lines.append(f"  {label:{width}}  seeds {seeds}  {epochs} epochs  {count} to train")
-    return [*lines, smallest_difference(plan.trials, plan.root, plan.artefact.figure.metric)]
+    return [*lines, smallest_difference(plan.trials, plan.root, plan.figure.metric)]
 
 
 def stored(study: Study, root: Path) -> list[StudyPlan]:
@@ -175,9 +191,8 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
         if report_folder(root, study.name, workload).is_dir() or not status.missing(default, root):
             trials = [trial for trial in candidates if trial.config.trial_key[:16] in known]
             options = Options(out=root)
-            here = _with_figures(study, workload)
             planned.append(
-                StudyPlan(artefact=here, workload=workload, options=options, trials=trials)
+                StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
             )
     return planned
 
@@ -193,13 +208,7 @@ def _on_workload(study: Study, workload: str, options: Options) -> Study:
     ]
     known = {arm.optimizer for arm in arms}
     arms += [Arm(optimizer=name) for name in plugins if name not in known]
-    return replace(_with_figures(study, workload), arms=arms, arms_on={}, workload=workload)
-
-
-def _with_figures(study: Study, workload: str) -> Study:
-    """Return the study whose figures have the metrics of a workload."""
-    extra = [figure.on(workload) for figure in study.extra_figures]
-    return replace(study, figure=study.figure.on(workload), extra_figures=extra)
+    return replace(study, arms=arms, arms_on={}, workload=workload)
 
 
 def _advice(name: str) -> str:

@@ -24,9 +24,9 @@ def report(plan: StudyPlan) -> Report:
     full precision: `trials.csv`, `arms.csv`, `differences.csv` (each pair of arms), `published.csv`
     if the paper has published numbers, and the files of the figures.
     """
-    study, figure = plan.artefact, plan.artefact.figure
+    study, figure = plan.artefact, plan.figure
     evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)
-    figures = (figure, DiagnosticsFigure(), *study.extra_figures)
+    figures = (figure, DiagnosticsFigure(), *plan.extra_figures)
     extensions = [part.extend(plan, evidence) for part in figures]
     evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
     drawn = [path for part in extensions for path in part.drawn]

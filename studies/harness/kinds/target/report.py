@@ -37,7 +37,7 @@ def blocks(times: Times) -> list[Block]:
     }
     return [
         heading,
-        Text(f"{words(times.metric)} of {value} ({target.source}).", label="Target"),
+        Text(f"A {words(times.metric)} of {value} ({target.source}).", label="Target"),
         Text(_epochs(next(iter(tables.values())), value), finding=True),
         *(
             block

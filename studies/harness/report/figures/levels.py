@@ -109,7 +109,10 @@ def _figure(
 
 
 def _limits(arms: Sequence[ArmRow], metric: str) -> tuple[float, float]:
-    """Return the limits of the axis, which contain all means and intervals except very bad ones."""
+    """Return the limits of the axis.
+
+    They contain all means and intervals, except very bad means and the ends of very wide intervals.
+    """
     scale, ceiling = unit(metric).scale, math.inf
     sign = 1 if higher_is_better(metric) else -1  # below, larger values are better
     means = [sign * scale * arm["mean"] for arm in arms]
