@@ -25,7 +25,7 @@ class FOOF(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -66,7 +66,7 @@ class NysAct(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -118,7 +118,7 @@ class KFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -172,7 +172,7 @@ class Eva(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -219,7 +219,7 @@ class EKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
@@ -257,7 +257,7 @@ class STEVE(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
         betas: Weights of the old values in the first moment m and in the second moment v (b1, b2;
             two numbers in [0, 1)).
@@ -300,7 +300,7 @@ class SketchySGD(sketchysgd.SketchySGD):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (a finite number >= 0).
         momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0,
             1)).
         weight_decay: Decoupled weight decay, as in AdamW (wd; a finite number >= 0).
