@@ -126,6 +126,17 @@ def test_a_missing_package_is_one_line(name: str, package: str, monkeypatch: pyt
         dataset.paths()
 
 
+@pytest.mark.parametrize("name", [*DATASETS, "digits", "text"])
+def test_random_batches_have_the_shapes_and_types_of_the_data(name: str):
+    dataset = source(name)
+    batch = next(iter(load(name).train_batches(5, seed=0)))
+    random = dataset.random_batch(5, dataset.size, torch.Generator().manual_seed(0))
+    for actual, expected in zip(random, batch, strict=True):
+        assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
+    repeated = dataset.random_batch(5, dataset.size, torch.Generator().manual_seed(0))
+    assert all(a.equal(b) for a, b in zip(random, repeated, strict=True))
+
+
 # ---------------------------------------------------------------------- training
 
 
@@ -138,7 +149,7 @@ def test_a_short_training_beats_a_trivial_baseline():
 def test_the_autoencoder_beats_the_mean_image():
     x, _, test_x, _ = parts(load("mnist5k"))
     baseline = float((test_x - x.mean(0)).pow(2).mean())
-    metrics = train("mnist5k/autoencoder", "adam", 3)
+    metrics = train("mnist5k/autoencoder", "adam", 3, lr=0.003)
     assert 0 < metrics["test/mse"] < 0.9 * baseline
 
 

@@ -33,7 +33,7 @@ class ArrayFile(Source):
 
     name: str
     tensors: tuple[Tensor, ...]
-    content: str
+    content: str | None
     classes: int
     train_examples: int
     test_examples: int

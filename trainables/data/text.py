@@ -37,7 +37,7 @@ class Text(Source):
 
     name: str
     text: str
-    content: str
+    content: str | None
     vocabulary: Sequence[str]
     classes: int
     train_examples: int
