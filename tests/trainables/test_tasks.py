@@ -254,7 +254,7 @@ def test_a_plugin_trains_each_kind_of_task(name: str, tmp_path: Path):
     assert store.status() == {**(store.status() or {}), "status": "completed"}
     better = metrics.metric(metric).higher_is_better
     first, last = results[0][metric], results[-1][metric]
-    assert last >= first if better else last < first
+    assert last > 0.9 if better else last < first
     assert results[-1]["test/loss"] < results[0]["test/loss"]
     assert headline(config, results[-1]).startswith(metric.removeprefix("test/"))
     part = {key for key in results[0] if key.startswith(("train/", "test/"))}
