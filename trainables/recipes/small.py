@@ -6,6 +6,7 @@ from trainables.recipes import Parameters, Recipe
 from trainables.recipes.digits import PRECONDITIONED
 
 SLOW = {"lr": 0.01, "damping": 1.0}
+SQUARED_ERROR = {"lr": 0.01, "damping": 1.0}
 OPTIMIZERS = {
     "sgd": {"lr": 0.05},
     "adam": {"lr": 0.001},
