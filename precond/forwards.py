@@ -120,6 +120,8 @@ class Forwards:
 
     Attributes:
         added: Names of the layers that were added since the last step.
+        empty: True if a forward without examples ran since the last step, as in an expert to which
+            no example was sent. It adds nothing.
     """
 
     def __init__(self, statistics: Statistics, needs: Needs, wait: bool, same_examples: bool):
@@ -130,6 +132,12 @@ class Forwards:
         self._step = 0
         self.same_examples = same_examples
         self.added: set[str] = set()
+        self.empty = False
+
+    @property
+    def ran(self) -> bool:
+        """True if a forward was added, or had no examples, since the last step."""
+        return self.empty or bool(self.added)
 
     def begin(self, layer: Layer, x: Tensor) -> Forward:
         """Start a forward; the forwards of the layer that are confirmed are closed."""
@@ -179,7 +187,7 @@ class Forwards:
                     "Add the losses and call backward once, or call both backwards first"
                 )
             return
-        if layer.module.weight.grad is None:
+        if layer.weight.grad is None:
             self._discard_earlier(layer, backward)
         forward.see(gradient, backward)
         forwards = self._open.setdefault(layer.name, [])
@@ -194,14 +202,18 @@ class Forwards:
                 forward.confirm()
 
     def finish(self, layers: Iterable[Layer]) -> None:
-        """Close all forwards, before a step."""
-        for layer in layers if self._open else ():
-            self._confirm_assigned(layer)
-            self._close(layer)
+        """Close all forwards, before a step; forget those of layers without a gradient."""
+        for layer in layers if self._open or self.added else ():
+            if layer.weight.grad is None and self._wait:
+                self._discard_earlier(layer, backward=None)
+            else:
+                self._confirm_assigned(layer)
+                self._close(layer)
 
     def end_step(self) -> None:
         """Start the next step."""
         self.added.clear()
+        self.empty = False
         self._step += 1
 
     def discard(self, layers: Iterable[Layer]) -> None:
@@ -224,8 +236,8 @@ class Forwards:
     def _confirm_assigned(self, layer: Layer) -> None:
         """Count the last backward if the gradient was assigned, as by `p.grad = autograd.grad(...)`."""
         forwards = self._open.get(layer.name, [])
-        absent = layer.module.weight.grad is None or layer.name in self.added
-        if not forwards or absent or any(forward.confirmed for forward in forwards):
+        added = layer.name in self.added
+        if not forwards or added or any(forward.confirmed for forward in forwards):
             return
         last = max(forward.backward for forward in forwards)
         for forward in forwards:

@@ -49,6 +49,9 @@ class Preconditioned(Saved):
     optimizer after `init_process_group`, and must take the same steps. The model may be wrapped
     before or after. If the ranks have different numbers of examples, set `grad_output_scale`.
 
+    The preconditioners have the dtype and the device of the weights at construction, at least
+    float32. After `model.double()`, load the optimizer's own state to convert them, as in torch.
+
     Args:
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`, to give some parameters other values of the
@@ -135,13 +138,16 @@ class Preconditioned(Saved):
         """Add parameters of the model, such as those of layers that were frozen so far.
 
         Raises:
-            ValueError: The model does not have one of the parameters, or the optimizer has it.
+            ValueError: The model does not have one of the parameters, or the optimizer has it, or
+                another parameter had its name when the optimizer was built.
             HyperparameterError: A value is invalid, or would be ignored.
         """
         built = "_banks" in vars(self)  # False in the constructor
         groups.require_dictionary(param_group)
         self._options.check(param_group)
         steps = self.steps if built else 0
+        if built:
+            self._names = self._current_names()
         super().add_param_group(param_group)
         self.param_groups[-1]["step"] = steps
         self._options.add(self.param_groups[-1])
@@ -155,6 +161,17 @@ class Preconditioned(Saved):
             self._options.remove_last()
             raise
         self._install(banks, group_of)
+
+    def _current_names(self) -> dict[Tensor, str]:
+        """Return the names of the parameters, including those of layers that are new."""
+        names = {**parameter_names(self._model), **self._names}
+        before = set(self._names.values())
+        if replaced := [n for p, n in names.items() if p not in self._names and n in before]:
+            raise ValueError(
+                f"{', '.join(replaced)}: other parameters had these names when the optimizer was "
+                "built. Build a new optimizer after layers of the model were replaced or renamed"
+            )
+        return names
 
     def _index_groups(self) -> dict[Tensor, int]:
         """Return the index of each parameter's group, which must be the same on all ranks."""
@@ -172,7 +189,8 @@ class Preconditioned(Saved):
 
     def _new_banks(self, group_of: Mapping[Tensor, int]) -> list[Bank]:
         """Return banks for the layers that have none."""
-        layers, self._skipped = find_layers(self._model, group_of)
+        layers, skipped = find_layers(self._model, group_of)
+        self._skipped = {name: text for name, text in skipped.items() if name not in self._layers}
         new = [layer for layer in layers if layer.name not in self._layers]
         shapes = {layer.name: layer.shape for layer in [*self._layers.values(), *new]}
         if shapes and (errors := self.algorithm.model_problems(shapes)):
@@ -193,7 +211,7 @@ class Preconditioned(Saved):
         self._banks += banks
         self._handles += attach(banks)
         self._bank_of = {layer.name: bank for bank in self._banks for layer in bank.layers}
-        self._directions = Directions(self._banks, group_of)
+        self._directions = Directions(self._banks)
         self._entries = Entries(self._bank_of, {p: self._names[p] for p in group_of})
         self._add_buffers()
 
@@ -226,7 +244,8 @@ class Preconditioned(Saved):
         the output projection of `nn.MultiheadAttention`.
         """
         unseen = {layer.name for bank in self._banks for layer in bank.unseen()}
-        reasons = {name: reason for bank in self._banks for name, reason in bank.unusable.items()}
+        unusable = {name: text for bank in self._banks for name, text in bank.unusable.items()}
+        reasons = {name: text for name, text in unusable.items() if name in unseen}
         absent = dict.fromkeys(unseen, "its forward has not been recorded") if self.steps else {}
         skipped = {**self._skipped, **absent, **reasons}
         return {name: skipped[name] for name in plain_modules(self._model) if name in skipped}
@@ -346,8 +365,7 @@ class Preconditioned(Saved):
         self._follow_groups()
         for bank in self._banks:
             bank.forwards.finish(bank.layers)
-        gradients = any(p.grad is not None for p in self._directions.views)
-        check_forwards(self._banks, gradients, self.algorithm.statistics_due(self.steps))
+        check_forwards(self._banks, self.algorithm.statistics_due(self.steps))
         if scale is not None:
             self._remove_loss_scale(scale)
         monitors = diagnostics.due(self._banks, self.steps)
@@ -426,7 +444,8 @@ class Preconditioned(Saved):
         self._schedule_recording()
 
     def _after_load(self) -> None:
-        """Use a loaded state."""
+        """Use a loaded state, for which the banks have new buffers."""
+        self._directions = Directions(self._banks)
         self._add_buffers()
         self._follow_groups()
         self._schedule_recording()
