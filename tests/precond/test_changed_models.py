@@ -179,20 +179,21 @@ class Experts(nn.Module):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_forward_without_examples_leaves_no_trace(name, compiled):
+    rule = {"momentum": 0.0} if "momentum" in precond.defaults(name) else {}
+
     def run(call: bool) -> Weights:
         torch.manual_seed(0)
         model = Experts().double()
-        optimizer = build(name, model)
+        optimizer = build(name, model, **rule)
         torch.compiler.reset()
         forward = torch.compile(model, backend="eager", dynamic=False) if compiled else model
         for number in range(6):
             x, y = batch(number)
-            size = 0 if number < 2 else 4
+            size = 0 if number in (0, 4) else 4  # step 1 uses what step 0 recorded
             optimizer.zero_grad()
             F.cross_entropy(forward(x, size, call), y).backward()
-            if call and not size:
+            if call and not size and not rule:  # Adam's moments change if a gradient is 0
                 for parameter in model.second.parameters():
-                    assert not parameter.grad.any()  # pyright: ignore
                     parameter.grad = None
             optimizer.step()
         return weights(model)
@@ -205,7 +206,7 @@ def test_a_transform_of_torch_func_does_not_skip_a_layer_that_is_trained():
         model = make()
         optimizer = build("kfac", model)
         train(model, optimizer, range(0 if early else 2))
-        torch.func.vmap(model)(batch(0)[0])
+        torch.func.grad(lambda x: model(x).sum())(batch(0)[0])
         train(model, optimizer, range(2, 4))
         assert optimizer.skipped_layers() == {}
 
