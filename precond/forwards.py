@@ -206,7 +206,7 @@ class Forwards:
         for layer in layers if self._open or self.added else ():
             if layer.weight.grad is None and self._wait:
                 self._discard_earlier(layer, backward=None)
-            else:
+            elif self._open:
                 self._confirm_assigned(layer)
                 self._close(layer)
 
