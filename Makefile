@@ -12,7 +12,7 @@ help:
 	@echo "make studies       run every study on digits, within an hour on two cores; run this again to resume"
 	@echo "make test          run the tests"
 	@echo "make test-slow     test a step of every large model with every optimizer; this is slow"
-	@echo "make test-cluster  test real Ray clusters of several nodes; skip a test that this machine cannot run"
+	@echo "make test-cluster  test real Ray clusters of several nodes; tests that this machine cannot run are skipped"
 	@echo "make test-peers NYSACT=PATH  compare with the authors' optimizers in a checkout of hseung88/nysact"
 	@echo "make mutants       plant every known bug in turn; each must make a test fail"
 	@echo "make faults        inject the full number of faults, which takes hours"

@@ -25,10 +25,11 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "generated"]
+highlight_language = "text"  # most blocks are commands and their output
 smartquotes = False  # or `--json` would become a dash
 default_role = "code"  # `name` in a docstring is code
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -41,13 +42,15 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"precond {release}"
 html_static_path = ["_static"]
 html_css_files = ["precond.css"]
+html_sidebars = {"tutorial": []}  # it has no subpages
 html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_theme_options = {
     "show_prev_next": False,
     "navigation_with_keys": False,
     "navbar_align": "left",
-    "secondary_sidebar_items": ["page-toc"],
+    # Pages with wide tables or listings have no table of contents.
+    "secondary_sidebar_items": {"**": ["page-toc"], "optimizers": [], "studies": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
@@ -105,8 +108,22 @@ def literal_blocks(
     lines[:] = result
 
 
+def parsable_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    result: str,
+) -> tuple[str, str] | None:
+    """Replace `<factory>`, the default of a dataclass field, by `...`, which Sphinx can parse."""
+    return (signature.replace("<factory>", "..."), result) if signature else None
+
+
 def setup(app: Sphinx) -> None:
     """Register the renderer of formulas and the generator of the tables."""
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
     app.connect("autodoc-process-docstring", literal_blocks, priority=0)  # before napoleon
+    app.connect("autodoc-process-signature", parsable_signature)
     app.connect("builder-inited", write_generated_pages)

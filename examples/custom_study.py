@@ -1,4 +1,7 @@
-"""A user-defined study, with every flag of the others: `python examples/custom_study.py --seeds 3`."""
+"""Define a study and run it: `python examples/custom_study.py --seeds 3`.
+
+It has the flags of the studies in `studies/`.
+"""
 
 from studies import Arm, LevelFigure, Study, grid, main
 

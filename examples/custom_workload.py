@@ -1,4 +1,4 @@
-"""A user-defined model, dataset and recipe, in a file that the command line names.
+"""Define a dataset, a model and a recipe, which any study can use.
 
 `python studies/ablation_rank.py --plugin examples/custom_workload.py --workload moons/mlp --levels rank=1,2,3`
 """

@@ -25,9 +25,10 @@ SUPPORT_LEGEND = (
     "tests check this for each optimizer and mode. Refused: the optimizer raises an error with the "
     "reason, which `python -m precond` prints. The modes are: accumulation of gradients over "
     "micro-batches; non-reentrant activation checkpointing; autocast to bfloat16, with float32 "
-    "statistics; GradScaler, where this package never makes the host wait for the device; "
+    "statistics; GradScaler, where an optimizer that preconditions layers makes the host wait for "
+    "the device only in a refresh (STEVE: in each step); "
     "`scaler.unscale_` before the step, to clip the gradients; models under torch.compile; "
-    "DistributedDataParallel; complex parameters, which follow their gradient."
+    "DistributedDataParallel; complex parameters, which are not preconditioned."
 )
 
 REFUSALS = (

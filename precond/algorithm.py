@@ -98,14 +98,13 @@ class Curvature:
 
 
 class Needs(Enum):
-    """The signals that an algorithm needs from a layer, and when `accumulate` is called.
+    """The signals that an algorithm needs from a layer, and how `accumulate` receives them.
 
     Attributes:
-        INPUTS: The inputs, in a call in the forward.
-        BOTH: The inputs, in a call in the forward, and the output gradients, in a second call in
-            the backward.
-        PAIRS: The inputs and the output gradients, in one call in the backward, for methods that
-            need the gradient of each example.
+        INPUTS: The inputs.
+        BOTH: The inputs in one call, and the output gradients in a later call.
+        PAIRS: The inputs and the output gradients in one call, for methods that need the gradient
+            of each example.
     """
 
     INPUTS = auto()
@@ -115,7 +114,7 @@ class Needs(Enum):
 
 @dataclass(frozen=True)
 class Signals:
-    """The inputs and output gradients of one layer in one forward or backward.
+    """The inputs and output gradients of one call of one layer.
 
     At least one of the two is present.
 
@@ -124,9 +123,9 @@ class Signals:
         output_gradients: `[groups, batch, positions, d_out]`, the gradients g of each example's
             loss with respect to the layer's output. The loss is assumed to be a mean over the
             batch, so g = batch x grad_output.
-        backward: Number of the backward pass in which the signals are recorded, or -1 in a
-            forward. Several calls of one layer have the same number; the micro-batches of gradient
-            accumulation have different numbers.
+        backward: A number that is equal for the calls of one layer with the same examples in one
+            backward, and different for all other calls, such as those of two micro-batches. -1 for
+            inputs without output gradients.
     """
 
     inputs: Rows | None = None
@@ -170,8 +169,8 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
     NUMERICS: ClassVar[int]
     CARD: ClassVar[Card | None] = None  # the text that `python -m precond` prints
     NEEDS: ClassVar[Needs] = Needs.INPUTS  # the signals that `accumulate` receives
-    # Fields of the state that `refresh` writes. If they are listed here, the ranks split a refresh
-    # among them; list them if a refresh is expensive.
+    # The fields of the state that `refresh` writes, if a refresh is so expensive that the ranks
+    # should split it; else empty.
     SHARED: ClassVar[tuple[str, ...]] = ()
     # Hyperparameters that may differ between parameter groups. Those in `VARIABLE` may also change
     # during training, as by a scheduler.
@@ -239,7 +238,7 @@ class Algorithm(Hyperparameters, ABC, Generic[State]):
         """
 
     def prepare(self, state: State) -> State:
-        """Return the state that `refresh` receives, with the data of this step that it needs.
+        """Return the state for `refresh`, with the data of this step that `refresh` needs.
 
         Sum over the ranks here if necessary: not every rank calls `refresh`.
         """

@@ -62,7 +62,7 @@ class Bank:
         self.share: slice | None = None
         self.monitor: Monitor | None = None
         self._wait = wait
-        # For layers without a declaration; None if it is not known.
+        # For layers for which no module declares `batch_first`; None if it is not known.
         self.batch_first: bool | None = True
         # Layers that were called with inputs that cannot be recorded, and the reasons.
         self.unusable: dict[str, str] = {}
@@ -160,7 +160,8 @@ class Bank:
             layer: The layer.
             x: Its input.
             gradient: The gradient of the loss with respect to its output.
-            examples: Number of examples of which the loss is the mean. Default: those of `gradient`.
+            examples: Number of examples over which the loss is a mean. Default: the number of
+                examples of `gradient`.
             backward: Number of the backward (see `Signals`).
             additions: A list that receives functions which do the additions later.
         """
@@ -209,7 +210,7 @@ class Bank:
         return gradient if plain else gradient.to(self.dtype) / scale
 
     def _exchange_filled(self) -> None:
-        """Mark each layer that any rank has recorded as having statistics on all ranks."""
+        """Mark, on all ranks, each layer that has statistics on any rank."""
         if not self._complete:
             flags = collectives.union(
                 [layer.name in self._filled for layer in self.layers], self.buffer.device

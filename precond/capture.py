@@ -118,7 +118,7 @@ class _Hook(ModuleHook):
         return self._record(x, output)
 
     def _record(self, x: Tensor, output: Tensor) -> None:
-        """Start a forward; its output gradient is reported to it."""
+        """Start a forward, and register a hook that reports the output gradient to it."""
         bank, layer = self._bank(), self._layer
         if bank is None or self._is_repetition(bank):
             return

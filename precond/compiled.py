@@ -53,7 +53,8 @@ def guard_hooks() -> bool:
     return True
 
 
-# `torch.compiler.assume_constant_result`, without the import: the function runs during the tracing.
+# As `torch.compiler.assume_constant_result` does, but without importing torch._dynamo: the function
+# runs while a model is traced.
 guard_hooks._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 

@@ -104,8 +104,8 @@ class Directions:
 def _reference(lr: float | Tensor) -> float:
     """Return the learning rate that the directions of a bank contain.
 
-    It is that of the weights. If that is 0, it is 1, because the directions of biases in other
-    groups are divided by it. If that is a tensor, it is 1, too, so that the host does not read it.
+    This is `lr`, the learning rate of the weights, or 1 if `lr` is 0 or a tensor. The directions of
+    biases in other groups are divided by the result, and the host must not read a tensor.
     """
     if isinstance(lr, Tensor):
         return 1.0

@@ -1,6 +1,6 @@
 """The forwards of a bank between their recording and the optimizer's step.
 
-A statistic lives exactly as long as the gradient that it belongs to:
+A forward counts in the statistics of a step if and only if its gradient counts in the step:
 
     forward              begin      compute the sums over the inputs, but do not add them yet
     backward             see        keep the gradient of the layer's output
@@ -8,8 +8,8 @@ A statistic lives exactly as long as the gradient that it belongs to:
     next forward, step   close      add the sums to the statistics
     zero_grad            discard    forget the forwards whose gradients are discarded
 
-A forward without a backward (an evaluation that forgot `no_grad`, a teacher, a loss that is dropped)
-is never confirmed. Neither is a forward whose backward does not reach the weights (`autograd.grad`
+A forward without a backward (an evaluation without `no_grad`, a teacher model, an unused loss) is
+never confirmed. Neither is a forward whose backward does not reach the weights (`autograd.grad`
 for a saliency map or a gradient penalty). Two backwards through one forward count once: the gradients
 of its output are added before they are squared.
 """
@@ -71,11 +71,15 @@ class Forward:
         self.gradient: Tensor | None = None
         self.backward = -1
         self.confirmed = self.closed = False
-        self._seen = False  # the last backward is not confirmed yet
+        self._seen = False  # True if the last backward is not confirmed yet
         self._latest: Tensor | None = None
 
     def see(self, gradient: Tensor, backward: int) -> None:
-        """Keep a gradient of the output until `confirm`; it replaces one that was not confirmed."""
+        """Keep a gradient of the output until `confirm`.
+
+        Gradients of the same backward are added. An unconfirmed gradient of an earlier backward is
+        replaced.
+        """
         if self._keep:
             same = self._latest is not None and backward == self.backward
             self._latest = self._latest + gradient if same else gradient  # type: ignore[operator]
@@ -114,7 +118,7 @@ class Forwards:
     Args:
         statistics: The bank.
         needs: The signals that its algorithm needs.
-        wait: Add a forward after its backward, and only as long as its gradient exists. False adds
+        wait: Add a forward after its backward, and only if its gradient still exists. False adds
             everything at once, for an observer without an optimizer.
         same_examples: True if the calls of a layer in one backward have the same examples.
 
@@ -140,7 +144,7 @@ class Forwards:
         return self.empty or bool(self.added)
 
     def begin(self, layer: Layer, x: Tensor) -> Forward:
-        """Start a forward; the forwards of the layer that are confirmed are closed."""
+        """Close the earlier forwards of the layer, and start a new one."""
         self._close(layer)
         pairs = self._needs is Needs.PAIRS
         forward = Forward(layer, self._step, x.detach() if pairs else None, self._keep)
@@ -152,9 +156,9 @@ class Forwards:
         return forward
 
     def begin_in_backward(self, layer: Layer, x: Tensor) -> Forward:
-        """Return the forward of a compiled graph, which reports it only in its backward.
+        """Return the forward that a compiled graph reports, which happens only in its backward.
 
-        A second backward through the same forward has the same input.
+        A second backward with the same input belongs to the same forward.
         """
         backward = torch._C._current_graph_task_id()
         for forward in self._open.get(layer.name, []):
@@ -183,8 +187,9 @@ class Forwards:
         if forward.closed:
             if self._keep and forward.step == self._step:
                 raise RuntimeError(
-                    f"{layer.name}: a second backward ran through a forward after another forward. "
-                    "Add the losses and call backward once, or call both backwards first"
+                    f"{layer.name}: a second backward ran through a forward after the layer was "
+                    "called again. Add the losses and call backward once, or call both backwards "
+                    "before the next call"
                 )
             return
         if layer.weight.grad is None:
@@ -222,7 +227,7 @@ class Forwards:
             self._discard_earlier(layer, backward=None)
 
     def _discard_earlier(self, layer: Layer, backward: int | None) -> None:
-        """Forget what a layer has from other backwards than this one."""
+        """Discard a layer's statistics of this step, and its open forwards of other backwards."""
         forwards = self._open.pop(layer.name, [])
         for forward in forwards:
             if forward.backward != backward:

@@ -12,7 +12,7 @@ from precond.hyperparameters import HyperparameterError, known_names
 
 Group = Mapping[str, Any]
 
-# Options of torch's optimizers that change the update.
+# Options of torch's optimizers that an optimizer without them must not ignore silently.
 TORCH_OPTIONS = {
     *("alpha", "amsgrad", "capturable", "centered", "dampening", "decoupled_weight_decay"),
     *("differentiable", "etas", "lambd", "lr_decay", "maximize", "momentum_decay", "rho"),
@@ -33,9 +33,10 @@ def scalar_lr(group: Group) -> float | Tensor:
 
 
 def unsupported_options(group: Group, supported: Iterable[str], name: str) -> list[str]:
-    """Return one line for each option of a group that is used, but that the optimizer lacks.
+    """Return one line for each option that a group sets, but that the optimizer does not have.
 
-    Keys that no optimizer knows are allowed: training code keeps its own values in the groups.
+    A false value, such as `maximize=False`, counts as not set. Keys that are no optimizer's options
+    are allowed: training code stores its own values in the groups.
     """
     supported = set(supported)
     unknown = (TORCH_OPTIONS | known_names()) - supported
@@ -48,10 +49,10 @@ def unsupported_options(group: Group, supported: Iterable[str], name: str) -> li
 
 
 def differing_options(group: Group, fixed: Group, name: str) -> list[str]:
-    """Return one line for each value of a group that must be that of the optimizer, but differs."""
+    """Return one line for each value of a group that differs from the value in `fixed`."""
     return [
-        f"{key} = {group[key]!r} in a parameter group: {name} has the same {key} for all groups, "
-        f"{value!r}. Pass it to {name} instead"
+        f"{key} = {group[key]!r} in a parameter group: {name} uses {key} = {value!r} in all "
+        f"groups. Remove {key} from the group, or build {name} with {key} = {group[key]!r}"
         for key, value in fixed.items()
         if key in group and group[key] != value
     ]
@@ -89,19 +90,20 @@ class Options:
     Args:
         name: The name of the optimizer.
         rule: The hyperparameters of its update rule; each group may replace them.
-        algorithm: Those of its algorithm; a group may replace those that it declares.
+        algorithm: The hyperparameters of its algorithm; each group may replace those that are
+            listed in `PER_GROUP` or `VARIABLE`.
     """
 
     def __init__(self, name: str, rule: Any, algorithm: Any):
         self._name, self._configs = name, (rule, algorithm)
         self._replaceable = {*vars(rule), *algorithm.PER_GROUP, *algorithm.VARIABLE}
-        # The names of those that must not change after construction.
+        # The hyperparameters of the algorithm that must not change after a group has been added.
         self.fixed = [key for key in vars(algorithm) if key not in algorithm.VARIABLE]
-        self._values: list[dict[str, Any]] = []  # of each group, for the names in `fixed`
+        self._values: list[dict[str, Any]] = []  # the values of `fixed` in each group
         self.defaults: dict[str, Any] = {**vars(rule), **vars(algorithm)}
 
     def check(self, group: Group) -> None:
-        """Raise `HyperparameterError` if a group has options that are invalid or ignored."""
+        """Raise `HyperparameterError` if options of a group are invalid or would be ignored."""
         common = {k: v for k, v in self.defaults.items() if k not in self._replaceable}
         errors = differing_options(group, common, self._name)
         errors += unsupported_options(group, self.defaults, self._name)
@@ -127,7 +129,8 @@ class Options:
                 raise HyperparameterError(
                     "\n".join(
                         f"{key} = {group.get(key)!r} in parameter group {number}: it was {value!r} "
-                        f"when {self._name} was built, and cannot be changed afterwards"
+                        "when the group was added, and cannot be changed afterwards. "
+                        f"Set it back, or build a new {self._name}"
                         for key, value in values.items()
                         if group.get(key) != value
                     )
@@ -143,7 +146,10 @@ class Options:
 def settings_errors(
     expected: Sequence[Group], saved: Sequence[Group], fixed: Iterable[str]
 ) -> list[str]:
-    """Return one line for each hyperparameter that differs, but cannot be loaded."""
+    """Return one line for each hyperparameter in `fixed` whose saved value differs.
+
+    Loading a state does not change these hyperparameters.
+    """
 
     def plain(value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -161,7 +167,7 @@ def settings_errors(
 
 
 def refuse_other_arguments(name: str, arguments: tuple[Any, ...]) -> None:
-    """Raise `TypeError` unless the positional arguments are one model.
+    """Raise `TypeError` if there are positional arguments other than one model.
 
     Args:
         name: The name of the optimizer.

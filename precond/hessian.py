@@ -56,9 +56,14 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
 def differentiate(
     loss: Tensor, parameters: Sequence[Tensor], others: Sequence[Tensor] = ()
 ) -> Sequence[Tensor | None]:
-    """Add the gradients to `p.grad`, and return those of `parameters` with their graph.
+    """Add all gradients to `p.grad`, and return those of `parameters` with their graph.
 
-    The gradient of a parameter that the loss does not use is None.
+    The returned gradient of a parameter that the loss does not use is None.
+
+    Args:
+        loss: The loss.
+        parameters: The parameters whose gradients are differentiated later.
+        others: All other parameters that get a gradient.
     """
     leaves = [*parameters, *others]
     with math_attention.plain_operations():  # for forwards that checkpointing repeats here
@@ -92,7 +97,8 @@ def refuse_data_parallel(model: nn.Module, name: str) -> None:
     """
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         reason = UNSUPPORTED["data parallel"]
-        raise ValueError(f"{name} does not support DistributedDataParallel: {reason}")
+        text = f"does not support DistributedDataParallel: {reason}. Train in one process"
+        raise ValueError(f"{name} {text}")
 
 
 class HessianOptimizer(Standalone):
@@ -106,7 +112,7 @@ class HessianOptimizer(Standalone):
         """Let the model compute attention by operations that can be differentiated twice.
 
         The fused kernels of `scaled_dot_product_attention` have no second derivative. The model
-        uses them if no gradient is computed.
+        uses them only if gradients are disabled or the next backward is not differentiated.
         """
         self._model = model
         handles = math_attention.attach(model, weakref.WeakMethod(self._differentiates_twice))
@@ -123,9 +129,9 @@ class HessianOptimizer(Standalone):
             self.attach(self._model)
 
     def _differentiate(self, loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Set the gradients of all parameters of the model, and return those of `parameters`.
+        """Add the gradients of the model's parameters to `p.grad`; return those of `parameters`.
 
-        If there were no gradients, products that belong to earlier gradients are discarded.
+        If no parameter has a gradient yet, discard the products, which belong to earlier gradients.
         """
         if not self._has_gradients():
             self._products = None

@@ -1,7 +1,7 @@
-"""Hooks of modules that belong to one optimizer.
+"""Module hooks, each of which belongs to one optimizer.
 
-A copy of a model also has copies of its hooks. There, they do nothing, and they are removed when
-the optimizer is copied, too.
+A copy of a model also has copies of the hooks. These copies do nothing. They are removed when an
+optimizer is attached to the copied model.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class ModuleHook:
 
 
 class Detached:
-    """The hook of a pickled module, which does nothing.
+    """A hook that does nothing; unpickling a `ModuleHook` creates it.
 
     Args:
         id: The number of the hook in its module. No later hook may get this number, because torch
-            would call it with the arguments of this hook.
+            would use the options of this hook (such as `with_kwargs`) for the later hook.
     """
 
     def __init__(self, id: int):

@@ -70,7 +70,7 @@ def learning_rate(default: float, symbol: str = "") -> Any:
     """Return a field for a learning rate: a finite number >= 0, or a tensor with one number."""
     return _field(
         default,
-        "a finite number >= 0, or a tensor with one number",
+        "a finite number >= 0",  # tensors are rare, so the message omits them
         lambda v: v.numel() == 1 if hasattr(v, "numel") else _is_number(v) and v >= 0,
         symbol,
     )

@@ -31,7 +31,8 @@ def attach(model: nn.Module, condition: Condition) -> list[RemovableHandle]:
     Args:
         model: The model.
         condition: A weak reference to a function that returns True if the next backward is
-            differentiated. Without gradients, the forwards use the fused kernels.
+            differentiated. If it returns False, or if gradients are disabled, the forwards use
+            the fused kernels.
     """
     stack: list[tuple[nn.Module, AbstractContextManager[Any]]] = []
     handles = []
@@ -55,7 +56,7 @@ def _is_builtin_leaf(module: nn.Module) -> bool:
 
 
 class _Enter(ModuleHook):
-    """The hook before a forward; only the outermost forward changes the selection."""
+    """The hook before a forward; only the outermost forward selects the operations."""
 
     def __init__(self, module: nn.Module, stack: list[Any], condition: Condition):
         super().__init__(module)

@@ -47,7 +47,8 @@ class Preconditioned(Saved):
     In data parallel training, statistics are summed over the ranks of the model's
     DistributedDataParallel, or over all ranks if the model is not wrapped. Each rank must build the
     optimizer after `init_process_group`, and must take the same steps. The model may be wrapped
-    before or after. If the ranks have different numbers of examples, set `grad_output_scale`.
+    before or after the optimizer is built. If the ranks have different numbers of examples, set
+    `grad_output_scale`.
 
     The preconditioners have the dtype and the device of the weights at construction, at least
     float32. After `model.double()`, load the optimizer's own state to convert them, as in torch.
@@ -111,14 +112,16 @@ class Preconditioned(Saved):
     def _require_layers(self, layers: Collection[Any]) -> None:
         """Raise `ValueError` if there is no layer, with the reason for each skipped module."""
         if not layers:
-            reasons = "".join(f"\n  {name}: {reason}" for name, reason in self._skipped.items())
+            reasons = "".join(
+                f"\n  {n or 'the model'}: {reason}" for n, reason in self._skipped.items()
+            )
             raise ValueError(
                 "the model has no trainable Linear or Conv2d layer, so there is nothing to "
                 f"precondition: use a plain optimizer such as torch.optim.SGD{reasons}"
             )
 
     def _clear(self) -> None:
-        """Create the attributes that the layers fill."""
+        """Create empty collections of the layers, their banks and their hooks."""
         self._layers: dict[str, Layer] = {}
         self._banks: list[Bank] = []
         self._handles: list[RemovableHandle] = []
@@ -138,7 +141,7 @@ class Preconditioned(Saved):
         """Add parameters of the model, such as those of layers that were frozen so far.
 
         Raises:
-            ValueError: The model does not have one of the parameters, or the optimizer has it, or
+            ValueError: A parameter does not belong to the model, or the optimizer already has it, or
                 another parameter had its name when the optimizer was built.
             HyperparameterError: A value is invalid, or would be ignored.
         """
@@ -254,10 +257,11 @@ class Preconditioned(Saved):
     def batch_first(self) -> bool | None:
         """False if the inputs of Linear layers are `[positions, batch, d_in]`, else True.
 
-        It holds for layers for which no module declares it by an attribute `batch_first`, as
-        `nn.MultiheadAttention` and `nn.LSTM` do for the layers beside them. It is None if other
-        modules of the model declare that the batch is the second axis; then a forward of such a
-        layer with several positions is an error. Set this property before the first forward.
+        A module with an attribute `batch_first`, such as `nn.MultiheadAttention` or `nn.LSTM`,
+        declares the order for the layers inside and beside it. This property applies to all other
+        layers. Its default is None (unknown) if any module of the model has `batch_first=False`,
+        else True. With None, methods that use output gradients raise an error in a forward of such
+        a layer if its input has more than two axes. Set this property before the first forward.
         """
         return self._banks[0].batch_first
 
@@ -268,12 +272,13 @@ class Preconditioned(Saved):
 
     @property
     def same_examples(self) -> bool:
-        """True if the calls of a layer in one backward have the same examples.
+        """True if the calls of a layer in one backward have the same examples (the default).
 
-        This is so if modules share a layer. Set it to False if a second call has other examples, as
-        the real and the generated batch of a GAN's discriminator. The loss is then the mean over
-        all of them. Calls with different numbers of examples always have other examples. Only
-        methods that use output gradients depend on this property.
+        For example, several modules that share a layer call it with the same examples. Set this
+        property to False if the examples differ, for example if a GAN's discriminator is called
+        with a real and with a generated batch; the loss must be the mean over the examples of all
+        calls. Calls with different numbers of examples are always treated as different examples.
+        Only methods that use output gradients depend on this property.
         """
         return self._banks[0].forwards.same_examples
 
@@ -292,8 +297,8 @@ class Preconditioned(Saved):
 
         * under `torch.amp.GradScaler`: the scale, as the tensor
           `scaler.scale(torch.ones((), device=...))`, so that the host does not wait for the device.
-          If this property has not been set, `step` uses the scale by itself; `scaler.unscale_` then
-          is an error, because it hides the scale from `step`
+          If this property has never been set, `step` divides by the scale itself, and
+          `scaler.unscale_` before `step` is an error, because it hides the scale from `step`
         * if each of c accumulated losses is divided by c: 1 / c
         * if the ranks have different numbers of examples: local examples x ranks / all examples
         """
@@ -444,8 +449,8 @@ class Preconditioned(Saved):
         self._schedule_recording()
 
     def _after_load(self) -> None:
-        """Use a loaded state, for which the banks have new buffers."""
-        self._directions = Directions(self._banks)
+        """Make the buffers, the banks and the recording agree with a loaded state."""
+        self._directions = Directions(self._banks)  # the banks have new buffers
         self._add_buffers()
         self._follow_groups()
         self._schedule_recording()

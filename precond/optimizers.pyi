@@ -25,11 +25,12 @@ class FOOF(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
@@ -65,11 +66,12 @@ class NysAct(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
@@ -85,9 +87,9 @@ class NysAct(Preconditioned):
             averages the test matrices in the same way as the sketches, which is consistent only if
             the covariance is the same at all updates; `official` uses the last test matrix, as in
             the released code.
-        shift: Numbers by which the rows of the test matrix are multiplied and added to the sketch
-            for stability: as small as the rounding error in each row (`tropp`), or all equal to
-            `damping` (`damped`). `official` follows the formulas of the released code.
+        shift: For stability, multiples of the rows of the test matrix are added to the rows of the
+            sketch. The multiples are as small as the rounding error in each row (`tropp`), or all
+            equal to `damping` (`damped`). `official` follows the formulas of the released code.
         seed: Seed of the test matrices, combined with the layer's name (an integer >= 0).
 
     Example:
@@ -116,11 +118,12 @@ class KFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (beta_2; a number in [0, 1)).
@@ -169,11 +172,12 @@ class Eva(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         ema_decay: Weight of the old value in the moving averages (1 - xi; a number in [0, 1)).
@@ -215,11 +219,12 @@ class EKFAC(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
             of NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned (a finite number >= 0).
+        weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
+            >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
         damping: Added to the second moments S before dividing by them (rho; a finite number > 0).
@@ -252,7 +257,7 @@ class STEVE(Preconditioned):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (eta; a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (eta; a finite number >= 0).
         weight_decay: Decoupled weight decay, as in AdamW (a finite number >= 0).
         betas: Weights of the old values in the first moment m and in the second moment v (b1, b2;
             two numbers in [0, 1)).
@@ -295,7 +300,7 @@ class SketchySGD(sketchysgd.SketchySGD):
         model: The model to train, plain or compiled.
         params: Parameter groups as in `torch.optim`. Default: one group of all trainable
             parameters.
-        lr: Learning rate (a finite number >= 0, or a tensor with one number).
+        lr: Learning rate (a finite number >= 0).
         momentum: Momentum of the gradients, before they are preconditioned (mu; a number in [0,
             1)).
         weight_decay: Decoupled weight decay, as in AdamW (wd; a finite number >= 0).

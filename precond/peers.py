@@ -141,7 +141,7 @@ def build(
 
 
 def _classes(name: str) -> dict[str, type[Optimizer]]:
-    """Return the classes of the peers by name; `name` is the peer that needs the package."""
+    """Return the classes of all peers by name; the error message contains `name`."""
     try:
         import pytorch_optimizer as library  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -274,13 +274,17 @@ class _StartsAfterInitialisation(Standalone):
     """An optimizer whose training does not depend on how its state was initialised.
 
     `torch.distributed.checkpoint` initialises the state of a new optimizer by a step with gradients
-    and learning rates of zero. This step would count as the first, so the next one discards it.
+    and learning rates of zero. So that this step does not count as the first step of the training,
+    the next step discards the state.
     """
 
     _initialised = False
 
     def _note_initialisation(self) -> None:
-        """Note a step that only initialises the state, and discard the state of such a step."""
+        """Discard the state if the last step only initialised it; else note if this step does so.
+
+        Call this at the start of a step.
+        """
         if self._initialised:
             self._initialised = False
             self.state.clear()
@@ -291,9 +295,9 @@ class _StartsAfterInitialisation(Standalone):
             self._initialised = not any(g.any() for g in gradients if g is not None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as in `torch.optim`. It may be one that was only initialised."""
+        """Load a state as in `torch.optim`, also one that a step has only initialised."""
         super().load_state_dict(state_dict)
-        # The sums of the gradients' outer products, in SOAP.
+        # SOAP's sums of the outer products of the gradients.
         sums = [value for state in self.state.values() for value in state.get("GG", ())]
         gradients = any(value.any() for value in sums if isinstance(value, Tensor))
         self._initialised = bool(sums) and not gradients

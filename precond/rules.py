@@ -72,7 +72,7 @@ class SGDRule(Hyperparameters):
         momentum: Heavy-ball momentum, without dampening.
         nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code of
             NysAct, this includes the first step.
-        weight_decay: Weight decay, not preconditioned.
+        weight_decay: Coefficient of the weight decay, which is not preconditioned.
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.
     """
@@ -175,7 +175,7 @@ def _adam(
 
 
 def move(params: list[Tensor], directions: Sequence[Tensor], lr: float | Tensor) -> None:
-    """Subtract the directions times the learning rate. A tensor is not read by the host."""
+    """Subtract the directions times the learning rate. The host does not read a tensor `lr`."""
     if isinstance(lr, Tensor):
         torch._foreach_sub_(params, torch._foreach_mul(list(directions), lr))
     else:
@@ -183,7 +183,7 @@ def move(params: list[Tensor], directions: Sequence[Tensor], lr: float | Tensor)
 
 
 def buffer(state: ParameterState, parameter: Tensor, name: str) -> Tensor:
-    """Return a parameter's buffer in its dtype; create it with zeros if it does not exist."""
+    """Return a buffer in the parameter's dtype; create it with zeros if it does not exist."""
     value = state[parameter].get(name)
     if value is None:
         value = state[parameter][name] = torch.zeros_like(parameter)

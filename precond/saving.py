@@ -1,8 +1,9 @@
-"""The state of an optimizer: saving, loading, copying and printing it.
+"""Saving, loading, copying and printing an optimizer.
 
-A copy, by `copy.deepcopy`, `pickle` or `torch.save`, is made together with the model: it has its own
-banks, and its hooks are attached to the layers of the copied model. As in `torch.optim`, it has no
-hooks of the user. Gradients are not copied, and neither are the forwards that belong to them.
+A copy, by `copy.deepcopy`, `pickle` or `torch.save`, includes a copy of the model. The copy has its
+own banks, and its hooks are attached to the layers of the copied model. As in `torch.optim`, the
+user's hooks are not copied. Gradients are not copied, and neither are the forwards that belong to
+them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Saved(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _after_load(self) -> None:
-        """Use a loaded state."""
+        """Make all other attributes agree with a loaded state."""
         raise NotImplementedError
 
     def preconditioned_layers(self) -> list[str]:
@@ -74,8 +75,9 @@ class Saved(torch.optim.Optimizer):
         """Load a state that `state_dict` returned, for a model with the same names and shapes.
 
         Raises:
-            ValueError: A layer, parameter or hyperparameter differs. The message has one line for
-                each difference, and the optimizer is unchanged.
+            ValueError: The state belongs to another kind of optimizer, or a layer, parameter or
+                hyperparameter differs. The message has one line for each difference, and the
+                optimizer is unchanged.
         """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -105,7 +107,7 @@ class Saved(torch.optim.Optimizer):
         self._after_load()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs, with the model."""
+        """Return the contents of a copy, which include the model."""
         copied = {name: getattr(self, name) for name in COPIED}
         return {**super().__getstate__(), "copied": copied, "banks": _snapshot(self._banks)}
 
@@ -115,13 +117,13 @@ class Saved(torch.optim.Optimizer):
         copied, banks = state.pop("copied", {}), state.pop("banks", None)
         vars(self).update(copied)
         super().__setstate__(state)
-        if banks is not None:  # else only a part of the state is set, as by programs for torch
+        if banks is not None:  # None if a program passes only `state` and `param_groups`
             self._rebuild(_restored(banks, self.algorithm, self.param_groups))
 
     def __repr__(self) -> str:
         """Return the hyperparameters of each group, and the preconditioned and skipped layers."""
         text = super().__repr__()
-        if "_entries" not in vars(self):  # in the constructor, as in a debugger
+        if "_entries" not in vars(self):  # printed, for example by a debugger, while it is built
             return text
         lines = describe_layers(self.preconditioned_layers(), self.skipped_layers())
         return "\n".join([text.removesuffix(")").rstrip("\n"), *lines, ")"])

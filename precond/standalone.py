@@ -28,7 +28,7 @@ class Standalone(Optimizer):
 
     NAME: ClassVar[str]  # the name in messages
     FIXED: ClassVar[tuple[str, ...]] = ()  # hyperparameters that are the same in all groups
-    # Attributes that belong to one instance: hooks, and a method that a scheduler replaces.
+    # Not copied: the method that a scheduler sets on an instance, and Hessian products.
     NOT_COPIED: ClassVar[tuple[str, ...]] = ("step", "_products")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Standalone(Optimizer):
         kinds = filter(None, map(self._unsupported_kind, self.param_groups[-1]["params"]))
         if kind := next(kinds, None):
             self.param_groups.pop()
-            advice = "pass the others as params, and use another optimizer for these"
+            advice = "omit them from params, and train them with another optimizer"
             raise ValueError(f"{self.NAME} does not support {kind}: {advice}")
 
     def _unsupported_kind(self, parameter: Tensor) -> str | None:
@@ -75,7 +75,10 @@ class Standalone(Optimizer):
             self._optimizer_load_state_dict_pre_hooks = hooks
 
     def _checked_groups(self, saved: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the groups of a saved state, which in version 0.1 lacked the values of `FIXED`."""
+        """Return the groups of a saved state, which must match this optimizer.
+
+        The values of `FIXED` are added where they are missing, as in states of version 0.1.
+        """
         fixed = {name: self.defaults[name] for name in self.FIXED}
         required = [name for name in self.defaults if name not in fixed]
         if error := foreign_state(saved, required, self.defaults, self.NAME):
@@ -84,7 +87,7 @@ class Standalone(Optimizer):
         unknown = set().union(*saved["state"].values()) - known
         if fixed and unknown:
             text = f"its entries have {', '.join(sorted(unknown))}"
-            raise ValueError(f"not a state of {self.NAME}: {text}, which it does not use")
+            raise ValueError(f"not a state of {self.NAME}: {text}, which {self.NAME} does not use")
         groups = [
             {**group, **{key: value for key, value in fixed.items() if key not in group}}
             for group in saved["param_groups"]
@@ -94,7 +97,7 @@ class Standalone(Optimizer):
         return groups
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs."""
+        """Return the attributes that are copied."""
         prefixes = ("_optimizer_", "_zero_grad", "_warned")
         return {
             name: value

@@ -81,14 +81,19 @@ class Entries:
         saved_groups = list(saved["param_groups"])
         names = [[self._names[parameter] for parameter in group["params"]] for group in groups]
         saved_names = [_names(group) for group in saved_groups]
-        if None in saved_names:  # without names, as from another program: by position
-            if list(map(len, names)) != [len(group["params"]) for group in saved_groups]:
-                return {}, [], ["param_groups: the numbers of parameters differ"]
+        if None in saved_names:  # A state from another program may lack names: use the positions.
+            counts = list(map(len, names))
+            saved_counts = [len(group["params"]) for group in saved_groups]
+            if counts != saved_counts:
+                text = f"{counts} in the optimizer, {saved_counts} in the state"
+                return {}, [], [f"param_groups: the numbers of parameters differ: {text}"]
             saved_names = names
         known = [name for group in names for name in group]
         known_saved = [name for group in saved_names for name in group or ()]
-        errors = [f"{n}: in the model but not in the state" for n in known if n not in known_saved]
-        errors += [f"{n}: in the state but not in the model" for n in known_saved if n not in known]
+        absent = [name for name in known if name not in known_saved]
+        excess = [name for name in known_saved if name not in known]
+        errors = [f"{name}: in the optimizer but not in the state" for name in absent]
+        errors += [f"{name}: in the state but not in the optimizer" for name in excess]
         if not errors and names != saved_names:
             errors = ["param_groups: the parameters of the groups differ from those in the state"]
         if errors:
@@ -100,10 +105,10 @@ class Entries:
             if key in saved["state"]
         }
         for name, parameter in ((name, self._parameters[name]) for name in known):
-            # The state of `torch.distributed.checkpoint` has no entries of frozen parameters, and
-            # may have no empty entries.
+            # `torch.distributed.checkpoint` saves no entries of frozen parameters, and may omit
+            # empty entries.
             if name not in entries and parameter.requires_grad and rule_state[parameter]:
-                errors.append(f"{name}: in the model but not in the state")
+                errors.append(f"{name}: in the optimizer but not in the state")
         for name, entry in entries.items():
             errors += self._shape_errors(name, entry)
         return entries, saved_groups, errors + self._absent_buffers(entries)
@@ -131,10 +136,10 @@ class Entries:
         return errors
 
     def _absent_buffers(self, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Return one line for each layer whose buffers were saved, but are absent.
+        """Return one line for each layer whose buffers were saved, but are missing in the state.
 
-        The buffers of a layer that follows its gradient do not exist in a new optimizer. A program
-        that reads only the tensors of a new optimizer from a file loses them.
+        STEVE's rule creates buffers for a layer only when the layer follows its gradient in a step.
+        A program that loads only the tensors that a new optimizer has omits these buffers.
         """
         errors = []
         for name, entry in entries.items():
@@ -150,7 +155,10 @@ class Entries:
 
 
 def upgraded(saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a state of version 0.1, which was keyed by the names of layers, in today's layout."""
+    """Convert a state of version 0.1, whose keys are names of layers, to the current layout.
+
+    Any other state is returned unchanged.
+    """
     if "algorithm" not in saved:
         return saved
     old, state, groups = saved["state"], {}, []
@@ -203,9 +211,9 @@ def _like(parameter: Tensor, key: str, value: Any) -> Any:
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as one, with the keys joined by dots.
+    """Return nested dictionaries as one dictionary, with the keys joined by dots.
 
-    `torch.distributed.checkpoint` splits the keys at their dots.
+    This is necessary because `torch.distributed.checkpoint` splits keys at their dots.
     """
     flat: dict[str, Any] = {}
     for key, value in entry.items():

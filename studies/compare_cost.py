@@ -3,7 +3,8 @@
 Run this study on a machine on which nothing else runs. It times the as-released and the corrected
 variants, and compares the as-released variants with the published numbers. In the paper, NysAct
 takes 1.40 times as long as SGD with ResNet-32, FOOF 1.52, Eva 1.77 and KFAC 2.29 times; the cost of
-FOOF's inverse grows with p^3. The options for the configurations of the paper are:
+FOOF's inverse grows as p^3 for a layer with p inputs. The options for the configurations of the
+paper are:
 
 * Table 3: `--workload` cifar100/resnet32, cifar100/resnet110 or cifar100/densenet121
 * Table 6: `--batch-size 1024 --workload` imagenet/resnet50 or imagenet/deit_s

@@ -1,4 +1,4 @@
-"""Settings of all tests: one thread, the order of the files, and no plugins of other files."""
+"""Settings for all tests: one thread, the order of the files, and no plugins of other files."""
 
 import pytest
 import torch

@@ -1,12 +1,13 @@
-"""A simulated accelerator, which records where the host waits for it, on a machine without one.
+"""A simulated accelerator, which records where the host waits for it. It needs no accelerator.
 
     with SimulatedDevice() as device:
         model.to(DEVICE)
         ...
         waits = device.take()
 
-The operations on tensors of `DEVICE` run on the CPU, and only there are their values kept. The host
-therefore cannot use a value without an operation that is recorded.
+The tensors of `DEVICE` contain no values. A `SimulatedDevice` stores their values, and runs the
+operations on them on the CPU. The host can therefore use a value only by an operation that is
+recorded.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Wait:
         kind: `read` if the host needs a value of the device, `write` if it copies a tensor to the
             device, or `status` if an operation of torch reads whether it has failed.
         operation: The operation of torch.
-        place: The innermost function of the package.
+        place: The innermost running function of `precond`.
     """
 
     kind: str
@@ -50,7 +51,7 @@ class Wait:
 
 
 class SimulatedDevice(TorchDispatchMode):
-    """The device, while the `with` block runs."""
+    """The device, which exists and records the waits of the host inside the `with` block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +60,7 @@ class SimulatedDevice(TorchDispatchMode):
         self._values: dict[int, tuple[Any, Tensor]] = {}
 
     def __enter__(self) -> Self:
-        # torch.tensor does not store values on a meta device, and autocast does not know it.
+        # torch.tensor stores no values on a meta device, and autocast does not support this device.
         tensor, autocast = torch.tensor, torch.is_autocast_enabled
         self._patches = ExitStack()
         for name, function in {
@@ -81,7 +82,7 @@ class SimulatedDevice(TorchDispatchMode):
         return waits
 
     def values(self, tensor: Tensor) -> Tensor:
-        """Return the values of a tensor, as a view, without a record."""
+        """Return the values of a tensor, as a view, without recording a wait."""
         _, values = self._values[tensor.untyped_storage()._cdata]
         offset = values.storage_offset() + tensor.storage_offset()
         return values.as_strided(tensor.size(), tensor.stride(), offset)

@@ -1,4 +1,7 @@
-"""The code and the commands in README.md, CONTRIBUTING.md and docs/ work as they are written."""
+"""Tests of README.md, CONTRIBUTING.md and docs/.
+
+The commands, flags and files that they name exist, and the loop in README.md trains a model.
+"""
 
 import re
 import textwrap

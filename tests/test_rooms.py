@@ -34,7 +34,7 @@ ROOMS = [
 # Libraries that `precond` and `trainables` must not import, because each costs a worker seconds and
 # memory.
 HEAVY = {"pandas", "scipy", "sklearn", "matplotlib", "mlflow", "optuna", "studies"}
-# Libraries that are installed with the package, but that only functions import.
+# Libraries that `precond` and `trainables` may import only inside functions.
 LATE = {"torchvision", "PIL", "numpy", "filelock", "pytorch_optimizer", "ray"}
 
 

@@ -22,14 +22,15 @@ from trainables.data import default_data_dir
 from trainables.store import FAILED, StoreError, TrialStore
 from trainables.team import Team, spawn
 from trainables.train import COMMIT_SECONDS, epochs, score
-from trainables.workloads import ready
+from trainables.workloads import prepare_data
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the trials of a file and return the exit code.
 
     The code is 0 if no trial has the status `failed`, 1 if a trial has this status, 2 if the file,
-    the plugin or the data are invalid, and 4 if the output folder cannot be used.
+    the plugin or the data are invalid, and 4 if the output folder or the data cannot be used
+    during training.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not errors:
         os.environ["PRECOND_DATA"] = str(options.data_dir.absolute())
         names = {config.workload for config in configs}
-        errors = ready(
+        errors = prepare_data(
             names, options.data_dir, download=options.download, verify=options.verify_data
         )
     if errors:
@@ -90,7 +91,7 @@ def _train(config: TrialConfig, options: argparse.Namespace, name: str) -> None:
 
 
 def _plugin_problems(path: Path | None, configs: Sequence[TrialConfig]) -> list[str]:
-    """Load the plugin; return an error for a failure, and one for each other required plugin."""
+    """Load the plugin; return a line if this fails, or for each other plugin that is required."""
     try:
         loaded = None if path is None else plugins.load(path)
     except plugins.PluginError as error:

@@ -1,4 +1,4 @@
-"""Read and write files so that a reader sees each write completely or not at all after a crash."""
+"""Read and write files so that, even after a crash, a reader sees a whole write or none of it."""
 
 from __future__ import annotations
 

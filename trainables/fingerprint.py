@@ -1,4 +1,4 @@
-"""The version of the code that a process runs; nodes compare it, and trial folders record it."""
+"""The version of the code that a process runs, for comparing nodes and for trial folders."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from trainables.measure import Phases, device_name
 from trainables.train import Trainer
 
 MAX_MEMORY = 0.9  # fraction of the GPU's memory; the rest is a margin for varying peaks
-MIN_GAIN = 1.05  # by which a process must multiply the steps per second in order to be added
+MIN_GAIN = 1.05  # the factor by which an additional process must raise the steps per second
 MAX_PROCESSES = 8
 WARM_UP_STEPS, SECONDS = 5, 10.0
 

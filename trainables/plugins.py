@@ -14,8 +14,8 @@ The file's SHA-256 is a part of the key of every trial that uses an optimizer or
 file. If the file is edited, these trials therefore have new keys and are trained again. Workers
 read the copy `plugins/<sha256>.py` in the output folder.
 
-A plugin is code that runs with the user's rights. Its path is therefore given on the command line
-only, and never read from a trial's configuration.
+A plugin is code that runs with the user's rights. Its path therefore comes only from the command
+line or from the caller in Python, never from a trial's configuration.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     """Register a function that builds an optimizer.
 
     The optimizer's name is the function's name with `-` in place of `_`. The function takes a model
-    and keyword-only hyperparameters, whose types are those of their defaults. If the function has a
-    parameter `params`, it receives parameter groups when a recipe exempts some parameters from
-    weight decay.
+    and keyword-only hyperparameters, whose types are those of their defaults. If there is a
+    keyword-only parameter `params=None`, it receives the parameter groups of a trial that exempts
+    some parameters from weight decay.
     """
     if _is_script(build):
         return build
@@ -80,8 +80,8 @@ def optimizer(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
 
     def build_from_model(model: nn.Module, *, params: Any = None, **values: Any) -> Optimizer:
         if params is not None and not takes_groups:
-            reason = "this recipe has parameter groups, and the function has no parameter `params`"
-            raise PluginError(f"{name}: {reason}")
+            reason = "the trial exempts some parameters from weight decay (setting decay_exempt)"
+            raise PluginError(f"{name}: {reason}: add the keyword-only parameter `params=None`")
         return build(model, params=params, **values) if takes_groups else build(model, **values)
 
     _register(name, name in REGISTRY)
@@ -160,7 +160,7 @@ class PluginTensors(Source):
 
     @property
     def classes(self) -> int:  # type: ignore[override]
-        """The largest label plus one."""
+        """The largest training label plus one."""
         return int(self._tensors[1].max()) + 1
 
     @property
@@ -202,7 +202,7 @@ class PluginWorkload(Workload):
 
     @cached_property
     def _model_problems(self) -> list[str]:
-        """A line if the model raises an error or its output is not `[2, classes]`."""
+        """A line if the model rejects the inputs or its output is not `[2, classes]`."""
         label = f"model of {self.name}"
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -5,8 +5,8 @@ complete state of the trial is in its folder. There are no Tune checkpoints: a w
 a lost worker opens the folder and resumes. A failed trial is not an error for Tune: the worker
 writes the terminal status to the folder.
 
-To save memory and start-up time, a worker does not import `ray.tune` (130 MB, one second), which
-only `train_team` needs, or `torch._dynamo` (150 MB, one second), which only compiled models need.
+To save memory and start-up time, a worker imports `ray.tune` (130 MB, one second) only for
+`train_team`, and `torch._dynamo` (150 MB, one second) only for compiled models.
 """
 
 from __future__ import annotations

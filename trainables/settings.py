@@ -51,8 +51,8 @@ class Settings:
             switches RandAugment off.
         random_erasing: Probability of erasing a rectangle (Zhong et al. 2020).
         repeated_augmentation: Number of consecutive copies of an image, augmented independently.
-        drop_path: Rate of stochastic depth in the last block. It grows linearly from 0 in the first
-            block.
+        drop_path: Rate of stochastic depth in the last block. The rates of the blocks increase
+            linearly, from 0 in the first block.
         mixup: Parameter alpha of Mixup's distribution Beta(alpha, alpha); 0 switches Mixup off. If
             `cutmix` is set too, one of the two is drawn for each batch.
         cutmix: Parameter alpha of CutMix; 0 switches CutMix off.
@@ -129,7 +129,7 @@ def field_problems(
     Args:
         fields: The fields of `TrialConfig` besides hyperparameters, settings and workers.
         train_examples: Number of training examples of the dataset.
-        shapes: The model, or None if it cannot be built.
+        shapes: The model on the meta device, or None if it cannot be built.
     """
     errors = []
     batch_size, fraction = fields["batch_size"], fields.get("train_fraction", 1.0)

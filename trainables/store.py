@@ -43,7 +43,7 @@ from trainables.files import (
 )
 
 COMPLETED, DIVERGED, OOM, FAILED = "completed", "diverged", "oom", "failed"
-MAX_LOST_WORKERS = 3  # a trial fails if one driver loses this many without a commit between
+MAX_LOST_WORKERS = 3  # a trial fails after one driver loses this many without a commit
 Nodes = Collection[str] | None  # IDs of the cluster's nodes that are alive; None without a cluster
 
 
@@ -150,8 +150,8 @@ class TrialStore:
 
         Returns:
             The number of workers of this trial that the driver has lost since the last commit.
-            Workers that were ordered to leave, or that were lost with their node, are not counted,
-            because the trial did not cause the loss.
+            Workers that called `leave`, or that were lost together with their node, are not
+            counted, because the trial did not cause the loss.
         """
         self._check_generation()
         for leftover in self.folder.glob("*.tmp"):
@@ -211,7 +211,7 @@ class TrialStore:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def _append_pending(self) -> None:
-        # The diagnostics are appended first, so that they are complete for each epoch with a line.
+        # The diagnostics are appended first, so that each epoch in `epochs.jsonl` has them.
         if self._layers:
             path = self.folder / "diagnostics.jsonl"
             written = {line["epoch"] for line in read_lines(path)}

@@ -168,7 +168,7 @@ def _join(
     finally:
         dist.destroy_process_group()
     # Exit without the interpreter's shutdown: DistributedDataParallel keeps a reference to the
-    # process group, whose threads can abort the process at that point.
+    # process group, whose threads can abort the process during this shutdown.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -85,8 +85,10 @@ def epochs(
         The metrics of each epoch, including `epoch`, which is counted from 0.
 
     Raises:
-        OSError: The folder cannot be written. No status is written.
-        StoreError: Another driver has locked the folder, or it is damaged. No status is written.
+        OSError: The folder cannot be written, or the data cannot be read (`DataError`). No status
+            is written.
+        StoreError: Another driver has locked the output folder, or the trial folder is damaged. No
+            status is written.
     """
     if store.status() is not None:
         return
@@ -215,7 +217,7 @@ class Trainer:
         self.table = self.telemetry.read()
         train_s = time.perf_counter() - start
         loss, evaluated = self.evaluate()
-        self._check(epoch, [*losses[:-1], loss])  # an evaluation counts as the last step
+        self._check(epoch, [*losses[:-1], loss])  # reported as a loss of the last step
         part = "test" if self.config.train_fraction == 1 else "val"
         return {
             "train/loss": sum(losses) / len(losses),
@@ -234,7 +236,7 @@ class Trainer:
     def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], float]:
         """Train an epoch, and return the loss of each step and the training accuracy.
 
-        Values are copied from the device only once, at the end.
+        Values are copied from the device only after the last step.
         """
         self.model.train()
         order = stream_seed(self.config.seed, "order", epoch)

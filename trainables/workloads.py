@@ -53,7 +53,7 @@ RECIPES: dict[str, Recipe] = {
     "imagenet/deit_s": nysact.IMAGENET_DEIT_S,
 }
 IMAGE_FOLDER = "imagefolder:"
-# The recipes for a user's images, by model: those of the paper that uses the model.
+# The recipe for a user's images, by model: a recipe of the same or of a similar model.
 FOLDER_RECIPES: dict[str, Recipe] = {
     **dict.fromkeys(("cnn", "mlp"), digits.DIGITS_CNN),
     **dict.fromkeys(("lenet5", "resnet20", "resnet32", "resnet110", "densenet121"), nysact.CIFAR),
@@ -109,12 +109,12 @@ class Workload:
         return values
 
     def fit(self, settings: Mapping[str, Any]) -> Fit:
-        """Return the images and classes that the model is built for, given complete settings."""
+        """Return the arguments for building the model, given complete settings."""
         size = settings.get("resolution", self.source.size)
         return Fit(self.source.classes, self.source.channels, size, settings.get("drop_path", 0.0))
 
     def problems(self, overrides: Mapping[str, Any], epochs: Any) -> list[str]:
-        """Return one line for each setting that is invalid for the workload or these epochs."""
+        """Return one line for each setting that the workload or the epochs do not allow."""
         if errors := setting_problems(overrides, self.setting_names, self.name):
             return errors
         settings = self.settings(overrides)
@@ -178,15 +178,15 @@ def unknown_workload(name: str) -> str | None:
     return None
 
 
-def ready(
+def prepare_data(
     names: Iterable[str], data_dir: Path, *, download: bool = False, verify: bool = False
 ) -> list[str]:
-    """Return one line for each error in the datasets of workloads, before any trial starts.
+    """Download missing datasets of workloads if requested, and return one line for each error.
 
     Args:
         names: The names of the workloads to train.
         data_dir: The folder that contains the datasets.
-        download: Download missing datasets first. Damaged files are not replaced.
+        download: Download missing datasets. Damaged files are not replaced.
         verify: Read all files and compare their checksums. Downloaded files are always verified.
     """
     errors: list[str] = []
@@ -236,8 +236,8 @@ def resolve(
         as_released: Use the as-released variant, which follows the conventions of the paper's code.
 
     Raises:
-        HyperparameterError: The message has one line for each name that is unknown and each value
-            that is out of range, including the limits that the model sets.
+        HyperparameterError: The message has one line for each unknown name and each value out of
+            range. Some ranges depend on the model.
     """
     chosen = workload(name)
     values = {**chosen.recipe.hyperparameters(optimizer, as_released), **(overrides or {})}

@@ -61,9 +61,9 @@ class NysAct(DampedAlgorithm[SketchedState]):
             averages the test matrices in the same way as the sketches, which is consistent only if
             the covariance is the same at all updates; `official` uses the last test matrix, as in
             the released code.
-        shift: Numbers by which the rows of the test matrix are multiplied and added to the sketch
-            for stability: as small as the rounding error in each row (`tropp`), or all equal to
-            `damping` (`damped`). `official` follows the formulas of the released code.
+        shift: For stability, multiples of the rows of the test matrix are added to the rows of the
+            sketch. The multiples are as small as the rounding error in each row (`tropp`), or all
+            equal to `damping` (`damped`). `official` follows the formulas of the released code.
         seed: Seed of the test matrices, combined with the layer's name.
     """
 

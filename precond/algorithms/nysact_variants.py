@@ -124,8 +124,8 @@ def official_factor(c: Tensor, omega: Sketch, damping: float) -> tuple[Tensor, O
     """Return Z and the outcome, by the formulas of the released code.
 
     It solves B L = C_rho, where C_rho = C + rho Omega, W = Omega^T C_rho, L L^T = W + s I and
-    s = |smallest eigenvalue of W| + rho. In contrast, `low_rank_factor` symmetrises W (here eigh
-    reads its lower triangle), also adds the multiple s of Omega to C, and transposes L.
+    s = |smallest eigenvalue of W| + rho. In contrast, `low_rank_factor` symmetrises W (here, `eigh`
+    reads only its lower triangle), adds the same shift to C and to W, and transposes L.
     """
     c = c.double()
     c_rho = omega.add_to(c, torch.full_like(c[:, :, 0], damping))

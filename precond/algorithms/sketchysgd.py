@@ -220,7 +220,7 @@ class SketchySGD(hessian.HessianOptimizer):
                     direction -= sketched[p] @ coefficients.to(p.dtype)
                 lr, direction = group["lr"], direction.view_as(p)
                 p.mul_(1 - lr * group["weight_decay"])
-                if isinstance(lr, Tensor):  # is not read by the host
+                if isinstance(lr, Tensor):  # the host does not read its value
                     p.sub_(direction * lr.reshape(()))
                 else:
                     p.add_(direction, alpha=-lr)

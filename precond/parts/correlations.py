@@ -89,7 +89,8 @@ def _line_grams(strips: tuple[Tensor, ...], groups: int, kernel: int, padding: i
     lines = torch.stack(strips).unflatten(2, (groups, -1)).permute(0, 2, 3, 4, 1, 5)
     channels, n = lines.shape[2:4]
     lines = lines.flatten(0, 1).flatten(1, 2)
-    # Zeros between the images, so that one shift of the joined line shifts every image.
+    # Join the lines of all images, with zeros between them, so that no shift by less than `kernel`
+    # pixels pairs the pixels of two images.
     joined = F.pad(lines, (0, kernel - 1)).flatten(2)
     length = joined.shape[2]
     correlations = [joined[..., : length - d] @ joined[..., d:].mT for d in range(kernel)]

@@ -1,4 +1,4 @@
-"""Eigenbases of covariances, also of singular ones, that rounding errors do not choose.
+"""Eigenbases of covariances, with a reproducible basis of the null space of a singular covariance.
 
 A covariance of fewer rows than inputs is singular. Every orthonormal basis of its null space is a
 basis of eigenvectors, and `eigh` returns one that depends on rounding errors. `eigenbases` instead
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from precond.parts import linalg
 
-# An eigenvalue is zero if it is at most 16 sqrt(d) times the rounding error of a single entry. In
-# random covariances in float32, the eigenvalues of null spaces were at most 4 sqrt(d) times it.
+# An eigenvalue counts as zero if it is at most 16 sqrt(d) times the error that `_decompose`
+# computes for it. In random float32 covariances, the eigenvalues of null spaces were at most
+# 4 sqrt(d) times this error.
 ZERO = 16.0
 
 
@@ -79,13 +80,15 @@ def _decompose(matrix: Tensor) -> Eigenbasis:
 def _with_determined_null_space(basis: Eigenbasis) -> Eigenbasis:
     """Replace the vectors of the null space by the eigenvectors of P diag(w) P.
 
-    The weights are e^(i / (d - 1)). With equally spaced weights, two axes could have the same mean
-    weight as two others; the sums of different powers of e are different.
+    The weights are w_i = e^(i / (d - 1)). With equally spaced weights, two eigenvectors could have
+    the same eigenvalue, such as (w_1 + w_4) / 2 = (w_2 + w_3) / 2, and rounding errors would
+    determine the basis again. Sums of different powers of e are different.
     """
     width, null = basis.null.shape[-1], basis.null.unsqueeze(-2)
     projector = (basis.vectors * null) @ basis.vectors.mT
     weights = torch.linspace(0, 1, width).to(projector).exp()
-    # The null space has eigenvalues between 1 and e. All others are 4, so that they are last.
+    # Eigenvalues of `target` are between 1 and e in the null space, and 4 elsewhere, so that `eigh`
+    # returns the null space first.
     target = projector @ (weights.unsqueeze(-1) * projector) - 4 * projector
     target.diagonal(dim1=-2, dim2=-1).add_(4)
     _, vectors, ok = linalg.eigh(linalg.symmetrize(target))

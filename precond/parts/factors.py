@@ -139,8 +139,8 @@ class KroneckerEigen(Factor):
 
 
 # Multiple of eps times the norm of the gradient. In random layers in float32, the components of
-# gradients in the null spaces of their covariances were at most 3 eps of the norm. With inputs whose
-# mean is 30 times their deviation they reached 16 eps, so that some of them remain.
+# gradients in the null spaces of their covariances were at most 3 eps times the norm. With inputs
+# whose mean is 30 times their standard deviation, they reached 16 eps, so some are not removed.
 ROUNDING_ERROR = 8.0
 
 
@@ -193,8 +193,9 @@ class KroneckerBasis(Stored):
     def without_rounding_errors(self, rotated: Tensor) -> Tensor:
         """Set components in null spaces to 0 if they are as small as rounding errors.
 
-        The gradient of the rows of a covariance has no component in its null space. Without this
-        function, methods that divide by second moments would amplify the errors in its place.
+        A gradient has no component in the null space of a covariance that was computed from the
+        same rows. The computed components there are rounding errors, which methods that divide by
+        second moments would amplify.
 
         Args:
             rotated: `U^T G V` for matrices G `[L, o, p]`.

@@ -10,9 +10,9 @@ A itself is not needed:
 With w = lambda / Sigma^2, Z = B V diag(sqrt(w / (rho (lambda + rho)))). This formula needs no p x p
 matrix and does not divide by small singular values. The computation is in float64, which is cheap
 for r columns. The only purpose of the shift nu is a stable Cholesky factorisation. Tropp et al. 2017
-add the same number to all diagonal entries, of the size of the rounding error in C. If one input is
-1000 times larger than the others, its error in float32 exceeds the variances of the others. Here,
-each entry of nu therefore has the size of the error in its row of C.
+add the same number, of the size of the rounding error in C, to all diagonal entries. If one input
+is 1000 times larger than the others, its error in float32 exceeds the variances of the others.
+Here, each entry of nu therefore has the size of the error in its row of C.
 """
 
 from __future__ import annotations

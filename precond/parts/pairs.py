@@ -17,7 +17,8 @@ from precond.parts import collectives
 from precond.parts.factors import KroneckerBasis
 from precond.parts.rows import Rows
 
-# Limit of rotated rows and example gradients that exist at the same time: 64 MiB in float32.
+# Limit of the elements of rotated rows and example gradients that exist at the same time. They
+# occupy 64 MiB in float32.
 CHUNK_ELEMENTS = 1 << 24
 
 # The inputs of one call of a layer, and its output gradients [groups, B, T, o].
@@ -78,7 +79,7 @@ class Pairs:
         return sizes
 
     def second_moments(self, basis: KroneckerBasis) -> Iterator[tuple[slice, Tensor, int]]:
-        """Yield slots, the sum over n of (U^T G_n V)^.2, and the number of examples n.
+        """Yield slots, the sum over examples n of (U^T G_n V)^.2, and the number of examples.
 
         The sum is `[groups, o, p]`, and X^.2 contains the squares of the entries of X. There is one
         item per layer and backward.

@@ -59,7 +59,7 @@ class ColumnSketch:
     def draw(
         cls, layers: Sequence[str], width: int, rank: int, seed: int, like: Tensor
     ) -> ColumnSketch:
-        """Return the first draw of each slot, without replacement."""
+        """Return the first draw of each slot."""
         columns = torch.empty(len(layers), rank, dtype=torch.int64, device=like.device)
         sketch = cls(columns, width, Draws.first(layers, seed))
         sketch.redraw(advance=0)
@@ -169,7 +169,7 @@ class SketchedCovariance:
         return self.average.mean(), self.sketch
 
     def end_window(self, c: Tensor, outcome: Outcome) -> Outcome:
-        """Prepare for the steps until the next refresh.
+        """Prepare for the steps until the next refresh (a window); this class does nothing.
 
         Args:
             c: The mean C that the last refresh used.
@@ -182,6 +182,6 @@ class SketchedCovariance:
 
 
 def seed_of(seed: int, name: str, number: int) -> int:
-    """Return the seed of the generator for the n-th draw of a named object."""
+    """Return the seed of the generator for draw `number` of the object `name`."""
     bits = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
     return int.from_bytes(bits[:8], "big") >> 1

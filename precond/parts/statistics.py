@@ -26,9 +26,9 @@ _deferred: ContextVar[Additions | None] = ContextVar("deferred additions", defau
 
 @contextmanager
 def deferring(additions: Additions | None) -> Iterator[None]:
-    """Append additions to averages inside the `with` block to a list, to be made later or never.
+    """Inside the `with` block, append additions to averages to a list instead of executing them.
 
-    Without a list, the additions are made at once.
+    The caller may execute them later. If the list is None, additions are executed immediately.
     """
     token = _deferred.set(additions)
     try:
@@ -64,7 +64,7 @@ class MovingAverage:
         )
 
     def add(self, slots: slice, total: Tensor, count: int) -> None:
-        """Add a sum over `count` rows to some slots, or append the addition (see `deferring`)."""
+        """Add a sum over `count` rows to some slots, unless `deferring` defers the addition."""
         if (additions := _deferred.get()) is not None:
             additions.append(partial(self._add, slots, total, count))
         else:

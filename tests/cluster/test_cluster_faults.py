@@ -142,7 +142,10 @@ def test_trial_of_two_processes_resumes_after_the_loss_of_either_process(
 
 
 def test_worker_commits_and_ends_on_sigterm(ray_cluster, tmp_path: Path):
-    """A spot notice sends SIGTERM. The worker then writes a checkpoint although none is due."""
+    """After a spot notice, a worker receives SIGTERM.
+
+    It then writes a checkpoint although none is due.
+    """
     ray_cluster.add_node(num_cpus=1)
     flags = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "600", "--commit-every", "1000")
     driver = start_study(tmp_path, ray_cluster.address, *flags)

@@ -1,8 +1,8 @@
 """The inspection of a running cluster, which refuses unusable nodes before anything is written.
 
 The tests start a Ray cluster of five nodes on this machine: a head without CPUs, a usable node, a
-node with a different folder at the path of the output folder, a node that cannot write to the
-output folder, and a node with different code.
+node on which another file system hides the output folder, a node that cannot write to the output
+folder, and a node with different code.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 SEEDS, EPOCHS = 16, 8
 PATIENCE = 300  # seconds to wait for an expected event, on a busy machine
 ORPHAN_SECONDS = 10
-# A worker whose driver and Ray are killed while it starts first tries five connections, 5 s each.
+# If the driver and Ray are killed while a worker starts, the worker first tries five connections of
+# 5 s each.
 ORPHAN_SECONDS_KILLED = 35
 MARK = "PRECOND_FAULTS"  # environment variable of a driver and of all processes that it starts
 

@@ -91,8 +91,8 @@ def nth(n: int, rng: random.Random, folder: Path) -> Tries:
     trials = toy.configs(1)
     expected = toy.reference(folder / "reference", trials)
     starts = {
-        "fresh": lambda root: root.mkdir(),
-        "disorder": lambda root: _crashed_trial(root, trials[0]),
+        "empty": lambda root: root.mkdir(),
+        "crashed": lambda root: _crashed_trial(root, trials[0]),
     }
     for name, start in starts.items():
         probe = folder / f"probe-{name}"

@@ -28,7 +28,7 @@ EVENTS = (
     "os.listdir",
 )
 ENOSPC, EIO, KILL = "ENOSPC", "EIO", "KILL"
-# Exit codes of a child: it completed, it ended by an OSError, it ended by another exception.
+# Exit codes of a child that completed, that raised an OSError, or that raised another exception.
 DONE, RAISED, BROKEN = 0, 3, 4
 
 

@@ -15,7 +15,7 @@ from studies.harness.kinds.study.plan import plan
 from tests.faults.drivers import PATIENCE, Driver, committed, load_factor, options
 from tests.faults.injection import in_child
 from tests.faults.invariants import Numbers, finished, numbers, unfinished
-from tests.faults.server import Server, views
+from tests.faults.server import Server, mlflow_differences
 from trainables import train
 from trainables.data import digits
 from trainables.store import TrialStore
@@ -175,7 +175,7 @@ class StudySequence:
             view = STUDY.tracking(plan(STUDY, options(self.root)))
             view.send(self.server.uri)  # not to the database, because the server stores the files
             self.server.kill()
-            violations += views(self.root, self.trials, self.server.database)
+            violations += mlflow_differences(self.root, self.trials, self.server.database)
         return violations
 
     def _reference(self, root: Path) -> dict[str, Numbers]:

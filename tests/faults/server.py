@@ -29,8 +29,9 @@ from tests.faults.drivers import PATIENCE, Driver
 from trainables.files import read_lines
 from trainables.store import TrialStore
 
-SLOWER = 1.05  # the largest ratio of an epoch's seconds to those without tracking
-LONGER = 40.0  # the most additional seconds of a command, which tries to send the remaining results
+LARGEST_EPOCH_RATIO = 1.05  # seconds of an epoch, relative to those without tracking
+# At its end, a command tries to send the remaining results, which takes additional time.
+MOST_ADDED_SECONDS = 40.0
 SEEDS, EPOCHS = 6, 8
 
 
@@ -54,14 +55,14 @@ def server(n: int, rng: random.Random, folder: Path) -> Iterator[list[str]]:
             with tracking(root) as uri:
                 tracked_epoch, tracked_total = _run(root, uri)
             violations = []
-            if tracked_epoch > SLOWER * epoch:
+            if tracked_epoch > LARGEST_EPOCH_RATIO * epoch:
                 violations.append(f"epochs of {tracked_epoch:.3f} s, not {epoch:.3f} s")
-            if tracked_total > total + LONGER:
+            if tracked_total > total + MOST_ADDED_SECONDS:
                 violations.append(f"{tracked_total:.0f} s in total, not {total:.0f} s")
             yield [f"{kind}: {line}" for line in violations + _sync(root)]
 
 
-def views(root: Path, trials: list[Trial], uri: str) -> list[str]:
+def mlflow_differences(root: Path, trials: list[Trial], uri: str) -> list[str]:
     """Return the differences between MLflow and the trial folders (I5)."""
     client, violations = MlflowClient(tracking_uri=uri), []
     experiment = client.get_experiment_by_name(STUDY.name)
@@ -113,7 +114,7 @@ def _sync(root: Path) -> list[str]:
     uri = default_uri(root)
     for _ in range(2):
         STUDY.tracking(planned).send(uri)
-    return views(root, list(planned.trials), uri)
+    return mlflow_differences(root, list(planned.trials), uri)
 
 
 class Server:

@@ -61,7 +61,8 @@ class Schedule:
         self.root, self.trials, self.expected, self.rng = root, trials, expected, rng
         self.commit_every = rng.choice([0.0, 0.0, 1e9])
         self.violations: list[str] = []
-        self.damages: list[str] = []  # how lines about damaged checkpoints begin
+        # The prefixes of the lines about checkpoints that this schedule has damaged.
+        self.damages: list[str] = []
 
     def run(self) -> list[str]:
         """Run the events and a session without faults; return the violations."""
@@ -147,7 +148,7 @@ class Schedule:
             file.write_bytes(content)
 
     def truncate_records(self) -> None:
-        """Truncate the last record of unfinished trials, as a power failure before a flush does."""
+        """Truncate the last record of unfinished trials, as a power failure can."""
         for trial in self.trials:
             store = TrialStore(self.root, trial)
             path = store.folder / self.rng.choice(["epochs.jsonl", "attempts.jsonl"])

@@ -105,7 +105,7 @@ def test_a_copy_of_model_and_optimizer_trains_bitwise_as_the_original(name, step
 def test_a_copy_of_the_optimizer_alone_has_a_copy_of_the_model(name, duplicate):
     model, optimizer = build(name)
     if not hasattr(optimizer, "_model"):
-        pytest.skip("it does not hold the model, as torch's own optimizers")
+        pytest.skip("it does not hold the model, like torch's own optimizers")
     train(model, optimizer, range(3))
     duplicated = duplicate(optimizer)
     other = duplicated._model
@@ -116,8 +116,8 @@ def test_a_copy_of_the_optimizer_alone_has_a_copy_of_the_model(name, duplicate):
 
 
 @pytest.mark.parametrize("name", ["kfac", "steve", "sketchysgd"])
-def test_a_copy_in_flight_forgets_the_forwards_as_it_does_the_gradients(name):
-    """A copy between backward and step has no gradients; both then train on the next batches."""
+def test_a_copy_between_backward_and_step_has_no_forwards_and_no_gradients(name):
+    """The original and the copy then train on the next batches."""
     model, optimizer = build(name)
     train(model, optimizer, range(2))
     backward(model, optimizer, 2)
@@ -130,7 +130,7 @@ def test_a_copy_in_flight_forgets_the_forwards_as_it_does_the_gradients(name):
 
 
 @pytest.mark.parametrize("name", ["foof", "steve"])
-def test_a_copy_of_a_copy_trains_when_the_others_are_gone(name):
+def test_a_copy_of_a_copy_trains_after_the_original_is_deleted(name):
     model, optimizer = build(name)
     train(model, optimizer, range(2))
     other, duplicated = through_torch(copy.deepcopy((model, optimizer)))
@@ -196,7 +196,10 @@ def test_a_scheduler_is_copied_with_its_optimizer(name):
 
 
 def test_a_hook_of_a_loaded_model_is_called_with_its_own_arguments():
-    """A hook gets a number; the flags of a stale hook with this number must not apply to it."""
+    """Torch numbers hooks from 0 in each process, and stores flags such as `with_kwargs` by number.
+
+    The flags of a hook that was not saved must not apply to a new hook with the same number.
+    """
     model, _ = build("foof")
     saved = pickle.dumps(model)
     torch.utils.hooks.RemovableHandle.next_id = 0  # as in another process

@@ -186,7 +186,7 @@ def per_example_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("chunk", [1, 1 << 24])
 @pytest.mark.parametrize("kind", [*LAYERS, "twice", "twice, positions"])
 def test_second_moments_equal_those_of_autograd(kind, chunk, monkeypatch):
-    """S = (1/B) sum_n (U^T G_n V)^2, elementwise, for all chunk sizes and both contractions."""
+    """S = (1/B) sum_n (U^T G_n V)^.2 for all chunk sizes and both kinds of rotation."""
     monkeypatch.setattr(pairs, "CHUNK_ELEMENTS", chunk)
     torch.manual_seed(0)
     if kind.startswith("twice"):
@@ -207,7 +207,7 @@ def test_second_moments_equal_those_of_autograd(kind, chunk, monkeypatch):
     torch.testing.assert_close(state.statistic.mean(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_layers_of_the_test_above_need_both_contractions():
+def test_the_layers_of_the_test_above_need_both_kinds_of_rotation():
     """For some shapes the rows are rotated, for others the gradients."""
     kinds = set()
     original = pairs._gradients

@@ -68,7 +68,7 @@ Interruption = Callable[[nn.Module, Any], None]
 
 
 def train(name: str, interrupt: Interruption | None = None, after: Interruption | None = None):
-    """Train and return all weights; call `interrupt` before and `after` after each backward."""
+    """Train, call `interrupt` before and `after` after each backward, and return all weights."""
     model = make()
     optimizer = build(name, model)
     for number in range(STEPS):
@@ -164,7 +164,7 @@ def test_a_batch_discarded_by_zeroing_leaves_no_trace(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_discarded_would_change_the_step(name):
+def test_the_discarded_batch_would_change_the_step(name):
     """Otherwise, the tests above would pass without any statistics."""
     accumulated = train(name, lambda model, _: backward(model, 50, factor=30.0))
     assert not torch.allclose(accumulated, train(name), rtol=1e-3)
@@ -217,7 +217,7 @@ def test_a_forward_between_micro_batches_leaves_no_trace(name, between):
 
 
 def two_losses(name: str, mode: str) -> Tensor:
-    """Make one step on the sum of two losses of one forward."""
+    """Take one step on the sum of two losses of one forward, and return the weights."""
     model = make()
     optimizer = build(name, model)
     x, y = batch(0)
@@ -324,7 +324,7 @@ def sequence_step(name: str, batch_first: bool, declare: bool) -> Tensor:
     torch.manual_seed(0)
     model = Sequences(batch_first).double()
     if declare:
-        del model.batch_first  # the head does not know
+        del model.batch_first  # so that no attribute declares it for the head
     optimizer = build(name, model, **({"lr": 1e-3} if name == "steve" else {}))
     if declare:
         model.batch_first = batch_first
@@ -363,7 +363,7 @@ def test_an_unknown_batch_axis_is_an_error(name):
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gradscaler_without_a_declared_scale_changes_nothing(name, parts):
-    """The scale is a power of two, so the results are equal bit for bit."""
+    """The scale is a power of two, so that scaling adds no rounding errors."""
 
     def run(scaled: bool) -> Tensor:
         model = make()
@@ -382,7 +382,7 @@ def test_a_gradscaler_without_a_declared_scale_changes_nothing(name, parts):
 
 @pytest.mark.parametrize("name", OUTPUT_METHODS)
 def test_gradients_that_the_scaler_has_unscaled_are_an_error(name):
-    """The optimizer sees neither the scale nor a declared one."""
+    """The optimizer knows neither the scaler's scale nor a declared scale."""
     model = make()
     optimizer = build(name, model)
     scaler = torch.amp.GradScaler("cpu")
@@ -398,7 +398,10 @@ def test_gradients_that_the_scaler_has_unscaled_are_an_error(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_second_compiled_model_does_not_stop_the_statistics(name):
-    """A teacher of the same class has no hooks; dynamo must not run its code for the student."""
+    """A teacher of the same class has no hooks.
+
+    Dynamo must not run the code that it compiled for the teacher for the student.
+    """
 
     def run(compiled: bool) -> Tensor:
         torch.compiler.reset()

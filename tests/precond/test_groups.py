@@ -131,7 +131,10 @@ def without_basis() -> Any:
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_a_scheduler_changes_the_momentum_as_in_sgd(nesterov):
-    """With a large damping, the direction is the gradient / damping, and the optimizer is SGD."""
+    """With a large damping, the direction is the gradient / damping.
+
+    With a learning rate that is multiplied by the damping, the optimizer is therefore SGD.
+    """
     model, other = net(), net()
     layers = [*model[0].parameters(), *model[3].parameters()]
     groups = [{"params": layers, "lr": 1e12}, {"params": list(model[1].parameters())}]
@@ -185,7 +188,7 @@ def test_a_bias_does_not_depend_on_the_lr_of_its_weight(lr):
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_learning_rate_may_be_a_tensor(name, decoupled):
-    """The numbers are those of the float, also after a scheduler and in groups."""
+    """The weights are those of training with a float, also with a scheduler and with groups."""
     decay = known(name, weight_decay=0.01, decoupled=decoupled)
     models = []
     for kind in (float, lambda value: torch.tensor(value, dtype=torch.float64)):
@@ -199,7 +202,7 @@ def test_a_learning_rate_may_be_a_tensor(name, decoupled):
         assert isinstance(optimizer.param_groups[0]["lr"], type(kind(0.0)))
         models.append(weights(model))
     for key, value in models[0].items():
-        # STEVE normalises the rounding errors of inputs that span fewer dimensions.
+        # STEVE divides by second moments, which amplifies rounding errors in small components.
         tolerance = 1e-5 if name == "steve" else 1e-9
         torch.testing.assert_close(models[1][key], value, rtol=tolerance, atol=1e-3 * tolerance)
 
@@ -255,7 +258,7 @@ def test_the_damping_of_a_group_is_that_of_its_layers(name):
     ids=str,
 )
 def test_an_option_that_would_be_ignored_is_refused_by_one_line(name, options):
-    """At construction, and by `add_param_group`, which then changes nothing."""
+    """The constructor and `add_param_group` refuse it; the latter then changes nothing."""
     model = net()
     [(key, value)] = options.items()
     message = rf"^{key} = {value} in a parameter group: "
@@ -307,7 +310,7 @@ def test_a_value_of_a_group_that_is_out_of_range_is_refused(options):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_other_keys_of_groups_are_allowed(name):
-    """Training code keeps names and factors in the groups."""
+    """Training loops store names and learning rate factors in the groups."""
     model = net()
     extra = {"name": "head", "lr_scale": 0.5, "maximize": False, "initial_lr": 0.1}
     optimizer = build(name, model, params=halves(model, **extra))
@@ -327,7 +330,7 @@ def test_a_change_of_a_fixed_hyperparameter_is_an_error_before_the_step():
     backward(model, optimizer)
     with pytest.raises(
         precond.HyperparameterError,
-        match=r"^damping = 0.5 in parameter group 0: it was 1.0 when KFAC was built, and cannot",
+        match=r"^damping = 0.5 in parameter group 0: it was 1.0 when the group was added, and cannot",
     ):
         optimizer.step()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -1,8 +1,8 @@
 """Plain steps and statistics steps read no value of the device; a refresh reads one flag per bank.
 
 A read makes the host wait until the device has finished its work. A simulated device records the
-reads (`simulated_device.py`), so that these tests need no GPU. torch's eigendecompositions read on
-their own whether they have failed, which only a refresh may do. More reads are allowed
+reads (`simulated_device.py`), so that these tests need no GPU. torch's eigendecompositions read a
+status from the device themselves, so only a refresh may call them. More reads are allowed
 
 * in the first refresh under a scaler: one flag per bank, whether the step is skipped;
 * in a refresh with a sketch that is redrawn (`resample`), and after a failed factorisation.
@@ -212,7 +212,7 @@ def measure(training: Training, number: int) -> None:
     "event", [accumulate, discard_a_batch, forget_no_grad, clip, remove_gradients, measure]
 )
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_a_training_loop_does_causes_no_reads(name, event):
+def test_events_between_backward_and_step_cause_no_additional_reads(name, event):
     for step in train(name, event):
         step.check()
 
@@ -229,11 +229,11 @@ def unscale(training: Training, number: int) -> None:
 
 @pytest.mark.parametrize("event", [nothing, overflow, unscale])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_scaler_causes_no_reads(name, event):
+def test_a_scaler_causes_no_reads_except_for_the_first_factor(name, event):
     """The first factor requires one more flag: the host must know if its step is skipped."""
     options = {"fallback": "sgd"} if name == "steve" else {}
     if event is unscale and OPTIMIZERS[name].algorithm_type.NEEDS is not Needs.INPUTS:
-        pytest.skip("the scale of the output gradients must be told")
+        pytest.skip("grad_output_scale must be set")
     for step in train(name, event, scaled=True, **options):
         step.check(first=1)
 
@@ -248,7 +248,7 @@ def test_adam_under_a_scaler_reads_one_flag_in_each_step():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OPTIMIZERS])
 def test_other_optimizers_read_only_at_a_refresh(name):
-    """SketchySGD, which has no banks, and the optimizers of torch."""
+    """The other optimizers are SketchySGD, which has no banks, and the optimizers of torch."""
     for number, step in enumerate(train(name)):
         refresh = name == "sketchysgd" and number % SETTINGS["interval"] == 0
         replace(step, refreshes=int(refresh)).check()

@@ -1,4 +1,4 @@
-"""The imports in precond have no cycles and go down only."""
+"""The imports in precond have no cycles, and higher modules import lower ones only."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def imports() -> dict[str, set[str]]:
     return graph
 
 
-def test_imports_have_no_cycles_and_go_down_only():
+def test_imports_have_no_cycles_and_go_only_to_lower_modules():
     """Each module of ORDER imports the next one, directly or indirectly, and never the reverse."""
     graph = imports()
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError

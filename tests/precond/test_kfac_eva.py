@@ -252,7 +252,7 @@ def test_pi_is_clamped_and_is_one_if_a_trace_is_zero():
 
 
 def test_pi_in_the_released_code_is_at_most_1e10_without_a_lower_bound():
-    """The card states this deviation. It matters if the traces differ by more than 1e8."""
+    """The card states this deviation, which matters if the traces differ by a factor above 1e8."""
     a = torch.eye(3, dtype=torch.float64).unsqueeze(0)
     for ratio in (1e6, 1e12, 1e-12):
         s = a / ratio
@@ -502,7 +502,7 @@ def test_two_half_batches_equal_one_batch(name):
 
 
 @pytest.mark.parametrize("sharing", SHARING)
-def test_g_scale_official_gives_the_scales_of_the_released_codes(sharing):
+def test_g_scale_official_gives_the_scales_of_the_released_code(sharing):
     """Compared with `fisher`, S is divided by B^2 T (reduce: B^2 T^2), and m_g of Eva by B T."""
     torch.manual_seed(0)
     x = torch.randn(4, 7, 3, dtype=torch.float64)  # B = 4, T = 7
@@ -533,9 +533,9 @@ def test_copy_first_gives_the_first_finite_update_the_weight_1():
 def second_step(
     name: str, kl_clip: float | None, scale: float = 1.0
 ) -> tuple[Tensor, Tensor, float]:
-    """Make a step without clip, and a second step that uses the same factor.
+    """Take a step without clip, and a second step with the same factor and with `kl_clip`.
 
-    The loss of the second step is multiplied by the scale.
+    The loss of the second step is multiplied by `scale`.
 
     Returns:
         The change of the layers and of the norms in the second step, and s = lr^2 <D, G> over the
@@ -560,7 +560,7 @@ def second_step(
 
 @pytest.mark.parametrize("name", ["kfac", "eva"])
 def test_the_kl_clip_bounds_lr2_D_G(name):
-    """The step is multiplied by min(1, sqrt(kappa / s)); that of the norms is not clipped."""
+    """The layers' step is multiplied by min(1, sqrt(kappa / s)); norms are not clipped."""
     unclipped, unclipped_norms, s = second_step(name, None)
     assert s > 0
     for kappa in (0.5 * s, 2 * s):

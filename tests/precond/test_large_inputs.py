@@ -39,7 +39,7 @@ def inputs(layer: nn.Module, scale: float, channel: int, seed: int) -> Tensor:
 
 
 def difference(kind: str, sketch: str, scale: float, sampled: bool = True) -> float:
-    """Return the relative difference of a direction after three updates from the exact one.
+    """Return the relative difference between a direction after three updates and the exact one.
 
     With `sampled=False`, NysAct-S does not sample the large channel.
     """

@@ -20,7 +20,7 @@ NAMES = ["sketchysgd", *(["adahessian"] if find_spec("pytorch_optimizer") else [
 
 
 class Attention(nn.Module):
-    """A custom module that calls the function, below a Sequential."""
+    """A custom module that calls `F.scaled_dot_product_attention`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,10 @@ def kernels() -> list[bool]:
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_attention_trains_as_with_the_plain_operations(name, kind):
-    """The reference selects them around the whole step. Afterwards, the selection is as before."""
+    """The reference selects the plain operations around forward and backward.
+
+    The optimizer selects them only inside the forward: afterwards, the kernels are as before.
+    """
     models, before = [], kernels()
     for plain in (False, True):
         model = make(kind)
@@ -101,7 +104,7 @@ def test_a_part_of_the_model_may_be_called_alone(name):
 
 
 def test_the_fused_kernels_are_used_where_no_hessian_is_needed():
-    """In an evaluation, between two sketches, in a copy, and after the optimizer is gone."""
+    """In an evaluation, between two sketches, in a copy, and after the optimizer is deleted."""
     model: Any = make("custom")
     used: list[list[bool]] = []
     model[1].out.register_forward_hook(lambda *_: used.append(kernels()))
@@ -163,8 +166,8 @@ def test_a_layer_may_be_frozen_and_trained_again_during_training(name):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_the_signs_of_a_layer_do_not_depend_on_frozen_layers():
-    """AdaHessian on a quadratic: the second parameter moves as if the first were trained."""
+def test_the_random_signs_of_a_parameter_do_not_depend_on_frozen_parameters():
+    """With AdaHessian, the second parameter moves as if the first parameter were not frozen."""
     pytest.importorskip("pytorch_optimizer")
     ends = []
     for freeze in (False, True):

@@ -158,7 +158,10 @@ def test_grad_output_scale_corrects_a_scaled_loss(name, as_tensor):
 
 @pytest.mark.parametrize("factor", [1.0, 8.0])
 def test_running_moments_of_ekfac_contain_the_factor_of_the_gradients(factor):
-    """The scale is declared. If the gradients are divided by it, S is that of the mean loss."""
+    """S is computed from the gradients of the parameters, whatever `grad_output_scale` is.
+
+    If they are divided by the scale, S is that of the mean loss.
+    """
     moments = []
     for scale, divisor in ((1.0, 1.0), (8.0, factor)):
         model = make_model()
@@ -403,7 +406,7 @@ def test_hessian_methods_refuse_compiled_models(name):
 
 @pytest.mark.parametrize("name", PRECONDITIONED)
 def test_gradients_without_a_recorded_forward_are_an_error(name):
-    """The statistics are due, but the only forward ran in `paused()`: at first, and later."""
+    """In the first or a later step, statistics are due, but the only forward ran in `paused()`."""
     model = make_model()
     optimizer = build(name, model)
     for steps in (0, 3):

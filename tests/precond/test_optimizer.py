@@ -118,9 +118,9 @@ def change_the_groups(state):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove_an_entry, r"3\.weight: in the model but not in the state"),
-        (rename_a_parameter, r"3\.weight: in the model but not in the state"),
-        (rename_a_parameter, r"somewhere\.else: in the state but not in the model"),
+        (remove_an_entry, r"3\.weight: in the optimizer but not in the state"),
+        (rename_a_parameter, r"3\.weight: in the optimizer but not in the state"),
+        (rename_a_parameter, r"somewhere\.else: in the state but not in the optimizer"),
         (change_the_width, r"5\.weight: .* must have the shape \[1, 7, 4\], .* has \[1, 8, 4\]"),
         (change_the_rank, r"rank = 4 in the optimizer, 5 in the state"),
         (change_the_algorithm, r"^not a state of NysAct: its param_groups have no rank, "),

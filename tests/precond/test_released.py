@@ -33,7 +33,8 @@ pytestmark = [
     pytest.mark.skipif(
         not CHECKOUT, reason="needs NYSACT=PATH, a checkout of the repository hseung88/nysact"
     ),
-    # Their backward hooks are deprecated, or run without an input that requires a gradient.
+    # The hooks of the released classes are deprecated, or run without an input that requires a
+    # gradient.
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -75,7 +76,7 @@ def settings_of(name: str) -> dict[str, Any]:
     """Return the hyperparameters of the as-released variant."""
     settings = SETTINGS | AS_RELEASED[name] | RULE
     if name == "kfac":
-        # The released KFAC has no weight decay in its first 20 `cov_interval` steps.
+        # The released KFAC has no weight decay in its first 20 * cov_interval steps.
         settings |= {"damping": SETTINGS["damping"], "weight_decay": 0.0}
     return {key: value for key, value in settings.items() if key in precond.defaults(name)}
 
@@ -96,9 +97,9 @@ def make_released(name: str, model: nn.Module, checkout: Path) -> Contestant:
 
 
 class Draws:
-    """The test matrices of our optimizer, in place of those that the released code draws.
+    """The test matrices of this project's optimizer, which replace those of the released code.
 
-    The layers of a forward call `torch.randperm` or `torch.randn` in their order.
+    In the released code, each layer calls `torch.randperm` or `torch.randn` in its forward.
     """
 
     def __init__(self, matrices: list[Tensor]):

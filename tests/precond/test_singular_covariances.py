@@ -67,7 +67,7 @@ def test_axes_of_dead_inputs_are_vectors_of_the_basis():
 
 
 def test_a_symmetric_null_space_has_a_determined_basis():
-    """Each input has a copy, and the mean positions of all pairs are equal."""
+    """Each input has a copy at the mirrored position, so all pairs have the same mean position."""
     x = random(40, 6)
     x = torch.cat([x, x.flip(1)], 1)
     bases = [eigenbases(covariance(rows))[0][0] for rows in (x, x[torch.randperm(40)])]
@@ -78,7 +78,7 @@ def test_a_symmetric_null_space_has_a_determined_basis():
 
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e5])
 def test_the_tolerance_does_not_depend_on_the_scale_of_another_input(scale):
-    """The largest eigenvalue in float32 times eps is 1000 here, and the others are about 1."""
+    """At scale 1e5, eps times the largest eigenvalue is 1000; the other eigenvalues are about 1."""
     x = random(200, 20).float()
     x[:, 3] *= scale
     _, regular = eigenbases(covariance(x))
@@ -89,7 +89,7 @@ def test_the_tolerance_does_not_depend_on_the_scale_of_another_input(scale):
     assert singular.vectors[0, [7, 8], 0].abs().tolist() == pytest.approx(2 * [0.5**0.5], abs=1e-4)
 
 
-def test_only_singular_matrices_are_decomposed_twice(monkeypatch):
+def test_only_stacks_with_a_singular_matrix_are_decomposed_twice(monkeypatch):
     """A regular matrix in a stack with a singular matrix has the basis that it has alone."""
     sizes: list[int] = []
     eigh = linalg.eigh
@@ -196,7 +196,7 @@ def directions(
     order: bool = False,
     steps: int = STEPS,
 ) -> list[Tensor]:
-    """Train, and return the change of all weights in each step, with lr = 0.01."""
+    """Train, and return the change of all weights in each step; `order` reverses each batch."""
     make, shape = MODELS[model]
     torch.manual_seed(0)
     net = make().double().to(dtype)
@@ -237,7 +237,10 @@ def test_the_first_step_in_float32_is_that_in_float64(name, options, model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_logits_of_a_softmax_keep_their_sum(dtype):
-    """Gradients with respect to logits sum to 0, so all G are in the null space's complement."""
+    """The gradient with respect to the logits of an example sums to 0.
+
+    The gradients of the weights thus have no component in the null space of the output covariance.
+    """
     torch.manual_seed(0)
     head = nn.Linear(5, 4, dtype=dtype)
     optimizer = precond.STEVE(head, lr=0.01, basis_interval=3)

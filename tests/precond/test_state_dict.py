@@ -32,7 +32,7 @@ INTERVALS = {"cov_interval": 2, "inv_interval": 4, "basis_interval": 3, "interva
 
 
 class Net(nn.Module):
-    """Layers inside modules, a norm, and a layer whose weight is tied."""
+    """Two layers and a norm inside a module, and a head."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ def test_zero_grad_does_what_it_does_in_torch(name, set_to_none):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("adam", "adamw")])
 def test_a_float32_state_in_a_float64_model_becomes_float64(name):
-    """The load gives momentum the dtype of its parameter, as in torch, and training goes on."""
+    """The load gives momentum the dtype of its parameter, as in torch, and training continues."""
     model, optimizer = build(name)
     train(model, optimizer, range(3))
     other, resumed = build(name, torch.float64)
@@ -327,7 +327,7 @@ def is_ours(optimizer: Any) -> bool:
 
 
 @pytest.mark.parametrize(("name", "source"), OTHERS)
-def test_the_state_of_another_optimizer_gives_one_line_and_changes_nothing(name, source):
+def test_the_state_of_another_optimizer_is_a_one_line_error_and_changes_nothing(name, source):
     model, optimizer = build(name)
     train(model, optimizer, range(1))
     other = build(source)
@@ -368,7 +368,7 @@ def test_a_state_of_version_0_1_resumes_bitwise(name):
 @pytest.mark.parametrize(
     ("name", "key"), [("foof", "damping"), ("sketchysgd", "rank"), ("sketchysgd", "seed")]
 )
-def test_a_hyperparameter_that_differs_from_the_state_gives_one_line(name, key):
+def test_a_hyperparameter_that_differs_from_the_state_is_a_one_line_error(name, key):
     _, optimizer = build(name)
     _, other = build(name, **{key: 2})
     value = precond.defaults(name)[key] if key not in INTERVALS else INTERVALS[key]
@@ -390,5 +390,7 @@ def test_a_state_without_names_is_loaded_by_position():
     train(other, resumed, range(3, 6))
     assert_same(weights(model), weights(other))
     state["param_groups"][0]["params"].pop()
-    with pytest.raises(ValueError, match="param_groups: the numbers of parameters differ"):
+    numbers = r"\[3, 5\] in the optimizer, \[2, 5\] in the state"
+    message = f"param_groups: the numbers of parameters differ: {numbers}"
+    with pytest.raises(ValueError, match=message):
         resumed.load_state_dict(state)

@@ -1,4 +1,7 @@
-"""Modules that are not a plain Linear or Conv2d follow their gradient, with a reason."""
+"""Modules that are not a plain Linear or Conv2d follow their gradient.
+
+`skipped_layers` gives the reason.
+"""
 
 from __future__ import annotations
 
@@ -211,7 +214,7 @@ def test_hooks_of_the_user_that_replace_the_output_change_nothing(first):
     torch.testing.assert_close(step(True, 1.0), step(False, 2.0), rtol=1e-12, atol=1e-12)
 
 
-def test_transforms_of_torch_func_do_not_record():
+def test_transforms_of_torch_func_are_not_recorded():
     """Gradients of single examples by `vmap`: the layers follow their gradient."""
     model = nn.Linear(WIDTH, 3)
     optimizer = precond.KFAC(model)

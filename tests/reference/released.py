@@ -55,7 +55,11 @@ class NysAct:
 
 
 class FOOF:
-    """FOOF with A = I initially, without bias correction, and P = I until the second inversion."""
+    """FOOF with A = I initially, without bias correction, and P = I until the second inversion.
+
+    The released class divides A by 1 - beta^k, where k counts the updates of all layers together.
+    This class does not: in a deep model, the divisor is 1 when A is first used.
+    """
 
     def __init__(self, p: int, *, beta: float, rho: float):
         self.beta, self.rho = beta, rho

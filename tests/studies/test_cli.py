@@ -110,8 +110,8 @@ INVALID_ARGUMENTS = [
     (["--optimizers", "FooF"], ['Did you mean "foof"']),
     (["--optimizers", "zzz"], ["foof, sgd; or name its file with --plugin"]),
     (["--set", "damping=0"], ["damping = 0: must be a finite number > 0"]),
-    (["--set", "lr=nan"], ["lr = nan: must be a finite number > 0"]),
-    (["--set", "lr=inf"], ["lr = inf: must be a finite number > 0"]),
+    (["--set", "lr=nan"], ["lr = nan: must be a finite number >= 0"]),
+    (["--set", "lr=inf"], ["lr = inf: must be a finite number >= 0"]),
     (["--set", "lr=1e999"], ["lr = inf"]),
     (["--set", "rank=4.0"], ["--levels rank=4.0", "rank = 4.0: must be an integer >= 1"]),
     (["--set", "cov_interval=100", "--set", "inv_interval=10"], ["Set inv_interval >= 100"]),
@@ -131,13 +131,10 @@ INVALID_ARGUMENTS = [
         ["--gpus-per-trial = 1.5: must be auto, a share of one GPU in 0..1, or a whole number"],
     ),
     (["--max-concurrent", "0"], ["--max-concurrent = 0: must be an integer >= 1"]),
-    (["--workers-per-trial", "0"], ["--workers-per-trial = 0: must be an integer >= 1"]),
+    (["--workers-per-trial", "0"], ["--workers-per-trial = 0: must be an integer in 1.."]),
     (
         ["--workers-per-trial", "4096"],
-        [
-            "--workers-per-trial = 4096: must be in 1..",
-            "workers = 4096: must be an integer in 1..64",
-        ],
+        ["--workers-per-trial = 4096: must be an integer in 1.."],
     ),
     (["--plugin", "nowhere.py"], ["--plugin nowhere.py: No such file or directory"]),
     (["--workload", "digits/cn"], ['unknown. Did you mean "digits/cnn"']),
@@ -248,11 +245,11 @@ def test_missing_data_are_refused_before_anything_is_written(
 ):
     calls = []
 
-    def ready(names: set[str], data_dir: Path, **flags: bool) -> list[str]:
+    def prepare_data(names: set[str], data_dir: Path, **flags: bool) -> list[str]:
         calls.append((names, data_dir, flags))
         return ["there/data: not found", "there/labels: not found"] if names else []
 
-    monkeypatch.setattr("studies.harness.command.run.ready", ready)
+    monkeypatch.setattr("studies.harness.command.run.prepare_data", prepare_data)
     # The command sets this variable; monkeypatch restores it after the test.
     monkeypatch.setenv("PRECOND_DATA", "before the command")
     code, out, err = run_study("--data-dir", "there", "--verify-data")
@@ -269,8 +266,8 @@ def test_dry_run_prints_the_plan_and_starts_nothing(run_study, tmp_path: Path):
     code, out, _ = run_study("--dry-run")
     assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
     text = " ".join(out.split())
-    assert "With 3 seeds, the smallest difference" in text
-    assert "is 3.1 standard deviations over seeds" in text
+    assert "With 3 seeds, one unpaired t-test of two arms at the 5% level has 80% power" in text
+    assert "to detect a difference of 3.1 standard deviations over seeds. The" in text
     assert "(measured: 20 steps of nysact-s, nysact-g, foof, sgd on one CPU thread" in text
     assert re.search(r"Disk space: at most \d+ MB\.", text)
     assert list(tmp_path.iterdir()) == []

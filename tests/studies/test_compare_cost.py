@@ -105,7 +105,7 @@ def test_report_without_measurements_is_an_error_of_one_line(tmp_path: Path, cap
 
 @pytest.fixture
 def benchmark_calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Replace the benchmark's commands by failures.
+    """Let each command of the benchmark fail without running it.
 
     The list receives the module and the arguments of each command.
     """

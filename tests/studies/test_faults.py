@@ -1,6 +1,7 @@
 """The fault scenarios of tests/faults, and the reactions of workers and drivers to faults.
 
-The scenarios must find no violation, and must find violations if a protection is removed.
+The scenarios must find no violation in the current code, and must find violations if a protection
+against faults is removed.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ def test_signal_is_deferred_until_ray_has_shut_down(monkeypatch: pytest.MonkeyPa
         pass
     assert calls == ["shut down"]
     for thread in set(threading.enumerate()) - before:
-        # A thread that continues to count would end the process later.
+        # The thread that counts the time without a live node would otherwise end the process.
         thread.join(2 * stopping.PROBE_SECONDS)
         assert not thread.is_alive()
 
@@ -276,7 +277,7 @@ def test_nodes_are_not_requested_during_rays_shutdown(monkeypatch: pytest.Monkey
 
 
 def test_no_garbage_is_collected_during_rays_shutdown(monkeypatch: pytest.MonkeyPatch):
-    """If a thread deletes an `ObjectRef` then, Ray ends the process with exit code 1."""
+    """If a thread deletes an `ObjectRef` during the shutdown, Ray ends the process with code 1."""
 
     class Cycle:
         def __init__(self):

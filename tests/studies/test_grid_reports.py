@@ -39,7 +39,7 @@ def write_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ) -> list[Trial]:
         """Write the trial folders with the values of `accuracy(trial, epoch)`.
 
-        A trial with a `status(trial)` ends with this status in its second epoch.
+        If `status(trial)` is not None, the trial ends with this status in its second epoch.
         """
         monkeypatch.setattr(folders, "accuracy", accuracy)
         trials = study.trials(recipe={"epochs": epochs})
@@ -170,7 +170,7 @@ def test_level_with_diverged_trials_still_bounds_the_best_level(write_trials, tm
 
 
 def test_levels_are_compared_with_the_recipes_value(write_trials, tmp_path: Path):
-    """Each variant is compared with its recipe; Holm's correction includes only this table."""
+    """Each variant is compared with its recipe; Holm's correction covers only this table."""
     trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
     text = text_of(tmp_path, trials)
     section = text.partition("## Differences from the recipe's values")[2].partition("## ")[0]
@@ -247,7 +247,7 @@ def test_curves_are_means_over_completed_seeds_by_variant(
 def test_curves_of_arms_without_the_factor_are_titled_other_arms(
     write_trials, tmp_path: Path, monkeypatch
 ):
-    """Names that no paper spells, such as those of plugins, are not changed."""
+    """Only the names of the papers' optimizers are changed for display, not those of plugins."""
     arms = [Arm(optimizer="sgd"), *grid("nysact-s", rank=[5, 10])]
     study = replace(
         ablation_damping.STUDY, arms=arms, figure=CurveFigure(metrics=("test/accuracy",))
@@ -280,9 +280,10 @@ def test_smallest_difference_uses_the_spread_of_completed_seeds(write_trials, tm
     trials = ablation_damping.STUDY.trials(recipe={"epochs": 4})
     before = smallest_difference(trials, tmp_path, METRIC)
     # A simulation also gives 3.1 standard deviations.
-    assert "is 3.1 standard deviations over seeds; no configuration of digits/cnn" in before
+    assert "a difference of 3.1 standard deviations over seeds. The standard deviation" in before
+    assert "because no configuration of digits/cnn has two completed seeds yet." in before
     five_seeds = smallest_difference(ablation_sampling.STUDY.trials(), tmp_path, METRIC)
-    assert "is 2.0 standard deviations over seeds" in five_seeds
+    assert "a difference of 2.0 standard deviations over seeds." in five_seeds
     write_trials(ablation_damping.STUDY, accuracy_by_damping)
     spreads = seed_spreads(tmp_path, "digits/cnn", METRIC)
     frame = ledger.frame(trials, tmp_path)
@@ -294,7 +295,10 @@ def test_smallest_difference_uses_the_spread_of_completed_seeds(write_trials, tm
 
 
 def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(write_trials, tmp_path: Path):
-    """An epoch takes 0.6 s in the trial folders. Steps are timed only for other optimizers."""
+    """An epoch takes 0.6 s in the trial folders.
+
+    Steps are timed only for optimizers without committed epochs.
+    """
     trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
     options = Options(only={}, levels={}, settings={}, out=tmp_path, max_concurrent=1)
     estimated = estimate(trials, options)

@@ -47,7 +47,7 @@ def planned(study: Study, workload: str | None = None, **options) -> Sequence[Tr
 
 
 def keys(trials: Sequence[Trial], **values) -> set[str]:
-    """Return the keys of the corrected trials that have these values, such as `rank=10`."""
+    """Return the keys of the trials of corrected variants with these values, such as `rank=10`."""
     return {
         t.config.trial_key
         for t in trials
@@ -143,7 +143,7 @@ def test_compare_accuracy_has_the_arms_of_tables_2_and_4():
 
 
 def test_recipe_level_is_shared_by_all_ablations():
-    """Each ablation contains the trials of an arm without factors, which has the recipe's values."""
+    """Each ablation of an optimizer contains the trials that have all values of its recipe."""
     for workload, recipe in (("digits/cnn", {}), (RESNET32, {"epochs": 100})):
         for optimizer, as_released in (
             ("nysact-s", True),
@@ -236,7 +236,7 @@ def test_recipe_level_is_added_to_the_levels():
         f"nysact-s rank={r}" for r in (5, 10, 20)
     ]
     assert [t.is_centre for t in planned(RANK_STUDY, seeds=[0])] == [False, True, False]
-    # The levels that a command sets are used without the recipe's level.
+    # If a command sets the levels, the recipe's level is not added.
     trials = planned(RANK_STUDY, seeds=[0], levels={"rank": [5, 20]})
     assert [t.arm.overrides["rank"] for t in trials] == [5, 20]
 

@@ -1,4 +1,4 @@
-"""Ledger frames: tables with a row for each planned trial, read from the trial folders."""
+"""Ledger frames: tables of trial folders, with a row for each planned trial or committed epoch."""
 
 import pytest
 from folders import ARMS, accuracy, metrics, planned, write_trial
@@ -52,7 +52,7 @@ def test_each_status_is_reported(tmp_path, trials):
 
 
 def test_folder_without_a_configuration_counts_as_not_run(tmp_path, trials):
-    """A driver that is killed before it writes the configuration leaves a folder without a file."""
+    """A driver that is killed before it writes the configuration leaves an empty folder."""
     trial_folder(tmp_path, trials[0].config.trial_key).mkdir(parents=True)
     assert trials[0] in status.missing(trials, tmp_path)
     assert list(ledger.frame(trials, tmp_path)["status"]) == ["not run"] * len(trials)

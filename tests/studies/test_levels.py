@@ -1,4 +1,4 @@
-"""Verdicts on the levels of a factor: equivalent, best inside or at the edge, or inconclusive."""
+"""Verdicts on a factor's levels: equivalent, best inside the grid or at its edge, inconclusive."""
 
 import numpy as np
 import pandas as pd

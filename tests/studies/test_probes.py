@@ -1,4 +1,6 @@
-"""Probes: measurements against float64 references, result folders, commands, and Remark 5.6."""
+"""Probes: measurements against float64 references, result folders and commands.
+
+The last tests are of the figure that tests Remark 5.6 of the NysAct paper."""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ from studies.harness.kinds.probe.folder import Result
 from studies.harness.kinds.probe.norms import GROWTH
 from studies.harness.kinds.probe.probe import Covariances, Probe
 from studies.harness.kinds.study.figures import Extension, ResidualFigure
-from studies.harness.kinds.study.residuals import order, residual_table
+from studies.harness.kinds.study.residuals import mean_correlation, residual_table
 from studies.harness.report.figures.probes import draw_covariances, draw_norms
 from trainables.config import stream_seed
 from trainables.files import append_lines
@@ -128,14 +130,16 @@ def test_verdict_names_the_layers_with_large_errors():
     arrays = covariances.arrays(Covariances(rank=2, draws=10), stacks, 0)
     numbers = covariances.numbers(HEATMAP.measurement, [completed_result(arrays)])
     text = covariances.blocks(HEATMAP.measurement, numbers)[0].text
-    assert text == "In 1 of 2 layers, the column sketch has a mean Frobenius error above 0.5: flat."
+    assert text == (
+        "In 1 of 2 layers, the column sketch has a mean relative Frobenius error above 0.5: flat."
+    )
 
 
 # ---------------------------------------------------------------------- measured training
 
 
 def patches(x: Tensor) -> Tensor:
-    """Return the rows of a 3 x 3 convolution with padding 1, in float64."""
+    """Return the input patches of a 3 x 3 convolution with padding 1 as rows, in float64."""
     return F.unfold(x.double(), 3, padding=1).transpose(1, 2).flatten(0, 1)
 
 
@@ -416,6 +420,7 @@ def test_diverged_network_is_a_result(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_report_only_reports_missing_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run_command(NORMS, tmp_path, "--smoke", "--report-only", "--tracking-uri", "none") == 0
+    assert "2 networks (sgd, 2 epochs): 0 done, 2 to go" in capsys.readouterr().out
     assert "2 of 2 not run." in next(tmp_path.rglob("report.md")).read_text()
     assert not (tmp_path / "outputs" / "smoke" / "probes").exists()
 
@@ -485,7 +490,7 @@ def test_list_of_studies_contains_the_probes(
         assert cell in text
 
 
-# ---------------------------------------------------------------------- Remark 5.6
+# ---------------------------------------------------------------------- the figure of Remark 5.6
 
 
 def write_diagnostics(root: Path, trial, residuals: list[float | None]) -> None:
@@ -523,7 +528,7 @@ def test_residual_of_a_trial_is_the_mean_over_layers_and_epochs(tmp_path: Path):
 
 
 def test_rank_correlation_is_computed_for_each_seed():
-    """Within each seed, the loss falls with the residual; between the seeds, it rises instead."""
+    """Within a seed, the loss rises with the residual; over both seeds, it would fall."""
     rows = [
         {
             "optimizer": name,
@@ -538,9 +543,9 @@ def test_rank_correlation_is_computed_for_each_seed():
     ]
     table = pd.DataFrame(rows)
     table.loc[table["optimizer"] == "b", "loss"] = 1.0
-    assert order(table, "a", "loss") == pytest.approx(1)
-    assert math.isnan(order(table, "b", "loss"))
-    assert math.isnan(order(table[table["rank"] > 5], "a", "loss"))
+    assert mean_correlation(table, "a", "loss") == pytest.approx(1)
+    assert math.isnan(mean_correlation(table, "b", "loss"))
+    assert math.isnan(mean_correlation(table[table["rank"] > 5], "a", "loss"))
 
 
 def test_residual_figure_requires_diagnostics(tmp_path: Path):

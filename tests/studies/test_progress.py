@@ -36,15 +36,14 @@ def test_log_shows_counts_and_running_trials(trials, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     log = console(terminal=False)
     with StudyProgress(trials, log) as study_progress:
+        assert study_progress._counts() == "0/6 trials, starting"
         study_progress.epoch(keys(trials)[0], 0, 0.5)
         study_progress.epoch(keys(trials)[1], 0, 0.25)
         study_progress.epoch(keys(trials)[0], 1, 0.75)
         study_progress.finished(keys(trials)[0], "completed", "")
     epochs = trials[0].config.epochs
     first, _, third, fourth = printed_lines(log)
-    assert (
-        first == f"0/6 trials, starting; nysact-s rank=5 seed 0: epoch 1/{epochs}, accuracy 50.00%"
-    )
+    assert first == f"0/6 trials; nysact-s rank=5 seed 0: epoch 1/{epochs}, accuracy 50.00%"
     assert third.startswith("0/6 trials, ")
     assert f"nysact-s rank=5 seed 0: epoch 2/{epochs}, accuracy 75.00%; n" in third
     assert fourth.startswith("1/6 trials, ") and "rank=5" not in fourth

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_report_of_a_user_defined_study_names_no_paper(root):
     assert "Reproduces" in description(STUDY, planned())
 
 
+def test_claim_of_this_project_is_not_attributed_to_the_paper(root):
+    study = replace(STUDY, claimed_by_paper=False)
+    text = render(root, study=study)["report.md"].read_text()
+    assert f"**Claim of this project.** {study.claim}" in text
+    assert "Reproduces" not in text and "Claim of the paper" not in text
+    assert "**Claim of the paper.**" in render(root)["report.md"].read_text()
+
+
 def test_table_contains_the_means_in_percent(root):
     text = render(root)["report.md"].read_text()
     row = re.search(
@@ -164,7 +173,7 @@ def test_only_significant_means_are_bold_in_each_format(root, monkeypatch):
     assert f"| foof | 3 | **{mean}** |" in text
     assert rf"\textbf{{{mean}}}" in paths["report.tex"].read_text()
     assert f"<strong>{mean}</strong>" in paths["report.html"].read_text()
-    assert "no arm is significantly better than these" in text
+    assert "no arm is significantly better than foof or nysact-s rank=20 (" in text
     assert "foof is significantly better than 6 arms; nysact-s rank=20 is" in text
 
 

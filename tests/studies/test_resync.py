@@ -33,7 +33,7 @@ SMALL_PROBE = replace(PROBE, seeds=1, published={PROBE.workload: {"epochs": 1}})
 def root(tmp_path: Path) -> Path:
     """An output folder with trials of a study on two workloads, a report, and a probe's result.
 
-    On digits/mlp, rank 200 has no trial; on cifar10/resnet32, seed 6 is not in the study's default.
+    On digits/mlp, rank 200 has no trial; on cifar10/resnet32, seed 6 is not one of the study's.
     """
     without_rank_200 = replace(RANK_STUDY, arms=RANK_STUDY.arms[:2])
     trials = [
@@ -104,6 +104,17 @@ def test_sync_reports_a_search_with_other_settings_and_sends_the_rest(
     assert first.startswith(f"{SEARCH.name}: not sent, because {root}")
     assert "contains a search with trial.epochs = 3, not 20; to send it, repeat" in first
     assert second == f"{SMALL_PROBE.name} on {SMALL_PROBE.workload}: sent"
+
+
+def test_sync_of_an_empty_folder_reports_that_there_is_nothing_to_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(manage, "artefacts", lambda: {RANK_STUDY.name: RANK_STUDY})
+    assert manage._sync.callback(tmp_path, None) == COMPLETE
+    assert capsys.readouterr().out.startswith(
+        f"no results to send in {tmp_path}; run a study first"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_folder_is_reported_in_one_line(

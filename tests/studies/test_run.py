@@ -38,7 +38,7 @@ SECOND = replace(
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Train the trials in this process. The list receives the label of each trained trial."""
+    """Train the trials in this process. The list receives the arm and seed of each trained trial."""
     labels: list[str] = []
 
     def train(
@@ -108,10 +108,20 @@ def test_another_study_level_or_seed_trains_only_new_trials(tmp_path: Path, trai
     assert trained == ["nysact-s rank=20 s0"]
 
 
-def test_report_only_trains_nothing(tmp_path: Path, trained: list[str]):
+def test_report_only_trains_nothing(tmp_path: Path, trained: list[str], capsys):
     assert run_command(tmp_path, report_only=True) == 0
+    assert "3 trials (3 arms x 1 seed): 0 done, 3 to go" in capsys.readouterr().out
     report = (tmp_path / "reports/first/digits-cnn/report.md").read_text()
     assert trained == [] and "3 of 3" not in report and "1 of 1 not run" in report
+
+
+def test_cluster_that_does_not_answer_is_reported_in_one_line(tmp_path: Path, capsys):
+    assert run_command(tmp_path, address="127.0.0.1:1") == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith(
+        "error: no Ray cluster answers at 127.0.0.1:1"
+    )
+    assert len(output.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_equivalent_levels_and_the_number_of_diverged_trials_are_findings(
     ) in text
     assert (
         "- 6 arms are significantly better than sgd (paired t-tests, Holm-corrected)."
-    ) in text  # foof differs from sgd by the same amount for both seeds, and cannot be tested
+    ) in text  # foof cannot be tested: its difference from sgd is the same for both completed seeds
     assert "- in [bold]" in text
     assert all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
 

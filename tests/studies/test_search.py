@@ -63,7 +63,7 @@ def score(trial) -> float:
 
 
 def write_finished_trial(root: Path, trial, status: str = COMPLETED) -> None:
-    """Write a trial's folder as a worker does that trains the trial to its end."""
+    """Write the folder of a trial that a worker has trained to its end."""
     store = TrialStore(root, trial.config)
     store.begin(PROVENANCE)
     for epoch in range(trial.config.epochs):
@@ -124,7 +124,7 @@ def test_proposals_depend_on_the_scores_and_start_with_the_recipe(tmp_path: Path
 
 
 def test_attributes_of_the_sampler_are_restored(tmp_path: Path):
-    """NSGA-II stores its generation in trial attributes; without them, it would not increase."""
+    """NSGA-II stores the generation in attributes of trials; without them, it would not increase."""
     search = replace(SEARCH, sampler="nsgaii", budget=20)
     generations = [
         outcome.proposal.attributes["trial"]["NSGAIISampler:generation"]
@@ -195,8 +195,12 @@ def test_different_search_in_the_same_folder_is_an_error(tmp_path: Path):
         with pytest.raises(StoreError, match="use another --out") as error:
             Proposer(plan(changed), "nysact-s", tmp_path)
         assert difference in str(error.value)
+        assert changed.state(tmp_path) == "unknown: OUT has a search with other settings"
     larger_budget = replace(SEARCH, budget=99)
     assert Proposer(plan(larger_budget), "nysact-s", tmp_path).left() == 98
+    path = proposals_path(tmp_path, SEARCH.name, "digits/cnn", "nysact-s")
+    path.write_text("{\n" + path.read_text())
+    assert SEARCH.state(tmp_path) == "unknown: OUT has an unreadable file"
 
 
 def test_configurations_are_scored_on_the_held_out_part_of_the_training_set(tmp_path: Path):

@@ -86,7 +86,7 @@ def run_uninterrupted(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Kill the driver of a search half way, and finish the search with the same command.
+    """Kill the driver of a search halfway, and finish the search with the same command.
 
     Return the output folder and the output of the second command.
     """
@@ -182,7 +182,7 @@ def test_second_run_trains_nothing_and_writes_the_same_report(resumed: tuple[Pat
 
 
 def test_trials_that_asha_stopped_are_not_trained_again(tmp_path: Path):
-    """The search is stopped by SIGTERM half way; the same command resumes it up to the budget."""
+    """The search is stopped by SIGTERM halfway; the same command resumes it up to the budget."""
     arguments = "--optimizers sgd --asha --budget 7 --epochs 3 --seeds 1 --max-concurrent 1"
     command = (*arguments.split(), "--tracking-uri", "none", "--out", tmp_path)
     driver = start_search(*command)

@@ -69,7 +69,7 @@ def test_archives_are_extracted_only_into_the_target_folder():
 
 
 def test_mlflow_commands_listen_on_the_loopback_address_only():
-    """The commands are in the Makefile, in the README, and in the output of a run."""
+    """No line of these files starts MLflow's server without `--host 127.0.0.1`."""
     for name in ("Makefile", "README.md", "studies/harness/command/run.py"):
         for line in (ROOT / name).read_text().splitlines():
             if "mlflow ui" in line or "mlflow server" in line:

@@ -43,8 +43,8 @@ STUDY = Study(
     seeds=3,
     timed=True,
 )
-# The epoch at which the accuracy of each seed crosses 0.45; it increases by 0.05 per epoch. None:
-# it does not cross. SGD ends at an accuracy of 0.5, so that the target of 90% is 0.45.
+# The epoch at which the accuracy of each seed crosses 0.45, or None if it never does. The accuracy
+# increases by 0.05 per epoch. SGD ends at 0.5, so 0.45 is the target, 90% of SGD's best accuracy.
 CROSSINGS = {
     "foof": [4.5, 5.25, 6.5],
     "sgd": [9.0, 9.0, 9.0],
@@ -75,7 +75,7 @@ tables:
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """An output folder with trials that cross at `CROSSINGS`.
+    """An output folder with trials whose accuracies cross the target at the epochs `CROSSINGS`.
 
     Seed 2 of kfac diverges before its first commit.
     """
@@ -139,17 +139,18 @@ def row(text: str, arm: str) -> list[str]:
 def test_report_contains_the_known_times(root, tmp_path):
     write_costs(root)
     text = text_of(root)
-    source = "90% of the best: 0.9 x 50.00%, the mean accuracy of the best epoch over 3 runs"
-    assert f"**Target.** test accuracy of 45.00% ({source})." in text
+    source = "90% of the best: 0.9 x 50.00%, the mean accuracy of the best epoch over 3 trials"
+    assert f"**Target.** A test accuracy of 45.00% ({source})." in text
     foof = row(text, "foof")
-    # An epoch of FOOF takes 18 steps x 0.2 s + 600 evaluations x 1 ms = 4.2 s; of SGD, 2.4 s.
+    # An epoch of FOOF takes 18 steps x 0.2 s + 600 evaluations x 1 ms = 4.2 s.
+    # An epoch of SGD takes 2.4 s.
     assert (foof[0], foof[1], foof[3], foof[4]) == ("3 of 3", "5.25", "0.58", "4.20 [3.84, 4.56]")
     assert foof[5].startswith("22.05 s [") and foof[6] == "1.02"
     assert row(text, "sgd")[5].startswith("21.60 s [") and row(text, "sgd")[6] == "1.00"
     assert "**Hardware.** A-GPU" in text
 
 
-def test_interval_of_the_time_multiplies_both_lower_and_both_upper_ends(root, tmp_path):
+def test_interval_of_the_time_is_the_product_of_the_intervals_of_epochs_and_seconds(root, tmp_path):
     write_costs(root)
     time = read_times(root).time("foof")
     low, high = 3.84 * time.ci_lo, 4.56 * time.ci_hi
@@ -162,6 +163,7 @@ def test_runs_that_miss_the_target_are_counted_as_censored(root, tmp_path):
     text = text_of(root)
     # The trial that diverged during its first epoch is one of the three.
     assert row(text, "kfac")[:2] == ["1 of 3", "-"]
+    assert "kfac none (1 of 3 trials reached it)" in text
     # The survival curve is 1, 2/3, 1/3: it falls below one half at the second hit.
     assert row(text, "eva")[:2] == ["2 of 3", "7.50"]
 
@@ -206,9 +208,8 @@ def test_epochs_over_target_equal_the_epochs_to_each_target(root, tmp_path):
 
 def test_report_without_the_reference_has_no_target(root, tmp_path):
     trials = [trial for trial in planned() if trial.arm.optimizer != "sgd"]
-    assert "**Target.** There is no target yet, because no run of `sgd` has completed." in text_of(
-        root, trials
-    )
+    text = text_of(root, trials)
+    assert "**Target.** There is no target yet, because no trial of `sgd` has completed." in text
     part = STUDY.figure.extend(
         folders.plan(root, trials, STUDY), folders.evidence(root, trials, STUDY)
     )
@@ -235,7 +236,7 @@ def test_verdicts_on_epochs_times_and_reductions(root, tmp_path, monkeypatch):
     assert table.loc[("Eva", "epochs"), "measured_mean"] == 8.0
     assert verdicts["FOOF", "saved"][0] == "protocol differs"  # 10 epochs, not the recipe's 20
     assert "hardware=A-GPU instead of A100" in verdicts["FOOF", "other"][1]
-    assert "**Target.** test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
+    assert "**Target.** A test accuracy of 45.00% (P, Table 5)." in paths["report.md"].read_text()
 
 
 def test_measured_times_and_reductions_name_their_hardware(root):

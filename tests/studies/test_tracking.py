@@ -1,4 +1,4 @@
-"""MLflow receives the values of the output folder, and a value that it has is not sent again."""
+"""MLflow receives the values of the output folder, and each value is sent only once."""
 
 import io
 import json
@@ -529,7 +529,7 @@ def test_report_run_is_marked_with_the_digest_of_its_inputs(tmp_path, uri, study
     probe = ReportView(
         facts=study, workload="digits/cnn", options=options, kind="probe", key="cd" * 32, params={}
     )
-    for digest in (f"{study.name} 1", f"{study.name} 2"):  # the second digest has the same files
+    for digest in (f"{study.name} 1", f"{study.name} 2"):  # the files are the same for both digests
         probe.send(uri, Report(files=[]), digest)
         assert up_to_date(uri, [digest])
     assert not up_to_date(uri, [f"{study.name} 1"])

@@ -56,9 +56,10 @@ def test_interval_of_fewer_than_six_values_is_refused():
 
 @pytest.mark.parametrize("name", PRECONDITIONED)
 def test_weights_of_step_kinds_equal_their_frequencies(name):
-    """The kinds of a whole period are counted, long after the first step.
+    """The kinds of steps are counted over a period long after the first step.
 
-    The released code has the same schedule."""
+    The released code has the same schedule.
+    """
     intervals = {"cov_interval": 3, "inv_interval": 4, "basis_interval": 4}
     overrides = {k: v for k, v in intervals.items() if k in precond.defaults(name)}
     contestant = build(name, digits_cnn(), overrides)
@@ -81,7 +82,8 @@ def test_weights_of_step_kinds_equal_their_frequencies(name):
 def test_step_is_of_the_requested_kind(name, monkeypatch):
     """A step records statistics and computes factors only if its kind requires it.
 
-    This does not depend on the kind of the step before."""
+    The kind of the previous step has no effect.
+    """
     contestant = build(name, digits_cnn(), {})
     contestant.warm_up(batch())
     calls: Counter[str] = Counter()
@@ -135,7 +137,7 @@ def test_race_weights_the_kinds_of_steps_and_reverses_their_order_in_a_block():
 def test_bytes_of_nysact_state_equal_the_formula_of_the_paper(name, sketches):
     """For p inputs and rank r, a layer has 2pr + r numbers (NysAct-S) or 3pr (NysAct-G).
 
-    It also has four counters, a gradient buffer, and the momentum as the state of the rule.
+    A layer also has four counters, a gradient buffer, and the momentum as the state of the rule.
     """
     rank, counters = 4, 4 * 8
     contestant = build(name, digits_cnn(), {"rank": rank})

@@ -1,6 +1,4 @@
-"""Tests of datasets: augmentation compared with a loop over images, seeds,
-worker processes and caches.
-"""
+"""Tests of datasets: augmentation, seeds, ranks, worker processes, caches and invalid input."""
 
 from __future__ import annotations
 
@@ -457,7 +455,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def load_slowly(path: Path, results: Any) -> None:
-    """Load a folder slowly; put the number of images that were read, and the sum of a batch."""
+    """Load a folder slowly; put the number of images read and the sum of a batch into `results`."""
     pixels, reads = images._pixels, []
 
     def slow(image: Any) -> Tensor:
@@ -496,7 +494,7 @@ def test_only_one_of_two_processes_creates_the_cache_that_a_killed_process_left(
 
 @pytest.fixture
 def read_only() -> Iterator[Path]:
-    """A folder in which this process cannot write (root becomes another user during the test)."""
+    """A folder to which this process cannot write (root becomes another user during the test)."""
     root = Path(tempfile.mkdtemp())
     folder = make_folder(root / "images")
     for path in (root, *root.rglob("*")):

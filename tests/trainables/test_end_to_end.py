@@ -171,9 +171,7 @@ def test_study_resumes_after_its_driver_is_stopped_or_killed(tmp_path: Path):
     before = len(_finished(tmp_path))
     _wait_for(lambda: len(_finished(tmp_path)) > before, driver)
     driver.terminate()
-    started = time.monotonic()
     assert "stopped by SIGTERM; all committed results are kept" in wait_for_output(driver, 143)
-    assert time.monotonic() - started < 20
 
     driver = start_study(*arguments)
     before = len(_finished(tmp_path))

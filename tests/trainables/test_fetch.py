@@ -1,6 +1,7 @@
 """Tests of downloaded data.
 
-Missing, short, damaged and malicious files are reported, and never replaced or executed.
+Missing, short, damaged and malicious files are reported. Damaged files are never replaced, and
+malicious files are never executed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from trainables.data import DataError, Loading, source
 from trainables.data.cifar import CIFAR10, CIFAR100, Cifar
 from trainables.data.fetch import Archive, command_with, fetch
 from trainables.data.folder import TINY, ImageNet, TinyImageNet
-from trainables.workloads import ready, resolve
+from trainables.workloads import prepare_data, resolve
 
 CPU = torch.device("cpu")
 IMAGES_PER_FILE = 6
@@ -148,7 +149,7 @@ def test_pickle_with_a_different_digest_is_never_opened(cifar: Cifar, tmp_path: 
     assert line.endswith("Delete it and run python studies/some.py --seeds 1 --download")
     with pytest.raises(DataError, match="checksum mismatch"):
         cifar.load(Loading(device=CPU, data_dir=tmp_path / "data", settings={}))
-    (line,) = ready(["cifar10/resnet32"], tmp_path / "data", download=True)
+    (line,) = prepare_data(["cifar10/resnet32"], tmp_path / "data", download=True)
     assert line.startswith(expected) and path.read_bytes() == malicious
     assert not (tmp_path / "ran").exists()
     pickle.loads(malicious)
@@ -160,17 +161,17 @@ def test_flipped_bit_is_detected(cifar: Cifar, tmp_path: Path):
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
-    (line,) = ready(["cifar10/resnet32"], tmp_path / "data", verify=True)
+    (line,) = prepare_data(["cifar10/resnet32"], tmp_path / "data", verify=True)
     assert "test_batch: checksum mismatch" in line
 
 
 def test_missing_dataset_is_downloaded_only_on_request(cifar: Cifar, tmp_path: Path):
     data_dir = tmp_path / "new"
-    assert "not found" in ready(["cifar10/resnet32", "cifar10/lenet5"], data_dir)[0]
+    assert "not found" in prepare_data(["cifar10/resnet32", "cifar10/lenet5"], data_dir)[0]
     assert not data_dir.exists()
-    assert ready(["cifar10/resnet32"], data_dir, download=True, verify=True) == []
+    assert prepare_data(["cifar10/resnet32"], data_dir, download=True, verify=True) == []
     (data_dir / "cifar-10-batches-py" / "data_batch_1").unlink()
-    assert ready(["cifar10/resnet32"], data_dir, download=True) == []
+    assert prepare_data(["cifar10/resnet32"], data_dir, download=True) == []
     cifar.load(Loading(device=CPU, data_dir=data_dir, settings={}))
 
 

@@ -77,7 +77,7 @@ def test_mixing_depends_on_its_seed_only_and_keeps_the_global_random_state(
     assert torch.rand(3).equal(expected_draw)
     assert first[0].equal(same[0]) and first[1].equal(same[1]) and not first[1].equal(other[1])
     assert first[1].shape == (8, 10) and torch.allclose(first[1].sum(1), torch.ones(8))
-    # Images and labels are mixed with the next example of the batch, in the same proportion.
+    # Images and labels are mixed with the previous example of the batch, in the same proportion.
     share = first[1][torch.arange(8), labels]
     mixed = share * labels + (1 - share) * labels.roll(1)
     torch.testing.assert_close(first[0].mean((1, 2, 3)), mixed.float())
@@ -168,7 +168,7 @@ def test_the_setting_decay_exempt_reaches_the_optimizer():
         p.grad = torch.zeros_like(p)
     descent.build_optimizer(config, model).step()
     for name, p in model.named_parameters():
-        # These are the batch norms.
+        # Modules 1, 4 and 7 are the batch norms.
         factor = 1 if name.split(".")[0] in ("1", "4", "7") else 1 - 0.1 * 0.5
         torch.testing.assert_close(p.detach(), factor * before[name])
 

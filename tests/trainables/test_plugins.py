@@ -211,7 +211,9 @@ def write_workload(path: Path, inputs: str, model: str) -> Path:
         ("torch.zeros(4, 3)", "nn.LSTM(3, 2)", "model of toy/model: the output for 2 examples is"),
     ],
 )
-def test_an_unusable_plugin_workload_is_one_line_at_planning(tmp_path, inputs, model, message):
+def test_an_unusable_plugin_workload_is_an_error_of_one_line_at_planning(
+    tmp_path, inputs, model, message
+):
     plugins.load(write_workload(tmp_path / "toy.py", inputs, model))
     with pytest.raises(precond.HyperparameterError) as error:
         resolve("toy/model", "sgd")

@@ -199,7 +199,7 @@ BLOCK_IMPORTS = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 
 
 def test_precond_needs_only_torch():
-    """Its optimizers take a step although no dependency of the studies can be imported."""
+    """The optimizers take a step although no dependency of the studies can be imported."""
     names = [
         "ray",
         "mlflow",
@@ -247,6 +247,6 @@ def test_epochs_run_without_ray_and_mlflow(tmp_path: Path):
         "store.create()\n"
         "assert [m['epoch'] for m in epochs(config, store)] == [0, 1]\n"
         "assert store.status()['status'] == 'completed'\n"
-        "assert 'sklearn' not in sys.modules\n"  # its data file is read without it
+        "assert 'sklearn' not in sys.modules\n"  # only its data file is read
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -5,6 +5,6 @@ released optimizers (`released.py`). `python -m trainables.cost.scaling` measure
 algorithm for several layer widths and ranks.
 
 The times that trials record are not used here, because trials share a machine. This package imports
-torch, `precond` and `trainables`, never pandas or scipy. Studies read `files` and `intervals`, and
-check arguments with `__main__.errors`.
+torch, `precond` and `trainables`, never pandas or scipy. The package `studies` imports `files` and
+`intervals`, and checks arguments with `__main__.errors`.
 """

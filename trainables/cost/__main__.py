@@ -1,7 +1,7 @@
 """`python -m trainables.cost`: measure the cost of optimizers relative to SGD on this machine.
 
-`benchmark.py` measures. The results are written to `DIR/cost/<hardware>/<optimizer>-<digest>.json`
-(`files.py`). The time-to-target studies read them.
+`benchmark.py` describes the measurement. The results are written to
+`DIR/cost/<hardware>/<optimizer>-<digest>.json` (`files.py`). The time-to-target studies read them.
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--repeat",
         type=int,
-        help="plain steps that are timed together; statistics and refresh steps are half as many "
-        "[default: 2, or 20 on a GPU]",
+        help="number of plain steps that are timed together; half this number of statistics or "
+        "refresh steps is timed together [default: 2, or 20 on a GPU]",
     )
     add("--threads", type=int, default=2, help="CPU threads of torch [default: %(default)s]")
     add("--channels-last", action="store_true", help="use the channels_last memory format")

@@ -42,7 +42,7 @@ class Setting(NamedTuple):
         channels_last: True for the channels_last memory format.
         overrides: Hyperparameters that replace the recipe's values, for the optimizers that have
             them.
-        reference: The authors' checkout, or None.
+        reference: A checkout of the NysAct authors' repository, or None.
         as_released: True for the as-released variant of the recipe.
     """
 

@@ -48,7 +48,7 @@ def configuration(
 
 
 def _cost_relevant(value: Any) -> Any:
-    # A real number affects the cost only by being zero or not: damping 0.1 and 1 take the same time.
+    # The cost depends only on whether a real number is zero: damping 0.1 and 1 take equal times.
     if isinstance(value, (list, tuple)):
         return [_cost_relevant(part) for part in value]
     return value != 0 if isinstance(value, float) else value

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FEWEST = 6  # the fewest values whose minimum and maximum enclose the median with 95% probability
+FEWEST = 6  # with fewer values, even their full range is not a 95% interval of the median
 
 
 @dataclass(frozen=True)

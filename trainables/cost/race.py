@@ -34,7 +34,7 @@ def race(
         other: The contestant to compare.
         batch: The batch of every step.
         blocks: Number of measured blocks.
-        repeat: Number of consecutive plain steps; half as many steps of other kinds.
+        repeat: Number of plain steps that are timed together; half this number of other steps.
         clock: Returns the seconds of a clock.
 
     Returns:
@@ -64,7 +64,7 @@ def race(
 def _block(
     base: Contestant, other: Contestant, batch: Batch, repeat: int, clock: Clock
 ) -> dict[str, float]:
-    """Measure one block; return the seconds of a step of `base` and of each kind of `other`'s steps.
+    """Return the seconds of a step of `base`, and of each kind of `other`'s steps, in one block.
 
     The order is B X X B. The second X takes its kinds of steps in reverse order, so that a linear
     drift of the machine's speed cancels.

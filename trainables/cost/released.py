@@ -60,7 +60,7 @@ def build_released(
         name: Registered name, a key of `RELEASED`.
         model: The model to train, on its device.
         overrides: Hyperparameters that differ from the defaults. Only the intervals, the damping
-            and the rank are passed on.
+            and the rank are used; for Eva, only the statistics interval.
         checkout: Folder of the repository hseung88/nysact.
     """
     if (folder := str(checkout / FOLDER)) not in sys.path:
@@ -96,7 +96,7 @@ def build_released(
 
 
 def _kinds(statistics: int, refresh: int) -> list[Kind]:
-    """Return the kinds of steps, with statistics and refreshes due at multiples of two intervals."""
+    """Return the kinds of steps; each update is due at the multiples of its interval."""
     return kinds_of(
         math.lcm(statistics, refresh),
         lambda step: step % statistics == 0,

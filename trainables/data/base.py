@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class DataError(OSError):
-    """The data are missing, short or damaged.
+    """The data are missing, incomplete or damaged.
 
     The message is one line that names the file. The trial can be resumed after the data are
     restored.
@@ -133,7 +133,7 @@ class Source(ABC):
         """Load the dataset for a trial.
 
         Raises:
-            DataError: The data are missing, short or damaged.
+            DataError: The data are missing, incomplete or damaged.
         """
 
 

@@ -106,7 +106,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 def _create(folder: Path, splits: Mapping[str, Pairs]) -> None:
     """Write a cache to a temporary folder, then rename the folder."""
     temporary = folder.with_name(folder.name + ".tmp")
-    for leftover in (temporary, folder):  # of a killed process, or with short files
+    for leftover in (temporary, folder):  # from a killed process, or incomplete
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir()

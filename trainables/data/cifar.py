@@ -45,7 +45,7 @@ class Cifar(Source):
     size: int = 32
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
-        """Return one line for each missing or short file.
+        """Return one line for each missing or incomplete file.
 
         With `verify`, also return one line for each file with a different checksum.
         """
@@ -75,7 +75,7 @@ class Cifar(Source):
             fetch(self.archive, data_dir)
 
     def load(self, loading: Loading) -> Data:
-        """Load the images from a cache, in the folder of the files if it is writable."""
+        """Load the images from a cache, which is created in the folder of the files if possible."""
         folder = loading.data_dir / self.archive.folder
         if errors := self.problems(loading.data_dir):
             raise DataError(errors[0])

@@ -92,5 +92,5 @@ def _file() -> Path:
         if path.is_file():
             return path
     raise DataError(
-        "digits: not found; they are a file of scikit-learn. Run pip install scikit-learn"
+        "digits: not found; the data are a file of scikit-learn. Run pip install scikit-learn"
     )

@@ -84,7 +84,7 @@ def read_image(path: str) -> Any:
 
 
 def unreadable(paths: Iterable[str]) -> list[str]:
-    """Read all images and return one line for each image that cannot be decoded."""
+    """Read all images; return a line for each unreadable image, at most `LISTED`, then a count."""
 
     def check(path: str) -> str | None:
         try:

@@ -66,7 +66,8 @@ class LoaderData(ImageData):
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
         """Yield the (inputs, labels) of the test set, or of the held-out images, in order.
 
-        The shorter side of an image is resized, and its centre is cropped.
+        If all images are squares, they are resized. Otherwise the shorter side of each image is
+        resized, and the centre of the image is cropped.
         """
         dataset = _Transformed(self._test, test_transform(self._test_size, self._images.square))
         parts = self._test_positions.split(batch_size)
@@ -82,7 +83,8 @@ class LoaderData(ImageData):
     def _read(self, dataset: _Transformed, requests: Requests, steps: int) -> Iterator[Tensor]:
         """Yield the images of each step, `[b, 3, size, size]` uint8.
 
-        If a worker is killed for the first time, read the remaining steps with new workers.
+        If a worker is killed, the remaining steps are read with new workers; the second loss of a
+        worker raises an error.
         """
         done, lost = 0, 0
         while done < steps:

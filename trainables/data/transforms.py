@@ -14,7 +14,7 @@ FILL = (124, 116, 104)  # ImageNet's mean, for pixels outside a transformed imag
 
 
 def train_transform(settings: Mapping[str, Any], size: int, square: bool) -> nn.Module:
-    """Return the augmenting transform of an image to `[3, size, size]` uint8.
+    """Return a transform that augments an image and returns it as `[3, size, size]` uint8.
 
     The order is that of torchvision's reference recipes.
     """
@@ -44,7 +44,7 @@ def test_transform(size: int, square: bool) -> nn.Module:
 
 
 def _resize_and_crop(size: int, square: bool) -> list[nn.Module]:
-    """Return transforms of an image to size x size: resize a square; else resize and crop."""
+    """Return transforms that resize square images, and resize and crop other images."""
     from torchvision.transforms import v2
 
     if square:

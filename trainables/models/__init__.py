@@ -23,7 +23,7 @@ from trainables.models.small import digits_cnn, digits_mlp, lenet5, resnet20, re
 
 
 class Fit(NamedTuple):
-    """The classes and the images that a network is built for.
+    """The arguments for building a network.
 
     Attributes:
         classes: Number of outputs.

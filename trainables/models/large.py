@@ -68,7 +68,8 @@ def vit_s16(classes: int = 1000, size: int = 224, drop_path: float = 0.0) -> nn.
         classes: Number of outputs.
         size: Side of the images in pixels, a multiple of 16.
         drop_path: Probability of skipping each of the two branches of the last block, for each
-            example in training. It grows linearly from 0 in the first block.
+            example in training. The probabilities of the blocks increase linearly, from 0 in the
+            first block.
     """
     from torchvision.models import VisionTransformer
     from torchvision.ops import StochasticDepth

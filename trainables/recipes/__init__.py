@@ -48,7 +48,7 @@ class Recipe:
             have their defaults.
         as_released: Hyperparameters by optimizer that the as-released variant replaces or adds.
             Published numbers are compared with this variant.
-        assumed: The values that the paper does not state, one line each.
+        assumed: One line for each value that the paper does not state or that its code contradicts.
         parameters: The number of parameters of the model.
         numerics: Version number, which is incremented when a change of the data, the model or the
             split alters the results of the same configuration.

@@ -2,8 +2,8 @@
 
 The as-released variants of KFAC and Eva have the damping of Table 7. Their corrected variants use
 another scale of the output gradients, that of the Fisher matrix, and a damping that was tuned on
-digits for this scale; this is an assumption. `ema_decay` is the weight of the old value in a moving
-average.
+digits for this scale; this damping is an assumption. `ema_decay` is the weight of the old value in
+a moving average.
 """
 
 from dataclasses import replace
@@ -178,7 +178,7 @@ IMAGENET_DEIT_S = replace(
         "3 repetitions of an image, and the parameters without weight decay: "
         "from the command of the released code",
         "RandAugment 9/0.5: as in the paper; the command of the released code has 7/0.5",
-        "separate layers for Q, K and V: the released code's timm has a single layer, "
+        "separate layers for Q, K and V: timm, the released code for DeiT, has a single layer, "
         "which gives the same results for NysAct and FOOF",
     ),
     parameters=Parameters(exact=22_050_664, published=22),

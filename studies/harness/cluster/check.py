@@ -3,7 +3,7 @@
 Ray's schema covers the top level and the node types. In `provider` and `node_config` Ray accepts
 any key, and its defaults are unsafe: SSH from any address, a dashboard on every address, instance
 metadata without a session, an unencrypted disk. `rules.yaml` covers these two sections. This module
-calls no cloud. `python -m studies check-cluster FILE` prints the errors.
+sends nothing to a cloud. `python -m studies check-cluster FILE` prints the errors.
 """
 
 from __future__ import annotations

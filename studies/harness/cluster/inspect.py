@@ -32,7 +32,7 @@ from trainables.fingerprint import difference, fingerprint
 from trainables.store import StoreError
 
 CONNECT_SECONDS = 10.0
-PROOF_SECONDS = 180.0  # long, because the first process on a node imports torch
+CHECK_SECONDS = 180.0  # long, because the first process on a node imports torch
 JOIN_SECONDS = 180.0  # long, because `ray up` returns before the workers have joined
 HTTP2_PREFACE, EMPTY_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
 
@@ -231,7 +231,7 @@ def _node_errors(
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task = _check_node.options(scheduling_strategy=here)
         tasks[task.remote(str(folder.absolute()), node["NodeID"], fingerprint(), data_dir)] = node
-    answered, silent = ray.wait(list(tasks), num_returns=len(tasks), timeout=PROOF_SECONDS)
+    answered, silent = ray.wait(list(tasks), num_returns=len(tasks), timeout=CHECK_SECONDS)
     for task in answered:
         node = tasks[task]
         name = f"node {node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
@@ -244,7 +244,7 @@ def _node_errors(
         yield from (f"{name} {line}" for line in errors)
     for task in silent:
         address = tasks[task]["NodeManagerAddress"]
-        yield f"node {address} did not answer within {PROOF_SECONDS:g} s"
+        yield f"node {address} did not answer within {CHECK_SECONDS:g} s"
 
 
 def _contains(path: Path, token: str) -> bool:

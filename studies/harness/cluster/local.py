@@ -55,10 +55,10 @@ def start(slots: int) -> None:
 def _minimal() -> Iterator[None]:
     """Make `ray.init` keep the loopback address and start only what one machine needs.
 
-    Ray keeps the address if clusters are disabled, which is the default on macOS. The autoscaler's monitor, the
-    log monitor and the dashboard's server take 80 MB each, and `ray.init` waits a second for the
-    dashboard. `ray start` has options to disable the monitors, but `ray.init` has none. Workers run
-    `worker.py`.
+    Ray keeps the address if clusters are disabled, which is the default on macOS. The autoscaler's
+    monitor, the log monitor and the dashboard's server take 80 MB each, and `ray.init` waits a
+    second for the dashboard. `ray start` has options to disable the monitors, but `ray.init` has
+    none. Workers run `worker.py`.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER, parameter.RayParams, services.start_api_server
     ray_constants.ENABLE_RAY_CLUSTER = False

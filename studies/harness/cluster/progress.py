@@ -101,7 +101,8 @@ class StudyProgress:
         trials = f"{self._done}/{len(self._trials) + self._unnamed} trials"
         if self._unsuccessful:
             trials += f", {self._unsuccessful.total()} failed or diverged"
-        return f"{trials}, {self._remaining() or 'starting'}"
+        state = self._remaining() if self._epochs else "starting"
+        return f"{trials}, {state}" if state else trials
 
     def _remaining(self) -> str:
         """Return the remaining time at the rate since the first report, or "" if it is unknown."""

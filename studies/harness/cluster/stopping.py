@@ -43,7 +43,7 @@ class Stop:
     def __init__(self, on_lost: Callable[[str], int]):
         self.problem = ""
         self._on_lost = on_lost
-        # Time without a live node. It does not grow while this process sleeps.
+        # Time without a live node. It does not grow while this process is suspended.
         self._lost_seconds = 0.0
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """One driver per output folder: a file lock, and a generation number against outdated workers.
 
-The operating system releases the lock when the driver's process ends. Each driver increments the generation.
-Workers receive the generation of their driver and compare it before each write, so that a worker
-which outlives its driver cannot write into a folder that belongs to a new driver.
+The operating system releases the lock when the driver's process ends. Each driver increments the
+generation. Workers receive the generation of their driver and compare it before each write, so that
+a worker which outlives its driver cannot write into a folder that belongs to a new driver.
 """
 
 from __future__ import annotations

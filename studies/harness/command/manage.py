@@ -192,8 +192,8 @@ def _explain(first_key: str, second_key: str, root: Path) -> int:
 
 @GROUP.command(
     "sync",
-    help="Send missing results of all studies to MLflow. The exit code is 1 if a search with other "
-    "settings than those of its file could not be sent.",
+    help="Send missing results of all studies to MLflow. A search whose settings in OUT differ from "
+    "those of its study file is not sent, and the exit code is 1.",
     params=[OUT, URI],
 )
 def _sync(root: Path, tracking_uri: str | None) -> int:
@@ -201,7 +201,7 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
     from studies.harness.kinds.search.proposals import DifferentSearch
     from studies.harness.tracking import view
 
-    code = COMPLETE
+    code, results = COMPLETE, 0
     try:
         for artefact in artefacts().values():
             views = view.send_all(
@@ -210,11 +210,14 @@ def _sync(root: Path, tracking_uri: str | None) -> int:
             try:
                 for name, sent in views:
                     print(f"{name}: {sent}")
+                    results += 1
             except DifferentSearch as error:
                 facts = str(error).partition(": ")[0]
                 advice = "to send it, repeat the command that ran it, with --report-only"
                 print(f"{artefact.name}: not sent, because {facts}; {advice}")
                 code = SOME_FAILED
+        if not results and code == COMPLETE:
+            print(f"no results to send in {root}; run a study first, or name a folder with --out")
     except Exception as error:
         first_line = str(error).partition("\n")[0]
         return environment(
@@ -267,7 +270,7 @@ def _ui(root: Path, port: int, links_only: bool) -> int:
 
 @GROUP.command(
     "clean",
-    help="Delete unusable checkpoints and named trials. Unusable checkpoints are damaged or "
+    help="Delete unusable checkpoints and the given trials. Unusable checkpoints are damaged or "
     "half-written. KEY is the name of a trial's folder in OUT/trials, or at least the first 6 digits "
     "of the name.",
     params=[

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ FLAGS = [
     click.Option(["--smoke"], is_flag=True,
                  help="Quick test: two levels, two seeds and two epochs on digits, in OUT/smoke."),
     click.Option(["--dry-run"], is_flag=True,
-                 help="Print the plan and exit; with --json, print a line of JSON for each trial."),
+                 help="Print the plan and exit; with --json, print a line of JSON for each trial to "
+                 "train."),
     click.Option(["--report-only"], is_flag=True,
                  help="Train nothing; report the results in the output folder."),
     click.Option(["--seeds"], metavar="N|I,J",
@@ -156,6 +158,11 @@ def parse(
             plugins.load(plugin)
         except plugins.PluginError as error:
             parser.errors.append(f"--{error}")
+    address = take("address", _ADDRESS, _address, variable="RAY_ADDRESS")
+    workers, max_workers = "an integer >= 1", None
+    if not address:  # the number of CPUs of a cluster is known only after it is inspected
+        max_workers = len(os.sched_getaffinity(0))
+        workers = f"an integer in 1..{max_workers}, the number of CPUs of this machine"
     options = Options(
         **{str(flag.name): bool(raw.get(str(flag.name))) for flag in FLAGS if flag.is_flag},
         seeds=take("seeds", _SEEDS, _seeds),
@@ -169,12 +176,14 @@ def parse(
         },
         max_concurrent=take("max_concurrent", "an integer >= 1", _at_least_one),
         gpus_per_trial=take("gpus_per_trial", _GPUS, _gpus, 0.0),
-        address=take("address", _ADDRESS, _address, variable="RAY_ADDRESS"),
+        address=address,
         tracking_uri=take("tracking_uri", _URI, _tracking_uri, variable="MLFLOW_TRACKING_URI"),
         out=take("out", "a folder", Path),
         data_dir=_data_dir(raw.get("data_dir")),
         plugin=plugin,
-        workers_per_trial=take("workers_per_trial", "an integer >= 1", _at_least_one, 1),
+        workers_per_trial=take(
+            "workers_per_trial", workers, partial(_at_least_one, limit=max_workers), 1
+        ),
         retry=tuple(raw.get("retry", ())),
         rerun=tuple(raw.get("rerun", ())),
         time_budget=take("time_budget", "a time > 0 such as 90s, 30m or 2h", _duration),
@@ -200,12 +209,6 @@ def _contradictions(options: Options) -> list[str]:
         if not torch.cuda.is_available():
             amount = "auto" if options.gpus_per_trial is None else f"{options.gpus_per_trial:g}"
             errors.append(f"--gpus-per-trial = {amount}: this machine has no GPU; omit the option")
-    cores = len(os.sched_getaffinity(0))
-    if options.workers_per_trial > cores and not options.address:
-        errors.append(
-            f"--workers-per-trial = {options.workers_per_trial}: must be in 1..{cores}, "
-            "the number of CPUs of this machine"
-        )
     invalid = [status for status in options.retry if status not in RETRIES]
     errors += [f"--retry = {status}: must be one of {', '.join(RETRIES)}" for status in invalid]
     for path in (options.root, *options.root.parents):
@@ -269,8 +272,9 @@ def _checked(value: Any, valid: object) -> Any:
     return value
 
 
-def _at_least_one(text: str) -> int:
-    return _checked(int(text), int(text) >= 1)
+def _at_least_one(text: str, limit: int | None = None) -> int:
+    number = int(text)
+    return _checked(number, number >= 1 and (limit is None or number <= limit))
 
 
 def _not_negative(text: str) -> float:

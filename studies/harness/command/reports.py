@@ -1,8 +1,8 @@
 """Write, print and track a command's reports; reuse a report whose inputs have not changed.
 
-The file `.report.json` beside each report contains a digest of the report's inputs, and the
-report's value. If the digest is the same as before, the command prints the stored value, and reads
-no trial folder and draws no figure.
+The file `.report.json` beside each report contains a digest of the report's inputs, and the `Report`
+itself. If the digest is the same as before, the command prints the stored report; it neither
+analyses the trials nor draws the figures again.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from studies.harness.design.options import Options
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.data import DataError
 from trainables.store import StoreError
-from trainables.workloads import ready
+from trainables.workloads import prepare_data
 
 FREE_BYTES = 50 * 2**20  # required free disk space, for checkpoints, tables and MLflow's database
 MIN_KEY_DIGITS = 6  # required of a trial's key on the command line
@@ -136,7 +136,8 @@ def _plans(
     for key in options.rerun:
         if len(key) < MIN_KEY_DIGITS or not any(name.startswith(key) for name in known):
             allowed = f"at least the first {MIN_KEY_DIGITS} digits of the key of a planned trial"
-            errors.append(f"--rerun = {key}: must be {allowed}; --dry-run --json prints the keys")
+            place = "trials.csv of the report lists the keys"
+            errors.append(f"--rerun = {key}: must be {allowed}; {place}")
     return plans, work, errors
 
 
@@ -163,7 +164,9 @@ def _print_plans(
 def _unready(work: Sequence[Work], options: Options, console: Console) -> list[str]:
     """Return a line for each problem with the data, or with the cluster of `--address`."""
     names = {trial.config.workload for part in work for trial in part.trials}
-    problems = ready(names, options.data_dir, download=options.download, verify=options.verify_data)
+    problems = prepare_data(
+        names, options.data_dir, download=options.download, verify=options.verify_data
+    )
     if problems:
         return problems
     if not options.address or not any(part.count and part.on_ray for part in work):
@@ -171,7 +174,8 @@ def _unready(work: Sequence[Work], options: Options, console: Console) -> list[s
     from studies.harness.cluster import inspect
 
     banner, problems = inspect.inspect(options.address, options)
-    console.print(banner, highlight=False)
+    if banner:  # empty if the cluster could not be inspected
+        console.print(banner, highlight=False)
     return problems
 
 

@@ -111,7 +111,9 @@ def print_next_steps(commands: Sequence[tuple[str, str]], console: Console) -> N
 
 
 def compare(root: Path, uri: str | None) -> list[tuple[str, str]]:
-    """Return the command that shows the runs in MLflow, or an empty list without tracking.
+    """Return the command or the server's address that shows the runs in MLflow.
+
+    The list is empty without tracking.
 
     Args:
         root: The output folder.

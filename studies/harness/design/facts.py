@@ -17,6 +17,7 @@ class Facts:
         paper: Name of the paper whose result is reproduced; `ours` for a user-defined artefact.
         table: The table or figure of the paper; may be empty.
         claim: The claim that is tested.
+        claimed_by_paper: False if the claim is this project's and not the paper's.
         falsifier: The outcome that would contradict the claim.
         published: The workloads that the paper uses, each with the settings of the paper that
             differ from the workload's recipe.
@@ -29,6 +30,7 @@ class Facts:
     table: str = ""
     claim: str
     falsifier: str
+    claimed_by_paper: bool = True
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reconstructed: tuple[str, ...] = ()
 

@@ -17,7 +17,7 @@ class Listing:
         rows: The cells of each row, one for each column.
         text: Indices of the columns with text, which are aligned left.
         muted: Indices of the columns with context that is not a result.
-        warnings: Indices of the columns that list missing trials.
+        warnings: Indices of the columns that list the trials that did not complete.
         bold: (row, column) of each cell that is significant after the table's correction.
         caption: Text below the table.
     """

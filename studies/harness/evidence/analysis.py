@@ -75,7 +75,7 @@ class Evidence:
         )
 
     def compared(self, facts: Facts, results: Sequence[Measured]) -> Evidence:
-        """Return this evidence with the comparison with the paper, including additional results."""
+        """Return this evidence with `published`, which compares the arms and `results` with the paper."""
         groups = [*by_arm.measured(self.trials, self.frame, self.metric), *results]
         workloads = {trial.config.workload for trial in self.trials}
         return replace(self, published=against(facts, groups, workloads))

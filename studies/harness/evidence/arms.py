@@ -99,7 +99,7 @@ def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[
 def metrics(frame: pd.DataFrame, arms: pd.DataFrame) -> dict[str, float]:
     """Return summary metrics by name: trials by status, and each arm's mean with its interval.
 
-    `arms` is the `group` of the trials in `frame` that are results; it may be empty.
+    `arms` is the `group` of those trials in `frame` whose means are results; it may be empty.
     """
     counts = {f"trials/{status}": float(list(frame["status"]).count(status)) for status in STATUSES}
     values = {

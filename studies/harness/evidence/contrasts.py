@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from studies.harness.design.arms import Arm, Trial, first_trials
-from studies.harness.evidence.metrics import higher_is_better, unit
+from studies.harness.evidence.metrics import count, higher_is_better, unit
 from studies.harness.evidence.status import DIVERGED, OOM
 from studies.harness.statistics.intervals import half_width
 from studies.harness.statistics.paired import holm, moments, paired_p, smallest_effect, unbeaten
@@ -56,11 +56,12 @@ class Differences:
 
 
 def contrasts(values: pd.DataFrame) -> pd.DataFrame:
-    """Compare every pair of arms of an `arms.by_seed` on their common seeds.
+    """Compare every pair of arms of a table of `arms.by_seed` on their common seeds.
 
     Columns: `arm other n difference ci_lo ci_hi p p_holm`. The difference is arm - other, with its
     95% t-interval; `p_holm` is corrected over all pairs of the table. The interval and the p-values
-    are nan if the arms have fewer than two common seeds.
+    are nan if the arms have fewer than two common seeds. The p-values are also nan if the
+    difference is equal for all seeds.
     """
     first, second = np.triu_indices(values.shape[1], 1)
     sample = values.to_numpy()
@@ -180,7 +181,7 @@ class Detectable:
 
 
 def detectable(values: pd.DataFrame) -> Detectable | None:
-    """Return the smallest difference that the seeds of an `arms.by_seed` can detect.
+    """Return the smallest difference that the seeds in a table of `arms.by_seed` can detect.
 
     Returns None if no arm has two completed trials.
     """
@@ -202,7 +203,7 @@ def detectable(values: pd.DataFrame) -> Detectable | None:
 
 
 def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str:
-    """Return a sentence about the smallest difference of two arms that a plan's seeds can detect.
+    """Return a text about the smallest difference of two arms that a plan's seeds can detect.
 
     The standard deviation over seeds is taken from completed trials of the workload.
     """
@@ -216,15 +217,18 @@ def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str
         sd = median(spreads)
         size = f"{show.show(effect * sd)} {show.difference}"
         source = (
-            f"the standard deviation over seeds is {show.show(sd)}, the median of {len(spreads)} "
-            f"configurations of {workload} with two or more completed seeds"
+            f"The standard deviation over seeds is {show.show(sd)}, the median of "
+            f"{count(len(spreads), 'configuration')} of {workload} with two or more completed seeds."
         )
     else:
         size = f"{effect:.1f} standard deviations over seeds"
-        source = f"no configuration of {workload} has two completed seeds yet"
+        source = (
+            "The standard deviation is not known, because no configuration of "
+            f"{workload} has two completed seeds yet."
+        )
     return (
-        f"With {n} seeds, the smallest difference between two arms that one unpaired t-test at the "
-        f"5% level detects with 80% power is {size}; {source}."
+        f"With {n} seeds, one unpaired t-test of two arms at the 5% level has 80% power to detect "
+        f"a difference of {size}. {source}"
     )
 
 

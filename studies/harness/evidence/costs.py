@@ -113,7 +113,7 @@ def find(config: TrialConfig, folder: Path) -> Cost | None:
 
 
 def commands(trials: Iterable[Trial]) -> list[str]:
-    """Return the commands that time some configurations, as few as possible.
+    """Return as few commands as possible that together time the configurations of `trials`.
 
     The list ends with one line for each configuration that the benchmark does not support.
     """
@@ -147,7 +147,7 @@ def _flags(config: TrialConfig, as_released: bool) -> tuple[str, ...]:
     """Return the benchmark's flags for a configuration.
 
     The flags select the variant (as-released or corrected) with fewer differences from the
-    configuration, and set these differences. `as_released` decides a tie.
+    configuration, and set these differences. If both have equally many, `as_released` decides.
     """
     values = _relevant(config)
     arms = (as_released, not as_released)

@@ -1,4 +1,4 @@
-"""Tables of trial folders: one row per planned trial or per committed epoch. Writes nothing."""
+"""Tables of trial folders: one row per planned trial or per committed epoch."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ def factors(frame: pd.DataFrame) -> list[str]:
 
 
 def series(row: Mapping[Any, Any], factor: str, names: Sequence[str]) -> str:
-    """Return the settings that an arm shares with the other levels of a factor.
+    """Return an arm's variant and its levels of the other factors: `as-released, shift=tropp`.
 
-    An example is `as-released, shift=tropp`.
+    Arms of one optimizer with the same text form a series over the levels of `factor`.
 
     Args:
         row: A row of a `frame` or of `arms.group`.
-        factor: The factor that varies.
+        factor: The factor that varies within the series.
         names: All `factors`.
     """
     others = [f"{name}={row[name]}" for name in names if name != factor and not pd.isna(row[name])]

@@ -57,7 +57,7 @@ def unit(metric: str) -> Unit:
 
 
 def number(value: float, kind: str) -> str:
-    """Return a value in a Python format: zero without a sign, nan as a dash."""
+    """Format a value by a Python format specifier; zero has no sign, and nan is a dash."""
     if math.isnan(value):
         return "-"
     text = format(value, kind)
@@ -69,9 +69,9 @@ def count(size: int, noun: str) -> str:
     return f"{size} {noun}{'' if size == 1 else 's'}"
 
 
-def join_words(words: Sequence[str]) -> str:
+def join_words(words: Sequence[str], conjunction: str = "and") -> str:
     """Return `a`, `a and b` or `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def few(arms: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Times to a target: the target, the epochs and seconds of each arm, and their published results.
 
 Trials train for all epochs, and the time to a target is read from their curves, so that the time to
-any target can be computed. The seconds are the epochs to the target times the seconds per epoch of
-exactly this configuration, measured while nothing else ran (`costs.py`).
+any target can be computed. The seconds to a target are the epochs to it times the seconds per epoch
+of the arm's configuration, which were measured while nothing else ran (`costs.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Curves = Mapping[str, Mapping[int, list[float]]]
 
 @dataclass(frozen=True)
 class Target:
-    """The value to reach, in the metric's unit, and its source in words."""
+    """The accuracy to reach, as a fraction, and its source in words."""
 
     value: float
     source: str
@@ -93,11 +93,11 @@ class Times:
         )
 
     def whole(self, arm: str) -> dict[int, float]:
-        """Return the whole epoch at which each seed's run reaches the target, or nan."""
+        """Return, by seed, the epoch (not interpolated) that reaches the target, or nan."""
         return hits(self.curves.get(arm, {}), self.value, whole=True)
 
     def grid(self) -> list[float]:
-        """Return evenly spaced targets, from the best value of a first epoch to the best of all epochs."""
+        """Return evenly spaced targets, from the best value of a first epoch to the best of any epoch."""
         runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
         if not runs:
             return []
@@ -121,24 +121,24 @@ def target_of_runs(
 ) -> Target | None:
     """Return the target that a paper's rule derives from the reference's completed trials.
 
-    It is `share` times the accuracy after the `best` or the `last` epoch, averaged over seeds.
-    `rule` describes it in words. Returns None if no trial has completed.
+    The target is `share` times the accuracy after the `best` or the `last` epoch, averaged over
+    seeds. `rule` describes the rule in words. Returns None if no trial has completed.
     """
     values = completed(
         frame.query("optimizer == @reference"), metric if of == "last" else f"best/{metric}"
     )
     if values.empty:
         return None
-    mean, runs = float(values.mean()), count(len(values), "run")
-    accuracy = f"{100 * mean:.2f}%, the mean accuracy of the {of} epoch over {runs}"
+    mean, trials = float(values.mean()), count(len(values), "trial")
+    accuracy = f"{100 * mean:.2f}%, the mean accuracy of the {of} epoch over {trials}"
     return Target(share * mean, f"{rule}: {'' if share == 1 else f'{share:g} x '}{accuracy}")
 
 
 def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
     """Return the curves of a metric of all trials that have ended.
 
-    The tables are `ledger.frame` by trial and by epoch. Trials that have not ended are omitted. The
-    curve of a trial that ended during its first epoch is empty.
+    `frame` and `by_epoch` are tables of `ledger.frame`, per trial and per epoch. Trials that have
+    not ended are omitted. The curve of a trial that ended during its first epoch is empty.
     """
     runs = {
         str(key): run.astype(float).tolist()
@@ -191,7 +191,7 @@ def _results(
     """
     factor, base = per_epoch
     time, reference = times.time(label, whole=True), times.whole(times.base)
-    # If all runs reach the target, their mean over seeds is compared instead of the median.
+    # If all runs reach the target, their mean over seeds is compared. Otherwise the median is.
     median = (
         None
         if time.hits == time.n

@@ -124,6 +124,12 @@ def statements(facts: Facts) -> dict[str, str]:
     """
     if paper(facts.paper) is None:
         return {"Claim": facts.claim, "Falsified by": facts.falsifier}
+    if not facts.claimed_by_paper:
+        return {
+            "About": facts.citation,
+            "Claim of this project": facts.claim,
+            "Falsified by": facts.falsifier,
+        }
     return {
         "Reproduces": facts.citation,
         "Claim of the paper": facts.claim,

@@ -17,7 +17,7 @@ MAX_BYTES, MAX_DEPTH, MAX_NODES = 10**6, 20, 10_000
 
 
 class YamlError(ValueError):
-    """The file cannot be read, or violates the restrictions of this module. The message is one line."""
+    """A file cannot be read, violates the restrictions of this module, or has invalid content."""
 
 
 def read(path: Path, *, aliases: bool = False) -> Any:

@@ -32,11 +32,11 @@ RULE = (
     "settings in parentheses are not those of the paper, so the result is not compared. If the paper "
     "does not state whether its ± is a standard error or a standard deviation (SD), the interval "
     'uses it as a standard error, so that "differs" holds in both cases, and the pooled SD uses it '
-    "as an SD. A published failure is reproduced if all trials fail, and differs if none fails. With "
-    'fewer than two completed seeds, the verdict is "not run", or "differs" if at least two trials '
-    "failed or missed the target. Costs, and times to a target that some runs miss, have no mean "
-    "over seeds. Their median is compared with the published value; the result is reproduced if the "
-    "95% interval of the median lies within the margin."
+    "as an SD. A published failure is reproduced if all trials fail, and differs if none fails. If "
+    'fewer than two trials have a value, the verdict is "not run", or "differs" if at least two '
+    "trials failed or missed the target. Costs, and times to a target that some trials miss, have no "
+    "mean over seeds. Their median is compared with the published value; the result is reproduced if "
+    "the 95% interval of the median lies within the margin."
 )
 _NOTHING = summarize([])
 # Fields of a configuration that do not belong to a protocol, and the two mappings that `flat` merges.
@@ -69,7 +69,7 @@ class Measured:
         failures: Number of trials without a value because training diverged or crashed.
         missed: Number of trials that completed without reaching the target.
         median: Compared instead of the mean if there is no mean over seeds: a cost, or the
-            Kaplan-Meier median of times to a target that some runs never reach.
+            Kaplan-Meier median of times to a target that some trials never reach.
     """
 
     label: str
@@ -145,7 +145,7 @@ def configuration(claim: Claim) -> TrialConfig:
 
 
 def expected(claim: Claim) -> dict[str, Any]:
-    """Return a claim's flat `configuration`, with the parts of its protocol that are no settings."""
+    """Return a claim's flat `configuration` with its target, reference and hardware, if any."""
     return flat(configuration(claim).to_dict()) | {
         n: v for n, v in claim.protocol.items() if n in _NO_SETTINGS
     }

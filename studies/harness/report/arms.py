@@ -17,11 +17,12 @@ from studies.harness.evidence.metrics import (
     count,
     few,
     higher_is_better,
+    join_words,
     probability,
     unit,
     words,
 )
-from studies.harness.evidence.status import UNFINISHED
+from studies.harness.evidence.status import IN_FLIGHT, UNFINISHED
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import ALPHA
 
@@ -75,12 +76,16 @@ def caption(evidence: Evidence) -> Text:
         f"significantly worse than any ({TESTS}). Arms with trials that diverged or ran out of "
         "memory are never bold."
     )
+    in_flight = ""
+    if any(evidence.arms[IN_FLIGHT]):
+        in_flight = " A trial in flight is being trained, or was interrupted."
     notes = [
         "Each row is an arm: an optimizer with its settings, trained once for each seed. Each of "
         f"these trainings is a trial.{variants}",
         f"The mean, the sample standard deviation (sd) and the 95% Student t-interval of the mean "
         f"are those of the last-epoch {words(evidence.metric)}{percent} over the n completed trials "
-        f"of an arm ({n}). Trials that did not complete are counted, but no mean includes them.",
+        f"of an arm ({n}). Trials that did not complete are counted, but no mean includes them."
+        f"{in_flight}",
         power(evidence),
         bold if evidence.references.tests else "",
         "The best epoch is the mean over trials of the best test value of any epoch, with the "
@@ -136,7 +141,7 @@ def best(evidence: Evidence) -> list[Text]:
         better = "; ".join(
             f"{arm} is significantly better than {few(_worse(evidence, arm))}" for arm in arms
         )
-    base = "it" if len(arms) == 1 else "these"
+    base = "these" if len(arms) > FEW else join_words(arms, "or")
     text = f"{better}; no arm is significantly better than {base} ({TESTS})."
     return [Text(text, finding=True)]
 

@@ -33,8 +33,8 @@ def missing(trials: Iterable[Trial]) -> list[Block]:
     """Return the commands for configurations that were measured on no hardware."""
     items = tuple(f"`{line}`" if line.startswith(COMMAND[0]) else line for line in commands(trials))
     text = (
-        "The cost of some arms is not measured yet. To measure it, run the following on a machine "
-        "on which nothing else runs:"
+        "The cost of some arms is not measured yet. Run the commands in this list on a machine on "
+        "which nothing else runs:"
     )
     return [Text(text, label="Costs", items=items)] if items else []
 

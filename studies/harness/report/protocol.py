@@ -54,7 +54,7 @@ def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
 
 
 def _fixed(trials: Sequence[Trial]) -> str:
-    """Return the settings that all trials share; a setting that is a factor is called varied."""
+    """Return a sentence with the settings of the trials; a factor of the study is called varied."""
     configs = [trial.config for trial in trials]
     varied = {name for trial in trials for name in trial.arm.factors}
     values = {

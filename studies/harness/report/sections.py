@@ -113,11 +113,12 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
         name = f"{arm['optimizer']} {series(arm, factor, evidence.factors)}".strip()
         rows.setdefault(name, {})[level] = _outcome(arm)
     columns = [*levels, *([""] if any("" in row for row in rows.values()) else [])]
-    header = ["arm", *(str(level) or "no level" for level in columns)]
+    unvaried = f"no {factor.replace('_', ' ')}" if factor else "completed trials"
+    header = ["arm", *(str(level) or unvaried for level in columns)]
     cells = [[name, *(row.get(level, "") for level in columns)] for name, row in rows.items()]
     note = (
         "Each cell is the number of completed trials out of the planned trials, with the number of "
-        "trials that ended without a result. A level at which training diverges is a finding, too."
+        "trials that ended without a result. Divergence at a level is a result of the study, too."
     )
     title = f"Stability by {factor.replace('_', ' ')}" if factor else "Stability"
     caption = f"{title}: completed trials out of the planned trials."

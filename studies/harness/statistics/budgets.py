@@ -1,7 +1,7 @@
 """Statistics of a search: the best score of k configurations, and the bias of the winner's score.
 
 The K scores of a search are treated as exchangeable. This holds only for random and quasi-random
-samplers: a caller that passes the scores of TPE or ASHA must print this next to the curve.
+samplers. A caller that passes the scores of TPE or ASHA must state this next to the curve.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
 
 
 def overtakes(curve: pd.DataFrame, other: pd.DataFrame, higher: bool = True) -> int | None:
-    """Return the smallest k from which on the mean of a `best_of_k` exceeds that of another.
+    """Return the smallest k from which on the mean of `curve` is better than that of `other`.
 
-    Only the k that both curves have are compared. Returns None if the curve is not better at the
-    largest of these k.
+    Both are tables of `best_of_k`. Only the k that both contain are compared. Returns None if
+    `curve` is not better at the largest of these k.
     """
     size = min(len(curve), len(other))
     lead = curve["mean"].to_numpy()[:size] - other["mean"].to_numpy()[:size]

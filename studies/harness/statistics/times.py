@@ -1,7 +1,7 @@
 """Times to a target: the epoch at which a curve reaches it, and the Kaplan-Meier median over runs.
 
-A run that ends without reaching the target is right-censored at its last epoch. It is counted (as
-k of n) and not dropped, and no mean includes an infinite or capped time.
+A run that ends without reaching the target is right-censored at the last epoch of the arm's longest
+run. It is counted, not dropped; no mean includes its time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy import stats
 from studies.harness.statistics.intervals import CONFIDENCE
 
 RULE = (
-    "A run hits the target at the first of two consecutive evaluations that meet it. The epoch "
+    "A trial reaches the target at the first of two consecutive evaluations that meet it. The epoch "
     "is interpolated linearly between this evaluation and the previous one. A single evaluation "
     "that meets the target does not count, even if it is the last one."
 )
@@ -51,8 +51,8 @@ class TimeToTarget:
     """The time to a target of an arm's runs.
 
     Attributes:
-        hits: Runs that reached the target.
-        n: All runs.
+        hits: Number of runs that reached the target.
+        n: Number of runs.
         median: Kaplan-Meier median in epochs; nan if fewer than half of the runs reach the target.
         ci_lo: Lower end of the median's 95% interval (log-log, Brookmeyer and Crowley); nan if
             there are too few runs.

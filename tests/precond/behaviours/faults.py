@@ -9,14 +9,14 @@ import torch
 
 
 class Ascends(torch.optim.SGD):
-    """Adds the gradient."""
+    """SGD that adds the gradient."""
 
     def __init__(self, params: Any, **options: Any):
         super().__init__(params, maximize=True, **options)
 
 
 class ChangesGradients(torch.optim.SGD):
-    """Changes the gradients in place."""
+    """SGD whose steps change the gradients in place."""
 
     def step(self, closure: Any = None) -> Any:
         loss = super().step(closure)
@@ -28,7 +28,7 @@ class ChangesGradients(torch.optim.SGD):
 
 
 class ReadsNoneAsZero(torch.optim.SGD):
-    """Moves parameters without a gradient by their momentum."""
+    """SGD that moves parameters without a gradient by their momentum."""
 
     def step(self, closure: Any = None) -> Any:
         missing = [p for group in self.param_groups for p in group["params"] if p.grad is None]
@@ -41,7 +41,7 @@ class ReadsNoneAsZero(torch.optim.SGD):
 
 
 class UsesFirstGroup(torch.optim.SGD):
-    """Uses the options of the first group for all groups."""
+    """SGD that uses the options of the first group for all groups."""
 
     def step(self, closure: Any = None) -> Any:
         groups = self.param_groups
@@ -54,7 +54,7 @@ class UsesFirstGroup(torch.optim.SGD):
 
 
 class KeepsItsLr(torch.optim.SGD):
-    """Uses the learning rate of its construction."""
+    """SGD that always uses the learning rate with which it was built."""
 
     def step(self, closure: Any = None) -> Any:
         lrs = [group["lr"] for group in self.param_groups]
@@ -67,21 +67,21 @@ class KeepsItsLr(torch.optim.SGD):
 
 
 class ForgetsItsState(torch.optim.SGD):
-    """Loads the groups only."""
+    """SGD that loads only the groups of a state."""
 
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict({**state_dict, "state": {}})
 
 
 class IsItsCopy(torch.optim.SGD):
-    """Returns itself as a copy."""
+    """SGD whose copy is the same object."""
 
     def __deepcopy__(self, memo: Any) -> IsItsCopy:
         return self
 
 
 class SkipsHooks(torch.optim.SGD):
-    """Calls no hook of its state."""
+    """SGD whose `state_dict` calls no hooks."""
 
     def state_dict(self) -> Any:
         other = torch.optim.SGD(copy.copy(self.param_groups))
@@ -90,7 +90,7 @@ class SkipsHooks(torch.optim.SGD):
 
 
 class EvaluatesWithoutGradients(torch.optim.SGD):
-    """Calls the closure without gradients."""
+    """SGD that disables gradients while it calls the closure."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -108,11 +108,11 @@ FAULTS = {
         "a_layer_can_be_frozen_during_training",
     ),
     UsesFirstGroup: (
-        "a_group_has_its_lr",
+        "a_group_can_set_its_lr",
         "a_group_with_lr_zero_does_not_change",
-        "a_group_has_its_weight_decay",
+        "a_group_can_set_its_weight_decay",
     ),
-    KeepsItsLr: ("a_step_uses_the_lr_of_its_time", "the_lr_can_be_zero"),
+    KeepsItsLr: ("a_step_uses_the_current_lr", "the_lr_can_be_zero"),
     ForgetsItsState: (
         "training_resumes_from_a_state",
         "a_state_can_be_loaded_with_weights_only",

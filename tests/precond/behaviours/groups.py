@@ -34,7 +34,7 @@ def vectors_of(model: nn.Module) -> set[str]:
 
 
 @behaviour
-def a_group_has_its_lr(subject: Subject) -> None:
+def a_group_can_set_its_lr(subject: Subject) -> None:
     """The vectors have a smaller learning rate, or the matrices have 0."""
     model = make_model()
     optimizer = subject.build(model, split(model, lr=subject.lr / 2))
@@ -57,7 +57,7 @@ def a_group_with_lr_zero_does_not_change(subject: Subject) -> None:
 
 
 @behaviour
-def a_group_has_its_weight_decay(subject: Subject) -> None:
+def a_group_can_set_its_weight_decay(subject: Subject) -> None:
     model = make_model()
     optimizer = subject.build(model, split(model, weight_decay=1.0), weight_decay=0.0)
     for step in range(3):
@@ -73,7 +73,7 @@ def a_group_has_its_weight_decay(subject: Subject) -> None:
 
 
 @behaviour
-def a_group_inherits_the_options_that_it_does_not_have(subject: Subject) -> None:
+def a_group_inherits_the_options_that_it_does_not_set(subject: Subject) -> None:
     model = make_model()
     optimizer = subject.build(model, split(model, lr=0.5), weight_decay=0.25)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.25]
@@ -153,7 +153,7 @@ def a_group_can_be_added_before_the_first_step(subject: Subject) -> None:
 
 @behaviour
 def a_group_can_be_added_during_training(subject: Subject) -> None:
-    """The layer was frozen so far."""
+    """The group contains a layer that was frozen until then."""
     model = make_model()
     model.hidden.requires_grad_(False)
     optimizer = subject.build(model)
@@ -241,7 +241,7 @@ def a_group_that_is_no_dictionary_is_an_error(subject: Subject) -> None:
 
 
 @behaviour
-def parameters_partly_with_names_are_an_error(subject: Subject) -> None:
+def naming_only_some_parameters_is_an_error(subject: Subject) -> None:
     model = make_model(kind=Net)
     with pytest.raises(ValueError, match="names"):
         subject.build(model, [("scale", model.scale), model.head.weight])

@@ -44,7 +44,7 @@ def _options(**behaviours: str) -> list[Refusal]:
 LIST = [
     *_options(
         maximize="the_loss_rises_with_maximize",
-        foreach="foreach_and_the_loop_give_the_same_steps",
+        foreach="foreach_and_the_for_loop_give_the_same_steps",
         fused="fused_gives_the_same_steps",
         differentiable="a_differentiable_step_has_a_gradient",
     ),
@@ -121,7 +121,7 @@ MODE_OF = {
 WORDS_FOR = {
     "the_loss_rises_with_maximize": "no optimizer has the options `maximize`",
     "a_group_can_be_maximized": "no optimizer has the options `maximize`",
-    "foreach_and_the_loop_give_the_same_steps": "`foreach`",
+    "foreach_and_the_for_loop_give_the_same_steps": "`foreach`",
     "fused_gives_the_same_steps": "`fused`",
     "a_differentiable_step_has_a_gradient": "`differentiable`",
     "parameters_without_layers_are_trained": "refuse a model without Linear and Conv2d layers",

@@ -70,7 +70,7 @@ def advance(scheduler: Any) -> None:
 
 
 def expected_values(name: str, subject: Subject, cycles: bool) -> list[tuple[float, Any]]:
-    """Return the values that the scheduler sets on torch's SGD."""
+    """Return the values that the scheduler sets on torch's SGD, with momentum if it `cycles`."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=subject.lr, momentum=0.9)
     scheduler = SCHEDULERS[name](optimizer, subject.lr)
@@ -85,7 +85,8 @@ def expected_values(name: str, subject: Subject, cycles: bool) -> list[tuple[flo
 def train_with(subject: Subject, name: str) -> None:
     """Train with a scheduler, and resume from its state and that of the optimizer.
 
-    The loss falls, the scheduled values are those of torch's SGD, and a resumed run is the same.
+    The loss falls, the scheduled values are those of torch's SGD, and a resumed run takes the same
+    steps as the run that continues.
     """
     cycles = name in ("CyclicLR_with_momentum", "OneCycleLR")
     models, optimizers = zip(*(subject.pair() for _ in range(2)), strict=True)

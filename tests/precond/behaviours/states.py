@@ -91,8 +91,7 @@ def a_state_can_be_loaded_with_weights_only(subject: Subject) -> None:
 
 
 @behaviour
-def a_step_replaces_an_earlier_state(subject: Subject) -> None:
-    """Loading the first state restarts the training."""
+def loading_the_initial_state_restarts_the_training(subject: Subject) -> None:
     model, optimizer = subject.pair()
     start = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     train(model, optimizer)
@@ -191,7 +190,7 @@ def a_state_of_named_parameters_can_be_loaded(subject: Subject) -> None:
 
 @behaviour
 def a_weight_has_a_state_after_a_step(subject: Subject) -> None:
-    """The state of a layer may be that of its weight, so that its bias has none."""
+    """A layer's state may belong to its weight alone; its bias then has none."""
     model, optimizer = subject.pair()
     train(model, optimizer, 3)
     assert all(optimizer.state[p] for name, p in model.named_parameters() if "bias" not in name)
@@ -297,7 +296,7 @@ def a_distributed_checkpoint_resumes_the_training(subject: Subject) -> None:
 
 
 @behaviour
-def a_distributed_checkpoint_can_be_made_before_the_first_step(subject: Subject) -> None:
+def a_distributed_checkpoint_can_be_saved_before_the_first_step(subject: Subject) -> None:
     assert_resumes_from_checkpoint(subject, steps=0)
 
 
@@ -306,7 +305,7 @@ def a_distributed_checkpoint_can_be_made_before_the_first_step(subject: Subject)
 
 @behaviour
 def step_hooks_are_called_in_order(subject: Subject) -> None:
-    """Hooks of all optimizers are called, too."""
+    """Global hooks, which torch calls for every optimizer, surround those of this optimizer."""
     model, optimizer = subject.pair()
     calls: list[str] = []
     handles = [
@@ -338,7 +337,7 @@ def a_step_hook_can_pass_a_closure(subject: Subject) -> None:
 
 @behaviour
 def state_dict_hooks_are_called(subject: Subject) -> None:
-    """A hook after it may change or replace the state; a removed hook is not called."""
+    """A post-hook may change or replace the state; a removed hook is not called."""
     model, optimizer = subject.pair()
     train(model, optimizer, 2)
     calls: list[str] = []
@@ -362,7 +361,7 @@ def state_dict_hooks_are_called(subject: Subject) -> None:
 
 @behaviour
 def load_state_dict_hooks_are_called(subject: Subject) -> None:
-    """A hook before it may replace the state."""
+    """A pre-hook may replace the state."""
     model, optimizer = subject.pair()
     train(model, optimizer, 5)
     saved = copy.deepcopy(optimizer.state_dict())

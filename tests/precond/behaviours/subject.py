@@ -63,7 +63,7 @@ class Subject:
     def build(
         self, model: nn.Module, params: Iterable[Any] | None = None, **options: Any
     ) -> Optimizer:
-        """Build the optimizer, with the settings of the tests where `options` has no others."""
+        """Build the optimizer with the settings of the tests, which `options` override."""
         self.building = True
         if self.name in CONTROLS:
             kind, settings = CONTROLS[self.name]
@@ -140,7 +140,7 @@ def batch(number: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, 
 
 
 def loss_of(model: nn.Module, number: int = 0) -> Tensor:
-    """Return the loss of a batch, in the floating dtype of the model's first parameter."""
+    """Return the loss of a batch whose inputs have the dtype of the model's first parameter."""
     x, y = batch(number, next(model.parameters()).dtype)
     outputs = model(x)
     return F.cross_entropy(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), y)

@@ -92,7 +92,7 @@ def the_loss_rises_with_maximize(subject: Subject) -> None:
 
 
 @behaviour
-def foreach_and_the_loop_give_the_same_steps(subject: Subject) -> None:
+def foreach_and_the_for_loop_give_the_same_steps(subject: Subject) -> None:
     results = [subject.trained_weights(foreach=foreach) for foreach in (True, False)]
     assert_equal(*results, tolerance=1e-10)
 
@@ -117,7 +117,7 @@ def a_differentiable_step_has_a_gradient(subject: Subject) -> None:
 
 @behaviour
 def a_step_without_gradients_changes_nothing(subject: Subject) -> None:
-    """This is the first step, or a later one."""
+    """This holds for the first step and for later steps."""
     model, optimizer = subject.pair()
     for steps in (0, 3):
         train(model, optimizer, steps)
@@ -221,7 +221,7 @@ def the_loss_falls_with_clipped_gradients(subject: Subject) -> None:
 
 @behaviour
 def gradients_can_be_used_twice(subject: Subject) -> None:
-    """The second step has no backward, as in a loop that repeats a step."""
+    """Both steps use the gradients of the last training step again, without a backward."""
     model, optimizer = subject.pair()
     train(model, optimizer, 3)
     for _ in range(2):
@@ -262,7 +262,7 @@ def a_discarded_batch_changes_nothing(subject: Subject) -> None:
 
 @behaviour
 def frozen_parameters_do_not_change(subject: Subject) -> None:
-    """They are frozen before the optimizer is built, and are in its groups or not."""
+    """They are frozen before the optimizer is built, whether its groups contain them or not."""
     for include in (False, True):
         model = make_model()
         model.hidden.requires_grad_(False)
@@ -347,7 +347,7 @@ def an_optimizer_can_be_built_again(subject: Subject) -> None:
 
 @behaviour
 def a_copy_of_the_model_does_not_change_the_training(subject: Subject) -> None:
-    """The model is averaged over the steps, and a copy of it is used, even with gradients."""
+    """The copies are an average of the model over the steps, and a model with its own backward."""
     model, optimizer = subject.pair()
     train(model, optimizer, 1)
     average, teacher = AveragedModel(model), copy.deepcopy(model)

@@ -30,7 +30,8 @@ class CostStudy(Artefact):
             type=int,
             default=20,
             show_default=True,
-            help="Measured blocks for each optimizer, whose steps alternate with those of SGD.",
+            help="Measured blocks for each optimizer. In a block, its steps alternate with those "
+            "of SGD.",
         ),
         click.Option(
             ["--threads"],
@@ -51,6 +52,7 @@ class CostStudy(Artefact):
     )
     HELP: ClassVar[Mapping[str, str]] = {
         "smoke": "Time two optimizers on digits with six blocks, in OUT/smoke.",
+        "dry_run": "Print the plan and exit; with --json, print a line of JSON for each benchmark.",
         "report_only": "Measure nothing; report the existing results.",
         "workload": "Model and image size, instead of the study's.",
         "optimizers": "Optimizers, instead of the study's; their as-released variants are added.",

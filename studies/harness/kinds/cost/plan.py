@@ -160,7 +160,10 @@ def view(plan: CostPlan) -> View:
 
 
 def _with_conventions(workload: str, optimizers: Sequence[str]) -> list[str]:
-    """Return the optimizers whose as-released and corrected variants have different costs."""
+    """Return the optimizers whose as-released and corrected variants are timed separately.
+
+    The two variants of any other optimizer are the same configuration.
+    """
     try:
         variants = [
             (name, [resolve(workload, name, as_released=released) for released in (False, True)])

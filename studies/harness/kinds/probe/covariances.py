@@ -34,7 +34,7 @@ SKETCHES = {"column sketch": "subcolumn", "Gaussian sketch": "gaussian"}
 BEST = "best of rank r"
 APPROXIMATIONS = (*SKETCHES, BEST)
 SHOWN = 3  # maximum number of layers in the figure
-LOST = 0.5  # the verdict lists the layers in which the column sketch has a larger relative error
+LARGE_ERROR = 0.5  # the verdict lists the layers in which the column sketch has a larger error
 
 
 def model_problems(parameters: Covariances, model: nn.Module) -> list[str]:
@@ -129,7 +129,7 @@ def _errors(parameters: Covariances, a: Tensor, roots: Tensor) -> np.ndarray:
 def _figure_layers(parameters: Covariances, matrices: Sequence[Tensor]) -> list[int]:
     """Return the indices of the layers in the figure.
 
-    They are the last layers of the `SHOWN` largest widths, among the widths above the rank.
+    For each of the `SHOWN` largest widths above the rank, it is the last layer of this width.
     """
     last = {len(a): number for number, a in enumerate(matrices) if len(a) > parameters.rank}
     return sorted(last[width] for width in sorted(last)[-SHOWN:])
@@ -156,7 +156,7 @@ def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
 
 
 def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
-    """Return a verdict with the layers whose error is above `LOST`, and the table of errors."""
+    """Return a verdict with the layers whose error is above `LARGE_ERROR`, and the error table."""
     header = [
         "layer",
         "p",
@@ -177,10 +177,10 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     )
     sketched = numbers[numbers["approximation"] == APPROXIMATIONS[0]]
     column_sketch = sketched.groupby("layer", sort=False)["frobenius"].mean()
-    lost = [str(layer) for layer, error in column_sketch.items() if error > LOST]
+    above = [str(layer) for layer, error in column_sketch.items() if error > LARGE_ERROR]
     verdict = (
-        f"In {len(lost)} of {len(column_sketch)} layers, the column sketch has a mean Frobenius "
-        f"error above {LOST:g}{': ' + ', '.join(lost) if lost else ''}."
+        f"In {len(above)} of {len(column_sketch)} layers, the column sketch has a mean relative "
+        f"Frobenius error above {LARGE_ERROR:g}{': ' + ', '.join(above) if above else ''}."
     )
     table = Table(name="covariances", header=header, rows=rows, caption=caption)
     return [Text(verdict, label="Verdict", finding=True), table, Text(note, note=True)]

@@ -75,7 +75,7 @@ def trials(
 
 
 def _model_errors(probe: Probe, config: TrialConfig) -> list[str]:
-    """Return the errors if the probe cannot measure the model with its parameters."""
+    """Return a line for each reason why the probe cannot measure the workload's model."""
     selected = workload(config.workload)
     model = skeleton(selected.model, selected.fit(config.settings))
     if config.compile:
@@ -88,14 +88,13 @@ def _model_errors(probe: Probe, config: TrialConfig) -> list[str]:
 def missing(plan: ProbePlan) -> Work:
     """Return the networks without a result; none with `--report-only`."""
     results = folder.results(plan.artefact, plan.trials, plan.root)
-    todo = [trial for trial in plan.trials if trial.config.seed not in results]
-    if plan.options.report_only:
-        todo = []
+    unmeasured = [trial for trial in plan.trials if trial.config.seed not in results]
+    todo = [] if plan.options.report_only else unmeasured
     epochs = plan.trials[0].config.epochs
     summary = (
         f"{count(len(plan.trials), 'network')} ({plan.artefact.optimizer}, "
         f"{count(epochs, 'epoch')}): "
-        f"{len(results)} done, {len(todo)} to go"
+        f"{len(results)} done, {len(unmeasured)} to go"
     )
     records = [
         {"key": folder.key(plan.artefact, trial.config), "config": trial.config.to_dict()}

@@ -82,7 +82,8 @@ class Probe(Artefact):
     HELP: ClassVar[Mapping[str, str]] = {
         "smoke": "Train two networks for two epochs on digits, in OUT/smoke.",
         "settings": "Set a parameter of the probe, a hyperparameter or a setting of the recipe.",
-        "dry_run": "Print the plan and stop.",
+        "dry_run": "Print the plan and exit; with --json, print a line of JSON for each network to "
+        "train.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("optimizers", "only", "levels"), _NO_ARMS),

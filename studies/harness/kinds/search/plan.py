@@ -8,7 +8,7 @@ from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
 from studies.harness.evidence import status
 from studies.harness.kinds.artefact import Work
-from studies.harness.kinds.search.proposals import STOPPED
+from studies.harness.kinds.search.proposals import STOPPED, DifferentSearch
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import METRIC, Search
 from studies.harness.kinds.search.tuning import SearchPlan, plans
@@ -137,7 +137,8 @@ def stored(search: Search, root: Path) -> list[SearchPlan]:
 def state(search: Search, root: Path) -> str:
     """Return the numbers of finished and planned configurations as `20/50`.
 
-    Return "a different search" if the output folder contains a different search of this name.
+    The numbers are unknown if the output folder contains a search of this name with other settings,
+    or a file that this version cannot read.
     """
     try:
         proposers = [
@@ -145,8 +146,10 @@ def state(search: Search, root: Path) -> str:
             for plan in plans(search, Options(out=root))
             for proposer in SearchState(plan).proposers
         ]
+    except DifferentSearch:
+        return "unknown: OUT has a search with other settings"
     except StoreError:
-        return "a different search"
+        return "unknown: OUT has an unreadable file"
     total = search.budget * len(proposers)
     return f"{total - sum(proposer.left() for proposer in proposers)}/{total}"
 

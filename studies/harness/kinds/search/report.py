@@ -36,7 +36,9 @@ from trainables.store import FAILED
 
 SHOW = unit(METRIC)
 EXCHANGEABLE = ("random", "qmc")
-NO_WINNER = "There is no winner yet, because no optimizer has completed its tuning with a score"
+NO_WINNER = (
+    "There is no winner yet, because no optimizer has finished its tuning with at least one score"
+)
 
 
 def report(plan: SearchPlan) -> Report:

@@ -133,7 +133,7 @@ class Search(Artefact):
         "OUT/smoke.",
         "seeds": "Fresh seeds for the winners: 6 means seeds 0 to 5; 3,7 means seeds 3 and 7.",
         "settings": "Set a hyperparameter that is not tuned, or a setting of the recipe.",
-        "dry_run": "Print the plan and stop; with --json, print a line for each optimizer.",
+        "dry_run": "Print the plan and exit; with --json, print a line of JSON for each optimizer.",
     }
     REFUSED: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("only", "levels", "rerun"), "which is a search"

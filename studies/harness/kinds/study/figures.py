@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from studies.harness.report.document import Block
 
 METRICS = ("test/accuracy", "test/loss", "train/accuracy", "train/loss")
-MEASUREMENTS = ("time/", "mem/", "system/", "diag/")  # the first parts of the other metrics' names
+MEASUREMENTS = ("time/", "mem/", "system/", "diag/")  # prefixes of the other metrics
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,11 @@ class ResidualFigure(Figure):
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `residual.pdf`, `.png` and `.svg`, and write the points as `residual.csv`."""
-        from studies.harness.kinds.study.residuals import METRICS, order, residual_table
+        from studies.harness.kinds.study.residuals import (
+            METRICS,
+            mean_correlation,
+            residual_table,
+        )
         from studies.harness.report.figures.theory import draw_residuals
 
         table = residual_table(evidence.frame, self.optimizers, plan.root)
@@ -158,11 +162,11 @@ class ResidualFigure(Figure):
             f"{len(points)} of {len(table)} completed trials have diagnostics; each line is one seed\n"
             "Spearman's correlation of residual and loss, mean over seeds:"
         )
-        orders = {
-            metric: {name: order(points, name, metric) for name in self.optimizers}
+        correlations = {
+            metric: {name: mean_correlation(points, name, metric) for name in self.optimizers}
             for metric in METRICS
         }
-        drawn = draw_residuals(points, orders, title, plan.folder)
+        drawn = draw_residuals(points, correlations, title, plan.folder)
         return Extension(drawn=drawn, files={"residual.csv": table.to_csv(index=False)})
 
 

@@ -90,8 +90,10 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
 
 def missing(plan: StudyPlan) -> Work:
     """Return the missing trials and the trials of `--rerun`; none with `--report-only`."""
-    todo = [] if plan.options.report_only else _to_train(plan)
-    work = Work(count=len(todo), summary=_summary(plan.trials, len(todo)), trials=todo, on_ray=True)
+    untrained = _to_train(plan)
+    todo = [] if plan.options.report_only else untrained
+    summary = _summary(plan.trials, len(untrained))
+    work = Work(count=len(todo), summary=summary, trials=todo, on_ray=True)
     if not plan.options.dry_run:
         return work
     details = _details(plan, {trial.config.trial_key for trial in todo})
@@ -180,7 +182,10 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
 
 
 def _on_workload(study: Study, workload: str, options: Options) -> Study:
-    """Return the study with its arms on a workload, and an arm for each plugin optimizer."""
+    """Return the study with its arms on a workload.
+
+    An arm is added for each plugin optimizer in `--optimizers`.
+    """
     arms = study.arms_of(workload)
     plugins = [
         name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin

@@ -40,7 +40,7 @@ def mean_residual(folder: Path) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def order(table: Any, optimizer: str, metric: str) -> float:
+def mean_correlation(table: Any, optimizer: str, metric: str) -> float:
     """Return the mean over seeds of Spearman's correlation between the residual and a metric.
 
     The trials of a seed share the initial weights and the order of the data. A correlation over all

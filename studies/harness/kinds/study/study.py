@@ -42,8 +42,9 @@ class Study(Artefact):
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
 
-        If no level of an arm's only factor is the value of the workload's recipe, an arm with this
-        value is added. All ablations share its trials and compare the other levels with it.
+        If arms vary a single factor and none of them has the recipe's value of the factor, an arm
+        with this value is added. All ablations share its trials and compare the other levels with
+        it.
         """
         arms = self.arms_on.get(workload, self.arms_on.get(workload.rpartition("/")[0], self.arms))
         rows: dict[str, list[Arm]] = {}
@@ -118,9 +119,10 @@ class Study(Artefact):
 
 
 def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
-    """Insert an arm with the recipe's value into arms with a single factor that lack this value.
+    """Add an arm with the recipe's value to arms that vary a single factor.
 
-    Other arms are returned unchanged.
+    If an arm has this value already, or if the arms do not vary a single factor, they are returned
+    unchanged.
     """
     first, levels = row[0], [arm.overrides[arm.factors[0]] for arm in row if len(arm.factors) == 1]
     if not levels:

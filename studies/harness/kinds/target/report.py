@@ -15,11 +15,11 @@ from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.times import RULE, TimeToTarget
 
 NOTE = (
-    "Epochs: the Kaplan-Meier median over all runs that ended. A run that does not hit the target "
-    "is censored at the last epoch of its arm. If fewer than half of the runs hit the target, "
-    "there is no median. A dash instead of an end of an interval means that the runs do not bound "
-    "this end. Time: epochs x seconds per epoch. The ends of its interval are the products of the "
-    "ends of the two 95% intervals, so its coverage is at least 90%."
+    "Epochs: the Kaplan-Meier median over all trials that have ended. A trial that does not reach "
+    "the target is censored at the last epoch of its arm. If fewer than half of the trials reach "
+    "the target, there is no median. A dash instead of an end of an interval means that the trials "
+    "do not bound this end. Time: epochs x seconds per epoch. The ends of its interval are the "
+    "products of the ends of the two 95% intervals, so its coverage is at least 90%."
 )
 ArmCosts = Mapping[str, Cost | None]
 
@@ -28,7 +28,7 @@ def blocks(times: Times) -> list[Block]:
     """Return the blocks of the section: the target, and a table of times for each hardware."""
     heading, target = Heading("Time to the target"), times.target
     if target is None:
-        text = f"There is no target yet, because no run of `{times.reference}` has completed."
+        text = f"There is no target yet, because no trial of `{times.reference}` has completed."
         return [heading, Text(text, label="Target")]
     value = f"{unit(times.metric).show(target.value)}%"
     tables = {
@@ -37,7 +37,7 @@ def blocks(times: Times) -> list[Block]:
     }
     return [
         heading,
-        Text(f"{words(times.metric)} of {value} ({target.source}).", label="Target"),
+        Text(f"A {words(times.metric)} of {value} ({target.source}).", label="Target"),
         Text(_epochs(next(iter(tables.values())), value), finding=True),
         *(
             block
@@ -55,10 +55,13 @@ def _machines(times: Times) -> Mapping[str, ArmCosts]:
 
 
 def _epochs(table: Table, target: str) -> str:
-    """Return a sentence with the median of each arm, or the number of its hits without a median."""
+    """Return a sentence with the median of each arm.
+
+    For an arm without a median, it contains the number of trials that reached the target.
+    """
     arms = [
-        f"{arm} {f'- ({runs} hit)' if median == '-' else median}"
-        for arm, runs, median, *_ in table.rows
+        f"{arm} {f'none ({reached} trials reached it)' if median == '-' else median}"
+        for arm, reached, median, *_ in table.rows
     ]
     return f"Median epochs to {target}: {', '.join(arms)}."
 
@@ -69,7 +72,7 @@ def _table(times: Times, costs: ArmCosts, name: str) -> Table:
         name=name,
         header=[
             "arm",
-            "runs that hit",
+            "trials that reached it",
             "epochs",
             "95% interval",
             f"epochs {base}",

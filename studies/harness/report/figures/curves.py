@@ -1,4 +1,4 @@
-"""Figures of curves: metrics and diagnostics over epochs, the best score of a search over k."""
+"""Figures of curves: metrics and diagnostics over epochs, the best of k scores over k."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from studies.harness.report.figures.style import (
 
 # The axis of an accuracy starts at the lowest mean after this fraction of the epochs.
 SETTLED = 0.2
+LINES = ((SUBJECT, "-"), *REFERENCES)  # the styles of the arms in the figure of diagnostics
 # The title of each panel of diagnostics, and True for a logarithmic axis.
 DIAGNOSTICS = {
     "diag/stable_rank_median": ("stable rank\n(median over layers)", False),
@@ -48,7 +49,7 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     """Draw `curves.pdf`, `.png` and `.svg` from the completed trials; nothing if there are none.
 
     There is one column for each metric. The rows are the combinations of levels, each divided into
-    as-released and corrected variants. An optimizer with a single arm is in both rows.
+    as-released and corrected variants. An optimizer with only one variant is in both rows.
     """
     completed = evidence.completed_epochs
     if completed.empty:
@@ -89,7 +90,7 @@ def _by_level(arms: Any, factors: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def _by_variant(level: str, arms: Any) -> list[tuple[str, Any]]:
-    """Return the as-released and the corrected variants; an optimizer with one arm is in both."""
+    """Return the arms of each variant; an optimizer with only one variant is in both."""
     variants = []
     for as_released, name in ((True, "as-released"), (False, "corrected")):
         selected = arms["as_released"] == as_released
@@ -140,7 +141,9 @@ def _set_integer_axis(axes: Axes, label: str) -> None:
 def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
     """Draw `diagnostics.pdf`, `.png` and `.svg`: the mean over seeds of each arm.
 
-    The title states how many trials have diagnostics. Nothing is drawn if no trial has them.
+    The title states how many of the trials with a committed epoch have diagnostics. Nothing is
+    drawn if no trial has them. The axis counts epochs from 0, as `epochs.jsonl` does. The styles of
+    `LINES` are repeated if there are more arms.
     """
     names = [name for name in DIAGNOSTICS if name in by_epoch and by_epoch[name].notna().any()]
     if not names:
@@ -153,7 +156,7 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
         axes.set_axis_off()
     for axes, name in zip(grid.flat, names, strict=False):
         title, logarithmic = DIAGNOSTICS[name]
-        styles = itertools.cycle([(SUBJECT, "-"), *REFERENCES])
+        styles = itertools.cycle(LINES)
         curves = mean_curves(measured, name).items()
         for (arm, table), (color, dashes) in zip(curves, styles, strict=False):
             axes.plot(table["mean"], color=color, linestyle=dashes, linewidth=1.2, label=arm)
@@ -163,6 +166,8 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
         _set_integer_axis(axes, "epoch (the first is 0)")
     legend(figure, grid[0, :1], 4)
     title = f"mean over seeds; {counts[0]} of {counts[1]} trials have diagnostics"
+    if measured["arm"].nunique() > len(LINES):
+        title += f"; the line styles repeat after {len(LINES)} arms"
     figure.suptitle(title, fontsize=9)
     return save(figure, folder, "diagnostics")
 

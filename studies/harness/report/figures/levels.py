@@ -107,7 +107,10 @@ def _figure(
 
 
 def _limits(arms: Sequence[ArmRow]) -> tuple[float, float]:
-    """Return the limits of the axis, which contain all means and intervals except very low ones."""
+    """Return the limits of the axis.
+
+    They contain all means and intervals, except very low means and the ends of very wide intervals.
+    """
     means = [100 * arm["mean"] for arm in arms]
     middle, top = median(means), max(means)
     bottom = max(min(means), middle - BELOW_MEDIAN * max(top - middle, 0.5))
@@ -175,7 +178,7 @@ def _mark_at_bottom(axes: Axes, x: float, arm: ArmRow, color: str, row: int) -> 
     """
     marks, y = [], 0.06 + 0.1 * row
     if lost := _lost(arm):
-        marks.append(("x", f"{lost}/{arm['planned']}", "diverged or failed (k of n trials)"))
+        marks.append(("x", f"{lost}/{arm['planned']}", "ended without a result (k of n trials)"))
     if arm["n"] and 100 * arm["mean"] < axes.get_ylim()[0]:
         marks.append(("v", f"{100 * arm['mean']:.0f}", "mean below the axis"))
     for column, (marker, text, label) in enumerate(marks):

@@ -14,8 +14,8 @@ from matplotlib.ticker import LogFormatter
 
 from studies.harness.report.figures.style import MAP, REFERENCES, STYLE, SUBJECT, panels, save
 
-# The colour scale ends at this percentile of the actual entries. Otherwise, a few large entries would
-# make all others dark.
+# The colour scale ends at this percentile of the entries of the actual matrix. Otherwise, a few large
+# entries would make all others dark.
 CLIPPED = 99.5
 # Steps are averaged in at most this many bins: a line through all steps of a long training would be
 # a large file and hard to read.
@@ -109,7 +109,7 @@ def draw_norms(networks: Sequence[Arrays], folder: Path) -> list[Path]:
 
 
 def _styles(number: int) -> list[tuple[Any, Any]]:
-    """Return a colour and a line style for each layer; for many layers, the colour is the depth."""
+    """Return each layer's colour and line style; for many layers, the colour shows the depth."""
     few = [(SUBJECT, "-"), *REFERENCES]
     if number <= len(few):
         return few[:number]

@@ -29,7 +29,8 @@ REFERENCES = (
     ("#CC79A7", ":"),
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
 )
-# Some optimizers have the same style in every figure. All other optimizers use OTHERS in turn.
+# The optimizers in FIXED have the same style in all figures that use `lines`. The other optimizers
+# take the styles of OTHERS in turn.
 FIXED = {"sgd": ("black", "-"), "nysact-s": (SUBJECT, "-"), "nysact-g": ("#56B4E9", (0, (6, 2)))}
 OTHERS = (*REFERENCES, ("0.55", (0, (3, 1, 1, 1))))
 MAP = "cividis"  # perceptually uniform, also for colour-blind readers and in grayscale

@@ -26,7 +26,7 @@ from studies.harness.report.figures.style import (
     save,
 )
 
-# In the order of the plan, whose first arm is the subject of the study.
+# The styles of the arms in the order of the plan; the first arm is the subject of the study.
 STYLES: Any = (
     (SUBJECT, "-"),
     *REFERENCES,
@@ -41,9 +41,9 @@ UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 def draw(times: Times, contents: Sequence[tuple[str, str]], folder: Path) -> list[Path]:
     """Draw `time_to_target` and `epochs_over_target`; nothing if no trial has completed.
 
-    There is one `time_to_target` for each hardware, with a number from the second on. Each of the
-    `contents` is a panel: a metric, and `epochs` or `time`. Arms without a cost are omitted from
-    the panels over time; these panels are omitted if no arm has a cost.
+    There is one `time_to_target` for each hardware; the second is `time_to_target_2`. Each of the
+    `contents` is a panel: a metric, and its horizontal axis, `epochs` or `time`. Arms without a cost
+    are omitted from the panels over time; these panels are omitted if no arm has a cost.
     """
     if times.evidence.completed_epochs.empty:
         return []
@@ -74,8 +74,8 @@ def _curves(
 def _panel(axes: Axes, times: Times, metric: str, seconds: Mapping[str, float] | None) -> None:
     """Draw each arm's mean over seeds with its 95% t-interval.
 
-    The horizontal axis is the time, from the seconds per epoch of each arm, or the epoch if
-    `seconds` is None.
+    The horizontal axis is the epoch if `seconds` is None. Otherwise it is the time: epochs times
+    the `seconds` per epoch of each arm.
     """
     scale = unit(metric).scale
     size, name = (1.0, "epoch") if seconds is None else _unit(times, seconds)
@@ -102,13 +102,13 @@ def _panel(axes: Axes, times: Times, metric: str, seconds: Mapping[str, float] |
 
 
 def _unit(times: Times, seconds: Mapping[str, float]) -> tuple[float, str]:
-    """Return the largest unit in which the longest run takes at least 2 units, with its size."""
+    """Return the largest unit of which the longest run takes at least 2: its seconds and name."""
     longest = max(times.arms[label].config.epochs * value for label, value in seconds.items())
     return next((unit for unit in UNITS if longest >= 2 * unit[0]), UNITS[-1])
 
 
 def _over_targets(times: Times) -> Figure:
-    """Draw the median epochs to each of a grid of targets.
+    """Draw the median epochs to reach each of a grid of targets.
 
     The line of an arm ends where fewer than half of its runs reach the target.
     """

@@ -1,4 +1,4 @@
-"""Figures of the theory: loss over residual (Remark 5.6), measured times over sizes (Table 1)."""
+"""Figures on the theory of NysAct: loss over residual (Remark 5.6), times over sizes (Table 1)."""
 
 from __future__ import annotations
 
