@@ -207,13 +207,16 @@ class Forwards:
                 forward.confirm()
 
     def finish(self, layers: Iterable[Layer]) -> None:
-        """Close all forwards, before a step; forget those of layers without a gradient."""
+        """Close all forwards, before a step."""
+        for layer in layers if self._open else ():
+            self._confirm_assigned(layer)
+            self._close(layer)
+
+    def forget_removed(self, layers: Iterable[Layer]) -> None:
+        """Forget the layers without a gradient, before a step: it has been set to None."""
         for layer in layers if self._open or self.added else ():
-            if layer.weight.grad is None and self._wait:
+            if layer.weight.grad is None:
                 self._discard_earlier(layer, backward=None)
-            elif self._open:
-                self._confirm_assigned(layer)
-                self._close(layer)
 
     def end_step(self) -> None:
         """Start the next step."""

@@ -206,7 +206,7 @@ def test_a_transform_of_torch_func_does_not_skip_a_layer_that_is_trained():
         model = make()
         optimizer = build("kfac", model)
         train(model, optimizer, range(0 if early else 2))
-        torch.func.grad(lambda x: model(x).sum())(batch(0)[0])
+        torch.func.grad(lambda x, model=model: model(x).sum())(batch(0)[0])
         train(model, optimizer, range(2, 4))
         assert optimizer.skipped_layers() == {}
 
