@@ -7,6 +7,7 @@ A forward counts in the statistics of a step if and only if its gradient counts 
                          confirm    the weight has received its gradient, so the forward counts
     next forward, step   close      add the sums to the statistics
     zero_grad            discard    forget the forwards whose gradients are discarded
+    step                 drop       forget the forwards whose gradients have been set to None
 
 A forward without a backward (an evaluation without `no_grad`, a teacher model, an unused loss) is
 never confirmed. Neither is a forward whose backward does not reach the weights (`autograd.grad`
@@ -212,7 +213,7 @@ class Forwards:
             self._confirm_assigned(layer)
             self._close(layer)
 
-    def forget_removed(self, layers: Iterable[Layer]) -> None:
+    def drop(self, layers: Iterable[Layer]) -> None:
         """Forget the layers without a gradient, before a step: it has been set to None."""
         for layer in layers if self._open or self.added else ():
             if layer.weight.grad is None:

@@ -95,7 +95,7 @@ class Preconditioned(Assembled):
         self._require_layers(layers)
         self._options = groups.Options(type(self).__name__, rule, algorithm)
         trainable = [p for p in model.parameters() if p.requires_grad]
-        super().__init__(trainable if params is None else params, self._options.defaults)
+        super().__init__(trainable if params is None else params, dict(self._options.defaults))
         self._clear()
         group_of = self._index_groups()
         self._install(self._new_banks(group_of), group_of)
@@ -131,7 +131,7 @@ class Preconditioned(Assembled):
         loss = evaluate(closure)
         self._follow_groups()
         for bank in self._banks:
-            bank.forwards.forget_removed(bank.layers)
+            bank.forwards.drop(bank.layers)
             bank.forwards.finish(bank.layers)
         check_forwards(self._banks, self.algorithm.statistics_due(self.steps))
         if scale is not None:
