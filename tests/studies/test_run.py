@@ -26,6 +26,7 @@ from trainables.train import Trainer, epochs
 
 FIRST = replace(
     STUDY,
+    workload="digits/cnn",
     name="first",
     arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")],
     figure=LevelFigure(factor="rank", panels=("nysact-s",), references=("sgd",)),
@@ -51,9 +52,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             store = TrialStore.open(options.root, trial.config.trial_key, generation)
             settings = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
             for metrics in epochs(trial.config, store, **settings):
-                progress.epoch(
-                    trial.config.trial_key, int(metrics["epoch"]), metrics["test/accuracy"]
-                )
+                progress.epoch(trial.config.trial_key, int(metrics["epoch"]), metrics)
             status = store.status() or {}
             progress.finished(trial.config.trial_key, status["status"], status.get("reason", ""))
         return "done"
