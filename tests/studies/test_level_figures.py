@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.report.figures.levels import _limits
+from trainables.metrics import METRICS, Metric
 from trainables.store import DIVERGED
 
 STUDY = replace(
@@ -139,8 +140,6 @@ def test_limits_of_an_error_contain_all_means_if_no_mean_is_very_bad():
 
 def test_limits_of_a_loss_mirror_those_of_its_negative(monkeypatch: pytest.MonkeyPatch):
     """The direction changes the sign of the limits only."""
-    from trainables.metrics import METRICS, Metric
-
     monkeypatch.setitem(METRICS, "score", Metric("score", higher_is_better=True))
     means = [1.0, 0.9, 0.85, 0.8, 5.0, 2.0]
     negative = [{name: -value for name, value in row.items()} for row in rows(means, 0.1)]

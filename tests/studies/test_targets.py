@@ -149,7 +149,7 @@ def test_reference_without_completed_trials_gives_no_target(frame: pd.DataFrame)
     rule = {"share": 0.9, "of": "last", "rule": "r"}
     assert target_of_runs(frame, "test/mse", "kfac", **rule) is None
     assert target_of_runs(frame.iloc[2:3], "test/mse", "sgd", **rule) is None
-    assert target_of_runs(frame[["optimizer", "status"]], "test/mse", "sgd", **rule) is None
+    assert target_of_runs(frame.filter(["optimizer", "status"]), "test/mse", "sgd", **rule) is None
 
 
 def test_runs_reach_the_target_of_an_error_from_above():
