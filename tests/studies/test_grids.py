@@ -224,49 +224,6 @@ def test_trial_keys_are_unchanged():
     assert sgd.startswith("64ed86959aca43fb")
 
 
-# ---------------------------------------------------------------------- workloads without conventions
-
-
-@pytest.mark.parametrize("study", GRIDS, ids=[study.name for study in GRIDS])
-def test_workload_without_conventions_has_corrected_arms_only(study: Study):
-    arms = study.arms_of(AUTOENCODER)
-    assert arms and not any(arm.as_released for arm in arms)
-    assert len({arm.label for arm in arms}) == len(arms)
-    assert [t.arm for t in planned(study, AUTOENCODER, seeds=[0])] == arms
-    assert {arm.optimizer for arm in arms} == {arm.optimizer for arm in study.arms}
-
-
-def test_variants_of_an_arm_are_one_arm_without_conventions():
-    released = grid("nysact-s", rank=[5, 20], as_released=True)
-    arms = [*released, *grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd", as_released=True)]
-    study = replace(RANK_STUDY, arms=arms)
-    assert [arm.label for arm in study.arms_of(AUTOENCODER)] == [
-        "nysact-s rank=5",
-        "nysact-s rank=20",
-        "nysact-s rank=10",
-        "sgd",
-    ]
-    assert [arm.label for arm in study.arms_of(CNN)] == [
-        "nysact-s as-released rank=5",
-        "nysact-s as-released rank=10",  # the recipe's rank
-        "nysact-s as-released rank=20",
-        "nysact-s rank=5",
-        "nysact-s rank=10",
-        "sgd as-released",
-    ]
-
-
-def test_recipe_level_is_added_once_without_conventions():
-    arms = [*grid("nysact-s", rank=[5, 20], as_released=True), *grid("nysact-s", rank=[5, 20])]
-    labels = [arm.label for arm in replace(RANK_STUDY, arms=arms).arms_of(AUTOENCODER)]
-    assert labels == ["nysact-s rank=5", "nysact-s rank=10", "nysact-s rank=20"]
-
-
-def test_unknown_workload_leaves_the_arms_unchanged():
-    study = replace(RANK_STUDY, arms=grid("nysact-s", rank=[5], as_released=True))
-    assert study.arms_of("digits/nowhere") == [*study.arms]
-
-
 # ---------------------------------------------------------------------- grids in general
 
 RANK_STUDY = Study(
@@ -385,49 +342,6 @@ def test_selection_may_leave_out_the_panels_and_references_of_a_figure():
     study = replace(RANK_STUDY, arms=[Arm(optimizer="sgd"), *RANK_STUDY.arms], figure=LEVELS)
     for name in ("sgd", "nysact-s"):
         assert {t.arm.optimizer for t in planned(study, optimizers=[name])} == {name}
-
-
-@pytest.mark.parametrize(
-    ("workload", "headline"),
-    [(CNN, "test/accuracy"), (AUTOENCODER, "test/mse"), ("text/gpt", "test/perplexity")],
-)
-def test_figure_has_the_headline_metric_of_the_workload(workload: str, headline: str):
-    figures = (LEVELS, CurveFigure(metrics=("test/headline", "train/headline", "train/loss")))
-    level, curve = (figure.on(workload) for figure in figures)
-    train = headline.replace("test", "train")
-    assert level.metric == curve.metric == headline
-    assert curve.metrics == (headline, train, "train/loss")
-    panels = (("test/headline", "epochs"), ("time/train_s", "time"))
-    target = replace(TARGET, panels=panels).on(workload)
-    assert target.panels == ((headline, "epochs"), ("time/train_s", "time"))
-    assert target.metric == headline and target.on(workload) == target
-
-
-@pytest.mark.parametrize(
-    ("figure", "name", "advice"),
-    [
-        (
-            replace(LEVELS, metric="test/accuracy"),
-            "test/accuracy",
-            " Known: test/headline, test/mse, test/loss",
-        ),
-        (
-            CurveFigure(metrics=("train/accuracy",)),
-            "train/accuracy",
-            " Known: train/headline, train/mse, train/loss",
-        ),
-        (TARGET, "test/accuracy", " Known: test/headline, test/mse, test/loss"),
-    ],
-)
-def test_metric_of_another_task_is_an_error_of_one_line(figure: Figure, name: str, advice: str):
-    arms = [Arm(optimizer="sgd"), *RANK_STUDY.arms]
-    study = replace(RANK_STUDY, arms=arms, figure=LEVELS)
-    for broken in (replace(study, figure=figure), replace(study, extra_figures=[figure])):
-        with pytest.raises(HyperparameterError) as error:
-            planned(broken, AUTOENCODER)
-        expected = f'metric = "{name}": {AUTOENCODER} has no such metric.{advice}'
-        assert str(error.value) == expected
-        assert planned(broken, CNN)
 
 
 def test_panels_without_a_comma_are_an_error():
