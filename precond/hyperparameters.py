@@ -86,6 +86,12 @@ def probability(default: float) -> Any:
     return _field(default, "a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
 
 
+def between(default: float, low: float, high: float) -> Any:
+    """Return a field for a number in [low, high]."""
+    allowed = f"a number in [{low:g}, {high:g}]"
+    return _field(default, allowed, lambda v: _is_number(v) and low <= v <= high)
+
+
 def amounts(default: tuple[float, float]) -> Any:
     """Return a field for a pair of numbers >= 0."""
     return _field(default, "two numbers >= 0", _are(lambda v: _is_number(v) and v >= 0))

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from trainables.data import Loading, TensorData, source
-from trainables.tasks import CLASSIFICATION, Task
+from trainables.data.base import Source
 
 
 @dataclass(frozen=True)
-class Synthetic:
+class Synthetic(Source):
     """A source that declares 2000 training images, but loads only `loaded` and 4 test images."""
 
     name: str
@@ -23,7 +23,6 @@ class Synthetic:
     test_examples: int = 500
     loaded: int = 4
     augmented: bool = True
-    task: Task = CLASSIFICATION
 
     def problems(self, data_dir: Path, verify: bool = False) -> list[str]:
         return []
@@ -50,9 +49,9 @@ SHAPES = {
 
 
 def synthetic(name: str):
-    """Replace `trainables.data.source`: return the digits, or random images of a dataset's shape."""
+    """Replace `trainables.data.source`: return random images for datasets that are not installed."""
     kind = name.partition(":")[0]
-    if kind == "digits":
+    if kind not in (*SHAPES, "imagefolder"):
         return source(name)
     classes, size = SHAPES.get(kind, (3, 32))
     return Synthetic(name, classes, size)

@@ -56,6 +56,8 @@ class TrialConfig:
         train_fraction: Fraction of the training set to train on. If it is below 1, the remaining
             examples are held out and replace the test set.
         plugin: SHA-256 of the plugin that registered the workload or the optimizer, or None.
+        data: SHA-256 of the user's file, or of a text that depends on the version of Python. None
+            for all other datasets.
     """
 
     workload: str
@@ -73,6 +75,7 @@ class TrialConfig:
     workers: int = 1
     train_fraction: float = 1.0
     plugin: str | None = None
+    data: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as values that can be written as JSON."""

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -241,9 +241,13 @@ class PluginTensors(Source):
         """Load the tensors onto the device."""
         return TensorData.load(self._tensors, loading)
 
-    def examples(self) -> tuple[Any, Any]:
-        """Return the inputs and the targets of two training examples."""
-        inputs, targets = tree_map(lambda tensor: tensor[:2], self._tensors[:2])
+    def random_batch(self, examples: int, size: int, generator: Generator) -> tuple[Any, Any]:
+        """Return the first training examples, because the shapes of random data are unknown."""
+        return self.examples(examples)
+
+    def examples(self, count: int) -> tuple[Any, Any]:
+        """Return the inputs and the targets of the first training examples."""
+        inputs, targets = tree_map(lambda tensor: tensor[:count], self._tensors[:2])
         return inputs, targets
 
 
@@ -263,7 +267,7 @@ class PluginWorkload(Workload):
         label = f"model of {self.name}"
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                model, (inputs, targets) = self.build({}).eval(), self.source.examples()
+                model, (inputs, targets) = self.build({}).eval(), self.source.examples(2)
                 dtypes = {p.dtype for p in model.parameters()}
                 leaves = {leaf.dtype for leaf in tree_leaves(inputs)}
                 if torch.float64 in leaves - dtypes:

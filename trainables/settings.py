@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from precond.hyperparameters import (
     amounts,
+    between,
     choice,
     count,
     flag,
@@ -61,6 +62,7 @@ class Settings:
             value.
         decay_exempt: Parameters without weight decay. `nothing`: none. `norm`: those of the
             normalisation layers. `vectors`: also biases, class tokens and position embeddings.
+        condition: Condition number of the dataset `illconditioned`.
     """
 
     crop_padding: int = count(0, low=0)
@@ -78,22 +80,33 @@ class Settings:
     label_smoothing: float = fraction(0.0)
     warmup_epochs: int = count(0, low=0)
     decay_exempt: str = choice("nothing", "norm", "vectors")
+    condition: float = between(1.0, low=1, high=1e8)
 
     problems = problems
 
 
 NEUTRAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
-# Settings that apply to every workload, to tasks with classes, to models with stochastic depth, and
-# to image datasets.
+# Settings that apply to every workload, to tasks with classes, to models with stochastic depth, to
+# datasets that declare them, and to image datasets.
 LOOP = ("warmup_epochs", "decay_exempt")
 LABELS = ("mixup", "cutmix", "label_smoothing")
 MODEL = ("drop_path",)
-IMAGES = tuple(name for name in NEUTRAL if name not in (*LOOP, *LABELS, *MODEL))
+DATASET = ("condition",)
+IMAGES = tuple(name for name in NEUTRAL if name not in (*LOOP, *LABELS, *MODEL, *DATASET))
 
 
-def applicable(*, images: bool, stochastic_depth: bool, mixes_labels: bool) -> list[str]:
-    """Return the names of the settings that apply to a workload."""
-    names = {*LOOP}
+def applicable(
+    *, images: bool, stochastic_depth: bool, mixes_labels: bool, dataset: Iterable[str] = ()
+) -> list[str]:
+    """Return the names of the settings that apply to a workload.
+
+    Args:
+        images: True if the dataset consists of images that are augmented.
+        stochastic_depth: True if the model has stochastic depth.
+        mixes_labels: True if the task has labels that can be mixed.
+        dataset: The settings that the dataset declares.
+    """
+    names = {*LOOP, *dataset}
     names.update(LABELS if mixes_labels else (), MODEL if stochastic_depth else ())
     names.update(IMAGES if images else ())
     return [name for name in NEUTRAL if name in names]

@@ -124,7 +124,14 @@ class Regression(Task):
         return self.loss_sum(outputs, targets) / len(targets)
 
     def loss_sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum over the examples of half the squared error."""
+        """Return the sum over the examples of half the squared error.
+
+        Raises:
+            ValueError: Outputs and targets have different shapes.
+        """
+        if outputs.shape != targets.shape:
+            shapes = f"outputs are {list(outputs.shape)} and targets are {list(targets.shape)}"
+            raise ValueError(f"{shapes}: must have equal shapes")
         return F.mse_loss(outputs, targets, reduction="sum") / 2
 
     def measures(self, outputs: Tensor, targets: Tensor) -> Tensor:

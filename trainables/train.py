@@ -175,6 +175,7 @@ class Trainer:
         diagnostics: bool = False,
     ):
         chosen = workload(config.workload)
+        chosen.check_content(config.data)
         self.config, self.device, self.team = config, device, team
         share = config.train_fraction, team.rank, team.size
         loading = Loading(device, default_data_dir(), config.settings, *share)

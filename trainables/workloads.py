@@ -23,8 +23,9 @@ from trainables.config import TrialConfig
 from trainables.data import DataError, source
 from trainables.data.base import Source
 from trainables.descent import build_optimizer
-from trainables.models import MODELS, Fit, Model, model
-from trainables.recipes import Recipe, digits, nysact, steve
+from trainables.models import Fit, Model, model
+from trainables.recipes import Recipe
+from trainables.recipes.tables import RECIPES, USER_DATA, UserData
 from trainables.settings import (
     NEUTRAL,
     applicable,
@@ -37,34 +38,8 @@ from trainables.tasks import Task
 
 # Incremented when the training loop gives different numbers for the same configuration.
 LOOP_NUMERICS = 1
-RECIPES: dict[str, Recipe] = {
-    "digits/cnn": digits.DIGITS_CNN,
-    "digits/mlp": digits.DIGITS_MLP,
-    "digits/autoencoder": digits.DIGITS_AUTOENCODER,
-    "cifar10/resnet32": nysact.CIFAR10_RESNET32,
-    "cifar10/resnet110": nysact.CIFAR10_RESNET110,
-    "cifar10/densenet121": nysact.CIFAR10_DENSENET121,
-    "cifar10/lenet5": nysact.CIFAR10_LENET5,
-    "cifar10/resnet50": steve.CIFAR10_RESNET50,
-    "cifar100/resnet32": nysact.CIFAR100_RESNET32,
-    "cifar100/resnet110": nysact.CIFAR100_RESNET110,
-    "cifar100/densenet121": nysact.CIFAR100_DENSENET121,
-    "cifar100/vit_s16": steve.CIFAR100_VIT_S16,
-    "tinyimagenet/resnet50": steve.TINYIMAGENET_RESNET50,
-    "imagenet/resnet50": nysact.IMAGENET_RESNET50,
-    "imagenet/deit_s": nysact.IMAGENET_DEIT_S,
-}
-IMAGE_FOLDER = "imagefolder:"
-# The recipe for a user's images, by model: a recipe of the same or of a similar model.
-FOLDER_RECIPES: dict[str, Recipe] = {
-    **dict.fromkeys(("cnn", "mlp"), digits.DIGITS_CNN),
-    **dict.fromkeys(("lenet5", "resnet20", "resnet32", "resnet110", "densenet121"), nysact.CIFAR),
-    "resnet50": nysact.IMAGENET_RESNET50,
-    "deit_s": nysact.IMAGENET_DEIT_S,
-    "vit_s16": steve.CIFAR100_VIT_S16,
-}
 WORKLOADS = tuple(RECIPES)
-PATTERN = f"{IMAGE_FOLDER}PATH/MODEL"
+PATTERNS = tuple(data.pattern for data in USER_DATA.values())
 RECIPE_FIELDS = ("batch_size", "epochs", "schedule")
 EXECUTION = ("precision", "compile", "channels_last")
 RECIPE_SETTINGS = (*RECIPE_FIELDS, *NEUTRAL, *EXECUTION)
@@ -108,6 +83,7 @@ class Workload:
             images=self.source.augmented,
             stochastic_depth=self.model.stochastic_depth,
             mixes_labels=self.task.mixes_labels,
+            dataset=self.source.settings,
         )
 
     def settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +112,22 @@ class Workload:
         test_size = settings.get("test_resolution", fit.size)
         return errors + self.model.problems(self.architecture, fit, test_size)
 
+    def check_content(self, content: str | None) -> None:
+        """Check that the data are those with which a trial was planned.
+
+        Args:
+            content: The field `data` of the trial.
+
+        Raises:
+            DataError: The data have changed.
+        """
+        if content != self.source.content:
+            rule = f"the trial requires data with the SHA-256 {content}"
+            actual = self.source.content
+            raise DataError(
+                f"{self.source.name}: the SHA-256 is {actual}, but {rule}; restore them"
+            )
+
     def build(self, settings: Mapping[str, Any]) -> nn.Module:
         """Return a new model, whose initial weights are drawn from torch's global generator."""
         return self.model.build(self.fit(settings))
@@ -146,11 +138,11 @@ PLUGINS: dict[str, Workload] = {}
 
 
 def workload(name: str) -> Workload:
-    """Return a registered workload, or the workload `imagefolder:PATH/MODEL`.
+    """Return a registered workload, or a workload with a user's data (`USER_DATA`).
 
     Raises:
         HyperparameterError: The name is unknown; the message contains the nearest and all known
-            names.
+            names. Or a user's data cannot be used.
     """
     if name in PLUGINS:
         return PLUGINS[name]
@@ -168,14 +160,15 @@ def find_recipe(name: str) -> Recipe:
     """
     if name in PLUGINS:
         return PLUGINS[name].recipe
-    folder, _, architecture = name.rpartition("/")
-    if name.startswith(IMAGE_FOLDER):
-        if architecture not in MODELS or folder in ("", IMAGE_FOLDER):
-            advice = nearest(architecture, MODELS)
-            raise HyperparameterError(f'workload = "{name}": must be {PATTERN}.{advice}')
-        return FOLDER_RECIPES[architecture]
+    dataset, _, architecture = name.rpartition("/")
+    data = _user_data(name)
+    if data is not None:
+        if architecture not in data.recipes or not dataset.partition(":")[2]:
+            advice = nearest(architecture, data.recipes)
+            raise HyperparameterError(f'workload = "{name}": must be {data.pattern}.{advice}')
+        return data.recipes[architecture]
     if name not in RECIPES:
-        advice = nearest(name, [*RECIPES, *PLUGINS, PATTERN])
+        advice = nearest(name, [*RECIPES, *PLUGINS, *PATTERNS])
         raise HyperparameterError(f'workload = "{name}": unknown.{advice}')
     return RECIPES[name]
 
@@ -188,6 +181,12 @@ def find_task(name: str) -> Task:
     """
     find_recipe(name)
     return workload(name).task
+
+
+def _user_data(name: str) -> UserData | None:
+    """Return the kind of a workload with a user's data, or None for all other workloads."""
+    prefix, colon, _ = name.partition(":")
+    return USER_DATA.get(prefix) if colon else None
 
 
 def unknown_workload(name: str) -> str | None:
@@ -290,6 +289,7 @@ def resolve(
         },
         settings=chosen.settings(settings),
         plugin=chosen.plugin or entry.plugin,
+        data=chosen.source.content,
         **fields,
     )
     # On a large model, the check would take too long.
@@ -331,14 +331,14 @@ def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
         values = {**defaults, **recipe.hyperparameters(config.optimizer, as_released)}
         normal = {name: _normal(values[name], defaults[name]) for name in config.hyperparameters}
         candidates.append(_differing(normal, config.hyperparameters))
-    # The folder of an image-folder workload may not exist here, so its resolution is not compared.
-    is_folder = config.workload.startswith(IMAGE_FOLDER)
+    # A user's data may not exist here, so a default resolution is not compared.
+    is_absent = _user_data(config.workload) is not None
     recipe_settings = {**NEUTRAL, **recipe.settings}
-    values = recipe_settings if is_folder else workload(config.workload).settings({})
+    values = recipe_settings if is_absent else workload(config.workload).settings({})
     settings = {
         name: _normal(value, NEUTRAL[name])
         for name, value in values.items()
-        if value is not None or not is_folder
+        if value is not None or not is_absent
     }
     fields = {name: getattr(recipe, name) for name in RECIPE_FIELDS}
     fields |= {"precision": "float32", "compile": False, "channels_last": False}

@@ -326,6 +326,12 @@ def test_probe_returns_seconds_per_step_and_checkpoint_size():
     assert size > 2 * 4 * 19_258  # weights and momentum
 
 
+@pytest.mark.parametrize("workload", ["text/gpt", "diabetes/mlp", "mnist5k/autoencoder"])
+def test_probe_trains_with_the_loss_of_the_workload(workload: str):
+    seconds, size = probe(resolve(workload, "sgd", recipe={"batch_size": 4}), steps=1)
+    assert seconds > 0 and size > 0
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"), [(40, "40 s"), (720, "12 min"), (12_240, "3.4 hours")]
 )

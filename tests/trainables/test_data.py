@@ -271,7 +271,7 @@ def test_digits_equal_scikit_learn_bitwise():
 
 def test_missing_scikit_learn_is_reported_before_digits_are_loaded(monkeypatch: pytest.MonkeyPatch):
     assert Digits().problems(Path("x")) == []
-    monkeypatch.setattr("trainables.data.digits.find_spec", lambda name: None)
+    monkeypatch.setattr("trainables.data.packaged.find_spec", lambda name: None)
     _tensors.cache_clear()
     [line] = Digits().problems(Path("x"))
     assert "pip install scikit-learn" in line

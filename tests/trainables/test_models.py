@@ -40,3 +40,19 @@ def test_shortcut_a_subsamples_and_pads_both_sides():
     assert block.shortcut(x).equal(expected)
     nn.init.zeros_(block.norm2.weight)
     assert block(x).equal(F.relu(expected))
+
+
+@pytest.mark.parametrize(
+    ("size", "inputs"), [(8, 512), (13, 1568), (16, 512), (28, 512), (30, 800)]
+)
+def test_the_classifier_of_cnn_has_few_inputs_at_every_size(size: int, inputs: int):
+    model = small.digits_cnn(16, 10, 1, size)
+    assert model[-1].in_features == inputs and model(torch.zeros(2, 1, size, size)).shape == (2, 10)
+
+
+def test_vectors_are_images_of_one_pixel():
+    vectors = torch.randn(4, 6)
+    for model in (small.autoencoder(6, 1), small.linear(3, 6), small.digits_mlp(8, 3, 6, 1)):
+        assert model(vectors).equal(model(vectors[:, :, None, None]))
+    assert small.autoencoder(6, 1)(vectors).shape == vectors.shape
+    assert small.linear(3, 2, 4)(torch.zeros(5, 2, 4, 4)).shape == (5, 3)

@@ -10,8 +10,8 @@ import pytest
 
 import precond
 from trainables.recipes import SCHEDULES, Recipe
+from trainables.recipes.tables import FOLDER_RECIPES, RECIPES
 from trainables.settings import NEUTRAL, Settings
-from trainables.workloads import FOLDER_RECIPES, RECIPES
 
 NYSACT_CIFAR = [
     f"cifar{n}/{model}" for n in (10, 100) for model in ("resnet32", "resnet110", "densenet121")

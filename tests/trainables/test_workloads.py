@@ -17,7 +17,9 @@ from trainables.config import TrialConfig
 from trainables.train import Trainer
 from trainables.workloads import RECIPES, deviations, resolve
 
-SMALL = ["digits/cnn", "digits/mlp", "cifar10/lenet5", "cifar10/resnet32"]
+SMALL = ["digits/cnn", "digits/mlp", "cifar10/lenet5", "cifar10/resnet32", "digits/autoencoder"]
+SMALL += ["mnist5k/mlp", "mnist5k/cnn", "mnist5k/autoencoder", "diabetes/mlp"]
+SMALL += ["illconditioned/linear", "text/gpt"]
 LARGE = [name for name in RECIPES if name not in SMALL]
 
 
@@ -116,6 +118,7 @@ OTHER_VALUES = {
     "workers": 2,
     "train_fraction": 0.9,
     "plugin": "0" * 64,
+    "data": "0" * 64,
     "label_smoothing": 0.1,
     "mixup": 0.2,
     "cutmix": 1.0,
@@ -136,8 +139,8 @@ OTHER_VALUES = {
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_values_that_change_the_results_change_the_key(name: str):
     plain = resolve("cifar10/resnet32", "sgd")
-    if name == "plugin":  # set by the workload or the optimizer, not by the recipe
-        other = replace(plain, plugin=OTHER_VALUES[name])
+    if name in ("plugin", "data"):  # set by the workload or the optimizer, not by the recipe
+        other = replace(plain, **{name: OTHER_VALUES[name]})
     else:
         other = resolve("cifar10/resnet32", "sgd", recipe={name: OTHER_VALUES[name]})
     assert plain.trial_key != other.trial_key and plain.group_key != other.group_key
@@ -175,6 +178,12 @@ def test_a_workload_has_only_the_settings_that_apply_to_it():
             'must be imagefolder:PATH/MODEL. Did you mean "resnet32"',
         ),
         ("imagefolder:resnet32", "must be imagefolder:PATH/MODEL"),
+        ("imagefolder:a/gpt", "must be imagefolder:PATH/MODEL. Known: cnn, mlp, autoencoder, "),
+        ("text:book.txt/mlp", "must be text:PATH/MODEL. Known: gpt"),
+        ("text:/gpt", "must be text:PATH/MODEL"),
+        ("array:a.npz/gpt", "must be array:FILE.npz/MODEL. Known: cnn, mlp, "),
+        ("array:a.npz/mlpp", 'must be array:FILE.npz/MODEL. Did you mean "mlp"'),
+        ("arrays:a.npz/mlp", "unknown. Did you mean"),
         ("resnet32", "unknown"),
     ],
 )
@@ -282,6 +291,8 @@ def test_deviations_are_pairs_of_recipe_and_trial_values():
             "cifar10/resnet32",
             "imagenet/deit_s",
             "imagefolder:a/resnet50",
+            "illconditioned/linear",
+            "text/gpt",
         ):
             assert deviations(resolve(workload, "kfac", as_released=kind)) == {}
     changed = resolve(

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,25 +63,26 @@ class Setting(NamedTuple):
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def batch(self) -> Batch:
-        """Return synthetic images and labels on the device."""
+        """Return random inputs and targets on the device."""
         definition = workload(self.workload)
-        classes, channels, side, _ = definition.fit(definition.settings({}))
+        size = definition.fit(definition.settings({})).size
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(self.batch_size, channels, side, side, generator=generator)
-        images = images.to(self.device)
-        labels = torch.randint(classes, (self.batch_size,), generator=generator).to(self.device)
+        batch = definition.source.random_batch(self.batch_size, size, generator)
+        inputs, targets = (part.to(self.device) for part in batch)
         if self.channels_last:
-            images = images.to(memory_format=torch.channels_last)
-        return images, labels
+            inputs = inputs.to(memory_format=torch.channels_last)
+        return inputs, targets
 
     def contestant(self, name: str) -> Contestant:
         """Return a registered or released optimizer with a new model."""
-        if name.startswith(PREFIX):
+        registered = name.removeprefix(PREFIX)
+        arguments = registered, self.model(), self.hyperparameters(registered)
+        if name == registered:
+            contestant = build(*arguments)
+        else:
             assert self.reference is not None
-            registered = name.removeprefix(PREFIX)
-            hyperparameters = self.hyperparameters(registered)
-            return build_released(registered, self.model(), hyperparameters, self.reference)
-        return build(name, self.model(), self.hyperparameters(name))
+            contestant = build_released(*arguments, self.reference)
+        return replace(contestant, task=workload(self.workload).task)
 
     def hyperparameters(self, name: str) -> dict[str, Any]:
         """Return an optimizer's hyperparameters: the recipe's values, updated with `overrides`."""

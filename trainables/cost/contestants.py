@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import precond
 from precond.optimizer import Preconditioned
+from trainables.tasks import CLASSIFICATION, Task
 
 PLAIN, STATISTICS, REFRESH, MIXED = "plain", "statistics", "refresh", "mixed"
 LEARNING_RATE = 1e-3  # small, because divergence and denormal numbers would distort the times
@@ -57,6 +57,7 @@ class Contestant:
         optimizer: The optimizer of the model.
         kinds: Kinds of the optimizer's steps; their weights add up to 1.
         place: Function that sets the number of the next step.
+        task: The task, whose loss is minimised.
     """
 
     name: str
@@ -64,11 +65,13 @@ class Contestant:
     optimizer: Optimizer
     kinds: list[Kind]
     place: Callable[[int], None]
+    task: Task = CLASSIFICATION
 
-    def train(self, inputs: Tensor, labels: Tensor) -> None:
+    def train(self, inputs: Tensor, targets: Tensor) -> None:
         """Take one step, as the training loop does."""
         self.optimizer.zero_grad()
-        precond.backward(F.cross_entropy(self.model(inputs), labels), self.optimizer)
+        loss = self.task.loss(self.model(inputs), self.task.targets(inputs, targets))
+        precond.backward(loss, self.optimizer)
         self.optimizer.step()
 
     def seconds(self, kind: Kind, batch: Batch, repeat: int, clock: Clock) -> float:

@@ -11,34 +11,45 @@ filelock import them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
-from trainables.data import cifar, digits, folder
+from trainables.data import arrays, cifar, diabetes, digits, folder, illconditioned, mnist5k, text
 from trainables.data.base import DataError, Loading, Source, TensorData, default_data_dir
 
 __all__ = ["DataError", "Loading", "TensorData", "default_data_dir", "source"]
 
+DATASETS: Mapping[str, Callable[[], Source]] = {
+    "digits": digits.Digits,
+    "mnist5k": mnist5k.Mnist5k,
+    "diabetes": diabetes.Diabetes,
+    "text": text.documentation,
+    "illconditioned": illconditioned.IllConditioned,
+    "cifar10": lambda: cifar.CIFAR10,
+    "cifar100": lambda: cifar.CIFAR100,
+    "tinyimagenet": folder.TinyImageNet,
+    "imagenet": folder.ImageNet,
+}
+USER_DATASETS: Mapping[str, Callable[[str], Source]] = {
+    "imagefolder": folder.image_folder,
+    "text": text.text_file,
+    "array": arrays.array_file,
+}
+"""Datasets in a user's files: the function takes the path that follows the prefix and a colon."""
+
 
 def source(name: str) -> Source:
-    """Return a dataset by name; `imagefolder:PATH` is any folder of class folders.
+    """Return a dataset by name; `PREFIX:PATH` is a dataset in a user's files.
 
     Raises:
         HyperparameterError: The name is unknown; the message contains the nearest and all known
-            names.
+            names. Or the user's files cannot be used.
     """
-    kind, _, path = name.partition(":")
-    if kind == "imagefolder" and path:
-        return folder.image_folder(path)
-    known = (
-        digits.Digits(),
-        cifar.CIFAR10,
-        cifar.CIFAR100,
-        folder.TinyImageNet(),
-        folder.ImageNet(),
-    )
-    sources: dict[str, Source] = {dataset.name: dataset for dataset in known}
-    if name not in sources:
-        raise HyperparameterError(
-            f'dataset = "{name}": unknown.{nearest(name, [*sources, "imagefolder:PATH"])}'
-        )
-    return sources[name]
+    prefix, _, path = name.partition(":")
+    if prefix in USER_DATASETS and path:
+        return USER_DATASETS[prefix](path)
+    if name not in DATASETS:
+        known = [*DATASETS, *(f"{prefix}:PATH" for prefix in USER_DATASETS)]
+        raise HyperparameterError(f'dataset = "{name}": unknown.{nearest(name, known)}')
+    return DATASETS[name]()

@@ -96,12 +96,16 @@ class Source(ABC):
 
     Attributes:
         name: Name of the dataset, which is the first part of a workload's name.
-        classes: Number of classes.
-        train_examples: Number of images in the training set.
-        test_examples: Number of images in the test set.
-        size: Height and width of an image in pixels; for large images, the default size of a crop.
-        channels: Number of channels of an image.
+        classes: Number of outputs of a model: of classes, of targets of a regression, or of tokens.
+        train_examples: Number of examples in the training set.
+        test_examples: Number of examples in the test set.
+        size: Height and width of an image in pixels; for large images, the default size of a crop;
+            1 for vectors; the number of tokens of an example for text.
+        channels: Number of channels of an image, or the length of a vector.
         augmented: True if the augmentation settings apply to the dataset.
+        settings: Names of the settings that apply to this dataset only.
+        content: SHA-256 of the data if they can differ between machines, or None. It is a part of
+            the key of a trial.
         task: The task of a workload with this dataset, unless its model has one.
     """
 
@@ -112,6 +116,8 @@ class Source(ABC):
     size: int
     channels: int = 3
     augmented: bool = True
+    settings: tuple[str, ...] = ()
+    content: str | None = None
     task: Task = CLASSIFICATION
 
     @abstractmethod
@@ -132,6 +138,22 @@ class Source(ABC):
             DataError: The download failed, or an existing file is damaged. Existing files are never
                 replaced.
         """
+
+    def random_batch(self, examples: int, size: int, generator: Generator) -> Batch:
+        """Return random inputs and targets with the shapes and types of the data, on the CPU.
+
+        The data are not read. The batch is used to measure costs.
+
+        Args:
+            examples: Number of examples.
+            size: Side of the images in pixels; 1 for vectors.
+            generator: A CPU generator.
+        """
+        shape = (self.channels, size, size) if size > 1 else (self.channels,)
+        inputs = torch.randn(examples, *shape, generator=generator)
+        if self.task.mixes_labels:
+            return inputs, torch.randint(self.classes, (examples,), generator=generator)
+        return inputs, torch.randn(examples, self.classes, generator=generator)
 
     @abstractmethod
     def load(self, loading: Loading) -> Data:
@@ -234,11 +256,21 @@ class TensorData(Data):
         self.evaluation_examples = len(tree_leaves(self.test_targets)[0])
 
     @classmethod
-    def load(cls, tensors: Sequence[Any], loading: Loading) -> TensorData:
-        """Load training inputs, training targets, test inputs and test targets, from the CPU."""
+    def load(cls, tensors: Sequence[Any], loading: Loading, *, ordered: bool = False) -> TensorData:
+        """Load training inputs, training targets, test inputs and test targets, from the CPU.
+
+        Args:
+            tensors: The inputs and targets of both splits.
+            loading: The trial's loading options.
+            ordered: Hold out the end of the training set, because neighbouring examples are
+                related.
+        """
         x, y, test_x, test_y = tensors
         if loading.train_fraction < 1:
-            train, test = held_out(_strata(y), loading.train_fraction)
+            if ordered:
+                train, test = _ends(len(tree_leaves(y)[0]), loading.train_fraction)
+            else:
+                train, test = held_out(_strata(y), loading.train_fraction)
             x, y, test_x, test_y = _at(x, train), _at(y, train), _at(x, test), _at(y, test)
         parts = (tree_map(lambda t: t.to(loading.device), part) for part in (x, y, test_x, test_y))
         return cls(*parts, rank=loading.rank, ranks=loading.ranks)
@@ -268,6 +300,12 @@ def _strata(targets: Any) -> Tensor:
     first = tree_leaves(targets)[0]
     is_labels = isinstance(targets, Tensor) and first.dim() == 1 and first.dtype == torch.int64
     return targets if is_labels else torch.zeros(len(first), dtype=torch.int64)
+
+
+def _ends(examples: int, train_fraction: float) -> tuple[slice, slice]:
+    """Return the first examples and the others, which are held out."""
+    count = round(train_fraction * examples)
+    return slice(count), slice(count, None)
 
 
 def epoch_order(examples: int, repeats: int, generator: Generator) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from precond import HyperparameterError
-from trainables.data.base import Data, DataError, Images, Loading, Source, default_data_dir
+from trainables.data.base import Data, DataError, Images, Loading, Source
 from trainables.data.cache import arrays, stamp
 from trainables.data.device import small_images
 from trainables.data.fetch import Archive, command_with, fetch, missing
@@ -27,6 +27,7 @@ from trainables.data.images import (
     unreadable,
 )
 from trainables.data.loader import LoaderData
+from trainables.data.paths import unreadable_path, user_path
 
 SMALL = 64  # pixels; images up to this size are cached as bytes
 LARGE_SIZE = 224  # pixels; the default size of larger images in a batch
@@ -225,23 +226,16 @@ class ImageFolder(Source):
 def image_folder(path: str) -> ImageFolder:
     """Return the dataset in a folder.
 
-    A relative path is relative to the data folder, so that it is valid on every worker.
-
     Raises:
         HyperparameterError: The folder or a split is missing, the classes of the splits differ, or
             a class has no images.
     """
-    folder = default_data_dir().absolute() / Path(path).expanduser()
     try:
-        return _image_folder(path, folder)
+        return _image_folder(path, user_path(path))
     except DataError as error:
         raise HyperparameterError(f"imagefolder:{path}: {error}") from error
     except OSError as error:
-        absolute = Path(path).expanduser().is_absolute()
-        hint = "" if absolute else "; a relative path is relative to --data-dir"
-        raise HyperparameterError(
-            f"imagefolder:{path}: {error.filename}: {error.strerror}{hint}"
-        ) from error
+        raise unreadable_path(f"imagefolder:{path}", path, error) from error
 
 
 @cache

@@ -1,11 +1,11 @@
 """Models by name: `model(name)` returns a `Model`, which builds a network for given images.
 
-`large` contains networks of torchvision with small changes, and `small` networks that are written
-for this project. The initial weights are drawn from torch's global generator. The models do not
-depend on datasets, recipes or optimizers.
+`large` contains networks of torchvision with small changes, `small` networks that are written for
+this project, and `language` a language model. The initial weights are drawn from torch's global
+generator. The models do not depend on datasets, recipes or optimizers.
 
-This package may import torch, `precond` and `trainables.tasks`, and torchvision inside the functions that build the
-networks.
+This package may import torch, `precond` and `trainables.tasks`, and torchvision inside the
+functions that build the networks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from torch import nn
 
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
+from trainables.models.language import gpt
 from trainables.models.large import densenet121, resnet50, vit_s16
 from trainables.models.small import (
     autoencoder,
     digits_cnn,
     digits_mlp,
     lenet5,
+    linear,
     resnet20,
     resnet32,
     resnet110,
@@ -35,9 +37,10 @@ class Fit(NamedTuple):
     """The arguments for building a network.
 
     Attributes:
-        classes: Number of outputs.
-        channels: Channels of the images.
-        size: Side of the training images in pixels.
+        classes: Number of outputs; for text, the size of the vocabulary.
+        channels: Channels of the images, or the length of vectors.
+        size: Side of the training images in pixels; 1 for vectors; for text, the length of the
+            context.
         drop_path: Rate of stochastic depth, for models that support it.
     """
 
@@ -58,6 +61,7 @@ class Model:
         patch: The side of the images must be a multiple of this number of pixels.
         one_size: True if the test images must have the size of the training images.
         stochastic_depth: True if the setting `drop_path` applies to the model.
+        vectors: True if the inputs can also be vectors `[batch, channels]`.
         task: The task of the model, or None if it is that of the dataset.
     """
 
@@ -67,10 +71,14 @@ class Model:
     patch: int = 1
     one_size: bool = False
     stochastic_depth: bool = False
+    vectors: bool = False
     task: Task | None = None
 
     def problems(self, name: str, fit: Fit, test_size: int) -> list[str]:
         """Return one line for each property of the images that the model does not accept."""
+        if fit.size == 1 and not self.vectors:
+            models = ", ".join(key for key, model in MODELS.items() if model.vectors)
+            return [f"{name} requires images, but the inputs are vectors; choose {models}"]
         errors = []
         if self.channels not in (None, fit.channels):
             difference = f"{self.channels} channels, but these images have {fit.channels}"
@@ -95,13 +103,18 @@ _VIT = Model(
 
 MODELS: dict[str, Model] = {
     "cnn": Model(build=lambda fit: digits_cnn(16, *fit[:3]), channels=None, one_size=True),
-    "mlp": Model(build=lambda fit: digits_mlp(128, *fit[:3]), channels=None, one_size=True),
+    "mlp": Model(
+        build=lambda fit: digits_mlp(128, *fit[:3]), channels=None, one_size=True, vectors=True
+    ),
+    "linear": Model(build=lambda fit: linear(*fit[:3]), channels=None, one_size=True, vectors=True),
     "autoencoder": Model(
         build=lambda fit: autoencoder(fit.channels, fit.size),
         channels=None,
         one_size=True,
+        vectors=True,
         task=RECONSTRUCTION,
     ),
+    "gpt": Model(build=lambda fit: gpt(fit.classes, fit.size), channels=None),
     "lenet5": Model(build=lambda fit: lenet5(fit.classes), size=32, one_size=True),
     "resnet20": Model(build=lambda fit: resnet20(fit.classes)),
     "resnet32": Model(build=lambda fit: resnet32(fit.classes)),

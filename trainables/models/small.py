@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shortcut = Literal["A", "B"]
+SIDE = 4  # pixels; the smallest side of a feature map after the pooling of `digits_cnn`
 
 
 def digits_mlp(
@@ -24,12 +25,13 @@ def digits_mlp(
     Args:
         width: Units of each hidden layer.
         classes: Number of outputs.
-        channels: Channels of the images.
-        size: Side of the images in pixels.
+        channels: Channels of the images, or the length of vectors.
+        size: Side of the images in pixels; 1 for vectors.
 
     Returns:
-        A network `[batch, channels, size, size] -> [batch, classes]`. On digits, its layers have
-        65, 129 and 129 inputs, including the bias.
+        A network `[batch, channels, size, size] -> [batch, classes]`, which also accepts
+        `[batch, channels]` if `size` is 1. On digits, its layers have 65, 129
+        and 129 inputs, including the bias.
     """
     hidden = [nn.Linear(channels * size**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
@@ -41,7 +43,8 @@ def digits_cnn(
     """Return a network with three 3 x 3 convolutions and a linear classifier.
 
     Batch normalisation and ReLU follow each convolution. The second convolution halves the height
-    and the width of the feature map.
+    and the width of the feature map. Images of 16 pixels or more need an average pooling before the
+    classifier, whose inputs would otherwise be too many for a dense preconditioner.
 
     Args:
         width: Channels of the first convolution; the other two have twice as many.
@@ -60,9 +63,11 @@ def digits_cnn(
         (2 * width, 2 * width, 1),
     ):
         layers += [_convolution(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(2 * width * ((size + 1) // 2) ** 2, classes)
-    )
+    side = (size + 1) // 2
+    if (window := side // SIDE) > 1:
+        layers.append(nn.AvgPool2d(window))
+        side //= window
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * side**2, classes))
 
 
 def autoencoder(channels: int = 1, size: int = 8) -> nn.Sequential:
@@ -72,19 +77,36 @@ def autoencoder(channels: int = 1, size: int = 8) -> nn.Sequential:
     classical test of second-order optimizers (Martens 2010; Martens and Grosse 2015).
 
     Args:
-        channels: Channels of the images.
-        size: Side of the images in pixels.
+        channels: Channels of the images, or the length of vectors.
+        size: Side of the images in pixels; 1 for vectors.
 
     Returns:
-        A network `[batch, channels, size, size] -> [batch, channels, size, size]`. On digits it has
-        38,416 parameters.
+        A network whose outputs have the shape of its inputs, `[batch, channels, size, size]` or
+        `[batch, channels]`. On digits it has 38,416 parameters.
     """
-    pixels = channels * size**2
-    widths = [pixels, 128, 64, 32, 16, 32, 64, 128, pixels]
+    values = channels * size**2
+    widths = [values, 128, 64, 32, 16, 32, 64, 128, values]
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1], nn.Unflatten(1, (channels, size, size)))
+    layers.pop()  # no ReLU after the last layer
+    shape = [nn.Unflatten(1, (channels, size, size))] if size > 1 else []
+    return nn.Sequential(*layers, *shape)
+
+
+def linear(outputs: int, channels: int, size: int = 1) -> nn.Sequential:
+    """Return a linear model with a bias.
+
+    Args:
+        outputs: Number of outputs.
+        channels: Channels of the images, or the length of vectors.
+        size: Side of the images in pixels; 1 for vectors.
+
+    Returns:
+        A network `[batch, channels, size, size] -> [batch, outputs]`, which also accepts
+        `[batch, channels]` if `size` is 1.
+    """
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, outputs))
 
 
 def lenet5(classes: int = 10) -> nn.Sequential:

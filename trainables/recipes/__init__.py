@@ -1,8 +1,8 @@
 """Recipes: the hyperparameters and settings of each workload, and of each optimizer on it.
 
-Each file contains the recipes of one paper, or those that were tuned on digits for this project,
-and states the source of each value. Recipes are data: they may combine dictionaries, but they do
-not import torch, models or datasets. A changed value changes trial keys.
+Each file contains the recipes of one paper, or those that were tuned for this project, and states
+the source of each value. Recipes are data: they may combine dictionaries, but they do not import
+torch, models or datasets. A changed value changes trial keys.
 
 The as-released variant of a recipe follows the conventions of the paper's released code. The
 corrected variant follows the definitions of this project.

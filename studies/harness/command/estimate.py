@@ -20,7 +20,6 @@ from studies.harness.command.options import Options
 from studies.harness.evidence.metrics import duration
 from studies.harness.kinds.study.study import Trial
 from trainables.config import TrialConfig
-from trainables.data import Loading, default_data_dir
 from trainables.descent import build_optimizer
 from trainables.files import read_lines
 from trainables.store import read_config, trial_folders
@@ -106,9 +105,9 @@ def _epoch_seconds(
 
 
 def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
-    """Time some steps with random images on one thread.
+    """Time some steps with random data on one thread.
 
-    Returns the training seconds per image, and the bytes of a checkpoint.
+    Returns the training seconds per example, and the bytes of a checkpoint.
 
     Args:
         config: The trial. A batch of more than `PROBE_PIXELS` pixels is made smaller.
@@ -118,7 +117,6 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
     torch.set_num_threads(1)
     try:
         inputs, targets = _batch(target, config)
-        targets = target.task.targets(inputs, targets)
         model = target.build(config.settings)
         optimizer = build_optimizer(config, model)
 
@@ -140,16 +138,12 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
 
 
 def _batch(target: Workload, config: TrialConfig) -> tuple[Any, Any]:
-    """Return random images and labels, or a batch of data if these do not suit the workload."""
-    fit, generator = target.fit(config.settings), torch.Generator().manual_seed(0)
-    size = min(config.batch_size, max(2, PROBE_PIXELS // max(1, fit.size**2)))
-    labels = torch.randint(max(1, fit.classes), (size,), generator=generator)
-    if fit.size and not target.task.problems(labels):
-        shape = size, fit.channels, fit.size, fit.size
-        return torch.randn(shape, generator=generator), labels
-    loading = Loading(device=torch.device("cpu"), data_dir=default_data_dir(), settings={})
-    data = target.source.load(loading)
-    return next(iter(data.train_batches(config.batch_size, 0)))
+    """Return random inputs and targets."""
+    size = target.fit(config.settings).size
+    examples = min(config.batch_size, max(2, PROBE_PIXELS // max(size, 1) ** 2))
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = target.source.random_batch(examples, size, generator)
+    return inputs, target.task.targets(inputs, targets)
 
 
 def _slots(options: Options, trials: int) -> int:

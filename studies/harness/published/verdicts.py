@@ -49,6 +49,7 @@ _NO_PROTOCOL = (
     "channels_last",
     "workers",
     "plugin",
+    "data",
 )
 # Parts of a protocol that are not settings of a trial.
 _NO_SETTINGS = ("target", "reference", "hardware")

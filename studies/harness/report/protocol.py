@@ -17,7 +17,9 @@ from trainables.settings import significant
 from trainables.workloads import deviations, find_recipe
 
 FIXED = ("workload", "batch_size", "epochs", "schedule", "seed")
-ONLY_IF_SET = ("precision", "compile", "channels_last", "workers", "train_fraction", "plugin")
+ONLY_IF_SET = (
+    *("precision", "compile", "channels_last", "workers", "train_fraction", "plugin", "data"),
+)
 
 
 def facts(artefact: Facts) -> list[Text]:
