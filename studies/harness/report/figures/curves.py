@@ -132,12 +132,10 @@ def _scale(axes: Axes, means: Any, metric: str) -> None:
         return
     epochs = means.index.get_level_values(1)
     settled = means[epochs >= math.floor(SETTLED * epochs.max())]
-    below, above = 0.05, 0.15
-    if higher:
-        low, high = settled.min(), means.max()
-    else:
-        low, high, below, above = means.min(), settled.max(), above, below
-    axes.set_ylim(low - below * (high - low), high + above * (high - low) + 1e-9)
+    settled = means if settled.empty else settled
+    ends = (settled.min(), means.max()) if higher else (settled.max(), means.min())
+    worst, best = ends[0] + 0.05 * (ends[0] - ends[1]), ends[1] + 0.15 * (ends[1] - ends[0])
+    axes.set_ylim(min(worst, best), max(worst, best) + 1e-9)
 
 
 def _set_integer_axis(axes: Axes, label: str) -> None:
