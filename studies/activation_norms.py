@@ -19,6 +19,7 @@ PROBE = Probe(
         "is more than 10% above its mean over the previous tenth."
     ),
     measurement=Norms(),
+    workload="digits/cnn",
     published={"cifar10/lenet5": {"epochs": 100}},
 )
 

@@ -12,6 +12,11 @@ from collections.abc import Sequence
 from studies import Arm, CurveFigure, Study, grid, main
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "kfac", "eva", "foof", "nysact-g", "nysact-s")
+# On the default workload, also the optimizers of the STEVE paper, and others.
+ON_AUTOENCODER = (
+    *OPTIMIZERS,
+    *("steve", "ekfac", "soap", "shampoo", "sketchysgd", "adahessian"),
+)
 ON_IMAGENET = ("sgd", "adamw", "kfac", "eva", "foof", "nysact-s")
 CIFAR = [
     f"{data}/{model}"
@@ -46,6 +51,7 @@ STUDY = Study(
     ),
     arms=arms(OPTIMIZERS),
     arms_on={
+        "digits/autoencoder": [Arm(optimizer=name) for name in ON_AUTOENCODER],
         "cifar10": arms(OPTIMIZERS, epochs=[100, 200]),
         "cifar100": arms(OPTIMIZERS, epochs=[100, 200]),
         "imagenet": arms(ON_IMAGENET, epochs=[100, 200]),

@@ -20,6 +20,7 @@ PROBE = Probe(
         "Frobenius error above one half."
     ),
     measurement=Covariances(rank=10, draws=10),
+    workload="digits/cnn",
     published={"cifar100/resnet32": {"epochs": 100}},
 )
 

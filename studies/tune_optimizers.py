@@ -17,6 +17,10 @@ SPACES = {
 }
 # The STEVE paper uses much smaller learning rates on these workloads.
 SMALL = {name: {**SPACES[name], "lr": Range(1e-5, 0.1, log=True)} for name in ("sgd", "kfac")}
+# The gradients of a squared error that is summed over 64 pixels are larger.
+SQUARED_ERROR = {
+    name: {**SPACES[name], "lr": Range(1e-3, 1.0, log=True)} for name in ("sgd", "nysact-s", "foof")
+}
 
 SEARCH = Search(
     name="tune_optimizers",
@@ -32,7 +36,12 @@ SEARCH = Search(
         "of 5 configurations has a higher expected accuracy for SGD than for NysAct."
     ),
     spaces=SPACES,
-    spaces_on={"cifar10/resnet50": SMALL, "cifar100/vit_s16": SMALL, "tinyimagenet": SMALL},
+    spaces_on={
+        "digits/autoencoder": SQUARED_ERROR,
+        "cifar10/resnet50": SMALL,
+        "cifar100/vit_s16": SMALL,
+        "tinyimagenet": SMALL,
+    },
     budget=20,
     reconstructed=("the spaces, which are missing from the text", "the budget"),
 )

@@ -37,6 +37,7 @@ ARMS = [
     *grid("nysact-s", rank=RANKS),
 ]
 STUDY = Study(
+    workload="digits/cnn",
     name="ablation_test",
     title="Rank of NysAct",
     paper="NysAct",

@@ -21,6 +21,7 @@ U^T G_n V. Otherwise, it forms these matrices for chunks of the batch, by rotati
 or the gradients of the examples, whichever is cheaper (`parts/pairs.py`). In the null space of a
 covariance, which is not {0} if a batch has fewer rows than inputs, `parts/eigenbases.py` determines
 the basis, and components of U^T G V as small as rounding errors are set to 0.
+"Losses" in `docs/algorithms.md` states for which losses this is the scale of the Fisher matrix.
 
 Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; a singular
 covariance adds 9 (p^3 + o^3) / n; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:

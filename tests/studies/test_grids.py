@@ -220,6 +220,7 @@ def test_trial_keys_are_unchanged():
 # ---------------------------------------------------------------------- grids in general
 
 RANK_STUDY = Study(
+    workload="digits/cnn",
     name="plain",
     title="t",
     paper="NysAct",

@@ -83,7 +83,9 @@ def test_report_contains_the_facts_and_the_protocol(root):
 
 def test_report_of_a_user_defined_study_names_no_paper(root):
     facts = {"claim": STUDY.claim, "falsifier": STUDY.falsifier}
-    study = Study(name="ours", title="t", arms=STUDY.arms, figure=STUDY.figure, **facts)
+    study = Study(
+        name="ours", workload="digits/cnn", title="t", arms=STUDY.arms, figure=STUDY.figure, **facts
+    )
     assert (study.paper, study.table, study.citation) == ("ours", "", "ours")
     texts = [render(root, study=study)["report.md"].read_text(), description(study, planned())]
     for text in texts:
@@ -218,12 +220,13 @@ def test_latex_special_characters_are_escaped(text):
 
 def test_report_compares_published_and_measured_results(tmp_path, monkeypatch):
     published = Study(
+        workload="digits/cnn",
         **{
             **vars(STUDY),
             "table": "Table 1",
             "paper": "P",
             "arms": [ARMS[0], Arm(optimizer="foof", as_released=True)],
-        }
+        },
     )
     trials = published.trials(seeds=range(3), recipe={"epochs": 2})
     for trial in trials:

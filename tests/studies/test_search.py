@@ -27,6 +27,7 @@ from trainables.files import StoreError
 from trainables.store import COMPLETED, DIVERGED, FAILED, TrialStore, trial_folders
 
 SEARCH = Search(
+    workload="digits/cnn",
     name="tune_test",
     title="A search",
     paper="NysAct",

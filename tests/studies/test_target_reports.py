@@ -26,6 +26,7 @@ from trainables.workloads import resolve
 
 EPOCHS = 10
 STUDY = Study(
+    workload="digits/cnn",
     name="to_target",
     title="Time to a target",
     paper="P",

@@ -32,6 +32,7 @@ from trainables.cost.intervals import Median
 from trainables.store import DIVERGED
 
 STUDY = Study(
+    workload="digits/cnn",
     name="paper",
     title="t",
     paper="P",

@@ -15,7 +15,13 @@ import click
 
 from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.facts import Facts
-from studies.harness.design.options import SMOKE_EPOCHS, SMOKE_WORKLOAD, Options, report_folder
+from studies.harness.design.options import (
+    DEFAULT_WORKLOAD,
+    SMOKE_EPOCHS,
+    SMOKE_WORKLOAD,
+    Options,
+    report_folder,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,7 +130,7 @@ class Artefact(Facts):
     HELP: ClassVar[Mapping[str, str]] = {}
     REFUSED: ClassVar[Mapping[str, str]] = {}
 
-    workload: str = SMOKE_WORKLOAD
+    workload: str = DEFAULT_WORKLOAD
 
     @classmethod
     def module(cls, name: str) -> Any:

@@ -42,13 +42,15 @@ class Study(Artefact):
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
 
+        If its recipe has no as-released variants, all arms are corrected variants.
+
         If arms vary a single factor and none of them has the recipe's value of the factor, an arm
         with this value is added. All ablations share its trials and compare the other levels with
         it.
         """
         arms = self.arms_on.get(workload, self.arms_on.get(workload.rpartition("/")[0], self.arms))
         rows: dict[str, list[Arm]] = {}
-        for arm in arms:
+        for arm in _distinct(arms, workload):
             rest = {name: level for name, level in arm.overrides.items() if name not in arm.factors}
             row = str((arm.optimizer, arm.as_released, arm.factors, rest))
             rows.setdefault(row, []).append(arm)
@@ -116,6 +118,20 @@ class Study(Artefact):
             return steps
         command = f"the same command with --seeds {len(seeds) + 1}"
         return [*steps, (command, "trains one more seed of each arm")]
+
+
+def _distinct(arms: Sequence[Arm], workload: str) -> list[Arm]:
+    """Return the arms; without as-released variants, each pair of variants is one arm."""
+    from trainables.workloads import find_recipe
+
+    try:
+        variants = find_recipe(workload).as_released
+    except HyperparameterError:  # `Study.trials` reports the error
+        return [*arms]
+    if variants:
+        return [*arms]
+    corrected = [replace(arm, as_released=False) for arm in arms]
+    return list({f"{arm.label} {arm.overrides}": arm for arm in corrected}.values())
 
 
 def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
