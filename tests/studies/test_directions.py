@@ -7,28 +7,38 @@ The accuracy of `digits/cnn` has larger values for better trials, and the square
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import folders
 import numpy as np
-import pandas as pd
+import optuna
 import pytest
-from matplotlib.axes import Axes
 
-from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.arms import Trial
+from studies.harness.design.options import Options
 from studies.harness.design.result import Report
+from studies.harness.evidence import costs
 from studies.harness.evidence.analysis import Evidence
-from studies.harness.evidence.costs import Costs
 from studies.harness.evidence.levels import EDGE, INSIDE
 from studies.harness.evidence.targets import Times, target_of_runs
-from studies.harness.kinds.study.figures import CurveFigure, LevelFigure
+from studies.harness.kinds.search import sampling
+from studies.harness.kinds.search.proposals import Outcome, Proposal, best
+from studies.harness.kinds.search.proposer import Proposer
+from studies.harness.kinds.search.search import Range
+from studies.harness.kinds.search.tuning import SearchPlan
+from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.kinds.target.figure import TargetFigure
+from studies.harness.statistics.budgets import best_of_k, overtakes, shrinkage
+from studies.tune_optimizers import SEARCH
+from trainables.store import COMPLETED, DIVERGED
 
 HIGHER, LOWER = "digits/cnn", "digits/autoencoder"
 METRICS = {HIGHER: "test/accuracy", LOWER: "test/mse"}
@@ -132,3 +142,136 @@ def test_equivalence_is_only_decided_for_metrics_in_percent(mirrors):
     noisy = mirrors(study, lambda trial, epoch: accuracy(trial, 0) - MEANS[trial.arm.label] / 2)
     assert "not every pair of levels is equivalent within" in noisy[HIGHER].text
     assert "no other level is significantly different from it." in noisy[LOWER].text
+
+
+# ---------------------------------------------------------------------- times to a target
+
+
+TARGET = replace(
+    folders.STUDY,
+    figure=TargetFigure(
+        reference="sgd",
+        share=1,
+        of="last",
+        rule="the last value of SGD",
+        panels=(("test/headline", "epochs"), ("train/loss", "epochs")),
+    ),
+)
+
+
+def test_times_to_mirrored_targets_are_equal(mirrors):
+    def times(mirror: Mirror, workload: str) -> Times:
+        metric, frame = METRICS[workload], mirror.evidence.frame
+        target = target_of_runs(frame, metric, "sgd", share=1, of="last", rule="r")
+        return Times(
+            evidence=mirror.evidence,
+            metric=metric,
+            reference="sgd",
+            target=target,
+            costs=costs.read(mirror.trials, mirror.root),
+        )
+
+    results = mirrors(TARGET)
+    higher, lower = (times(mirror, workload) for workload, mirror in results.items())
+    assert lower.value == pytest.approx(1 - higher.value)
+    np.testing.assert_allclose(lower.grid(), 1 - np.array(higher.grid()))
+    for arm in MEANS:
+        expected, actual = vars(higher.time(arm)), vars(lower.time(arm))
+        assert actual == pytest.approx(expected, nan_ok=True), arm
+        for target in higher.grid():
+            expected = higher.time(arm, target).median
+            assert lower.time(arm, 1 - target).median == pytest.approx(expected, nan_ok=True)
+    assert higher.time("nysact-s rank=10").median < higher.time("foof").median < EPOCHS
+    sentences = [re.findall("Median epochs to [^:]+: (.*)", m.text) for m in results.values()]
+    assert sentences[0] == sentences[1] and len(sentences[0]) == 1
+
+
+# ---------------------------------------------------------------------- searches
+
+
+SCORES = [0.70, 0.55, 0.90, math.nan, 0.85, 0.90, 0.60, 0.75]
+WORSE = [0.80, 0.82, 0.81, 0.79, 0.83, 0.78, 0.84, 0.80]
+
+
+def outcomes(scores: list[float], sign: int) -> list[Outcome]:
+    """Return outcomes with the scores, or with 1 minus the scores if `sign` is negative."""
+    values = [score if sign > 0 else 1 - score for score in scores]
+    statuses = [DIVERGED if math.isnan(score) else COMPLETED for score in scores]
+    return [
+        Outcome(Proposal(i, {"lr": 0.05 * (1 + i)}, str(i)), status, value, 0.5 - 0.01 * i, {}, 1.0)
+        for i, (value, status) in enumerate(zip(values, statuses, strict=True))
+    ]
+
+
+def test_mirrored_scores_have_the_same_winner():
+    winners = [best(outcomes(SCORES, sign), sign > 0) for sign in (1, -1)]
+    assert [winner and winner.proposal.number for winner in winners] == [5, 5]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsgaii", "gp"])
+def test_mirrored_scores_give_the_same_proposals(sampler: str):
+    scores = [0.9 - abs(0.05 * (1 + i) - 0.2) for i in range(12)]
+    higher, lower = (
+        sampling.propose(
+            sampler, {"lr": Range(0.001, 1.0)}, {}, outcomes(scores, sign), 7, sign > 0
+        )[0]["lr"]
+        for sign in (1, -1)
+    )
+    assert lower == pytest.approx(higher, rel=0.02)
+
+
+def test_journal_has_the_direction_of_the_score(tmp_path: Path):
+    for higher, direction in ((True, "MAXIMIZE"), (False, "MINIMIZE")):
+        path = tmp_path / direction
+        scored = outcomes(SCORES, 1 if higher else -1)
+        undefined = scored[0]._replace(score=math.nan)  # Optuna does not accept such a value
+        studies = {"s": ({"lr": Range(0.0, 1.0)}, [*scored, undefined])}
+        sampling.write_journal(path, studies, higher)
+        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
+        assert study.direction.name == direction
+        assert study.best_value == pytest.approx(0.9 if higher else 0.1)
+        assert study.trials[-1].state.name == "FAIL"
+
+
+def test_mirrored_curves_shrinkage_and_budgets():
+    higher, lower = best_of_k(SCORES), best_of_k([1 - score for score in SCORES], higher=False)
+    np.testing.assert_allclose(lower["mean"], 1 - higher["mean"])
+    np.testing.assert_allclose(lower["lo"], 1 - higher["hi"])
+    np.testing.assert_allclose(lower["none"], higher["none"])
+    worse = best_of_k(WORSE), best_of_k([1 - score for score in WORSE], higher=False)
+    assert overtakes(higher, worse[0]) == overtakes(lower, worse[1], higher=False) == 3
+    fresh = [0.84, 0.86, 0.88]
+    first = shrinkage(0.9, fresh)
+    second = shrinkage(0.1, [1 - value for value in fresh], higher=False)
+    assert first.shrinkage == pytest.approx(0.04)
+    for name in ("shrinkage", "ci_lo", "ci_hi"):
+        assert getattr(first, name) == pytest.approx(getattr(second, name))
+
+
+def test_asha_stops_the_same_trials_for_mirrored_scores(tmp_path: Path):
+    from studies.harness.cluster.search import _Asha
+
+    scores, stopped = [0.5, 0.9, 0.3, 0.8, 0.95, 0.6, 0.2, 0.7], []
+    for workload, metric in METRICS.items():
+        search = SearchPlan(
+            artefact=SEARCH,
+            workload=workload,
+            options=Options(),
+            spaces=SEARCH.spaces,
+            seeds=range(2),
+            recipe={"epochs": 8},
+        )
+        proposer = Proposer(search, "sgd", tmp_path / workload.replace("/", "-"))
+        assert search.metric == metric and proposer.score == metric.replace("test", "val")
+        scheduler = _Asha(proposer, proposer.root, lambda key: None)
+        decisions = []
+        for number, score in enumerate(scores):
+            trial = SimpleNamespace(trial_id=str(number), config={"key": str(number)})
+            scheduler.on_trial_add(None, trial)
+            value = score if search.higher else 1 - score
+            result = {proposer.score: value, "epoch": 1, "time/train_s": 1.0, "time/eval_s": 1.0}
+            decisions.append(scheduler.on_trial_result(None, trial, result))
+        stopped.append([i for i, decision in enumerate(decisions) if decision == "STOP"])
+    expected = [i for i in range(1, 8) if scores[i] < np.percentile(scores[:i], 75)]
+    assert stopped == [expected, expected] and expected == [2, 5, 6, 7]
