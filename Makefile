@@ -54,7 +54,7 @@ study: setup
 # Measure the costs first and once, because the reports of times to a target use them. Then run all grids
 # with one command, so that a trial which several of them need is trained once. Then run the other studies.
 # Continue after failed trials (exit code 1), which the reports count.
-COSTS := outputs/cost/.digits-cnn
+COSTS := outputs/cost/.digits-autoencoder
 GRIDS := $(notdir $(basename $(wildcard studies/ablation_*.py studies/compare_accuracy.py studies/time_to_target*.py)))
 OTHERS := $(wildcard $(addprefix studies/,tune_optimizers.py covariance_heatmap.py activation_norms.py))
 
@@ -66,7 +66,7 @@ studies: setup $(COSTS)
 	exit $$failed
 
 $(COSTS): | setup
-	$(BIN)/python studies/compare_cost.py --workload digits/cnn --batch-size 64
+	$(BIN)/python studies/compare_cost.py --workload digits/autoencoder --batch-size 40
 	touch $@
 
 # Use two processes, and run each file in one of them, so that module fixtures are created once.

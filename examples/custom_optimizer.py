@@ -33,7 +33,7 @@ if __name__ == "__main__":
     study = Study(
         name="signsgd",
         title="signSGD beside NysAct and SGD",
-        claim="signSGD reaches the accuracy of SGD.",
+        claim="signSGD reaches the test error of SGD.",
         falsifier="signSGD is significantly worse than SGD.",
         arms=[Arm(optimizer="signsgd"), Arm(optimizer="nysact-s"), Arm(optimizer="sgd")],
         figure=CurveFigure(references=("sgd",)),

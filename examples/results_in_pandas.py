@@ -12,16 +12,16 @@ from studies.harness.evidence.ledger import frame
 
 
 def main(root: Path = Path("outputs")) -> Path:
-    """Print the mean accuracy and time of each arm, and draw one against the other."""
+    """Print the mean test error and time of each arm, and draw one against the other."""
     trials = frame(STUDY, root, seeds=5)  # a row for each trial; per="epoch": for each epoch
     completed = trials[trials["status"] == "completed"]
-    arms = completed.groupby("arm", sort=False)[["test/accuracy", "time/train_s"]].mean()
+    arms = completed.groupby("arm", sort=False)[["test/mse", "time/train_s"]].mean()
     print(arms.to_string(float_format="{:.3f}".format))
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for arm, row in arms.iterrows():
-        axes.plot(row["time/train_s"], row["test/accuracy"], "o", label=arm)
-    axes.set(xlabel="training time (s)", ylabel="test accuracy")
+        axes.plot(row["time/train_s"], row["test/mse"], "o", label=arm)
+    axes.set(xlabel="training time (s)", ylabel="test mean squared error")
     axes.legend(fontsize="small")
     path = root / "rank_by_time.png"
     figure.savefig(path)

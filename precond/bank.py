@@ -48,9 +48,6 @@ class Bank:
     def __init__(
         self, algorithm: Algorithm[Any], layers: list[Layer], group: int, wait: bool = True
     ):
-        weight = layers[0].module.weight
-        # Half-precision models keep their statistics in float32.
-        self.dtype = torch.promote_types(weight.dtype, torch.float32)
         self.algorithm = algorithm.for_shape(layers[0].shape)
         self.layers = layers
         self.group = group
@@ -63,11 +60,6 @@ class Bank:
         self.grad_output_scale: float | Tensor = 1.0
         # The slots that this rank refreshes for all ranks. None: every rank refreshes all slots.
         self.share: slice | None = None
-        shape, num_slots = layers[0].shape, sum(layer.groups for layer in layers)
-        with torch.no_grad():
-            self.buffer = torch.zeros(
-                num_slots, shape.d_out, shape.d_in, dtype=self.dtype, device=weight.device
-            )
         self.monitor: Monitor | None = None
         self._wait = wait
         # For layers for which no module declares `batch_first`; None if it is not known.
@@ -77,9 +69,15 @@ class Bank:
         self.reset()
 
     def reset(self) -> None:
-        """Reset the bank to the state of step 0."""
+        """Reset the bank to the state of step 0, in the present dtype of the weights."""
         names = [name for layer in self.layers for name in layer.slot_names]
-        self.state = self.algorithm.new_state(self.layers[0].shape, names, like=self.buffer)
+        weight, shape = self.layers[0].weight, self.layers[0].shape
+        # Half-precision models keep their statistics in float32.
+        self.dtype = torch.promote_types(weight.dtype, torch.float32)
+        size = len(names), shape.d_out, shape.d_in
+        with torch.no_grad():
+            self.buffer = torch.zeros(size, dtype=self.dtype, device=weight.device)
+        self.state = self.algorithm.new_state(shape, names, like=self.buffer)
         self.recording = True
         self.has_factor = False
         # Names of layers. These sets are on the host, where the hooks run.
@@ -132,6 +130,15 @@ class Bank:
     def only_repeated(self) -> list[str]:
         """Return the names of layers whose forward ran in this step only inside a backward."""
         return sorted(self._repeated - self.forwards.added)
+
+    def replaced(self) -> list[str]:
+        """Return the names of layers that have got another weight, which has a gradient."""
+        current = ((layer, layer.module._parameters.get("weight")) for layer in self.layers)
+        return [
+            layer.name
+            for layer, weight in current
+            if weight is not None and weight is not layer.weight and weight.grad is not None
+        ]
 
     def note_repetition(self, layer: Layer) -> None:
         """Note that a forward of this layer ran inside a backward."""
@@ -352,7 +359,7 @@ def make_banks(
     algorithms = [algorithm.for_group(group) for group in groups]
     members: dict[Any, list[Layer]] = {}
     for layer in layers:
-        weight = layer.module.weight
+        weight = layer.weight
         key = (layer.shape, weight.dtype, weight.device, group_of[weight])
         members.setdefault(key, []).append(layer)
     return [

@@ -41,7 +41,7 @@ def attach(banks: Iterable[Bank]) -> list[RemovableHandle]:
             hook = _Hook(bank, layer)
             # Before the user's hooks, which may replace the output.
             handles.append(hook.register_forward(with_kwargs=True, prepend=True))
-            handles.append(_register(layer.module.weight, hook))
+            handles.append(_register(layer.weight, hook))
     return handles
 
 
@@ -61,12 +61,11 @@ def detach(handles: Iterable[RemovableHandle], banks: Iterable[Bank]) -> None:
         bank.recording = False
 
 
-def check_forwards(banks: Sequence[Bank], gradients: bool, due: bool) -> None:
+def check_forwards(banks: Sequence[Bank], due: bool) -> None:
     """Raise `RuntimeError` before a step whose statistics cannot be correct.
 
     Args:
         banks: The banks of the optimizer.
-        gradients: True if any preconditioned parameter has a gradient.
         due: True if the statistics are due in this step.
     """
     if repeated := [name for bank in banks for name in bank.only_repeated()]:
@@ -76,9 +75,17 @@ def check_forwards(banks: Sequence[Bank], gradients: bool, due: bool) -> None:
             "Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
         )
     required = due or not any(bank.filled for bank in banks)
-    if gradients and required and not any(bank.forwards.added for bank in banks):
+    layers = (layer for bank in banks for layer in bank.layers)
+    gradients = any(layer.weight.grad is not None for layer in layers)
+    if not gradients and (replaced := [n for bank in banks for n in bank.replaced()]):
         raise RuntimeError(
-            "the parameters have gradients, but no forward was recorded in this step, in which the "
+            f"{', '.join(replaced)}: the weights were replaced after the optimizer was built, as by "
+            "load_state_dict(..., assign=True), so the optimizer would not train the model. "
+            "Build the optimizer afterwards"
+        )
+    if gradients and required and not any(bank.forwards.ran for bank in banks):
+        raise RuntimeError(
+            "the weights have gradients, but no forward was recorded in this step, in which the "
             "statistics are due. Run the forward and the backward of the model that the optimizer "
             "was built from in each step, outside optimizer.paused(). If the model is compiled and "
             "another compiled model ran before the optimizer was built, call "
@@ -118,6 +125,10 @@ class _Hook(ModuleHook):
         if reason := _reason_not_to_record(x):
             bank.unusable[layer.name] = reason
             return
+        if not x.numel():
+            bank.forwards.empty = True
+            return
+        self.move_to_front()
         forward = bank.forwards.begin(layer, bank.batch_major(layer, x))
         output.register_hook(partial(self._see, forward))
 
@@ -133,6 +144,9 @@ class _Hook(ModuleHook):
         """Record a forward of a compiled graph, in its backward."""
         bank, layer = self._bank(), self._layer
         if bank is not None and self._switch.on:
+            if not x.numel():
+                bank.forwards.empty = True
+                return
             x, gradient = bank.batch_major(layer, x), bank.batch_major(layer, gradient)
             bank.forwards.see(bank.forwards.begin_in_backward(layer, x), bank.unscaled(gradient))
 

@@ -19,13 +19,14 @@ class Directions:
 
     Args:
         banks: The banks of the optimizer.
-        group_of: Index of each parameter's group.
+
+    Attributes:
+        views: A view of a bank's buffer for each parameter. The gradient is copied into the view,
+            and the direction is read from it.
     """
 
-    def __init__(self, banks: Sequence[Bank], group_of: Mapping[Tensor, int]):
+    def __init__(self, banks: Sequence[Bank]):
         self._banks = banks
-        # A view of a bank's buffer for each parameter. The gradient is copied into the view, and
-        # the direction is read from it.
         self.views: dict[Tensor, Tensor] = {}
         # The group of the weight of each parameter's layer.
         self._weight_group: dict[Tensor, int] = {}

@@ -7,6 +7,7 @@ A forward counts in the statistics of a step if and only if its gradient counts 
                          confirm    the weight has received its gradient, so the forward counts
     next forward, step   close      add the sums to the statistics
     zero_grad            discard    forget the forwards whose gradients are discarded
+    step                 drop       forget the forwards whose gradients have been set to None
 
 A forward without a backward (an evaluation without `no_grad`, a teacher model, an unused loss) is
 never confirmed. Neither is a forward whose backward does not reach the weights (`autograd.grad`
@@ -124,6 +125,8 @@ class Forwards:
 
     Attributes:
         added: Names of the layers that were added since the last step.
+        empty: True if a forward without examples ran since the last step, as in an expert to which
+            no example was sent. It adds nothing.
     """
 
     def __init__(self, statistics: Statistics, needs: Needs, wait: bool, same_examples: bool):
@@ -134,6 +137,12 @@ class Forwards:
         self._step = 0
         self.same_examples = same_examples
         self.added: set[str] = set()
+        self.empty = False
+
+    @property
+    def ran(self) -> bool:
+        """True if a forward was added, or had no examples, since the last step."""
+        return self.empty or bool(self.added)
 
     def begin(self, layer: Layer, x: Tensor) -> Forward:
         """Close the earlier forwards of the layer, and start a new one."""
@@ -184,7 +193,7 @@ class Forwards:
                     "before the next call"
                 )
             return
-        if layer.module.weight.grad is None:
+        if layer.weight.grad is None:
             self._discard_earlier(layer, backward)
         forward.see(gradient, backward)
         forwards = self._open.setdefault(layer.name, [])
@@ -204,9 +213,16 @@ class Forwards:
             self._confirm_assigned(layer)
             self._close(layer)
 
+    def drop(self, layers: Iterable[Layer]) -> None:
+        """Forget the layers without a gradient, before a step: it has been set to None."""
+        for layer in layers if self._open or self.added else ():
+            if layer.weight.grad is None:
+                self._discard_earlier(layer, backward=None)
+
     def end_step(self) -> None:
         """Start the next step."""
         self.added.clear()
+        self.empty = False
         self._step += 1
 
     def discard(self, layers: Iterable[Layer]) -> None:
@@ -229,8 +245,8 @@ class Forwards:
     def _confirm_assigned(self, layer: Layer) -> None:
         """Count the last backward if the gradient was assigned, as by `p.grad = autograd.grad(...)`."""
         forwards = self._open.get(layer.name, [])
-        absent = layer.module.weight.grad is None or layer.name in self.added
-        if not forwards or absent or any(forward.confirmed for forward in forwards):
+        added = layer.name in self.added
+        if not forwards or added or any(forward.confirmed for forward in forwards):
             return
         last = max(forward.backward for forward in forwards)
         for forward in forwards:

@@ -28,6 +28,12 @@ class ModuleHook:
         """Register the hook as a forward hook."""
         return self._noted(self.module.register_forward_hook(self, **options))  # type: ignore
 
+    def move_to_front(self) -> None:
+        """Run before hooks that the user registered with `prepend=True` after this one."""
+        hooks: Any = self.module._forward_hooks
+        if next(iter(hooks)) != self.id:
+            hooks.move_to_end(self.id, last=False)
+
     def register_forward_pre(self, **options: bool) -> RemovableHandle:
         """Register the hook as a forward pre-hook."""
         return self._noted(self.module.register_forward_pre_hook(self, **options))  # type: ignore

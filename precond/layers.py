@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -33,6 +33,9 @@ class Layer:
         shape: Shape of the gradient matrix, per group.
         groups: Number of gradient matrices; more than 1 only for a grouped convolution.
         bias: True if there is a trainable bias; it is preconditioned together with the weight.
+        parameters: The parameters that are preconditioned together: `weight`, and `bias` if it is
+            trained. They remain the same objects if the module computes its weight from them later,
+            as after pruning.
         batch_first: False if a module around the layer declares that the inputs are `[positions,
             batch, d_in]`, True if one declares the opposite, None without a declaration.
     """
@@ -42,6 +45,7 @@ class Layer:
     shape: LayerShape
     groups: int
     bias: bool
+    parameters: Mapping[str, Tensor] = field(repr=False, compare=False)
     batch_first: bool | None = None
 
     @classmethod
@@ -56,13 +60,15 @@ class Layer:
         bias = module.bias is not None if bias is None else bias
         groups = module.groups if isinstance(module, nn.Conv2d) else 1
         shape = LayerShape(module.weight.shape[0] // groups, module.weight[0].numel() + bias)
-        return cls(name, module, shape, groups, bias, batch_first)
+        parameters: dict[str, Tensor] = {"weight": module.weight}
+        if bias and module.bias is not None:
+            parameters["bias"] = module.bias
+        return cls(name, module, shape, groups, bias, parameters, batch_first)
 
     @property
-    def parameters(self) -> dict[str, Tensor]:
-        """The parameters that are preconditioned together: `weight`, and `bias` if trainable."""
-        bias = {"bias": self.module.bias} if self.bias and self.module.bias is not None else {}
-        return {"weight": self.module.weight, **bias}
+    def weight(self) -> Tensor:
+        """The weight, a parameter of the optimizer."""
+        return self.parameters["weight"]
 
     @property
     def slot_names(self) -> list[str]:
@@ -74,8 +80,8 @@ class Layer:
     def views(self, stack: Tensor) -> dict[str, Tensor]:
         """Return views of a stack `[groups, d_out, d_in]` with the shapes of the parameters."""
         if not self.bias:
-            return {"weight": stack.flatten(0, 1).view_as(self.module.weight)}
-        weight = stack[..., :-1].flatten(0, 1).unflatten(1, self.module.weight.shape[1:])
+            return {"weight": stack.flatten(0, 1).view_as(self.weight)}
+        weight = stack[..., :-1].flatten(0, 1).unflatten(1, self.weight.shape[1:])
         return {"weight": weight, "bias": stack[..., -1].flatten()}
 
     def rows(self, x: Tensor, dtype: torch.dtype) -> Rows:

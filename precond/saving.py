@@ -22,7 +22,10 @@ from precond.parts.stacks import named_tensors
 from precond.rules import Rule
 from precond.state import NAMES, Entries, upgraded
 
-COPIED = ("_model", "rule", "algorithm", "_options", "_skipped", "_has_output_scale")
+COPIED = (
+    *("_model", "_names", "_options", "_skipped", "_has_output_scale"),
+    *("rule", "algorithm"),
+)
 BANK_ATTRIBUTES = ("grad_output_scale", "batch_first", "unusable")
 
 

@@ -3,9 +3,10 @@
 The scaler passes its scale, and a flag that is set if a gradient is inf or nan, as tensors on the
 device. If the flag is set, the step must change nothing: the statistics of the step are discarded,
 the gradients are set to nan, which no algorithm adds to its state, and the parameters and buffers
-are restored. These operations run in every step under a scaler, because the host does not read the
-flag. There are two exceptions: the host reads the flag at the first refresh of a bank
-(`Bank.update`), and in each step if there are buffers on the CPU (`Undo`).
+are restored. A refresh that is due is still computed, from the earlier statistics, and the step is
+counted. These operations run in every step under a scaler, because the host does not read the flag.
+There are two exceptions: the host reads the flag at the first refresh of a bank (`Bank.update`), and
+in each step if there are buffers on the CPU (`Undo`).
 """
 
 from __future__ import annotations

@@ -96,6 +96,12 @@ class Standalone(Optimizer):
             raise ValueError("\n".join(errors))
         return groups
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, without the option `differentiable` that torch adds to `defaults`."""
+        defaults = dict(state.get("defaults", {}))
+        super().__setstate__(state)
+        self.defaults = defaults or self.defaults
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes that are copied."""
         prefixes = ("_optimizer_", "_zero_grad", "_warned")

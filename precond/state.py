@@ -35,7 +35,7 @@ class Entries:
         self._layers: dict[str, tuple[Layer, Bank]] = {}  # by the name of the weight
         for bank in bank_of.values():
             for layer in bank.layers:
-                self._layers[names[layer.parameters["weight"]]] = layer, bank
+                self._layers[names[layer.weight]] = layer, bank
 
     def is_layer(self, parameter: Tensor) -> bool:
         """Return True if the parameter is the weight of a preconditioned layer."""

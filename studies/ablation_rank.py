@@ -3,6 +3,15 @@
 from studies import Arm, LevelFigure, ResidualFigure, Study, grid, main
 
 RANKS = [5, 10, 15, 20]
+# The layers of the default workload have 17 to 129 inputs, so that ranks 1 and 40 are extremes.
+RANKS_ON_AUTOENCODER = [1, 2, 5, 10, 20, 40]
+
+
+def arms(ranks: list[int]) -> list[Arm]:
+    """Return an arm for each sketch and rank, and the references."""
+    sketches = [arm for name in ("nysact-s", "nysact-g") for arm in grid(name, rank=ranks)]
+    return [*sketches, Arm(optimizer="foof"), Arm(optimizer="sgd")]
+
 
 STUDY = Study(
     name="ablation_rank",
@@ -17,12 +26,8 @@ STUDY = Study(
         "The 95% interval of some rank's accuracy lies below that of SGD or FOOF, or the "
         "intervals of ranks 5 and 20 do not overlap."
     ),
-    arms=[
-        *grid("nysact-s", rank=RANKS),
-        *grid("nysact-g", rank=RANKS),
-        Arm(optimizer="foof"),
-        Arm(optimizer="sgd"),
-    ],
+    arms=arms(RANKS),
+    arms_on={"digits/autoencoder": arms(RANKS_ON_AUTOENCODER)},
     figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),
     seeds=3,
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},

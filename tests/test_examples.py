@@ -45,7 +45,7 @@ def test_nysact_trains_under_accelerate(capsys):
 def test_a_custom_optimizer_takes_part_in_a_study(tmp_path: Path):
     output = run("custom_optimizer", "--seeds", "1", "--epochs", "2", "--out", tmp_path)
     assert "signsgd" in output
-    report = tmp_path / "reports/signsgd/digits-cnn"
+    report = tmp_path / "reports/signsgd/digits-autoencoder"
     assert (report / "report.html").exists() and (report / "curves.png").exists()
 
 
@@ -55,11 +55,14 @@ def test_a_custom_study_runs(tmp_path: Path):
     assert (tmp_path / "smoke/reports/momentum/digits-cnn/momentum.png").exists()
 
 
-def test_results_are_read_and_drawn_with_pandas(tmp_path: Path, capsys):
+def test_results_are_read_and_drawn_with_pandas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(folders, "metrics", lambda *_: {"test/mse": 0.9, "time/train_s": 0.5})
     for trial in ablation_rank.STUDY.trials():
         folders.write_trial(tmp_path, trial, epochs=1)
     assert load("results_in_pandas")["main"](tmp_path).stat().st_size > 10_000
-    assert "nysact-s rank=5" in capsys.readouterr().out
+    assert "nysact-s rank=5      0.900         0.500" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the Jupyter packages

@@ -8,6 +8,7 @@ change existing keys.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -171,7 +172,9 @@ def field_problems(
 
 def worker_problems(optimizer: str, workers: Any, batch_size: Any) -> list[str]:
     """Return a line if the number of workers is out of range or the optimizer does not allow it."""
-    if not is_integer(workers) or workers < 1 or (is_integer(batch_size) and workers > batch_size):
+    # A batch size below 1 has its own line, so it does not limit the workers.
+    limit = max(1, batch_size) if is_integer(batch_size) else math.inf
+    if not is_integer(workers) or not 1 <= workers <= limit:
         allowed = f"an integer in 1..{batch_size}, where {batch_size} is the batch size"
         return [f"workers = {workers!r}: must be {allowed}"]
     card = lookup(optimizer).card

@@ -125,7 +125,7 @@ class Workload:
             rule = f"the trial requires data with the SHA-256 {content}"
             actual = self.source.content
             raise DataError(
-                f"{self.source.name}: the SHA-256 is {actual}, but {rule}; restore them"
+                f"{self.source.name}: the SHA-256 is {actual}, but {rule}; restore the data"
             )
 
     def random_batch(self, examples: int, settings: Mapping[str, Any]) -> Batch:

@@ -19,10 +19,11 @@ data, by the Kronecker product S (x) A:
         then momentum and weight decay as in SGD
 
 g is the gradient of one example's loss, so S has the scale of the Fisher matrix if the loss is the
-mean over the examples of a negative log-likelihood ("Losses" in `docs/algorithms.md`). For convolutions, `expand` is the method KFC (Grosse and
-Martens 2016). `expand` and `reduce` (Eschenhagen et al. 2023) are equal for T = 1. The calls of a
-shared layer count as additional positions, over which `reduce` neither averages nor sums. pi is
-clamped to [1e-4, 1e4], and is 1 if a trace is 0; the released code only bounds it by 1e10.
+mean over the examples of a negative log-likelihood ("Losses" in `docs/algorithms.md`). For
+convolutions, `expand` is the method KFC (Grosse and Martens 2016). `expand` and `reduce`
+(Eschenhagen et al. 2023) are equal for T = 1. The calls of a shared layer count as additional
+positions, over which `reduce` neither averages nor sums. pi is clamped to [1e-4, 1e4], and is 1 if
+a trace is 0; the released code only bounds it by 1e10.
 
 Cost per step: 2 N (p^2 + o^2) / tau_cov + (p^3 + o^3) / tau_inv + 2 o p (o + p) operations. For
 `eigen`, the second term is 9 times and the third term twice as large. Memory: 2 (p^2 + o^2) per

@@ -68,7 +68,7 @@ class Observer:
     def __init__(self, model: nn.Module, output_gradients: bool = False):
         self._layers, _ = find_layers(model)
         # One parameter group for all layers, because learning rates do not matter here.
-        groups = {layer.module.weight: 0 for layer in self._layers}
+        groups = {layer.weight: 0 for layer in self._layers}
         algorithm = _Statistics() if output_gradients else _InputStatistics()
         self._banks = make_banks(algorithm, self._layers, groups, wait=False)
         self._handles = attach(self._banks)

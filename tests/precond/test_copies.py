@@ -101,6 +101,33 @@ def test_a_copy_of_model_and_optimizer_trains_bitwise_as_the_original(name, step
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, through_torch])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_and_the_original_can_load_each_others_state(name, duplicate):
+    """Torch adds the option `differentiable` to the defaults of a copy."""
+    model, optimizer = build(name)
+    train(model, optimizer, range(3))
+    other, duplicated = duplicate((model, optimizer))
+    duplicated.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    optimizer.load_state_dict(copy.deepcopy(duplicated.state_dict()))
+    train(other, duplicated, range(3, 6))
+    train(model, optimizer, range(3, 6))
+    assert_same(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_copy_keeps_the_names_of_parameters_that_the_model_has_replaced(name):
+    """Torch's optimizers keep such parameters, too."""
+    model, optimizer = build(name)
+    train(model, optimizer, range(2))
+    model.first = nn.Linear(8, 8)
+    other, duplicated = copy.deepcopy((model, optimizer))
+    duplicated.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(other, duplicated, range(2, 5))
+    train(model, optimizer, range(2, 5))
+    assert_same(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, through_torch])
 @pytest.mark.parametrize("name", OURS)
 def test_a_copy_of_the_optimizer_alone_has_a_copy_of_the_model(name, duplicate):
     model, optimizer = build(name)

@@ -298,17 +298,17 @@ def test_zero_grad_does_what_it_does_in_torch(name, set_to_none):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("adam", "adamw")])
 def test_a_float32_state_in_a_float64_model_becomes_float64(name):
-    """Momentum gets the dtype of its parameter, as in torch, and training continues."""
+    """The load gives momentum the dtype of its parameter, as in torch, and training continues."""
     model, optimizer = build(name)
     train(model, optimizer, range(3))
     other, resumed = build(name, torch.float64)
     other.load_state_dict(model.state_dict())
     resumed.load_state_dict(optimizer.state_dict())
-    train(other, resumed, range(3, 4))
     for entry in by_parameter(resumed.state_dict()).values() if is_ours(resumed) else ():
         for key, value in entry.items():
             if key != "step" and isinstance(value, Tensor):
                 assert value.dtype == torch.float64, key
+    train(other, resumed, range(3, 4))
     train(model, optimizer, range(3, 4))
     for key, value in other.state_dict().items():
         torch.testing.assert_close(value.float(), model.state_dict()[key], rtol=1e-3, atol=1e-3)

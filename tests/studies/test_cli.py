@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,11 @@ def run_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     standard output and standard error.
     """
 
-    def run(*arguments: str) -> tuple[int, str, str]:
+    def run(*arguments: str, study: Study = STUDY) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["ablation_rank.py", *arguments])
         with pytest.raises(SystemExit) as exit_:
-            main(STUDY)
+            main(study)
         return int(exit_.value.code or 0), *capsys.readouterr()
 
     return run
@@ -100,6 +101,10 @@ INVALID_ARGUMENTS = [
     (["--only", "rank"], ["--only rank: must have the form NAME=VALUE, such as rank=5,10"]),
     (
         ["--levels", "rank=100000"],
+        ["rank = 100000: the widest layer (3) has 129 inputs (bias included), use 1..129"],
+    ),
+    (
+        ["--levels", "rank=100000", "--workload", "digits/cnn"],
         ["rank = 100000: the widest layer (10) has 513 inputs (bias included), use 1..513"],
     ),
     (["--levels", "rank=4.0"], ["rank = 4.0: must be an integer >= 1"]),
@@ -118,8 +123,12 @@ INVALID_ARGUMENTS = [
     (["--set", "tcov=100", "--set", "tinv=10"], ["Set inv_interval >= 100"]),
     (["--set", "foo=1"], ["--set foo: no optimizer of ablation_rank has this setting"]),
     (["--set", "dampng=1"], ['Did you mean "damping"']),
-    (["--set", "batch_size=60000"], ["batch_size = 60000: must be an integer in 2..1197"]),
-    (["--set", "batch_size=1"], ["batch_size = 1"]),
+    (["--set", "batch_size=60000"], ["batch_size = 60000: must be an integer in 1..1197"]),
+    (["--set", "batch_size=0"], ["batch_size = 0: must be an integer in 1..1197"]),
+    (
+        ["--set", "batch_size=1", "--workload", "digits/cnn"],
+        ["batch_size = 1: must be an integer in 2..1197"],
+    ),
     (["--set", "schedule=cosin"], ["must be one of cosine, constant"]),
     (["--set", "momentum=0", "--set", "nesterov=true"], ["nesterov = True: needs momentum > 0"]),
     (["--epochs", "0"], ["--epochs = 0: must be an integer >= 1"]),
@@ -144,8 +153,15 @@ INVALID_ARGUMENTS = [
         ["--workload = digits/cnn,digits/cnn: must name each workload once"],
     ),
     (["--workload", "imagefolder:nowhere/resnet32"], ["nowhere"]),
-    (["--set", "batch_size=1"], ["batch normalisation needs two"]),
-    (["--set", "batch_size=1198"], ["batch_size = 1198: must be an integer in 2..1197"]),
+    (
+        ["--set", "batch_size=1", "--workload", "digits/cnn"],
+        ["batch normalisation needs two"],
+    ),
+    (["--set", "batch_size=1198"], ["batch_size = 1198: must be an integer in 1..1197"]),
+    (
+        ["--set", "batch_size=1198", "--workload", "digits/cnn"],
+        ["batch_size = 1198: must be an integer in 2..1197"],
+    ),
     (["--tracking-uri", "ftp://x"], ["--tracking-uri = ftp://x: must be none, sqlite:///FILE"]),
     (["--tracking-uri", "http://me:secret@host"], ["without a password"]),
     (["--address", "ray://head:10001"], ["ray:// is not supported"]),
@@ -188,6 +204,21 @@ def test_invalid_arguments_print_one_line_each_and_write_nothing(
     for message in messages:
         assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_metric_that_the_workload_lacks_is_refused(run_study, tmp_path: Path):
+    figure = replace(STUDY.figure, metric="test/accuracy")
+    study = replace(STUDY, figure=figure)
+    code, out, err = run_study("--workload", "digits/autoencoder", study=study)
+    assert (code, out) == (2, "") and list(tmp_path.iterdir()) == []
+    assert err == (
+        'error: metric = "test/accuracy": digits/autoencoder has no such metric. '
+        "Known: test/headline, test/mse, test/loss\n"
+    )
+    study = replace(STUDY, figure=replace(figure, metric="test/acuracy"))
+    code, out, err = run_study("--workload", "digits/cnn", study=study)
+    assert (code, out) == (2, "") and list(tmp_path.iterdir()) == []
+    assert len(err.splitlines()) == 1 and 'Did you mean "test/accuracy"?' in err
 
 
 def test_environment_variables_are_checked_like_flags(run_study, monkeypatch: pytest.MonkeyPatch):
@@ -255,7 +286,9 @@ def test_missing_data_are_refused_before_anything_is_written(
     code, out, err = run_study("--data-dir", "there", "--verify-data")
     assert code == 2 and out == ""
     assert err == "error: there/data: not found\nerror: there/labels: not found\n"
-    assert calls == [({"digits/cnn"}, tmp_path / "there", {"download": False, "verify": True})]
+    assert calls == [
+        ({"digits/autoencoder"}, tmp_path / "there", {"download": False, "verify": True})
+    ]
     # Relative image folders are resolved against this variable.
     assert os.environ["PRECOND_DATA"] == str(tmp_path / "there")
     assert run_study("--dry-run")[0] == 0 and len(calls) == 1  # a plan needs no data

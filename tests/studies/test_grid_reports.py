@@ -28,7 +28,7 @@ from studies.harness.report.figures.style import display
 from trainables.store import DIVERGED, FAILED
 from trainables.workloads import resolve
 
-METRIC = "test/accuracy"
+METRIC, WORKLOAD = "test/accuracy", "digits/cnn"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def write_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         If `status(trial)` is not None, the trial ends with this status in its second epoch.
         """
         monkeypatch.setattr(folders, "accuracy", accuracy)
-        trials = study.trials(recipe={"epochs": epochs})
+        trials = study.trials(WORKLOAD, recipe={"epochs": epochs})
         for trial in trials:
             if (final := status(trial)) is None:
                 folders.write_trial(tmp_path, trial)
@@ -281,12 +281,12 @@ def test_report_has_the_command_for_the_papers_workloads(write_trials, tmp_path:
 
 
 def test_smallest_difference_uses_the_spread_of_completed_seeds(write_trials, tmp_path: Path):
-    trials = ablation_damping.STUDY.trials(recipe={"epochs": 4})
+    trials = ablation_damping.STUDY.trials(WORKLOAD, recipe={"epochs": 4})
     before = smallest_difference(trials, tmp_path, METRIC)
     # A simulation also gives 3.1 standard deviations.
     assert "a difference of 3.1 standard deviations over seeds. The standard deviation" in before
     assert "because no configuration of digits/cnn has two completed seeds yet." in before
-    five_seeds = smallest_difference(ablation_sampling.STUDY.trials(), tmp_path, METRIC)
+    five_seeds = smallest_difference(ablation_sampling.STUDY.trials(WORKLOAD), tmp_path, METRIC)
     assert "a difference of 2.0 standard deviations over seeds." in five_seeds
     write_trials(ablation_damping.STUDY, accuracy_by_damping)
     spreads = seed_spreads(tmp_path, "digits/cnn", METRIC)
@@ -310,11 +310,11 @@ def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(write_trials, 
     assert estimated.seconds == pytest.approx(len(trials) * 4 * 0.6)
     assert "(measured: committed epochs)" in str(estimated)
     assert len(trials) * 4 * 500 < estimated.disk < 2**24
-    batches = ablation_batch_size.STUDY.trials(recipe={"epochs": 4})
+    batches = ablation_batch_size.STUDY.trials(WORKLOAD, recipe={"epochs": 4})
     smaller = [trial for trial in batches if trial.config.batch_size == 16]
     assert estimate(smaller, options).seconds == pytest.approx(len(smaller) * 4 * 0.6)
     (nysact, *_), (sgd, *_) = (
-        study.trials(seeds=[0]) for study in (ablation_sampling.STUDY, compare_accuracy.STUDY)
+        study.trials(WORKLOAD, [0]) for study in (ablation_sampling.STUDY, compare_accuracy.STUDY)
     )
     assert estimate([nysact, sgd], options).probed == ("sgd",)  # only nysact-s has committed epochs
 

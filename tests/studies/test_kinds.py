@@ -117,7 +117,7 @@ def test_user_defined_kind_runs(run_command, tmp_path: Path):
     code, out, err = run_command("--numbers", "3,4")
     assert (code, err) == (0, "") and "A sum" in out and "- The sum is 7." in out
     assert json.loads((tmp_path / "outputs/sum.json").read_text()) == [7, 1]
-    assert (tmp_path / "outputs/reports/sum/digits-cnn/report.html").exists()
+    assert (tmp_path / "outputs/reports/sum/digits-autoencoder/report.html").exists()
     code, out, _ = run_command("--numbers", "3,4", "--json")
     assert code == 0 and out == "7\n"
     # The second command did not execute the plan: the generation is still 1.

@@ -11,12 +11,13 @@ from rich.console import Console
 from studies.ablation_rank import STUDY
 from studies.harness.cluster import progress
 from studies.harness.cluster.progress import StudyProgress
+from studies.harness.design.arms import Arm
 from studies.harness.kinds.study.study import Trial
 
 
 @pytest.fixture
 def trials() -> list[Trial]:
-    return replace(STUDY, arms=STUDY.arms[:3]).trials(seeds=[0, 1])
+    return replace(STUDY, arms=STUDY.arms[:3]).trials("digits/cnn", seeds=[0, 1])
 
 
 def console(terminal: bool) -> Console:
@@ -48,6 +49,15 @@ def test_log_shows_counts_and_running_trials(trials, monkeypatch):
     assert f"nysact-s rank=5 seed 0: epoch 2/{epochs}, accuracy 75.00%; n" in third
     assert fourth.startswith("1/6 trials, ") and "rank=5" not in fourth
     assert all(len(line) <= 80 for line in printed_lines(log))
+
+
+def test_log_shows_the_headline_metric_of_the_workload(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    [sgd] = replace(STUDY, arms=[Arm(optimizer="sgd")]).trials("digits/autoencoder", seeds=[0])
+    log = console(terminal=False)
+    with StudyProgress([sgd], log) as study_progress:
+        study_progress.epoch(sgd.config.trial_key, 0, {"test/loss": 32.0, "test/mse": 1.0625})
+    assert printed_lines(log) == ["0/1 trials; sgd seed 0: epoch 1/20, mse 1.062"]
 
 
 def test_log_has_no_line_before_the_interval_ends(trials):

@@ -219,14 +219,11 @@ def test_latex_special_characters_are_escaped(text):
 
 
 def test_report_compares_published_and_measured_results(tmp_path, monkeypatch):
-    published = Study(
-        workload="digits/cnn",
-        **{
-            **vars(STUDY),
-            "table": "Table 1",
-            "paper": "P",
-            "arms": [ARMS[0], Arm(optimizer="foof", as_released=True)],
-        },
+    published = replace(
+        STUDY,
+        table="Table 1",
+        paper="P",
+        arms=[ARMS[0], Arm(optimizer="foof", as_released=True)],
     )
     trials = published.trials(seeds=range(3), recipe={"epochs": 2})
     for trial in trials:

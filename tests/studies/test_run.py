@@ -16,7 +16,7 @@ from studies.harness.cluster import execute
 from studies.harness.command import lock
 from studies.harness.command.run import run
 from studies.harness.design.arms import Arm, Trial, grid
-from studies.harness.design.options import Options
+from studies.harness.design.options import DEFAULT_WORKLOAD, Options
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import curves, style
@@ -26,6 +26,7 @@ from trainables.train import Trainer, epochs
 
 FIRST = replace(
     STUDY,
+    workload="digits/cnn",
     name="first",
     arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")],
     figure=LevelFigure(factor="rank", panels=("nysact-s",), references=("sgd",)),
@@ -51,9 +52,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             store = TrialStore.open(options.root, trial.config.trial_key, generation)
             settings = {name: getattr(options, name) for name in ("commit_every", "diagnostics")}
             for metrics in epochs(trial.config, store, **settings):
-                progress.epoch(
-                    trial.config.trial_key, int(metrics["epoch"]), metrics["test/accuracy"]
-                )
+                progress.epoch(trial.config.trial_key, int(metrics["epoch"]), metrics)
             status = store.status() or {}
             progress.finished(trial.config.trial_key, status["status"], status.get("reason", ""))
         return "done"
@@ -90,6 +89,22 @@ def test_several_workloads_give_a_report_each(tmp_path: Path, trained: list[str]
     }
     trained.clear()
     assert run_command(tmp_path, optimizers=["sgd"]) == 0 and trained == []
+
+
+def test_report_of_the_default_workload_has_its_headline_metric(tmp_path: Path, trained: list[str]):
+    study = replace(STUDY, name="error", arms=FIRST.arms, figure=FIRST.figure, extra_figures=[])
+    assert study.workload == DEFAULT_WORKLOAD
+    assert run_command(tmp_path, study, optimizers=["sgd"], seeds=[0, 1]) == 0
+    assert trained == ["sgd s0", "sgd s1"]
+    [folder] = tmp_path.glob("reports/error/*")
+    assert folder.name == "digits-autoencoder"
+    epochs_of_trials = [read_lines(path / "epochs.jsonl") for path in trial_folders(tmp_path)]
+    errors = [lines[-1]["metrics"]["test/mse"] for lines in epochs_of_trials]
+    table = pd.read_csv(folder / "arms.csv")
+    assert list(table["mean"]) == pytest.approx([sum(errors) / 2])
+    text = (folder / "report.md").read_text()
+    assert f"| sgd | 2 | {sum(errors) / 2:#.4g} |" in text and "last-epoch test mse" in text
+    assert {path.name for path in folder.glob("rank.*")} == {"rank.pdf", "rank.png", "rank.svg"}
 
 
 def test_another_study_level_or_seed_trains_only_new_trials(tmp_path: Path, trained: list[str]):

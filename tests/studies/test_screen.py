@@ -86,7 +86,7 @@ def test_no_color_disables_the_live_display(monkeypatch: pytest.MonkeyPatch):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         with StudyProgress(planned(seeds=1), screen.terminal()) as progress:
-            progress.epoch(planned(seeds=1)[0].config.trial_key, 0, 0.5)
+            progress.epoch(planned(seeds=1)[0].config.trial_key, 0, {"test/accuracy": 0.5})
         outputs.append(sys.stdout.getvalue())
     assert ESCAPE in outputs[0] and outputs[1] == ""
 

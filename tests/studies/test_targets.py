@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.harness.evidence.targets import curves
-from studies.harness.statistics.times import hit, median_time, time_to_target
+from studies.harness.evidence.targets import curves, target_of_runs
+from studies.harness.statistics.times import hit, hits, median_time, time_to_target
 
 
 def test_hit_returns_the_known_crossing():
@@ -95,3 +95,77 @@ def test_curves_group_the_epochs_by_arm_and_seed():
     assert (fast.hits, fast.n, slow.hits, slow.n) == (2, 2, 1, 3)
     assert fast.median == pytest.approx(1.75)
     assert time_to_target(by_arm["fast"], 0.5, whole=True).median == 2.0
+
+
+# ---------------------------------------------------------------------- direction of the metric
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """A ledger frame: two completed trials of SGD, a diverged one, and a trial of FOOF."""
+    return pd.DataFrame(
+        {
+            "optimizer": ["sgd", "sgd", "sgd", "foof"],
+            "status": ["completed", "completed", "diverged", "completed"],
+            "test/mse": [1.2, 0.8, 50.0, 0.1],
+            "best/test/mse": [0.6, 0.2, 40.0, 0.1],
+            "test/accuracy": [0.9, 0.7, 0.1, 0.99],
+            "best/test/accuracy": [0.95, 0.85, 0.2, 0.99],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "of", "share", "value", "text"),
+    [
+        ("test/mse", "last", 0.8, 1.25, "r: 1 / 0.8 x 1.000, the mean mse of the last epoch"),
+        ("test/mse", "best", 0.8, 0.5, "r: 1 / 0.8 x 0.4000, the mean mse of the best epoch"),
+        ("test/mse", "last", 1.0, 1.0, "r: 1.000, the mean mse of the last epoch"),
+        (
+            "test/accuracy",
+            "last",
+            0.9,
+            0.72,
+            "r: 0.9 x 80.00%, the mean accuracy of the last epoch",
+        ),
+        (
+            "test/accuracy",
+            "best",
+            0.9,
+            0.81,
+            "r: 0.9 x 90.00%, the mean accuracy of the best epoch",
+        ),
+    ],
+)
+def test_target_is_worse_than_the_result_of_the_reference_by_the_share(
+    frame: pd.DataFrame, metric: str, of: str, share: float, value: float, text: str
+):
+    target = target_of_runs(frame, metric, "sgd", share=share, of=of, rule="r")
+    assert target is not None and target.value == pytest.approx(value)
+    assert target.source == f"{text} over 2 trials"
+
+
+def test_reference_without_completed_trials_gives_no_target(frame: pd.DataFrame):
+    rule = {"share": 0.9, "of": "last", "rule": "r"}
+    assert target_of_runs(frame, "test/mse", "kfac", **rule) is None
+    assert target_of_runs(frame.iloc[2:3], "test/mse", "sgd", **rule) is None
+    assert target_of_runs(frame.filter(["optimizer", "status"]), "test/mse", "sgd", **rule) is None
+
+
+def test_runs_reach_the_target_of_an_error_from_above():
+    runs = {
+        0: [3.0, 2.0, 1.0, 1.0],
+        1: [4.0, 3.0, 3.0, 3.0],  # never at most 1.5
+        2: [1.0, 3.0, 0.5, 0.5],  # a single first evaluation does not count
+        3: [1.5, 1.5, 9.0, 9.0],  # equal to the target
+        4: [9.0, 9.0, 9.0, 1.0],  # a single last evaluation does not count
+    }
+    epochs = {0: 2.5, 1: math.nan, 2: 2.6, 3: 1.0, 4: math.nan}
+    assert hits(runs, 1.5, higher=False) == pytest.approx(epochs, nan_ok=True)
+    whole = {0: 3.0, 1: math.nan, 2: 3.0, 3: 1.0, 4: math.nan}
+    assert hits(runs, 1.5, higher=False, whole=True) == pytest.approx(whole, nan_ok=True)
+    time = time_to_target(runs, 1.5, higher=False)
+    assert (time.hits, time.n, time.median) == (3, 5, pytest.approx(2.6))
+    assert hits(runs, -math.inf, higher=False) == pytest.approx(
+        dict.fromkeys(runs, math.nan), nan_ok=True
+    )

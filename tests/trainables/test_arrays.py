@@ -121,7 +121,7 @@ def test_the_file_enters_the_key(path: Path):
     write(path, arrays(6))
     changed = resolve(name, "sgd", recipe=SHORT)
     assert changed.trial_key != config.trial_key and changed.data == checksum(path)
-    with pytest.raises(DataError, match="restore them"):
+    with pytest.raises(DataError, match="restore the data"):
         Trainer(config, CPU)
 
 

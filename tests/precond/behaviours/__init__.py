@@ -9,10 +9,21 @@ The list follows the generic tests of optimizers in PyTorch (`test/test_optim.py
 passes call `precond.backward(loss, optimizer)`.
 """
 
-from tests.precond.behaviours import groups, precision, schedulers, states, training
+from tests.precond.behaviours import (
+    copies,
+    gradients,
+    groups,
+    hooks,
+    models,
+    precision,
+    schedulers,
+    states,
+    training,
+)
 from tests.precond.behaviours.subject import BEHAVIOURS, CONTROLS, NAMES, Subject
 
 __all__ = [
     "BEHAVIOURS", "CONTROLS", "NAMES", "Subject",
-    "groups", "precision", "schedulers", "states", "training",
+    "copies", "gradients", "groups", "hooks", "models", "precision", "schedulers", "states",
+    "training",
 ]  # fmt: skip

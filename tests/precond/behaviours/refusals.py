@@ -72,7 +72,7 @@ LIST = [
     Refusal(
         PRECONDITIONED,
         ("gradients_can_be_used_twice",),
-        "the parameters have gradients, but no forward was recorded in this step",
+        "the weights have gradients, but no forward was recorded in this step",
         at_construction=False,
     ),
     Refusal(

@@ -1,31 +1,21 @@
-"""Behaviours of states, copies, hooks and printing."""
+"""Behaviours of states that are saved and loaded."""
 
 from __future__ import annotations
 
 import copy
 import io
-import pickle
 from collections import defaultdict
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.optim import Optimizer, lr_scheduler
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from torch.optim import Optimizer
 
 from tests.precond.behaviours.subject import (
     Subject,
     assert_descends,
     assert_equal,
-    backward,
     behaviour,
     changed,
     make_model,
@@ -202,191 +192,3 @@ def the_state_can_be_cleared(subject: Subject) -> None:
     train(model, optimizer, 3)
     optimizer.state = defaultdict(dict)
     assert_descends(model, optimizer)
-
-
-# ---------------------------------------------------------------------- copies
-
-
-def assert_copies_train_alike(
-    model: nn.Module, optimizer: Optimizer, other: nn.Module, duplicate: Optimizer
-) -> None:
-    """Assert that a copy takes the same steps, and that the original is independent of it."""
-    before = weights(model)
-    train(other, duplicate, range(5, 12))
-    assert not changed(model, before)
-    train(model, optimizer, range(5, 12))
-    assert_equal(weights(other), weights(model))
-    assert changed(model, before) == set(before)
-
-
-@behaviour
-def model_and_optimizer_can_be_copied(subject: Subject) -> None:
-    for steps in (0, 5):
-        model, optimizer = subject.pair()
-        train(model, optimizer, steps)
-        assert_copies_train_alike(model, optimizer, *copy.deepcopy((model, optimizer)))
-
-
-@behaviour
-def model_and_optimizer_can_be_pickled(subject: Subject) -> None:
-    model, optimizer = subject.pair()
-    train(model, optimizer, 5)
-    text = pickle.dumps((model, optimizer))
-    assert_copies_train_alike(model, optimizer, *pickle.loads(text))
-
-
-@behaviour
-def model_and_optimizer_can_be_saved_together(subject: Subject) -> None:
-    model, optimizer = subject.pair()
-    train(model, optimizer, 5)
-    file = io.BytesIO()
-    torch.save({"optimizer": optimizer, "model": model}, file)
-    file.seek(0)
-    loaded = torch.load(file, weights_only=False)
-    assert_copies_train_alike(model, optimizer, loaded["model"], loaded["optimizer"])
-
-
-@behaviour
-def a_copied_optimizer_is_independent(subject: Subject) -> None:
-    """A copy without its model has copies of the parameters."""
-    model, optimizer = subject.pair()
-    train(model, optimizer, 5)
-    duplicate = copy.deepcopy(optimizer)
-    groups = zip(optimizer.param_groups, duplicate.param_groups, strict=True)
-    for group, other in groups:
-        for p, q in zip(group["params"], other["params"], strict=True):
-            assert p is not q and torch.equal(p, q)
-    assert_same_state(duplicate.state_dict(), optimizer.state_dict())
-    public = {key for key in vars(optimizer) if not key.startswith("_")}
-    assert all(hasattr(duplicate, key) for key in public)
-    duplicate.zero_grad()
-    train(model, optimizer, range(5, 8))
-    assert_equal(weights(model), subject.trained_weights(steps=8))
-
-
-@behaviour
-def an_optimizer_with_a_scheduler_can_be_copied(subject: Subject) -> None:
-    model, optimizer = subject.pair()
-    scheduler = lr_scheduler.ExponentialLR(optimizer, 0.9)
-    train(model, optimizer, 5, after_step=scheduler.step)
-    assert_copies_train_alike(model, optimizer, *copy.deepcopy((model, optimizer)))
-    other, duplicate, _ = copy.deepcopy((model, optimizer, scheduler))
-    assert_descends(other, duplicate)
-
-
-# ---------------------------------------------------------------------- distributed checkpoints
-
-
-def assert_resumes_from_checkpoint(subject: Subject, steps: int) -> None:
-    model, optimizer = subject.pair()
-    train(model, optimizer, steps)
-    saved = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
-    other = make_model()
-    other.load_state_dict(model.state_dict())
-    resumed = subject.build(other)
-    set_optimizer_state_dict(other, resumed, saved)
-    train(model, optimizer, range(steps, steps + 6))
-    train(other, resumed, range(steps, steps + 6))
-    assert_equal(weights(other), weights(model))
-
-
-@behaviour
-def a_distributed_checkpoint_resumes_the_training(subject: Subject) -> None:
-    assert_resumes_from_checkpoint(subject, steps=5)
-
-
-@behaviour
-def a_distributed_checkpoint_can_be_saved_before_the_first_step(subject: Subject) -> None:
-    assert_resumes_from_checkpoint(subject, steps=0)
-
-
-# ---------------------------------------------------------------------- hooks
-
-
-@behaviour
-def step_hooks_are_called_in_order(subject: Subject) -> None:
-    """Global hooks, which torch calls for every optimizer, surround those of this optimizer."""
-    model, optimizer = subject.pair()
-    calls: list[str] = []
-    handles = [
-        register_optimizer_step_pre_hook(lambda o, *_: calls.append("global pre")),
-        register_optimizer_step_post_hook(lambda o, *_: calls.append("global post")),
-        optimizer.register_step_pre_hook(lambda o, *_: calls.append("pre")),
-        optimizer.register_step_post_hook(lambda o, *_: calls.append("post")),
-    ]
-    try:
-        train(model, optimizer, 1)
-        assert calls == ["global pre", "pre", "post", "global post"]
-    finally:
-        for handle in handles:
-            handle.remove()
-    train(model, optimizer, 1)
-    assert len(calls) == 4
-
-
-@behaviour
-def a_step_hook_can_pass_a_closure(subject: Subject) -> None:
-    model, optimizer = subject.pair()
-
-    def add_closure(o: Any, arguments: Any, keywords: Any) -> Any:
-        return (o, lambda: backward(model, optimizer)), {}
-
-    optimizer.register_step_pre_hook(add_closure)
-    assert isinstance(optimizer.step(), Tensor)
-
-
-@behaviour
-def state_dict_hooks_are_called(subject: Subject) -> None:
-    """A post-hook may change or replace the state; a removed hook is not called."""
-    model, optimizer = subject.pair()
-    train(model, optimizer, 2)
-    calls: list[str] = []
-
-    def replace(o: Any, state: dict[str, Any]) -> dict[str, Any]:
-        return {**state, "replaced": True}
-
-    handles = [
-        optimizer.register_state_dict_pre_hook(lambda o: calls.append("second")),
-        optimizer.register_state_dict_pre_hook(lambda o: calls.append("first"), prepend=True),
-        optimizer.register_state_dict_post_hook(lambda o, state: state.update(changed=True)),
-        optimizer.register_state_dict_post_hook(replace),
-    ]
-    state = optimizer.state_dict()
-    assert calls == ["first", "second"]
-    assert state["changed"] and state["replaced"]
-    for handle in handles:
-        handle.remove()
-    assert "changed" not in optimizer.state_dict() and len(calls) == 2
-
-
-@behaviour
-def load_state_dict_hooks_are_called(subject: Subject) -> None:
-    """A pre-hook may replace the state."""
-    model, optimizer = subject.pair()
-    train(model, optimizer, 5)
-    saved = copy.deepcopy(optimizer.state_dict())
-    resumed = subject.pair()[1]
-    calls: list[str] = []
-    resumed.register_load_state_dict_pre_hook(lambda o, state: copy.deepcopy(saved))
-    resumed.register_load_state_dict_post_hook(lambda o: calls.append("second"))
-    resumed.register_load_state_dict_post_hook(lambda o: calls.append("first"), prepend=True)
-    resumed.load_state_dict({**saved, "param_groups": []})
-    assert calls == ["first", "second"]
-    assert_same_state(resumed.state_dict(), optimizer.state_dict())
-
-
-# ---------------------------------------------------------------------- printing
-
-
-@behaviour
-def printing_names_the_class_and_every_hyperparameter(subject: Subject) -> None:
-    model = make_model()
-    optimizer = subject.build(
-        model, [{"params": model.hidden.parameters()}, {"params": model.scale}]
-    )
-    text = repr(optimizer)
-    assert text.startswith(type(optimizer).__name__)
-    assert "Parameter Group 0" in text and "Parameter Group 1" in text
-    missing = [key for key in subject.options if f"{key}: " not in text]
-    assert not missing, f"{missing} are not in\n{text}"
-    assert f"lr: {subject.lr}" in text
