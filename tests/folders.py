@@ -19,6 +19,7 @@ from studies.harness.kinds.study.study import Study
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.store import COMPLETED, TrialStore
+from trainables.workloads import find_task
 
 PROVENANCE = {
     "host": "here",
@@ -48,14 +49,19 @@ STUDY = Study(
 )
 
 
-def planned(seeds: int = 3, epochs: int = 2, arms: Sequence[Arm] = ARMS) -> list[Trial]:
-    """Return a trial of each arm for each seed. The configurations are not those of a workload."""
-    return [Trial(arm, _config(arm, seed, epochs)) for seed in range(seeds) for arm in arms]
+def planned(
+    seeds: int = 3,
+    epochs: int = 2,
+    arms: Sequence[Arm] = ARMS,
+    workload: str = "digits/cnn",
+) -> list[Trial]:
+    """Return a trial of each arm for each seed. The configurations are not those of a recipe."""
+    return [Trial(arm, _config(arm, seed, epochs, workload)) for seed in range(seeds) for arm in arms]
 
 
-def _config(arm: Arm, seed: int, epochs: int) -> TrialConfig:
+def _config(arm: Arm, seed: int, epochs: int, workload: str) -> TrialConfig:
     return TrialConfig(
-        workload="digits/cnn",
+        workload=workload,
         optimizer=arm.optimizer,
         hyperparameters={"lr": 0.1, **arm.overrides},
         batch_size=64,
@@ -123,12 +129,18 @@ def write_trial(
 
 
 def metrics(trial: Trial, epoch: int) -> dict[str, float]:
-    """Return all metrics of one epoch."""
+    """Return all metrics of one epoch.
+
+    The headline metric of the workload is the accuracy or, if smaller values are better, 1 minus
+    the accuracy.
+    """
+    headline, value = find_task(trial.config.workload).headline, accuracy(trial, epoch)
+    value = value if headline.higher_is_better else 1 - value
     return {
         "train/loss": 1.0 / (epoch + 1),
-        "train/accuracy": accuracy(trial, epoch),
+        f"train/{headline.name}": value,
         "test/loss": 1.2 / (epoch + 1),
-        "test/accuracy": accuracy(trial, epoch),
+        f"test/{headline.name}": value,
         "time/train_s": 0.5,
         "time/eval_s": 0.1,
         "mem/peak_mb": 100.0,

@@ -246,8 +246,12 @@ class PluginTensors(Source):
         return self.examples(examples)
 
     def examples(self, count: int) -> tuple[Any, Any]:
-        """Return the inputs and the targets of the first training examples."""
-        inputs, targets = tree_map(lambda tensor: tensor[:count], self._tensors[:2])
+        """Return the inputs and the targets of the first training examples.
+
+        They are repeated if there are fewer than `count`.
+        """
+        positions = torch.arange(count) % self.train_examples
+        inputs, targets = tree_map(lambda tensor: tensor[positions], self._tensors[:2])
         return inputs, targets
 
 

@@ -21,7 +21,7 @@ from precond.hyperparameters import nearest
 from precond.registry import lookup
 from trainables.config import TrialConfig
 from trainables.data import DataError, source
-from trainables.data.base import Source
+from trainables.data.base import Batch, Source
 from trainables.descent import build_optimizer
 from trainables.models import Fit, Model, model
 from trainables.recipes import Recipe
@@ -127,6 +127,15 @@ class Workload:
             raise DataError(
                 f"{self.source.name}: the SHA-256 is {actual}, but {rule}; restore the data"
             )
+
+    def random_batch(self, examples: int, settings: Mapping[str, Any]) -> Batch:
+        """Return inputs and targets of the task, on the CPU, to measure costs.
+
+        The inputs are random, or examples of a plugin's data. Equal arguments give equal batches.
+        """
+        generator = torch.Generator().manual_seed(0)
+        inputs, targets = self.source.random_batch(examples, self.fit(settings).size, generator)
+        return inputs, self.task.targets(inputs, targets)
 
     def build(self, settings: Mapping[str, Any]) -> nn.Module:
         """Return a new model, whose initial weights are drawn from torch's global generator."""

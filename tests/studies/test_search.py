@@ -174,7 +174,8 @@ def test_trial_that_asha_stopped_is_not_submitted_again(tmp_path: Path):
     following = resumed.next()
     assert following is not None and following.config.trial_key != trial.config.trial_key
     path = tmp_path / "journal"
-    sampling.write_journal(path, {"name": (plan(search).spaces["nysact-s"], resumed.outcomes())})
+    studies = {"name": (plan(search).spaces["nysact-s"], resumed.outcomes())}
+    sampling.write_journal(path, studies, higher=True)
     backend = optuna.storages.journal.JournalFileBackend(str(path))
     study = optuna.load_study(study_name="name", storage=optuna.storages.JournalStorage(backend))
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "RUNNING"]
@@ -226,9 +227,9 @@ def test_best_has_the_highest_score_then_the_lower_loss_then_the_lower_number():
         Outcome(Proposal(i, {}, ""), status, s, loss, {}, 0.0)
         for i, (s, loss, status) in enumerate(rows)
     ]
-    winner = best(outcomes)
+    winner = best(outcomes, higher=True)
     assert winner is not None and winner.proposal.number == 3
-    assert best(outcomes[1:2]) is None
+    assert best(outcomes[1:2], higher=True) is None
 
 
 INVALID_SPACES = [

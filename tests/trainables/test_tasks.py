@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+import precond
 from trainables import metrics, plugins, tasks, workloads
+from trainables.cost.benchmark import Setting
+from trainables.cost.race import evaluation_seconds
 from trainables.plugins import PluginError
 from trainables.store import TrialStore
 from trainables.tasks import Task
@@ -259,6 +264,24 @@ def test_a_plugin_trains_each_kind_of_task(name: str, tmp_path: Path):
     assert headline(config, results[-1]).startswith(metric.removeprefix("test/"))
     part = {key for key in results[0] if key.startswith(("train/", "test/"))}
     assert part == {f"{p}/{m}" for p in ("train", "test") for m in {"loss", metric[5:]}}
+
+
+@pytest.mark.parametrize("name", [*KINDS, "digits/cnn", "digits/autoencoder"])
+def test_costs_are_measured_with_the_loss_of_the_task(name: str, tmp_path: Path):
+    """The step of a contestant equals that of plain SGD; 50 examples are more than a plugin has."""
+    if name in KINDS:
+        load(tmp_path, KINDS[name][0])
+    setting = Setting(name, 50, torch.device("cpu"), False, {}, None)
+    batch, chosen = setting.batch(), workloads.workload(name)
+    assert {len(leaf) for leaf in tree_leaves(batch)} == {50}
+    contestant, model = setting.contestant("sgd"), setting.model()
+    contestant.train(*batch)
+    optimizer = precond.build("sgd", model, **{**setting.hyperparameters("sgd"), "lr": 1e-3})
+    chosen.task.loss(model(batch[0]), batch[1]).backward()
+    optimizer.step()
+    for actual, expected in zip(contestant.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected)
+    assert evaluation_seconds(contestant, batch, time.perf_counter) > 0
 
 
 def test_evaluation_of_a_plugin_does_not_depend_on_its_batches(tmp_path: Path):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 import precond
 from precond.bank import named_tensors
@@ -65,13 +66,14 @@ class Setting(NamedTuple):
     def batch(self) -> Batch:
         """Return random inputs and targets on the device."""
         definition = workload(self.workload)
-        size = definition.fit(definition.settings({})).size
-        generator = torch.Generator().manual_seed(0)
-        batch = definition.source.random_batch(self.batch_size, size, generator)
-        inputs, targets = (part.to(self.device) for part in batch)
-        if self.channels_last:
-            inputs = inputs.to(memory_format=torch.channels_last)
-        return inputs, targets
+        batch = definition.random_batch(self.batch_size, definition.settings({}))
+        return tree_map(self._placed, batch)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """Return a tensor on the device, and in the memory format if it contains images."""
+        is_image = self.channels_last and tensor.dim() == 4
+        layout = torch.channels_last if is_image else torch.preserve_format
+        return tensor.to(self.device, memory_format=layout)
 
     def contestant(self, name: str) -> Contestant:
         """Return a registered or released optimizer with a new model."""

@@ -16,16 +16,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 import precond
 from precond.optimizer import Preconditioned
+from trainables.data.base import Batch
 from trainables.tasks import CLASSIFICATION, Task
 
 PLAIN, STATISTICS, REFRESH, MIXED = "plain", "statistics", "refresh", "mixed"
 LEARNING_RATE = 1e-3  # small, because divergence and denormal numbers would distort the times
-Batch = tuple[Tensor, Tensor]
 Clock = Callable[[], float]
 
 
@@ -67,11 +68,10 @@ class Contestant:
     place: Callable[[int], None]
     task: Task = CLASSIFICATION
 
-    def train(self, inputs: Tensor, targets: Tensor) -> None:
+    def train(self, inputs: Any, targets: Any) -> None:
         """Take one step, as the training loop does."""
         self.optimizer.zero_grad()
-        loss = self.task.loss(self.model(inputs), self.task.targets(inputs, targets))
-        precond.backward(loss, self.optimizer)
+        precond.backward(self.task.loss(self.model(inputs), targets), self.optimizer)
         self.optimizer.step()
 
     def seconds(self, kind: Kind, batch: Batch, repeat: int, clock: Clock) -> float:
@@ -86,7 +86,7 @@ class Contestant:
                 for _ in range(kind.length):
                     self.train(*batch)
 
-        return timed(steps, batch[0].device, clock) / (repeat * kind.length)
+        return timed(steps, device_of(batch), clock) / (repeat * kind.length)
 
     def warm_up(self, batch: Batch) -> None:
         """Take a step, which computes the first factors, and then one step of each kind."""
@@ -154,6 +154,11 @@ def kinds_of(
 def _period(hyperparameters: Mapping[str, Any]) -> int:
     intervals = (value for name, value in hyperparameters.items() if name.endswith("interval"))
     return math.lcm(*intervals)
+
+
+def device_of(batch: Batch) -> torch.device:
+    """Return the device of a batch."""
+    return tree_leaves(batch)[0].device
 
 
 def timed(call: Callable[[], Any], device: torch.device, clock: Clock = time.perf_counter) -> float:

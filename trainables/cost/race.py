@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from trainables.cost.contestants import (
     MIXED,
@@ -17,6 +18,7 @@ from trainables.cost.contestants import (
     Batch,
     Clock,
     Contestant,
+    device_of,
     timed,
 )
 from trainables.cost.intervals import median
@@ -103,8 +105,8 @@ def evaluation_seconds(contestant: Contestant, batch: Batch, clock: Clock) -> fl
 
     This is the median of five passes; a pass before them is discarded.
     """
-    images = batch[0]
+    inputs, device = batch[0], device_of(batch)
     contestant.model.eval()
-    times = [timed(lambda: contestant.model(images), images.device, clock) for _ in range(6)]
+    times = [timed(lambda: contestant.model(inputs), device, clock) for _ in range(6)]
     contestant.model.train()
-    return statistics.median(times[1:]) / len(images)
+    return statistics.median(times[1:]) / len(tree_leaves(inputs)[0])

@@ -20,11 +20,11 @@ from studies.harness.cluster.progress import StudyProgress
 from studies.harness.cluster.tuning import Fifo, NotPickled, Session
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
+from studies.harness.evidence.metrics import higher_is_better
 from trainables.files import read_lines
 from trainables.store import trial_folder
 
 GRACE = 1  # the first epoch (counted from 0) after which ASHA may stop a trial
-SCORE = "val/accuracy"  # the metric that a search maximises
 
 
 class Proposer(Protocol):
@@ -38,6 +38,11 @@ class Proposer(Protocol):
     @property
     def asha(self) -> bool:
         """True if ASHA stops trials early."""
+        ...
+
+    @property
+    def score(self) -> str:
+        """The metric that scores a configuration, such as `val/accuracy`."""
         ...
 
     def begin(self) -> None:
@@ -104,8 +109,8 @@ class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
         epochs = proposer.trials()[0].config.epochs
         super().__init__(
             time_attr="epoch",
-            metric=SCORE,
-            mode="max",
+            metric=proposer.score,
+            mode="max" if higher_is_better(proposer.score) else "min",
             max_t=max(epochs, GRACE),
             grace_period=GRACE,
         )
@@ -117,11 +122,12 @@ class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
         """Return Tune's decision to continue or to stop a trial."""
-        if SCORE not in result:
+        score = self._proposer.score
+        if score not in result:
             return TrialScheduler.CONTINUE
         key, epoch = trial.config["key"], result["epoch"]
         values = self._seen.setdefault(key, self._committed(key))
-        values[epoch] = result[SCORE]
+        values[epoch] = result[score]
         self._spent[key] = (
             self._spent.get(key, 0.0) + result["time/train_s"] + result["time/eval_s"]
         )
@@ -137,7 +143,7 @@ class _Asha(NotPickled, Fifo, AsyncHyperBandScheduler):
         self._spent[key] = sum(
             line["metrics"]["time/train_s"] + line["metrics"]["time/eval_s"] for line in lines
         )
-        return {line["epoch"]: line["metrics"][SCORE] for line in lines}
+        return {line["epoch"]: line["metrics"][self._proposer.score] for line in lines}
 
 
 def train(

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from trainables.config import TrialConfig
 from trainables.descent import build_optimizer
 from trainables.files import read_lines
 from trainables.store import read_config, trial_folders
-from trainables.workloads import Workload, workload
+from trainables.workloads import workload
 
 PROBE_STEPS, PROBE_SECONDS = 20, 10.0
 PROBE_PIXELS = 2**17  # largest batch in pixels: a whole batch of CIFAR, a small batch of ImageNet
@@ -105,7 +104,7 @@ def _epoch_seconds(
 
 
 def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
-    """Time some steps with random data on one thread.
+    """Time some steps with random inputs, or examples of a plugin, on one thread.
 
     Returns the training seconds per example, and the bytes of a checkpoint.
 
@@ -116,7 +115,9 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
     target, threads = workload(config.workload), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        inputs, targets = _batch(target, config)
+        pixels = max(target.fit(config.settings).size, 1) ** 2
+        examples = min(config.batch_size, max(2, PROBE_PIXELS // pixels))
+        inputs, targets = target.random_batch(examples, config.settings)
         model = target.build(config.settings)
         optimizer = build_optimizer(config, model)
 
@@ -135,15 +136,6 @@ def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
         return spent, sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
     finally:
         torch.set_num_threads(threads)
-
-
-def _batch(target: Workload, config: TrialConfig) -> tuple[Any, Any]:
-    """Return random inputs and targets."""
-    size = target.fit(config.settings).size
-    examples = min(config.batch_size, max(2, PROBE_PIXELS // max(size, 1) ** 2))
-    generator = torch.Generator().manual_seed(0)
-    inputs, targets = target.source.random_batch(examples, size, generator)
-    return inputs, target.task.targets(inputs, targets)
 
 
 def _slots(options: Options, trials: int) -> int:

@@ -35,7 +35,7 @@ class LevelVerdict:
         tied: The best level and the levels that are not significantly different from it (paired
             t-tests, Holm-corrected over the pairs of these levels).
         verdict: EQUIVALENT if every pair of levels is equal within `SAME` (two one-sided tests at
-            5% each; only for accuracies). Otherwise, for a grid of three or more numbers, EDGE if
+            5% each; only for metrics in percent). Otherwise, for a grid of three or more numbers, EDGE if
             the best level is its first or last one and no inner level is tied with it, and INSIDE
             if neither end is tied with the best level. INCONCLUSIVE in all other cases.
         suggestion: A level that continues the grid beyond the edge, if the optimizer allows it.
@@ -100,7 +100,7 @@ def _judge(table: pd.DataFrame, identity: tuple[str, str, str], metric: str) -> 
     }
     tied = tuple(level for i, level in enumerate(levels) if i not in worse)
     inconclusive = LevelVerdict(*identity, levels, levels[best], tied, INCONCLUSIVE)
-    if unit(metric).scale == 100 and (equivalence_p(differences, SAME) <= ALPHA).all():
+    if unit(metric).percent and (equivalence_p(differences, SAME) <= ALPHA).all():
         return replace(inconclusive, verdict=EQUIVALENT)
     if not are_numbers(grid) or len(levels) < 3:
         return inconclusive

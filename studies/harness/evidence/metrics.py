@@ -27,6 +27,11 @@ def words(metric: str) -> str:
     return metric.replace("/", " ").replace("_", " ")
 
 
+def metric_name(metric: str) -> str:
+    """Return the last part of a metric's name in words, such as `accuracy`."""
+    return words(metric.rpartition("/")[2])
+
+
 class Unit(NamedTuple):
     """The format of a metric.
 
@@ -43,6 +48,11 @@ class Unit(NamedTuple):
     mean: str
     difference: str
     axis: str
+
+    @property
+    def percent(self) -> bool:
+        """True if values are shown in percent."""
+        return self.scale == 100
 
     def show(self, value: float, signed: bool = False) -> str:
         """Return a value as text, with a plus sign if `signed` is True and the value is positive."""

@@ -20,7 +20,7 @@ from studies.harness.design.facts import Facts
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import completed
 from studies.harness.evidence.costs import Costs
-from studies.harness.evidence.metrics import count, higher_is_better, show
+from studies.harness.evidence.metrics import count, higher_is_better, metric_name, show
 from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.published.papers import claims_of
 from studies.harness.published.verdicts import Measured, flat
@@ -35,7 +35,7 @@ Curves = Mapping[str, Mapping[int, list[float]]]
 
 @dataclass(frozen=True)
 class Target:
-    """The accuracy to reach, as a fraction, and its source in words."""
+    """The value of the metric to reach, and its source in words."""
 
     value: float
     source: str
@@ -140,8 +140,7 @@ def target_of_runs(
     if values.empty:
         return None
     mean, trials = float(values.mean()), count(len(values), "trial")
-    last = metric.rpartition("/")[2].replace("_", " ")
-    text = f"{show(metric, mean)}, the mean {last} of the {of} epoch over {trials}"
+    text = f"{show(metric, mean)}, the mean {metric_name(metric)} of the {of} epoch over {trials}"
     if share == 1:
         return Target(mean, f"{rule}: {text}")
     if higher_is_better(metric):

@@ -69,7 +69,7 @@ def caption(evidence: Evidence) -> Text:
     sizes = list(evidence.arms["n"])
     smallest, largest = min(sizes), max(sizes)
     n = f"n = {smallest}" if smallest == largest else f"n is between {smallest} and {largest}"
-    percent = " in percent" if unit(evidence.metric).scale == 100 else ""
+    percent = " in percent" if unit(evidence.metric).percent else ""
     variants = f" {AS_RELEASED}" if any(evidence.arms["as_released"]) else ""
     bold = (
         "A bold mean is significantly better than that of at least one other arm and not "

@@ -19,7 +19,7 @@ from studies.harness.evidence.levels import (
     are_numbers,
     sorted_levels,
 )
-from studies.harness.evidence.metrics import count, join_words, number
+from studies.harness.evidence.metrics import count, join_words, number, unit
 from studies.harness.evidence.status import DIVERGED, FAILED, LOST, OOM, UNFINISHED
 from studies.harness.published.papers import Claim
 from studies.harness.published.results import Ordering, Published
@@ -27,7 +27,11 @@ from studies.harness.published.verdicts import RULE, Comparison, coverage
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import SAME
 
-MARGIN = f"{100 * SAME:g} percentage points"
+MARGIN = f"{100 * SAME:g} percentage points"  # of metrics in percent; others have no margin
+EQUIVALENCE = (
+    "Two levels are equivalent if two one-sided t-tests (5% level each) show that their means differ "
+    f"by less than {MARGIN}."
+)
 
 # ---------------------------------------------------------------------- levels
 
@@ -36,20 +40,22 @@ def levels(evidence: Evidence) -> list[Block]:
     """Return one line for each verdict on the levels of a factor."""
     if not evidence.levels:
         return []
-    sentences = Text("", items=tuple(_level(verdict) for verdict in evidence.levels), finding=True)
+    items = tuple(_level(verdict, evidence.metric) for verdict in evidence.levels)
+    sentences = Text("", items=items, finding=True)
     note = (
         "The levels are the values of a hyperparameter that the study varies. Each line is tested "
         "separately, by t-tests that are paired by seed and Holm-corrected over the pairs of levels "
         "of this line, at the 5% level. Even if no level had an effect, about one of twenty lines "
-        "would report a significant difference by chance. Two levels are equivalent if two one-sided "
-        f"t-tests (5% level each) show that their means differ by less than {MARGIN}."
+        "would report a significant difference by chance."
     )
+    if unit(evidence.metric).percent:
+        note += f" {EQUIVALENCE}"
     testable = any(verdict.best is not None for verdict in evidence.levels)
     notes = [Text(note, note=True)] if testable else []
     return [Heading("Comparison of the levels"), sentences, *notes]
 
 
-def _level(verdict: LevelVerdict) -> str:
+def _level(verdict: LevelVerdict, metric: str) -> str:
     setting = f" with {verdict.setting}" if verdict.setting else ""
     kind = " as-released" if verdict.as_released else ""
     lost = (
@@ -62,10 +68,10 @@ def _level(verdict: LevelVerdict) -> str:
         ends = f"{levels[0]} to {levels[-1]}"
         grid = f" {ends}" if are_numbers(levels) else f" ({', '.join(map(str, levels))})"
     arms = f"`{verdict.optimizer}`{kind}, {verdict.factor}{grid}{setting}"
-    return f"{arms}: {_judgement(verdict)}{lost}"
+    return f"{arms}: {_judgement(verdict, metric)}{lost}"
 
 
-def _judgement(verdict: LevelVerdict) -> str:
+def _judgement(verdict: LevelVerdict, metric: str) -> str:
     """Return the verdict in words, with the levels that are not significantly different."""
     if verdict.best is None:
         return "too few trials have completed for a comparison."
@@ -76,9 +82,12 @@ def _judgement(verdict: LevelVerdict) -> str:
         )
     best = f"{verdict.factor} {verdict.best}"
     if len(verdict.tied) == len(verdict.levels):
+        not_equivalent = ""
+        if unit(metric).percent:
+            not_equivalent = f", and not every pair of levels is equivalent within {MARGIN}"
         return (
             f"{INCONCLUSIVE}; {best} has the best mean, but no other level is significantly "
-            f"different from it, and not every pair of levels is equivalent within {MARGIN}."
+            f"different from it{not_equivalent}."
         )
     place = {EDGE: ", at the edge of the grid", INSIDE: ", inside the grid"}
     best = f"{best} has the best mean{place.get(verdict.verdict, '')}"

@@ -80,8 +80,8 @@ class Shrinkage:
     Attributes:
         score: The tuning score of the winner.
         fresh: Summary of its results on seeds that the search did not use.
-        shrinkage: score - fresh mean. If larger values are better, a positive value means that
-            the search overestimated the winner.
+        shrinkage: score - fresh mean, or the negative of it if smaller values are better. A
+            positive value means that the search overestimated the winner.
         ci_lo: Lower end of the 95% t-interval of the shrinkage, from the spread of the fresh
             seeds alone; nan below two seeds.
         ci_hi: Upper end of the interval.
@@ -94,12 +94,19 @@ class Shrinkage:
     ci_hi: float
 
 
-def shrinkage(score: float, fresh: Sequence[float]) -> Shrinkage:
-    """Return the difference between a tuning score and the mean on fresh seeds."""
+def shrinkage(score: float, fresh: Sequence[float], higher: bool = True) -> Shrinkage:
+    """Return how much better a tuning score is than the mean on fresh seeds.
+
+    Args:
+        score: The tuning score of the winner.
+        fresh: Its results on seeds that the search did not use.
+        higher: True if larger values are better.
+    """
     summary = summarize(fresh)
-    return Shrinkage(
-        score, summary, score - summary.mean, score - summary.ci_hi, score - summary.ci_lo
-    )
+    mean, low, high = (score - value for value in (summary.mean, summary.ci_hi, summary.ci_lo))
+    if not higher:
+        mean, low, high = -mean, -high, -low
+    return Shrinkage(score, summary, mean, low, high)
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:

@@ -10,7 +10,7 @@ from studies.harness.evidence import status
 from studies.harness.kinds.artefact import Work
 from studies.harness.kinds.search.proposals import STOPPED, DifferentSearch
 from studies.harness.kinds.search.proposer import Proposer
-from studies.harness.kinds.search.search import METRIC, Search
+from studies.harness.kinds.search.search import Search
 from studies.harness.kinds.search.tuning import SearchPlan, plans
 from studies.harness.kinds.study.execute import prepare
 from studies.harness.tracking.view import View
@@ -159,7 +159,7 @@ def view(plan: SearchPlan) -> View:
     facts = {"facts": plan.artefact, "workload": plan.workload, "options": plan.options}
     return TrialsView(
         **facts,
-        metric=METRIC,
+        metric=plan.metric,
         trials=lambda: known(plan),
         stopped=lambda: SearchState(plan).stopped(),
     )

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from studies.harness.kinds.search.search import SCORE
 from trainables.files import StoreError, append_lines, read_lines, repair_tail
 from trainables.store import COMPLETED, read_status, trial_folder
 
@@ -57,8 +56,8 @@ class Outcome(NamedTuple):
     Attributes:
         proposal: The proposal.
         status: The status of the trial if it has ended, otherwise `stopped` or `in flight`.
-        score: The accuracy on the held-out images after the last epoch; nan if not completed.
-        loss: The loss on the same images.
+        score: The metric on the held-out examples after the last epoch; nan if not completed.
+        loss: The loss on the same examples.
         values: The scores by epoch if ASHA stopped the trial, otherwise empty.
         seconds: The time of training and evaluation.
     """
@@ -147,8 +146,11 @@ def stopped_keys(root: Path) -> set[str]:
     return keys
 
 
-def outcome(proposal: Proposal, root: Path) -> Outcome:
-    """Return the outcome of a proposal: from its `stopped` line, or else from the trial folder."""
+def outcome(proposal: Proposal, root: Path, score: str) -> Outcome:
+    """Return the outcome of a proposal: from its `stopped` line, or else from the trial folder.
+
+    `score` is the metric that scores a configuration, such as `val/accuracy`.
+    """
     if (stop := proposal.stopped) is not None:
         values = {int(epoch): value for epoch, value in stop["values"].items()}
         return Outcome(proposal, STOPPED, math.nan, math.nan, values, stop["seconds"])
@@ -160,19 +162,22 @@ def outcome(proposal: Proposal, root: Path) -> Outcome:
     )
     last = lines[-1]["metrics"] if lines and status == COMPLETED else {}
     return Outcome(
-        proposal, status, last.get(SCORE, math.nan), last.get("val/loss", math.nan), {}, seconds
+        proposal, status, last.get(score, math.nan), last.get("val/loss", math.nan), {}, seconds
     )
 
 
-def best(outcomes: list[Outcome]) -> Outcome | None:
-    """Return the outcome with the highest score, or None if no outcome has a score.
+def best(outcomes: list[Outcome], higher: bool) -> Outcome | None:
+    """Return the outcome with the best score, or None if no outcome has a score.
+
+    The best score is the highest if `higher` is True, and the lowest otherwise.
 
     Of equal scores, the one with the lower loss is returned, then the one with the lower number.
     """
+    sign = -1 if higher else 1
     scored = [outcome for outcome in outcomes if not math.isnan(outcome.score)]
     return min(
         scored,
-        key=lambda outcome: (-outcome.score, outcome.loss, outcome.proposal.number),
+        key=lambda outcome: (sign * outcome.score, outcome.loss, outcome.proposal.number),
         default=None,
     )
 

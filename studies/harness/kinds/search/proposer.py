@@ -51,14 +51,20 @@ class Proposer:
 
     @property
     def asha(self) -> bool:
-        """True if ASHA stops trials with low scores early."""
+        """True if ASHA stops trials with poor scores early."""
         return self.plan.artefact.asha
+
+    @property
+    def score(self) -> str:
+        """The metric that scores a configuration, such as `val/accuracy`."""
+        return self.plan.score
 
     def outcomes(self) -> list[Outcome]:
         """Return the outcome of each proposal within the budget, in the order of their numbers."""
         outcomes = []
         for proposal in self._proposals.all[: self.budget]:
-            current = self._done.get(proposal.number) or outcome(proposal, self.root)
+            current = self._done.get(proposal.number)
+            current = current or outcome(proposal, self.root, self.score)
             if current.done:
                 self._done[proposal.number] = current
             outcomes.append(current)
@@ -82,7 +88,7 @@ class Proposer:
 
     def winner(self) -> Outcome | None:
         """Return the best outcome; None if a configuration is not done yet or none has a score."""
-        return None if self.left() else best(self.outcomes())
+        return None if self.left() else best(self.outcomes(), self.plan.higher)
 
     def begin(self, retry: Collection[str] = ()) -> None:
         """Prepare for a new driver, which has not submitted any trial yet.
@@ -129,7 +135,7 @@ class Proposer:
         identity = [search.name, self.plan.workload, self.optimizer, search.tuning_seed]
         seed = int(digest(identity)[:8], 16)
         parameters, attributes = sampling.propose(
-            search.sampler, space, start, self.outcomes(), seed
+            search.sampler, space, start, self.outcomes(), seed, self.plan.higher
         )
         key = self.plan.tuning(self.optimizer, parameters).config.trial_key
         return self._proposals.append(parameters, key, attributes)

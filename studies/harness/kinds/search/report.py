@@ -1,7 +1,7 @@
 """The report of a search: the fresh trials of the winners, the effect of the budget, the recipe.
 
 Only the fresh trials are results. The tuning scores are in a separate section, which also shows how
-much lower the accuracy of the fresh trials is (the shrinkage). Equal output folders give
+much worse the fresh trials are on average (the shrinkage). Equal output folders give
 byte-identical reports.
 """
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
-from studies.harness.evidence.metrics import duration, unit
+from studies.harness.evidence.metrics import duration, metric_name, unit, words
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.kinds.search.plan import SearchState, known
 from studies.harness.kinds.search.results import (
@@ -25,7 +25,6 @@ from studies.harness.kinds.search.results import (
     recipe,
     to_json,
 )
-from studies.harness.kinds.search.search import METRIC
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.report import arms as arms_table
 from studies.harness.report import document, protocol
@@ -34,7 +33,6 @@ from studies.harness.report.figures.curves import draw_best_of_k
 from studies.harness.statistics.budgets import overtakes
 from trainables.store import FAILED
 
-SHOW = unit(METRIC)
 EXCHANGEABLE = ("random", "qmc")
 NO_WINNER = (
     "There is no winner yet, because no optimizer has finished its tuning with at least one score"
@@ -48,7 +46,7 @@ def report(plan: SearchPlan) -> Report:
     frame = ledger.frame(known(plan), plan.root)
     winners, listing = pd.DataFrame(), Listing(title=NO_WINNER)
     if results.fresh:
-        winners = arms.group(ledger.frame(results.fresh, plan.root), METRIC)
+        winners = arms.group(ledger.frame(results.fresh, plan.root), plan.metric)
         listing = arms_table.listing(results.evidence, plan.artefact.title)
     return Report(
         files=write(results, plan.folder),
@@ -69,7 +67,7 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
     from studies.harness.kinds.search.sampling import write_journal
 
     search = results.plan.artefact
-    drawn = draw_best_of_k(results.curves, folder)
+    drawn = draw_best_of_k(results.curves, results.plan.score, folder)
     curves = [curve.assign(optimizer=name) for name, curve in results.curves.items()]
     files = {
         "trials.csv": results.frame.to_csv(index=False),
@@ -86,12 +84,12 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
     }
     search_folder = results.root / "searches" / search.name / workload.replace("/", "-")
     journal = search_folder / "optuna.journal"
-    write_journal(journal, studies)
+    write_journal(journal, studies, results.plan.higher)
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 
 
 def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
-    search = results.plan.artefact
+    search, best = results.plan.artefact, f"best validation {metric_name(results.plan.score)}"
     lines = tuple(
         f"`{line.strip()}`" for line in recipe(results).splitlines() if line.startswith("    ")
     )
@@ -103,7 +101,7 @@ def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
         Heading("Tuning"),
         _search(results),
         Text(_search_note(results), note=True),
-        *(Picture(name, "best validation accuracy of k configurations") for name in pictures),
+        *(Picture(name, f"{best} of k configurations") for name in pictures),
         *_budgets(results),
         Heading("Recipe"),
         Text("For `trainables/recipes` (also in `recipe.py`):", items=lines),
@@ -114,32 +112,33 @@ def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
 def _results(results: SearchResults) -> list[Block]:
     if not results.fresh:
         return [Text(f"{NO_WINNER}.")]
-    rows = results.evidence.arms.to_dict("records")
-    cells = []
+    rows, metric = results.evidence.arms.to_dict("records"), words(results.plan.metric)
+    cells, show = [], unit(results.plan.metric)
     for row in rows:
         missing = ", ".join(
             f"{row[status]} of {row['planned']} {status}" for status in UNFINISHED if row[status]
         )
         scores = [
-            SHOW.show(row["mean"]),
-            SHOW.show(row["sd"]),
-            SHOW.interval(row["ci_lo"], row["ci_hi"]),
+            show.show(row["mean"]),
+            show.show(row["sd"]),
+            show.interval(row["ci_lo"], row["ci_hi"]),
         ]
         cells.append([row["arm"], str(row["n"]), *scores, missing or "-"])
     table = Table(
         name=results.plan.artefact.name,
-        header=["optimizer", "n", SHOW.mean, "sd", "95% t-interval", "not completed"],
+        header=["optimizer", "n", show.mean, "sd", "95% t-interval", "not completed"],
         rows=cells,
         text=(0, 5),
         bold={(i, 2) for i, row in enumerate(rows) if row["bold"]},
-        caption=f"{results.plan.artefact.title}: last-epoch test accuracy of each winner.",
+        caption=f"{results.plan.artefact.title}: last-epoch {metric} of each winner.",
     )
     bold = (
         "Bold: significantly better than at least one optimizer and not significantly worse than "
         "any (paired t-tests by seed, Holm-corrected over all pairs, 5% level). "
     )
+    percent = ", in percent," if show.percent else ""
     note = (
-        "Last-epoch test accuracy, in percent, of each optimizer's winner, trained on the whole "
+        f"Last-epoch {metric}{percent} of each optimizer's winner, trained on the whole "
         "training set with seeds that the tuning did not use: the mean over n seeds with its 95% "
         f"t-interval. {bold if results.evidence.references.tests else ''}"
         f"{arms_table.power(results.evidence)}"
@@ -148,6 +147,7 @@ def _results(results: SearchResults) -> list[Block]:
 
 
 def _search(results: SearchResults) -> Table:
+    show = unit(results.plan.score)
     header = [
         "optimizer",
         "tuned: value of the winner (space)",
@@ -155,7 +155,7 @@ def _search(results: SearchResults) -> Table:
         "failed",
         "stopped",
         "to go",
-        "tuning score %",
+        f"tuning score{' %' if show.percent else ''}",
     ]
     rows = []
     for row in ledger_rows(results):
@@ -166,11 +166,11 @@ def _search(results: SearchResults) -> Table:
             for name, domain in space.items()
         ]
         counts = [str(row[name]) for name in ("budget", "failed", "stopped", "in flight")]
-        difference, interval = SHOW.show(math.nan, signed=True), "-"
+        difference, interval = show.show(math.nan, signed=True), "-"
         if shrinkage is not None:
-            difference = SHOW.show(shrinkage.shrinkage, signed=True)
-            interval = SHOW.interval(shrinkage.ci_lo, shrinkage.ci_hi, signed=True)
-        cells = [row["optimizer"], ", ".join(tuned), *counts, SHOW.show(row["score"])]
+            difference = show.show(shrinkage.shrinkage, signed=True)
+            interval = show.interval(shrinkage.ci_lo, shrinkage.ci_hi, signed=True)
+        cells = [row["optimizer"], ", ".join(tuned), *counts, show.show(row["score"])]
         rows.append([*cells, difference, interval, duration(row["seconds"])])
     return Table(
         name=f"{results.plan.artefact.name}-search",
@@ -183,15 +183,20 @@ def _search(results: SearchResults) -> Table:
 
 
 def _search_note(results: SearchResults) -> str:
-    search = results.plan.artefact
+    search, score = results.plan.artefact, metric_name(results.plan.score)
+    mean, sides = f"the mean {words(results.plan.metric)} of the fresh trials", ("low", "lowest")
+    difference = f"{mean} minus the tuning score"
+    if results.plan.higher:
+        sides, difference = ("high", "highest"), f"tuning score minus {mean}"
+    percent = ", in percentage points" if unit(results.plan.score).percent else ""
     sentences = [
         f"Each optimizer has a budget of {search.budget} configurations ({search.sampler}), which "
         "includes failed and diverged ones. The recipe's values are the first configuration.",
-        "Tuning score: last-epoch accuracy on the held-out tenth of the training set, with seed "
+        f"Tuning score: last-epoch {score} on the held-out tenth of the training set, with seed "
         f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "
-        "winner is too high on average, because it is the highest of many; it is not a result.",
-        "Shrinkage: tuning score minus the mean test accuracy of the fresh trials, in percentage "
-        "points. Its 95% t-interval is computed from the fresh seeds alone. The shrinkage also "
+        f"winner is too {sides[0]} on average, because it is the {sides[1]} of many; it is not a "
+        "result.",
+        f"Shrinkage: {difference}{percent}. Its 95% t-interval is computed from the fresh seeds alone. The shrinkage also "
         "contains the effects of the different evaluation data and of the larger training set.",
         f"Time: the sum of the {_devices(results)}-seconds that the workers spent on training and "
         "evaluating all configurations. The time depends on the machine and on the number of "
@@ -201,7 +206,7 @@ def _search_note(results: SearchResults) -> str:
     ]
     if search.asha:
         sentences.append(
-            "ASHA stopped configurations with low scores early. After a restart, it does not know "
+            "ASHA stopped configurations with poor scores early. After a restart, it does not know "
             "the scores of earlier trials."
         )
     return " ".join(sentences)
@@ -215,16 +220,18 @@ def _devices(results: SearchResults) -> str:
 def _budgets(results: SearchResults) -> list[Block]:
     """Return the section on the best-of-k curves and their crossings."""
     search, items = results.plan.artefact, []
+    better = "higher" if results.plan.higher else "lower"
     names = [name for name in results.curves if name in results.winners]
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             for name, other in ((first, second), (second, first)):
-                if k := overtakes(results.curves[name], results.curves[other]):
+                curves = results.curves[name], results.curves[other]
+                if k := overtakes(*curves, results.plan.higher):
                     budgets = "at every k" if k == 1 else f"from k = {k} on"
-                    items.append(f"`{name}` has a higher expected best than `{other}` {budgets}.")
+                    items.append(f"`{name}` has a {better} expected best than `{other}` {budgets}.")
     text = (
-        "A curve is the expected best validation accuracy of k configurations that are drawn "
-        "without replacement from those of the search. The band contains 90% of the draws. Both "
+        f"A curve is the expected best validation {metric_name(results.plan.score)} of k "
+        "configurations that are drawn without replacement from those of the search. The band contains 90% of the draws. Both "
         "are computed exactly, from order statistics. Failed and stopped configurations have no "
         "score and rank below all others. `none` in `best_of_k.csv` is the share of draws in which "
         "no configuration has a score."

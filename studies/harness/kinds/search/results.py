@@ -17,9 +17,10 @@ from studies.harness.design.arms import Arm, Trial
 from studies.harness.evidence import ledger
 from studies.harness.evidence.analysis import Evidence, analyse_tables
 from studies.harness.evidence.arms import completed
+from studies.harness.evidence.metrics import metric_name
 from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome
 from studies.harness.kinds.search.proposer import Proposer
-from studies.harness.kinds.search.search import METRIC, TRAIN_FRACTION
+from studies.harness.kinds.search.search import TRAIN_FRACTION
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.statistics.budgets import Shrinkage, best_of_k, shrinkage
 from trainables.store import COMPLETED
@@ -63,7 +64,7 @@ class SearchResults:
     def evidence(self) -> Evidence:
         """The statistics of the fresh trials. There must be at least one fresh trial."""
         trials = [Trial(Arm(optimizer=arm.optimizer), config) for arm, config in self.fresh]
-        return analyse_tables(trials, self.frame, pd.DataFrame(), METRIC)
+        return analyse_tables(trials, self.frame, pd.DataFrame(), self.plan.metric)
 
     @cached_property
     def curves(self) -> dict[str, pd.DataFrame]:
@@ -73,7 +74,7 @@ class SearchResults:
             for name, outcomes in self.outcomes.items()
         }
         return {
-            name: best_of_k(values)
+            name: best_of_k(values, self.plan.higher)
             for name, values in scores.items()
             if not all(map(math.isnan, values))
         }
@@ -83,8 +84,9 @@ class SearchResults:
         winner = self.winners.get(optimizer)
         if winner is None:
             return None
-        values = completed(self.frame.loc[self.frame["optimizer"] == optimizer], METRIC)
-        return shrinkage(winner.score, list(values))
+        trials = self.frame.loc[self.frame["optimizer"] == optimizer]
+        values = completed(trials, self.plan.metric)
+        return shrinkage(winner.score, list(values), self.plan.higher)
 
 
 def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
@@ -114,10 +116,11 @@ def ledger_rows(results: SearchResults) -> list[dict[str, Any]]:
 def recipe(results: SearchResults) -> str:
     """Return the winners as `optimizers = {...}`, as in a recipe in `trainables/recipes`."""
     search, plan = results.plan.artefact, results.plan
+    held_out = f"the held-out {1 - TRAIN_FRACTION:.0%} of the training set"
     lines = [
         f"# {plan.workload}, tuned by studies/{search.name}.py ({search.sampler}, seed "
         f"{search.tuning_seed}): for each optimizer, the best of {search.budget} configurations",
-        f"# by the accuracy on the held-out {1 - TRAIN_FRACTION:.0%} of the training set.",
+        f"# by the {metric_name(plan.score)} on {held_out}.",
         "optimizers = {",
     ]
     base = find_recipe(plan.workload)
@@ -139,7 +142,8 @@ def to_json(results: SearchResults) -> str:
         if (shrinkage := results.shrinkage(row["optimizer"])) is not None:
             record |= {"fresh": vars(shrinkage.fresh), "shrinkage": shrinkage.shrinkage}
         records.append(record)
-    identity = {"search": results.plan.artefact.name, "workload": results.plan.workload}
+    plan = results.plan
+    identity = {"search": plan.artefact.name, "workload": plan.workload, "score": plan.score}
     return json.dumps({**identity, "optimizers": _finite(records)})
 
 
@@ -166,7 +170,7 @@ def proposals_table(results: SearchResults) -> pd.DataFrame:
                     **{name: proposal.parameters.get(name) for name in names},
                     "status": outcome.status,
                     "stopped_at": proposal.stopped and proposal.stopped["stopped_at"],
-                    "val/accuracy": outcome.score,
+                    results.plan.score: outcome.score,
                     "val/loss": outcome.loss,
                     "seconds": outcome.seconds,
                     "trial_key": proposal.trial_key,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -65,14 +66,19 @@ def sampler_problem(name: str) -> str:
     try:  # some samplers import their packages when they first sample
         space = {"x": Range(0.0, 1.0), "y": Range(0.0, 1.0)}
         first = Outcome(Proposal(0, {"x": 0.5, "y": 0.5}, ""), COMPLETED, 0.5, 0.5, {}, 0.0)
-        propose(name, space, {}, [first], 0)
+        propose(name, space, {}, [first], 0, higher=True)
     except ImportError as error:
         return f"--sampler = {name}: {str(error).strip().partition(chr(10))[0]}"
     return ""
 
 
 def propose(
-    name: str, space: Space, start: Parameters, outcomes: Sequence[Outcome], seed: int
+    name: str,
+    space: Space,
+    start: Parameters,
+    outcomes: Sequence[Outcome],
+    seed: int,
+    higher: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the next configuration.
 
@@ -83,6 +89,7 @@ def propose(
         outcomes: The outcomes of all earlier proposals, in their order. A proposal in flight has no
             score.
         seed: The seed of the search, from which the seed of each proposal is derived.
+        higher: True if larger scores are better.
 
     Returns:
         The parameters, and the attributes that the sampler stores with them.
@@ -91,7 +98,7 @@ def propose(
     proposal_seed = stream_seed(seed, "proposal", number) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = _study(storage, "search", space, outcomes, _sampler(name, proposal_seed))
+        study = _study(storage, "search", space, outcomes, higher, _sampler(name, proposal_seed))
     if number == 0:
         study.enqueue_trial(dict(start))
     trial = study.ask(_distributions(space))
@@ -100,15 +107,20 @@ def propose(
     return {key: _rounded(value, space[key]) for key, value in trial.params.items()}, attributes
 
 
-def write_journal(path: Path, studies: Mapping[str, tuple[Space, Sequence[Outcome]]]) -> None:
-    """Write the file for `optuna-dashboard` atomically, with an Optuna study for each name."""
+def write_journal(
+    path: Path, studies: Mapping[str, tuple[Space, Sequence[Outcome]]], higher: bool
+) -> None:
+    """Write the file for `optuna-dashboard` atomically, with an Optuna study for each name.
+
+    `higher` is True if larger scores are better.
+    """
     temporary = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)
     lock = JournalFileOpenLock(str(temporary))
     storage = JournalStorage(JournalFileBackend(str(temporary), lock_obj=lock))
     for name, (space, outcomes) in studies.items():
-        _study(storage, name, space, outcomes, optuna.samplers.RandomSampler())
+        _study(storage, name, space, outcomes, higher, optuna.samplers.RandomSampler())
     os.replace(temporary, path)
 
 
@@ -124,10 +136,12 @@ def _study(
     name: str,
     space: Space,
     outcomes: Sequence[Outcome],
+    higher: bool,
     kind: optuna.samplers.BaseSampler,
 ) -> optuna.Study:
+    direction = "maximize" if higher else "minimize"
     study = optuna.create_study(
-        storage=storage, study_name=name, sampler=kind, direction="maximize"
+        storage=storage, study_name=name, sampler=kind, direction=direction
     )
     for outcome in outcomes:
         study.add_trial(_trial(outcome, space))
@@ -140,9 +154,12 @@ def _study(
 def _trial(outcome: Outcome, space: Space) -> FrozenTrial:
     """Return the outcome as a trial of Optuna.
 
-    The state is COMPLETE with the score, PRUNED with the scores by epoch, RUNNING or FAIL.
+    The state is COMPLETE with the score, PRUNED with the scores by epoch, RUNNING or FAIL. It is
+    FAIL, too, if the score of a completed trial is nan, which Optuna does not accept.
     """
     state = STATES.get(outcome.status, TrialState.FAIL)
+    if state == TrialState.COMPLETE and math.isnan(outcome.score):
+        state = TrialState.FAIL
     return optuna.trial.create_trial(
         state=state,
         value=outcome.score if state == TrialState.COMPLETE else None,

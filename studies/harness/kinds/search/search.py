@@ -1,9 +1,9 @@
 """The class of a search, and the domains of hyperparameters.
 
-The score of a configuration is its accuracy on a held-out tenth of the training set. All trials
-that score configurations use the same seed. The best configuration of each optimizer, its winner,
-is then trained on the whole training set with other seeds, the fresh seeds. Only these fresh trials
-are results.
+The score of a configuration is the headline metric of the workload, such as the accuracy, on a
+held-out tenth of the training set. All trials that score configurations use the same seed. The best
+configuration of each optimizer, its winner, is then trained on the whole training set with other
+seeds, the fresh seeds. Only these fresh trials are results.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import click
 from studies.harness.kinds.artefact import Artefact
 
 TRAIN_FRACTION = 0.9
-METRIC, SCORE = "test/accuracy", "val/accuracy"
 Parameters = Mapping[str, Any]  # the tuned hyperparameters of a configuration
 
 
@@ -107,7 +106,7 @@ class Search(Artefact):
         budget: The number of configurations for each optimizer, including those that fail. The
             recipe's values are the first configuration.
         sampler: The name of a sampler of Optuna: `tpe`, `random`, `nsgaii`, ...
-        asha: True if ASHA stops configurations with low scores early.
+        asha: True if ASHA stops configurations with poor scores early.
         seeds: The number of fresh seeds for the winners. The seeds are 0 ... seeds - 1.
         tuning_seed: The seed of the trials that score configurations; must not be a fresh seed.
     """
@@ -125,7 +124,7 @@ class Search(Artefact):
             help="Sampler of Optuna: tpe, random, nsgaii, gp, qmc, ...",
         ),
         click.Option(
-            ["--asha"], is_flag=True, help="Stop configurations with low scores early, with ASHA."
+            ["--asha"], is_flag=True, help="Stop configurations with poor scores early, with ASHA."
         ),
     )
     HELP: ClassVar[Mapping[str, str]] = {

@@ -11,6 +11,7 @@ import precond
 from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.options import SMOKE_LEVELS, SMOKE_SEEDS, Options
+from studies.harness.evidence.metrics import HEADLINE, higher_is_better, on_workload
 from studies.harness.kinds.artefact import Plan, plan_workloads, recipe, setting_errors
 from studies.harness.kinds.search.search import TRAIN_FRACTION, Parameters, Search, Space
 from trainables.workloads import RECIPE_SETTINGS
@@ -32,6 +33,21 @@ class SearchPlan(Plan):
     seeds: Sequence[int]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """The metric of the fresh trials, such as `test/accuracy`."""
+        return on_workload(f"test/{HEADLINE}", self.workload)
+
+    @property
+    def score(self) -> str:
+        """The metric that scores a configuration, such as `val/accuracy`."""
+        return on_workload(f"val/{HEADLINE}", self.workload)
+
+    @property
+    def higher(self) -> bool:
+        """True if larger scores are better."""
+        return higher_is_better(self.score)
 
     def tuning(self, optimizer: str, parameters: Parameters | None = None) -> Trial:
         """Return the trial that scores a configuration, by default the recipe's values.

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import mean_curves
-from studies.harness.evidence.metrics import higher_is_better, unit
+from studies.harness.evidence.metrics import higher_is_better, metric_name, unit
 from studies.harness.report.figures.style import (
     REFERENCES,
     STYLE,
@@ -28,8 +28,9 @@ from studies.harness.report.figures.style import (
     save,
 )
 
-# If larger values are better, the axis starts at the lowest mean after this fraction of the epochs.
+# An axis that is not logarithmic ends at the worst mean after this fraction of the epochs.
 SETTLED = 0.2
+FLAT = 0.005  # smallest range of the best of k: in parts of 100%, or relative to the scores
 LINES = ((SUBJECT, "-"), *REFERENCES)  # the styles of the arms in the figure of diagnostics
 # The title of each panel of diagnostics, and True for a logarithmic axis.
 DIAGNOSTICS = {
@@ -117,16 +118,24 @@ def _curves(
 
 
 def _scale(axes: Axes, means: Any, metric: str) -> None:
-    """Set the range of an axis from the means [arm, epoch]; logarithmic if smaller values are better."""
+    """Set the range of an axis from the means [arm, epoch].
+
+    The axis is logarithmic if smaller values are better and all values are positive.
+    """
     axes.set_ylabel(unit(metric).axis)
-    if not higher_is_better(metric):
+    higher, means = higher_is_better(metric), unit(metric).scale * means[np.isfinite(means)]
+    if means.empty:
+        return
+    if not higher and means.min() > 0:
         axes.set_yscale("log")
         axes.set_ylim(means.min() / 1.3, 1.3 * means.max())
         return
     epochs = means.index.get_level_values(1)
-    scale, settled = unit(metric).scale, means[epochs >= math.floor(SETTLED * epochs.max())]
-    low, high = scale * settled.min(), scale * means.max()
-    axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low) + 1e-9)
+    settled = means[epochs >= math.floor(SETTLED * epochs.max())]
+    settled = means if settled.empty else settled
+    ends = (settled.min(), means.max()) if higher else (settled.max(), means.min())
+    worst, best = ends[0] + 0.05 * (ends[0] - ends[1]), ends[1] + 0.15 * (ends[1] - ends[0])
+    axes.set_ylim(min(worst, best), max(worst, best) + 1e-9)
 
 
 def _set_integer_axis(axes: Axes, label: str) -> None:
@@ -177,27 +186,36 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
 
 
 @matplotlib.rc_context(STYLE)
-def draw_best_of_k(curves: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Draw `best_of_k.pdf`, `.png` and `.svg`: the `budgets.best_of_k` of each optimizer."""
+def draw_best_of_k(curves: Mapping[str, pd.DataFrame], metric: str, folder: Path) -> list[Path]:
+    """Draw `best_of_k.pdf`, `.png` and `.svg`: the `budgets.best_of_k` of each optimizer.
+
+    `metric` is the metric that scores a configuration, such as `val/accuracy`.
+    """
     if not curves:
         return []
-    styles = lines(curves)
+    styles, show = lines(curves), unit(metric)
     figure, ((axes,),) = panels((4.8, 3.4))
-    for name, curve in curves.items():
+    scaled = {
+        name: curve.assign(**{column: show.scale * curve[column] for column in ("mean", "lo", "hi")})
+        for name, curve in curves.items()
+    }
+    for name, curve in scaled.items():
         color, dashes = styles[name]
         known = curve.dropna(subset=["mean"])
-        k, mean, low, high = known["k"], *(100 * known[column] for column in ("mean", "lo", "hi"))
+        k, mean, low, high = (known[column] for column in ("k", "mean", "lo", "hi"))
         axes.plot(k, mean, color=color, linestyle=dashes, linewidth=1.2, label=display(name))
         axes.fill_between(k, low, high, color=color, alpha=0.10, linewidth=0)
-    # The range contains the means from k = 2 on. The mean at k = 1 can be so low that the curves
+    # The range contains the means from k = 2 on. The mean at k = 1 can be so bad that the curves
     # would be indistinguishable.
     means = np.concatenate(
-        [100 * curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in curves.values()]
+        [curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in scaled.values()]
     )
-    low, high = float(np.nanmin(means)), float(np.nanmax(means))
-    margin = 0.1 * max(high - low, 0.5)
-    axes.set_ylim(low - margin, high + margin)
+    if np.isfinite(means).any():
+        low, high = (float(end(means[np.isfinite(means)])) for end in (np.min, np.max))
+        smallest = FLAT * (100 if show.percent else max(abs(low), abs(high)) or 1)
+        margin = 0.1 * max(high - low, smallest)
+        axes.set_ylim(low - margin, high + margin)
     _set_integer_axis(axes, "number of configurations k")
-    axes.set_ylabel("best validation accuracy (%)")
+    axes.set_ylabel(f"best validation {metric_name(metric)}{' (%)' if show.percent else ''}")
     legend(figure, [axes], 4)
     return save(figure, folder, "best_of_k")

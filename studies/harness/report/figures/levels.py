@@ -116,7 +116,7 @@ def _limits(arms: Sequence[ArmRow], metric: str) -> tuple[float, float]:
     scale, ceiling = unit(metric).scale, math.inf
     sign = 1 if higher_is_better(metric) else -1  # below, larger values are better
     means = [sign * scale * arm["mean"] for arm in arms]
-    if scale == 100:
+    if unit(metric).percent:
         ceiling = 100.0 if sign > 0 else 0.0
     middle, top = median(means), max(means)
     smallest = SMALLEST * abs(middle)
@@ -202,7 +202,7 @@ def _mark_at_edge(axes: Axes, x: float, arm: ArmRow, metric: str, color: str, ro
         marks.append(("x", f"{lost}/{arm['planned']}", "diverged or failed (k of n trials)"))
     low, high = axes.get_ylim()
     if arm["n"] and not low <= scale * arm["mean"] <= high:
-        text = f"{scale * arm['mean']:.0f}" if scale == 100 else f"{arm['mean']:.2g}"
+        text = f"{scale * arm['mean']:.0f}" if unit(metric).percent else f"{arm['mean']:.2g}"
         marks.append(("v" if higher else "^", text, "mean beyond the axis"))
     for column, (marker, text, label) in enumerate(marks):
         edge = _moved(axes, column * 22 / 72, axes.get_xaxis_transform())
