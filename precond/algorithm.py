@@ -36,7 +36,9 @@ MODES = (
     *("accumulation", "checkpointing", "autocast", "GradScaler", "unscale_", "compile"),
     *("data parallel", "complex parameters"),
 )
-"""Ways of training that must give the same numbers as a plain training loop; tests check this."""
+"""Ways of training. In each of them, an optimizer must give the same numbers as in a plain training
+loop, or raise an error; tests check this.
+"""
 
 NO_UNSCALE = {"unscale_": "it hides the scale of the output gradients: set grad_output_scale"}
 

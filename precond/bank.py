@@ -132,7 +132,7 @@ class Bank:
         return sorted(self._repeated - self.forwards.added)
 
     def replaced(self) -> list[str]:
-        """Return the names of layers that have got another weight, which has a gradient."""
+        """Return the names of layers whose weight was replaced by a tensor that has a gradient."""
         current = ((layer, layer.module._parameters.get("weight")) for layer in self.layers)
         return [
             layer.name
@@ -204,7 +204,7 @@ class Bank:
             self._mask[self.slots[layer.name]] = True
 
     def unscaled(self, gradient: Tensor) -> Tensor:
-        """Return an output gradient without the factor of the loss."""
+        """Return an output gradient divided by `grad_output_scale`."""
         scale = self.grad_output_scale
         plain = isinstance(scale, float) and scale == 1
         return gradient if plain else gradient.to(self.dtype) / scale

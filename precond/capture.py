@@ -164,7 +164,7 @@ class _Hook(ModuleHook):
 
 
 def _reason_not_to_record(x: Tensor) -> str | None:
-    """Return why a layer that is called with this input follows its gradient, or None."""
+    """Return why a forward with this input cannot be recorded, or None if it can."""
     if peek_interpreter_stack() is not None:
         return "its forward ran in a transform of torch.func"
     if x.is_nested or x.layout is not torch.strided:

@@ -53,8 +53,8 @@ def guard_hooks() -> bool:
     return True
 
 
-# As `torch.compiler.assume_constant_result` does, but without importing torch._dynamo: the function
-# runs while a model is traced.
+# This flag makes `torch.compile` run the function during tracing. The decorator
+# `torch.compiler.assume_constant_result` also sets it, but imports torch._dynamo.
 guard_hooks._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 

@@ -15,7 +15,7 @@ from precond.saving import Saved
 
 
 class Controls(Saved):
-    """The part of an optimizer with the user's controls of what is recorded."""
+    """The part of an optimizer with which users inspect its layers and control the recording."""
 
     _layers: dict[str, Layer]
     _skipped: dict[str, str]
@@ -55,8 +55,8 @@ class Controls(Saved):
         """False if the inputs of Linear layers are `[positions, batch, d_in]`, else True.
 
         A module with an attribute `batch_first`, such as `nn.MultiheadAttention` or `nn.LSTM`,
-        declares the order for the layers inside and beside it. This property applies to all other
-        layers. Its default is None (unknown) if any module of the model has `batch_first=False`,
+        declares the order for the layers in it and in its parent module. This property applies to
+        all other layers. Its default is None (unknown) if any module has `batch_first=False`,
         else True. With None, methods that use output gradients raise an error in a forward of such
         a layer if its input has more than two axes. Set this property before the first forward.
         """

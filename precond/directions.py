@@ -104,8 +104,8 @@ class Directions:
 def _reference(lr: float | Tensor) -> float:
     """Return the learning rate that the directions of a bank contain.
 
-    This is `lr`, the learning rate of the weights, or 1 if `lr` is 0 or a tensor. The directions of
-    biases in other groups are divided by the result, and the host must not read a tensor.
+    This is `lr`, the learning rate of the weights, with two exceptions. It is 1 if `lr` is 0,
+    because `Directions.of` divides by it, or if `lr` is a tensor, which the host must not read.
     """
     if isinstance(lr, Tensor):
         return 1.0

@@ -120,11 +120,11 @@ class Forwards:
         statistics: The bank.
         needs: The signals that its algorithm needs.
         wait: Add a forward after its backward, and only if its gradient still exists. False adds
-            everything at once, for an observer without an optimizer.
+            everything immediately, for an observer without an optimizer.
         same_examples: True if the calls of a layer in one backward have the same examples.
 
     Attributes:
-        added: Names of the layers that were added since the last step.
+        added: Names of the layers of which a forward was added since the last step.
         empty: True if a forward without examples ran since the last step, as in an expert to which
             no example was sent. It adds nothing.
     """
@@ -157,7 +157,7 @@ class Forwards:
         return forward
 
     def begin_in_backward(self, layer: Layer, x: Tensor) -> Forward:
-        """Return the forward that a compiled graph reports, which happens only in its backward.
+        """Return a forward of a compiled graph; the graph reports it only in the backward.
 
         A second backward with the same input belongs to the same forward.
         """
@@ -214,7 +214,7 @@ class Forwards:
             self._close(layer)
 
     def drop(self, layers: Iterable[Layer]) -> None:
-        """Forget the layers without a gradient, before a step: it has been set to None."""
+        """Before a step, forget the forwards of layers whose gradient has been set to None."""
         for layer in layers if self._open or self.added else ():
             if layer.weight.grad is None:
                 self._discard_earlier(layer, backward=None)

@@ -134,7 +134,7 @@ def alike(default: Any) -> Any:
 
 
 def optional(field: Any) -> Any:
-    """Return a field like this one that also accepts None."""
+    """Return a copy of a field that also accepts None."""
     data = dict(field.metadata)
     allowed, accepts = data.pop("allowed"), data.pop("accepts")
     return _field(field.default, f"{allowed}, or None", lambda v: v is None or accepts(v), **data)

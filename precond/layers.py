@@ -36,8 +36,8 @@ class Layer:
         parameters: The parameters that are preconditioned together: `weight`, and `bias` if it is
             trained. They remain the same objects if the module computes its weight from them later,
             as after pruning.
-        batch_first: False if a module around the layer declares that the inputs are `[positions,
-            batch, d_in]`, True if one declares the opposite, None without a declaration.
+        batch_first: False if the inputs are `[positions, batch, d_in]`, as a module such as
+            `nn.MultiheadAttention` declares; None without a declaration (see `_batch_axes`).
     """
 
     name: str
@@ -201,10 +201,12 @@ def _reason_of_tensor(parameter: Tensor) -> str | None:
 
 
 def _batch_axes(model: nn.Module) -> dict[nn.Module, bool | None]:
-    """Return for each module whether its inputs have the batch first, or None if not declared.
+    """Return the value of `batch_first` that applies to each module, or None without a declaration.
 
-    Modules such as `nn.MultiheadAttention` declare it by an attribute `batch_first`. It holds for
-    the modules beside them, and for those inside them unless they have `batch_first_inside`.
+    Modules such as `nn.MultiheadAttention` declare it by an attribute `batch_first`. The value
+    applies to all modules with the same parent, and to the modules inside them, unless they declare
+    another value. If a module has the attribute `batch_first_inside`, its value applies to the
+    modules inside.
     """
     declared: dict[nn.Module, bool | None] = {}
 
@@ -222,9 +224,9 @@ def _batch_axes(model: nn.Module) -> dict[nn.Module, bool | None]:
 
 
 def default_batch_first(model: nn.Module) -> bool | None:
-    """Return whether modules without a declaration have the batch first; None if not known.
+    """Return the default of `batch_first` for layers without a declaration.
 
-    It is not known if another module of the model declares that the batch is the second axis.
+    The default is None (unknown) if any module of the model has `batch_first=False`, else True.
     """
     flags = [getattr(module, "batch_first", None) for module in model.modules()]
     return None if any(flag is False for flag in flags) else True

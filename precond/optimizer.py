@@ -1,4 +1,4 @@
-"""The base class of the optimizers: it runs an algorithm and an update rule in `step`."""
+"""The base class of the optimizers that precondition layers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from precond.scaling import LossScale, Undo
 
 
 class Preconditioned(Assembled):
-    """Base class of the package's optimizers: an update rule along preconditioned gradients.
+    """Base class of the optimizers that precondition layers.
 
-    The gradients of Linear and Conv2d layers are preconditioned. The same rule updates every other
-    trainable parameter along its plain gradient. These are the parameters of all other modules,
-    weights shared by two modules, and layers whose forward is never called. A subclass names its
-    algorithm: `class Mine(Preconditioned, algorithm=MyAlgorithm)`. Without this argument, the
-    subclass inherits the algorithm.
+    The gradients of Linear and Conv2d layers are preconditioned, and an update rule is applied to
+    the results. The same rule updates every other trainable parameter along its plain gradient.
+    These are the parameters of all other modules, weights shared by two modules, and layers whose
+    forward is never called. A subclass names its algorithm: `class Mine(Preconditioned,
+    algorithm=MyAlgorithm)`. Without this argument, the subclass inherits the algorithm.
 
     In data parallel training, statistics are summed over the ranks of the model's
     DistributedDataParallel, or over all ranks if the model is not wrapped. Each rank must build the
@@ -43,7 +43,8 @@ class Preconditioned(Assembled):
     `grad_output_scale`.
 
     The preconditioners have the dtype and the device of the weights at construction, at least
-    float32. After `model.double()`, load the optimizer's own state to convert them, as in torch.
+    float32. After `model.double()`, call `optimizer.load_state_dict(optimizer.state_dict())` to
+    convert them.
 
     Args:
         model: The model to train, plain or compiled.
@@ -197,7 +198,7 @@ class Preconditioned(Assembled):
             self.rule.descend(group, layers, others, self.state)
 
     def _follow_groups(self) -> None:
-        """Use the hyperparameters of the groups."""
+        """Check the hyperparameters of the groups, and pass them to the banks."""
         self._options.check_unchanged(self.param_groups)
         for bank in self._banks:
             bank.follow(self.param_groups[bank.group])

@@ -1,4 +1,4 @@
-"""The public optimizers: an update rule along the directions of an algorithm.
+"""The public optimizers that this package implements.
 
 Their signatures and docstrings are composed from the dataclasses of the hyperparameters. To change
 an argument, edit only the dataclass. Editors and type checkers read the same text in

@@ -27,8 +27,8 @@ class FOOF(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
-            of NysAct, this includes the first step.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
         weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
             >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
@@ -68,8 +68,8 @@ class NysAct(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
-            of NysAct, this includes the first step.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
         weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
             >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
@@ -120,8 +120,8 @@ class KFAC(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
-            of NysAct, this includes the first step.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
         weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
             >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
@@ -174,8 +174,8 @@ class Eva(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
-            of NysAct, this includes the first step.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
         weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
             >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
@@ -221,8 +221,8 @@ class EKFAC(Preconditioned):
             parameters.
         lr: Learning rate (eta; a finite number >= 0).
         momentum: Heavy-ball momentum, without dampening (mu; a number in [0, 1)).
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code
-            of NysAct, this includes the first step.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct does
+            not use it in the first step.
         weight_decay: Coefficient of the weight decay, which is not preconditioned (a finite number
             >= 0).
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding

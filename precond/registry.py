@@ -59,7 +59,7 @@ class Entry:
     Attributes:
         optimizer: A function of the model and the hyperparameters that builds the optimizer.
         kinds: The dataclasses of its hyperparameters.
-        preset: Values that replace the defaults of the dataclasses under this name.
+        preset: Values that replace defaults of the dataclasses for this entry.
         numerics: Version of the optimizer's arithmetic (see `Algorithm.NUMERICS`).
         card: The text that `python -m precond` prints.
         package: The package that the optimizer needs in addition to torch, or None.

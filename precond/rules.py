@@ -70,8 +70,8 @@ class SGDRule(Hyperparameters):
     Attributes:
         lr: Learning rate.
         momentum: Heavy-ball momentum, without dampening.
-        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. In contrast to the released code of
-            NysAct, this includes the first step.
+        nesterov: Use Nesterov momentum, as in `torch.optim.SGD`. The released code of NysAct
+            does not use it in the first step.
         weight_decay: Coefficient of the weight decay, which is not preconditioned.
         decoupled: Multiply the weights by 1 - lr x weight_decay, as AdamW does, instead of adding
             the decay to the direction.

@@ -1,4 +1,4 @@
-"""Loss scaling by `torch.amp.GradScaler`; plain steps do not make the host wait for the device.
+"""Loss scaling by `torch.amp.GradScaler`; in most steps, the host does not wait for the device.
 
 The scaler passes its scale, and a flag that is set if a gradient is inf or nan, as tensors on the
 device. If the flag is set, the step must change nothing: the statistics of the step are discarded,

@@ -139,7 +139,7 @@ class Entries:
         """Return one line for each layer whose buffers were saved, but are missing in the state.
 
         STEVE's rule creates buffers for a layer only when the layer follows its gradient in a step.
-        A program that loads only the tensors that a new optimizer has omits these buffers.
+        If a program loads only those tensors that a new optimizer has, these buffers are missing.
         """
         errors = []
         for name, entry in entries.items():

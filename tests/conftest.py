@@ -1,4 +1,4 @@
-"""Settings for all tests: one thread, the order of the files, and no plugins of other files."""
+"""Settings for all tests: one thread, the longest files first, and no plugins of earlier files."""
 
 import pytest
 import torch

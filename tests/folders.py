@@ -122,7 +122,7 @@ def write_trial(
     for epoch in range(len(store.epochs()), trial.config.epochs if epochs is None else epochs):
         store.record(epoch, metrics(trial, epoch))
     if status is None:
-        store._append_pending()  # write the epochs of a commit, but no checkpoint
+        store._append_pending()  # append the epochs as a commit does, but write no checkpoint
     else:
         store.finish(status, **details)
     return store

@@ -159,7 +159,7 @@ def _non_blocking(name: str, args: tuple[Any, ...], kwargs: Any) -> bool:
 
 
 def _place() -> str:
-    """Return the innermost function of the package that is running."""
+    """Return the innermost running function of `precond`."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")

@@ -68,7 +68,7 @@ def riddles(path: Path) -> list[str]:
 
 
 def phrases(path: Path) -> list[str]:
-    """Return the lines of a file with an expression of the list above."""
+    """Return the lines of a file that match PHRASES."""
     return [
         f"{place(path, number)}: {line.strip()}"
         for number, line in enumerate(path.read_text().splitlines(), 1)

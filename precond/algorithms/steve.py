@@ -56,8 +56,8 @@ from precond.parts.pairs import Pairs
 from precond.parts.rows import LinearRows, Rows
 from precond.parts.statistics import KroneckerStatistic, MovingAverage
 
-# A sum is zero if it is at most this number of rounding errors of its terms. In attentions, the sums
-# that are zero without rounding errors were at most 7 of them.
+# A sum counts as zero if it is at most this number x eps x the sum of the absolute values of its
+# terms. In attention layers, sums that are exactly zero in theory reached 7 x eps x this sum.
 CANCELLED = 32.0
 
 
@@ -243,7 +243,10 @@ class STEVE(Algorithm[STEVEState]):
 
 
 def add_moments(statistic: KroneckerStatistic, slots: slice, rows: Rows, gradients: Tensor) -> None:
-    """Add to a layer's covariances, as KFAC with `reduce` (linear) or `expand` (convolution)."""
+    """Add one call of a layer to its covariances, as KFAC does with `reduce` or `expand`.
+
+    Linear layers use `reduce`, and convolutions use `expand`.
+    """
     sharing = "reduce" if isinstance(rows, LinearRows) else "expand"
     if sharing == "reduce":
         gradients = sum_over_positions(gradients)
@@ -252,7 +255,7 @@ def add_moments(statistic: KroneckerStatistic, slots: slice, rows: Rows, gradien
 
 
 def sum_over_positions(gradients: Tensor) -> Tensor:
-    """Return the sums over the positions, without those that consist of rounding errors.
+    """Return the sums over the positions; set sums that are only rounding errors to 0.
 
     For example, the softmax makes these sums 0 for the keys of an attention. The basis of their
     rounding errors would depend on the order of the examples.

@@ -244,7 +244,7 @@ class Monitor:
 
 
 def top_eigenvalue(matrix: Tensor) -> Tensor:
-    """Return the largest eigenvalue of positive semi-definite matrices `[L, d, d]`, `[L]`.
+    """Return the largest eigenvalues `[L]` of positive semi-definite matrices `[L, d, d]`.
 
     The method is a subspace iteration with 8 vectors and 20 iterations. Up to rounding, the result
     is never too large, and its relative error is of the order (lambda_9 / lambda_1)^40.
@@ -282,7 +282,7 @@ def _mean_square(products: Tensor) -> Tensor:
 
 
 def _observation(values: Tensor, ok: Tensor) -> Tensor:
-    """Return the values and ones, `[L, 2]`, to add to the sums and numbers of measured values.
+    """Return `[L, 2]`, to add to the sums and the numbers of measured values: each value, and 1.
 
     Both are zero where `ok` is False or the value is not finite.
     """

@@ -11,7 +11,7 @@ With w = lambda / Sigma^2, Z = B V diag(sqrt(w / (rho (lambda + rho)))). This fo
 matrix and does not divide by small singular values. The computation is in float64, which is cheap
 for r columns. The only purpose of the shift nu is a stable Cholesky factorisation. Tropp et al. 2017
 add the same number, of the size of the rounding error in C, to all diagonal entries. If one input
-is 1000 times larger than the others, its error in float32 exceeds the variances of the others.
+is 1000 times larger than the others, its error in float32 can be as large as their variances.
 Here, each entry of nu therefore has the size of the error in its row of C.
 """
 

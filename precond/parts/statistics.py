@@ -43,7 +43,7 @@ class MovingAverage:
 
     Attributes:
         value: The decayed sum, `[L, ...]`, initially zero.
-        weight: 1 - decay^k after k updates of a slot, `[L]` in float64.
+        weight: 1 - decay^k after k updates of a slot, or 1 without bias correction, `[L]` in float64.
         dropped: Number of updates that were dropped because they were not finite, `[L]` in int64.
     """
 

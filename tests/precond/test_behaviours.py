@@ -42,7 +42,7 @@ def test_refusals_are_listed_once():
 
 
 def test_the_table_of_modes_agrees_with_the_refusals():
-    """The table in the documentation is made from the cards."""
+    """The documentation generates this table from `card.unsupported` of the registry."""
     assert set(MODE_OF.values()) | {"checkpointing", "compile", "data parallel"} == set(MODES)
     for behaviour, mode in MODE_OF.items():
         for name, entry in REGISTRY.items():
@@ -51,7 +51,7 @@ def test_the_table_of_modes_agrees_with_the_refusals():
 
 
 def test_the_documentation_names_all_refusals():
-    """Each refused behaviour is a mode of the table, or the text below the table names it."""
+    """Each refused behaviour tests a mode of the table, or the text below the table names it."""
     assert {behaviour for _, behaviour in REFUSALS} <= set(MODE_OF) | set(WORDS_FOR)
     assert all(words in DOCUMENTED for words in WORDS_FOR.values())
 

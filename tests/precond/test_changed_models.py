@@ -69,7 +69,10 @@ def assert_equal(actual: Weights, expected: Weights, tolerance: float = 1e-10) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pruning_during_training_equals_a_mask(name):
-    """Two micro-batches per step: the gradient of the first must not be taken for discarded."""
+    """Each step has two micro-batches, of which the first must not count as discarded.
+
+    The `weight` of a pruned layer is not a parameter, so it has no `grad`.
+    """
 
     def run(pruned: bool) -> Weights:
         model = make()
@@ -112,7 +115,7 @@ def test_a_pruned_layer_remains_preconditioned_when_a_group_is_added():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gradient_removed_before_the_step_leaves_no_trace(name):
-    """As for torch's optimizers, a step without gradients uses nothing of the batch."""
+    """A step without gradients ignores the batch, as with torch's optimizers."""
 
     def run(factor: float) -> Weights:
         model = make()
@@ -171,7 +174,10 @@ class Experts(nn.Module):
         self.first, self.second = nn.Linear(5, 3), nn.Linear(5, 3)
 
     def forward(self, x: Tensor, size: int, call: bool) -> Tensor:
-        """Send the last `size` examples to the second layer; call it without any if `call`."""
+        """Send the last `size` examples to the second layer.
+
+        If `size` is 0, the second layer is called only if `call` is True.
+        """
         first = self.first(x[: len(x) - size])
         return torch.cat([first, self.second(x[len(x) - size :])]) if size or call else first
 
@@ -179,20 +185,21 @@ class Experts(nn.Module):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_forward_without_examples_leaves_no_trace(name, compiled):
-    rule = {"momentum": 0.0} if "momentum" in precond.defaults(name) else {}
+    has_momentum = "momentum" in precond.defaults(name)
+    options = {"momentum": 0.0} if has_momentum else {}
 
     def run(call: bool) -> Weights:
         torch.manual_seed(0)
         model = Experts().double()
-        optimizer = build(name, model, **rule)
+        optimizer = build(name, model, **options)
         torch.compiler.reset()
         forward = torch.compile(model, backend="eager", dynamic=False) if compiled else model
         for number in range(6):
             x, y = batch(number)
-            size = 0 if number in (0, 4) else 4  # step 1 uses what step 0 recorded
+            size = 0 if number in (0, 4) else 4  # these steps are refreshes
             optimizer.zero_grad()
             F.cross_entropy(forward(x, size, call), y).backward()
-            if call and not size and not rule:  # Adam's moments change if a gradient is 0
+            if call and not size and not has_momentum:  # Adam's moments change if a gradient is 0
                 for parameter in model.second.parameters():
                     parameter.grad = None
             optimizer.step()
@@ -201,7 +208,7 @@ def test_a_forward_without_examples_leaves_no_trace(name, compiled):
     assert_equal(run(True), run(False))
 
 
-def test_a_transform_of_torch_func_does_not_skip_a_layer_that_is_trained():
+def test_a_trained_layer_is_not_skipped_because_of_a_torch_func_transform():
     for early in (True, False):
         model = make()
         optimizer = build("kfac", model)
@@ -276,7 +283,7 @@ def test_replaced_weights_are_an_error(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_converted_model_is_trained_in_the_precision_of_the_state(name):
-    """As in torch, the state keeps its dtype until a state is loaded."""
+    """As in torch, converting the model does not convert the state; loading a state does."""
     model = make(torch.float32)
     optimizer = build(name, model)
     train(model, optimizer, range(4))
@@ -314,7 +321,7 @@ def test_a_load_or_a_copy_converts_the_state_with_the_model(name, copied):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_later_hook_that_is_prepended_does_not_change_the_gradients(name):
-    """A hook that multiplies the output equals a multiplication outside the layer."""
+    """A hook that multiplies the output has the effect of a multiplication after the layer."""
     every_step = {"cov_interval": 1} if "cov_interval" in precond.defaults(name) else {}
 
     def run(hooked: bool) -> Weights:
@@ -324,7 +331,7 @@ def test_a_later_hook_that_is_prepended_does_not_change_the_gradients(name):
             model[2].register_forward_hook(lambda *_: None, prepend=True)
             train(model, optimizer, range(1))
             model[2].register_forward_hook(lambda *arguments: 2 * arguments[2], prepend=True)
-            model(batch(0)[0])  # from the first recorded forward on, the order is right
+            model(batch(0)[0])  # moves the optimizer's hook to the front
         else:
             train(model, optimizer, range(1))
             model[3].register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))

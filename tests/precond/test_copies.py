@@ -103,7 +103,7 @@ def test_a_copy_of_model_and_optimizer_trains_bitwise_as_the_original(name, step
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, through_torch])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_copy_and_the_original_can_load_each_others_state(name, duplicate):
-    """Torch adds the option `differentiable` to the defaults of a copy."""
+    """Torch adds the option `differentiable` to the defaults of the copy only."""
     model, optimizer = build(name)
     train(model, optimizer, range(3))
     other, duplicated = duplicate((model, optimizer))
@@ -132,7 +132,7 @@ def test_a_copy_keeps_the_names_of_parameters_that_the_model_has_replaced(name):
 def test_a_copy_of_the_optimizer_alone_has_a_copy_of_the_model(name, duplicate):
     model, optimizer = build(name)
     if not hasattr(optimizer, "_model"):
-        pytest.skip("it does not hold the model, like torch's own optimizers")
+        pytest.skip("the optimizer has no reference to the model, like torch's optimizers")
     train(model, optimizer, range(3))
     duplicated = duplicate(optimizer)
     other = duplicated._model
@@ -172,7 +172,7 @@ def test_a_copy_of_a_copy_trains_after_the_original_is_deleted(name):
 
 
 def test_layers_that_were_added_later_are_copied_with_their_banks():
-    """Banks are not regrouped: batched operations on another stack could round differently."""
+    """The layers stay in their banks, because other batched operations could round differently."""
     model = Net()
     model.first.requires_grad_(False)
     optimizer = precond.KFAC(model, cov_interval=1, inv_interval=2)
@@ -222,7 +222,7 @@ def test_a_scheduler_is_copied_with_its_optimizer(name):
     assert copied[1].param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] == lr / 4
 
 
-def test_a_hook_of_a_loaded_model_is_called_with_its_own_arguments():
+def test_a_new_hook_of_a_loaded_model_has_no_flags_of_an_unsaved_hook():
     """Torch numbers hooks from 0 in each process, and stores flags such as `with_kwargs` by number.
 
     The flags of a hook that was not saved must not apply to a new hook with the same number.

@@ -291,7 +291,7 @@ def nonzero_counts(optimizer: Any, layer: str) -> dict[str, float | None]:
 
 
 def test_failures_are_counted_by_window_and_layer():
-    """Each of the four kinds of failure increments one count of one layer, until it is read."""
+    """Each of four kinds of failure increments one count of one layer; a read resets the counts."""
     model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Tanh(), nn.Linear(6, 6, bias=False))
     optimizer = precond.build("foof", model, cov_interval=1, inv_interval=1, damping=1e-12)
     bank = optimizer._bank_of["0"]
@@ -357,7 +357,7 @@ def test_an_indefinite_sketch_is_rescued_by_larger_shifts(name):
 
 @pytest.mark.parametrize("name", PRECONDITIONED)
 def test_a_monitor_does_not_change_the_training(name):
-    """The monitor starts never, before the first step, or before step 5."""
+    """In the three runs, the monitor never starts, starts at once, or starts before step 5."""
     ends = []
     for start in (None, 0, 5):
         model = make_model()

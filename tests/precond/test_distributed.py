@@ -48,7 +48,10 @@ SETTINGS = {
 
 
 class Net(nn.Module):
-    """A convolution, tokens, and four layers of one shape; two are called never or sometimes."""
+    """A convolution, tokens, and four layers of one shape.
+
+    Of these four, one is never called, and one is called only if `sometimes` is True.
+    """
 
     def __init__(self, outputs: int = 3) -> None:
         super().__init__()
@@ -440,7 +443,7 @@ def test_all_optimizers_with_dense_factors_are_tested():
 
 @pytest.mark.parametrize("name", [str(case) for case in DENSE.values()])
 def test_sharing_a_refresh_does_not_change_the_results(ranks, name):
-    """One rank refreshes only the widest of the nine matrices, which costs more than the others."""
+    """One rank refreshes only the widest of nine matrices, which costs more than all others."""
     shared = [rank["matrices"][name] for rank in ranks]
     unshared = [rank["matrices"][name, "unshared"] for rank in ranks]
     assert unshared[0] == unshared[1] > 0

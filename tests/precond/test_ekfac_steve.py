@@ -331,8 +331,8 @@ def test_a_refresh_with_reset_is_bitwise_a_restart_of_adam(fixed_basis):
 def test_a_new_basis_changes_the_moments_as_documented(on_refresh):
     """m is set to 0, or rotated so that U m V^T does not change.
 
-    v becomes 0, stays the same, becomes the diagonal of the rotated old moment, or becomes its value
-    after one update with the mean gradient that m estimates.
+    v becomes 0, stays the same, becomes the diagonal of the rotated old moment, or restarts at 0
+    with one update by the mean gradient that m estimates.
     """
     layer, x, g = one_layer()
     optimizer = precond.STEVE(layer, on_refresh=on_refresh)

@@ -1,4 +1,4 @@
-"""The statistics contain each forward whose gradient the step uses, once."""
+"""Each forward whose gradient the step uses is in the statistics exactly once."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def evaluate_with_gradients(model: nn.Module, optimizer: Any) -> None:
     F.cross_entropy(model(batch(50)[0]), batch(50)[1]).item()
 
 
-def drop_a_loss_for_each_layer(model: nn.Module, optimizer: Any) -> None:
+def drop_two_losses(model: nn.Module, optimizer: Any) -> None:
     losses = [model(3.0 * batch(number)[0]).sum() for number in (50, 51)]
     del losses
 
@@ -132,7 +132,7 @@ def saliency_map(model: nn.Module, optimizer: Any) -> None:
 
 
 def gradients_of_weights(model: nn.Module, optimizer: Any) -> None:
-    """For example a gradient norm that is only printed."""
+    """Compute gradients that no step uses, as for a gradient norm that is printed."""
     torch.autograd.grad(
         F.cross_entropy(model(batch(50)[0]), batch(50)[1]), list(model.parameters())
     )
@@ -147,7 +147,7 @@ def gradients_of_weights(model: nn.Module, optimizer: Any) -> None:
         discard_a_nonfinite_batch,
         discard_two_micro_batches,
         evaluate_with_gradients,
-        drop_a_loss_for_each_layer,
+        drop_two_losses,
         saliency_map,
         gradients_of_weights,
     ],
@@ -159,7 +159,7 @@ def test_forwards_without_a_gradient_in_the_step_leave_no_trace(name, interrupt)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_discarded_by_zeroing_leaves_no_trace(name):
-    """The gradients are zeros and not None, so the sums have the same values."""
+    """Gradients that are added to zeros have the same values as gradients that replace None."""
     torch.testing.assert_close(train(name, discard_zeroed), train(name), rtol=0, atol=0)
 
 
@@ -244,7 +244,7 @@ def test_two_losses_of_one_forward_equal_their_sum(name, mode):
 
 @pytest.mark.parametrize("name", OUTPUT_METHODS)
 def test_a_late_backward_through_an_earlier_forward_is_an_error(name):
-    """The statistics contain the first backward already, as the square of its gradient."""
+    """The statistics already contain the square of the gradient of the first backward."""
     model = make()
     optimizer = build(name, model)
     output = model(batch(0)[0])
@@ -283,7 +283,7 @@ def test_gradients_that_are_assigned_are_preconditioned(name):
 @pytest.mark.parametrize("sizes", [[24], [12, 12], [8, 16], [6, 6, 12]], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_with_other_examples_equal_one_call(name, sizes):
-    """A discriminator that is called with the real and with the generated examples."""
+    """For example, a discriminator is called with real and with generated examples."""
 
     def step(sizes: list[int]) -> Tensor:
         torch.manual_seed(0)
@@ -398,10 +398,7 @@ def test_gradients_that_the_scaler_has_unscaled_are_an_error(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_second_compiled_model_does_not_stop_the_statistics(name):
-    """A teacher of the same class has no hooks.
-
-    Dynamo must not run the code that it compiled for the teacher for the student.
-    """
+    """Dynamo must not run the code of the teacher, which has no hooks, for the student."""
 
     def run(compiled: bool) -> Tensor:
         torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""Parameter groups: learning rates, schedulers, options that cannot be served, and messages."""
+"""Parameter groups: learning rates, schedulers, unsupported options, and messages."""
 
 from __future__ import annotations
 

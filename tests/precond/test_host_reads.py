@@ -4,7 +4,7 @@ A read makes the host wait until the device has finished its work. A simulated d
 reads (`simulated_device.py`), so that these tests need no GPU. torch's eigendecompositions read a
 status from the device themselves, so only a refresh may call them. More reads are allowed
 
-* in the first refresh under a scaler: one flag per bank, whether the step is skipped;
+* in the first refresh under a scaler: one flag per bank that says if the step is skipped;
 * in a refresh with a sketch that is redrawn (`resample`), and after a failed factorisation.
 """
 

@@ -28,7 +28,10 @@ RULES, SHARING, SCALES = ["factored", "eigen"], ["expand", "reduce"], ["fisher",
 
 
 class Net(nn.Module):
-    """Two convolutions, two norms, tokens, and three layers of one shape with different T."""
+    """Two convolutions, two norms, tokens, and three layers of one shape.
+
+    Of these three, `token2` has 9 positions per example, and the others have one.
+    """
 
     def __init__(self) -> None:
         super().__init__()

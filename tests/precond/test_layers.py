@@ -58,7 +58,7 @@ MODES = [
     {"kernel_size": 3, "padding": "same", "padding_mode": "circular", "bias": False},
     {"kernel_size": 3, "padding": "valid", "bias": True},
 ]
-# Large kernels: more than one row of patches outside the output overlaps the image, or a patch is
+# Large kernels: several rows of patches that are not in the output overlap the image, or a patch is
 # as large as the image.
 LARGE = [
     {"kernel_size": kernel, "padding": padding, "bias": bias, "groups": groups}

@@ -193,10 +193,10 @@ def directions(
     name: str,
     options: dict[str, Any],
     dtype: torch.dtype = torch.float64,
-    order: bool = False,
+    reverse: bool = False,
     steps: int = STEPS,
 ) -> list[Tensor]:
-    """Train, and return the change of all weights in each step; `order` reverses each batch."""
+    """Train, and return the change of all weights in each step; `reverse` reverses each batch."""
     make, shape = MODELS[model]
     torch.manual_seed(0)
     net = make().double().to(dtype)
@@ -205,7 +205,7 @@ def directions(
     weights = [nn.utils.parameters_to_vector(net.parameters()).detach()]
     for number in range(steps):
         x, y = random(6, *shape, seed=number).to(dtype), torch.tensor([0, 1, 2, 0, 1, 1])
-        if order:
+        if reverse:
             x, y = x.flip(0), y.flip(0)
         optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
@@ -218,7 +218,7 @@ def directions(
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_the_order_of_the_examples_does_not_matter(name, options, model):
     """With the bases of `eigh`, the weights changed by about 0.3 of the length of the path."""
-    steps, others = (directions(model, name, options, order=order) for order in (False, True))
+    steps, others = (directions(model, name, options, reverse=r) for r in (False, True))
     path = sum(step.norm() for step in steps)
     assert (sum(steps) - sum(others)).norm() < 1e-8 * path
 
@@ -258,7 +258,7 @@ def test_the_logits_of_a_softmax_keep_their_sum(dtype):
 @pytest.mark.parametrize("small", [1e-2, 1e-6])
 @pytest.mark.parametrize("bias_correction", ["adam", "paper"])
 def test_small_gradients_after_a_refresh_take_no_long_steps(small, bias_correction):
-    """With `rotate_m`, m remains large; with v = 0, the first step was (m / gradient) lr long."""
+    """With `rotate_m`, m remains large. If v were 0, the step would be lr m / |gradient|."""
     torch.manual_seed(0)
     layer = nn.Linear(4, 3, bias=False).double()
     optimizer = precond.STEVE(

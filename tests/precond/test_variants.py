@@ -221,7 +221,7 @@ def test_joint_averages_omega_with_the_sketch(sketch):
 
 @pytest.mark.parametrize("sketch", SKETCHES)
 def test_joint_is_consistent_only_for_a_constant_covariance(sketch):
-    """If A changes, C is not the average of A times that of Omega, but with `fixed` it is."""
+    """If A changes, C is the average of A times that of Omega for `fixed`, but not for `joint`."""
     errors = {}
     for resample in ("fixed", "joint"):
         for change in (False, True):

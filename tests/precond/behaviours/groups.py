@@ -116,7 +116,7 @@ def a_group_can_be_a_single_tensor(subject: Subject) -> None:
 
 
 @behaviour
-def groups_can_come_from_a_generator(subject: Subject) -> None:
+def parameters_can_come_from_a_generator(subject: Subject) -> None:
     model = make_model()
     optimizer = subject.build(model, (p for p in model.parameters()))
     train(model, optimizer)

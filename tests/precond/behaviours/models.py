@@ -99,7 +99,7 @@ def two_optimizers_can_share_a_model(subject: Subject) -> None:
 
 @behaviour
 def an_optimizer_can_be_built_again(subject: Subject) -> None:
-    """Building it again restarts the training as if the first one had never existed."""
+    """A second optimizer trains as if the first had never existed."""
     model, optimizer = subject.pair()
     backward(model, optimizer, 9)
     del optimizer
@@ -109,7 +109,7 @@ def an_optimizer_can_be_built_again(subject: Subject) -> None:
 
 @behaviour
 def a_copy_of_the_model_does_not_change_the_training(subject: Subject) -> None:
-    """The copies are an average of the model over the steps, and a model with its own backward."""
+    """One copy, an average of the weights, runs forwards. The other copy also runs backwards."""
     model, optimizer = subject.pair()
     train(model, optimizer, 1)
     average, teacher = AveragedModel(model), copy.deepcopy(model)

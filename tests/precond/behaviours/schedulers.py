@@ -64,13 +64,13 @@ def values(optimizer: Optimizer) -> tuple[float, Any]:
 
 
 def advance(scheduler: Any) -> None:
-    """Take one step of a scheduler, with a metric that does not improve if it needs a metric."""
+    """Take one step of a scheduler; `ReduceLROnPlateau` receives a metric that never improves."""
     plateau = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
     scheduler.step(1.0) if plateau else scheduler.step()
 
 
 def expected_values(name: str, subject: Subject, cycles: bool) -> list[tuple[float, Any]]:
-    """Return the values that the scheduler sets on torch's SGD, with momentum if it `cycles`."""
+    """Return the `values` of torch's SGD in 10 steps; the momentum is None unless it `cycles`."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=subject.lr, momentum=0.9)
     scheduler = SCHEDULERS[name](optimizer, subject.lr)
