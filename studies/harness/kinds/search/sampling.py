@@ -140,9 +140,7 @@ def _study(
     kind: optuna.samplers.BaseSampler,
 ) -> optuna.Study:
     direction = "maximize" if higher else "minimize"
-    study = optuna.create_study(
-        storage=storage, study_name=name, sampler=kind, direction=direction
-    )
+    study = optuna.create_study(storage=storage, study_name=name, sampler=kind, direction=direction)
     for outcome in outcomes:
         study.add_trial(_trial(outcome, space))
     shared = outcomes[-1].proposal.attributes.get("study", {}) if outcomes else {}
