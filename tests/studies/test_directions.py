@@ -19,6 +19,7 @@ from typing import NamedTuple
 import folders
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 
 from studies.harness.design.arms import Trial
@@ -36,6 +37,8 @@ from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.kinds.target.figure import TargetFigure
+from studies.harness.report.figures.curves import _scale
+from studies.harness.report.figures.style import panels
 from studies.harness.statistics.budgets import best_of_k, overtakes, shrinkage
 from studies.tune_optimizers import SEARCH
 from trainables.store import COMPLETED, DIVERGED
@@ -102,6 +105,8 @@ def test_best_arm_is_named_in_the_terminal_and_in_the_report(mirrors):
         bold = [listing.rows[row][0] for row, _ in sorted(listing.bold)]
         assert bold == ["nysact-s rank=10"], workload
         assert METRICS[workload].replace("/", " ") in listing.caption
+        for text in (listing.caption, mirror.text):
+            assert ("Smaller values are better." in text) == (workload == LOWER)
         assert "nysact-s rank=10 is significantly better than 7 arms; no arm" in mirror.text
         assert re.search(r"\| nysact-s rank=10 \| 4 \| \*\*[\d.]+\*\* \|", mirror.text)
         assert "rank 10 has the best mean, inside the grid" in mirror.text
@@ -134,7 +139,9 @@ def test_equivalence_is_only_decided_for_metrics_in_percent(mirrors):
         return 0.7 + 1e-6 * trial.config.seed * trial.arm.overrides["rank"]
 
     arms = [arm for arm in folders.ARMS if arm.optimizer == "nysact-s"]
-    study = replace(folders.STUDY, arms=arms, figure=LevelFigure(factor="rank", panels=("nysact-s",)))
+    study = replace(
+        folders.STUDY, arms=arms, figure=LevelFigure(factor="rank", panels=("nysact-s",))
+    )
     higher, lower = mirrors(study, nearly_equal).values()
     assert "all levels are equivalent" in higher.text
     for part in ("equivalent", "percentage points"):
@@ -275,3 +282,14 @@ def test_asha_stops_the_same_trials_for_mirrored_scores(tmp_path: Path):
         stopped.append([i for i, decision in enumerate(decisions) if decision == "STOP"])
     expected = [i for i in range(1, 8) if scores[i] < np.percentile(scores[:i], 75)]
     assert stopped == [expected, expected] and expected == [2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("worst", [-1.0, 0.0, math.inf])
+def test_axis_of_a_smaller_is_better_metric_has_finite_limits(worst: float):
+    """A logarithmic axis requires positive numbers."""
+    means = pd.Series([worst, 3.0, 2.0, 1.0], pd.MultiIndex.from_product([["a"], range(4)]))
+    _, ((axes,),) = panels((3, 3))
+    _scale(axes, means, "test/mse")
+    assert axes.get_yscale() == ("log" if worst > 0 else "linear")
+    low, high = axes.get_ylim()
+    assert low < 1.0 and 3.0 < high < 5.0

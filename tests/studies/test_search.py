@@ -198,9 +198,13 @@ def test_different_search_in_the_same_folder_is_an_error(tmp_path: Path):
             Proposer(plan(changed), "nysact-s", tmp_path)
         assert difference in str(error.value)
         assert changed.state(tmp_path) == "unknown: OUT has a search with other settings"
+    path = proposals_path(tmp_path, SEARCH.name, "digits/cnn", "nysact-s")
+    header, *rest = path.read_text().splitlines(keepends=True)
+    older = json.loads(header)
+    assert older["search"]["trial"].pop("data") is None, "earlier versions do not write this field"
+    path.write_text("".join([json.dumps(older) + "\n", *rest]))
     larger_budget = replace(SEARCH, budget=99)
     assert Proposer(plan(larger_budget), "nysact-s", tmp_path).left() == 98
-    path = proposals_path(tmp_path, SEARCH.name, "digits/cnn", "nysact-s")
     path.write_text("{\n" + path.read_text())
     assert SEARCH.state(tmp_path) == "unknown: OUT has an unreadable file"
 
@@ -310,7 +314,10 @@ INVALID_COMMANDS = [
         '--optimizers = "eva": tune_optimizers has no space for this optimizer.',
     ),
     (["--seeds", "1000,"], "1000 is the seed of the tuning trials; use other seeds"),
-    (["--set", "batch_size=1"], "batch_size = 1: must be an integer in 2..1077"),
+    (
+        ["--workload", "digits/cnn", "--set", "batch_size=1"],
+        "batch_size = 1: must be an integer in 2..1077",
+    ),
     (["--only", "lr=1"], "--only: not available for tune_optimizers, which is a search"),
     (["--workload", "digits/cn"], 'Did you mean "digits/cnn"?'),
 ]

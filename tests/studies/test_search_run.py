@@ -31,7 +31,8 @@ ENVIRONMENT = {
 }
 TIMEOUT = 1500  # seconds, because a busy machine is slow
 TUNING = ("--optimizers", "sgd,adamw", "--budget", "4", "--max-concurrent", "1")
-SMALL = (*TUNING, "--epochs", "2", "--seeds", "2")
+WORKLOAD = ("--workload", "digits/cnn")
+SMALL = (*WORKLOAD, *TUNING, "--epochs", "2", "--seeds", "2")
 
 
 def start_search(*arguments: object) -> subprocess.Popen[str]:
@@ -75,7 +76,13 @@ def bytes_by_path(folders: list[Path]) -> dict[Path, bytes]:
 def run_uninterrupted(root: Path) -> None:
     """Run the same search in this process, without Ray."""
     options = Options(
-        only={}, levels={}, settings={}, epochs=2, optimizers=["sgd", "adamw"], out=root
+        only={},
+        levels={},
+        settings={},
+        workload="digits/cnn",
+        epochs=2,
+        optimizers=["sgd", "adamw"],
+        out=root,
     )
     (plan,) = plans(SEARCH.__class__(**{**vars(SEARCH), "budget": 4}), options)
     for optimizer in ("sgd", "adamw"):
@@ -184,7 +191,7 @@ def test_second_run_trains_nothing_and_writes_the_same_report(resumed: tuple[Pat
 def test_trials_that_asha_stopped_are_not_trained_again(tmp_path: Path):
     """The search is stopped by SIGTERM halfway; the same command resumes it up to the budget."""
     arguments = "--optimizers sgd --asha --budget 7 --epochs 3 --seeds 1 --max-concurrent 1"
-    command = (*arguments.split(), "--tracking-uri", "none", "--out", tmp_path)
+    command = (*WORKLOAD, *arguments.split(), "--tracking-uri", "none", "--out", tmp_path)
     driver = start_search(*command)
     wait_for(lambda: stopped_keys(tmp_path), driver)
     driver.terminate()

@@ -79,13 +79,14 @@ def caption(evidence: Evidence) -> Text:
     in_flight = ""
     if any(evidence.arms[IN_FLIGHT]):
         in_flight = " A trial in flight is being trained, or was interrupted."
+    direction = "" if higher_is_better(evidence.metric) else " Smaller values are better."
     notes = [
         "Each row is an arm: an optimizer with its settings, trained once for each seed. Each of "
         f"these trainings is a trial.{variants}",
         f"The mean, the sample standard deviation (sd) and the 95% Student t-interval of the mean "
         f"are those of the last-epoch {words(evidence.metric)}{percent} over the n completed trials "
         f"of an arm ({n}). Trials that did not complete are counted, but no mean includes them."
-        f"{in_flight}",
+        f"{in_flight}{direction}",
         power(evidence),
         bold if evidence.references.tests else "",
         "The best epoch is the mean over trials of the best test value of any epoch, with the "
@@ -164,6 +165,7 @@ def listing(evidence: Evidence, title: str) -> Listing:
     ]
     header, rows = _with_notes(evidence, header, rows)
     bold = _bold(evidence)
+    direction = "" if higher_is_better(evidence.metric) else "Smaller values are better. "
     meaning = (
         "Bold: significantly better than another arm and not significantly worse than any "
         "(Holm-corrected). "
@@ -177,7 +179,7 @@ def listing(evidence: Evidence, title: str) -> Listing:
         warnings=(6,),
         bold=bold,
         caption=f"Last-epoch {words(evidence.metric)}: mean over n seeds with its 95% t-interval. "
-        f"{meaning if bold else ''}best: mean of each trial's best epoch, selected on the test set.",
+        f"{direction}{meaning if bold else ''}best: mean of each trial's best epoch, selected on the test set.",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from studies.harness.design.arms import Trial
 from studies.harness.design.facts import Facts
+from studies.harness.evidence.metrics import higher_is_better
 from studies.harness.published import papers
 
 # Without this tag, the UI shows the experiment as a chat application.
@@ -81,7 +82,7 @@ def tags(workload: str, metric: str, trials: Sequence[Trial]) -> dict[str, str]:
         "searchFilter": f"tags.kind = 'group' and tags.workload = '{workload}'",
         # If the order is by date, the UI collapses the runs into their parent.
         "orderByKey": f"metrics.`mean/{metric}`",
-        "orderByAsc": "loss" in metric,
+        "orderByAsc": not higher_is_better(metric),
         "runsHiddenMode": "SHOWALL",
         "compareRunCharts": charts,
         "isAccordionReordered": True,  # this section first, instead of alphabetical order

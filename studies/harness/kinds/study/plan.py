@@ -96,7 +96,7 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
         )
     planned = StudyPlan(artefact=study, workload=workload, options=options, trials=trials)
     if not figure_errors:
-        try:
+        try:  # resolves the metrics of the figures, which may not exist on this workload
             _ = planned.figure, planned.extra_figures
         except HyperparameterError as error:
             errors += str(error).splitlines()

@@ -77,7 +77,7 @@ def _arms(tuning: RecipeTuning, optimizers: Sequence[str]) -> list[Arm]:
 def missing(plan: TuningPlan) -> Work:
     """Return the trials without a result; none with `--report-only`."""
     todo = status.missing(plan.trials, plan.root, plan.options.retry)
-    todo = [] if plan.options.report_only else todo
+    work = [] if plan.options.report_only else todo
     grid = " x ".join(
         (
             count(len(plan.optimizers), "optimizer"),
@@ -87,5 +87,5 @@ def missing(plan: TuningPlan) -> Work:
     )
     total = len(plan.trials)
     summary = f"{count(total, 'trial')} ({grid}): {total - len(todo)} done, {len(todo)} to go"
-    records = [{"key": t.config.trial_key, "config": t.config.to_dict()} for t in todo]
-    return Work(count=len(todo), summary=summary, records=records, trials=todo, on_ray=True)
+    records = [{"key": t.config.trial_key, "config": t.config.to_dict()} for t in work]
+    return Work(count=len(work), summary=summary, records=records, trials=work, on_ray=True)

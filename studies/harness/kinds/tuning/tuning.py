@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,6 +47,8 @@ class RecipeTuning(Artefact):
         """Return the command that adds the ledger to the recipes."""
         from trainables.recipes.tuning import ledger_file
 
+        if not (plan.folder / "ledger.csv").is_file():
+            return []
         target = f"trainables/recipes/ledgers/{ledger_file(plan.workload).name}"
-        command = f"cp {plan.folder / 'ledger.csv'} {target}"
+        command = f"cp {shlex.quote(str(plan.folder / 'ledger.csv'))} {target}"
         return [(command, "adds the ledger to the recipes")]

@@ -26,6 +26,7 @@ from studies.harness.report.figures.style import (
     lines,
     panels,
     save,
+    set_logarithmic,
 )
 
 # An axis that is not logarithmic ends at the worst mean after this fraction of the epochs.
@@ -70,8 +71,10 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
             axes.set_title(title)
     for axes, metric in zip(grid[0], metrics, strict=True):
         _scale(axes, pd.concat(curves[metric])["mean"], metric)
+    for axes in grid.flat:
+        _set_integer_axis(axes, "")
     for axes in grid[-1]:
-        _set_integer_axis(axes, "epoch")
+        axes.set_xlabel("epoch")
     legend(figure, grid[:, 0], 4)
     figure.suptitle("mean over seeds, with its 95% t-interval", fontsize=9)
     return save(figure, folder, "curves")
@@ -128,9 +131,7 @@ def _scale(axes: Axes, means: Any, metric: str) -> None:
     higher, means = higher_is_better(metric), unit(metric).scale * means[np.isfinite(means)]
     if means.empty:
         return
-    if not higher and means.min() > 0:
-        axes.set_yscale("log")
-        axes.set_ylim(means.min() / 1.3, 1.3 * means.max())
+    if not higher and set_logarithmic(axes, means):
         return
     epochs = means.index.get_level_values(1)
     settled = means[epochs >= math.floor(SETTLED * epochs.max())]

@@ -6,12 +6,14 @@ Equal data gives equal bytes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": False,
@@ -61,6 +63,30 @@ def panels(
     """
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+class _Plain(LogFormatter):
+    """Labels such as `0.2` instead of powers of ten."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def set_logarithmic(axes: Axes, values: Iterable[float]) -> bool:
+    """Make the vertical axis logarithmic if all finite values are positive.
+
+    Returns:
+        True if the axis is logarithmic; its range then contains the finite values.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or min(finite) <= 0:
+        return False
+    axes.set_yscale("log")
+    axes.set_ylim(min(finite) / 1.3, 1.3 * max(finite))
+    axes.yaxis.set_major_formatter(_Plain())
+    # Ticks between the powers of ten have labels if the axis has fewer than two of them.
+    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.6)))
+    return True
 
 
 def legend(figure: Figure, row: Iterable[Axes], columns: int) -> None:

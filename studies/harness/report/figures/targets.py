@@ -24,6 +24,7 @@ from studies.harness.report.figures.style import (
     legend,
     panels,
     save,
+    set_logarithmic,
 )
 
 # The styles of the arms in the order of the plan; the first arm is the subject of the study.
@@ -96,7 +97,7 @@ def _panel(axes: Axes, times: Times, metric: str, seconds: Mapping[str, float] |
         axes.axhline(scale * times.value, label="target", **look)
         axes.plot([], [], "o", color="0.3", markersize=4, label="median time to the target")
     if not higher_is_better(metric):
-        axes.set_yscale("log")
+        set_logarithmic(axes, [scale * x for table in curves.values() for x in table["mean"]])
     axes.set_xlabel(name if seconds is None else f"{name} (measured without other load)")
     axes.set_ylabel(unit(metric).axis)
 
