@@ -45,7 +45,7 @@ from trainables.files import checksum, write_atomically
 from trainables.metrics import LOSS, METRICS, Metric
 from trainables.models import Model
 from trainables.recipes import Recipe
-from trainables.tasks import CLASSIFICATION, TASKS, Task, UserTask
+from trainables.tasks import CLASSIFICATION, TASKS, Task, UserLoss, WithMetrics
 from trainables.workloads import Workload
 
 # Training inputs and targets, test inputs and targets: tensors, or dictionaries of tensors.
@@ -177,7 +177,8 @@ def _task(
             better = "higher" if known.higher_is_better else "lower"
             raise PluginError(f'{label}: metric "{key}" exists, and {better} values are better')
     user = {METRICS.setdefault(m, Metric(m, directions[m])): f for m, f in metrics.items()}
-    return UserTask(TASKS[loss].loss if isinstance(loss, str) else loss, user)
+    task = TASKS[loss] if isinstance(loss, str) else UserLoss(loss)
+    return WithMetrics(task, user) if user else task
 
 
 @dataclass(frozen=True)

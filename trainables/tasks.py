@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from trainables.metrics import ACCURACY, LOSS, MSE, PERPLEXITY, PIXEL_ACCURACY, Metric
 
+Function = Callable[[Any, Any], Any]  # of the outputs of a model and the targets of a batch
 IGNORED = -100  # a target with this value is no unit, as in torch.nn.functional.cross_entropy
 
 
@@ -223,24 +224,19 @@ class Segmentation(_PerUnit):
         return _wrong_tensor(targets, torch.int64, 3, "labels", "[n, height, width] int64")
 
 
-class UserTask(Task):
-    """A task with the loss and the metrics of a plugin.
+class UserLoss(Task):
+    """A plugin's loss, without other metrics.
 
     Args:
-        loss: Returns the mean loss over the examples of a batch, given the outputs of the model and
-            the targets: a scalar, or a dictionary with a scalar `loss`.
-        metrics: Metrics with their functions, which return a mean over the examples of a batch.
+        function: Returns the mean loss over the examples of a batch, given the outputs of the model
+            and the targets: a scalar, or a dictionary with a scalar `loss`.
     """
 
     name = "the plugin's loss"
+    metrics = ()
 
-    def __init__(
-        self,
-        loss: Callable[[Any, Any], Any],
-        metrics: Mapping[Metric, Callable[[Any, Any], Any]],
-    ):
-        self._loss, self._functions = loss, tuple(metrics.values())
-        self.metrics = tuple(metrics)
+    def __init__(self, function: Function):
+        self._function = function
 
     def loss(self, outputs: Any, targets: Any, smoothing: float = 0.0) -> Tensor:
         """Return the plugin's loss.
@@ -248,7 +244,7 @@ class UserTask(Task):
         Raises:
             TypeError: The loss is not a scalar.
         """
-        loss = self._loss(outputs, targets)
+        loss = self._function(outputs, targets)
         loss = loss["loss"] if isinstance(loss, Mapping) else loss
         if not isinstance(loss, Tensor) or loss.dim() > 0 or not loss.is_floating_point():
             rule = "a floating-point scalar, or a dictionary with such a `loss`"
@@ -259,12 +255,34 @@ class UserTask(Task):
         """Return the plugin's mean loss times the number of examples."""
         return self.loss(outputs, targets).double() * self.units(targets)
 
+
+class WithMetrics(Task):
+    """A task with a plugin's metrics in place of its own.
+
+    Args:
+        task: The task.
+        metrics: Functions of the outputs of the model and the targets, by metric. They return a
+            mean over the units of a batch.
+    """
+
+    def __init__(self, task: Task, metrics: Mapping[Metric, Function]):
+        self._task, self._functions = task, tuple(metrics.values())
+        self.metrics, self.name, self.mixes_labels = tuple(metrics), task.name, task.mixes_labels
+        self.targets, self.units, self.problems = task.targets, task.units, task.problems
+
+    def loss(self, outputs: Any, targets: Any, smoothing: float = 0.0) -> Tensor:
+        """Return the loss of the task."""
+        return self._task.loss(outputs, targets, smoothing)
+
+    def loss_sum(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the sum of the loss of the task."""
+        return self._task.loss_sum(outputs, targets)
+
     def measures(self, outputs: Any, targets: Any) -> Tensor:
-        """Return each metric times the number of examples."""
-        device = tree_leaves(targets)[0].device
+        """Return each metric times the number of units."""
+        device, units = tree_leaves(targets)[0].device, self.units(targets)
         values = [torch.as_tensor(f(outputs, targets), device=device) for f in self._functions]
-        sums = [value.double() * self.units(targets) for value in values]
-        return torch.stack(sums) if sums else super().measures(outputs, targets)
+        return torch.stack([value.double() * units for value in values])
 
 
 CLASSIFICATION, REGRESSION, RECONSTRUCTION = Classification(), Regression(), Reconstruction()

@@ -300,6 +300,21 @@ def test_evaluation_of_a_plugin_does_not_depend_on_its_batches(tmp_path: Path):
     assert trainer.evaluate() == pytest.approx(evaluated, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["noise/autoencoder", "counting/embedding", "signs/conv"])
+def test_a_task_with_other_metrics_keeps_its_loss_and_targets(name: str, tmp_path: Path):
+    """The metric repeats the loss, so its evaluation must be that of the loss."""
+    code = KINDS[name][0].replace(
+        "epochs=6,", "epochs=6, metrics={'again': AGAIN}, higher_is_better=False,"
+    )
+    task = {"noise": "RECONSTRUCTION", "counting": "NEXT_TOKEN", "signs": "SEGMENTATION"}
+    again = f"from trainables import tasks\nAGAIN = tasks.{task[name.partition('/')[0]]}.loss\n"
+    load(tmp_path, again + code)
+    trainer = Trainer(resolve(name, "sgd"), torch.device("cpu"))
+    evaluated = trainer.evaluate()
+    assert set(evaluated) == {"loss", "again"}
+    assert evaluated["again"] == pytest.approx(evaluated["loss"], rel=1e-5)
+
+
 def test_held_out_examples_of_a_plugin_have_dictionaries(tmp_path: Path):
     load(tmp_path, KINDS["masked/linear"][0])
     config = resolve("masked/linear", "sgd", recipe={"train_fraction": 0.75})

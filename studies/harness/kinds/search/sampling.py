@@ -140,13 +140,9 @@ def _study(
     sampler: optuna.samplers.BaseSampler,
 ) -> optuna.Study:
     direction = "maximize" if higher else "minimize"
-<<<<<<< HEAD
     study = optuna.create_study(
         storage=storage, study_name=name, sampler=sampler, direction=direction
     )
-=======
-    study = optuna.create_study(storage=storage, study_name=name, sampler=kind, direction=direction)
->>>>>>> search21
     for outcome in outcomes:
         study.add_trial(_trial(outcome, space))
     shared = outcomes[-1].proposal.attributes.get("study", {}) if outcomes else {}
