@@ -196,8 +196,9 @@ def _search_note(results: SearchResults) -> str:
         f"{search.tuning_seed}. Of equal scores, the one with the lower loss wins. The score of a "
         f"winner is too {sides[0]} on average, because it is the {sides[1]} of many; it is not a "
         "result.",
-        f"Shrinkage: {difference}{percent}. Its 95% t-interval is computed from the fresh seeds alone. The shrinkage also "
-        "contains the effects of the different evaluation data and of the larger training set.",
+        f"Shrinkage: {difference}{percent}. Its 95% t-interval is computed from the fresh seeds "
+        "alone. The shrinkage also contains the effects of the different evaluation data and of the "
+        "larger training set.",
         f"Time: the sum of the {_devices(results)}-seconds that the workers spent on training and "
         "evaluating all configurations. The time depends on the machine and on the number of "
         "concurrent trials.",
@@ -231,10 +232,10 @@ def _budgets(results: SearchResults) -> list[Block]:
                     items.append(f"`{name}` has a {better} expected best than `{other}` {budgets}.")
     text = (
         f"A curve is the expected best validation {metric_name(results.plan.score)} of k "
-        "configurations that are drawn without replacement from those of the search. The band contains 90% of the draws. Both "
-        "are computed exactly, from order statistics. Failed and stopped configurations have no "
-        "score and rank below all others. `none` in `best_of_k.csv` is the share of draws in which "
-        "no configuration has a score."
+        "configurations that are drawn without replacement from those of the search. The band "
+        "contains 90% of the draws. Both are computed exactly, from order statistics. Failed and "
+        "stopped configurations have no score and rank below all others. `none` in `best_of_k.csv` "
+        "is the share of draws in which no configuration has a score."
     )
     if search.sampler not in EXCHANGEABLE or search.asha:
         sampler = f"{search.sampler}{' with ASHA' if search.asha else ''}"
