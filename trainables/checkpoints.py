@@ -67,7 +67,7 @@ def write(folder: Path, key: str, lines: Lines, layers: Lines, state: Mapping[st
     }
     signed = {**manifest, "digest": digest(manifest)}
     write_atomically(temporary / "manifest.json", json.dumps(signed).encode())
-    if final.exists():  # of an earlier run, if a power failure removed the epoch's line
+    if final.exists():  # an earlier worker wrote it, and a power failure removed the epoch's line
         remove(final)
     temporary.rename(final)
     sync_directory(folder)

@@ -14,7 +14,7 @@ class Metric:
     """The direction and the format of a metric.
 
     Attributes:
-        name: The last part of the metric's name.
+        name: The name without a prefix, such as `accuracy` for `test/accuracy`.
         higher_is_better: True if larger values are better.
         percent: True if the metric is a fraction that is shown in percent.
     """
@@ -40,7 +40,7 @@ METRICS = {m.name: m for m in (ACCURACY, PIXEL_ACCURACY, MSE, PERPLEXITY, LOSS)}
 def metric(name: str) -> Metric:
     """Return the metric of a name such as `accuracy` or `test/accuracy`.
 
-    Smaller values are better for all other names, such as those of seconds and bytes.
+    For a name that is not in `METRICS`, such as that of a time, smaller values are better.
     """
     last = name.rpartition("/")[2]
     return METRICS.get(last, Metric(last))

@@ -118,12 +118,13 @@ def workload(
         optimizers: Hyperparameters by optimizer. All other hyperparameters have their defaults.
         loss: The name of a task (`classification`, `regression`, `reconstruction`, `next-token` or
             `segmentation`), or a function of the model's outputs and the targets of a batch. The
-            function returns the mean over the examples, a scalar, or a dictionary whose item `loss`
-            is this mean.
-        metrics: Functions like `loss` that return a number, by name; they replace the task's
-            metrics. The first is the headline metric. Without metrics, a function `loss` is its own
-            headline metric.
-        higher_is_better: The direction of each metric, or of all metrics.
+            function returns the mean loss over the examples as a scalar, or a dictionary that
+            contains this scalar as `loss`.
+        metrics: By name, functions of the same arguments that return the mean of a metric over the
+            examples. They replace the task's metrics, and the first is the headline metric. If
+            `loss` is a function and there are no metrics, the loss is the headline metric.
+        higher_is_better: True if larger values of a metric are better: a value for each metric by
+            name, or one value for all. It is required if there are metrics.
     """
     task = _task(name, loss, metrics or {}, higher_is_better)
 
@@ -156,7 +157,8 @@ def _task(
     """Return the task of a plugin's workload, and register its metrics.
 
     Raises:
-        PluginError: The task is unknown, or a metric has no direction or another one than before.
+        PluginError: The task is unknown; or a metric has an invalid name or no direction, or its
+            direction differs from that of the registered metric with the same name.
     """
     label = f'workload "{name}"'
     if isinstance(loss, str) and loss not in TASKS:
@@ -175,7 +177,8 @@ def _task(
         known = METRICS.get(key)
         if known is not None and known.higher_is_better != directions[key]:
             better = "higher" if known.higher_is_better else "lower"
-            raise PluginError(f'{label}: metric "{key}" exists, and {better} values are better')
+            rule = f"{better} values are better: choose another name or direction"
+            raise PluginError(f'{label}: metric "{key}" exists, and {rule}')
     user = {METRICS.setdefault(m, Metric(m, directions[m])): f for m, f in metrics.items()}
     task = TASKS[loss] if isinstance(loss, str) else UserLoss(loss)
     return WithMetrics(task, user) if user else task
@@ -202,21 +205,21 @@ class PluginTensors(Source):
         four = isinstance(tensors, tuple) and len(tensors) == 4
         if not four or not all(_is_data(part) for part in tensors):
             parts = "training inputs, training targets, test inputs and test targets"
-            raise PluginError(f"{label}: must be a tuple of four tensors: {parts}")
+            rule = "must be a tuple of four tensors or dictionaries of tensors"
+            raise PluginError(f"{label}: {rule}: {parts}")
         for inputs, targets in (tensors[:2], tensors[2:]):
             sizes = {len(leaf) for leaf in tree_leaves((inputs, targets))}
             if len(sizes) > 1:
                 numbers = " and ".join(map(str, sorted(sizes)))
-                raise PluginError(
-                    f"{label}: {numbers} examples; all tensors must have equal length"
-                )
+                rule = "inputs and targets must have equal length"
+                raise PluginError(f"{label}: {numbers} examples; {rule}")
             if reason := self.task.problems(targets):
                 raise PluginError(f"{label}: {reason} for {self.task.name}")
         return tensors
 
     @property
     def classes(self) -> int:  # type: ignore[override]
-        """The largest training label plus one; 0 if the targets are not labels."""
+        """The largest training label plus one, or 0 for a task without `mixes_labels`."""
         labels = self._tensors[1]
         return int(labels.max()) + 1 if self.task.mixes_labels else 0
 
@@ -243,7 +246,7 @@ class PluginTensors(Source):
         return TensorData.load(self._tensors, loading)
 
     def random_batch(self, examples: int, size: int, generator: Generator) -> tuple[Any, Any]:
-        """Return the first training examples, because the shapes of random data are unknown."""
+        """Return the first training examples, because random values can be invalid inputs."""
         return self.examples(examples)
 
     def examples(self, count: int) -> tuple[Any, Any]:
@@ -263,12 +266,12 @@ class PluginWorkload(Workload):
     source: PluginTensors
 
     def problems(self, overrides: Mapping[str, Any], epochs: Any) -> list[str]:
-        """Return one line for each invalid setting, and a line if the model cannot be used."""
+        """Return one line for each invalid setting or, without any, for an unusable model."""
         return super().problems(overrides, epochs) or self._model_problems
 
     @cached_property
     def _model_problems(self) -> list[str]:
-        """A line if the model or the loss raises an error, or if the output has a wrong shape."""
+        """A line if the model, its inputs or output, the loss or a metric cannot be used."""
         label = f"model of {self.name}"
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():

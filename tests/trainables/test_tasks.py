@@ -1,4 +1,4 @@
-"""Tasks: losses and metrics against literal formulas, and a plugin's workload for each task."""
+"""Tasks: losses and metrics against explicit formulas, and a plugin's workload for each task."""
 
 from __future__ import annotations
 
@@ -92,21 +92,21 @@ CASES = [
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 12])
-@pytest.mark.parametrize(("task", "outputs", "targets", "literal"), CASES)
-def test_evaluation_is_the_literal_mean_for_each_batch_size(
-    task: Task, outputs: Tensor, targets: Tensor, literal: Any, batch_size: int
+@pytest.mark.parametrize(("task", "outputs", "targets", "formula"), CASES)
+def test_evaluation_equals_the_formulas_for_each_batch_size(
+    task: Task, outputs: Tensor, targets: Tensor, formula: Any, batch_size: int
 ):
-    expected = literal()
+    expected = formula()
     assert evaluate(task, outputs, targets, batch_size) == pytest.approx(expected, rel=1e-5)
     assert task.headline.name == list(expected)[1]
     assert not task.problems(targets)
 
 
-@pytest.mark.parametrize(("task", "outputs", "targets", "literal"), CASES)
+@pytest.mark.parametrize(("task", "outputs", "targets", "formula"), CASES)
 def test_training_loss_is_the_mean_over_the_units(
-    task: Task, outputs: Tensor, targets: Tensor, literal: Any
+    task: Task, outputs: Tensor, targets: Tensor, formula: Any
 ):
-    assert float(task.loss(outputs, targets)) == pytest.approx(literal()["loss"], rel=1e-5)
+    assert float(task.loss(outputs, targets)) == pytest.approx(formula()["loss"], rel=1e-5)
 
 
 def test_reconstruction_compares_outputs_with_inputs():
@@ -268,7 +268,10 @@ def test_a_plugin_trains_each_kind_of_task(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", [*KINDS, "digits/cnn", "digits/autoencoder"])
 def test_costs_are_measured_with_the_loss_of_the_task(name: str, tmp_path: Path):
-    """The step of a contestant equals that of plain SGD; 50 examples are more than a plugin has."""
+    """The step of a contestant equals a step of plain SGD with the loss of the task.
+
+    A plugin's 40 training examples are repeated in the batch of 50.
+    """
     if name in KINDS:
         load(tmp_path, KINDS[name][0])
     setting = Setting(name, 50, torch.device("cpu"), False, {}, None)
@@ -304,18 +307,18 @@ def test_evaluation_of_a_plugin_does_not_depend_on_its_batches(tmp_path: Path):
 def test_a_task_with_other_metrics_keeps_its_loss_and_targets(name: str, tmp_path: Path):
     """The metric repeats the loss, so its evaluation must be that of the loss."""
     code = KINDS[name][0].replace(
-        "epochs=6,", "epochs=6, metrics={'again': AGAIN}, higher_is_better=False,"
+        "epochs=6,", "epochs=6, metrics={'surprisal': SURPRISAL}, higher_is_better=False,"
     )
     task = {"noise": "RECONSTRUCTION", "counting": "NEXT_TOKEN", "signs": "SEGMENTATION"}
-    again = f"from trainables import tasks\nAGAIN = tasks.{task[name.partition('/')[0]]}.loss\n"
-    load(tmp_path, again + code)
+    metric = f"from trainables import tasks\nSURPRISAL = tasks.{task[name.partition('/')[0]]}.loss\n"
+    load(tmp_path, metric + code)
     trainer = Trainer(resolve(name, "sgd"), torch.device("cpu"))
     evaluated = trainer.evaluate()
-    assert set(evaluated) == {"loss", "again"}
-    assert evaluated["again"] == pytest.approx(evaluated["loss"], rel=1e-5)
+    assert set(evaluated) == {"loss", "surprisal"}
+    assert evaluated["surprisal"] == pytest.approx(evaluated["loss"], rel=1e-5)
 
 
-def test_held_out_examples_of_a_plugin_have_dictionaries(tmp_path: Path):
+def test_dictionaries_of_a_plugin_can_be_held_out(tmp_path: Path):
     load(tmp_path, KINDS["masked/linear"][0])
     config = resolve("masked/linear", "sgd", recipe={"train_fraction": 0.75})
     trainer = Trainer(config, torch.device("cpu"))
@@ -323,7 +326,7 @@ def test_held_out_examples_of_a_plugin_have_dictionaries(tmp_path: Path):
     assert "absolute" in trainer.evaluate()
 
 
-COMPLETE = "'a/b', data=lambda: halves(X, X), batch_size=8, epochs=1"
+ARGUMENTS = "'a/b', data=lambda: halves(X, X), batch_size=8, epochs=1"
 
 
 @pytest.mark.parametrize(
@@ -352,7 +355,7 @@ COMPLETE = "'a/b', data=lambda: halves(X, X), batch_size=8, epochs=1"
 def test_an_invalid_task_of_a_plugin_is_refused_in_one_line(
     arguments: str, line: str, tmp_path: Path
 ):
-    code = f"@workload({COMPLETE}, {arguments})\ndef model():\n    return nn.Linear(6, 6)\n"
+    code = f"@workload({ARGUMENTS}, {arguments})\ndef model():\n    return nn.Linear(6, 6)\n"
     with pytest.raises(PluginError) as error:
         load(tmp_path, code)
     assert line in str(error.value) and "\n" not in str(error.value)
@@ -370,7 +373,7 @@ def test_an_invalid_task_of_a_plugin_is_refused_in_one_line(
             "'regression'",
             "outputs are [2, 6] and targets are [2, 1]: must have equal shapes",
         ),
-        ("(X[:9], X[:8], X, X)", "'regression'", "8 and 9 examples; all tensors must have equal"),
+        ("(X[:9], X[:8], X, X)", "'regression'", "8 and 9 examples; inputs and targets must"),
         ("(X, {}, X, X)", "'regression'", "must be a tuple of four tensors"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Text: windows, vocabulary, held-out part, a training compared with frequencies, and refusals."""
+"""Text: windows, vocabulary, held-out part, model, a short training, the key, and refusals."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_relative_path_is_relative_to_the_data_folder(
     assert text("text:~/book.txt").content == text(f"text:{book}").content
 
 
-def test_unusable_texts_are_one_line_each(tmp_path: Path):
+def test_each_unusable_text_is_refused_in_one_line(tmp_path: Path):
     (tmp_path / "latin.txt").write_bytes("gar\u00e7on ".encode("latin-1") * 500)
     (tmp_path / "short.txt").write_text("a" * 999)
     (tmp_path / "blank.txt").write_text(" \n" * 5000)

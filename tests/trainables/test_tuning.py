@@ -34,7 +34,7 @@ def ledger(metric: str, score: Callable[[str, int, int], float], *optimizers: st
 
 
 def problems(results: Ledger, recipe: Recipe) -> list[str]:
-    """Return the differences of a recipe and of the procedure from a ledger."""
+    """Return a line for each difference between a ledger and the procedure or the recipe."""
     errors = []
     for name in results.optimizers:
         rows = [row for row in results.rows if row.optimizer == name]

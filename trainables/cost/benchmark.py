@@ -64,7 +64,7 @@ class Setting(NamedTuple):
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def batch(self) -> Batch:
-        """Return random inputs and targets on the device."""
+        """Return random inputs and targets, or examples of a plugin's data, on the device."""
         definition = workload(self.workload)
         batch = definition.random_batch(self.batch_size, definition.settings({}))
         return tree_map(self._placed, batch)

@@ -80,7 +80,7 @@ def _block(
 
 
 def _shares(rows: list[dict[str, float]], weights: Mapping[str, float]) -> dict[str, Any]:
-    """Return the additional times of applying, statistics and refreshes, in steps of the base.
+    """Return the additional times of applying, statistics and refreshes, relative to a base step.
 
     The time that statistics add, for example, is the difference between a statistics step and a
     plain step, multiplied by the share of statistics and refresh steps, which both record

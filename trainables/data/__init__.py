@@ -1,12 +1,12 @@
 """Datasets: `source(name)` describes a dataset, and `Source.load` loads it for a trial.
 
-A dataset of small images is copied to the device, where batches are augmented. Large images are
-read and augmented by worker processes. In both cases an epoch's batches depend only on its seed,
-not on earlier epochs, the device or the number of workers.
+Worker processes read and augment large images, and small images if an augmentation requires it. All
+other data are copied to the device, where batches of small images are augmented. In both cases an
+epoch's batches depend only on its seed, not on earlier epochs, the device or the number of workers.
 
 Code that reads, checks, downloads or augments data belongs here. The package imports torch,
-`precond` and `trainables.{config,files}`. Only the functions that need torchvision, PIL, numpy or
-filelock import them.
+`precond` and `trainables.{config,files,tasks}`. Only the functions that need torchvision, PIL,
+numpy or filelock import them.
 """
 
 from __future__ import annotations

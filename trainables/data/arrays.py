@@ -19,7 +19,7 @@ from trainables.files import checksum
 from trainables.tasks import CLASSIFICATION, REGRESSION, Task
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
-MIN_SIDE = 8  # pixels; the models reduce the side of an image three times
+MIN_SIDE = 8  # pixels; some models halve the side of an image three times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,8 @@ def _difference_problems(arrays: Mapping[str, Any]) -> list[str]:
     high = int(train.max())
     if int(train.min()) < 0 or high < 1:
         labels = f"{int(train.min())} to {high}"
-        return [f"y_train has labels {labels}: must be 0 to the number of classes - 1, at least 2"]
+        rule = "must be 0 to the number of classes - 1, with at least 2 classes"
+        return [f"y_train has labels {labels}: {rule}"]
     if int(test.min()) < 0 or int(test.max()) > high:
         labels = f"{int(test.min())} to {int(test.max())}"
         errors.append(f"y_test has labels {labels}: must be in 0..{high}, as in y_train")

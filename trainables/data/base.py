@@ -37,14 +37,15 @@ class Loading:
     Attributes:
         device: Device of the batches.
         data_dir: The folder that contains the datasets.
-        settings: Augmentation settings by their names in recipes; a missing setting is off.
-            `crop_padding: int`, `flip: bool`, `resolution: int` and `test_resolution: int` in
-            pixels, `random_resized_crop: bool`, `trivial_augment: bool`,
+        settings: Settings by their names in recipes; a missing setting is neutral. They are those
+            that the dataset declares and, for images, the augmentation: `crop_padding: int`,
+            `flip: bool`, `resolution: int` and `test_resolution: int` in pixels,
+            `random_resized_crop: bool`, `trivial_augment: bool`,
             `randaugment: (magnitude out of 10, standard deviation) | None`,
             `random_erasing: float` (a probability), `repeated_augmentation: int` (consecutive
             copies of an image).
-        train_fraction: If below 1, the rest of the training set, stratified by class, is held out
-            and replaces the test set.
+        train_fraction: If below 1, the rest of the training set is held out and replaces the test
+            set. The rest is the same share of each class, or the end of a text.
         rank: Index of the share of each training batch that this process receives.
         ranks: Number of shares. The shares together equal the batch of a single process, because
             the order and the random numbers do not depend on `ranks`.
@@ -62,9 +63,9 @@ class Data(Protocol):
     """A dataset loaded for a trial.
 
     Attributes:
-        train_examples: Number of images that an epoch draws from; fewer than the training set
+        train_examples: Number of examples that an epoch draws from; fewer than the training set
             contains if `train_fraction` is below 1.
-        evaluation_examples: Number of images in `test_batches`.
+        evaluation_examples: Number of examples in `test_batches`.
     """
 
     train_examples: int
@@ -82,12 +83,12 @@ class Data(Protocol):
             seed: Determines the order and the augmentation, which are the same on every device.
 
         Yields:
-            Inputs `[b, channels, height, width]` and labels `[b]`.
+            Inputs and targets; for images, `[b, channels, height, width]` and labels `[b]`.
         """
         ...
 
     def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """Yield the test set, or the held-out images, in order; every rank receives all images."""
+        """Yield the test set, or the held-out examples, in order; every rank receives all."""
         ...
 
 
@@ -96,7 +97,8 @@ class Source(ABC):
 
     Attributes:
         name: Name of the dataset, which is the first part of a workload's name.
-        classes: Number of outputs of a model: of classes, of targets of a regression, or of tokens.
+        classes: Number of outputs of a model: the number of classes, of targets of a regression, or
+            of tokens in the vocabulary.
         train_examples: Number of examples in the training set.
         test_examples: Number of examples in the test set.
         size: Height and width of an image in pixels; for large images, the default size of a crop;
@@ -104,9 +106,9 @@ class Source(ABC):
         channels: Number of channels of an image, or the length of a vector.
         augmented: True if the augmentation settings apply to the dataset.
         settings: Names of the settings that apply to this dataset only.
-        content: SHA-256 of the data if they can differ between machines, or None. It is a part of
-            the key of a trial.
-        task: The task of a workload with this dataset, unless its model has one.
+        content: SHA-256 of a user's file, or of a text that depends on the version of Python. None
+            for all other datasets. The value is a part of the key of a trial.
+        task: The task of a workload with this dataset, unless the workload's model has a task.
     """
 
     name: str
@@ -146,7 +148,7 @@ class Source(ABC):
 
         Args:
             examples: Number of examples.
-            size: Side of the images in pixels; 1 for vectors.
+            size: Side of the images in pixels; 1 for vectors; the number of tokens for text.
             generator: A CPU generator.
         """
         shape = (self.channels, size, size) if size > 1 else (self.channels,)
@@ -257,13 +259,13 @@ class TensorData(Data):
 
     @classmethod
     def load(cls, tensors: Sequence[Any], loading: Loading, *, ordered: bool = False) -> TensorData:
-        """Load training inputs, training targets, test inputs and test targets, from the CPU.
+        """Return the dataset on the trial's device.
 
         Args:
-            tensors: The inputs and targets of both splits.
+            tensors: Training inputs, training targets, test inputs and test targets, on the CPU.
             loading: The trial's loading options.
-            ordered: Hold out the end of the training set, because neighbouring examples are
-                related.
+            ordered: Hold out the end of the training set instead of random examples, for data whose
+                neighbouring examples are related.
         """
         x, y, test_x, test_y = tensors
         if loading.train_fraction < 1:
@@ -303,7 +305,7 @@ def _strata(targets: Any) -> Tensor:
 
 
 def _ends(examples: int, train_fraction: float) -> tuple[slice, slice]:
-    """Return the first examples and the others, which are held out."""
+    """Return the slices of the first examples and of the last examples, which are held out."""
     count = round(train_fraction * examples)
     return slice(count), slice(count, None)
 
@@ -330,8 +332,8 @@ def share(step: int, batch_size: int, rank: int, ranks: int) -> slice:
 def held_out(labels: Tensor, train_fraction: float) -> tuple[Tensor, Tensor]:
     """Return the positions to train on and the held-out positions, both in ascending order.
 
-    The held-out share of each class is rounded to whole images. The held-out images are the same in
-    every trial.
+    The held-out share of each class is rounded to whole examples. The held-out examples are the
+    same in every trial.
 
     Args:
         labels: `[n]` int64 on the CPU.

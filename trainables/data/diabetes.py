@@ -1,4 +1,6 @@
-"""The diabetes data of scikit-learn: 10 measurements of 442 patients, and the disease a year later.
+"""The diabetes data of scikit-learn: the inputs are 10 measurements of each of 442 patients.
+
+The target is a measure of the progression of the disease after one year.
 
 The data are from Efron, Hastie, Johnstone and Tibshirani, "Least angle regression", 2004. The split
 is that of scikit-learn's `train_test_split(..., test_size=100, random_state=0)`.
@@ -21,8 +23,8 @@ TEST_EXAMPLES = 100
 class Diabetes(PackagedSource):
     """342 training and 100 test examples: inputs `[n, 10]`, targets `[n, 1]`, standardised.
 
-    The mean and the standard deviation are those of the training set, so that the mean of the
-    training targets has a mean squared error of 1 on the training set.
+    The mean and the standard deviation are those of the training set. A model that always predicts
+    0, the mean of the training targets, therefore has a mean squared error of 1 on this set.
     """
 
     name: str = "diabetes"

@@ -19,11 +19,11 @@ FEATURES, OUTPUTS = 64, 8
 class IllConditioned(Source):
     """1,000 training and 500 test examples: inputs `[n, 64]`, targets `[n, 8]` without noise.
 
-    The setting `condition` is the condition number of the Hessian of the loss with respect to a
-    row of the weights, which is the covariance of the training inputs. Its eigenvalues are spaced
-    logarithmically from 1 / condition to 1, in a random basis. Each eigenvector has the same
+    The Hessian of the loss with respect to a row of the weights is the covariance of the training
+    inputs. The setting `condition` is the condition number of this matrix, whose eigenvalues are
+    spaced logarithmically from 1 / condition to 1, in a random basis. Each eigenvector has the same
     influence on the targets, whose variance is about 1. The weights `exact_weights(condition)` and
-    a bias of 0 have a loss of 0.
+    a bias of 0 have a loss of 0, up to rounding.
     """
 
     name: str = "illconditioned"

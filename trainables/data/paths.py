@@ -27,7 +27,7 @@ def user_file(name: str, path: str) -> Stamp:
         path: The path in this name.
 
     Raises:
-        HyperparameterError: There is no such file.
+        HyperparameterError: The path cannot be read, or it is not that of a regular file.
     """
     try:
         file = user_path(path)

@@ -27,7 +27,7 @@ MIN_CHARACTERS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Source):
-    """A text with its vocabulary: the characters of the training text, and an unknown character.
+    """A text with a token for each character of the training text, and one for all others.
 
     Attributes:
         text: The whole text.
@@ -52,7 +52,7 @@ class Text(Source):
         return []
 
     def load(self, loading: Loading) -> TensorData:
-        """Load windows of 64 characters and of the 64 next characters, `[n, 64]` int64."""
+        """Load windows of 64 characters and, as targets, the next character at each position."""
         parts = (self._windows(part) for part in split(self.text))
         tensors = [half for part in parts for half in (part[:, :-1], part[:, 1:])]
         return TensorData.load(tensors, loading, ordered=True)

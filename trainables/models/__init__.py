@@ -1,4 +1,4 @@
-"""Models by name: `model(name)` returns a `Model`, which builds a network for given images.
+"""Models by name: `model(name)` returns a `Model`, which builds a network for a dataset.
 
 `large` contains networks of torchvision with small changes, `small` networks that are written for
 this project, and `language` a language model. The initial weights are drawn from torch's global
@@ -75,7 +75,7 @@ class Model:
     task: Task | None = None
 
     def problems(self, name: str, fit: Fit, test_size: int) -> list[str]:
-        """Return one line for each property of the images that the model does not accept."""
+        """Return one line for each property of the inputs that the model does not accept."""
         if fit.size == 1 and not self.vectors:
             models = ", ".join(key for key, model in MODELS.items() if model.vectors)
             return [f"{name} requires images, but the inputs are vectors; choose {models}"]

@@ -1,4 +1,4 @@
-"""Networks for small images, which torchvision does not provide.
+"""Networks for small images and for vectors, which torchvision does not provide.
 
 The ResNets (He et al., CVPR 2016, section 4.2) are those of the NysAct paper's code: three stages
 of 16, 32 and 64 channels with n blocks of two 3 x 3 convolutions each, 6n + 2 layers. The ResNets
@@ -30,8 +30,8 @@ def digits_mlp(
 
     Returns:
         A network `[batch, channels, size, size] -> [batch, classes]`, which also accepts
-        `[batch, channels]` if `size` is 1. On digits, its layers have 65, 129
-        and 129 inputs, including the bias.
+        `[batch, channels]` if `size` is 1. On digits, its layers have 65, 129 and 129 inputs,
+        including the bias.
     """
     hidden = [nn.Linear(channels * size**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
@@ -43,8 +43,8 @@ def digits_cnn(
     """Return a network with three 3 x 3 convolutions and a linear classifier.
 
     Batch normalisation and ReLU follow each convolution. The second convolution halves the height
-    and the width of the feature map. Images of 16 pixels or more need an average pooling before the
-    classifier, whose inputs would otherwise be too many for a dense preconditioner.
+    and the width of the feature map. For images of 15 pixels or more, an average pooling precedes
+    the classifier, which would otherwise have too many inputs for a dense preconditioner.
 
     Args:
         width: Channels of the first convolution; the other two have twice as many.

@@ -1,8 +1,9 @@
 """Recipes: the hyperparameters and settings of each workload, and of each optimizer on it.
 
-Each file contains the recipes of one paper, or those that were tuned for this project, and states
-the source of each value. Recipes are data: they may combine dictionaries, but they do not import
-torch, models or datasets. A changed value changes trial keys.
+`nysact` and `steve` contain the recipes of one paper each and state the source of each value.
+`digits` and `small` contain recipes of this project, `tables` lists all recipes by workload, and
+`tuning` is the procedure that tunes recipes. Recipes are data: they may combine dictionaries, but
+they do not import torch, models or datasets. A changed value changes trial keys.
 
 The as-released variant of a recipe follows the conventions of the paper's released code. The
 corrected variant follows the definitions of this project.

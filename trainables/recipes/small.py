@@ -5,7 +5,6 @@ from dataclasses import replace
 from trainables.recipes import Parameters, Recipe
 from trainables.recipes.digits import PRECONDITIONED
 
-SLOW = {"lr": 0.01, "damping": 1.0}
 SQUARED_ERROR = {"lr": 0.01, "damping": 1.0}
 OPTIMIZERS = {
     "sgd": {"lr": 0.05},
@@ -29,7 +28,7 @@ MNIST5K_AUTOENCODER = replace(
     optimizers={
         **OPTIMIZERS,
         "sgd": {"lr": 0.01},
-        **dict.fromkeys(("foof", "nysact-s", "nysact-g"), SLOW),
+        **dict.fromkeys(("foof", "nysact-s", "nysact-g"), SQUARED_ERROR),
         "ekfac": {"lr": 0.003, "damping": 3.0, "basis_interval": 50},
     },
     parameters=Parameters(exact=223_456),

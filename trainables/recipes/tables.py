@@ -61,4 +61,4 @@ USER_DATA: Mapping[str, UserData] = {
     "text": UserData("text:PATH/MODEL", {"gpt": small.TEXT_GPT}),
     "array": UserData("array:FILE.npz/MODEL", ARRAY_RECIPES),
 }
-"""By prefix; `trainables.data.USER_DATASETS` opens the data."""
+"""The workloads with a user's data, by prefix; `trainables.data.USER_DATASETS` opens the data."""

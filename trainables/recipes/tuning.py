@@ -1,10 +1,11 @@
 """The procedure that tunes recipes: spaces, configurations, and the ledger of the scores.
 
 Every optimizer has the same budget: `BUDGET` configurations, each trained with `SEEDS`, which no
-study uses, on the fraction `TRAIN_FRACTION` of the training set. The score of a configuration is
-the mean over the seeds of the workload's headline metric on the held-out examples after the last
-epoch. The best configuration is the recipe's; of equal configurations, that with the smaller index.
-`python -m studies tune-recipe` runs the procedure.
+study uses, on the fraction `TRAIN_FRACTION` of the training set. The score of a trial is the
+workload's headline metric on the held-out examples after the last epoch. The recipe has the values
+of the configuration with the best mean score over the seeds. If several configurations have this
+mean, the configuration with the smallest index is used. `python -m studies tune-recipe` runs the
+procedure.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ SCORE_DIGITS = 6  # significant digits of a score in a ledger
 Space = Mapping[str, tuple[float, float]]
 """The smallest and the largest value of each tuned hyperparameter. Scales are logarithmic."""
 
-# Wide enough for cross-entropy and for squared errors that are summed over the outputs, for which the
-# best learning rates are 10 to 100 times as small. A pilot with seed 100 on digits/autoencoder and
-# the measurements of docs/digits.md have their best values inside.
+# The spaces suit the cross-entropy and also squared errors that are summed over the outputs. For
+# these errors, the best learning rates are 10 to 100 times smaller. The best values in
+# docs/digits.md and in a pilot with seed 100 on digits/autoencoder are inside the spaces.
 _INPUTS = {"lr": (1e-3, 1.0), "damping": (0.03, 10.0)}
 SPACES: Mapping[str, Space] = {
     "sgd": {"lr": (1e-3, 1.0)},
@@ -51,15 +52,17 @@ SPACES: Mapping[str, Space] = {
 }
 """The space of each optimizer. All other hyperparameters have the recipe's or the default value."""
 
-_BASES = (2, 3, 5)  # of the second, third and fourth hyperparameter of a space
+# Bases of the radical inverses, for the second, third and fourth hyperparameter of a space.
+_BASES = (2, 3, 5)
 
 
 def configurations(optimizer: str, budget: int = BUDGET) -> list[dict[str, float]]:
     """Return the configurations of an optimizer, in the order of their indices.
 
-    They are the points of a Hammersley set (Hammersley 1960), which is even in each hyperparameter
-    and in each pair of them, on logarithmic scales and rounded to `DIGITS` significant digits. The
-    first hyperparameter rises with the index. Nothing is random.
+    They are the points of a Hammersley set (Hammersley 1960) on logarithmic scales. The set covers
+    the range of each hyperparameter, and of each pair of hyperparameters, evenly and without random
+    numbers. The first hyperparameter rises with the index. Values are rounded to `DIGITS`
+    significant digits.
 
     Args:
         optimizer: A name in `SPACES`.
@@ -126,7 +129,7 @@ class Ledger:
 
     Attributes:
         metric: The metric of the scores, such as `val/accuracy`.
-        rows: The trials, those of a configuration one after another.
+        rows: The trials, grouped by configuration.
     """
 
     metric: str
@@ -156,7 +159,10 @@ class Ledger:
         return candidates[0] if candidates and not math.isnan(candidates[0].mean) else None
 
     def edges(self, optimizer: str) -> list[str]:
-        """Return the hyperparameters whose value in the winner is the smallest or largest tried."""
+        """Return the hyperparameters that are at an end of their range in the winner.
+
+        The winner's value is the smallest or the largest of all configurations.
+        """
         winner = self.winner(optimizer)
         if winner is None:
             return []
@@ -170,8 +176,8 @@ class Ledger:
     def to_csv(self) -> str:
         """Return the ledger as CSV; equal ledgers give equal text.
 
-        The columns are `optimizer configuration`, the hyperparameters, `seed status`, the metric
-        and `mean`, the mean of the configuration.
+        The columns are `optimizer`, `configuration`, the hyperparameters, `seed`, `status`, the
+        metric, and `mean`, which is the mean score of the configuration.
         """
         names = list(dict.fromkeys(name for row in self.rows for name in row.values))
         means = {
@@ -218,7 +224,7 @@ class Ledger:
 
 
 def _mean(scores: Sequence[float]) -> float:
-    """Return the mean of the scores as a ledger has them, or nan if a score is not finite."""
+    """Return the mean of the scores as rounded in the CSV file, or nan if a score is not finite."""
     values = [_rounded(score, SCORE_DIGITS) for score in scores]
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
