@@ -56,7 +56,9 @@ def planned(
     workload: str = "digits/cnn",
 ) -> list[Trial]:
     """Return a trial of each arm for each seed. The configurations are not those of a recipe."""
-    return [Trial(arm, _config(arm, seed, epochs, workload)) for seed in range(seeds) for arm in arms]
+    return [
+        Trial(arm, _config(arm, seed, epochs, workload)) for seed in range(seeds) for arm in arms
+    ]
 
 
 def _config(arm: Arm, seed: int, epochs: int, workload: str) -> TrialConfig:

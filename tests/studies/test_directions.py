@@ -134,7 +134,9 @@ def test_equivalence_is_only_decided_for_metrics_in_percent(mirrors):
         return 0.7 + 1e-6 * trial.config.seed * trial.arm.overrides["rank"]
 
     arms = [arm for arm in folders.ARMS if arm.optimizer == "nysact-s"]
-    study = replace(folders.STUDY, arms=arms, figure=LevelFigure(factor="rank", panels=("nysact-s",)))
+    study = replace(
+        folders.STUDY, arms=arms, figure=LevelFigure(factor="rank", panels=("nysact-s",))
+    )
     higher, lower = mirrors(study, nearly_equal).values()
     assert "all levels are equivalent" in higher.text
     for part in ("equivalent", "percentage points"):
