@@ -49,8 +49,16 @@ def run_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     return run
 
 
-def test_default_plan_is_the_papers_figure():
+def test_default_plan_has_more_extreme_ranks_than_the_papers_figure():
     planned = trials()
+    assert len(planned) == 42 and len({trial.config.trial_key for trial in planned}) == 42
+    assert {trial.arm.label for trial in planned if trial.arm.factors} == {
+        f"nysact-{kind} rank={rank}" for kind in "sg" for rank in (1, 2, 5, 10, 20, 40)
+    }
+
+
+def test_plan_on_another_workload_is_the_papers_figure():
+    planned = plan(STUDY, Options(), "digits/cnn").trials
     assert len(planned) == 30 and len({trial.config.trial_key for trial in planned}) == 30
     assert {trial.arm.label for trial in planned if trial.arm.factors} == {
         f"nysact-{kind} rank={rank}" for kind in "sg" for rank in (5, 10, 15, 20)
@@ -61,8 +69,8 @@ def test_default_plan_is_the_papers_figure():
 
 def test_adding_seeds_or_levels_keeps_existing_trials():
     five, six = ({t.config.trial_key for t in trials(seeds=list(range(n)))} for n in (5, 6))
-    assert five < six and len(six - five) == 10
-    extended = trials(levels={"rank": [5, 10, 15, 20, 25]}, seeds=list(range(5)))
+    assert five < six and len(six - five) == 14
+    extended = trials(levels={"rank": [1, 2, 5, 10, 20, 30, 40]}, seeds=list(range(5)))
     keys = {trial.config.trial_key for trial in extended}
     assert five < keys and len(keys - five) == 10
 
@@ -86,7 +94,7 @@ def test_two_arms_with_the_same_trials_are_refused():
     arms = [Arm(optimizer="sgd"), Arm(optimizer="sgd", overrides={"lr": 0.1}, factors=("lr",))]
     study = Study(**{**vars(STUDY), "arms": arms})
     with pytest.raises(ValueError, match=r"arms sgd and sgd lr=0\.1 are the same trials"):
-        study.trials()
+        study.trials("digits/cnn")
 
 
 INVALID_ARGUMENTS = [
@@ -95,9 +103,10 @@ INVALID_ARGUMENTS = [
     (["--seeds", "4294967296,"], ["--seeds = 4294967296,"]),
     (
         ["--only", "rank=0"],
-        ["--only rank=0: not a level of ablation_rank; its levels are 5, 10, 15, 20"],
+        ["--only rank=0: not a level of ablation_rank; its levels are 1, 2, 5, 10, 20, 40"],
     ),
-    (["--only", "rank=8"], ["its levels are 5, 10, 15, 20"]),
+    (["--only", "rank=8"], ["its levels are 1, 2, 5, 10, 20, 40"]),
+    (["--only", "rank=8", "--workload", "digits/cnn"], ["its levels are 5, 10, 15, 20"]),
     (["--only", "rank"], ["--only rank: must have the form NAME=VALUE, such as rank=5,10"]),
     (
         ["--levels", "rank=100000"],
@@ -297,7 +306,7 @@ def test_missing_data_are_refused_before_anything_is_written(
 
 def test_dry_run_prints_the_plan_and_starts_nothing(run_study, tmp_path: Path):
     code, out, _ = run_study("--dry-run")
-    assert code == 0 and "30 to go" in out and "nysact-g rank=20" in out
+    assert code == 0 and "42 to go" in out and "nysact-g rank=20" in out
     text = " ".join(out.split())
     assert "With 3 seeds, one unpaired t-test of two arms at the 5% level has 80% power" in text
     assert "to detect a difference of 3.1 standard deviations over seeds. The" in text
@@ -382,7 +391,7 @@ def test_status_show_and_explain_describe_the_trials_of_a_folder(
     code, out, _ = run_studies_command(
         "explain", first.config.trial_key[:8], second.config.trial_key
     )
-    assert code == 0 and out == "hyperparameters.rank: 5 | 10\n"
+    assert code == 0 and out == "hyperparameters.rank: 1 | 2\n"
     code, _, err = run_studies_command("show", "ffffff")
     assert code == 2 and "ffffff: matches the keys of 0 trials in outputs" in err
 

@@ -53,7 +53,8 @@ def test_log_shows_counts_and_running_trials(trials, monkeypatch):
 
 def test_log_shows_the_headline_metric_of_the_workload(monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    [sgd] = replace(STUDY, arms=[Arm(optimizer="sgd")]).trials("digits/autoencoder", seeds=[0])
+    study = replace(STUDY, arms=[Arm(optimizer="sgd")], arms_on={})
+    [sgd] = study.trials("digits/autoencoder", seeds=[0])
     log = console(terminal=False)
     with StudyProgress([sgd], log) as study_progress:
         study_progress.epoch(sgd.config.trial_key, 0, {"test/loss": 32.0, "test/mse": 1.0625})

@@ -30,6 +30,7 @@ FIRST = replace(
     name="first",
     arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")],
     figure=LevelFigure(factor="rank", panels=("nysact-s",), references=("sgd",)),
+    arms_on={},
     extra_figures=[],
 )
 SECOND = replace(
@@ -92,8 +93,7 @@ def test_several_workloads_give_a_report_each(tmp_path: Path, trained: list[str]
 
 
 def test_report_of_the_default_workload_has_its_headline_metric(tmp_path: Path, trained: list[str]):
-    study = replace(STUDY, name="error", arms=FIRST.arms, figure=FIRST.figure, extra_figures=[])
-    assert study.workload == DEFAULT_WORKLOAD
+    study = replace(FIRST, name="error", workload=DEFAULT_WORKLOAD)
     assert run_command(tmp_path, study, optimizers=["sgd"], seeds=[0, 1]) == 0
     assert trained == ["sgd s0", "sgd s1"]
     [folder] = tmp_path.glob("reports/error/*")
