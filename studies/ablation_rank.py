@@ -3,7 +3,8 @@
 from studies import Arm, LevelFigure, ResidualFigure, Study, grid, main
 
 RANKS = [5, 10, 15, 20]
-# The layers of the default workload have 17 to 129 inputs, so that ranks 1 and 40 are extremes.
+# The layers of the default workload have 17 to 129 inputs. A layer with at most 40 inputs is stored
+# exactly at rank 40.
 RANKS_ON_AUTOENCODER = [1, 2, 5, 10, 20, 40]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from studies import Arm, CurveFigure, Study, grid, main
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "kfac", "eva", "foof", "nysact-g", "nysact-s")
-# On the default workload, also the optimizers of the STEVE paper, and others.
+# The default workload has additional arms for the optimizers of the STEVE paper and four others.
 ON_AUTOENCODER = (
     *OPTIMIZERS,
     *("steve", "ekfac", "soap", "shampoo", "sketchysgd", "adahessian"),

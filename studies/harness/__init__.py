@@ -1,6 +1,8 @@
 """The code of the driver, the process that plans, executes, tracks and reports artefacts.
 
-An artefact is a study, search, probe or cost study, which reproduces a table or figure of a paper.
+An artefact is a study, search, probe or cost study, which reproduces a table or figure of a paper,
+or the tuning of a workload's recipe.
+
 Each folder is a room, and a room imports only lower rooms. The rooms, from top to bottom:
 
 1. `command`

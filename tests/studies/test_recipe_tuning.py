@@ -141,10 +141,10 @@ def test_the_report_warns_of_edges_and_of_missing_results(tmp_path: Path):
     write_scores(adam, lambda *trial: None)
     content = report(plan)
     assert content.findings == [
-        "sgd: the winner is at the edge of its space (lr=0.0012); a value outside the space may be "
-        "better.",
+        "sgd: the winner has the smallest or largest value tried (lr=0.0012); a value beyond it may "
+        "be better.",
         "adam: no configuration has completed with all seeds.",
-        "foof: 48 trials have not ended, so the winner is not final.",
+        "foof: 48 trials to go, so there is no final winner yet.",
     ]
     recipe = (plan.folder / "recipe.py").read_text()
     assert recipe == 'optimizers={\n    "sgd": {"lr": 0.0012},\n},\n'
@@ -185,7 +185,7 @@ def run_studies_command(
         ),
         (
             [WORKLOAD, "--optimizers", "sgd,fof"],
-            '--optimizers = "fof": has no space for tuning. Did',
+            '--optimizers = "fof": tune-recipe has no search space for it. Did',
         ),
         ([WORKLOAD, "--max-concurrent", "0"], "--max-concurrent = 0: must be an integer >= 1"),
         ([WORKLOAD, "--seeds", "3"], "--seeds: unknown option."),

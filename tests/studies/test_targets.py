@@ -118,8 +118,20 @@ def frame() -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("metric", "of", "share", "value", "text"),
     [
-        ("test/mse", "last", 0.8, 1.25, "r: 1 / 0.8 x 1.000, the mean mse of the last epoch"),
-        ("test/mse", "best", 0.8, 0.5, "r: 1 / 0.8 x 0.4000, the mean mse of the best epoch"),
+        (
+            "test/mse",
+            "last",
+            0.8,
+            1.25,
+            "r; for mse, 1 / 0.8 x 1.000, the mean mse of the last epoch",
+        ),
+        (
+            "test/mse",
+            "best",
+            0.8,
+            0.5,
+            "r; for mse, 1 / 0.8 x 0.4000, the mean mse of the best epoch",
+        ),
         ("test/mse", "last", 1.0, 1.0, "r: 1.000, the mean mse of the last epoch"),
         (
             "test/accuracy",

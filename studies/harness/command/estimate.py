@@ -96,15 +96,15 @@ def committed(root: Path) -> dict[Cost, dict[int, float]]:
 
 
 def _epoch_seconds(
-    config: TrialConfig, known: Mapping[int, float] | None, per_image: float
+    config: TrialConfig, known: Mapping[int, float] | None, per_example: float
 ) -> float:
     if known:
         return known[min(known, key=lambda size: abs(math.log(size / config.batch_size)))]
-    return per_image * workload(config.workload).source.train_examples * config.train_fraction
+    return per_example * workload(config.workload).source.train_examples * config.train_fraction
 
 
 def probe(config: TrialConfig, steps: int = PROBE_STEPS) -> tuple[float, int]:
-    """Time some steps with random inputs, or examples of a plugin, on one thread.
+    """Time some steps on one thread, with random inputs or with the examples of a plugin.
 
     Returns the training seconds per example, and the bytes of a checkpoint.
 

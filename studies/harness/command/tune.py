@@ -17,7 +17,7 @@ OFFERED = {
 }
 HELP = {
     "dry_run": "Print the number of trials and the estimated time, and exit.",
-    "report_only": "Train nothing; write the ledger from the results in the output folder.",
+    "report_only": "Train nothing; write the scores of the trials in the output folder.",
     "optimizers": "Tune only these optimizers.  [default: all]",
 }
 
@@ -49,7 +49,8 @@ COMMAND = click.Command(
     "tune-recipe",
     callback=_tune,
     params=[click.Argument(["workload"]), *_flags()],
-    help="Tune the hyperparameters of a workload's recipe, with an equal budget for each optimizer: "
-    "16 configurations and 3 seeds. Write the scores to OUT/tune-recipe, and print the best values.",
+    help="Tune the hyperparameters of a workload's recipe. Each optimizer has the same budget: 16 "
+    "configurations with 3 seeds each. Write the scores to OUT/tune-recipe, and print the best "
+    "values.",
     epilog=EXIT_CODES,
 )

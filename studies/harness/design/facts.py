@@ -1,4 +1,4 @@
-"""The facts of an artefact (a study, search, probe or cost study), such as the claim it tests."""
+"""The facts of an artefact (a study, for example), such as its title and the claim it tests."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Facts:
         title: Title of the report.
         paper: Name of the paper whose result is reproduced; `ours` for a user-defined artefact.
         table: The table or figure of the paper; may be empty.
-        claim: The claim that is tested.
+        claim: The claim that is tested; empty for the tuning of a recipe, which tests none.
         claimed_by_paper: False if the claim is this project's and not the paper's.
-        falsifier: The outcome that would contradict the claim.
+        falsifier: The outcome that would contradict the claim; empty without a claim.
         published: The workloads that the paper uses, each with the settings of the paper that
             differ from the workload's recipe.
         reconstructed: Choices of the artefact that the paper does not state.

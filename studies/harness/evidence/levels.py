@@ -35,9 +35,9 @@ class LevelVerdict:
         tied: The best level and the levels that are not significantly different from it (paired
             t-tests, Holm-corrected over the pairs of these levels).
         verdict: EQUIVALENT if every pair of levels is equal within `SAME` (two one-sided tests at
-            5% each; only for metrics in percent). Otherwise, for a grid of three or more numbers, EDGE if
-            the best level is its first or last one and no inner level is tied with it, and INSIDE
-            if neither end is tied with the best level. INCONCLUSIVE in all other cases.
+            5% each; only for metrics in percent). Otherwise, for a grid of three or more numbers,
+            EDGE if the best level is its first or last one and no inner level is tied with it, and
+            INSIDE if neither end is tied with the best level. INCONCLUSIVE in all other cases.
         suggestion: A level that continues the grid beyond the edge, if the optimizer allows it.
         as_released: True for the levels of the as-released variant.
         lost: Levels with trials that ended without a result, such as `10.0 (3 of 3)`. These levels

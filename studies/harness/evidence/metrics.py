@@ -13,12 +13,12 @@ import trainables.metrics
 from precond.hyperparameters import HyperparameterError, nearest
 
 FEW = 5
-HEADLINE = "headline"  # stands for the headline metric of a workload
+HEADLINE = "headline"  # stands for the metric that describes a workload's results: `Task.headline`
 PARTS = ("train", "test", "val")
 
 
 def higher_is_better(metric: str) -> bool:
-    """Return True if larger values are better: for accuracies, not for losses, seconds or bytes."""
+    """Return True if larger values of a metric are better, such as those of an accuracy."""
     return trainables.metrics.metric(metric).higher_is_better
 
 

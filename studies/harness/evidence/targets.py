@@ -80,7 +80,7 @@ class Times:
 
     @property
     def value(self) -> float:
-        """The value of the target; a value that no run reaches while there is none."""
+        """The value of the target; without a target, an infinity that no run reaches."""
         never = math.inf if self.higher else -math.inf
         return self.target.value if self.target else never
 
@@ -106,7 +106,7 @@ class Times:
         return hits(self.curves.get(arm, {}), self.value, self.higher, whole=True)
 
     def grid(self) -> list[float]:
-        """Return evenly spaced targets, from the best value of a first epoch to the best of any epoch."""
+        """Return evenly spaced targets, from the best first epoch of a run to the best epoch."""
         runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
         if not runs:
             return []
@@ -145,7 +145,7 @@ def target_of_runs(
         return Target(mean, f"{rule}: {text}")
     if higher_is_better(metric):
         return Target(share * mean, f"{rule}: {share:g} x {text}")
-    return Target(mean / share, f"{rule}: 1 / {share:g} x {text}")
+    return Target(mean / share, f"{rule}; for {metric_name(metric)}, 1 / {share:g} x {text}")
 
 
 def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:

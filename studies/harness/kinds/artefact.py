@@ -107,9 +107,9 @@ class Driver:
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact(Facts):
-    """A table or figure of a paper that a command reproduces.
+    """A table or figure of a paper that a command reproduces, or the tuning of a recipe.
 
-    A study file defines an artefact as a literal.
+    A study file defines an artefact as a literal. The command `tune-recipe` creates the tuning.
 
     A kind is a folder beside this file. It contains a subclass of this class, and the modules
     `plan`, `execute` and `report` with the functions that the methods below call. These modules

@@ -25,9 +25,10 @@ def section(trials: Sequence[Trial]) -> list[Block]:
         groups.setdefault(trial.arm.optimizer + variant, []).append(trial)
     rows = [[name, *_cells(ledger, members)] for name, members in groups.items()]
     text = (
-        f"`python -m studies tune-recipe {workload}` chose the values of the recipe: the same number "
-        "of configurations for each optimizer, compared on a held-out part of the training set "
-        "with seeds that no study uses. A score is not a result, because it is the best of many."
+        f"`python -m studies tune-recipe {workload}` chose the values of the recipe. It trained the "
+        "same number of configurations of each optimizer, with seeds that no study uses. The score "
+        f"of a configuration is its mean {words(ledger.metric)}, measured on a held-out part of the "
+        "training set. The scores in this table are not results, because each is the best of many."
     )
     header = ["optimizer", "space", "trials", "values of the recipe", "score", "this study"]
     caption = f"Tuning of the recipe. Scores: mean {words(ledger.metric)}."
@@ -36,7 +37,7 @@ def section(trials: Sequence[Trial]) -> list[Block]:
 
 
 def _cells(ledger: Ledger, trials: Sequence[Trial]) -> list[str]:
-    """Return the cells of the trials of an optimizer, without its name."""
+    """Return the cells of an optimizer after its name; `trials` are its trials in the study."""
     optimizer = trials[0].arm.optimizer
     rows = [row for row in ledger.rows if row.optimizer == optimizer]
     winner = ledger.winner(optimizer)

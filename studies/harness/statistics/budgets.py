@@ -41,7 +41,8 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
     if not higher:
         scored = scored[::-1]
     rank = np.arange(1, total + 1)
-    # The probability that the i-th worst configuration is the best of a draw; failed ones first.
+    # The probability that the i-th worst configuration is the best of a draw. The failed
+    # configurations are the worst ones.
     weights = np.full(total, 1 / total) if total else np.empty(0)
     rows = []
     for k in range(1, total + 1):
@@ -50,7 +51,7 @@ def best_of_k(scores: Sequence[float], higher: bool = True) -> pd.DataFrame:
             share = chances / chances.sum()
             quantiles = ((1 - BAND) / 2, 0.5, (1 + BAND) / 2)
             lo, median, hi = (_quantile(scored, share, q) for q in quantiles)
-            # `scored` is sorted from worst to best, so for a loss lo is above hi.
+            # `scored` descends if smaller scores are better, and lo is then above hi.
             spread = (float(share @ scored), min(lo, hi), median, max(lo, hi))
         else:
             spread = (math.nan,) * 4

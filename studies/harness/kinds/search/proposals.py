@@ -169,9 +169,8 @@ def outcome(proposal: Proposal, root: Path, score: str) -> Outcome:
 def best(outcomes: list[Outcome], higher: bool) -> Outcome | None:
     """Return the outcome with the best score, or None if no outcome has a score.
 
-    The best score is the highest if `higher` is True, and the lowest otherwise.
-
-    Of equal scores, the one with the lower loss is returned, then the one with the lower number.
+    The best score is the highest if `higher` is True, and the lowest otherwise. Of outcomes with
+    equal scores, the one with the lower loss is returned, and of equal losses, the earlier one.
     """
     sign = -1 if higher else 1
     scored = [outcome for outcome in outcomes if not math.isnan(outcome.score)]

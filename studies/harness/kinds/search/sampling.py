@@ -137,10 +137,12 @@ def _study(
     space: Space,
     outcomes: Sequence[Outcome],
     higher: bool,
-    kind: optuna.samplers.BaseSampler,
+    sampler: optuna.samplers.BaseSampler,
 ) -> optuna.Study:
     direction = "maximize" if higher else "minimize"
-    study = optuna.create_study(storage=storage, study_name=name, sampler=kind, direction=direction)
+    study = optuna.create_study(
+        storage=storage, study_name=name, sampler=sampler, direction=direction
+    )
     for outcome in outcomes:
         study.add_trial(_trial(outcome, space))
     shared = outcomes[-1].proposal.attributes.get("study", {}) if outcomes else {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from studies.harness.published.verdicts import Measured
     from studies.harness.report.document import Block
 
-MEASUREMENTS = ("time/", "mem/", "system/", "diag/")  # prefixes of the other metrics
+MEASUREMENTS = ("time/", "mem/", "system/", "diag/")  # prefixes of metrics of every workload
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Study(Artefact):
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
 
-        If its recipe has no as-released variants, all arms are corrected variants.
+        If the workload's recipe has no as-released variants, all arms are corrected variants.
 
         If arms vary a single factor and none of them has the recipe's value of the factor, an arm
         with this value is added. All ablations share its trials and compare the other levels with
@@ -121,7 +121,7 @@ class Study(Artefact):
 
 
 def _distinct(arms: Sequence[Arm], workload: str) -> list[Arm]:
-    """Return the arms; without as-released variants, each pair of variants is one arm."""
+    """Return the arms; each once, and corrected, if the workload has no as-released variants."""
     from trainables.workloads import find_recipe
 
     try:

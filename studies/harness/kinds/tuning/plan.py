@@ -44,8 +44,9 @@ def plans(tuning: RecipeTuning, options: Options) -> list[TuningPlan]:
 
 def _plan(tuning: RecipeTuning, options: Options, name: str) -> TuningPlan:
     optimizers = list(dict.fromkeys(options.optimizers or SPACES))
+    no_space = f"{tuning.name} has no search space for it"
     errors = {
-        f'--optimizers = "{optimizer}": has no space for tuning.{nearest(optimizer, SPACES)}': None
+        f'--optimizers = "{optimizer}": {no_space}.{nearest(optimizer, SPACES)}': None
         for optimizer in optimizers
         if optimizer not in SPACES
     }

@@ -9,7 +9,7 @@ import math
 
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import ledger as tables
-from studies.harness.evidence.metrics import show
+from studies.harness.evidence.metrics import count, show
 from studies.harness.evidence.status import FAILED, IN_FLIGHT, NOT_RUN
 from studies.harness.kinds.tuning.plan import TuningPlan
 from studies.harness.report import document, protocol
@@ -28,7 +28,10 @@ def report(plan: TuningPlan) -> Report:
     """Write `ledger.csv`, `recipe.py` and the report, and return the content of the report."""
     ledger = read(plan)
     rows = [_winner(ledger, optimizer) for optimizer in ledger.optimizers]
-    caption = f"Means of {ledger.metric} over {len(plan.artefact.seeds)} seeds."
+    caption = (
+        f"Means of {ledger.metric} over {len(plan.artefact.seeds)} seeds. At an edge: "
+        "hyperparameters whose value in the best configuration is the smallest or largest tried."
+    )
     files = {
         "ledger.csv": ledger.to_csv(),
         "recipe.py": literal(ledger, find_recipe(plan.workload)),
@@ -39,6 +42,7 @@ def report(plan: TuningPlan) -> Report:
         *protocol.paragraphs(plan.artefact, plan.trials),
         Heading("Winners"),
         table,
+        Text(caption, note=True),
         Text("", items=tuple(_warnings(ledger)), finding=True),
     ]
     title = f"{plan.artefact.title} of {plan.workload}"
@@ -77,7 +81,7 @@ def literal(ledger: Ledger, recipe: Recipe) -> str:
 
 
 def _winner(ledger: Ledger, optimizer: str) -> list[str]:
-    """Return the cells of an optimizer: the two best configurations and the edges."""
+    """Return the row of an optimizer in the table of winners."""
     cells = []
     for candidate in [*ledger.ranking(optimizer), None][:2]:
         if candidate is None or math.isnan(candidate.mean):
@@ -100,13 +104,16 @@ def _warnings(ledger: Ledger) -> list[str]:
     for name in ledger.optimizers:
         winner, edges = ledger.winner(name), ledger.edges(name)
         if unfinished := _unfinished(ledger, name):
-            lines.append(f"{name}: {unfinished} trials have not ended, so the winner is not final.")
+            to_go = count(unfinished, "trial")
+            lines.append(f"{name}: {to_go} to go, so there is no final winner yet.")
         elif winner is None:
             lines.append(f"{name}: no configuration has completed with all seeds.")
         elif edges:
             names = " and ".join(f"{edge}={winner.values[edge]:g}" for edge in edges)
-            advice = "a value outside the space may be better"
-            lines.append(f"{name}: the winner is at the edge of its space ({names}); {advice}.")
+            lines.append(
+                f"{name}: the winner has the smallest or largest value tried ({names}); a value "
+                "beyond it may be better."
+            )
     return lines
 
 
@@ -114,7 +121,8 @@ def _procedure(plan: TuningPlan) -> str:
     seeds = ", ".join(map(str, plan.artefact.seeds))
     return (
         f"Each optimizer has {plan.artefact.budget} configurations, which are trained with the "
-        f"seeds {seeds} on {TRAIN_FRACTION:.0%} of the training set. The best configuration is "
-        f"that with the best mean of {plan.metric}, measured on the held-out examples after the last "
-        "epoch. A configuration with a trial that did not complete ranks below all others."
+        f"seeds {seeds} on {TRAIN_FRACTION:.0%} of the training set. The other examples are held "
+        f"out. The winner is the configuration with the best mean of {plan.metric}, measured on the "
+        "held-out examples after the last epoch. A configuration with a trial that did not "
+        "complete ranks below all others."
     )

@@ -31,7 +31,9 @@ from studies.harness.report.figures.style import (
 
 # An axis that is not logarithmic ends at the worst mean after this fraction of the epochs.
 SETTLED = 0.2
-FLAT = 0.005  # smallest range of the best of k: in parts of 100%, or relative to the scores
+# Smallest range of the vertical axis of the best of k: this fraction of 100% for metrics in percent,
+# otherwise of the largest mean.
+FLAT = 0.005
 LINES = ((SUBJECT, "-"), *REFERENCES)  # the styles of the arms in the figure of diagnostics
 # The title of each panel of diagnostics, and True for a logarithmic axis.
 DIAGNOSTICS = {

@@ -114,7 +114,7 @@ def _limits(arms: Sequence[ArmRow], metric: str) -> tuple[float, float]:
     They contain all means and intervals, except very bad means and the ends of very wide intervals.
     """
     scale, ceiling = unit(metric).scale, math.inf
-    sign = 1 if higher_is_better(metric) else -1  # below, larger values are better
+    sign = 1 if higher_is_better(metric) else -1  # after multiplication, larger values are better
     means = [sign * scale * arm["mean"] for arm in arms]
     if unit(metric).percent:
         ceiling = 100.0 if sign > 0 else 0.0
@@ -190,7 +190,7 @@ def _line(
 
 
 def _mark_at_edge(axes: Axes, x: float, arm: ArmRow, metric: str, color: str, row: int) -> None:
-    """Mark an arm at the edge of the axis with the worst values.
+    """Mark an arm at the end of the vertical axis where the values are worst.
 
     A cross marks trials without a result, with their number k/n. An arrow marks a mean beyond the
     axis, with its value.
