@@ -263,7 +263,7 @@ class UserLoss(Task):
 
 
 class WithMetrics(Task):
-    """A task with a plugin's metrics in place of its own.
+    """A task whose metrics are those of a plugin.
 
     Args:
         task: The task.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import folders
 import numpy as np
@@ -259,6 +259,7 @@ def test_mirrored_curves_shrinkage_and_budgets():
 def test_asha_stops_the_same_trials_for_mirrored_scores(tmp_path: Path):
     from studies.harness.cluster.search import _Asha
 
+    tune: Any = None
     scores, stopped = [0.5, 0.9, 0.3, 0.8, 0.95, 0.6, 0.2, 0.7], []
     for workload, metric in METRICS.items():
         search = SearchPlan(
@@ -274,11 +275,11 @@ def test_asha_stops_the_same_trials_for_mirrored_scores(tmp_path: Path):
         scheduler = _Asha(proposer, proposer.root, lambda key: None)
         decisions = []
         for number, score in enumerate(scores):
-            trial = SimpleNamespace(trial_id=str(number), config={"key": str(number)})
-            scheduler.on_trial_add(None, trial)
+            trial: Any = SimpleNamespace(trial_id=str(number), config={"key": str(number)})
+            scheduler.on_trial_add(tune, trial)
             value = score if search.higher else 1 - score
             result = {proposer.score: value, "epoch": 1, "time/train_s": 1.0, "time/eval_s": 1.0}
-            decisions.append(scheduler.on_trial_result(None, trial, result))
+            decisions.append(scheduler.on_trial_result(tune, trial, result))
         stopped.append([i for i, decision in enumerate(decisions) if decision == "STOP"])
     expected = [i for i in range(1, 8) if scores[i] < np.percentile(scores[:i], 75)]
     assert stopped == [expected, expected] and expected == [2, 5, 6, 7]

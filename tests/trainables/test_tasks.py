@@ -310,7 +310,9 @@ def test_a_task_with_other_metrics_keeps_its_loss_and_targets(name: str, tmp_pat
         "epochs=6,", "epochs=6, metrics={'surprisal': SURPRISAL}, higher_is_better=False,"
     )
     task = {"noise": "RECONSTRUCTION", "counting": "NEXT_TOKEN", "signs": "SEGMENTATION"}
-    metric = f"from trainables import tasks\nSURPRISAL = tasks.{task[name.partition('/')[0]]}.loss\n"
+    metric = (
+        f"from trainables import tasks\nSURPRISAL = tasks.{task[name.partition('/')[0]]}.loss\n"
+    )
     load(tmp_path, metric + code)
     trainer = Trainer(resolve(name, "sgd"), torch.device("cpu"))
     evaluated = trainer.evaluate()

@@ -197,8 +197,8 @@ def _search_note(results: SearchResults) -> str:
         f"winner is too {sides[0]} on average, because it is the {sides[1]} of many; it is not a "
         "result.",
         f"Shrinkage: {difference}{percent}. Its 95% t-interval is computed from the fresh seeds "
-        "alone. The shrinkage also contains the effects of the different evaluation data and of "
-        "the larger training set.",
+        "alone. The shrinkage also contains the effects of the different evaluation data and of the "
+        "larger training set.",
         f"Time: the sum of the {_devices(results)}-seconds that the workers spent on training and "
         "evaluating all configurations. The time depends on the machine and on the number of "
         "concurrent trials.",
