@@ -74,7 +74,7 @@ def autoencoder(channels: int = 1, size: int = 8) -> nn.Sequential:
     """Return a deep autoencoder with ReLU and without normalisation.
 
     The widths are 128, 64, 32 and 16 (the code), and the same in reverse. Deep autoencoders are a
-    classical test of second-order optimizers (Martens 2010; Martens and Grosse 2015).
+    classical test of second-order optimizers (Martens 2010; Martens and Grosse 2015). The initial weights are those of He et al. (2015).
 
     Args:
         channels: Channels of the images, or the length of vectors.
