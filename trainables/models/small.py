@@ -74,7 +74,8 @@ def autoencoder(channels: int = 1, size: int = 8) -> nn.Sequential:
     """Return a deep autoencoder with ReLU and without normalisation.
 
     The widths are 128, 64, 32 and 16 (the code), and the same in reverse. Deep autoencoders are a
-    classical test of second-order optimizers (Martens 2010; Martens and Grosse 2015). The initial weights are those of He et al. (2015).
+    classical test of second-order optimizers (Martens 2010; Martens and Grosse 2015). The initial
+    weights are those of He et al. (2015).
 
     Args:
         channels: Channels of the images, or the length of vectors.
@@ -88,7 +89,11 @@ def autoencoder(channels: int = 1, size: int = 8) -> nn.Sequential:
     widths = [values, 128, 64, 32, 16, 32, 64, 128, values]
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        linear = nn.Linear(inputs, outputs)
+        # With torch's default, the signal shrinks in each layer, and many runs learn only the mean.
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
     layers.pop()  # no ReLU after the last layer
     shape = [nn.Unflatten(1, (channels, size, size))] if size > 1 else []
     return nn.Sequential(*layers, *shape)
