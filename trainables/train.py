@@ -305,8 +305,8 @@ class Trainer:
         return {"loss": loss, **self._task.values(loss, [total / units for total in measures])}
 
     def _laid_out(self, inputs: Any) -> Any:
-        """Return inputs in the memory format of the trial."""
-        if not isinstance(inputs, Tensor):
+        """Return images in the memory format of the trial, and other inputs unchanged."""
+        if not isinstance(inputs, Tensor) or inputs.dim() != 4:
             return inputs
         return inputs.contiguous(memory_format=self._layout)
 

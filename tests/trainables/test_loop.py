@@ -246,8 +246,9 @@ def test_training_on_a_fraction_is_scored_on_the_held_out_examples():
     assert trainer.data.train_examples + trainer.data.evaluation_examples == 1197
     assert trainer.data.evaluation_examples == pytest.approx(120, abs=5)
     assert "val/accuracy" in metrics and not any(name.startswith("test/") for name in metrics)
-    assert train.score(metrics) == metrics["val/accuracy"]
-    assert train.score(build_trainer().run_epoch(0)) > 0.5
+    text = f"accuracy {metrics['val/accuracy']:.2%}"
+    assert train.headline(trainer.config, metrics) == text
+    assert build_trainer().run_epoch(0)["test/accuracy"] > 0.5
 
 
 # ---------------------------------------------------------------------- transformers
