@@ -99,7 +99,7 @@ def test_the_autoencoder_reconstructs_the_inputs(path: Path, shape: tuple[int, .
     config = resolve(f"{write(path, arrays(*shape))}/autoencoder", "adam", {"lr": 0.01}, SHORT)
     trainer = Trainer(config, CPU)
     first, *_, last = [trainer.run_epoch(epoch)["train/mse"] for epoch in range(3)]
-    assert last < first < 1.2
+    assert last < min(first, 1.2)  # 1 is the error of the mean
     inputs = next(iter(trainer.data.test_batches()))[0]
     assert trainer.model(inputs).shape == inputs.shape == (40, *shape)
 
