@@ -23,7 +23,7 @@ from studies.harness.report import tuning as section
 from studies.harness.report.document import Table
 from trainables.recipes import tuning
 from trainables.recipes.tuning import Ledger, Row, configurations
-from trainables.store import COMPLETED, DIVERGED, DIVERGED, FAILED, TrialStore
+from trainables.store import COMPLETED, DIVERGED, FAILED, TrialStore
 from trainables.train import epochs
 from trainables.workloads import RECIPES, resolve
 
