@@ -49,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("scenario", nargs="+", metavar="SCENARIO[=N]", help=", ".join(SCENARIOS))
     parser.add_argument(
-        "--n", help="number of tries of each scenario without =N [default: depends on the scenario]"
+        "--n",
+        help="N of the scenarios without =N, which determines their number of tries"
+        " [default: depends on the scenario]",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults [default: 0]")
     options = parser.parse_args(arguments)

@@ -34,7 +34,7 @@ def test_optimizers_behave_like_those_of_torch(name, behaviour):
 
 
 def test_refusals_are_listed_once():
-    """They name registered optimizers and known behaviours; the controls show every behaviour."""
+    """The refusals name only known behaviours and registered optimizers, not the controls."""
     cells = [(n, b) for refusal in LIST for n in refusal.names for b in refusal.behaviours]
     assert len(cells) == len(set(cells))
     assert {name for name, _ in cells} <= set(REGISTRY)

@@ -443,7 +443,7 @@ def test_all_optimizers_with_dense_factors_are_tested():
 
 @pytest.mark.parametrize("name", [str(case) for case in DENSE.values()])
 def test_sharing_a_refresh_does_not_change_the_results(ranks, name):
-    """One rank refreshes only the widest of nine matrices, which costs more than all others."""
+    """One rank refreshes only the widest of nine slots, which costs more than the other eight."""
     shared = [rank["matrices"][name] for rank in ranks]
     unshared = [rank["matrices"][name, "unshared"] for rank in ranks]
     assert unshared[0] == unshared[1] > 0

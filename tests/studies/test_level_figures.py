@@ -124,7 +124,7 @@ def rows(means: list[float], half_width: float = math.nan) -> list[dict]:
 
 
 def test_limits_of_an_error_extend_above_the_median_and_contain_the_best_interval():
-    """The upper limit is 4 times the distance of the median 0.95 and the best mean 0.8 above it.
+    """The range ends at 0.95 + 4 x (0.95 - 0.8) for the median 0.95 and the best mean 0.8.
 
     The intervals are +- 0.05. The range is 0.75 to 1.55, and the margins are 8% and 4% of it.
     """
