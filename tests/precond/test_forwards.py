@@ -165,7 +165,7 @@ def test_a_batch_discarded_by_zeroing_leaves_no_trace(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_discarded_batch_would_change_the_step(name):
-    """Otherwise, the tests above would pass without any statistics."""
+    """Without the call that discards it, the batch changes the steps in the tests above."""
     accumulated = train(name, lambda model, _: backward(model, 50, factor=30.0))
     assert not torch.allclose(accumulated, train(name), rtol=1e-3)
 
