@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+import precond
 from studies import ablation_batch_size, ablation_damping, ablation_sampling, compare_accuracy
 from studies.harness.command.estimate import duration, estimate, probe
 from studies.harness.design.arms import Arm, Trial, grid
@@ -24,7 +25,7 @@ from studies.harness.evidence.levels import EDGE
 from studies.harness.kinds.study.figures import CurveFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.report.figures import levels as level_figures
-from studies.harness.report.figures.style import display
+from studies.harness.report.figures.style import display, lines
 from trainables.store import DIVERGED, FAILED
 from trainables.workloads import resolve
 
@@ -121,6 +122,11 @@ def test_diverged_trials_are_marked_and_not_averaged(
         if kfac_diverges_at_10(t) is None and t.arm.label == "kfac as-released damping=10.0"
     )
     assert row and float(row[1]) == pytest.approx(100 * accuracy_by_damping(survivor, 3), abs=0.005)
+
+
+def test_each_optimizer_has_a_line_of_its_own():
+    styles = lines(precond.available())
+    assert len(styles) == len(set(styles.values())) >= 14
 
 
 def test_very_low_mean_does_not_compress_the_axis(

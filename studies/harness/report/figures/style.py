@@ -32,9 +32,14 @@ REFERENCES = (
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
 )
 # The optimizers in FIXED have the same style in all figures that use `lines`. The other optimizers
-# take the styles of OTHERS in turn.
+# take the styles of OTHERS in turn: five colours, each with three kinds of lines.
 FIXED = {"sgd": ("black", "-"), "nysact-s": (SUBJECT, "-"), "nysact-g": ("#56B4E9", (0, (6, 2)))}
-OTHERS = (*REFERENCES, ("0.55", (0, (3, 1, 1, 1))))
+_FIRST = (*REFERENCES, ("0.55", (0, (3, 1, 1, 1))))
+OTHERS = (
+    *_FIRST,
+    *((color, "-") for color, _ in _FIRST),
+    *((color, (0, (1, 2.5))) for color, _ in _FIRST),
+)
 MAP = "cividis"  # perceptually uniform, also for colour-blind readers and in grayscale
 NAMES = {
     "sgd": "SGD", "foof": "FOOF", "kfac": "KFAC", "ekfac": "EKFAC", "steve": "STEVE", "soap": "SOAP",
