@@ -81,8 +81,8 @@ class Curvature:
         inputs: The covariance A of the inputs, `[L, p, p]`.
         outputs: The covariance S of the output gradients, `[L, o, o]`.
         low_rank: Y, `[L, p, r]`, with orthogonal columns; the factor represents A by Y Y^T.
-        top: Largest eigenvalue of the curvature before damping, `[L]`. Methods for which it is the
-            product of the largest eigenvalues of A and S leave it None.
+        top: Largest eigenvalue of the curvature before damping, `[L]`; None if it follows from the
+            matrices above.
         damping: The number that is added to the eigenvalues.
         decay: Weight of the old value in the moving average from which `low_rank` is computed.
     """

@@ -3,7 +3,7 @@
 Each rank has the whole model and the whole state, receives its part of the batch, and makes the
 same steps. DistributedDataParallel averages the gradients. The statistics of a step are summed over
 the ranks (`parts/collectives.py`) before any moving average is updated. So the state is bitwise
-equal on all ranks, and it equals the state of one process with the whole batch.
+equal on all ranks. Up to rounding, it equals the state of one process with the whole batch.
 """
 
 from __future__ import annotations

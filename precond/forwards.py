@@ -54,7 +54,7 @@ class Forward:
     Args:
         layer: The layer.
         step: Number of the optimizer's step in which it runs.
-        x: The input, if the backward needs it.
+        x: The input, or None if it is not needed after the forward.
         keep: Keep the gradients of the output.
 
     Attributes:
@@ -104,7 +104,7 @@ class Forward:
 
     @property
     def x(self) -> Tensor | None:
-        """The input, if the backward needs it."""
+        """The input, or None if it is not needed after the forward."""
         if self._x is not None and self._x._version != self._version:
             raise RuntimeError(
                 f"{self.layer.name}: its input was changed in place after the forward, so the "
@@ -177,7 +177,7 @@ class Forwards:
         """Keep the gradient of a forward's output, in a backward.
 
         Raises:
-            RuntimeError: An earlier backward through this forward was added already.
+            RuntimeError: An earlier backward through this forward was already added in this step.
         """
         backward, layer = torch._C._current_graph_task_id(), forward.layer
         if not self._wait:

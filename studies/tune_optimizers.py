@@ -20,7 +20,11 @@ SMALL = {name: {**SPACES[name], "lr": Range(1e-5, 0.1, log=True)} for name in ("
 # A squared error that is summed over 64 pixels has larger gradients than a cross-entropy, so the
 # best learning rates are smaller.
 SQUARED_ERROR = {
-    name: {**SPACES[name], "lr": Range(1e-3, 1.0, log=True)} for name in ("sgd", "nysact-s", "foof")
+    **{
+        name: {**SPACES[name], "lr": Range(1e-3, 1.0, log=True)}
+        for name in ("sgd", "nysact-s", "foof")
+    },
+    "kfac": {**SPACES["kfac"], "damping": Range(1e-3, 10.0, log=True)},
 }
 
 SEARCH = Search(

@@ -1,4 +1,4 @@
-"""Read and write files so that, even after a crash, a reader sees a whole write or none of it."""
+"""Read and write files so that a reader sees only complete files and records, even after a crash."""
 
 from __future__ import annotations
 

@@ -121,8 +121,9 @@ def workload(
             function returns the mean loss over the examples as a scalar, or a dictionary that
             contains this scalar as `loss`.
         metrics: By name, functions of the same arguments that return the mean of a metric over the
-            examples. They replace the task's metrics, and the first is the headline metric. If
-            `loss` is a function and there are no metrics, the loss is the headline metric.
+            examples, or over the tokens or pixels that count for the tasks `next-token` and
+            `segmentation`. They replace the task's metrics, and the first is the headline metric.
+            If `loss` is a function and there are no metrics, the loss is the headline metric.
         higher_is_better: True if larger values of a metric are better: a value for each metric by
             name, or one value for all. It is required if there are metrics.
     """

@@ -143,7 +143,8 @@ def field_problems(
     """Return one line for each field of a trial that is out of range.
 
     Args:
-        fields: The fields of `TrialConfig` besides hyperparameters, settings and workers.
+        fields: Fields of `TrialConfig`. `batch_size` and `epochs` are required; `schedule`,
+            `precision`, `compile`, `channels_last` and `train_fraction` are checked if present.
         train_examples: Number of training examples of the dataset.
         shapes: The model on the meta device, or None if it cannot be built.
     """

@@ -196,7 +196,8 @@ class TrialStore:
         """Append the recorded epochs, write the terminal status, and delete the checkpoints.
 
         If the worker is killed before it writes the status, the next worker resumes from the last
-        checkpoint; without a checkpoint, it only writes the status.
+        checkpoint. Without a checkpoint, it only writes the status if the lines of all epochs
+        exist, and otherwise trains from the first epoch.
         """
         self._check_generation()
         self._append_pending()

@@ -16,7 +16,7 @@ from precond.diagnostics.measures import Table
 from precond.diagnostics.monitor import COUNTS
 from precond.optimizer import Preconditioned
 
-# The summaries of each measure over the layers: the median, and the value of the worst layer.
+# The summaries of each measure over the layers: the median, the value of the worst layer, or both.
 SUMMARIES: dict[str, dict[str, Callable[[list[float]], float]]] = {
     "stable_rank": {"median": median, "max": max},
     "top_over_damping": {"median": median, "max": max},

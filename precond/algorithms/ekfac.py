@@ -19,9 +19,9 @@ bases, each position t counts as a separate row, as in KFAC with `sharing="expan
 over all positions, and over all calls of a shared layer. For T = 1, the code does not form
 U^T G_n V. Otherwise, it forms these matrices for chunks of the batch, by rotating either the rows
 or the gradients of the examples, whichever is cheaper (`parts/pairs.py`). In the null space of a
-covariance, which is not {0} if a batch has fewer rows than inputs, `parts/eigenbases.py` determines
-the basis, and components of U^T G V as small as rounding errors are set to 0.
-"Losses" in `docs/algorithms.md` states for which losses this is the scale of the Fisher matrix.
+covariance, which is not {0} if a batch has fewer rows than inputs, `parts/eigenbases.py` chooses a
+reproducible basis, and components of U^T G V as small as rounding errors are set to 0.
+"Losses" in `docs/algorithms.md` states for which losses S has the scale of the Fisher matrix.
 
 Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; a singular
 covariance adds 9 (p^3 + o^3) / n; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:
@@ -93,8 +93,8 @@ class EKFAC(Algorithm[EKFACState]):
         "per_example: + 2N(p^2+o^2) + 2Nop",
         memory="p^2+o^2+op+o+p",
         deviations="per-example second moments are averaged over steps (the `intra` mode of the "
-        "released code uses only the current batch); the basis of a null space is determined, and "
-        "rounding errors in it are set to 0; dilated and grouped convolutions are supported; the "
+        "released code uses only the current batch); the basis of a null space is reproducible, "
+        "and rounding errors in it are set to 0; dilated and grouped convolutions are supported; the "
         "approximation SUA, which ignores correlations between the pixels of a patch, is not "
         "offered",
         unsupported=NO_UNSCALE,

@@ -16,7 +16,7 @@ the examples, as in KFAC with `sharing="reduce"`. Therefore v v^T has the scale 
 matrix, and without the moving average, m_g is the gradient of the bias. No matrix is inverted, so
 there is no `inv_interval`. Near a stationary point of the loss, m_g is close to 0, and D is close
 to G / rho before the clip.
-"Losses" in `docs/algorithms.md` states for which losses this is the scale of the Fisher matrix.
+"Losses" in `docs/algorithms.md` states for which losses v v^T has the scale of the Fisher matrix.
 
 Cost per step: N (p + o) / tau_cov + 5 o p operations. Memory: 2 (p + o) per layer. For a
 convolution, m_a is computed from the patches of the sum of the images.

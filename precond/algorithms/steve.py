@@ -18,9 +18,9 @@ X^.2 contains the squares of the entries of X. With U = V = I, this is Adam, bit
 of a linear layer is that of KFAC with `reduce`: g_n is the sum and a_n the mean over the positions.
 The basis of a convolution is that of KFAC with `expand`: each position counts as an example. G_n is
 always the full gradient of example n. In the null space of a covariance, which is not {0} if a
-batch has fewer rows than inputs, `parts/eigenbases.py` determines the basis, and components of G~
-as small as rounding errors are set to 0. The rule `fallback`, by default Adam, updates parameters
-that belong to no layer, and layers whose forward has never been called.
+batch has fewer rows than inputs, `parts/eigenbases.py` chooses a reproducible basis, and components
+of G~ as small as rounding errors are set to 0. The rule `fallback`, by default Adam, updates
+parameters that belong to no layer, and layers whose forward has never been called.
 
 Cost per step: [2 N (p^2 + o^2) + 9 (p^3 + o^3)] / n + 4 o p (o + p) operations; a singular
 covariance adds 9 (p^3 + o^3) / n; per_example adds 2 N (p^2 + o^2) + 2 N o p. Memory:
@@ -116,8 +116,8 @@ class STEVE(Algorithm[STEVEState]):
         memory="2(p^2+o^2)+2op+o+p",
         deviations="there is no released code; in contrast to the paper, the defaults are Adam's "
         "bias correction, the second moment of the batch's mean gradient, and Adam for the "
-        "parameters that belong to no layer; the basis of a null space is determined, and rounding "
-        "errors in it are set to 0",
+        "parameters that belong to no layer; the basis of a null space is reproducible, and "
+        "rounding errors in it are set to 0",
         unsupported=NO_UNSCALE,
     )
 
@@ -257,8 +257,9 @@ def add_moments(statistic: KroneckerStatistic, slots: slice, rows: Rows, gradien
 def sum_over_positions(gradients: Tensor) -> Tensor:
     """Return the sums over the positions; set sums that are only rounding errors to 0.
 
-    For example, the softmax makes these sums 0 for the keys of an attention. The basis of their
-    rounding errors would depend on the order of the examples.
+    For example, the sums are 0 for the key projection of an attention layer, because the softmax
+    does not change if all scores of a query change by the same number. The basis of their rounding
+    errors would depend on the order of the examples.
 
     Args:
         gradients: `[groups, batch, positions, d_out]`.

@@ -99,7 +99,10 @@ class Observer:
         return {name: torch.linalg.matrix_norm(matrix) for name, matrix in matrices}
 
     def spectra(self, of: str = "inputs") -> dict[str, Tensor]:
-        """Return the eigenvalues of each covariance, `[groups, p]` in float64, descending."""
+        """Return the eigenvalues of each covariance, descending, in float64.
+
+        They are `[groups, p]` for inputs and `[groups, o]` for output gradients.
+        """
         matrices = self.covariances(of).items()
         return {name: torch.linalg.eigvalsh(matrix.double()).flip(-1) for name, matrix in matrices}
 

@@ -28,7 +28,8 @@ class Eigenbasis(NamedTuple):
     Attributes:
         values: The eigenvalues, `[L, d]`: those of the null space, which are 0, then the others in
             ascending order.
-        vectors: The eigenvectors, `[L, d, d]`; the largest entry of each is positive.
+        vectors: The eigenvectors, `[L, d, d]`; the entry of each with the largest absolute value is
+            positive.
         null: True for the vectors of the null space, `[L, d]`.
         ok: The matrix was decomposed, `[L]`.
     """

@@ -164,14 +164,17 @@ def eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return eigenvalues `[L, d]`, eigenvectors `[L, d, d]` and `ok [L]` in float64.
 
     The matrices are positive semi-definite. To make the result reproducible up to rounding, the
-    eigenvalues are ascending and clamped at 0, and the largest entry of each eigenvector is
-    positive.
+    eigenvalues are ascending and clamped at 0, and the entry of each eigenvector with the largest
+    absolute value is positive.
     """
     values, vectors, ok = eigh(symmetrize(matrix.double()))
     return values.clamp(min=0), with_fixed_signs(vectors), ok
 
 
 def with_fixed_signs(vectors: Tensor) -> Tensor:
-    """Return the columns of matrices `[L, d, d]`, with the sign that makes the largest entry > 0."""
+    """Return matrices `[L, d, d]` whose columns have a fixed sign.
+
+    The entry of each column with the largest absolute value is positive.
+    """
     largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
     return vectors * torch.where(largest < 0, -1, 1)

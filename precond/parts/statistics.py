@@ -189,7 +189,7 @@ class KroneckerStatistic:
     def add_outputs(self, slots: slice, total: Tensor, examples: int, backward: int) -> None:
         """Add a sum over examples and positions; count the examples once per backward.
 
-        The backward number -1 always counts as a new backward.
+        A negative number always counts as a new backward.
         """
         counted = backward >= 0 and self._counted.get(slots.start) == backward
         self._counted[slots.start] = backward

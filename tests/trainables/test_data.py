@@ -468,7 +468,7 @@ def load_slowly(path: Path, results: Any) -> None:
     results.put((len(reads), next(data.train_batches(30, 0))[0].double().sum().item()))
 
 
-def test_only_one_of_two_processes_creates_the_cache_that_a_killed_process_left(small_images: Path):
+def test_only_one_of_two_processes_replaces_the_cache_of_a_killed_process(small_images: Path):
     results = FORK.Queue()
     killed, *rest = (
         FORK.Process(target=load_slowly, args=(small_images, results)) for _ in range(3)

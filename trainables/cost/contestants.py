@@ -89,7 +89,7 @@ class Contestant:
         return timed(steps, device_of(batch), clock) / (repeat * kind.length)
 
     def warm_up(self, batch: Batch) -> None:
-        """Take a step, which computes the first factors, and then one step of each kind."""
+        """Take a step, which computes the first factors, and then the steps of each kind once."""
         self.train(*batch)
         for kind in self.kinds:
             self.seconds(kind, batch, 1, time.perf_counter)

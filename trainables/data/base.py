@@ -37,8 +37,8 @@ class Loading:
     Attributes:
         device: Device of the batches.
         data_dir: The folder that contains the datasets.
-        settings: Settings by their names in recipes; a missing setting is neutral. They are those
-            that the dataset declares and, for images, the augmentation: `crop_padding: int`,
+        settings: Settings by their names in recipes; a missing setting is neutral. A dataset reads
+            those that it declares and, for images, the augmentation: `crop_padding: int`,
             `flip: bool`, `resolution: int` and `test_resolution: int` in pixels,
             `random_resized_crop: bool`, `trivial_augment: bool`,
             `randaugment: (magnitude out of 10, standard deviation) | None`,

@@ -1,6 +1,7 @@
-"""Large images: worker processes read and augment them with torchvision's v2 transforms.
+"""Images that worker processes read and augment with torchvision's v2 transforms.
 
-The workers send bytes; the images are normalised and erased on the device. Each image has its own
+These are large images, and small images with an augmentation that `device.py` does not support. The
+workers send bytes; the images are normalised and erased on the device. Each image has its own
 random seed, drawn in the order of the epoch. The batches therefore do not depend on the number of
 workers, and the batches of a killed worker can be read again.
 """

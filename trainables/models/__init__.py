@@ -1,8 +1,8 @@
 """Models by name: `model(name)` returns a `Model`, which builds a network for a dataset.
 
-`large` contains networks of torchvision with small changes, `small` networks that are written for
-this project, and `language` a language model. The initial weights are drawn from torch's global
-generator. The models do not depend on datasets, recipes or optimizers.
+`large` contains networks of torchvision with changes. `small` contains networks that are written
+for this project, and `language` contains a language model. The initial weights are drawn from
+torch's global generator. The models do not depend on datasets, recipes or optimizers.
 
 This package may import torch, `precond` and `trainables.tasks`, and torchvision inside the
 functions that build the networks.

@@ -2,6 +2,6 @@
 
 Apart from `trainables/ray_trainable.py` this is the only code that imports Ray. This room also
 inspects a cluster, checks cluster files and prints the progress. It may import `trainables`,
-`precond`, `design` and `published.strict_yaml`, and knows no kind of artefact. `tuning` and
-`search` import Ray Tune, which takes a second, so they are imported inside functions.
+`precond`, `design`, `published.strict_yaml` and `evidence.metrics`, and knows no kind of artefact.
+`tuning` and `search` import Ray Tune, which takes a second, so they are imported inside functions.
 """

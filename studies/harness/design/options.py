@@ -39,7 +39,8 @@ class Options:
 
     Attributes:
         extra: The values of the options that only one kind of artefact has, as text, by name.
-        given: Names of the options on the command line.
+        given: Names of the options that have a value, from the command line or from a default of
+            click, such as that of `--blocks`.
     """
 
     smoke: bool = False

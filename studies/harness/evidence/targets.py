@@ -1,4 +1,4 @@
-"""Times to a target: the target, the epochs and seconds of each arm, and their published results.
+"""Times to a target: the target, and the epochs and seconds that each arm needs to reach it.
 
 Trials train for all epochs, and the time to a target is read from their curves, so that the time to
 any target can be computed. The seconds to a target are the epochs to it times the seconds per epoch
@@ -106,7 +106,11 @@ class Times:
         return hits(self.curves.get(arm, {}), self.value, self.higher, whole=True)
 
     def grid(self) -> list[float]:
-        """Return evenly spaced targets, from the best first epoch of a run to the best epoch."""
+        """Return evenly spaced targets.
+
+        The first target is the best value that any run has after its first epoch. The last target
+        is the best value of all epochs.
+        """
         runs = [run for seeds in self.curves.values() for run in seeds.values() if run]
         if not runs:
             return []

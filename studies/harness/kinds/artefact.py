@@ -257,7 +257,10 @@ def recipe(options: Options) -> dict[str, Any]:
 
 
 def workloads(artefact: Artefact, options: Options) -> list[str]:
-    """Return the known workloads of the command, or the artefact's default if there are none."""
+    """Return the known workloads of the command, or the artefact's default if there are none.
+
+    A smoke run always uses `SMOKE_WORKLOAD`.
+    """
     if options.smoke:
         return [SMOKE_WORKLOAD]
     if not options.workloads:

@@ -120,8 +120,9 @@ def power(evidence: Evidence) -> str:
 def best(evidence: Evidence) -> list[Text]:
     """Return the finding about the bold arms, as a list with at most one text.
 
-    The list is empty for a single arm. It is also empty if no arm is bold and some trials ended
-    without a result, because arms with such trials can differ significantly without being bold.
+    The list is empty for a single arm with two or more completed seeds. It is also empty if no arm
+    is bold and some trials ended without a result, because arms with such trials can differ
+    significantly without being bold.
     """
     if max(evidence.arms["n"]) < 2:
         text = "Fewer than two seeds have completed, so differences between arms cannot be tested."

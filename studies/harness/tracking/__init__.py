@@ -2,6 +2,6 @@
 
 Each kind of artefact returns one of the views in `views.py`. `background.py` sends views during the
 training, `view.send_all` sends the views of an output folder, and `ui.py` starts MLflow's UI. This
-room may import `design`, `statistics` and `evidence`. `view.py` and `background.py` must load
-quickly, because every command imports them.
+room may import `evidence` and the rooms below it. `view.py` and `background.py` must load quickly,
+because every command imports them.
 """

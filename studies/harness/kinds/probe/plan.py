@@ -104,7 +104,10 @@ def missing(plan: ProbePlan) -> Work:
 
 
 def stored(probe: Probe, root: Path) -> list[ProbePlan]:
-    """Return a plan for each workload with a result in the output folder."""
+    """Return a plan for each workload with a result in the output folder.
+
+    Only the default workload and the workloads of the paper are considered.
+    """
     planned = []
     for name in sorted({probe.workload, *probe.published}):
         networks = probe.trials(name)

@@ -124,7 +124,10 @@ def missing(plan: SearchPlan) -> Work:
 
 
 def stored(search: Search, root: Path) -> list[SearchPlan]:
-    """Return the plan of a search, or no plan if the output folder contains none of its trials."""
+    """Return the plan of a search on its default workload.
+
+    The list is empty if the output folder contains none of the plan's trials.
+    """
     names = {folder.name for folder in trial_folders(root)}
     candidates = plans(search, Options(out=root))
     return [

@@ -45,7 +45,8 @@ def mean_correlation(table: Any, optimizer: str, metric: str) -> float:
 
     The trials of a seed share the initial weights and the order of the data. A correlation over all
     trials would mix the differences between seeds with those between ranks. Seeds with fewer than
-    three ranks are left out; the result is nan if no seed remains.
+    three ranks, or with only one distinct residual or value of the metric, are left out. The result
+    is nan if no seed remains.
     """
     correlations = []
     for _, trials in table[table["optimizer"] == optimizer].groupby("seed"):

@@ -121,7 +121,10 @@ class Study(Artefact):
 
 
 def _distinct(arms: Sequence[Arm], workload: str) -> list[Arm]:
-    """Return the arms; each once, and corrected, if the workload has no as-released variants."""
+    """Return the arms of a study on a workload.
+
+    If the workload has no as-released variants, all arms are corrected, and duplicates are removed.
+    """
     from trainables.workloads import find_recipe
 
     try:
