@@ -55,7 +55,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             return {"train/loss": 1.0, metric: mean + 0.001 * (trial.config.seed - 1)}
 
         monkeypatch.setattr(folders, "metrics", metrics)
-        trials = STUDY.trials(workload, recipe={"epochs": 2}, seeds=range(3), arms=STUDY.arms)
+        trials = STUDY.trials(workload, recipe={"epochs": 3}, seeds=range(3), arms=STUDY.arms)
         for trial in trials:
             if trial.arm.overrides.get("rank") == diverging_rank:
                 folders.write_trial(tmp_path, trial, 1, DIVERGED, epoch=1, step=3)

@@ -94,7 +94,7 @@ def test_several_workloads_give_a_report_each(tmp_path: Path, trained: list[str]
 
 def test_report_of_the_default_workload_has_its_headline_metric(tmp_path: Path, trained: list[str]):
     study = replace(FIRST, name="error", workload=DEFAULT_WORKLOAD)
-    assert run_command(tmp_path, study, optimizers=["sgd"], seeds=[0, 1]) == 0
+    assert run_command(tmp_path, study, optimizers=["sgd"], seeds=[0, 1], epochs=3) == 0
     assert trained == ["sgd s0", "sgd s1"]
     [folder] = tmp_path.glob("reports/error/*")
     assert folder.name == "digits-autoencoder"

@@ -29,7 +29,7 @@ SECRETS = {  # all values contain the canary
 }
 # The secret as plain text, and in the encoding of HTTP's basic authentication.
 ENCODED_SECRETS = (CANARY.encode(), b64encode(f"me:{CANARY}".encode())[:-2])
-STUDY = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "1")
+STUDY = ("--optimizers", "sgd", "--seeds", "1", "--epochs", "3")
 
 
 @pytest.fixture
