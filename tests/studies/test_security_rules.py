@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 
 import pytest
+
+from studies.harness.tracking import ui
 
 ROOT = Path(__file__).parents[2]
 CODE = [
@@ -68,9 +71,14 @@ def test_archives_are_extracted_only_into_the_target_folder():
     ), matches
 
 
-def test_mlflow_commands_listen_on_the_loopback_address_only():
-    """No line of these files starts MLflow's server without `--host 127.0.0.1`."""
-    for name in ("Makefile", "README.md", "studies/harness/command/run.py"):
-        for line in (ROOT / name).read_text().splitlines():
-            if "mlflow ui" in line or "mlflow server" in line:
-                assert "--host 127.0.0.1" in line, f"{name}: {line}"
+def test_mlflow_commands_listen_on_the_loopback_address_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The clusters' commands and `make ui` start MLflow's server with `--host 127.0.0.1`."""
+    for name in ("cluster.yaml", "cluster.local.yaml"):
+        [command] = re.findall(r"mlflow server .*", (ROOT / name).read_text())
+        assert "--host 127.0.0.1 " in command, name
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda _, command, __: commands.append(command))
+    ui.serve(tmp_path, 5000)
+    assert "--host 127.0.0.1 " in " ".join(commands[0])

@@ -202,3 +202,11 @@ def test_benchmark_command_measures_ratio_memory_and_evaluation(tmp_path: Path):
     assert result["against"]["sgd"]["ratio"]["low"] <= result["against"]["sgd"]["ratio"]["median"]
     assert result["memory"]["peak_bytes"] > result["memory"]["state_bytes"]["weights"] > 0
     assert result["evaluation_seconds_per_example"] > 0
+
+
+def test_a_hyperparameter_of_no_optimizer_is_refused():
+    arguments = ["digits/cnn", "--optimizers=sgd,kfac"]
+    assert cost.errors([*arguments, "--set", "damping=0.1"]) == []
+    [line] = cost.errors([*arguments, "--set", "dampign=0.1"])
+    assert line.startswith("--set dampign: no hyperparameter of these optimizers.")
+    assert 'Did you mean "damping"' in line

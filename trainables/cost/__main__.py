@@ -131,13 +131,20 @@ def errors(arguments: Sequence[str]) -> list[str]:
 
 def _errors(options: argparse.Namespace) -> list[str]:
     errors = [unknown] if (unknown := unknown_workload(options.workload)) else []
+    available = precond.available()
     for name in options.optimizers:
-        if name not in precond.available():
-            errors.append(f'optimizer = "{name}": unknown.{nearest(name, precond.available())}')
+        if name not in available:
+            errors.append(f'optimizer = "{name}": unknown.{nearest(name, available)}')
         else:
             defaults = precond.defaults(name)
             overrides = {k: v for k, v in options.overrides.items() if k in defaults}
             errors += precond.check(name, overrides)
+    known = {k for name in options.optimizers if name in available for k in precond.defaults(name)}
+    errors += [
+        f"--set {name}: no hyperparameter of these optimizers.{nearest(name, known)}"
+        for name in options.overrides
+        if name not in known
+    ]
     if options.reference is not None and not (options.reference / OPTIMIZERS_FILE).is_file():
         errors.append(
             f"--reference {options.reference}: must be a checkout of the repository hseung88/nysact"
