@@ -19,7 +19,7 @@ from studies.harness.kinds.study.study import Study
 from trainables.config import TrialConfig
 from trainables.cost import files as cost_files
 from trainables.store import COMPLETED, TrialStore
-from trainables.workloads import find_task
+from trainables.workloads import workload
 
 PROVENANCE = {
     "host": "here",
@@ -136,7 +136,7 @@ def metrics(trial: Trial, epoch: int) -> dict[str, float]:
     The headline metric of the workload is the accuracy or, if smaller values are better, 1 minus
     the accuracy.
     """
-    headline, value = find_task(trial.config.workload).headline, accuracy(trial, epoch)
+    headline, value = workload(trial.config.workload).task.headline, accuracy(trial, epoch)
     value = value if headline.higher_is_better else 1 - value
     return {
         "train/loss": 1.0 / (epoch + 1),

@@ -77,6 +77,11 @@ class TrialConfig:
     plugin: str | None = None
     data: str | None = None
 
+    @property
+    def evaluation(self) -> str:
+        """The first part of the names of evaluated metrics: `test`, or `val` for held-out examples."""
+        return "test" if self.train_fraction == 1 else "val"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as values that can be written as JSON."""
         return asdict(self)

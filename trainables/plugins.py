@@ -45,12 +45,11 @@ from trainables.files import checksum, write_atomically
 from trainables.metrics import LOSS, METRICS, Metric
 from trainables.models import Model
 from trainables.recipes import Recipe
-from trainables.tasks import CLASSIFICATION, TASKS, Task, UserLoss, WithMetrics
+from trainables.tasks import CLASSIFICATION, TASKS, Function, Task, UserLoss, WithMetrics
 from trainables.workloads import Workload
 
 # Training inputs and targets, test inputs and targets: tensors, or dictionaries of tensors.
 Tensors = tuple[Any, Any, Any, Any]
-Loss = Callable[[Any, Any], Any]  # of the model's outputs and the targets of a batch
 
 
 class PluginError(HyperparameterError):
@@ -101,8 +100,8 @@ def workload(
     epochs: int,
     schedule: str = "cosine",
     optimizers: Mapping[str, Mapping[str, Any]] | None = None,
-    loss: str | Loss = "classification",
-    metrics: Mapping[str, Loss] | None = None,
+    loss: str | Function = "classification",
+    metrics: Mapping[str, Function] | None = None,
     higher_is_better: bool | Mapping[str, bool] | None = None,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
     """Register a workload; the decorated function builds its model.
@@ -151,8 +150,8 @@ def workload(
 
 def _task(
     name: str,
-    loss: str | Loss,
-    metrics: Mapping[str, Loss],
+    loss: str | Function,
+    metrics: Mapping[str, Function],
     higher_is_better: bool | Mapping[str, bool] | None,
 ) -> Task:
     """Return the task of a plugin's workload, and register its metrics.

@@ -124,8 +124,7 @@ def epochs(
 def headline(config: TrialConfig, metrics: Mapping[str, float]) -> str:
     """Return the headline metric of an evaluation as text, such as `accuracy 98.50%`."""
     metric = workload(config.workload).task.headline
-    part = "test" if config.train_fraction == 1 else "val"
-    return f"{metric.name} {metric.show(metrics[f'{part}/{metric.name}'])}"
+    return f"{metric.name} {metric.show(metrics[f'{config.evaluation}/{metric.name}'])}"
 
 
 def _train(trainer: Trainer, store: TrialStore, commit_every: float) -> Epochs:
@@ -222,10 +221,9 @@ class Trainer:
         evaluated = self.evaluate()
         # A loss of the evaluation that is not finite is reported as that of the last step.
         self._check(epoch, [*losses[:-1], evaluated["loss"]])
-        part = "test" if self.config.train_fraction == 1 else "val"
         return {
             **{f"train/{name}": value for name, value in trained.items()},
-            **{f"{part}/{name}": value for name, value in evaluated.items()},
+            **{f"{self.config.evaluation}/{name}": value for name, value in evaluated.items()},
             "time/train_s": train_s,
             **times,
             "time/other_s": train_s - sum(times.values()),

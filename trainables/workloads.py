@@ -182,16 +182,6 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def find_task(name: str) -> Task:
-    """Return the task of a workload; a user's data must exist, because they can determine it.
-
-    Raises:
-        HyperparameterError: The name is unknown, or a user's data cannot be used.
-    """
-    find_recipe(name)
-    return workload(name).task
-
-
 def _user_data(name: str) -> UserData | None:
     """Return the kind of a workload with a user's data, or None for all other workloads."""
     prefix, colon, _ = name.partition(":")

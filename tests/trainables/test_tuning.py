@@ -16,7 +16,7 @@ from precond.registry import REGISTRY
 from trainables.recipes import Recipe, tuning
 from trainables.recipes.digits import DIGITS_CNN
 from trainables.recipes.tuning import BUDGET, LEDGERS, SEEDS, SPACES, Ledger, Row, configurations
-from trainables.workloads import RECIPES, find_task
+from trainables.workloads import RECIPES, workload
 
 LOWER, HIGHER = "val/mse", "val/accuracy"
 
@@ -182,6 +182,6 @@ def test_recipes_have_the_winners_of_the_committed_ledgers():
         text, name = file.read_text(), workloads[file]
         results = Ledger.from_csv(text)
         assert results.to_csv() == text, f"{file.name}: edited"
-        assert results.metric == f"val/{find_task(name).headline.name}"
+        assert results.metric == f"val/{workload(name).task.headline.name}"
         assert problems(results, RECIPES[name]) == [], file.name
         assert file.stat().st_size < 60_000

@@ -85,9 +85,9 @@ def on_workload(metric: str, workload: str) -> str:
     Raises:
         HyperparameterError: The workload is unknown or has no such metric.
     """
-    from trainables.workloads import find_task
+    from trainables import workloads
 
-    task = find_task(workload)
+    task = workloads.workload(workload).task
     part, _, name = metric.rpartition("/")
     if name == HEADLINE:
         return f"{part}/{task.headline.name}"
