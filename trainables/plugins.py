@@ -40,7 +40,8 @@ from precond import HyperparameterError
 from precond.hyperparameters import alike, nearest, problems
 from precond.registry import REGISTRY, Entry
 from trainables import workloads
-from trainables.data.base import Loading, Source, TensorData
+from trainables.data.base import Loading, Source
+from trainables.data.tensors import TensorData
 from trainables.files import checksum, write_atomically
 from trainables.metrics import LOSS, METRICS, Metric
 from trainables.models import Model

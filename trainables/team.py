@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from precond.optimizer import Preconditioned
-from trainables.data.base import share
+from trainables.data.order import share
 from trainables.store import TrialStore
 
 TIMEOUT = datetime.timedelta(minutes=10)  # of a collective operation; an evaluation is far shorter

@@ -22,13 +22,14 @@ from torchvision.transforms.v2 import functional as tv_functional
 
 from precond import HyperparameterError
 from trainables.data import DataError, Loading, augment, images, source
-from trainables.data.base import Data, held_out, share
+from trainables.data.base import Data
 from trainables.data.cache import channel_statistics
 from trainables.data.device import DeviceData
 from trainables.data.digits import Digits, _tensors
 from trainables.data.folder import image_folder
 from trainables.data.images import read_image
 from trainables.data.loader import LoaderData
+from trainables.data.order import held_out, share
 from trainables.data.transforms import NoisyRandAugment
 
 CPU = torch.device("cpu")

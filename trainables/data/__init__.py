@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from precond import HyperparameterError
 from precond.hyperparameters import nearest
 from trainables.data import arrays, cifar, diabetes, digits, folder, illconditioned, mnist5k, text
-from trainables.data.base import DataError, Loading, Source, TensorData, default_data_dir
+from trainables.data.base import DataError, Loading, Source, default_data_dir
+from trainables.data.tensors import TensorData
 
 __all__ = ["DataError", "Loading", "TensorData", "default_data_dir", "source"]
 

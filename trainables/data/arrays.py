@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from precond import HyperparameterError
-from trainables.data.base import Loading, Source, TensorData
+from trainables.data.base import Loading, Source
 from trainables.data.paths import Stamp, unreadable_path, user_file
+from trainables.data.tensors import TensorData
 from trainables.files import checksum
 from trainables.tasks import CLASSIFICATION, REGRESSION, Task
 

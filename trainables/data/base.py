@@ -1,7 +1,7 @@
-"""The interfaces of datasets, and datasets in memory.
+"""The interfaces of datasets, and the base of image datasets.
 
 A `Source` describes a dataset. `Loading` contains the options with which a trial loads the dataset.
-`Data` is the loaded dataset. `TensorData` is a dataset of tensors in memory.
+`Data` is the loaded dataset.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from trainables.data.order import epoch_order, held_out, share
 from trainables.tasks import CLASSIFICATION, Task
 
 Batch = tuple[Any, Any]  # inputs and targets
@@ -228,124 +228,6 @@ class ImageData(Data):
         """Return this rank's share of the batch of each step of an epoch."""
         steps = range(self.steps_per_epoch(batch_size))
         return [share(step, batch_size, self._loading.rank, self._loading.ranks) for step in steps]
-
-
-@dataclass
-class TensorData(Data):
-    """A dataset in device memory that is not augmented.
-
-    Inputs and targets are tensors `[n, ...]`, or dictionaries of such tensors.
-
-    Attributes:
-        train_inputs: Inputs of n examples.
-        train_targets: Targets of n examples.
-        test_inputs: Inputs of m examples.
-        test_targets: Targets of m examples.
-        rank: Index of the share of a batch that this process receives.
-        ranks: Number of shares.
-    """
-
-    train_inputs: Any
-    train_targets: Any
-    test_inputs: Any
-    test_targets: Any
-    rank: int = 0
-    ranks: int = 1
-
-    def __post_init__(self):
-        self._device = tree_leaves(self.train_targets)[0].device
-        self.train_examples = len(tree_leaves(self.train_targets)[0])
-        self.evaluation_examples = len(tree_leaves(self.test_targets)[0])
-
-    @classmethod
-    def load(cls, tensors: Sequence[Any], loading: Loading, *, ordered: bool = False) -> TensorData:
-        """Return the dataset on the trial's device.
-
-        Args:
-            tensors: Training inputs, training targets, test inputs and test targets, on the CPU.
-            loading: The trial's loading options.
-            ordered: Hold out the end of the training set instead of random examples, for data whose
-                neighbouring examples are related.
-        """
-        x, y, test_x, test_y = tensors
-        if loading.train_fraction < 1:
-            if ordered:
-                train, test = _ends(len(tree_leaves(y)[0]), loading.train_fraction)
-            else:
-                train, test = held_out(_strata(y), loading.train_fraction)
-            x, y, test_x, test_y = _at(x, train), _at(y, train), _at(x, test), _at(y, test)
-        parts = (tree_map(lambda t: t.to(loading.device), part) for part in (x, y, test_x, test_y))
-        return cls(*parts, rank=loading.rank, ranks=loading.ranks)
-
-    def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yield the (inputs, targets) of one epoch in an order that the seed determines."""
-        order = epoch_order(self.train_examples, 1, Generator().manual_seed(seed))
-        order = order.to(self._device)
-        for step in range(self.steps_per_epoch(batch_size)):
-            positions = order[share(step, batch_size, self.rank, self.ranks)]
-            yield _at(self.train_inputs, positions), _at(self.train_targets, positions)
-
-    def test_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """Yield the (inputs, targets) of the test set in order."""
-        for start in range(0, self.evaluation_examples, batch_size):
-            positions = slice(start, start + batch_size)
-            yield _at(self.test_inputs, positions), _at(self.test_targets, positions)
-
-
-def _at(data: Any, positions: Tensor | slice) -> Any:
-    """Return the examples at some positions."""
-    return tree_map(lambda tensor: tensor[positions], data)
-
-
-def _strata(targets: Any) -> Tensor:
-    """Return labels by which held-out examples are stratified: classes, or a single stratum."""
-    first = tree_leaves(targets)[0]
-    is_labels = isinstance(targets, Tensor) and first.dim() == 1 and first.dtype == torch.int64
-    return targets if is_labels else torch.zeros(len(first), dtype=torch.int64)
-
-
-def _ends(examples: int, train_fraction: float) -> tuple[slice, slice]:
-    """Return the slices of the first examples and of the last examples, which are held out."""
-    count = round(train_fraction * examples)
-    return slice(count), slice(count, None)
-
-
-def epoch_order(examples: int, repeats: int, generator: Generator) -> Tensor:
-    """Return the shuffled positions of an epoch's examples, `[examples]` int64.
-
-    If `repeats` is above 1, each position occurs `repeats` times in a row; the epoch then ends
-    before all positions have occurred.
-    """
-    order = torch.randperm(examples, generator=generator)
-    return order.repeat_interleave(repeats)[:examples] if repeats > 1 else order
-
-
-def share(step: int, batch_size: int, rank: int, ranks: int) -> slice:
-    """Return the slice of an epoch's order that is a rank's share of a batch.
-
-    The sizes of the shares of a batch differ by at most one.
-    """
-    start = step * batch_size
-    return slice(start + rank * batch_size // ranks, start + (rank + 1) * batch_size // ranks)
-
-
-def held_out(labels: Tensor, train_fraction: float) -> tuple[Tensor, Tensor]:
-    """Return the positions to train on and the held-out positions, both in ascending order.
-
-    The held-out share of each class is rounded to whole examples. The held-out examples are the
-    same in every trial.
-
-    Args:
-        labels: `[n]` int64 on the CPU.
-        train_fraction: The share of each class to train on.
-    """
-    generator = Generator().manual_seed(0)
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        count = len(members) - round(train_fraction * len(members))
-        mask[members[torch.randperm(len(members), generator=generator)[:count]]] = True
-    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
 
 
 def default_data_dir() -> Path:

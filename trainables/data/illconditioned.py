@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from trainables.data.base import Loading, Source, TensorData
+from trainables.data.base import Loading, Source
+from trainables.data.tensors import TensorData
 from trainables.tasks import REGRESSION, Task
 
 FEATURES, OUTPUTS = 64, 8

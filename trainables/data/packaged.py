@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.data.base import DataError, Loading, Source, TensorData
+from trainables.data.base import DataError, Loading, Source
+from trainables.data.tensors import TensorData
 
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 """Training inputs, training targets, test inputs and test targets."""

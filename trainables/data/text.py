@@ -17,8 +17,9 @@ import torch
 from torch import Generator, Tensor
 
 from precond import HyperparameterError
-from trainables.data.base import Loading, Source, TensorData
+from trainables.data.base import Loading, Source
 from trainables.data.paths import Stamp, unreadable_path, user_file
+from trainables.data.tensors import TensorData
 from trainables.tasks import NEXT_TOKEN, Task
 
 CONTEXT = 64  # characters from which the next one is predicted
