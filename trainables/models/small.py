@@ -8,6 +8,7 @@ of torchvision are different networks, for ImageNet.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -71,11 +72,10 @@ def digits_cnn(
 
 
 def autoencoder(channels: int = 1, size: int = 8) -> nn.Sequential:
-    """Return a deep autoencoder with ReLU and without normalisation.
+    """Return a deep autoencoder with ReLU, a linear code and no normalisation.
 
-    The widths are 128, 64, 32 and 16 (the code), and the same in reverse. Deep autoencoders are a
-    classical test of second-order optimizers (Martens 2010; Martens and Grosse 2015). The initial
-    weights are those of He et al. (2015).
+    The widths are 128, 64, 32 and 16 (the code), and the same in reverse. Deep autoencoders with a
+    linear code are a classical test of optimizers (Hinton and Salakhutdinov 2006; Martens 2010).
 
     Args:
         channels: Channels of the images, or the length of vectors.
@@ -86,17 +86,18 @@ def autoencoder(channels: int = 1, size: int = 8) -> nn.Sequential:
         `[batch, channels]`. On digits it has 38,416 parameters.
     """
     values = channels * size**2
-    widths = [values, 128, 64, 32, 16, 32, 64, 128, values]
-    layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in itertools.pairwise(widths):
-        linear = nn.Linear(inputs, outputs)
-        # With torch's default, the signal shrinks in each layer, and many runs learn only the mean.
-        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU()]
-    layers.pop()  # no ReLU after the last layer
+    encoder = _linear_layers([values, 128, 64, 32, 16])
+    decoder = _linear_layers([16, 32, 64, 128, values])
     shape = [nn.Unflatten(1, (channels, size, size))] if size > 1 else []
-    return nn.Sequential(*layers, *shape)
+    return nn.Sequential(nn.Flatten(), *encoder, *decoder, *shape)
+
+
+def _linear_layers(widths: Sequence[int]) -> list[nn.Module]:
+    """Return linear layers of the given widths with ReLU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return layers[:-1]
 
 
 def linear(outputs: int, channels: int, size: int = 1) -> nn.Sequential:

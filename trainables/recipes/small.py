@@ -32,6 +32,7 @@ MNIST5K_AUTOENCODER = replace(
         "ekfac": {"lr": 0.003, "damping": 3.0, "basis_interval": 50},
     },
     parameters=Parameters(exact=223_456),
+    numerics=2,  # the code layer is linear, and the initial weights are torch's default
 )
 
 DIABETES_MLP = replace(
