@@ -67,7 +67,7 @@ class NysAct(DampedAlgorithm[SketchedState]):
         seed: Seed of the test matrices, combined with the layer's name.
     """
 
-    NUMERICS: ClassVar[int] = 3
+    NUMERICS: ClassVar[int] = 4
     CARD: ClassVar[Card | None] = Card(
         paper="Seung et al., IEEE BigData 2024",
         cost="4Npr/c (nysact-s: 2Npr/c) + (7pr^2+10r^3)/i + 4opr",

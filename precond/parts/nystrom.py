@@ -84,9 +84,17 @@ def nystrom_root(whitened: Whitened) -> tuple[Tensor, Tensor, Outcome]:
 
 
 def rounding(c: Tensor) -> Tensor:
-    """Return a shift `[L, p]` of the size of the rounding error in the rows of C."""
+    """Return a shift `[L, p]` of the size of the rounding error in the rows of C.
+
+    The rows of inputs that are always 0 are exact, but W combines them with the errors of the other
+    rows. Eliminating these errors, of relative size eps, from W leaves errors of relative size
+    eps^2, which the lower bound covers. Without it, W is not positive definite if fewer than r
+    inputs are not 0.
+    """
+    eps = torch.finfo(c.dtype).eps
     norms = torch.linalg.vector_norm(c.double(), dim=-1)
-    return 8 * torch.finfo(c.dtype).eps * norms + torch.finfo(torch.float32).tiny
+    least = (8 * eps) ** 2 * norms.amax(-1, keepdim=True) + torch.finfo(torch.float32).tiny
+    return torch.maximum(8 * eps * norms, least)
 
 
 def whiten(c: Tensor, omega: Sketch, nu: Tensor) -> Whitened:
