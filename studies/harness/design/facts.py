@@ -1,4 +1,4 @@
-"""The facts of an artefact (a study, for example), such as its title and the claim it tests."""
+"""The facts of an artefact (a study, for example), such as its title and the claims it tests."""
 
 from __future__ import annotations
 

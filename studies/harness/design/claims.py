@@ -1,0 +1,150 @@
+"""Claims: statements about the arms of a study that its trials support or contradict.
+
+>>> Better("nysact-s rank=*", than="sgd").text
+'nysact-s rank=* is better than sgd'
+
+A claim compares arms with base arms. It selects both by their labels, in which `*` stands for any
+text. With `*` in the base, each arm is compared with the base that has the same text there:
+`Better("nysact-s rank=*", than="nysact-g rank=*")` compares the two sketches at each rank. A claim
+about several pairs holds if it holds for every pair.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+POINTS = 0.003  # the default margin of a metric in percent: 0.3 percentage points
+SHARE = 0.05  # the default margin of all other metrics: 5% of the mean of the base
+
+
+class Change(NamedTuple):
+    """The difference of two arms, for claims that compare the effects of a factor.
+
+    `Better(Change("nysact-s batch_size=1024", "nysact-s batch_size=128"), than=Change(...))` states
+    that the larger batch size costs the first optimizer less than the second.
+
+    Attributes:
+        arm: The label of an arm.
+        base: The label of the arm that is subtracted.
+    """
+
+    arm: str
+    base: str
+
+    def __str__(self) -> str:
+        return f"the change from {self.base} to {self.arm}"
+
+
+Side = str | Change
+"""One side of a claim: a label of arms, in which `*` stands for any text, or a change."""
+
+
+@dataclass(frozen=True)
+class Claim(ABC):
+    """A statement about pairs of arms and base arms. The subclasses are the possible statements.
+
+    Attributes:
+        LOWER: The smallest gain that the claim allows, in margins; None if it has no lower limit.
+        UPPER: The largest gain that the claim allows, in margins; None if it has no upper limit.
+            The gain is the difference of the arm from the base, positive if the arm is better.
+        arm: The arms.
+        points: The margin of a metric that is shown in percent, as a fraction.
+        share: The margin of any other metric, as a share of the mean of the base. A `Change` has no
+            share: its margin is a share of the mean of `Change.base`.
+        metric: The metric, such as `train/loss`; empty for the metric of the study's tables.
+        on: The workloads on which the claim is tested, in which `*` stands for any text.
+    """
+
+    LOWER: ClassVar[float | None]
+    UPPER: ClassVar[float | None]
+
+    arm: Side
+    points: float = field(default=POINTS, kw_only=True)
+    share: float = field(default=SHARE, kw_only=True)
+    metric: str = field(default="", kw_only=True)
+    on: tuple[str, ...] = field(default=("*",), kw_only=True)
+
+    @property
+    @abstractmethod
+    def base(self) -> Side:
+        """The base arms; empty if the arms are compared with one another."""
+
+    @property
+    @abstractmethod
+    def relation(self) -> str:
+        """The statement without its two sides and without its margin."""
+
+    @property
+    def has_margin(self) -> bool:
+        """True if the statement depends on the margin."""
+        return bool(self.LOWER or self.UPPER)
+
+    @property
+    def text(self) -> str:
+        """The statement as a sentence without its margin and without a final full stop."""
+        return f"{self.arm} {self.relation} {self.base or 'each other'}"
+
+
+@dataclass(frozen=True)
+class Better(Claim):
+    """The arm is better than the base, by any amount."""
+
+    LOWER: ClassVar[float | None] = 0.0
+    UPPER: ClassVar[float | None] = None
+
+    than: Side = field(kw_only=True)
+
+    @property
+    def base(self) -> Side:
+        """The base arms."""
+        return self.than
+
+    @property
+    def relation(self) -> str:
+        """The statement without its two sides and without its margin."""
+        return "is better than"
+
+
+@dataclass(frozen=True)
+class NotWorse(Claim):
+    """The arm is not worse than the base by more than the margin."""
+
+    LOWER: ClassVar[float | None] = -1.0
+    UPPER: ClassVar[float | None] = None
+
+    than: Side = field(kw_only=True)
+
+    @property
+    def base(self) -> Side:
+        """The base arms."""
+        return self.than
+
+    @property
+    def relation(self) -> str:
+        """The statement without its two sides and without its margin."""
+        return "is not worse than"
+
+
+@dataclass(frozen=True)
+class Equivalent(Claim):
+    """The arm and the base differ by less than the margin.
+
+    Without a base, all arms that the claim selects are compared with one another.
+    """
+
+    LOWER: ClassVar[float | None] = -1.0
+    UPPER: ClassVar[float | None] = 1.0
+
+    to: Side = field(default="", kw_only=True)
+
+    @property
+    def base(self) -> Side:
+        """The base arms; empty if the arms are compared with one another."""
+        return self.to
+
+    @property
+    def relation(self) -> str:
+        """The statement without its two sides and without its margin."""
+        return "is equivalent to"
