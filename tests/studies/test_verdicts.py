@@ -1,4 +1,4 @@
-"""Verdicts on published claims, and the published and measured orders of the arms."""
+"""Verdicts on published numbers, and the published and measured orders of the arms."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from studies.harness.evidence import ledger
 from studies.harness.evidence.arms import measured
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
-from studies.harness.published.papers import PAPERS, Claim, load
+from studies.harness.published.papers import PAPERS, Cell, load
 from studies.harness.published.results import orderings
 from studies.harness.published.verdicts import (
     COMPATIBLE,
@@ -52,7 +52,7 @@ MEANS = {"sgd": 90.0, "foof": 94.0, "nysact-s": 93.0}
 DEVIATIONS = [-0.1, 0.05, 0.0, 0.1, -0.05]
 
 
-def claim(optimizer="sgd", value: float | None = 90.0, **changes):
+def cell(optimizer="sgd", value: float | None = 90.0, **changes):
     values = {
         "paper": "P",
         "table": "Table 1",
@@ -70,10 +70,10 @@ def claim(optimizer="sgd", value: float | None = 90.0, **changes):
         "as_released": True,
         "protocol": {"workload": "digits/cnn", "epochs": 2},
     }
-    return Claim(**values | changes)
+    return Cell(**values | changes)
 
 
-CLAIMS = [claim(name, value) for name, value in MEANS.items()]
+CELLS = [cell(name, value) for name, value in MEANS.items()]
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def measured_groups(tmp_path, monkeypatch):
 
 def test_equal_values_are_reproduced_and_shifted_values_differ(measured_groups):
     results = measured_groups()
-    assert [row.verdict for row in compare(CLAIMS, results)] == [REPRODUCED] * 3
-    shifted = [dataclasses.replace(c, value=c.value + 2) for c in CLAIMS]
+    assert [row.verdict for row in compare(CELLS, results)] == [REPRODUCED] * 3
+    shifted = [dataclasses.replace(c, value=c.value + 2) for c in CELLS]
     rows = compare(shifted, results)
     assert [row.verdict for row in rows] == [DIFFERS] * 3
     assert [row.difference for row in rows] == pytest.approx([-2.0] * 3)
@@ -115,7 +115,7 @@ def test_verdict_rule_equals_a_hand_calculation(measured_groups):
     results = measured_groups()
 
     def verdict(value, **changes):
-        return compare([claim(value=value, **changes)], results)[0].verdict
+        return compare([cell(value=value, **changes)], results)[0].verdict
 
     assert verdict(90.2) == REPRODUCED  # 0.2 + 0.075 < 0.3
     assert verdict(90.24) == DIFFERS and verdict(90.24, spread=0.2) == COMPATIBLE
@@ -129,42 +129,42 @@ def test_verdict_rule_equals_a_hand_calculation(measured_groups):
 def test_standard_error_also_applies_to_values_below_the_mean(measured_groups):
     results = measured_groups()
     verdicts = [
-        compare([claim(value=89.76, spread=spread)], results)[0].verdict for spread in (0.1, 0.15)
+        compare([cell(value=89.76, spread=spread)], results)[0].verdict for spread in (0.1, 0.15)
     ]
     assert verdicts == [DIFFERS, COMPATIBLE]
 
 
-def test_removing_a_claim_or_a_trial_changes_only_its_comparison(measured_groups):
-    full = compare(CLAIMS, measured_groups())
-    assert compare(CLAIMS[:1] + CLAIMS[2:], measured_groups()) == [full[0], full[2]]
-    part = compare(CLAIMS, measured_groups(skip={("foof", 3)}))
+def test_removing_a_published_number_or_a_trial_changes_only_its_comparison(measured_groups):
+    full = compare(CELLS, measured_groups())
+    assert compare(CELLS[:1] + CELLS[2:], measured_groups()) == [full[0], full[2]]
+    part = compare(CELLS, measured_groups(skip={("foof", 3)}))
     assert [a == b for a, b in zip(full, part, strict=True)] == [True, False, True]
     assert part[1].measured.n == 4
-    single = compare(CLAIMS, measured_groups(skip={("foof", seed) for seed in range(4)}))
+    single = compare(CELLS, measured_groups(skip={("foof", seed) for seed in range(4)}))
     assert [row.verdict for row in single] == [REPRODUCED, NOT_RUN, REPRODUCED]
     assert "two seeds" in single[1].why
 
 
 def test_different_protocol_is_reported_without_a_verdict(measured_groups):
-    rows = compare(CLAIMS, measured_groups(epochs=1))
+    rows = compare(CELLS, measured_groups(epochs=1))
     assert [row.verdict for row in rows] == [OTHER_PROTOCOL] * 3
     assert rows[0].why == "epochs=1 instead of 2"
     assert (
-        compare([claim(protocol={"workload": "digits/mlp"})], measured_groups())[0].verdict
+        compare([cell(protocol={"workload": "digits/mlp"})], measured_groups())[0].verdict
         == NOT_RUN
     )
-    lr = claim(protocol={"workload": "digits/cnn", "epochs": 2, "lr": 0.5, "basis_interval": 7})
+    lr = cell(protocol={"workload": "digits/cnn", "epochs": 2, "lr": 0.5, "basis_interval": 7})
     (row,) = compare([lr], measured_groups())  # SGD has no basis_interval
     assert (row.verdict, row.why) == (OTHER_PROTOCOL, "lr=0.1 instead of 0.5")
 
 
 def test_published_failures_are_compared_with_the_trials_statuses(measured_groups):
-    failed = claim("foof", None, outcome="failed", spread=None)
+    failed = cell("foof", None, outcome="failed", spread=None)
     trials = [("foof", seed) for seed in range(5)]
     rows = [compare([failed], measured_groups(diverged=trials[:k]))[0] for k in (0, 2, 5)]
     assert [row.verdict for row in rows] == [DIFFERS, COMPATIBLE, REPRODUCED]
     assert [row.why for row in rows[:2]] == ["0 of 5 failed", "2 of 5 failed"]
-    (number,) = compare([claim("foof", 94.0)], measured_groups(diverged=trials))
+    (number,) = compare([cell("foof", 94.0)], measured_groups(diverged=trials))
     assert (number.verdict, number.why) == (DIFFERS, "5 of 5 failed")
 
 
@@ -180,7 +180,7 @@ def test_verdict_on_a_cost_uses_the_interval_of_its_median():
             values={},
             median=Median(middle, low, high),
         )
-        ratio = claim(
+        ratio = cell(
             value=1.40, metric="time/ratio", unit="ratio", margin=0.05, spread=None, n=None
         )
         (row,) = compare([ratio], [result])
@@ -206,14 +206,14 @@ def test_verdict_on_times_counts_the_runs_that_miss_the_target():
     )
     epochs = {"metric": "target/epochs", "unit": "epochs", "margin": 2, "spread": None, "n": None}
     protocol = {"protocol": {"workload": "digits/cnn", "target": 0.5}}
-    (sooner,) = compare([claim(value=10.0, **epochs, **protocol)], [few])
+    (sooner,) = compare([cell(value=10.0, **epochs, **protocol)], [few])
     assert (sooner.verdict, sooner.why, sooner.failures) == (DIFFERS, "3 of 5 missed the target", 3)
-    assert compare([claim(value=13.0, **epochs, **protocol)], [few])[0].verdict == COMPATIBLE
-    (never,) = compare([claim(value=None, outcome="not reached", **epochs, **protocol)], [few])
+    assert compare([cell(value=13.0, **epochs, **protocol)], [few])[0].verdict == COMPATIBLE
+    (never,) = compare([cell(value=None, outcome="not reached", **epochs, **protocol)], [few])
     assert (never.verdict, never.why) == (COMPATIBLE, "3 of 5 missed the target")
-    (failed,) = compare([claim(value=None, outcome="failed", **epochs, **protocol)], [few])
+    (failed,) = compare([cell(value=None, outcome="failed", **epochs, **protocol)], [few])
     assert failed.verdict == DIFFERS  # a completed trial that misses the target has not failed
-    other = claim(value=10.0, **epochs, protocol={"workload": "digits/cnn", "target": 0.6})
+    other = cell(value=10.0, **epochs, protocol={"workload": "digits/cnn", "target": 0.6})
     assert compare([other], [few])[0].why == "target=0.5 instead of 0.6"
 
 
@@ -225,13 +225,13 @@ def test_kendall_equals_scipy():
 
 def test_ordering_has_kendalls_tau_and_its_interval(measured_groups):
     results = measured_groups()
-    (equal,) = orderings(compare(CLAIMS, results))
+    (equal,) = orderings(compare(CELLS, results))
     assert (equal.table, equal.column, equal.arms) == ("Table 1", "first", 3)
     assert (equal.tau, equal.lo, equal.hi) == (1, 1, 1)
-    swapped = [claim("sgd", 90.0), claim("foof", 93.0), claim("nysact-s", 94.0)]
+    swapped = [cell("sgd", 90.0), cell("foof", 93.0), cell("nysact-s", 94.0)]
     (mixed,) = orderings(compare(swapped, results))
     assert mixed.tau == pytest.approx(1 / 3)
-    assert orderings(compare(CLAIMS[:1], results)) == []
+    assert orderings(compare(CELLS[:1], results)) == []
 
 
 def test_ordering_of_noise_has_a_wide_and_repeatable_interval():
@@ -247,11 +247,11 @@ def test_ordering_of_noise_has_a_wide_and_repeatable_interval():
         )
         for n, v in noise.items()
     ]
-    first, second = (orderings(compare(CLAIMS, results)) for _ in range(2))
+    first, second = (orderings(compare(CELLS, results)) for _ in range(2))
     assert first == second and first[0].hi - first[0].lo > 0.5
 
 
-def test_coverage_counts_the_claims_that_were_measured_with_the_published_protocol():
+def test_coverage_counts_the_numbers_that_were_measured_with_the_published_protocol():
     rows = [
         SimpleNamespace(verdict=v)
         for v in (REPRODUCED, REPRODUCED, DIFFERS, NOT_RUN, OTHER_PROTOCOL)
@@ -262,9 +262,9 @@ def test_coverage_counts_the_claims_that_were_measured_with_the_published_protoc
     assert coverage([]) == f"0 of 0 {measured}"
 
 
-def test_each_claim_of_the_papers_has_a_valid_configuration():
+def test_each_published_number_of_the_papers_has_a_valid_configuration():
     for name in ("nysact", "steve"):
-        for published in load(PAPERS / f"{name}.yaml").claims:
+        for published in load(PAPERS / f"{name}.yaml").cells:
             settings = expected(published)
             common = {key: value for key, value in published.protocol.items() if key in settings}
             assert "workload" in common

@@ -22,8 +22,8 @@ class Ordering:
     """Agreement of the measured and the published order of the arms in one column of a table.
 
     Attributes:
-        table: The table of the claims.
-        column: The column of the claims.
+        table: The table of the paper.
+        column: The column of the table.
         arms: Number of arms with a published and a measured value.
         tau: Kendall's tau-b between published values and measured means.
         lo: Lower end of its 95% bootstrap percentile interval over seeds; nan without seeds.
@@ -45,7 +45,7 @@ class Published:
     Attributes:
         paper: The paper.
         table: The tables and figures of the paper that the artefact reproduces.
-        comparisons: One comparison for each of their claims.
+        comparisons: One comparison for each of their cells.
         shown: The comparisons to print: those with a verdict other than `not run`, and those on the
             artefact's workloads.
         orderings: The orderings of the columns with at least two arms that have both values.
@@ -63,15 +63,15 @@ def against(
 ) -> Published | None:
     """Compare an artefact's measured results with its paper; None if the paper has no numbers.
 
-    The claims about `workloads` are included in `shown` even if their verdict is `not run`.
+    The published numbers of `workloads` are included in `shown` even if their verdict is `not run`.
     """
     source = paper(facts.paper)
-    claims = about(source.claims, facts.table) if source else []
-    if source is None or not claims:
+    cells = about(source.cells, facts.table) if source else []
+    if source is None or not cells:
         return None
-    rows = compare(claims, groups)
+    rows = compare(cells, groups)
     shown = [
-        row for row in rows if row.verdict != NOT_RUN or row.claim.protocol["workload"] in workloads
+        row for row in rows if row.verdict != NOT_RUN or row.cell.protocol["workload"] in workloads
     ]
     return Published(source, facts.table, rows, shown, orderings(rows))
 
@@ -84,13 +84,13 @@ def orderings(comparisons: Sequence[Comparison]) -> list[Ordering]:
     """
     columns: dict[tuple[str, str], list[Comparison]] = {}
     for row in comparisons:
-        if row.claim.value is not None and not math.isnan(row.difference):
-            columns.setdefault((row.claim.table, row.claim.column), []).append(row)
+        if row.cell.value is not None and not math.isnan(row.difference):
+            columns.setdefault((row.cell.table, row.cell.column), []).append(row)
     return [_ordering(*key, rows) for key, rows in columns.items() if len(rows) > 1]
 
 
 def _ordering(table: str, column: str, rows: Sequence[Comparison]) -> Ordering:
-    published = np.array([row.claim.value for row in rows])
+    published = np.array([row.cell.value for row in rows])
     if not all(row.values for row in rows):
         tau = float(kendall(published, np.array([row.measured.mean for row in rows])))
         return Ordering(table, column, len(rows), tau)

@@ -1,7 +1,7 @@
-"""A verdict on each published claim, by comparison with the measured result.
+"""A verdict on each published number, by comparison with the measured result.
 
-A claim is compared only with results whose resolved configuration equals that of the claim. The
-label of their arm does not matter.
+A published number is compared only with results of the same resolved configuration. The label of
+their arm does not matter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import precond
-from studies.harness.published.papers import FAILED, UNITS, Claim
+from studies.harness.published.papers import FAILED, UNITS, Cell
 from studies.harness.statistics.intervals import Summary, summarize
 from studies.harness.statistics.paired import ALPHA, equivalence_p
 from trainables.config import TrialConfig
@@ -85,10 +85,10 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A claim with the measured result. Numbers are in the claim's unit; nan if there are none.
+    """A published number with the measured result, both in its unit; nan if there is none.
 
     Attributes:
-        claim: The published cell.
+        cell: The published number.
         verdict: One of `VERDICTS`.
         label: Label of the arm; empty if nothing was run.
         measured: Mean over seeds, or the median, with its interval.
@@ -100,7 +100,7 @@ class Comparison:
             for the verdict `not run`.
     """
 
-    claim: Claim
+    cell: Cell
     verdict: str
     label: str = ""
     measured: Summary = _NOTHING
@@ -120,64 +120,64 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields | dict(config.get("settings", {})) | dict(config["hyperparameters"])
 
 
-def configuration(claim: Claim) -> TrialConfig:
-    """Return the configuration of a claim: the workload's recipe with the protocol's settings.
+def configuration(cell: Cell) -> TrialConfig:
+    """Return the configuration of a published number: the workload's recipe with the protocol's settings.
 
     Raises:
         HyperparameterError: The protocol cannot be run.
     """
     protocol = {
         name: value
-        for name, value in claim.protocol.items()
+        for name, value in cell.protocol.items()
         if name not in (*_NO_SETTINGS, "workload")
     }
-    known = precond.defaults(claim.optimizer)
+    known = precond.defaults(cell.optimizer)
     overrides = {name: value for name, value in protocol.items() if name in known}
     recipe = {
         name: protocol[name] for name in ("epochs", "batch_size", "schedule") if name in protocol
     }
     return resolve(
-        claim.protocol["workload"],
-        claim.optimizer,
+        cell.protocol["workload"],
+        cell.optimizer,
         overrides,
         recipe,
-        as_released=claim.as_released,
+        as_released=cell.as_released,
     )
 
 
-def expected(claim: Claim) -> dict[str, Any]:
-    """Return a claim's flat `configuration` with its target, reference and hardware, if any."""
-    return flat(configuration(claim).to_dict()) | {
-        n: v for n, v in claim.protocol.items() if n in _NO_SETTINGS
+def expected(cell: Cell) -> dict[str, Any]:
+    """Return the flat `configuration` of a cell, with its target, reference and hardware."""
+    return flat(configuration(cell).to_dict()) | {
+        n: v for n, v in cell.protocol.items() if n in _NO_SETTINGS
     }
 
 
-def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Comparison]:
-    """Return the verdict on each claim by `RULE`, in the order of the claims."""
-    return [_compare(claim, groups) for claim in claims]
+def compare(cells: Iterable[Cell], groups: Sequence[Measured]) -> list[Comparison]:
+    """Return the verdict on each cell by `RULE`, in the order of the cells."""
+    return [_compare(cell, groups) for cell in cells]
 
 
-def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
-    subject = (claim.optimizer, claim.metric, claim.protocol["workload"])
+def _compare(cell: Cell, groups: Sequence[Measured]) -> Comparison:
+    subject = (cell.optimizer, cell.metric, cell.protocol["workload"])
     same = [
         group
         for group in groups
         if (group.optimizer, group.metric, group.settings["workload"]) == subject
     ]
     if not same:
-        return Comparison(claim=claim, verdict=NOT_RUN)
-    published = expected(claim)
+        return Comparison(cell=cell, verdict=NOT_RUN)
+    published = expected(cell)
     group, differing = min(
         ((group, _differing(group, published)) for group in same), key=lambda pair: len(pair[1])
     )
     if not differing:
-        return _judge(claim, group)
+        return _judge(cell, group)
     why = ", ".join(
         f"{name}={value} instead of {published[name]}" for name, value in differing.items()
     )
-    summary = _summary(claim, group)
+    summary = _summary(cell, group)
     return Comparison(
-        claim=claim, verdict=OTHER_PROTOCOL, label=group.label, measured=summary, why=why
+        cell=cell, verdict=OTHER_PROTOCOL, label=group.label, measured=summary, why=why
     )
 
 
@@ -194,9 +194,9 @@ def _differing(group: Measured, published: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(claim: Claim, group: Measured) -> Summary:
-    """Return the measured result in the claim's unit."""
-    scale, median = UNITS[claim.unit], group.median
+def _summary(cell: Cell, group: Measured) -> Summary:
+    """Return the measured result in the cell's unit."""
+    scale, median = UNITS[cell.unit], group.median
     if median is None:
         return summarize(scale * np.array(list(group.values.values())))
     return Summary(
@@ -204,73 +204,69 @@ def _summary(claim: Claim, group: Measured) -> Summary:
     )
 
 
-def _judge(claim: Claim, group: Measured) -> Comparison:
-    summary, lost = _summary(claim, group), group.failures + group.missed
+def _judge(cell: Cell, group: Measured) -> Comparison:
+    summary, lost = _summary(cell, group), group.failures + group.missed
     ended = len(group.values) + lost
     common = {"label": group.label, "measured": summary, "values": group.values, "failures": lost}
-    result = partial(Comparison, claim=claim, **common)
+    result = partial(Comparison, cell=cell, **common)
     counts = {"failed": group.failures, "missed the target": group.missed}
     why = ", ".join(f"{count} of {ended} {verb}" for verb, count in counts.items() if count)
-    if claim.value is None:
+    if cell.value is None:
         if ended < 2:
             return result(verdict=NOT_RUN, why="fewer than two seeds")
-        failed = claim.outcome == FAILED
+        failed = cell.outcome == FAILED
         number, verb = (group.failures, "failed") if failed else (lost, "missed the target")
         outcome = REPRODUCED if number == ended else COMPATIBLE if number else DIFFERS
         return result(verdict=outcome, why=why or f"0 of {ended} {verb}")
     if len(group.values) < 2 and (ended or group.median is None):  # a cost has no seeds
         return result(verdict=DIFFERS if lost >= 2 else NOT_RUN, why=why or "fewer than two seeds")
-    difference, error = summary.mean - claim.value, _standard_error(claim)
-    disjoint = summary.ci_lo > claim.value + error or summary.ci_hi < claim.value - error
-    verdict = REPRODUCED if _within(claim, group, summary) else DIFFERS if disjoint else COMPATIBLE
+    difference, error = summary.mean - cell.value, _standard_error(cell)
+    disjoint = summary.ci_lo > cell.value + error or summary.ci_hi < cell.value - error
+    verdict = REPRODUCED if _within(cell, group, summary) else DIFFERS if disjoint else COMPATIBLE
     return result(
         verdict=verdict,
         difference=difference,
-        pooled=difference / _pooled_sd(claim, summary),
+        pooled=difference / _pooled_sd(cell, summary),
         why=why,
     )
 
 
-def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
+def _within(cell: Cell, group: Measured, summary: Summary) -> bool:
     """Return True if the measured result equals the published value within the margin."""
-    assert claim.value is not None
+    assert cell.value is not None
     if group.median is None:
-        values = UNITS[claim.unit] * np.array(list(group.values.values()))
-        return bool(equivalence_p(values - claim.value, claim.margin) <= ALPHA)
-    return (
-        claim.value - claim.margin <= summary.ci_lo and summary.ci_hi <= claim.value + claim.margin
-    )
+        values = UNITS[cell.unit] * np.array(list(group.values.values()))
+        return bool(equivalence_p(values - cell.value, cell.margin) <= ALPHA)
+    return cell.value - cell.margin <= summary.ci_lo and summary.ci_hi <= cell.value + cell.margin
 
 
-def _standard_error(claim: Claim) -> float:
+def _standard_error(cell: Cell) -> float:
     """Return the standard error of the published mean, or 0 if there is no spread.
 
     A spread of unknown kind is used as a standard error.
     """
-    if claim.spread is None:
+    if cell.spread is None:
         return 0.0
-    return (
-        claim.spread / math.sqrt(claim.n) if claim.spread_kind == "sd" and claim.n else claim.spread
-    )
+    return cell.spread / math.sqrt(cell.n) if cell.spread_kind == "sd" and cell.n else cell.spread
 
 
-def _pooled_sd(claim: Claim, summary: Summary) -> float:
+def _pooled_sd(cell: Cell, summary: Summary) -> float:
     """Return the pooled standard deviation of the published and the measured runs.
 
     The variances are weighted by their degrees of freedom. Without a published spread or number of
     runs, return the SD of the measured runs. Return nan if the SD is undefined or 0.
     """
     sd = summary.sd or math.nan  # a difference cannot be divided by an SD of 0
-    if claim.spread is None or claim.n is None:
+    if cell.spread is None or cell.n is None:
         return sd
-    published = claim.spread * math.sqrt(claim.n) if claim.spread_kind == "se" else claim.spread
-    freedom = (summary.n - 1) + (claim.n - 1)
-    variance = ((summary.n - 1) * summary.sd**2 + (claim.n - 1) * published**2) / freedom
+    published = cell.spread * math.sqrt(cell.n) if cell.spread_kind == "se" else cell.spread
+    freedom = (summary.n - 1) + (cell.n - 1)
+    variance = ((summary.n - 1) * summary.sd**2 + (cell.n - 1) * published**2) / freedom
     return math.sqrt(variance) or math.nan
 
 
 def coverage(comparisons: Sequence[Comparison]) -> str:
-    """Return the number of measured claims, and of the claims with each verdict, in words."""
+    """Return how many published numbers were measured, and their verdicts, in words."""
     counts = {verdict: sum(row.verdict == verdict for row in comparisons) for verdict in VERDICTS}
     ran = sum(counts[verdict] for verdict in (REPRODUCED, COMPATIBLE, DIFFERS))
     rest = ", ".join(

@@ -21,7 +21,7 @@ from studies.harness.evidence.levels import (
 )
 from studies.harness.evidence.metrics import count, join_words, number, unit
 from studies.harness.evidence.status import DIVERGED, FAILED, LOST, OOM, UNFINISHED
-from studies.harness.published.papers import Claim
+from studies.harness.published.papers import Cell
 from studies.harness.published.results import Ordering, Published
 from studies.harness.published.verdicts import RULE, Comparison, coverage
 from studies.harness.report.document import Block, Heading, Table, Text
@@ -152,7 +152,7 @@ def _outcome(arm: Mapping[Any, Any]) -> str:
 
 
 def published(published: Published | None) -> list[Block]:
-    """Return the comparison of an artefact's measured results with the published claims."""
+    """Return the comparison of an artefact's measured results with the published numbers."""
     if published is None:
         return []
     name, rows = published.paper.name, published.comparisons
@@ -163,7 +163,7 @@ def published(published: Published | None) -> list[Block]:
         Text(_order(ordering), label="Order of the arms", finding=True) for ordering in orders
     ]
     if published.shown:
-        tables = dict.fromkeys(row.claim.table for row in rows)
+        tables = dict.fromkeys(row.cell.table for row in rows)
         notes = [note for table in tables for note in published.paper.notes[table][:1]]
         header = [
             "row",
@@ -191,34 +191,34 @@ def _order(ordering: Ordering) -> str:
 
 
 def _comparison(row: Comparison) -> list[str]:
-    claim, summary = row.claim, row.measured
+    cell, summary = row.cell, row.measured
     why = f" ({row.why})" if row.why else ""
-    mean = "-" if math.isnan(summary.mean) else _number(summary.mean, claim)
+    mean = "-" if math.isnan(summary.mean) else _number(summary.mean, cell)
     if not math.isnan(summary.ci_lo):
-        mean += f" [{_number(summary.ci_lo, claim)}, {_number(summary.ci_hi, claim)}]"
+        mean += f" [{_number(summary.ci_lo, cell)}, {_number(summary.ci_hi, cell)}]"
     differences = [number(value, "+.2f") for value in (row.difference, row.pooled)]
     return [
-        claim.row,
-        f"{claim.table}: {claim.column}",
-        _claim(claim),
+        cell.row,
+        f"{cell.table}: {cell.column}",
+        _value(cell),
         mean,
         *differences,
         row.verdict + why,
     ]
 
 
-def _claim(claim: Claim) -> str:
+def _value(cell: Cell) -> str:
     """Return a published result, such as `92.80 ± 0.21 (n = 5) %`."""
-    if claim.value is None:
-        return str(claim.outcome)
-    spread = f" ± {claim.spread:.2f}" if claim.spread else ""
-    runs = f" (n = {claim.n})" if claim.n else ""
-    unit = "%" if claim.unit == "percent" else claim.unit
-    return f"{_number(claim.value, claim)}{spread}{runs} {unit}"
+    if cell.value is None:
+        return str(cell.outcome)
+    spread = f" ± {cell.spread:.2f}" if cell.spread else ""
+    runs = f" (n = {cell.n})" if cell.n else ""
+    unit = "%" if cell.unit == "percent" else cell.unit
+    return f"{_number(cell.value, cell)}{spread}{runs} {unit}"
 
 
-def _number(value: float, claim: Claim) -> str:
-    return f"{value:.0f}" if claim.unit == "epochs" else f"{value:.2f}"
+def _number(value: float, cell: Cell) -> str:
+    return f"{value:.0f}" if cell.unit == "epochs" else f"{value:.2f}"
 
 
 def published_files(published: Published | None) -> dict[str, str]:
@@ -231,8 +231,8 @@ def published_files(published: Published | None) -> dict[str, str]:
     )
     records = []
     for row in published.comparisons:
-        claim = {name: getattr(row.claim, name) for name in names}
+        cell = {name: getattr(row.cell, name) for name in names}
         measured = {"arm": row.label, **{f"measured_{k}": v for k, v in vars(row.measured).items()}}
         verdict = {"failures": row.failures, "difference": row.difference, "pooled_sds": row.pooled}
-        records.append(claim | measured | verdict | {"verdict": row.verdict, "why": row.why})
+        records.append(cell | measured | verdict | {"verdict": row.verdict, "why": row.why})
     return {"published.csv": pd.DataFrame(records).to_csv(index=False)}
