@@ -214,7 +214,8 @@ def _results(
         else Median(factor * time.median, factor * time.ci_lo, factor * time.ci_hi)
     )
     totals = {seed: factor * epochs for seed, epochs in times.whole(label).items()}
-    results = [replace(_result(times, label, f"target/{kind}", totals, protocol), median=median)]
+    result = _result(times, label, f"target/{kind}", totals, protocol)
+    results = [replace(result, median=median, step=factor)]
     if label != times.base:
         reductions = {
             seed: 1 - total / (base * reference.get(seed, math.nan))

@@ -69,6 +69,11 @@ class Cell:
     as_released: bool
     protocol: Mapping[str, Any]
 
+    @property
+    def higher(self) -> bool:
+        """True if larger values are better, which holds for all `METRICS` in percent only."""
+        return self.unit == "percent"
+
 
 @dataclass(frozen=True)
 class Paper:

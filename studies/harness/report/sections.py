@@ -22,10 +22,16 @@ from studies.harness.evidence.levels import (
 from studies.harness.evidence.metrics import count, join_words, number, unit
 from studies.harness.evidence.status import DIVERGED, FAILED, LOST, OOM, UNFINISHED
 from studies.harness.published.papers import Cell
-from studies.harness.published.results import Ordering, Published
-from studies.harness.published.verdicts import RULE, Comparison, coverage
+from studies.harness.published.results import (
+    Ordering,
+    Published,
+    coverage,
+    multiplicity,
+    too_uncertain,
+)
+from studies.harness.published.verdicts import DIFFERS, RULE, Comparison
 from studies.harness.report.document import Block, Heading, Table, Text
-from studies.harness.statistics.paired import SAME
+from studies.harness.statistics.paired import ALPHA, SAME
 
 MARGIN = f"{100 * SAME:g} percentage points"  # of metrics in percent; others have no margin
 EQUIVALENCE = (
@@ -158,6 +164,8 @@ def published(published: Published | None) -> list[Block]:
     name, rows = published.paper.name, published.comparisons
     text = f"Of the published results in {name}, {published.table}, {coverage(rows)}."
     blocks: list[Block] = [Text(text, label="Coverage", finding=True)]
+    if chance := multiplicity(rows):
+        blocks.append(Text(chance, label="Differences", finding=True))
     orders = [ordering for ordering in published.orderings if not math.isnan(ordering.tau)]
     blocks += [
         Text(_order(ordering), label="Order of the arms", finding=True) for ordering in orders
@@ -170,39 +178,54 @@ def published(published: Published | None) -> list[Block]:
             "table: column",
             "published",
             "measured [95% interval]",
-            "difference",
-            "difference / pooled SD",
+            "difference [95% interval]",
             "verdict",
         ]
         cells = [_comparison(row) for row in published.shown]
         caption = f"{name}, {published.table}: published and measured results."
-        blocks.append(Table("published", header, cells, text=(0, 1, 6), caption=caption))
+        blocks.append(Table("published", header, cells, text=(0, 1, 5), caption=caption))
+        if uncertain := too_uncertain(published.shown):
+            notes.insert(
+                0,
+                f"Published numbers that no number of seeds can reproduce, because the printed "
+                f"spread alone gives an interval that is wider than the margin: {uncertain}.",
+            )
         blocks.append(Text(" ".join([RULE, *notes]), note=True))
     return [Heading(f"Comparison with the {name} paper"), *blocks]
 
 
 def _order(ordering: Ordering) -> str:
-    tau, lo, hi = (number(value, "+.2f") for value in (ordering.tau, ordering.lo, ordering.hi))
-    interval = "" if lo == "-" else f" (95% bootstrap interval over seeds: [{lo}, {hi}])"
-    return (
+    text = (
         f"{ordering.table}, {ordering.column}: Kendall's tau between the published and the measured "
-        f"order of {ordering.arms} arms is {tau}{interval}."
+        f"order of {ordering.arms} arms is {number(ordering.tau, '+.2f')}."
+    )
+    if not ordering.pairs:
+        return text
+    return (
+        f"{text} Of the {count(ordering.pairs, 'pair')} of arms with different published values, "
+        f"{ordering.same} are significantly different in the published order and "
+        f"{ordering.reverse} in the reverse order (corrected over all pairs of arms, 5% level)."
     )
 
 
 def _comparison(row: Comparison) -> list[str]:
     cell, summary = row.cell, row.measured
-    why = f" ({row.why})" if row.why else ""
+    reasons = [row.why] if row.why else []
+    if row.verdict == DIFFERS and row.p_holm <= ALPHA:
+        reasons.append("also after Holm's correction")
+    why = f" ({'; '.join(reasons)})" if reasons else ""
     mean = "-" if math.isnan(summary.mean) else _number(summary.mean, cell)
     if not math.isnan(summary.ci_lo):
         mean += f" [{_number(summary.ci_lo, cell)}, {_number(summary.ci_hi, cell)}]"
-    differences = [number(value, "+.2f") for value in (row.difference, row.pooled)]
+    difference, low, high = (number(x, "+.2f") for x in (row.difference, row.low, row.high))
+    if not math.isnan(row.low):
+        difference += f" [{low}, {high}]"
     return [
         cell.row,
         f"{cell.table}: {cell.column}",
         _value(cell),
         mean,
-        *differences,
+        difference,
         row.verdict + why,
     ]
 
@@ -233,6 +256,6 @@ def published_files(published: Published | None) -> dict[str, str]:
     for row in published.comparisons:
         cell = {name: getattr(row.cell, name) for name in names}
         measured = {"arm": row.label, **{f"measured_{k}": v for k, v in vars(row.measured).items()}}
-        verdict = {"failures": row.failures, "difference": row.difference, "pooled_sds": row.pooled}
-        records.append(cell | measured | verdict | {"verdict": row.verdict, "why": row.why})
+        judgement = ("failures", "difference", "low", "high", "p", "p_holm", "verdict", "why")
+        records.append(cell | measured | {name: getattr(row, name) for name in judgement})
     return {"published.csv": pd.DataFrame(records).to_csv(index=False)}
