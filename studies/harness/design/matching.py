@@ -43,8 +43,8 @@ def matches(side: Side, labels: Collection[str]) -> list[Match]:
             for arm, base in joined
         ]
     pattern = _pattern(side)
-    found = [(label, pattern.fullmatch(label)) for label in labels]
-    return [Match(label, match.groups()) for label, match in found if match]
+    candidates = [(label, pattern.fullmatch(label)) for label in labels]
+    return [Match(label, match.groups()) for label, match in candidates if match]
 
 
 def _join(arms: Iterable[Match], bases: Iterable[Match]) -> list[tuple[Match, Match]]:
