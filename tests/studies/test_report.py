@@ -200,7 +200,7 @@ def test_latex_rows_have_as_many_cells_as_columns(root):
         r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL
     ):
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) > 4
+        assert len(rows) > 2
         assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {len(columns)}
     assert text.count("{") == text.count("}")
     assert not re.search(

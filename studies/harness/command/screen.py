@@ -86,6 +86,8 @@ def _item(sentence: str, console: Console) -> str:
 def _show_claims(claims: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the decisions on the claims; only the number of those that were not tested."""
     tested = [claim for claim in claims if claim["verdict"] in VERDICTS]
+    if claims:
+        plain("Claims:", console)
     for claim in tested:
         text = Text(_item(claim["sentence"], console))
         text.stylize(VERDICTS[claim["verdict"]], 2, 2 + len(claim["verdict"]))

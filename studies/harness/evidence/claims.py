@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from studies.harness.design import matching
-from studies.harness.design.claims import Change, Claim, Side
+from studies.harness.design.claims import Change, Claim
 from studies.harness.evidence.gains import (
     Table,
     effects_of,
@@ -110,39 +110,24 @@ def decide_from(
     claims: Sequence[Claim], tables: Mapping[str, Table], workload: str = ""
 ) -> list[Decision]:
     """Return a decision on each claim; `tables` has the values by `Claim.metric`."""
-    plans = [(claim, tables.get(claim.metric)) for claim in claims]
-    reasons = [untested(claim, table, workload) for claim, table in plans]
-    tests = [
-        ClaimTest(claim, table)
-        for (claim, table), reason in zip(plans, reasons, strict=True)
-        if table and not reason
-    ]
-    corrected = iter(_corrected(tests))
-    return [
-        Decision(claim=claim, text=statement(claim, table), reason=reason)
-        if reason
-        else next(corrected)
-        for (claim, table), reason in zip(plans, reasons, strict=True)
-    ]
+    tests = [_test(claim, tables.get(claim.metric), workload) for claim in claims]
+    corrected = iter(_corrected([test for test in tests if isinstance(test, ClaimTest)]))
+    return [next(corrected) if isinstance(test, ClaimTest) else test for test in tests]
 
 
-def untested(claim: Claim, table: Table | None, workload: str) -> str:
-    """Return why a claim cannot be tested, as a clause; empty if it can be tested."""
+def _test(claim: Claim, table: Table | None, workload: str) -> ClaimTest | Decision:
+    """Return the tests of a claim, or the decision that it is not tested."""
+    text = statement(claim, table)
     if workload and not matching.is_on(claim, workload):
-        return f"it is a claim about {join_words(claim.on)}"
-    if table is None:
-        return f"{workload or 'the workload'} has no metric {claim.metric}"
-    if reason := matching.unmatched(claim, list(table.values.columns), "this plan"):
-        return reason
-    pairs = matching.pairs(claim, list(table.values.columns))
-    seeds = [_common(table.values, pair) for pair in pairs]
-    return "" if max(seeds) > 1 else "fewer than two common seeds have a result"
-
-
-def _common(values: pd.DataFrame, pair: tuple[Side, Side]) -> int:
-    """Return the number of seeds with a value of each arm of a pair."""
-    labels = [label for side in pair for label in ([side] if isinstance(side, str) else side)]
-    return int(values[labels].notna().all(axis="columns").sum())
+        reason = f"it is a claim about {join_words(claim.on)}"
+    elif table is None:
+        reason = f"{workload or 'the workload'} has no metric {claim.metric}"
+    elif not (reason := matching.unmatched(claim, list(table.values.columns), "this plan")):
+        test = ClaimTest(claim, table)
+        if test.n.max() > 1:
+            return test
+        reason = "fewer than two common seeds have a result"
+    return Decision(claim=claim, text=text, reason=reason)
 
 
 def statement(claim: Claim, table: Table | None) -> str:
@@ -171,9 +156,10 @@ class ClaimTest:
         claim: The claim.
         table: The values.
         pairs: The pairs of arms.
+        n: The number of common seeds `[pairs]`.
         gains: The t-tests of the gains `[pairs]`.
         margins: The margin of each pair and seed `[pairs, seeds]`.
-        failed: True for each pair with a failed trial on a common seed `[pairs]`.
+        failed: `[pairs]` True for each pair with a failed trial on a common seed.
         tests: The number of one-sided tests: one for each pair and each limit of the claim.
         effects: Mean / SD of the distance from the limit that the claim forbids `[tests]`;
             positive values support the claim.
@@ -191,9 +177,10 @@ class ClaimTest:
         base = np.array([values_of(table, base) for _, base in self.pairs])
         self.margins = np.array([margins_of(claim, table, base) for _, base in self.pairs])
         gains = subtract(arm, base)
-        self.failed = ((np.isinf(arm) | np.isinf(base)) & ~np.isnan(gains)).any(axis=-1)
+        failed = (np.isinf(arm) | np.isinf(base)) & ~np.isnan(gains)
+        self.failed: np.ndarray = np.any(failed, axis=-1)
         self.gains = mean_test(np.where(self.failed[:, None], np.nan, gains), table.step)
-        self._n = np.sum(~np.isnan(gains), axis=-1)
+        self.n: np.ndarray = np.sum(~np.isnan(gains), axis=-1)
         self._test(*operands(claim, arm, base, self.margins))
 
     def _test(self, first: np.ndarray, second: np.ndarray) -> None:
@@ -233,7 +220,7 @@ class ClaimTest:
             arm=arm,
             base=base,
             pairs=len(self.pairs),
-            n=int(self._n[pair]),
+            n=int(self.n[pair]),
             estimate=float(self.gains.mean[pair]),
             ci_lo=float(self.gains.ci_lo[pair]),
             ci_hi=float(self.gains.ci_hi[pair]),
@@ -250,12 +237,12 @@ class ClaimTest:
         """Return the index of the test that decides; tests without two seeds are left out."""
         if verdict == CONTRADICTED:
             return int(np.argmin(self.against))
-        known = np.resize(self._n, self.tests) > 1
+        known = np.resize(self.n, self.tests) > 1
         return int(np.argmax(np.where(known, self.support, -1.0)))
 
     def _seeds(self, test: int, family: int) -> int | None:
         """Return the number of seeds that would decide the claim (see `Decision.seeds`)."""
-        effect, n = float(self.effects[test]), int(self._n[test % len(self.pairs)])
+        effect, n = float(self.effects[test]), int(self.n[test % len(self.pairs)])
         if not math.isfinite(effect):
             return None
         # A single pair contradicts the claim, so this test is corrected for the number of tests.
@@ -264,7 +251,7 @@ class ClaimTest:
 
     def _reason(self, pair: int) -> str:
         """Return why the pair has no estimate, or how many pairs have no test; or an empty text."""
-        missing = int(np.sum(self._n < 2))
+        missing = int(np.sum(self.n < 2))
         if self.failed[pair]:
             return "a trial of this pair failed, so the decision is by ranks"
         if missing:

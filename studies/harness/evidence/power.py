@@ -11,7 +11,7 @@ import numpy as np
 
 from studies.harness.design import matching
 from studies.harness.design.claims import Claim
-from studies.harness.evidence.metrics import claim_metric, count, unit, words
+from studies.harness.evidence.metrics import claim_metric, count, unit
 from studies.harness.statistics.paired import moments
 from studies.harness.statistics.planning import MOST, seeds_needed, smallest_effect
 from trainables.config import TrialConfig
@@ -137,37 +137,31 @@ def _median_sd(results: Sequence[tuple[str, int, Mapping[str, float]]], metric: 
 
 def sentences(power: Power) -> list[str]:
     """Return what a design can detect."""
-    if power.seeds < 2:
+    if power.seeds < 2 or not power.pairs:
         return warnings(power)
-    family = f"{count(len(power.claims), 'claim')} about {count(power.pairs, 'pair')} of arms"
-    correction = count(power.tests, "claim")
+    pairs = f"{count(power.pairs, 'pair')} of arms"
+    family, correction = f"{count(len(power.claims), 'claim')} about {pairs}", "claim"
     if not power.claims:
-        family = f"no claims, so the report compares all {count(power.pairs, 'pair')} of arms"
-        correction = count(power.tests, "pair")
-    lines = [
-        f"The study has {family}.",
-        f"With {power.seeds} seeds, a paired t-test has 80% power to detect a gain of "
-        f"{_gain(power)} after Holm's correction over {correction}. "
-        f"To detect a gain of 1 SD, it needs {_seeds(power.seeds_for_one_sd)}.",
+        family, correction = f"no claims, so the report compares all {pairs}", "pair"
+    return [
+        f"The study has {family}. After Holm's correction over {count(power.tests, correction)}, "
+        f"{power.seeds} seeds detect a gain of {_gain(power)} with 80% power. A gain of 1 SD needs "
+        f"{_seeds(power.seeds_for_one_sd)}. If a claim has a margin, the gain is the distance from "
+        f"the margin. {_source(power)}",
+        *warnings(power),
     ]
-    lines += [
-        f"The SD over seeds of a gain in {words(metric)} is {unit(metric).show(sd)} "
-        f"{unit(metric).difference}, the median over the pairs of completed configurations."
-        for metric, sd in power.spreads.items()
-    ]
-    return [*lines, *warnings(power)]
 
 
 def warnings(power: Power) -> list[str]:
     """Return a line if the design cannot conclude anything, otherwise an empty list."""
-    if power.conclusive:
+    if power.conclusive or not power.pairs:
         return []
     if power.seeds < 2:
         return ["Too few seeds: with one seed, no difference between arms can be tested."]
     return [
-        f"Too few seeds: with {power.seeds} seeds, only gains above {power.effect:.1f} SDs are "
-        "detected, so the results will probably be inconclusive. To detect gains of "
-        f"{LARGEST:g} SDs, use --seeds {power.seeds_to_conclude}."
+        f"Too few seeds: {power.seeds} seeds detect only gains above {power.effect:.1f} standard "
+        "deviations, so the results will probably be inconclusive. To detect gains of "
+        f"{LARGEST:g} standard deviations, use --seeds {power.seeds_to_conclude}."
     ]
 
 
@@ -178,7 +172,23 @@ def _gain(power: Power) -> str:
         f"{unit(metric).show(gain)} {unit(metric).difference}"
         for metric, gain in power.gains.items()
     ]
-    return f"{' or '.join(values)} ({sds})" if values else f"{sds} of the gain over seeds"
+    return f"{' or '.join(values)} ({sds})" if values else sds
+
+
+def _source(power: Power) -> str:
+    """Return the SD of a gain for each metric, or why it is not known."""
+    if not power.spreads:
+        return (
+            "The SD is the standard deviation of the gain over seeds; it is not known, because no "
+            "two configurations of this workload have two common completed seeds yet."
+        )
+    values = [
+        f"{unit(metric).show(sd)} {unit(metric).difference}" for metric, sd in power.spreads.items()
+    ]
+    return (
+        f"The SD of a gain over seeds is {' and '.join(values)}, the median over all pairs of "
+        "completed configurations of this workload."
+    )
 
 
 def _seeds(seeds: int | None) -> str:

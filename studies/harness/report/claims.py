@@ -17,7 +17,7 @@ from studies.harness.statistics.planning import MOST
 NO_CLAIMS = "This study has no claims. All comparisons in this report are exploratory."
 UNDECIDABLE = "This study cannot decide these statements of the paper:"
 HEADER = ["claim", "verdict", "pair", "n", "gain", "95% t-interval", "p (Holm)"]
-HEADER += ["anytime-valid verdict", "anytime-valid p", "seeds to decide"]
+HEADER += ["anytime-valid", "seeds to decide"]
 
 
 def section(decisions: Sequence[Decision], undecidable: Sequence[str], metric: str) -> list[Block]:
@@ -76,23 +76,22 @@ def _details(decision: Decision, family: int) -> str:
     """Return the claim with the numbers that decide it, or with the reason why it is not tested."""
     if decision.verdict == NOT_TESTED:
         return f"{decision.text} ({decision.reason})."
-    parts = [_pair(decision), _probability(decision, family), _anytime(decision)]
+    corrected = "Holm-corrected " if family > 1 else ""
+    parts = [_pair(decision), f"{corrected}p {_compared(decision.p)}", _anytime(decision)]
     return f"{decision.text} ({'; '.join(parts)}){_seeds(decision)}."
 
 
 def _pair(decision: Decision) -> str:
-    """Return the gain of the pair that decides, such as `the gain is +0.13 [+0.10, +0.16] mse`."""
+    """Return the gain of the pair that decides, such as `gain +0.13 [+0.10, +0.16] mse`."""
     show = unit(decision.metric)
     gain = f"{_estimate(decision)} {show.difference}"
     missing = math.isnan(decision.estimate)
     if decision.pairs == 1:
-        return decision.reason if missing else f"the gain is {gain}"
-    role = "least clear"
-    if decision.verdict == CONTRADICTED:
-        role = "clearest against it"
-    value = "" if missing else f", with a gain of {gain}"
+        return decision.reason if missing else f"gain {gain}"
+    role = "clearest against it" if decision.verdict == CONTRADICTED else "least clear"
+    value = "" if missing else f", gain {gain}"
     reason = f"; {decision.reason}" if decision.reason else ""
-    return f"{decision.pairs} pairs, the {role} is {_name(decision)}{value}{reason}"
+    return f"{role} of {decision.pairs} pairs: {_name(decision)}{value}{reason}"
 
 
 def _name(decision: Decision) -> str:
@@ -107,11 +106,6 @@ def _estimate(decision: Decision) -> str:
     show = unit(decision.metric)
     interval = show.interval(decision.ci_lo, decision.ci_hi, signed=True)
     return f"{show.show(decision.estimate, signed=True)} {interval}"
-
-
-def _probability(decision: Decision, family: int) -> str:
-    correction = f" after Holm's correction over {family} claims" if family > 1 else ""
-    return f"p {_compared(decision.p)}{correction}"
 
 
 def _anytime(decision: Decision) -> str:
@@ -151,15 +145,14 @@ def _row(decision: Decision, metric: str) -> list[str]:
     show = unit(decision.metric)
     other = f" {show.difference}" if decision.metric != metric else ""
     return [
-        decision.text,
+        decision.claim.text,
         decision.verdict,
-        f"{decision.arm} against {decision.base}",
+        _name(decision),
         str(decision.n),
         show.show(decision.estimate, signed=True) + other,
         show.interval(decision.ci_lo, decision.ci_hi, signed=True),
         probability(decision.p),
         decision.anytime_verdict,
-        probability(decision.anytime_p),
         "-" if decision.seeds is None else str(decision.seeds),
     ]
 
@@ -174,7 +167,7 @@ def _notes(decisions: Sequence[Decision], metric: str) -> Text:
         f"against it, Holm-corrected over {count(len(decisions), 'tested claim')}. The verdict is "
         "at the 5% level. It is valid if the number of seeds was chosen before the results were "
         "seen.",
-        "The anytime-valid verdict and its p-value are computed from e-processes. They are also "
+        "The anytime-valid verdict and p-value are computed from e-processes. They are also "
         "valid if seeds were added after looking at the results, and they need more seeds.",
     ]
     if any(decision.pairs > 1 for decision in decisions):
