@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-SCALES = (0.5, 2.0, 8.0)  # variances of the normal prior of the effect, mean / SD of the gains
+PRIOR = 4.0  # the variance of the half-normal prior of the effect, which is mean / SD of the gains
 
 
 class Anytime(NamedTuple):
@@ -64,32 +64,18 @@ def e_process(gains: np.ndarray, step: float = 0.0) -> np.ndarray:
 def t_process(gains: np.ndarray, step: float = 0.0) -> np.ndarray:
     """Return the e-process of the t statistic: finite gains [..., n] -> [..., n].
 
-    It is the Bayes factor of an effect (mean / SD) with a half-normal prior against no effect,
-    averaged over `SCALES`. The SD has the right-Haar prior, which makes the factor a martingale
-    for every SD.
+    It is the Bayes factor of an effect (mean / SD) with a half-normal prior against no effect. The
+    SD has the right-Haar prior, which makes the factor a martingale for every SD.
     """
     n = np.arange(1, gains.shape[-1] + 1)
     mean = np.cumsum(gains, axis=-1) / n
-    spread = np.maximum(np.cumsum(gains**2, axis=-1) - n * mean**2, (n - 1) * step**2 / 6)
-    return sum(_factor(n, mean, spread, g) for g in SCALES) / len(SCALES)
-
-
-def _factor(n: np.ndarray, mean: np.ndarray, spread: np.ndarray, g: float) -> np.ndarray:
-    """Return the Bayes factor of an effect whose prior is half-normal with the variance g.
-
-    Args:
-        n: Number of gains.
-        mean: Their mean.
-        spread: The sum of their squared deviations from the mean.
-        g: The variance of the normal distribution.
-    """
-    shrunk = spread + n * mean**2 / (1 + n * g)
+    squares = np.maximum(np.cumsum(gains**2, axis=-1) - n * mean**2, (n - 1) * step**2 / 6)
+    shrunk = squares + n * mean**2 / (1 + n * PRIOR)
     with np.errstate(divide="ignore", invalid="ignore"):
-        both = (1 + n * g) ** -0.5 * ((spread + n * mean**2) / shrunk) ** (n / 2)
+        both = (1 + n * PRIOR) ** -0.5 * ((squares + n * mean**2) / shrunk) ** (n / 2)
         # The posterior of the mean is a t distribution with n degrees of freedom.
-        t = n * mean / np.sqrt(shrunk / n * (n + 1 / g))
-    factor = 2 * both * stats.t.cdf(t, n)
-    return np.where(shrunk > 0, factor, 1.0)
+        t = n * mean / np.sqrt(shrunk / n * (n + 1 / PRIOR))
+    return np.where(shrunk > 0, 2 * both * stats.t.cdf(t, n), 1.0)
 
 
 def sign_process(gains: np.ndarray) -> np.ndarray:
@@ -101,5 +87,5 @@ def sign_process(gains: np.ndarray) -> np.ndarray:
     wins = np.cumsum(gains > 0, axis=-1) + 0.5
     losses = np.cumsum(gains < 0, axis=-1) + 0.5
     mixture = special.betaln(wins, losses) - special.betaln(0.5, 0.5)
-    above = stats.beta.sf(0.5, wins, losses)
+    above = special.betainc(losses, wins, 0.5)  # the probability of more than 1/2
     return 2 * np.exp(mixture + (wins + losses - 1) * np.log(2)) * above
