@@ -18,6 +18,7 @@ from trainables.config import TrialConfig
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_config, read_status, trial_folders
 
+SIMILAR = "The table of all pairs detects smaller gains if all arms have similar noise."
 LARGEST = 5.0  # SDs; a design that detects larger gains only cannot conclude anything
 
 
@@ -141,13 +142,14 @@ def sentences(power: Power) -> list[str]:
         return warnings(power)
     pairs = f"{count(power.pairs, 'pair')} of arms"
     family, correction = f"{count(len(power.claims), 'claim')} about {pairs}", "claim"
+    note = "If a claim has a margin, the gain is the distance from the margin."
     if not power.claims:
-        family, correction = f"no claims, so the report compares all {pairs}", "pair"
+        family, correction = f"no claims, so its report only explores all {pairs}", "pair"
+        note = SIMILAR
     return [
-        f"The study has {family}. After Holm's correction over {count(power.tests, correction)}, "
-        f"{power.seeds} seeds detect a gain of {_gain(power)} with 80% power. A gain of 1 SD needs "
-        f"{_seeds(power.seeds_for_one_sd)}. If a claim has a margin, the gain is the distance from "
-        f"the margin. {_source(power)}",
+        f"The study has {family}. After Holm's correction over {count(power.tests, correction)}, a "
+        f"paired t-test with {power.seeds} seeds detects a gain of {_gain(power)} with 80% power. A "
+        f"gain of 1 SD needs {_seeds(power.seeds_for_one_sd)}. {note} {_source(power)}",
         *warnings(power),
     ]
 
@@ -158,11 +160,14 @@ def warnings(power: Power) -> list[str]:
         return []
     if power.seeds < 2:
         return ["Too few seeds: with one seed, no difference between arms can be tested."]
-    return [
-        f"Too few seeds: {power.seeds} seeds detect only gains above {power.effect:.1f} standard "
-        "deviations, so the results will probably be inconclusive. To detect gains of "
-        f"{LARGEST:g} standard deviations, use --seeds {power.seeds_to_conclude}."
-    ]
+    limit = f"{power.seeds} seeds detect only gains above {power.effect:.1f} standard deviations"
+    advice = f"To detect gains of {LARGEST:g} standard deviations, use --seeds"
+    if power.claims:
+        limit += ", so the results will probably be inconclusive"
+    else:
+        limit += f" after the correction over all {power.pairs} pairs of arms"
+        advice = f"State claims about fewer pairs. {SIMILAR} {advice}"
+    return [f"Too few seeds: {limit}. {advice} {power.seeds_to_conclude}."]
 
 
 def _gain(power: Power) -> str:

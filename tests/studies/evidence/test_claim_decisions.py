@@ -29,7 +29,7 @@ NOISE = np.random.default_rng(1).normal(size=(6, 4))
 VALUES = pd.DataFrame([0.80, 0.83, 0.82, 0.815] + 0.004 * NOISE, columns=ARMS)
 
 
-def one(claim: Claim, values: pd.DataFrame = VALUES, metric: str = ACCURACY) -> Decision:
+def decide_single(claim: Claim, values: pd.DataFrame = VALUES, metric: str = ACCURACY) -> Decision:
     (decision,) = decide([claim], values, metric)
     return decision
 
@@ -44,30 +44,30 @@ def two_sided(support: float, against: float) -> float:
 
 def test_superiority_is_a_paired_t_test():
     gains = VALUES["foof"] - VALUES["sgd"]
-    decision = one(Better("foof", than="sgd"))
+    decision = decide_single(Better("foof", than="sgd"))
     assert decision.p == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
     interval = stats.ttest_1samp(gains, 0).confidence_interval()
     assert (decision.ci_lo, decision.ci_hi) == pytest.approx((interval.low, interval.high))
     assert (decision.verdict, decision.n, decision.pairs) == (SUPPORTED, 6, 1)
     assert (decision.margin, decision.seeds) == (0, None)
-    opposite = one(Better("sgd", than="foof"))
+    opposite = decide_single(Better("sgd", than="foof"))
     assert (opposite.verdict, opposite.estimate) == (CONTRADICTED, -decision.estimate)
 
 
 def test_relative_margin_includes_the_uncertainty_of_the_base():
     claim = NotWorse("nysact rank=5", than="foof", share=0.02)
     gains = VALUES["nysact rank=5"] - VALUES["foof"]
-    absolute = one(claim)  # a metric in percent has an absolute margin
+    absolute = decide_single(claim)  # a metric in percent has an absolute margin
     assert absolute.p == pytest.approx(two_sided(greater(gains + 0.003), greater(-gains - 0.003)))
     assert absolute.margin == pytest.approx(0.003)
     assert "by more than 0.30 percentage points" in absolute.text
     share = VALUES["nysact rank=5"] - 0.98 * VALUES["foof"]
-    relative = one(claim, -VALUES, MSE)
+    relative = decide_single(claim, -VALUES, MSE)
     assert relative.p == pytest.approx(two_sided(greater(share), greater(-share)))
     assert relative.margin == pytest.approx(0.02 * VALUES["foof"].mean())
     assert relative.text.endswith("by more than 2% of the mean of foof")
     # With a larger margin, the same gain supports the claim.
-    assert one(NotWorse("nysact rank=5", than="foof", points=0.03)).verdict == SUPPORTED
+    assert decide_single(NotWorse("nysact rank=5", than="foof", points=0.03)).verdict == SUPPORTED
 
 
 def test_equivalence_is_two_one_sided_tests():
@@ -75,20 +75,20 @@ def test_equivalence_is_two_one_sided_tests():
     gains = VALUES["nysact rank=5"] - VALUES["nysact rank=20"]
     support = max(greater(gains + 0.02), greater(0.02 - gains))
     against = 2 * min(greater(-gains - 0.02), greater(gains - 0.02))
-    decision = one(claim)
+    decision = decide_single(claim)
     assert decision.p == pytest.approx(two_sided(support, against))
     assert decision.verdict == SUPPORTED
     narrow = Equivalent("sgd", to="foof")
-    assert one(narrow).verdict == CONTRADICTED
+    assert decide_single(narrow).verdict == CONTRADICTED
 
 
 def test_claim_about_several_pairs_needs_all_of_them():
     gains = {arm: VALUES[arm] - VALUES["sgd"] for arm in ARMS[2:]}
-    decision = one(Better("nysact rank=*", than="sgd"))
+    decision = decide_single(Better("nysact rank=*", than="sgd"))
     weakest = max(gains, key=lambda arm: greater(gains[arm]))
     assert decision.p == pytest.approx(2 * greater(gains[weakest]))
     assert (decision.arm, decision.pairs) == (weakest, 2)
-    against = one(Better("sgd", than="nysact rank=*"))
+    against = decide_single(Better("sgd", than="nysact rank=*"))
     assert against.p == pytest.approx(2 * 2 * min(map(greater, gains.values())))
     assert (against.verdict, against.base) == (CONTRADICTED, "nysact rank=5")
 
@@ -96,7 +96,7 @@ def test_claim_about_several_pairs_needs_all_of_them():
 def test_changes_are_compared_by_seed():
     claim = Better(Change("foof", "sgd"), than=Change("nysact rank=20", "nysact rank=5"))
     gains = VALUES["foof"] - VALUES["sgd"] - VALUES["nysact rank=20"] + VALUES["nysact rank=5"]
-    assert one(claim).p == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
+    assert decide_single(claim).p == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
 
 
 def test_holms_correction_is_over_the_tested_claims():
@@ -105,7 +105,7 @@ def test_holms_correction_is_over_the_tested_claims():
         Better("foof", than="nysact rank=*"),
         Better("x", than="*"),
     ]
-    alone = [one(claim).p for claim in claims[:2]]
+    alone = [decide_single(claim).p for claim in claims[:2]]
     small, large = sorted(alone)
     corrected = [decision.p for decision in decide(claims, VALUES, ACCURACY)[:2]]
     assert sorted(corrected) == pytest.approx([2 * small, max(2 * small, large)])
@@ -113,19 +113,19 @@ def test_holms_correction_is_over_the_tested_claims():
 
 def test_anytime_decision_uses_the_order_of_the_seeds():
     gains = (VALUES["foof"] - VALUES["sgd"]).to_numpy()
-    decision = one(Better("foof", than="sgd"))
+    decision = decide_single(Better("foof", than="sgd"))
     expected = anytime_p(gains)
     assert decision.anytime_p == pytest.approx(min(1, 2 * expected.p_greater))
     assert decision.e == pytest.approx(expected.e_greater)
     shrinking = VALUES.iloc[np.argsort(-gains)]
-    assert one(Better("foof", than="sgd"), shrinking).anytime_p != decision.anytime_p
+    assert decide_single(Better("foof", than="sgd"), shrinking).anytime_p != decision.anytime_p
 
 
 def test_smaller_values_are_better_for_an_error():
     claims = [Better("foof", than="sgd"), NotWorse("sgd", than="nysact rank=*", points=0.05)]
     higher = decide(claims, VALUES, ACCURACY)
     lower = decide([claims[0]], 1 - VALUES, MSE)
-    assert lower[0].p == pytest.approx(one(claims[0]).p)
+    assert lower[0].p == pytest.approx(decide_single(claims[0]).p)
     assert lower[0].estimate == pytest.approx(higher[0].estimate)
 
 
@@ -141,7 +141,7 @@ def failed(arm: str, *seeds: int) -> pd.DataFrame:
 def test_failures_rank_last_and_replace_the_t_test():
     """The p-value is that of all assignments of the 12 results to two arms."""
     values = failed("foof", 0, 1)
-    decision = one(Better("foof", than="sgd"), values)
+    decision = decide_single(Better("foof", than="sgd"), values)
     pooled = np.concatenate([values["foof"], values["sgd"]])
     ranks = stats.rankdata(pooled)
     sums = np.array([sum(c) for c in itertools.combinations(ranks, 6)])
@@ -154,25 +154,25 @@ def test_failures_rank_last_and_replace_the_t_test():
 
 def test_arm_that_fails_everywhere_is_worse_than_one_that_never_fails():
     values = failed("foof", *range(6))
-    assert one(Better("foof", than="sgd"), values).verdict == CONTRADICTED
-    assert one(NotWorse("sgd", than="foof"), values).verdict == SUPPORTED
-    assert one(Equivalent("sgd", to="foof", points=0.5), values).verdict == CONTRADICTED
+    assert decide_single(Better("foof", than="sgd"), values).verdict == CONTRADICTED
+    assert decide_single(NotWorse("sgd", than="foof"), values).verdict == SUPPORTED
+    assert decide_single(Equivalent("sgd", to="foof", points=0.5), values).verdict == CONTRADICTED
 
 
 def test_two_arms_that_fail_together_are_not_distinguishable():
     values = failed("foof", *range(6)).assign(sgd=-np.inf)
-    assert one(Better("foof", than="sgd"), values).verdict == INCONCLUSIVE
+    assert decide_single(Better("foof", than="sgd"), values).verdict == INCONCLUSIVE
 
 
 def test_seeds_without_both_results_are_left_out():
     values = VALUES.copy()
     values.loc[0, "foof"] = np.nan
-    decision = one(Better("foof", than="sgd"), values)
-    assert (decision.n, decision.p) == (5, one(Better("foof", than="sgd"), VALUES[1:]).p)
+    decision = decide_single(Better("foof", than="sgd"), values)
+    assert (decision.n, decision.p) == (5, decide_single(Better("foof", than="sgd"), VALUES[1:]).p)
     values.loc[1:4, "nysact rank=5"] = np.nan
-    several = one(Better("nysact rank=*", than="foof"), values)
+    several = decide_single(Better("nysact rank=*", than="foof"), values)
     assert several.verdict == CONTRADICTED and several.arm == "nysact rank=20"
-    hopeful = one(Better("foof", than="nysact rank=*"), values)
+    hopeful = decide_single(Better("foof", than="nysact rank=*"), values)
     assert hopeful.verdict == INCONCLUSIVE
     assert hopeful.reason == "1 pair without two common seeds"
 
@@ -203,7 +203,7 @@ def test_claim_about_an_unknown_metric_is_not_tested():
 
 def test_constant_gap_is_evidence_and_a_tie_is_not_equality_beyond_the_grid():
     tied = pd.DataFrame({"a": [0.9] * 5, "b": [0.9] * 5, "c": [0.9 - 1 / 60] * 5})
-    assert one(Better("a", than="c"), tied).verdict == SUPPORTED
+    assert decide_single(Better("a", than="c"), tied).verdict == SUPPORTED
     coarse = decide([Equivalent("a", to="b")], tied, ACCURACY, step=1 / 60)[0]
     fine = decide([Equivalent("a", to="b")], tied, ACCURACY, step=1 / 10_000)[0]
     assert (coarse.verdict, fine.verdict) == (INCONCLUSIVE, SUPPORTED)
@@ -221,5 +221,5 @@ def test_seeds_are_those_of_the_observed_effect_after_the_correction():
     assert decision.verdict == INCONCLUSIVE
     assert decision.seeds == seeds_needed(effect, 3) > 6
     # To contradict a claim about three pairs, a pair is corrected for three tests.
-    several = one(Better("nysact rank=20", than="*"), VALUES.assign(sgd=0.0, foof=0.0))
+    several = decide_single(Better("nysact rank=20", than="*"), VALUES.assign(sgd=0.0, foof=0.0))
     assert several.seeds == seeds_needed(effect, 3)

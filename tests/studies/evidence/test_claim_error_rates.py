@@ -41,7 +41,7 @@ def results(rng: np.random.Generator, metric: str, failing: float, seeds: int) -
     return pd.DataFrame(values, columns=list(gains))
 
 
-def wrong(rng, tables, metric, failing, verdict, anytime):
+def simulate(rng, tables, metric, failing, verdict, anytime):
     """Return for each table whether a claim has the verdict, which is wrong."""
     rows = [decide(CLAIMS, results(rng, metric, failing, SEEDS), metric) for _ in range(tables)]
     name = "anytime_verdict" if anytime else "verdict"
@@ -52,8 +52,8 @@ def rate(margin: str, failing: float, verdict: str, anytime: bool = False, small
     arguments = {"metric": METRICS[margin], "failing": failing, "verdict": verdict}
     kind = f"{margin}, {failing:.0%} failures"
     decision = f"claims, {'anytime-valid' if anytime else 'fixed sample'}, {TRUTHS[verdict]}"
-    simulate = partial(wrong, **arguments, anytime=anytime)
-    return Rate(decision, kind, f"{SEEDS} seeds, {len(CLAIMS)} claims", simulate, small=small)
+    errors = partial(simulate, **arguments, anytime=anytime)
+    return Rate(decision, kind, f"{SEEDS} seeds, {len(CLAIMS)} claims", errors, small=small)
 
 
 RATES = [

@@ -35,10 +35,10 @@ def claim_problems(study: Study) -> list[str]:
     """Return the errors in the claims. Each label must be that of an arm on some workload."""
     if errors := matching.problems(study.claims, _labels(study)):
         return errors
-    own = [claim for claim in study.claims if claim.metric]
     return [
         f'claim "{claim.text}": {line}'
-        for claim in own
+        for claim in study.claims
+        if claim.metric
         for line in unknown_metrics("metric", [claim.metric])
     ]
 
