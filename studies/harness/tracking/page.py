@@ -49,7 +49,7 @@ def description(facts: Facts, trials: Sequence[Trial]) -> str:
     symbols = [f"- `{name}`: {SYMBOLS[name]}" for name in names if name in SYMBOLS]
     texts = {**papers.statements(facts), "How to read it": READING}
     paragraphs = [f"**{facts.title}**", *(f"**{name}.** {text}" for name, text in texts.items())]
-    claims = [f"- {claim.text}" for claim in facts.claims]
+    claims = [f"- {claim.text}" for claim in facts.claims_on(trials[0].config.workload)]
     if claims:
         title = "**Claims.** The tags `claim/1`, `claim/2`, ... have the decisions."
         paragraphs.insert(1, "\n".join([title, "", *claims]))
