@@ -71,7 +71,9 @@ def test_spread_of_the_published_runs_may_be_another_one(kind, ratio, tables):
 
 @pytest.mark.parametrize("tables", SIZES)
 @pytest.mark.parametrize(("kind", "runs", "n_in_paper"), CELLS)
-def test_difference_of_the_margin_is_reproduced_in_at_most_5_percent(kind, runs, n_in_paper, tables):
+def test_difference_of_the_margin_is_reproduced_in_at_most_5_percent(
+    kind, runs, n_in_paper, tables
+):
     margin = 2.0  # standard deviations
     for n in MEASURED:
         difference, _, half = intervals(kind, runs, n_in_paper, n, tables)
