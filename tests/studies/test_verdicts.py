@@ -219,7 +219,7 @@ def test_multiplicity_states_the_differences_by_chance_and_those_after_correctio
     p = [row.p for row in rows]
     assert [row.p_holm for row in rows] == pytest.approx(list(holm(np.array(p))))
     text = multiplicity(rows)
-    assert "Of 5 tested numbers, 3 differ at the 5% level" in text
+    assert "differ at the 5% level: 3 of 5 that are tested" in text
     assert "at most 0.3 would differ by chance" in text
     assert "correction over the 5 tested means: 1." in text
     assert multiplicity([]) == ""

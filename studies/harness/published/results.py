@@ -116,8 +116,8 @@ def multiplicity(comparisons: Sequence[Comparison]) -> str:
         return ""
     differ = [row for row in tested if row.verdict == DIFFERS]
     text = (
-        f"Of {len(tested)} tested numbers, {len(differ)} differ at the 5% level. If all were true "
-        f"replications, at most {ALPHA * len(tested):.1f} would differ by chance on average."
+        f"Results that differ at the 5% level: {len(differ)} of {len(tested)} that are tested. If all "
+        f"were true replications, at most {ALPHA * len(tested):.1f} would differ by chance on average."
     )
     if means := sum(not math.isnan(row.p) for row in tested):
         remain = sum(row.p_holm <= ALPHA for row in differ)

@@ -202,9 +202,9 @@ def _order(ordering: Ordering) -> str:
     if not ordering.pairs:
         return text
     return (
-        f"{text} Of the {count(ordering.pairs, 'pair')} of arms with different published values, "
-        f"{ordering.same} are significantly different in the published order and "
-        f"{ordering.reverse} in the reverse order (corrected over all pairs of arms, 5% level)."
+        f"{text} Pairs of arms that are significantly different (corrected over all pairs, 5% "
+        f"level): {ordering.same} in the published order and {ordering.reverse} in the reverse "
+        f"order, of {ordering.pairs} with different published values."
     )
 
 
