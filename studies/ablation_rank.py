@@ -30,13 +30,19 @@ STUDY = Study(
     paper="NysAct",
     table="Appendix C, Figure 7",
     claims=[
-        Better("nysact-s rank=*", than="sgd"),
-        Better("nysact-g rank=*", than="sgd"),
-        NotWorse("nysact-s rank=*", than="foof"),
-        NotWorse("nysact-g rank=*", than="foof"),
-        Equivalent("nysact-s rank=5", to="nysact-s rank=20"),
-        Equivalent("nysact-g rank=5", to="nysact-g rank=20"),
+        Better("nysact-* rank=*", than="sgd"),
+        # In Table 2, NysAct "follows closely" with up to 1.4 points less than FOOF.
+        NotWorse("nysact-* rank=*", than="foof", points=0.014),
+        Equivalent("nysact-* rank=5", to="nysact-* rank=20"),
+        Better("nysact-* rank=20", than="nysact-* rank=5"),  # "a subtle trend"
+        Equivalent("nysact-g rank=*", to="nysact-s rank=*"),
     ],
+    undecidable=(
+        "the accuracy varies more between runs with Gaussian sketches than with sampled columns: a "
+        "claim compares means, and three seeds do not estimate a variance",
+        "a smaller approximation error gives faster convergence (Remark 5.6): this is a statement "
+        "about an upper bound; with `--diagnostics`, a figure shows the losses over the errors",
+    ),
     arms=arms(RANKS),
     arms_on={"digits/autoencoder": arms(RANKS_ON_AUTOENCODER)},
     figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),

@@ -12,7 +12,7 @@ of Algorithm 1 (`shift="tropp"`) is as small as the rounding error, and that of 
 variants, so the claim is this project's.
 """
 
-from studies import Arm, LevelFigure, Study, grid, main
+from studies import Arm, Equivalent, LevelFigure, Study, grid, main
 
 RESAMPLE, SHIFT = ["fixed", "window", "joint", "official"], ["tropp", "official"]
 
@@ -21,6 +21,14 @@ STUDY = Study(
     title="Effect of redrawn and shifted sketches",
     paper="NysAct",
     table="Algorithm 1 and its released code",
+    claims=[
+        Equivalent("nysact-* resample=* shift=tropp", to="nysact-* resample=fixed shift=tropp"),
+        Equivalent("nysact-* resample=fixed shift=*", to="nysact-* resample=fixed shift=tropp"),
+        # The released code against Algorithm 1.
+        Equivalent(
+            "nysact-* resample=official shift=official", to="nysact-* resample=fixed shift=tropp"
+        ),
+    ],
     claimed_by_paper=False,
     arms=[
         *grid("nysact-s", resample=RESAMPLE, shift=SHIFT),

@@ -3,13 +3,20 @@
 The proof of convergence requires the bounds of the claim (Assumption 5.3).
 """
 
-from studies import Norms, Probe, main
+from studies import Equivalent, Norms, Probe, main
 
 PROBE = Probe(
     name="activation_norms",
     title="Norms of activation covariances during training",
     paper="NysAct",
     table="Section 5, Figure 2",
+    # A norm that neither grows nor falls at the end of the training has reached its bounds.
+    claims=[Equivalent("layer * in the last tenth", to="layer * in the previous tenth", share=0.1)],
+    undecidable=(
+        "the norms and eigenvalues are bounded in every iteration (Assumption 5.3): a training of "
+        "finite length shows the smallest and the largest norm so far",
+        "NysAct converges at the rate of Theorem 5.5: this is a proof",
+    ),
     measurement=Norms(),
     workload="digits/cnn",
     published={"cifar10/lenet5": {"epochs": 100}},

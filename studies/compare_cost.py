@@ -12,13 +12,28 @@ paper are:
   sgd,kfac,nysact-s,shampoo,adahessian,sketchysgd`
 """
 
-from studies import CostStudy, main
+from studies import Better, CostStudy, Equivalent, main
 
 COST = CostStudy(
     name="compare_cost",
     title="Time and memory relative to SGD",
     paper="NysAct",
     table="Tables 1, 3 and 6, Sections 1 and 2",
+    claims=[
+        Better("nysact-s as-released", than="kfac as-released"),
+        Better("nysact-s as-released", than="foof as-released"),
+        # In Table 6, the two take comparable times.
+        Better("nysact-s as-released", than="eva as-released", on=("cifar*",)),
+        Equivalent("nysact-s as-released", to="eva as-released", on=("imagenet/*",)),
+    ],
+    undecidable=(
+        "NysAct uses less memory than KFAC and FOOF, and as much as SGD: the peak memory is a "
+        "single number without a spread; the table shows it",
+        "the time of a refresh of NysAct is proportional to the number of inputs of a layer: each "
+        "exponent is a single number without a spread; the report shows them for Table 1",
+        "SketchySGD, Shampoo and AdaHessian take several times as long as SGD: the study does not "
+        "time them unless `--optimizers` names them",
+    ),
     workload="cifar10/resnet32",
     batch_size=128,
     optimizers=(

@@ -1,6 +1,6 @@
 """NysAct, Section 4.3: the tuning that each optimizer needs, measured with equal budgets."""
 
-from studies import Range, Search, main
+from studies import Better, NotWorse, Range, Search, main
 
 DECAY = Range(0.0, 2e-3)
 DAMPED = {
@@ -32,6 +32,18 @@ SEARCH = Search(
     title="Optimizers tuned with equal budgets",
     paper="NysAct",
     table="Section 4.3",
+    claims=[
+        Better("nysact-s", than="sgd"),
+        Better("nysact-s", than="adamw"),
+        NotWorse("foof", than="sgd"),
+        NotWorse("kfac", than="sgd"),
+    ],
+    undecidable=(
+        "NysAct needs less effort for tuning: one search for each optimizer has no spread; the "
+        "curves of the best of k configurations describe it",
+        "NysAct, FOOF and KFAC perform well with the hyperparameters of SGD: each winner has its own "
+        "hyperparameters",
+    ),
     spaces=SPACES,
     spaces_on={
         "digits/autoencoder": SQUARED_ERROR,

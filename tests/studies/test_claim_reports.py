@@ -170,7 +170,10 @@ def test_pair_with_a_failure_has_no_mean_gain():
     values = pd.DataFrame({"sgd": [0.5] * 5, "a": [inf, inf, inf, 0.4, 0.41]})
     (record,) = records(decide([Better("a", than="sgd")], values, "test/mse"))
     assert record["estimate"] is None and record["seeds"] is None
-    assert "(a trial of this pair failed, so the decision is by ranks; p = " in record["sentence"]
+    assert (
+        "(a trial of this pair has the worst result, so the decision is by ranks; p = "
+        in record["sentence"]
+    )
 
 
 def test_section_has_a_row_for_each_tested_claim():

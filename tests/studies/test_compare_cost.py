@@ -83,7 +83,7 @@ def test_report_contains_the_measured_costs(tmp_path: Path, capsys):
         "- Time of a step relative to SGD: nysact-s 1.04, steve 1.10. - Of the published" in screen
     )
     assert f"/{COST.name}/{folder.name}/report.html files" in screen
-    reports = {"cost.csv", "report.md", "report.html", "report.tex", "published.csv"}
+    reports = {"claims.csv", "cost.csv", "report.md", "report.html", "report.tex", "published.csv"}
     figures = {"scaling.pdf", "scaling.png", "scaling.svg"}
     assert {path.name for path in paths} == {*reports, *figures, ".report.json"}
     report = next(path for path in paths if path.suffix == ".md").read_text()

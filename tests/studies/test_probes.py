@@ -230,7 +230,7 @@ def norm_arrays(values: np.ndarray) -> dict:
     }
 
 
-def test_verdict_names_layers_whose_norms_grow_or_are_zero():
+def test_sentence_names_layers_whose_norms_grow_or_are_zero():
     steps = np.linspace(0, 1, 100)
     values = np.stack([np.ones(100), 1 + 10 * steps**4, np.maximum(1 - 2 * steps, 0)], 1)
     numbers = norms_code.numbers(NORMS.measurement, [completed_result(norm_arrays(values))])
@@ -349,10 +349,11 @@ def test_smoke_run_writes_a_report_and_a_second_run_trains_nothing(
     first = {path.name: path.read_bytes() for path in reports.glob("[!.]*")}
     stem = "covariances" if probe is HEATMAP else "norms"
     figure = {f"{stem}.{suffix}" for suffix in ("pdf", "png", "svg")}
-    assert set(first) == {"report.md", "report.html", "report.tex", "numbers.csv", *figure}
+    tables = {"claims.csv", "numbers.csv"}
+    assert set(first) == {"report.md", "report.html", "report.tex", *tables, *figure}
     text = first["report.md"].decode()
     assert probe.citation in text and probe.papers_command in text
-    assert "2 of 2 completed; test accuracy" in text and "**Verdict.**" in text
+    assert "2 of 2 completed; test accuracy" in text and "**Layers.**" in text
     assert b"<img" in first["report.html"]
     monkeypatch.setattr(execute, "Trainer", None)
     assert run_command(probe, tmp_path, "--smoke", "--tracking-uri", "none") == 0

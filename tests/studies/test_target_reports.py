@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
+from dataclasses import replace
 
 import folders
 import pandas as pd
@@ -12,8 +14,10 @@ from folders import write_cost_result, write_trial
 
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.evidence import costs, targets
+from studies.harness.evidence.metrics import EPOCHS_TO_TARGET, SECONDS_TO_TARGET
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
+from studies.harness.kinds.target import report
 from studies.harness.kinds.target.figure import TargetFigure
 from studies.time_to_target import STUDY as NYSACT
 from studies.time_to_target_steve import STUDY as STEVE
@@ -256,6 +260,62 @@ def test_measured_times_and_reductions_name_their_hardware(root):
     eva = results["eva", "target/epochs"]
     assert eva.median is not None and eva.median.median == 8.0
     assert (eva.values, eva.failures, eva.missed) == ({0: 7.0, 1: 8.0}, 0, 1)
+
+
+# ---------------------------------------------------------------------- claims and misses
+
+
+def test_claims_compare_the_epochs_and_seconds_of_each_seed(root):
+    write_costs(root)
+    tables = targets.claim_values(read_times(root))
+    epochs = tables[EPOCHS_TO_TARGET]
+    assert epochs.to_dict("list") == {
+        "foof": pytest.approx([4.5, 5.25, 6.5]),
+        "sgd": pytest.approx([9.0, 9.0, 9.0]),
+        "kfac": [pytest.approx(3.0), math.inf, math.inf],  # a miss, and a trial that diverged
+        "eva": [pytest.approx(6.5), pytest.approx(7.5), math.inf],
+    }
+    seconds = tables[SECONDS_TO_TARGET]
+    assert list(seconds["foof"]) == pytest.approx([4.2 * epoch for epoch in epochs["foof"]])
+    assert list(seconds["sgd"]) == pytest.approx([2.4 * 9] * 3)
+    assert seconds[["kfac", "eva"]].isna().all(axis=None)
+
+
+def test_trials_without_an_end_or_a_target_have_no_value(root):
+    times = read_times(root)
+    times.evidence.frame.loc[times.evidence.frame["arm"] == "foof", "status"] = "in flight"
+    epochs = targets.claim_values(times)[EPOCHS_TO_TARGET]
+    assert epochs["foof"].isna().all() and epochs["sgd"].notna().all()
+    assert targets.claim_values(replace(times, target=None))[EPOCHS_TO_TARGET].isna().all(axis=None)
+
+
+def test_claims_use_the_hardware_on_which_most_arms_were_measured(root):
+    write_costs(root, "b-gpu")
+    write_cost_result(root / "cost" / "a-gpu", planned()[0].config, 9.0)
+    times = read_times(root)
+    assert targets.claim_costs(times) is times.costs.machines["B-GPU"]
+    notes = [block.text for block in report.blocks(times) if getattr(block, "note", False)]
+    assert "Their seconds are those on B-GPU." in notes[0]
+
+
+def test_miss_of_the_reference_is_not_a_miss_of_the_arm(request, monkeypatch):
+    monkeypatch.setitem(CROSSINGS, "sgd", [9.0, 9.0, None])
+    times = read_times(request.getfixturevalue("root"))
+    times = replace(times, target=targets.Target(0.45, "the test"))
+    results = {(result.label, result.metric): result for result in targets.measured(times)}
+    saved = results["foof", "target/epochs_reduction"]
+    assert saved.values == pytest.approx({0: 1 - 5 / 9, 1: 1 - 6 / 9})
+    assert (saved.missed, saved.failures, saved.reference_missed) == (0, 0, 1)
+    # Eva misses the target under the same seed as the reference.
+    eva = results["eva", "target/epochs_reduction"]
+    assert (eva.missed, eva.reference_missed) == (1, 0)
+    # The reference was not trained under seed 2.
+    frame = times.evidence.frame
+    frame.loc[(frame["arm"] == "sgd") & (frame["seed"] == 2), "status"] = "not run"
+    times = replace(times)  # without the cached curves
+    results = {(result.label, result.metric): result for result in targets.measured(times)}
+    saved = results["foof", "target/epochs_reduction"]
+    assert (len(saved.values), saved.missed, saved.reference_missed) == (2, 0, 0)
 
 
 # ---------------------------------------------------------------------- the commands

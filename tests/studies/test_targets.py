@@ -140,6 +140,15 @@ def test_curves_group_the_epochs_by_arm_and_seed():
     assert time_to_target(by_arm["fast"], 0.5, whole=True).median == 2.0
 
 
+@pytest.mark.parametrize("status", ["diverged", "oom", "failed"])
+def test_trial_that_fails_after_reaching_the_target_misses_it(status: str):
+    trial = {"arm": "a", "seed": 0, "trial_key": "k", "status": status}
+    by_epoch = pd.DataFrame({"trial_key": "k", "m": [0.1, 0.9, 0.9, math.nan]})
+    assert curves(pd.DataFrame([trial]), by_epoch, "m") == {"a": {0: []}}
+    completed = pd.DataFrame([{**trial, "status": "completed"}])
+    assert time_to_target(curves(completed, by_epoch, "m")["a"], 0.5).hits == 1
+
+
 # ---------------------------------------------------------------------- direction of the metric
 
 

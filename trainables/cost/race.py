@@ -41,8 +41,9 @@ def race(
 
     Returns:
         The `ratio` of the mean seconds per step, and the `step_seconds` and `base_step_seconds`, as
-        medians with intervals; the `weight` and the `seconds` of each kind of step in `kinds`; and
-        the `shares` of the additional time by kind, as fractions of a step of the base.
+        medians with intervals; the ratio of each block as `ratios`; the `weight` and the `seconds`
+        of each kind of step in `kinds`; and the `shares` of the additional time by kind, as
+        fractions of a step of the base.
     """
     rows = [_block(base, other, batch, repeat, clock) for _ in range(blocks + 1)][1:]
     weights = {kind.name: kind.weight for kind in other.kinds}
@@ -51,8 +52,10 @@ def race(
         for row in rows
     ]
     bases = [row[BASE] for row in rows]
+    ratios = [mean / base_mean for mean, base_mean in zip(means, bases, strict=True)]
     return {
-        "ratio": asdict(median([mean / b for mean, b in zip(means, bases, strict=True)])),
+        "ratio": asdict(median(ratios)),
+        "ratios": ratios,
         "step_seconds": asdict(median(means)),
         "base_step_seconds": asdict(median(bases)),
         "kinds": {

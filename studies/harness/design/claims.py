@@ -4,7 +4,7 @@
 'nysact-s rank=* is better than sgd'
 
 A claim compares arms with base arms. It selects both by their labels, in which `*` stands for any
-text. With `*` on both sides, each arm is compared with the base that has the same text there:
+text. With `*` on both sides, each arm is compared with the bases that have the same text there:
 `Better("nysact-s rank=*", than="nysact-g rank=*")` compares the two sketches at each rank. A claim
 about several pairs holds if it holds for every pair.
 """
@@ -12,8 +12,8 @@ about several pairs holds if it holds for every pair.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple, Self
 
 POINTS = 0.003  # the default margin of a metric in percent: 0.3 percentage points
 SHARE = 0.05  # the default margin of all other metrics: 5% of the mean of the base
@@ -85,6 +85,12 @@ class Claim(ABC):
         """The claim as a sentence without its margin and without its full stop."""
         return self.statement()
 
+    @property
+    def corrected(self) -> Self:
+        """The claim about the corrected variants of its arms instead of the as-released ones."""
+        sides = {name: side for name, side in vars(self).items() if isinstance(side, str | Change)}
+        return replace(self, **{name: _corrected(side) for name, side in sides.items()})
+
 
 @dataclass(frozen=True)
 class Better(Claim):
@@ -148,3 +154,9 @@ class Equivalent(Claim):
         if not self.to:
             return f"all pairs of {self.arm} are equivalent{limit}"
         return f"{self.arm} is equivalent to {self.to}{limit}"
+
+
+def _corrected(side: Side) -> Side:
+    if isinstance(side, Change):
+        return Change(*(label.replace(" as-released", "") for label in side))
+    return side.replace(" as-released", "")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from studies.harness.design.claims import Claim
+from studies.harness.design.matching import is_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,18 @@ class Facts:
     def citation(self) -> str:
         """The paper and the table, such as `NysAct, Figure 7`; only the paper without a table."""
         return f"{self.paper}, {self.table}" if self.table else self.paper
+
+    def claims_on(self, workload: str) -> list[Claim]:
+        """Return the claims that are tested on a workload.
+
+        If the workload's recipe has no as-released variants, they are about the corrected variants.
+        """
+        from trainables.workloads import find_recipe
+
+        claims = [claim for claim in self.claims if is_on(claim, workload)]
+        if find_recipe(workload).as_released:
+            return claims
+        return [claim.corrected for claim in claims]
 
     @property
     def papers_command(self) -> str:

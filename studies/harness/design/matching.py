@@ -48,11 +48,15 @@ def matches(side: Side, labels: Collection[str]) -> list[Match]:
 
 
 def _join(arms: Iterable[Match], bases: Iterable[Match]) -> list[tuple[Match, Match]]:
-    """Return the pairs of different sides; if both have `*`, those with the same text there."""
+    """Return the pairs of different sides with the same text at each `*` that both have.
+
+    The first `*` of one side corresponds to the first of the other side, and so on.
+    """
     return [
         (arm, base)
         for arm, base in itertools.product(arms, bases)
-        if arm.side != base.side and (not arm.texts or not base.texts or arm.texts == base.texts)
+        if arm.side != base.side
+        and all(text == other for text, other in zip(arm.texts, base.texts, strict=False))
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,13 +144,26 @@ def analyse_tables(
 
 
 def decide_claims(
-    claims: Sequence[Claim], workload: str, frame: pd.DataFrame, metric: str
+    claims: Sequence[Claim],
+    workload: str,
+    frame: pd.DataFrame,
+    metric: str,
+    derived: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[Decision]:
-    """Return a decision on each claim from a table of trials; `metric` is that of the tables."""
+    """Return a decision on each claim.
+
+    Args:
+        claims: The claims.
+        workload: The workload of the trials.
+        frame: The table of the trials.
+        metric: The metric of claims without a metric.
+        derived: The values of metrics that no trial records (`Extension.values`).
+    """
     names = {claim.metric: claim_metric(claim, metric, workload) for claim in claims}
     tables = {
         key: Table(by_arm.by_seed(frame, name), name, step(name, workload))
         for key, name in names.items()
         if name is not None
     }
+    tables |= {name: Table(values, name) for name, values in (derived or {}).items()}
     return decide_from(claims, tables, workload)

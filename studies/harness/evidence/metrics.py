@@ -16,6 +16,8 @@ from studies.harness.design.claims import Claim
 FEW = 5
 HEADLINE = "headline"  # stands for the metric that describes a workload's results: `Task.headline`
 PARTS = ("train", "test", "val")
+# The time in which a trial reaches a target; see `evidence.targets`.
+EPOCHS_TO_TARGET, SECONDS_TO_TARGET = "epochs_to_target", "seconds_to_target"
 
 
 def higher_is_better(metric: str) -> bool:

@@ -19,9 +19,16 @@ from studies.harness.design.arms import Trial, first_trials
 from studies.harness.design.facts import Facts
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import completed
-from studies.harness.evidence.costs import Costs
-from studies.harness.evidence.metrics import count, higher_is_better, metric_name, show
-from studies.harness.evidence.status import COMPLETED, LOST
+from studies.harness.evidence.costs import Cost, Costs
+from studies.harness.evidence.metrics import (
+    EPOCHS_TO_TARGET,
+    SECONDS_TO_TARGET,
+    count,
+    higher_is_better,
+    metric_name,
+    show,
+)
+from studies.harness.evidence.status import COMPLETED, LOST, OOM
 from studies.harness.published.papers import cells_of
 from studies.harness.published.verdicts import Measured, flat
 from studies.harness.statistics.times import TimeToTarget, hits, time_to_target
@@ -154,7 +161,8 @@ def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
     """Return the curves of a metric of all trials that have ended.
 
     `frame` and `by_epoch` are tables of `ledger.frame`, per trial and per epoch. Trials that have
-    not ended are omitted. The curve of a trial that ended during its first epoch is empty.
+    not ended are omitted. The curve of a trial that diverged, ran out of memory or failed is empty,
+    so that it misses every target, even one that it had reached before.
     """
     runs = {
         str(key): run.astype(float).tolist()
@@ -162,8 +170,49 @@ def curves(frame: pd.DataFrame, by_epoch: pd.DataFrame, metric: str) -> Curves:
     }
     by_arm: dict[str, dict[int, list[float]]] = {}
     for row in frame.query("status in @ENDED").to_dict("records"):
-        by_arm.setdefault(row["arm"], {})[row["seed"]] = runs.get(row["trial_key"], [])
+        run = runs.get(row["trial_key"], []) if row["status"] == COMPLETED else []
+        by_arm.setdefault(row["arm"], {})[row["seed"]] = run
     return by_arm
+
+
+# ---------------------------------------------------------------------- claims
+
+
+def claim_values(times: Times) -> dict[str, pd.DataFrame]:
+    """Return the tables that claims about times to the target compare, by metric.
+
+    A table has a row for each seed and a column for each arm. A value is the number of epochs, or
+    of seconds, in which the trial reaches the target. It is inf if the trial has ended without
+    reaching the target, and nan if the trial has not ended or there is no target. The seconds are
+    those on the hardware of `claim_costs`, and nan for an arm that was not measured there.
+    """
+    seeds = sorted({trial.config.seed for trial in times.evidence.trials})
+    reached = {
+        arm: hits(times.curves.get(arm, {}) if times.target else {}, times.value, times.higher)
+        for arm in times.arms
+    }
+    epochs = pd.DataFrame(
+        {arm: pd.Series(by_seed, dtype=float).fillna(math.inf) for arm, by_seed in reached.items()}
+    ).reindex(seeds)
+    costs = claim_costs(times)
+    per_epoch = {arm: cost.epoch.median if cost else math.nan for arm, cost in costs.items()}
+    return {
+        EPOCHS_TO_TARGET: epochs,
+        SECONDS_TO_TARGET: epochs.mul(pd.Series(per_epoch, dtype=float)),
+    }
+
+
+def claim_costs(times: Times) -> Mapping[str, Cost | None]:
+    """Return the costs of the arms on the hardware on which most arms were measured.
+
+    If there are several such hardwares, it is the first by name. Without costs, all are None.
+    """
+    machines = times.costs.machines.values()
+    return max(
+        machines,
+        key=lambda costs: sum(cost is not None for cost in costs.values()),
+        default=dict.fromkeys(times.arms),
+    )
 
 
 # ---------------------------------------------------------------------- comparison with the paper
@@ -217,11 +266,19 @@ def _results(
     result = _result(times, label, f"target/{kind}", totals, protocol)
     results = [replace(result, median=median, step=factor)]
     if label != times.base:
+        # Where only the reference misses the target, there is no reduction and the arm misses none.
+        compared = {
+            seed: total
+            for seed, total in totals.items()
+            if math.isnan(total) or not math.isnan(reference.get(seed, math.nan))
+        }
         reductions = {
             seed: 1 - total / (base * reference.get(seed, math.nan))
-            for seed, total in totals.items()
+            for seed, total in compared.items()
         }
-        results.append(_result(times, label, f"target/{kind}_reduction", reductions, protocol))
+        result = _result(times, label, f"target/{kind}_reduction", reductions, protocol)
+        missed = sum(math.isnan(reference.get(seed, 0.0)) for seed in {*totals} - {*compared})
+        results.append(replace(result, reference_missed=missed))
     return results
 
 
@@ -244,5 +301,6 @@ def _result(
         metric=metric,
         values={seed: value for seed, value in values.items() if not math.isnan(value)},
         failures=sum(status != COMPLETED for status in without),
+        oom=without.count(OOM),
         missed=without.count(COMPLETED),
     )

@@ -43,13 +43,13 @@ READING = (
 )
 
 
-def description(facts: Facts, trials: Sequence[Trial]) -> str:
+def description(facts: Facts, workload: str, trials: Sequence[Trial]) -> str:
     """Return the note of a study's parent run, in Markdown."""
     names = dict.fromkeys(name for trial in trials for name in trial.config.hyperparameters)
     symbols = [f"- `{name}`: {SYMBOLS[name]}" for name in names if name in SYMBOLS]
     texts = {**papers.statements(facts), "How to read it": READING}
     paragraphs = [f"**{facts.title}**", *(f"**{name}.** {text}" for name, text in texts.items())]
-    claims = [f"- {claim.text}" for claim in facts.claims]
+    claims = [f"- {claim.text}" for claim in facts.claims_on(workload)]
     if claims:
         title = "**Claims.** The tags `claim/1`, `claim/2`, ... have the decisions."
         paragraphs.insert(1, "\n".join([title, "", *claims]))

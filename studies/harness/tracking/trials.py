@@ -133,7 +133,7 @@ class Sender:
         tags = {
             **self.common,
             "kind": "study",
-            "mlflow.note.content": page.description(facts, self.trials),
+            "mlflow.note.content": page.description(facts, workload, self.trials),
             **claim_tags(report),
         }
         parent = self._run("", f"{facts.name} {workload}", tags)

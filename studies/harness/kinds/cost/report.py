@@ -15,6 +15,7 @@ from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.facts import Facts
 from studies.harness.design.result import Report
 from studies.harness.evidence import costs as step_costs
+from studies.harness.evidence.claims import decide
 from studies.harness.evidence.costs import Cost
 from studies.harness.evidence.metrics import number
 from studies.harness.kinds.cost.cost import CostStudy
@@ -22,14 +23,21 @@ from studies.harness.kinds.cost.plan import CostPlan
 from studies.harness.published.papers import Cell, cells_of
 from studies.harness.published.results import against
 from studies.harness.published.verdicts import Measured, configuration, flat
+from studies.harness.report import claims, document, protocol, sections
 from studies.harness.report import costs as commands
-from studies.harness.report import document, protocol, sections
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from trainables.cost import files as cost_files
 from trainables.cost.intervals import Median
 from trainables.workloads import resolve
 
 MIB = 2**20
+TIME = "time_relative_to_sgd"  # the metric of the claims
+BLOCKS = (
+    "In the decisions on the claims, a block of steps takes the place of a seed: a value is the time "
+    "of a step relative to SGD in the same block. All blocks of an optimizer are measured in one "
+    "process, so the decisions do not include differences between processes or machines. A file "
+    "that was written before files contained their blocks cannot decide a claim; measure it again."
+)
 
 
 def frame(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -88,19 +96,43 @@ def report(plan: CostPlan) -> Report:
     cells = cost_cells(study)
     published = against(study, measured(cells, plan.measured_on), {plan.workload})
     missing = commands.missing(_unmeasured(cells, plan.measured_on))
-    blocks = [*_blocks(study, results, scaling), *sections.published(published), *missing]
-    rows = frame(results)
-    files = {"cost.csv": rows.to_csv(index=False), **sections.published_files(published)}
-    ratios = {
-        f"time / sgd/{row['optimizer']}": float(row["time / sgd"])
-        for row in rows.to_dict("records")
-    }
+    decisions = decide(study.claims_on(plan.workload), ratios(results), TIME)
+    blocks = [
+        *claims.section(decisions, study.undecidable, TIME),
+        Text(BLOCKS, note=True),
+        *_blocks(study, results, scaling),
+        *sections.published(published),
+        *missing,
+    ]
+    rows, records = frame(results), claims.records(decisions)
+    files = {**claims.files(decisions), "cost.csv": rows.to_csv(index=False)}
+    files |= sections.published_files(published)
+    identity = {"cost": study.name, "workload": plan.workload}
     return Report(
         files=document.write(plan.folder, study.title, blocks, drawn, files),
+        claims=records,
         findings=document.findings(blocks),
-        record=json.dumps({"cost": study.name, "workload": plan.workload, "results": results}),
-        metrics=ratios,
+        record=json.dumps({**identity, "claims": records, "results": results}),
+        metrics={
+            f"time / sgd/{row['optimizer']}": float(row["time / sgd"])
+            for row in rows.to_dict("records")
+        },
     )
+
+
+def ratios(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the values that claims compare: a row for each block, a column for each label.
+
+    A value is the time of a step relative to SGD in the same block. A result that an earlier version
+    measured does not contain its blocks, and its column contains nan.
+    """
+    blocks = {
+        label(result["configuration"]): pd.Series(
+            result["against"]["sgd"].get("ratios", []), dtype=float
+        )
+        for result in results
+    }
+    return pd.DataFrame(blocks)
 
 
 COSTS: dict[str, Callable[[Cost], Median]] = {

@@ -2,6 +2,6 @@
 
 `probe.py` has the classes of the literals, `plan.py` selects the networks, `execute.py` trains and
 measures them, `folder.py` stores the results, and `report.py` writes the report. To add a
-measurement, write a subclass of `Measurement` in `probe.py` and a module such as `norms.py` with
-the functions `model_problems`, `measure`, `numbers`, `blocks`, `metrics` and `draw`.
+measurement, write a subclass of `Measurement` in `probe.py` and a module such as `norms.py`, with the
+names that `Measurement` lists.
 """

@@ -34,7 +34,9 @@ SKETCHES = {"column sketch": "subcolumn", "Gaussian sketch": "gaussian"}
 BEST = "best of rank r"
 APPROXIMATIONS = (*SKETCHES, BEST)
 SHOWN = 3  # maximum number of layers in the figure
-LARGE_ERROR = 0.5  # the verdict lists the layers in which the column sketch has a larger error
+METRIC = "relative_error"  # the metric of the claims
+HALF = "half of the norm"  # an arm of the claims with a constant relative error of LARGE_ERROR
+LARGE_ERROR = 0.5  # the report lists the layers in which the column sketch has a larger error
 
 
 def model_problems(parameters: Covariances, model: nn.Module) -> list[str]:
@@ -155,8 +157,29 @@ def numbers(parameters: Covariances, results: Sequence[Result]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def labels(layers: Sequence[str]) -> list[str]:
+    """Return the labels of the arms that claims compare: the error of each sketch of a layer."""
+    return [HALF, *(f"{kind} of layer {layer}" for kind in SKETCHES for layer in layers)]
+
+
+def values(parameters: Covariances, numbers: Any, diverged: Sequence[int]) -> pd.DataFrame:
+    """Return the values that claims compare: a row for each seed, a column for each of `labels`.
+
+    A value is the mean relative Frobenius error over the draws. Layers that are stored exactly have
+    none. The errors of a network that diverged are infinite.
+    """
+    sketched = numbers[numbers["inputs"] > parameters.rank]
+    layers = list(dict.fromkeys(sketched["layer"]))
+    means = sketched.groupby(["seed", "approximation", "layer"])["frobenius"].mean()
+    table = means.unstack(["approximation", "layer"])
+    table = table[[(kind, layer) for kind in SKETCHES for layer in layers]]
+    table = table.set_axis(labels(layers)[1:], axis="columns")
+    table = pd.concat([table, pd.DataFrame(np.inf, [*diverged], table.columns)])
+    return table.assign(**{HALF: LARGE_ERROR})
+
+
 def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
-    """Return a verdict with the layers whose error is above `LARGE_ERROR`, and the error table."""
+    """Return a sentence with the layers whose error is above `LARGE_ERROR`, and the error table."""
     header = [
         "layer",
         "p",
@@ -178,12 +201,12 @@ def blocks(parameters: Covariances, numbers: Any) -> list[Block]:
     sketched = numbers[numbers["approximation"] == APPROXIMATIONS[0]]
     column_sketch = sketched.groupby("layer", sort=False)["frobenius"].mean()
     above = [str(layer) for layer, error in column_sketch.items() if error > LARGE_ERROR]
-    verdict = (
+    sentence = (
         f"In {len(above)} of {len(column_sketch)} layers, the column sketch has a mean relative "
         f"Frobenius error above {LARGE_ERROR:g}{': ' + ', '.join(above) if above else ''}."
     )
     table = Table(name="covariances", header=header, rows=rows, caption=caption)
-    return [Text(verdict, label="Verdict", finding=True), table, Text(note, note=True)]
+    return [Text(sentence, label="Layers", finding=True), table, Text(note, note=True)]
 
 
 def metrics(numbers: Any) -> dict[str, float]:

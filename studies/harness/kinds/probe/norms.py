@@ -24,7 +24,8 @@ from studies.harness.report.document import Block, Table, Text
 from studies.harness.report.figures.probes import draw_norms
 from trainables.train import Trainer
 
-GROWTH = 0.1  # the verdict lists the layers whose norms grow more in the last tenth of the training
+METRIC = "frobenius_norm"  # the metric of the claims
+GROWTH = 0.1  # the report lists the layers whose norms grow more in the last tenth of the training
 
 
 def model_problems(parameters: Norms, model: nn.Module) -> list[str]:
@@ -74,14 +75,32 @@ def measure(parameters: Norms, trainer: Trainer, epochs: Epochs) -> Arrays:
 def numbers(parameters: Norms, results: Sequence[Result]) -> pd.DataFrame:
     """Return a row for each seed and layer: first, last, smallest and largest norm, and growth.
 
-    `growth` is the mean over the last tenth of the steps, divided by the mean over the previous
-    tenth, minus 1.
+    `last_tenth` is the mean norm over the last tenth of the steps, `previous_tenth` that over the
+    tenth before it, and `growth` their ratio minus 1.
     """
     return pd.DataFrame([row for result in results for row in _rows(result)])
 
 
+def labels(layers: Sequence[str]) -> list[str]:
+    """Return the labels of the arms that claims compare: the norm of each layer in two periods."""
+    periods = ("previous", "last")
+    return [f"layer {layer} in the {period} tenth" for period in periods for layer in layers]
+
+
+def values(parameters: Norms, numbers: Any, diverged: Sequence[int]) -> pd.DataFrame:
+    """Return the values that claims compare: a row for each seed, a column for each of `labels`.
+
+    The norms of a network that diverged are infinite in the last tenth, and 0 in the previous one.
+    """
+    layers = list(dict.fromkeys(numbers["layer"]))
+    table = numbers.pivot(index="seed", columns="layer", values=["previous_tenth", "last_tenth"])
+    table = table.reindex(columns=layers, level="layer").set_axis(labels(layers), axis="columns")
+    worst = [0.0] * len(layers) + [np.inf] * len(layers)
+    return pd.concat([table, pd.DataFrame(dict.fromkeys(diverged, worst), table.columns).T])
+
+
 def blocks(parameters: Norms, numbers: Any) -> list[Block]:
-    """Return a verdict on the layers whose norms grow or reach zero, and a table of all layers."""
+    """Return a sentence on the layers whose norms grow or reach zero, and a table of all layers."""
     header = [
         "layer",
         "kind",
@@ -98,7 +117,7 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
     named = list(zip(names, layers, strict=True))
     growing = [name for name, rows in named if rows["growth"].mean() > GROWTH]
     zero = [name for name, rows in named if not rows["smallest"].min() > 0]
-    verdict = (
+    sentence = (
         f"The norms of {len(growing)} of {len(layers)} layers still grow by more than "
         f"{GROWTH:.0%} over the last tenth of the training{_in_parentheses(growing)}. The norms "
         f"of {len(zero)} layers reached zero{_in_parentheses(zero)}."
@@ -112,7 +131,7 @@ def blocks(parameters: Norms, numbers: Any) -> list[Block]:
     caption = "Frobenius norm of the activation covariance during training."
     rows = [_cells(rows) for rows in layers]
     table = Table(name="norms", header=header, rows=rows, text=(0, 1), caption=caption)
-    return [Text(verdict, label="Verdict", finding=True), table, Text(note, note=True)]
+    return [Text(sentence, label="Layers", finding=True), table, Text(note, note=True)]
 
 
 def metrics(numbers: Any) -> dict[str, float]:
@@ -147,6 +166,8 @@ def _rows(result: Result) -> list[dict[str, Any]]:
                 "smallest": norms.min(),
                 "largest": norms.max(),
                 "last": norms[-1],
+                "previous_tenth": before,
+                "last_tenth": late,
                 "growth": late / before - 1 if before > 0 else np.nan,
             }
         )

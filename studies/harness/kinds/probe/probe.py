@@ -19,7 +19,8 @@ class Measurement:
     """A measurement of a network. Its fields are parameters, which `--set` can change.
 
     To add a measurement, write a subclass in this file, and a module with the functions of
-    `norms.py`: `model_problems`, `measure`, `numbers`, `blocks`, `metrics` and `draw`.
+    `norms.py`: `model_problems`, `measure`, `numbers`, `labels`, `values`, `blocks`, `metrics` and
+    `draw`; and `METRIC`, the metric of the values that claims compare.
 
     Attributes:
         NUMERICS: The version of the computation. Increment it when a change of the code gives other

@@ -10,6 +10,7 @@ import pandas as pd
 
 from studies.harness.design.arms import Trial
 from studies.harness.design.result import Report
+from studies.harness.evidence.claims import decide
 from studies.harness.evidence.ledger import PROVENANCE
 from studies.harness.evidence.metrics import words
 from studies.harness.evidence.status import NOT_RUN
@@ -17,30 +18,39 @@ from studies.harness.kinds.probe import folder
 from studies.harness.kinds.probe.folder import Result
 from studies.harness.kinds.probe.plan import ProbePlan
 from studies.harness.kinds.probe.probe import Probe
-from studies.harness.report import document, protocol
+from studies.harness.report import claims, document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Text
-from trainables.store import COMPLETED
+from trainables.store import COMPLETED, DIVERGED
 from trainables.workloads import workload
 
 
 def report(plan: ProbePlan) -> Report:
-    """Write `report.md`, `report.html`, `report.tex`, `numbers.csv` and the figure."""
+    """Write `report.md`, `.html` and `.tex`, `claims.csv`, `numbers.csv` and the figure."""
     probe, measurement = plan.artefact, plan.artefact.measurement
+    code = measurement.code
     by_seed = folder.results(probe, plan.trials, plan.root)
     results = [by_seed[trial.config.seed] for trial in plan.trials if trial.config.seed in by_seed]
     complete = [result for result in results if result.status["status"] == COMPLETED]
     plan.folder.mkdir(parents=True, exist_ok=True)
-    numbers = measurement.code.numbers(measurement, complete) if complete else pd.DataFrame()
-    drawn = measurement.code.draw(complete, plan.folder) if complete else []
+    numbers = code.numbers(measurement, complete) if complete else pd.DataFrame()
+    diverged = [result.seed for result in results if result.status["status"] == DIVERGED]
+    values = code.values(measurement, numbers, diverged) if complete else pd.DataFrame()
+    decisions = decide(probe.claims_on(plan.workload), values, code.METRIC)
+    drawn = code.draw(complete, plan.folder) if complete else []
     pictures = [path.stem for path in drawn if path.suffix == ".svg"]
-    blocks = _blocks(probe, plan.trials, results, numbers, pictures)
+    blocks = [
+        *claims.section(decisions, probe.undecidable, code.METRIC),
+        *_blocks(probe, plan.trials, results, numbers, pictures),
+    ]
     rows = json.loads(numbers.to_json(orient="records") or "[]")
-    tables = {"numbers.csv": numbers.to_csv(index=False)}
+    records = claims.records(decisions)
+    tables = {**claims.files(decisions), "numbers.csv": numbers.to_csv(index=False)}
     return Report(
         files=document.write(plan.folder, probe.title, blocks, drawn, tables),
+        claims=records,
         findings=document.findings(blocks),
-        record=json.dumps({"probe": probe.name, "numbers": rows}),
-        metrics=measurement.code.metrics(numbers) if complete else {},
+        record=json.dumps({"probe": probe.name, "claims": records, "numbers": rows}),
+        metrics=code.metrics(numbers) if complete else {},
     )
 
 

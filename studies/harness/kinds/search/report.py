@@ -28,7 +28,7 @@ from studies.harness.kinds.search.results import (
 )
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.report import arms as arms_table
-from studies.harness.report import document, protocol
+from studies.harness.report import claims, document, protocol
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.figures.curves import draw_best_of_k
 from studies.harness.statistics.budgets import Lead, overtakes
@@ -51,6 +51,7 @@ def report(plan: SearchPlan) -> Report:
         listing = arms_table.listing(results.evidence, plan.artefact.title)
     return Report(
         files=write(results, plan.folder),
+        claims=claims.records(results.decisions),
         listing=listing,
         record=to_json(results),
         metrics=arms.metrics(frame, winners),
@@ -61,8 +62,8 @@ def report(plan: SearchPlan) -> Report:
 def write(results: SearchResults, folder: Path) -> list[Path]:
     """Write the report, the figure and the journal of `optuna-dashboard`; return the files.
 
-    The files are `report.md`, `.html` and `.tex`; `trials.csv` (the fresh trials of the winners),
-    `proposals.csv` (all configurations), `best_of_k.csv` and `differences.csv` (each pair of
+    The files are `report.md`, `.html` and `.tex`; `claims.csv`, `trials.csv` (the fresh trials of
+    the winners), `proposals.csv` (all configurations), `best_of_k.csv` and `differences.csv` (each pair of
     optimizers); and `recipe.py`, whose content can be pasted into a recipe.
     """
     from studies.harness.kinds.search.sampling import write_journal
@@ -71,6 +72,7 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
     drawn = draw_best_of_k(results.curves, results.plan.score, folder)
     curves = [curve.assign(optimizer=name) for name, curve in results.curves.items()]
     files = {
+        **claims.files(results.decisions),
         "trials.csv": results.frame.to_csv(index=False),
         "proposals.csv": proposals_table(results).to_csv(index=False),
         "best_of_k.csv": (pd.concat(curves) if curves else pd.DataFrame()).to_csv(index=False),
@@ -95,6 +97,7 @@ def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
         f"`{line.strip()}`" for line in recipe(results).splitlines() if line.startswith("    ")
     )
     return [
+        *claims.section(results.decisions, search.undecidable, results.plan.metric),
         *protocol.facts(search),
         *(protocol.paragraphs(search, results.fresh) if results.fresh else []),
         Heading("Results"),

@@ -17,11 +17,13 @@ from studies.harness.design.arms import Arm, Trial
 from studies.harness.evidence import ledger
 from studies.harness.evidence.analysis import Evidence, analyse_tables
 from studies.harness.evidence.arms import completed
-from studies.harness.evidence.metrics import metric_name
+from studies.harness.evidence.claims import Decision, decide
+from studies.harness.evidence.metrics import metric_name, step
 from studies.harness.kinds.search.proposals import IN_FLIGHT, STOPPED, Outcome
 from studies.harness.kinds.search.proposer import Proposer
 from studies.harness.kinds.search.search import TRAIN_FRACTION
 from studies.harness.kinds.search.tuning import SearchPlan
+from studies.harness.report import claims
 from studies.harness.statistics.budgets import Shrinkage, best_of_k, shrinkage
 from trainables.store import COMPLETED
 from trainables.workloads import find_recipe
@@ -65,6 +67,16 @@ class SearchResults:
         """The statistics of the fresh trials. There must be at least one fresh trial."""
         trials = [Trial(Arm(optimizer=arm.optimizer), config) for arm, config in self.fresh]
         return analyse_tables(trials, self.frame, pd.DataFrame(), self.plan.metric)
+
+    @cached_property
+    def decisions(self) -> list[Decision]:
+        """The decisions on the claims, from the fresh trials of the winners."""
+        plan = self.plan
+        values = self.evidence.by_seed if self.fresh else pd.DataFrame(dtype=float)
+        # The column of an optimizer without a winner contains nan.
+        values = values.reindex(columns=[*plan.spaces])
+        tested = plan.artefact.claims_on(plan.workload)
+        return decide(tested, values, plan.metric, step(plan.metric, plan.workload))
 
     @cached_property
     def scores(self) -> dict[str, list[float]]:
@@ -136,7 +148,7 @@ def recipe(results: SearchResults) -> str:
 
 
 def to_json(results: SearchResults) -> str:
-    """Return one line of JSON: the search, and a record for each optimizer."""
+    """Return one line of JSON: the search, and a record for each claim and for each optimizer."""
     records = []
     for row in ledger_rows(results):
         record = dict(row)
@@ -145,7 +157,8 @@ def to_json(results: SearchResults) -> str:
         records.append(record)
     plan = results.plan
     identity = {"search": plan.artefact.name, "workload": plan.workload, "score": plan.score}
-    return json.dumps({**identity, "optimizers": _finite(records)})
+    decisions = claims.records(results.decisions)
+    return json.dumps({**identity, "claims": decisions, "optimizers": _finite(records)})
 
 
 def _finite(value: Any) -> Any:

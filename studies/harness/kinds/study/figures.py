@@ -13,6 +13,8 @@ from studies.harness.evidence.metrics import HEADLINE, on_workload
 from trainables.metrics import METRICS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from studies.harness.evidence.analysis import Evidence
     from studies.harness.kinds.artefact import Plan
     from studies.harness.published.verdicts import Measured
@@ -30,12 +32,15 @@ class Extension:
         blocks: The blocks of the report after the results.
         measured: Results to compare with published numbers, in addition to those of the metric.
         files: The contents of other files by name.
+        values: Tables of values by metric, for claims about metrics that no trial records: a row
+            for each seed and a column for each arm (see `arms.by_seed`).
     """
 
     drawn: Sequence[Path] = ()
     blocks: Sequence[Block] = ()
     measured: Sequence[Measured] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class Figure(ABC):
     Attributes:
         has_seconds: True if the figure's section of the report contains the seconds per epoch. The
             report then omits the section "Seconds per epoch".
+        DERIVED: The metrics of `Extension.values`.
         metric: The metric of the figure and of the report's tables. `headline` stands for the
             headline metric of the workload, such as the accuracy.
         references: The optimizers with which the other arms are compared.
@@ -52,6 +58,7 @@ class Figure(ABC):
     """
 
     has_seconds: ClassVar[bool] = False
+    DERIVED: ClassVar[Sequence[str]] = ()
 
     metric: str = "test/headline"
     references: tuple[str, ...] = ()

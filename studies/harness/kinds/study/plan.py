@@ -188,7 +188,7 @@ def _power(plan: StudyPlan, root: Path | None = None) -> Power:
 
     seeds = len({trial.config.seed for trial in plan.trials})
     labels = list(dict.fromkeys(trial.arm.label for trial in plan.trials))
-    claims, metric = plan.artefact.claims, plan.figure.metric
+    claims, metric = plan.artefact.claims_on(plan.workload), plan.figure.metric
     return power(claims, labels, plan.workload, seeds, metric, root)
 
 

@@ -35,10 +35,11 @@ def claim_problems(study: Study) -> list[str]:
     """Return the errors in the claims. Each label must be that of an arm on some workload."""
     if errors := matching.problems(study.claims, _labels(study)):
         return errors
+    derived = [name for figure in (study.figure, *study.extra_figures) for name in figure.DERIVED]
+    recorded = [claim for claim in study.claims if claim.metric not in ("", *derived)]
     return [
         f'claim "{claim.text}": {line}'
-        for claim in study.claims
-        if claim.metric
+        for claim in recorded
         for line in unknown_metrics("metric", [claim.metric])
     ]
 

@@ -5,9 +5,11 @@ Reports contain no dates and no paths, so equal output folders give byte-identic
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from studies.harness.design.result import Report
 from studies.harness.evidence import arms, costs
-from studies.harness.evidence.analysis import analyse
+from studies.harness.evidence.analysis import analyse, decide_claims
 from studies.harness.evidence.status import FAILED
 from studies.harness.kinds.study.figures import DiagnosticsFigure
 from studies.harness.kinds.study.plan import StudyPlan
@@ -25,9 +27,13 @@ def report(plan: StudyPlan) -> Report:
     if the paper has published numbers, and the files of the figures.
     """
     study, figure = plan.artefact, plan.figure
-    evidence = analyse(plan.trials, plan.root, figure.metric, figure.references, study.claims)
+    evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)
     figures = (figure, DiagnosticsFigure(), *plan.extra_figures)
     extensions = [part.extend(plan, evidence) for part in figures]
+    derived = {name: table for part in extensions for name, table in part.values.items()}
+    tested = study.claims_on(plan.workload)
+    decisions = decide_claims(tested, plan.workload, evidence.frame, figure.metric, derived)
+    evidence = replace(evidence, claims=decisions)
     evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
     drawn = [path for part in extensions for path in part.drawn]
     pictures = [path.stem for path in drawn if path.suffix == ".svg"]

@@ -111,7 +111,7 @@ class Study(Artefact):
         labels = list(dict.fromkeys(trial.arm.label for trial in self.trials(workload, [0])))
         metric = self.figure.on(workload).metric
         seeds = self.seeds if seeds is None else seeds
-        return power(self.claims, labels, workload, seeds, metric, root)
+        return power(self.claims_on(workload), labels, workload, seeds, metric, root)
 
     def inputs(self, plan: Plan) -> list[Path]:
         """Return the trial folders and the files of measured costs."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from studies.harness.evidence.metrics import on_workload
+from studies.harness.evidence.metrics import EPOCHS_TO_TARGET, SECONDS_TO_TARGET, on_workload
 from studies.harness.kinds.study.figures import Extension, Figure, unknown_metrics
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class TargetFigure(Figure):
     """
 
     has_seconds: ClassVar[bool] = True
+    DERIVED: ClassVar[Sequence[str]] = (EPOCHS_TO_TARGET, SECONDS_TO_TARGET)
 
     reference: str
     share: float
@@ -79,4 +80,10 @@ class TargetFigure(Figure):
             costs=seconds,
         )
         drawn = figures.draw(times, self.panels, plan.folder)
-        return Extension(drawn, report.blocks(times), targets.measured(times), report.files(times))
+        return Extension(
+            drawn=drawn,
+            blocks=report.blocks(times),
+            measured=targets.measured(times),
+            files=report.files(times),
+            values=targets.claim_values(times),
+        )

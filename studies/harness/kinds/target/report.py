@@ -9,7 +9,7 @@ import pandas as pd
 
 from studies.harness.evidence.costs import HOW, NOT_MEASURED, Cost
 from studies.harness.evidence.metrics import number, show, words
-from studies.harness.evidence.targets import Times
+from studies.harness.evidence.targets import Times, claim_costs
 from studies.harness.report import costs as seconds
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.times import RULE, TimeToTarget
@@ -19,7 +19,9 @@ NOTE = (
     "the target is censored at the last epoch of its arm. If fewer than half of the trials reach "
     "the target, there is no median. A dash instead of an end of an interval means that the trials "
     "do not bound this end. Time: epochs x seconds per epoch. The ends of its interval are the "
-    "products of the ends of the two 95% intervals, so its coverage is at least 90%."
+    "products of the ends of the two 95% intervals, so its coverage is at least 90%. Claims compare "
+    "the epochs, or the epochs x the median seconds per epoch, of trials with the same seed; a trial "
+    "that misses the target, or that fails after reaching it, has the worst result of its seed."
 )
 ArmCosts = Mapping[str, Cost | None]
 
@@ -44,7 +46,7 @@ def blocks(times: Times) -> list[Block]:
             for name, table in tables.items()
             for block in [*([Text(name, label="Hardware")] if name else []), table]
         ),
-        Text(f"{RULE} {NOTE} {HOW}", note=True),
+        Text(f"{RULE} {NOTE}{_hardware(times)} {HOW}", note=True),
         *seconds.missing(times.costs.unmeasured),
     ]
 
@@ -52,6 +54,13 @@ def blocks(times: Times) -> list[Block]:
 def _machines(times: Times) -> Mapping[str, ArmCosts]:
     """Return the arms' costs by hardware. Without costs, the only hardware has an empty name."""
     return times.costs.machines or {"": dict.fromkeys(times.arms)}
+
+
+def _hardware(times: Times) -> str:
+    """Return which hardware the seconds of the claims are measured on, if there is a choice."""
+    machines, selected = times.costs.machines, claim_costs(times)
+    name = next((name for name, costs in machines.items() if costs is selected), "")
+    return f" Their seconds are those on {name}." if len(machines) > 1 else ""
 
 
 def _epochs(table: Table, target: str) -> str:
