@@ -149,7 +149,7 @@ def test_failures_rank_last_and_replace_the_t_test():
     expected = two_sided(np.mean(sums >= observed - 1e-9), np.mean(sums <= observed + 1e-9))
     assert decision.p == pytest.approx(expected)
     assert np.isnan([decision.estimate, decision.ci_lo, decision.ci_hi]).all()
-    assert decision.seeds is None and "failed" in decision.reason
+    assert decision.seeds is None and "worst result" in decision.reason
 
 
 def test_arm_that_fails_everywhere_is_worse_than_one_that_never_fails():
