@@ -89,7 +89,7 @@ class Claim(ABC):
     def corrected(self) -> Self:
         """The claim about the corrected variants of its arms instead of the as-released ones."""
         sides = {name: side for name, side in vars(self).items() if isinstance(side, str | Change)}
-        return replace(self, **{name: _corrected(side) for name, side in sides.items()})
+        return replace(self, **{name: _without_variant(side) for name, side in sides.items()})
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Equivalent(Claim):
         return f"{self.arm} is equivalent to {self.to}{limit}"
 
 
-def _corrected(side: Side) -> Side:
+def _without_variant(side: Side) -> Side:
     if isinstance(side, Change):
         return Change(*(label.replace(" as-released", "") for label in side))
     return side.replace(" as-released", "")
