@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from studies.harness.statistics import budgets
 from studies.harness.statistics.budgets import Lead, best_of_k, overtakes, shrinkage
 
 SCORES = [0.4, 0.9, 0.1, 0.7, 0.7, 0.3, 0.8]
@@ -85,22 +84,6 @@ def test_optimizer_that_fails_more_often_is_not_better():
     assert overtakes(risky, safe) == Lead(10, None)
     assert overtakes(safe, risky) is None
     assert overtakes([math.nan] * 5, [math.nan] * 5) is None
-
-
-@pytest.mark.parametrize(
-    ("pairs", "draws"), [(60, 400), pytest.param(5_000, 2_000, marks=pytest.mark.statistics)]
-)
-@pytest.mark.parametrize("size", [8, 20])
-def test_equal_optimizers_have_a_certain_lead_in_at_most_5_percent(monkeypatch, size, pairs, draws):
-    """Without a test, one of the two is always said to be better from some k on."""
-    monkeypatch.setattr(budgets, "DRAWS", draws)
-    rng, leading, certain = np.random.default_rng(size), 0, 0
-    for first, second in rng.normal(size=(pairs, 2, size)):
-        leads = [overtakes(first, second), overtakes(second, first)]
-        leading += any(leads)
-        certain += any(lead is not None and lead.certain is not None for lead in leads)
-    assert leading == pairs
-    assert certain / pairs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / pairs)
 
 
 def test_shrinkage_is_the_score_minus_the_mean_of_fresh_seeds():

@@ -343,25 +343,6 @@ def test_arm_whose_trials_are_mostly_lost_is_the_last_of_the_order(measured_grou
     assert ordering.arms == 3 and ordering.tau == pytest.approx(-1 / 3)
 
 
-def test_order_of_noise_is_rarely_significant():
-    rng = np.random.default_rng(1)
-    cells, reversed_pairs = [cell(name, value) for name, value in MEANS.items()], 0
-    for _ in range(100):
-        results = [
-            Measured(
-                label=name,
-                optimizer=name,
-                settings={"workload": "digits/cnn"},
-                metric="test/accuracy",
-                values=dict(enumerate(0.9 + 0.01 * rng.normal(size=5))),
-            )
-            for name in MEANS
-        ]
-        (ordering,) = orderings(compare(cells, results))
-        reversed_pairs += bool(ordering.same or ordering.reverse)
-    assert reversed_pairs <= 5 + 3 * np.sqrt(100 * 0.05 * 0.95)
-
-
 def test_coverage_counts_the_numbers_that_were_measured_with_the_published_protocol():
     rows = [
         SimpleNamespace(verdict=v)
