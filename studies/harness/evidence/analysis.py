@@ -14,6 +14,7 @@ from studies.harness.evidence import arms as by_arm
 from studies.harness.evidence import contrasts, ledger
 from studies.harness.evidence.contrasts import Detectable, Differences
 from studies.harness.evidence.levels import LevelVerdict, level_verdicts
+from studies.harness.evidence.metrics import step
 from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.published.results import Published, against
 from studies.harness.published.verdicts import Measured
@@ -25,6 +26,7 @@ class Evidence:
 
     Attributes:
         metric: The metric that is analysed.
+        step: The grid of the metric (`metrics.step`).
         trials: The planned trials.
         frame: The table `ledger.frame(..., per="trial")`.
         by_epoch: The table `ledger.frame(..., per="epoch")`.
@@ -32,6 +34,7 @@ class Evidence:
         arms: The table `arms.group` with a column `bold`: True if the arm is significantly better
             than at least one arm and significantly worse than none.
         by_seed: The table `arms.by_seed`.
+        skewed: The arms with an outlier (`arms.skewed`).
         pairs: The table `contrasts.contrasts`.
         references: The difference of each arm from its reference.
         centres: The difference of each level from the recipe's value.
@@ -42,12 +45,14 @@ class Evidence:
     """
 
     metric: str
+    step: float
     trials: Sequence[Trial]
     frame: pd.DataFrame
     by_epoch: pd.DataFrame
     factors: Sequence[str]
     arms: pd.DataFrame
     by_seed: pd.DataFrame
+    skewed: Sequence[str]
     pairs: pd.DataFrame
     references: Differences
     centres: Differences
@@ -107,19 +112,22 @@ def analyse_tables(
 ) -> Evidence:
     """Return the analysis of tables of trials; `Evidence` describes the tables."""
     values = by_arm.by_seed(frame, metric)
-    pairs, centres = contrasts.contrasts(values), contrasts.centre_of(trials)
-    table = by_arm.group(frame, metric)
+    grid = step(metric, trials[0].config.workload)
+    pairs, centres = contrasts.contrasts(values, metric, grid), contrasts.centre_of(trials)
+    table = by_arm.group(frame, metric, grid)
     return Evidence(
         metric=metric,
+        step=grid,
         trials=trials,
         frame=frame,
         by_epoch=by_epoch,
         factors=ledger.factors(frame),
-        arms=table.assign(bold=table["arm"].isin([*contrasts.bold(frame, values, metric)])),
+        arms=table.assign(bold=table["arm"].isin([*contrasts.bold(pairs)])),
         by_seed=values,
+        skewed=by_arm.skewed(values, grid),
         pairs=pairs,
         references=contrasts.to_references(pairs, trials, references, centres),
         centres=contrasts.to_centres(pairs, centres),
-        levels=level_verdicts(frame, values, metric),
-        power=contrasts.detectable(values),
+        levels=level_verdicts(frame, values, metric, grid),
+        power=contrasts.detectable(values, grid),
     )

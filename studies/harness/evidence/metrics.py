@@ -131,3 +131,15 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def step(metric: str, workload: str) -> float:
+    """Return the distance of neighbouring values of a metric; 0 for continuous metrics.
+
+    An accuracy over n examples is a multiple of 1 / n.
+    """
+    from trainables.workloads import workload as named
+
+    if not unit(metric).percent:
+        return 0.0
+    return 1 / named(workload).source.test_examples
