@@ -1,7 +1,7 @@
 """Comparisons of all pairs of arms of a table, with power for few seeds and many arms.
 
-Holm's correction over 91 pairs asks for a p-value of 0.0005, which a t-test with three seeds
-reaches only if the mean gain is 26 times its SD. The arms of a table usually have similar noise, so
+Holm's correction over 91 pairs requires a p-value of 0.0005, which a t-test with three seeds
+reaches only if the mean gain is 25 times its SD. The arms of a table usually have similar noise, so
 the variance of a pair is averaged with that of all pairs. This adds degrees of freedom: Smyth,
 "Linear models and empirical Bayes methods for assessing differential expression" (2004).
 """

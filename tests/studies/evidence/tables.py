@@ -25,9 +25,9 @@ def noisy(
         shared: The share of the variance that all arms have in common under one seed.
     """
     tables, seeds, arms = size
-    own = rng.exponential(size=size) - 1 if kind == "exponential" else rng.normal(size=size)
+    noise = rng.exponential(size=size) - 1 if kind == "exponential" else rng.normal(size=size)
     seed_effect = rng.normal(size=(tables, seeds, 1))
-    values = np.sqrt(shared) * seed_effect + np.sqrt(1 - shared) * own
+    values = np.sqrt(shared) * seed_effect + np.sqrt(1 - shared) * noise
     if kind == "collapsing":
         values = values - 20 * (rng.random(size) < 0.2)
     return spreads(kind, arms) * values

@@ -116,13 +116,14 @@ KINDS = [
     *(("exponential", 0.5), ("collapsing", 0.5), (0.95, 0.0), (0.985, 0.0)),
     *(("10% failures", 0.5), ("30% failures", 0.0), ("60% failures", 0.5)),
 ]
+EXCESS = {("one SD of 8", 3): 0.07, ("SDs from 1 to 8", 3): 0.06}
 PAIRS = [
     Rate(
         "all pairs",
         name(kind),
         f"{arms} arms, {n} seeds, {shared:.0%} shared",
         partial(any_pair, arms=arms, seeds=n, kind=kind, shared=shared),
-        limit=0.09 if (kind, n) == ("one SD of 8", 3) else 0.0,
+        limit=EXCESS.get((kind, n), 0.0),
         small=500 if (arms, n) == (14, 3) else 0,
     )
     for kind, shared in KINDS
