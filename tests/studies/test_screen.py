@@ -103,10 +103,9 @@ def test_output_ends_with_findings_paths_and_next_commands(
     first = first[5:]
     last, _, ending = rest.partition("\n\n")
     sentences = [" ".join(sentence.split()) for sentence in (*first, last)]
-    assert len(sentences) == 3
     assert all(sentence in document.replace("`", "") for sentence in sentences)
-    assert sentences[0].startswith("Differences between arms cannot be tested")
-    assert sentences[1].startswith("nysact-s, rank 5 to 10: ")
+    for start in ("nysact-s, rank 5 to 10: ", "nysact-g, rank 5 to 10: "):
+        assert len([sentence for sentence in sentences if sentence.startswith(start)]) == 1
     folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
     assert ending.splitlines() == [
         f"  report  {folder}/report.html",
@@ -143,15 +142,17 @@ def test_equivalent_levels_and_the_number_of_diverged_trials_are_findings(
     lines = printed_lines([*report(tmp_path, planned()).findings, "in [bold]"], tmp_path)
     text = " ".join(" ".join(lines).split())
     assert (
-        "- nysact-s, rank 5 to 20: all levels are equivalent: the means of every pair differ "
-        "by less than 0.3 percentage points (two one-sided t-tests, 5% level)." in text
+        "- nysact-s, rank 5 to 20: all levels are equal within 0.3 percentage points (two "
+        "one-sided t-tests for every pair, 5% level)." in text
     )
     assert (
-        "- Of 24 planned trials, 1 diverged; these trials are counted, but no mean includes them."
+        "- Of 24 planned trials, 1 diverged; no mean includes these trials, but every comparison "
+        "counts them as the worst of their seeds."
     ) in text
     assert (
-        "- 6 arms are significantly better than sgd (paired t-tests, Holm-corrected)."
-    ) in text  # foof cannot be tested: its difference from sgd is the same for both completed seeds
+        "- 6 arms are significantly better than sgd; foof is not significantly different from sgd "
+        "(paired tests, Holm-corrected over the rows)."
+    ) in text  # a trial of foof diverged, and the rank test of three seeds is not significant
     assert "- in [bold]" in text
     assert all(len(line) <= 80 for line in lines if not line.startswith(("  report", "  files")))
 
