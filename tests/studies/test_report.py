@@ -84,11 +84,12 @@ def test_report_of_a_user_defined_study_names_no_paper(root):
     parts = {"claims": STUDY.claims, "arms": STUDY.arms, "figure": STUDY.figure}
     study = Study(name="ours", workload="digits/cnn", title="t", **parts)
     assert (study.paper, study.table, study.citation) == ("ours", "", "ours")
-    texts = [render(root, study=study)["report.md"].read_text(), description(study, planned())]
+    note = description(study, study.workload, planned())
+    texts = [render(root, study=study)["report.md"].read_text(), note]
     for text in texts:
         assert "Claims" in text and STUDY.claims[0].text in text
         assert "Reproduces" not in text
-    assert "Reproduces" in description(STUDY, planned())
+    assert "Reproduces" in description(STUDY, STUDY.workload, planned())
 
 
 def test_claims_of_this_project_are_not_attributed_to_the_paper(root):
