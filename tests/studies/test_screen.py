@@ -97,6 +97,10 @@ def test_output_ends_with_findings_paths_and_next_commands(
     piped = printed_text(out, monkeypatch, io.StringIO())
     document = (out / "smoke/reports/ablation_rank/digits-cnn/report.md").read_text()
     *first, rest = re.split(r"^- ", piped, flags=re.M)[1:]
+    *tested, untested = (" ".join(text.split()) for text in first[:5])
+    assert all(f"**{text.replace(':', '.**', 1)}" in document for text in tested)
+    assert untested.startswith("Not tested: 2 of 6 claims")
+    first = first[5:]
     last, _, ending = rest.partition("\n\n")
     sentences = [" ".join(sentence.split()) for sentence in (*first, last)]
     assert all(sentence in document.replace("`", "") for sentence in sentences)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import trainables.metrics
 from precond.hyperparameters import HyperparameterError, nearest
+from studies.harness.design.claims import Claim
 
 FEW = 5
 HEADLINE = "headline"  # stands for the metric that describes a workload's results: `Task.headline`
@@ -98,6 +99,29 @@ def on_workload(metric: str, workload: str) -> str:
     return metric
 
 
+def claim_metric(claim: Claim, default: str, workload: str) -> str | None:
+    """Return the metric of a claim on a workload; None if the workload has no such metric.
+
+    `default` is the metric of the study's tables.
+    """
+    try:
+        return on_workload(claim.metric, workload) if claim.metric else default
+    except HyperparameterError:
+        return None
+
+
+def step(metric: str, workload: str) -> float:
+    """Return the distance of two neighbouring values of a metric: 1/600 for 600 test images.
+
+    It is 0 for a continuous metric, such as a loss.
+    """
+    from trainables import workloads
+
+    if metric != f"test/{trainables.metrics.ACCURACY.name}":
+        return 0.0
+    return 1 / workloads.workload(workload).source.test_examples
+
+
 def number(value: float, kind: str) -> str:
     """Format a value by a Python format specifier; zero has no sign, and nan is a dash."""
     if math.isnan(value):
@@ -131,15 +155,3 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
-def step(metric: str, workload: str) -> float:
-    """Return the distance of neighbouring values of a metric; 0 for continuous metrics.
-
-    An accuracy over n examples is a multiple of 1 / n.
-    """
-    from trainables.workloads import workload as named
-
-    if not unit(metric).percent:
-        return 0.0
-    return 1 / named(workload).source.test_examples

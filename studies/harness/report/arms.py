@@ -23,7 +23,7 @@ from studies.harness.evidence.metrics import (
     words,
 )
 from studies.harness.evidence.status import UNFINISHED
-from studies.harness.report import notes
+from studies.harness.report import claims, notes
 from studies.harness.report.document import Block, Heading, Table, Text
 
 UNCORRECTED = "The intervals are not corrected for multiple comparisons."
@@ -133,10 +133,9 @@ def files(evidence: Evidence) -> dict[str, str]:
 
 
 def record(evidence: Evidence, name: str) -> str:
-    """Return the table as one line of JSON: the study's name and a record for each arm."""
-    return json.dumps(
-        {"study": name, "arms": json.loads(evidence.arms.to_json(orient="records") or "[]")}
-    )
+    """Return one line of JSON: the study's name, and a record for each claim and for each arm."""
+    arms = json.loads(evidence.arms.to_json(orient="records") or "[]")
+    return json.dumps({"study": name, "claims": claims.records(evidence.claims), "arms": arms})
 
 
 def _bold(evidence: Evidence) -> set[tuple[int, int]]:
