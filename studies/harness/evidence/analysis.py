@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -54,6 +55,7 @@ class Evidence:
     levels: Sequence[LevelVerdict]
     power: Detectable | None
     published: Published | None = None
+    claims: Sequence[Any] = ()
 
     @property
     def completed_epochs(self) -> pd.DataFrame:
