@@ -279,4 +279,4 @@ def test_a_report_contains_the_section(tmp_path: Path, committed: Ledger):
     for trial in trials:
         folders.write_trial(tmp_path, trial)
     text = folders.report(tmp_path, trials).files[0].read_text()
-    assert "## Tuning" in text and "| foof | - | - | untuned |" in text
+    assert "<summary>Tuning</summary>" in text and "| foof | - | - | untuned |" in text

@@ -67,8 +67,11 @@ def _results(
 
 
 def _details(plan: StudyPlan, evidence: Evidence, extensions: Sequence[Extension]) -> list[Block]:
-    """Return the sections that a reader opens, in the order in which a reader needs them."""
-    study, figure = plan.artefact, plan.figure
+    """Return the sections that a reader opens, in the order in which a reader needs them.
+
+    The comparisons are exploratory. Their findings are on the terminal only without claims.
+    """
+    study, figure, no_claims = plan.artefact, plan.figure, not evidence.claims
     main, *others = extensions
     timed: list[Block] = []
     if study.timed and not figure.has_seconds:
@@ -78,13 +81,13 @@ def _details(plan: StudyPlan, evidence: Evidence, extensions: Sequence[Extension
     return [
         Heading("Details"),
         *fold(sections.stability(evidence, figure.factor), on_terminal=True),
-        Details("Notes on the table", (*table.best(evidence), notes), on_terminal=True),
-        *fold(table.differences(evidence), on_terminal=True),
-        *fold(sections.levels(evidence), on_terminal=True),
+        Details("Notes on the table", (*table.best(evidence), notes), no_claims),
+        *fold(table.differences(evidence), on_terminal=no_claims),
+        *fold(sections.levels(evidence), on_terminal=no_claims),
         *fold([block for part in others for block in part.blocks]),
         *fold(timed),
         *([Details("Other figures", tuple(pictures))] if pictures else []),
-        *fold(sections.published(evidence.published), on_terminal=True),
+        *fold(sections.published(evidence.published), on_terminal=no_claims),
         protocol.section(study, plan.trials),
         *fold(tuning.section(plan.trials)),
         Details("Provenance", (protocol.provenance(evidence.frame),)),

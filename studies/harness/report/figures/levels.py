@@ -97,7 +97,7 @@ def _figure(
     names = sorted({series(arm, factor, evidence.factors) for arm in arms})
     styles = dict(zip(names, itertools.cycle(SERIES), strict=False))
     grid[0, 0].set_ylim(*_limits(evidence, arms, references))
-    marks = ROW * len(styles) + 0.04 if any(_lost(arm) for arm in arms) else 0.0
+    marks = ROW * len(styles) + 0.1 if any(_lost(arm) for arm in arms) else 0.0
     handles: dict[str, Any] = {}
     for axes, optimizer in zip(grid.flat, optimizers, strict=False):
         handles = bands.draw(axes, references, evidence.metric, marks)
@@ -199,15 +199,15 @@ def _mark_at_edge(
         row: The number of the line, so that the marks of several lines are above each other.
         crowded: True if there is no room for the status beside the number.
     """
-    higher, percent = higher_is_better(metric), unit(metric).percent
+    higher = higher_is_better(metric)
     y = 0.05 + ROW * row if higher else 0.95 - ROW * row
     marks = []
     if lost := _lost(arm):
-        status = "" if crowded else f"\n{' or '.join(lost)}"
+        status = "" if crowded or len(lost) > 1 else f"\n{' '.join(lost)}"
         text = f"{sum(lost.values())} of {arm['planned']}{status}"
         marks.append(("x", text, f"trials that {ENDINGS}"))
     if arm["n"] and not bands.is_visible(axes, arm, metric):
-        text = bands.short(arm["mean"], metric) + ("%" if percent else "")
+        text = bands.short(arm["mean"], metric)
         marks.append(("v" if higher else "^", text, "mean beyond the axis"))
     for column, (marker, text, label) in enumerate(marks):
         edge = _moved(axes, column * 26 / 72, axes.get_xaxis_transform())

@@ -77,5 +77,5 @@ def is_visible(axes: Axes, arm: ArmRow, metric: str) -> bool:
 
 
 def short(mean: float, metric: str) -> str:
-    """Return a mean with two or three digits."""
-    return f"{100 * mean:.0f}" if unit(metric).percent else f"{mean:.2g}"
+    """Return a mean with two digits."""
+    return f"{mean:.0%}" if unit(metric).percent else f"{mean:.2g}"
