@@ -106,10 +106,11 @@ def _handles(
 ) -> dict[str, Any]:
     """Return an entry of the legend for each optimizer, with the trials that were lost."""
     handles: dict[str, Any] = {}
+    rows = evidence.arms.to_dict("records")
     for name in optimizers:
         color, dashes = styles[name]
-        arms = evidence.arms.loc[evidence.arms["optimizer"] == name]
-        label = f"{display(name)}{f' ({lost})' if (lost := lost_words(arms)) else ''}"
+        lost = lost_words([arm for arm in rows if arm["optimizer"] == name])
+        label = f"{display(name)} ({lost})" if lost else display(name)
         handles[label] = Line2D([], [], color=color, linestyle=dashes, linewidth=means.WIDTH)
     return handles
 

@@ -59,7 +59,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], higher: bool) -> None:
         curves: The curves.
         higher: True if larger values are better, so that the curves leave the lower corner empty.
     """
-    means = {curve.name: curve.table["mean"] for curve in curves}
+    means: dict[str, Any] = {curve.name: curve.table["mean"] for curve in curves}
     twins = coincidences(axes, means)
     styles = visible({curve.name: curve.style for curve in curves}, twins)
     opacity = BAND["alpha"] * min(1, FEW_BANDS / max(1, len(curves)))
@@ -132,7 +132,8 @@ def coincide(twins: Mapping[str, str]) -> str:
 
 def over_seeds(sizes: Iterable[float]) -> str:
     """Return the title of a legend, with the smallest and the largest number of seeds."""
-    low, *_, high = sorted([*sizes, *sizes])
+    ordered = sorted(sizes)
+    low, high = ordered[0], ordered[-1]
     if high < 2:
         return "results of one seed"
     number = f"{high:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
@@ -145,8 +146,9 @@ def set_scale(axes: Axes, tables: Sequence[pd.DataFrame], higher: bool) -> None:
     The axis is logarithmic if smaller values are better, and the means are positive and span a
     decade. A linear axis contains the best mean, and the means after the first epochs.
     """
-    columns = [table["mean"] for table in tables]
-    means = pd.concat(columns) if columns else pd.Series(dtype=float)
+    if not tables:
+        return
+    means: Any = pd.concat([table["mean"] for table in tables])
     means = means[np.isfinite(means)]
     if means.empty or (not higher and set_logarithmic(axes, means)):
         return

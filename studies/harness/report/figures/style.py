@@ -19,8 +19,6 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from studies.harness.evidence.status import LOST
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from studies.harness.evidence.claims import Decision
 
 STYLE: Any = {
@@ -128,11 +126,11 @@ def integer_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def lost_words(arms: pd.DataFrame) -> str:
+def lost_words(arms: Sequence[Mapping[Any, Any]]) -> str:
     """Return the trials of rows of `Evidence.arms` without a result, such as `3 of 5 diverged`."""
-    planned = arms["planned"].sum()
-    lost = {status: arms[status].sum() for status in LOST}
-    return ", ".join(f"{n} of {planned} {status}" for status, n in lost.items() if n)
+    planned = sum(arm["planned"] for arm in arms)
+    lost = {status: sum(arm[status] for arm in arms) for status in LOST}
+    return ", ".join(f"{number} of {planned} {status}" for status, number in lost.items() if number)
 
 
 def entries(row: Iterable[Axes]) -> dict[str, Any]:
