@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup setup-ui docs study studies test test-slow test-cluster test-peers mutants faults faults-ci audit lint ui lock
+.PHONY: help setup setup-ui docs study studies test test-slow test-cluster test-peers test-statistics mutants faults faults-ci audit lint ui lock
 
 help:
 	@echo "make setup         install everything into .venv"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow     test a step of every large model with every optimizer; this is slow"
 	@echo "make test-cluster  test real Ray clusters of several nodes; tests that this machine cannot run are skipped"
 	@echo "make test-peers NYSACT=PATH  compare with the authors' optimizers in a checkout of hseung88/nysact"
+	@echo "make test-statistics  measure the error rates of the statistics on simulated tables, in a few minutes"
 	@echo "make mutants       plant every known bug in turn; each must make a test fail"
 	@echo "make faults        inject the full number of faults, which takes hours"
 	@echo "make faults-ci     inject fewer faults, in a few minutes"
@@ -84,6 +85,10 @@ test-cluster: setup
 # The authors' code is not a part of this repository. Without NYSACT, the tests are skipped.
 test-peers: setup
 	NYSACT="$(NYSACT)" $(BIN)/python -m pytest -m peers -rs tests/precond/test_released.py
+
+# The measured rates are printed as a table, of which docs/statistics.md has a copy.
+test-statistics: setup
+	$(BIN)/python -m pytest -m statistics tests/studies/evidence
 
 mutants: setup
 	$(BIN)/python -m tests.mutants

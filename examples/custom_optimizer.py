@@ -28,13 +28,12 @@ def signsgd(model, *, lr: float = 0.001):
 
 
 if __name__ == "__main__":
-    from studies import Arm, CurveFigure, Study, main
+    from studies import Arm, CurveFigure, NotWorse, Study, main
 
     study = Study(
         name="signsgd",
         title="signSGD beside NysAct and SGD",
-        claim="signSGD reaches the test error of SGD.",
-        falsifier="signSGD is significantly worse than SGD.",
+        claims=[NotWorse("signsgd", than="sgd")],
         arms=[Arm(optimizer="signsgd"), Arm(optimizer="nysact-s"), Arm(optimizer="sgd")],
         figure=CurveFigure(references=("sgd",)),
     )

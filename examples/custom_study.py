@@ -3,13 +3,15 @@
 It has the flags of the studies in `studies/`.
 """
 
-from studies import Arm, LevelFigure, Study, grid, main
+from studies import Arm, Better, LevelFigure, NotWorse, Study, grid, main
 
 STUDY = Study(
     name="momentum",
     title="Momentum of NysAct",
-    claim="NysAct is best at SGD's usual momentum of 0.9.",
-    falsifier="Another level of the momentum is significantly better than 0.9.",
+    claims=[
+        Better("nysact-s momentum=*", than="sgd"),
+        NotWorse("nysact-s momentum=0.9", than="nysact-s momentum=*"),
+    ],
     arms=[*grid("nysact-s", momentum=[0.8, 0.9, 0.95]), Arm(optimizer="sgd")],
     figure=LevelFigure(factor="momentum", panels=("nysact-s",), references=("sgd",)),
 )

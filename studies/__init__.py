@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from studies.harness.command.cli import main
     from studies.harness.command.run import run
     from studies.harness.design.arms import Arm, grid
+    from studies.harness.design.claims import Better, Change, Equivalent, NotWorse
     from studies.harness.design.options import Options
     from studies.harness.kinds.cost.cost import CostStudy
     from studies.harness.kinds.probe.probe import Covariances, Norms, Probe
@@ -26,6 +27,7 @@ _MODULES = {
     "command.cli": ("main",),
     "command.run": ("run",),
     "design.arms": ("Arm", "grid"),
+    "design.claims": ("Better", "Change", "Equivalent", "NotWorse"),
     "design.options": ("Options",),
     "kinds.cost.cost": ("CostStudy",),
     "kinds.probe.probe": ("Covariances", "Norms", "Probe"),
@@ -38,12 +40,16 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "Arm",
+    "Better",
+    "Change",
     "Choice",
     "CostStudy",
     "Covariances",
     "CurveFigure",
+    "Equivalent",
     "LevelFigure",
     "Norms",
+    "NotWorse",
     "Options",
     "Probe",
     "Range",

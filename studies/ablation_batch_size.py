@@ -22,14 +22,6 @@ STUDY = Study(
     title="Effect of the batch size",
     paper="NysAct",
     table="Appendix C, Figure 5",
-    claim=(
-        "The accuracy falls as the batch size grows, and NysAct loses less accuracy than KFAC, "
-        "Eva and FOOF."
-    ),
-    falsifier=(
-        "From the smallest to the largest batch size, NysAct loses more accuracy than KFAC, "
-        "Eva or FOOF."
-    ),
     arms=arms([64, 128, 256, 512, 1024]),
     arms_on={"digits": arms([16, 32, 64, 128, 256])},
     figure=LevelFigure(factor="batch_size", panels=("kfac", "eva", "foof", "nysact-s")),

@@ -14,14 +14,6 @@ STUDY = Study(
     title="Effect of the damping",
     paper="NysAct",
     table="Appendix C, Figure 5",
-    claim=(
-        "NysAct's accuracy rises when the damping increases from 0.1 to 10, while KFAC is less "
-        "accurate at 10 than at a smaller damping."
-    ),
-    falsifier=(
-        "NysAct's accuracy is lower at a damping of 10 than at 0.1, or KFAC has its best "
-        "accuracy at 10."
-    ),
     arms=[
         *(
             arm

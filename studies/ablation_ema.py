@@ -15,15 +15,6 @@ STUDY = Study(
     title="Effect of the coefficient of the moving averages",
     paper="NysAct",
     table="Appendix C, Figure 5",
-    claim=(
-        "The coefficient of the moving averages hardly changes the accuracy of NysAct, Eva and "
-        "FOOF, but it changes the accuracy of KFAC."
-    ),
-    falsifier=(
-        "For NysAct, Eva or FOOF, the accuracy at some coefficient differs significantly from "
-        "the accuracy at the recipe's coefficient, or no two coefficients of KFAC give "
-        "significantly different accuracies."
-    ),
     arms=[
         *grid("kfac", as_released=True, ema_decay=DECAYS),
         *grid("eva", as_released=True, ema_decay=EVA_DECAYS),

@@ -14,15 +14,6 @@ STUDY = Study(
     title="Effect of the number of steps between inverses",
     paper="NysAct",
     table="Appendix C, Figure 6",
-    claim=(
-        "More steps between two inverses do not change NysAct's accuracy, NysAct is the fastest "
-        "optimizer at 10 or more steps, and KFAC often fails to invert its factors."
-    ),
-    falsifier=(
-        "NysAct's accuracy at some number of steps differs significantly from its accuracy at "
-        "the recipe's number, or NysAct is not the fastest at 10 or more steps, or no trial of "
-        "KFAC fails or diverges."
-    ),
     arms=[
         *(
             arm

@@ -13,14 +13,6 @@ STUDY = Study(
     title="Effect of the learning rate",
     paper="NysAct",
     table="Appendix C, Figure 5",
-    claim=(
-        "KFAC, Eva, FOOF and NysAct have their best accuracy at a learning rate of 0.1, and "
-        "NysAct's accuracy is stable over all learning rates."
-    ),
-    falsifier=(
-        "An optimizer has its best accuracy at another learning rate than 0.1, or the range of "
-        "NysAct's mean accuracies is larger than that of KFAC or Eva."
-    ),
     arms=[
         *(
             arm

@@ -40,15 +40,6 @@ STUDY = Study(
     title="Accuracy of all optimizers",
     paper="NysAct",
     table="Table 2, Figure 3 and Table 4",
-    claim=(
-        "On CIFAR, FOOF is the most accurate optimizer and NysAct is second; with DeiT-S on "
-        "ImageNet, NysAct is more accurate than SGD, and KFAC and FOOF fail to complete 200 "
-        "epochs."
-    ),
-    falsifier=(
-        "On CIFAR, NysAct is significantly less accurate than SGD, KFAC or Eva; or with DeiT-S, "
-        "NysAct is significantly less accurate than SGD, or KFAC or FOOF completes 200 epochs."
-    ),
     arms=arms(OPTIMIZERS),
     arms_on={
         "digits/autoencoder": [Arm(optimizer=name) for name in ON_AUTOENCODER],

@@ -19,14 +19,6 @@ COST = CostStudy(
     title="Time and memory relative to SGD",
     paper="NysAct",
     table="Tables 1, 3 and 6, Sections 1 and 2",
-    claim=(
-        "A step of NysAct takes less time than a step of FOOF, Eva or KFAC, and the time of a "
-        "refresh of NysAct is proportional to the number p of inputs of a layer."
-    ),
-    falsifier=(
-        "The 95% interval of the time of a step of NysAct lies above that of KFAC, Eva or FOOF, "
-        "or the time of its refresh grows as p^1.5 or faster."
-    ),
     workload="cifar10/resnet32",
     batch_size=128,
     optimizers=(

@@ -11,14 +11,6 @@ PROBE = Probe(
     title="Activation covariances and their Nystrom approximations",
     paper="NysAct",
     table="Section 1, Figure 1",
-    claim=(
-        "The Nystrom method recovers the whole activation covariance of a layer from a random "
-        "subset of its columns."
-    ),
-    falsifier=(
-        "In some layer, the approximation from a random subset of columns has a mean relative "
-        "Frobenius error above one half."
-    ),
     measurement=Covariances(rank=10, draws=10),
     workload="digits/cnn",
     published={"cifar100/resnet32": {"epochs": 100}},

@@ -32,14 +32,6 @@ SEARCH = Search(
     title="Optimizers tuned with equal budgets",
     paper="NysAct",
     table="Section 4.3",
-    claim=(
-        "NysAct, FOOF and KFAC need little tuning, because they perform well with SGD's learning "
-        "rate, momentum and weight decay."
-    ),
-    falsifier=(
-        "The tuned SGD or AdamW is significantly more accurate than the tuned NysAct, or the best "
-        "of 5 configurations has a higher expected accuracy for SGD than for NysAct."
-    ),
     spaces=SPACES,
     spaces_on={
         "digits/autoencoder": SQUARED_ERROR,

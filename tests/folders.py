@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from studies.harness.design.arms import Arm, Trial, grid
+from studies.harness.design.claims import Better, NotWorse
 from studies.harness.design.options import Options
 from studies.harness.design.result import Report
 from studies.harness.evidence.analysis import Evidence, analyse
@@ -42,8 +43,10 @@ STUDY = Study(
     title="Rank of NysAct",
     paper="NysAct",
     table="Figure 7",
-    claim="Accuracy rises with the rank.",
-    falsifier="Accuracy does not rise.",
+    claims=[
+        Better("nysact-s rank=*", than="sgd"),
+        NotWorse("nysact-g rank=20", than="nysact-g rank=5"),
+    ],
     arms=ARMS,
     figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),
 )
@@ -90,7 +93,7 @@ def plan(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> StudyPlan
 def evidence(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Evidence:
     """Return the evidence of a study's report, without the comparison with the paper."""
     figure = plan(root, trials, study).figure
-    return analyse(trials, root, figure.metric, figure.references)
+    return analyse(trials, root, figure.metric, figure.references, study.claims)
 
 
 def report(root: Path, trials: Sequence[Trial], study: Study = STUDY) -> Report:

@@ -232,8 +232,6 @@ RANK_STUDY = Study(
     title="t",
     paper="NysAct",
     table="none",
-    claim="c",
-    falsifier="f",
     arms=grid("nysact-s", rank=[5, 20]),
     figure=LevelFigure(factor="rank", panels=("nysact-s",)),
 )

@@ -91,8 +91,6 @@ SUM = Sum(
     title="A sum",
     paper="ours",
     table="Table 1",
-    claim="The sum is correct.",
-    falsifier="The sum is not correct.",
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import folders
@@ -16,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies.harness.design.arms import Arm, Trial, grid
+from studies.harness.design.claims import Better
+from studies.harness.evidence.claims import CONTRADICTED, Decision
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.report.figures import levels, means
 from studies.harness.report.figures.limits import limits
@@ -180,11 +181,12 @@ def test_axis_of_an_accuracy_is_in_percent(draw):
 
 def test_figure_has_the_verdict_on_the_first_claim_as_its_title():
     figure, _ = panels((6, 3))
-    claims: Any = [SimpleNamespace(verdict="contradicted", text="a is better than b"), None]
-    state(figure, claims)
+    claim = Better("a", than="b")
+    untested = Decision(claim=claim, text="c is better than d")
+    state(figure, [untested, Decision(claim=claim, text=claim.text, verdict=CONTRADICTED)])
     assert figure.get_suptitle() == "Contradicted: a is better than b"
     figure, _ = panels((6, 3))
-    state(figure, [])
+    state(figure, [untested])
     assert figure.get_suptitle() == ""
 
 

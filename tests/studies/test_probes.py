@@ -351,7 +351,7 @@ def test_smoke_run_writes_a_report_and_a_second_run_trains_nothing(
     figure = {f"{stem}.{suffix}" for suffix in ("pdf", "png", "svg")}
     assert set(first) == {"report.md", "report.html", "report.tex", "numbers.csv", *figure}
     text = first["report.md"].decode()
-    assert probe.claim in text and probe.falsifier in text and probe.papers_command in text
+    assert probe.citation in text and probe.papers_command in text
     assert "2 of 2 completed; test accuracy" in text and "**Verdict.**" in text
     assert b"<img" in first["report.html"]
     monkeypatch.setattr(execute, "Trainer", None)

@@ -32,8 +32,6 @@ SEARCH = Search(
     title="A search",
     paper="NysAct",
     table="no table",
-    claim="Tuning improves the accuracy.",
-    falsifier="Tuning does not improve the accuracy.",
     spaces={
         "sgd": {"lr": Range(0.01, 1.0, log=True), "weight_decay": Range(0.0, 2e-3)},
         "nysact-s": {

@@ -33,8 +33,6 @@ STUDY = Study(
     title="Time to a target",
     paper="P",
     table="Table 5",
-    claim="c",
-    falsifier="f",
     arms=[Arm(optimizer="foof"), Arm(optimizer="sgd"), Arm(optimizer="kfac"), Arm(optimizer="eva")],
     figure=TargetFigure(
         reference="sgd",

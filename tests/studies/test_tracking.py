@@ -127,6 +127,17 @@ def test_parent_run_has_the_summary_and_the_artifacts(tmp_path, uri, study, runs
     assert (artifacts / "report.md").read_text() == "two"
 
 
+def test_parent_run_has_the_decisions_on_the_claims_as_tags(tmp_path, uri, study, runs):
+    trials = planned(seeds=2)[:2]
+    for trial in trials:
+        write_trial(tmp_path, trial)
+    claims = [{"sentence": "Supported: a is better than b.", "verdict": "supported"}]
+    view(study, trials, tmp_path).send(uri, Report(files=[], claims=claims))
+    tags = runs()[0].data.tags
+    assert (tags["claim/1"], tags["verdict/1"]) == ("Supported: a is better than b.", "supported")
+    assert f"- {study.claims[0].text}" in tags["mlflow.note.content"]
+
+
 @pytest.mark.parametrize("mark", ["", "digest"])
 def test_second_sync_writes_nothing(tmp_path, uri, study, monkeypatch, mark):
     trials = planned(seeds=1)[:3]

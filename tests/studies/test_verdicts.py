@@ -37,8 +37,6 @@ STUDY = Study(
     title="t",
     paper="P",
     table="Table 1",
-    claim="c",
-    falsifier="f",
     arms=[
         Arm(optimizer="sgd"),
         Arm(optimizer="foof", as_released=True),

@@ -26,8 +26,6 @@ RANK_STUDY = Study(
     title="t",
     paper="NysAct",
     table="none",
-    claim="c",
-    falsifier="f",
     arms=[Arm(optimizer="sgd"), *grid("nysact-s", rank=[5, 20])],
     figure=LEVELS,
 )

@@ -48,10 +48,17 @@ def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
 
         return run([artefact], *parse(raw, artefact.FLAGS))
 
-    help_text = f"{artefact.title} ({artefact.citation}).\n\nClaim to test: {artefact.claim}"
+    help_text = f"{artefact.title} ({artefact.citation}).\n\n{_claims(artefact)}"
     defaults = {} if plugin is None else {"plugin": plugin}
     settings = {**SETTINGS, "default_map": defaults}
     return click.Command(artefact.name, settings, execute, flags(artefact), help_text, EXIT_CODES)
+
+
+def _claims(artefact: Artefact) -> str:
+    """Return the list of the claims for `--help`; empty for an exploratory artefact."""
+    lines = [f"  - {claim.text}" for claim in artefact.claims]
+    # `\\b` keeps the line breaks of a paragraph.
+    return "\n".join(["\b", "Claims to test:", *lines]) if lines else ""
 
 
 def flags(artefact: Artefact) -> list[click.Parameter]:

@@ -7,19 +7,22 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from studies.harness.design.ending import ENVIRONMENT, INVALID_COMMAND
 from studies.harness.design.options import default_root, default_uri
 from studies.harness.design.result import Listing, Report
 
 WIDTH = 80
+VERDICTS = {"supported": "bold green", "contradicted": "bold red", "inconclusive": "bold"}
 MAX_FINDINGS = 10  # shown on the terminal; a report may have a finding for each of 100 levels
 
 
@@ -60,20 +63,38 @@ def environment(problem: str) -> int:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print a report's table, its findings, and the paths of its files."""
+    """Print a report's decisions on its claims, its table, its findings, and its files' paths."""
+    _show_claims(report.claims, console)
     if report.listing is not None:
         console.print(table(report.listing))
-    width = min(WIDTH, console.width)
-    fill = partial(
-        textwrap.fill, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
-    )
-    lines = [fill(line.replace("`", ""), width) for line in report.findings[:MAX_FINDINGS]]
+    lines = [_item(line, console) for line in report.findings[:MAX_FINDINGS]]
     if len(report.findings) > MAX_FINDINGS:
         lines.append(f"  The report has {len(report.findings) - MAX_FINDINGS} more findings.")
     page = next(path for path in report.files if path.suffix == ".html")
     lines += ["", f"  report  {_shortest(page)}", f"  files   {_shortest(page.parent)}{os.sep}"]
     for line in lines:
         plain(line, console)
+
+
+def _item(sentence: str, console: Console) -> str:
+    """Return a sentence as an item of a list, with line breaks."""
+    width = min(WIDTH, console.width)
+    fill = partial(textwrap.fill, subsequent_indent="  ", break_on_hyphens=False)
+    return fill("- " + sentence.replace("`", ""), width)
+
+
+def _show_claims(claims: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the decisions on the claims; only the number of those that were not tested."""
+    tested = [claim for claim in claims if claim["verdict"] in VERDICTS]
+    if claims:
+        plain("Claims:", console)
+    for claim in tested:
+        text = Text(_item(claim["sentence"], console))
+        text.stylize(VERDICTS[claim["verdict"]], 2, 2 + len(claim["verdict"]))
+        console.print(text, highlight=False, soft_wrap=True)
+    if rest := len(claims) - len(tested):
+        line = f"Not tested: {rest} of {len(claims)} claims; the report states the reasons."
+        plain(_item(line, console), console)
 
 
 def table(listing: Listing) -> Table:

@@ -73,6 +73,17 @@ def grid(optimizer: str, *, as_released: bool = False, **levels: Sequence[Any]) 
     ]
 
 
+def levels_of(arms: Sequence[Arm]) -> dict[str, list[Any]]:
+    """Return the levels of each factor, in the order of the arms."""
+    by_factor: dict[str, list[Any]] = {}
+    for arm in arms:
+        for factor in arm.factors:
+            known = by_factor.setdefault(factor, [])
+            if arm.overrides[factor] not in known:
+                known.append(arm.overrides[factor])
+    return by_factor
+
+
 class Trial(NamedTuple):
     """An arm with its resolved configuration for one seed."""
 

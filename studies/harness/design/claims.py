@@ -4,7 +4,7 @@
 'nysact-s rank=* is better than sgd'
 
 A claim compares arms with base arms. It selects both by their labels, in which `*` stands for any
-text. With `*` in the base, each arm is compared with the base that has the same text there:
+text. With `*` on both sides, each arm is compared with the base that has the same text there:
 `Better("nysact-s rank=*", than="nysact-g rank=*")` compares the two sketches at each rank. A claim
 about several pairs holds if it holds for every pair.
 """
@@ -50,9 +50,10 @@ class Claim(ABC):
         UPPER: The largest gain that the claim allows, in margins; None if it has no upper limit.
             The gain is the difference of the arm from the base, positive if the arm is better.
         arm: The arms.
-        points: The margin of a metric that is shown in percent, as a fraction.
-        share: The margin of any other metric, as a share of the mean of the base. A `Change` has no
-            share: its margin is a share of the mean of `Change.base`.
+        points: The margin of a metric that is shown in percent, as a fraction: 0.003 is 0.3
+            percentage points.
+        share: The margin of any other metric, as a share of the mean of the base. If the base is a
+            `Change`, it is a share of the mean of the arm that is subtracted.
         metric: The metric, such as `train/loss`; empty for the metric of the study's tables.
         on: The workloads on which the claim is tested, in which `*` stands for any text.
     """
@@ -71,20 +72,18 @@ class Claim(ABC):
     def base(self) -> Side:
         """The base arms; empty if the arms are compared with one another."""
 
-    @property
     @abstractmethod
-    def relation(self) -> str:
-        """The statement without its two sides and without its margin."""
+    def statement(self, margin: str = "") -> str:
+        """Return the claim as a sentence without its full stop.
 
-    @property
-    def has_margin(self) -> bool:
-        """True if the statement depends on the margin."""
-        return bool(self.LOWER or self.UPPER)
+        Args:
+            margin: The margin in words, such as `0.30 percentage points`; it is omitted if empty.
+        """
 
     @property
     def text(self) -> str:
-        """The statement as a sentence without its margin and without a final full stop."""
-        return f"{self.arm} {self.relation} {self.base or 'each other'}"
+        """The claim as a sentence without its margin and without its full stop."""
+        return self.statement()
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,9 @@ class Better(Claim):
         """The base arms."""
         return self.than
 
-    @property
-    def relation(self) -> str:
-        """The statement without its two sides and without its margin."""
-        return "is better than"
+    def statement(self, margin: str = "") -> str:
+        """Return the claim as a sentence; it has no margin."""
+        return f"{self.arm} is better than {self.than}"
 
 
 @dataclass(frozen=True)
@@ -121,10 +119,10 @@ class NotWorse(Claim):
         """The base arms."""
         return self.than
 
-    @property
-    def relation(self) -> str:
-        """The statement without its two sides and without its margin."""
-        return "is not worse than"
+    def statement(self, margin: str = "") -> str:
+        """Return the claim as a sentence (see `Claim.statement`)."""
+        limit = f" by more than {margin}" if margin else ""
+        return f"{self.arm} is not worse than {self.than}{limit}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,9 @@ class Equivalent(Claim):
         """The base arms; empty if the arms are compared with one another."""
         return self.to
 
-    @property
-    def relation(self) -> str:
-        """The statement without its two sides and without its margin."""
-        return "is equivalent to"
+    def statement(self, margin: str = "") -> str:
+        """Return the claim as a sentence (see `Claim.statement`)."""
+        limit = f" within {margin}" if margin else ""
+        if not self.to:
+            return f"all pairs of {self.arm} are equivalent{limit}"
+        return f"{self.arm} is equivalent to {self.to}{limit}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from studies.harness.design.claims import Claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +18,11 @@ class Facts:
         title: Title of the report.
         paper: Name of the paper whose result is reproduced; `ours` for a user-defined artefact.
         table: The table or figure of the paper; may be empty.
-        claim: The claim that is tested; empty for the tuning of a recipe, which tests none.
-        claimed_by_paper: False if the claim is this project's and not the paper's.
-        falsifier: The outcome that would contradict the claim; empty without a claim.
+        claims: The claims that the results support or contradict. They are corrected together, so
+            that the report decides one of them wrongly with a probability of at most 5%. Without
+            claims, the report is exploratory.
+        claimed_by_paper: False if the claims are this project's and not the paper's.
+        undecidable: Statements of the paper that the artefact cannot decide, each with the reason.
         published: The workloads that the paper uses, each with the settings of the paper that
             differ from the workload's recipe.
         reconstructed: Choices of the artefact that the paper does not state.
@@ -28,9 +32,9 @@ class Facts:
     title: str
     paper: str = "ours"
     table: str = ""
-    claim: str
-    falsifier: str
+    claims: Sequence[Claim] = ()
     claimed_by_paper: bool = True
+    undecidable: tuple[str, ...] = ()
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reconstructed: tuple[str, ...] = ()
 

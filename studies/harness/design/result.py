@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Report:
 
     Attributes:
         files: The files of the report, including the HTML page.
+        claims: The decision on each claim (`report.claims.records`), such as its `verdict` and its
+            `sentence`.
         findings: One sentence for each finding.
         listing: The table for the terminal, or None.
         record: The results as one line of JSON, for `--json`.
@@ -46,6 +49,7 @@ class Report:
     """
 
     files: Sequence[Path]
+    claims: Sequence[Mapping[str, Any]] = ()
     findings: Sequence[str] = ()
     listing: Listing | None = None
     record: str = ""

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from studies.harness.design.arms import Trial
+from studies.harness.design.claims import Claim
 from studies.harness.design.facts import Facts
 from studies.harness.evidence import arms as by_arm
 from studies.harness.evidence import contrasts, ledger
+from studies.harness.evidence.claims import Decision, decide_from
 from studies.harness.evidence.contrasts import Detectable, Differences
+from studies.harness.evidence.gains import Table
 from studies.harness.evidence.levels import LevelVerdict, level_verdicts
+from studies.harness.evidence.metrics import claim_metric, step
 from studies.harness.evidence.status import COMPLETED, LOST
 from studies.harness.published.results import Published, against
 from studies.harness.published.verdicts import Measured
@@ -37,6 +40,7 @@ class Evidence:
         references: The difference of each arm from its reference.
         centres: The difference of each level from the recipe's value.
         levels: A verdict on each optimizer's levels of each factor.
+        claims: The decision on each claim of the study.
         power: The smallest difference that the seeds can detect; None if no arm has two completed
             seeds.
         published: The comparison with the paper; None if the paper has no numbers.
@@ -54,8 +58,8 @@ class Evidence:
     centres: Differences
     levels: Sequence[LevelVerdict]
     power: Detectable | None
+    claims: Sequence[Decision] = ()
     published: Published | None = None
-    claims: Sequence[Any] = ()
 
     @property
     def completed_epochs(self) -> pd.DataFrame:
@@ -84,12 +88,21 @@ class Evidence:
 
 
 def analyse(
-    trials: Sequence[Trial], root: Path, metric: str, references: Sequence[str] = ()
+    trials: Sequence[Trial],
+    root: Path,
+    metric: str,
+    references: Sequence[str] = (),
+    claims: Sequence[Claim] = (),
 ) -> Evidence:
     """Read the folders of a plan's trials and return their analysis.
 
-    `references` are names of optimizers. The arms are compared with those of the first optimizer
-    in `references` that is in the plan.
+    Args:
+        trials: The trials.
+        root: The output folder.
+        metric: The metric of the tables.
+        references: Names of optimizers. The arms are compared with those of the first optimizer in
+            `references` that is in the plan.
+        claims: The claims to decide.
     """
     return analyse_tables(
         trials,
@@ -97,6 +110,7 @@ def analyse(
         ledger.frame(trials, root, per="epoch"),
         metric,
         references,
+        claims,
     )
 
 
@@ -106,6 +120,7 @@ def analyse_tables(
     by_epoch: pd.DataFrame,
     metric: str,
     references: Sequence[str] = (),
+    claims: Sequence[Claim] = (),
 ) -> Evidence:
     """Return the analysis of tables of trials; `Evidence` describes the tables."""
     values = by_arm.by_seed(frame, metric)
@@ -124,4 +139,18 @@ def analyse_tables(
         centres=contrasts.to_centres(pairs, centres),
         levels=level_verdicts(frame, values, metric),
         power=contrasts.detectable(values),
+        claims=decide_claims(claims, trials[0].config.workload, frame, metric) if claims else (),
     )
+
+
+def decide_claims(
+    claims: Sequence[Claim], workload: str, frame: pd.DataFrame, metric: str
+) -> list[Decision]:
+    """Return a decision on each claim from a table of trials; `metric` is that of the tables."""
+    names = {claim.metric: claim_metric(claim, metric, workload) for claim in claims}
+    tables = {
+        key: Table(by_arm.by_seed(frame, name), name, step(name, workload))
+        for key, name in names.items()
+        if name is not None
+    }
+    return decide_from(claims, tables, workload)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import trainables.metrics
 from precond.hyperparameters import HyperparameterError, nearest
+from studies.harness.design.claims import Claim
 
 FEW = 5
 HEADLINE = "headline"  # stands for the metric that describes a workload's results: `Task.headline`
@@ -96,6 +97,29 @@ def on_workload(metric: str, workload: str) -> str:
         advice = nearest(metric, [f"{part}/{name}" for name in known])
         raise HyperparameterError(f'metric = "{metric}": {workload} has no such metric.{advice}')
     return metric
+
+
+def claim_metric(claim: Claim, default: str, workload: str) -> str | None:
+    """Return the metric of a claim on a workload; None if the workload has no such metric.
+
+    `default` is the metric of the study's tables.
+    """
+    try:
+        return on_workload(claim.metric, workload) if claim.metric else default
+    except HyperparameterError:
+        return None
+
+
+def step(metric: str, workload: str) -> float:
+    """Return the distance of two neighbouring values of a metric: 1/600 for 600 test images.
+
+    It is 0 for a continuous metric, such as a loss.
+    """
+    from trainables import workloads
+
+    if metric != f"test/{trainables.metrics.ACCURACY.name}":
+        return 0.0
+    return 1 / workloads.workload(workload).source.test_examples
 
 
 def number(value: float, kind: str) -> str:

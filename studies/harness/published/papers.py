@@ -118,23 +118,15 @@ def paper(name: str) -> Paper | None:
 
 
 def statements(facts: Facts) -> dict[str, str]:
-    """Return the artefact's citation, claim and falsifier by their titles in reports.
+    """Return the artefact's citation by its title in reports.
 
-    The citation is omitted if there is no file for the artefact's paper.
+    It is empty if there is no file for the artefact's paper.
     """
     if paper(facts.paper) is None:
-        return {"Claim": facts.claim, "Falsified by": facts.falsifier}
+        return {}
     if not facts.claimed_by_paper:
-        return {
-            "About": facts.citation,
-            "Claim of this project": facts.claim,
-            "Falsified by": facts.falsifier,
-        }
-    return {
-        "Reproduces": facts.citation,
-        "Claim of the paper": facts.claim,
-        "Falsified by": facts.falsifier,
-    }
+        return {"About": f"{facts.citation}. The claims are this project's, not the paper's."}
+    return {"Reproduces": facts.citation}
 
 
 def about(claims: Collection[Claim], artefact: str) -> list[Claim]:

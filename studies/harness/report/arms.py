@@ -23,6 +23,7 @@ from studies.harness.evidence.metrics import (
     words,
 )
 from studies.harness.evidence.status import IN_FLIGHT, UNFINISHED
+from studies.harness.report import claims
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.paired import ALPHA
 
@@ -191,10 +192,9 @@ def files(evidence: Evidence) -> dict[str, str]:
 
 
 def record(evidence: Evidence, name: str) -> str:
-    """Return the table as one line of JSON: the study's name and a record for each arm."""
-    return json.dumps(
-        {"study": name, "arms": json.loads(evidence.arms.to_json(orient="records") or "[]")}
-    )
+    """Return one line of JSON: the study's name, and a record for each claim and for each arm."""
+    arms = json.loads(evidence.arms.to_json(orient="records") or "[]")
+    return json.dumps({"study": name, "claims": claims.records(evidence.claims), "arms": arms})
 
 
 def _bold(evidence: Evidence) -> set[tuple[int, int]]:

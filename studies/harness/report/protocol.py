@@ -23,7 +23,7 @@ ONLY_IF_SET = (
 
 
 def facts(artefact: Facts) -> list[Text]:
-    """Return the first paragraphs of each report."""
+    """Return the paragraph that cites the paper; nothing for a user-defined artefact."""
     return [Text(text, label=name) for name, text in papers.statements(artefact).items()]
 
 

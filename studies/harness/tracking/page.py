@@ -1,4 +1,4 @@
-"""A study's page in MLflow: a note with the claim and the parameters' symbols, and the charts.
+"""A study's page in MLflow: a note with the claims and the parameters' symbols, and the charts.
 
 The charts are a shared view in the experiment's tags, in the format of MLflow's Share button.
 Without this view, the page has a chart for each of about fifty metrics, and only for the parent
@@ -47,11 +47,12 @@ def description(facts: Facts, trials: Sequence[Trial]) -> str:
     """Return the note of a study's parent run, in Markdown."""
     names = dict.fromkeys(name for trial in trials for name in trial.config.hyperparameters)
     symbols = [f"- `{name}`: {SYMBOLS[name]}" for name in names if name in SYMBOLS]
-    texts = {
-        **papers.statements(facts),
-        "How to read it": READING,
-    }
+    texts = {**papers.statements(facts), "How to read it": READING}
     paragraphs = [f"**{facts.title}**", *(f"**{name}.** {text}" for name, text in texts.items())]
+    claims = [f"- {claim.text}" for claim in facts.claims]
+    if claims:
+        title = "**Claims.** The tags `claim/1`, `claim/2`, ... have the decisions."
+        paragraphs.insert(1, "\n".join([title, "", *claims]))
     return "\n\n".join(
         [*paragraphs, "\n".join(["**Parameters** and the papers' symbols", "", *symbols])]
     )

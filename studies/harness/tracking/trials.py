@@ -24,7 +24,7 @@ from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
 from studies.harness.statistics.intervals import summarize
 from studies.harness.tracking import page
 from studies.harness.tracking.client import PARENT, Experiment, Run, all_runs, fingerprint, points
-from studies.harness.tracking.view import View
+from studies.harness.tracking.view import View, claim_tags
 from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
@@ -134,6 +134,7 @@ class Sender:
             **self.common,
             "kind": "study",
             "mlflow.note.content": page.description(facts, self.trials),
+            **claim_tags(report),
         }
         parent = self._run("", f"{facts.name} {workload}", tags)
         with self.experiment.marked(parent, mark):

@@ -61,6 +61,14 @@ class View(ABC):
         return {**facts, "workload": self.workload, "smoke": str(self.options.smoke)}
 
 
+def claim_tags(report: Report | None) -> dict[str, str]:
+    """Return the decisions as tags of a report's run: `claim/1` is a sentence, `verdict/1` a word."""
+    tags = {}
+    for number, claim in enumerate(report.claims if report else (), 1):
+        tags |= {f"claim/{number}": claim["sentence"], f"verdict/{number}": claim["verdict"]}
+    return tags
+
+
 def send_all(
     artefacts: Iterable[Any],
     root: Path,

@@ -12,7 +12,7 @@ from typing import Any
 
 from studies.harness.design.arms import Trial
 from studies.harness.design.result import Report
-from studies.harness.tracking.view import NOTHING, View
+from studies.harness.tracking.view import NOTHING, View, claim_tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class ReportView(View):
 
         experiment = Experiment(uri, self.experiment, self.options.root)
         client, name = experiment.client, f"{self.facts.name} {self.workload}"
-        tags = {**self.tags, "kind": self.kind, "group_key": self.key}
+        tags = {**self.tags, "kind": self.kind, "group_key": self.key, **claim_tags(report)}
         runs = all_runs(client, experiment.id, f"tags.group_key = '{self.key}'")
         run = runs[0] if runs else client.create_run(experiment.id, tags=tags, run_name=name)
         with experiment.marked(run, mark):
@@ -74,7 +74,7 @@ class ReportView(View):
                 re.sub(r"[^A-Za-z0-9_./ :-]", ".", name): value
                 for name, value in report.metrics.items()
             }
-            experiment.log(run, points(metrics), self.params)
+            experiment.log(run, points(metrics), self.params, tags)
             client.set_terminated(run.info.run_id)
             # Send the files last: if the process is killed before, the next update sends all again.
             experiment.log_files(run, report.files)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from precond.hyperparameters import HyperparameterError, nearest
+from precond.hyperparameters import HyperparameterError
 from precond.registry import REGISTRY
-from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.arms import Arm, Trial, levels_of
 from studies.harness.design.options import (
     SMOKE_EPOCHS,
     SMOKE_LEVELS,
@@ -25,17 +25,23 @@ from studies.harness.kinds.artefact import (
     Work,
     plan_workloads,
     recipe,
-    setting_errors,
     workloads,
 )
 from studies.harness.kinds.study.figures import Figure
+from studies.harness.kinds.study.problems import (
+    claim_problems,
+    figure_problems,
+    option_problems,
+    unknown_optimizers,
+)
 from studies.harness.kinds.study.study import Study
-from studies.harness.published import papers
-from studies.harness.published.strict_yaml import YamlError
 from studies.harness.tracking.view import View
 from studies.harness.tracking.views import TrialsView
 from trainables.store import read_config, trial_folders
 from trainables.workloads import RECIPE_SETTINGS, settable
+
+if TYPE_CHECKING:
+    from studies.harness.evidence.power import Power
 
 MAX_TRIALS = 10_000
 
@@ -69,13 +75,14 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
         HyperparameterError: One line for each error.
     """
     workload = workload or workloads(study, options)[0]
-    figure_errors = _figure_errors(study)
+    figure_errors, claim_errors = figure_problems(study), claim_problems(study)
     study = _on_workload(study, workload, options)
-    if errors := _unknown_optimizers(study.arms):
+    if errors := unknown_optimizers(study.arms):
         raise HyperparameterError("\n".join(errors))
     levels = _with_epochs(study, options)
-    errors = figure_errors + _errors(study, options, levels)
-    arms = [_with_settings(arm, options.settings) for arm in _with_levels(study.arms, levels)]
+    varied = _with_levels(study.arms, levels)
+    errors = figure_errors + claim_errors + option_problems(study, options, levels_of(varied))
+    arms = [_with_settings(arm, options.settings) for arm in varied]
     selected = [arm for arm in arms if _selected(arm, options)]
     if not selected and not errors:
         errors.append(f"--optimizers and --only select no arm of {study.name}")
@@ -112,7 +119,7 @@ def missing(plan: StudyPlan) -> Work:
     summary = _summary(plan.trials, len(untrained))
     work = Work(count=len(todo), summary=summary, trials=todo, on_ray=True)
     if not plan.options.dry_run:
-        return work
+        return replace(work, summary="\n".join([summary, *_warnings(plan)])) if todo else work
     details = _details(plan, {trial.config.trial_key for trial in todo})
     records = [
         {"key": t.config.trial_key, "arm": t.arm.label, "config": t.config.to_dict()} for t in todo
@@ -153,8 +160,8 @@ def _summary(trials: Sequence[Trial], todo: int) -> str:
 
 
 def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
-    """Return a line for each arm, and a line with the smallest detectable difference."""
-    from studies.harness.evidence.contrasts import smallest_difference
+    """Return a line for each arm, and lines about the power of the claims."""
+    from studies.harness.evidence.power import sentences
 
     arms: dict[str, list[Trial]] = {}
     for trial in plan.trials:
@@ -166,7 +173,23 @@ def _details(plan: StudyPlan, todo: set[str]) -> list[str]:
         seeds = ",".join(str(trial.config.seed) for trial in members)
         epochs = members[0].config.epochs
         lines.append(f"  {label:{width}}  seeds {seeds}  {epochs} epochs  {count} to train")
-    return [*lines, smallest_difference(plan.trials, plan.root, plan.figure.metric)]
+    return [*lines, *sentences(_power(plan, plan.root))]
+
+
+def _warnings(plan: StudyPlan) -> list[str]:
+    """Return a line if the plan has too few seeds to conclude; none for a smoke run."""
+    from studies.harness.evidence.power import warnings
+
+    return [] if plan.options.smoke else warnings(_power(plan))
+
+
+def _power(plan: StudyPlan, root: Path | None = None) -> Power:
+    from studies.harness.evidence.power import power
+
+    seeds = len({trial.config.seed for trial in plan.trials})
+    labels = list(dict.fromkeys(trial.arm.label for trial in plan.trials))
+    claims, metric = plan.artefact.claims, plan.figure.metric
+    return power(claims, labels, plan.workload, seeds, metric, root)
 
 
 def stored(study: Study, root: Path) -> list[StudyPlan]:
@@ -212,80 +235,12 @@ def _on_workload(study: Study, workload: str, options: Options) -> Study:
     return replace(study, arms=arms, arms_on={}, workload=workload)
 
 
-def _advice(name: str) -> str:
-    """Return advice for an optimizer that is not registered; it may be in a plugin."""
-    return "" if name in REGISTRY else "; or name its file with --plugin"
-
-
-def _figure_errors(study: Study) -> list[str]:
-    """Return the errors in the names of the figures.
-
-    The names are those of the study's literal, because the command may select some of its arms only.
-    """
-    arms = [*study.arms, *(arm for arms in study.arms_on.values() for arm in arms)]
-    optimizers = list(dict.fromkeys(arm.optimizer for arm in arms))
-    return [
-        f"{type(figure).__name__} of {study.name}: {line}"
-        for figure in (study.figure, *study.extra_figures)
-        for line in figure.problems(optimizers, _levels(arms))
-    ]
-
-
-def _unknown_optimizers(arms: Sequence[Arm]) -> list[str]:
-    """Return a line for each optimizer of the arms that is not registered."""
-    names = dict.fromkeys(arm.optimizer for arm in arms if arm.optimizer not in REGISTRY)
-    return [
-        f'optimizer = "{name}": unknown.{nearest(name, REGISTRY, _advice(name))}' for name in names
-    ]
-
-
 def _with_epochs(study: Study, options: Options) -> dict[str, list[Any]]:
     """Return the levels of the command. If the study varies the epochs, `--epochs` is a level."""
     epochs = SMOKE_EPOCHS if options.smoke and options.epochs is None else options.epochs
-    if epochs is None or "epochs" in options.levels or "epochs" not in _levels(study.arms):
+    if epochs is None or "epochs" in options.levels or "epochs" not in levels_of(study.arms):
         return options.levels
     return {**options.levels, "epochs": [epochs]}
-
-
-def _errors(study: Study, options: Options, new_levels: dict[str, list[Any]]) -> list[str]:
-    """Return the errors in the names and levels of the command.
-
-    `new_levels` are the levels that replace those of the study.
-    """
-    known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
-    errors = [
-        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, known, _advice(name))}'
-        for name in options.optimizers or []
-        if name not in known
-    ]
-    levels = _levels(_with_levels(study.arms, new_levels))
-    for factor in [*options.levels, *options.only]:
-        if factor not in levels:
-            errors.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
-    for factor, selected in options.only.items():
-        listed = ", ".join(map(str, levels.get(factor, [])))
-        errors += [
-            f"--only {factor}={level}: not a level of {study.name}; its levels are {listed}"
-            for level in selected
-            if factor in levels and level not in levels[factor]
-        ]
-    try:  # an invalid file of published numbers must be reported before hours of training
-        papers.paper(study.paper)
-    except YamlError as error:
-        errors += str(error).splitlines()
-    advice = "varies {name}; use --levels {name}={value}"
-    return errors + setting_errors(study, options, known, levels, advice)
-
-
-def _levels(arms: Sequence[Arm]) -> dict[str, list[Any]]:
-    """Return the levels of each factor, in the order of the arms."""
-    levels: dict[str, list[Any]] = {}
-    for arm in arms:
-        for factor in arm.factors:
-            known = levels.setdefault(factor, [])
-            if arm.overrides[factor] not in known:
-                known.append(arm.overrides[factor])
-    return levels
 
 
 def _with_levels(arms: Sequence[Arm], levels: dict[str, list[Any]]) -> list[Arm]:

@@ -15,20 +15,20 @@ from studies.harness.evidence.status import FAILED
 from studies.harness.kinds.study.figures import DiagnosticsFigure, Extension
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
+from studies.harness.report import claims, document, protocol, sections, tuning
 from studies.harness.report import costs as seconds
-from studies.harness.report import document, protocol, sections, tuning
-from studies.harness.report.document import Block, Details, Heading, Picture, Text, fold
+from studies.harness.report.document import Block, Details, Heading, Picture, Table, Text, fold
 
 
 def report(plan: StudyPlan) -> Report:
     """Write the report, its figures and its CSV files, and return the content of the report.
 
     `report.html` includes the pictures, and `report.tex` contains the tables. The CSV files have
-    full precision: `trials.csv`, `arms.csv`, `differences.csv` (each pair of arms), `published.csv`
-    if the paper has published numbers, and the files of the figures.
+    full precision: `claims.csv`, `trials.csv`, `arms.csv`, `differences.csv` (each pair of arms),
+    `published.csv` if the paper has published numbers, and the files of the figures.
     """
     study, figure = plan.artefact, plan.figure
-    evidence = analyse(plan.trials, plan.root, figure.metric, figure.references)
+    evidence = analyse(plan.trials, plan.root, figure.metric, figure.references, study.claims)
     figures = (figure, *plan.extra_figures, DiagnosticsFigure())
     extensions = [part.extend(plan, evidence) for part in figures]
     evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
@@ -38,10 +38,16 @@ def report(plan: StudyPlan) -> Report:
         *_details(plan, evidence, extensions),
     ]
     files = {name: content for part in extensions for name, content in part.files.items()}
-    files = {**table.files(evidence), **files, **sections.published_files(evidence.published)}
+    files = {
+        **claims.files(evidence.claims),
+        **table.files(evidence),
+        **files,
+        **sections.published_files(evidence.published),
+    }
     drawn = [path for part in extensions for path in part.drawn]
     return Report(
         files=document.write(plan.folder, study.title, blocks, drawn, files),
+        claims=claims.records(evidence.claims),
         findings=document.findings(blocks),
         listing=listing,
         record=table.record(evidence, study.name),
@@ -56,6 +62,7 @@ def _results(
     """Return the blocks that are always visible."""
     study, main = plan.artefact, extensions[0]
     return [
+        *_claims(claims.section(evidence.claims, study.undecidable, evidence.metric)),
         *protocol.facts(study),
         *_pictures(main)[:1],
         *main.blocks,
@@ -64,6 +71,13 @@ def _results(
         Text(listing.caption, note=True),
         *sections.coverage_line(evidence.published),
     ]
+
+
+def _claims(section: Sequence[Block]) -> list[Block]:
+    """Return the section on the claims; only its sentences are open."""
+    numbers = [b for b in section if isinstance(b, Table) or (isinstance(b, Text) and b.note)]
+    sentences = [block for block in section if block not in numbers]
+    return [*sentences, *([Details("The decisions in numbers", tuple(numbers))] if numbers else [])]
 
 
 def _details(plan: StudyPlan, evidence: Evidence, extensions: Sequence[Extension]) -> list[Block]:

@@ -13,6 +13,7 @@ from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
 
 if TYPE_CHECKING:
+    from studies.harness.evidence.power import Power
     from studies.harness.kinds.artefact import Plan
     from trainables.config import TrialConfig
 
@@ -92,6 +93,25 @@ class Study(Artefact):
         return [
             Trial(arm, config.with_seed(seed)) for seed in seeds for arm, config in pairs.values()
         ]
+
+    def power(
+        self, seeds: int | None = None, workload: str | None = None, root: Path | None = None
+    ) -> Power:
+        """Return the smallest gains that the study's claims detect with a number of seeds.
+
+        Args:
+            seeds: The number of seeds; that of the study if None.
+            workload: The workload; that of the study if None.
+            root: An output folder, whose completed trials of the workload give the SD of a gain
+                over seeds. If None, the gains are in SDs only.
+        """
+        from studies.harness.evidence.power import power
+
+        workload = workload or self.workload
+        labels = list(dict.fromkeys(trial.arm.label for trial in self.trials(workload, [0])))
+        metric = self.figure.on(workload).metric
+        seeds = self.seeds if seeds is None else seeds
+        return power(self.claims, labels, workload, seeds, metric, root)
 
     def inputs(self, plan: Plan) -> list[Path]:
         """Return the trial folders and the files of measured costs."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeTuning(Artefact):
-    """The tuning of a workload's recipe. It tests no claim.
+    """The tuning of a workload's recipe. It has no claims.
 
     Attributes:
         budget: The number of configurations of each optimizer.
@@ -27,8 +27,6 @@ class RecipeTuning(Artefact):
 
     name: str = "tune-recipe"
     title: str = "Tuning of the recipe"
-    claim: str = ""
-    falsifier: str = ""
     budget: int = BUDGET
     seeds: Sequence[int] = SEEDS
 

@@ -10,16 +10,14 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from studies.harness.evidence.claims import NOT_TESTED, Decision
 from studies.harness.evidence.status import LOST
-
-if TYPE_CHECKING:
-    from studies.harness.evidence.claims import Decision
 
 STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": False,
@@ -114,9 +112,10 @@ def set_logarithmic(axes: Axes, values: Iterable[float]) -> bool:
 
 
 def state(figure: Figure, decisions: Sequence[Decision]) -> None:
-    """Write the verdict on the study's first claim above the panels; nothing without claims."""
-    if decisions:
-        text = f"{decisions[0].verdict.capitalize()}: {decisions[0].text}"
+    """Write the decision on the first tested claim above the panels; nothing without one."""
+    tested = [decision for decision in decisions if decision.verdict != NOT_TESTED]
+    if tested:
+        text = f"{tested[0].verdict.capitalize()}: {tested[0].text}"
         width = int(CHARACTERS * figure.get_figwidth())
         figure.suptitle(textwrap.fill(text, width), fontsize=10)
 

@@ -1,0 +1,86 @@
+"""The gains that decide a claim, by seed.
+
+A gain is the difference of an arm from its base, positive if the arm is better. nan is a seed
+without a result of both arms.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from studies.harness.design.claims import Change, Claim, Side
+from studies.harness.evidence.metrics import higher_is_better, unit
+from studies.harness.statistics.intervals import half_width
+from studies.harness.statistics.paired import MeanTest
+
+
+class Table(NamedTuple):
+    """The values that decide a claim.
+
+    Attributes:
+        values: A table of `arms.by_seed`: one row per seed, one column per arm. nan is a trial
+            without a result yet; a failed trial has the worst possible infinite value.
+        metric: The metric of the values.
+        step: The distance of two neighbouring values of the metric; 0 if it is continuous.
+    """
+
+    values: pd.DataFrame
+    metric: str
+    step: float = 0.0
+
+
+def values_of(table: Table, side: Side) -> np.ndarray:
+    """Return the values `[seeds]` of a side of a pair; larger values are better."""
+    if isinstance(side, Change):
+        return subtract(values_of(table, side.arm), values_of(table, side.base))
+    values = table.values[side].to_numpy(dtype=float)
+    return values if higher_is_better(table.metric) else -values
+
+
+def margins_of(claim: Claim, table: Table, base: Side) -> np.ndarray:
+    """Return the margin for each seed `[seeds]`; 0 for a claim without a margin.
+
+    A relative margin is a share of the base's value under the same seed. The test therefore
+    includes the uncertainty of the base. It is 0 for a failed base, which is the worst anyway.
+    """
+    if not (claim.LOWER or claim.UPPER):
+        return np.zeros(len(table.values))
+    if unit(table.metric).percent:
+        return np.full(len(table.values), claim.points)
+    size = np.abs(values_of(table, base.base if isinstance(base, Change) else base))
+    return claim.share * np.where(np.isinf(size), 0.0, size)
+
+
+def mean_margin(margins: np.ndarray) -> float:
+    """Return the mean over the seeds; nan without a base."""
+    return float(np.nanmean(margins)) if np.isfinite(margins).any() else math.nan
+
+
+def operands(
+    claim: Claim, arm: np.ndarray, base: np.ndarray, margin: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return two operands `[tests, seeds]`: the claim holds if the first one is greater."""
+    first, second = [], []
+    if claim.LOWER is not None:
+        first.append(arm - claim.LOWER * margin)
+        second.append(base)
+    if claim.UPPER is not None:
+        first.append(base + claim.UPPER * margin)
+        second.append(arm)
+    return np.concatenate(first), np.concatenate(second)
+
+
+def subtract(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the difference; that of two failures, which are equally bad, is 0."""
+    with np.errstate(invalid="ignore"):
+        return np.where(first == second, 0.0, first - second)
+
+
+def effects_of(test: MeanTest) -> np.ndarray:
+    """Return mean / SD, with the lower limit of the SD that the test has."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return test.mean * half_width(test.n, 1.0) * 2 / (test.ci_hi - test.ci_lo)

@@ -1,0 +1,105 @@
+"""The errors in a study's literal and in the options of its command, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from precond.hyperparameters import nearest
+from precond.registry import REGISTRY
+from studies.harness.design import matching
+from studies.harness.design.arms import Arm, levels_of
+from studies.harness.design.options import Options
+from studies.harness.kinds.artefact import setting_errors
+from studies.harness.kinds.study.figures import unknown_metrics
+from studies.harness.kinds.study.study import Study
+from studies.harness.published import papers
+from studies.harness.published.strict_yaml import YamlError
+
+
+def figure_problems(study: Study) -> list[str]:
+    """Return the errors in the names of the figures.
+
+    The names are those of the study's literal, because the command may select some of its arms only.
+    """
+    arms = _literal(study)
+    optimizers = list(dict.fromkeys(arm.optimizer for arm in arms))
+    return [
+        f"{type(figure).__name__} of {study.name}: {line}"
+        for figure in (study.figure, *study.extra_figures)
+        for line in figure.problems(optimizers, levels_of(arms))
+    ]
+
+
+def claim_problems(study: Study) -> list[str]:
+    """Return the errors in the claims. Each label must be that of an arm on some workload."""
+    if errors := matching.problems(study.claims, _labels(study)):
+        return errors
+    return [
+        f'claim "{claim.text}": {line}'
+        for claim in study.claims
+        if claim.metric
+        for line in unknown_metrics("metric", [claim.metric])
+    ]
+
+
+def _literal(study: Study) -> list[Arm]:
+    return [*study.arms, *(arm for arms in study.arms_on.values() for arm in arms)]
+
+
+def _labels(study: Study) -> list[str]:
+    """Return the labels of the arms in the study's literal and on its workloads.
+
+    On a workload, arms with the recipe's values are added, and as-released variants may be absent.
+    """
+    named = [name for name in study.arms_on if "/" in name]
+    workloads = dict.fromkeys([study.workload, *study.published, *named])
+    planned = [arm for workload in workloads for arm in study.arms_of(workload)]
+    return list(dict.fromkeys(arm.label for arm in [*_literal(study), *planned]))
+
+
+def unknown_optimizers(arms: Sequence[Arm]) -> list[str]:
+    """Return a line for each optimizer of the arms that is not registered."""
+    names = dict.fromkeys(arm.optimizer for arm in arms if arm.optimizer not in REGISTRY)
+    return [
+        f'optimizer = "{name}": unknown.{nearest(name, REGISTRY, _advice(name))}' for name in names
+    ]
+
+
+def option_problems(
+    study: Study, options: Options, levels: Mapping[str, Sequence[Any]]
+) -> list[str]:
+    """Return the errors in the names and levels of the command.
+
+    Args:
+        study: The study with its arms on the workload.
+        options: The options of the command.
+        levels: The levels of each factor, after those of the command have replaced the study's.
+    """
+    known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
+    errors = [
+        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, known, _advice(name))}'
+        for name in options.optimizers or []
+        if name not in known
+    ]
+    for factor in [*options.levels, *options.only]:
+        if factor not in levels:
+            errors.append(f"{factor}: not a factor of {study.name}.{nearest(factor, levels)}")
+    for factor, selected in options.only.items():
+        listed = ", ".join(map(str, levels.get(factor, [])))
+        errors += [
+            f"--only {factor}={level}: not a level of {study.name}; its levels are {listed}"
+            for level in selected
+            if factor in levels and level not in levels[factor]
+        ]
+    try:  # an invalid file of published numbers must be reported before hours of training
+        papers.paper(study.paper)
+    except YamlError as error:
+        errors += str(error).splitlines()
+    advice = "varies {name}; use --levels {name}={value}"
+    return errors + setting_errors(study, options, known, levels, advice)
+
+
+def _advice(name: str) -> str:
+    """Return advice for an optimizer that is not registered; it may be in a plugin."""
+    return "" if name in REGISTRY else "; or name its file with --plugin"

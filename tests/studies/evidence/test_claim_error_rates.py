@@ -1,0 +1,90 @@
+"""Rates of wrong decisions in families of claims that are exactly at their limits.
+
+At its limit, a claim is as hard to decide as it can be. If the claims are taken as true, an error
+is a contradicted claim. If they are taken as false, an error is a supported claim. Each of the two
+rates, over all claims of a table together, is at most 5%.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from rates import Rate, cases, verify
+
+from studies.harness.design.claims import Better, Claim, Equivalent, NotWorse
+from studies.harness.evidence import claims as engine
+from studies.harness.evidence.claims import CONTRADICTED, SUPPORTED, decide
+
+MARGINS = {"points": 0.01, "share": 0.02}  # both are 0.01 of the base's mean of 0.5
+FAMILY: list[tuple[Claim, float, tuple[str, ...]]] = [  # claim, true gain in margins, arms
+    (Better("a *", than="base"), 0.0, ("a 1", "a 2")),
+    (NotWorse("b *", than="base", **MARGINS), -1.0, ("b 1", "b 2")),
+    (Equivalent("c *", to="base", **MARGINS), 1.0, ("c 1", "c 2")),
+    (Equivalent("d", to="base", **MARGINS), -1.0, ("d",)),
+]
+CLAIMS = [claim for claim, _, _ in FAMILY]
+METRICS = {"absolute margin": "test/accuracy", "relative margin": "test/mse"}
+SEEDS = 5
+TRUTHS = {CONTRADICTED: "true claims", SUPPORTED: "false claims"}
+
+
+def results(rng: np.random.Generator, metric: str, failing: float, seeds: int) -> pd.DataFrame:
+    """Return results of arms at the limits of their claims; a failure is infinite."""
+    better = 1 if metric == "test/accuracy" else -1
+    gains = {"base": 0.0} | {arm: 0.01 * gain for _, gain, arms in FAMILY for arm in arms}
+    noise = rng.normal(size=(seeds, len(gains))) + rng.normal(size=(seeds, 1))
+    values = 0.5 + better * np.array([*gains.values()]) + 0.02 * noise
+    values[rng.random(values.shape) < failing] = -better * np.inf
+    return pd.DataFrame(values, columns=list(gains))
+
+
+def simulate(rng, tables, metric, failing, verdict, anytime):
+    """Return for each table whether a claim has the verdict, which is wrong."""
+    rows = [decide(CLAIMS, results(rng, metric, failing, SEEDS), metric) for _ in range(tables)]
+    name = "anytime_verdict" if anytime else "verdict"
+    return np.array([any(getattr(d, name) == verdict for d in row) for row in rows])
+
+
+def rate(margin: str, failing: float, verdict: str, anytime: bool = False, small: int = 0) -> Rate:
+    arguments = {"metric": METRICS[margin], "failing": failing, "verdict": verdict}
+    kind = f"{margin}, {failing:.0%} failures"
+    decision = f"claims, {'anytime-valid' if anytime else 'fixed sample'}, {TRUTHS[verdict]}"
+    errors = partial(simulate, **arguments, anytime=anytime)
+    return Rate(decision, kind, f"{SEEDS} seeds, {len(CLAIMS)} claims", errors, small=small)
+
+
+RATES = [
+    rate("absolute margin", 0.0, CONTRADICTED, small=100),
+    rate("absolute margin", 0.0, SUPPORTED),
+    rate("absolute margin", 0.15, CONTRADICTED),
+    rate("absolute margin", 0.15, SUPPORTED, small=100),
+    rate("relative margin", 0.0, CONTRADICTED),
+    rate("relative margin", 0.0, SUPPORTED, small=100),
+    rate("relative margin", 0.15, CONTRADICTED, small=100),
+    rate("relative margin", 0.15, SUPPORTED),
+    rate("absolute margin", 0.0, CONTRADICTED, anytime=True),
+    rate("relative margin", 0.15, SUPPORTED, anytime=True),
+]
+
+
+@pytest.mark.parametrize(("rate", "full"), cases(RATES))
+def test_families_of_claims_are_decided_wrongly_in_at_most_5_percent(
+    rate: Rate, full: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine, "seeds_needed", lambda effect, tests: None)  # it takes most time
+    if "anytime" not in rate.decision:
+        monkeypatch.setattr(engine, "anytime_p", lambda gains, step: (1.0, 1.0, 1.0, 1.0))
+    verify(rate, full)
+
+
+def test_clear_claims_are_decided():
+    """The opposite of the tests above: the verdicts are not just always inconclusive."""
+    values = results(np.random.default_rng(0), "test/accuracy", 0.0, 20)
+    values[["a 1", "a 2"]] += 0.1
+    values[["b 1", "b 2"]] -= 0.1
+    better, not_worse, *_ = decide(CLAIMS, values, "test/accuracy")
+    assert (better.verdict, better.anytime_verdict) == (SUPPORTED, SUPPORTED)
+    assert (not_worse.verdict, not_worse.anytime_verdict) == (CONTRADICTED, CONTRADICTED)
