@@ -17,6 +17,7 @@ from studies.harness.cluster import execute
 from studies.harness.command import lock
 from studies.harness.command.run import run
 from studies.harness.design.arms import Arm, Trial, grid
+from studies.harness.design.claims import Better
 from studies.harness.design.options import DEFAULT_WORKLOAD, Options
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
@@ -29,6 +30,7 @@ FIRST = replace(
     STUDY,
     workload="digits/cnn",
     name="first",
+    claims=[Better("nysact-s rank=*", than="sgd")],
     arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")],
     figure=LevelFigure(factor="rank", panels=("nysact-s",), references=("sgd",)),
     arms_on={},
