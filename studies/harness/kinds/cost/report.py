@@ -101,6 +101,7 @@ def report(plan: CostPlan) -> Report:
         *claims.section(decisions, study.undecidable, TIME),
         Text(BLOCKS, note=True),
         *_blocks(study, results, scaling),
+        *sections.coverage_line(published),
         *sections.published(published),
         *missing,
     ]

@@ -99,7 +99,7 @@ def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
     return [
         *claims.section(results.decisions, search.undecidable, results.plan.metric),
         *protocol.facts(search),
-        *(protocol.paragraphs(search, results.fresh) if results.fresh else []),
+        *([protocol.section(search, results.fresh)] if results.fresh else []),
         Heading("Results"),
         *_results(results),
         Heading("Tuning"),
