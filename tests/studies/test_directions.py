@@ -114,7 +114,7 @@ def test_best_arm_is_named_in_the_terminal_and_in_the_report(mirrors):
 
 
 def test_no_sentence_about_a_squared_error_uses_percent_or_accuracy(mirrors):
-    terms = r"(95|80|5)% (t-interval|Student|level|power|of the mean)"
+    terms = r"(95|80|5)% (t-interval|interval|Student|level|power|of the mean|of the smaller mean)"
     text = re.sub(terms, "", mirrors()[LOWER].text)
     assert not re.search(r"accurac|percent|\d %|\d%", text, re.IGNORECASE), text
     assert "difference (test mse)" in text and "percentage points" in mirrors()[HIGHER].text
@@ -126,7 +126,7 @@ def test_statistics_of_mirrored_results_are_mirrored(mirrors):
     np.testing.assert_allclose(lower.arms["mean"], 1 - higher.arms["mean"], rtol=1e-12)
     np.testing.assert_allclose(lower.arms["best"], 1 - higher.arms["best"], rtol=1e-12)
     np.testing.assert_allclose(lower.pairs["difference"], -higher.pairs["difference"], atol=1e-12)
-    np.testing.assert_allclose(lower.pairs["p_holm"], higher.pairs["p_holm"], rtol=1e-6)
+    np.testing.assert_allclose(lower.pairs["p_adjusted"], higher.pairs["p_adjusted"], rtol=1e-6)
     assert [verdict.verdict for verdict in higher.levels] == [EDGE, INSIDE]
     assert higher.levels == lower.levels
     for order in ("better than", "worse than", "not significantly different from"):
@@ -134,7 +134,7 @@ def test_statistics_of_mirrored_results_are_mirrored(mirrors):
         assert sentences[0] == sentences[1]
 
 
-def test_equivalence_is_only_decided_for_metrics_in_percent(mirrors):
+def test_equality_of_levels_has_a_margin_that_suits_the_metric(mirrors):
     def nearly_equal(trial: Trial, epoch: int) -> float:
         return 0.7 + 1e-6 * trial.config.seed * trial.arm.overrides["rank"]
 
@@ -143,12 +143,11 @@ def test_equivalence_is_only_decided_for_metrics_in_percent(mirrors):
         folders.STUDY, arms=arms, figure=LevelFigure(factor="rank", panels=("nysact-s",))
     )
     higher, lower = mirrors(study, nearly_equal).values()
-    assert "all levels are equivalent" in higher.text
-    for part in ("equivalent", "percentage points"):
-        assert part not in lower.text
+    assert "all levels are equal within 0.3 percentage points" in higher.text
+    assert "all levels are equal within 5% of the smaller mean" in lower.text
     noisy = mirrors(study, lambda trial, epoch: accuracy(trial, 0) - MEANS[trial.arm.label] / 2)
-    assert "not every pair of levels is equivalent within" in noisy[HIGHER].text
-    assert "no other level is significantly different from it." in noisy[LOWER].text
+    assert "not every pair of levels is equal within 0.3 percentage points" in noisy[HIGHER].text
+    assert "all levels are equal within 5% of the smaller mean" in noisy[LOWER].text
 
 
 # ---------------------------------------------------------------------- times to a target

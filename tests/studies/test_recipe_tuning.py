@@ -20,7 +20,7 @@ from studies.harness.kinds.tuning.plan import TuningPlan
 from studies.harness.kinds.tuning.report import literal, read, report
 from studies.harness.kinds.tuning.tuning import RecipeTuning
 from studies.harness.report import tuning as section
-from studies.harness.report.document import Table
+from studies.harness.report.document import Table, Text
 from trainables.recipes import tuning
 from trainables.recipes.tuning import Ledger, Row, configurations
 from trainables.store import COMPLETED, DIVERGED, FAILED, TrialStore
@@ -28,6 +28,7 @@ from trainables.train import epochs
 from trainables.workloads import RECIPES, resolve
 
 WORKLOAD = "digits/autoencoder"
+OTHERS = "default: all others"  # the end of a cell about the sources of the values
 SMALL = RecipeTuning(workload=WORKLOAD, budget=2, seeds=(100, 101))
 
 
@@ -248,30 +249,64 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     return ledger
 
 
-def test_a_workload_without_a_ledger_has_no_section(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tuning, "LEDGERS", tmp_path)
-    assert section.section(planned([Arm(optimizer="sgd")])) == []
-
-
 def test_the_section_compares_the_trials_with_the_ledger(committed: Ledger):
     winner = configurations("nysact-s")[4]
     arms = [
         Arm(optimizer="sgd", overrides={"lr": configurations("sgd")[10]["lr"]}),
         *grid("nysact-s", damping=[winner["damping"], 2.0]),
-        Arm(optimizer="foof"),
+        Arm(optimizer="adam"),
     ]
     _, text, table = section.section(planned(arms))
-    assert isinstance(table, Table)
+    assert isinstance(table, Table) and isinstance(text, Text)
     assert "`python -m studies tune-recipe digits/cnn` chose" in text.text
+    assert "not tuned with the same number of configurations" in text.text
     values = f"lr={winner['lr']:g}, damping={winner['damping']:g}"
+    size = "16 x 3 seeds (100 to 102)"
+    change = "set by the study or the command line"
     assert table.rows == [
-        ["sgd", "lr 0.001 to 1", "16 x 3 seeds", "lr=0.093", "90.00%", "as tuned"],
+        ["sgd", "lr 0.001 to 1", size, "lr=0.093", "90.00%", f"{change}: lr=0.093; {OTHERS}"],
         [
-            *("nysact-s", "lr 0.001 to 1, damping 0.03 to 10", "16 x 3 seeds", values, "90.00%"),
-            "varies damping, lr=0.3",
+            *("nysact-s", "lr 0.001 to 1, damping 0.03 to 10", size, values, "90.00%"),
+            f"not tuned (provisional): lr; varied: damping; {OTHERS}",  # the recipe has lr=0.3
         ],
-        ["foof", "-", "-", "untuned", "-", "-"],
+        ["adam", "-", "-", "-", "-", OTHERS],
     ]
+
+
+@pytest.mark.parametrize(
+    ("workload", "optimizer", "as_released", "sources"),
+    [
+        ("digits/cnn", "nysact-s", False, f"tuned: lr, damping; {OTHERS}"),
+        ("digits/cnn", "kfac", True, "tuned: lr; released code: damping, damping_rule, "),
+        ("digits/cnn", "steve", False, "tuned: lr; not tuned (provisional): basis_interval; "),
+        ("mnist5k/mlp", "nysact-s", False, f"not tuned (provisional): lr, damping; {OTHERS}"),
+        ("cifar10/resnet32", "sgd", False, "recipe of the NysAct paper: lr, momentum, "),
+    ],
+)
+def test_each_value_has_a_source(workload: str, optimizer: str, as_released: bool, sources: str):
+    arm = Arm(optimizer=optimizer, as_released=as_released)
+    _, _, table = section.section([Trial(arm, arm.resolve(workload))])
+    assert isinstance(table, Table) and table.rows[0][-1].startswith(sources)
+
+
+def test_a_recipe_that_was_tuned_by_hand_names_its_search():
+    arms = [Arm(optimizer=name) for name in ("sgd", "nysact-s")]
+    _, text, table = section.section([Trial(arm, arm.resolve("digits/mlp")) for arm in arms])
+    assert isinstance(table, Table) and isinstance(text, Text)
+    assert table.rows[0][1:5] == [
+        *("lr 0.01 to 0.3 on digits/cnn", "4 x 3 seeds (100 to 102)", "lr=0.1", "98.67%")
+    ]
+    assert table.rows[1][1] == "lr 0.01 to 1, damping 0.1 to 1 for foof on digits/cnn"
+    assert "selected on the test set" in text.text
+
+
+@pytest.mark.parametrize("workload", ["digits/cnn", "digits/mlp"])
+def test_the_recipe_has_the_values_that_were_selected_by_hand(workload: str):
+    recipe = RECIPES[workload]
+    for optimizer, tuned in recipe.tuned.items():
+        values = {name: recipe.optimizers[optimizer][name] for name in tuned.ranges}
+        assert values == tuned.values
+        assert all(lo <= values[name] <= hi for name, (lo, hi) in tuned.ranges.items())
 
 
 def test_a_report_contains_the_section(tmp_path: Path, committed: Ledger):
@@ -279,4 +314,5 @@ def test_a_report_contains_the_section(tmp_path: Path, committed: Ledger):
     for trial in trials:
         folders.write_trial(tmp_path, trial)
     text = folders.report(tmp_path, trials).files[0].read_text()
-    assert "<summary>Tuning</summary>" in text and "| foof | - | - | untuned |" in text
+    assert "<summary>Tuning</summary>" in text
+    assert "| sgd | lr 0.001 to 1 | 16 x 3 seeds (100 to 102) |" in text

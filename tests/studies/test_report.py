@@ -153,18 +153,24 @@ def test_terminal_table_fits_80_columns_and_equals_the_reports_table(root):
     assert [line.split()[0:2] for line in lines if "1 of 3 diverged" in line] == [
         ["nysact-g", "rank=10"]
     ]
-    text = render(root)["report.md"].read_text()
+    text = render(root)["report.md"].read_text().replace("**", "")
     assert all(f"| {' | '.join(row[:5])} |" in text for row in listing.rows)
 
 
-def test_constant_differences_are_not_significant(root):
-    """Two arms differ by the same amount for each seed, so that a paired t-test is not defined."""
+def test_constant_differences_have_p_values(root):
+    """Two arms differ by the same amount for each seed, and one image of 600 is 0.17 points."""
     text = render(root)["report.md"].read_text()
-    assert "smallest difference that one t-test at the 5% level detects with 80% power is " in text
+    assert "the smallest difference that a paired t-test detects with 80% power after" in text
+    assert "One example of the evaluated set is 0.17 percentage points" in text
     assert "<summary>Differences from sgd</summary>" in text
-    assert "| foof | 3 | +5.00 | [+5.00, +5.00] | - |" in text
-    assert "- `nysact-s`, rank 5 to 20: inconclusive; rank 20 has the best mean, but no" in text
-    assert "**" + "9" not in text
+    assert "| foof | 3 | +5.00 | [+4.83, +5.17] | < 0.001 |" in text
+    assert "- `nysact-s`, rank 5 to 20: rank 20 has the best mean, at the edge" in text
+
+
+def test_pair_with_a_diverged_trial_has_no_mean_difference(root):
+    text = render(root)["report.md"].read_text()
+    assert re.search(r"\| nysact-g rank=10 \| 3 \| better on 2 of 3 \| - \| 0\.\d+ \|", text)
+    assert "counts as the worst result in every comparison of arms" in text
 
 
 def add_noise(frame, scale=0.001):
@@ -180,11 +186,14 @@ def test_only_significant_means_are_bold_in_each_format(root, monkeypatch):
     assert list(table.loc[table["bold"], "arm"]) == ["foof", "nysact-s rank=20"]
     mean = f"{100 * table.set_index('arm').loc['foof', 'mean']:.2f}"
     text = paths["report.md"].read_text()
-    assert f"| foof | 3 | **{mean}** |" in text
+    assert f"| foof | 3 | **{mean}** |" in text and "| best epoch (optimistic) |" in text
+    beaten = ["sgd", *(f"nysact-{name}" for name in ("g rank=5", "g rank=20", "s rank=5"))]
+    losers = f"{', '.join(beaten)} and nysact-s rank=10"
+    assert re.search(rf"\| foof \|.*\| {losers} \|", text)  # the column "better than"
     assert rf"\textbf{{{mean}}}" in paths["report.tex"].read_text()
     assert f"<strong>{mean}</strong>" in paths["report.html"].read_text()
     assert "no arm is significantly better than foof or nysact-s rank=20 (" in text
-    assert "foof is significantly better than 6 arms; nysact-s rank=20 is" in text
+    assert f"foof is significantly better than {losers}; nysact-s rank=20 is" in text
 
 
 def test_html_report_is_self_contained_and_well_formed(root):
@@ -225,6 +234,7 @@ def test_report_has_the_results_first_and_everything_else_in_closed_sections(roo
         "Differences from the recipe's values",
         "Comparison of the levels",
         "Protocol",
+        "Tuning",
         "Provenance",
     ]
     assert titles == [f"<summary>{title}" for title in expected]

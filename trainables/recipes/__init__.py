@@ -36,6 +36,31 @@ class Parameters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The tuning of an optimizer's hyperparameters.
+
+    Attributes:
+        workload: The workload on which the configurations were trained.
+        optimizer: The optimizer that was trained.
+        ranges: The smallest and the largest value of each hyperparameter that was searched.
+        configurations: Number of configurations that were trained.
+        seeds: The seeds with which each configuration was trained.
+        metric: The metric that selected the configuration.
+        values: The selected values.
+        score: The mean of the metric over the seeds, for the selected values.
+    """
+
+    workload: str
+    optimizer: str
+    ranges: Mapping[str, tuple[float, float]]
+    configurations: int
+    seeds: tuple[int, ...]
+    metric: str
+    values: Mapping[str, float]
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The hyperparameters and settings of a workload.
 
@@ -50,6 +75,7 @@ class Recipe:
         as_released: Hyperparameters by optimizer that the as-released variant replaces or adds.
             Published numbers are compared with this variant.
         assumed: One line for each value that the paper does not state or that its code contradicts.
+        tuned: By optimizer, a tuning that is not in a committed ledger (`tuning`).
         parameters: The number of parameters of the model.
         numerics: Version number, which is incremented when a change of the data, the model or the
             split alters the results of the same configuration.
@@ -63,6 +89,7 @@ class Recipe:
     optimizers: Hyperparameters
     as_released: Hyperparameters = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
     parameters: Parameters | None = None
     numerics: int = 1
 

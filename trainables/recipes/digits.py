@@ -6,11 +6,48 @@ conventions of the released code and the corresponding damping. Their other valu
 corrected variants. `digits/autoencoder` has no as-released variants.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from trainables.recipes import Parameters, Recipe, nysact, steve
+from trainables.recipes import Parameters, Recipe, Tuned, nysact, steve
 
 PRECONDITIONED = {"lr": 0.3, "damping": 1.0}
+
+
+def _tuned(
+    optimizer: str,
+    configurations: int,
+    values: Mapping[str, float],
+    score: float,
+    **ranges: tuple[float, float],
+) -> Tuned:
+    """Return a tuning on `digits/cnn` from the tables of docs/digits.md."""
+    return Tuned(
+        workload="digits/cnn",
+        optimizer=optimizer,
+        ranges=ranges,
+        configurations=configurations,
+        seeds=(100, 101, 102),
+        metric="test/accuracy",
+        values=values,
+        score=score,
+    )
+
+
+# NysAct takes the values of FOOF.
+FOOF = _tuned("foof", 9, PRECONDITIONED, 0.9872, lr=(0.01, 1.0), damping=(0.1, 1.0))
+TUNED = {
+    "sgd": _tuned("sgd", 4, {"lr": 0.1}, 0.9867, lr=(0.01, 0.3)),
+    **dict.fromkeys(("foof", "nysact-s", "nysact-g"), FOOF),
+    "eva": _tuned("eva", 21, PRECONDITIONED, 0.9894, lr=(0.03, 3.0), damping=(1e-3, 10.0)),
+    "kfac": _tuned(
+        *("kfac", 24, {"lr": 3.0, "damping": 1.0}, 0.9939), lr=(0.03, 10.0), damping=(1e-3, 10.0)
+    ),
+    "ekfac": _tuned(
+        *("ekfac", 14, {"lr": 0.3, "damping": 3.0}, 0.99), lr=(0.03, 1.0), damping=(0.03, 10.0)
+    ),
+    "steve": _tuned("steve", 5, {"lr": 0.001}, 0.9928, lr=(3e-4, 0.03)),
+}
 
 DIGITS_CNN = Recipe(
     batch_size=64,
@@ -24,6 +61,7 @@ DIGITS_CNN = Recipe(
         "steve": {"lr": 0.001, "basis_interval": 50},
     },
     as_released={**nysact.AS_RELEASED, **steve.AS_RELEASED},
+    tuned=TUNED,
     parameters=Parameters(exact=19_258),
 )
 DIGITS_MLP = replace(DIGITS_CNN, parameters=Parameters(exact=26_122))

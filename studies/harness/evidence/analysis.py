@@ -29,6 +29,7 @@ class Evidence:
 
     Attributes:
         metric: The metric that is analysed.
+        step: The grid of the metric (`metrics.step`).
         trials: The planned trials.
         frame: The table `ledger.frame(..., per="trial")`.
         by_epoch: The table `ledger.frame(..., per="epoch")`.
@@ -36,6 +37,7 @@ class Evidence:
         arms: The table `arms.group` with a column `bold`: True if the arm is significantly better
             than at least one arm and significantly worse than none.
         by_seed: The table `arms.by_seed`.
+        skewed: The arms with an outlier (`arms.skewed`).
         pairs: The table `contrasts.contrasts`.
         references: The difference of each arm from its reference.
         centres: The difference of each level from the recipe's value.
@@ -47,12 +49,14 @@ class Evidence:
     """
 
     metric: str
+    step: float
     trials: Sequence[Trial]
     frame: pd.DataFrame
     by_epoch: pd.DataFrame
     factors: Sequence[str]
     arms: pd.DataFrame
     by_seed: pd.DataFrame
+    skewed: Sequence[str]
     pairs: pd.DataFrame
     references: Differences
     centres: Differences
@@ -124,21 +128,24 @@ def analyse_tables(
 ) -> Evidence:
     """Return the analysis of tables of trials; `Evidence` describes the tables."""
     values = by_arm.by_seed(frame, metric)
-    pairs, centres = contrasts.contrasts(values), contrasts.centre_of(trials)
-    table = by_arm.group(frame, metric)
+    grid = step(metric, trials[0].config.workload)
+    pairs, centres = contrasts.contrasts(values, metric, grid), contrasts.centre_of(trials)
+    table = by_arm.group(frame, metric, grid)
     return Evidence(
         metric=metric,
+        step=grid,
         trials=trials,
         frame=frame,
         by_epoch=by_epoch,
         factors=ledger.factors(frame),
-        arms=table.assign(bold=table["arm"].isin([*contrasts.bold(frame, values, metric)])),
+        arms=table.assign(bold=table["arm"].isin([*contrasts.bold(pairs)])),
         by_seed=values,
+        skewed=by_arm.skewed(values, grid),
         pairs=pairs,
         references=contrasts.to_references(pairs, trials, references, centres),
         centres=contrasts.to_centres(pairs, centres),
-        levels=level_verdicts(frame, values, metric),
-        power=contrasts.detectable(values),
+        levels=level_verdicts(frame, values, metric, grid),
+        power=contrasts.detectable(values, grid),
         claims=decide_claims(claims, trials[0].config.workload, frame, metric) if claims else (),
     )
 

@@ -1,7 +1,8 @@
 """Differences between arms, and the smallest difference that a number of seeds can detect.
 
 The compared pairs are all pairs of arms, each arm with its reference, and each level with the
-recipe's value.
+recipe's value. A pair is compared by a paired t-test. If a trial of the pair ended without a result,
+the pair is compared by a rank test, in which this trial has the worst value of its seed.
 """
 
 from __future__ import annotations
@@ -19,30 +20,69 @@ import pandas as pd
 
 from studies.harness.design.arms import Arm, Trial, first_trials
 from studies.harness.evidence.metrics import count, higher_is_better, unit
-from studies.harness.evidence.status import DIVERGED, OOM
-from studies.harness.statistics.intervals import half_width
-from studies.harness.statistics.paired import holm, moments, paired_p, smallest_effect, unbeaten
+from studies.harness.statistics.many import all_pairs_p
+from studies.harness.statistics.paired import ALPHA, holm, mean_test, moments, rank_p
+from studies.harness.statistics.planning import smallest_effect
 from trainables.config import TrialConfig
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_config, read_status, trial_folders
 
+LARGEST_EFFECT = 5.0  # in SDs of the paired differences; a design that needs more is inconclusive
+
 
 class Pair(NamedTuple):
-    """The difference `arm - base` over common seeds; nan where it cannot be computed."""
+    """The difference `arm - base` over common seeds; nan where it cannot be computed.
+
+    Attributes:
+        arm: The label of the arm.
+        base: The label of the arm with which it is compared.
+        n: Number of common seeds: those on which both trials have ended.
+        failures: Number of common seeds on which a trial ended without a result.
+        wins: Number of common seeds on which the arm is better.
+        losses: Number of common seeds on which the base is better.
+        difference: Mean difference; nan if there are failures.
+        ci_lo: Lower end of its 95% t-interval, which is not corrected for multiple comparisons.
+        ci_hi: Upper end of the interval.
+        p: Two-sided p-value of the t-test, or of the rank test if there are failures.
+        p_adjusted: The p-value after the correction over the pairs of a table.
+        leader: The label of the better arm; empty if there is none.
+    """
 
     arm: str
     base: str
     n: int
+    failures: int
+    wins: int
+    losses: int
     difference: float
     ci_lo: float
     ci_hi: float
     p: float
-    p_holm: float
+    p_adjusted: float
+    leader: str
+
+    @property
+    def reversed(self) -> Pair:
+        """The same pair with the base in the place of the arm."""
+        return self._replace(
+            arm=self.base,
+            base=self.arm,
+            wins=self.losses,
+            losses=self.wins,
+            difference=-self.difference,
+            ci_lo=-self.ci_hi,
+            ci_hi=-self.ci_lo,
+        )
+
+    @property
+    def significant(self) -> bool:
+        """True if the arms are significantly different after the correction."""
+        return self.p_adjusted <= ALPHA
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Comparisons of arms with base arms.
+    """Comparisons of arms with base arms, whose p-values are corrected together.
 
     Attributes:
         pairs: The pairs that have a common seed, in the order of the plan.
@@ -55,34 +95,71 @@ class Differences:
     tests: int
 
 
-def contrasts(values: pd.DataFrame) -> pd.DataFrame:
+def contrasts(values: pd.DataFrame, metric: str, step: float = 0.0) -> pd.DataFrame:
     """Compare every pair of arms of a table of `arms.by_seed` on their common seeds.
 
-    Columns: `arm other n difference ci_lo ci_hi p p_holm`. The difference is arm - other, with its
-    95% t-interval; `p_holm` is corrected over all pairs of the table. The interval and the p-values
-    are nan if the arms have fewer than two common seeds. The p-values are also nan if the
-    difference is equal for all seeds.
+    The columns are the attributes of `Pair`, with `other` for the base. `p_adjusted` is corrected
+    over all pairs of the table (`statistics.many.all_pairs_p`). The interval and the p-values are
+    nan if the arms have fewer than two common seeds.
+
+    Args:
+        values: The values by seed; infinite for a trial that ended without a result.
+        metric: The metric, which determines the better arm.
+        step: The grid of the metric (`metrics.step`).
     """
     first, second = np.triu_indices(values.shape[1], 1)
     sample = values.to_numpy()
-    differences = (sample[:, first] - sample[:, second]).T
-    n, mean, sd = moments(differences)
-    half, p = half_width(n, sd), paired_p(differences)
+    arm, other = sample[:, first].T, sample[:, second].T  # [pairs, seeds]
+    common = ~np.isnan(arm) & ~np.isnan(other)
+    failures = (common & (np.isinf(arm) | np.isinf(other))).sum(axis=-1)
+    higher = higher_is_better(metric)
+    wins, losses = (arm > other, arm < other) if higher else (arm < other, arm > other)
+    with np.errstate(invalid="ignore"):  # the difference of two infinite values
+        test = mean_test(np.where(failures[:, None] > 0, np.nan, arm - other), step)
+    p = np.stack([test.p_greater, test.p_less])
+    better, worse = p if higher else p[::-1]
+    for i in np.flatnonzero(failures):
+        better[i], worse[i] = rank_p(arm[i], other[i], higher)
     names = np.array(values.columns, dtype=object)
-    pairs = {"arm": names[first], "other": names[second], "n": n, "difference": mean}
+    leaders = np.where(better > worse, names[second], "")
     return pd.DataFrame(
-        pairs | {"ci_lo": mean - half, "ci_hi": mean + half, "p": p, "p_holm": holm(p)}
+        {
+            "arm": names[first],
+            "other": names[second],
+            "n": common.sum(axis=-1),
+            "failures": failures,
+            "wins": wins.sum(axis=-1),
+            "losses": losses.sum(axis=-1),
+            "difference": test.mean,
+            "ci_lo": test.ci_lo,
+            "ci_hi": test.ci_hi,
+            "p": np.minimum(2 * np.minimum(better, worse), 1.0),
+            "p_adjusted": all_pairs_p(sample, step),
+            "leader": np.where(better < worse, names[first], leaders),
+        }
     )
 
 
-def bold(frame: pd.DataFrame, values: pd.DataFrame, metric: str) -> set[str]:
-    """Return the labels of the arms to print in bold: those for which `unbeaten` returns True.
+def beaten(pairs: pd.DataFrame) -> dict[str, list[str]]:
+    """Return, for each arm that is significantly better than others, the labels of the others.
 
-    An arm with a trial that diverged or ran out of memory is never bold.
+    `pairs` is a table of `contrasts`.
     """
-    lost = set(frame.loc[frame["status"].isin([DIVERGED, OOM]), "arm"])
-    best = unbeaten(values.to_numpy(), higher_is_better(metric))
-    return {arm for arm, is_best in zip(values.columns, best, strict=True) if is_best} - lost
+    losers: dict[str, list[str]] = {}
+    for pair in pairs.loc[pairs["p_adjusted"] <= ALPHA].to_dict("records"):
+        if winner := pair["leader"]:
+            loser = pair["other"] if winner == pair["arm"] else pair["arm"]
+            losers.setdefault(winner, []).append(loser)
+    return losers
+
+
+def bold(pairs: pd.DataFrame) -> set[str]:
+    """Return the labels of the arms to print in bold.
+
+    They are significantly better than at least one arm and significantly worse than none.
+    """
+    losers = beaten(pairs)
+    return losers.keys() - set(itertools.chain.from_iterable(losers.values()))
 
 
 def to_references(
@@ -99,20 +176,12 @@ def to_references(
     bases = reference_of(arms, references)
     if not bases and not centres:
         bases = {arm.label: arms[0].label for arm in arms[1:]}
-    tests = sum(not math.isnan(p) for p in pairs["p"])
-    return Differences(_between(pairs, bases), list(dict.fromkeys(bases.values())), tests)
+    return _between(pairs, bases)
 
 
 def to_centres(pairs: pd.DataFrame, centres: Mapping[str, str]) -> Differences:
-    """Return the difference of each level from the recipe's value.
-
-    The p-values are corrected over these differences only.
-    """
-    rows = _between(pairs, centres)
-    corrected = holm(np.array([row.p for row in rows]))
-    rows = [row._replace(p_holm=float(p)) for row, p in zip(rows, corrected, strict=True)]
-    tests = sum(not math.isnan(row.p) for row in rows)
-    return Differences(rows, list(dict.fromkeys(row.base for row in rows)), tests)
+    """Return the difference of each level from the recipe's value."""
+    return _between(pairs, centres)
 
 
 def reference_of(arms: Sequence[Arm], references: Sequence[str]) -> dict[str, str]:
@@ -148,14 +217,19 @@ def _family(arm: Arm) -> tuple[Any, ...]:
     return arm.optimizer, arm.as_released, arm.factors
 
 
-def _between(pairs: pd.DataFrame, bases: Mapping[str, str]) -> list[Pair]:
-    """Return the pairs of arms and bases that have a common seed."""
-    known = {}
+def _between(pairs: pd.DataFrame, bases: Mapping[str, str]) -> Differences:
+    """Return the pairs of arms and bases that have a common seed.
+
+    Their p-values are corrected by Holm's method over these pairs only.
+    """
+    known: dict[tuple[str, str], Pair] = {}
     for pair in (Pair(*row) for row in pairs.itertuples(index=False)):
-        arm, base, n, difference, lo, hi, *p = pair
-        known |= {(arm, base): pair, (base, arm): Pair(base, arm, n, -difference, -hi, -lo, *p)}
-    rows = [known[pair] for pair in bases.items()]
-    return [row for row in rows if not math.isnan(row.difference)]
+        known |= {(pair.arm, pair.base): pair, (pair.base, pair.arm): pair.reversed}
+    rows = [known[pair] for pair in bases.items() if known[pair].n]
+    corrected = holm(np.array([row.p for row in rows]))
+    rows = [row._replace(p_adjusted=float(p)) for row, p in zip(rows, corrected, strict=True)]
+    tests = sum(not math.isnan(row.p) for row in rows)
+    return Differences(rows, list(dict.fromkeys(row.base for row in rows)), tests)
 
 
 # ---------------------------------------------------------------------- detectable differences
@@ -163,43 +237,51 @@ def _between(pairs: pd.DataFrame, bases: Mapping[str, str]) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Detectable:
-    """The smallest true difference that one t-test at the 5% level detects with 80% power.
+    """The smallest true difference of two arms that a table detects with 80% power.
 
     Attributes:
-        n: The smallest number of completed seeds of an arm, among the arms with at least two.
-        sd: Standard deviation over seeds, pooled over arms.
-        correlation: Correlation between arms over common seeds, pooled; nan with one arm.
-        unpaired: Smallest detectable difference of an unpaired test.
-        paired: Smallest detectable difference of a test paired by seed.
+        n: The smallest number of common seeds of the pairs.
+        pairs: The number of pairs of arms over which p-values are corrected.
+        sd: Standard deviation of the paired differences, pooled over pairs, with the lower limit of
+            the test.
+        effect: Smallest detectable difference in units of `sd`, of a paired t-test at the level
+            5% / `pairs`.
     """
 
     n: int
+    pairs: int
     sd: float
-    correlation: float
-    unpaired: float
-    paired: float
+    effect: float
+
+    @property
+    def difference(self) -> float:
+        """The smallest detectable difference in units of the metric."""
+        return self.effect * self.sd
+
+    @property
+    def conclusive(self) -> bool:
+        """True if the seeds suffice to detect an effect of `LARGEST_EFFECT`."""
+        return self.effect <= LARGEST_EFFECT
 
 
-def detectable(values: pd.DataFrame) -> Detectable | None:
+def detectable(values: pd.DataFrame, step: float = 0.0) -> Detectable | None:
     """Return the smallest difference that the seeds in a table of `arms.by_seed` can detect.
 
-    Returns None if no arm has two completed trials.
+    The standard deviation and the number of seeds are those of the pairs of arms without failures
+    and with at least two common seeds. Returns None if there are none.
+
+    Args:
+        values: The values by seed.
+        step: The grid of the metric (`metrics.step`).
     """
-    counts = values.notna().sum()
-    table = values.loc[:, counts >= 2]
-    if table.empty:
+    stable = values.loc[:, ~np.isinf(values).any()].to_numpy()
+    first, second = np.triu_indices(stable.shape[1], 1)
+    n, _, sd = moments((stable[:, first] - stable[:, second]).T)
+    if not (n >= 2).any():
         return None
-    n = int(counts[counts >= 2].min())
-    covariance = table.cov().to_numpy()
-    weights = table.notna().sum().to_numpy() - 1
-    variance = float(np.average(np.diag(covariance), weights=weights))
-    off_diagonal = covariance[np.triu_indices(len(covariance), 1)]
-    shared = float(np.nanmean(off_diagonal)) if np.isfinite(off_diagonal).any() else math.nan
-    correlation = float(np.clip(shared / variance, -1, 1)) if variance > 0 else math.nan
-    sd = math.sqrt(variance)
-    unpaired = smallest_effect(2 * n - 2) * sd * math.sqrt(2 / n)
-    paired = smallest_effect(n - 1) * sd * math.sqrt(2 * (1 - correlation) / n)
-    return Detectable(n, sd, correlation, unpaired, paired)
+    pooled = math.sqrt(np.average(sd[n >= 2] ** 2, weights=n[n >= 2] - 1))
+    seeds, pairs = int(n[n >= 2].min()), math.comb(values.shape[1], 2)
+    return Detectable(seeds, pairs, max(pooled, step / math.sqrt(6)), smallest_effect(seeds, pairs))
 
 
 def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str:

@@ -17,21 +17,15 @@ from studies.harness.evidence.levels import (
     INSIDE,
     LevelVerdict,
     are_numbers,
+    margin,
     sorted_levels,
 )
-from studies.harness.evidence.metrics import count, join_words, number, unit
+from studies.harness.evidence.metrics import count, join_words, number
 from studies.harness.evidence.status import DIVERGED, FAILED, LOST, OOM, UNFINISHED
 from studies.harness.published.papers import Claim
 from studies.harness.published.results import Ordering, Published
 from studies.harness.published.verdicts import RULE, Comparison, coverage
 from studies.harness.report.document import Block, Heading, Table, Text
-from studies.harness.statistics.paired import SAME
-
-MARGIN = f"{100 * SAME:g} percentage points"  # of metrics in percent; others have no margin
-EQUIVALENCE = (
-    "Two levels are equivalent if two one-sided t-tests (5% level each) show that their means differ "
-    f"by less than {MARGIN}."
-)
 
 # ---------------------------------------------------------------------- levels
 
@@ -44,12 +38,17 @@ def levels(evidence: Evidence) -> list[Block]:
     sentences = Text("", items=items, finding=True)
     note = (
         "The levels are the values of a hyperparameter that the study varies. Each line is tested "
-        "separately, by t-tests that are paired by seed and Holm-corrected over the pairs of levels "
-        "of this line, at the 5% level. Even if no level had an effect, about one of twenty lines "
-        "would report a significant difference by chance."
+        "separately, by paired tests by seed that are corrected over the pairs of levels of this "
+        "line, at the 5% level. Even if no level had an effect, about one of twenty lines would "
+        "report a significant difference by chance. Levels are equal within "
+        f"{margin(evidence.metric)} if two one-sided t-tests (5% level each) show it for every pair "
+        "of them."
     )
-    if unit(evidence.metric).percent:
-        note += f" {EQUIVALENCE}"
+    if evidence.lost:
+        note += (
+            " A level with trials that ended without a result is only called best if it is better "
+            "than each other level on more seeds than it is worse, where such a trial is the worst."
+        )
     testable = any(verdict.best is not None for verdict in evidence.levels)
     notes = [Text(note, note=True)] if testable else []
     return [Heading("Comparison of the levels"), sentences, *notes]
@@ -72,25 +71,22 @@ def _level(verdict: LevelVerdict, metric: str) -> str:
 
 
 def _judgement(verdict: LevelVerdict, metric: str) -> str:
-    """Return the verdict in words, with the levels that are not significantly different."""
+    """Return the verdict in words, with the levels that are not significantly worse."""
     if verdict.best is None:
         return "too few trials have completed for a comparison."
     if verdict.verdict == EQUIVALENT:
         return (
-            f"all levels are equivalent: the means of every pair differ by less than {MARGIN} "
-            "(two one-sided t-tests, 5% level)."
+            f"all levels are equal within {margin(metric)} (two one-sided t-tests for every pair, 5% "
+            "level)."
         )
-    best = f"{verdict.factor} {verdict.best}"
+    best = _best(verdict)
     if len(verdict.tied) == len(verdict.levels):
-        not_equivalent = ""
-        if unit(metric).percent:
-            not_equivalent = f", and not every pair of levels is equivalent within {MARGIN}"
         return (
-            f"{INCONCLUSIVE}; {best} has the best mean, but no other level is significantly "
-            f"different from it{not_equivalent}."
+            f"{INCONCLUSIVE}; {best}, but no other level is significantly worse, and not every pair "
+            f"of levels is equal within {margin(metric)}."
         )
     place = {EDGE: ", at the edge of the grid", INSIDE: ", inside the grid"}
-    best = f"{best} has the best mean{place.get(verdict.verdict, '')}"
+    best += place.get(verdict.verdict, "")
     tied = [str(level) for level in verdict.tied if level != verdict.best]
     if len(tied) == 1:
         ties = f"the difference from {tied[0]} is not significant"
@@ -102,6 +98,19 @@ def _judgement(verdict: LevelVerdict, metric: str) -> str:
         return f"{best}; {ties}."
     levels = ",".join(map(str, [*verdict.levels, verdict.suggestion]))
     return f"{best}; {ties}. To extend the grid, add `--levels {verdict.factor}={levels}`."
+
+
+def _best(verdict: LevelVerdict) -> str:
+    """Return the best level in words, with the levels whose better mean is that of survivors."""
+    best = f"{verdict.factor} {verdict.best}"
+    if not verdict.unstable:
+        return f"{best} has the best mean"
+    others = join_words([str(level) for level in verdict.unstable])
+    have = "has a better mean" if len(verdict.unstable) == 1 else "have better means"
+    return (
+        f"{best} is best, because trials at {others} ended without a result ({others} {have} over "
+        "the completed trials only)"
+    )
 
 
 # ---------------------------------------------------------------------- lost trials
@@ -135,8 +144,8 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
     verbs = {DIVERGED: "diverged", OOM: "ran out of memory", FAILED: "failed"}
     lost = join_words([f"{number} {verbs[status]}" for status, number in evidence.lost.items()])
     finding = (
-        f"Of {count(len(evidence.trials), 'planned trial')}, {lost}; these trials are counted, but "
-        "no mean includes them."
+        f"Of {count(len(evidence.trials), 'planned trial')}, {lost}; no mean includes these trials, "
+        "but every comparison counts them as the worst of their seeds."
     )
     return [Heading(title), Text(finding, finding=True), table, Text(note, note=True)]
 

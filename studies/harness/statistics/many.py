@@ -34,21 +34,39 @@ def all_pairs_p(values: np.ndarray, step: float = 0.0) -> np.ndarray:
         One p-value for each pair, in the order of `np.triu_indices(arms, 1)`; nan if a pair has
         fewer than two common seeds.
     """
-    values = _without_infinity(values)
     first, second = np.triu_indices(values.shape[-1], 1)
+    failed = np.sum(np.isinf(values), axis=-2) > 0
+    failures = failed[..., first] | failed[..., second]
+    values = _without_infinity(values)
     gains = np.swapaxes(values[..., first] - values[..., second], -1, -2)
     n, mean, sd = moments(gains)
     size = np.max(np.abs(np.nan_to_num(gains)), axis=-1, initial=0.0)
     variance = np.maximum(sd, np.maximum(step / np.sqrt(6), ROUNDING * size)) ** 2
     df = np.maximum(n - 1, 1)
     arms = np.sum(np.sum(~np.isnan(values), axis=-2) >= 2, axis=-1)[..., None]
-    weight = CAUTION * prior_df(variance, df)
-    pairs = np.sum(~np.isnan(variance), axis=-1, keepdims=True)
-    prior = np.nansum(variance, axis=-1, keepdims=True) / np.maximum(pairs, 1)
+    weight, prior = _prior(variance, df, failures)
     moderated = (weight * prior + df * variance) / (weight + df)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where((mean == 0) & (n >= 2), 0.0, np.abs(mean) * np.sqrt(n / moderated))
     return holm(2 * stats.t.sf(t, np.minimum(weight + df, np.maximum(arms - 1, 1) * df)))
+
+
+def _prior(
+    variances: np.ndarray, df: np.ndarray, failures: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weight and the value of the variance that each pair borrows: [..., pairs] each.
+
+    Pairs with failures borrow from one another only. Their variances are so large that one failure
+    would hide the differences of all other pairs.
+    """
+    weights, priors = np.zeros_like(variances), np.zeros_like(variances)
+    for group in (failures, ~failures):
+        members = np.where(group, variances, np.nan)
+        count = np.sum(~np.isnan(members), axis=-1, keepdims=True)
+        mean = np.nansum(members, axis=-1, keepdims=True) / np.maximum(count, 1)
+        weights = np.where(group, CAUTION * prior_df(members, df), weights)
+        priors = np.where(group, mean, priors)
+    return weights, priors
 
 
 def prior_df(variances: np.ndarray, df: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from studies.harness.kinds.search.results import (
 )
 from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.report import arms as arms_table
-from studies.harness.report import document, protocol
+from studies.harness.report import document, notes, protocol
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.figures.curves import draw_best_of_k
 from studies.harness.statistics.budgets import overtakes
@@ -132,18 +132,14 @@ def _results(results: SearchResults) -> list[Block]:
         bold={(i, 2) for i, row in enumerate(rows) if row["bold"]},
         caption=f"{results.plan.artefact.title}: last-epoch {metric} of each winner.",
     )
-    bold = (
-        "Bold: significantly better than at least one optimizer and not significantly worse than "
-        "any (paired t-tests by seed, Holm-corrected over all pairs, 5% level). "
-    )
     percent = ", in percent," if show.percent else ""
     note = (
         f"Last-epoch {metric}{percent} of each optimizer's winner, trained on the whole "
         "training set with seeds that the tuning did not use: the mean over n seeds with its 95% "
-        f"t-interval. {bold if results.evidence.references.tests else ''}"
-        f"{arms_table.power(results.evidence)}"
+        "interval."
     )
-    return [table, Text(note.strip(), note=True)]
+    sentences = [note, notes.bold(results.evidence), notes.power(results.evidence)]
+    return [table, Text(" ".join(filter(None, sentences)), note=True)]
 
 
 def _search(results: SearchResults) -> Table:
