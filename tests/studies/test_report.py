@@ -235,6 +235,7 @@ def test_report_has_the_results_first_and_everything_else_in_closed_sections(roo
         "Differences from the recipe's values",
         "Comparison of the levels",
         "Protocol",
+        "Tuning",
         "Provenance",
     ]
     assert titles == [f"<summary>{title}" for title in expected]
