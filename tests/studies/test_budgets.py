@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from studies.harness.statistics.budgets import best_of_k, overtakes, shrinkage
+from studies.harness.statistics.budgets import Lead, best_of_k, overtakes, shrinkage
 
 SCORES = [0.4, 0.9, 0.1, 0.7, 0.7, 0.3, 0.8]
 
@@ -61,12 +61,29 @@ def test_best_of_20_equal_configurations_is_biased_by_1_87_standard_deviations()
 
 
 def test_overtakes_returns_the_smallest_k_from_which_a_curve_stays_better():
-    constant, variable = best_of_k([0.5, 0.5, 0.5, 0.5]), best_of_k([0.1, 0.2, 0.3, 0.9])
-    assert overtakes(variable, constant) == 2 and overtakes(constant, variable) is None
-    assert overtakes(variable, best_of_k([0.0] * 6)) == 1
+    constant, variable = [0.5, 0.5, 0.5, 0.5], [0.1, 0.2, 0.3, 0.9]
+    assert overtakes(variable, constant) == Lead(2, None) and overtakes(constant, variable) is None
+    assert overtakes(variable, [0.0] * 6) == Lead(1, 1)
     assert overtakes(constant, constant) is None
-    variable, constant = (best_of_k(losses, higher=False) for losses in ([1.0, 2.0], [1.5, 1.5]))
-    assert overtakes(variable, constant, higher=False) == 2
+    assert overtakes([1.0, 2.0], [1.5, 1.5], higher=False) == Lead(2, None)
+
+
+def test_large_lead_is_certain_from_the_first_k_on():
+    """Of the 184,756 assignments of 20 scores to two optimizers, two have a gap of this size."""
+    low, high = list(np.arange(10.0)), list(np.arange(100.0, 110.0))
+    assert overtakes(high, low) == Lead(1, 1)
+    assert overtakes(low, high, higher=False) == Lead(1, 1)
+    assert overtakes(high[:3], low[:3]) == Lead(1, None)  # 2 of 20 assignments
+    assert overtakes(high, low, tests=1000) == Lead(1, None)  # 10,000 draws are too few to show it
+    assert overtakes(high, low) == overtakes(high, low)
+
+
+def test_optimizer_that_fails_more_often_is_not_better():
+    """Its only score is the best. The mean is over the draws with a score, so it is always ahead."""
+    risky, safe = [math.nan] * 9 + [1.0], [0.5] * 10
+    assert overtakes(risky, safe) == Lead(10, None)
+    assert overtakes(safe, risky) is None
+    assert overtakes([math.nan] * 5, [math.nan] * 5) is None
 
 
 def test_shrinkage_is_the_score_minus_the_mean_of_fresh_seeds():

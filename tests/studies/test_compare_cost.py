@@ -197,7 +197,7 @@ def test_row_label_is_the_arm_and_hyperparameters_that_differ_from_the_recipe():
 def test_published_costs_are_compared_with_the_same_configuration(tmp_path: Path):
     """Table 3 has the time ratios 1.40 (NysAct-s), 2.29 (KFAC), 1.77 (Eva) and 1.52 (FOOF).
 
-    The margin of these claims is 0.05.
+    The margin of these published numbers is 0.05.
     """
     folder = tmp_path / "cost" / "a-gpu"
     ratios = {"nysact-s": (1.41, 0.01), "kfac": (2.29, 0.1), "eva": (1.5, 0.01)}
@@ -209,12 +209,12 @@ def test_published_costs_are_compared_with_the_same_configuration(tmp_path: Path
     write_cost_result(
         folder, resolve("cifar100/resnet110", "sketchysgd"), step=0.1, peak=21_300_000_000
     )
-    claims = cost_report.cost_claims(COST)
-    published = against(COST, cost_report.measured(claims, folder), {"cifar100/resnet32"})
+    cells = cost_report.cost_cells(COST)
+    published = against(COST, cost_report.measured(cells, folder), {"cifar100/resnet32"})
     assert published is not None
     blocks, rows = sections.published(published), published.comparisons
     verdicts = {
-        (row.claim.table, row.claim.row, row.claim.column): (row.verdict, row.why) for row in rows
+        (row.cell.table, row.cell.row, row.cell.column): (row.verdict, row.why) for row in rows
     }
     expected = {
         "NysAct-s": "reproduced",
@@ -226,7 +226,7 @@ def test_published_costs_are_compared_with_the_same_configuration(tmp_path: Path
         assert verdicts["Table 3", row, "ResNet-32 Time"][0] == verdict
     assert verdicts["Table 3", "NysAct-s", "ResNet-32 Mem"][0] == "differs"  # 1.10, published 1.00
     seconds = next(
-        row for row in rows if (row.claim.table, row.claim.row) == ("Section 2", "SketchySGD")
+        row for row in rows if (row.cell.table, row.cell.row) == ("Section 2", "SketchySGD")
     )
     assert seconds.verdict == "protocol differs" and "hardware=A-GPU" in seconds.why
     assert seconds.measured.mean == pytest.approx(390 * 0.1 + 10_000 * 0.001)
@@ -242,12 +242,12 @@ def test_memory_measured_on_a_cpu_is_not_compared(tmp_path: Path):
     config = resolve("cifar100/resnet32", "eva", as_released=True)
     write_cost_result(tmp_path / "cpu-2-threads", config)
     write_cost_result(tmp_path / "gpu", config)
-    claims = cost_report.cost_claims(COST)
+    cells = cost_report.cost_cells(COST)
     for hardware, metrics in {
         "cpu-2-threads": ["time/ratio"],
         "gpu": ["time/ratio", "mem/ratio"],
     }.items():
-        measured = cost_report.measured(claims, tmp_path / hardware)
+        measured = cost_report.measured(cells, tmp_path / hardware)
         assert [result.metric for result in measured] == metrics
 
 

@@ -21,7 +21,6 @@ from studies.harness.command.estimate import duration, estimate, probe
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.design.options import Options
 from studies.harness.evidence import ledger
-from studies.harness.evidence.contrasts import seed_spreads, smallest_difference
 from studies.harness.evidence.levels import EDGE
 from studies.harness.kinds.study.figures import CurveFigure
 from studies.harness.kinds.study.study import Study
@@ -317,24 +316,6 @@ def test_report_has_the_command_for_the_papers_workloads(write_trials, tmp_path:
 
 
 # ---------------------------------------------------------------------- plans and estimates
-
-
-def test_smallest_difference_uses_the_spread_of_completed_seeds(write_trials, tmp_path: Path):
-    trials = ablation_damping.STUDY.trials(WORKLOAD, recipe={"epochs": 4})
-    before = smallest_difference(trials, tmp_path, METRIC)
-    # A simulation also gives 3.1 standard deviations.
-    assert "a difference of 3.1 standard deviations over seeds. The standard deviation" in before
-    assert "because no configuration of digits/cnn has two completed seeds yet." in before
-    five_seeds = smallest_difference(ablation_sampling.STUDY.trials(WORKLOAD), tmp_path, METRIC)
-    assert "a difference of 2.0 standard deviations over seeds." in five_seeds
-    write_trials(ablation_damping.STUDY, accuracy_by_damping)
-    spreads = seed_spreads(tmp_path, "digits/cnn", METRIC)
-    frame = ledger.frame(trials, tmp_path)
-    assert sorted(spreads) == pytest.approx(sorted(frame.groupby("arm")[METRIC].std()))
-    after = smallest_difference(trials, tmp_path, METRIC)
-    assert f"the median of {len(spreads)} configurations" in after and "points" in after
-    one_seed = smallest_difference(trials[: len(trials) // 3], tmp_path, METRIC)
-    assert one_seed.startswith("With one seed")
 
 
 def test_estimate_uses_committed_epochs_of_the_nearest_batch_size(write_trials, tmp_path: Path):

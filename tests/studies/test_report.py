@@ -340,11 +340,17 @@ def test_report_compares_published_and_measured_results(tmp_path, monkeypatch):
     ) in text
     assert (
         "**Order of the arms.** Table 1, digits: Kendall's tau between the published and the "
-        "measured order of 2 arms is +1.00"
+        "measured order of 2 arms is +1.00. Pairs of arms that are significantly different "
+        "(corrected over all pairs, 5% level): 1 in the published order and 0 in the reverse order"
     ) in text
     row = re.search(r"\| FOOF \| Table 1: digits \| 95\.00 ± 0\.20 \(n = 5\) % \| (.*) \|", text)
-    assert row and row[1].endswith("differs")
-    assert "| Eva | Table 1: digits | 91.00 (n = 5) % | - | - | - | not run |" in text
+    assert row and row[1].endswith("differs (also after Holm's correction)")
+    assert "| Eva | Table 1: digits | 91.00 (n = 5) % | - | - | not run |" in text
+    assert (
+        "**Differences.** Results that differ at the 5% level: 1 of 2 that are tested. If all were "
+        "true replications, at most 0.1 would differ by chance on average."
+    ) in text
+    assert "wider than the margin: 2." in text
     assert "far" not in text  # the column of a workload that was not run
     table = pd.read_csv(paths["published.csv"])
     assert list(table["verdict"]) == ["compatible", "differs", "not run", "not run"]

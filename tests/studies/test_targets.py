@@ -46,14 +46,16 @@ PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23
 
 def test_kaplan_meier_median_and_interval_equal_the_textbook_values():
     treated = median_time(SIX_MP, [bool(x) for x in RELAPSED])
-    assert (treated.hits, treated.n, treated.median, treated.ci_lo) == (9, 21, 23.0, 13.0)
-    assert math.isnan(treated.ci_hi)
+    assert (treated.hits, treated.n, treated.median) == (9, 21, 23.0)
+    # The interval is from the 6th to the 16th of 21 times: P(Bin(21, 1/2) <= 5) = 0.013. The 6th
+    # includes censored times, and fewer than 16 patients relapsed.
+    assert treated.ci_lo == 9.0 and math.isnan(treated.ci_hi)
     placebo = median_time(PLACEBO, [True] * 21)
-    assert (placebo.median, placebo.ci_lo, placebo.ci_hi) == (8.0, 4.0, 11.0)
+    assert (placebo.median, placebo.ci_lo, placebo.ci_hi) == (8.0, 4.0, 12.0)
 
 
 def test_median_exists_if_half_of_the_runs_reach_the_target():
-    assert median_time([3.0, 5.0, 9.0, 9.0], [True, True, False, False]).median == 5.0
+    assert median_time([3.0, 5.0, 9.0, 9.0], [True, True, False, False]).median == 7.0
     few = median_time([3.0, 9.0, 9.0], [True, False, False])
     assert (few.hits, few.n) == (1, 3) and math.isnan(few.median)
     none = median_time([9.0, 9.0], [False, False])
@@ -62,11 +64,35 @@ def test_median_exists_if_half_of_the_runs_reach_the_target():
 
 
 def test_censored_run_counts_until_its_end():
-    """Without the run, or with its end counted as a hit, the median would be 6 instead of 8."""
+    """Without the run, the median would be 7 instead of 8; with its end as a hit, it would be 6."""
     times, observed = [2.0, 4.0, 6.0, 8.0, 10.0], [True, False, True, True, True]
     assert median_time(times, observed).median == 8.0
-    assert median_time([2.0, 6.0, 8.0, 10.0], [True] * 4).median == 6.0
+    assert median_time([2.0, 6.0, 8.0, 10.0], [True] * 4).median == 7.0
     assert median_time(times, [True] * 5).median == 6.0
+
+
+@pytest.mark.parametrize(
+    ("times", "observed", "median"),
+    [
+        ([3.0, 5.0, 9.0, 9.5], [True] * 4, 7.0),  # the median of an even number of times
+        ([3.0, 5.0, 9.0, 9.5], [True, True, False, True], 7.25),  # until the next hit
+        ([3.0, 5.0, 9.0, 9.0], [True, True, False, False], 7.0),  # until the end of the runs
+        ([3.0, 5.0, 5.0, 5.0], [True, True, True, False], 5.0),
+    ],
+)
+def test_median_is_the_midpoint_if_the_curve_is_exactly_one_half(times, observed, median):
+    """`quantile.survfit` of the R package survival returns the midpoint of the horizontal part."""
+    assert median_time(times, observed).median == median
+
+
+def test_interval_of_the_median_is_withheld_below_six_runs():
+    for n in range(6):
+        result = median_time(np.arange(1.0, n + 1).tolist(), [True] * n)
+        assert math.isnan(result.ci_lo) and math.isnan(result.ci_hi)
+    six = median_time([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [True] * 6)
+    assert (six.median, six.ci_lo, six.ci_hi) == (3.5, 1.0, 6.0)
+    capped = median_time([1.0, 2.0, 3.0, 4.0, 9.0, 9.0], [True] * 4 + [False] * 2)
+    assert capped.ci_lo == 1.0 and math.isnan(capped.ci_hi)
 
 
 def test_curves_group_the_epochs_by_arm_and_seed():
@@ -93,7 +119,7 @@ def test_curves_group_the_epochs_by_arm_and_seed():
     assert seeds == {"fast": [0, 1], "slow": [0, 1, 2]}
     fast, slow = (time_to_target(by_arm[arm], 0.5) for arm in ("fast", "slow"))
     assert (fast.hits, fast.n, slow.hits, slow.n) == (2, 2, 1, 3)
-    assert fast.median == pytest.approx(1.75)
+    assert fast.median == pytest.approx((1.75 + 1.8) / 2)
     assert time_to_target(by_arm["fast"], 0.5, whole=True).median == 2.0
 
 

@@ -18,7 +18,8 @@ import pandas as pd
 from studies.harness.design.arms import Trial
 from studies.harness.evidence.ledger import factors
 from studies.harness.evidence.metrics import higher_is_better
-from studies.harness.evidence.status import COMPLETED, LOST, STATUSES, UNFINISHED
+from studies.harness.evidence.metrics import step as step_of
+from studies.harness.evidence.status import COMPLETED, LOST, OOM, STATUSES, UNFINISHED
 from studies.harness.published.verdicts import Measured, flat
 from studies.harness.statistics.intervals import Summary, half_width, summarize
 from studies.harness.statistics.paired import moments
@@ -140,13 +141,19 @@ def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[
         arm, config = first[str(key)]
         values = completed(part, metric)
         results = dict(zip(part.loc[values.index, "seed"], values, strict=True))
-        failures = sum(status in LOST for status in part["status"])
-        identity = {
-            "label": arm.label,
-            "optimizer": arm.optimizer,
-            "settings": flat(config.to_dict()),
-        }
-        groups.append(Measured(**identity, metric=metric, values=results, failures=failures))
+        statuses = list(part["status"])
+        groups.append(
+            Measured(
+                label=arm.label,
+                optimizer=arm.optimizer,
+                settings=flat(config.to_dict()),
+                metric=metric,
+                values=results,
+                step=step_of(metric, config.workload),
+                failures=sum(status in LOST for status in statuses),
+                oom=statuses.count(OOM),
+            )
+        )
     return groups
 
 

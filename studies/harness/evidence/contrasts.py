@@ -11,23 +11,17 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from studies.harness.design.arms import Arm, Trial, first_trials
-from studies.harness.evidence.metrics import count, higher_is_better, unit
+from studies.harness.evidence.metrics import higher_is_better
+from studies.harness.evidence.power import LARGEST
 from studies.harness.statistics.many import all_pairs_p
 from studies.harness.statistics.paired import ALPHA, holm, mean_test, moments, rank_p
 from studies.harness.statistics.planning import smallest_effect
-from trainables.config import TrialConfig
-from trainables.files import read_lines
-from trainables.store import COMPLETED, read_config, read_status, trial_folders
-
-LARGEST_EFFECT = 5.0  # in SDs of the paired differences; a design that needs more is inconclusive
 
 
 class Pair(NamedTuple):
@@ -260,8 +254,8 @@ class Detectable:
 
     @property
     def conclusive(self) -> bool:
-        """True if the seeds suffice to detect an effect of `LARGEST_EFFECT`."""
-        return self.effect <= LARGEST_EFFECT
+        """True if the seeds suffice to detect an effect of `LARGEST`."""
+        return self.effect <= LARGEST
 
 
 def detectable(values: pd.DataFrame, step: float = 0.0) -> Detectable | None:
@@ -282,52 +276,3 @@ def detectable(values: pd.DataFrame, step: float = 0.0) -> Detectable | None:
     pooled = math.sqrt(np.average(sd[n >= 2] ** 2, weights=n[n >= 2] - 1))
     seeds, pairs = int(n[n >= 2].min()), math.comb(values.shape[1], 2)
     return Detectable(seeds, pairs, max(pooled, step / math.sqrt(6)), smallest_effect(seeds, pairs))
-
-
-def smallest_difference(trials: Sequence[Trial], root: Path, metric: str) -> str:
-    """Return a text about the smallest difference of two arms that a plan's seeds can detect.
-
-    The standard deviation over seeds is taken from completed trials of the workload.
-    """
-    workload, n = trials[0].config.workload, len({trial.config.seed for trial in trials})
-    if n < 2:
-        return "With one seed, differences between arms cannot be tested."
-    effect = smallest_effect(2 * n - 2) * math.sqrt(2 / n)
-    spreads = seed_spreads(root, workload, metric)
-    show = unit(metric)
-    if spreads:
-        sd = median(spreads)
-        size = f"{show.show(effect * sd)} {show.difference}"
-        source = (
-            f"The standard deviation over seeds is {show.show(sd)}, the median of "
-            f"{count(len(spreads), 'configuration')} of {workload} with two or more completed seeds."
-        )
-    else:
-        size = f"{effect:.1f} standard deviations over seeds"
-        source = (
-            "The standard deviation is not known, because no configuration of "
-            f"{workload} has two completed seeds yet."
-        )
-    return (
-        f"With {n} seeds, one unpaired t-test of two arms at the 5% level has 80% power to detect "
-        f"a difference of {size}. {source}"
-    )
-
-
-def seed_spreads(root: Path, workload: str, metric: str) -> list[float]:
-    """Return the standard deviation over seeds of each configuration of a workload.
-
-    Configurations with fewer than two completed trials are omitted.
-    """
-    groups: dict[str, list[float]] = {}
-    for folder in trial_folders(root):
-        config = TrialConfig.from_dict(read_config(folder)["config"])
-        status, lines = read_status(folder), read_lines(folder / "epochs.jsonl")
-        if (
-            config.workload == workload
-            and status
-            and status["status"] == COMPLETED
-            and metric in lines[-1]["metrics"]
-        ):
-            groups.setdefault(config.group_key, []).append(lines[-1]["metrics"][metric])
-    return [float(np.std(values, ddof=1)) for values in groups.values() if len(values) > 1]

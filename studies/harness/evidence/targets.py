@@ -22,7 +22,7 @@ from studies.harness.evidence.arms import completed
 from studies.harness.evidence.costs import Costs
 from studies.harness.evidence.metrics import count, higher_is_better, metric_name, show
 from studies.harness.evidence.status import COMPLETED, LOST
-from studies.harness.published.papers import claims_of
+from studies.harness.published.papers import cells_of
 from studies.harness.published.verdicts import Measured, flat
 from studies.harness.statistics.times import TimeToTarget, hits, time_to_target
 from trainables.cost.intervals import Median
@@ -121,12 +121,10 @@ class Times:
 
 def published_target(facts: Facts, workload: str) -> Target | None:
     """Return the target that the paper states for a workload, or None."""
-    claims = (
-        c for c in claims_of(facts) if c.protocol["workload"] == workload and "target" in c.protocol
+    cells = (
+        c for c in cells_of(facts) if c.protocol["workload"] == workload and "target" in c.protocol
     )
-    return next(
-        (Target(float(c.protocol["target"]), f"{c.paper}, {c.table}") for c in claims), None
-    )
+    return next((Target(float(c.protocol["target"]), f"{c.paper}, {c.table}") for c in cells), None)
 
 
 def target_of_runs(
@@ -216,7 +214,8 @@ def _results(
         else Median(factor * time.median, factor * time.ci_lo, factor * time.ci_hi)
     )
     totals = {seed: factor * epochs for seed, epochs in times.whole(label).items()}
-    results = [replace(_result(times, label, f"target/{kind}", totals, protocol), median=median)]
+    result = _result(times, label, f"target/{kind}", totals, protocol)
+    results = [replace(result, median=median, step=factor)]
     if label != times.base:
         reductions = {
             seed: 1 - total / (base * reference.get(seed, math.nan))

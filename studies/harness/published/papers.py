@@ -1,7 +1,7 @@
 """The published numbers of the papers, read from `studies/papers/*.yaml`.
 
 A file contains tables. A row of a table names an arm, a column names a protocol (workload and
-settings), and each cell is one claim. `load` reports all errors of a file together.
+settings), and each cell is a published number. `load` reports all errors of a file together.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ PROTOCOL = ("workload", "epochs", "batch_size", "schedule", "target", "reference
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One published cell.
+class Cell:
+    """A published number: a cell of a table of a paper.
 
     Attributes:
         paper: Name of the paper, such as `NysAct`.
@@ -69,10 +69,15 @@ class Claim:
     as_released: bool
     protocol: Mapping[str, Any]
 
+    @property
+    def higher(self) -> bool:
+        """True if larger values are better, which holds for all `METRICS` in percent only."""
+        return self.unit == "percent"
+
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's claims in the order of its tables.
+    """A paper's cells in the order of its tables.
 
     Attributes:
         lost: Information that is missing from the text of the paper.
@@ -84,7 +89,7 @@ class Paper:
     source: str
     lost: tuple[str, ...]
     notes: Mapping[str, tuple[str, ...]]
-    claims: tuple[Claim, ...]
+    cells: tuple[Cell, ...]
 
 
 def load(path: Path) -> Paper:
@@ -97,10 +102,10 @@ def load(path: Path) -> Paper:
     errors = _keys(path.name, document, {"paper", "title", "source", "lost", "tables"})
     if errors or not isinstance(document["tables"], list):
         raise YamlError("\n".join(errors) or f"{path.name}: tables: must be a list")
-    claims, notes = [], {}
+    cells, notes = [], {}
     for table in document["tables"]:
         reader = _Table(path.name, document["paper"], table)
-        claims += reader.claims()
+        cells += reader.valid_cells()
         errors += reader.errors
         if reader.name in notes:
             errors.append(f"{path.name}: {reader.name} occurs twice")
@@ -108,7 +113,7 @@ def load(path: Path) -> Paper:
     if errors:
         raise YamlError("\n".join(errors))
     identity = (document["paper"], document["title"], document["source"])
-    return Paper(*identity, tuple(document["lost"]), notes, tuple(claims))
+    return Paper(*identity, tuple(document["lost"]), notes, tuple(cells))
 
 
 def paper(name: str) -> Paper | None:
@@ -129,8 +134,8 @@ def statements(facts: Facts) -> dict[str, str]:
     return {"Reproduces": facts.citation}
 
 
-def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
-    """Return the claims of the tables, figures and sections that an artefact reproduces.
+def about(cells: Collection[Cell], artefact: str) -> list[Cell]:
+    """Return the cells of the tables, figures and sections that an artefact reproduces.
 
     `artefact` is the text `Facts.table`, such as `Tables 3, 6 and Section 1`.
     """
@@ -141,17 +146,17 @@ def about(claims: Collection[Claim], artefact: str) -> list[Claim]:
         )
         for number in re.findall(r"\d+", numbers)
     }
-    return [claim for claim in claims if claim.table in tables]
+    return [cell for cell in cells if cell.table in tables]
 
 
-def claims_of(facts: Facts) -> list[Claim]:
-    """Return the claims about an artefact; an empty list if there is no file for its paper."""
+def cells_of(facts: Facts) -> list[Cell]:
+    """Return the published numbers of an artefact; an empty list if there is no file for its paper."""
     source = paper(facts.paper)
-    return about(source.claims, facts.table) if source else []
+    return about(source.cells, facts.table) if source else []
 
 
 class _Table:
-    """A table of a file; `claims` returns its valid cells and adds the errors to `errors`."""
+    """A table of a file. `valid_cells` reads its cells and adds the errors to `errors`."""
 
     KEYS = {"table", "rows", "columns", "cells"}
     OPTIONAL = {"metric", "unit", "margin", "n", "spread_kind", "notes"}
@@ -169,13 +174,13 @@ class _Table:
             self.errors = [f"{self._where}: {part}: must be a mapping" for part in invalid]
         self.table: dict[str, Any] = {} if self.errors else table
 
-    def claims(self) -> list[Claim]:
+    def valid_cells(self) -> list[Cell]:
         """Return the valid cells; each invalid cell adds a line to `errors`."""
         if self.errors:
             return []
         arms = {row: self._arm(row, text) for row, text in self.table["rows"].items()}
         columns = {name: self._column(name, items) for name, items in self.table["columns"].items()}
-        claims = []
+        valid = []
         runs = {"n": self.table.get("n"), "spread_kind": self.table.get("spread_kind", "unknown")}
         for row, cells in self.table["cells"].items():
             self._known(f'row "{row}"', row, arms)
@@ -185,8 +190,8 @@ class _Table:
                 value = self._value(row, column, cell)
                 if arm and settings and value:
                     place = {"paper": self._paper, "table": self.name, "row": row, "column": column}
-                    claims.append(Claim(**place, **value, **runs, **arm, **settings))
-        return claims
+                    valid.append(Cell(**place, **value, **runs, **arm, **settings))
+        return valid
 
     def _error(self, text: str) -> None:
         self.errors.append(f"{self._where}: {text}")

@@ -1,23 +1,23 @@
-"""A verdict on each published claim, by comparison with the measured result.
+"""A verdict on each published number, by comparison with the measured result.
 
-A claim is compared only with results whose resolved configuration equals that of the claim. The
-label of their arm does not matter.
+A published number is compared only with results of the same resolved configuration. The label of
+their arm does not matter.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 import precond
-from studies.harness.published.papers import FAILED, UNITS, Claim
+from studies.harness.published.difference import half_width, of_measured, of_published, p_value
+from studies.harness.published.papers import FAILED, UNITS, Cell
 from studies.harness.statistics.intervals import Summary, summarize
-from studies.harness.statistics.paired import ALPHA, equivalence_p
+from studies.harness.statistics.paired import ALPHA
 from trainables.config import TrialConfig
 from trainables.cost.intervals import Median
 from trainables.workloads import resolve
@@ -25,18 +25,22 @@ from trainables.workloads import resolve
 VERDICTS = ("reproduced", "compatible", "differs", "not run", "protocol differs")
 REPRODUCED, COMPATIBLE, DIFFERS, NOT_RUN, OTHER_PROTOCOL = VERDICTS
 RULE = (
-    "Verdicts. Reproduced: two one-sided t-tests (5% level each) show that the mean lies within the "
-    "margin of the published value; published.csv lists the margins. Differs: the result is not "
-    "reproduced, and the 95% t-interval of the mean does not overlap the published value ± its "
-    "standard error. Compatible: all other results of the published protocol. Protocol differs: the "
-    "settings in parentheses are not those of the paper, so the result is not compared. If the paper "
-    "does not state whether its ± is a standard error or a standard deviation (SD), the interval "
-    'uses it as a standard error, so that "differs" holds in both cases, and the pooled SD uses it '
-    "as an SD. A published failure is reproduced if all trials fail, and differs if none fails. If "
-    'fewer than two trials have a value, the verdict is "not run", or "differs" if at least two '
-    "trials failed or missed the target. Costs, and times to a target that some trials miss, have no "
-    "mean over seeds. Their median is compared with the published value; the result is reproduced if "
-    "the 95% interval of the median lies within the margin."
+    "Verdicts. The difference is the measured minus the published mean, with its 95% interval. The "
+    "interval includes the spread of the measured runs and that of the published runs. If the paper "
+    "states no spread, the standard deviation (SD) of the measured runs is also used for the "
+    "published ones. An unknown number of published runs counts as one, or as two with a spread. If "
+    "the paper does not state whether its ± is a standard error or an SD, it is used as a standard "
+    "error, which gives the wider interval. Reproduced: no trial is lost, and two one-sided tests "
+    "(5% level each) show that the means differ by less than the margin; published.csv lists the "
+    "margins. Differs: the result is not reproduced, and the interval of the difference excludes 0; "
+    "or most trials diverged, ran out of memory, failed or missed the target. At least 95% of true "
+    "replications do not differ. Compatible: all other results of the published protocol. Protocol "
+    "differs: the settings in parentheses are not those of the paper, so the result is not compared. "
+    "Not run: fewer than two trials have a value. A published failure is reproduced if all trials "
+    "diverge or fail, and differs if none does. Costs have no mean over seeds: the interval of their "
+    "median is multiplied by √2, because the published cost is taken to be as uncertain as the "
+    "measured one. Times to a target that some trials miss are shown as a median, which is not "
+    "compared."
 )
 _NOTHING = summarize([])
 # Fields of a configuration that do not belong to a protocol, and the two mappings that `flat` merges.
@@ -67,8 +71,13 @@ class Measured:
         metric: Name of the metric, such as `test/accuracy`.
         values: The values of completed trials by seed, in base units (fraction, seconds, bytes,
             epochs).
-        failures: Number of trials without a value because training diverged or crashed.
+        step: The distance of two neighbouring values of the metric in base units; 0 if it is
+            continuous.
+        failures: Number of trials that diverged, ran out of memory or failed.
+        oom: Number of the failures that ran out of memory.
         missed: Number of trials that completed without reaching the target.
+        reference_missed: Number of other trials that have no value because the reference did not
+            reach the target under their seed.
         median: Compared instead of the mean if there is no mean over seeds: a cost, or the
             Kaplan-Meier median of times to a target that some trials never reach.
     """
@@ -78,36 +87,47 @@ class Measured:
     settings: Mapping[str, Any]
     metric: str
     values: Mapping[int, float]
+    step: float = 0.0
     failures: int = 0
+    oom: int = 0
     missed: int = 0
+    reference_missed: int = 0
     median: Median | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A claim with the measured result. Numbers are in the claim's unit; nan if there are none.
+    """A published number with the measured result, both in its unit; nan if there is none.
 
     Attributes:
-        claim: The published cell.
+        cell: The published number.
         verdict: One of `VERDICTS`.
         label: Label of the arm; empty if nothing was run.
         measured: Mean over seeds, or the median, with its interval.
         values: The values by seed, in base units.
+        step: The distance of two neighbouring values.
         failures: Number of trials without a value.
-        difference: Measured - published value.
-        pooled: The difference in pooled standard deviations; nan if there is no spread.
+        difference: Measured - published value; nan if it is not compared.
+        low: Lower end of the 95% interval of the difference.
+        high: Upper end of the interval.
+        p: Two-sided p-value of the difference of the means; nan if it is not tested.
+        p_holm: `p`, Holm-corrected over all published numbers of the artefact.
         why: The differences in the protocol, the number of trials without a value, or the reason
             for the verdict `not run`.
     """
 
-    claim: Claim
+    cell: Cell
     verdict: str
     label: str = ""
     measured: Summary = _NOTHING
     values: Mapping[int, float] = field(default_factory=dict)
+    step: float = 0.0
     failures: int = 0
     difference: float = math.nan
-    pooled: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    p_holm: float = math.nan
     why: str = ""
 
 
@@ -120,64 +140,64 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields | dict(config.get("settings", {})) | dict(config["hyperparameters"])
 
 
-def configuration(claim: Claim) -> TrialConfig:
-    """Return the configuration of a claim: the workload's recipe with the protocol's settings.
+def configuration(cell: Cell) -> TrialConfig:
+    """Return the configuration of a published number: the workload's recipe with the protocol's settings.
 
     Raises:
         HyperparameterError: The protocol cannot be run.
     """
     protocol = {
         name: value
-        for name, value in claim.protocol.items()
+        for name, value in cell.protocol.items()
         if name not in (*_NO_SETTINGS, "workload")
     }
-    known = precond.defaults(claim.optimizer)
+    known = precond.defaults(cell.optimizer)
     overrides = {name: value for name, value in protocol.items() if name in known}
     recipe = {
         name: protocol[name] for name in ("epochs", "batch_size", "schedule") if name in protocol
     }
     return resolve(
-        claim.protocol["workload"],
-        claim.optimizer,
+        cell.protocol["workload"],
+        cell.optimizer,
         overrides,
         recipe,
-        as_released=claim.as_released,
+        as_released=cell.as_released,
     )
 
 
-def expected(claim: Claim) -> dict[str, Any]:
-    """Return a claim's flat `configuration` with its target, reference and hardware, if any."""
-    return flat(configuration(claim).to_dict()) | {
-        n: v for n, v in claim.protocol.items() if n in _NO_SETTINGS
+def expected(cell: Cell) -> dict[str, Any]:
+    """Return the flat `configuration` of a cell, with its target, reference and hardware."""
+    return flat(configuration(cell).to_dict()) | {
+        n: v for n, v in cell.protocol.items() if n in _NO_SETTINGS
     }
 
 
-def compare(claims: Iterable[Claim], groups: Sequence[Measured]) -> list[Comparison]:
-    """Return the verdict on each claim by `RULE`, in the order of the claims."""
-    return [_compare(claim, groups) for claim in claims]
+def compare(cells: Iterable[Cell], groups: Sequence[Measured]) -> list[Comparison]:
+    """Return the verdict on each cell by `RULE`, in the order of the cells."""
+    return [_compare(cell, groups) for cell in cells]
 
 
-def _compare(claim: Claim, groups: Sequence[Measured]) -> Comparison:
-    subject = (claim.optimizer, claim.metric, claim.protocol["workload"])
+def _compare(cell: Cell, groups: Sequence[Measured]) -> Comparison:
+    subject = (cell.optimizer, cell.metric, cell.protocol["workload"])
     same = [
         group
         for group in groups
         if (group.optimizer, group.metric, group.settings["workload"]) == subject
     ]
     if not same:
-        return Comparison(claim=claim, verdict=NOT_RUN)
-    published = expected(claim)
+        return Comparison(cell=cell, verdict=NOT_RUN)
+    published = expected(cell)
     group, differing = min(
         ((group, _differing(group, published)) for group in same), key=lambda pair: len(pair[1])
     )
     if not differing:
-        return _judge(claim, group)
+        return _judge(cell, group)
     why = ", ".join(
         f"{name}={value} instead of {published[name]}" for name, value in differing.items()
     )
-    summary = _summary(claim, group)
+    summary = _summary(cell, group)
     return Comparison(
-        claim=claim, verdict=OTHER_PROTOCOL, label=group.label, measured=summary, why=why
+        cell=cell, verdict=OTHER_PROTOCOL, label=group.label, measured=summary, why=why
     )
 
 
@@ -194,9 +214,9 @@ def _differing(group: Measured, published: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(claim: Claim, group: Measured) -> Summary:
-    """Return the measured result in the claim's unit."""
-    scale, median = UNITS[claim.unit], group.median
+def _summary(cell: Cell, group: Measured) -> Summary:
+    """Return the measured result in the cell's unit."""
+    scale, median = UNITS[cell.unit], group.median
     if median is None:
         return summarize(scale * np.array(list(group.values.values())))
     return Summary(
@@ -204,77 +224,77 @@ def _summary(claim: Claim, group: Measured) -> Summary:
     )
 
 
-def _judge(claim: Claim, group: Measured) -> Comparison:
-    summary, lost = _summary(claim, group), group.failures + group.missed
+def _judge(cell: Cell, group: Measured) -> Comparison:
+    lost = group.failures + group.missed
     ended = len(group.values) + lost
-    common = {"label": group.label, "measured": summary, "values": group.values, "failures": lost}
-    result = partial(Comparison, claim=claim, **common)
+    result = Comparison(
+        cell=cell,
+        verdict=NOT_RUN,
+        label=group.label,
+        measured=_summary(cell, group),
+        values=group.values,
+        step=group.step,
+        failures=lost,
+        why=_lost(group, ended),
+    )
+    is_cost = group.median is not None and not ended
+    if cell.value is None:
+        return _judge_outcome(result, group, ended)
+    if lost >= 2 and 2 * lost > ended:  # a median in which lost trials are the worst is infinite
+        return replace(result, verdict=DIFFERS)
+    if len(group.values) < 2 and not is_cost:
+        return replace(result, why=result.why or "fewer than two seeds")
+    if group.median is not None and not is_cost:  # some trials miss the target
+        return replace(result, verdict=COMPATIBLE)
+    return _judge_cost(result, cell.value) if is_cost else _judge_mean(result, cell.value, group)
+
+
+def _lost(group: Measured, ended: int) -> str:
+    """Return the number of trials without a value, by reason, in words."""
     counts = {"failed": group.failures, "missed the target": group.missed}
-    why = ", ".join(f"{count} of {ended} {verb}" for verb, count in counts.items() if count)
-    if claim.value is None:
-        if ended < 2:
-            return result(verdict=NOT_RUN, why="fewer than two seeds")
-        failed = claim.outcome == FAILED
-        number, verb = (group.failures, "failed") if failed else (lost, "missed the target")
-        outcome = REPRODUCED if number == ended else COMPATIBLE if number else DIFFERS
-        return result(verdict=outcome, why=why or f"0 of {ended} {verb}")
-    if len(group.values) < 2 and (ended or group.median is None):  # a cost has no seeds
-        return result(verdict=DIFFERS if lost >= 2 else NOT_RUN, why=why or "fewer than two seeds")
-    difference, error = summary.mean - claim.value, _standard_error(claim)
-    disjoint = summary.ci_lo > claim.value + error or summary.ci_hi < claim.value - error
-    verdict = REPRODUCED if _within(claim, group, summary) else DIFFERS if disjoint else COMPATIBLE
-    return result(
-        verdict=verdict,
+    reasons = [f"{count} of {ended} {verb}" for verb, count in counts.items() if count]
+    if missed := group.reference_missed:
+        reasons.append(f"the reference missed the target under {missed} of {ended + missed} seeds")
+    return ", ".join(reasons)
+
+
+def _judge_outcome(result: Comparison, group: Measured, ended: int) -> Comparison:
+    """Return the verdict on a published failure, or on a target that the paper did not reach."""
+    if ended < 2:
+        return replace(result, why="fewer than two seeds")
+    failed = result.cell.outcome == FAILED
+    # Memory depends on the device, so running out of it does not reproduce a failure.
+    number = group.failures - group.oom if failed else group.failures + group.missed
+    verdict = REPRODUCED if number == ended else COMPATIBLE if number else DIFFERS
+    verb = "failed" if failed else "missed the target"
+    return replace(result, verdict=verdict, why=result.why or f"0 of {ended} {verb}")
+
+
+def _judge_mean(result: Comparison, value: float, group: Measured) -> Comparison:
+    summary, cell = result.measured, result.cell
+    measured = of_measured(summary.sd, summary.n, UNITS[cell.unit] * group.step)
+    published = of_published(cell.spread, cell.spread_kind, cell.n, measured)
+    difference = summary.mean - value
+    half, half_of_test = (
+        float(half_width(measured, published, level)) for level in (ALPHA, 2 * ALPHA)
+    )
+    equal = abs(difference) + half_of_test <= cell.margin and not result.failures
+    outside = abs(difference) > half
+    return replace(
+        result,
+        verdict=REPRODUCED if equal else DIFFERS if outside else COMPATIBLE,
         difference=difference,
-        pooled=difference / _pooled_sd(claim, summary),
-        why=why,
+        low=difference - half,
+        high=difference + half,
+        p=p_value(difference, measured, published),
     )
 
 
-def _within(claim: Claim, group: Measured, summary: Summary) -> bool:
-    """Return True if the measured result equals the published value within the margin."""
-    assert claim.value is not None
-    if group.median is None:
-        values = UNITS[claim.unit] * np.array(list(group.values.values()))
-        return bool(equivalence_p(values - claim.value, claim.margin) <= ALPHA)
-    return (
-        claim.value - claim.margin <= summary.ci_lo and summary.ci_hi <= claim.value + claim.margin
-    )
-
-
-def _standard_error(claim: Claim) -> float:
-    """Return the standard error of the published mean, or 0 if there is no spread.
-
-    A spread of unknown kind is used as a standard error.
-    """
-    if claim.spread is None:
-        return 0.0
-    return (
-        claim.spread / math.sqrt(claim.n) if claim.spread_kind == "sd" and claim.n else claim.spread
-    )
-
-
-def _pooled_sd(claim: Claim, summary: Summary) -> float:
-    """Return the pooled standard deviation of the published and the measured runs.
-
-    The variances are weighted by their degrees of freedom. Without a published spread or number of
-    runs, return the SD of the measured runs. Return nan if the SD is undefined or 0.
-    """
-    sd = summary.sd or math.nan  # a difference cannot be divided by an SD of 0
-    if claim.spread is None or claim.n is None:
-        return sd
-    published = claim.spread * math.sqrt(claim.n) if claim.spread_kind == "se" else claim.spread
-    freedom = (summary.n - 1) + (claim.n - 1)
-    variance = ((summary.n - 1) * summary.sd**2 + (claim.n - 1) * published**2) / freedom
-    return math.sqrt(variance) or math.nan
-
-
-def coverage(comparisons: Sequence[Comparison]) -> str:
-    """Return the number of measured claims, and of the claims with each verdict, in words."""
-    counts = {verdict: sum(row.verdict == verdict for row in comparisons) for verdict in VERDICTS}
-    ran = sum(counts[verdict] for verdict in (REPRODUCED, COMPATIBLE, DIFFERS))
-    rest = ", ".join(
-        f"{count} {verdict}" for verdict, count in counts.items() if count and verdict != NOT_RUN
-    )
-    text = f"{ran} of {len(comparisons)} were measured with the published protocol"
-    return f"{text}; verdicts: {rest}" if rest else text
+def _judge_cost(result: Comparison, value: float) -> Comparison:
+    summary, margin = result.measured, result.cell.margin
+    difference = summary.mean - value
+    low = difference - math.sqrt(2) * (summary.mean - summary.ci_lo)
+    high = difference + math.sqrt(2) * (summary.ci_hi - summary.mean)
+    equal = -margin <= low and high <= margin
+    verdict = REPRODUCED if equal else DIFFERS if low > 0 or high < 0 else COMPATIBLE
+    return replace(result, verdict=verdict, difference=difference, low=low, high=high)

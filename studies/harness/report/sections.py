@@ -22,10 +22,17 @@ from studies.harness.evidence.levels import (
 )
 from studies.harness.evidence.metrics import count, join_words, number
 from studies.harness.evidence.status import DIVERGED, FAILED, LOST, OOM, UNFINISHED
-from studies.harness.published.papers import Claim
-from studies.harness.published.results import Ordering, Published
-from studies.harness.published.verdicts import RULE, Comparison, coverage
+from studies.harness.published.papers import Cell
+from studies.harness.published.results import (
+    Ordering,
+    Published,
+    coverage,
+    multiplicity,
+    too_uncertain,
+)
+from studies.harness.published.verdicts import DIFFERS, RULE, Comparison
 from studies.harness.report.document import Block, Heading, Table, Text
+from studies.harness.statistics.paired import ALPHA
 
 # ---------------------------------------------------------------------- levels
 
@@ -170,72 +177,89 @@ def coverage_line(published: Published | None) -> list[Block]:
 
 
 def published(published: Published | None) -> list[Block]:
-    """Return the comparison of an artefact's measured results with the published claims."""
+    """Return the comparison of an artefact's measured results with the published numbers."""
     if published is None:
         return []
     name, rows = published.paper.name, published.comparisons
     blocks: list[Block] = []
+    if chance := multiplicity(rows):
+        blocks.append(Text(chance, label="Differences", finding=True))
     orders = [ordering for ordering in published.orderings if not math.isnan(ordering.tau)]
     blocks += [
         Text(_order(ordering), label="Order of the arms", finding=True) for ordering in orders
     ]
     if published.shown:
-        tables = dict.fromkeys(row.claim.table for row in rows)
+        tables = dict.fromkeys(row.cell.table for row in rows)
         notes = [note for table in tables for note in published.paper.notes[table][:1]]
         header = [
             "row",
             "table: column",
             "published",
             "measured [95% interval]",
-            "difference",
-            "difference / pooled SD",
+            "difference [95% interval]",
             "verdict",
         ]
         cells = [_comparison(row) for row in published.shown]
         caption = f"{name}, {published.table}: published and measured results."
-        blocks.append(Table("published", header, cells, text=(0, 1, 6), caption=caption))
+        blocks.append(Table("published", header, cells, text=(0, 1, 5), caption=caption))
+        if uncertain := too_uncertain(published.shown):
+            notes.insert(
+                0,
+                f"Published numbers that no number of seeds can reproduce, because the printed "
+                f"spread alone gives an interval that is wider than the margin: {uncertain}.",
+            )
         blocks.append(Text(" ".join([RULE, *notes]), note=True))
     return [Heading(f"Comparison with the {name} paper"), *blocks]
 
 
 def _order(ordering: Ordering) -> str:
-    tau, lo, hi = (number(value, "+.2f") for value in (ordering.tau, ordering.lo, ordering.hi))
-    interval = "" if lo == "-" else f" (95% bootstrap interval over seeds: [{lo}, {hi}])"
-    return (
+    text = (
         f"{ordering.table}, {ordering.column}: Kendall's tau between the published and the measured "
-        f"order of {ordering.arms} arms is {tau}{interval}."
+        f"order of {ordering.arms} arms is {number(ordering.tau, '+.2f')}."
+    )
+    if not ordering.pairs:
+        return text
+    return (
+        f"{text} Pairs of arms that are significantly different (corrected over all pairs, 5% "
+        f"level): {ordering.same} in the published order and {ordering.reverse} in the reverse "
+        f"order, of {ordering.pairs} with different published values."
     )
 
 
 def _comparison(row: Comparison) -> list[str]:
-    claim, summary = row.claim, row.measured
-    why = f" ({row.why})" if row.why else ""
-    mean = "-" if math.isnan(summary.mean) else _number(summary.mean, claim)
+    cell, summary = row.cell, row.measured
+    reasons = [row.why] if row.why else []
+    if row.verdict == DIFFERS and row.p_holm <= ALPHA:
+        reasons.append("also after Holm's correction")
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    mean = "-" if math.isnan(summary.mean) else _number(summary.mean, cell)
     if not math.isnan(summary.ci_lo):
-        mean += f" [{_number(summary.ci_lo, claim)}, {_number(summary.ci_hi, claim)}]"
-    differences = [number(value, "+.2f") for value in (row.difference, row.pooled)]
+        mean += f" [{_number(summary.ci_lo, cell)}, {_number(summary.ci_hi, cell)}]"
+    difference, low, high = (number(x, "+.2f") for x in (row.difference, row.low, row.high))
+    if not math.isnan(row.low):
+        difference += f" [{low}, {high}]"
     return [
-        claim.row,
-        f"{claim.table}: {claim.column}",
-        _claim(claim),
+        cell.row,
+        f"{cell.table}: {cell.column}",
+        _value(cell),
         mean,
-        *differences,
+        difference,
         row.verdict + why,
     ]
 
 
-def _claim(claim: Claim) -> str:
+def _value(cell: Cell) -> str:
     """Return a published result, such as `92.80 ± 0.21 (n = 5) %`."""
-    if claim.value is None:
-        return str(claim.outcome)
-    spread = f" ± {claim.spread:.2f}" if claim.spread else ""
-    runs = f" (n = {claim.n})" if claim.n else ""
-    unit = "%" if claim.unit == "percent" else claim.unit
-    return f"{_number(claim.value, claim)}{spread}{runs} {unit}"
+    if cell.value is None:
+        return str(cell.outcome)
+    spread = f" ± {cell.spread:.2f}" if cell.spread else ""
+    runs = f" (n = {cell.n})" if cell.n else ""
+    unit = "%" if cell.unit == "percent" else cell.unit
+    return f"{_number(cell.value, cell)}{spread}{runs} {unit}"
 
 
-def _number(value: float, claim: Claim) -> str:
-    return f"{value:.0f}" if claim.unit == "epochs" else f"{value:.2f}"
+def _number(value: float, cell: Cell) -> str:
+    return f"{value:.0f}" if cell.unit == "epochs" else f"{value:.2f}"
 
 
 def published_files(published: Published | None) -> dict[str, str]:
@@ -248,8 +272,8 @@ def published_files(published: Published | None) -> dict[str, str]:
     )
     records = []
     for row in published.comparisons:
-        claim = {name: getattr(row.claim, name) for name in names}
+        cell = {name: getattr(row.cell, name) for name in names}
         measured = {"arm": row.label, **{f"measured_{k}": v for k, v in vars(row.measured).items()}}
-        verdict = {"failures": row.failures, "difference": row.difference, "pooled_sds": row.pooled}
-        records.append(claim | measured | verdict | {"verdict": row.verdict, "why": row.why})
+        judgement = ("failures", "difference", "low", "high", "p", "p_holm", "verdict", "why")
+        records.append(cell | measured | {name: getattr(row, name) for name in judgement})
     return {"published.csv": pd.DataFrame(records).to_csv(index=False)}

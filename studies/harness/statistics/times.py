@@ -7,7 +7,6 @@ run. It is counted, not dropped; no mean includes its time.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,8 +53,8 @@ class TimeToTarget:
         hits: Number of runs that reached the target.
         n: Number of runs.
         median: Kaplan-Meier median in epochs; nan if fewer than half of the runs reach the target.
-        ci_lo: Lower end of the median's 95% interval (log-log, Brookmeyer and Crowley); nan if
-            there are too few runs.
+        ci_lo: Lower end of the median's 95% interval; nan below six runs, because even the range of
+            five runs contains the median in 94% of samples only.
         ci_hi: Upper end of the interval; nan if the runs do not bound it.
     """
 
@@ -69,23 +68,45 @@ class TimeToTarget:
 def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarget:
     """Return the Kaplan-Meier median of the times to the target.
 
+    If the survival curve is exactly 1/2 between two hits, the median is their midpoint, as for an
+    even number of uncensored times; after the last hit, the end of the last run takes the place of
+    the second hit (`quantile.survfit` of the R package survival has the same rule).
+
+    The interval is between two order statistics. It is exact for every distribution of the times,
+    because the number of runs before the true median is binomial. A censored run counts at its end
+    for the lower limit and as endless for the upper limit. The log-log interval of the survival
+    curve is not used: it contains the median in 92% to 94% of samples of 3, 4, 7, 10 or 15 runs.
+
     Args:
         times: The epoch at which each run reached the target or ended.
         observed: True for each run that reached the target.
     """
-    hits = int(np.sum(observed))
-    if not hits:
-        return TimeToTarget(0, len(times), math.nan, math.nan, math.nan)
-    censored = stats.CensoredData.right_censored(
-        np.asarray(times, float), ~np.asarray(observed, bool)
+    ends, reached = np.asarray(times, dtype=float), np.asarray(observed, dtype=bool)
+    low, high = _interval(ends, reached)
+    return TimeToTarget(int(reached.sum()), len(ends), _median(ends, reached), low, high)
+
+
+def _median(ends: np.ndarray, reached: np.ndarray) -> float:
+    if not reached.any():
+        return math.nan
+    survival = stats.ecdf(stats.CensoredData.right_censored(ends, ~reached)).sf
+    # Each first time at which the curve is at most, and below, one half; allows for rounding.
+    first, second = (
+        survival.quantiles[survival.probabilities <= 0.5 + sign * 1e-12] for sign in (1, -1)
     )
-    survival = stats.ecdf(censored).sf
-    with warnings.catch_warnings():
-        # Where the interval is undefined, SciPy warns and returns nan.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        interval = survival.confidence_interval(CONFIDENCE, method="log-log")
-    curves = survival.probabilities, interval.low.probabilities, interval.high.probabilities
-    return TimeToTarget(hits, len(times), *(_first(survival.quantiles, curve) for curve in curves))
+    if not len(first):
+        return math.nan
+    return float((first[0] + (second[0] if len(second) else ends.max())) / 2)
+
+
+def _interval(ends: np.ndarray, reached: np.ndarray) -> tuple[float, float]:
+    """Return the ends of the 95% interval of the median; nan where the runs do not bound it."""
+    n = len(ends)
+    k = int(stats.binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)) if n else 0
+    if not k or not reached.any():
+        return math.nan, math.nan
+    high = np.sort(np.where(reached, ends, math.inf))[n - k]
+    return float(np.sort(ends)[k - 1]), float(high) if math.isfinite(high) else math.nan
 
 
 def hits(
@@ -114,9 +135,3 @@ def time_to_target(
     cap = max(map(len, runs.values()), default=0)
     observed = ~np.isnan(epochs)
     return median_time(np.where(observed, epochs, cap).tolist(), observed.tolist())
-
-
-def _first(times: np.ndarray, survival: np.ndarray) -> float:
-    """Return the first time at which a survival curve is at most one half."""
-    below = np.flatnonzero(survival <= 0.5 + 1e-12)  # allows for rounding
-    return float(times[below[0]]) if len(below) else math.nan

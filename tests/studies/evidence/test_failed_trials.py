@@ -98,7 +98,8 @@ def test_out_of_memory_is_a_failure_in_the_verdicts_on_published_numbers(tmp_pat
     for trial, status in zip(trials, (OOM, DIVERGED, FAILED), strict=True):
         write_trial(tmp_path, trial, 1, status)
     (result,) = measured(trials, ledger.frame(trials, tmp_path), ACCURACY)
-    assert (result.failures, dict(result.values)) == (3, {})
+    assert (result.failures, result.oom, dict(result.values)) == (3, 1, {})
+    assert result.step == STEP
 
 
 # ---------------------------------------------------------------------- pairs of arms

@@ -19,7 +19,7 @@ from studies.harness.evidence.costs import Cost
 from studies.harness.evidence.metrics import number
 from studies.harness.kinds.cost.cost import CostStudy
 from studies.harness.kinds.cost.plan import CostPlan
-from studies.harness.published.papers import Claim, claims_of
+from studies.harness.published.papers import Cell, cells_of
 from studies.harness.published.results import against
 from studies.harness.published.verdicts import Measured, configuration, flat
 from studies.harness.report import costs as commands
@@ -85,9 +85,9 @@ def report(plan: CostPlan) -> Report:
     path = plan.measured_on / "scaling.json"
     scaling = json.loads(path.read_text()) if path.exists() else None
     drawn = draw_scaling(scaling, plan.folder) if scaling is not None else []
-    claims = cost_claims(study)
-    published = against(study, measured(claims, plan.measured_on), {plan.workload})
-    missing = commands.missing(_unmeasured(claims, plan.measured_on))
+    cells = cost_cells(study)
+    published = against(study, measured(cells, plan.measured_on), {plan.workload})
+    missing = commands.missing(_unmeasured(cells, plan.measured_on))
     comparison = [*sections.coverage_line(published), *sections.published(published)]
     blocks = [*_blocks(study, results, scaling), *comparison, *missing]
     rows = frame(results)
@@ -112,45 +112,45 @@ COSTS: dict[str, Callable[[Cost], Median]] = {
 }
 
 
-def cost_claims(study: Facts) -> list[Claim]:
+def cost_cells(study: Facts) -> list[Cell]:
     """Return the published costs in the tables of a study."""
-    return [claim for claim in claims_of(study) if claim.metric in COSTS]
+    return [cell for cell in cells_of(study) if cell.metric in COSTS]
 
 
-def measured(claims: Iterable[Claim], folder: Path) -> list[Measured]:
+def measured(cells: Iterable[Cell], folder: Path) -> list[Measured]:
     """Return the measured costs to compare with published costs.
 
-    A measured configuration must match its claim exactly. On a CPU, the measured memory is that of
+    A measured configuration must match the published one exactly. On a CPU, the measured memory is that of
     the whole process, so it is not compared with published numbers.
 
     Args:
-        claims: The published costs.
+        cells: The published costs.
         folder: The folder of the results on one hardware.
     """
     results = []
-    for claim in claims:
-        config = configuration(claim)
+    for cell in cells:
+        config = configuration(cell)
         cost = step_costs.find(config, folder)
-        if cost is None or (claim.metric.startswith("mem/") and not cost.device_memory):
+        if cost is None or (cell.metric.startswith("mem/") and not cost.device_memory):
             continue
         results.append(
             Measured(
-                label=Arm(optimizer=claim.optimizer, as_released=claim.as_released).label,
-                optimizer=claim.optimizer,
+                label=Arm(optimizer=cell.optimizer, as_released=cell.as_released).label,
+                optimizer=cell.optimizer,
                 settings={**flat(config.to_dict()), "hardware": cost.hardware},
-                metric=claim.metric,
+                metric=cell.metric,
                 values={},
-                median=COSTS[claim.metric](cost),
+                median=COSTS[cell.metric](cost),
             )
         )
     return results
 
 
-def _unmeasured(claims: Iterable[Claim], folder: Path) -> list[Trial]:
-    """Return a trial for each claim whose configuration has no result in the folder."""
+def _unmeasured(cells: Iterable[Cell], folder: Path) -> list[Trial]:
+    """Return a trial for each published cost whose configuration has no result in the folder."""
     arms = [
-        Trial(Arm(optimizer=claim.optimizer, as_released=claim.as_released), configuration(claim))
-        for claim in claims
+        Trial(Arm(optimizer=cell.optimizer, as_released=cell.as_released), configuration(cell))
+        for cell in cells
     ]
     return [trial for trial in arms if step_costs.find(trial.config, folder) is None]
 

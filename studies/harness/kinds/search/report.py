@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
-from studies.harness.evidence.metrics import duration, metric_name, unit, words
+from studies.harness.evidence.metrics import count, duration, metric_name, unit, words
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.kinds.search.plan import SearchState, known
 from studies.harness.kinds.search.results import (
@@ -30,7 +31,7 @@ from studies.harness.report import arms as arms_table
 from studies.harness.report import document, notes, protocol
 from studies.harness.report.document import Block, Heading, Picture, Table, Text
 from studies.harness.report.figures.curves import draw_best_of_k
-from studies.harness.statistics.budgets import overtakes
+from studies.harness.statistics.budgets import Lead, overtakes
 from trainables.store import FAILED
 
 EXCHANGEABLE = ("random", "qmc")
@@ -218,26 +219,39 @@ def _budgets(results: SearchResults) -> list[Block]:
     """Return the section on the best-of-k curves and their crossings."""
     search, items = results.plan.artefact, []
     better = "higher" if results.plan.higher else "lower"
-    names = [name for name in results.curves if name in results.winners]
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            for name, other in ((first, second), (second, first)):
-                curves = results.curves[name], results.curves[other]
-                if k := overtakes(*curves, results.plan.higher):
-                    budgets = "at every k" if k == 1 else f"from k = {k} on"
-                    items.append(f"`{name}` has a {better} expected best than `{other}` {budgets}.")
+    pairs = list(combinations([name for name in results.scores if name in results.winners], 2))
+    for name, other in (order for pair in pairs for order in (pair, pair[::-1])):
+        scores = results.scores[name], results.scores[other]
+        if lead := overtakes(*scores, results.plan.higher, tests=len(pairs)):
+            items.append(
+                f"`{name}` has a {better} expected best than `{other}` {_budget(lead.k)}; "
+                f"{_certainty(lead)}."
+            )
     text = (
         f"A curve is the expected best validation {metric_name(results.plan.score)} of k "
         "configurations that are drawn without replacement from those of the search. The band "
         "contains 90% of the draws. Both are computed exactly, from order statistics. Failed and "
         "stopped configurations have no score and rank below all others. `none` in `best_of_k.csv` "
-        "is the share of draws in which no configuration has a score."
+        "is the share of draws in which no configuration has a score. A lead is significant if "
+        f"permutation tests (5% level, corrected over {count(len(pairs), 'pair')} of optimizers) "
+        "show it at this k and at every larger k; otherwise it is not certain."
     )
     if search.sampler not in EXCHANGEABLE or search.asha:
         sampler = f"{search.sampler}{' with ASHA' if search.asha else ''}"
         text += (
             f" The configurations of {sampler} are not exchangeable, because later configurations "
-            "depend on earlier scores. A curve therefore describes these configurations only. To "
+            "depend on earlier scores. A curve therefore describes these configurations only, and "
+            "a significant lead does not show that another search would have it. To "
             "estimate the result of a search with a smaller budget, use `--sampler random`."
         )
     return [Heading("Best of k"), Text(text, items=tuple(items))]
+
+
+def _budget(k: int) -> str:
+    return "at every k" if k == 1 else f"from k = {k} on"
+
+
+def _certainty(lead: Lead) -> str:
+    if lead.certain is None:
+        return "this is not certain, because the lead is not significant at the largest k"
+    return f"the lead is significant {_budget(lead.certain)}"

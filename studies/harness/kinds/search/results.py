@@ -67,17 +67,18 @@ class SearchResults:
         return analyse_tables(trials, self.frame, pd.DataFrame(), self.plan.metric)
 
     @cached_property
-    def curves(self) -> dict[str, pd.DataFrame]:
-        """The best-of-k curve of each optimizer with at least one score."""
+    def scores(self) -> dict[str, list[float]]:
+        """The score of each configuration (nan if it failed) of the optimizers with a score."""
         scores = {
             name: [outcome.score for outcome in outcomes if outcome.status != IN_FLIGHT]
             for name, outcomes in self.outcomes.items()
         }
-        return {
-            name: best_of_k(values, self.plan.higher)
-            for name, values in scores.items()
-            if not all(map(math.isnan, values))
-        }
+        return {name: values for name, values in scores.items() if not all(map(math.isnan, values))}
+
+    @cached_property
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """The best-of-k curve of each optimizer with at least one score."""
+        return {name: best_of_k(values, self.plan.higher) for name, values in self.scores.items()}
 
     def shrinkage(self, optimizer: str) -> Shrinkage | None:
         """Return the shrinkage of the winner of an optimizer, or None without a winner."""

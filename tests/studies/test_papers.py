@@ -14,7 +14,7 @@ from studies.harness.published.papers import PAPERS, about, load, paper
 from studies.harness.published.strict_yaml import MAX_BYTES, YamlError, read
 
 NYSACT, STEVE = load(PAPERS / "nysact.yaml"), load(PAPERS / "steve.yaml")
-NYSACT_CLAIMS_BY_TABLE = {
+NYSACT_CELLS_BY_TABLE = {
     "Table 2": 96,
     "Table 3": 30,
     "Table 4": 24,
@@ -25,23 +25,23 @@ NYSACT_CLAIMS_BY_TABLE = {
 }
 
 
-def claim_of(source, table, row, column):
-    (claim,) = [c for c in source.claims if (c.table, c.row, c.column) == (table, row, column)]
-    return claim
+def cell_of(source, table, row, column):
+    (cell,) = [c for c in source.cells if (c.table, c.row, c.column) == (table, row, column)]
+    return cell
 
 
 def test_files_of_the_papers_contain_each_published_cell_once():
-    assert Counter(claim.table for claim in NYSACT.claims) == NYSACT_CLAIMS_BY_TABLE
-    assert Counter(claim.table for claim in STEVE.claims) == {
+    assert Counter(cell.table for cell in NYSACT.cells) == NYSACT_CELLS_BY_TABLE
+    assert Counter(cell.table for cell in STEVE.cells) == {
         "Figure 1": 4,
         "Figure 2": 4,
         "Figure 3": 2,
     }
     for source in (NYSACT, STEVE):
-        keys = [(c.table, c.row, c.column) for c in source.claims]
+        keys = [(c.table, c.row, c.column) for c in source.cells]
         assert len(set(keys)) == len(keys)
-    assert sum(claim.outcome == "failed" for claim in NYSACT.claims) == 2 + 4
-    assert sum(claim.outcome == "not reached" for claim in STEVE.claims) == 4
+    assert sum(cell.outcome == "failed" for cell in NYSACT.cells) == 2 + 4
+    assert sum(cell.outcome == "not reached" for cell in STEVE.cells) == 4
 
 
 @pytest.mark.parametrize(
@@ -84,23 +84,23 @@ def test_files_of_the_papers_contain_each_published_cell_once():
         ("Section 2", "SketchySGD", "Memory", 21.3, None, "sketchysgd", "cifar100/resnet110"),
     ],
 )
-def test_claims_equal_selected_cells_of_the_nysact_paper(
+def test_cells_equal_selected_cells_of_the_nysact_paper(
     table, row, column, value, spread, optimizer, workload
 ):
-    claim = claim_of(NYSACT, table, row, column)
-    assert (claim.value, claim.spread, claim.optimizer) == (value, spread, optimizer)
-    assert claim.protocol["workload"] == workload and claim.as_released
+    cell = cell_of(NYSACT, table, row, column)
+    assert (cell.value, cell.spread, cell.optimizer) == (value, spread, optimizer)
+    assert cell.protocol["workload"] == workload and cell.as_released
 
 
-def test_claims_equal_selected_results_of_the_steve_paper():
-    assert claim_of(STEVE, "Figure 2", "STEVE", "number of epochs").value == 85
-    claim = claim_of(STEVE, "Figure 1", "EKFAC", "target")
-    assert (claim.outcome, claim.protocol["target"], claim.protocol["lr"]) == (
+def test_cells_equal_selected_results_of_the_steve_paper():
+    assert cell_of(STEVE, "Figure 2", "STEVE", "number of epochs").value == 85
+    cell = cell_of(STEVE, "Figure 1", "EKFAC", "target")
+    assert (cell.outcome, cell.protocol["target"], cell.protocol["lr"]) == (
         "not reached",
         0.925,
         0.001,
     )
-    assert claim_of(STEVE, "Figure 3", "STEVE", "wall-clock time").protocol["basis_interval"] == 50
+    assert cell_of(STEVE, "Figure 3", "STEVE", "wall-clock time").protocol["basis_interval"] == 50
 
 
 def text_of_paper(name):
@@ -110,20 +110,20 @@ def text_of_paper(name):
     pytest.skip("shared/papers, with the texts of the papers, is not available")
 
 
-def test_every_claimed_value_occurs_in_the_papers_text():
+def test_every_published_value_occurs_in_the_papers_text():
     """The extracted text has no plus-minus signs, so that 92.80 ± 0.21 is written 92.800.21."""
     for source, name in ((NYSACT, "nysact.txt"), (STEVE, "steve.txt")):
         text = text_of_paper(name)
-        for claim in source.claims:
-            if claim.value is None:
+        for cell in source.cells:
+            if cell.value is None:
                 continue
             decimals = range(3)
             forms = [
-                f"{claim.value:.{d}f}" + (f"{claim.spread:.2f}" if claim.spread else "")
+                f"{cell.value:.{d}f}" + (f"{cell.spread:.2f}" if cell.spread else "")
                 for d in decimals
             ]
             assert any(re.search(rf"(?<![\d.]){re.escape(form)}(?!\d)", text) for form in forms), (
-                claim
+                cell
             )
 
 
@@ -131,30 +131,30 @@ def test_every_table_row_occurs_in_the_papers_text():
     """The comparison of whole rows also detects cells that are exchanged within a row."""
     text = re.sub(r"[†‡| ]+", " ", text_of_paper("nysact.txt").replace("✗", "failed"))
     rows = {}
-    for claim in NYSACT.claims:
-        if claim.table.startswith("Table"):
-            part = claim.column.split()[0] if claim.table == "Table 2" else ""
-            spread = f"{claim.spread:.2f}" if claim.spread else ""
-            text_of_cell = claim.outcome or f"{claim.value:.2f}{spread}"
-            if claim.column.endswith("Epochs") and claim.value:
-                text_of_cell = f"{claim.value:.0f}"
-            rows.setdefault((claim.table, part, claim.row), [claim.row]).append(text_of_cell)
+    for cell in NYSACT.cells:
+        if cell.table.startswith("Table"):
+            part = cell.column.split()[0] if cell.table == "Table 2" else ""
+            spread = f"{cell.spread:.2f}" if cell.spread else ""
+            text_of_cell = cell.outcome or f"{cell.value:.2f}{spread}"
+            if cell.column.endswith("Epochs") and cell.value:
+                text_of_cell = f"{cell.value:.0f}"
+            rows.setdefault((cell.table, part, cell.row), [cell.row]).append(text_of_cell)
     assert len(rows) == 16 + 5 + 6 + 6 + 4
     for key, cells in rows.items():
         assert " ".join(cells) in text, key
 
 
-def test_claims_of_a_study_are_selected_by_table_name():
-    assert Counter(c.table for c in about(NYSACT.claims, "Table 2, Figure 3, Table 4")) == {
+def test_cells_of_a_study_are_selected_by_table_name():
+    assert Counter(c.table for c in about(NYSACT.cells, "Table 2, Figure 3, Table 4")) == {
         "Table 2": 96,
         "Table 4": 24,
     }
-    assert {c.table for c in about(NYSACT.claims, "Tables 3, 6 and Section 1")} == {
+    assert {c.table for c in about(NYSACT.cells, "Tables 3, 6 and Section 1")} == {
         "Table 3",
         "Table 6",
         "Section 1",
     }
-    assert about(NYSACT.claims, "Appendix C, Figure 7") == []
+    assert about(NYSACT.cells, "Appendix C, Figure 7") == []
     assert (
         paper("NysAct") == NYSACT and paper("nobody") is None and paper("../papers/nysact") is None
     )
@@ -230,7 +230,7 @@ tables:
 def test_error_in_a_papers_file_is_reported_in_one_line(tmp_path, old, new, message):
     file = tmp_path / "p.yaml"
     file.write_text(SMALL_FILE)
-    assert len(load(file).claims) == 1
+    assert len(load(file).cells) == 1
     file.write_text(SMALL_FILE.replace(old, new))
     with pytest.raises(YamlError) as caught:
         load(file)
