@@ -99,9 +99,9 @@ def test_output_ends_with_findings_paths_and_next_commands(
     document = (out / "smoke/reports/ablation_rank/digits-cnn/report.md").read_text()
     *tested, rest = re.split(r"^- ", piped, flags=re.M)[1:]
     sentences = [" ".join(text.split()) for text in tested]
-    assert len(sentences) == 4
+    assert len(sentences) == 3
     assert all(f"**{text.replace(':', '.**', 1)}" in document for text in sentences)
-    assert rest.startswith("Not tested: 2 of 6 claims")
+    assert rest.startswith("Not tested: 2 of 5 claims")
     assert "nysact-s, rank 5 to 10" not in rest  # only the report has the exploratory comparisons
     *_, ending = rest.rpartition("\n\n")
     folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
