@@ -48,9 +48,8 @@ setup-ui: setup
 	command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-ui.lock
 
-# Five seeds instead of the three of the paper, because trials on digits are short.
 study: setup
-	$(BIN)/python studies/ablation_rank.py --seeds 5
+	$(BIN)/python studies/ablation_rank.py
 
 # Measure the costs first and once, because the reports of times to a target use them. Then run all grids
 # with one command, so that a trial which several of them need is trained once. Then run the other studies.

@@ -41,7 +41,6 @@ STUDY = Study(
     arms=arms([64, 128, 256, 512, 1024]),
     arms_on={"digits": arms([16, 32, 64, 128, 256])},
     figure=LevelFigure(factor="batch_size", panels=("kfac", "eva", "foof", "nysact-s")),
-    seeds=3,
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
     reconstructed=("the levels", "the learning rate, which is not rescaled with the batch size"),
 )

@@ -38,7 +38,6 @@ STUDY = Study(
         factor="inv_interval", panels=("kfac", "foof", "nysact-s"), references=("eva",)
     ),
     timed=True,
-    seeds=3,
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
 )
 

@@ -30,7 +30,6 @@ STUDY = Study(
         *grid("nysact-s", lr=RATES),
     ],
     figure=LevelFigure(factor="lr", panels=("kfac", "eva", "foof", "nysact-s")),
-    seeds=3,
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
     reconstructed=(
         'the levels (the text names 0.1, 1.0 and a "lower end")',

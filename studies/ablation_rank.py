@@ -39,14 +39,13 @@ STUDY = Study(
     ],
     undecidable=(
         "the accuracy varies more between runs with Gaussian sketches than with sampled columns: a "
-        "claim compares means, and three seeds do not estimate a variance",
+        "claim compares means, and a few seeds do not estimate a variance",
         "a smaller approximation error gives faster convergence (Remark 5.6): this is a statement "
         "about an upper bound; with `--diagnostics`, a figure shows the losses over the errors",
     ),
     arms=arms(RANKS),
     arms_on={"digits/autoencoder": arms(RANKS_ON_AUTOENCODER)},
     figure=LevelFigure(factor="rank", panels=("nysact-g", "nysact-s"), references=("sgd", "foof")),
-    seeds=3,
     published={"cifar10/resnet32": {"epochs": 100}, "cifar100/resnet110": {"epochs": 100}},
     # This figure tests Remark 5.6 and requires --diagnostics.
     extra_figures=[ResidualFigure(optimizers=("nysact-g", "nysact-s"))],

@@ -51,7 +51,7 @@ def run_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 def test_default_plan_has_more_extreme_ranks_than_the_papers_figure():
     planned = trials()
-    assert len(planned) == 42 and len({trial.config.trial_key for trial in planned}) == 42
+    assert len(planned) == 70 and len({trial.config.trial_key for trial in planned}) == 70
     assert {trial.arm.label for trial in planned if trial.arm.factors} == {
         f"nysact-{kind} rank={rank}" for kind in "sg" for rank in (1, 2, 5, 10, 20, 40)
     }
@@ -59,12 +59,11 @@ def test_default_plan_has_more_extreme_ranks_than_the_papers_figure():
 
 def test_plan_on_another_workload_is_the_papers_figure():
     planned = plan(STUDY, Options(), "digits/cnn").trials
-    assert len(planned) == 30 and len({trial.config.trial_key for trial in planned}) == 30
+    assert len(planned) == 50 and len({trial.config.trial_key for trial in planned}) == 50
     assert {trial.arm.label for trial in planned if trial.arm.factors} == {
         f"nysact-{kind} rank={rank}" for kind in "sg" for rank in (5, 10, 15, 20)
     }
-    seeds = {trial.config.seed for trial in planned}
-    assert seeds == {0, 1, 2}  # Appendix C: "three different runs"
+    assert {trial.config.seed for trial in planned} == set(range(5))
 
 
 def test_adding_seeds_or_levels_keeps_existing_trials():
@@ -305,11 +304,12 @@ def test_missing_data_are_refused_before_anything_is_written(
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing(run_study, tmp_path: Path):
+    assert "Too few seeds: " in " ".join(run_study("--dry-run", "--seeds", "3")[1].split())
     code, out, _ = run_study("--dry-run")
-    assert code == 0 and "42 to go" in out and "nysact-g rank=20" in out
+    assert code == 0 and "70 to go" in out and "nysact-g rank=20" in out
     text = " ".join(out.split())
     assert "5 claims about 34 pairs of arms" in text
-    assert "Too few seeds: " in text
+    assert "Too few seeds: " not in text
     assert "(measured: 20 steps of nysact-s, nysact-g, foof, sgd on one CPU thread" in text
     assert re.search(r"Disk space: at most \d+ MB\.", text)
     assert list(tmp_path.iterdir()) == []

@@ -60,8 +60,8 @@ def keys(trials: Sequence[Trial], **values) -> set[str]:
 
 
 @pytest.mark.parametrize("study", GRIDS, ids=[study.name for study in GRIDS])
-def test_ablations_use_the_seeds_epochs_and_networks_of_appendix_c(study: Study):
-    assert study.seeds == (5 if study is ablation_sampling.STUDY else 3)
+def test_ablations_use_the_epochs_and_networks_of_appendix_c(study: Study):
+    assert study.seeds == 5  # the three runs of the paper are too few for its claims
     for workload in (RESNET32, "cifar100/resnet110"):
         trials = planned(study, workload)
         assert {t.config.epochs for t in trials} == {100}
@@ -99,7 +99,7 @@ def test_ablations_use_the_papers_levels_and_the_recipes_level():
 def test_digits_uses_smaller_batch_sizes_than_the_papers_workloads():
     trials = planned(ablation_batch_size.STUDY, CNN)
     assert {t.config.batch_size for t in trials} == {16, 32, 64, 128, 256}
-    assert len(trials) == 5 * 5 * 3
+    assert len(trials) == 5 * 5 * 5
     assert {t.config.hyperparameters["lr"] for t in trials} == {0.3, 3.0}
 
 
@@ -186,14 +186,14 @@ def test_rank_damping_and_sampling_ablations_share_the_recipes_trials():
         "lr": 0.3,
     }
     centre = keys(rank, **recipe)
-    assert len(centre) == 3
-    assert centre == keys(damping, **recipe) and centre < keys(sampling, **recipe)
+    assert len(centre) == 5
+    assert centre == keys(damping, **recipe) == keys(sampling, **recipe)
 
 
-def test_all_grids_together_have_428_distinct_trials_on_digits_cnn():
+def test_all_grids_together_have_630_distinct_trials_on_digits_cnn():
     studies = [*GRIDS, compare_accuracy.STUDY]
     trials = [t for study in studies for t in planned(study, CNN)]
-    assert (len(trials), len({t.config.trial_key for t in trials})) == (545, 428)
+    assert (len(trials), len({t.config.trial_key for t in trials})) == (805, 630)
 
 
 def test_trial_keys_are_unchanged():
