@@ -154,9 +154,9 @@ def _seeds(
     axes: Axes, evidence: Evidence, x: list[float], arms: Sequence[ArmRow], shift: float
 ) -> None:
     """Join the results of each seed by a line, which is broken where a trial has no result."""
-    table = finite(evidence.by_seed[[arm["arm"] for arm in arms]])
+    table: Any = evidence.by_seed[[arm["arm"] for arm in arms]]
     moved = _moved(axes, shift + 0.4 * OFFSET)
-    for line in unit(evidence.metric).scale * table.to_numpy():
+    for line in unit(evidence.metric).scale * finite(table).to_numpy():
         axes.plot(x, line, ".-", transform=moved, label="each seed", **SEEDS)
 
 
