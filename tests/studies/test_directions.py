@@ -37,7 +37,7 @@ from studies.harness.kinds.search.tuning import SearchPlan
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.kinds.target.figure import TargetFigure
-from studies.harness.report.figures.curves import _scale
+from studies.harness.report.figures.means import set_scale
 from studies.harness.report.figures.style import panels
 from studies.harness.statistics.budgets import best_of_k, overtakes, shrinkage
 from studies.tune_optimizers import SEARCH
@@ -291,9 +291,8 @@ def test_asha_stops_the_same_trials_for_mirrored_scores(tmp_path: Path):
 @pytest.mark.parametrize("worst", [-1.0, 0.0, math.inf])
 def test_axis_of_a_smaller_is_better_metric_has_finite_limits(worst: float):
     """A logarithmic axis requires positive numbers."""
-    means = pd.Series([worst, 3.0, 2.0, 1.0], pd.MultiIndex.from_product([["a"], range(4)]))
     _, ((axes,),) = panels((3, 3))
-    _scale(axes, means, "test/mse")
+    set_scale(axes, [pd.DataFrame({"mean": [worst, 30.0, 2.0, 1.0]})], higher=False)
     assert axes.get_yscale() == ("log" if worst > 0 else "linear")
     low, high = axes.get_ylim()
-    assert low < 1.0 and 3.0 < high < 5.0
+    assert low < 1.0 and 30.0 < high < 50.0

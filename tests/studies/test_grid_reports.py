@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import precond
 from studies import ablation_batch_size, ablation_damping, ablation_sampling, compare_accuracy
@@ -23,6 +24,7 @@ from studies.harness.evidence import ledger
 from studies.harness.evidence.levels import EDGE
 from studies.harness.kinds.study.figures import CurveFigure
 from studies.harness.kinds.study.study import Study
+from studies.harness.report.figures import curves
 from studies.harness.report.figures import levels as level_figures
 from studies.harness.report.figures.style import display, lines
 from trainables.store import DIVERGED, FAILED
@@ -89,8 +91,8 @@ def test_as_released_and_corrected_variants_are_two_lines_of_a_panel(
     monkeypatch.setattr(Axes, "errorbar", record)
     paths = folders.draw(tmp_path, trials, ablation_damping.STUDY)
     assert [path.name for path in paths] == ["damping.pdf", "damping.png", "damping.svg"]
-    [corrected] = drawn["corrected: mean, 95% t-interval"]
-    as_released = drawn["as-released: mean, 95% t-interval"]
+    [corrected] = drawn["corrected"]
+    as_released = drawn["as-released"]
     # KFAC and Eva have the recipe's level 0.03 in addition to the four levels of the grid.
     assert [n for _, _, n in as_released] == [5, 5, 4, 4] and corrected[2] == 4
     assert len({line[:2] for line in as_released}) == 1  # the same style in each panel
@@ -105,9 +107,9 @@ def test_diverged_trials_are_marked_and_not_averaged(
     texts: list[str] = []
     monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
     folders.draw(tmp_path, trials, ablation_damping.STUDY)
-    assert texts == ["2/3"]
+    assert texts == ["2 of 3"]
     text = text_of(tmp_path, trials)
-    assert "## Stability by damping" in text
+    assert "<summary>Stability by damping</summary>" in text
     assert re.search(
         r"\| kfac as-released \|.* 3 of 3 \|.*\| 1 of 3, 1 diverged, 1 failed \|", text
     )
@@ -124,8 +126,13 @@ def test_diverged_trials_are_marked_and_not_averaged(
 
 
 def test_each_optimizer_has_a_line_of_its_own():
-    styles = lines(precond.available())
-    assert len(styles) == len(set(styles.values())) >= 14
+    styles = lines([*precond.available(), "a-plugin", "sgd"])
+    assert len(styles) == len(set(styles)) >= 16
+
+
+def test_style_of_an_optimizer_does_not_depend_on_the_others_of_a_figure():
+    styles = dict(zip(precond.available(), lines(precond.available()), strict=True))
+    assert all(lines(["sgd", name])[1] == styles[name] for name in styles if name != "sgd")
 
 
 def test_very_low_mean_does_not_compress_the_axis(
@@ -141,15 +148,15 @@ def test_very_low_mean_does_not_compress_the_axis(
     texts: list[str] = []
     monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
     limits: list[tuple[float, float]] = []
-    compute = level_figures._limits
+    compute = level_figures.limits
 
-    def record(*arguments: Any) -> tuple[float, float]:
-        limits.append(compute(*arguments))
+    def record(*arguments: Any, **options: Any) -> tuple[float, float]:
+        limits.append(compute(*arguments, **options))
         return limits[-1]
 
-    monkeypatch.setattr(level_figures, "_limits", record)
+    monkeypatch.setattr(level_figures, "limits", record)
     folders.draw(tmp_path, trials, ablation_damping.STUDY)
-    assert texts == ["10"] * 5 and len(set(limits)) == 1
+    assert texts == ["10%"] * 5 and len(set(limits)) == 1
     values = [100 * collapsing(t, 3) for t in trials]
     (low, high), visible = limits[0], [value for value in values if value > 11]
     assert min(visible) - 10 < low < min(visible) and max(visible) < high <= 100.5
@@ -182,7 +189,8 @@ def test_levels_are_compared_with_the_recipes_value(write_trials, tmp_path: Path
     """Each variant is compared with its recipe; Holm's correction covers only this table."""
     trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
     text = text_of(tmp_path, trials)
-    section = text.partition("## Differences from the recipe's values")[2].partition("## ")[0]
+    section = text.partition("Differences from the recipe's values</summary>")[2]
+    section = section.partition("</details>")[0]
     arms = re.findall(r"^\| ([a-z-]+(?: as-released)? damping=[\d.]+) \| 3 \|", section, re.M)
     assert len(arms) == 4 * 2 + 3 * 3 and "kfac as-released damping=0.03" not in arms
     assert (
@@ -190,7 +198,7 @@ def test_levels_are_compared_with_the_recipes_value(write_trials, tmp_path: Path
         in section
     )
     assert "Holm-corrected over the 17 differences of this table only" in section
-    assert "## Differences from kfac" not in text
+    assert "Differences from kfac" not in text
     values = {(t.arm.label, t.config.seed): accuracy_by_damping(t, 3) for t in trials}
     gaps = [
         values["foof as-released damping=10.0", s] - values["foof as-released damping=1.0", s]
@@ -203,18 +211,16 @@ def test_levels_are_compared_with_the_recipes_value(write_trials, tmp_path: Path
 def test_sampling_variants_are_compared_within_each_sketch(write_trials, tmp_path: Path):
     trials = write_trials(ablation_sampling.STUDY, lambda trial, epoch: 0.9 + noise(trial))
     text = text_of(tmp_path, trials, ablation_sampling.STUDY)
-    section = text.partition("## Differences from the recipe's values")[2].partition("## ")[0]
+    section = text.partition("Differences from the recipe's values</summary>")[2]
+    section = section.partition("</details>")[0]
     for kind in "sg":
         assert (
             len(re.findall(rf"^\| nysact-{kind} resample=\w+ shift=\w+ \| 5 \|", section, re.M))
             == 7
         )
     assert "Holm-corrected over the 14 differences" in section
-    assert "## Differences from foof" in text
-    assert (
-        "shift=tropp: mean"
-        in folders.draw(tmp_path, trials, ablation_sampling.STUDY)[2].read_text()
-    )
+    assert "<summary>Differences from foof</summary>" in text
+    assert "shift=tropp" in folders.draw(tmp_path, trials, ablation_sampling.STUDY)[2].read_text()
 
 
 def test_curves_are_means_over_completed_seeds_by_variant(
@@ -251,6 +257,33 @@ def test_curves_are_means_over_completed_seeds_by_variant(
     ]
     assert lines["FOOF"][0] == pytest.approx(mean)
     assert folders.draw(tmp_path / "empty", trials, compare_accuracy.STUDY) == []
+
+
+def test_legend_of_curves_has_the_best_arm_first_and_counts_diverged_trials(
+    write_trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    means = {"sgd": 0.90, "kfac": 0.91, "foof": 0.97, "adam": 0.99}
+    study = replace(
+        compare_accuracy.STUDY, arms=[Arm(optimizer=name) for name in means], arms_on={}
+    )
+
+    def status(trial: Trial) -> str | None:
+        seeds = {"kfac": 2, "adam": 5}.get(trial.arm.optimizer, 0)
+        return DIVERGED if trial.config.seed < seeds else None
+
+    legends: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(curves, "save", lambda figure, folder, name: [folder / name])
+    monkeypatch.setattr(
+        Figure,
+        "legend",
+        lambda self, handles, labels, title, **_: legends.append(([*labels], title)),
+    )
+    folders.draw(
+        tmp_path, write_trials(study, lambda trial, _: means[trial.arm.optimizer], status), study
+    )
+    labels = ["FOOF", "KFAC (2 of 5 diverged)", "SGD", "Adam (5 of 5 diverged)"]
+    title = "means and 95% intervals over 3 to 5 seeds; ordered by the final test accuracy, "
+    assert legends == [(labels, f"{title}best first")]
 
 
 def test_curves_of_arms_without_the_factor_are_titled_other_arms(

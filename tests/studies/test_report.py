@@ -15,7 +15,18 @@ from studies.harness.command import screen
 from studies.harness.design.arms import Arm
 from studies.harness.evidence import arms, ledger
 from studies.harness.kinds.study.study import Study
-from studies.harness.report.document import tex
+from studies.harness.report import protocol
+from studies.harness.report.document import (
+    Details,
+    Heading,
+    Picture,
+    Table,
+    Text,
+    findings,
+    fold,
+    tex,
+    write,
+)
 from studies.harness.tracking.page import description
 from trainables.store import DIVERGED
 
@@ -151,7 +162,7 @@ def test_constant_differences_have_p_values(root):
     text = render(root)["report.md"].read_text()
     assert "the smallest difference that a paired t-test detects with 80% power after" in text
     assert "One example of the evaluated set is 0.17 percentage points" in text
-    assert "## Differences from sgd" in text
+    assert "<summary>Differences from sgd</summary>" in text
     assert "| foof | 3 | +5.00 | [+4.83, +5.17] | < 0.001 |" in text
     assert "- `nysact-s`, rank 5 to 20: rank 20 has the best mean, at the edge" in text
 
@@ -201,6 +212,85 @@ def test_html_report_is_self_contained_and_well_formed(root):
 
     Checker().feed(page)
     assert open_tags == []
+
+
+def test_report_has_the_results_first_and_everything_else_in_closed_sections(root):
+    """The visible part has the figure, the table and at most two lines of notes, in this order."""
+    paths = render(root)
+    text = paths["report.md"].read_text()
+    visible = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    order = ("## Claims", "**Reproduces.**", "(rank.png)", "| arm | n |")
+    places = [visible.index(part) for part in order]
+    assert places == sorted(places)
+    notes = re.findall(r"^\*(.*)\*$", visible, re.MULTILINE)
+    assert len(notes) == 1 and len(notes[0]) < 2 * 140
+    assert "batch size" not in visible and "paired t-tests" not in visible
+    titles = re.findall(r"<details>\n(<summary>.*)</summary>", text)
+    expected = [
+        "The decisions in numbers",
+        "Stability by rank",
+        "Notes on the table",
+        "Differences from sgd",
+        "Differences from the recipe's values",
+        "Comparison of the levels",
+        "Protocol",
+        "Tuning",
+        "Provenance",
+    ]
+    assert titles == [f"<summary>{title}" for title in expected]
+    page = paths["report.html"].read_text()
+    assert re.findall(r"<details>\n(<summary>.*)</summary>", page) == titles
+    assert page.count("</details>") == len(titles)
+
+
+def test_sections_contain_all_kinds_of_blocks_in_each_format(tmp_path):
+    table = Table("inner", ["a"], [["1"]])
+    blocks = [
+        Text("Visible.", finding=True),
+        Details("Closed <b>", (Text("Hidden.", finding=True), table, Details("Inner", (table,)))),
+        Details("Printed", (Text("Shown.", finding=True), Picture("p", "a picture")), True),
+    ]
+    (tmp_path / "p.svg").write_text("<svg/>")
+    paths = write(tmp_path, "t", blocks, [tmp_path / "p.svg"], {})
+    texts = {path.suffix: path.read_text() for path in paths}
+    assert findings(blocks) == ["Visible.", "Shown."]
+    assert (
+        "<details>\n<summary>Closed &lt;b&gt;</summary>\n\nHidden.\n\n| a |\n| --- |\n| 1 |\n\n"
+        "<details>\n<summary>Inner</summary>\n\n| a |\n| --- |\n| 1 |\n\n</details>\n\n</details>\n"
+    ) in texts[".md"]
+    assert (
+        "<summary>Printed</summary>\n\nShown.\n\n![a picture](p.png)\n\n</details>" in texts[".md"]
+    )
+    page = texts[".html"]
+    assert "<summary>Closed &lt;b&gt;</summary>\n<p>Hidden.</p>" in page
+    assert page.count("<details>") == page.count("</details>") == 3 and "<img" in page
+    assert texts[".tex"].count(r"\begin{tabular}") == 2
+
+
+def test_each_heading_begins_a_closed_section():
+    a, b, c = Text("a"), Text("b"), Text("c")
+    sections = fold([Heading("one"), a, b, Heading("two"), c], on_terminal=True)
+    assert sections == [Details("one", (a, b), True), Details("two", (c,), True)]
+    assert fold([]) == []
+
+
+def test_protocol_lists_shared_hyperparameters_once():
+    (settings, *_) = protocol.section(STUDY, planned()).blocks
+    assert isinstance(settings, Text)
+    assert settings.items == ("all optimizers: lr=0.1",)
+    arms = [Arm(optimizer="sgd", overrides={"momentum": 0.5}), Arm(optimizer="adam")]
+    (settings, *_) = protocol.section(STUDY, planned(arms=arms)).blocks
+    assert isinstance(settings, Text)
+    assert settings.items == ("all optimizers: lr=0.1", "`sgd`: momentum=0.5")
+
+
+def test_assumptions_do_not_contradict_the_sentence_before_them():
+    """DeiT-S has a value that the paper states and that its released code contradicts."""
+    trials = planned(seeds=1, arms=[Arm(optimizer="sgd")], workload="imagenet/deit_s")
+    texts = [text for text in protocol.section(STUDY, trials).blocks if isinstance(text, Text)]
+    (assumed,) = [text for text in texts if text.label == "Assumed"]
+    assert "or that its released code contradicts" in assumed.text
+    assert any("as in the paper" in item for item in assumed.items)
 
 
 def test_latex_rows_have_as_many_cells_as_columns(root):

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from studies.ablation_rank import STUDY
 from studies.harness.cluster import execute
 from studies.harness.command import lock
 from studies.harness.command.run import run
 from studies.harness.design.arms import Arm, Trial, grid
+from studies.harness.design.claims import Better
 from studies.harness.design.options import DEFAULT_WORKLOAD, Options
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
@@ -28,6 +30,7 @@ FIRST = replace(
     STUDY,
     workload="digits/cnn",
     name="first",
+    claims=[Better("nysact-s rank=*", than="sgd")],
     arms=[*grid("nysact-s", rank=[5, 10]), Arm(optimizer="sgd")],
     figure=LevelFigure(factor="rank", panels=("nysact-s",), references=("sgd",)),
     arms_on={},
@@ -235,15 +238,23 @@ def test_diagnostics_figure_shows_the_trials_with_diagnostics(tmp_path: Path, tr
     assert len(list(tmp_path.glob("trials/*/diagnostics.jsonl"))) == 1
 
 
-def test_title_of_the_diagnostics_figure_counts_the_trials_with_diagnostics(
+def test_diagnostics_figure_counts_the_trials_with_diagnostics_and_epochs_from_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     titles: list[str] = []
+    epochs: list[list[int]] = []
+    plot = Axes.plot
+
+    def record(self: Axes, x, y, **look):
+        epochs.append([*x])
+        return plot(self, x, y, **look)
+
     monkeypatch.setattr(style.Figure, "suptitle", lambda self, text, **_: titles.append(text))
-    frame = pd.DataFrame(
-        {"arm": ["a", "a", "b"], "seed": 0, "trial_key": ["x", "x", "y"], "epoch": [0, 1, 0]}
-    )
+    monkeypatch.setattr(Axes, "plot", record)
+    keys = {"trial_key": ["x", "x", "y"], "optimizer": "foof"}
+    frame = pd.DataFrame({"arm": ["a", "a", "b"], "seed": 0, **keys, "epoch": [0, 1, 0]})
     assert curves.draw_diagnostics(frame, tmp_path) == []
     measured = frame.assign(**{"diag/cosine_median": [0.5, 0.6, None]})
     assert len(curves.draw_diagnostics(measured, tmp_path)) == 3
     assert titles == ["mean over seeds; 1 of 2 trials have diagnostics"]
+    assert epochs == [[1, 2]]

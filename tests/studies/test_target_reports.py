@@ -9,12 +9,14 @@ import folders
 import pandas as pd
 import pytest
 from folders import write_cost_result, write_trial
+from matplotlib.axes import Axes
 
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.evidence import costs, targets
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.study import Study
 from studies.harness.kinds.target.figure import TargetFigure
+from studies.harness.report.figures import targets as figures
 from studies.time_to_target import STUDY as NYSACT
 from studies.time_to_target_steve import STUDY as STEVE
 from trainables.cost import __main__ as benchmark
@@ -129,7 +131,7 @@ def text_of(root, trials=None, study=STUDY):
 
 def row(text: str, arm: str) -> list[str]:
     """Return an arm's cells in the table of times."""
-    table = text.partition("## Time to the target")[2]
+    table = text.partition("## Time to the target")[2].partition("## Results")[0]
     [line] = re.findall(rf"^\| {arm} \| (\d of .*) \|$", table, re.MULTILINE)
     return line.split(" | ")
 
@@ -167,6 +169,17 @@ def test_runs_that_miss_the_target_are_counted_as_censored(root, tmp_path):
     assert "kfac none (1 of 3 trials reached it)" in text
     # The survival curve is 1, 2/3, 1/3: it falls below one half at the second hit.
     assert row(text, "eva")[:2] == ["2 of 3", "7.50"]
+
+
+def test_censored_runs_are_marked_in_the_figure(root, monkeypatch: pytest.MonkeyPatch):
+    """A mark is at the last epoch of the arm and at the target, with the number of the runs."""
+    marks: list[tuple[str, float, float]] = []
+    monkeypatch.setattr(figures, "save", lambda figure, folder, name: [folder / name])
+    monkeypatch.setattr(
+        Axes, "annotate", lambda self, text, xy, *_, **__: marks.append((text, *xy))
+    )
+    folders.draw(root, planned(), STUDY)
+    assert marks == [("2 of 3", EPOCHS, 45.0), ("1 of 3", EPOCHS, 45.0)]
 
 
 def test_report_has_the_commands_for_missing_costs_only(root, tmp_path):

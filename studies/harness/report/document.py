@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,13 +109,55 @@ class Table:
         ]
 
 
-Block = Text | Heading | Picture | Table
+@dataclass(frozen=True)
+class Details:
+    """A section that is closed until the reader opens it. Only its title is always visible.
+
+    LaTeX has no closed sections: `report.tex` contains the tables of all sections.
+
+    Attributes:
+        title: The title.
+        blocks: The content.
+        on_terminal: True if the command prints the findings of the content on the terminal.
+    """
+
+    title: str
+    blocks: tuple[Block, ...] = ()
+    on_terminal: bool = False
+
+
+Block = Text | Heading | Picture | Table | Details
+
+
+def fold(blocks: Sequence[Block], *, on_terminal: bool = False) -> list[Block]:
+    """Return each section of the blocks as `Details`; the first block must be a heading."""
+    sections: list[Details] = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            sections.append(Details(block.text, on_terminal=on_terminal))
+        else:
+            sections[-1] = replace(sections[-1], blocks=(*sections[-1].blocks, block))
+    return [*sections]
 
 
 def findings(blocks: Sequence[Block]) -> list[str]:
-    """Return the findings of a report, one sentence each."""
-    texts = [block for block in blocks if isinstance(block, Text) and block.finding]
-    return [sentence for text in texts for sentence in text.items or [text.text]]
+    """Return the findings to print on the terminal, one sentence each."""
+    sentences: list[str] = []
+    for block in blocks:
+        if isinstance(block, Details) and block.on_terminal:
+            sentences += findings(block.blocks)
+        elif isinstance(block, Text) and block.finding:
+            sentences += block.items or [block.text]
+    return sentences
+
+
+def _tables(blocks: Sequence[Block]) -> Iterator[Table]:
+    """Yield all tables in their order, including those in `Details`."""
+    for block in blocks:
+        if isinstance(block, Details):
+            yield from _tables(block.blocks)
+        elif isinstance(block, Table):
+            yield block
 
 
 def write(
@@ -142,13 +184,11 @@ def write(
     """
     pictures = {path.stem: path.read_bytes() for path in drawn if path.suffix == ".svg"}
     names = ("report.md", "report.html", "report.tex")
-    reports = {
-        name: _template(name).render(title=title, blocks=blocks, pictures=pictures)
-        for name in names
-    }
+    content = {"blocks": blocks, "pictures": pictures, "tables": [*_tables(blocks)]}
+    reports = {name: _template(name).render(title=title, **content) for name in names}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {**reports, **files}.items():
-        write_atomically(folder / name, content.encode())
+    for name, text in {**reports, **files}.items():
+        write_atomically(folder / name, text.encode())
     return [*(folder / name for name in (*reports, *files)), *drawn]
 
 

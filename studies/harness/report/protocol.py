@@ -11,7 +11,7 @@ from studies.harness.design.facts import Facts
 from studies.harness.evidence.ledger import PROVENANCE
 from studies.harness.evidence.metrics import count
 from studies.harness.published import papers
-from studies.harness.report.document import Text
+from studies.harness.report.document import Details, Text
 from trainables.config import TrialConfig
 from trainables.settings import significant
 from trainables.workloads import deviations, find_recipe
@@ -27,32 +27,29 @@ def facts(artefact: Facts) -> list[Text]:
     return [Text(text, label=name) for name, text in papers.statements(artefact).items()]
 
 
-def paragraphs(artefact: Facts, trials: Sequence[Trial]) -> list[Text]:
-    """Return the paragraphs about the protocol of an artefact's trials."""
-    texts = [Text(_fixed(trials), label="Fixed settings", items=_hyperparameters(trials))]
+def section(artefact: Facts, trials: Sequence[Trial]) -> Details:
+    """Return the section on the protocol of an artefact's trials."""
+    texts = [Text(_fixed(trials), label="Settings", items=_hyperparameters(trials))]
     if departures := _departures(trials):
-        text = (
-            "The recipe contains the default settings of the workload. The study or the command line "
-            "(such as `--set`) changed the following settings:"
-        )
+        text = "Settings that the study or the command line (`--set`) changed:"
         texts.append(Text(text, label="Departures from the recipe", items=departures))
     workload = trials[0].config.workload
-    recipe, reconstructed = find_recipe(workload), "; ".join(artefact.reconstructed)
+    recipe = find_recipe(workload)
     if recipe.assumed:
-        assumed = "; ".join(recipe.assumed)
-        text = f"The {recipe.paper} paper does not state the following values of the recipe: "
-        texts.append(Text(f"{text}{assumed}.", label="Assumed"))
-    if reconstructed:
-        text = "Choices of this study: "
+        text = (
+            f"Values of the recipe that the {recipe.paper} paper does not state, or that its "
+            "released code contradicts:"
+        )
+        texts.append(Text(text, label="Assumed", items=recipe.assumed))
+    if artefact.reconstructed:
+        text = "Choices of this study:"
         if papers.paper(artefact.paper):
-            text = (
-                f"The {artefact.paper} paper does not state the following choices of this study: "
-            )
-        texts.append(Text(f"{text}{reconstructed}.", label="Reconstructed"))
+            text = f"Choices of this study that the {artefact.paper} paper does not state:"
+        texts.append(Text(text, label="Reconstructed", items=artefact.reconstructed))
     if artefact.papers_command and workload not in artefact.published:
         text = f"The paper does not use {workload}. To run the workloads of the paper: "
         texts.append(Text(f"{text}`{artefact.papers_command}`.", label="Workloads of the paper"))
-    return texts
+    return Details("Protocol", tuple(texts))
 
 
 def _fixed(trials: Sequence[Trial]) -> str:
@@ -73,22 +70,27 @@ def _fixed(trials: Sequence[Trial]) -> str:
     )
     epochs = "number of epochs varied" if "epochs" in varied else f"{values['epochs']} epochs"
     return (
-        f"Workload {values['workload']}; batch size {values['batch_size']}; {epochs}; learning rate "
-        f"schedule: {values['schedule']}; seeds {values['seed']}{words}. Hyperparameters of each "
-        "optimizer, except those that the study varies:"
+        f"Workload {values['workload']}; batch size {values['batch_size']}; {epochs}; schedule "
+        f"{values['schedule']}; seeds {values['seed']}{words}. Hyperparameters that the study does "
+        "not vary:"
     )
 
 
 def _hyperparameters(trials: Sequence[Trial]) -> tuple[str, ...]:
-    lines = []
-    for arm, config in trials:
-        fixed = [
-            f"{name}={value}"
-            for name, value in config.hyperparameters.items()
-            if name not in arm.factors
-        ]
-        lines.append(f"{_named(arm)}: {', '.join(fixed)}")
-    return tuple(dict.fromkeys(lines))
+    """Return a line for each optimizer, after a line with the values that all of them share."""
+    fixed = dict.fromkeys((_named(arm), _fixed_values(arm, config)) for arm, config in trials)
+    first, *others = [values for _, values in fixed]
+    shared = [value for value in first if others and all(value in other for other in others)]
+    lines = [f"all optimizers: {', '.join(shared)}"] if shared else []
+    for name, values in fixed:
+        if rest := ", ".join(value for value in values if value not in shared):
+            lines.append(f"{name}: {rest}")
+    return tuple(lines)
+
+
+def _fixed_values(arm: Arm, config: TrialConfig) -> tuple[str, ...]:
+    values = config.hyperparameters.items()
+    return tuple(f"{name}={value}" for name, value in values if name not in arm.factors)
 
 
 def _departures(trials: Sequence[Trial]) -> tuple[str, ...]:

@@ -167,13 +167,21 @@ def _outcome(arm: Mapping[Any, Any]) -> str:
 # ---------------------------------------------------------------------- published numbers
 
 
+def coverage_line(published: Published | None) -> list[Block]:
+    """Return the number of published results that were measured, and of each verdict."""
+    if published is None:
+        return []
+    source = f"{published.paper.name}, {published.table}"
+    text = f"Of the published results in {source}, {coverage(published.comparisons)}."
+    return [Text(text, label="Coverage", finding=True)]
+
+
 def published(published: Published | None) -> list[Block]:
     """Return the comparison of an artefact's measured results with the published numbers."""
     if published is None:
         return []
     name, rows = published.paper.name, published.comparisons
-    text = f"Of the published results in {name}, {published.table}, {coverage(rows)}."
-    blocks: list[Block] = [Text(text, label="Coverage", finding=True)]
+    blocks: list[Block] = []
     if chance := multiplicity(rows):
         blocks.append(Text(chance, label="Differences", finding=True))
     orders = [ordering for ordering in published.orderings if not math.isnan(ordering.tau)]

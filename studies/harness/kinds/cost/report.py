@@ -88,7 +88,8 @@ def report(plan: CostPlan) -> Report:
     cells = cost_cells(study)
     published = against(study, measured(cells, plan.measured_on), {plan.workload})
     missing = commands.missing(_unmeasured(cells, plan.measured_on))
-    blocks = [*_blocks(study, results, scaling), *sections.published(published), *missing]
+    comparison = [*sections.coverage_line(published), *sections.published(published)]
+    blocks = [*_blocks(study, results, scaling), *comparison, *missing]
     rows = frame(results)
     files = {"cost.csv": rows.to_csv(index=False), **sections.published_files(published)}
     ratios = {

@@ -57,7 +57,7 @@ def _blocks(
         measured = [Heading("Numbers"), *blocks]
     return [
         *protocol.facts(probe),
-        *protocol.paragraphs(probe, trials),
+        protocol.section(probe, trials),
         Text(_networks(trials, results), label="Networks"),
         *(Picture(name, f"{probe.title} ({probe.citation})") for name in pictures),
         *measured,

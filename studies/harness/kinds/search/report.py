@@ -96,7 +96,7 @@ def _blocks(results: SearchResults, pictures: Sequence[str]) -> list[Block]:
     )
     return [
         *protocol.facts(search),
-        *(protocol.paragraphs(search, results.fresh) if results.fresh else []),
+        *([protocol.section(search, results.fresh)] if results.fresh else []),
         Heading("Results"),
         *_results(results),
         Heading("Tuning"),

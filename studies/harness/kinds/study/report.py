@@ -1,56 +1,41 @@
-"""The report of a study.
+"""The report of a study: its claims, the main figure, the results, and sections of details.
 
 Reports contain no dates and no paths, so equal output folders give byte-identical reports.
 """
 
 from __future__ import annotations
 
-from studies.harness.design.result import Report
+from collections.abc import Sequence
+from dataclasses import replace
+
+from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, costs
-from studies.harness.evidence.analysis import analyse
+from studies.harness.evidence.analysis import Evidence, analyse
 from studies.harness.evidence.status import FAILED
-from studies.harness.kinds.study.figures import DiagnosticsFigure
+from studies.harness.kinds.study.figures import DiagnosticsFigure, Extension
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
 from studies.harness.report import claims, document, protocol, sections, tuning
 from studies.harness.report import costs as seconds
-from studies.harness.report.document import Block, Heading, Picture
+from studies.harness.report.document import Block, Details, Heading, Picture, Table, Text, fold
 
 
 def report(plan: StudyPlan) -> Report:
     """Write the report, its figures and its CSV files, and return the content of the report.
 
     `report.html` includes the pictures, and `report.tex` contains the tables. The CSV files have
-    full precision: `claims.csv`, `trials.csv`, `arms.csv`, `differences.csv` (each pair of arms), `published.csv`
-    if the paper has published numbers, and the files of the figures.
+    full precision: `claims.csv`, `trials.csv`, `arms.csv`, `differences.csv` (each pair of arms),
+    `published.csv` if the paper has published numbers, and the files of the figures.
     """
     study, figure = plan.artefact, plan.figure
     evidence = analyse(plan.trials, plan.root, figure.metric, figure.references, study.claims)
-    figures = (figure, DiagnosticsFigure(), *plan.extra_figures)
+    figures = (figure, *plan.extra_figures, DiagnosticsFigure())
     extensions = [part.extend(plan, evidence) for part in figures]
     evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
-    drawn = [path for part in extensions for path in part.drawn]
-    pictures = [path.stem for path in drawn if path.suffix == ".svg"]
-    timed: list[Block] = []
-    if study.timed and not figure.has_seconds:
-        timed = seconds.blocks(costs.read(plan.trials, plan.root))
-    blocks: list[Block] = [
-        *claims.section(evidence.claims, study.undecidable, figure.metric),
-        *protocol.facts(study),
-        *protocol.paragraphs(study, plan.trials),
-        *tuning.section(plan.trials),
-        *(Picture(name, f"Figure: {name.replace('_', ' ')}") for name in pictures),
-        Heading("Results"),
-        table.table(evidence, study.name, study.title),
-        table.caption(evidence),
-        *table.best(evidence),
-        *table.differences(evidence),
-        *sections.levels(evidence),
-        *sections.stability(evidence, figure.factor),
-        *timed,
-        *(block for part in extensions for block in part.blocks),
-        *sections.published(evidence.published),
-        protocol.provenance(evidence.frame),
+    listing = table.listing(evidence, study.title)
+    blocks = [
+        *_results(plan, evidence, extensions, listing),
+        *_details(plan, evidence, extensions),
     ]
     files = {name: content for part in extensions for name, content in part.files.items()}
     files = {
@@ -59,12 +44,70 @@ def report(plan: StudyPlan) -> Report:
         **files,
         **sections.published_files(evidence.published),
     }
+    drawn = [path for part in extensions for path in part.drawn]
     return Report(
         files=document.write(plan.folder, study.title, blocks, drawn, files),
         claims=claims.records(evidence.claims),
         findings=document.findings(blocks),
-        listing=table.listing(evidence, study.title),
+        listing=listing,
         record=table.record(evidence, study.name),
         metrics=arms.metrics(evidence.frame, evidence.arms),
         failed=FAILED in evidence.lost,
     )
+
+
+def _results(
+    plan: StudyPlan, evidence: Evidence, extensions: Sequence[Extension], listing: Listing
+) -> list[Block]:
+    """Return the blocks that are always visible."""
+    study, main = plan.artefact, extensions[0]
+    return [
+        *_claims(claims.section(evidence.claims, study.undecidable, evidence.metric)),
+        *protocol.facts(study),
+        *_pictures(main)[:1],
+        *main.blocks,
+        Heading("Results"),
+        table.table(evidence, study.name, study.title),
+        Text(listing.caption, note=True),
+        *sections.coverage_line(evidence.published),
+    ]
+
+
+def _claims(section: Sequence[Block]) -> list[Block]:
+    """Return the section on the claims; only its sentences are open."""
+    numbers = [b for b in section if isinstance(b, Table) or (isinstance(b, Text) and b.note)]
+    sentences = [block for block in section if block not in numbers]
+    return [*sentences, *([Details("The decisions in numbers", tuple(numbers))] if numbers else [])]
+
+
+def _details(plan: StudyPlan, evidence: Evidence, extensions: Sequence[Extension]) -> list[Block]:
+    """Return the sections that a reader opens, in the order in which a reader needs them.
+
+    The comparisons are exploratory. Their findings are on the terminal only without claims.
+    """
+    study, figure, no_claims = plan.artefact, plan.figure, not evidence.claims
+    main, *others = extensions
+    timed: list[Block] = []
+    if study.timed and not figure.has_seconds:
+        timed = seconds.blocks(costs.read(plan.trials, plan.root))
+    notes = replace(table.caption(evidence), text="")
+    pictures = [*_pictures(main)[1:], *(block for part in others for block in _pictures(part))]
+    return [
+        Heading("Details"),
+        *fold(sections.stability(evidence, figure.factor), on_terminal=True),
+        Details("Notes on the table", (*table.best(evidence), notes), no_claims),
+        *fold(table.differences(evidence), on_terminal=no_claims),
+        *fold(sections.levels(evidence), on_terminal=no_claims),
+        *fold([block for part in others for block in part.blocks]),
+        *fold(timed),
+        *([Details("Other figures", tuple(pictures))] if pictures else []),
+        *fold(sections.published(evidence.published), on_terminal=no_claims),
+        protocol.section(study, plan.trials),
+        *fold(tuning.section(plan.trials)),
+        Details("Provenance", (protocol.provenance(evidence.frame),)),
+    ]
+
+
+def _pictures(extension: Extension) -> list[Block]:
+    names = [path.stem for path in extension.drawn if path.suffix == ".svg"]
+    return [Picture(name, f"Figure: {name.replace('_', ' ')}") for name in names]

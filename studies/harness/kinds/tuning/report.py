@@ -39,7 +39,7 @@ def report(plan: TuningPlan) -> Report:
     table = Table("tuning", HEADER, rows, text=TEXT, caption=caption)
     blocks: list[Block] = [
         Text(_procedure(plan)),
-        *protocol.paragraphs(plan.artefact, plan.trials),
+        protocol.section(plan.artefact, plan.trials),
         Heading("Winners"),
         table,
         Text(caption, note=True),

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
 
 from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import mean_curves
-from studies.harness.evidence.metrics import higher_is_better, metric_name, unit
+from studies.harness.evidence.metrics import higher_is_better, metric_name, unit, words
+from studies.harness.report.figures import means
+from studies.harness.report.figures.means import Curve
 from studies.harness.report.figures.style import (
-    REFERENCES,
     STYLE,
-    SUBJECT,
+    Style,
     display,
+    entries,
+    integer_axis,
     legend,
     lines,
+    lost_words,
     panels,
     save,
-    set_logarithmic,
+    state,
 )
 
-# An axis that is not logarithmic ends at the worst mean after this fraction of the epochs.
-SETTLED = 0.2
 # Smallest range of the vertical axis of the best of k: this fraction of 100% for metrics in percent,
 # otherwise of the largest mean.
 FLAT = 0.005
-LINES = ((SUBJECT, "-"), *REFERENCES)  # the styles of the arms in the figure of diagnostics
 # The title of each panel of diagnostics, and True for a logarithmic axis.
 DIAGNOSTICS = {
     "diag/stable_rank_median": ("stable rank\n(median over layers)", False),
@@ -59,25 +58,61 @@ def draw(evidence: Evidence, metrics: Sequence[str], folder: Path) -> list[Path]
     if completed.empty:
         return []
     arms = completed.drop_duplicates("arm")
-    curves = {metric: mean_curves(completed, metric) for metric in metrics}
+    tables = {metric: means.tables(completed, metric) for metric in metrics}
     levels = _by_level(arms, evidence.factors)
     rows = [row for level, part in levels for row in _by_variant(level, part)]
-    styles = lines(dict.fromkeys(evidence.by_epoch["optimizer"]))
+    names = list(dict.fromkeys(evidence.by_epoch["optimizer"]))
+    styles = dict(zip(names, lines(names), strict=True))
     size = (3.4 * len(metrics), 2.5 * len(rows) + 0.6)
     figure, grid = panels(size, len(rows), len(metrics), sharex="row", sharey="col")
+    for axes, metric in zip(grid[0], metrics, strict=True):
+        means.set_scale(axes, [*tables[metric].values()], higher_is_better(metric))
+        axes.set_ylabel(unit(metric).axis)
     for cells, (title, part) in zip(grid, rows, strict=True):
         for axes, metric in zip(cells, metrics, strict=True):
-            _curves(axes, part, curves[metric], unit(metric).scale, styles)
+            curves = [*_curves(part, tables[metric], styles)]
+            means.draw_curves(axes, curves, higher_is_better(metric))
             axes.set_title(title)
-    for axes, metric in zip(grid[0], metrics, strict=True):
-        _scale(axes, pd.concat(curves[metric])["mean"], metric)
-    for axes in grid.flat:
-        _set_integer_axis(axes, "")
+            integer_axis(axes)
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
-    legend(figure, grid[:, 0], 4)
-    figure.suptitle("mean over seeds, with its 95% t-interval", fontsize=9)
+    order = _by_final_mean(arms, tables[metrics[0]], higher_is_better(metrics[0]))
+    handles = _handles(evidence, dict.fromkeys([*order, *names]), styles)
+    title = means.over_seeds(pd.concat(tables[metrics[0]])["n"])
+    legend(figure, handles, 4, f"{title}; ordered by the final {words(metrics[0])}, best first")
+    state(figure, evidence.claims)
     return save(figure, folder, "curves")
+
+
+def _curves(
+    arms: Any, tables: Mapping[str, pd.DataFrame], styles: Mapping[str, Style]
+) -> Iterator[Curve]:
+    """Yield the curve of each arm over the epochs; the first epoch is 1."""
+    for optimizer, arm in zip(arms["optimizer"], arms["arm"], strict=True):
+        table = tables[arm]
+        x = table.index.to_numpy() + 1
+        yield Curve(display(optimizer), styles[optimizer], table, x)
+
+
+def _by_final_mean(arms: Any, tables: Mapping[str, pd.DataFrame], higher: bool) -> list[str]:
+    """Return the optimizers, sorted by the best final mean of their arms."""
+    finals = arms.assign(final=[tables[arm]["mean"].iloc[-1] for arm in arms["arm"]])
+    best = finals.groupby("optimizer", sort=False)["final"].agg("max" if higher else "min")
+    return [*best.sort_values(ascending=not higher, kind="stable").index]
+
+
+def _handles(
+    evidence: Evidence, optimizers: Iterable[str], styles: Mapping[str, Style]
+) -> dict[str, Any]:
+    """Return an entry of the legend for each optimizer, with the trials that were lost."""
+    handles: dict[str, Any] = {}
+    rows = evidence.arms.to_dict("records")
+    for name in optimizers:
+        color, dashes = styles[name]
+        lost = lost_words([arm for arm in rows if arm["optimizer"] == name])
+        label = f"{display(name)} ({lost})" if lost else display(name)
+        handles[label] = Line2D([], [], color=color, linestyle=dashes, linewidth=means.WIDTH)
+    return handles
 
 
 def _by_level(arms: Any, factors: Sequence[str]) -> list[tuple[str, Any]]:
@@ -108,45 +143,6 @@ def _by_variant(level: str, arms: Any) -> list[tuple[str, Any]]:
     return variants
 
 
-def _curves(
-    axes: Axes, arms: Any, curves: Mapping[str, Any], scale: float, styles: Mapping[str, Any]
-) -> None:
-    """Draw the mean with its 95% t-interval for each optimizer; the first epoch is 1."""
-    for optimizer, arm in zip(arms["optimizer"], arms["arm"], strict=True):
-        color, dashes = styles[optimizer]
-        table = scale * curves[arm]
-        epochs = list(table.index + 1)
-        low, high = (table[end].fillna(table["mean"]) for end in ("ci_lo", "ci_hi"))
-        look = {"color": color, "linestyle": dashes, "linewidth": 1.2}
-        axes.plot(epochs, table["mean"], label=display(optimizer), **look)
-        axes.fill_between(epochs, low, high, color=color, alpha=0.13, linewidth=0)
-
-
-def _scale(axes: Axes, means: Any, metric: str) -> None:
-    """Set the range of an axis from the means [arm, epoch].
-
-    The axis is logarithmic if smaller values are better and all values are positive.
-    """
-    axes.set_ylabel(unit(metric).axis)
-    higher, means = higher_is_better(metric), unit(metric).scale * means[np.isfinite(means)]
-    if means.empty:
-        return
-    if not higher and set_logarithmic(axes, means):
-        return
-    epochs = means.index.get_level_values(1)
-    settled = means[epochs >= math.floor(SETTLED * epochs.max())]
-    settled = means if settled.empty else settled
-    ends = (settled.min(), means.max()) if higher else (settled.max(), means.min())
-    worst, best = ends[0] + 0.05 * (ends[0] - ends[1]), ends[1] + 0.15 * (ends[1] - ends[0])
-    axes.set_ylim(min(worst, best), max(worst, best) + 1e-9)
-
-
-def _set_integer_axis(axes: Axes, label: str) -> None:
-    """Set the label of the horizontal axis and restrict its ticks to integers."""
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
 # ---------------------------------------------------------------------- diagnostics over epochs
 
 
@@ -155,32 +151,32 @@ def draw_diagnostics(by_epoch: Any, folder: Path) -> list[Path]:
     """Draw `diagnostics.pdf`, `.png` and `.svg`: the mean over seeds of each arm.
 
     The title states how many of the trials with a committed epoch have diagnostics. Nothing is
-    drawn if no trial has them. The axis counts epochs from 0, as `epochs.jsonl` does. The styles of
-    `LINES` are repeated if there are more arms.
+    drawn if no trial has them. The first epoch is 1.
     """
     names = [name for name in DIAGNOSTICS if name in by_epoch and by_epoch[name].notna().any()]
     if not names:
         return []
     measured = by_epoch.dropna(subset=names, how="all")
     counts = [table["trial_key"].nunique() for table in (measured, by_epoch)]
+    arms = measured.drop_duplicates("arm")
+    styles = dict(zip(arms["arm"], lines(arms["optimizer"]), strict=True))
     rows = math.ceil(len(names) / 3)
     figure, grid = panels((9.6, 2.6 * rows + 0.5), rows, 3, sharex=True)
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for axes, name in zip(grid.flat, names, strict=False):
         title, logarithmic = DIAGNOSTICS[name]
-        styles = itertools.cycle(LINES)
-        curves = mean_curves(measured, name).items()
-        for (arm, table), (color, dashes) in zip(curves, styles, strict=False):
-            axes.plot(table["mean"], color=color, linestyle=dashes, linewidth=1.2, label=arm)
+        for arm, table in mean_curves(measured, name).items():
+            color, dashes = styles[arm]
+            look = {"color": color, "linestyle": dashes, "linewidth": means.WIDTH}
+            axes.plot(table.index + 1, table["mean"], label=arm, **look)
         axes.set_title(title)
         if logarithmic:
             axes.set_yscale("log")
-        _set_integer_axis(axes, "epoch (the first is 0)")
-    legend(figure, grid[0, :1], 4)
+        integer_axis(axes)
+        axes.set_xlabel("epoch")
+    legend(figure, entries(grid[0, :1]), 4)
     title = f"mean over seeds; {counts[0]} of {counts[1]} trials have diagnostics"
-    if measured["arm"].nunique() > len(LINES):
-        title += f"; the line styles repeat after {len(LINES)} arms"
     figure.suptitle(title, fontsize=9)
     return save(figure, folder, "diagnostics")
 
@@ -196,7 +192,7 @@ def draw_best_of_k(curves: Mapping[str, pd.DataFrame], metric: str, folder: Path
     """
     if not curves:
         return []
-    styles, show = lines(curves), unit(metric)
+    styles, show = dict(zip(curves, lines(curves), strict=True)), unit(metric)
     figure, ((axes,),) = panels((4.8, 3.4))
     scaled = {
         name: curve.assign(
@@ -208,19 +204,22 @@ def draw_best_of_k(curves: Mapping[str, pd.DataFrame], metric: str, folder: Path
         color, dashes = styles[name]
         known = curve.dropna(subset=["mean"])
         k, mean, low, high = (known[column] for column in ("k", "mean", "lo", "hi"))
-        axes.plot(k, mean, color=color, linestyle=dashes, linewidth=1.2, label=display(name))
+        axes.plot(
+            k, mean, color=color, linestyle=dashes, linewidth=means.WIDTH, label=display(name)
+        )
         axes.fill_between(k, low, high, color=color, alpha=0.10, linewidth=0)
     # The range contains the means from k = 2 on. The mean at k = 1 can be so bad that the curves
     # would be indistinguishable.
-    means = np.concatenate(
+    scores = np.concatenate(
         [curve["mean"].to_numpy()[min(1, len(curve) - 1) :] for curve in scaled.values()]
     )
-    if np.isfinite(means).any():
-        low, high = (float(end(means[np.isfinite(means)])) for end in (np.min, np.max))
+    if np.isfinite(scores).any():
+        low, high = (float(end(scores[np.isfinite(scores)])) for end in (np.min, np.max))
         smallest = FLAT * (100 if show.percent else max(abs(low), abs(high)) or 1)
         margin = 0.1 * max(high - low, smallest)
         axes.set_ylim(low - margin, high + margin)
-    _set_integer_axis(axes, "number of configurations k")
+    integer_axis(axes)
+    axes.set_xlabel("number of configurations k")
     axes.set_ylabel(f"best validation {metric_name(metric)}{' (%)' if show.percent else ''}")
-    legend(figure, [axes], 4)
+    legend(figure, entries([axes]), 4)
     return save(figure, folder, "best_of_k")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from studies.harness.report.figures.style import MAP, REFERENCES, STYLE, SUBJECT, panels, save
+from studies.harness.report.figures.style import LINES, MAP, STYLE, panels, save
 
 # The colour scale ends at this percentile of the entries of the actual matrix. Otherwise, a few large
 # entries would make all others dark.
@@ -89,7 +89,7 @@ def draw_norms(networks: Sequence[Arrays], folder: Path) -> list[Path]:
     norms = np.stack([arrays["norms"] for arrays in networks])
     figure, (row,) = panels((max(4.2, 3.6 * len(kinds)), 3.0), 1, len(kinds))
     for axes, (title, layers) in zip(row, kinds.items(), strict=True):
-        all_named = len(layers) <= len(REFERENCES) + 1
+        all_named = len(layers) <= len(LINES)
         styles = _styles(len(layers))
         for number, (color, dashes) in zip(layers, styles, strict=True):
             named = all_named or number in (layers[0], layers[-1])
@@ -110,9 +110,8 @@ def draw_norms(networks: Sequence[Arrays], folder: Path) -> list[Path]:
 
 def _styles(number: int) -> list[tuple[Any, Any]]:
     """Return each layer's colour and line style; for many layers, the colour shows the depth."""
-    few = [(SUBJECT, "-"), *REFERENCES]
-    if number <= len(few):
-        return few[:number]
+    if number <= len(LINES):
+        return [*LINES[:number]]
     return [(matplotlib.colormaps[MAP](place / number), "-") for place in range(number)]
 
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
+
+from studies.harness.evidence.claims import NOT_TESTED, Decision
+from studies.harness.evidence.status import LOST
 
 STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "legend.frameon": False,
@@ -23,23 +27,33 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # embed TrueType fonts, so that text can be selected
     "svg.hashsalt": "precond",  # without a salt, the identifiers in the file are random
 }  # fmt: skip
-# The colours of Okabe and Ito; line styles distinguish them in grayscale.
-SUBJECT = "#0072B2"  # the subject of the study
-REFERENCES = (
-    ("#D55E00", "--"),
-    ("#009E73", "-."),
-    ("#CC79A7", ":"),
-    ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
+Style = tuple[str, Any]  # a colour and a kind of line
+# The colours of Okabe and Ito; the kinds of lines distinguish them in grayscale.
+BLUE, SKY, GREEN, VERMILION, PURPLE, ORANGE, GRAY = (
+    "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "0.55",
+)  # fmt: skip
+LONG, DASH_DOT_DOT, SPARSE = (0, (6, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2.5))
+# The styles of lines that do not stand for optimizers, such as layers.
+LINES: tuple[Style, ...] = (
+    (BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, DASH_DOT_DOT),
+)  # fmt: skip
+# An optimizer has the same style in all figures.
+OPTIMIZERS: dict[str, Style] = {
+    "sgd": ("black", "-"), "nysact-s": (BLUE, "-"), "nysact-g": (SKY, LONG), "foof": (GREEN, "-."),
+    "kfac": (VERMILION, "--"), "ekfac": (VERMILION, "-"), "eva": (PURPLE, ":"), "steve": (GREEN, "-"),
+    "adam": (ORANGE, "--"), "adamw": (ORANGE, "-"), "soap": (PURPLE, "-"), "shampoo": (GRAY, "-"),
+    "sketchysgd": (GRAY, "--"), "adahessian": ("black", SPARSE),
+}  # fmt: skip
+# The styles of other optimizers, and of the second and later arms of an optimizer.
+SPARE: tuple[Style, ...] = tuple(
+    (color, dashes)
+    for dashes in (DASH_DOT_DOT, SPARSE)
+    for color in (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY, GRAY)
 )
-# The optimizers in FIXED have the same style in all figures that use `lines`. The other optimizers
-# take the styles of OTHERS in turn: five colours, each with three kinds of lines.
-FIXED = {"sgd": ("black", "-"), "nysact-s": (SUBJECT, "-"), "nysact-g": ("#56B4E9", (0, (6, 2)))}
-_FIRST = (*REFERENCES, ("0.55", (0, (3, 1, 1, 1))))
-OTHERS = (
-    *_FIRST,
-    *((color, "-") for color, _ in _FIRST),
-    *((color, (0, (1, 2.5))) for color, _ in _FIRST),
-)
+# The background of text in a panel, which may lie on lines.
+BOX: Any = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5}
+DECADE = 10  # an axis is logarithmic if the values differ by at least this factor
+CHARACTERS = 15  # of a title, per inch
 MAP = "cividis"  # perceptually uniform, also for colour-blind readers and in grayscale
 NAMES = {
     "sgd": "SGD", "foof": "FOOF", "kfac": "KFAC", "ekfac": "EKFAC", "steve": "STEVE", "soap": "SOAP",
@@ -53,10 +67,13 @@ def display(optimizer: str) -> str:
     return NAMES.get(optimizer, optimizer)
 
 
-def lines(optimizers: Iterable[str]) -> dict[str, Any]:
-    """Return the colour and the dashes of each optimizer's line."""
-    others = itertools.cycle(OTHERS)
-    return {name: FIXED.get(name) or next(others) for name in optimizers}
+def lines(optimizers: Iterable[str]) -> list[Style]:
+    """Return the style of the line of each arm, given the optimizers of the arms.
+
+    The first arm of an optimizer has the style of `OPTIMIZERS`; the others take those of `SPARE`.
+    """
+    known, spare = dict(OPTIMIZERS), itertools.cycle(SPARE)
+    return [known.pop(name, None) or next(spare) for name in optimizers]
 
 
 def panels(
@@ -78,13 +95,13 @@ class _Plain(LogFormatter):
 
 
 def set_logarithmic(axes: Axes, values: Iterable[float]) -> bool:
-    """Make the vertical axis logarithmic if all finite values are positive.
+    """Make the vertical axis logarithmic if the finite values are positive and span a decade.
 
     Returns:
         True if the axis is logarithmic; its range then contains the finite values.
     """
     finite = [value for value in values if math.isfinite(value)]
-    if not finite or min(finite) <= 0:
+    if not finite or min(finite) <= 0 or max(finite) < DECADE * min(finite):
         return False
     axes.set_yscale("log")
     axes.set_ylim(min(finite) / 1.3, 1.3 * max(finite))
@@ -94,15 +111,42 @@ def set_logarithmic(axes: Axes, values: Iterable[float]) -> bool:
     return True
 
 
-def legend(figure: Figure, row: Iterable[Axes], columns: int) -> None:
-    """Add one legend below several axes, with each label once."""
+def state(figure: Figure, decisions: Sequence[Decision]) -> None:
+    """Write the decision on the first tested claim above the panels; nothing without one."""
+    tested = [decision for decision in decisions if decision.verdict != NOT_TESTED]
+    if tested:
+        text = f"{tested[0].verdict.capitalize()}: {tested[0].text}"
+        width = int(CHARACTERS * figure.get_figwidth())
+        figure.suptitle(textwrap.fill(text, width), fontsize=10)
+
+
+def integer_axis(axes: Axes) -> None:
+    """Restrict the ticks of the horizontal axis to integers."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def lost_words(arms: Sequence[Mapping[Any, Any]]) -> str:
+    """Return the trials of rows of `Evidence.arms` without a result, such as `3 of 5 diverged`."""
+    planned = sum(arm["planned"] for arm in arms)
+    lost = {status: sum(arm[status] for arm in arms) for status in LOST}
+    return ", ".join(f"{number} of {planned} {status}" for status, number in lost.items() if number)
+
+
+def entries(row: Iterable[Axes]) -> dict[str, Any]:
+    """Return the handles of several axes by label, each label once."""
     handles = [axes.get_legend_handles_labels() for axes in row]
-    entries = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
+    return {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
+
+
+def legend(figure: Figure, handles: Mapping[str, Any], columns: int, title: str = "") -> None:
+    """Add a legend with these handles, by label, below the panels."""
     figure.legend(
-        entries.values(),
-        entries.keys(),
+        handles.values(),
+        handles.keys(),
         loc="outside lower center",
-        ncols=min(len(entries), columns),
+        ncols=min(len(handles), columns),
+        title=title or None,
+        title_fontsize=8.5,
     )
 
 

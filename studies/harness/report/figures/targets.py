@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
-from studies.harness.evidence.arms import mean_curves
 from studies.harness.evidence.costs import Cost
 from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.targets import Times
+from studies.harness.report.figures import means
+from studies.harness.report.figures.means import Curve
 from studies.harness.report.figures.style import (
-    REFERENCES,
     STYLE,
-    SUBJECT,
+    Style,
     display,
+    entries,
+    integer_axis,
     legend,
+    lines,
     panels,
     save,
-    set_logarithmic,
+    state,
 )
 
-# The styles of the arms in the order of the plan; the first arm is the subject of the study.
-STYLES: Any = (
-    (SUBJECT, "-"),
-    *REFERENCES,
-    ("#56B4E9", (0, (1, 1))),
-    ("black", "-"),
-    ("0.45", (0, (8, 2))),
-)
+TARGET: Any = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+CENSORED: Any = {
+    "marker": ">", "markersize": 5, "markerfacecolor": "white", "markeredgewidth": 1, "linestyle": "",
+}  # fmt: skip
+ROW = 9  # the distance of marks above each other, in points
 UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
@@ -62,13 +62,16 @@ def _curves(
 ) -> Figure:
     measured = {label: cost for label, cost in costs.items() if cost}
     drawn = [(metric, axis) for metric, axis in contents if axis == "epochs" or measured]
-    figure, (row,) = panels((max(4.2, 3.6 * len(drawn)), 3.4), 1, len(drawn))
+    figure, (row,) = panels((max(4.8, 3.6 * len(drawn)), 3.6), 1, len(drawn))
     for axes, (metric, axis) in zip(row, drawn, strict=True):
         seconds = {label: cost.epoch.median for label, cost in measured.items()}
         _panel(axes, times, metric, seconds if axis == "time" else None)
         if axis == "time":
             axes.set_title(next(iter(measured.values())).hardware, fontsize=8)
-    legend(figure, row, 2 if len(drawn) == 1 else 3)
+    arms = times.evidence.arms
+    title = means.over_seeds(arms.loc[arms["n"] > 0, "n"])
+    legend(figure, entries(row), 2 if len(drawn) == 1 else 3, title)
+    state(figure, times.evidence.claims)
     return figure
 
 
@@ -78,28 +81,61 @@ def _panel(axes: Axes, times: Times, metric: str, seconds: Mapping[str, float] |
     The horizontal axis is the epoch if `seconds` is None. Otherwise it is the time: epochs times
     the `seconds` per epoch of each arm.
     """
-    scale = unit(metric).scale
     size, name = (1.0, "epoch") if seconds is None else _unit(times, seconds)
-    curves = mean_curves(times.evidence.completed_epochs, metric)
-    for label, arm, color, dashes in _styled(times):
-        if label not in curves or (seconds is not None and label not in seconds):
-            continue
-        table = scale * curves[label]
-        per_epoch = 1.0 if seconds is None else seconds[label] / size
-        x = per_epoch * (1 + table.index.to_numpy())
-        axes.plot(x, table["mean"], color=color, linestyle=dashes, linewidth=1.3, label=arm)
-        axes.fill_between(x, table["ci_lo"], table["ci_hi"], color=color, alpha=0.12, linewidth=0)
-        if metric == times.metric and times.target:
-            median = times.time(label).median
-            axes.plot([per_epoch * median], [scale * times.value], "o", color=color, markersize=4)
+    shown = times.arms if seconds is None else seconds
+    per_epoch = {label: seconds[label] / size if seconds else 1.0 for label in shown}
+    tables = means.tables(times.evidence.completed_epochs, metric)
+    curves = [
+        Curve(arm, style, tables[label], per_epoch[label] * (1 + tables[label].index.to_numpy()))
+        for label, arm, style in _styled(times)
+        if label in tables and label in per_epoch
+    ]
+    higher = higher_is_better(metric)
+    means.set_scale(axes, [curve.table for curve in curves], higher)
+    means.draw_curves(axes, curves, higher)
     if metric == times.metric and times.target:
-        look = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
-        axes.axhline(scale * times.value, label="target", **look)
-        axes.plot([], [], "o", color="0.3", markersize=4, label="median time to the target")
-    if not higher_is_better(metric):
-        set_logarithmic(axes, [scale * x for table in curves.values() for x in table["mean"]])
+        _times(axes, times, per_epoch)
+    if seconds is None:
+        integer_axis(axes)
     axes.set_xlabel(name if seconds is None else f"{name} (measured without other load)")
     axes.set_ylabel(unit(metric).axis)
+
+
+def _times(axes: Axes, times: Times, per_epoch: Mapping[str, float]) -> None:
+    """Draw the target, the median time of each arm, and the trials that do not reach the target.
+
+    These trials are censored: an open triangle at the last epoch of the arm has their number.
+    """
+    height, censored = unit(times.metric).scale * times.value, 0
+    axes.axhline(height, label="target", **TARGET)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, height), max(high, height))
+    axes.set_xlim(right=max(per_epoch[arm] * times.arms[arm].config.epochs for arm in per_epoch))
+    for label, _, (color, _) in _styled(times):
+        if label not in per_epoch:
+            continue
+        time = times.time(label)
+        axes.plot([per_epoch[label] * time.median], [height], "o", color=color, markersize=4)
+        if missed := time.n - time.hits:
+            last = per_epoch[label] * times.arms[label].config.epochs
+            text = f"{missed} of {time.n}"
+            _mark_censored(axes, (last, height), text, color, censored, higher=times.higher)
+            censored += 1
+    axes.plot([], [], "o", color="0.3", markersize=4, label="median time to the target")
+    if censored:
+        axes.plot([], [], label="trials that do not reach it", **{"color": "0.3", **CENSORED})
+
+
+def _mark_censored(
+    axes: Axes, point: tuple[float, float], text: str, color: str, row: int, *, higher: bool
+) -> None:
+    """Mark censored trials; the marks of several arms are above each other."""
+    shift = ROW * row * (-1 if higher else 1)  # in points, to the side of the worse values
+    place = axes.transData + ScaledTranslation(0, shift / 72, axes.figure.dpi_scale_trans)
+    x, y = point
+    axes.plot([x], [y], color=color, transform=place, clip_on=False, **CENSORED)
+    font = {"color": color, "fontsize": 7.5, "va": "center"}
+    axes.annotate(text, (x, y), (6, 0), place, "offset points", annotation_clip=False, **font)
 
 
 def _unit(times: Times, seconds: Mapping[str, float]) -> tuple[float, str]:
@@ -111,31 +147,37 @@ def _unit(times: Times, seconds: Mapping[str, float]) -> tuple[float, str]:
 def _over_targets(times: Times) -> Figure:
     """Draw the median epochs to reach each of a grid of targets.
 
-    The line of an arm ends where fewer than half of its runs reach the target.
+    The line of an arm ends where fewer than half of its trials reach the target.
     """
-    figure, ((axes,),) = panels((4.6, 3.6))
-    scale = unit(times.metric).scale
-    for label, arm, color, dashes in _styled(times):
-        medians = [(scale * target, times.time(label, target).median) for target in times.grid()]
-        points = [point for point in medians if not math.isnan(point[1])]
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.3, label=arm)
+    figure, ((axes,),) = panels((4.8, 3.6))
+    scale, grid = unit(times.metric).scale, times.grid()
+    medians = {
+        label: pd.Series({scale * target: times.time(label, target).median for target in grid})
+        for label in times.arms
+    }
+    ended = False
+    for label, arm, (color, dashes) in _styled(times):
+        points = medians[label].dropna()
+        look = {"color": color, "linestyle": dashes, "linewidth": means.WIDTH}
+        axes.plot(points.index, points, label=arm, **look)
+        if 0 < len(points) < len(grid):
+            axes.plot(points.index[-1], points.iloc[-1], **{"color": color, **CENSORED})
+            ended = True
+    if ended:
+        label = "beyond it: reached by fewer than half"
+        axes.plot([], [], label=label, **{"color": "0.3", **CENSORED})
     if times.target:
-        look = {"color": "0.3", "linewidth": 0.8, "linestyle": (0, (1, 2))}
-        axes.axvline(scale * times.value, label="target of the study", **look)
+        axes.axvline(scale * times.value, label="target of the study", **TARGET)
     axes.set_xlabel(f"target: {unit(times.metric).axis}")
     if not times.higher:
         axes.invert_xaxis()  # better targets are on the right
     axes.set_ylabel("median epochs (Kaplan-Meier)")
-    legend(figure, [axes], 2)
+    legend(figure, entries([axes]), 2)
     return figure
 
 
-def _styled(times: Times) -> Iterator[tuple[str, str, Any, Any]]:
-    """Yield the label, the name in the legend, the colour and the dashes of each arm."""
-    for (label, trial), (color, dashes) in zip(
-        times.arms.items(), itertools.cycle(STYLES), strict=False
-    ):
-        optimizer = trial.arm.optimizer
-        yield label, display(optimizer) + label.removeprefix(optimizer), color, dashes
+def _styled(times: Times) -> Iterator[tuple[str, str, Style]]:
+    """Yield the label, the name in the legend and the style of each arm."""
+    optimizers = [trial.arm.optimizer for trial in times.arms.values()]
+    for label, optimizer, style in zip(times.arms, optimizers, lines(optimizers), strict=True):
+        yield label, display(optimizer) + label.removeprefix(optimizer), style

@@ -12,17 +12,17 @@ from matplotlib.ticker import NullLocator
 
 from studies.harness.evidence.metrics import number, words
 from studies.harness.report.figures.style import (
-    REFERENCES,
+    LINES,
     STYLE,
-    SUBJECT,
     display,
+    entries,
     legend,
+    lines,
     panels,
     save,
 )
 
 MARKERS = {"nysact-g": "o", "nysact-s": "^"}
-COLORS = (SUBJECT, *(color for color, _ in REFERENCES))
 
 
 @matplotlib.rc_context(STYLE)
@@ -43,7 +43,7 @@ def draw_residuals(
     sizes = {rank: 3 + 4 * place / max(1, len(ranks) - 1) for place, rank in enumerate(ranks)}
     figure, (row,) = panels((3.6 * len(orders), 3.3), 1, len(orders))
     for axes, (metric, order) in zip(row, orders.items(), strict=True):
-        for optimizer, color in zip(order, COLORS, strict=False):
+        for optimizer, (color, _) in zip(order, lines(order), strict=True):
             rows = table[table["optimizer"] == optimizer].sort_values("rank")
             look = {"color": color, "markeredgewidth": 0}
             for _, trials in rows.groupby("seed"):
@@ -55,15 +55,16 @@ def draw_residuals(
         axes.set_title(", ".join(correlations), fontsize=8.5)
         axes.set_xlabel("mean Nystrom residual |A - A^| / |A|")
         axes.set_ylabel(f"final {words(metric)}")
-    colors = zip(next(iter(orders.values())), COLORS, strict=False)
-    points = [(display(name), _marker(name), color, 5) for name, color in colors]
+    names = [*next(iter(orders.values()))]
+    styles = zip(names, lines(names), strict=True)
+    points = [(display(name), _marker(name), color, 5) for name, (color, _) in styles]
     points += [(f"rank {rank}", "o", "0.5", size) for rank, size in sizes.items()]
-    look = {"linestyle": "", "markeredgewidth": 0}
-    entries: list[Any] = [
-        Line2D([], [], marker=marker, color=color, markersize=size, label=label, **look)
+    look: Any = {"linestyle": "", "markeredgewidth": 0}
+    handles = {
+        label: Line2D([], [], marker=marker, color=color, markersize=size, **look)
         for label, marker, color, size in points
-    ]
-    figure.legend(handles=entries, loc="outside lower center", ncols=len(entries))
+    }
+    legend(figure, handles, len(handles))
     figure.suptitle(title, fontsize=9)
     return save(figure, folder, "residual")
 
@@ -75,7 +76,7 @@ def _marker(optimizer: str) -> str:
 @matplotlib.rc_context(STYLE)
 def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw `scaling.pdf`, `.png` and `.svg` from the result of `trainables.cost.scaling.measure`."""
-    colors = dict(zip(scaling["p"], (*COLORS, "black"), strict=False))
+    colors = dict(zip(scaling["p"], (*(color for color, _ in LINES), "black"), strict=False))
     figure, (row,) = panels((6.9, 3.4), 1, 2, sharey=True)
     for axes, axis in zip(row, ("p", "r"), strict=True):
         for name, sweep in scaling[axis].items():
@@ -91,5 +92,5 @@ def draw_scaling(scaling: Mapping[str, Any], folder: Path) -> list[Path]:
         other = f"r = {scaling['rank']}" if axis == "p" else f"p = {scaling['width']}"
         axes.set_xlabel(f"{axis} ({other}); dotted: operations, scaled")
     row[0].set_ylabel("seconds")
-    legend(figure, row[:1], 2)
+    legend(figure, entries(row[:1]), 2)
     return save(figure, folder, "scaling")
