@@ -2,10 +2,14 @@
 
 import itertools
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from studies.harness.kinds.search.report import _budgets
+from studies.harness.report.document import Text
 from studies.harness.statistics.budgets import Lead, best_of_k, overtakes, shrinkage
 
 SCORES = [0.4, 0.9, 0.1, 0.7, 0.7, 0.3, 0.8]
@@ -84,6 +88,26 @@ def test_optimizer_that_fails_more_often_is_not_better():
     assert overtakes(risky, safe) == Lead(10, None)
     assert overtakes(safe, risky) is None
     assert overtakes([math.nan] * 5, [math.nan] * 5) is None
+
+
+def test_report_states_if_a_lead_is_certain():
+    search = SimpleNamespace(sampler="random", asha=False)
+    plan = SimpleNamespace(artefact=search, higher=True, score="val/accuracy")
+    scores = {
+        "sgd": [0.1 + 0.01 * i for i in range(10)],
+        "foof": [0.8 + 0.01 * i for i in range(10)],
+        "kfac": [0.85] * 9 + [0.95],
+    }
+    results: Any = SimpleNamespace(plan=plan, scores=scores, winners=scores)
+    text = _budgets(results)[1]
+    assert isinstance(text, Text)
+    assert text.items == (
+        "`foof` has a higher expected best than `sgd` at every k; the lead is significant at every k.",
+        "`kfac` has a higher expected best than `sgd` at every k; the lead is significant at every k.",
+        "`kfac` has a higher expected best than `foof` at every k; this is not certain, because the "
+        "lead is not significant at the largest k.",
+    )
+    assert "corrected over 3 pairs of optimizers" in text.text
 
 
 def test_shrinkage_is_the_score_minus_the_mean_of_fresh_seeds():

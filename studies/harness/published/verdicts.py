@@ -33,28 +33,19 @@ RULE = (
     "error, which gives the wider interval. Reproduced: no trial is lost, and two one-sided tests "
     "(5% level each) show that the means differ by less than the margin; published.csv lists the "
     "margins. Differs: the result is not reproduced, and the interval of the difference excludes 0; "
-    "or most trials diverged, ran out of memory, failed or missed the target. At least 95% of true "
-    "replications do not differ. Compatible: all other results of the published protocol. Protocol "
-    "differs: the settings in parentheses are not those of the paper, so the result is not compared. "
-    "Not run: fewer than two trials have a value. A published failure is reproduced if all trials "
-    "diverge or fail, and differs if none does. Costs have no mean over seeds: the interval of their "
-    "median is multiplied by √2, because the published cost is taken to be as uncertain as the "
-    "measured one. Times to a target that some trials miss are shown as a median, which is not "
-    "compared."
+    "or most trials diverged, ran out of memory, failed or missed the target. At most 5% of true "
+    "replications differ (more if the paper states no spread and its runs vary more than the "
+    "measured ones). Compatible: all other results of the published protocol. Protocol differs: the "
+    "settings in parentheses are not those of the paper, so the result is not compared. Not run: "
+    "fewer than two trials have a value. A published failure is reproduced if all trials diverge or "
+    "fail, and differs if none does. A cost has no mean over seeds: the interval of its median is "
+    "multiplied by √2, because the published cost is taken to be as uncertain as the measured one. "
+    "Times to a target that some trials miss are shown as a median, which is not compared."
 )
 _NOTHING = summarize([])
 # Fields of a configuration that do not belong to a protocol, and the two mappings that `flat` merges.
-_NO_PROTOCOL = (
-    "settings",
-    "hyperparameters",
-    "numerics",
-    "seed",
-    "compile",
-    "channels_last",
-    "workers",
-    "plugin",
-    "data",
-)
+_NO_PROTOCOL = {"settings", "hyperparameters", "numerics", "seed", "compile", "channels_last"}
+_NO_PROTOCOL |= {"workers", "plugin", "data"}
 # Parts of a protocol that are not settings of a trial.
 _NO_SETTINGS = ("target", "reference", "hardware")
 
