@@ -61,11 +61,12 @@ def _results(
 ) -> list[Block]:
     """Return the blocks that are always visible."""
     study, main = plan.artefact, extensions[0]
+    decisions = claims.section(evidence.claims, study.undecidable, evidence.metric)
     return [
-        *_claims(claims.section(evidence.claims, study.undecidable, evidence.metric)),
+        *_fold_notes(decisions, "The decisions in numbers", tables=True),
         *protocol.facts(study),
         *_pictures(main)[:1],
-        *main.blocks,
+        *_fold_notes(main.blocks, "Notes on the figure"),
         Heading("Results"),
         table.table(evidence, study.name, study.title),
         Text(listing.caption, note=True),
@@ -73,11 +74,15 @@ def _results(
     ]
 
 
-def _claims(section: Sequence[Block]) -> list[Block]:
-    """Return the section on the claims; only its sentences are open."""
-    numbers = [b for b in section if isinstance(b, Table) or (isinstance(b, Text) and b.note)]
-    sentences = [block for block in section if block not in numbers]
-    return [*sentences, *([Details("The decisions in numbers", tuple(numbers))] if numbers else [])]
+def _fold_notes(blocks: Sequence[Block], title: str, *, tables: bool = False) -> list[Block]:
+    """Return the blocks with the notes, and optionally the tables, in a closed section at the end."""
+    closed = [
+        block
+        for block in blocks
+        if (isinstance(block, Text) and block.note) or (tables and isinstance(block, Table))
+    ]
+    opened = [block for block in blocks if block not in closed]
+    return [*opened, *([Details(title, tuple(closed))] if closed else [])]
 
 
 def _details(plan: StudyPlan, evidence: Evidence, extensions: Sequence[Extension]) -> list[Block]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +16,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from studies.harness.evidence.analysis import Evidence
+from studies.harness.evidence.arms import finite
 from studies.harness.evidence.ledger import series
 from studies.harness.evidence.levels import are_numbers, sorted_levels
 from studies.harness.evidence.metrics import higher_is_better, unit
@@ -154,10 +154,9 @@ def _seeds(
     axes: Axes, evidence: Evidence, x: list[float], arms: Sequence[ArmRow], shift: float
 ) -> None:
     """Join the results of each seed by a line, which is broken where a trial has no result."""
-    table = unit(evidence.metric).scale * evidence.by_seed[[arm["arm"] for arm in arms]].to_numpy()
-    values = np.where(np.isfinite(table), table, np.nan)  # [seeds, levels]
+    table: Any = evidence.by_seed[[arm["arm"] for arm in arms]]
     moved = _moved(axes, shift + 0.4 * OFFSET)
-    for line in values:
+    for line in unit(evidence.metric).scale * finite(table).to_numpy():
         axes.plot(x, line, ".-", transform=moved, label="each seed", **SEEDS)
 
 
