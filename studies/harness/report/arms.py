@@ -229,7 +229,7 @@ def _to_centres(evidence: Evidence) -> list[Block]:
 def _blocks(
     name: str, title: str, evidence: Evidence, differences: Differences, note: str
 ) -> list[Block]:
-    """Return the table of differences with its notes. Its p-values are corrected together."""
+    """Return the table of differences with its notes; its p-values are one family."""
     show, rows = unit(evidence.metric), differences.pairs
     header = [
         "arm",

@@ -123,6 +123,13 @@ def test_arm_with_a_failure_can_be_bold():
     assert contrasts.bold(pairs_of(losses, LOSS)) == {"5"}
 
 
+def test_arm_that_is_worse_than_another_is_not_bold_in_a_table():
+    noise = 0.001 * RNG(7).normal(size=(3, 8))
+    values = {str(5 * i): list(0.01 * i + noise[i]) for i in range(3)}
+    assert contrasts.beaten(pairs_of(values)) == {"5": ["0"], "10": ["0", "5"]}
+    assert contrasts.bold(pairs_of(values)) == {"10"}
+
+
 def test_failure_of_an_arm_does_not_hide_the_differences_of_the_others():
     """Eight arms with three seeds: half are better by 10 SDs, and one trial of another arm fails."""
     noise = RNG(6).normal(size=(8, 3))
@@ -289,3 +296,5 @@ def test_arm_with_a_collapsed_trial_is_named():
     values.loc[2, "b"] = 0.1
     values.loc[3, "c"] = -math.inf  # a failure is not a value
     assert skewed(values, STEP) == ["b"]
+    two_near = pd.DataFrame({"a": [0.95, 0.9501, 0.954], "b": [0.95, 0.953, 0.956]})
+    assert skewed(two_near) == []  # 0.954 is far in the deviations of "a", but not in those of "b"

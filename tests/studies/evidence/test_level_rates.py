@@ -29,7 +29,7 @@ def unstable(rng: np.random.Generator, tables: int, seeds: int, failures: int) -
     return values
 
 
-def each(values: np.ndarray, decide: Callable[[pd.DataFrame], bool]) -> np.ndarray:
+def decisions(values: np.ndarray, decide: Callable[[pd.DataFrame], bool]) -> np.ndarray:
     """Return a decision on each table [tables, seeds, arms]."""
     return np.array([decide(pd.DataFrame(table)) for table in values])
 
@@ -37,19 +37,19 @@ def each(values: np.ndarray, decide: Callable[[pd.DataFrame], bool]) -> np.ndarr
 def called_best(rng, tables, seeds, failures):
     """The level that fails is called the best level."""
     values = unstable(rng, tables, seeds, failures)
-    return each(values, lambda table: best_level(table, ACCURACY) == 0)
+    return decisions(values, lambda table: best_level(table, ACCURACY) == 0)
 
 
 def called_equal(rng, tables, seeds):
     """The losses of two levels differ by the margin of 5%, and the levels are called equal."""
     base = 2.0 + 0.1 * rng.normal(size=(tables, seeds))
     arm = 1.05 * base + 0.02 * rng.normal(size=(tables, seeds))
-    return each(np.stack([base, arm], axis=-1), lambda table: equal(table, LOSS))
+    return decisions(np.stack([base, arm], axis=-1), lambda table: equal(table, LOSS))
 
 
 def called_skewed(rng, tables, seeds, arms):
     """An arm of a table of normal results is said to have an outlier."""
-    return each(rng.normal(size=(tables, seeds, arms)), lambda table: bool(skewed(table)))
+    return decisions(rng.normal(size=(tables, seeds, arms)), lambda table: bool(skewed(table)))
 
 
 RATES = [
