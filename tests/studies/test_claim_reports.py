@@ -109,7 +109,7 @@ def test_terminal_shows_the_claims_before_the_table(written: Report):
 def test_claim_with_a_metric_is_decided_by_this_metric(root: Path):
     """The training loss is the same for all arms, so the arm is neither better nor worse."""
     decision = evidence(root, planned(), CLAIMED).claims[3]
-    assert (decision.verdict, decision.metric, decision.estimate) == (INCONCLUSIVE, "train/loss", 0)
+    assert (decision.verdict, decision.metric, decision.estimate) == (INCONCLUSIVE, "train/loss", 1)
     assert decision.text == "foof is better than sgd, for the train loss"
 
 
@@ -184,6 +184,6 @@ def test_section_has_a_row_for_each_tested_claim():
     assert isinstance(second, Paragraph) and second.label == "Not tested"
     assert isinstance(notes, Paragraph) and notes.note
     assert table.rows == [
-        ["nysact-s rank=* is better than sgd", "supported", "nysact-s rank=40", "5", "+0.1300",
+        ["nysact-s rank=* is better than sgd", "supported", "nysact-s rank=40", "5", "gain +0.1300",
          "[+0.1000, +0.1600]", "0.003", "supported", "-"]
     ]  # fmt: skip

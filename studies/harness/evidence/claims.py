@@ -43,9 +43,10 @@ INCONCLUSIVE, NOT_TESTED = "inconclusive", "not tested"
 class Decision:
     """The decision on a claim.
 
-    The gain of an arm is its difference from the base, positive if the arm is better. The pair that
-    decides is the one that supports the claim least or, if the claim is contradicted, the one that
-    contradicts it most.
+    The effect of an arm is its gain, the difference from the base that is positive if the arm is
+    better, or the ratio of its error to that of the base (see `gains`). The pair that decides is
+    the one that supports the claim least or, if the claim is contradicted, the one that contradicts
+    it most.
 
     Attributes:
         claim: The claim.
@@ -57,10 +58,12 @@ class Decision:
         base: The base of this pair.
         pairs: Number of pairs that the claim compares.
         n: Number of common seeds of the pair that decides.
-        estimate: The mean gain of this pair; nan if one of its trials failed.
-        ci_lo: Lower end of the 95% t-interval of the mean gain; it is not corrected.
+        is_ratio: True if the effect is a ratio, whose mean over seeds is the geometric one.
+        estimate: The mean effect of this pair; nan if one of its trials failed.
+        ci_lo: Lower end of the 95% t-interval of the mean effect; it is not corrected.
         ci_hi: Upper end of the interval.
-        margin: The margin in the unit of the metric; 0 for a claim without a margin.
+        margin: The margin of a gain in the unit of the metric, or of a ratio as a share; 0 for a
+            claim without a margin.
         p: The p-value after Holm's correction.
         e: The e-value of the test with the smaller anytime-valid p-value.
         anytime_verdict: The verdict that stays valid if seeds are added after looking.
@@ -78,6 +81,7 @@ class Decision:
     base: str = ""
     pairs: int = 0
     n: int = 0
+    is_ratio: bool = False
     estimate: float = math.nan
     ci_lo: float = math.nan
     ci_hi: float = math.nan
@@ -132,16 +136,18 @@ def _test(claim: Claim, table: Table | None, workload: str) -> ClaimTest | Decis
 
 def statement(claim: Claim, table: Table | None) -> str:
     """Return a claim as a sentence with its margin, and with its metric if it has its own."""
-    margin = margin_words(claim, table.metric) if table else ""
+    margin = margin_words(claim, table) if table else ""
     metric = f", for the {words(claim.metric)}" if claim.metric else ""
     return claim.statement(margin) + metric
 
 
-def margin_words(claim: Claim, metric: str) -> str:
-    """Return a margin such as `0.30 percentage points` or `5% of the mean of sgd`."""
-    show = unit(metric)
+def margin_words(claim: Claim, table: Table) -> str:
+    """Return a margin such as `0.30 percentage points`, `5%` or `5% of the mean of sgd`."""
+    show = unit(table.metric)
     if show.percent:
         return f"{show.show(claim.points)} {show.difference}"
+    if table.has_ratios:
+        return f"{100 * claim.share:g}%"
     base = claim.base.base if isinstance(claim.base, Change) else claim.base
     return f"{100 * claim.share:g}% of the mean{f' of {base}' if base else ''}"
 
@@ -212,6 +218,11 @@ class ClaimTest:
         test = self._deciding(verdict)
         pair = test % len(self.pairs)
         arm, base = map(str, self.pairs[pair])
+        gain = [float(part[pair]) for part in (self.gains.mean, self.gains.ci_lo, self.gains.ci_hi)]
+        margin = mean_margin(self.margins[pair])
+        if self.table.has_ratios:
+            gain = [math.exp(-gain[i]) for i in (0, 2, 1)]
+            margin = math.expm1(margin)
         return Decision(
             claim=self.claim,
             text=statement(self.claim, self.table),
@@ -221,10 +232,9 @@ class ClaimTest:
             base=base,
             pairs=len(self.pairs),
             n=int(self.n[pair]),
-            estimate=float(self.gains.mean[pair]),
-            ci_lo=float(self.gains.ci_lo[pair]),
-            ci_hi=float(self.gains.ci_hi[pair]),
-            margin=mean_margin(self.margins[pair]),
+            is_ratio=self.table.has_ratios,
+            **dict(zip(("estimate", "ci_lo", "ci_hi"), gain, strict=True)),
+            margin=margin,
             p=p,
             e=float(self.e[0] if self.anytime[0] <= self.anytime[1] else self.e[1]),
             anytime_verdict=_verdict(self.anytime, anytime_p),

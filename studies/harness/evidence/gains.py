@@ -1,7 +1,9 @@
 """The gains that decide a claim, by seed.
 
-A gain is the difference of an arm from its base, positive if the arm is better. nan is a seed
-without a result of both arms.
+A gain is the difference of an arm from its base, positive if the arm is better. Errors, times and
+other positive values of which smaller ones are better are compared by their ratios: their gain is
+log(base / arm). The noise of such values is usually proportional to their size, so that the ratios
+vary less over seeds than the differences. nan is a seed without a result of both arms.
 """
 
 from __future__ import annotations
@@ -32,25 +34,45 @@ class Table(NamedTuple):
     metric: str
     step: float = 0.0
 
+    @property
+    def has_ratios(self) -> bool:
+        """True if the values are compared by their ratios."""
+        return has_ratios(self.values.to_numpy(dtype=float), self.metric)
+
+
+def has_ratios(values: np.ndarray, metric: str) -> bool:
+    """Return True if values are compared by their ratios: smaller ones are better, all positive."""
+    return not higher_is_better(metric) and bool((values[np.isfinite(values)] > 0).all())
+
+
+def oriented(values: np.ndarray, metric: str) -> np.ndarray:
+    """Return values, or their logarithms if they have ratios, so that larger ones are better."""
+    if higher_is_better(metric):
+        return values
+    return -np.log(values) if has_ratios(values, metric) else -values
+
 
 def values_of(table: Table, side: Side) -> np.ndarray:
-    """Return the values `[seeds]` of a side of a pair; larger values are better."""
+    """Return the values `[seeds]` of a side of a pair, or their logarithms; larger ones are better."""
     if isinstance(side, Change):
         return subtract(values_of(table, side.arm), values_of(table, side.base))
-    values = table.values[side].to_numpy(dtype=float)
-    return values if higher_is_better(table.metric) else -values
+    values = table.values.to_numpy(dtype=float)
+    return oriented(values, table.metric)[:, table.values.columns.get_loc(side)]
 
 
 def margins_of(claim: Claim, table: Table, base: Side) -> np.ndarray:
     """Return the margin for each seed `[seeds]`; 0 for a claim without a margin.
 
-    A relative margin is a share of the base's value under the same seed. The test therefore
-    includes the uncertainty of the base. It is 0 for a failed base, which is the worst anyway.
+    If the values are not compared by their ratios, a relative margin is a share of the base's value
+    under the same seed. The test therefore includes the uncertainty of the base. It is 0 for a
+    failed base, which is the worst anyway.
     """
     if not (claim.LOWER or claim.UPPER):
         return np.zeros(len(table.values))
     if unit(table.metric).percent:
         return np.full(len(table.values), claim.points)
+    if table.has_ratios:
+        return np.full(len(table.values), math.log1p(claim.share))
     size = np.abs(values_of(table, base.base if isinstance(base, Change) else base))
     return claim.share * np.where(np.isinf(size), 0.0, size)
 

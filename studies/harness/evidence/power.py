@@ -11,7 +11,8 @@ import numpy as np
 
 from studies.harness.design import matching
 from studies.harness.design.claims import Claim
-from studies.harness.evidence.metrics import claim_metric, count, unit
+from studies.harness.evidence.gains import oriented
+from studies.harness.evidence.metrics import claim_metric, count, higher_is_better, unit, words
 from studies.harness.statistics.paired import moments
 from studies.harness.statistics.planning import MOST, seeds_needed, smallest_effect
 from trainables.config import TrialConfig
@@ -37,7 +38,8 @@ class Power:
             claims, that of the pairs.
         seeds: The number of seeds.
         effect: The smallest gain in SDs of the gain over seeds; infinite below two seeds.
-        gains: The smallest gain in the unit of the metric, by metric, where the SD is known.
+        gains: The smallest gain, by metric, where the SD is known: a difference or, for errors, the
+            logarithm of a ratio (see `gains`).
         spreads: The SD of the gain over seeds, by metric, where it is known.
         seeds_for_one_sd: The number of seeds that detects a gain of one SD; None above 1000.
         seeds_to_conclude: The number of seeds with which the effect is at most `LARGEST`.
@@ -105,7 +107,7 @@ def power(
 
 
 def gain_spreads(root: Path, workload: str, metrics: Iterable[str]) -> dict[str, float]:
-    """Return the SD over seeds of the difference of two configurations of a workload, by metric.
+    """Return the SD over seeds of the gain between two configurations of a workload, by metric.
 
     It is the median over all pairs of configurations with two or more common completed seeds. A
     metric without such a pair is omitted.
@@ -131,6 +133,7 @@ def _median_sd(results: Sequence[tuple[str, int, Mapping[str, float]]], metric: 
     table = np.full((len(groups), len(seeds)), np.nan)
     for key, seed, values in results:
         table[groups[key], seeds[seed]] = values.get(metric, np.nan)
+    table = oriented(table, metric)
     first, second = np.triu_indices(len(groups), 1)
     n, _, sd = moments(table[first] - table[second])
     return float(np.median(sd[n > 1])) if (n > 1).any() else math.nan
@@ -173,11 +176,15 @@ def warnings(power: Power) -> list[str]:
 def _gain(power: Power) -> str:
     """Return the smallest gain, such as `0.31 percentage points (3.3 SDs)` or `3.3 SDs`."""
     sds = f"{power.effect:.1f} SDs"
-    values = [
-        f"{unit(metric).show(gain)} {unit(metric).difference}"
-        for metric, gain in power.gains.items()
-    ]
+    values = [_size(metric, gain) for metric, gain in power.gains.items()]
     return f"{' or '.join(values)} ({sds})" if values else sds
+
+
+def _size(metric: str, gain: float) -> str:
+    """Return a gain, such as `0.31 percentage points` or `a 20% smaller test mse`."""
+    if not higher_is_better(metric):
+        return f"a {-math.expm1(-gain):.0%} smaller {words(metric)}"
+    return f"{unit(metric).show(gain)} {unit(metric).difference}"
 
 
 def _source(power: Power) -> str:
@@ -187,9 +194,7 @@ def _source(power: Power) -> str:
             "The SD is the standard deviation of the gain over seeds; it is not known, because no "
             "two configurations of this workload have two common completed seeds yet."
         )
-    values = [
-        f"{unit(metric).show(sd)} {unit(metric).difference}" for metric, sd in power.spreads.items()
-    ]
+    values = [_size(metric, sd) for metric, sd in power.spreads.items()]
     return (
         f"The SD of a gain over seeds is {' and '.join(values)}, the median over all pairs of "
         "completed configurations of this workload."

@@ -16,7 +16,7 @@ from studies.harness.statistics.planning import MOST
 
 NO_CLAIMS = "This study has no claims. All comparisons in this report are exploratory."
 UNDECIDABLE = "This study cannot decide these statements of the paper:"
-HEADER = ["claim", "verdict", "pair", "n", "gain", "95% t-interval", "p (Holm)"]
+HEADER = ["claim", "verdict", "pair", "n", "effect", "95% t-interval", "p (Holm)"]
 HEADER += ["anytime-valid", "seeds to decide"]
 
 
@@ -82,14 +82,15 @@ def _details(decision: Decision, family: int) -> str:
 
 
 def _pair(decision: Decision) -> str:
-    """Return the gain of the pair that decides, such as `gain +0.13 [+0.10, +0.16] mse`."""
+    """Return the effect in the pair that decides, such as `gain +0.13 [+0.10, +0.16] points`."""
     show = unit(decision.metric)
-    gain = f"{_estimate(decision)} {show.difference}"
     missing = math.isnan(decision.estimate)
+    effect = f"{_estimate(decision)} {_interval(decision)}"
+    effect += "" if decision.is_ratio else f" {show.difference}"
     if decision.pairs == 1:
-        return decision.reason if missing else f"gain {gain}"
+        return decision.reason if missing else effect
     role = "clearest against it" if decision.verdict == CONTRADICTED else "least clear"
-    value = "" if missing else f", gain {gain}"
+    value = "" if missing else f", {effect}"
     reason = f"; {decision.reason}" if decision.reason else ""
     return f"{role} of {decision.pairs} pairs: {_name(decision)}{value}{reason}"
 
@@ -103,9 +104,18 @@ def _name(decision: Decision) -> str:
 
 
 def _estimate(decision: Decision) -> str:
-    show = unit(decision.metric)
-    interval = show.interval(decision.ci_lo, decision.ci_hi, signed=True)
-    return f"{show.show(decision.estimate, signed=True)} {interval}"
+    """Return the effect, such as `gain +0.13` or `ratio 0.56`."""
+    if math.isnan(decision.estimate):
+        return "-"
+    if decision.is_ratio:
+        return f"ratio {decision.estimate:#.3g}"
+    return f"gain {unit(decision.metric).show(decision.estimate, signed=True)}"
+
+
+def _interval(decision: Decision) -> str:
+    if decision.is_ratio and not math.isnan(decision.ci_lo):
+        return f"[{decision.ci_lo:#.3g}, {decision.ci_hi:#.3g}]"
+    return unit(decision.metric).interval(decision.ci_lo, decision.ci_hi, signed=True)
 
 
 def _anytime(decision: Decision) -> str:
@@ -130,10 +140,9 @@ def _seeds(decision: Decision) -> str:
 
 
 def _table(decisions: Sequence[Decision], metric: str) -> Table:
-    header = [f"{name} ({unit(metric).difference})" if name == "gain" else name for name in HEADER]
     return Table(
         name="claims",
-        header=header,
+        header=HEADER,
         rows=[_row(decision, metric) for decision in decisions],
         text=(0, 1, 2, 7),
         bold={(i, 1) for i, row in enumerate(decisions) if row.verdict != INCONCLUSIVE},
@@ -142,15 +151,14 @@ def _table(decisions: Sequence[Decision], metric: str) -> Table:
 
 
 def _row(decision: Decision, metric: str) -> list[str]:
-    show = unit(decision.metric)
-    other = f" {show.difference}" if decision.metric != metric else ""
+    other = f" {words(decision.metric)}" if decision.metric != metric else ""
     return [
         decision.claim.text,
         decision.verdict,
         _name(decision),
         str(decision.n),
-        show.show(decision.estimate, signed=True) + other,
-        show.interval(decision.ci_lo, decision.ci_hi, signed=True),
+        _estimate(decision) + other,
+        _interval(decision),
         probability(decision.p),
         decision.anytime_verdict,
         "-" if decision.seeds is None else str(decision.seeds),
@@ -159,10 +167,11 @@ def _row(decision: Decision, metric: str) -> list[str]:
 
 def _notes(decisions: Sequence[Decision], metric: str) -> Text:
     notes = [
-        f"The gain is the mean difference of the arm from the base over n common seeds, in "
-        f"{unit(metric).difference} unless another unit is stated; it is positive if the arm is "
-        f"better. The metric is the {words(metric)} after the last epoch, unless the claim names "
-        "another one. The intervals are not corrected.",
+        f"The effect is over n common seeds. The metric is the {words(metric)}, unless the claim "
+        "names another one. A gain is the mean difference of the arm from the base, positive if the "
+        "arm is better. A ratio is that of the arm's error to the error of the base (the geometric "
+        "mean over the seeds), below 1 if the arm is better; its t-test is that of the logarithms. "
+        "The intervals are not corrected.",
         "p is twice the smaller p-value of two one-sided paired t-tests, one for the claim and one "
         f"against it, Holm-corrected over {count(len(decisions), 'tested claim')}. The verdict is "
         "at the 5% level. It is valid if the number of seeds was chosen before the results were "

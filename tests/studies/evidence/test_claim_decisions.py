@@ -54,18 +54,22 @@ def test_superiority_is_a_paired_t_test():
     assert (opposite.verdict, opposite.estimate) == (CONTRADICTED, -decision.estimate)
 
 
-def test_relative_margin_includes_the_uncertainty_of_the_base():
+def test_errors_are_compared_by_their_ratios():
     claim = NotWorse("nysact rank=5", than="foof", share=0.02)
     gains = VALUES["nysact rank=5"] - VALUES["foof"]
     absolute = decide_single(claim)  # a metric in percent has an absolute margin
     assert absolute.p == pytest.approx(two_sided(greater(gains + 0.003), greater(-gains - 0.003)))
     assert absolute.margin == pytest.approx(0.003)
     assert "by more than 0.30 percentage points" in absolute.text
-    share = VALUES["nysact rank=5"] - 0.98 * VALUES["foof"]
-    relative = decide_single(claim, -VALUES, MSE)
-    assert relative.p == pytest.approx(two_sided(greater(share), greater(-share)))
-    assert relative.margin == pytest.approx(0.02 * VALUES["foof"].mean())
-    assert relative.text.endswith("by more than 2% of the mean of foof")
+    log_ratio = np.log(VALUES["foof"] / VALUES["nysact rank=5"])
+    relative = decide_single(claim, 1 / VALUES, MSE)
+    shifted = np.log(1.02) - log_ratio
+    assert relative.p == pytest.approx(two_sided(greater(shifted), greater(-shifted)))
+    assert relative.estimate == pytest.approx(np.exp(log_ratio.mean()))
+    interval = stats.ttest_1samp(log_ratio, 0).confidence_interval()
+    assert (relative.ci_lo, relative.ci_hi) == pytest.approx(np.exp([interval.low, interval.high]))
+    assert relative.is_ratio and relative.margin == pytest.approx(0.02)
+    assert relative.text.endswith("by more than 2%")
     # With a larger margin, the same gain supports the claim.
     assert decide_single(NotWorse("nysact rank=5", than="foof", points=0.03)).verdict == SUPPORTED
 
@@ -124,9 +128,23 @@ def test_anytime_decision_uses_the_order_of_the_seeds():
 def test_smaller_values_are_better_for_an_error():
     claims = [Better("foof", than="sgd"), NotWorse("sgd", than="nysact rank=*", points=0.05)]
     higher = decide(claims, VALUES, ACCURACY)
-    lower = decide([claims[0]], 1 - VALUES, MSE)
-    assert lower[0].p == pytest.approx(decide_single(claims[0]).p)
-    assert lower[0].estimate == pytest.approx(higher[0].estimate)
+    lower = decide(claims, np.exp(-VALUES), MSE)
+    assert [row.verdict for row in lower] == [row.verdict for row in higher]
+    assert decide_single(claims[0], np.exp(-VALUES), MSE).p == pytest.approx(
+        decide_single(claims[0]).p
+    )
+    assert lower[0].estimate == pytest.approx(np.exp(-higher[0].estimate))
+
+
+def test_values_that_may_be_0_are_compared_by_their_differences():
+    """The margin is then a share of the base under the same seed."""
+    values = 1 - VALUES
+    values.iloc[0, 0] = 0.0
+    claim = NotWorse("nysact rank=5", than="foof", share=0.02)
+    gains = values["foof"] * 1.02 - values["nysact rank=5"]
+    decision = decide_single(claim, values, MSE)
+    assert decision.p == pytest.approx(two_sided(greater(gains), greater(-gains)))
+    assert not decision.is_ratio and decision.text.endswith("by more than 2% of the mean of foof")
 
 
 # ---------------------------------------------------------------------- failures and missing values

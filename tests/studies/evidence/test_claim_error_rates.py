@@ -20,7 +20,7 @@ from studies.harness.design.claims import Better, Claim, Equivalent, NotWorse
 from studies.harness.evidence import claims as engine
 from studies.harness.evidence.claims import CONTRADICTED, SUPPORTED, decide
 
-MARGINS = {"points": 0.01, "share": 0.02}  # both are 0.01 of the base's mean of 0.5
+MARGINS = {"points": 0.01, "share": 0.02}
 CLAIMS: list[Claim] = [
     Better("a *", than="base"),
     NotWorse("b *", than="base", **MARGINS),
@@ -40,10 +40,11 @@ def results(
     rng: np.random.Generator, metric: str, failing: float, gains: Mapping[str, float]
 ) -> pd.DataFrame:
     """Return results of arms with these true gains, in margins; a failure is infinite."""
-    better = 1 if metric == "test/accuracy" else -1
     noise = rng.normal(size=(SEEDS, len(gains))) + rng.normal(size=(SEEDS, 1))
-    values = 0.5 + better * 0.01 * np.array([*gains.values()]) + 0.001 * noise
-    values[rng.random(values.shape) < failing] = -better * np.inf
+    sizes = np.array([*gains.values()]) + 0.1 * noise
+    higher = metric == "test/accuracy"
+    values = 0.5 + MARGINS["points"] * sizes if higher else (1 + MARGINS["share"]) ** -sizes
+    values[rng.random(values.shape) < failing] = -np.inf if higher else np.inf
     return pd.DataFrame(values, columns=list(gains))
 
 
