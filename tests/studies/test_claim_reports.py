@@ -171,7 +171,7 @@ def test_pair_with_a_failure_has_no_mean_gain():
     (record,) = records(decide([Better("a", than="sgd")], values, "test/mse"))
     assert record["estimate"] is None and record["seeds"] is None
     assert (
-        "(a trial of this pair has the worst result, so the decision is by ranks; p = "
+        "(rank test, because a trial has the worst result; p = "
         in record["sentence"]
     )
 

@@ -263,7 +263,7 @@ class ClaimTest:
         """Return why the pair has no estimate, or how many pairs have no test; or an empty text."""
         missing = int(np.sum(self.n < 2))
         if self.failed[pair]:
-            return "a trial of this pair has the worst result, so the decision is by ranks"
+            return "rank test, because a trial has the worst result"
         if missing:
             return f"{count(missing, 'pair')} without two common seeds"
         return ""
