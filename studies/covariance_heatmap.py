@@ -17,8 +17,8 @@ PROBE = Probe(
         NotWorse("column sketch of layer *", than="Gaussian sketch of layer *"),
     ],
     undecidable=(
-        "the sampled columns recover the whole covariance: the paper states no error; the first "
-        "claim is this project's limit, a relative error of one half in every layer",
+        "the sampled columns recover the whole covariance: the paper states no error; the limit in "
+        "the first claim, a relative error of one half in every layer, is this project's",
     ),
     measurement=Covariances(rank=10, draws=10),
     workload="digits/cnn",

@@ -170,10 +170,7 @@ def test_pair_with_a_failure_has_no_mean_gain():
     values = pd.DataFrame({"sgd": [0.5] * 5, "a": [inf, inf, inf, 0.4, 0.41]})
     (record,) = records(decide([Better("a", than="sgd")], values, "test/mse"))
     assert record["estimate"] is None and record["seeds"] is None
-    assert (
-        "(rank test, because a trial has the worst result; p = "
-        in record["sentence"]
-    )
+    assert "(rank test, because a trial has the worst result; p = " in record["sentence"]
 
 
 def test_section_has_a_row_for_each_tested_claim():

@@ -1,6 +1,7 @@
 """The verdict on the levels of a factor: equivalent, best at an edge or inside, inconclusive.
 
-Levels are compared by seed. A trial that ended without a result counts as the worst of its seed.
+Levels are compared by the differences of their values under each seed, also for errors. A trial
+that ended without a result counts as the worst of its seed.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def margin(metric: str) -> str:
     return (
         f"{100 * POINTS:g} {show.difference}"
         if show.percent
-        else f"{SHARE:.0%} of the smaller mean"
+        else f"{SHARE:.0%} of the smaller result of each seed"
     )
 
 

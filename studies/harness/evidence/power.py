@@ -20,7 +20,7 @@ from trainables.files import read_lines
 from trainables.store import COMPLETED, read_config, read_status, trial_folders
 
 SIMILAR = "The table of all pairs detects smaller gains if all arms have similar noise."
-LARGEST = 5.0  # SDs; a design that detects larger gains only cannot conclude anything
+LARGEST = 5.0  # SDs; a design that detects only larger gains cannot conclude anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Power:
     """The smallest gains that a design detects.
 
     A gain is detected if a claim about one pair of arms is decided in 80% of all repetitions of the
-    study, after the correction. For a claim with a margin, it is the distance from the margin.
+    study, after the correction. If a claim has a margin, the gain is the distance from the margin.
 
     Attributes:
         claims: The claims that can be tested.
@@ -127,7 +127,7 @@ def _results(root: Path, workload: str) -> Iterator[tuple[str, int, Mapping[str,
 
 
 def _median_sd(results: Sequence[tuple[str, int, Mapping[str, float]]], metric: str) -> float:
-    """Return the median SD over seeds of the differences of two groups; nan without any."""
+    """Return the median over pairs of groups of the SD of the gain; nan without such a pair."""
     seeds = {seed: i for i, seed in enumerate(sorted({seed for _, seed, _ in results}))}
     groups = {key: i for i, key in enumerate(dict.fromkeys(key for key, _, _ in results))}
     table = np.full((len(groups), len(seeds)), np.nan)
@@ -140,7 +140,7 @@ def _median_sd(results: Sequence[tuple[str, int, Mapping[str, float]]], metric: 
 
 
 def sentences(power: Power) -> list[str]:
-    """Return what a design can detect."""
+    """Return sentences about the smallest gains that a design detects, with its `warnings`."""
     if power.seeds < 2 or not power.pairs:
         return warnings(power)
     pairs = f"{count(power.pairs, 'pair')} of arms"
@@ -194,7 +194,12 @@ def _source(power: Power) -> str:
             "The SD is the standard deviation of the gain over seeds; it is not known, because no "
             "two configurations of this workload have two common completed seeds yet."
         )
-    values = [_size(metric, sd) for metric, sd in power.spreads.items()]
+    values = [
+        f"{unit(metric).show(sd)} {unit(metric).difference}"
+        if higher_is_better(metric)
+        else f"a factor of {math.exp(sd):.2f} in the {words(metric)}"
+        for metric, sd in power.spreads.items()
+    ]
     return (
         f"The SD of a gain over seeds is {' and '.join(values)}, the median over all pairs of "
         "completed configurations of this workload."

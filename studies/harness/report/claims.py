@@ -169,9 +169,9 @@ def _notes(decisions: Sequence[Decision], metric: str) -> Text:
     notes = [
         f"The effect is over n common seeds. The metric is the {words(metric)}, unless the claim "
         "names another one. A gain is the mean difference of the arm from the base, positive if the "
-        "arm is better. A ratio is that of the arm's error to the error of the base (the geometric "
-        "mean over the seeds), below 1 if the arm is better; its t-test is that of the logarithms. "
-        "The intervals are not corrected.",
+        "arm is better. A ratio is the value of the arm divided by that of the base, as a geometric "
+        "mean over the seeds. It is below 1 if the arm is better, and its t-test is computed from "
+        "the logarithms. The intervals are not corrected.",
         "p is twice the smaller p-value of two one-sided paired t-tests, one for the claim and one "
         f"against it, Holm-corrected over {count(len(decisions), 'tested claim')}. The verdict is "
         "at the 5% level. It is valid if the number of seeds was chosen before the results were "

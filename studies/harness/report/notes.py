@@ -96,8 +96,8 @@ def power(evidence: Evidence) -> str:
         f"{show.show(detectable.sd)} {show.difference} (pooled over pairs)."
     )
     text += (
-        " The test of all pairs averages the variances of similar pairs, and can detect somewhat "
-        "smaller differences."
+        " The test of all pairs averages the variance of each pair with that of the others, and can "
+        "detect somewhat smaller differences."
     )
     if detectable.conclusive:
         return text
