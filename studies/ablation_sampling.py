@@ -6,10 +6,10 @@ sketches, but it computes the inverse with the last sketch only. Two other varia
 sketch without this mismatch: `"window"` redraws after each inverse and converts the average to the
 new sketch; `"joint"` redraws at every update and averages the sketches, too.
 
-For numerical stability, both add a shift to the sketch before they compute the inverse. The shift
-of Algorithm 1 (`shift="tropp"`) is as small as the rounding error, and that of the released code
-(`"official"`) is at least the damping. docs/algorithms.md has the formulas. No paper compares these
-variants, so the claim is this project's.
+For numerical stability, Algorithm 1 and the released code add a shift to the sketch before they
+compute the inverse. The shift of Algorithm 1 (`shift="tropp"`) is as small as the rounding error,
+and that of the released code (`"official"`) is at least the damping. docs/algorithms.md has the
+formulas. No paper compares these variants, so the claims are this project's.
 """
 
 from studies import Arm, Equivalent, LevelFigure, Study, grid, main

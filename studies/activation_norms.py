@@ -1,6 +1,7 @@
 """NysAct, Section 5, Figure 2: norms of the activation covariances while SGD trains a network.
 
-The proof of convergence requires the bounds of the claim (Assumption 5.3).
+The proof of convergence requires that these norms are bounded (Assumption 5.3). The claim is that
+they no longer change at the end of the training.
 """
 
 from studies import Equivalent, Norms, Probe, main
@@ -10,7 +11,7 @@ PROBE = Probe(
     title="Norms of activation covariances during training",
     paper="NysAct",
     table="Section 5, Figure 2",
-    # A norm that neither grows nor falls at the end of the training has reached its bounds.
+    # A norm that neither grows nor falls at the end of the training is taken to be bounded.
     claims=[Equivalent("layer * in the last tenth", to="layer * in the previous tenth", share=0.1)],
     undecidable=(
         "the norms and eigenvalues are bounded in every iteration (Assumption 5.3): a training of "

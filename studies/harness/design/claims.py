@@ -16,18 +16,20 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple, Self
 
 POINTS = 0.003  # the default margin of a metric in percent: 0.3 percentage points
-SHARE = 0.05  # the default margin of all other metrics: 5% of the mean of the base
+SHARE = 0.05  # the default margin of all other metrics: 5%
 
 
 class Change(NamedTuple):
-    """The difference of two arms, for claims that compare the effects of a factor.
+    """The change from one arm to another, for claims that compare the effects of a factor.
+
+    It is the difference of their values or, for errors, the ratio.
 
     `Better(Change("nysact-s batch_size=1024", "nysact-s batch_size=128"), than=Change(...))` states
     that the larger batch size costs the first optimizer less than the second.
 
     Attributes:
         arm: The label of an arm.
-        base: The label of the arm that is subtracted.
+        base: The label of the arm that is subtracted, or by which an error is divided.
     """
 
     arm: str
@@ -48,12 +50,14 @@ class Claim(ABC):
     Attributes:
         LOWER: The smallest gain that the claim allows, in margins; None if it has no lower limit.
         UPPER: The largest gain that the claim allows, in margins; None if it has no upper limit.
-            The gain is the difference of the arm from the base, positive if the arm is better.
+            The gain is positive if the arm is better; `evidence.gains` defines it.
         arm: The arms.
         points: The margin of a metric that is shown in percent, as a fraction: 0.003 is 0.3
             percentage points.
-        share: The margin of any other metric, as a share of the mean of the base. If the base is a
-            `Change`, it is a share of the mean of the arm that is subtracted.
+        share: The margin of any other metric. Errors and other positive values of which smaller
+            ones are better are compared by their ratios: 0.05 is a factor of 1.05. For all other
+            values it is a share of the mean of the base or, if the base is a `Change`, of the arm
+            that is subtracted.
         metric: The metric, such as `train/loss`; empty for the metric of the study's tables.
         on: The workloads on which the claim is tested, in which `*` stands for any text.
     """

@@ -19,9 +19,9 @@ class Facts:
         title: Title of the report.
         paper: Name of the paper whose result is reproduced; `ours` for a user-defined artefact.
         table: The table or figure of the paper; may be empty.
-        claims: The claims that the results support or contradict. They are corrected together, so
-            that the report decides one of them wrongly with a probability of at most 5%. Without
-            claims, the report is exploratory.
+        claims: The claims that the results support or contradict. They are corrected together:
+            the probability of one or more false decisions is at most 5%. Without claims, the
+            report is exploratory.
         claimed_by_paper: False if the claims are this project's and not the paper's.
         undecidable: Statements of the paper that the artefact cannot decide, each with the reason.
         published: The workloads that the paper uses, each with the settings of the paper that

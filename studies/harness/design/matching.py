@@ -48,9 +48,10 @@ def matches(side: Side, labels: Collection[str]) -> list[Match]:
 
 
 def _join(arms: Iterable[Match], bases: Iterable[Match]) -> list[tuple[Match, Match]]:
-    """Return the pairs of different sides with the same text at each `*` that both have.
+    """Return the pairs of different sides in which each `*` stands for the same text.
 
-    The first `*` of one side corresponds to the first of the other side, and so on.
+    The first `*` of one side corresponds to the first of the other side, and so on. If one side has
+    more `*` than the other, its last ones may stand for any text.
     """
     return [
         (arm, base)
@@ -75,7 +76,7 @@ def unmatched(claim: Claim, labels: Collection[str], where: str) -> str:
     Args:
         claim: The claim.
         labels: The labels of all arms.
-        where: What the labels are, such as `this plan`.
+        where: The name of the set of arms in the message, such as `this plan`.
 
     Returns:
         A clause, or an empty text if the claim compares at least one pair.

@@ -43,8 +43,8 @@ class Evidence:
         centres: The difference of each level from the recipe's value.
         levels: A verdict on each optimizer's levels of each factor.
         claims: The decision on each claim of the study.
-        power: The smallest difference that the seeds can detect; None if no arm has two completed
-            seeds.
+        power: The smallest difference that the seeds can detect; None if no two arms without
+            failures have two common seeds.
         published: The comparison with the paper; None if the paper has no numbers.
     """
 
@@ -85,7 +85,10 @@ class Evidence:
         )
 
     def compared(self, facts: Facts, results: Sequence[Measured]) -> Evidence:
-        """Return this evidence with `published`, which compares the arms and `results` with the paper."""
+        """Return this evidence with `published`.
+
+        It is the comparison of the arms, and of the additional `results`, with the paper.
+        """
         groups = [*by_arm.measured(self.trials, self.frame, self.metric), *results]
         workloads = {trial.config.workload for trial in self.trials}
         return replace(self, published=against(facts, groups, workloads))

@@ -1,4 +1,4 @@
-"""Trials by arm: means, values by seed, curves.
+"""The trials of each arm: means, values by seed, curves.
 
 Means are over the finite values of completed trials; all other trials are counted. In the values by
 seed, which decisions use, a trial that ended without a result has the worst possible value.
@@ -158,7 +158,7 @@ def measured(trials: Sequence[Trial], frame: pd.DataFrame, metric: str) -> list[
 
 
 def metrics(frame: pd.DataFrame, arms: pd.DataFrame) -> dict[str, float]:
-    """Return summary metrics by name: trials by status, and each arm's mean with its interval.
+    """Return summary metrics by name: the trials by status, and each arm's mean, SD and interval.
 
     `arms` is the `group` of those trials in `frame` whose means are results; it may be empty.
     """

@@ -43,10 +43,10 @@ INCONCLUSIVE, NOT_TESTED = "inconclusive", "not tested"
 class Decision:
     """The decision on a claim.
 
-    The effect of an arm is its gain, the difference from the base that is positive if the arm is
-    better, or the ratio of its error to that of the base (see `gains`). The pair that decides is
-    the one that supports the claim least or, if the claim is contradicted, the one that contradicts
-    it most.
+    The effect of an arm is its gain: the difference from the base, positive if the arm is better.
+    For errors, it is the ratio of the arm's error to the base's (see `gains`). The pair that
+    decides is the one that supports the claim least or, if the claim is contradicted, the one that
+    contradicts it most.
 
     Attributes:
         claim: The claim.
@@ -58,12 +58,12 @@ class Decision:
         base: The base of this pair.
         pairs: Number of pairs that the claim compares.
         n: Number of common seeds of the pair that decides.
-        is_ratio: True if the effect is a ratio, whose mean over seeds is the geometric one.
+        is_ratio: True if the effect is a ratio. Its mean over seeds is the geometric mean.
         estimate: The mean effect of this pair; nan if one of its trials failed.
         ci_lo: Lower end of the 95% t-interval of the mean effect; it is not corrected.
         ci_hi: Upper end of the interval.
-        margin: The margin of a gain in the unit of the metric, or of a ratio as a share; 0 for a
-            claim without a margin.
+        margin: The margin of a gain in the unit of the metric, or that of a ratio as a share (0.05
+            is 5%); 0 for a claim without a margin.
         p: The p-value after Holm's correction.
         e: The e-value of the test with the smaller anytime-valid p-value.
         anytime_verdict: The verdict that stays valid if seeds are added after looking.
@@ -135,14 +135,17 @@ def _test(claim: Claim, table: Table | None, workload: str) -> ClaimTest | Decis
 
 
 def statement(claim: Claim, table: Table | None) -> str:
-    """Return a claim as a sentence with its margin, and with its metric if it has its own."""
+    """Return a claim as a sentence with its margin, and with the metric if the claim names one."""
     margin = margin_words(claim, table) if table else ""
     metric = f", for the {words(claim.metric)}" if claim.metric else ""
     return claim.statement(margin) + metric
 
 
 def margin_words(claim: Claim, table: Table) -> str:
-    """Return a margin such as `0.30 percentage points`, `5%` or `5% of the mean of sgd`."""
+    """Return a margin in words.
+
+    Examples are `0.30 percentage points`, `5%` for a ratio, and `5% of the mean of sgd`.
+    """
     show = unit(table.metric)
     if show.percent:
         return f"{show.show(claim.points)} {show.difference}"
@@ -285,7 +288,12 @@ def _corrected(tests: Sequence[ClaimTest]) -> list[Decision]:
 
 
 def _verdict(sides: tuple[float, float], p: float) -> str:
-    """Return the verdict from the p-values of a claim and of its opposite, and the corrected one."""
+    """Return the verdict.
+
+    Args:
+        sides: The p-values of a claim and of its opposite.
+        p: The corrected p-value of the claim.
+    """
     if p > ALPHA:
         return INCONCLUSIVE
     return SUPPORTED if sides[0] < sides[1] else CONTRADICTED

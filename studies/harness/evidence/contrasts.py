@@ -1,8 +1,9 @@
 """Differences between arms, and the smallest difference that a number of seeds can detect.
 
 The compared pairs are all pairs of arms, each arm with its reference, and each level with the
-recipe's value. A pair is compared by a paired t-test. If a trial of the pair ended without a result,
-the pair is compared by a rank test, in which this trial has the worst value of its seed.
+recipe's value. A pair is compared by a paired t-test of the differences, also for errors. If a
+trial of the pair ended without a result, the pair is compared by a rank test, in which this trial
+has the worst possible value. The corrected p-values of all pairs are those of `statistics.many`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Pair(NamedTuple):
         ci_lo: Lower end of its 95% t-interval, which is not corrected for multiple comparisons.
         ci_hi: Upper end of the interval.
         p: Two-sided p-value of the t-test, or of the rank test if there are failures.
-        p_adjusted: The p-value after the correction over the pairs of a table.
+        p_adjusted: The p-value after the correction over the pairs of a table; in the table of all
+            pairs, that of `statistics.many.all_pairs_p`.
         leader: The label of the better arm; empty if there is none.
     """
 

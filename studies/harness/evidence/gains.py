@@ -1,9 +1,10 @@
 """The gains that decide a claim, by seed.
 
 A gain is the difference of an arm from its base, positive if the arm is better. Errors, times and
-other positive values of which smaller ones are better are compared by their ratios: their gain is
-log(base / arm). The noise of such values is usually proportional to their size, so that the ratios
-vary less over seeds than the differences. nan is a seed without a result of both arms.
+other values of which smaller ones are better are compared by their ratios if all values of the
+table are positive: their gain is log(base / arm). The noise of such values is usually proportional
+to their size, so that the ratios vary less over seeds than the differences. A gain is nan if a seed
+does not have a result of both arms.
 """
 
 from __future__ import annotations
@@ -41,19 +42,29 @@ class Table(NamedTuple):
 
 
 def has_ratios(values: np.ndarray, metric: str) -> bool:
-    """Return True if values are compared by their ratios: smaller ones are better, all positive."""
+    """Return True if smaller values are better and all finite values are positive.
+
+    Such values are compared by their ratios.
+    """
     return not higher_is_better(metric) and bool((values[np.isfinite(values)] > 0).all())
 
 
 def oriented(values: np.ndarray, metric: str) -> np.ndarray:
-    """Return values, or their logarithms if they have ratios, so that larger ones are better."""
+    """Return values of which larger ones are better.
+
+    These are the values themselves if larger ones are better. Otherwise they are the negative
+    logarithms or, if `has_ratios` is False, the negative values.
+    """
     if higher_is_better(metric):
         return values
     return -np.log(values) if has_ratios(values, metric) else -values
 
 
 def values_of(table: Table, side: Side) -> np.ndarray:
-    """Return the values `[seeds]` of a side of a pair, or their logarithms; larger ones are better."""
+    """Return the values `[seeds]` of one side of a pair, transformed by `oriented`.
+
+    The value of a `Change` is the difference of its two arms.
+    """
     if isinstance(side, Change):
         return subtract(values_of(table, side.arm), values_of(table, side.base))
     values = table.values.to_numpy(dtype=float)
@@ -63,9 +74,9 @@ def values_of(table: Table, side: Side) -> np.ndarray:
 def margins_of(claim: Claim, table: Table, base: Side) -> np.ndarray:
     """Return the margin for each seed `[seeds]`; 0 for a claim without a margin.
 
-    If the values are not compared by their ratios, a relative margin is a share of the base's value
-    under the same seed. The test therefore includes the uncertainty of the base. It is 0 for a
-    failed base, which is the worst anyway.
+    A margin of 5% is log(1.05) for values that are compared by their ratios. Otherwise it is a
+    share of the base's value under the same seed, so that the test includes the uncertainty of the
+    base. It is then 0 for a failed base, because no margin changes the worst result.
     """
     if not (claim.LOWER or claim.UPPER):
         return np.zeros(len(table.values))
@@ -78,7 +89,7 @@ def margins_of(claim: Claim, table: Table, base: Side) -> np.ndarray:
 
 
 def mean_margin(margins: np.ndarray) -> float:
-    """Return the mean over the seeds; nan without a base."""
+    """Return the mean margin over the seeds; nan if no seed has a margin."""
     return float(np.nanmean(margins)) if np.isfinite(margins).any() else math.nan
 
 
@@ -97,12 +108,12 @@ def operands(
 
 
 def subtract(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the difference; that of two failures, which are equally bad, is 0."""
+    """Return first - second; 0 for two failures, which are equally bad."""
     with np.errstate(invalid="ignore"):
         return np.where(first == second, 0.0, first - second)
 
 
 def effects_of(test: MeanTest) -> np.ndarray:
-    """Return mean / SD, with the lower limit of the SD that the test has."""
+    """Return mean / SD of a test; the SD has the lower limit that `mean_test` describes."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return test.mean * half_width(test.n, 1.0) * 2 / (test.ci_hi - test.ci_lo)

@@ -1,11 +1,11 @@
 """The difference of a measured mean from a published one, with the uncertainty of both.
 
-If a paper does not state an uncertainty, it is unknown, and not zero. Each missing part is replaced
-so that a true replication rarely seems to differ:
+If a paper does not state an uncertainty, it is unknown, and not zero. Each missing part is
+replaced by a cautious value, so that a true replication rarely has the verdict "differs":
 
 * Without a spread, the SD of the published runs is taken to be that of the measured runs.
 * If the number of published runs is unknown, it is the smallest possible one: 1, or 2 with a spread.
-* A spread of unknown kind is used as a standard error, which is wider than the other reading.
+* A spread of unknown kind is used as a standard error, which gives a wider interval than an SD.
 
 The functions accept numbers and arrays, so that one call tests many samples.
 """
@@ -76,7 +76,7 @@ def half_width(measured: Uncertainty, published: Uncertainty, level: float) -> n
 
 
 def p_value(difference: float, measured: Uncertainty, published: Uncertainty) -> float:
-    """Return the level at which the interval of the difference ends at 0, the two-sided p-value."""
+    """Return the two-sided p-value: the level at which an end of the interval is 0."""
 
     def excess(exponent: float) -> float:
         return float(half_width(measured, published, 10**exponent)) - abs(difference)

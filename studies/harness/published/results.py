@@ -29,16 +29,16 @@ from studies.harness.statistics.paired import ALPHA, holm, kendall, moments
 class Ordering:
     """Agreement of the measured and the published order of the arms in one column of a table.
 
-    There is no bootstrap interval of tau: over 3 to 20 seeds it contains the tau of the true means in
-    0% to 100% of samples, depending on the distances of the arms, because resampled means are less
-    ordered than the measured ones. Instead, the pairs of arms are tested.
+    Tau has no bootstrap interval. Resampled means are less ordered than the measured ones, so with
+    3 to 20 seeds such an interval contains the tau of the true means in 0% to 100% of samples,
+    depending on the distances of the arms. Instead, the pairs of arms are tested.
 
     Attributes:
         table: The table of the paper.
         column: The column of the table.
         arms: Number of arms with a published and a measured value.
-        tau: Kendall's tau-b between published values and measured means. An arm most of whose
-            trials are lost is the worst.
+        tau: Kendall's tau-b between published values and measured means. An arm that lost most of
+            its trials counts as the worst.
         pairs: Number of pairs of arms with different published values.
         same: Number of these pairs whose measured difference is significant (corrected over the
             pairs of arms, 5% level) and in the published order.

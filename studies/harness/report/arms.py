@@ -75,7 +75,8 @@ def caption(evidence: Evidence) -> Text:
 def best(evidence: Evidence) -> list[Text]:
     """Return the finding about the bold arms, as a list with at most one text.
 
-    The list is empty for a single arm with two or more completed seeds.
+    The list is empty for a single arm with two or more completed seeds, and if each arm that is
+    significantly better than another one is also significantly worse than one.
     """
     if not notes.testable(evidence):
         text = (

@@ -1,6 +1,6 @@
 """A report as a list of blocks, rendered to Markdown, LaTeX and HTML by Jinja templates.
 
-Equal blocks give equal bytes.
+A report with the same blocks is the same file, byte for byte.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _judgement(verdict: LevelVerdict, metric: str) -> str:
 
 
 def _best(verdict: LevelVerdict) -> str:
-    """Return the best level in words, with the levels whose better mean is that of survivors."""
+    """Return the best level in words, and the levels with a better mean over completed trials."""
     best = f"{verdict.factor} {verdict.best}"
     if not verdict.unstable:
         return f"{best} has the best mean"

@@ -81,9 +81,9 @@ def overtakes(
     it assigns all configurations to them at random (`DRAWS` times, fixed seed). The tests start at
     the largest k and stop at the first that is not significant, so that their number needs no
     correction. If all configurations are exchangeable, they find a difference in at most 5% /
-    `tests` of samples. A bootstrap of the configurations is not used: if its share of samples
-    exceeds 95%, chance alone is the reason in 22% of comparisons of equal optimizers, because the best scores
-    dominate each resample.
+    `tests` of samples. A bootstrap of the configurations is not used, because the best scores
+    dominate each resample: with a threshold of 95% of the resamples, it finds a difference in 22%
+    of comparisons of equal optimizers.
 
     Args:
         scores: One score per configuration; nan is a failed configuration.

@@ -13,7 +13,7 @@ from scipy import special, stats
 
 from studies.harness.statistics.paired import ROUNDING, holm, moments
 
-CAUTION = 0.25  # the part of Smyth's weight that is used; all of it has too many errors
+CAUTION = 0.25  # the part of Smyth's weight that is used; the whole weight causes too many errors
 # Trigamma function, to invert it by interpolation.
 _HALF_DF = np.logspace(-3, 5, 4000)
 _LOG_TRIGAMMA = np.log(special.polygamma(1, _HALF_DF))
@@ -22,8 +22,8 @@ _LOG_TRIGAMMA = np.log(special.polygamma(1, _HALF_DF))
 def all_pairs_p(values: np.ndarray, step: float = 0.0) -> np.ndarray:
     """Return adjusted two-sided p-values of all pairs of arms: [..., seeds, arms] -> [..., pairs].
 
-    They are Holm-adjusted p-values of moderated paired t-tests. `docs/statistics.md` has the
-    measured rate of tables with an error.
+    They are Holm-adjusted p-values of moderated paired t-tests. `docs/statistics.md` shows in which
+    share of simulated tables a difference is called significant by chance.
 
     Args:
         values: Results by seed; nan is a seed without a result. An infinite value is a failure: it
@@ -54,10 +54,11 @@ def all_pairs_p(values: np.ndarray, step: float = 0.0) -> np.ndarray:
 def _prior(
     variances: np.ndarray, df: np.ndarray, failures: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight and the value of the variance that each pair borrows: [..., pairs] each.
+    """Return the weight and the value of each pair's prior variance: [..., pairs] each.
 
-    Pairs with failures borrow from one another only. Their variances are so large that one failure
-    would hide the differences of all other pairs.
+    It is the mean variance of the pairs with failures for a pair with failures, and that of the
+    other pairs otherwise: the variances of pairs with failures are so large that one failure would
+    hide the differences of all other pairs.
     """
     weights, priors = np.zeros_like(variances), np.zeros_like(variances)
     for group in (failures, ~failures):
@@ -70,11 +71,11 @@ def _prior(
 
 
 def prior_df(variances: np.ndarray, df: np.ndarray) -> np.ndarray:
-    """Return how many degrees of freedom the variances have in common: [..., pairs] -> [..., 1].
+    """Return the degrees of freedom of the mean variance as a prior: [..., pairs] -> [..., 1].
 
-    This is Smyth's estimate d0. It compares the spread of the log variances with the spread of the
-    estimates of one variance. It is 0 if there are fewer than two variances, and large if the
-    variances do not differ more than estimates do.
+    This is Smyth's estimate d0. It compares the spread of the log variances with the spread that
+    estimates of one common variance would have. It is large if the two spreads are similar, and 0
+    if there are fewer than two variances.
 
     Args:
         variances: Sample variances; nan and 0 are ignored.
@@ -94,9 +95,11 @@ def prior_df(variances: np.ndarray, df: np.ndarray) -> np.ndarray:
 
 
 def _without_infinity(values: np.ndarray) -> np.ndarray:
-    """Replace -inf by the smallest value of the table minus the range of its values; inf likewise.
+    """Replace infinite values by finite ones that are below, or above, all values of the table.
 
-    The replacement is the same for all arms, so two arms with the same distribution still have it.
+    -inf becomes the smallest value minus the range of the values, and inf the largest value plus
+    the range. The replacement is the same for all arms, so two arms with the same distribution of
+    results also have the same distribution after it.
     """
     if not np.isinf(values).any():
         return values

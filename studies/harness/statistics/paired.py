@@ -45,10 +45,10 @@ class MeanTest:
 def mean_test(gains: np.ndarray, step: float = 0.0) -> MeanTest:
     """Test if the mean of paired gains is greater or less than 0.
 
-    The SD has a lower limit, so that a constant gap is evidence. On a grid it is step / sqrt(6):
-    each of the two rounding errors in a gain has the variance step**2 / 12. Without a grid it is
-    the rounding error of floating point numbers, so the p-value of a constant gap is about 0. If
-    all gains are 0, both p-values are 0.5.
+    The SD has a lower limit, so that gains that are all equal can be tested. On a grid it is
+    step / sqrt(6), because each of the two rounding errors in a gain has the variance step**2 / 12.
+    Without a grid it is the rounding error of floating point numbers, so the p-value of a constant
+    gain is about 0. If all gains are 0, both p-values are 0.5.
 
     Args:
         gains: [..., n], finite or nan. To test against -margin, add the margin.

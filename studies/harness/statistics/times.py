@@ -54,7 +54,7 @@ class TimeToTarget:
         n: Number of runs.
         median: Kaplan-Meier median in epochs; nan if fewer than half of the runs reach the target.
         ci_lo: Lower end of the median's 95% interval; nan below six runs, because even the range of
-            five runs contains the median in 94% of samples only.
+            five runs contains the median in only 94% of samples.
         ci_hi: Upper end of the interval; nan if the runs do not bound it.
     """
 
@@ -74,7 +74,7 @@ def median_time(times: Sequence[float], observed: Sequence[bool]) -> TimeToTarge
 
     The interval is between two order statistics. It is exact for every distribution of the times,
     because the number of runs before the true median is binomial. A censored run counts at its end
-    for the lower limit and as endless for the upper limit. The log-log interval of the survival
+    for the lower limit and as infinite for the upper limit. The log-log interval of the survival
     curve is not used: it contains the median in 92% to 94% of samples of 3, 4, 7, 10 or 15 runs.
 
     Args:
