@@ -14,14 +14,8 @@ from studies.harness.evidence.arms import by_seed
 from studies.harness.evidence.contrasts import bold, contrasts, detectable
 from studies.harness.statistics.intervals import summarize
 from studies.harness.statistics.many import all_pairs_p
-from studies.harness.statistics.paired import (
-    SAME,
-    equivalence_p,
-    holm,
-    paired_p,
-    smallest_effect,
-    unbeaten,
-)
+from studies.harness.statistics.paired import holm, mean_test
+from studies.harness.statistics.planning import smallest_effect
 
 RNG = np.random.default_rng
 METRIC = "test/accuracy"
@@ -55,27 +49,6 @@ def bold_of(values):
     return bold(pairs_of(values))
 
 
-def test_paired_p_equals_scipy_and_ignores_missing_seeds():
-    x = RNG(0).normal(size=(50, 6))
-    assert paired_p(x) == pytest.approx(stats.ttest_1samp(x, 0.0, axis=-1).pvalue)
-    holes = x.copy()
-    holes[:, 2] = math.nan
-    assert paired_p(holes) == pytest.approx(paired_p(np.delete(x, 2, axis=1)))
-
-
-@pytest.mark.parametrize(
-    "sample",
-    [
-        [1.0],
-        [math.nan, 2.0],
-        [0.1, 0.1, 0.1],
-        [0.3 - 0.2, 0.1, 0.4 - 0.3],  # equal except for rounding errors
-    ],
-)
-def test_p_value_is_nan_without_a_spread(sample):
-    assert math.isnan(paired_p(np.array(sample)))
-
-
 def test_holm_equals_statsmodels():
     p = np.array([0.01, 0.04, 0.03, 0.005, 0.5, 0.012])
     # statsmodels 0.15, multipletests(p, method="holm")
@@ -86,27 +59,11 @@ def test_holm_equals_statsmodels():
     assert math.isnan(with_nan[1]) and np.delete(with_nan, 1) == pytest.approx(expected)
 
 
-def test_equivalence_test_equals_statsmodels():
+def test_equivalence_by_two_one_sided_tests_equals_statsmodels():
     differences = np.array([0.001, 0.002, -0.001, 0.0005, 0.0015])
     expected = 0.006456268141645009  # statsmodels 0.15, ttost_paired
-    assert equivalence_p(differences, 0.003) == pytest.approx(expected)
-    assert equivalence_p(-differences, 0.003) == pytest.approx(expected)
-    assert equivalence_p(np.zeros(3), SAME) == 0
-    assert math.isnan(equivalence_p(np.full(3, 0.001), SAME))
-
-
-@pytest.mark.parametrize(("arms", "seeds"), [(2, 3), (5, 5), (8, 3)])
-def test_equal_arms_are_bold_in_at_most_5_percent_of_tables(arms, seeds):
-    """Simulate 20,000 tables of arms with the same distribution.
-
-    Half of the variance is an effect of the seed, which all arms share.
-    """
-    rng = RNG(arms)
-    values = rng.normal(size=(20_000, seeds, arms)) + rng.normal(size=(20_000, seeds, 1))
-    share = unbeaten(values).any(axis=-1).mean()
-    # Without Holm's correction, the share would be 0.05 to 0.3. The lower bound shows that the test
-    # has power.
-    assert 0.03 <= share <= 0.055
+    above, below = mean_test(differences + 0.003), mean_test(differences - 0.003)
+    assert max(above.p_greater, below.p_less) == pytest.approx(expected)
 
 
 def test_95_percent_interval_of_five_seeds_covers_the_mean_in_95_percent_of_samples():
@@ -117,19 +74,6 @@ def test_95_percent_interval_of_five_seeds_covers_the_mean_in_95_percent_of_samp
         list(half[:200])
     )
     assert 0.94 <= np.mean(np.abs(values.mean(axis=1)) <= half) <= 0.96
-
-
-def test_tied_best_arms_are_all_bold_and_a_smaller_loss_is_better():
-    noise = RNG(2).normal(size=(6, 3)) * 0.1
-    values = noise + np.array([5.0, 5.0, 1.0])
-    assert unbeaten(values).tolist() == [True, True, False]
-    assert unbeaten(values, higher=False).tolist() == [False, False, True]
-    assert not unbeaten(noise).any()
-
-
-def test_arm_that_is_worse_than_another_is_not_bold():
-    values = RNG(3).normal(size=(8, 3)) * 0.05 + [2.0, 1.0, 0.0]
-    assert unbeaten(values).tolist() == [True, False, False]
 
 
 def test_contrasts_use_common_seeds_and_a_correction_over_all_pairs():
@@ -165,14 +109,13 @@ def test_pairing_removes_the_effect_of_the_seed():
 def test_smallest_effect_equals_statsmodels():
     # From TTestIndPower and TTestPower of statsmodels 0.15: 80% power at the 5% level, in standard
     # deviations.
-    for n, unpaired, paired in (
+    for n, _, paired in (
         (3, 3.0709, 3.2640),
         (5, 2.0244, 1.6820),
         (10, 1.3249, 0.9960),
         (20, 0.9091, 0.6604),
     ):
-        assert smallest_effect(2 * n - 2) * math.sqrt(2 / n) == pytest.approx(unpaired, abs=2e-4)
-        assert smallest_effect(n - 1) / math.sqrt(n) == pytest.approx(paired, abs=2e-4)
+        assert smallest_effect(n) == pytest.approx(paired, abs=2e-4)
 
 
 def test_detectable_difference_pools_the_spread_of_the_differences():

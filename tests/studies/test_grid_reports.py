@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,18 @@ def write_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that writes the trial folders of a study."""
 
     def write(
-        study: Study, accuracy: Callable, status: Callable = lambda trial: None, epochs: int = 4
+        study: Study,
+        accuracy: Callable,
+        status: Callable = lambda trial: None,
+        epochs: int = 4,
+        seeds: Sequence[int] | None = None,
     ) -> list[Trial]:
         """Write the trial folders with the values of `accuracy(trial, epoch)`.
 
         If `status(trial)` is not None, the trial ends with this status in its second epoch.
         """
         monkeypatch.setattr(folders, "accuracy", accuracy)
-        trials = study.trials(WORKLOAD, recipe={"epochs": epochs})
+        trials = study.trials(WORKLOAD, seeds, recipe={"epochs": epochs})
         for trial in trials:
             if (final := status(trial)) is None:
                 folders.write_trial(tmp_path, trial)
@@ -103,7 +107,9 @@ def test_as_released_and_corrected_variants_are_two_lines_of_a_panel(
 def test_diverged_trials_are_marked_and_not_averaged(
     write_trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping, kfac_diverges_at_10)
+    trials = write_trials(
+        ablation_damping.STUDY, accuracy_by_damping, kfac_diverges_at_10, seeds=range(3)
+    )
     texts: list[str] = []
     monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
     folders.draw(tmp_path, trials, ablation_damping.STUDY)
@@ -173,7 +179,7 @@ def test_level_with_diverged_trials_still_bounds_the_best_level(write_trials, tm
 
     arms = [arm for arm in ablation_damping.STUDY.arms if arm.optimizer == "kfac"]
     study = replace(ablation_damping.STUDY, arms=arms)
-    trials = write_trials(study, rising, diverges_at_10)
+    trials = write_trials(study, rising, diverges_at_10, seeds=range(3))
     (verdict,) = folders.evidence(tmp_path, trials).levels
     assert (verdict.best, verdict.lost, verdict.as_released) == (1.0, ("10.0 (3 of 3)",), True)
     assert verdict.verdict != EDGE
@@ -187,7 +193,7 @@ def test_level_with_diverged_trials_still_bounds_the_best_level(write_trials, tm
 
 def test_levels_are_compared_with_the_recipes_value(write_trials, tmp_path: Path):
     """Each variant is compared with its recipe; Holm's correction covers only this table."""
-    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
+    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping, seeds=range(3))
     text = text_of(tmp_path, trials)
     section = text.partition("Differences from the recipe's values</summary>")[2]
     section = section.partition("</details>")[0]
@@ -360,6 +366,6 @@ def test_duration_is_printed_in_a_suitable_unit(seconds: float, words: str):
 
 
 def test_frame_has_a_column_for_the_variant(write_trials, tmp_path: Path):
-    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping)
+    trials = write_trials(ablation_damping.STUDY, accuracy_by_damping, seeds=range(3))
     frame = ledger.frame(trials, tmp_path)
     assert frame["as_released"].sum() == 3 * 18 and pd.api.types.is_bool_dtype(frame["as_released"])

@@ -16,12 +16,12 @@ from studies import ablation_rank
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.command import screen
 from studies.harness.command.run import run as run_command
+from studies.harness.design.claims import POINTS
 from studies.harness.design.options import Options
 from studies.harness.design.result import Report
 from studies.harness.evidence.metrics import number, unit
 from studies.harness.kinds.study.plan import plans
 from studies.harness.report.document import Heading, Text, findings
-from studies.harness.statistics.paired import SAME
 from trainables.store import COMPLETED, DIVERGED, FAILED
 
 ESCAPE = "\x1b"
@@ -101,7 +101,7 @@ def test_output_ends_with_findings_paths_and_next_commands(
     sentences = [" ".join(text.split()) for text in tested]
     assert len(sentences) == 3
     assert all(f"**{text.replace(':', '.**', 1)}" in document for text in sentences)
-    assert rest.startswith("Not tested: 2 of 5 claims")
+    assert rest.startswith("Not tested: 4 of 7 claims")
     assert "nysact-s, rank 5 to 10" not in rest  # only the report has the exploratory comparisons
     *_, ending = rest.rpartition("\n\n")
     folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
@@ -131,7 +131,7 @@ def test_equivalent_levels_and_the_number_of_diverged_trials_are_findings(
     levels = {"nysact-s": 0.95, "nysact-g": 0.95, "foof": 0.97, "sgd": 0.90}
 
     def equal_levels(trial, epoch):
-        jitter = SAME * 0.01 * ((trial.config.seed * 7 + trial.arm.overrides.get("rank", 0)) % 3)
+        jitter = POINTS * 0.01 * ((trial.config.seed * 7 + trial.arm.overrides.get("rank", 0)) % 3)
         return {"test/accuracy": levels[trial.arm.optimizer] + jitter}
 
     monkeypatch.setattr("folders.metrics", equal_levels)

@@ -146,11 +146,11 @@ def margin_words(claim: Claim, table: Table) -> str:
 
     Examples are `0.30 percentage points`, `5%` for a ratio, and `5% of the mean of sgd`.
     """
+    if table.has_ratios:
+        return f"{100 * claim.share:g}%"
     show = unit(table.metric)
     if show.percent:
         return f"{show.show(claim.points)} {show.difference}"
-    if table.has_ratios:
-        return f"{100 * claim.share:g}%"
     base = claim.base.base if isinstance(claim.base, Change) else claim.base
     return f"{100 * claim.share:g}% of the mean{f' of {base}' if base else ''}"
 
@@ -163,7 +163,7 @@ class ClaimTest:
 
     Attributes:
         claim: The claim.
-        table: The values.
+        table: The values of the arms of these pairs.
         pairs: The pairs of arms.
         n: The number of common seeds `[pairs]`.
         gains: The t-tests of the gains `[pairs]`.
@@ -180,8 +180,9 @@ class ClaimTest:
     """
 
     def __init__(self, claim: Claim, table: Table):
-        self.claim, self.table = claim, table
+        self.claim = claim
         self.pairs = matching.pairs(claim, list(table.values.columns))
+        self.table = table = table.only(side for pair in self.pairs for side in pair)
         arm = np.array([values_of(table, arm) for arm, _ in self.pairs])
         base = np.array([values_of(table, base) for _, base in self.pairs])
         self.margins = np.array([margins_of(claim, table, base) for _, base in self.pairs])

@@ -2,7 +2,7 @@
 
 A gain is the difference of an arm from its base, positive if the arm is better. Errors, times and
 other values of which smaller ones are better are compared by their ratios if all values of the
-table are positive: their gain is log(base / arm). The noise of such values is usually proportional
+claim's arms are positive: their gain is log(base / arm). The noise of such values is usually proportional
 to their size, so that the ratios vary less over seeds than the differences. A gain is nan if a seed
 does not have a result of both arms.
 """
@@ -10,6 +10,7 @@ does not have a result of both arms.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,13 @@ class Table(NamedTuple):
     def has_ratios(self) -> bool:
         """True if the values are compared by their ratios."""
         return has_ratios(self.values.to_numpy(dtype=float), self.metric)
+
+    def only(self, sides: Iterable[Side]) -> Table:
+        """Return the values of the arms of some sides."""
+        labels = (
+            label for side in sides for label in (side if isinstance(side, Change) else [side])
+        )
+        return self._replace(values=self.values[[*dict.fromkeys(labels)]])
 
 
 def has_ratios(values: np.ndarray, metric: str) -> bool:
@@ -80,10 +88,10 @@ def margins_of(claim: Claim, table: Table, base: Side) -> np.ndarray:
     """
     if not (claim.LOWER or claim.UPPER):
         return np.zeros(len(table.values))
-    if unit(table.metric).percent:
-        return np.full(len(table.values), claim.points)
     if table.has_ratios:
         return np.full(len(table.values), math.log1p(claim.share))
+    if unit(table.metric).percent:
+        return np.full(len(table.values), claim.points)
     size = np.abs(values_of(table, base.base if isinstance(base, Change) else base))
     return claim.share * np.where(np.isinf(size), 0.0, size)
 

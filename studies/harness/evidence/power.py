@@ -11,7 +11,7 @@ import numpy as np
 
 from studies.harness.design import matching
 from studies.harness.design.claims import Claim
-from studies.harness.evidence.gains import oriented
+from studies.harness.evidence.gains import has_ratios, oriented
 from studies.harness.evidence.metrics import claim_metric, count, higher_is_better, unit, words
 from studies.harness.statistics.paired import moments
 from studies.harness.statistics.planning import MOST, seeds_needed, smallest_effect
@@ -133,6 +133,8 @@ def _median_sd(results: Sequence[tuple[str, int, Mapping[str, float]]], metric: 
     table = np.full((len(groups), len(seeds)), np.nan)
     for key, seed, values in results:
         table[groups[key], seeds[seed]] = values.get(metric, np.nan)
+    if not higher_is_better(metric) and not has_ratios(table, metric):
+        return math.nan  # the SD of a difference cannot be shown as a factor
     table = oriented(table, metric)
     first, second = np.triu_indices(len(groups), 1)
     n, _, sd = moments(table[first] - table[second])

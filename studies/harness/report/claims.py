@@ -134,6 +134,8 @@ def _seeds(decision: Decision) -> str:
     """Return how many seeds would decide an inconclusive claim; empty if it is not known."""
     if decision.verdict != INCONCLUSIVE or math.isnan(decision.estimate):
         return ""
+    if decision.ci_lo == decision.ci_hi:  # all gains are equal, so their SD is unknown
+        return ""
     if decision.seeds is None:
         return f"; more than {MOST} seeds would be needed to decide it"
     return f"; about {decision.seeds} seeds would decide it"

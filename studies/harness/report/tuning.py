@@ -123,7 +123,10 @@ def _listed(seeds: Sequence[int]) -> str:
 def sources(trials: Sequence[Trial], recipe: Recipe, tuning: Tuned | None) -> str:
     """Return the names of the hyperparameters of an optimizer's trials by the source of the value."""
     arm, config = trials[0]
-    defined = resolve(config.workload, arm.optimizer, as_released=arm.as_released).hyperparameters
+    # The batch size of the recipe may be too large for the user's own data.
+    fields = {"batch_size": config.batch_size, "epochs": config.epochs}
+    plain = resolve(config.workload, arm.optimizer, {}, fields, as_released=arm.as_released)
+    defined = plain.hyperparameters
     groups: dict[str, list[str]] = {}
     for name in config.hyperparameters:
         used = list(dict.fromkeys(str(value(trial.config, name)) for trial in trials))

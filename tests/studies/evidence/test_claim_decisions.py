@@ -139,12 +139,17 @@ def test_smaller_values_are_better_for_an_error():
 def test_values_that_may_be_0_are_compared_by_their_differences():
     """The margin is then a share of the base under the same seed."""
     values = 1 - VALUES
-    values.iloc[0, 0] = 0.0
+    values.loc[0, "foof"] = 0.0
     claim = NotWorse("nysact rank=5", than="foof", share=0.02)
     gains = values["foof"] * 1.02 - values["nysact rank=5"]
     decision = decide_single(claim, values, MSE)
     assert decision.p == pytest.approx(two_sided(greater(gains), greater(-gains)))
     assert not decision.is_ratio and decision.text.endswith("by more than 2% of the mean of foof")
+
+
+def test_an_arm_that_a_claim_does_not_name_does_not_change_its_scale():
+    claim = NotWorse("nysact rank=5", than="foof")
+    assert decide_single(claim, VALUES.assign(sgd=0.0), MSE) == decide_single(claim, VALUES, MSE)
 
 
 # ---------------------------------------------------------------------- failures and missing values
