@@ -24,7 +24,11 @@ SQUARED_ERROR = {
         name: {**SPACES[name], "lr": Range(1e-3, 1.0, log=True)}
         for name in ("sgd", "nysact-s", "foof")
     },
-    "kfac": {**SPACES["kfac"], "damping": Range(1e-3, 10.0, log=True)},
+    "kfac": {
+        **SPACES["kfac"],
+        "lr": Range(1e-3, 10.0, log=True),
+        "damping": Range(1e-3, 10.0, log=True),
+    },
 }
 
 SEARCH = Search(
