@@ -18,8 +18,10 @@ from studies.harness.command import cli, lock, manage
 from studies.harness.command.cli import main
 from studies.harness.command.options import FLAGS
 from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.claims import Better
 from studies.harness.design.options import Options
 from studies.harness.kinds.study.plan import plan
+from studies.harness.kinds.study.problems import claim_problems
 from studies.harness.kinds.study.study import Study
 from trainables.config import SCHEMA
 from trainables.store import TrialStore
@@ -327,10 +329,17 @@ def test_help_names_the_claim_the_exit_codes_and_every_flag(run_study):
     code, out, _ = run_study("--help")
     assert (
         code == 0
-        and "Claims to test:\n    - nysact-* rank=* is better than sgd\n" in out
+        and "Claims to test:\n    - nysact-* rank=5 is better than sgd\n" in out
         and "143  stopped by SIGTERM" in out
     )
     assert all(name in out for option in FLAGS for name in option.opts if name.startswith("--"))
+
+
+@pytest.mark.parametrize("claims", [None, "foof is best", ["foof is best"], Better("a", than="b")])
+def test_help_and_errors_do_not_need_valid_claims(claims):
+    study = replace(STUDY, claims=claims)
+    assert "Claims to test" not in str(cli.command(study).help)
+    assert claim_problems(study)[0].startswith("claims: ")
 
 
 def test_invalid_command_in_a_subprocess_prints_one_line_and_writes_nothing(tmp_path: Path):
