@@ -310,11 +310,20 @@ def test_dry_run_prints_the_plan_and_starts_nothing(run_study, tmp_path: Path):
     code, out, _ = run_study("--dry-run")
     assert code == 0 and "70 to go" in out and "nysact-g rank=20" in out
     text = " ".join(out.split())
-    assert "5 claims about 34 pairs of arms" in text
+    assert "7 claims about 18 pairs of arms" in text
     assert "Too few seeds: " not in text
     assert "(measured: 20 steps of nysact-s, nysact-g, foof, sgd on one CPU thread" in text
     assert re.search(r"Disk space: at most \d+ MB\.", text)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_prints_the_error_of_a_step(run_study, monkeypatch: pytest.MonkeyPatch):
+    def failing(*_, **__):
+        raise ValueError("no luck")
+
+    monkeypatch.setattr("studies.harness.command.estimate.probe", failing)
+    code, out, _ = run_study("--dry-run", "--seeds", "1")
+    assert code == 0 and "because a step failed: ValueError('no luck')." in " ".join(out.split())
 
 
 def test_dry_run_as_json_prints_one_line_for_each_trial(run_study):
