@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from studies import Range
 from studies.ablation_rank import STUDY
 from studies.harness.command import cli, lock, manage
 from studies.harness.command.cli import main
@@ -23,6 +24,7 @@ from studies.harness.design.options import Options
 from studies.harness.kinds.study.plan import plan
 from studies.harness.kinds.study.problems import claim_problems
 from studies.harness.kinds.study.study import Study
+from studies.tune_optimizers import SEARCH
 from trainables.config import SCHEMA
 from trainables.store import TrialStore
 
@@ -391,6 +393,20 @@ def test_list_prints_every_file_of_studies(run_studies_command):
     files = {path.stem for path in (ROOT / "studies").glob("*.py")} - {"__init__", "__main__"}
     assert code == 0 and files and all(name in out for name in files)
     assert {*manage.artefacts()} == files
+
+
+def test_list_names_an_invalid_study_and_the_others(run_studies_command, monkeypatch):
+    spaces = {"sgd": {"lr": Range(1e-6, 1e-5, log=True)}}
+    invalid = replace(SEARCH, name="broken", spaces=spaces, spaces_on={})
+    monkeypatch.setattr(manage, "artefacts", lambda: {"broken": invalid, "ablation_rank": STUDY})
+    code, out, _ = run_studies_command("list")
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0 and any(line[0] == "broken" and line[-1] == "invalid" for line in lines)
+    assert any(line[0] == "ablation_rank" and line[-1] == "0/70" for line in lines)
+
+
+def test_every_study_of_the_project_is_valid(run_studies_command):
+    assert "invalid" not in run_studies_command("list")[1]
 
 
 def test_a_command_without_arguments_prints_its_help(run_studies_command):
