@@ -65,6 +65,17 @@ def test_claim_is_tested_on_its_workloads_only():
         (Better("foof", than="sgd", on="digits/cnn"), 'on = "digits/cnn": must be a tuple'),  # type: ignore[arg-type]
         (Better(Change(NS5, NS20), than="sgd"), "a change can only be compared with a change"),
         (Better("sgd", than="sgd"), "the study has no two arms that the claim compares"),
+        (Better("nysact-s", than="sgd"), f"Its levels are {NS5}, {NS20}; nysact-s * stands for"),
+        (Better("foof", than=""), "it has no base"),
+        (Better("foof", than=None), "than = None: must be the label of an arm"),  # type: ignore[arg-type]
+        (Better(["foof"], than="sgd"), "arm = ['foof']: must be the label of an arm"),  # type: ignore[arg-type]
+        (Better("foof", than=Change("sgd", 3)), "base=3): must be the label of an arm"),  # type: ignore[arg-type]
+        (NotWorse("foof", than="sgd", points="0.3"), "points = '0.3': must be a number"),  # type: ignore[arg-type]
+        (NotWorse("foof", than="sgd", points=3), "points = 3: must be < 1; 0.003 is 0.3 perc"),
+        (NotWorse("foof", than="sgd", share=float("inf")), "share = inf: must be finite"),
+        (Better("foof", than="sgd", on=None), "on = None: must be a tuple of workloads"),  # type: ignore[arg-type]
+        (Better("foof", than="sgd", on=()), "on = (): must be a tuple of workloads"),
+        (Better("foof", than="sgd", metric=3), "metric = 3: must be a text"),  # type: ignore[arg-type]
     ],
     ids=str,
 )
@@ -79,3 +90,9 @@ def test_claims_must_be_a_list_of_claims():
         "claims: 'foof is best': must be Better"
     )
     assert problems([NotWorse("foof", than="sgd", points=0)], LABELS) == []
+
+
+def test_claim_that_is_stated_twice_is_an_error():
+    claim = Better("foof", than="sgd")
+    assert problems([claim, claim], LABELS) == ['claim "foof is better than sgd": is stated twice']
+    assert problems([claim, Better("foof", than="sgd", metric="train/loss")], LABELS) == []

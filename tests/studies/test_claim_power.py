@@ -15,6 +15,7 @@ from studies import ablation_rank
 from studies.harness.design.arms import grid
 from studies.harness.design.claims import Better, Equivalent
 from studies.harness.design.options import Options
+from studies.harness.evidence import power
 from studies.harness.evidence.power import LARGEST, sentences, warnings
 from studies.harness.kinds.study.figures import LevelFigure
 from studies.harness.kinds.study.plan import missing, plan
@@ -93,6 +94,21 @@ def test_sd_is_the_median_over_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result.gains[ACCURACY] == pytest.approx(expected * result.effect)
     (text,) = sentences(result)
     assert f"{100 * result.gains[ACCURACY]:.2f} percentage points ({result.effect:.1f} SDs)" in text
+
+
+@pytest.mark.parametrize(("shift", "words"), [(1.0, "% smaller test loss"), (-9.0, " test loss (")])
+def test_gain_of_negative_losses_is_a_difference(
+    shift: float, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trials = planned(3)
+    results = [
+        (trial.arm.label, trial.config.seed, {"test/loss": shift + 0.1 * i * i})
+        for i, trial in enumerate(trials)
+    ]
+    monkeypatch.setattr(power, "_results", lambda *_: results)
+    study = replace(STUDY, claims=[Better("foof", than="sgd", metric="test/loss")])
+    text = " ".join(sentences(study.power(root=tmp_path)))
+    assert words in text and ("smaller" in text) == (shift > 0)
 
 
 def test_one_seed_cannot_be_tested():

@@ -184,3 +184,10 @@ def test_section_has_a_row_for_each_tested_claim():
         ["nysact-s rank=* is better than sgd", "supported", "nysact-s rank=40", "5", "gain +0.1300",
          "[+0.1000, +0.1600]", "0.003", "supported", "-"]
     ]  # fmt: skip
+
+
+def test_pair_is_named_if_the_plan_has_only_one_pair_of_a_pattern():
+    values = pd.DataFrame({"sgd": [0.5, 0.6, 0.5], "nysact-s": [0.7, 0.9, 0.8]})
+    decisions = decide([Better("nysact-*", than="sgd")], values, "test/accuracy")
+    text = sentence(decisions[0], 1)
+    assert "nysact-* is better than sgd (only pair: nysact-s, gain +26.67 [" in text

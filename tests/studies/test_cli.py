@@ -13,14 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from studies import Range
 from studies.ablation_rank import STUDY
 from studies.harness.command import cli, lock, manage
 from studies.harness.command.cli import main
 from studies.harness.command.options import FLAGS
 from studies.harness.design.arms import Arm, Trial
+from studies.harness.design.claims import Better
 from studies.harness.design.options import Options
 from studies.harness.kinds.study.plan import plan
+from studies.harness.kinds.study.problems import claim_problems
 from studies.harness.kinds.study.study import Study
+from studies.tune_optimizers import SEARCH
 from trainables.config import SCHEMA
 from trainables.store import TrialStore
 
@@ -315,6 +319,15 @@ def test_dry_run_prints_the_plan_and_starts_nothing(run_study, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_prints_the_error_of_a_step(run_study, monkeypatch: pytest.MonkeyPatch):
+    def failing(*_, **__):
+        raise ValueError("no luck")
+
+    monkeypatch.setattr("studies.harness.command.estimate.probe", failing)
+    code, out, _ = run_study("--dry-run", "--seeds", "1")
+    assert code == 0 and "because a step failed: ValueError('no luck')." in " ".join(out.split())
+
+
 def test_dry_run_as_json_prints_one_line_for_each_trial(run_study):
     code, out, _ = run_study("--dry-run", "--json", "--seeds", "1")
     lines = [json.loads(line) for line in out.splitlines()]
@@ -331,6 +344,13 @@ def test_help_names_the_claim_the_exit_codes_and_every_flag(run_study):
         and "143  stopped by SIGTERM" in out
     )
     assert all(name in out for option in FLAGS for name in option.opts if name.startswith("--"))
+
+
+@pytest.mark.parametrize("claims", [None, "foof is best", ["foof is best"], Better("a", than="b")])
+def test_help_and_errors_do_not_need_valid_claims(claims):
+    study = replace(STUDY, claims=claims)
+    assert "Claims to test" not in str(cli.command(study).help)
+    assert claim_problems(study)[0].startswith("claims: ")
 
 
 def test_invalid_command_in_a_subprocess_prints_one_line_and_writes_nothing(tmp_path: Path):
@@ -373,6 +393,20 @@ def test_list_prints_every_file_of_studies(run_studies_command):
     files = {path.stem for path in (ROOT / "studies").glob("*.py")} - {"__init__", "__main__"}
     assert code == 0 and files and all(name in out for name in files)
     assert {*manage.artefacts()} == files
+
+
+def test_list_names_an_invalid_study_and_the_others(run_studies_command, monkeypatch):
+    spaces = {"sgd": {"lr": Range(1e-6, 1e-5, log=True)}}
+    invalid = replace(SEARCH, name="broken", spaces=spaces, spaces_on={})
+    monkeypatch.setattr(manage, "artefacts", lambda: {"broken": invalid, "ablation_rank": STUDY})
+    code, out, _ = run_studies_command("list")
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0 and any(line[0] == "broken" and line[-1] == "invalid" for line in lines)
+    assert any(line[0] == "ablation_rank" and line[-1] == "0/70" for line in lines)
+
+
+def test_every_study_of_the_project_is_valid(run_studies_command):
+    assert "invalid" not in run_studies_command("list")[1]
 
 
 def test_a_command_without_arguments_prints_its_help(run_studies_command):

@@ -6,11 +6,13 @@ import atexit
 import copy
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from studies.harness.command.options import FLAGS, unknown_flag
+from studies.harness.design.claims import Claim
 from studies.harness.design.ending import INVALID_COMMAND
 from studies.harness.kinds.artefact import Artefact
 
@@ -56,7 +58,8 @@ def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
 
 def _claims(artefact: Artefact) -> str:
     """Return the list of the claims for `--help`; empty for an exploratory artefact."""
-    lines = [f"  - {claim.text}" for claim in artefact.claims]
+    claims = artefact.claims if isinstance(artefact.claims, Sequence) else ()  # reported by a run
+    lines = [f"  - {claim.text}" for claim in claims if isinstance(claim, Claim)]
     # `\\b` keeps the line breaks of a paragraph.
     return "\n".join(["\b", "Claims to test:", *lines]) if lines else ""
 

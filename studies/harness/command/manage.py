@@ -16,7 +16,7 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from precond.hyperparameters import nearest
+from precond.hyperparameters import HyperparameterError, nearest
 from studies.harness.command.cli import EXIT_CODES, SETTINGS
 from studies.harness.command.options import FLAGS
 from studies.harness.command.screen import environment, refuse, terminal
@@ -87,9 +87,17 @@ def _list(root: Path, as_markdown: bool) -> int:
     columns = Column("study", no_wrap=True), "reproduces", "workload", "done"
     table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     for artefact in artefacts().values():
-        table.add_row(artefact.name, artefact.citation, artefact.workload, artefact.state(root))
+        table.add_row(artefact.name, artefact.citation, artefact.workload, _state(artefact, root))
     terminal().print(table)
     return COMPLETE
+
+
+def _state(artefact: Artefact, root: Path) -> str:
+    """Return the state of an artefact; `invalid` if its command would be refused."""
+    try:
+        return artefact.state(root)
+    except HyperparameterError:
+        return "invalid"
 
 
 @GROUP.command(

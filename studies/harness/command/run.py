@@ -14,6 +14,7 @@ from rich.console import Console
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import lock, reports, screen
 from studies.harness.command.screen import environment, refuse, stopped
+from studies.harness.design.arms import Trial
 from studies.harness.design.ending import (
     COMPLETE,
     ENVIRONMENT,
@@ -155,10 +156,18 @@ def _print_plans(
             console.print(line, highlight=False, soft_wrap=line.startswith(" "))
     trials = [trial for part in work for trial in part.trials]
     if trials:
-        from studies.harness.command.estimate import estimate
-
-        console.print(str(estimate(trials, options)), highlight=False)
+        console.print(_estimate(trials, options), highlight=False)
     console.print("Nothing was started (--dry-run).")
+
+
+def _estimate(trials: Sequence[Trial], options: Options) -> str:
+    """Return the estimate of the training, or the error of an optimizer or model in its steps."""
+    from studies.harness.command.estimate import estimate
+
+    try:
+        return str(estimate(trials, options))
+    except Exception as error:  # of the code of a plugin; the trials will fail, too
+        return f"The training time is not known, because a step failed: {error!r}."
 
 
 def _unready(work: Sequence[Work], options: Options, console: Console) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -92,7 +93,12 @@ def unmatched(claim: Claim, labels: Collection[str], where: str) -> str:
 def _labels(claim: Claim) -> list[str]:
     """Return the labels in a claim."""
     sides = [claim.arm, *([claim.base] if claim.base else [])]
-    return [label for side in sides for label in ([*side] if isinstance(side, Change) else [side])]
+    return [label for side in sides for label in _parts(side)]
+
+
+def _parts(side: Side) -> list[str]:
+    """Return the labels in one side of a claim."""
+    return [*side] if isinstance(side, Change) else [side]
 
 
 def problems(claims: Any, labels: Collection[str]) -> list[str]:
@@ -105,17 +111,51 @@ def problems(claims: Any, labels: Collection[str]) -> list[str]:
     if isinstance(claims, Claim | str) or not isinstance(claims, Sequence):
         return ["claims: must be a list, such as [Better(...), NotWorse(...)]"]
     errors = []
-    for claim in claims:
+    for i, claim in enumerate(claims):
         if isinstance(claim, Claim):
-            lines = [*_margin_problems(claim), *_side_problems(claim, labels)]
+            lines = _type_problems(claim) or [
+                *_margin_problems(claim),
+                *_side_problems(claim, labels),
+                *(["is stated twice"] if claim in claims[:i] else []),
+            ]
             errors += [f'claim "{claim.text}": {line}' for line in lines]
         else:
             errors.append(f"claims: {claim!r}: must be Better, NotWorse or Equivalent")
     return errors
 
 
+def _type_problems(claim: Claim) -> list[str]:
+    """Return the errors in the types of the values of a claim."""
+    sides = {"arm": claim.arm, **{key: getattr(claim, key, "") for key in ("than", "to")}}
+    errors = [
+        f"{name} = {side!r}: must be the label of an arm, or a change of two labels"
+        for name, side in sides.items()
+        if not all(isinstance(label, str) for label in _parts(side))
+    ]
+    for name in ("points", "share"):
+        margin = getattr(claim, name)
+        if isinstance(margin, bool) or not isinstance(margin, int | float):
+            errors.append(f"{name} = {margin!r}: must be a number")
+    if isinstance(claim.on, str):
+        errors.append(f'on = "{claim.on}": must be a tuple, such as ("{claim.on}",)')
+    elif not _is_texts(claim.on):
+        errors.append(f"on = {claim.on!r}: must be a tuple of workloads, such as ('digits/*',)")
+    if not isinstance(claim.metric, str):
+        errors.append(f"metric = {claim.metric!r}: must be a text")
+    return errors
+
+
+def _is_texts(values: Any) -> bool:
+    """Return True if a value is a tuple or list of one or more texts."""
+    return (
+        isinstance(values, tuple | list)
+        and bool(values)
+        and all(isinstance(value, str) for value in values)
+    )
+
+
 def _margin_problems(claim: Claim) -> list[str]:
-    """Return the errors in the margins and in the workloads of a claim."""
+    """Return the errors in the margins of a claim."""
     positive = isinstance(claim, Equivalent)
     allowed = "> 0" if positive else ">= 0"
     errors = [
@@ -123,8 +163,10 @@ def _margin_problems(claim: Claim) -> list[str]:
         for name, margin in (("points", claim.points), ("share", claim.share))
         if not (margin > 0 or (margin == 0 and not positive))
     ]
-    if isinstance(claim.on, str):
-        errors.append(f'on = "{claim.on}": must be a tuple, such as ("{claim.on}",)')
+    if claim.points >= 1:
+        errors.append(f"points = {claim.points}: must be < 1; 0.003 is 0.3 percentage points")
+    if math.isinf(claim.share):
+        errors.append(f"share = {claim.share}: must be finite")
     return errors
 
 
@@ -132,8 +174,17 @@ def _side_problems(claim: Claim, labels: Collection[str]) -> list[str]:
     """Return the errors in the labels of a claim."""
     if claim.base and isinstance(claim.arm, Change) != isinstance(claim.base, Change):
         return ["a change can only be compared with a change"]
+    if not claim.base and not isinstance(claim, Equivalent):
+        return ["it has no base"]
     unknown = [label for label in _labels(claim) if not matches(label, labels)]
     if unknown:
-        return [f"no arm is called {label}.{nearest(label, labels)}" for label in unknown]
+        return [f"no arm is called {label}.{_advice(label, labels)}" for label in unknown]
     reason = unmatched(claim, labels, "the study")
     return [reason] if reason else []
+
+
+def _advice(label: str, labels: Collection[str]) -> str:
+    """Return the end of a message about an unknown label."""
+    if levels := [known for known in labels if known.startswith(f"{label} ")]:
+        return f" Its levels are {', '.join(levels)}; {label} * stands for all of them."
+    return nearest(label, labels)

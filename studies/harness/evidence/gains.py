@@ -71,10 +71,12 @@ def oriented(values: np.ndarray, metric: str) -> np.ndarray:
 def values_of(table: Table, side: Side) -> np.ndarray:
     """Return the values `[seeds]` of one side of a pair, transformed by `oriented`.
 
-    The value of a `Change` is the difference of its two arms.
+    The value of a `Change` is the difference of its two arms. The change from one failed trial to
+    another is unknown, so it is nan.
     """
     if isinstance(side, Change):
-        return subtract(values_of(table, side.arm), values_of(table, side.base))
+        arm, base = values_of(table, side.arm), values_of(table, side.base)
+        return np.where(np.isinf(arm) & np.isinf(base), np.nan, subtract(arm, base))
     values = table.values.to_numpy(dtype=float)
     return oriented(values, table.metric)[:, table.values.columns.get_loc(side)]
 

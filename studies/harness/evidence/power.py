@@ -12,7 +12,7 @@ import numpy as np
 from studies.harness.design import matching
 from studies.harness.design.claims import Claim
 from studies.harness.evidence.gains import has_ratios, oriented
-from studies.harness.evidence.metrics import claim_metric, count, higher_is_better, unit, words
+from studies.harness.evidence.metrics import claim_metric, count, unit, words
 from studies.harness.statistics.paired import moments
 from studies.harness.statistics.planning import MOST, seeds_needed, smallest_effect
 from trainables.config import TrialConfig
@@ -20,7 +20,7 @@ from trainables.files import read_lines
 from trainables.store import COMPLETED, read_config, read_status, trial_folders
 
 SIMILAR = "The table of all pairs detects smaller gains if all arms have similar noise."
-LARGEST = 5.0  # SDs; a design that detects only larger gains cannot conclude anything
+LARGEST = 5.0  # SDs; a design that detects larger gains only cannot conclude anything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Power:
     """The smallest gains that a design detects.
 
     A gain is detected if a claim about one pair of arms is decided in 80% of all repetitions of the
-    study, after the correction. If a claim has a margin, the gain is the distance from the margin.
+    study, after the correction. For a claim with a margin, it is the distance from the margin.
 
     Attributes:
         claims: The claims that can be tested.
@@ -38,9 +38,10 @@ class Power:
             claims, that of the pairs.
         seeds: The number of seeds.
         effect: The smallest gain in SDs of the gain over seeds; infinite below two seeds.
-        gains: The smallest gain, by metric, where the SD is known: a difference or, for errors, the
-            logarithm of a ratio (see `gains`).
+        gains: The smallest gain, by metric, where the SD is known.
         spreads: The SD of the gain over seeds, by metric, where it is known.
+        ratios: The metrics whose gains are the logarithms of ratios (see `gains`). All other gains
+            are differences.
         seeds_for_one_sd: The number of seeds that detects a gain of one SD; None above 1000.
         seeds_to_conclude: The number of seeds with which the effect is at most `LARGEST`.
     """
@@ -52,6 +53,7 @@ class Power:
     effect: float
     gains: Mapping[str, float] = field(default_factory=dict)
     spreads: Mapping[str, float] = field(default_factory=dict)
+    ratios: Collection[str] = ()
     seeds_for_one_sd: int | None = None
     seeds_to_conclude: int | None = None
 
@@ -92,7 +94,8 @@ def power(
     tests = len(tested) or max(pairs, 1)
     effect = smallest_effect(seeds, tests) if seeds > 1 else math.inf
     metrics = dict.fromkeys([name for _, name in tested] or [metric])
-    spreads = {} if root is None else gain_spreads(root, workload, metrics)
+    tables = {} if root is None else _tables(root, workload, metrics)
+    spreads = gain_spreads(tables)
     return Power(
         claims=[claim.text for claim, _ in tested],
         pairs=pairs,
@@ -101,20 +104,29 @@ def power(
         effect=effect,
         gains={name: effect * sd for name, sd in spreads.items()},
         spreads=spreads,
+        ratios=[name for name in spreads if has_ratios(tables[name], name)],
         seeds_for_one_sd=seeds_needed(1.0, tests),
         seeds_to_conclude=seeds_needed(LARGEST, tests),
     )
 
 
-def gain_spreads(root: Path, workload: str, metrics: Iterable[str]) -> dict[str, float]:
+def gain_spreads(tables: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return the SD over seeds of the gain between two configurations of a workload, by metric.
 
     It is the median over all pairs of configurations with two or more common completed seeds. A
     metric without such a pair is omitted.
+
+    Args:
+        tables: The values `[configurations, seeds]` by metric; nan is a missing value.
     """
-    results = list(_results(root, workload))
-    spreads = {name: _median_sd(results, name) for name in metrics}
+    spreads = {name: _median_sd(table, name) for name, table in tables.items()}
     return {name: sd for name, sd in spreads.items() if not math.isnan(sd)}
+
+
+def _tables(root: Path, workload: str, metrics: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return the last values of the completed trials of a workload (see `gain_spreads`)."""
+    results = list(_results(root, workload))
+    return {name: _table(results, name) for name in metrics}
 
 
 def _results(root: Path, workload: str) -> Iterator[tuple[str, int, Mapping[str, float]]]:
@@ -126,23 +138,26 @@ def _results(root: Path, workload: str) -> Iterator[tuple[str, int, Mapping[str,
             yield config.group_key, config.seed, lines[-1]["metrics"]
 
 
-def _median_sd(results: Sequence[tuple[str, int, Mapping[str, float]]], metric: str) -> float:
-    """Return the median over pairs of groups of the SD of the gain; nan without such a pair."""
+def _table(results: Sequence[tuple[str, int, Mapping[str, float]]], metric: str) -> np.ndarray:
+    """Return the values of a metric `[configurations, seeds]`."""
     seeds = {seed: i for i, seed in enumerate(sorted({seed for _, seed, _ in results}))}
     groups = {key: i for i, key in enumerate(dict.fromkeys(key for key, _, _ in results))}
     table = np.full((len(groups), len(seeds)), np.nan)
     for key, seed, values in results:
         table[groups[key], seeds[seed]] = values.get(metric, np.nan)
-    if not higher_is_better(metric) and not has_ratios(table, metric):
-        return math.nan  # the SD of a difference cannot be shown as a factor
-    table = oriented(table, metric)
-    first, second = np.triu_indices(len(groups), 1)
+    return table
+
+
+def _median_sd(values: np.ndarray, metric: str) -> float:
+    """Return the median SD over seeds of the gains between two rows; nan without any."""
+    table = oriented(values, metric)
+    first, second = np.triu_indices(len(table), 1)
     n, _, sd = moments(table[first] - table[second])
     return float(np.median(sd[n > 1])) if (n > 1).any() else math.nan
 
 
 def sentences(power: Power) -> list[str]:
-    """Return sentences about the smallest gains that a design detects, with its `warnings`."""
+    """Return what a design can detect."""
     if power.seeds < 2 or not power.pairs:
         return warnings(power)
     pairs = f"{count(power.pairs, 'pair')} of arms"
@@ -178,13 +193,13 @@ def warnings(power: Power) -> list[str]:
 def _gain(power: Power) -> str:
     """Return the smallest gain, such as `0.31 percentage points (3.3 SDs)` or `3.3 SDs`."""
     sds = f"{power.effect:.1f} SDs"
-    values = [_size(metric, gain) for metric, gain in power.gains.items()]
+    values = [_size(power, metric, gain) for metric, gain in power.gains.items()]
     return f"{' or '.join(values)} ({sds})" if values else sds
 
 
-def _size(metric: str, gain: float) -> str:
+def _size(power: Power, metric: str, gain: float) -> str:
     """Return a gain, such as `0.31 percentage points` or `a 20% smaller test mse`."""
-    if not higher_is_better(metric):
+    if metric in power.ratios:
         return f"a {-math.expm1(-gain):.0%} smaller {words(metric)}"
     return f"{unit(metric).show(gain)} {unit(metric).difference}"
 
@@ -197,9 +212,9 @@ def _source(power: Power) -> str:
             "two configurations of this workload have two common completed seeds yet."
         )
     values = [
-        f"{unit(metric).show(sd)} {unit(metric).difference}"
-        if higher_is_better(metric)
-        else f"a factor of {math.exp(sd):.2f} in the {words(metric)}"
+        f"a factor of {math.exp(sd):.2f} in the {words(metric)}"
+        if metric in power.ratios
+        else _size(power, metric, sd)
         for metric, sd in power.spreads.items()
     ]
     return (

@@ -88,7 +88,8 @@ def _pair(decision: Decision) -> str:
     effect = f"{_estimate(decision)} {_interval(decision)}"
     effect += "" if decision.is_ratio else f" {show.difference}"
     if decision.pairs == 1:
-        return decision.reason if missing else effect
+        only = f"only pair: {_name(decision)}, " if "*" in decision.claim.text else ""
+        return only + (decision.reason if missing else effect)
     role = "clearest against it" if decision.verdict == CONTRADICTED else "least clear"
     value = "" if missing else f", {effect}"
     reason = f"; {decision.reason}" if decision.reason else ""

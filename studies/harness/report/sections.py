@@ -20,8 +20,8 @@ from studies.harness.evidence.levels import (
     margin,
     sorted_levels,
 )
-from studies.harness.evidence.metrics import count, join_words, number
-from studies.harness.evidence.status import DIVERGED, FAILED, LOST, OOM, UNFINISHED
+from studies.harness.evidence.metrics import count, join_words, number, words
+from studies.harness.evidence.status import COMPLETED, DIVERGED, FAILED, LOST, OOM, UNFINISHED
 from studies.harness.published.papers import Cell
 from studies.harness.published.results import (
     Ordering,
@@ -155,6 +155,19 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
         "but every comparison counts them as the worst of their seeds."
     )
     return [Heading(title), Text(finding, finding=True), table, Text(note, note=True)]
+
+
+def without_value(evidence: Evidence) -> list[Text]:
+    """Return how many completed trials have no value of the metric; empty if all have one."""
+    finished = int((evidence.frame["status"] == COMPLETED).sum())
+    missing = finished - int(evidence.arms["n"].sum())
+    if not missing:
+        return []
+    text = (
+        f"Of {count(finished, 'completed trial')}, {missing} ended without a finite "
+        f"{words(evidence.metric)}; no mean includes them."
+    )
+    return [Text(text, finding=True)]
 
 
 def _outcome(arm: Mapping[Any, Any]) -> str:

@@ -18,7 +18,7 @@ from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.arms import by_seed, group, mean_curves, measured, skewed
 from studies.harness.evidence.levels import EQUIVALENT, best_level, level_verdicts
 from studies.harness.report import arms as arms_table
-from studies.harness.report import notes
+from studies.harness.report import notes, sections
 from studies.harness.report.document import Text
 from trainables.store import DIVERGED, FAILED, OOM
 
@@ -228,6 +228,14 @@ def test_notes_say_that_a_design_is_inconclusive(tmp_path: Path):
     assert "too few" not in notes.power(many) and "unpaired" not in notes.power(many)
     assert "One example of the evaluated set is 0.17 percentage points" in notes.grid(many)
     assert notes.grid(many.of(LOSS)) == ""
+
+
+def test_report_counts_completed_trials_without_a_value(tmp_path: Path):
+    assert sections.without_value(evidence_of(tmp_path / "all", {}, 0.01)) == []
+    (line,) = sections.without_value(evidence_of(tmp_path / "nan", {"sgd": math.nan}, 0.01))
+    assert line.finding and line.text == (
+        "Of 40 completed trials, 5 ended without a finite test accuracy; no mean includes them."
+    )
 
 
 # ---------------------------------------------------------------------- levels

@@ -75,6 +75,7 @@ def _results(
         Heading("Results"),
         table.table(evidence, study.name, study.title),
         Text(listing.caption, note=True),
+        *sections.without_value(evidence),
         *sections.coverage_line(evidence.published),
     ]
 
