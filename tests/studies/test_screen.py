@@ -101,7 +101,7 @@ def test_output_ends_with_findings_paths_and_next_commands(
     sentences = [" ".join(text.split()) for text in tested]
     assert len(sentences) == 3
     assert all(f"**{text.replace(':', '.**', 1)}" in document for text in sentences)
-    assert rest.startswith("Not tested: 2 of 5 claims")
+    assert rest.startswith("Not tested: 4 of 7 claims")
     assert "nysact-s, rank 5 to 10" not in rest  # only the report has the exploratory comparisons
     *_, ending = rest.rpartition("\n\n")
     folder = f"{out.name}/smoke/reports/ablation_rank/digits-cnn"
