@@ -111,6 +111,13 @@ def test_gain_of_negative_losses_is_a_difference(
     assert words in text and ("smaller" in text) == (shift > 0)
 
 
+def test_a_study_with_one_pair_is_not_told_to_compare_fewer():
+    study = replace(GRID, arms=GRID.arms[:2], claims=[Better("a", than="b", on=("digits/mlp",))])
+    text = " ".join(sentences(study.power(seeds=2)))
+    assert "no claims about this workload, so its report only explores 1 pair of arms" in text
+    assert "fewer pairs" not in text and "all 1" not in text
+
+
 def test_one_seed_cannot_be_tested():
     assert sentences(STUDY.power(seeds=1)) == [
         "Too few seeds: with one seed, no difference between arms can be tested."

@@ -136,6 +136,8 @@ def test_parent_run_has_the_decisions_on_the_claims_as_tags(tmp_path, uri, study
     tags = runs()[0].data.tags
     assert (tags["claim/1"], tags["verdict/1"]) == ("Supported: a is better than b.", "supported")
     assert f"- {study.claims[0].text}" in tags["mlflow.note.content"]
+    view(study, trials, tmp_path).send(uri, Report(files=[], claims=[]))
+    assert not {"claim/1", "verdict/1"} & {*runs()[0].data.tags}
 
 
 @pytest.mark.parametrize("mark", ["", "digest"])

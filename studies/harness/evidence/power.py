@@ -164,8 +164,9 @@ def sentences(power: Power) -> list[str]:
     family, correction = f"{count(len(power.claims), 'claim')} about {pairs}", "claim"
     note = "If a claim has a margin, the gain is the distance from the margin."
     if not power.claims:
-        family, correction = f"no claims, so its report only explores all {pairs}", "pair"
-        note = SIMILAR
+        explored = f"all {pairs}" if power.pairs > 1 else pairs
+        family = f"no claims about this workload, so its report only explores {explored}"
+        correction, note = "pair", SIMILAR
     return [
         f"The study has {family}. After Holm's correction over {count(power.tests, correction)}, a "
         f"paired t-test with {power.seeds} seeds detects a gain of {_gain(power)} with 80% power. A "
@@ -184,7 +185,7 @@ def warnings(power: Power) -> list[str]:
     advice = f"To detect gains of {LARGEST:g} standard deviations, use --seeds"
     if power.claims:
         limit += ", so the results will probably be inconclusive"
-    else:
+    elif power.pairs > 1:
         limit += f" after the correction over all {power.pairs} pairs of arms"
         advice = f"State claims about fewer pairs. {SIMILAR} {advice}"
     return [f"Too few seeds: {limit}. {advice} {power.seeds_to_conclude}."]

@@ -14,7 +14,9 @@ from studies.harness.evidence.metrics import count, probability, unit, words
 from studies.harness.report.document import Block, Heading, Table, Text
 from studies.harness.statistics.planning import MOST
 
-NO_CLAIMS = "This study has no claims. All comparisons in this report are exploratory."
+NO_CLAIMS = (
+    "This study has no claims about this workload. All comparisons in this report are exploratory."
+)
 UNDECIDABLE = "This study cannot decide these statements of the paper:"
 HEADER = ["claim", "verdict", "pair", "n", "effect", "95% t-interval", "p (Holm)"]
 HEADER += ["anytime-valid", "seeds to decide"]

@@ -159,8 +159,8 @@ def stability(evidence: Evidence, factor: str) -> list[Block]:
 
 def without_value(evidence: Evidence) -> list[Text]:
     """Return how many completed trials have no value of the metric; empty if all have one."""
-    finished = int((evidence.frame["status"] == COMPLETED).sum())
-    missing = finished - int(evidence.arms["n"].sum())
+    finished = list(evidence.frame["status"]).count(COMPLETED)
+    missing = finished - sum(evidence.arms["n"])
     if not missing:
         return []
     text = (

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,12 @@ class Experiment:
             metrics = metrics[BATCH:]
         if metrics or new_params or new_tags:
             self.client.log_batch(run.info.run_id, metrics, new_params, new_tags)
+
+    def keep_tags(self, run: Run, prefixes: tuple[str, ...], names: Collection[str]) -> None:
+        """Delete the tags of a run with one of the prefixes, except those with the given names."""
+        for name in run.data.tags:
+            if name.startswith(prefixes) and name not in names:
+                self.client.delete_tag(run.info.run_id, name)
 
     def log_files(self, run: Run, paths: Sequence[Path]) -> None:
         """Send the files of a report, and then a tag with the digest of their contents."""

@@ -24,7 +24,7 @@ from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
 from studies.harness.statistics.intervals import summarize
 from studies.harness.tracking import page
 from studies.harness.tracking.client import PARENT, Experiment, Run, all_runs, fingerprint, points
-from studies.harness.tracking.view import View, claim_tags
+from studies.harness.tracking.view import CLAIM_TAGS, View, claim_tags
 from trainables.config import digest
 from trainables.files import read_lines
 from trainables.store import COMPLETED, read_status, trial_folder
@@ -149,6 +149,8 @@ class Sender:
             known = parent.data.metrics
             changed = {name: value for name, value in summary if known.get(name) != value}
             self.experiment.log(parent, points(changed), tags=tags)
+            if report:
+                self.experiment.keep_tags(parent, CLAIM_TAGS, tags)
             done = not {IN_FLIGHT, NOT_RUN} & set(statuses)
             self.experiment.set_status(parent, "FINISHED" if done else "RUNNING", time.time())
             files = report.files if report else ()

@@ -13,6 +13,7 @@ from studies.harness.design.options import Options, default_uri
 from studies.harness.design.result import Report
 
 MARK = "inputs_sent"  # tag of the report's run: digest of the inputs of the last complete update
+CLAIM_TAGS = "claim/", "verdict/"  # prefixes; see `claim_tags`
 NOTHING = "nothing to send"
 
 
