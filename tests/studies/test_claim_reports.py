@@ -113,6 +113,16 @@ def test_claim_with_a_metric_is_decided_by_this_metric(root: Path):
     assert decision.text == "foof is better than sgd, for the train loss"
 
 
+def test_interim_verdicts_are_called_so(tmp_path: Path):
+    trials = planned()
+    for trial in trials[:-2]:
+        write_trial(tmp_path, trial)
+    unfinished = report(tmp_path, trials, CLAIMED).findings
+    assert any(f"2 of {len(trials)} planned trials have not ended" in text for text in unfinished)
+    finished = report(tmp_path, trials[:-2], CLAIMED).findings
+    assert not any("have not ended" in text for text in finished)
+
+
 def test_study_without_claims_is_exploratory():
     assert section((), (), "test/mse") == [Heading("Claims"), Paragraph(NO_CLAIMS)]
     assert files(()) == {}

@@ -11,7 +11,9 @@ from dataclasses import replace
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, costs
 from studies.harness.evidence.analysis import Evidence, analyse, decide_claims
-from studies.harness.evidence.status import FAILED
+from studies.harness.evidence.claims import NOT_TESTED
+from studies.harness.evidence.metrics import count
+from studies.harness.evidence.status import FAILED, IN_FLIGHT, NOT_RUN
 from studies.harness.kinds.study.figures import DiagnosticsFigure, Extension
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
@@ -69,6 +71,7 @@ def _results(
     decisions = claims.section(evidence.claims, study.undecidable, evidence.metric)
     return [
         *_fold_notes(decisions, "The decisions in numbers", tables=True),
+        *_interim(evidence),
         *protocol.facts(study),
         *_pictures(main)[:1],
         *_fold_notes(main.blocks, "Notes on the figure"),
@@ -78,6 +81,20 @@ def _results(
         *sections.without_value(evidence),
         *sections.coverage_line(evidence.published),
     ]
+
+
+def _interim(evidence: Evidence) -> list[Block]:
+    """Return a warning if the claims were decided before all planned trials have ended."""
+    statuses = list(evidence.frame["status"])
+    unfinished = statuses.count(IN_FLIGHT) + statuses.count(NOT_RUN)
+    tested = any(decision.verdict != NOT_TESTED for decision in evidence.claims)
+    if not tested or not unfinished:
+        return []
+    text = (
+        f"{unfinished} of {count(len(evidence.trials), 'planned trial')} have not ended. If you look "
+        "at these verdicts and train more trials, only the anytime-valid verdicts hold."
+    )
+    return [Text(text, label="Interim", finding=True)]
 
 
 def _fold_notes(blocks: Sequence[Block], title: str, *, tables: bool = False) -> list[Block]:
