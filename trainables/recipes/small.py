@@ -19,7 +19,7 @@ OPTIMIZERS = {
 
 MNIST5K_MLP = Recipe(
     batch_size=80,
-    epochs=6,
+    epochs=5,
     schedule="cosine",
     optimizers=OPTIMIZERS,
     parameters=Parameters(exact=118_282),
@@ -27,6 +27,7 @@ MNIST5K_MLP = Recipe(
 MNIST5K_CNN = replace(MNIST5K_MLP, batch_size=40, epochs=2, parameters=Parameters(exact=19_258))
 MNIST5K_AUTOENCODER = replace(
     MNIST5K_MLP,
+    epochs=3,
     optimizers={
         **OPTIMIZERS,
         "sgd": {"lr": 0.01},
