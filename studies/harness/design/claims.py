@@ -97,10 +97,9 @@ class Claim(ABC):
 
 
 @dataclass(frozen=True)
-class Better(Claim):
-    """The arm is better than the base, by any amount."""
+class _OneSided(Claim):
+    """A claim that limits the gain from below only."""
 
-    LOWER: ClassVar[float | None] = 0.0
     UPPER: ClassVar[float | None] = None
 
     than: Side = field(kw_only=True)
@@ -109,6 +108,13 @@ class Better(Claim):
     def base(self) -> Side:
         """The base arms."""
         return self.than
+
+
+@dataclass(frozen=True)
+class Better(_OneSided):
+    """The arm is better than the base, by any amount."""
+
+    LOWER: ClassVar[float | None] = 0.0
 
     def statement(self, margin: str = "") -> str:
         """Return the claim as a sentence; it has no margin."""
@@ -116,18 +122,10 @@ class Better(Claim):
 
 
 @dataclass(frozen=True)
-class NotWorse(Claim):
+class NotWorse(_OneSided):
     """The arm is not worse than the base by more than the margin."""
 
     LOWER: ClassVar[float | None] = -1.0
-    UPPER: ClassVar[float | None] = None
-
-    than: Side = field(kw_only=True)
-
-    @property
-    def base(self) -> Side:
-        """The base arms."""
-        return self.than
 
     def statement(self, margin: str = "") -> str:
         """Return the claim as a sentence (see `Claim.statement`)."""
