@@ -25,8 +25,8 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
+from studies.harness.cluster import execute, stopping, tuning
 from studies.harness.cluster import local as local_cluster
-from studies.harness.cluster import stopping, tuning
 from studies.harness.command import lock
 from studies.harness.command.run import ENVIRONMENT, stopped
 from studies.harness.design.options import Options
@@ -232,6 +232,22 @@ def test_signal_is_deferred_until_ray_has_shut_down(monkeypatch: pytest.MonkeyPa
         # The thread that counts the time without a live node would otherwise end the process.
         thread.join(2 * stopping.PROBE_SECONDS)
         assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("signal_handlers")
+def test_sigterm_during_rays_shutdown_is_not_reported_as_sigint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """While trials run, a SIGTERM is forwarded as a SIGINT; Ray's shutdown comes after that."""
+    monkeypatch.setattr(execute, "_start", lambda options, trials: None)
+    monkeypatch.setattr(stopping.ray, "shutdown", lambda: signal.raise_signal(signal.SIGTERM))
+    interrupted = Mock(side_effect=AssertionError)
+    signal.signal(signal.SIGINT, interrupted)
+    options = Options(out=tmp_path)
+    with pytest.raises(InterruptedError), execute.session([], options, 1, Mock()) as running:
+        pass
+    assert not running.signals and not interrupted.called
+    assert signal.getsignal(signal.SIGTERM) is interrupt
 
 
 def test_driver_blocked_by_a_lost_cluster_exits_with_code_4(capfd: pytest.CaptureFixture[str]):

@@ -72,22 +72,18 @@ def session(
 ) -> Iterator[Session]:
     """Start Ray or join a cluster, and disconnect at the end; arguments and errors: see `train`."""
     space = _space(options, generation)
-    handler = signal.getsignal(signal.SIGTERM)
     with ThreadPoolExecutor(1) as thread, defer_signals():
         prepared = thread.submit(prepare)
         tuning = thread.submit(import_module, f"{__package__}.tuning")  # takes a second
         _start(options, len(trials))
     started, stop = time.monotonic(), Stop(on_lost)
-    try:
-        with stop.watching():
-            prepared.result()
-            if options.gpus_per_trial is None:
-                share = measured_share([trial.config for trial in trials], options)
-                options = replace(options, gpus_per_trial=share)
-            with _signals() as signals:
-                yield tuning.result().Session(options, space, stop, signals, started)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with stop.watching():
+        prepared.result()
+        if options.gpus_per_trial is None:
+            share = measured_share([trial.config for trial in trials], options)
+            options = replace(options, gpus_per_trial=share)
+        with _signals() as signals:
+            yield tuning.result().Session(options, space, stop, signals, started)
 
 
 def _space(options: Options, generation: int) -> dict[str, Any]:
@@ -125,9 +121,12 @@ def _signals() -> Iterator[list[str]]:
         received.append("SIGTERM")
         os.kill(os.getpid(), signal.SIGINT)
 
-    signal.signal(signal.SIGTERM, forward)
+    before = signal.signal(signal.SIGTERM, forward)
     try:
         yield received
     except KeyboardInterrupt:  # no Tuner was running, which would have handled the signal
         if not received:
             raise
+    finally:
+        # Before Ray's shutdown: a SIGTERM that arrives there must not become a KeyboardInterrupt.
+        signal.signal(signal.SIGTERM, before)
