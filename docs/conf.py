@@ -72,7 +72,7 @@ def display_math(self, node: nodes.math_block) -> None:
 def write_generated_pages(app: Sphinx) -> None:
     """Write the tables that the code prints, and the help of the commands without click."""
     from precond.__main__ import markdown as optimizers
-    from studies.harness.command.manage import markdown as studies
+    from studies.harness.command.catalogue import markdown as studies
 
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)

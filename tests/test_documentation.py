@@ -14,7 +14,7 @@ from torch import nn
 
 import precond
 from studies.harness.command import manage
-from studies.harness.command.options import FLAGS
+from studies.harness.command.flags import FLAGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -110,13 +110,13 @@ def _peak_mb() -> int:
 
 
 def _flags() -> list[str]:
-    from studies.harness.command.options import FLAGS
+    from studies.harness.command.flags import FLAGS
 
     return [option.name for option in FLAGS if option.name]
 
 
 def _switches() -> list[str]:
-    from studies.harness.command.options import FLAGS
+    from studies.harness.command.flags import FLAGS
 
     return [option.name for option in FLAGS if option.name and getattr(option, "is_flag", False)]
 

@@ -17,7 +17,7 @@ from studies import Range
 from studies.ablation_rank import STUDY
 from studies.harness.command import cli, lock, manage
 from studies.harness.command.cli import main
-from studies.harness.command.options import FLAGS
+from studies.harness.command.flags import FLAGS
 from studies.harness.design.arms import Arm, Trial
 from studies.harness.design.claims import Better
 from studies.harness.design.options import Options

@@ -13,7 +13,7 @@ import pytest
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.command import cli, manage
-from studies.harness.command.options import FLAGS
+from studies.harness.command.flags import FLAGS
 from studies.harness.design.ending import STOPS, Stopped
 from studies.harness.design.options import Options
 from studies.harness.design.result import Listing, Report

@@ -10,7 +10,8 @@ import torch
 from folders import STUDY, write_trial
 
 from studies.activation_norms import PROBE
-from studies.harness.command import manage, reports
+from studies.harness.command import reports
+from studies.harness.command import tracking as tracking_commands
 from studies.harness.design.arms import Arm, grid
 from studies.harness.design.ending import COMPLETE, ENVIRONMENT, SOME_FAILED
 from studies.harness.design.options import Options, default_uri, report_folder
@@ -81,8 +82,8 @@ def test_sync_to_a_new_database_sends_the_numbers_of_the_last_report(
     study = replace(RANK_STUDY, published={"cifar10/resnet32": {"epochs": 1}})
     [plan] = [plan for plan in study.stored(root) if plan.workload == "cifar10/resnet32"]
     reports.make(plan)
-    monkeypatch.setattr(manage, "artefacts", lambda: {RANK_STUDY.name: study})
-    assert manage._sync.callback(root, None) == COMPLETE
+    monkeypatch.setattr(tracking_commands, "artefacts", lambda: {RANK_STUDY.name: study})
+    assert tracking_commands._sync.callback(root, None) == COMPLETE
     assert f"{study.name} on cifar10/resnet32: 8 epochs sent\n" in capsys.readouterr().out
     client = MlflowClient(tracking_uri=default_uri(root))
     experiment = client.get_experiment_by_name(study.name)
@@ -98,8 +99,8 @@ def test_sync_reports_a_search_with_other_settings_and_sends_the_rest(
     [plan] = SEARCH.plan(Options(out=root, epochs=3))
     assert Proposer(plan, "sgd", root).next()
     literals = {SEARCH.name: SEARCH, SMALL_PROBE.name: SMALL_PROBE}
-    monkeypatch.setattr(manage, "artefacts", lambda: literals)
-    assert manage._sync.callback(root, None) == SOME_FAILED
+    monkeypatch.setattr(tracking_commands, "artefacts", lambda: literals)
+    assert tracking_commands._sync.callback(root, None) == SOME_FAILED
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{SEARCH.name}: not sent, because {root}")
     assert "contains a search with trial.epochs = 3, not 20; to send it, repeat" in first
@@ -109,8 +110,8 @@ def test_sync_reports_a_search_with_other_settings_and_sends_the_rest(
 def test_sync_of_an_empty_folder_reports_that_there_is_nothing_to_send(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(manage, "artefacts", lambda: {RANK_STUDY.name: RANK_STUDY})
-    assert manage._sync.callback(tmp_path, None) == COMPLETE
+    monkeypatch.setattr(tracking_commands, "artefacts", lambda: {RANK_STUDY.name: RANK_STUDY})
+    assert tracking_commands._sync.callback(tmp_path, None) == COMPLETE
     assert capsys.readouterr().out.startswith(
         f"no results to send in {tmp_path}; run a study first"
     )
@@ -120,7 +121,7 @@ def test_sync_of_an_empty_folder_reports_that_there_is_nothing_to_send(
 def test_damaged_folder_is_reported_in_one_line(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(manage, "artefacts", lambda: {RANK_STUDY.name: RANK_STUDY})
+    monkeypatch.setattr(tracking_commands, "artefacts", lambda: {RANK_STUDY.name: RANK_STUDY})
     next((root / "trials").iterdir()).joinpath("config.json").write_text("{")
-    assert manage._sync.callback(root, None) == ENVIRONMENT
+    assert tracking_commands._sync.callback(root, None) == ENVIRONMENT
     assert "no results are lost; try again" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from studies.harness.command.options import FLAGS, unknown_flag
+from studies.harness.command.flags import FLAGS, unknown_flag
 from studies.harness.design.claims import Claim
 from studies.harness.design.ending import INVALID_COMMAND
 from studies.harness.kinds.artefact import Artefact

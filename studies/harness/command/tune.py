@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from studies.harness.command.cli import EXIT_CODES
-from studies.harness.command.options import FLAGS
+from studies.harness.command.flags import FLAGS
 from studies.harness.design.ending import COMPLETE, SOME_FAILED
 
 OFFERED = {

@@ -17,9 +17,10 @@ def default_root() -> Path:
     return Path(os.environ.get("PRECOND_OUT") or "outputs")
 
 
-def report_folder(root: Path, name: str, workload: str) -> Path:
-    """Return the folder of an artefact's report on a workload."""
-    return root / "reports" / name / workload.replace("/", "-")
+def report_folder(root: Path, name: str, workload: str, selection: str = "") -> Path:
+    """Return the folder of an artefact's report on a workload (`selection`: see `Plan`)."""
+    folder = workload.replace("/", "-")
+    return root / "reports" / name / (f"{folder}+{selection}" if selection else folder)
 
 
 def default_uri(root: Path) -> str:

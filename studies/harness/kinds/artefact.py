@@ -40,12 +40,15 @@ class Plan:
         workload: The workload to train or time.
         options: The options of the command.
         trials: The trials that are known before the work starts.
+        selection: The options that make the plan another than the artefact's own, such as
+            `optimizers=sgd,adam`, as the name of a folder; empty for the artefact's own plan.
     """
 
     artefact: Any
     workload: str
     options: Options
     trials: Sequence[Trial] = ()
+    selection: str = ""
 
     @property
     def root(self) -> Path:
@@ -55,7 +58,7 @@ class Plan:
     @property
     def folder(self) -> Path:
         """The folder of the report."""
-        return report_folder(self.root, self.artefact.name, self.workload)
+        return report_folder(self.root, self.artefact.name, self.workload, self.selection)
 
     @property
     def headline(self) -> str:

@@ -26,11 +26,13 @@ class View(ABC):
             run.
         workload: The workload that is trained or timed.
         options: The command line.
+        selection: The selection of the plan (`kinds.artefact.Plan`); each has a run of its own.
     """
 
     facts: Facts
     workload: str
     options: Options
+    selection: str = ""
 
     @abstractmethod
     def send(self, uri: str, report: Report | None = None, mark: str = "") -> str:
