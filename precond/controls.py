@@ -13,14 +13,15 @@ from precond.diagnostics.monitor import Clock
 from precond.layer_coverage import Coverage, count
 from precond.layers import Layer, plain_modules, uncalled
 from precond.saving import Saved
+from precond.shared import Shared
 
 
 class Controls(Saved):
     """The part of an optimizer with which users inspect its layers and control the recording."""
 
-    _layers: dict[str, Layer]
-    _skipped: dict[str, str]
-    _has_output_scale: bool
+    _layers = Shared[dict[str, Layer]]()
+    _skipped = Shared[dict[str, str]]()  # the reasons by the names of the modules
+    _has_output_scale = Shared(False)  # True if `grad_output_scale` has been set
 
     @property
     def steps(self) -> int:
