@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from precond.hyperparameters import HyperparameterError, nearest
+from studies.harness.design.arms import spelled
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import (
     DEFAULT_WORKLOAD,
@@ -236,6 +237,7 @@ def setting_errors(
     known = sorted({name for optimizer in optimizers for name in settable(optimizer)})
     errors = []
     for name, value in options.settings.items():
+        value = spelled(value)
         if name in varied:
             text = advice.format(name=name, value=value)
             errors.append(f"--set {name}={value}: {artefact.name} {text}")
