@@ -66,7 +66,7 @@ def workload(
             return build
         if name.count("/") != 1 or not all(name.split("/")):
             raise PluginError(f'workload "{name}": must be DATA/MODEL, for example moons/mlp')
-        if error := _signature_error(build, data):
+        if error := _parameter_error(build, data):
             raise PluginError(f'workload "{name}": {error}')
         digest = register(name, build, workloads.unknown_workload(name) is None)
         workloads.PLUGINS[name] = PluginWorkload(
@@ -83,7 +83,7 @@ def workload(
     return decorate
 
 
-def _signature_error(build: Callable[..., Any], data: Callable[..., Any]) -> str:
+def _parameter_error(build: Callable[..., Any], data: Callable[..., Any]) -> str:
     """Return an error in the parameters of a workload's functions, or ""."""
     name = build.__name__
     if parameters := list(_parameters(build)):

@@ -86,8 +86,8 @@ def parse(
     take = parser.take
     # Load the plugins first, because other options may name what they register.
     plugins = tuple(dict.fromkeys(map(Path, raw.get("plugin", ()))))
-    failures = _load(plugins)
-    parser.errors += failures
+    unresolved = _load(plugins) or _unknown_workloads(raw.get("workload"))
+    parser.errors += unresolved
     address = take("address", _ADDRESS, _address, variable="RAY_ADDRESS")
     workers, max_workers = "an integer >= 1", None
     if not address:  # the number of CPUs of a cluster is known only after it is inspected
@@ -109,7 +109,7 @@ def parse(
         out=take("out", "a folder", Path),
         data_dir=_data_dir(raw.get("data_dir")),
         plugins=plugins,
-        plugins_failed=bool(failures),
+        unresolved=bool(unresolved),
         workers_per_trial=take(
             "workers_per_trial", workers, partial(_at_least_one, limit=max_workers), 1
         ),
@@ -132,13 +132,18 @@ def _load(plugins: Sequence[Path]) -> list[str]:
     return [f"--plugin {line}" for line in load_all(plugins)]
 
 
-def _contradictions(options: Options) -> list[str]:
-    """Return a line for each well-formed value that is unknown or impossible on this machine."""
-    errors = []
-    if options.workloads and not options.plugins_failed:
-        from trainables.workloads import unknown_workload
+def _unknown_workloads(names: str | None) -> list[str]:
+    """Return a line for each unknown workload."""
+    if names is None:
+        return []
+    from trainables.workloads import unknown_workload
 
-        errors += [f"--{line}" for name in options.workloads if (line := unknown_workload(name))]
+    return [f"--{line}" for name in names.split(",") if (line := unknown_workload(name))]
+
+
+def _contradictions(options: Options) -> list[str]:
+    """Return a line for each well-formed value that contradicts another or this machine."""
+    errors = []
     if len(set(options.workloads)) < len(options.workloads):
         errors.append(f"--workload = {options.workload}: must name each workload once")
     if options.gpus_per_trial != 0 and not options.address:

@@ -120,7 +120,7 @@ def _plans(
     plans: list[Plan] = []
     work: list[Work] = []
     errors: list[str] = []
-    if options.plugins_failed:
+    if options.unresolved:
         return plans, work, errors
     for artefact in artefacts:
         errors += [

@@ -39,8 +39,8 @@ class Options:
     """The parsed command line; `--help` describes each option.
 
     Attributes:
-        plugins_failed: True if a plugin cannot be used. The names that it would register are
-            unknown, so nothing can be planned.
+        unresolved: True if a plugin cannot be used or a workload is unknown. Errors in a plan could
+            follow from that, so nothing is planned.
         extra: The values of the options that only one kind of artefact has, as text, by name.
         given: Names of the options that have a value, from the command line or from a default of
             click, such as that of `--blocks`.
@@ -65,7 +65,7 @@ class Options:
     download: bool = False
     verify_data: bool = False
     plugins: tuple[Path, ...] = ()
-    plugins_failed: bool = False
+    unresolved: bool = False
     workers_per_trial: int = 1
     retry: tuple[str, ...] = ()
     rerun: tuple[str, ...] = ()

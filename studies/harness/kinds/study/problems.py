@@ -78,8 +78,10 @@ def option_problems(
         levels: The levels of each factor, after those of the command have replaced the study's.
     """
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
+    plugins = [name for name, entry in REGISTRY.items() if entry.plugin and name not in known]
     errors = [
-        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, known, _advice(name))}'
+        f'--optimizers = "{name}": not an optimizer of {study.name}.'
+        f"{nearest(name, [*known, *plugins], _advice(name))}"
         for name in options.optimizers or []
         if name not in known
     ]
