@@ -120,6 +120,8 @@ def _plans(
     plans: list[Plan] = []
     work: list[Work] = []
     errors: list[str] = []
+    if options.unresolved:
+        return plans, work, errors
     for artefact in artefacts:
         errors += [
             f"--{name.replace('_', '-')}: not available for {artefact.name}, {reason}"

@@ -39,6 +39,8 @@ class Options:
     """The parsed command line; `--help` describes each option.
 
     Attributes:
+        unresolved: True if a plugin cannot be used or a workload is unknown. Errors in a plan could
+            follow from that, so nothing is planned.
         extra: The values of the options that only one kind of artefact has, as text, by name.
         given: Names of the options that have a value, from the command line or from a default of
             click, such as that of `--blocks`.
@@ -62,7 +64,8 @@ class Options:
     data_dir: Path = field(default_factory=_data_dir)
     download: bool = False
     verify_data: bool = False
-    plugin: Path | None = None
+    plugins: tuple[Path, ...] = ()
+    unresolved: bool = False
     workers_per_trial: int = 1
     retry: tuple[str, ...] = ()
     rerun: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from precond.hyperparameters import HyperparameterError, nearest
+from studies.harness.design.arms import spelled
 from studies.harness.design.facts import Facts
 from studies.harness.design.options import (
     DEFAULT_WORKLOAD,
@@ -227,20 +228,29 @@ def setting_errors(
     Args:
         artefact: The artefact.
         options: The options of the command.
-        optimizers: The optimizers of the artefact. A setting that none of them has is an error.
+        optimizers: The optimizers of the artefact. A setting that none of the selected ones has is
+            an error.
         varied: The settings that the artefact varies. `--set` cannot fix them.
         advice: The text for a varied setting, with `{name}` and `{value}`.
     """
     from trainables.workloads import settable
 
-    known = sorted({name for optimizer in optimizers for name in settable(optimizer)})
+    optimizers = list(optimizers)
+    selected = options.optimizers or optimizers
+    if not set(selected) <= set(optimizers):
+        return []  # an unknown optimizer has its own error, and may have any setting
+    known = sorted({name for optimizer in selected for name in settable(optimizer)})
+    none = f"no optimizer of {artefact.name}"
+    if options.optimizers:
+        none = f"none of the selected optimizers ({', '.join(selected)})"
     errors = []
     for name, value in options.settings.items():
+        value = spelled(value)
         if name in varied:
             text = advice.format(name=name, value=value)
             errors.append(f"--set {name}={value}: {artefact.name} {text}")
         elif name not in known:
-            text = f"no optimizer of {artefact.name} has this setting"
+            text = f"{none} has this setting"
             errors.append(f"--set {name}: {text}.{nearest(name, known)}")
     return errors
 

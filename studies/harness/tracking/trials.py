@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from studies.harness.design.arms import Trial
+from studies.harness.design.arms import Trial, spelled
 from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
 from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
@@ -233,7 +233,7 @@ class Sender:
         return {
             **self.common,
             "factor": ",".join(arm.factors),
-            "level": ",".join(str(arm.overrides[name]) for name in arm.factors),
+            "level": ",".join(str(spelled(arm.overrides[name])) for name in arm.factors),
             "arm": "as-released" if arm.as_released else "corrected",
             "is_centre": str(self._centres[key]),
         }

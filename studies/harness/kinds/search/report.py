@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from studies.harness.design.arms import spelled
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
 from studies.harness.evidence.metrics import count, duration, metric_name, unit, words
@@ -162,7 +163,7 @@ def _search(results: SearchResults) -> Table:
         space = results.plan.spaces[row["optimizer"]]
         shrinkage = results.shrinkage(row["optimizer"])
         tuned = [
-            f"{name} {row['parameters'].get(name, '-')} ({domain})"
+            f"{name} {spelled(row['parameters'].get(name, '-'))} ({domain})"
             for name, domain in space.items()
         ]
         counts = [str(row[name]) for name in ("budget", "failed", "stopped", "in flight")]

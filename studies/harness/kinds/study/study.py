@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from precond.hyperparameters import HyperparameterError
-from studies.harness.design.arms import Arm, Trial, value
+from studies.harness.design.arms import Arm, Trial, as_level, value
 from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
 
@@ -169,7 +169,7 @@ def _with_centre(row: Sequence[Arm], workload: str) -> list[Arm]:
     factor = first.factors[0]
     recipe_arm = Arm(optimizer=first.optimizer, as_released=first.as_released)
     try:
-        centre = value(recipe_arm.resolve(workload), factor)
+        centre = as_level(value(recipe_arm.resolve(workload), factor))
     except HyperparameterError:  # `Study.trials` reports the error
         return [*row]
     if centre is None or centre in levels:
