@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -173,12 +174,16 @@ def _line(
     color, dashes, marker = style
     drawn = [(place, arm) for place, arm in zip(x, arms, strict=True) if arm["n"]]
     mean = [scale * arm["mean"] for _, arm in drawn]
-    ends = [arm["mean"] if math.isnan(arm["ci_hi"]) else arm["ci_hi"] for _, arm in drawn]
-    half = [scale * (end - arm["mean"]) for end, (_, arm) in zip(ends, drawn, strict=True)]
+    ends = [
+        [scale * sign * (arm[end] - arm["mean"]) for _, arm in drawn]
+        for sign, end in ((-1, "ci_lo"), (1, "ci_hi"))
+    ]
     look = {"color": color, "linestyle": dashes, "linewidth": 1.4, "zorder": 2.5}
     look |= {"marker": marker, "markersize": 4.5, "capsize": 3}
     places = [place for place, _ in drawn]
-    axes.errorbar(places, mean, half, transform=_moved(axes, shift), label=name, **look)
+    axes.errorbar(
+        places, mean, np.nan_to_num(ends), transform=_moved(axes, shift), label=name, **look
+    )
 
 
 def _mark_at_edge(
