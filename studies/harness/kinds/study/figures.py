@@ -94,7 +94,8 @@ class Figure(ABC):
 class LevelFigure(Figure):
     """A metric at each level of a factor, with a panel for each optimizer.
 
-    Arms without the factor are drawn as horizontal bands.
+    Arms without the factor are drawn as horizontal bands. If the trials contain no optimizer of the
+    panels, or no level has a trial that ended, the figure is that of `CurveFigure`.
     """
 
     factor: str = field()  # removes the default of the base class
@@ -106,13 +107,15 @@ class LevelFigure(Figure):
         return super().problems(optimizers, factors) + panels
 
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
-        """Draw `<factor>.pdf`, `.png` and `.svg`."""
+        """Draw `<factor>.pdf`, `.png` and `.svg`, or the curves if there is no panel to draw."""
         from studies.harness.report.figures import levels
 
-        evidence = evidence.of(self.metric)
-        return Extension(
-            drawn=levels.draw(evidence, self.factor, self.panels, self.references, plan.folder)
-        )
+        other = evidence.of(self.metric)
+        drawn = levels.draw(other, self.factor, self.panels, self.references, plan.folder)
+        if drawn:
+            return Extension(drawn=drawn)
+        curves = CurveFigure(metric=self.metric, references=self.references)
+        return curves.on(plan.workload).extend(plan, evidence)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,9 @@ from studies.harness.evidence.levels import are_numbers, sorted_levels
 from studies.harness.evidence.metrics import higher_is_better, unit
 from studies.harness.evidence.status import LOST
 from studies.harness.report.figures import references as bands
+from studies.harness.report.figures.layout import legend
 from studies.harness.report.figures.limits import ArmRow, limits
-from studies.harness.report.figures.means import over_seeds
+from studies.harness.report.figures.means import mark_ends, over_seeds
 from studies.harness.report.figures.style import (
     BLUE,
     BOX,
@@ -34,7 +35,6 @@ from studies.harness.report.figures.style import (
     VERMILION,
     display,
     entries,
-    legend,
     panels,
     save,
     state,
@@ -59,11 +59,12 @@ def draw(
     references: Sequence[str],
     folder: Path,
 ) -> list[Path]:
-    """Draw `<factor>.pdf`, `.png` and `.svg`; nothing if no trial has completed.
+    """Draw `<factor>.pdf`, `.png` and `.svg`; nothing without a panel or a completed trial.
 
-    There is one panel for each of the `optimizers` that has a trial that ended. Levels with trials
-    that ended without a result are marked. The `references` are optimizers without the factor;
-    they are omitted if they have no completed trial.
+    There is one panel for each of the `optimizers` that has a trial with a level that ended. Levels
+    with trials that ended without a result are marked. The arms without the factor are references:
+    first those of the `references`, then all others. They are omitted if they have no completed
+    trial.
     """
     arms: list[Any] = [arm for arm in evidence.arms.to_dict("records") if arm["n"] or _lost(arm)]
     if not any(arm["n"] for arm in arms):
@@ -72,9 +73,12 @@ def draw(
     without_factor = {
         arm["optimizer"]: arm for arm in reversed(arms) if arm["n"] and pd.isna(arm.get(factor))
     }
-    selected = [without_factor[name] for name in references if name in without_factor]
+    order = [name for name in references if name in without_factor]
+    selected = [without_factor[name] for name in dict.fromkeys([*order, *without_factor])]
     names = {arm["optimizer"] for arm in with_factor}
-    titles = [name for name in optimizers if name in names] or [""]
+    titles = [name for name in optimizers if name in names]
+    if not titles:
+        return []
     return save(_figure(evidence, factor, titles, selected, with_factor), folder, factor)
 
 
@@ -129,9 +133,6 @@ def _panel(
     axes: Axes, evidence: Evidence, factor: str, arms: Sequence[ArmRow], styles: Mapping[str, Any]
 ) -> None:
     """Draw the lines of an optimizer, with a horizontal offset so that none hides another."""
-    if not arms:
-        axes.set_xticks([])
-        return
     levels = sorted_levels(arm[factor] for arm in arms)
     at = dict(zip(levels, _positions(axes, levels), strict=True))
     lines: dict[str, list[ArmRow]] = {}
@@ -184,6 +185,10 @@ def _line(
     axes.errorbar(
         places, mean, np.nan_to_num(ends), transform=_moved(axes, shift), label=name, **look
     )
+    for place, arm in drawn:
+        interval = scale * arm["ci_lo"], scale * arm["ci_hi"]
+        edge = _moved(axes, shift, axes.get_xaxis_transform())
+        mark_ends(axes, place, interval, color, transform=edge)
 
 
 def _mark_at_edge(
