@@ -78,10 +78,11 @@ def option_problems(
         levels: The levels of each factor, after those of the command have replaced the study's.
     """
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
+    allowed = [*REGISTRY] if study.any_optimizer else known
     errors = [
-        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, known, _advice(name))}'
+        f'--optimizers = "{name}": not an optimizer of {study.name}.{nearest(name, allowed, _advice(name))}'
         for name in options.optimizers or []
-        if name not in known
+        if name not in allowed
     ]
     for factor in [*options.levels, *options.only]:
         if factor not in levels:
