@@ -141,6 +141,37 @@ class CurveFigure(Figure):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeatmapFigure(Figure):
+    """The mean at each pair of levels of two factors, with a panel for each optimizer.
+
+    The report also tests the interaction: if the effect of one factor depends on the other one.
+
+    Attributes:
+        factors: The factor of the rows and that of the columns.
+    """
+
+    factors: tuple[str, str]
+
+    def problems(self, optimizers: Collection[str], factors: Collection[str]) -> list[str]:
+        """Return a line for each name that is unknown (see `Figure.problems`)."""
+        errors = unknown("factors", self.factors, factors)
+        if not errors and len(set(self.factors)) != 2:
+            errors = [f"factors = {self.factors}: must be two different factors"]
+        return super().problems(optimizers, factors) + errors
+
+    def extend(self, plan: Plan, evidence: Evidence) -> Extension:
+        """Draw `<first>_by_<second>.pdf`, `.png` and `.svg`, and test the interaction."""
+        from studies.harness.evidence.interaction import cells
+        from studies.harness.report import interaction
+        from studies.harness.report.figures import heatmap
+
+        evidence = evidence.of(self.metric)
+        parts = cells(evidence.arms, self.factors, evidence.factors)
+        drawn = heatmap.draw(evidence, parts, plan.folder)
+        return Extension(drawn=drawn, blocks=interaction.section(evidence, parts))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiagnosticsFigure(Figure):
     """Mean diagnostics of each arm over the epochs, with a panel for each measure.
 
