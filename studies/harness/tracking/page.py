@@ -34,7 +34,7 @@ SYMBOLS = {
 }
 READING = (
     "Each configuration has a run (`tags.kind = 'group'`) with the mean over its seeds, the "
-    "standard deviation and the ends of the 95% t-interval (`mean/METRIC`, `sd/METRIC`, "
+    "standard deviation and the ends of the 95% interval (`mean/METRIC`, `sd/METRIC`, "
     "`ci_lo/METRIC` and `ci_hi/METRIC`), and the number of seeds `n`. Each trial has a run "
     "(`tags.kind = 'trial'`) with its curve over the epochs. The result of a trial is the last "
     "epoch, never the epoch that is best on the test set. Diverged trials have the status FAILED and "

@@ -20,6 +20,7 @@ import pandas as pd
 from studies.harness.design.arms import Trial, spelled
 from studies.harness.design.result import Report
 from studies.harness.evidence import ledger
+from studies.harness.evidence.metrics import bounds, step
 from studies.harness.evidence.status import IN_FLIGHT, NOT_RUN, STATUSES, reason
 from studies.harness.statistics.intervals import summarize
 from studies.harness.tracking import page
@@ -62,10 +63,10 @@ class SeedGroup:
 
     def summary(self) -> dict[str, float]:
         """Return `n`, and `mean/M`, `sd/M`, `ci_lo/M` and `ci_hi/M` of each last-epoch metric M."""
-        metrics, rows = {}, self.completed()
+        metrics, rows, workload = {}, self.completed(), self.first.config.workload
         for name in (name for name in rows.columns if name.startswith(AVERAGED)):
             if len(values := rows[name].dropna().astype(float)):
-                summary = vars(summarize(values))
+                summary = vars(summarize(values, step(name, workload), bounds(name)))
                 parts = ("mean", "sd", "ci_lo", "ci_hi")
                 metrics |= {f"{part}/{name}": summary[part] for part in parts}
         return {**metrics, "n": float(len(rows))}
@@ -83,7 +84,7 @@ class SeedGroup:
                     if name.startswith(AVERAGED):
                         epochs.setdefault((line["epoch"], name), []).append(value)
         rows = [
-            {"epoch": e, "metric": name, **vars(summarize(v))}
+            {"epoch": e, "metric": name, **vars(summarize(v, bounds=bounds(name)))}
             for (e, name), v in sorted(epochs.items())
         ]
         return pd.DataFrame(rows, columns=["epoch", "metric", "n", "mean", "sd", "ci_lo", "ci_hi"])

@@ -131,7 +131,7 @@ def _results(results: SearchResults) -> list[Block]:
         cells.append([row["arm"], str(row["n"]), *scores, missing or "-"])
     table = Table(
         name=results.plan.artefact.name,
-        header=["optimizer", "n", show.mean, "sd", "95% t-interval", "not completed"],
+        header=["optimizer", "n", show.mean, "sd", "95% interval", "not completed"],
         rows=cells,
         text=(0, 5),
         bold={(i, 2) for i, row in enumerate(rows) if row["bold"]},

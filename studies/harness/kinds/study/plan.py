@@ -86,6 +86,9 @@ def plan(study: Study, options: Options, workload: str | None = None) -> StudyPl
     selected = [arm for arm in arms if _selected(arm, options)]
     if not selected and not errors:
         errors.append(f"--optimizers and --only select no arm of {study.name}")
+    if study.any_optimizer:  # the claims are about the selected arms
+        study = replace(study, arms=selected or arms)
+        study = replace(study, claims=study.claims_on(workload))
     seeds = options.seeds
     if options.smoke:
         selected, seeds = _fewer_levels(selected), seeds or SMOKE_SEEDS
@@ -224,14 +227,21 @@ def stored(study: Study, root: Path) -> list[StudyPlan]:
 def _on_workload(study: Study, workload: str, options: Options) -> Study:
     """Return the study with its arms on a workload.
 
-    An arm is added for each plugin optimizer in `--optimizers`.
+    An arm is added for each optimizer in `--optimizers` that is a plugin's, or that the study may
+    not know (`Study.any_optimizer`). The arms of a study of any optimizers have the order of the
+    command.
     """
-    arms = study.arms_of(workload)
-    plugins = [
-        name for name in options.optimizers or [] if name in REGISTRY and REGISTRY[name].plugin
+    arms, names = study.arms_of(workload), list(dict.fromkeys(options.optimizers or []))
+    added = [
+        name
+        for name in names
+        if name in REGISTRY and (study.any_optimizer or REGISTRY[name].plugin)
     ]
     known = {arm.optimizer for arm in arms}
-    arms += [Arm(optimizer=name) for name in plugins if name not in known]
+    arms += [Arm(optimizer=name) for name in added if name not in known]
+    if study.any_optimizer:
+        place = {name: number for number, name in enumerate(names)}
+        arms.sort(key=lambda arm: place.get(arm.optimizer, len(place)))
     return replace(study, arms=arms, arms_on={}, workload=workload)
 
 

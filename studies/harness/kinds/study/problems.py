@@ -78,12 +78,13 @@ def option_problems(
         levels: The levels of each factor, after those of the command have replaced the study's.
     """
     known = list(dict.fromkeys(arm.optimizer for arm in study.arms))
-    plugins = [name for name, entry in REGISTRY.items() if entry.plugin and name not in known]
+    plugins = [name for name, entry in REGISTRY.items() if entry.plugin]
+    allowed = [*REGISTRY] if study.any_optimizer else [*dict.fromkeys([*known, *plugins])]
     errors = [
         f'--optimizers = "{name}": not an optimizer of {study.name}.'
-        f"{nearest(name, [*known, *plugins], _advice(name))}"
+        f"{nearest(name, allowed, _advice(name))}"
         for name in options.optimizers or []
-        if name not in known
+        if name not in allowed
     ]
     for factor in [*options.levels, *options.only]:
         if factor not in levels:

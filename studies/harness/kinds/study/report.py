@@ -21,6 +21,8 @@ from studies.harness.report import claims, document, protocol, sections, tuning
 from studies.harness.report import costs as seconds
 from studies.harness.report.document import Block, Details, Heading, Picture, Table, Text, fold
 
+NO_FIGURE = "There is no figure yet, because no trial has a result that it shows."
+
 
 def report(plan: StudyPlan) -> Report:
     """Write the report, its figures and its CSV files, and return the content of the report.
@@ -73,7 +75,7 @@ def _results(
         *_fold_notes(decisions, "The decisions in numbers", tables=True),
         *_interim(evidence),
         *protocol.facts(study),
-        *_pictures(main)[:1],
+        *(_pictures(main)[:1] or [Text(NO_FIGURE, note=True)]),
         *_fold_notes(main.blocks, "Notes on the figure"),
         Heading("Results"),
         table.table(evidence, study.name, study.title),

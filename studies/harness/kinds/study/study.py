@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from precond.hyperparameters import HyperparameterError
 from studies.harness.design.arms import Arm, Trial, as_level, value
+from studies.harness.design.claims import Better, Claim
 from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
 
@@ -29,6 +31,9 @@ class Study(Artefact):
         timed: True if the report shows the seconds per epoch, from the files of `compare_cost`.
         arms_on: The arms that replace `arms` on some workloads, by workload or by dataset.
         extra_figures: Additional figures of the same trials.
+        any_optimizer: True if `--optimizers` may name any registered optimizer. An optimizer that
+            no arm has is added with its values in the recipe. If such a study has no `claims`, it
+            claims of each pair of arms that the first one is better.
     """
 
     KIND: ClassVar[str] = "study"
@@ -39,6 +44,14 @@ class Study(Artefact):
     timed: bool = False
     arms_on: Mapping[str, Sequence[Arm]] = field(default_factory=dict)
     extra_figures: Sequence[Figure] = ()
+    any_optimizer: bool = False
+
+    def claims_on(self, workload: str) -> list[Claim]:
+        """Return the claims that are tested on a workload (see `Facts.claims_on`)."""
+        if self.claims or not self.any_optimizer:
+            return super().claims_on(workload)
+        pairs = itertools.combinations([arm.label for arm in self.arms_of(workload)], 2)
+        return [Better(first, than=second) for first, second in pairs]
 
     def arms_of(self, workload: str) -> list[Arm]:
         """Return the arms on a workload.
