@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 DEFAULT_WORKLOAD = "digits/autoencoder"  # small, and it distinguishes the optimizers
+SELECTING = (*("optimizers", "only", "levels", "settings", "epochs", "workers_per_trial", "extra"),)
+"""The options that change the configurations of an artefact (`kinds.selection`)."""
 SMOKE_SEEDS, SMOKE_LEVELS, SMOKE_EPOCHS, SMOKE_WORKLOAD = [0, 1], 2, 2, "digits/cnn"
 
 
@@ -80,6 +82,20 @@ class Options:
     def workloads(self) -> list[str]:
         """The workloads named on the command line; empty to use the artefact's default."""
         return [] if self.workload is None else self.workload.split(",")
+
+    @property
+    def selecting(self) -> dict[str, Any]:
+        """The options that change the artefact's configurations, without those not given."""
+        plain, values = Options(), {name: getattr(self, name) for name in SELECTING}
+        extra = {name: value for name, value in self.extra.items() if value not in (None, False)}
+        values["extra"] = extra
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+    @property
+    def unselected(self) -> Options:
+        """The options without those that change the artefact's configurations."""
+        plain = Options()
+        return replace(self, **{name: getattr(plain, name) for name in SELECTING})
 
     @property
     def root(self) -> Path:

@@ -23,6 +23,7 @@ from studies.harness.design.options import (
     Options,
     report_folder,
 )
+from studies.harness.kinds.records import stored_plans
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,9 +63,20 @@ class Plan:
         return report_folder(self.root, self.artefact.name, self.workload, self.selection)
 
     @property
+    def selecting(self) -> dict[str, Any]:
+        """The options of the selection (`Options.selecting`)."""
+        return self.options.selecting if self.selection else {}
+
+    @property
+    def planned(self) -> int:
+        """The number of planned results; 0 if it is unknown."""
+        return len(self.trials)
+
+    @property
     def headline(self) -> str:
-        """The title, the citation and the workload in one line."""
-        return f"[bold]{self.artefact.title}[/] · {self.artefact.citation} · {self.workload}"
+        """The title, the citation, the workload and the selection in one line."""
+        parts = self.artefact.citation, self.workload, self.selection
+        return " · ".join([f"[bold]{self.artefact.title}[/]", *filter(None, parts)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +128,8 @@ class Artefact(Facts):
     A study file defines an artefact as a literal. The command `tune-recipe` creates the tuning.
 
     A kind is a folder beside this file. It contains a subclass of this class, and the modules
-    `plan`, `execute` and `report` with the functions that the methods below call. These modules
-    need torch and pandas, so they are imported on first use. The room `command` needs no change for
-    a new kind.
+    `plan`, `execute` and `report` with the functions that the methods below call. They need torch
+    and pandas, and are imported on first use. The room `command` needs no change for a new kind.
 
     Attributes:
         KIND: The name of the kind in messages and lists, one word.
@@ -168,8 +179,16 @@ class Artefact(Facts):
         """
         cls.module("execute").execute(plans, driver)
 
+    def reported(self, plan: Any) -> Any:
+        """Return the plan that the report shows, such as that of all seeds in the output folder."""
+        return plan
+
+    def results(self, plan: Any) -> Sequence[str]:
+        """Return the existing results, as paths of files relative to the output folder."""
+        return ()
+
     def report(self, plan: Any) -> Report:
-        """Write the report from the output folder, and return its content as plain values."""
+        """Write the report of a `reported` plan, and return its content as plain values."""
         return self.module("report").report(plan)
 
     def tracking(self, plan: Any) -> View | None:
@@ -179,6 +198,10 @@ class Artefact(Facts):
     def stored(self, root: Path) -> Sequence[Plan]:
         """Return the plans with results in an output folder. `sync` sends their runs to MLflow."""
         return self.module("plan").stored(self, root)
+
+    def skipped(self, root: Path) -> Sequence[str]:
+        """Return a line for each stored report whose plan `stored` cannot return."""
+        return stored_plans(self, root)[1]
 
     def state(self, root: Path) -> str:
         """Return the amounts of finished and planned work in an output folder, such as `20/50`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
 
@@ -74,3 +74,7 @@ class CostStudy(Artefact):
 
     batch_size: int
     optimizers: tuple[str, ...]
+
+    def results(self, plan: Any) -> list[str]:
+        """Return the files of the measured optimizers."""
+        return [str(path.relative_to(plan.root)) for path in plan.files]

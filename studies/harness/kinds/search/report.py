@@ -87,7 +87,8 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
         for name, outcomes in results.outcomes.items()
     }
     search_folder = results.root / "searches" / search.name / workload.replace("/", "-")
-    journal = search_folder / "optuna.journal"
+    # A selection must not replace the journal of the whole search.
+    journal = (folder if results.plan.selection else search_folder) / "optuna.journal"
     write_journal(journal, studies, results.plan.higher)
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 

@@ -148,6 +148,14 @@ class Search(Artefact):
     seeds: int = 5
     tuning_seed: int = 1000
 
+    def reported(self, plan: Any) -> Any:
+        """Return the plan with all fresh seeds with which the winners were trained."""
+        return self.module("plan").reported(plan)
+
+    def results(self, plan: Any) -> list[str]:
+        """Return the trials that have ended."""
+        return self.module("plan").results(plan)
+
     def spaces_of(self, workload: str) -> dict[str, Space]:
         """Return the spaces on a workload."""
         dataset = workload.rpartition("/")[0]

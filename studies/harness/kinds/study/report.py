@@ -72,6 +72,7 @@ def _results(
     study, main = plan.artefact, extensions[0]
     decisions = claims.section(evidence.claims, study.undecidable, evidence.metric)
     return [
+        *_selection(plan),
         *_fold_notes(decisions, "The decisions in numbers", tables=True),
         *_interim(evidence),
         *protocol.facts(study),
@@ -83,6 +84,18 @@ def _results(
         *sections.without_value(evidence),
         *sections.coverage_line(evidence.published),
     ]
+
+
+def _selection(plan: StudyPlan) -> list[Block]:
+    """Return the options of a selection; nothing for the study's own plan."""
+    if not plan.selection:
+        return []
+    folder = replace(plan, selection="").folder.name
+    text = (
+        f"`{plan.selection}`. This report contains the configurations that these options select. "
+        f"The folder of the report of the whole study is `{folder}`."
+    )
+    return [Text(text, label="Selection")]
 
 
 def _interim(evidence: Evidence) -> list[Block]:

@@ -126,6 +126,16 @@ class Study(Artefact):
         seeds = self.seeds if seeds is None else seeds
         return power(self.claims_on(workload), labels, workload, seeds, metric, root)
 
+    def reported(self, plan: Any) -> Any:
+        """Return the plan with the trials of its arms that were trained with other seeds."""
+        return self.module("plan").reported(plan)
+
+    def results(self, plan: Plan) -> list[str]:
+        """Return the trials that have ended."""
+        from studies.harness.evidence.status import ended
+
+        return ended(plan.trials, plan.root)
+
     def inputs(self, plan: Plan) -> list[Path]:
         """Return the trial folders and the files of measured costs."""
         from trainables.store import trial_folder
@@ -134,23 +144,12 @@ class Study(Artefact):
         return [*folders, *sorted(plan.root.glob("cost/*/*.json"))]
 
     def next_steps(self, plan: Plan) -> list[tuple[str, str]]:
-        """Return the commands that train failed trials again and that add a seed.
+        """Return the commands that resume or repeat trials, and that add a seed.
 
-        The second command is omitted if the seeds are not 0 ... n - 1.
+        A command that adds a seed is returned if all trials have ended. It is omitted if the seeds
+        are not 0 ... n - 1.
         """
-        from studies.harness.evidence.status import FAILED, progress
-        from trainables.store import trial_folder
-
-        folders = [trial_folder(plan.root, trial.config.trial_key) for trial in plan.trials]
-        steps = []
-        if any(progress(folder)["status"] == FAILED for folder in folders):
-            command = "the same command with --retry failed"
-            steps.append((command, "trains the failed trials again"))
-        seeds = {trial.config.seed for trial in plan.trials}
-        if seeds != set(range(len(seeds))):
-            return steps
-        command = f"the same command with --seeds {len(seeds) + 1}"
-        return [*steps, (command, "trains one more seed of each arm")]
+        return self.module("next_steps").next_steps(plan)
 
 
 def _distinct(arms: Sequence[Arm], workload: str) -> list[Arm]:
