@@ -68,14 +68,14 @@ def _state(artefact: Artefact, root: Path) -> str:
 )
 def _run(names: tuple[str, ...], **raw: Any) -> int:
     from studies.harness.command.options import parse
-    from studies.harness.command.run import run
+    from studies.harness.command.run import run_command
 
     known = artefacts()
     options, errors = parse(raw)
     errors = [
         f'study "{name}": unknown.{nearest(name, known)}' for name in names if name not in known
     ] + errors
-    return run([known[name] for name in names if name in known], options, errors)
+    return run_command([known[name] for name in names if name in known], options, errors)
 
 
 @GROUP.command(

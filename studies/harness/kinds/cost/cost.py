@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
-from studies.harness.kinds.artefact import Artefact
+from studies.harness.kinds.artefact import Artefact, only_per_trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NO_TRIALS = "which times steps on synthetic images and trains no trials"
 
@@ -74,3 +77,8 @@ class CostStudy(Artefact):
 
     batch_size: int
     optimizers: tuple[str, ...]
+
+    def frame(self, plan: Any, per: Literal["trial", "epoch"]) -> pd.DataFrame:
+        """Return the costs of each optimizer on this hardware (see `Artefact.frame`)."""
+        only_per_trial(self, per)
+        return self.module("report").frame(plan.results)

@@ -11,11 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
-from studies.harness.kinds.artefact import Artefact
+from studies.harness.kinds.artefact import Artefact, Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from studies.harness.evidence.analysis import Evidence
 
 TRAIN_FRACTION = 0.9
 Parameters = Mapping[str, Any]  # the tuned hyperparameters of a configuration
@@ -145,6 +150,17 @@ class Search(Artefact):
     asha: bool = False
     seeds: int = 5
     tuning_seed: int = 1000
+
+    def evidence(self, plan: Plan) -> Evidence | None:
+        """Return the analysis of the fresh trials, or None if there is no winner yet."""
+        return self.module("report").evidence(plan)
+
+    def frame(self, plan: Plan, per: Literal["trial", "epoch"]) -> pd.DataFrame:
+        """Return the trials with known configurations, including the fresh ones of winners."""
+        from studies.harness.evidence import ledger
+
+        trials = self.module("plan").known(plan)
+        return ledger.frame(trials, plan.root, per, configuration=True)
 
     def spaces_of(self, workload: str) -> dict[str, Space]:
         """Return the spaces on a workload."""

@@ -13,6 +13,7 @@ from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
 
 if TYPE_CHECKING:
+    from studies.harness.evidence.analysis import Evidence
     from studies.harness.evidence.power import Power
     from studies.harness.kinds.artefact import Plan
     from trainables.config import TrialConfig
@@ -112,6 +113,10 @@ class Study(Artefact):
         metric = self.figure.on(workload).metric
         seeds = self.seeds if seeds is None else seeds
         return power(self.claims_on(workload), labels, workload, seeds, metric, root)
+
+    def evidence(self, plan: Plan) -> Evidence:
+        """Return the analysis of the trials, with the decisions on the claims."""
+        return self.module("results").evidence(plan)
 
     def inputs(self, plan: Plan) -> list[Path]:
         """Return the trial folders and the files of measured costs."""
