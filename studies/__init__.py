@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from studies.harness.command.cli import main
-    from studies.harness.command.run import run
+    from studies.harness.command.results import Folder, Result
+    from studies.harness.command.session import load, run
     from studies.harness.design.arms import Arm, grid
     from studies.harness.design.claims import Better, Change, Claim, Equivalent, NotWorse
-    from studies.harness.design.options import Options
+    from studies.harness.design.ending import Stopped
     from studies.harness.kinds.cost.cost import CostStudy
     from studies.harness.kinds.probe.probe import Covariances, Norms, Probe
     from studies.harness.kinds.search.search import Choice, Range, Search
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "command.cli": ("main",),
-    "command.run": ("run",),
+    "command.results": ("Folder", "Result"),
+    "command.session": ("load", "run"),
     "design.arms": ("Arm", "grid"),
     "design.claims": ("Better", "Change", "Claim", "Equivalent", "NotWorse"),
-    "design.options": ("Options",),
+    "design.ending": ("Stopped",),
     "kinds.cost.cost": ("CostStudy",),
     "kinds.probe.probe": ("Covariances", "Norms", "Probe"),
     "kinds.search.search": ("Choice", "Range", "Search"),
@@ -53,18 +55,21 @@ __all__ = [
     "Covariances",
     "CurveFigure",
     "Equivalent",
+    "Folder",
     "HeatmapFigure",
     "LevelFigure",
     "Norms",
     "NotWorse",
-    "Options",
     "Probe",
     "Range",
     "ResidualFigure",
+    "Result",
     "Search",
+    "Stopped",
     "Study",
     "TargetFigure",
     "grid",
+    "load",
     "main",
     "run",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 import studies.harness.cluster
 from studies.ablation_rank import STUDY
 from studies.harness.command import reports
-from studies.harness.command.run import run
+from studies.harness.command.run import run_command
 from tests.faults.drivers import PATIENCE, options
 from tests.faults.injection import forked
 from trainables.store import lock_generation
@@ -78,4 +78,4 @@ def _command(root: Path, delay: float, reading: int, writing: int) -> int:
     sys.modules["studies.harness.cluster.execute"] = studies.harness.cluster.execute = fake
     reports.Reports.write = lambda self: False
     time.sleep(delay)
-    return run([STUDY], options(root))
+    return run_command([STUDY], options(root))

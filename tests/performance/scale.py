@@ -47,7 +47,7 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
 
     from studies.ablation_rank import STUDY
     from studies.harness.command.options import parse
-    from studies.harness.command.run import run
+    from studies.harness.command.run import run_command
 
     (out / "nothing.py").write_text(PLUGIN)
     cluster = Cluster(
@@ -65,7 +65,7 @@ def tune(trials: int, nodes: int, out: Path) -> dict[str, Any]:
     raw |= {"address": cluster.address, "tracking_uri": "none", "out": str(out / "outputs")}
     start = time.monotonic()
     options, errors = parse(raw)
-    code = run([STUDY], options, errors)
+    code = run_command([STUDY], options, errors)
     seconds = time.monotonic() - start
     cluster.shutdown()
     return {

@@ -13,7 +13,7 @@ import torch
 from folders import write_cost_result
 
 from studies.compare_cost import COST
-from studies.harness.command.run import run
+from studies.harness.command.run import run_command
 from studies.harness.design.options import Options
 from studies.harness.kinds.cost import execute
 from studies.harness.kinds.cost import report as cost_report
@@ -33,7 +33,7 @@ from platform_cost import Span
 def run_study(root: Path, **options) -> int:
     """Run the study's command in this process and return its exit code."""
     common = {"report_only": True, "tracking_uri": "none", "out": root, "extra": {"device": "cpu"}}
-    return run([COST], Options(**{**common, **options}))
+    return run_command([COST], Options(**{**common, **options}))
 
 
 def cost_result(optimizer: str, ratio: float, **other_ratios: float) -> dict:

@@ -13,7 +13,7 @@ import pytest
 from studies.harness.cluster import execute
 from studies.harness.command import cli, manage
 from studies.harness.command.estimate import probe
-from studies.harness.command.run import run
+from studies.harness.command.run import run_command
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.design.options import Options
 from studies.harness.kinds.tuning.plan import TuningPlan
@@ -55,7 +55,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run_small(root: Path, **options) -> int:
     common = {"out": root, "tracking_uri": "none", "epochs": 3, "optimizers": ["sgd", "foof"]}
-    return run([SMALL], Options(**{**common, **options}))
+    return run_command([SMALL], Options(**{**common, **options}))
 
 
 def make_plan(root: Path, tuned: RecipeTuning, *optimizers: str, **options) -> TuningPlan:

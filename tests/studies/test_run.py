@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from studies.ablation_rank import STUDY
 from studies.harness.cluster import execute
 from studies.harness.command import lock
-from studies.harness.command.run import run
+from studies.harness.command.run import run_command as execute_command
 from studies.harness.design.arms import Arm, Trial, grid
 from studies.harness.design.claims import Better
 from studies.harness.design.options import DEFAULT_WORKLOAD, Options
@@ -67,7 +67,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run_command(root: Path, *studies: Study, **options) -> int:
     common = {"out": root, "tracking_uri": "none", "epochs": 1, "seeds": [0]}
-    return run(studies or [FIRST], Options(**{**common, **options}))
+    return execute_command(studies or [FIRST], Options(**{**common, **options}))
 
 
 def test_a_trial_that_two_studies_need_is_trained_once(tmp_path: Path, trained: list[str]):

@@ -15,7 +15,7 @@ from rich.console import Console
 from studies import ablation_rank
 from studies.harness.cluster.progress import StudyProgress
 from studies.harness.command import screen
-from studies.harness.command.run import run as run_command
+from studies.harness.command.run import run_command
 from studies.harness.design.claims import POINTS
 from studies.harness.design.options import Options
 from studies.harness.design.result import Report

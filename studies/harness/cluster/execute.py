@@ -19,6 +19,7 @@ from studies.harness.cluster.progress import StudyProgress
 from studies.harness.cluster.stopping import Stop, defer_signals
 from studies.harness.design.arms import Trial
 from studies.harness.design.options import Options
+from studies.harness.design.signals import handlers
 from trainables import plugins
 from trainables.fingerprint import fingerprint, provenance
 from trainables.ray_trainable import REPORT_SECONDS
@@ -121,12 +122,11 @@ def _signals() -> Iterator[list[str]]:
         received.append("SIGTERM")
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, forward)
-    try:
-        yield received
-    except KeyboardInterrupt:  # no Tuner was running, which would have handled the signal
-        if not received:
-            raise
-    finally:
-        # Before Ray's shutdown: a SIGTERM that arrives there must not become a KeyboardInterrupt.
-        signal.signal(signal.SIGTERM, before)
+    # The context ends before Ray's shutdown: a SIGTERM that arrives there must not become a
+    # KeyboardInterrupt.
+    with handlers({signal.SIGTERM: forward}):
+        try:
+            yield received
+        except KeyboardInterrupt:  # no Tuner was running, which would have handled the signal
+            if not received:
+                raise

@@ -31,8 +31,10 @@ def start(slots: int) -> None:
     """Start Ray with a CPU slot for each concurrent process.
 
     Raises:
-        StoreError: Ray did not start; the message is one line.
+        StoreError: Ray did not start, or this process uses Ray already; the message is one line.
     """
+    if ray.is_initialized():
+        raise StoreError("this Python process uses Ray already: call ray.shutdown() first")
     # Without a token in the environment, Ray creates one for all runs, in a file that every user of
     # this machine may read. Ray reads the token once per process, so an existing token stays.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

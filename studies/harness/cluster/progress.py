@@ -1,4 +1,7 @@
-"""Progress of the training: a bar and the running trials on a terminal, else a line every 10 s."""
+"""Progress of the training: a bar and the running trials, or a line every 10 s.
+
+The bar is shown on a terminal and in a notebook.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from studies.harness.cluster.notebook import CellDisplay
 from studies.harness.design.arms import Trial
 from trainables.store import COMPLETED
 from trainables.train import headline
@@ -47,14 +51,18 @@ class StudyProgress:
         self._live = Live(
             console=console, transient=True, refresh_per_second=4, get_renderable=self._render
         )
+        self._cell = CellDisplay(self._render, WIDTH)
 
     def __enter__(self) -> StudyProgress:
         if self.console.is_terminal:
             self._live.start()
+        elif self.console.is_jupyter:
+            self._cell.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._live.stop()
+        self._cell.stop()
         for (status, reason), count in self._unsuccessful.items():
             if count > 1:
                 self._print(f"{count} trials {status}: {reason}")
@@ -128,7 +136,10 @@ class StudyProgress:
         return Group(head, *lines)
 
     def _line(self) -> None:
-        """Print a line every 10 s if the console is not a terminal."""
+        """Update the display in a notebook; print a line every 10 s if there is no display."""
+        if self.console.is_jupyter:
+            self._cell.update()
+            return
         if self.console.is_terminal or time.monotonic() - self._printed < LINE_SECONDS:
             return
         self._printed = time.monotonic()

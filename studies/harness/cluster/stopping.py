@@ -18,6 +18,7 @@ import ray
 from ray._private import ray_constants, utils
 from rich.console import Console
 
+from studies.harness.design.signals import handlers
 from trainables.ray_trainable import PROBLEM
 
 TICK_SECONDS = 1.0  # between two updates of the time without a live node
@@ -141,16 +142,14 @@ def defer_signals() -> Iterator[None]:
     def defer(number: int, frame: object) -> None:
         received.append(number)
 
-    handlers = {n: signal.signal(n, defer) for n in (signal.SIGINT, signal.SIGTERM)}
     before = utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
     utils.set_sigterm_handler = lambda handler: None
     ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
     try:
-        yield
+        with handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM), defer)):
+            yield
     finally:
         utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = before
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         # Cancel the alarm of abseil's handler, which aborts the process 3 s after a SIGTERM. In
         # some cases Ray installs that handler nevertheless.
         signal.alarm(0)

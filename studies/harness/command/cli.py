@@ -31,8 +31,11 @@ Run the same command again to resume from the last checkpoints.
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def main(artefact: Artefact, plugin: str | None = None) -> NoReturn:
+def main(artefact: Artefact, plugin: str | None = None) -> None:
     """Run an artefact's command line and exit with its code.
+
+    In a notebook or an interactive interpreter, which have no command line, only print what to call
+    instead.
 
     Args:
         artefact: The artefact.
@@ -49,7 +52,21 @@ def main(artefact: Artefact, plugin: str | None = None) -> NoReturn:
         raise plugins.PluginError(
             'main is called when the file is imported: call it under `if __name__ == "__main__":`'
         )
+    if _is_interactive():
+        print("main(STUDY) needs a command line: call studies.run(STUDY) instead")
+        return
     leave(command(artefact, plugin))
+
+
+def _is_interactive() -> bool:
+    """Return True in a notebook or an interactive interpreter, unless it runs a file.
+
+    IPython's `%run` and `python -i` run a file, whose `__main__` module has `__file__`.
+    """
+    if hasattr(sys.modules["__main__"], "__file__"):
+        return False
+    ipython = sys.modules.get("IPython")
+    return hasattr(sys, "ps1") or (ipython is not None and ipython.get_ipython() is not None)
 
 
 def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
@@ -58,10 +75,10 @@ def command(artefact: Artefact, plugin: str | None = None) -> click.Command:
 
     def execute(**raw: Any) -> int:
         from studies.harness.command.options import parse
-        from studies.harness.command.run import run
+        from studies.harness.command.run import run_command
 
         raw["plugin"] = (*own, *raw["plugin"])
-        return run([artefact], *parse(raw, artefact.FLAGS))
+        return run_command([artefact], *parse(raw, artefact.FLAGS))
 
     help_text = f"{artefact.title} ({artefact.citation}).\n\n{_claims(artefact)}"
     return click.Command(artefact.name, SETTINGS, execute, flags(artefact), help_text, EXIT_CODES)

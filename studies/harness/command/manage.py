@@ -69,13 +69,13 @@ def _state(artefact: Artefact, root: Path) -> str:
 )
 def _run(names: tuple[str, ...], **raw: Any) -> int:
     from studies.harness.command.options import parse
-    from studies.harness.command.run import run
+    from studies.harness.command.run import run_command
 
     chosen = files.select(names)
     options, errors = parse({**raw, "plugin": (*raw["plugin"], *chosen.plugins)})
     if chosen.errors:  # unknown names in other options may be those of the unusable files
         return refuse([*chosen.errors, *([] if options.unresolved else errors)])
-    return run(chosen.artefacts, options, errors)
+    return run_command(chosen.artefacts, options, errors)
 
 
 @GROUP.command(

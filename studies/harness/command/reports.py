@@ -35,10 +35,25 @@ EARLIER = "earlier-"  # in the name of the folder of a report that was set aside
 
 
 class Reports:
-    """The reports of a command's plans, and their views in MLflow."""
+    """The reports of a command's plans, and their views in MLflow.
 
-    def __init__(self, plans: Sequence[Plan], options: Options, console: Console):
+    Args:
+        plans: The plans.
+        options: The options of the command.
+        console: The terminal.
+        print_results: False if the caller shows the results.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        options: Options,
+        console: Console,
+        *,
+        print_results: bool = True,
+    ):
         self._plans, self._options, self._console = plans, options, console
+        self._print_results = print_results
         self._tracking: Tracking | None = None
 
     def start_tracking(self) -> None:
@@ -50,9 +65,9 @@ class Reports:
             self._tracking = Tracking(views, self._options, self._console)
 
     def write(self) -> bool:
-        """Write and print all reports, and update MLflow; return True if trials failed."""
+        """Write all reports and update MLflow; return True if trials failed."""
         written = [(plan, *make(plan)) for plan in self._plans]
-        for _, report, _ in written:
+        for _, report, _ in written if self._print_results else ():
             screen.show(report, self._console)
             if self._options.as_json and report.record:
                 print(report.record)

@@ -24,6 +24,7 @@ from studies.harness.design.ending import (
     Stopped,
 )
 from studies.harness.design.options import Options
+from studies.harness.design.signals import handlers
 from studies.harness.kinds.artefact import Artefact, Driver, Plan, Work
 from trainables.data import DataError
 from trainables.store import StoreError
@@ -33,7 +34,19 @@ FREE_BYTES = 50 * 2**20  # required free disk space, for checkpoints, tables and
 MIN_KEY_DIGITS = 6  # required of a trial's key on the command line
 
 
-def run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str] = ()) -> int:
+class Refused(HyperparameterError):
+    """The work cannot start.
+
+    Args:
+        problems: One line for each error.
+    """
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def run_command(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str] = ()) -> int:
     """Plan, check, execute and report one or more artefacts with one driver.
 
     Args:
@@ -46,7 +59,7 @@ def run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str] =
     """
     # With --json, standard output contains the results only.
     console = screen.terminal(stderr=options.as_json)
-    plans, work, problems = _plans(artefacts, options)
+    plans, work, problems = plan_all(artefacts, options)
     if errors or problems:
         return refuse([*errors, *problems])
     return guarded(lambda: _run(plans, work, options, console), options.root)
@@ -55,8 +68,10 @@ def run(artefacts: Sequence[Artefact], options: Options, errors: Sequence[str] =
 def guarded(work: Callable[[], int], root: Path) -> int:
     """Do a command's work and return its exit code; print expected exceptions as one line."""
     try:
-        with _terminable():
+        with terminable():
             return work()
+    except Refused as refusal:
+        return refuse(refusal.problems)
     except KeyboardInterrupt:
         return stopped(INTERRUPTED, "interrupted")
     except Stopped as end:
@@ -68,52 +83,84 @@ def guarded(work: Callable[[], int], root: Path) -> int:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let SIGTERM raise `Stopped`. While trials run, `cluster/execute.py` replaces this handler."""
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(*STOPS["SIGTERM"])
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with handlers({signal.SIGTERM: stop}):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console) -> int:
     if options.dry_run:
-        _print_plans(plans, work, options, console)
+        print_plans(plans, work, options, console)
         return COMPLETE
-    if problems := _unready(work, options, console):
-        return refuse(problems)
-    for plan, part in zip(plans, work, strict=True):
-        console.print(plan.headline)
-        console.print(part.summary, highlight=False)
-    with lock.exclusive(options.root) as generation:
-        check_disk_space(options.root)
-        results = reports.Reports(plans, options, console)
-        try:
-            # Compute the missing work again, because another driver may have done some of it before
-            # this one acquired the lock.
-            if any(plan.artefact.missing(plan).count for plan in plans):
-                results.start_tracking()
-                driver = Driver(
-                    options=options, generation=generation, console=console, on_lost=_lost
-                )
-                _execute(plans, driver)
-        finally:
-            failed = results.write()
+    failed = execute(plans, work, options, console)
     commands = screen.compare(options.root, options.uri)
     commands += [step for plan in plans[:1] for step in plan.artefact.next_steps(plan)]
     screen.print_next_steps(commands, console)
     return SOME_FAILED if failed else COMPLETE
 
 
+def execute(
+    plans: Sequence[Plan],
+    work: Sequence[Work],
+    options: Options,
+    console: Console,
+    *,
+    on_lost: Callable[[str], int] | None = None,
+    print_results: bool = True,
+) -> bool:
+    """Do the missing work of plans and write their reports, also if the work ends early.
+
+    Args:
+        plans: The plans.
+        work: The missing work of each plan.
+        options: The options of the command.
+        console: The terminal that shows the progress.
+        on_lost: See `Driver`; by default, print the command that resumes the work.
+        print_results: False if the caller shows the results.
+
+    Returns:
+        True if trials failed.
+
+    Raises:
+        Refused: The data or the cluster cannot be used; nothing was started or written.
+        Stopped: The work ended early.
+        StoreError: The output folder is in use, or its disk is full.
+        OSError: The output folder cannot be written.
+    """
+    if problems := _unready(work, options, console):
+        raise Refused(problems)
+    for plan, part in zip(plans, work, strict=True):
+        console.print(plan.headline)
+        console.print(part.summary, highlight=False)
+    with lock.exclusive(options.root) as generation:
+        check_disk_space(options.root)
+        results = reports.Reports(plans, options, console, print_results=print_results)
+        try:
+            # Compute the missing work again, because another driver may have done some of it before
+            # this one acquired the lock.
+            if any(plan.artefact.missing(plan).count for plan in plans):
+                results.start_tracking()
+                driver = Driver(
+                    options=options,
+                    generation=generation,
+                    console=console,
+                    on_lost=on_lost or _lost,
+                )
+                _execute(plans, driver)
+        finally:
+            failed = results.write()
+    return failed
+
+
 # ---------------------------------------------------------------------- checks before the start
 
 
-def _plans(
+def plan_all(
     artefacts: Sequence[Artefact], options: Options
 ) -> tuple[list[Plan], list[Work], list[str]]:
     """Return the plans of all artefacts, each plan's missing work, and a line for each error."""
@@ -144,7 +191,7 @@ def _plans(
     return plans, work, errors
 
 
-def _print_plans(
+def print_plans(
     plans: Sequence[Plan], work: Sequence[Work], options: Options, console: Console
 ) -> None:
     """Print the plans; with --json, print their records instead, one line of JSON each."""

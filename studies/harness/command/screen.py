@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,19 @@ def terminal(*, stderr: bool = False) -> Console:
 
 def refuse(problems: Sequence[str]) -> int:
     """Print one line for each error in a command; return the exit code."""
+    for line in printable(problems):
+        print(f"error: {line}", file=sys.stderr)
+    return INVALID_COMMAND
+
+
+def printable(problems: Iterable[str]) -> list[str]:
+    """Return each different error as one line without the password of an address."""
+    lines = []
     for line in dict.fromkeys(problems):
         # An address may contain a password, and a value may contain a newline.
         redacted = re.sub("//.*@", "//***@", line, flags=re.DOTALL)
-        escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in redacted)
-        print(f"error: {escaped}", file=sys.stderr)
-    return INVALID_COMMAND
+        lines.append("".join(c if c.isprintable() else repr(c)[1:-1] for c in redacted))
+    return lines
 
 
 def stopped(code: int, reason: str) -> int:
@@ -70,8 +77,8 @@ def show(report: Report, console: Console) -> None:
     lines = [_item(line, console) for line in report.findings[:MAX_FINDINGS]]
     if len(report.findings) > MAX_FINDINGS:
         lines.append(f"  The report has {len(report.findings) - MAX_FINDINGS} more findings.")
-    page = next(path for path in report.files if path.suffix == ".html")
-    lines += ["", f"  report  {shortest(page)}", f"  files   {shortest(page.parent)}{os.sep}"]
+    for page in [path for path in report.files if path.suffix == ".html"]:
+        lines += ["", f"  report  {shortest(page)}", f"  files   {shortest(page.parent)}{os.sep}"]
     for line in lines:
         plain(line, console)
 

@@ -32,12 +32,12 @@ def _flags() -> list[click.Parameter]:
 
 def _tune(workload: str, **raw: Any) -> int:
     from studies.harness.command.options import parse
-    from studies.harness.command.run import run
+    from studies.harness.command.run import run_command
     from studies.harness.kinds.tuning.tuning import RecipeTuning
 
     options, errors = parse({**raw, "tracking_uri": "none"})
     tuning = RecipeTuning(workload=workload)
-    code = run([tuning], options, errors)
+    code = run_command([tuning], options, errors)
     if code in (COMPLETE, SOME_FAILED) and not options.dry_run:
         for plan in tuning.plan(options):
             print(f"\nThe values for the recipe of {workload}:\n")

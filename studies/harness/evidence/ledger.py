@@ -14,17 +14,22 @@ from studies.harness.design.arms import Trial, spelled
 from studies.harness.design.options import default_root
 from studies.harness.evidence import status
 from studies.harness.evidence.metrics import higher_is_better
+from trainables.config import TrialConfig
 from trainables.files import read_lines
 from trainables.store import trial_folder
 
+KEYS = ("seed", "trial_key", "group_key", "as_released")
 PROVENANCE = ("torch", "device", "git_sha")
+NOT_SETTINGS = ("optimizer", "seed", "numerics")  # columns already; numerics are no setting
 
 
 def frame(
     plan: Any,
-    root: Path | None = None,
+    root: Path | str | None = None,
     per: Literal["trial", "epoch"] = "trial",
     seeds: int | None = None,
+    *,
+    configuration: bool = False,
 ) -> pd.DataFrame:
     """Return the contents of a plan's trial folders as a table, in the order of the plan.
 
@@ -35,20 +40,25 @@ def frame(
             and, as `best/test/...`, the best value over epochs of each test metric. `epoch` for one
             row per committed epoch, with `epoch` and `time` (Unix seconds).
         seeds: The number of seeds of a study, as `--seeds`; its default number if None.
+        configuration: True to add a column for each hyperparameter and training setting, also for
+            those that do not vary.
 
     Returns:
         A table with the columns `arm optimizer`; one column per factor; `seed trial_key group_key
-        as_released status reason committed` (number of epochs); the metrics under their names;
-        and `torch device git_sha` of the last attempt.
+        as_released`; the configuration; `status reason committed` (number of epochs); the metrics
+        under their names; and `torch device git_sha` of the last attempt.
 
     Raises:
         StoreError: A folder was written by a newer version.
+        ValueError: `per` is neither `trial` nor `epoch`.
     """
-    root = default_root() if root is None else root
+    if per not in ("trial", "epoch"):
+        raise ValueError(f'per = "{per}": must be "trial" or "epoch"')
+    root = default_root() if root is None else Path(root)
     plan = plan if seeds is None else replace(plan, seeds=seeds)
     trials: Sequence[Trial] = getattr(plan, "trials", lambda: plan)()
     names = list(dict.fromkeys(name for trial in trials for name in trial.arm.factors))
-    rows, metrics = [], {}
+    rows, values_of, metrics = [], [], {}
     for arm, config in trials:
         folder = trial_folder(root, config.trial_key)
         # Read the status before the epochs, so that a completed trial has all of its epochs.
@@ -72,22 +82,55 @@ def frame(
         else:
             measured = [{**lines[-1]["metrics"], **_best(lines)}] if lines else [{}]
         rows += [{**identity, **values, **source} for values in measured]
+        values_of += [configuration_of(config)] * len(measured) if configuration else []
         metrics.update(dict.fromkeys(name for values in measured for name in values))
-    known = [
-        "arm",
-        "optimizer",
-        *names,
-        "seed",
-        "trial_key",
-        "group_key",
-        "as_released",
-        "status",
-        "reason",
-        "committed",
-    ]
+    known = ["arm", "optimizer", *names, *KEYS, "status", "reason", "committed"]
     table = pd.DataFrame(rows, columns=[*known, *metrics, *PROVENANCE])
     # With nullable types, integer levels stay integers in a column with missing values.
-    return table.assign(**{name: table[name].convert_dtypes() for name in names})
+    table = table.assign(**{name: table[name].convert_dtypes() for name in names})
+    return _with_configurations(table, values_of) if configuration else table
+
+
+def configuration_of(config: TrialConfig) -> dict[str, Any]:
+    """Return the hyperparameters and the training settings of a trial by name.
+
+    A hyperparameter with the name of another column, such as `seed`, has the prefix
+    `hyperparameter/`.
+    """
+    values = config.to_dict()
+    hyperparameters, settings = values.pop("hyperparameters"), values.pop("settings")
+    fields = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
+    reserved = {"arm", "optimizer", *KEYS, "status", "reason", "committed", *PROVENANCE}
+    reserved |= {"epoch", "time", *fields, *settings}
+    named = {
+        f"hyperparameter/{name}" if name in reserved else name: value
+        for name, value in hyperparameters.items()
+    }
+    return {**named, **fields, **settings}
+
+
+def _with_configurations(
+    table: pd.DataFrame, configurations: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Return the table with the configuration of each row; a factor keeps its column."""
+    names = dict.fromkeys(name for values in configurations for name in values)
+    columns = {
+        name: _column([values.get(name) for values in configurations], table.index)
+        for name in names
+    }
+    order = list(table.columns)
+    place = order.index("status")
+    order[place:place] = [name for name in names if name not in order]
+    return table.assign(**columns).reindex(columns=order)
+
+
+def _column(values: Sequence[Any], index: pd.Index) -> pd.Series:
+    """Return values as a column; integers and booleans keep their type if values are missing."""
+    values = [tuple(value) if isinstance(value, list) else value for value in values]
+    kinds = {type(value) for value in values if value is not None}
+    nullable = {int: "Int64", bool: "boolean"}
+    dtype: Any = nullable.get(*kinds) if None in values and len(kinds) == 1 else None
+    return pd.Series(values, index=index, dtype=dtype)
 
 
 def factors(frame: pd.DataFrame) -> list[str]:

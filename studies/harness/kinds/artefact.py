@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
@@ -26,10 +26,12 @@ from studies.harness.design.options import (
 from studies.harness.kinds.records import stored_plans
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from studies.harness.design.arms import Trial
     from studies.harness.design.result import Report
+    from studies.harness.evidence.analysis import Evidence
     from studies.harness.tracking.view import View
 
 
@@ -191,6 +193,24 @@ class Artefact(Facts):
         """Write the report of a `reported` plan, and return its content as plain values."""
         return self.module("report").report(plan)
 
+    def evidence(self, plan: Any) -> Evidence | None:
+        """Return the analysis of the trials, or None for a kind without one. Writes nothing."""
+        return None
+
+    def frame(self, plan: Any, per: Literal["trial", "epoch"]) -> pd.DataFrame:
+        """Return a table of the plan's results.
+
+        Args:
+            plan: The plan.
+            per: `trial` for a row for each trial, or `epoch` for a row for each committed epoch.
+
+        Raises:
+            HyperparameterError: The kind has no rows for epochs.
+        """
+        from studies.harness.evidence import ledger
+
+        return ledger.frame(plan.trials, plan.root, per, configuration=True)
+
     def tracking(self, plan: Any) -> View | None:
         """Return the description of the plan's MLflow runs, or None if the kind has no runs."""
         return self.module("plan").view(plan)
@@ -218,6 +238,13 @@ class Artefact(Facts):
     def next_steps(self, plan: Any) -> Sequence[tuple[str, str]]:
         """Return the commands that a user may run next, as pairs (command, effect)."""
         return ()
+
+
+def only_per_trial(artefact: Artefact, per: str) -> None:
+    """Raise `HyperparameterError` unless the rows of a table are those of trials."""
+    if per != "trial":
+        reason = f"{artefact.name} is a {artefact.KIND} and has no rows for epochs"
+        raise HyperparameterError(f'per = "{per}": {reason}; use "trial"')
 
 
 def plan_workloads(

@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from studies.harness.design.result import Listing
 from trainables.files import write_atomically
 
 if TYPE_CHECKING:
@@ -190,6 +191,30 @@ def write(
     for name, text in {**reports, **files}.items():
         write_atomically(folder / name, text.encode())
     return [*(folder / name for name in (*reports, *files)), *drawn]
+
+
+def fragment(
+    title: str,
+    claims: Sequence[Mapping[str, Any]],
+    listing: Listing | None,
+    pictures: Sequence[Path],
+) -> str:
+    """Return the results of a report as HTML for a notebook, without scripts and other files.
+
+    Args:
+        title: The title.
+        claims: The decisions on the claims (`Report.claims`).
+        listing: The table, or None.
+        pictures: PNG files.
+    """
+    table = caption = None
+    if listing is not None:
+        table = Table("", listing.header, listing.rows, listing.text, bold=listing.bold)
+        caption = listing.caption or listing.title
+    content = {path.stem: path.read_bytes() for path in pictures}
+    return _template("fragment.html").render(
+        title=title, claims=claims, table=table, caption=caption, pictures=content
+    )
 
 
 def tex(text: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
-from studies.harness.kinds.artefact import Artefact
+from studies.harness.kinds.artefact import Artefact, only_per_trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NO_TRIALS = "which times steps on synthetic images and trains no trials"
 
@@ -78,3 +81,8 @@ class CostStudy(Artefact):
     def results(self, plan: Any) -> list[str]:
         """Return the files of the measured optimizers."""
         return [str(path.relative_to(plan.root)) for path in plan.files]
+
+    def frame(self, plan: Any, per: Literal["trial", "epoch"]) -> pd.DataFrame:
+        """Return the costs of each optimizer on this hardware (see `Artefact.frame`)."""
+        only_per_trial(self, per)
+        return self.module("report").frame(plan.results)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from precond.hyperparameters import count, problems
-from studies.harness.kinds.artefact import Artefact
+from studies.harness.kinds.artefact import Artefact, Plan, only_per_trial
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from studies.harness.design.arms import Trial
 
 
@@ -126,3 +128,8 @@ class Probe(Artefact):
         return self.module("plan").trials(
             self, workload or self.workload, seeds, recipe or {}, overrides or {}
         )
+
+    def frame(self, plan: Plan, per: Literal["trial", "epoch"]) -> pd.DataFrame:
+        """Return the measured numbers, as in `numbers.csv` (see `Artefact.frame`)."""
+        only_per_trial(self, per)
+        return self.module("report").numbers(plan)

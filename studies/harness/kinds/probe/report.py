@@ -28,30 +28,45 @@ def report(plan: ProbePlan) -> Report:
     """Write `report.md`, `.html` and `.tex`, `claims.csv`, `numbers.csv` and the figure."""
     probe, measurement = plan.artefact, plan.artefact.measurement
     code = measurement.code
-    by_seed = folder.results(probe, plan.trials, plan.root)
-    results = [by_seed[trial.config.seed] for trial in plan.trials if trial.config.seed in by_seed]
-    complete = [result for result in results if result.status["status"] == COMPLETED]
+    results = _results(plan)
+    complete = _complete(results)
     plan.folder.mkdir(parents=True, exist_ok=True)
-    numbers = code.numbers(measurement, complete) if complete else pd.DataFrame()
+    table = numbers(plan)
     diverged = [result.seed for result in results if result.status["status"] == DIVERGED]
-    values = code.values(measurement, numbers, diverged) if complete else pd.DataFrame()
+    values = code.values(measurement, table, diverged) if complete else pd.DataFrame()
     decisions = decide(probe.claims_on(plan.workload), values, code.METRIC)
     drawn = code.draw(complete, plan.folder) if complete else []
     pictures = [path.stem for path in drawn if path.suffix == ".svg"]
     blocks = [
         *claims.section(decisions, probe.undecidable, code.METRIC),
-        *_blocks(probe, plan.trials, results, numbers, pictures),
+        *_blocks(probe, plan.trials, results, table, pictures),
     ]
-    rows = json.loads(numbers.to_json(orient="records") or "[]")
+    rows = json.loads(table.to_json(orient="records") or "[]")
     records = claims.records(decisions)
-    tables = {**claims.files(decisions), "numbers.csv": numbers.to_csv(index=False)}
+    tables = {**claims.files(decisions), "numbers.csv": table.to_csv(index=False)}
     return Report(
         files=document.write(plan.folder, probe.title, blocks, drawn, tables),
         claims=records,
         findings=document.findings(blocks),
         record=json.dumps({"probe": probe.name, "claims": records, "numbers": rows}),
-        metrics=code.metrics(numbers) if complete else {},
+        metrics=code.metrics(table) if complete else {},
     )
+
+
+def numbers(plan: ProbePlan) -> pd.DataFrame:
+    """Return the measured numbers of the completed networks."""
+    measurement, complete = plan.artefact.measurement, _complete(_results(plan))
+    return measurement.code.numbers(measurement, complete) if complete else pd.DataFrame()
+
+
+def _results(plan: ProbePlan) -> list[Result]:
+    """Return the results of the plan's networks, in the order of the plan."""
+    by_seed = folder.results(plan.artefact, plan.trials, plan.root)
+    return [by_seed[trial.config.seed] for trial in plan.trials if trial.config.seed in by_seed]
+
+
+def _complete(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if result.status["status"] == COMPLETED]
 
 
 def _blocks(

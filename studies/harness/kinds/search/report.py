@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pandas as pd
 from studies.harness.design.arms import spelled
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, ledger
+from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.metrics import count, duration, metric_name, unit, words
 from studies.harness.evidence.status import UNFINISHED
 from studies.harness.kinds.search.plan import SearchState, known
@@ -43,8 +45,7 @@ NO_WINNER = (
 
 def report(plan: SearchPlan) -> Report:
     """Write the report, and return its content as plain values."""
-    state = SearchState(plan)
-    results = SearchResults(plan, state.proposers, state.all_fresh(), plan.root)
+    results = read(plan)
     frame = ledger.frame(known(plan), plan.root)
     winners, listing = pd.DataFrame(), Listing(title=NO_WINNER)
     if results.fresh:
@@ -58,6 +59,18 @@ def report(plan: SearchPlan) -> Report:
         metrics=arms.metrics(frame, winners),
         failed=FAILED in set(frame["status"]),
     )
+
+
+def evidence(plan: SearchPlan) -> Evidence | None:
+    """Return the analysis of the fresh trials with the decisions, or None without a winner."""
+    results = read(plan)
+    return replace(results.evidence, claims=results.decisions) if results.fresh else None
+
+
+def read(plan: SearchPlan) -> SearchResults:
+    """Return the results of a search."""
+    state = SearchState(plan)
+    return SearchResults(plan, state.proposers, state.all_fresh(), plan.root)
 
 
 def write(results: SearchResults, folder: Path) -> list[Path]:

@@ -11,12 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
 from studies.harness.design.arms import as_level, spelled
-from studies.harness.kinds.artefact import Artefact
+from studies.harness.kinds.artefact import Artefact, Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from studies.harness.evidence.analysis import Evidence
 
 TRAIN_FRACTION = 0.9
 Parameters = Mapping[str, Any]  # the tuned hyperparameters of a configuration
@@ -155,6 +160,17 @@ class Search(Artefact):
     def results(self, plan: Any) -> list[str]:
         """Return the trials that have ended."""
         return self.module("plan").results(plan)
+
+    def evidence(self, plan: Plan) -> Evidence | None:
+        """Return the analysis of the fresh trials, or None if there is no winner yet."""
+        return self.module("report").evidence(plan)
+
+    def frame(self, plan: Plan, per: Literal["trial", "epoch"]) -> pd.DataFrame:
+        """Return the trials with known configurations, including the fresh ones of winners."""
+        from studies.harness.evidence import ledger
+
+        trials = self.module("plan").known(plan)
+        return ledger.frame(trials, plan.root, per, configuration=True)
 
     def spaces_of(self, workload: str) -> dict[str, Space]:
         """Return the spaces on a workload."""

@@ -32,15 +32,12 @@ class Extension:
         blocks: The blocks of the report after the results.
         measured: Results to compare with published numbers, in addition to those of the metric.
         files: The contents of other files by name.
-        values: Tables of values by metric, for claims about metrics that no trial records: a row
-            for each seed and a column for each arm (see `arms.by_seed`).
     """
 
     drawn: Sequence[Path] = ()
     blocks: Sequence[Block] = ()
     measured: Sequence[Measured] = ()
     files: Mapping[str, str] = field(default_factory=dict)
-    values: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,7 @@ class Figure(ABC):
     Attributes:
         has_seconds: True if the figure's section of the report contains the seconds per epoch. The
             report then omits the section "Seconds per epoch".
-        DERIVED: The metrics of `Extension.values`.
+        DERIVED: The metrics of `claim_values`.
         metric: The metric of the figure and of the report's tables. `headline` stands for the
             headline metric of the workload, such as the accuracy.
         references: The optimizers with which the other arms are compared.
@@ -84,6 +81,13 @@ class Figure(ABC):
             HyperparameterError: The workload has no such metric.
         """
         return replace(self, metric=on_workload(self.metric, workload))
+
+    def claim_values(self, plan: Plan, evidence: Evidence) -> Mapping[str, pd.DataFrame]:
+        """Return tables of values by metric, for claims about metrics that no trial records.
+
+        A table has a row for each seed and a column for each arm (see `arms.by_seed`).
+        """
+        return {}
 
     @abstractmethod
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from studies.harness.design.result import Listing, Report
 from studies.harness.evidence import arms, costs
-from studies.harness.evidence.analysis import Evidence, analyse, decide_claims
+from studies.harness.evidence.analysis import Evidence
 from studies.harness.evidence.claims import NOT_TESTED
 from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import FAILED, IN_FLIGHT, NOT_RUN
+from studies.harness.kinds.study import results
 from studies.harness.kinds.study.figures import DiagnosticsFigure, Extension
 from studies.harness.kinds.study.plan import StudyPlan
 from studies.harness.report import arms as table
@@ -32,14 +33,9 @@ def report(plan: StudyPlan) -> Report:
     `published.csv` if the paper has published numbers, and the files of the figures.
     """
     study, figure = plan.artefact, plan.figure
-    tested = study.claims_on(plan.workload)
-    evidence = analyse(plan.trials, plan.root, figure.metric, figure.references, tested)
+    evidence = results.evidence(plan)
     figures = (figure, *plan.extra_figures, DiagnosticsFigure())
     extensions = [part.extend(plan, evidence) for part in figures]
-    derived = {name: table for part in extensions for name, table in part.values.items()}
-    if derived:  # claims about these values could not be tested before the figures computed them
-        decisions = decide_claims(tested, plan.workload, evidence.frame, figure.metric, derived)
-        evidence = replace(evidence, claims=decisions)
     evidence = evidence.compared(study, [result for part in extensions for result in part.measured])
     listing = table.listing(evidence, study.title)
     blocks = [

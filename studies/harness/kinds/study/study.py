@@ -15,6 +15,7 @@ from studies.harness.kinds.artefact import Artefact
 from studies.harness.kinds.study.figures import Figure
 
 if TYPE_CHECKING:
+    from studies.harness.evidence.analysis import Evidence
     from studies.harness.evidence.power import Power
     from studies.harness.kinds.artefact import Plan
     from trainables.config import TrialConfig
@@ -135,6 +136,10 @@ class Study(Artefact):
         from studies.harness.evidence.status import ended
 
         return ended(plan.trials, plan.root)
+
+    def evidence(self, plan: Plan) -> Evidence:
+        """Return the analysis of the trials, with the decisions on the claims."""
+        return self.module("results").evidence(plan)
 
     def inputs(self, plan: Plan) -> list[Path]:
         """Return the trial folders and the files of measured costs."""

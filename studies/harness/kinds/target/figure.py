@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -10,7 +10,10 @@ from studies.harness.evidence.metrics import EPOCHS_TO_TARGET, SECONDS_TO_TARGET
 from studies.harness.kinds.study.figures import Extension, Figure, unknown_metrics
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from studies.harness.evidence.analysis import Evidence
+    from studies.harness.evidence.targets import Times
     from studies.harness.kinds.artefact import Plan
 
 
@@ -52,14 +55,33 @@ class TargetFigure(Figure):
         panels = tuple((on_workload(metric, workload), axis) for metric, axis in self.panels)
         return replace(super().on(workload), panels=panels)
 
+    def claim_values(self, plan: Plan, evidence: Evidence) -> Mapping[str, pd.DataFrame]:
+        """Return the epochs and the seconds to the target (see `Figure.claim_values`)."""
+        from studies.harness.evidence import targets
+
+        return targets.claim_values(self._times(plan, evidence))
+
     def extend(self, plan: Plan, evidence: Evidence) -> Extension:
         """Draw `time_to_target` and `epochs_over_target` as `.pdf`, `.png` and `.svg`.
 
         There is one `time_to_target` figure for each hardware.
         """
-        from studies.harness.evidence import costs, targets
+        from studies.harness.evidence import targets
         from studies.harness.kinds.target import report
         from studies.harness.report.figures import targets as figures
+
+        times = self._times(plan, evidence)
+        drawn = figures.draw(times, self.panels, plan.folder)
+        return Extension(
+            drawn=drawn,
+            blocks=report.blocks(times),
+            measured=targets.measured(times),
+            files=report.files(times),
+        )
+
+    def _times(self, plan: Plan, evidence: Evidence) -> Times:
+        """Return the times that each arm needs to reach the target."""
+        from studies.harness.evidence import costs, targets
 
         target = targets.published_target(plan.artefact, plan.workload)
         if target is None:
@@ -72,18 +94,10 @@ class TargetFigure(Figure):
                 rule=self.rule,
             )
         seconds = costs.read(plan.trials, plan.root)
-        times = targets.Times(
+        return targets.Times(
             evidence=evidence,
             metric=self.metric,
             reference=self.reference,
             target=target,
             costs=seconds,
-        )
-        drawn = figures.draw(times, self.panels, plan.folder)
-        return Extension(
-            drawn=drawn,
-            blocks=report.blocks(times),
-            measured=targets.measured(times),
-            files=report.files(times),
-            values=targets.claim_values(times),
         )
