@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studies.harness.design.uris import sqlite_uri
+
 DEFAULT_WORKLOAD = "digits/autoencoder"  # small, and it distinguishes the optimizers
 SMOKE_SEEDS, SMOKE_LEVELS, SMOKE_EPOCHS, SMOKE_WORKLOAD = [0, 1], 2, 2, "digits/cnn"
 
@@ -25,7 +27,7 @@ def report_folder(root: Path, name: str, workload: str, selection: str = "") -> 
 
 def default_uri(root: Path) -> str:
     """Return the URI of the MLflow database in an output folder."""
-    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    return sqlite_uri(root.resolve() / "mlflow.db")
 
 
 def _data_dir() -> Path:
