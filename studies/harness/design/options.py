@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from studies.harness.design.uris import sqlite_uri
+
 DEFAULT_WORKLOAD = "digits/autoencoder"  # small, and it distinguishes the optimizers
 SELECTING = (*("optimizers", "only", "levels", "settings", "epochs", "workers_per_trial", "extra"),)
 """The options that change the configurations of an artefact (`kinds.selection`)."""
@@ -27,7 +29,7 @@ def report_folder(root: Path, name: str, workload: str, selection: str = "") -> 
 
 def default_uri(root: Path) -> str:
     """Return the URI of the MLflow database in an output folder."""
-    return f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    return sqlite_uri(root.resolve() / "mlflow.db")
 
 
 def _data_dir() -> Path:
