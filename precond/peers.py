@@ -30,6 +30,7 @@ from precond.hyperparameters import (
     positive,
 )
 from precond.parts.sketches import seed_of
+from precond.scaling import evaluate
 from precond.shared import Shared
 from precond.standalone import NO_COMPLEX, Standalone
 
@@ -181,7 +182,7 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[str, type[Opti
             super().__init__(params, **options)
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
-            loss = hessian.evaluate(closure)
+            loss = evaluate(closure)
             self._note_initialisation()
             parameters = [
                 p for group in self.param_groups for p in group["params"] if p.grad is not None
@@ -208,7 +209,7 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[str, type[Opti
             super().__init__(params, **settings)
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
-            loss = hessian.evaluate(closure)
+            loss = evaluate(closure)
             self._note_initialisation()
             with _numbers(self.param_groups):
                 super().step()
