@@ -77,7 +77,7 @@ class Preconditioned(HandlesScale, Assembled):
     def __init__(
         self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
     ):
-        groups.refuse_other_arguments(type(self).__name__, (model,))
+        groups.require_model(f"{type(self).__name__}(model", (model,))
         self._ranks, self._names = ranks_of(model), parameter_names(model)
         if lazy := [n for p, n in self._names.items() if isinstance(p, nn.UninitializedParameter)]:
             raise ValueError(

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from precond import hessian
 from precond.algorithm import Card
-from precond.groups import refuse_other_arguments
+from precond.groups import require_model
 from precond.hyperparameters import (
     Hyperparameters,
     count,
@@ -131,7 +131,7 @@ def build(
             install it.
         ValueError: The model is data parallel, and the method needs the Hessian.
     """
-    refuse_other_arguments(kind.__name__, (model,))
+    require_model(f"{kind.__name__}(model", (model,))
     if kind is AdaHessian:
         hessian.refuse_data_parallel(model, kind.__name__)
     trainable = [p for p in model.parameters() if p.requires_grad]
