@@ -139,10 +139,12 @@ class Controls(Saved):
         return diagnostics.watch(self._banks, on)
 
     @torch.no_grad()
-    def diagnostics(self) -> dict[str, dict[str, float | None]]:
+    def diagnostics(self) -> diagnostics.Diagnostics:
         """Return the measures and counts of each layer since the last call.
 
-        `docs/diagnostics.md` defines them. Without a monitor, the measures are None.
+        `docs/diagnostics.md` defines them. Without a monitor, the measures are None. The attribute
+        `coverage` of the result has the numbers of layers and parameters that are preconditioned.
         """
         table = diagnostics.read(self._banks)
-        return {name: table[name] for name in self._layers}
+        layers = {name: table[name] for name in self._layers}
+        return diagnostics.Diagnostics(layers, self.coverage())

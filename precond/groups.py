@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from precond.hyperparameters import HyperparameterError, known_names
 
 Group = Mapping[str, Any]
+LISTED = 10  # names of layers in a line of the text of an optimizer
+WIDTH = 100  # of that text
 
 # Options of torch's optimizers that an optimizer without them must not ignore silently.
 TORCH_OPTIONS = {
@@ -166,40 +170,56 @@ def settings_errors(
     return list(errors)
 
 
-def refuse_other_arguments(name: str, arguments: tuple[Any, ...]) -> None:
-    """Raise `TypeError` if there are positional arguments other than one model.
+def require_model(call: str, arguments: Sequence[Any], keywords: Group | None = None) -> None:
+    """Raise `TypeError` unless the arguments of a call have one model and no other value.
 
     Args:
-        name: The name of the optimizer.
-        arguments: The positional arguments of its constructor.
+        call: The beginning of a correct call, such as `NysAct(model`.
+        arguments: The positional arguments that belong to the model.
+        keywords: The keyword arguments, which may contain `model`.
     """
-    if len(arguments) > 1:
+    name = call.partition("(")[0]
+    models = [*arguments, *(value for key, value in (keywords or {}).items() if key == "model")]
+    if not models:
         raise TypeError(
-            f"{name} takes one positional argument, the model: pass hyperparameters by name, "
-            f"as in {name}(model, lr=0.1)"
+            f"{name} needs the model: pass {call}, lr=0.1), and parameter groups as "
+            f"{call}, params=...)"
         )
-    if arguments and not isinstance(arguments[0], nn.Module):
-        kind = type(arguments[0]).__name__
+    if len(models) > 1:
+        others = ", ".join(map(reprlib.repr, models[1:]))
         raise TypeError(
-            f"{name} needs the model, not a {kind}: pass {name}(model), and parameter groups as "
-            f"{name}(model, params=...)"
+            f"{name} takes one positional argument, the model, but received also {others}: pass "
+            f"hyperparameters by name, as in {call}, lr=0.1)"
+        )
+    if not isinstance(models[0], nn.Module):
+        value, kind = models[0], type(models[0]).__name__
+        received = f"the class {value.__name__}" if isinstance(value, type) else f"a {kind}"
+        raise TypeError(
+            f"{name} needs the model, not {received}: pass {call}), and parameter groups as "
+            f"{call}, params=...)"
         )
 
 
 def describe_layers(layers: Sequence[str], skipped: Mapping[str, str]) -> list[str]:
-    """Return lines with the preconditioned layers, and the skipped modules with the reasons."""
+    """Return lines with the preconditioned layers, and the skipped modules with the reasons.
+
+    At most `LISTED` names are listed for each reason.
+    """
     modules: dict[str, list[str]] = {}
     for name, reason in skipped.items():
         modules.setdefault(reason, []).append(name)
-    return [
+    lines = [
         f"Preconditioned layers ({len(layers)}): {_text(layers)}",
         *(
             f"Not preconditioned ({len(names)}): {_text(names)} ({reason})"
             for reason, names in modules.items()
         ),
     ]
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return [textwrap.fill(line, WIDTH, subsequent_indent="    ", **options) for line in lines]
 
 
-def _text(names: Iterable[str]) -> str:
+def _text(names: Sequence[str]) -> str:
     """Return names separated by commas; the name of the root module, "", becomes "the model"."""
-    return ", ".join(name or "the model" for name in names)
+    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(name or "the model" for name in names[:LISTED]) + more

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from precond import math_attention
+from precond.scaling import HandlesScale
 from precond.shared import Shared, values_of
 from precond.standalone import NO_COMPLEX, Standalone
 
@@ -44,14 +45,6 @@ def backward(loss: Tensor, optimizer: Optimizer | Any) -> None:
         optimizer.backward(loss)
     else:
         loss.backward()
-
-
-def evaluate(closure: Callable[[], Any] | None) -> Any:
-    """Return the loss of a step's closure, evaluated with gradients, or None without a closure."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
 
 
 def differentiate(
@@ -102,11 +95,10 @@ def refuse_data_parallel(model: nn.Module, name: str) -> None:
         raise ValueError(f"{name} {text}")
 
 
-class HessianOptimizer(Standalone):
+class HessianOptimizer(HandlesScale, Standalone):
     """Base class of optimizers whose `backward(loss)` stores Hessian products for the next step."""
 
     _model: nn.Module
-    _step_supports_amp_scaling = True  # lets `step` detect a scaler and raise an error
     _products = Shared[Any](None)
 
     def attach(self, model: nn.Module) -> None:
@@ -150,7 +142,7 @@ class HessianOptimizer(Standalone):
             reason = UNSUPPORTED["GradScaler"]
             text = f"does not support GradScaler: {reason}. Use bfloat16 autocast"
             raise RuntimeError(f"{self.NAME} {text}")
-        return evaluate(closure)
+        return super()._evaluate(closure)
 
     def _take_products(self) -> Any:
         """Return the products and delete them; raise `RuntimeError` if there are none."""

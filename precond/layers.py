@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from precond.algorithm import LayerShape
 from precond.parts.rows import ConvRows, LinearRows, Rows
+from precond.reasons import KINDS, UNCALLED, reads_weights, reason_to_skip
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def find_layers(
     axes = _batch_axes(model)
     layers, skipped = [], {}
     for name, module in modules.items():
-        if reason := _reason_to_skip(module, trained, uses):
+        if reason := reason_to_skip(module, trained, uses):
             if isinstance(module, KINDS) or any(p in trained for p in module.parameters(False)):
                 skipped[name] = reason
         else:
@@ -161,62 +162,13 @@ def find_layers(
     return layers, skipped
 
 
-KINDS = (nn.Linear, nn.Conv2d)
-UNCALLED = (
-    "MultiheadAttention does not call its forward: call precond.separate_attention(model) "
-    "before you build the optimizer"
-)
-
-
-def _reason_to_skip(
-    module: nn.Module, trained: Collection[Tensor], uses: Mapping[Tensor, int]
-) -> str | None:
-    """Return why a module cannot be preconditioned, or None if it can."""
-    kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
-    if kind is None:
-        return f"{getattr(module, 'original_name', type(module).__name__)} is not Linear or Conv2d"
-    methods = [name for name in ("forward", "_conv_forward") if hasattr(kind, name)]
-    if any(getattr(type(module), name) is not getattr(kind, name) for name in methods) or any(
-        name in vars(module) for name in methods
-    ):
-        return f"its forward is not that of {kind.__name__}"
-    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
-    if weight is None or "bias" not in module._parameters:
-        return "its weight or bias is computed from other tensors"
-    for parameter in (weight, bias):
-        if parameter is not None and (reason := _reason_of_tensor(parameter)):
-            return reason
-    if weight not in trained:
-        return "its weight is not trained"
-    if uses[weight] > 1 or (bias is not None and uses[bias] > 1):
-        return "its weight or bias belongs to several modules"
-    return None
-
-
-def _reason_of_tensor(parameter: Tensor) -> str | None:
-    """Return why a parameter cannot be preconditioned, or None if it can."""
-    if type(parameter.data) is not Tensor:
-        return f"its parameters are of the type {type(parameter.data).__name__}"
-    if not parameter.is_floating_point():
-        return f"its parameters are {str(parameter.dtype).removeprefix('torch.')}"
-    if parameter.layout is not torch.strided:
-        return "its parameters are sparse"
-    return None if parameter.numel() else "its parameters are empty"
-
-
 def uncalled(model: nn.Module) -> dict[str, str]:
     """Return the layers whose forward is never called because their parent reads their weights.
 
     These are the output projections of `nn.MultiheadAttention`, by name, each with the reason.
     """
-    parents = {name: m for name, m in plain_modules(model).items() if _reads_weights(m)}
+    parents = {name: m for name, m in plain_modules(model).items() if reads_weights(m)}
     return {f"{name}.out_proj".lstrip("."): UNCALLED for name in parents}
-
-
-def _reads_weights(module: nn.Module) -> bool:
-    """Return True if the module has the forward of `nn.MultiheadAttention`."""
-    kind = nn.MultiheadAttention
-    return isinstance(module, kind) and type(module).forward is kind.forward
 
 
 def _batch_axes(model: nn.Module) -> dict[nn.Module, bool | None]:

@@ -16,7 +16,6 @@ from precond.capture import check_forwards
 from precond.diagnostics import measures as diagnostics
 from precond.directions import Directions
 from precond.distributed import check_alike, describe, ranks_of
-from precond.hessian import evaluate
 from precond.hyperparameters import make
 from precond.layers import (
     find_layers,
@@ -24,10 +23,10 @@ from precond.layers import (
 )
 from precond.parts.collectives import active
 from precond.rules import Directed, Rule, SGDRule
-from precond.scaling import LossScale, Undo
+from precond.scaling import HandlesScale, LossScale, Undo
 
 
-class Preconditioned(Assembled):
+class Preconditioned(HandlesScale, Assembled):
     """Base class of the optimizers that precondition layers.
 
     The gradients of Linear and Conv2d layers are preconditioned, and an update rule is applied to
@@ -62,7 +61,6 @@ class Preconditioned(Assembled):
 
     algorithm_type: ClassVar[type[Algorithm[Any]]]
     rule_type: ClassVar[type[Rule]] = SGDRule
-    _step_supports_amp_scaling = True  # `step`, not GradScaler, unscales gradients and skips steps
 
     def __init_subclass__(
         cls,
@@ -79,7 +77,7 @@ class Preconditioned(Assembled):
     def __init__(
         self, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
     ):
-        groups.refuse_other_arguments(type(self).__name__, (model,))
+        groups.require_model(f"{type(self).__name__}(model", (model,))
         self._ranks, self._names = ranks_of(model), parameter_names(model)
         if lazy := [n for p, n in self._names.items() if isinstance(p, nn.UninitializedParameter)]:
             raise ValueError(
@@ -128,7 +126,7 @@ class Preconditioned(Assembled):
                 "a closure cannot be used under GradScaler, because its loss is not scaled: "
                 "call step() without a closure"
             )
-        loss = evaluate(closure)
+        loss = self._evaluate(closure)
         self._follow_groups()
         for bank in self._banks:
             bank.forwards.drop(bank.layers)

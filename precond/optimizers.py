@@ -18,7 +18,7 @@ from itertools import starmap
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from precond.algorithms import ekfac, eva, foof, kfac, nysact, sketchysgd, steve
-from precond.groups import refuse_other_arguments
+from precond.groups import require_model
 from precond.optimizer import Preconditioned
 from precond.rules import KFEAdamRule, SGDRule
 
@@ -58,7 +58,7 @@ def explicit(
         *shared, _ = inspect.signature(cls.__init__, eval_str=True).parameters.values()
 
         def __init__(self: Any, *arguments: Any, **hyperparameters: Any) -> None:
-            refuse_other_arguments(type(self).__name__, arguments)
+            require_model(f"{type(self).__name__}(model", arguments, hyperparameters)
             super(cls, self).__init__(*arguments, **hyperparameters)
 
         initialise: Any = __init__

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from precond import hessian
 from precond.algorithm import Card
-from precond.groups import refuse_other_arguments
+from precond.groups import require_model
 from precond.hyperparameters import (
     Hyperparameters,
     count,
@@ -30,6 +30,7 @@ from precond.hyperparameters import (
     positive,
 )
 from precond.parts.sketches import seed_of
+from precond.scaling import evaluate
 from precond.shared import Shared
 from precond.standalone import NO_COMPLEX, Standalone
 
@@ -130,7 +131,7 @@ def build(
             install it.
         ValueError: The model is data parallel, and the method needs the Hessian.
     """
-    refuse_other_arguments(kind.__name__, (model,))
+    require_model(f"{kind.__name__}(model", (model,))
     if kind is AdaHessian:
         hessian.refuse_data_parallel(model, kind.__name__)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -181,7 +182,7 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[str, type[Opti
             super().__init__(params, **options)
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
-            loss = hessian.evaluate(closure)
+            loss = evaluate(closure)
             self._note_initialisation()
             parameters = [
                 p for group in self.param_groups for p in group["params"] if p.grad is not None
@@ -208,7 +209,7 @@ def _subclasses(shampoo: Any, soap: Any, adahessian: Any) -> dict[str, type[Opti
             super().__init__(params, **settings)
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
-            loss = hessian.evaluate(closure)
+            loss = evaluate(closure)
             self._note_initialisation()
             with _numbers(self.param_groups):
                 super().step()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from precond import peers
 from precond.algorithm import Algorithm, Card
 from precond.algorithms import sketchysgd
+from precond.groups import require_model
 from precond.hyperparameters import (
     HyperparameterError,
     Hyperparameters,
@@ -30,6 +31,9 @@ from precond.hyperparameters import (
 from precond.layers import find_layers
 from precond.optimizer import Preconditioned
 from precond.optimizers import EKFAC, FOOF, KFAC, STEVE, Eva, NysAct, SketchySGD
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +169,20 @@ def check(
     return errors
 
 
+def _explained(function: Callable[P, R]) -> Callable[P, R]:
+    """Replace Python's message for a missing model or for hyperparameters without a name."""
+
+    @wraps(function)
+    def explained(*arguments: P.args, **keywords: P.kwargs) -> R:
+        if arguments:
+            call = f'precond.build("{arguments[0]}", model'
+            require_model(call, arguments[1:], keywords)
+        return function(*arguments, **keywords)
+
+    return explained
+
+
+@_explained
 def build(
     name: str, model: nn.Module, *, params: Iterable[Any] | None = None, **hyperparameters: Any
 ) -> Optimizer:

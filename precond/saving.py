@@ -18,6 +18,7 @@ from precond.algorithm import Algorithm
 from precond.bank import Bank
 from precond.diagnostics import measures
 from precond.groups import Options, describe_layers, settings_errors
+from precond.layer_coverage import Coverage
 from precond.parts.stacks import named_tensors
 from precond.rules import Rule
 from precond.shared import Copyable, Shared
@@ -51,6 +52,10 @@ class Saved(Copyable):
 
     def skipped_layers(self) -> dict[str, str]:
         """Return the modules whose parameters follow their gradient, each with the reason."""
+        raise NotImplementedError
+
+    def coverage(self) -> Coverage:
+        """Return the numbers of layers and parameters that are preconditioned."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
@@ -120,12 +125,13 @@ class Saved(Copyable):
             self._rebuild(_restored(banks, self.algorithm, self.param_groups))
 
     def __repr__(self) -> str:
-        """Return the hyperparameters of each group, and the preconditioned and skipped layers."""
+        """Return the hyperparameters, the coverage, and the preconditioned and skipped layers."""
         text = super().__repr__()
         if not hasattr(self, "_entries"):  # printed, for example by a debugger, while it is built
             return text
         lines = describe_layers(self.preconditioned_layers(), self.skipped_layers())
-        return "\n".join([text.removesuffix(")").rstrip("\n"), *lines, ")"])
+        coverage = str(self.coverage()).capitalize()
+        return "\n".join([text.removesuffix(")").rstrip("\n"), coverage, *lines, ")"])
 
 
 def _snapshot(banks: Sequence[Bank]) -> dict[str, Any]:

@@ -11,13 +11,45 @@ in each step if there are buffers on the CPU (`Undo`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from precond.shared import Shared
+
+
+class HandlesScale:
+    """The part of an optimizer whose `step`, not GradScaler, unscales gradients and skips steps."""
+
+    _in_closure = Shared(False)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """True, except while a closure runs: GradScaler calls `step` without a closure.
+
+        Lightning clips the gradients in the closure, and refuses this if the attribute is True.
+        """
+        return not self._in_closure
+
+    def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
+        """Return the loss of a step's closure, evaluated with gradients, or None without one."""
+        self._in_closure = True
+        try:
+            return evaluate(closure)
+        finally:
+            self._in_closure = False
+
+
+def evaluate(closure: Callable[[], Any] | None) -> Any:
+    """Return the loss of a step's closure, evaluated with gradients, or None without a closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,24 @@ from torch import Tensor
 
 from precond.bank import Bank
 from precond.diagnostics.monitor import COUNTS, MEASURES, Clock, Monitor, Tally
+from precond.layer_coverage import Coverage
 from precond.parts.stacks import dropped
 
 EVERY = 7
 
 Table = dict[str, dict[str, float | None]]
+
+
+class Diagnostics(Table):
+    """The measures and counts of each preconditioned layer, by its name.
+
+    Attributes:
+        coverage: The numbers of layers and parameters that are preconditioned.
+    """
+
+    def __init__(self, table: Table, coverage: Coverage):
+        super().__init__(table)
+        self.coverage = coverage
 
 
 def watch(banks: Sequence[Bank], on: bool) -> Clock | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -367,17 +369,31 @@ def test_a_group_that_is_added_later_has_the_settings_of_the_others():
 # ---------------------------------------------------------------------- messages
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("sgd", "adam", "adamw")])
-def test_a_wrong_first_argument_says_what_to_pass(name):
-    model = net()
-    with pytest.raises(TypeError, match=r"needs the model, not a generator: pass \w+\(model\)"):
-        precond.build(name, model.parameters())  # type: ignore[arg-type]
-    kind = type(build(name, model))
-    if hasattr(precond, kind.__name__):
-        with pytest.raises(TypeError, match=r"pass hyperparameters by name, as in \w+\(model, lr"):
-            kind(model, 0.1)
-        with pytest.raises(TypeError, match=r"needs the model, not a list"):
-            kind(list(model.parameters()), lr=0.1)
+WRONG_ARGUMENTS: dict[str, tuple[Callable[..., Any], str]] = {
+    "parameters": (lambda make, p: make(iter(p)), "needs the model, not a list_iterator"),
+    "a list": (lambda make, p: make(list(p), lr=0.1), "needs the model, not a list"),
+    "groups": (lambda make, p: make([{"params": list(p)}]), "needs the model, not a list"),
+    "a class": (lambda make, _: make(nn.Linear), "needs the model, not the class Linear"),
+    "a keyword": (lambda make, p: make(model=list(p)), "needs the model, not a list"),
+    "params only": (lambda make, p: make(params=p, lr=0.1), "needs the model"),
+    "lr": (lambda make, _: make(net(), 0.1), "received also 0.1: pass hyperparameters by name"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_ARGUMENTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_arguments_say_what_to_pass(name, kind):
+    call, message = WRONG_ARGUMENTS[kind]
+    optimizer = type(build(name, net()))
+    makes = {f'precond.build("{name}", model': partial(precond.build, name)}
+    if hasattr(precond, optimizer.__name__):
+        mine = type("Mine", (optimizer,), {})
+        makes |= {f"{optimizer.__name__}(model": optimizer, "Mine(model": mine}
+    for example, make in makes.items():
+        with pytest.raises(TypeError) as error:
+            call(make, list(net().parameters()))
+        text = str(error.value)
+        assert message in text and example in text and "\n" not in text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -396,3 +412,13 @@ def test_the_text_of_an_optimizer_lists_the_layers():
     assert "Preconditioned layers (2): 0, 3" in text
     assert "Not preconditioned (2): 1, 2 (LayerNorm is not Linear or Conv2d)" in text
     assert "damping: 0.25" in text
+    # 7 x 8 and 8; the norms have 16 each; the frozen layer does not count
+    assert "Preconditions 1 of 3 layers, 56 of 88 parameters (63.6%)" in text
+
+
+def test_the_text_of_a_large_model_is_short_and_fits_100_columns():
+    layers = [part for _ in range(30) for part in (nn.Linear(4, 4), nn.LayerNorm(4))]
+    text = repr(precond.KFAC(nn.ModuleDict({f"a_module_{i}": m for i, m in enumerate(layers)})))
+    assert "Preconditioned layers (30): a_module_0," in text and text.count("and 20 more") == 2
+    assert "Not preconditioned (30): a_module_1," in text
+    assert max(map(len, text.splitlines())) <= 100

@@ -149,6 +149,31 @@ def test_skipped_modules_follow_their_gradient_and_have_a_reason(name, kind):
             torch.testing.assert_close(before[key] - p.detach(), 0.1 * p.grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        (nn.MultiheadAttention(4, 2), "call precond.separate_attention(model) before you build"),
+        (nn.LSTM(4, 4), "write the cell with Linear layers"),
+        (nn.GRUCell(4, 4), "write the cell with Linear layers"),
+        (nn.Conv1d(4, 4, 3), "a Conv2d with a kernel of height 1"),
+    ],
+)
+def test_the_reason_says_how_the_weights_can_be_preconditioned(module, advice):
+    kind = type(module).__name__
+    optimizer = precond.KFAC(nn.ModuleDict({"module": module, "plain": nn.Linear(4, 3)}))
+    reason = optimizer.skipped_layers()["module"]
+    assert reason.startswith(f"{kind} is not Linear or Conv2d: ") and advice in reason
+
+
+def test_an_attention_with_another_forward_has_no_advice():
+    class Attention(nn.MultiheadAttention):
+        def forward(self, x: Tensor) -> Any:
+            return self.out_proj(x)
+
+    optimizer = precond.KFAC(Attention(4, 2))
+    assert optimizer.skipped_layers() == {"": "Attention is not Linear or Conv2d"}
+
+
 def test_a_convolution_that_pads_in_its_forward_is_skipped():
     """TensorFlow's "same" padding: the rows of a plain Conv2d would not be those of the layer."""
 
