@@ -70,9 +70,7 @@ def test_the_levels_of_a_grid_can_be_tuples():
     assert labels == [f"adam betas=0.9/{beta}" for beta in (0.95, 0.99, 0.999)] + ["sgd"]
     selected = plan(STUDY, options(only=["betas=0.9/0.95"], seeds="1")).trials
     assert [trial.arm.label for trial in selected] == ["adam betas=0.9/0.95", "sgd"]
-    with pytest.raises(
-        ValueError, match="--only betas=0.1/0.2: not a level.*are 0.9/0.95, 0.9/0.99"
-    ):
+    with pytest.raises(ValueError, match=r"--only betas=0\.1/0\.2: not a level.*are 0\.9/0\.95"):
         plan(STUDY, options(only=["betas=0.1/0.2"]))
 
 

@@ -11,6 +11,8 @@ import torch
 import precond
 from trainables import plugins
 from trainables.plugins import PluginError
+from trainables.store import StoreError, TrialStore
+from trainables.train import epochs
 from trainables.workloads import resolve
 
 HEAD = "import torch\nfrom trainables.plugins import optimizer, workload\n\n"
@@ -321,3 +323,14 @@ def test_an_edit_within_a_second_is_not_hidden_by_a_compiled_file(tmp_path: Path
         assert precond.defaults("f") == {"lr": float(lr)}
     optimizer = precond.build("f", torch.nn.Linear(2, 2))
     assert isinstance(optimizer, torch.optim.SGD)
+
+
+def test_a_trial_whose_plugin_is_missing_ends_without_a_status(tmp_path: Path):
+    """The worker reports the problem to the driver, which stops; the trial is not `failed`."""
+    plugins.load(named(tmp_path / "f.py", "f"))
+    store = TrialStore(tmp_path / "out", resolve("digits/mlp", "f"))
+    store.create()
+    plugins.unregister()
+    with pytest.raises(StoreError, match="run the study's command again, with its --plugin flags"):
+        list(epochs(store.config, store))
+    assert store.status() is None

@@ -18,6 +18,7 @@ Modules from outside the plugin, and data that it reads, are not hashed.
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
@@ -177,14 +178,16 @@ def _is_main_block(statement: ast.stmt) -> bool:
 
 
 def _mentioned(node: ast.AST) -> Iterator[str]:
-    """Yield all names in a statement, and the texts that may be names."""
+    """Yield all names in a statement, also those in annotations that are texts."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
             yield part.id
         elif isinstance(part, (ast.Global, ast.Nonlocal)):
             yield from part.names
-        elif isinstance(part, ast.Constant) and isinstance(part.value, str):
-            yield from {part.value, part.value.partition(".")[0]}
+        for annotation in (getattr(part, "annotation", None), getattr(part, "returns", None)):
+            for text in ast.walk(annotation) if annotation else ():
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    yield from re.findall(r"\w+", text.value)
 
 
 def _is_dynamic(node: ast.AST) -> bool:
