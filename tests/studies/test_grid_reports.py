@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import precond
 from studies import ablation_batch_size, ablation_damping, ablation_sampling, compare_accuracy
@@ -280,9 +279,9 @@ def test_legend_of_curves_has_the_best_arm_first_and_counts_diverged_trials(
     legends: list[tuple[list[str], str]] = []
     monkeypatch.setattr(curves, "save", lambda figure, folder, name: [folder / name])
     monkeypatch.setattr(
-        Figure,
+        curves,
         "legend",
-        lambda self, handles, labels, title, **_: legends.append(([*labels], title)),
+        lambda figure, handles, columns, title: legends.append(([*handles], title)),
     )
     folders.draw(
         tmp_path, write_trials(study, lambda trial, _: means[trial.arm.optimizer], status), study

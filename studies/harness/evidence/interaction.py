@@ -97,11 +97,15 @@ def cells(arms: pd.DataFrame, factors: tuple[str, str], names: Sequence[str]) ->
     return parts
 
 
-def interaction(values: np.ndarray) -> Interaction:
+def interaction(values: np.ndarray, step: float = 0.0) -> Interaction:
     """Compare the additive and the full model of values `[seeds, first, second]`.
 
-    nan and infinite values are missing. There is no test if a factor has fewer than two levels, or
-    if fewer than two seeds are complete.
+    There is no test if a factor has fewer than two levels, or if fewer than two seeds are complete.
+
+    Args:
+        values: The values; nan and infinite values are missing.
+        step: The grid of the metric (`metrics.step`). The variance of the noise is at least that of
+            a rounding error, which is step**2 / 12.
     """
     complete = values[np.isfinite(values).all(axis=(1, 2))]
     n, rows, columns = complete.shape
@@ -114,7 +118,7 @@ def interaction(values: np.ndarray) -> Interaction:
     noise = complete - complete.mean(axis=(1, 2), keepdims=True) - means + total
     df = (rows - 1) * (columns - 1), (n - 1) * (rows * columns - 1)
     smallest = (ROUNDING * np.abs(complete).max()) ** 2  # equal seeds have no noise
-    residual = max(float((noise**2).sum()) / df[1], smallest)
+    residual = max(float((noise**2).sum()) / df[1], smallest, step**2 / 12)
     explained = n * float((departures**2).sum()) / df[0]
     if explained <= smallest:
         departures, explained = np.zeros_like(departures), 0.0

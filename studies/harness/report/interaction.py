@@ -44,7 +44,7 @@ def _test(evidence: Evidence, part: Cells) -> Interaction:
     if (labels == "").any():
         return Interaction(0, np.full(labels.shape, np.nan))
     values = evidence.by_seed[list(labels.ravel())].to_numpy().reshape(-1, *labels.shape)
-    return interaction(values)
+    return interaction(values, evidence.step)
 
 
 def _sentence(result: Interaction, first: str, second: str) -> str:
@@ -55,7 +55,7 @@ def _sentence(result: Interaction, first: str, second: str) -> str:
         )
     depends = "depends" if result.p <= ALPHA else "does not significantly depend"
     p = probability(result.p)
-    test = f"F({result.df[0]}, {result.df[1]}) = {number(result.f, '.2f')}"
+    test = f"F({result.df[0]}, {result.df[1]}) = {number(result.f, '.3g')}"
     return (
         f"the effect of {first} {depends} on {second} ({test}, p {p if '<' in p else f'= {p}'}, "
         f"{count(result.n, 'seed')})."

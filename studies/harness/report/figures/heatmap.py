@@ -94,7 +94,7 @@ def _words(arm: Any, show: Any) -> str:
     note = f"n = {arm['n']}"
     if lost:
         status = next(iter(lost)) if len(lost) == 1 else "lost"
-        note = f"\N{MULTIPLICATION SIGN} {sum(lost.values())} of {arm['planned']} {status}"
+        note = f"\N{MULTIPLICATION SIGN} {sum(lost.values())} of {arm['planned']}\n{status}"
     return f"{show.show(arm['mean'])}\n{note}" if arm["n"] else note
 
 
