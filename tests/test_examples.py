@@ -45,7 +45,7 @@ def test_nysact_trains_under_accelerate(capsys):
 def test_a_custom_optimizer_takes_part_in_a_study(tmp_path: Path):
     output = run("custom_optimizer", "--seeds", "1", "--epochs", "3", "--out", tmp_path)
     assert "signsgd" in output
-    report = tmp_path / "reports/signsgd/digits-autoencoder"
+    report = tmp_path / "reports/signsgd/digits-autoencoder+epochs=3"
     assert (report / "report.html").exists() and (report / "curves.png").exists()
 
 

@@ -316,6 +316,18 @@ def test_next_steps_after_an_interruption_resume_and_add_no_seed(
     assert "the same command with --seeds 5,  trains the 1 unfinished trial" in steps
 
 
+def test_next_steps_repeat_failed_trials_of_other_seeds(
+    command: Invoke, runner: Runner, capsys: pytest.CaptureFixture[str]
+):
+    runner.status = FAILED
+    assert command("--seeds", "7,8", "--optimizers", "sgd") == 1
+    assert "the same command with --retry failed\n" in next_commands(capsys.readouterr().out)
+    runner.status = "completed"
+    assert command() == 1
+    steps = next_commands(capsys.readouterr().out)
+    assert "the same command with --retry failed and with --seeds 7,8" in steps
+
+
 def test_next_steps_of_unequal_seeds_name_the_seeds_that_some_arms_lack(
     command: Invoke, capsys: pytest.CaptureFixture[str]
 ):

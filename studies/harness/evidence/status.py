@@ -81,7 +81,7 @@ def trained_seeds(root: Path) -> dict[str, set[int]]:
     """
     seeds: dict[str, set[int]] = {}
     for folder in trial_folders(root):
-        with suppress(StoreError, KeyError):
+        with suppress(StoreError, KeyError, TypeError):
             config = read_config(folder)["config"]
             seeds.setdefault(config["workload"], set()).add(config["seed"])
     return seeds

@@ -101,7 +101,8 @@ def write(results: SearchResults, folder: Path) -> list[Path]:
     }
     search_folder = results.root / "searches" / search.name / workload.replace("/", "-")
     # A selection must not replace the journal of the whole search.
-    journal = (folder if results.plan.selection else search_folder) / "optuna.journal"
+    selection = f"+{results.plan.selection}" if results.plan.selection else ""
+    journal = search_folder / f"optuna{selection}.journal"
     write_journal(journal, studies, results.plan.higher)
     return [*document.write(folder, search.title, blocks, drawn, files), journal]
 

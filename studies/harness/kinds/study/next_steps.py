@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from studies.harness.design.arms import Trial
 from studies.harness.evidence.metrics import count
 from studies.harness.evidence.status import FAILED, missing, progress
 from studies.harness.kinds.study.plan import StudyPlan, reported
@@ -11,14 +14,18 @@ from trainables.store import trial_folder
 def next_steps(plan: StudyPlan) -> list[tuple[str, str]]:
     """Return commands and their effects (see `Study.next_steps`)."""
     trials = reported(plan).trials
-    folders = [trial_folder(plan.root, trial.config.trial_key) for trial in trials]
-    steps = []
-    if any(progress(folder)["status"] == FAILED for folder in folders):
-        steps.append(("the same command with --retry failed", "trains the failed trials again"))
-    unfinished = missing(trials, plan.root)
+    failed, unfinished, steps = [], missing(trials, plan.root), []
+    for trial in trials:
+        folder = trial_folder(plan.root, trial.config.trial_key)
+        if progress(folder)["status"] == FAILED:
+            failed.append(trial)
+    if failed:
+        command = _command(plan, failed, "with --retry failed")
+        steps.append((command, "trains the failed trials again"))
     if unfinished:
-        command = _resume(plan, {trial.config.seed for trial in unfinished})
-        return [*steps, (command, f"trains the {count(len(unfinished), 'unfinished trial')}")]
+        options = ["without --report-only"] if plan.options.report_only else []
+        effect = f"trains the {count(len(unfinished), 'unfinished trial')}"
+        return [*steps, (_command(plan, unfinished, *options), effect)]
     seeds = {trial.config.seed for trial in trials}
     if seeds != set(range(len(seeds))):
         return steps
@@ -30,10 +37,10 @@ def next_steps(plan: StudyPlan) -> list[tuple[str, str]]:
     return [*steps, (command, "trains one more seed of each arm")]
 
 
-def _resume(plan: StudyPlan, unfinished: set[int]) -> str:
-    """Return the command that trains the unfinished trials with these seeds."""
-    changes = [" without --report-only"] if plan.options.report_only else []
-    if not unfinished <= {trial.config.seed for trial in plan.trials}:
-        seeds = ",".join(map(str, sorted(unfinished)))
-        changes.append(f" with --seeds {seeds}{'' if len(unfinished) > 1 else ','}")
-    return "the same command" + " and".join(changes)
+def _command(plan: StudyPlan, trials: Sequence[Trial], *changes: str) -> str:
+    """Return the command that trains trials whose seeds the plan may not contain."""
+    seeds = sorted({trial.config.seed for trial in trials})
+    if not {*seeds} <= {trial.config.seed for trial in plan.trials}:
+        names = ",".join(map(str, seeds))
+        changes = (*changes, f"with --seeds {names}{'' if len(seeds) > 1 else ','}")
+    return " ".join(["the same command", " and ".join(changes)]).rstrip()

@@ -47,7 +47,11 @@ def plans(tuning: RecipeTuning, options: Options) -> list[TuningPlan]:
 
 def _selected(tuning: RecipeTuning, options: Options, workload: str) -> TuningPlan:
     plan_of = partial(_plan, tuning, workload)
-    return select(plan_of(options), plan_of, lambda plan: {*plan.optimizers})
+    return select(plan_of(options), plan_of, _groups)
+
+
+def _groups(plan: TuningPlan) -> set[str]:
+    return {trial.config.group_key for trial in plan.trials}
 
 
 def _plan(tuning: RecipeTuning, name: str, options: Options) -> TuningPlan:
